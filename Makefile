@@ -1,0 +1,27 @@
+# Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
+
+.PHONY: help run test format bench-ingest bench-fanout bench-read bench-webhook bench-latency bench-idle bench-growth
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## installs what is missing, builds, and runs `salebell dev` (ARGS="--listen 127.0.0.1:0")
+	@scripts/run-dev.sh $(ARGS)
+
+test: ## installs what is missing and runs every check (ARGS="watches" for some of the tests)
+	@scripts/run-tests.sh $(ARGS)
+
+format: ## formats the Rust sources
+	cargo fmt
+
+bench-ingest: ## reported prices a second, against a hand-written SQL merge
+bench-fanout: ## notices a second of one event with a million watches, against a plain insert
+bench-read: ## GET /v1/games/{id}, against pgbench and a Fastify server
+bench-webhook: ## deliveries a second, against a bare reqwest loop
+bench-latency: ## from a reported price to the webhook's arrival
+bench-idle: ## memory and start-up time of an idle API
+bench-growth: ## lists, deals, history and search on ten times the catalogue
+
+bench-ingest bench-fanout bench-read bench-webhook bench-latency bench-idle bench-growth:
+	@scripts/install-packages.sh bench
+	@benches/$(@:bench-%=%).sh

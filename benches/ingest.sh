@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# 200,000 observations of 200,000 known offers, half of them changes, through HTTP and the worker, against one
+# hand-written SQL merge of a COPYed table that makes the same writes. Same server, identical databases, in turn.
+# Limit: 0.6 of the merge's rate.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -z "${SALEBELL_TEST_DATABASE_URL:-}" ]; then
+  # Durable, as in production: the tests' server is not.
+  export SALEBELL_TEST_POSTGRES_OPTIONS="-c fsync=on -c full_page_writes=on -c max_wal_size=4GB -c shared_buffers=1GB"
+  exec scripts/with-postgres.sh "$0" "$@"
+fi
+. benches/common.sh
+offers=${OFFERS:-200000}
+rounds=${ROUNDS:-5}
+streams=${STREAMS:-4}
+
+say "building"
+build_release
+say "making $offers offers"
+make_database seeded
+run_sql seeded -f benches/ingest-seed.sql -v offers="$offers"
+run_sql seeded -c 'vacuum analyze'
+run_sql seeded -Atc "copy (
+  select json_build_object('store', 'bench', 'sku', 'sku-' || i, 'currency', 'EUR', 'regular_price', '19.99',
+    'observed_at', '2026-02-01T00:00:00Z', 'price', case when i % 2 = 0 then '9.99' else '19.99' end)
+  from generate_series(1, $offers) i) to stdout" >"$work/observations.ndjson"
+split -n "l/$streams" "$work/observations.ndjson" "$work/part-"
+
+ours() {
+  make_database ours seeded
+  token=$(make_key ours)
+  start_salebell ours api
+  start_salebell ours worker
+  local began ended
+  began=$(date +%s%N)
+  local pids=()
+  for part in "$work"/part-*; do
+    curl -sSf -o /dev/null -H "Authorization: Bearer $token" -H 'Content-Type: application/x-ndjson' \
+      -T "$part" -X POST "$api_url/v1/prices" &
+    pids+=($!)
+  done
+  wait "${pids[@]}"
+  until [ "$(run_sql ours -Atc 'select coalesce(sum(recorded + unchanged), 0) from batch_parts')" -ge "$offers" ]; do
+    sleep 0.1
+  done
+  ended=$(date +%s%N)
+  stop_salebell
+  check ours
+  rate=$((offers * 1000000000 / (ended - began)))
+}
+
+merge() {
+  make_database merge seeded
+  run_sql merge -c 'create unlogged table seen (store text, sku text, region text, currency text, amount bigint,
+    regular bigint, observed_at timestamptz)'
+  run_sql merge -Atc "copy (select 'bench', 'sku-' || i, 'ZZ', 'EUR', case when i % 2 = 0 then 999 else 1999 end, 1999,
+    '2026-02-01T00:00:00Z' from generate_series(1, $offers) i) to stdout" >"$work/seen.tsv"
+  run_sql merge -c "\\copy seen from '$work/seen.tsv'"
+  run_sql merge -c 'analyze seen'
+  local began ended
+  began=$(date +%s%N)
+  run_sql merge -f benches/ingest-merge.sql
+  ended=$(date +%s%N)
+  check merge
+  rate=$((offers * 1000000000 / (ended - began)))
+}
+
+# Both have written the same, or the comparison is worth nothing.
+check() {
+  local wrote
+  wrote=$(run_sql "$1" -Atc "select (select count(*) from offers where observed_at = '2026-02-01T00:00:00Z'),
+    (select count(*) from price_history), (select count(*) from sales), (select count(*) from events)")
+  if [ "$wrote" != "$offers|$((offers * 3 / 2))|$((offers / 2))|$((offers / 2))" ]; then
+    echo "$1 wrote $wrote" >&2
+    exit 1
+  fi
+}
+
+ratios=()
+for round in $(seq "$rounds"); do
+  ours
+  ours_rate=$rate
+  merge
+  ratios+=("$(ratio "$ours_rate" "$rate")")
+  say "round $round: salebell $ours_rate/s, merge $rate/s, ratio ${ratios[-1]}"
+done
+report_ratio ingest "$(median "${ratios[@]}")" 0.6

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs through apt what this machine lacks for `make run`, `make test` or a benchmark (argument: run, test,
+# bench).
+# Says nothing and does nothing when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+purpose=${1:?run, test or bench}
+wanted=()
+want() {
+  wanted+=("$@")
+}
+has() {
+  command -v "$1" >/dev/null 2>&1
+}
+
+has cc || want gcc libc6-dev
+has curl || want curl
+[ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
+scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
+if [ "$purpose" != run ]; then
+  has node || want nodejs
+  has npm || want npm
+fi
+if [ "$purpose" = bench ]; then
+  has wrk || want wrk
+fi
+if [ "$purpose" = test ]; then
+  python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
+  has shellcheck || want shellcheck
+  has git || want git
+fi
+if [ ${#wanted[@]} -eq 0 ]; then
+  exit 0
+fi
+
+if ! has apt-get; then
+  echo "This machine has no apt. Please install what stands for these Debian packages: ${wanted[*]}" >&2
+  exit 1
+fi
+as_root=(env DEBIAN_FRONTEND=noninteractive)
+if [ "$(id -u)" -ne 0 ]; then
+  if ! has sudo; then
+    echo "Neither root nor sudo. Please have these packages installed: ${wanted[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo "${as_root[@]}")
+fi
+
+log=$(mktemp)
+restore() {
+  rm -f "$log"
+}
+trap restore EXIT
+# apt COMMAND…: quiet unless it fails.
+apt() {
+  if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 "$@" >>"$log" 2>&1; then
+    cat "$log" >&2
+    exit 1
+  fi
+}
+echo "==> installing ${wanted[*]}"
+apt update
+
+# The server programs are all that is wanted, not a database of the whole machine that starts at boot. The
+# setting is taken back afterwards: who installs PostgreSQL for another purpose gets what Debian promises.
+if [[ " ${wanted[*]} " == *" postgresql "* ]]; then
+  apt install -y --no-install-recommends postgresql-common
+  drop_in=/etc/postgresql-common/createcluster.d/salebell-no-main-cluster.conf
+  restore() {
+    rm -f "$log"
+    "${as_root[@]}" rm -f "$drop_in"
+  }
+  "${as_root[@]}" mkdir -p "${drop_in%/*}"
+  echo "create_main_cluster = false" | "${as_root[@]}" tee "$drop_in" >/dev/null
+fi
+apt install -y --no-install-recommends "${wanted[@]}"
+echo "==> installed"

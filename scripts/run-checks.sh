@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Every check, the quick ones first. Wants what prepare-tests.sh fetches and the server of with-postgres.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/require-rust.sh
+. scripts/require-rust.sh
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
+export PATH=$PATH:$cache/tools/bin
+# Where tests/it finds the receivers' own libraries.
+export SALEBELL_TEST_PYTHON=$cache/python/bin/python
+export SALEBELL_TEST_NODE_PATH=$cache/node/node_modules
+
+step() {
+  echo "==> $*"
+  "$@"
+}
+
+step cargo fmt --check
+mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
+step shellcheck -x "${shell_files[@]}"
+step cargo clippy --locked --all-targets -- -D warnings
+
+echo "==> cargo sqlx prepare --check"
+(
+  export DATABASE_URL=${DATABASE_URL%/*}/prepare
+  unset SQLX_OFFLINE
+  cargo sqlx database create
+  cargo sqlx migrate run --source migrations
+  cargo sqlx prepare --check -- --all-targets
+)
+
+step cargo test --locked "$@"
+echo "==> all checks passed"

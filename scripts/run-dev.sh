@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# `make run`: installs what is missing, builds, and becomes `salebell dev` with this script's arguments.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/install-packages.sh run
+# shellcheck source=scripts/require-rust.sh
+. scripts/require-rust.sh
+echo "==> building (some minutes the first time)"
+cargo build --locked --bin salebell
+exec cargo run --locked --quiet --bin salebell -- dev "$@"

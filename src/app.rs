@@ -1,0 +1,164 @@
+//! What every part of the process shares: pools, configuration, clock, bus.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use sqlx::ConnectOptions;
+use sqlx::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::callers::Callers;
+use crate::config::{Config, Database};
+use crate::error::{Error, Result};
+use crate::outbound::addresses::system_look_up;
+use crate::outbound::bus::Bus;
+use crate::outbound::webhook::Webhooks;
+use crate::pulses::Pulses;
+use crate::readiness::Readiness;
+use crate::secrets::Keyring;
+use crate::store::game_loader::GameLoader;
+use crate::store::wakeups::Wakeups;
+use crate::suspicion::Suspicion;
+
+/// Shared by every task of the process; cheap to clone.
+pub type App = Arc<AppState>;
+
+pub struct AppState {
+    pub config: Config,
+    /// A caller's own things, and all writes.
+    pub writer: PgPool,
+    /// What may be a second old: catalogue, deals, history.
+    pub reader: PgPool,
+    /// Reads single games through `reader`.
+    pub games: GameLoader,
+    pub clock: Clock,
+    pub bus: Bus,
+    pub keyring: Keyring,
+    pub webhooks: Webhooks,
+    pub callers: Callers,
+    /// Rings when another process has put something into a queue of the database.
+    pub wakeups: Wakeups,
+    /// Raised by who gives up waiting for the database.
+    pub suspicion: Suspicion,
+    /// What `/readyz` knows of the database.
+    pub readiness: Readiness,
+    /// What the watchdog asks.
+    pub pulses: Pulses,
+    /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
+    pub stopping: CancellationToken,
+}
+
+impl AppState {
+    /// Makes the pools without connecting: a database that is away at start is one that comes back.
+    ///
+    /// # Errors
+    /// A database URL or an encryption key that cannot be read.
+    pub fn new(config: Config, clock: Clock) -> Result<App> {
+        let url = config.database.url.expose_secret();
+        let suspicion = Suspicion::default();
+        let writer = pool(&config.database, url, true, &suspicion)?;
+        let probe = Database { max_connections: 1, ..config.database.clone() };
+        let readiness = Readiness::new(pool(&probe, url, true, &suspicion)?, suspicion.clone());
+        let reader = match &config.database.reader_url {
+            Some(url) => pool(&config.database, url.expose_secret(), false, &suspicion)?,
+            None => writer.clone(),
+        };
+        let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
+        Ok(Arc::new(AppState {
+            bus: Bus::postgres(writer.clone(), clock.clone()),
+            webhooks: Webhooks::new(&config.webhook, system_look_up()),
+            callers: Callers::new(&config.auth, writer.clone(), clock.clone(), suspicion.clone()),
+            games: GameLoader::new(reader.clone()),
+            config,
+            writer,
+            reader,
+            clock,
+            keyring,
+            wakeups: Wakeups::default(),
+            suspicion,
+            readiness,
+            pulses: Pulses::default(),
+            stopping: CancellationToken::new(),
+        }))
+    }
+}
+
+/// Where the time comes from; tests move it.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
+
+impl Clock {
+    /// The system's.
+    pub fn system() -> Clock {
+        #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+        Clock::new(Utc::now)
+    }
+
+    pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(now))
+    }
+
+    /// UTC, in whole microseconds as PostgreSQL keeps them.
+    pub fn now(&self) -> DateTime<Utc> {
+        let now = (self.0)();
+        DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
+    }
+}
+
+/// Idle connections older than this are pinged before use, fresher ones are not: a round trip on every query
+/// would cost a third of the throughput.
+const PING_AFTER_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether the server behind a connection gives a sign of life within a second.
+async fn answers(connection: &mut PgConnection) -> bool {
+    let ping = sqlx::Connection::ping(connection);
+    matches!(tokio::time::timeout(std::time::Duration::from_secs(1), ping).await, Ok(Ok(())))
+}
+
+fn pool(settings: &Database, url: &str, writer: bool, suspicion: &Suspicion) -> Result<PgPool> {
+    let suspicion = suspicion.clone();
+    let options: PgConnectOptions = url.parse().map_err(Error::from)?;
+    let statement_timeout = settings.statement_timeout.as_millis().to_string();
+    let options = options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
+        ("statement_timeout", statement_timeout.as_str()),
+        ("timezone", "UTC"),
+        ("jit", "off"),
+    ]);
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .min_connections(0)
+        .acquire_timeout(settings.acquire_timeout)
+        .max_lifetime(std::time::Duration::from_secs(300))
+        .idle_timeout(std::time::Duration::from_secs(60))
+        .test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for < PING_AFTER_IDLE {
+                    return Ok(true);
+                }
+                // A connection that does not answer is closed, and another one taken.
+                Ok(answers(connection).await)
+            })
+        })
+        .after_release(move |connection, _| {
+            let suspicious = suspicion.is_raised();
+            Box::pin(async move { Ok(!suspicious || answers(connection).await) })
+        })
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if !writer {
+                    return Ok(());
+                }
+                // After a failover the old writer's name may still lead to what is a replica now.
+                let replica: bool =
+                    sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await?;
+                match replica {
+                    true => Err(sqlx::Error::Io(std::io::Error::other("this database is a replica"))),
+                    false => Ok(()),
+                }
+            })
+        });
+    Ok(pool.connect_lazy_with(options))
+}

@@ -1,0 +1,511 @@
+//! Every setting, one struct an area. Defaults < file < environment; all errors are told at once.
+//!
+//! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
+//! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::domain::price::GlitchRules;
+use crate::domain::public_keys::read_keys;
+
+/// Everything that can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub database: Database,
+    pub auth: Auth,
+    pub worker: Worker,
+    pub webhook: Webhook,
+    pub quarantine: GlitchRules,
+    pub log: Log,
+}
+
+/// `[server]`: listeners and limits of HTTP.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `server.listen`: where the API listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `server.metrics_listen`: Prometheus metrics; loopback only.
+    pub metrics_listen: SocketAddr,
+    /// `server.request_timeout_s`: how long a request with a bounded body may take.
+    pub request_timeout: Duration,
+    /// `server.header_timeout_s`: how long a client may take to send its headers, and a connection may idle.
+    pub header_timeout: Duration,
+    /// `server.body_idle_timeout_s`: how long a streamed body may pause.
+    pub body_idle_timeout: Duration,
+    /// `server.linger_s`: how long new connections are still taken after SIGTERM, while readiness fails already:
+    /// longer than the load balancer needs to notice.
+    pub linger: Duration,
+    /// `server.drain_s`: how long requests in flight may finish after that. The unit's stop time must be longer
+    /// than both together.
+    pub drain: Duration,
+    /// `server.max_connections`: connections at once; further ones wait in the listener's queue. 0: no limit.
+    pub max_connections: usize,
+    /// `server.max_json_bytes`: the largest JSON body.
+    pub max_json_bytes: usize,
+    /// `server.rate_limit_per_minute`: requests of one account, or of one address without a token. 0: no limit.
+    pub rate_limit_per_minute: u64,
+    /// `server.trusted_proxies`: networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `database.url`: the writer.
+    pub url: SecretString,
+    /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
+    pub reader_url: Option<SecretString>,
+    /// `database.max_connections` of each pool.
+    pub max_connections: u32,
+    /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
+    pub acquire_timeout: Duration,
+    /// `database.statement_timeout_ms`
+    pub statement_timeout: Duration,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// `auth.issuers`: whose tokens are believed. A list of tables in the file, a JSON list in the environment.
+    pub issuers: Vec<Issuer>,
+}
+
+/// One token issuer.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// What `iss` must be, to the letter.
+    pub issuer: String,
+    /// What `aud` (or Cognito's `client_id`) must be one of.
+    pub audiences: Vec<String>,
+    /// Of `RS256`, `ES256`, `EdDSA`.
+    pub algorithms: Vec<String>,
+    /// Where its keys are; this or `jwks`.
+    #[serde(default)]
+    pub jwks_url: Option<String>,
+    /// Its keys themselves, a JSON Web Key Set.
+    #[serde(default)]
+    pub jwks: Option<serde_json::Value>,
+    /// The claim that holds the scopes, a list or a text with spaces.
+    #[serde(default = "scope_claim")]
+    pub scope_claim: String,
+    /// What stands before each of our scopes in the claim, such as Cognito's `<resource server>/`.
+    #[serde(default)]
+    pub scope_prefix: String,
+}
+
+fn scope_claim() -> String {
+    "scope".to_owned()
+}
+
+/// `[worker]`
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// `worker.metrics_listen`: Prometheus metrics of `salebell worker`; loopback only.
+    pub metrics_listen: SocketAddr,
+    /// `worker.record_concurrency`: messages of prices that are recorded at once.
+    pub record_concurrency: usize,
+    /// `worker.deliver_concurrency`: deliveries in flight in this process.
+    pub deliver_concurrency: usize,
+    /// `worker.poll_ms`: how often the queues are looked at when no notification comes.
+    pub poll: Duration,
+    /// `worker.lease_s`: after how long without a sign of life work is taken over by another worker.
+    pub lease: Duration,
+    /// `worker.fanout_slice`: how many watches one transaction of the dispatch takes.
+    pub fanout_slice: i64,
+    /// `worker.daily_hour`: the hour of the day in UTC at which watches of cadence `daily` deliver.
+    pub daily_hour: u32,
+}
+
+/// `[webhook]`
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// `webhook.allow_http`: plain http too.
+    pub allow_http: bool,
+    /// `webhook.allow_networks`: private networks that may be called all the same, such as `127.0.0.0/8`.
+    pub allow_networks: Vec<IpNet>,
+    /// `webhook.connect_timeout_ms`
+    pub connect_timeout: Duration,
+    /// `webhook.timeout_ms`: for the whole of one attempt.
+    pub timeout: Duration,
+    /// `webhook.in_flight_per_channel`
+    pub in_flight_per_channel: usize,
+    /// `webhook.channels_per_account`: an account has no more channels than this.
+    pub channels_per_account: i64,
+    /// `webhook.encryption_keys`: base64 of 32 bytes each. The first seals channel secrets, all open them.
+    pub encryption_keys: Vec<SecretString>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`.
+    pub level: log::LevelFilter,
+    /// `log.to`: `journal`, `stderr`, or `auto`: the journal when systemd has connected us to it.
+    pub to: LogTarget,
+    /// `log.access`: one line for each request.
+    pub access: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Auto,
+    Journal,
+    Stderr,
+}
+
+impl FromStr for LogTarget {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(LogTarget::Auto),
+            "journal" => Ok(LogTarget::Journal),
+            "stderr" => Ok(LogTarget::Stderr),
+            _ => Err("must be auto, journal or stderr"),
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration. No value is repeated in it: it may be a secret.
+#[derive(Debug)]
+pub struct Problems(pub Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} problem(s)", self.0.len())?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Reads the file (if one is named) and `SALEBELL_<AREA>__<KEY>` of `environment`.
+    ///
+    /// # Errors
+    /// Every unreadable, missing, wrong or unknown key at once.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Problems> {
+        // SALEBELL_URL and the like are for the command line; settings have an area.
+        let settings =
+            environment.into_iter().filter(|(key, _)| key.starts_with("SALEBELL_") && key.contains("__"));
+        let source = config::Environment::with_prefix("SALEBELL")
+            .prefix_separator("_")
+            .separator("__")
+            .source(Some(settings.collect()));
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
+        }
+        let table = builder
+            .add_source(source)
+            .build()
+            .and_then(|merged| merged.try_deserialize::<serde_json::Value>())
+            .map_err(|error| {
+                // Its further lines show the file's, and those may hold secrets.
+                let text = error.to_string();
+                Problems(vec![text.lines().next().unwrap_or_default().to_owned()])
+            })?;
+        let mut reader = Reader::new(table);
+        let config = Config::read(&mut reader);
+        reader.finish(config)
+    }
+
+    /// One line a setting: this is the list of what exists, with its defaults.
+    fn read(r: &mut Reader) -> Option<Config> {
+        let server = Server {
+            listen: r.get("server.listen", "127.0.0.1:8080")?,
+            metrics_listen: r.get("server.metrics_listen", "127.0.0.1:9100")?,
+            request_timeout: r.seconds("server.request_timeout_s", 30)?,
+            header_timeout: r.seconds("server.header_timeout_s", 75)?,
+            body_idle_timeout: r.seconds("server.body_idle_timeout_s", 30)?,
+            linger: r.seconds("server.linger_s", 1)?,
+            drain: r.seconds("server.drain_s", 25)?,
+            max_connections: r.get("server.max_connections", "0")?,
+            max_json_bytes: r.get("server.max_json_bytes", "1048576")?,
+            rate_limit_per_minute: r.get("server.rate_limit_per_minute", "0")?,
+            trusted_proxies: r.words("server.trusted_proxies")?,
+        };
+        let database = Database {
+            url: r.required("database.url").unwrap_or_default().into(),
+            reader_url: r.optional("database.reader_url").map(SecretString::from),
+            max_connections: r.get("database.max_connections", "20")?,
+            acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
+            statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
+        };
+        let auth = Auth { issuers: r.list_of("auth.issuers")? };
+        let worker = Worker {
+            metrics_listen: r.get("worker.metrics_listen", "127.0.0.1:9101")?,
+            record_concurrency: r.get("worker.record_concurrency", "2")?,
+            deliver_concurrency: r.get("worker.deliver_concurrency", "256")?,
+            poll: r.millis("worker.poll_ms", 1_000)?,
+            lease: r.seconds("worker.lease_s", 60)?,
+            fanout_slice: r.get("worker.fanout_slice", "10000")?,
+            daily_hour: r.get("worker.daily_hour", "9")?,
+        };
+        let webhook = Webhook {
+            allow_http: r.get("webhook.allow_http", "false")?,
+            allow_networks: r.words("webhook.allow_networks")?,
+            connect_timeout: r.millis("webhook.connect_timeout_ms", 5_000)?,
+            timeout: r.millis("webhook.timeout_ms", 15_000)?,
+            in_flight_per_channel: r.get("webhook.in_flight_per_channel", "8")?,
+            channels_per_account: r.get("webhook.channels_per_account", "100")?,
+            encryption_keys: r
+                .words::<String>("webhook.encryption_keys")?
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        };
+        let confirm_after_s: u32 = r.get("quarantine.confirm_after_s", "600")?;
+        let quarantine = GlitchRules {
+            min_percent: r.get("quarantine.min_percent", "3")?,
+            max_jump: r.get("quarantine.max_jump", "10")?,
+            confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
+        };
+        let log = Log {
+            level: r.get("log.level", "info")?,
+            to: r.get("log.to", "auto")?,
+            access: r.get("log.access", "true")?,
+        };
+
+        for (at, issuer) in auth.issuers.iter().enumerate() {
+            issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));
+        }
+        for (key, address) in [
+            ("server.metrics_listen", server.metrics_listen),
+            ("worker.metrics_listen", worker.metrics_listen),
+        ] {
+            if !address.ip().is_loopback() {
+                r.problem(key, "must be a loopback address");
+            }
+        }
+        if worker.daily_hour > 23 {
+            r.problem("worker.daily_hour", "must be 0 to 23");
+        }
+        for (key, value) in [
+            ("database.max_connections", u64::from(database.max_connections)),
+            ("worker.record_concurrency", worker.record_concurrency as u64),
+            ("worker.deliver_concurrency", worker.deliver_concurrency as u64),
+            ("worker.fanout_slice", worker.fanout_slice.max(0) as u64),
+            ("webhook.in_flight_per_channel", webhook.in_flight_per_channel as u64),
+            ("webhook.channels_per_account", webhook.channels_per_account.max(0) as u64),
+        ] {
+            if value == 0 {
+                r.problem(key, "must be at least 1");
+            }
+        }
+        if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {
+            r.problem("webhook.encryption_keys", problem);
+        }
+        Some(Config { server, database, auth, worker, webhook, quarantine, log })
+    }
+}
+
+impl Issuer {
+    fn check(&self) -> Result<(), String> {
+        if self.issuer.is_empty() || self.audiences.is_empty() || self.algorithms.is_empty() {
+            return Err("needs issuer, audiences and algorithms".to_owned());
+        }
+        if let Some(other) =
+            self.algorithms.iter().find(|a| !matches!(a.as_str(), "RS256" | "ES256" | "EdDSA"))
+        {
+            return Err(format!("knows RS256, ES256 and EdDSA, not {other}"));
+        }
+        if self.jwks_url.is_some() == self.jwks.is_some() {
+            return Err("needs one of jwks_url and jwks".to_owned());
+        }
+        // Whoever can change the answer can make tokens.
+        let url = self.jwks_url.as_deref().map(url::Url::parse);
+        match url {
+            Some(Ok(url)) if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) => {}
+            None => {}
+            Some(_) => return Err("needs a jwks_url of https, or of http on loopback".to_owned()),
+        }
+        if self.jwks.as_ref().is_some_and(|set| read_keys(set).is_empty()) {
+            return Err("has no key in jwks that verifies RS256, ES256 or EdDSA".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Takes settings out of the merged table, with what is wrong about each.
+///
+/// A wrong value counts as its default while reading goes on, so that all problems are found.
+struct Reader {
+    values: BTreeMap<String, serde_json::Value>,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn new(table: serde_json::Value) -> Reader {
+        let mut values = BTreeMap::new();
+        for (area, keys) in table.as_object().into_iter().flatten() {
+            match keys.as_object() {
+                Some(keys) => {
+                    values.extend(keys.iter().map(|(key, value)| (format!("{area}.{key}"), value.clone())));
+                }
+                None => drop(values.insert(area.clone(), keys.clone())),
+            }
+        }
+        Reader { values, problems: Vec::new() }
+    }
+
+    fn problem(&mut self, key: &str, problem: impl fmt::Display) {
+        let variable = format!("SALEBELL_{}", key.replace('.', "__").to_uppercase());
+        self.problems.push(format!("{key} ({variable}) {problem}"));
+    }
+
+    fn optional(&mut self, key: &str) -> Option<String> {
+        match self.values.remove(key)? {
+            serde_json::Value::String(text) => Some(text),
+            other => Some(other.to_string()),
+        }
+    }
+
+    fn required(&mut self, key: &str) -> Option<String> {
+        let value = self.optional(key).filter(|text| !text.is_empty());
+        if value.is_none() {
+            self.problem(key, "is required");
+        }
+        value
+    }
+
+    /// `None` only when the default itself cannot be read, which the tests rule out.
+    fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, default: &str) -> Option<T> {
+        if let Some(text) = self.optional(key) {
+            match text.parse() {
+                Ok(value) => return Some(value),
+                Err(error) => self.problem(key, format!("cannot be read: {error}")),
+            }
+        }
+        default.parse().ok()
+    }
+
+    fn seconds(&mut self, key: &str, default: u64) -> Option<Duration> {
+        self.get(key, &default.to_string()).map(|seconds: u32| Duration::from_secs(seconds.into()))
+    }
+
+    fn millis(&mut self, key: &str, default: u64) -> Option<Duration> {
+        self.get(key, &default.to_string()).map(|millis: u32| Duration::from_millis(millis.into()))
+    }
+
+    /// A list of the file, or words with commas between them.
+    fn words<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
+        let words: Vec<String> = match self.values.remove(key) {
+            None => Vec::new(),
+            Some(serde_json::Value::Array(list)) => list
+                .iter()
+                .map(|word| word.as_str().map_or_else(|| word.to_string(), str::to_owned))
+                .collect(),
+            Some(serde_json::Value::String(text)) => {
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+            Some(_) => {
+                self.problem(key, "must be a list");
+                Vec::new()
+            }
+        };
+        let mut read = Vec::new();
+        for (at, word) in words.iter().enumerate() {
+            match word.parse() {
+                Ok(value) => read.push(value),
+                Err(error) => self.problem(key, format!("[{at}] cannot be read: {error}")),
+            }
+        }
+        Some(read)
+    }
+
+    /// A list of tables of the file, or the same as JSON text.
+    fn list_of<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
+        let list = match self.values.remove(key) {
+            None => return Some(Vec::new()),
+            Some(serde_json::Value::String(text)) => serde_json::from_str(&text),
+            Some(value) => serde_json::from_value(value),
+        };
+        Some(list.unwrap_or_else(|error| {
+            let place =
+                if error.line() > 0 { format!(" (column {})", error.column()) } else { String::new() };
+            self.problem(key, format!("is no list of tables with the keys that it must have{place}"));
+            Vec::new()
+        }))
+    }
+
+    fn finish(mut self, config: Option<Config>) -> Result<Config, Problems> {
+        for key in std::mem::take(&mut self.values).into_keys() {
+            self.problem(&key, "is unknown");
+        }
+        match config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(Problems(self.problems)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
+        Config::load(None, environment.iter().map(|(k, v)| (k.to_string(), v.to_string())))
+    }
+
+    #[test]
+    fn the_defaults_need_only_a_database() {
+        let config =
+            load(&[("SALEBELL_DATABASE__URL", "postgres:///salebell"), ("SALEBELL_TOKEN", "x")]).unwrap();
+        assert_eq!(config.server.listen.port(), 8080);
+        assert!(!format!("{config:?}").contains("postgres:///salebell"), "Debug shows a secret");
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_without_its_value() {
+        let problems = load(&[
+            ("SALEBELL_SERVER__LISTEN", "hunter2"),
+            ("SALEBELL_WORKER__DAILY_HOUR", "24"),
+            ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "10.0.0.0/8, what"),
+            ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", "c2hvcnQ="),
+            (
+                "SALEBELL_AUTH__ISSUERS",
+                r#"[{"issuer":"i","audiences":["a"],"algorithms":["HS256"],"jwks_url":"u"}]"#,
+            ),
+            ("SALEBELL_DATABSE__URL", "x"),
+        ])
+        .unwrap_err();
+        let text = problems.to_string();
+        for key in [
+            "server.listen",
+            "worker.daily_hour",
+            "webhook.allow_networks",
+            "webhook.encryption_keys",
+            "auth.issuers[0]",
+            "databse.url (SALEBELL_DATABSE__URL) is unknown",
+            "database.url (SALEBELL_DATABASE__URL) is required",
+        ] {
+            assert!(text.contains(key), "{key} is missing in {text}");
+        }
+        assert_eq!(problems.0.len(), 7, "{text}");
+        assert!(!text.contains("hunter2"));
+    }
+}

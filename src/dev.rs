@@ -1,0 +1,296 @@
+//! `salebell dev`: everything in one process on a laptop, on a PostgreSQL of its own.
+
+pub mod cluster;
+mod guard;
+pub mod home;
+mod owner;
+mod programs;
+mod sample;
+mod token;
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cluster::Cluster;
+use self::home::Home;
+use crate::app::{App, AppState, Clock};
+use crate::config::Config;
+use crate::failure::{Explain, Failure};
+use crate::process::{self, Part};
+use crate::report::client::ApiClient;
+use crate::server::Server;
+use crate::{secrets, store, telemetry, worker};
+
+/// Where metrics are, unless that is taken.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+/// How long our own API may take to answer at start.
+const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
+
+/// Runs everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
+///
+/// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Use this PostgreSQL (15 or newer) instead of a private cluster.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where the API listens; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Do not load the sample feed into an empty catalogue.
+    #[arg(long)]
+    no_sample: bool,
+}
+
+/// Runs until it is told to stop, and stops the cluster then.
+///
+/// # Errors
+/// When it runs here already, an address is taken, or the database does not start.
+pub async fn run(arguments: Arguments, config_file: Option<&Path>) -> Result<(), Failure> {
+    let project = std::env::current_dir().explain(|| "cannot tell the current folder")?;
+    let mut home = Home::open(&project)?;
+    check_address(arguments.listen)?;
+    let folder = home.path("postgres");
+
+    // From here on a signal has to stop the cluster before it ends us.
+    let mut told_to_stop = Box::pin(stop_signal()?);
+    let start = async {
+        match &arguments.database_url {
+            Some(_) => Ok(None),
+            None => Cluster::start(&folder, &|line| println!("{line}")).await.map(Some),
+        }
+    };
+    let mut cluster = tokio::select! {
+        cluster = start => cluster?,
+        // The guard that the cluster starts with stops it once its starter is dropped.
+        () = &mut told_to_stop => return Ok(()),
+    };
+    let prepared = tokio::select! {
+        prepared = prepare(&arguments, config_file, &mut home, cluster.as_ref()) => prepared.map(Some),
+        () = &mut told_to_stop => Ok(None),
+    };
+    let outcome = match prepared {
+        Ok(Some(ready)) => {
+            let stopping = ready.app.stopping.clone();
+            tokio::spawn(async move {
+                told_to_stop.await;
+                stopping.cancel();
+            });
+            serve(ready, cluster.as_mut()).await
+        }
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    if let Some(cluster) = cluster {
+        cluster.stop().await?;
+    }
+    outcome
+}
+
+/// Ends at the next SIGINT or SIGTERM from now on.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).explain(|| "cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).explain(|| "cannot listen for SIGTERM")?;
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    })
+}
+
+/// All that is needed to serve.
+struct Ready {
+    app: App,
+    server: Server,
+    welcome: Welcome,
+}
+
+async fn prepare(
+    arguments: &Arguments,
+    config_file: Option<&Path>,
+    home: &mut Home,
+    cluster: Option<&Cluster>,
+) -> Result<Ready, Failure> {
+    let database_url = match (&arguments.database_url, cluster) {
+        (Some(url), _) => SecretString::from(url.as_str()),
+        (None, Some(cluster)) => cluster.url(),
+        (None, None) => return Err(Failure::new("there is neither a cluster nor a database URL")),
+    };
+    let config = load_config(arguments, config_file, home, &database_url)?;
+    telemetry::start_logging(&config.log);
+    let app = AppState::new(config, Clock::system()).explain(|| "cannot start")?;
+    store::migrate(&app.writer).await.explain(|| "cannot bring the database up to date")?;
+    let token_file = home.path("dev-token");
+    let token = token::find_or_create(&app, &token_file).await?;
+    let server = Server::bind(app.clone()).await.explain(|| "cannot listen")?;
+    let address = server.address().explain(|| "cannot tell the address")?;
+    let url = format!("http://{}", reachable(address));
+    home.announce(&url)?;
+    let database = match cluster {
+        Some(cluster) => format!(
+            "{}: PGPASSWORD=$(cat {}) psql -h 127.0.0.1 -p {} -U salebell salebell",
+            cluster.describe(),
+            quote(&cluster.password_file()),
+            cluster.port()
+        ),
+        None => "the PostgreSQL of --database-url".to_owned(),
+    };
+    let welcome = Welcome { url, token, token_file, database, sample: !arguments.no_sample };
+    Ok(Ready { app, server, welcome })
+}
+
+async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failure> {
+    let Ready { app, server, welcome } = ready;
+    let processes = async {
+        let welcome = tokio::spawn(welcome.greet(app.clone()));
+        let metrics = app.config.server.metrics_listen;
+        let parts =
+            vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
+        let ended = process::run(app.clone(), metrics, parts).await;
+        // It ended by itself long ago, or it must not print about what is gone.
+        welcome.abort();
+        let greeted = welcome.await;
+        // Before its server: a broken session would be logged as an accident.
+        app.writer.close().await;
+        app.reader.close().await;
+        match greeted {
+            Ok(Err(failure)) => Err(failure),
+            _ => ended.explain(|| "stopped"),
+        }
+    };
+    match cluster {
+        None => processes.await,
+        Some(cluster) => tokio::select! {
+            ended = processes => ended,
+            failure = cluster.supervise() => Err(failure),
+        },
+    }
+}
+
+/// What a person is told once all is ready.
+struct Welcome {
+    url: String,
+    token: SecretString,
+    token_file: PathBuf,
+    database: String,
+    sample: bool,
+}
+
+impl Welcome {
+    /// Loads the sample into an empty catalogue and says that all is ready, and what to try. When that fails, it
+    /// stops the process.
+    async fn greet(self, app: App) -> Result<(), Failure> {
+        let greet = async {
+            let client = ApiClient::new(&self.url, &self.token, LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
+            if self.sample {
+                sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
+            }
+            let text = describe_ready(&self.url, &self.token_file, &self.database);
+            // Whoever has closed our output does not want to know.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        };
+        let greeted = greet.await;
+        if greeted.is_err() {
+            app.stopping.cancel();
+        }
+        greeted
+    }
+}
+
+fn describe_ready(url: &str, token_file: &Path, database: &str) -> String {
+    let token = quote(token_file);
+    format!(
+        r#"
+Salebell is ready. Ctrl-C stops it.
+
+  API       {url}
+  token     {token} (every scope)
+  database  {database}
+
+Try, in another terminal:
+
+  curl -s '{url}/v1/games?q=witcher+3'
+
+  curl -s '{url}/v1/deals?currency=EUR&min_cut=50&limit=3'
+
+  curl -s '{url}/v1/prices' -H "Authorization: Bearer $(cat {token})" -H 'Content-Type: application/json' -d '{{"observations": [{{"store": "Pixel Harbor", "sku": "ph-the-witcher-3-wild-hunt", "price": "7.99", "currency": "EUR"}}]}}'
+
+"#
+    )
+}
+
+/// A path as a shell takes it.
+fn quote(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Defaults of a laptop < the configuration file < the environment < our database and `--listen`.
+fn load_config(
+    arguments: &Arguments,
+    file: Option<&Path>,
+    home: &Home,
+    database_url: &SecretString,
+) -> Result<Config, Failure> {
+    let key_file = home.path("webhook-key");
+    let key = match home::read_secret(&key_file)? {
+        Some(key) => SecretString::from(key),
+        None => {
+            let key = secrets::generate_key().explain(|| "cannot make a key")?;
+            home::write_secret(&key_file, key.expose_secret())?;
+            key
+        }
+    };
+    let metrics = if is_free(METRICS) { METRICS } else { SocketAddr::new(METRICS.ip(), 0) };
+    let defaults = [
+        ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
+        ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
+        ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret().to_owned()),
+        ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
+        ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
+    ];
+    let ours = [
+        ("SALEBELL_DATABASE__URL", database_url.expose_secret().to_owned()),
+        // A reader of somebody else's database would answer with other people's games.
+        ("SALEBELL_DATABASE__READER_URL", database_url.expose_secret().to_owned()),
+        ("SALEBELL_SERVER__LISTEN", arguments.listen.to_string()),
+    ];
+    let mut settings: std::collections::BTreeMap<String, String> = std::env::vars().collect();
+    for (name, value) in defaults {
+        settings.entry(name.to_owned()).or_insert(value);
+    }
+    settings.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    Config::load(file, settings).explain(|| "cannot start")
+}
+
+/// Asks early, before a cluster is made for nothing.
+fn check_address(listen: SocketAddr) -> Result<(), Failure> {
+    match std::net::TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::new(format!(
+            "another program listens on {listen}; --listen {} takes a free port",
+            SocketAddr::new(listen.ip(), 0)
+        ))),
+        Err(error) => Err(error).explain(|| format!("cannot listen on {listen}")),
+    }
+}
+
+fn is_free(address: SocketAddr) -> bool {
+    std::net::TcpListener::bind(address).is_ok()
+}
+
+/// Where a client on this machine reaches a listener: one on all addresses is on loopback too.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port())
+        }
+        _ => address,
+    }
+}

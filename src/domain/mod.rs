@@ -1,0 +1,14 @@
+//! The rules of the field, without I/O: what money is, what an observation changes, what a watch wants.
+
+pub mod api_key;
+pub mod batch;
+pub mod history;
+pub mod ledger;
+pub mod money;
+pub mod observation;
+pub mod price;
+pub mod public_keys;
+pub mod retries;
+pub mod search;
+pub mod title;
+pub mod watch;

@@ -1,0 +1,202 @@
+//! Money: an integer of minor units inside, a decimal string outside.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// No amount is larger than this many minor units (a thousand million of them): a larger one is a mistake, and
+/// sums and tenfold comparisons stay far from overflow.
+pub const MAX_MINOR_UNITS: i64 = 1_000_000_000_000;
+
+/// An ISO 4217 currency that has minor units. Three upper-case letters in JSON and in the database.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Currency(iso_currency::Currency);
+
+impl Currency {
+    /// The currency's code, such as `EUR`.
+    pub fn code(self) -> &'static str {
+        self.0.code()
+    }
+
+    /// How many decimal places the currency has: 2 for EUR, 0 for JPY, 3 for KWD.
+    pub fn places(self) -> usize {
+        // Currencies without minor units (gold, test codes) are refused in `from_str`.
+        usize::from(self.0.exponent().unwrap_or(0))
+    }
+
+    /// Reads an amount such as `18.49` or `18.5` into minor units.
+    ///
+    /// # Errors
+    /// A sentence for people: not a plain decimal number, negative, too many places for the currency, too large.
+    pub fn parse_amount(self, text: &str) -> Result<i64, String> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !digits(whole) || !digits(fraction) || text.ends_with('.') {
+            return Err(if text.starts_with('-') && text.len() > 1 {
+                "must not be negative".to_owned()
+            } else {
+                "must be a decimal number such as \"9.99\"".to_owned()
+            });
+        }
+        let places = self.places();
+        let significant = fraction.trim_end_matches('0');
+        if significant.len() > places {
+            return Err(format!("has more than the {places} decimal places of {}", self.code()));
+        }
+        let minor = format!("{whole}{significant:0<places$}");
+        match minor.parse::<i64>() {
+            Ok(minor) if minor <= MAX_MINOR_UNITS => Ok(minor),
+            _ => Err("is too large".to_owned()),
+        }
+    }
+
+    /// Writes minor units as a decimal string with the currency's own number of places.
+    pub fn format_amount(self, minor: i64) -> String {
+        let places = self.places();
+        if places == 0 {
+            return minor.to_string();
+        }
+        let unit = 10_i64.pow(places as u32);
+        format!("{}.{:0places$}", minor / unit, minor % unit)
+    }
+}
+
+impl FromStr for Currency {
+    type Err = String;
+
+    fn from_str(code: &str) -> Result<Self, String> {
+        iso_currency::Currency::from_code(code)
+            .filter(|currency| currency.exponent().is_some())
+            .map(Currency)
+            .ok_or_else(|| "must be an ISO 4217 currency code such as \"EUR\"".to_owned())
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        code.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An amount with its currency; `{"amount": "18.49", "currency": "EUR"}` outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Money {
+    /// Minor units, never negative.
+    pub minor: i64,
+    /// What they are units of.
+    pub currency: Currency,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoneyOnTheWire {
+    amount: String,
+    currency: Currency,
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let amount = self.currency.format_amount(self.minor);
+        MoneyOnTheWire { amount, currency: self.currency }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = MoneyOnTheWire::deserialize(deserializer)?;
+        let minor = wire
+            .currency
+            .parse_amount(&wire.amount)
+            .map_err(|problem| serde::de::Error::custom(format!("amount {problem}")))?;
+        Ok(Money { minor, currency: wire.currency })
+    }
+}
+
+/// How many percent `amount` lies below `regular`, rounded to the nearest whole one as shops print it: 0 when it
+/// is not below, 100 only for a giveaway.
+pub fn cut_percent(amount: i64, regular: i64) -> i16 {
+    if regular <= 0 || amount >= regular {
+        return 0;
+    }
+    let cut = (200 * (regular - amount) + regular) / (2 * regular);
+    if amount > 0 { cut.min(99) as i16 } else { 100 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn currency(code: &str) -> Currency {
+        code.parse().unwrap()
+    }
+
+    #[test]
+    fn amounts_have_their_currencys_places() {
+        assert_eq!(currency("EUR").parse_amount("18.49"), Ok(1849));
+        assert_eq!(currency("EUR").parse_amount("18.5"), Ok(1850));
+        assert_eq!(currency("EUR").parse_amount("0.0"), Ok(0));
+        assert_eq!(currency("EUR").parse_amount("9.9900000"), Ok(999));
+        assert_eq!(currency("JPY").parse_amount("1980"), Ok(1980));
+        assert_eq!(currency("KWD").parse_amount("1.234"), Ok(1234));
+        assert_eq!(currency("JPY").format_amount(1980), "1980");
+        assert_eq!(currency("KWD").format_amount(5), "0.005");
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused() {
+        for text in
+            ["", ".", "9.", ".5", "-1", "+1", "1e3", "9,99", " 9.99", "9.999", "0x10", "٣", "1.0000001"]
+        {
+            assert!(currency("EUR").parse_amount(text).is_err(), "{text:?} was accepted");
+        }
+        assert!(currency("EUR").parse_amount("99999999999999999999").is_err());
+        assert!(currency("JPY").parse_amount("1.5").is_err());
+    }
+
+    #[test]
+    fn only_real_currencies_are_accepted() {
+        for code in ["eur", "EURO", "ABC", "", "XAU", "XXX"] {
+            assert!(code.parse::<Currency>().is_err(), "{code:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn cuts_are_rounded_as_shops_print_them() {
+        assert_eq!(cut_percent(1479, 1849), 20);
+        assert_eq!(cut_percent(250, 499), 50);
+        assert_eq!(cut_percent(1, 100_000), 99);
+        assert_eq!(cut_percent(0, 499), 100);
+        assert_eq!(cut_percent(0, 0), 0);
+        assert_eq!(cut_percent(500, 499), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn an_amount_survives_the_wire(minor in 0..=MAX_MINOR_UNITS, code in prop::sample::select(vec!["EUR", "JPY", "KWD", "CLF"])) {
+            let money = Money { minor, currency: currency(code) };
+            let wire = serde_json::to_string(&money).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Money>(&wire).unwrap(), money);
+        }
+    }
+}

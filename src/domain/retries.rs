@@ -1,0 +1,89 @@
+//! When a delivery that failed is tried again.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The waits between tries, in seconds: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h. After the try that
+/// follows the last of them a delivery is dead.
+const SCHEDULE_S: [i64; 9] =
+    [5, 5 * 60, 30 * 60, 2 * 60 * 60, 5 * 60 * 60, 10 * 60 * 60, 14 * 60 * 60, 20 * 60 * 60, 24 * 60 * 60];
+
+/// A planned wait is moved by up to so many percent, so that what failed together does not come back together.
+const JITTER_PERCENT: i64 = 20;
+
+/// How long to wait after `tries` failed tries (1: the first has just failed). `None`: there is no further try.
+///
+/// `random` decides the jitter, whatever its range. `retry_after` is what the receiver asked for; it may make
+/// the wait longer, up to twice the planned one, and never shorter.
+pub fn wait_after(tries: usize, random: u64, retry_after: Option<TimeDelta>) -> Option<TimeDelta> {
+    let base_ms = SCHEDULE_S.get(tries.checked_sub(1)?)? * 1_000;
+    let spread_ms = base_ms * JITTER_PERCENT / 100;
+    // Modulo: the bias is one in 2^64 / 35,000,000.
+    let jitter_ms = (random % (2 * spread_ms + 1) as u64) as i64 - spread_ms;
+    let planned = TimeDelta::milliseconds(base_ms + jitter_ms);
+    Some(retry_after.map_or(planned, |asked| asked.clamp(planned, planned * 2)))
+}
+
+/// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date. `None` when it is neither.
+pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than fit are more seconds than matter.
+        let seconds = value.parse::<i64>().unwrap_or(i64::MAX).min(10 * SCHEDULE_S[8]);
+        return Some(TimeDelta::seconds(seconds));
+    }
+    // Of the three forms of an HTTP date two are obsolete; a generator must not send them.
+    let date = DateTime::parse_from_rfc2822(value).ok()?;
+    Some((date.to_utc() - now).max(TimeDelta::zero()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn there_are_nine_retries_and_then_no_more() {
+        let middle = |tries| {
+            let spread = SCHEDULE_S[tries - 1] * 1_000 * JITTER_PERCENT / 100;
+            wait_after(tries, spread as u64, None).map(|wait| wait.num_seconds())
+        };
+        let waits: Vec<i64> = (1..=9).map(|tries| middle(tries).unwrap()).collect();
+        assert_eq!(waits, SCHEDULE_S);
+        assert_eq!(wait_after(10, 0, None), None);
+        assert_eq!(wait_after(10, 0, Some(TimeDelta::seconds(1))), None);
+        assert_eq!(wait_after(0, 0, None), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = DateTime::parse_from_rfc3339("1994-11-06T08:49:00Z").unwrap().to_utc();
+        assert_eq!(parse_retry_after(" 120 ", now), Some(TimeDelta::seconds(120)));
+        assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(TimeDelta::seconds(37)));
+        assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(TimeDelta::zero()));
+        for wrong in ["", "-1", "1.5", "soon", "٣", "+5"] {
+            assert_eq!(parse_retry_after(wrong, now), None, "{wrong:?}");
+        }
+        assert!(parse_retry_after("99999999999999999999999", now).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_stays_within_its_bounds(tries in 1_usize..=9, random: u64, asked in proptest::option::of(0_i64..10_000_000)) {
+            let base = SCHEDULE_S[tries - 1] * 1_000;
+            let planned = wait_after(tries, random, None).unwrap();
+            prop_assert!((base * 8 / 10..=base * 12 / 10).contains(&planned.num_milliseconds()));
+            let asked = asked.map(TimeDelta::seconds);
+            let wait = wait_after(tries, random, asked).unwrap();
+            prop_assert!(wait >= planned && wait <= planned * 2);
+            if let Some(asked) = asked && asked >= planned && asked <= planned * 2 {
+                prop_assert_eq!(wait, asked);
+            }
+        }
+
+        #[test]
+        fn no_header_panics(value in ".{0,40}") {
+            let now = DateTime::from_timestamp(1_750_000_000, 0).unwrap();
+            let _ = parse_retry_after(&value, now);
+        }
+    }
+}

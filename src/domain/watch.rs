@@ -1,0 +1,130 @@
+//! What a watch wants, and why an offer is or is not it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::money::{Currency, Money};
+use super::price::Price;
+
+/// When a watch rings. Externally tagged on the wire: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Rule {
+    /// Any price below the regular one.
+    AnySale {},
+    /// A sale at or below an amount. Prices in other currencies are never compared with it.
+    PriceAtMost(Money),
+    /// A sale at least so many percent (1 to 100) below the regular price.
+    CutAtLeast {
+        /// Whole percent.
+        percent: i16,
+    },
+    /// A sale at the lowest price ever observed for the offer.
+    NewLow {},
+}
+
+impl Rule {
+    /// The name in the database and on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Rule::AnySale {} => "any_sale",
+            Rule::PriceAtMost(_) => "price_at_most",
+            Rule::CutAtLeast { .. } => "cut_at_least",
+            Rule::NewLow {} => "new_low",
+        }
+    }
+}
+
+/// Whom a watch listens to; `None` is everyone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    pub stores: Option<Vec<Uuid>>,
+    /// ISO 3166-1; an offer of region `ZZ` is an offer everywhere.
+    pub regions: Option<Vec<String>>,
+    pub currency: Option<Currency>,
+    /// An offer without a platform is in none of them.
+    pub platforms: Option<Vec<String>>,
+}
+
+/// An offer as a watch sees it.
+#[derive(Clone, Debug)]
+pub struct WatchedOffer {
+    pub store_id: Uuid,
+    pub region: String,
+    pub platform: Option<String>,
+    /// `None`: never seen.
+    pub price: Option<Price>,
+    /// The sale that is open has brought it to a new low.
+    pub new_low: bool,
+}
+
+/// A reason why a watch does not ring for an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Miss {
+    Paused,
+    OtherStore,
+    OtherRegion,
+    OtherCurrency,
+    OtherPlatform,
+    NotOnSale,
+    PriceTooHigh,
+    CutTooSmall,
+    NotANewLow,
+}
+
+impl Miss {
+    /// A sentence for people.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Miss::Paused => "The watch is paused.",
+            Miss::OtherStore => "The offer's store is not one of the watch's.",
+            Miss::OtherRegion => "The offer's region is not one of the watch's.",
+            Miss::OtherCurrency => "The offer's currency is not the watch's.",
+            Miss::OtherPlatform => "The offer's platform is not one of the watch's.",
+            Miss::NotOnSale => "The offer is not on sale.",
+            Miss::PriceTooHigh => "The price is above the target.",
+            Miss::CutTooSmall => "The cut is below the target.",
+            Miss::NotANewLow => "The price is not a new low.",
+        }
+    }
+}
+
+/// Everything that keeps a watch from ringing for an offer; nothing: it rings, once for each sale.
+///
+/// `store::dispatch` says the same in SQL, for a million watches at once.
+pub fn misses(rule: &Rule, scope: &Scope, paused: bool, offer: &WatchedOffer) -> Vec<Miss> {
+    let mut misses = Vec::new();
+    let mut check = |holds: bool, miss: Miss| {
+        if !holds {
+            misses.push(miss);
+        }
+    };
+    let one_of = |list: &Option<Vec<String>>, value: &str| match list {
+        Some(list) => list.iter().any(|one| one == value),
+        None => true,
+    };
+    check(!paused, Miss::Paused);
+    check(scope.stores.as_ref().is_none_or(|stores| stores.contains(&offer.store_id)), Miss::OtherStore);
+    check(offer.region == "ZZ" || one_of(&scope.regions, &offer.region), Miss::OtherRegion);
+    let platform_fits = match &offer.platform {
+        Some(platform) => one_of(&scope.platforms, platform),
+        None => scope.platforms.is_none(),
+    };
+    check(platform_fits, Miss::OtherPlatform);
+    let Some(price) = offer.price else {
+        check(false, Miss::NotOnSale);
+        return misses;
+    };
+    check(scope.currency.is_none_or(|currency| currency == price.currency), Miss::OtherCurrency);
+    check(price.on_sale(), Miss::NotOnSale);
+    match rule {
+        Rule::AnySale {} => {}
+        Rule::PriceAtMost(target) if target.currency != price.currency => check(false, Miss::OtherCurrency),
+        Rule::PriceAtMost(target) => check(price.amount <= target.minor, Miss::PriceTooHigh),
+        Rule::CutAtLeast { percent } => check(price.cut() >= *percent, Miss::CutTooSmall),
+        Rule::NewLow {} => check(offer.new_low, Miss::NotANewLow),
+    }
+    misses.dedup();
+    misses
+}

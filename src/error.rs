@@ -1,0 +1,293 @@
+//! One error for everything that a caller can be told, as RFC 9457 `application/problem+json`.
+
+use std::fmt;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+tokio::task_local! {
+    /// The id of the request that this task answers; `http::request_id` sets it.
+    pub static REQUEST_ID: String;
+}
+
+/// What kind of refusal it is. Each has a stable `type` under `/problems/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The request cannot be read: broken JSON, a bad parameter, a cursor that is none.
+    Malformed,
+    /// No token, or one that is not valid.
+    Unauthenticated,
+    /// The token lacks a scope.
+    Forbidden,
+    /// There is no such thing, or it is somebody else's.
+    NotFound,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    Timeout,
+    /// It clashes with what is there.
+    Conflict,
+    /// `If-Match` does not match.
+    PreconditionFailed,
+    /// The body is larger than what is taken.
+    TooLarge,
+    /// The address is longer than what is taken.
+    UriTooLong,
+    /// The headers are larger than what is taken.
+    HeadersTooLarge,
+    /// The body is of a type that is not taken.
+    UnsupportedMediaType,
+    /// It can be read, but fields are wrong; `errors` tells which.
+    Invalid,
+    /// Too many requests.
+    TooManyRequests,
+    /// Our fault. The log has the reason under the request id.
+    Internal,
+    /// Something that we stand on is away for now.
+    Unavailable,
+}
+
+impl Kind {
+    /// The HTTP status.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Kind::Malformed => StatusCode::BAD_REQUEST,
+            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Kind::Conflict => StatusCode::CONFLICT,
+            Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::UriTooLong => StatusCode::URI_TOO_LONG,
+            Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn slug_and_title(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Malformed => ("malformed", "The request cannot be read"),
+            Kind::Unauthenticated => ("unauthenticated", "A valid token is needed"),
+            Kind::Forbidden => ("forbidden", "The token may not do this"),
+            Kind::NotFound => ("not-found", "There is no such thing"),
+            Kind::MethodNotAllowed => ("method-not-allowed", "The path has no such method"),
+            Kind::Timeout => ("timeout", "The request did not arrive in time"),
+            Kind::Conflict => ("conflict", "It clashes with what is there"),
+            Kind::PreconditionFailed => ("precondition-failed", "It has changed since it was read"),
+            Kind::TooLarge => ("too-large", "The body is too large"),
+            Kind::UriTooLong => ("uri-too-long", "The address is too long"),
+            Kind::HeadersTooLarge => ("headers-too-large", "The headers are too large"),
+            Kind::UnsupportedMediaType => ("unsupported-media-type", "The body's type is not taken here"),
+            Kind::Invalid => ("invalid", "Fields are wrong"),
+            Kind::TooManyRequests => ("too-many-requests", "Too many requests"),
+            Kind::Internal => ("internal", "Something went wrong on our side"),
+            Kind::Unavailable => ("unavailable", "Not available for the moment"),
+        }
+    }
+}
+
+/// One wrong field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    pub pointer: String,
+    pub detail: String,
+}
+
+/// A refusal. `Display` says what a caller may know; the source is for the log alone.
+#[derive(Debug)]
+pub struct Error {
+    pub kind: Kind,
+    /// A sentence for people about this very case.
+    pub detail: String,
+    pub errors: Vec<FieldError>,
+    /// Seconds after which it is worth another try.
+    pub retry_after_s: Option<u64>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Error { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, source: None }
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Error::new(Kind::NotFound, format!("There is no such {what}, or it is not yours."))
+    }
+
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Error::new(Kind::Malformed, detail)
+    }
+
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Error::new(Kind::Conflict, detail)
+    }
+
+    /// One wrong field of a body; `pointer` such as `/rule/price_at_most`.
+    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Error::invalid_fields(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
+    }
+
+    /// Several wrong fields of a body.
+    pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
+            many => format!("{} fields are wrong.", many.len()),
+        };
+        Error { errors, ..Error::new(Kind::Invalid, detail) }
+    }
+
+    /// Our fault: the caller hears nothing of `source`, the log everything.
+    pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "The request id leads to the reason in our log.";
+        Error { source: Some(source.into()), ..Error::new(Kind::Internal, detail) }
+    }
+
+    /// Something that we stand on is away: 503 with `Retry-After`.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        let detail = "Please try again in a moment.";
+        Error { retry_after_s: Some(1), source: Some(source.into()), ..Error::new(Kind::Unavailable, detail) }
+    }
+
+    /// The problem document, as it also stands for a refused item inside an answer.
+    pub fn problem(&self) -> Problem {
+        let (slug, title) = self.kind.slug_and_title();
+        Problem {
+            r#type: format!("/problems/{slug}"),
+            title: title.to_owned(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail.clone(),
+            instance: REQUEST_ID.try_with(Clone::clone).ok(),
+            errors: self.errors.clone(),
+        }
+    }
+}
+
+/// RFC 9457.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    pub r#type: String,
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+    /// The request id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// A chain of errors in one line, for the log.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
+        if let Some(source) = &self.source {
+            let request_id = problem.instance.as_deref().unwrap_or("-");
+            log::error!(target: "salebell::error", "request.id" = request_id, status = problem.status;
+                "request failed: {}", chain(source.as_ref()));
+        }
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (self.kind.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"salebell\""));
+        }
+        response
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        if is_transient(&error) {
+            return Error::unavailable(error);
+        }
+        match &error {
+            // A text or an instant that PostgreSQL cannot hold, such as one from a forged cursor.
+            sqlx::Error::Database(database)
+                if matches!(database.code().as_deref(), Some("22021" | "22008")) =>
+            {
+                Error::malformed("A value of the request is out of range.")
+            }
+            sqlx::Error::RowNotFound => Error::not_found("thing"),
+            sqlx::Error::Database(database) => match database.constraint().and_then(on_constraint) {
+                Some(refusal) => refusal,
+                None => Error::internal(error),
+            },
+            _ => Error::internal(error),
+        }
+    }
+}
+
+/// What a caller hears when a constraint of the schema refuses a write.
+fn on_constraint(name: &str) -> Option<Error> {
+    Some(match name {
+        "stores_slug_key" => Error::conflict("A store of this slug exists already."),
+        "offers_store_sku_region_key" => {
+            Error::conflict("This store has an offer of this sku and region already.")
+        }
+        "offers_store_id_fkey" => Error::invalid("/store", "is unknown"),
+        "offers_game_id_fkey" | "watches_game_id_fkey" => Error::invalid("/game_id", "is unknown"),
+        _ => return None,
+    })
+}
+
+/// Whether the database is away, failing over or overloaded, so that the same again may succeed.
+///
+/// SQLSTATE classes: 08 connection, 53 resources, 57P0x shutdown and crash, 25006 a replica that was the writer,
+/// 40001/40P01 serialisation and deadlock, 55P03/57014 time-outs.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            code.starts_with("08")
+                || code.starts_with("53")
+                || matches!(
+                    code.as_ref(),
+                    "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "40001" | "40P01" | "55P03" | "57014"
+                )
+        }),
+        _ => false,
+    }
+}

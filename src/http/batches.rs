@@ -1,0 +1,60 @@
+//! `/v1/batches/{id}`: what became of a report.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::Id;
+use super::conditional;
+use crate::app::App;
+use crate::error::Result;
+use crate::store::batches::{self, Batch};
+
+#[derive(Serialize)]
+struct BatchResponse {
+    id: Uuid,
+    created_at: DateTime<Utc>,
+    done: bool,
+    accepted: i64,
+    rejected: i64,
+    recorded: i64,
+    unchanged: i64,
+    stale: i64,
+    quarantined: i64,
+    failed: i64,
+    new_lows: i64,
+    transitions: BTreeMap<String, i64>,
+}
+
+/// `GET /v1/batches/{id}`: one's own, with `prices:write`.
+pub async fn get(State(app): State<App>, caller: Caller, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+    caller.require("prices:write")?;
+    let batch = batches::get_batch(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &BatchResponse::from(batch))
+}
+
+impl From<Batch> for BatchResponse {
+    fn from(batch: Batch) -> Self {
+        let counts = batch.counts;
+        BatchResponse {
+            id: batch.id,
+            created_at: batch.created_at,
+            done: batch.done,
+            accepted: batch.accepted,
+            rejected: batch.rejected,
+            recorded: counts.recorded,
+            unchanged: counts.unchanged,
+            stale: counts.stale,
+            quarantined: counts.quarantined,
+            failed: counts.failed,
+            new_lows: counts.new_lows,
+            transitions: counts.transitions,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! What comes in: bodies, query parameters and ids, with an error that says what is wrong and where.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Frame;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Sleep;
+use uuid::Uuid;
+
+use super::request::Progress;
+use crate::app::App;
+use crate::error::{Error, FieldError, Kind, Result};
+
+/// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        if !matches!(media_type.as_deref(), Some("application/json" | "application/merge-patch+json")) {
+            return Err(Error::new(Kind::UnsupportedMediaType, "The body must be application/json."));
+        }
+        check_not_encoded(request.headers())?;
+        let (parts, body) = request.into_parts();
+        let bytes = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
+        parse_json(&bytes).map(Json)
+    }
+}
+
+/// # Errors
+/// `UnsupportedMediaType` for a compressed body where none is taken.
+pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(Error::new(Kind::UnsupportedMediaType, "A JSON body must not be compressed."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
+/// its end, and `server.body_idle_timeout_s` limits its pauses.
+pub fn begin_stream(request: &Request) {
+    if let Some(progress) = request.extensions().get::<Arc<Progress>>() {
+        progress.streams();
+    }
+}
+
+/// The SHA-256 of a body while it is read.
+#[derive(Clone)]
+pub struct BodyHash(Arc<Mutex<Context>>);
+
+impl Default for BodyHash {
+    fn default() -> Self {
+        BodyHash(Arc::new(Mutex::new(Context::new(&SHA256))))
+    }
+}
+
+impl BodyHash {
+    /// The next piece.
+    pub fn update(&self, piece: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+    }
+
+    /// Of everything so far.
+    pub fn value(&self) -> Digest {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().finish()
+    }
+}
+
+/// Reads a body to its end for its hash alone.
+///
+/// # Errors
+/// It broke off.
+pub async fn hash_body(request: Request) -> Result<Digest> {
+    begin_stream(&request);
+    let hash = BodyHash::default();
+    let mut pieces = request.into_body().into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        hash.update(&piece.map_err(|error| broken_off(&error))?);
+    }
+    Ok(hash.value())
+}
+
+/// A body that broke off: `Timeout` when it paused for too long, else `Malformed`.
+pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if cause.is::<Paused>() {
+            return Error::new(Kind::Timeout, "The body paused for too long.");
+        }
+        // An I/O error hides what it wraps from `source`.
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map_or_else(|| cause.source(), |wrapped| Some(wrapped as _));
+    }
+    Error::malformed(format!("The body broke off: {error}."))
+}
+
+/// A request's body under watch: its pauses are limited, its end is noted.
+pub struct Watched {
+    body: Body,
+    idle: Duration,
+    pause: Pin<Box<Sleep>>,
+    waiting: bool,
+    progress: Arc<Progress>,
+}
+
+impl Watched {
+    /// `idle` is the longest pause between two pieces.
+    pub fn new(body: Body, idle: Duration, progress: Arc<Progress>) -> Watched {
+        Watched { body, idle, pause: Box::pin(tokio::time::sleep(idle)), waiting: false, progress }
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            // The clock runs only while we wait for the client, not while it waits for us.
+            if !self.waiting {
+                self.waiting = true;
+                let until = tokio::time::Instant::now() + self.idle;
+                self.pause.as_mut().reset(until);
+            }
+            return self.pause.as_mut().poll(context).map(|()| Some(Err(axum::Error::new(Paused))));
+        };
+        self.waiting = false;
+        if frame.is_none() || self.body.is_end_stream() {
+            self.progress.body_ended();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[derive(Debug)]
+struct Paused;
+
+impl std::fmt::Display for Paused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the body paused for too long")
+    }
+}
+
+impl std::error::Error for Paused {}
+
+/// For an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
+pub fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The media type of a body in lower case, without its parameters.
+pub fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// Whether the body is NDJSON, which is streamed without a limit.
+pub fn is_ndjson(headers: &HeaderMap) -> bool {
+    matches!(media_type(headers).as_deref(), Some("application/x-ndjson" | "application/ndjson"))
+}
+
+/// The whole body, when it is not larger than `limit` bytes.
+pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes> {
+    let too_large = || Error::new(Kind::TooLarge, format!("The body is larger than {limit} bytes."));
+    // A length that is told is judged before a byte of it is read.
+    let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if told.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(broken_off(error.as_ref())),
+    }
+}
+
+/// Reads JSON; a wrong field is named by its pointer.
+///
+/// # Errors
+/// `Malformed` when it is not JSON at all, `Invalid` when a field does not fit.
+pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        if !error.inner().is_data() {
+            return Error::malformed(format!("The body is not JSON: {}.", error.inner()));
+        }
+        Error::invalid(pointer(error.path()), brief(without_position(&error.inner().to_string())))
+    })?;
+    deserializer.end().map_err(|error| Error::malformed(format!("The body is not JSON: {error}.")))?;
+    Ok(value)
+}
+
+/// What is repeated of somebody's input: its beginning, so that an answer is not larger than its question.
+fn brief(text: &str) -> String {
+    const MAX: usize = 200;
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// RFC 6901.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } | Segment::Enum { variant: key } => {
+            format!("{pointer}/{}", brief(key).replace('~', "~0").replace('/', "~1"))
+        }
+        Segment::Unknown => pointer,
+    })
+}
+
+/// serde_json ends its messages with ` at line 1 column 7`, which the pointer tells better.
+pub fn without_position(message: &str) -> &str {
+    message.rfind(" at line ").map_or(message, |at| &message[..at])
+}
+
+/// Query parameters of a route, without `limit` and `cursor`, which `page::Paging` reads.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let pairs: Vec<(String, String)> =
+            query_pairs(parts).into_iter().filter(|(name, _)| name != "limit" && name != "cursor").collect();
+        let mut names = HashSet::new();
+        if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.as_str())) {
+            return Err(bad_parameter(twice, "is given twice"));
+        }
+        let plain = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+        let uri = format!("/?{plain}").parse().map_err(|_| Error::malformed("The query cannot be read."))?;
+        axum::extract::Query::try_from_uri(&uri)
+            .map(|query: axum::extract::Query<T>| Params(query.0))
+            .map_err(|rejection| {
+                let text = rejection.body_text();
+                // "Failed to deserialize query string: region: invalid value …"
+                let detail = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, detail)| detail);
+                match detail.split_once(": ") {
+                    Some((name, detail)) if detail.starts_with("unknown field") => {
+                        bad_parameter(name, "is unknown here")
+                    }
+                    Some((name, detail)) if pairs.iter().any(|(known, _)| known == name) => {
+                        bad_parameter(name, detail)
+                    }
+                    _ => Error::malformed(format!("The query cannot be read: {detail}.")),
+                }
+            })
+    }
+}
+
+/// The decoded pairs of the query, in order.
+pub fn query_pairs(parts: &Parts) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+/// A query parameter that cannot be taken: 400.
+pub fn bad_parameter(name: &str, detail: &str) -> Error {
+    let mut refusal = Error::malformed(format!("The query parameter {name} {detail}."));
+    refusal.errors.push(FieldError { pointer: name.to_owned(), detail: detail.to_owned() });
+    refusal
+}
+
+/// The `{id}` of a path. What is not a UUID names nothing: 404.
+pub struct Id(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match Path::<Uuid>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Id(id)),
+            Err(_) => Err(Error::not_found("thing")),
+        }
+    }
+}
+
+/// The `{id}` of a path where a slug may stand for it. What is longer than any slug names nothing: 404.
+pub struct Reference(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Reference {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(reference)) if reference.chars().nth(100).is_none() => Ok(Reference(reference)),
+            _ => Err(Error::not_found("thing")),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! `/v1/channels`: where notices go.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params, present};
+use super::conditional;
+use super::deliveries::{DeliveryResponse, DeliveryState};
+use super::fields::Fields;
+use super::page::{Page, Paging};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::secrets;
+use crate::store::channels::{self, Channel, NewChannel};
+use crate::store::deliveries;
+
+/// For so long after a rotation the old secret signs too.
+const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
+
+/// What a channel can be.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelKind {
+    Webhook,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateChannelRequest {
+    kind: ChannelKind,
+    name: String,
+    url: String,
+}
+
+/// A merge patch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateChannelRequest {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    url: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecoverChannelRequest {
+    /// Deliveries made at this time or later that died are tried again; none are without it.
+    #[serde(default)]
+    since: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+pub struct ChannelResponse {
+    id: Uuid,
+    kind: String,
+    name: String,
+    url: String,
+    state: String,
+    /// `gone` (the receiver answered 410) or `failing` (no success in five days).
+    disabled_reason: Option<String>,
+    failing_since: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+/// A channel and its secret: shown when it is made and never again.
+#[derive(Serialize)]
+pub struct ChannelWithSecretResponse {
+    #[serde(flatten)]
+    channel: ChannelResponse,
+    secret: String,
+    /// Until when the secret before this one signs too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_secret_until: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+pub struct RecoverChannelResponse {
+    #[serde(flatten)]
+    channel: ChannelResponse,
+    /// How many deliveries are pending again.
+    recovered: i64,
+}
+
+/// What became of a test.
+#[derive(Serialize)]
+pub struct TestChannelResponse {
+    delivered: bool,
+    status: Option<u16>,
+    duration_ms: i32,
+    error: Option<String>,
+    /// The beginning of the receiver's answer when it was no success.
+    response: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListDeliveriesParams {
+    state: Option<DeliveryState>,
+}
+
+impl From<Channel> for ChannelResponse {
+    fn from(channel: Channel) -> Self {
+        ChannelResponse {
+            id: channel.id,
+            kind: channel.kind,
+            name: channel.name,
+            url: channel.url,
+            state: channel.state,
+            disabled_reason: channel.disabled_reason,
+            failing_since: channel.failing_since,
+            created_at: channel.created_at,
+            updated_at: channel.updated_at,
+        }
+    }
+}
+
+/// `POST /v1/channels`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateChannelRequest>,
+) -> Result<Response> {
+    check(&app, Some(&request.name), Some(&request.url))?;
+    let ChannelKind::Webhook = request.kind;
+    let id = Uuid::now_v7();
+    let secret = secrets::generate_webhook_secret()?;
+    let new = NewChannel {
+        id,
+        kind: "webhook",
+        name: request.name.trim(),
+        url: &request.url,
+        sealed_secret: &app.keyring.seal_secret(id, &secret)?,
+    };
+    let limit = app.config.webhook.channels_per_account;
+    let channel = channels::create_channel(&app.writer, caller.account, &new, limit, app.clock.now()).await?;
+    let body = ChannelWithSecretResponse {
+        channel: channel.into(),
+        secret: secrets::show_webhook_secret(&secret),
+        previous_secret_until: None,
+    };
+    conditional::shown_once(StatusCode::CREATED, Some(&format!("/v1/channels/{id}")), &body)
+}
+
+/// `GET /v1/channels`
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    paging: Paging,
+    Params(ChannelParams {}): Params<ChannelParams>,
+) -> Result<axum::Json<Page<ChannelResponse>>> {
+    let found = channels::list_channels(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
+    Ok(axum::Json(paging.page(found, |channel| channel.id)?.map(ChannelResponse::from)))
+}
+
+/// A list without parameters of its own: any that is given is refused.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelParams {}
+
+/// `GET /v1/channels/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let channel = channels::find_channel(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &ChannelResponse::from(channel))
+}
+
+/// `PATCH /v1/channels/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateChannelRequest>,
+) -> Result<Response> {
+    check(&app, request.name.as_deref(), request.url.as_deref())?;
+    let mut transaction = app.writer.begin().await?;
+    let current = channels::lock_channel(&mut transaction, caller.account, id).await?;
+    conditional::check_if_match(&headers, &ChannelResponse::from(current.clone()))?;
+    let name = request.name.as_deref().map_or(current.name.as_str(), str::trim);
+    let url = request.url.as_deref().unwrap_or(&current.url);
+    let changed =
+        channels::update_channel(&mut transaction, caller.account, id, name, url, app.clock.now()).await?;
+    transaction.commit().await?;
+    conditional::changed(&ChannelResponse::from(changed))
+}
+
+/// `DELETE /v1/channels/{id}`, with its deliveries.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    let current = channels::find_channel(&app.writer, caller.account, id).await?;
+    conditional::check_if_match(&headers, &ChannelResponse::from(current))?;
+    channels::delete_channel(&app.writer, caller.account, id, app.clock.now()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
+/// disabled channel, and counts for nothing.
+pub async fn test(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<axum::Json<TestChannelResponse>> {
+    let now = app.clock.now();
+    let target = channels::find_target(&app.writer, caller.account, id, now).await?;
+    let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
+    let attempt = app.webhooks.send_test(id, &target.url, &secrets, now).await?;
+    Ok(axum::Json(TestChannelResponse {
+        delivered: attempt.succeeded(),
+        status: attempt.status,
+        duration_ms: attempt.duration_ms,
+        error: attempt.error,
+        response: attempt.answer,
+    }))
+}
+
+/// `POST /v1/channels/{id}/rotate-secret`
+pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    let secret = secrets::generate_webhook_secret()?;
+    let sealed = app.keyring.seal_secret(id, &secret)?;
+    let now = app.clock.now();
+    let until = now + OLD_SECRET_SIGNS_FOR;
+    let channel = channels::rotate_secret(&app.writer, caller.account, id, &sealed, until, now).await?;
+    let body = ChannelWithSecretResponse {
+        channel: channel.into(),
+        secret: secrets::show_webhook_secret(&secret),
+        previous_secret_until: Some(until),
+    };
+    conditional::shown_once(StatusCode::OK, None, &body)
+}
+
+/// `POST /v1/channels/{id}/recover`
+pub async fn recover(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Json(request): Json<RecoverChannelRequest>,
+) -> Result<axum::Json<RecoverChannelResponse>> {
+    if request.since.is_some_and(|since| !(1970..=9999).contains(&since.year())) {
+        return Err(Error::invalid("/since", "must be in the years 1970 to 9999"));
+    }
+    let (channel, recovered) =
+        channels::recover_channel(&app.writer, caller.account, id, request.since, app.clock.now()).await?;
+    Ok(axum::Json(RecoverChannelResponse { channel: channel.into(), recovered }))
+}
+
+/// `GET /v1/channels/{id}/deliveries`
+pub async fn list_deliveries(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    paging: Paging,
+    Params(params): Params<ListDeliveriesParams>,
+) -> Result<axum::Json<Page<DeliveryResponse>>> {
+    let state = params.state.map(DeliveryState::name);
+    let found =
+        deliveries::list_deliveries(&app.writer, caller.account, id, state, paging.after()?, paging.rows())
+            .await?;
+    Ok(axum::Json(paging.page(found, |delivery| delivery.id)?.map(DeliveryResponse::from)))
+}
+
+fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {
+    let mut fields = Fields::default();
+    if name.is_some() {
+        fields.text("name", name, 100);
+    }
+    if let Some(Err(problem)) = url.map(|url| app.webhooks.check_url(url)) {
+        fields.refuse("url", problem);
+    }
+    fields.finish()
+}

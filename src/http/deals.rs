@@ -1,0 +1,128 @@
+//! `/v1/deals`: the sales that are going on.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::body::{Params, bad_parameter};
+use super::conditional;
+use super::offers::named_regions;
+use super::page::Paging;
+use super::stores::{StoreRefResponse, named_store};
+use crate::app::App;
+use crate::domain::money::{Currency, Money};
+use crate::domain::observation::check_text;
+use crate::error::Result;
+use crate::store::deals::{self, Deal, DealFilter, DealSort};
+
+/// A deal as it is shown.
+#[derive(Serialize)]
+pub struct DealResponse {
+    /// The sale's.
+    pub id: Uuid,
+    pub game_id: Uuid,
+    /// The game's.
+    pub title: String,
+    pub offer_id: Uuid,
+    pub store: StoreRefResponse,
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub price: Money,
+    pub regular_price: Money,
+    /// Whole percent below the regular price.
+    pub cut: i16,
+    /// Whether it is the lowest price ever observed for the offer.
+    pub new_low: bool,
+    pub started_at: DateTime<Utc>,
+    /// When the store says that it ends.
+    pub ends_at: Option<DateTime<Utc>>,
+}
+
+impl From<Deal> for DealResponse {
+    fn from(deal: Deal) -> Self {
+        DealResponse {
+            id: deal.id,
+            game_id: deal.game_id,
+            title: deal.title,
+            offer_id: deal.offer_id,
+            store: deal.store.into(),
+            region: deal.region,
+            platform: deal.platform,
+            url: deal.url,
+            price: Money { minor: deal.amount, currency: deal.currency },
+            regular_price: Money { minor: deal.regular, currency: deal.currency },
+            cut: deal.cut,
+            new_low: deal.new_low,
+            started_at: deal.started_at,
+            ends_at: deal.ends_at,
+        }
+    }
+}
+
+/// Filters and order of deals. A region is that one and `ZZ`; `max_price` is a decimal number of `currency`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DealParams {
+    store: Option<String>,
+    region: Option<String>,
+    currency: Option<String>,
+    platform: Option<String>,
+    min_cut: Option<i16>,
+    max_price: Option<String>,
+    new_low: Option<bool>,
+    #[serde(default)]
+    sort: DealSort,
+}
+
+impl DealParams {
+    async fn check(self, app: &App) -> Result<DealFilter> {
+        let currency = self
+            .currency
+            .map(|code| code.parse::<Currency>())
+            .transpose()
+            .map_err(|problem| bad_parameter("currency", &problem))?;
+        let max_amount = match (self.max_price, currency) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(bad_parameter("max_price", "needs currency: amounts in two are not compared"));
+            }
+            (Some(amount), Some(currency)) => {
+                Some(currency.parse_amount(&amount).map_err(|problem| bad_parameter("max_price", &problem))?)
+            }
+        };
+        if self.min_cut.is_some_and(|cut| !(0..=100).contains(&cut)) {
+            return Err(bad_parameter("min_cut", "must be 0 to 100"));
+        }
+        let platform = self.platform.map(|platform| platform.trim().to_lowercase());
+        if let Some(platform) = &platform {
+            check_text(platform, 50).map_err(|problem| bad_parameter("platform", &problem))?;
+        }
+        Ok(DealFilter {
+            regions: named_regions(self.region.as_deref())?,
+            currency,
+            platform,
+            min_cut: self.min_cut,
+            max_amount,
+            new_low: self.new_low,
+            sort: self.sort,
+            store_id: named_store(app, self.store.as_deref()).await?.map(|store| store.id),
+        })
+    }
+}
+
+/// `GET /v1/deals`
+pub async fn list(
+    State(app): State<App>,
+    Params(params): Params<DealParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let filter = params.check(&app).await?;
+    let deals = deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows()).await?;
+    let page = paging.page(deals, |deal| filter.sort.key(deal))?;
+    conditional::respond(&headers, &page.map(DealResponse::from))
+}

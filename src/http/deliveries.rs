@@ -1,0 +1,124 @@
+//! `/v1/deliveries/{id}`: one notice on its way to one channel, with its attempts.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::Id;
+use super::conditional;
+use crate::app::App;
+use crate::error::Result;
+use crate::store::deliveries::{self, Delivery, DeliveryTry};
+
+/// A filter of lists.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    Pending,
+    Delivered,
+    Dead,
+    Cancelled,
+}
+
+impl DeliveryState {
+    /// As the database has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DeliveryState::Pending => "pending",
+            DeliveryState::Delivered => "delivered",
+            DeliveryState::Dead => "dead",
+            DeliveryState::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub struct DeliveryResponse {
+    id: Uuid,
+    notice_id: Uuid,
+    channel_id: Uuid,
+    state: String,
+    /// Why it is dead or cancelled, such as `sale_ended`.
+    reason: Option<String>,
+    attempt_count: i16,
+    /// `null` when there will be no further try.
+    next_attempt_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+pub struct DeliveryWithAttemptsResponse {
+    #[serde(flatten)]
+    delivery: DeliveryResponse,
+    attempts: Vec<AttemptResponse>,
+}
+
+#[derive(Serialize)]
+struct AttemptResponse {
+    number: i16,
+    attempted_at: DateTime<Utc>,
+    duration_ms: i32,
+    /// `null`: there was no answer.
+    status: Option<u16>,
+    error: Option<String>,
+    response: Option<String>,
+}
+
+impl From<Delivery> for DeliveryResponse {
+    fn from(delivery: Delivery) -> Self {
+        DeliveryResponse {
+            id: delivery.id,
+            notice_id: delivery.notice_id,
+            channel_id: delivery.channel_id,
+            next_attempt_at: (delivery.state == "pending").then_some(delivery.next_attempt_at),
+            state: delivery.state,
+            reason: delivery.reason,
+            attempt_count: delivery.attempts,
+            created_at: delivery.created_at,
+            finished_at: delivery.finished_at,
+        }
+    }
+}
+
+impl From<(Delivery, Vec<DeliveryTry>)> for DeliveryWithAttemptsResponse {
+    fn from((delivery, attempts): (Delivery, Vec<DeliveryTry>)) -> Self {
+        let attempts = attempts
+            .into_iter()
+            .map(|attempt| AttemptResponse {
+                number: attempt.number,
+                attempted_at: attempt.at,
+                duration_ms: attempt.duration_ms,
+                status: attempt.status,
+                error: attempt.error,
+                response: attempt.response,
+            })
+            .collect();
+        DeliveryWithAttemptsResponse { delivery: delivery.into(), attempts }
+    }
+}
+
+/// `GET /v1/deliveries/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let found = deliveries::find_delivery(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &DeliveryWithAttemptsResponse::from(found))
+}
+
+/// `POST /v1/deliveries/{id}/redeliver`: due now, whatever became of it. Its price is checked again before it goes.
+pub async fn redeliver(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<axum::Json<DeliveryWithAttemptsResponse>> {
+    let due = deliveries::redeliver(&app.writer, caller.account, id, app.clock.now()).await?;
+    Ok(axum::Json(due.into()))
+}

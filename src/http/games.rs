@@ -1,0 +1,171 @@
+//! `/v1/games`: titles.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Datelike, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params, bad_parameter};
+use super::conditional::{self, check_if_match};
+use super::fields::{Fields, Patch};
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::observation::check_text;
+use crate::domain::title;
+use crate::error::{Error, Result};
+use crate::store::games::{self, Game, GameFields};
+use crate::store::search;
+
+const MAX_TITLE: usize = 500;
+const MAX_PUBLISHER: usize = 200;
+const MAX_SEARCH: usize = 200;
+
+/// A game as it is shown.
+#[derive(Serialize)]
+pub struct GameResponse {
+    pub id: Uuid,
+    pub title: String,
+    pub publisher: Option<String>,
+    pub released_on: Option<NaiveDate>,
+    pub url: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl From<Game> for GameResponse {
+    fn from(game: Game) -> Self {
+        let Game { id, title, publisher, released_on, url, created_at, updated_at } = game;
+        GameResponse { id, title, publisher, released_on, url, created_at, updated_at }
+    }
+}
+
+/// A new game.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateGameRequest {
+    title: Option<String>,
+    publisher: Option<String>,
+    released_on: Option<NaiveDate>,
+    url: Option<String>,
+}
+
+impl CreateGameRequest {
+    fn check(self) -> Result<GameFields> {
+        let mut fields = Fields::default();
+        let checked = GameFields {
+            title: fields.text("title", self.title.as_deref(), MAX_TITLE),
+            publisher: fields.optional_text("publisher", self.publisher.as_deref(), MAX_PUBLISHER),
+            released_on: self.released_on,
+            url: fields.optional_url("url", self.url.as_deref()),
+        };
+        if self.released_on.is_some_and(|day| !(1950..=9999).contains(&day.year())) {
+            fields.refuse("released_on", "must lie between the years 1950 and 9999");
+        }
+        fields.finish()?;
+        Ok(checked)
+    }
+}
+
+/// A merge patch of a game.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateGameRequest {
+    #[serde(default)]
+    title: Patch<String>,
+    #[serde(default)]
+    publisher: Patch<String>,
+    #[serde(default)]
+    released_on: Patch<NaiveDate>,
+    #[serde(default)]
+    url: Patch<String>,
+}
+
+impl UpdateGameRequest {
+    fn apply(self, game: &Game) -> Result<GameFields> {
+        CreateGameRequest {
+            title: self.title.apply(Some(game.title.clone())),
+            publisher: self.publisher.apply(game.publisher.clone()),
+            released_on: self.released_on.apply(game.released_on),
+            url: self.url.apply(game.url.clone()),
+        }
+        .check()
+    }
+}
+
+/// `q`: what a title is searched by.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GameParams {
+    q: Option<String>,
+}
+
+/// `GET /v1/games`: the newest first, or the best that fit `q`.
+pub async fn list(
+    State(app): State<App>,
+    Params(params): Params<GameParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    if let Some(text) = params.q.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
+        check_text(text, MAX_SEARCH).map_err(|problem| bad_parameter("q", &problem))?;
+        let found =
+            search::search_games(&app.reader, &title::normalise(text), paging.after()?, paging.rows())
+                .await?;
+        let page = paging.page(found, |(place, _)| *place)?;
+        return conditional::respond(&headers, &page.map(|(_, game)| GameResponse::from(game)));
+    }
+    let games = games::list_games(&app.reader, paging.after()?, paging.rows()).await?;
+    let page = paging.page(games, |game| game.id)?;
+    conditional::respond(&headers, &page.map(GameResponse::from))
+}
+
+/// `GET /v1/games/{id}`
+pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+    let game = app.games.find_game(id).await?;
+    let game = game.ok_or_else(|| Error::not_found("game"))?;
+    conditional::respond(&headers, &GameResponse::from(game))
+}
+
+/// `POST /v1/games`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateGameRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let game = games::create_game(&app.writer, &request.check()?, app.clock.now()).await?;
+    conditional::created(&format!("/v1/games/{}", game.id), &GameResponse::from(game))
+}
+
+/// `PATCH /v1/games/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateGameRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let game = games::update_game(&app.writer, id, app.clock.now(), |game| {
+        check_if_match(&headers, &GameResponse::from(game.clone()))?;
+        request.apply(game)
+    })
+    .await?;
+    conditional::changed(&GameResponse::from(game))
+}
+
+/// `DELETE /v1/games/{id}`: with its offers, their history, and everybody's watches of it.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    caller.require("catalogue:write")?;
+    let check = |game: &Game| check_if_match(&headers, &GameResponse::from(game.clone()));
+    games::delete_game(&app.writer, id, check).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

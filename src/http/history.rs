@@ -1,0 +1,152 @@
+//! `/v1/games/{id}/prices`: what a game has cost, offer by offer.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::body::{Id, Params, bad_parameter};
+use super::conditional;
+use super::offers::named_regions;
+use super::page::Paging;
+use super::stores::{StoreRefResponse, named_store};
+use crate::app::App;
+use crate::domain::history::{Bucket, InForce, Resolution};
+use crate::domain::money::{Money, cut_percent};
+use crate::domain::observation::parse_instant;
+use crate::error::{Error, Result};
+use crate::store::games;
+use crate::store::history::{self, Change, HistoryFilter, HistoryKey, PricedOffer};
+
+/// The offer that a point is of.
+#[derive(Serialize)]
+pub struct PricedOfferResponse {
+    pub offer_id: Uuid,
+    pub store: StoreRefResponse,
+    pub region: String,
+    pub platform: Option<String>,
+}
+
+impl From<PricedOffer> for PricedOfferResponse {
+    fn from(offer: PricedOffer) -> Self {
+        let PricedOffer { id, store, region, platform } = offer;
+        PricedOfferResponse { offer_id: id, store: store.into(), region, platform }
+    }
+}
+
+/// `resolution=change`: the price from `observed_at` on. The first of an offer may have been seen before `since`: it
+/// was in force then.
+#[derive(Serialize)]
+pub struct ChangeResponse {
+    #[serde(flatten)]
+    pub offer: PricedOfferResponse,
+    pub observed_at: DateTime<Utc>,
+    pub price: Money,
+    pub regular_price: Money,
+    /// Whole percent below the regular price.
+    pub cut: i16,
+}
+
+impl From<Change> for ChangeResponse {
+    fn from(change: Change) -> Self {
+        let Change { offer, observed_at, price } = change;
+        ChangeResponse {
+            offer: offer.into(),
+            observed_at,
+            price: money(price, price.amount),
+            regular_price: money(price, price.regular),
+            cut: cut_percent(price.amount, price.regular),
+        }
+    }
+}
+
+/// The other resolutions: the prices that were in force in the bucket that begins at `start`.
+#[derive(Serialize)]
+pub struct BucketResponse {
+    #[serde(flatten)]
+    pub offer: PricedOfferResponse,
+    pub start: DateTime<Utc>,
+    pub min: Money,
+    pub max: Money,
+    pub last: Money,
+    /// Beside `last`.
+    pub regular_price: Money,
+    /// Whole percent of `last` below the regular price.
+    pub cut: i16,
+}
+
+impl From<(PricedOffer, Bucket)> for BucketResponse {
+    fn from((offer, bucket): (PricedOffer, Bucket)) -> Self {
+        let last = bucket.last;
+        BucketResponse {
+            offer: offer.into(),
+            start: bucket.start,
+            min: money(last, bucket.min),
+            max: money(last, bucket.max),
+            last: money(last, last.amount),
+            regular_price: money(last, last.regular),
+            cut: cut_percent(last.amount, last.regular),
+        }
+    }
+}
+
+fn money(price: InForce, minor: i64) -> Money {
+    Money { minor, currency: price.currency }
+}
+
+/// A region is that one and `ZZ`; `since` and `until` are RFC 3339 instants, the latter not included.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryParams {
+    store: Option<String>,
+    region: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    #[serde(default)]
+    resolution: Resolution,
+}
+
+fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
+    text.map(|text| parse_instant(text).map_err(|problem| bad_parameter(name, &problem))).transpose()
+}
+
+/// `GET /v1/games/{id}/prices`: by offer, and by time in each.
+pub async fn list(
+    State(app): State<App>,
+    Id(game_id): Id,
+    Params(params): Params<HistoryParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let since = instant("since", params.since.as_deref())?.unwrap_or(DateTime::UNIX_EPOCH);
+    let until = instant("until", params.until.as_deref())?;
+    if until.is_some_and(|until| until <= since) {
+        return Err(bad_parameter("until", "must be after since"));
+    }
+    let store = named_store(&app, params.store.as_deref()).await?;
+    let regions = named_regions(params.region.as_deref())?;
+    if !games::game_exists(&app.reader, game_id).await? {
+        return Err(Error::not_found("game"));
+    }
+    let after: Option<HistoryKey> = paging.after()?;
+    let (reader, rows) = (&app.reader, paging.rows());
+    let mut filter = HistoryFilter {
+        game_id,
+        store_id: store.map(|store| store.id),
+        regions,
+        since,
+        until: until.unwrap_or(DateTime::<Utc>::MAX_UTC),
+    };
+    if params.resolution == Resolution::Change {
+        let changes = history::list_changes(reader, &filter, after, rows).await?;
+        let page = paging.page(changes, |change| (change.offer.id, change.observed_at))?;
+        return conditional::respond(&headers, &page.map(ChangeResponse::from));
+    }
+    // A price is not carried into the future.
+    filter.until = filter.until.min(app.clock.now());
+    let buckets = history::list_buckets(reader, &filter, params.resolution, after, rows).await?;
+    let page = paging.page(buckets, |(offer, bucket)| (offer.id, bucket.start))?;
+    conditional::respond(&headers, &page.map(BucketResponse::from))
+}

@@ -1,0 +1,220 @@
+//! `/v1/keys`: a caller's own API keys.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params, present};
+use super::conditional::{self, check_if_match};
+use super::fields::{Fields, Patch};
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::api_key;
+use crate::error::{Error, Kind, Result};
+use crate::secrets;
+use crate::store::keys::{self, Key, NewKey};
+
+const MAX_NAME: usize = 100;
+
+/// A new key. Without `expires_at` it is valid until it is revoked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKeyRequest {
+    name: String,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    expires_at: Option<DateTime<Utc>>,
+}
+
+/// A merge patch of a key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateKeyRequest {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    scopes: Option<Vec<String>>,
+    #[serde(default)]
+    expires_at: Patch<DateTime<Utc>>,
+}
+
+/// A key as it is shown: by its beginning.
+#[derive(Serialize)]
+pub struct KeyResponse {
+    id: Uuid,
+    name: String,
+    hint: String,
+    scopes: Vec<String>,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    /// Within a minute.
+    last_used_at: Option<DateTime<Utc>>,
+}
+
+/// A key just made: the only time that it is shown itself.
+#[derive(Serialize)]
+struct CreatedKeyResponse {
+    #[serde(flatten)]
+    shown: KeyResponse,
+    key: String,
+}
+
+impl From<Key> for KeyResponse {
+    fn from(key: Key) -> Self {
+        let Key { id, name, hint, scopes, created_at, expires_at, last_used_at } = key;
+        KeyResponse { id, name, hint, scopes, created_at, expires_at, last_used_at }
+    }
+}
+
+/// No filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyParams {}
+
+/// What both a new key and a patched one must keep to: no key may do more, or live longer, than its maker.
+struct Wanted {
+    name: String,
+    scopes: Vec<String>,
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl Wanted {
+    /// What `current` has already it may keep, so that a patch of the name alone needs no scope.
+    fn check(mut self, caller: &Caller, current: Option<&Key>, now: DateTime<Utc>) -> Result<Wanted> {
+        let mut fields = Fields::default();
+        self.name = fields.text("name", Some(&self.name), MAX_NAME);
+        for (at, scope) in self.scopes.iter().enumerate() {
+            if !api_key::SCOPES.contains(&scope.as_str()) {
+                fields.refuse(
+                    &format!("scopes/{at}"),
+                    format!("must be one of {}", api_key::SCOPES.join(", ")),
+                );
+            }
+        }
+        let moved = current.is_none_or(|key| key.expires_at != self.expires_at);
+        if moved && self.expires_at.is_some_and(|end| end <= now) {
+            fields.refuse("expires_at", "must be in the future");
+        }
+        fields.finish()?;
+        let has = |scope| current.is_some_and(|key| key.scopes.contains(scope));
+        if let Some(scope) = self.scopes.iter().find(|scope| !caller.may(scope) && !has(scope)) {
+            return Err(Error::new(Kind::Forbidden, format!("The token itself lacks the scope {scope}.")));
+        }
+        let longer =
+            |key: &Key| key.expires_at.is_some_and(|end| self.expires_at.is_none_or(|wanted| wanted > end));
+        // Else a weak token could bring a strong key back to life.
+        if let Some(key) = current.filter(|key| longer(key))
+            && let Some(scope) = key.scopes.iter().find(|scope| !caller.may(scope))
+        {
+            let detail =
+                format!("The token itself lacks the scope {scope} of the key that it would prolong.");
+            return Err(Error::new(Kind::Forbidden, detail));
+        }
+        // Else a key that was lent for a day could make itself one for ever.
+        if let Some((_, Some(end))) = caller.key
+            && moved
+            && self.expires_at.is_none_or(|wanted| wanted > end)
+        {
+            return Err(Error::new(
+                Kind::Forbidden,
+                format!("The token itself expires at {}.", end.to_rfc3339()),
+            ));
+        }
+        self.scopes.sort();
+        self.scopes.dedup();
+        Ok(self)
+    }
+}
+
+/// `GET /v1/keys`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(KeyParams {}): Params<KeyParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let found = keys::list_keys(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
+    let page = paging.page(found, |key| key.id)?;
+    conditional::respond(&headers, &page.map(KeyResponse::from))
+}
+
+/// `GET /v1/keys/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let key = keys::find_key(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &KeyResponse::from(key))
+}
+
+/// `POST /v1/keys`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateKeyRequest>,
+) -> Result<Response> {
+    let now = app.clock.now();
+    let CreateKeyRequest { name, scopes, expires_at } = request;
+    let wanted = Wanted { name, scopes, expires_at }.check(&caller, None, now)?;
+    let key = secrets::generate_api_key()?;
+    let new = NewKey {
+        name: &wanted.name,
+        hint: &api_key::hint(&key),
+        digest: &api_key::digest_of(key.expose_secret()),
+        scopes: &wanted.scopes,
+        expires_at: wanted.expires_at,
+    };
+    let shown = KeyResponse::from(keys::create_key(&app.writer, caller.account, &new, now).await?);
+    let location = format!("/v1/keys/{}", shown.id);
+    let created = CreatedKeyResponse { shown, key: key.expose_secret().to_owned() };
+    conditional::shown_once(StatusCode::CREATED, Some(&location), &created)
+}
+
+/// `PATCH /v1/keys/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateKeyRequest>,
+) -> Result<Response> {
+    let now = app.clock.now();
+    let key = keys::update_key(&app.writer, caller.account, id, |key| {
+        check_if_match(&headers, &KeyResponse::from(key.clone()))?;
+        let wanted = Wanted {
+            name: request.name.unwrap_or_else(|| key.name.clone()),
+            scopes: request.scopes.unwrap_or_else(|| key.scopes.clone()),
+            expires_at: request.expires_at.apply(key.expires_at),
+        };
+        let Wanted { name, scopes, expires_at } = wanted.check(&caller, Some(&key), now)?;
+        Ok(Key { name, scopes, expires_at, ..key })
+    })
+    .await?;
+    app.callers.forget_key(id);
+    conditional::changed(&KeyResponse::from(key))
+}
+
+/// `DELETE /v1/keys/{id}`: the key is refused from now on; by other processes within five seconds.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    if headers.contains_key(header::IF_MATCH) {
+        let key = keys::find_key(&app.writer, caller.account, id).await?;
+        check_if_match(&headers, &KeyResponse::from(key))?;
+    }
+    keys::delete_key(&app.writer, caller.account, id).await?;
+    app.callers.forget_key(id);
+    Ok(StatusCode::NO_CONTENT)
+}

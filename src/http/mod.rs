@@ -1,0 +1,104 @@
+//! The HTTP surface: the whole URL table and the order of what every request passes through.
+//!
+//! ```text
+//! request::middleware   id, trace, limits of head and time, panics, headers of the answer, log, metrics
+//!   rate_limit          only where server.rate_limit_per_minute is set
+//!     idempotency       POST with Idempotency-Key: one execution, one answer
+//!       the handler     its extractors: Caller (401), Id (404), Params (400), Json (413, 415, 422)
+//! ```
+
+pub mod auth;
+pub mod batches;
+pub mod body;
+pub mod channels;
+pub mod conditional;
+pub mod deals;
+pub mod deliveries;
+pub mod fields;
+pub mod games;
+pub mod health;
+pub mod history;
+pub mod idempotency;
+pub mod keys;
+pub mod lines;
+pub mod notices;
+pub mod offers;
+pub mod page;
+pub mod prices;
+pub mod quarantine;
+pub mod rate_limit;
+pub mod request;
+pub mod stores;
+pub mod trace;
+pub mod watches;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use self::rate_limit::RateLimiter;
+use crate::app::App;
+use crate::error::{Error, Kind};
+
+/// The service: every route behind every layer.
+pub fn router(app: App) -> Router {
+    layered(routes(), app)
+}
+
+/// Every route, one a line: `tests/it/auth_coverage.rs` reads this table.
+fn routes() -> Router<App> {
+    Router::new()
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/v1/me", get(auth::me))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{id}", get(keys::show).patch(keys::update).delete(keys::remove))
+        .route("/v1/prices", post(prices::report))
+        .route("/v1/batches/{id}", get(batches::get))
+        .route("/v1/deals", get(deals::list))
+        .route("/v1/games", get(games::list).post(games::create))
+        .route("/v1/games/{id}", get(games::show).patch(games::update).delete(games::remove))
+        .route("/v1/games/{id}/offers", get(offers::list_of_game))
+        .route("/v1/games/{id}/prices", get(history::list))
+        .route("/v1/offers", get(offers::list).post(offers::create))
+        .route("/v1/offers/{id}", get(offers::show).patch(offers::update).delete(offers::remove))
+        .route("/v1/quarantine", get(quarantine::list))
+        .route("/v1/quarantine/{id}", get(quarantine::show))
+        .route("/v1/quarantine/{id}/discard", post(quarantine::discard))
+        .route("/v1/quarantine/{id}/release", post(quarantine::release))
+        .route("/v1/stores", get(stores::list).post(stores::create))
+        .route("/v1/stores/{id}", get(stores::show).patch(stores::update).delete(stores::remove))
+        .route("/v1/watches", get(watches::list).post(watches::create))
+        .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
+        .route("/v1/watches/{id}/explain", get(watches::explain))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/notices/{id}", get(notices::show).patch(notices::update))
+        .route("/v1/channels", get(channels::list).post(channels::create))
+        .route("/v1/channels/{id}", get(channels::show).patch(channels::update).delete(channels::remove))
+        .route("/v1/channels/{id}/test", post(channels::test))
+        .route("/v1/channels/{id}/rotate-secret", post(channels::rotate_secret))
+        .route("/v1/channels/{id}/recover", post(channels::recover))
+        .route("/v1/channels/{id}/deliveries", get(channels::list_deliveries))
+        .route("/v1/deliveries/{id}", get(deliveries::show))
+        .route("/v1/deliveries/{id}/redeliver", post(deliveries::redeliver))
+}
+
+/// Puts the layers around routes, the outermost last.
+pub fn layered(routes: Router<App>, app: App) -> Router {
+    let mut routes = routes
+        .fallback(|| async { Error::new(Kind::NotFound, "There is nothing at this path.") })
+        .method_not_allowed_fallback(|| async {
+            Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
+        })
+        .layer(from_fn_with_state(app.clone(), idempotency::middleware));
+    if app.config.server.rate_limit_per_minute > 0 {
+        let limiter = RateLimiter::new(app.clone(), app.config.server.rate_limit_per_minute);
+        routes = routes.layer(from_fn_with_state(limiter, rate_limit::middleware));
+    }
+    routes.layer(from_fn_with_state(app.clone(), request::middleware)).with_state(app)
+}
+
+/// What the loopback listener serves to Prometheus.
+pub fn metrics_router(app: App) -> Router {
+    Router::new().route("/metrics", get(health::metrics)).with_state(app)
+}

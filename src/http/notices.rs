@@ -1,0 +1,150 @@
+//! `/v1/notices`: the inbox, what the caller's watches have rung for.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params};
+use super::conditional;
+use super::page::{Page, Paging};
+use crate::app::App;
+use crate::domain::money::Money;
+use crate::error::{Error, Result};
+use crate::store::notices::{self, Notice};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListNoticesParams {
+    /// `true`: only the unread ones. `false` is the same as nothing: all.
+    #[serde(default)]
+    unread: bool,
+}
+
+/// A merge patch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateNoticeRequest {
+    read: bool,
+}
+
+#[derive(Serialize)]
+pub struct NoticeResponse {
+    id: Uuid,
+    /// The transition that rang, such as `sale.started`.
+    event: String,
+    watch_id: Uuid,
+    sale_id: Uuid,
+    game: GameOfNotice,
+    /// `null` when the offer has been removed since.
+    offer: Option<OfferOfNotice>,
+    /// The price that rang.
+    price: Money,
+    regular_price: Money,
+    cut: i16,
+    new_low: bool,
+    url: Option<String>,
+    read: bool,
+    read_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+}
+
+#[derive(Serialize)]
+struct GameOfNotice {
+    id: Uuid,
+    /// `null` when the game has been removed since.
+    title: Option<String>,
+}
+
+#[derive(Serialize)]
+struct OfferOfNotice {
+    id: Uuid,
+    store: StoreOfNotice,
+    region: String,
+    platform: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StoreOfNotice {
+    slug: String,
+    name: String,
+}
+
+impl TryFrom<Notice> for NoticeResponse {
+    type Error = Error;
+
+    /// # Errors
+    /// The database holds a currency that is none.
+    fn try_from(notice: Notice) -> Result<Self> {
+        let currency = notice.currency.parse().map_err(Error::internal)?;
+        let offer = match (notice.store_slug, notice.store_name, notice.region) {
+            (Some(slug), Some(name), Some(region)) => Some(OfferOfNotice {
+                id: notice.offer_id,
+                store: StoreOfNotice { slug, name },
+                region,
+                platform: notice.platform,
+            }),
+            _ => None,
+        };
+        Ok(NoticeResponse {
+            id: notice.id,
+            event: notice.event_kind,
+            watch_id: notice.watch_id,
+            sale_id: notice.sale_id,
+            game: GameOfNotice { id: notice.game_id, title: notice.game_title },
+            offer,
+            price: Money { minor: notice.amount, currency },
+            regular_price: Money { minor: notice.regular, currency },
+            cut: notice.cut,
+            new_low: notice.new_low,
+            url: notice.url,
+            read: notice.read_at.is_some(),
+            read_at: notice.read_at,
+            created_at: notice.created_at,
+        })
+    }
+}
+
+/// `GET /v1/notices`
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    paging: Paging,
+    Params(params): Params<ListNoticesParams>,
+) -> Result<axum::Json<Page<NoticeResponse>>> {
+    let found =
+        notices::list_notices(&app.writer, caller.account, params.unread, paging.after()?, paging.rows())
+            .await?;
+    let items: Vec<_> = found.into_iter().map(NoticeResponse::try_from).collect::<Result<_>>()?;
+    Ok(axum::Json(paging.page(items, |notice| notice.id)?))
+}
+
+/// `GET /v1/notices/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let notice = notices::find_notice(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &NoticeResponse::try_from(notice)?)
+}
+
+/// `PATCH /v1/notices/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateNoticeRequest>,
+) -> Result<Response> {
+    let current = notices::find_notice(&app.writer, caller.account, id).await?;
+    conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?)?;
+    let read_at = request.read.then(|| app.clock.now());
+    notices::mark_notice(&app.writer, caller.account, id, read_at).await?;
+    let changed = notices::find_notice(&app.writer, caller.account, id).await?;
+    conditional::changed(&NoticeResponse::try_from(changed)?)
+}

@@ -1,0 +1,272 @@
+//! `/v1/offers`: one game in one store and region, with its current price.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params, bad_parameter};
+use super::conditional::{self, check_if_match};
+use super::fields::{Fields, Patch};
+use super::page::Paging;
+use super::stores::{StoreRefResponse, named_store};
+use crate::app::App;
+use crate::domain::money::Money;
+use crate::domain::observation::check_region;
+use crate::error::{Error, Result};
+use crate::store::games;
+use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};
+
+/// An offer as it is shown. What belongs to the price is null until the first observation.
+#[derive(Serialize)]
+pub struct OfferResponse {
+    pub id: Uuid,
+    pub game_id: Uuid,
+    pub store: StoreRefResponse,
+    pub sku: String,
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub price: Option<Money>,
+    pub regular_price: Option<Money>,
+    /// Whole percent below the regular price.
+    pub cut: Option<i16>,
+    pub on_sale: bool,
+    pub observed_at: Option<DateTime<Utc>>,
+    /// The lowest price ever observed, and when.
+    pub low: Option<Money>,
+    pub low_at: Option<DateTime<Utc>>,
+    pub sale_started_at: Option<DateTime<Utc>>,
+    pub sale_ends_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl From<Offer> for OfferResponse {
+    fn from(offer: Offer) -> Self {
+        let price = offer.price;
+        OfferResponse {
+            id: offer.id,
+            game_id: offer.game_id,
+            store: offer.store.into(),
+            sku: offer.sku,
+            region: offer.region,
+            platform: offer.platform,
+            url: offer.url,
+            price: price.map(|price| Money { minor: price.amount, currency: price.currency }),
+            regular_price: price.map(|price| Money { minor: price.regular, currency: price.currency }),
+            cut: price.map(|price| price.cut()),
+            on_sale: price.is_some_and(|price| price.on_sale()),
+            observed_at: price.map(|price| price.observed_at),
+            low: price.map(|price| Money { minor: price.low, currency: price.currency }),
+            low_at: price.map(|price| price.low_at),
+            sale_started_at: offer.sale_started_at,
+            sale_ends_at: offer.sale_ends_at,
+            created_at: offer.created_at,
+            updated_at: offer.updated_at,
+        }
+    }
+}
+
+/// A new offer. `store` is an id, a slug or a name; `region` is `ZZ`, everywhere, when it is not given.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateOfferRequest {
+    game_id: Option<Uuid>,
+    store: Option<String>,
+    sku: Option<String>,
+    region: Option<String>,
+    platform: Option<String>,
+    url: Option<String>,
+}
+
+impl CreateOfferRequest {
+    fn check(self) -> Result<NewOffer> {
+        let mut fields = Fields::default();
+        let store = fields.text("store", self.store.as_deref(), 100);
+        let sku = fields.text("sku", self.sku.as_deref(), 200);
+        let region = check_region(self.region.as_deref()).unwrap_or_else(|problem| {
+            fields.refuse("region", problem);
+            String::new()
+        });
+        let game_id = self.game_id;
+        let checked = check_fields(&mut fields, game_id, self.platform.as_deref(), self.url.as_deref());
+        fields.finish()?;
+        Ok(NewOffer { store, sku, region, fields: checked })
+    }
+}
+
+fn check_fields(
+    fields: &mut Fields,
+    game_id: Option<Uuid>,
+    platform: Option<&str>,
+    url: Option<&str>,
+) -> OfferFields {
+    if game_id.is_none() {
+        fields.refuse("game_id", "is required");
+    }
+    OfferFields {
+        game_id: game_id.unwrap_or_default(),
+        platform: fields.optional_text("platform", platform, 50).map(|platform| platform.to_lowercase()),
+        url: fields.optional_url("url", url),
+    }
+}
+
+/// A merge patch of an offer. Store, sku and region are what it is known by, and stay.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateOfferRequest {
+    #[serde(default)]
+    game_id: Patch<Uuid>,
+    #[serde(default)]
+    platform: Patch<String>,
+    #[serde(default)]
+    url: Patch<String>,
+}
+
+impl UpdateOfferRequest {
+    fn apply(self, offer: &Offer) -> Result<OfferFields> {
+        let mut fields = Fields::default();
+        let platform = self.platform.apply(offer.platform.clone());
+        let url = self.url.apply(offer.url.clone());
+        let game_id = self.game_id.apply(Some(offer.game_id));
+        let checked = check_fields(&mut fields, game_id, platform.as_deref(), url.as_deref());
+        fields.finish()?;
+        Ok(checked)
+    }
+}
+
+/// Filters of `GET /v1/offers`; a region is that one and no other.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfferParams {
+    store: Option<String>,
+    region: Option<String>,
+    game_id: Option<Uuid>,
+}
+
+/// Filters of `GET /v1/games/{id}/offers`; a region is that one and `ZZ`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GameOfferParams {
+    store: Option<String>,
+    region: Option<String>,
+}
+
+/// The region of a query parameter; `None` when there is none.
+///
+/// # Errors
+/// `Malformed` when it is no region.
+pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
+    region
+        .map(|region| check_region(Some(region)).map_err(|problem| bad_parameter("region", &problem)))
+        .transpose()
+}
+
+/// The regions whose offers somebody in the region of a query parameter can take: that one, and everywhere.
+///
+/// # Errors
+/// `Malformed` when it is no region.
+pub fn named_regions(region: Option<&str>) -> Result<Option<Vec<String>>> {
+    Ok(named_region(region)?.map(|region| match region.as_str() {
+        "ZZ" => vec![region],
+        _ => vec![region, "ZZ".to_owned()],
+    }))
+}
+
+/// `GET /v1/offers`: in the order of their making.
+pub async fn list(
+    State(app): State<App>,
+    Params(params): Params<OfferParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let filter = OfferFilter {
+        id: None,
+        game_id: params.game_id,
+        store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
+        regions: named_region(params.region.as_deref())?.map(|region| vec![region]),
+    };
+    respond_with_offers(&app, &filter, &paging, &headers).await
+}
+
+/// `GET /v1/games/{id}/offers`
+pub async fn list_of_game(
+    State(app): State<App>,
+    Id(game_id): Id,
+    Params(params): Params<GameOfferParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    if !games::game_exists(&app.reader, game_id).await? {
+        return Err(Error::not_found("game"));
+    }
+    let filter = OfferFilter {
+        id: None,
+        game_id: Some(game_id),
+        store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
+        regions: named_regions(params.region.as_deref())?,
+    };
+    respond_with_offers(&app, &filter, &paging, &headers).await
+}
+
+async fn respond_with_offers(
+    app: &App,
+    filter: &OfferFilter,
+    paging: &Paging,
+    headers: &HeaderMap,
+) -> Result<Response> {
+    let offers = offers::list_offers(&app.reader, filter, paging.after()?, paging.rows()).await?;
+    let page = paging.page(offers, |offer| offer.id)?;
+    conditional::respond(headers, &page.map(OfferResponse::from))
+}
+
+/// `GET /v1/offers/{id}`
+pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+    let offer = offers::find_offer(&app.reader, id).await?.ok_or_else(|| Error::not_found("offer"))?;
+    conditional::respond(&headers, &OfferResponse::from(offer))
+}
+
+/// `POST /v1/offers`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateOfferRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let offer = offers::create_offer(&app.writer, &request.check()?, app.clock.now()).await?;
+    conditional::created(&format!("/v1/offers/{}", offer.id), &OfferResponse::from(offer))
+}
+
+/// `PATCH /v1/offers/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateOfferRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let offer = offers::update_offer(&app.writer, id, app.clock.now(), |offer| {
+        check_if_match(&headers, &OfferResponse::from(offer.clone()))?;
+        request.apply(offer)
+    })
+    .await?;
+    conditional::changed(&OfferResponse::from(offer))
+}
+
+/// `DELETE /v1/offers/{id}`: with its history.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    caller.require("catalogue:write")?;
+    let check = |offer: &Offer| check_if_match(&headers, &OfferResponse::from(offer.clone()));
+    offers::delete_offer(&app.writer, id, check).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,102 @@
+//! Lists by keyset: `?limit=&cursor=` → `{"items": […], "next_cursor": …}`.
+//!
+//! A cursor holds the sort key of the last item and a hash of the query that it belongs to, so that it is refused
+//! where it does not fit.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::body::{bad_parameter, query_pairs};
+use crate::error::{Error, Result};
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 200;
+
+/// One page of a list.
+#[derive(Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// Pass it as `cursor` for the next page; null at the end.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The same page of what its items are turned into.
+    pub fn map<U>(self, turn: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(turn).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// Which page is asked for.
+pub struct Paging {
+    limit: i64,
+    cursor: Option<String>,
+    query: [u8; 8],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cursor<K>([u8; 8], K);
+
+impl Paging {
+    /// How many rows to fetch: one more than the page has, to know whether there is a next one.
+    pub fn rows(&self) -> i64 {
+        self.limit + 1
+    }
+
+    /// The sort key after which the page begins.
+    ///
+    /// # Errors
+    /// `Malformed` when the cursor is none, or was made by another query.
+    pub fn after<K: DeserializeOwned>(&self) -> Result<Option<K>> {
+        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_parameter("cursor", "is not a cursor"))?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Cursor(query, key)) if query == self.query => Ok(Some(key)),
+            Ok(_) => Err(bad_parameter("cursor", "belongs to another query")),
+            Err(_) => Err(bad_parameter("cursor", "is not a cursor")),
+        }
+    }
+
+    /// The page of `rows()` rows, of which the last may be one too many; `key` is the sort key of an item.
+    pub fn page<T, K: Serialize>(&self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Page<T>> {
+        let more = items.len() as i64 > self.limit;
+        items.truncate(self.limit as usize);
+        let next_cursor = match items.last().filter(|_| more) {
+            Some(last) => {
+                let bytes = serde_json::to_vec(&Cursor(self.query, key(last))).map_err(Error::internal)?;
+                Some(URL_SAFE_NO_PAD.encode(bytes))
+            }
+            None => None,
+        };
+        Ok(Page { items, next_cursor })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Paging {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let mut pairs = query_pairs(parts);
+        let mut take = |name: &str| {
+            let found = pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+            pairs.retain(|(known, _)| known != name);
+            found
+        };
+        let limit = match take("limit").map(|text| text.parse::<i64>()) {
+            None => DEFAULT_LIMIT,
+            Some(Ok(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
+            Some(_) => return Err(bad_parameter("limit", "must be 1 to 200")),
+        };
+        let cursor = take("cursor");
+        pairs.sort();
+        let text = format!("{} {pairs:?}", parts.uri.path());
+        let mut query = [0; 8];
+        query.copy_from_slice(&digest(&SHA256, text.as_bytes()).as_ref()[..8]);
+        Ok(Paging { limit, cursor, query })
+    }
+}

@@ -1,0 +1,116 @@
+//! `/v1/quarantine`: observations that look like glitches.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Params};
+use super::conditional;
+use super::page::Paging;
+use super::stores::StoreRefResponse;
+use crate::app::App;
+use crate::domain::money::Money;
+use crate::error::{Error, Result};
+use crate::store::prices;
+use crate::store::quarantine::{self, QuarantinedPrice, Which};
+
+/// A quarantined price as it is shown.
+#[derive(Serialize)]
+pub struct QuarantineResponse {
+    pub id: Uuid,
+    pub state: quarantine::State,
+    /// Why it was held, such as `price_far_below_regular`.
+    pub reason: String,
+    pub offer_id: Uuid,
+    pub game_id: Uuid,
+    /// The game's.
+    pub title: String,
+    pub store: StoreRefResponse,
+    pub sku: String,
+    pub region: String,
+    pub price: Money,
+    pub regular_price: Money,
+    /// The offer's price that stands; null when it has none yet.
+    pub current_price: Option<Money>,
+    pub observed_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    pub resolved_at: Option<DateTime<Utc>>,
+}
+
+impl From<QuarantinedPrice> for QuarantineResponse {
+    fn from(held: QuarantinedPrice) -> Self {
+        QuarantineResponse {
+            id: held.id,
+            state: held.state,
+            reason: held.reason,
+            offer_id: held.offer_id,
+            game_id: held.game_id,
+            title: held.title,
+            store: held.store.into(),
+            sku: held.sku,
+            region: held.region,
+            price: held.price,
+            regular_price: held.regular,
+            current_price: held.current,
+            observed_at: held.observed_at,
+            created_at: held.created_at,
+            resolved_at: held.resolved_at,
+        }
+    }
+}
+
+/// `state`: `held` (default), `confirmed`, `released` or `discarded`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuarantineParams {
+    #[serde(default)]
+    state: quarantine::State,
+}
+
+/// `GET /v1/quarantine`: the latest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<QuarantineParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require("operator")?;
+    let which = Which::Of(params.state, paging.after()?);
+    let held = quarantine::list_quarantine(&app.writer, which, paging.rows()).await?;
+    let page = paging.page(held, |held| held.id)?;
+    conditional::respond(&headers, &page.map(QuarantineResponse::from))
+}
+
+/// `GET /v1/quarantine/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require("operator")?;
+    let held = quarantine::find_quarantined(&app.writer, id).await?;
+    let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
+    conditional::respond(&headers, &QuarantineResponse::from(held))
+}
+
+/// `POST /v1/quarantine/{id}/discard`: it was a glitch.
+pub async fn discard(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    caller.require("operator")?;
+    let held = quarantine::discard(&app.writer, id, app.clock.now()).await?;
+    conditional::changed(&QuarantineResponse::from(held))
+}
+
+/// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
+pub async fn release(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    caller.require("operator")?;
+    prices::release(&app.writer, id, &app.config.quarantine, app.clock.now()).await?;
+    let held = quarantine::find_quarantined(&app.writer, id).await?;
+    let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
+    conditional::changed(&QuarantineResponse::from(held))
+}

@@ -1,0 +1,273 @@
+//! What every request passes through: its id and trace, limits of size and time, the net under a panic, headers of
+//! the answer, access log and metrics.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use metrics::{counter, histogram};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::body::Watched;
+use super::trace::TraceContext;
+use crate::app::App;
+use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::telemetry::{HTTP_DURATION, HTTP_REQUESTS};
+
+/// The longest path with query that is taken: 414 beyond.
+const MAX_URI_BYTES: usize = 16 * 1024;
+/// The most that all headers may have together: 431 beyond.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// The address at the other end of the connection; `server` puts it on every request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// What becomes known while a request is answered, for the layers around its handler.
+#[derive(Default)]
+pub struct Progress {
+    account: OnceLock<Uuid>,
+    streamed: AtomicBool,
+    body_ended: OnceLock<Instant>,
+}
+
+impl Progress {
+    /// The request is this account's; the access log shows it.
+    pub fn belongs_to(&self, account: Uuid) {
+        let _ = self.account.set(account);
+    }
+
+    /// The body is read as a stream without a limit: `server.request_timeout_s` counts from its end.
+    pub fn streams(&self) {
+        self.streamed.store(true, Ordering::Relaxed);
+    }
+
+    /// The body has arrived whole.
+    pub fn body_ended(&self) {
+        let _ = self.body_ended.set(Instant::now());
+    }
+
+    /// Returns once the request has taken longer than `limit`.
+    async fn overdue(&self, limit: Duration) {
+        let mut until = Instant::now() + limit;
+        loop {
+            tokio::time::sleep_until(until).await;
+            let now = Instant::now();
+            until = match self.body_ended.get() {
+                _ if !self.streamed.load(Ordering::Relaxed) => return,
+                None => now + limit,
+                Some(&ended) if ended + limit > now => ended + limit,
+                Some(_) => return,
+            };
+        }
+    }
+}
+
+/// The outermost layer: everything that is answered has passed it, a 404 too.
+pub async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+    let id = given.filter(|id| is_request_id(id)).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let trace = TraceContext::of(request.headers());
+    let progress = Arc::new(Progress::default());
+    let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
+    let private = request.headers().contains_key(header::AUTHORIZATION);
+
+    let refusal = check_head(&request).err();
+    request.extensions_mut().insert(trace);
+    request.extensions_mut().insert(progress.clone());
+    let request = request.map(|body| watch(body, app.config.server.body_idle_timeout, &progress));
+    let answer = async {
+        if let Some(refusal) = refusal {
+            return refusal.into_response();
+        }
+        // A panic leaves nothing half done behind that another request could see: transactions roll back.
+        let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+        tokio::select! {
+            answer = work => answer.unwrap_or_else(|_| Error::internal("a handler panicked").into_response()),
+            () = give_up(&app, &progress) => overdue(&progress).into_response(),
+        }
+    };
+    let answer = REQUEST_ID.scope(id.clone(), answer);
+    tokio::pin!(answer);
+    // Declared after the work, so dropped before it when the client goes away.
+    let mut hang_up = HangUp(Some(&app));
+    let mut answer = answer.as_mut().await;
+    hang_up.0 = None;
+    put_headers(answer.headers_mut(), &id, private);
+    record.finish(&answer);
+    answer
+}
+
+/// Short and plain enough to be repeated in a header and a log.
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= 128
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=+".contains(&b))
+}
+
+/// What hyper lets through and HTTP does not allow, or we do not want to hold.
+fn check_head(request: &Request) -> Result<()> {
+    let uri = request.uri();
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
+        return Err(Error::new(
+            Kind::UriTooLong,
+            format!("The address is longer than {MAX_URI_BYTES} bytes."),
+        ));
+    }
+    let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > MAX_HEADER_BYTES {
+        let detail = format!("The headers are larger than {MAX_HEADER_BYTES} bytes.");
+        return Err(Error::new(Kind::HeadersTooLarge, detail));
+    }
+    // RFC 9112, section 3.2.
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 && uri.authority().is_none() {
+        return Err(Error::malformed("A request needs one Host header."));
+    }
+    Ok(())
+}
+
+fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {
+    if body.is_end_stream() {
+        progress.body_ended();
+        return body;
+    }
+    Body::new(Watched::new(body, idle, progress.clone()))
+}
+
+/// Returns once the request has taken too long; what it waits for may be a database that is gone.
+async fn give_up(app: &App, progress: &Progress) {
+    progress.overdue(app.config.server.request_timeout).await;
+    app.suspicion.raise();
+}
+
+/// A client that does not wait for its answer gives up for us.
+struct HangUp<'a>(Option<&'a App>);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if let Some(app) = self.0 {
+            app.suspicion.raise();
+        }
+    }
+}
+
+/// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
+fn overdue(progress: &Progress) -> Error {
+    match progress.body_ended.get() {
+        None => Error::new(Kind::Timeout, "The body did not arrive in time."),
+        Some(_) => Error::unavailable("the handler took longer than server.request_timeout_s"),
+    }
+}
+
+fn put_headers(headers: &mut HeaderMap, id: &str, private: bool) {
+    const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID_HEADER, id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in [
+        // An API is no page: nothing may run in its answers, nobody may frame them.
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        // Caches may keep an answer, but ask whether its ETag still holds.
+        (header::CACHE_CONTROL, if private { "private, no-cache" } else { "no-cache" }),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+/// Becomes the line of the access log and the metrics, also when the client goes away and nobody waits any more.
+struct Record {
+    app: App,
+    id: String,
+    trace: TraceContext,
+    progress: Arc<Progress>,
+    method: &'static str,
+    /// As it stands in the URL table: what a caller has put into the path or the query is not logged.
+    route: String,
+    begin: Instant,
+    finished: bool,
+}
+
+impl Record {
+    fn new(app: &App, request: &Request, id: String, trace: TraceContext, progress: Arc<Progress>) -> Record {
+        let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+        Record {
+            app: app.clone(),
+            id,
+            trace,
+            progress,
+            method: method_name(request.method()),
+            route: route.to_owned(),
+            begin: Instant::now(),
+            finished: false,
+        }
+    }
+
+    fn finish(&mut self, answer: &Response) {
+        self.finished = true;
+        let class = match answer.status().as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.write(answer.status().as_u16(), class, answer.body().size_hint().exact());
+    }
+
+    fn write(&self, status: u16, class: &'static str, bytes: Option<u64>) {
+        let took = self.begin.elapsed();
+        counter!(HTTP_REQUESTS, "method" => self.method, "route" => self.route.clone(), "status" => class)
+            .increment(1);
+        histogram!(HTTP_DURATION, "route" => self.route.clone(), "status" => class).record(took);
+        if !self.app.config.log.access {
+            return;
+        }
+        // Load balancers ask every few seconds, and nobody wants to read that they were answered.
+        let probe = matches!(self.route.as_str(), "/healthz" | "/readyz") && status < 400;
+        let level = if probe { log::Level::Debug } else { log::Level::Info };
+        let account = self.progress.account.get().map_or_else(|| "-".to_owned(), Uuid::to_string);
+        log::log!(target: "salebell::access", level,
+            "request.id" = self.id.as_str(),
+            "trace.id" = self.trace.trace_id().as_str(),
+            "account.id" = account.as_str(),
+            "http.status" = status,
+            "http.response_bytes" = bytes.map_or(-1, |bytes| bytes as i64),
+            "duration_ms" = took.as_micros() as f64 / 1000.0;
+            "{} {} {status}", self.method, self.route);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            // nginx's number for a client that closed the connection before its answer.
+            self.write(499, "aborted", None);
+        }
+    }
+}
+
+/// One of few, so that a made-up method makes no new time series.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}

@@ -1,0 +1,203 @@
+//! `/v1/stores`: shops that sell games.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Json, Params, Reference, bad_parameter};
+use super::conditional::{self, check_if_match};
+use super::fields::{Fields, Patch};
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::title;
+use crate::error::{Error, Result};
+use crate::store::offers::StoreRef;
+use crate::store::stores::{self, Store, StoreFields};
+
+const MAX_NAME: usize = 100;
+
+/// A store as it is shown.
+#[derive(Serialize)]
+pub struct StoreResponse {
+    pub id: Uuid,
+    pub slug: String,
+    pub name: String,
+    pub url: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl From<Store> for StoreResponse {
+    fn from(store: Store) -> Self {
+        let Store { id, slug, name, url, created_at, updated_at } = store;
+        StoreResponse { id, slug, name, url, created_at, updated_at }
+    }
+}
+
+/// A store as it stands beside an offer, a deal or a price.
+#[derive(Serialize)]
+pub struct StoreRefResponse {
+    pub id: Uuid,
+    pub slug: String,
+    pub name: String,
+}
+
+impl From<StoreRef> for StoreRefResponse {
+    fn from(store: StoreRef) -> Self {
+        StoreRefResponse { id: store.id, slug: store.slug, name: store.name }
+    }
+}
+
+/// A new store. `slug` is made from the name when it is not given.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateStoreRequest {
+    name: Option<String>,
+    slug: Option<String>,
+    url: Option<String>,
+}
+
+impl CreateStoreRequest {
+    fn check(self) -> Result<StoreFields> {
+        let mut fields = Fields::default();
+        let name = fields.text("name", self.name.as_deref(), MAX_NAME);
+        let url = fields.optional_url("url", self.url.as_deref());
+        let slug = match fields.optional_text("slug", self.slug.as_deref(), MAX_NAME) {
+            Some(slug) if slug != title::slug(&slug) => {
+                fields
+                    .refuse("slug", "must be lower-case words with \"-\" between them, such as \"gog-com\"");
+                slug
+            }
+            Some(slug) => slug,
+            None => {
+                let slug = title::slug(&name);
+                if slug.is_empty() && !name.is_empty() {
+                    fields.refuse("name", "must have a letter or a digit");
+                }
+                slug
+            }
+        };
+        fields.finish()?;
+        Ok(StoreFields { slug, name, url })
+    }
+}
+
+/// A merge patch of a store.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateStoreRequest {
+    #[serde(default)]
+    name: Patch<String>,
+    #[serde(default)]
+    slug: Patch<String>,
+    #[serde(default)]
+    url: Patch<String>,
+}
+
+impl UpdateStoreRequest {
+    /// A slug of `null` is made from the name anew.
+    fn apply(self, store: &Store) -> Result<StoreFields> {
+        CreateStoreRequest {
+            name: self.name.apply(Some(store.name.clone())),
+            slug: self.slug.apply(Some(store.slug.clone())),
+            url: self.url.apply(store.url.clone()),
+        }
+        .check()
+    }
+}
+
+/// No filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreParams {}
+
+/// The store that a query parameter names by its id, slug or name; `None` when there is no parameter.
+///
+/// # Errors
+/// `Malformed` when it names none.
+pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
+    let Some(reference) = reference else { return Ok(None) };
+    if reference.len() > 4 * MAX_NAME {
+        return Err(bad_parameter("store", "names no store"));
+    }
+    match stores::find_store(&app.reader, reference).await? {
+        Some(store) => Ok(Some(store)),
+        None => Err(bad_parameter("store", "names no store")),
+    }
+}
+
+/// `GET /v1/stores`: by slug.
+pub async fn list(
+    State(app): State<App>,
+    Params(StoreParams {}): Params<StoreParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let after: Option<String> = paging.after()?;
+    let stores = stores::list_stores(&app.reader, after.as_deref(), paging.rows()).await?;
+    let page = paging.page(stores, |store| store.slug.clone())?;
+    conditional::respond(&headers, &page.map(StoreResponse::from))
+}
+
+/// `GET /v1/stores/{id}`; a slug stands for the id, here and in every path.
+pub async fn show(
+    State(app): State<App>,
+    Reference(reference): Reference,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let store = stores::find_store(&app.reader, &reference).await?;
+    let store = store.ok_or_else(|| Error::not_found("store"))?;
+    conditional::respond(&headers, &StoreResponse::from(store))
+}
+
+/// `POST /v1/stores`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateStoreRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let store = stores::create_store(&app.writer, &request.check()?, app.clock.now()).await?;
+    conditional::created(&format!("/v1/stores/{}", store.id), &StoreResponse::from(store))
+}
+
+/// `PATCH /v1/stores/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Reference(reference): Reference,
+    headers: HeaderMap,
+    Json(request): Json<UpdateStoreRequest>,
+) -> Result<Response> {
+    caller.require("catalogue:write")?;
+    let id = find_id(&app, &reference).await?;
+    let store = stores::update_store(&app.writer, id, app.clock.now(), |store| {
+        check_if_match(&headers, &StoreResponse::from(store.clone()))?;
+        request.apply(store)
+    })
+    .await?;
+    conditional::changed(&StoreResponse::from(store))
+}
+
+/// `DELETE /v1/stores/{id}`: with its offers.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Reference(reference): Reference,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    caller.require("catalogue:write")?;
+    let id = find_id(&app, &reference).await?;
+    let check = |store: &Store| check_if_match(&headers, &StoreResponse::from(store.clone()));
+    stores::delete_store(&app.writer, id, check).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find_id(app: &App, reference: &str) -> Result<Uuid> {
+    let store = stores::find_store(&app.writer, reference).await?;
+    store.map(|store| store.id).ok_or_else(|| Error::not_found("store"))
+}

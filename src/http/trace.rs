@@ -1,0 +1,120 @@
+//! W3C Trace Context: <https://www.w3.org/TR/trace-context/>.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+
+/// Where a request stands in a trace: the caller's trace with a span of our own, or a trace that begins here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    trace: u128,
+    span: u64,
+    sampled: bool,
+}
+
+impl TraceContext {
+    /// Continues the trace of `traceparent`; what is none, or comes twice, begins a new one.
+    pub fn of(headers: &HeaderMap) -> TraceContext {
+        let mut given = headers.get_all("traceparent").iter();
+        let parent = match (given.next(), given.next()) {
+            (Some(one), None) => one.to_str().ok().and_then(parse),
+            _ => None,
+        };
+        let mut random = [0_u8; 24];
+        // Without random bytes there would be no keys and no TLS either; ids made of zeros are not valid.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let (mut trace, mut span) = ([0; 16], [0; 8]);
+        trace.copy_from_slice(&random[..16]);
+        span.copy_from_slice(&random[16..]);
+        let span = u64::from_be_bytes(span).max(1);
+        match parent {
+            Some(parent) => TraceContext { span, ..parent },
+            None => TraceContext { trace: u128::from_be_bytes(trace).max(1), span, sampled: false },
+        }
+    }
+
+    /// What is put on the bus and into outgoing webhooks.
+    pub fn traceparent(&self) -> String {
+        format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
+    }
+
+    /// The trace's id in 32 hexadecimal digits, for the log.
+    pub fn trace_id(&self) -> String {
+        format!("{:032x}", self.trace)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for TraceContext {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_else(|| TraceContext::of(&parts.headers)))
+    }
+}
+
+fn parse(header: &str) -> Option<TraceContext> {
+    let mut fields = header.split('-');
+    let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    // A later version may have more fields; this one has not.
+    if version == "ff" || (version == "00" && fields.next().is_some()) {
+        return None;
+    }
+    hex(version, 2)?;
+    let trace = hex(trace, 32).filter(|&trace| trace != 0)?;
+    let span = hex(span, 16).filter(|&span| span != 0)? as u64;
+    Some(TraceContext { trace, span, sampled: hex(flags, 2)? & 1 == 1 })
+}
+
+/// Exactly so many lower-case hexadecimal digits.
+fn hex(text: &str, digits: usize) -> Option<u128> {
+    let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    plain.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn of(values: &[&str]) -> TraceContext {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("traceparent", value.parse().unwrap());
+        }
+        TraceContext::of(&headers)
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_a_span_of_its_own() {
+        let context = of(&[PARENT]);
+        assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        let ours = context.traceparent();
+        assert!(ours.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && ours.ends_with("-01"), "{ours}");
+        assert!(!ours.contains("b7ad6b7169203331"));
+        assert_eq!(parse(&ours).map(|own| own.traceparent()), Some(ours));
+        // A later version, with a field more.
+        assert_eq!(of(&[&format!("cc{}-what", &PARENT[2..])]).trace_id(), context.trace_id());
+    }
+
+    #[test]
+    fn what_is_no_traceparent_begins_a_trace() {
+        for wrong in [
+            "",
+            "00",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333é-01",
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", axum::http::HeaderValue::from_bytes(wrong.as_bytes()).unwrap());
+            assert_ne!(TraceContext::of(&headers).trace_id(), "0af7651916cd43dd8448eb211c80319c", "{wrong}");
+        }
+        assert_ne!(of(&[PARENT, PARENT]).trace_id(), "0af7651916cd43dd8448eb211c80319c");
+    }
+}

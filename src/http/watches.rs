@@ -1,0 +1,365 @@
+//! `/v1/watches`: a caller's own rules, and why they would or would not ring.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params, present};
+use super::conditional::{self, check_if_match};
+use super::fields::{Fields, Patch};
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::money::{Currency, Money};
+use crate::domain::observation::check_region;
+use crate::domain::watch::{Miss, Rule, misses};
+use crate::error::Result;
+use crate::store::watches::{self, Watch, WatchFields};
+
+/// The most entries of each list of a watch.
+const MAX_SCOPE: usize = 100;
+
+/// When a watch's deliveries are due.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cadence {
+    #[default]
+    Immediate,
+    /// At `worker.daily_hour` in UTC.
+    Daily,
+}
+
+/// Which deliveries go first when a channel has more than it takes at once.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+/// A new watch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateWatchRequest {
+    game_id: Uuid,
+    rule: Rule,
+    #[serde(default)]
+    stores: Option<Vec<String>>,
+    #[serde(default)]
+    regions: Option<Vec<String>>,
+    #[serde(default)]
+    currency: Option<Currency>,
+    #[serde(default)]
+    platforms: Option<Vec<String>>,
+    #[serde(default)]
+    channels: Option<Vec<Uuid>>,
+    #[serde(default)]
+    paused: bool,
+    #[serde(default)]
+    cadence: Cadence,
+    #[serde(default)]
+    priority: Priority,
+}
+
+/// A merge patch of a watch. Its game stays: another game is another watch.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateWatchRequest {
+    #[serde(default, deserialize_with = "present")]
+    rule: Option<Rule>,
+    #[serde(default)]
+    stores: Patch<Vec<String>>,
+    #[serde(default)]
+    regions: Patch<Vec<String>>,
+    #[serde(default)]
+    currency: Patch<Currency>,
+    #[serde(default)]
+    platforms: Patch<Vec<String>>,
+    #[serde(default)]
+    channels: Patch<Vec<Uuid>>,
+    #[serde(default)]
+    paused: Patch<bool>,
+    #[serde(default)]
+    cadence: Patch<Cadence>,
+    #[serde(default)]
+    priority: Patch<Priority>,
+}
+
+/// A watch as it is shown. A scope of null is everything.
+#[derive(Serialize)]
+pub struct WatchResponse {
+    id: Uuid,
+    game_id: Uuid,
+    rule: Rule,
+    /// Slugs.
+    stores: Option<Vec<String>>,
+    regions: Option<Vec<String>>,
+    currency: Option<Currency>,
+    platforms: Option<Vec<String>>,
+    channels: Option<Vec<Uuid>>,
+    paused: bool,
+    cadence: String,
+    priority: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<Watch> for WatchResponse {
+    fn from(watch: Watch) -> Self {
+        WatchResponse {
+            id: watch.id,
+            game_id: watch.game_id,
+            rule: watch.rule,
+            stores: watch.store_slugs.or(watch.scope.stores.map(|_| Vec::new())),
+            regions: watch.scope.regions,
+            currency: watch.scope.currency,
+            platforms: watch.scope.platforms,
+            channels: watch.channels,
+            paused: watch.paused,
+            cadence: watch.cadence,
+            priority: watch.priority,
+            created_at: watch.created_at,
+            updated_at: watch.updated_at,
+        }
+    }
+}
+
+/// Checks what both a new watch and a patched one must keep to.
+fn check(mut wanted: WatchFields) -> Result<WatchFields> {
+    let mut fields = Fields::default();
+    match wanted.rule {
+        Rule::CutAtLeast { percent } if !(1..=100).contains(&percent) => {
+            fields.refuse("rule/cut_at_least/percent", "must be 1 to 100");
+        }
+        Rule::PriceAtMost(Money { currency, .. })
+            if wanted.currency.is_some_and(|other| other != currency) =>
+        {
+            fields.refuse("currency", "is not that of the rule");
+        }
+        _ => {}
+    }
+    for (name, length) in [
+        ("stores", wanted.stores.as_ref().map(Vec::len)),
+        ("regions", wanted.regions.as_ref().map(Vec::len)),
+        ("platforms", wanted.platforms.as_ref().map(Vec::len)),
+        ("channels", wanted.channels.as_ref().map(Vec::len)),
+    ] {
+        match length {
+            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null is all"),
+            Some(length) if length > MAX_SCOPE => {
+                fields.refuse(name, format!("has more than {MAX_SCOPE} entries"))
+            }
+            _ => {}
+        }
+    }
+    for (at, region) in wanted.regions.iter_mut().flatten().enumerate() {
+        match check_region(Some(region)) {
+            Ok(code) => *region = code,
+            Err(problem) => fields.refuse(&format!("regions/{at}"), problem),
+        }
+    }
+    for (at, platform) in wanted.platforms.iter_mut().flatten().enumerate() {
+        *platform = fields.text(&format!("platforms/{at}"), Some(platform), 50).to_lowercase();
+    }
+    for (at, store) in wanted.stores.iter_mut().flatten().enumerate() {
+        *store = fields.text(&format!("stores/{at}"), Some(store), 100);
+    }
+    fields.finish()?;
+    Ok(wanted)
+}
+
+impl CreateWatchRequest {
+    fn check(self) -> Result<(Uuid, WatchFields)> {
+        let fields = WatchFields {
+            rule: self.rule,
+            stores: self.stores,
+            regions: self.regions,
+            currency: self.currency,
+            platforms: self.platforms,
+            channels: self.channels,
+            paused: self.paused,
+            cadence: self.cadence.name(),
+            priority: self.priority.name(),
+        };
+        Ok((self.game_id, check(fields)?))
+    }
+}
+
+impl UpdateWatchRequest {
+    fn apply(self, watch: &Watch) -> Result<WatchFields> {
+        let slugs = watch.store_slugs.clone();
+        check(WatchFields {
+            rule: self.rule.unwrap_or(watch.rule),
+            stores: self.stores.apply(slugs),
+            regions: self.regions.apply(watch.scope.regions.clone()),
+            currency: self.currency.apply(watch.scope.currency),
+            platforms: self.platforms.apply(watch.scope.platforms.clone()),
+            channels: self.channels.apply(watch.channels.clone()),
+            paused: self.paused.apply(Some(watch.paused)).unwrap_or_default(),
+            cadence: self.cadence.apply(Cadence::named(&watch.cadence)).unwrap_or_default().name(),
+            priority: self.priority.apply(Priority::named(&watch.priority)).unwrap_or_default().name(),
+        })
+    }
+}
+
+impl Cadence {
+    fn name(self) -> &'static str {
+        match self {
+            Cadence::Immediate => "immediate",
+            Cadence::Daily => "daily",
+        }
+    }
+
+    fn named(name: &str) -> Option<Cadence> {
+        [Cadence::Immediate, Cadence::Daily].into_iter().find(|cadence| cadence.name() == name)
+    }
+}
+
+impl Priority {
+    fn name(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::High => "high",
+        }
+    }
+
+    fn named(name: &str) -> Option<Priority> {
+        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(|priority| priority.name() == name)
+    }
+}
+
+/// The filter of the list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchParams {
+    #[serde(default)]
+    game_id: Option<Uuid>,
+}
+
+/// `GET /v1/watches`: one's own, the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<WatchParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let rows =
+        watches::list_watches(&app.writer, caller.account, params.game_id, paging.after()?, paging.rows());
+    let page = paging.page(rows.await?, |watch| watch.id)?;
+    conditional::respond(&headers, &page.map(WatchResponse::from))
+}
+
+/// `GET /v1/watches/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let watch = watches::get_watch(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &WatchResponse::from(watch))
+}
+
+/// `POST /v1/watches`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateWatchRequest>,
+) -> Result<Response> {
+    let (game, fields) = request.check()?;
+    let watch = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
+    conditional::created(&format!("/v1/watches/{}", watch.id), &WatchResponse::from(watch))
+}
+
+/// `PATCH /v1/watches/{id}`
+pub async fn update(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+    Json(request): Json<UpdateWatchRequest>,
+) -> Result<Response> {
+    let watch = watches::update_watch(&app.writer, caller.account, id, app.clock.now(), |watch| {
+        check_if_match(&headers, &WatchResponse::from(watch.clone()))?;
+        request.apply(watch)
+    })
+    .await?;
+    conditional::changed(&WatchResponse::from(watch))
+}
+
+/// `DELETE /v1/watches/{id}`
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<StatusCode> {
+    let check = |watch: &Watch| check_if_match(&headers, &WatchResponse::from(watch.clone()));
+    watches::delete_watch(&app.writer, caller.account, id, check).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Serialize)]
+struct ExplainResponse {
+    watch_id: Uuid,
+    /// Whether a sale of one of the offers, as they are now, would ring.
+    would_ring: bool,
+    offers: Vec<OfferExplanation>,
+}
+
+#[derive(Serialize)]
+struct OfferExplanation {
+    offer_id: Uuid,
+    store: String,
+    region: String,
+    platform: Option<String>,
+    price: Option<Money>,
+    regular_price: Option<Money>,
+    would_ring: bool,
+    /// What this watch has already made of the sale that is open: it rings once for each.
+    notice_id: Option<Uuid>,
+    reasons: Vec<Reason>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    code: Miss,
+    detail: &'static str,
+}
+
+/// `GET /v1/watches/{id}/explain`: offer by offer, why it would or would not ring.
+pub async fn explain(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<axum::Json<impl Serialize>> {
+    let watch = watches::get_watch(&app.writer, caller.account, id).await?;
+    let offers: Vec<OfferExplanation> = watches::explain_offers(&app.writer, &watch)
+        .await?
+        .into_iter()
+        .map(|offer| {
+            let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen);
+            let money = |minor| offer.seen.price.map(|price| Money { minor, currency: price.currency });
+            OfferExplanation {
+                offer_id: offer.offer_id,
+                store: offer.store_slug,
+                price: offer.seen.price.and_then(|price| money(price.amount)),
+                regular_price: offer.seen.price.and_then(|price| money(price.regular)),
+                region: offer.seen.region,
+                platform: offer.seen.platform,
+                would_ring: misses.is_empty(),
+                notice_id: offer.notice_id,
+                reasons: misses.into_iter().map(|code| Reason { code, detail: code.detail() }).collect(),
+            }
+        })
+        .collect();
+    let would_ring = offers.iter().any(|offer| offer.would_ring);
+    Ok(axum::Json(ExplainResponse { watch_id: watch.id, would_ring, offers }))
+}

@@ -1,0 +1,109 @@
+//! `salebell key`: API keys by hand, straight in the database. For the first operator, and for machines that no
+//! browser logs in.
+
+use chrono::TimeDelta;
+use clap::Subcommand;
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::api_key;
+use crate::error::{Error, Result};
+use crate::secrets;
+use crate::store::{accounts, keys};
+
+/// Create, list and revoke API keys.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Makes a key and prints it, alone, on standard output: the only time that it is shown.
+    Create {
+        #[command(flatten)]
+        account: Account,
+        /// What the key is for.
+        #[arg(long, default_value = "made by salebell key")]
+        name: String,
+        /// What it may do, on top of what every account may with its own things. Repeat it for several.
+        #[arg(long, value_parser = api_key::SCOPES)]
+        scope: Vec<String>,
+        /// After so many days it is not valid any more.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+        expires_in_days: Option<u16>,
+    },
+    /// Lists an account's keys, the newest first: id, beginning, name, scopes, times.
+    List {
+        #[command(flatten)]
+        account: Account,
+    },
+    /// Revokes a key; running processes refuse it within five seconds.
+    Revoke {
+        #[command(flatten)]
+        account: Account,
+        /// The key's id, as `list` shows it.
+        id: Uuid,
+    },
+}
+
+/// Whose keys.
+#[derive(Debug, clap::Args)]
+pub struct Account {
+    /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
+    #[arg(long)]
+    subject: String,
+    /// Who names the subject: `iss` of its tokens, or `local`.
+    #[arg(long, default_value = "local")]
+    issuer: String,
+}
+
+/// Does it, and returns what to print.
+///
+/// # Errors
+/// There is no such account or key, or the database is away.
+pub async fn run(app: &App, action: Action) -> Result<String> {
+    let now = app.clock.now();
+    match action {
+        Action::Create { account: Account { subject, issuer }, name, scope, expires_in_days } => {
+            let account = accounts::find_or_create_account(&app.writer, &issuer, &subject, now).await?;
+            let key = secrets::generate_api_key()?;
+            let new = keys::NewKey {
+                name: &name,
+                hint: &api_key::hint(&key),
+                digest: &api_key::digest_of(key.expose_secret()),
+                scopes: &scope,
+                expires_at: expires_in_days.map(|days| now + TimeDelta::days(days.into())),
+            };
+            keys::create_key(&app.writer, account, &new, now).await?;
+            Ok(key.expose_secret().to_owned())
+        }
+        Action::List { account } => {
+            let account = find(app, &account).await?;
+            let found = keys::list_keys(&app.writer, account, None, i64::MAX).await?;
+            Ok(found.iter().map(describe).collect::<Vec<_>>().join("\n"))
+        }
+        Action::Revoke { account, id } => {
+            let account = find(app, &account).await?;
+            keys::delete_key(&app.writer, account, id).await?;
+            Ok(format!("revoked {id}"))
+        }
+    }
+}
+
+async fn find(app: &App, account: &Account) -> Result<Uuid> {
+    let found = accounts::find_account(&app.writer, &account.issuer, &account.subject).await?;
+    found.ok_or_else(|| Error::not_found("account"))
+}
+
+fn describe(key: &keys::Key) -> String {
+    let time = |time: Option<chrono::DateTime<chrono::Utc>>| {
+        time.map_or_else(|| "-".to_owned(), |time| time.format("%Y-%m-%dT%H:%MZ").to_string())
+    };
+    format!(
+        "{}  {}…  {:?}  scopes {}  created {}  expires {}  last used {}",
+        key.id,
+        key.hint,
+        key.name,
+        if key.scopes.is_empty() { "-".to_owned() } else { key.scopes.join(",") },
+        time(Some(key.created_at)),
+        time(key.expires_at),
+        time(key.last_used_at),
+    )
+}

@@ -1,0 +1,36 @@
+//! Salebell rings when a game that you want goes on sale.
+//!
+//! The data's path, from top to bottom; the folders follow it:
+//!
+//! ```text
+//! report           http/prices.rs, report/         a price is seen by a shop or a program
+//!   → bus          outbound/bus.rs                 durable before the 202; here a table of PostgreSQL
+//!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)
+//!   → dispatch     worker/dispatch.rs              event → watches that match → notices → deliveries
+//!   → deliver      worker/deliver.rs               lease, check that the price stands, send, record the attempt
+//!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
+//! ```
+//!
+//! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`.
+//! Imports go down only; `tests/it/layering.rs` keeps it so.
+
+pub mod app;
+pub mod callers;
+pub mod config;
+pub mod dev;
+pub mod domain;
+pub mod error;
+pub mod failure;
+pub mod http;
+pub mod key_command;
+pub mod outbound;
+pub mod process;
+pub mod pulses;
+pub mod readiness;
+pub mod report;
+pub mod secrets;
+pub mod server;
+pub mod store;
+pub mod suspicion;
+pub mod telemetry;
+pub mod worker;

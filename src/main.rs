@@ -1,0 +1,100 @@
+//! Subcommands, nothing else.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use salebell::app::{AppState, Clock};
+use salebell::config::Config;
+use salebell::error::Result;
+use salebell::process::{self, Part};
+use salebell::server::Server;
+use salebell::{key_command, store, telemetry};
+
+/// Rings when a video game goes on sale.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The TOML file of settings; the environment (SALEBELL_<AREA>__<KEY>) goes over it.
+    #[arg(long, global = true, env = "SALEBELL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Dev(salebell::dev::Arguments),
+    /// Serve the HTTP API.
+    Api,
+    /// Record reported prices, dispatch events, deliver notices.
+    Worker,
+    /// Bring the database's schema up to date; safe to run twice and beside the version before.
+    Migrate,
+    /// Read the configuration and tell every missing or wrong key at once.
+    CheckConfig,
+    Report(salebell::report::Arguments),
+    /// Create, list and revoke API keys, straight in the database.
+    #[command(subcommand)]
+    Key(key_command::Action),
+    /// Make messages of prices that were set aside as dead wait again, once their reason is mended.
+    Redrive,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("salebell: {}", salebell::error::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(execute(arguments));
+    // A read of standard input that nobody waits for any more must not hold the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
+    let config = || Config::load(arguments.config.as_deref(), std::env::vars());
+    let service = || config().inspect(|config| telemetry::start_logging(&config.log));
+    match arguments.command {
+        Command::Api => api(service()?).await?,
+        Command::Worker => worker(service()?).await?,
+        Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
+        Command::CheckConfig => {
+            config()?;
+            println!("The configuration is complete.");
+        }
+        Command::Redrive => {
+            let app = AppState::new(service()?, Clock::system())?;
+            println!("{} messages wait again.", salebell::worker::record::redrive(&app).await?);
+        }
+        Command::Key(action) => {
+            let app = AppState::new(service()?, Clock::system())?;
+            println!("{}", key_command::run(&app, action).await?);
+        }
+        Command::Dev(dev) => salebell::dev::run(dev, arguments.config.as_deref()).await?,
+        Command::Report(arguments) => return Ok(salebell::report::run(arguments).await?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn api(config: Config) -> Result<()> {
+    let app = AppState::new(config, Clock::system())?;
+    let server = Server::bind(app.clone()).await?;
+    log::info!(target: "salebell::process", "listening on http://{}", server.address()?);
+    let metrics = app.config.server.metrics_listen;
+    process::run(app, metrics, vec![Part::new("the API", server.run())]).await
+}
+
+async fn worker(config: Config) -> Result<()> {
+    let app = AppState::new(config, Clock::system())?;
+    let metrics = app.config.worker.metrics_listen;
+    process::run(app.clone(), metrics, vec![Part::new("the worker", salebell::worker::run(app))]).await
+}

@@ -1,0 +1,157 @@
+//! Whose tokens are believed: JSON Web Tokens (RFC 7519, with the care of RFC 8725) of the issuers that the
+//! configuration lists.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use jsonwebtoken::{Algorithm, Validation, dangerous, decode, decode_header};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::jwks::KeySet;
+use crate::app::Clock;
+use crate::config;
+use crate::domain::api_key;
+use crate::error::{Error, Kind, Result};
+
+/// How far clocks may be apart.
+pub const LEEWAY: TimeDelta = TimeDelta::seconds(60);
+/// No token of an issuer that is in its senses is longer, in bytes.
+const MAX_TOKEN: usize = 8 * 1024;
+const MAX_SUBJECT: usize = 255;
+
+/// What a token has proved.
+#[derive(Debug)]
+pub struct Claims {
+    pub issuer: String,
+    pub subject: String,
+    /// Of those that mean something to us.
+    pub scopes: Vec<String>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The issuers and their keys.
+pub struct Issuers {
+    list: Vec<Issuer>,
+    clock: Clock,
+}
+
+struct Issuer {
+    settings: config::Issuer,
+    algorithms: Vec<Algorithm>,
+    keys: KeySet,
+}
+
+impl Issuers {
+    /// `settings` have been checked by `Config::load`.
+    pub fn new(settings: &config::Auth, clock: &Clock) -> Issuers {
+        let issuer = |settings: &config::Issuer| Issuer {
+            algorithms: settings.algorithms.iter().filter_map(|name| name.parse().ok()).collect(),
+            keys: match (&settings.jwks_url, &settings.jwks) {
+                (Some(url), _) => KeySet::at(url, clock.clone()),
+                (None, set) => KeySet::inline(set.as_ref().unwrap_or(&Value::Null), clock.clone()),
+            },
+            settings: settings.clone(),
+        };
+        Issuers { list: settings.issuers.iter().map(issuer).collect(), clock: clock.clone() }
+    }
+
+    /// Verifies a token.
+    ///
+    /// # Errors
+    /// `Unauthenticated` with what is wrong, `Unavailable` when its issuer's keys cannot be had.
+    pub async fn verify(&self, token: &str) -> Result<Claims> {
+        if token.len() > MAX_TOKEN {
+            return Err(refuse("The token is too long."));
+        }
+        let unreadable = |_| refuse("The token is not valid.");
+        // `none` is no algorithm here, so a token that says so cannot even be read.
+        let header = decode_header(token).map_err(unreadable)?;
+        if header.crit.is_some() {
+            return Err(refuse("The token has critical extensions that are unknown here."));
+        }
+        let unproved: Issued = dangerous::insecure_decode_claims(token).map_err(unreadable)?;
+        let issuer = self.list.iter().find(|own| own.settings.issuer == unproved.iss);
+        let issuer = issuer.ok_or_else(|| refuse("The token's issuer is not trusted here."))?;
+        if !issuer.algorithms.contains(&header.alg) {
+            return Err(refuse("The token's algorithm is not allowed for its issuer."));
+        }
+        let key = issuer.keys.find(header.kid.as_deref(), header.alg).await?;
+        let key = key.ok_or_else(|| refuse("The token's key is unknown."))?;
+        let claims = decode::<Map<String, Value>>(token, &key.key, &signature_alone(header.alg));
+        let claims = claims.map_err(|_| refuse("The token's signature is not valid."))?.claims;
+        issuer.check(&claims, self.clock.now())
+    }
+}
+
+/// The claims are checked by us: against our clock, and `client_id` where there is no `aud`.
+fn signature_alone(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+#[derive(Deserialize)]
+struct Issued {
+    iss: String,
+}
+
+fn refuse(detail: &str) -> Error {
+    Error::new(Kind::Unauthenticated, detail)
+}
+
+impl Issuer {
+    fn check(&self, claims: &Map<String, Value>, now: DateTime<Utc>) -> Result<Claims> {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        if text("iss") != Some(&self.settings.issuer) {
+            return Err(refuse("The token's issuer is not trusted here."));
+        }
+        let expires_at = time(claims, "exp")?.ok_or_else(|| refuse("The token has no expiry."))?;
+        if now >= expires_at + LEEWAY {
+            return Err(refuse("The token has expired."));
+        }
+        if time(claims, "nbf")?.is_some_and(|from| now + LEEWAY < from) {
+            return Err(refuse("The token is not valid yet."));
+        }
+        let ours = |name: &str| self.settings.audiences.iter().any(|own| own == name);
+        let is_for_us = match claims.get("aud") {
+            Some(Value::String(one)) => ours(one),
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).any(ours),
+            Some(_) => false,
+            // Cognito's access tokens have no audience.
+            None => text("client_id").is_some_and(ours),
+        };
+        if !is_for_us {
+            return Err(refuse("The token is for somebody else."));
+        }
+        let subject = text("sub")
+            .filter(|sub| !sub.is_empty() && sub.len() <= MAX_SUBJECT && !sub.chars().any(char::is_control));
+        let subject = subject.ok_or_else(|| refuse("The token has no usable subject."))?;
+        Ok(Claims {
+            issuer: self.settings.issuer.clone(),
+            subject: subject.to_owned(),
+            scopes: self.scopes(claims.get(&self.settings.scope_claim)),
+            expires_at,
+        })
+    }
+
+    fn scopes(&self, claim: Option<&Value>) -> Vec<String> {
+        let words: Vec<&str> = match claim {
+            Some(Value::String(text)) => text.split_ascii_whitespace().collect(),
+            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let own = words.into_iter().filter_map(|word| word.strip_prefix(&self.settings.scope_prefix));
+        let known = api_key::SCOPES.into_iter();
+        let own: Vec<&str> = own.collect();
+        known.filter(|scope| own.contains(scope)).map(str::to_owned).collect()
+    }
+}
+
+/// RFC 7519's NumericDate: seconds since 1970, a fraction allowed.
+fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<DateTime<Utc>>> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let time = value.as_f64().and_then(|seconds| DateTime::from_timestamp_millis((seconds * 1e3) as i64));
+    time.map(Some).ok_or_else(|| refuse("The token's times cannot be read."))
+}

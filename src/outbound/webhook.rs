@@ -1,0 +1,467 @@
+//! Sends webhooks by Standard Webhooks: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+
+use std::error::Error as StdError;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use secrecy::{ExposeSecret, SecretSlice};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::addresses::{Forbidden, Guard, GuardedResolver, LookUp};
+use crate::config;
+use crate::domain::money::Money;
+use crate::domain::retries;
+use crate::error::{Error, Result, chain};
+
+/// No more of an answer's body is read than this many bytes; a larger one costs the connection.
+const MAX_ANSWER_BYTES: usize = 4 * 1024;
+/// So much of it is kept for whoever looks for the reason of a failure.
+const MAX_KEPT_CHARS: usize = 1_000;
+/// After a success the rest of the answer only decides whether the connection can be used again.
+const MAX_DRAIN: Duration = Duration::from_secs(1);
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The client for webhooks. It follows no redirect, knows no proxy, and connects to no address that is not public
+/// unless the configuration lets it.
+pub struct Webhooks {
+    settings: config::Webhook,
+    guard: Guard,
+    look_up: LookUp,
+    /// Made at the first use: reading the system's certificates would slow every start.
+    client: OnceLock<Result<reqwest::Client, String>>,
+}
+
+/// One message on its way.
+pub struct Outgoing<'a> {
+    /// The same for every try.
+    pub id: Uuid,
+    pub url: &'a str,
+    /// One, or two for a day after a rotation: the receiver accepts either signature.
+    pub secrets: &'a [SecretSlice<u8>],
+    pub body: Bytes,
+    /// W3C trace context of the report that this came from.
+    pub traceparent: Option<&'a str>,
+    /// When this try is made.
+    pub now: DateTime<Utc>,
+}
+
+/// What became of one try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    pub at: DateTime<Utc>,
+    pub duration_ms: i32,
+    /// `None`: there was no answer.
+    pub status: Option<u16>,
+    /// Why it failed, in words that the channel's owner may read.
+    pub error: Option<String>,
+    /// The beginning of the answer to a failed try.
+    pub answer: Option<String>,
+    /// What the receiver asked for.
+    pub retry_after: Option<TimeDelta>,
+}
+
+impl Attempt {
+    /// A try that failed before anything was sent, by our own fault.
+    pub fn failed_here(at: DateTime<Utc>) -> Attempt {
+        let error = Some("something went wrong on our side".to_owned());
+        Attempt { at, duration_ms: 0, status: None, error, answer: None, retry_after: None }
+    }
+
+    /// A 2xx came. Redirects are failures: they are not followed.
+    pub fn succeeded(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// 410: the receiver wants nothing any more.
+    pub fn is_gone(&self) -> bool {
+        self.status == Some(410)
+    }
+}
+
+impl Webhooks {
+    /// `look_up` finds the addresses of names: `addresses::system_look_up()`, or a test's own.
+    pub fn new(settings: &config::Webhook, look_up: LookUp) -> Webhooks {
+        let guard = Guard::new(&settings.allow_networks);
+        Webhooks { settings: settings.clone(), guard, look_up, client: OnceLock::new() }
+    }
+
+    /// Judges a URL before it is kept: its scheme, its length, what is in it, and its host where that is an
+    /// address. The addresses of a name are judged at each connection.
+    ///
+    /// # Errors
+    /// A sentence about the URL for the person who gave it.
+    pub fn check_url(&self, text: &str) -> Result<(), String> {
+        if text.len() > 2_000 {
+            return Err("must not be longer than 2000 bytes".to_owned());
+        }
+        let url = url::Url::parse(text).map_err(|error| format!("must be a URL: {error}"))?;
+        match url.scheme() {
+            "https" => {}
+            "http" if self.settings.allow_http => {}
+            _ if self.settings.allow_http => return Err("must begin with https:// or http://".to_owned()),
+            _ => return Err("must begin with https://".to_owned()),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("must not hold a user name or a password".to_owned());
+        }
+        if url.fragment().is_some() {
+            return Err("must not have a fragment".to_owned());
+        }
+        if url.port() == Some(0) {
+            return Err("must not have port 0".to_owned());
+        }
+        self.guard.check_host(url.host()).map_err(|forbidden| {
+            format!("must lead to a public address, and this one is not ({})", forbidden.class)
+        })
+    }
+
+    /// Tries once. Whatever goes wrong out there is part of the result.
+    ///
+    /// # Errors
+    /// Our fault: the client cannot be made.
+    pub async fn send(&self, outgoing: &Outgoing<'_>) -> Result<Attempt> {
+        let client = self.client()?;
+        let begun = Instant::now();
+        let mut attempt = Attempt {
+            at: outgoing.now,
+            duration_ms: 0,
+            status: None,
+            error: None,
+            answer: None,
+            retry_after: None,
+        };
+        match self.check_url(outgoing.url) {
+            // The configuration may have changed since the channel was made.
+            Err(problem) => attempt.error = Some(format!("the URL {problem}")),
+            Ok(()) => self.exchange(client, outgoing, &mut attempt).await,
+        }
+        attempt.duration_ms = i32::try_from(begun.elapsed().as_millis()).unwrap_or(i32::MAX);
+        Ok(attempt)
+    }
+
+    /// Sends a channel's owner an object to see whether it arrives; tried once.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub async fn send_test(
+        &self,
+        channel: Uuid,
+        url: &str,
+        secrets: &[SecretSlice<u8>],
+        now: DateTime<Utc>,
+    ) -> Result<Attempt> {
+        let data = TestData { channel_id: channel, message: "Salebell reaches this channel." };
+        let message = Message { kind: "channel.test.v1", timestamp: now, data };
+        let body = message.to_body()?;
+        self.send(&Outgoing { id: Uuid::now_v7(), url, secrets, body, traceparent: None, now }).await
+    }
+
+    async fn exchange(&self, client: &reqwest::Client, outgoing: &Outgoing<'_>, attempt: &mut Attempt) {
+        let request = client.post(outgoing.url).headers(headers(outgoing)).body(outgoing.body.clone());
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                attempt.error = Some(self.describe(&error));
+                return;
+            }
+        };
+        let status = response.status();
+        attempt.status = Some(status.as_u16());
+        if status.is_success() {
+            // It has arrived, whatever becomes of the rest.
+            let _ = tokio::time::timeout(MAX_DRAIN, read_beginning(&mut response)).await;
+            return;
+        }
+        attempt.retry_after = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| retries::parse_retry_after(value.to_str().ok()?, outgoing.now));
+        attempt.error = Some(match status.is_redirection() {
+            true => format!("the receiver answered {}: redirects are not followed", status.as_u16()),
+            false => format!("the receiver answered {}", status.as_u16()),
+        });
+        let answer = read_beginning(&mut response).await;
+        // PostgreSQL takes no NUL, and nobody needs other control characters.
+        let text = String::from_utf8_lossy(&answer).replace(|c: char| c.is_control() && c != '\n', " ");
+        let kept: String = text.chars().take(MAX_KEPT_CHARS).collect();
+        attempt.answer = Some(kept).filter(|text| !text.trim().is_empty());
+    }
+
+    fn client(&self) -> Result<&reqwest::Client> {
+        let made = self.client.get_or_init(|| {
+            let resolver = GuardedResolver { guard: self.guard.clone(), look_up: self.look_up.clone() };
+            reqwest::Client::builder()
+                .user_agent(concat!("salebell/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                // A proxy would connect to what nobody has judged.
+                .no_proxy()
+                .referer(false)
+                .https_only(!self.settings.allow_http)
+                .dns_resolver(std::sync::Arc::new(resolver))
+                .connect_timeout(self.settings.connect_timeout)
+                .timeout(self.settings.timeout)
+                .build()
+                .map_err(|error| chain(&error))
+        });
+        made.as_ref().map_err(|problem| Error::internal(format!("no client for webhooks: {problem}")))
+    }
+
+    fn describe(&self, error: &reqwest::Error) -> String {
+        if let Some(forbidden) = find_source::<Forbidden>(error) {
+            return forbidden.to_string();
+        }
+        if error.is_timeout() {
+            return match error.is_connect() {
+                true => format!("no connection within {} ms", self.settings.connect_timeout.as_millis()),
+                false => format!("no answer within {} ms", self.settings.timeout.as_millis()),
+            };
+        }
+        // The first link names the URL, which the owner knows and a log must not.
+        let reason = error.source().map_or_else(|| error.to_string(), chain);
+        let text = match error.is_connect() {
+            true => format!("no connection: {reason}"),
+            false => format!("no answer: {reason}"),
+        };
+        text.replace('\0', " ").chars().take(MAX_KEPT_CHARS).collect()
+    }
+}
+
+fn find_source<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Reads to the end or to the limit. What breaks meanwhile ends it too.
+async fn read_beginning(response: &mut reqwest::Response) -> Vec<u8> {
+    let mut read = Vec::new();
+    while let Ok(Some(piece)) = response.chunk().await {
+        let room = MAX_ANSWER_BYTES - read.len();
+        read.extend_from_slice(&piece[..piece.len().min(room)]);
+        if piece.len() >= room {
+            break;
+        }
+    }
+    read
+}
+
+fn headers(outgoing: &Outgoing<'_>) -> HeaderMap {
+    let timestamp = outgoing.now.timestamp();
+    let signatures = signatures(outgoing.secrets, outgoing.id, timestamp, &outgoing.body);
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
+    // A UUID and base64 are always header values; a trace context from outside may be none and is left out then.
+    for (name, value) in [
+        (WEBHOOK_ID, outgoing.id.to_string().as_str()),
+        (WEBHOOK_SIGNATURE, signatures.as_str()),
+        (TRACEPARENT, outgoing.traceparent.unwrap_or_default()),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(value)
+            && !value.is_empty()
+        {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+/// `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one a secret, with spaces between.
+fn signatures(secrets: &[SecretSlice<u8>], id: Uuid, timestamp: i64, body: &[u8]) -> String {
+    let prefix = format!("{id}.{timestamp}.");
+    let sign = |secret: &SecretSlice<u8>| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
+        let mut context = hmac::Context::with_key(&key);
+        context.update(prefix.as_bytes());
+        context.update(body);
+        format!("v1,{}", STANDARD.encode(context.sign()))
+    };
+    secrets.iter().map(sign).collect::<Vec<_>>().join(" ")
+}
+
+/// A message as Standard Webhooks shapes it.
+#[derive(Serialize)]
+pub struct Message<'a, D> {
+    /// Such as `sale.started.v1`.
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// When what it tells of happened, not when it is sent.
+    #[serde(serialize_with = "rfc3339")]
+    pub timestamp: DateTime<Utc>,
+    pub data: D,
+}
+
+fn rfc3339<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
+}
+
+impl<D: Serialize> Message<'_, D> {
+    /// The bytes that are signed and sent.
+    ///
+    /// # Errors
+    /// None that the types allow.
+    pub fn to_body(&self) -> Result<Bytes> {
+        serde_json::to_vec(self).map(Bytes::from).map_err(Error::internal)
+    }
+}
+
+/// `data` of what a watch rings for. The price is the one that stood when the message was sent.
+#[derive(Serialize)]
+pub struct SaleData<'a> {
+    pub notice_id: Uuid,
+    pub watch_id: Uuid,
+    pub sale_id: Uuid,
+    pub game: GameData<'a>,
+    pub offer: OfferData<'a>,
+    pub price: Money,
+    pub regular_price: Money,
+    /// Whole percent below the regular price.
+    pub cut: i16,
+    /// Strictly below every earlier price of the offer.
+    pub new_low: bool,
+    /// Where the offer can be bought.
+    pub url: Option<&'a str>,
+    /// When the store says that the sale ends.
+    pub sale_ends_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+pub struct GameData<'a> {
+    pub id: Uuid,
+    pub title: &'a str,
+}
+
+#[derive(Serialize)]
+pub struct OfferData<'a> {
+    pub id: Uuid,
+    pub store: StoreData<'a>,
+    pub region: &'a str,
+    pub platform: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+pub struct StoreData<'a> {
+    pub slug: &'a str,
+    pub name: &'a str,
+}
+
+#[derive(Serialize)]
+struct TestData {
+    channel_id: Uuid,
+    message: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbound::addresses::system_look_up;
+
+    fn webhooks(allow_http: bool, networks: &[&str]) -> Webhooks {
+        let settings = config::Webhook {
+            allow_http,
+            allow_networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(15),
+            in_flight_per_channel: 8,
+            channels_per_account: 100,
+            encryption_keys: Vec::new(),
+        };
+        Webhooks::new(&settings, system_look_up())
+    }
+
+    /// The example of the specification's libraries.
+    #[test]
+    fn a_signature_is_the_one_of_the_specification() {
+        let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let signed = {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+            let text = br#"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}"#;
+            STANDARD.encode(hmac::sign(&key, text))
+        };
+        assert_eq!(signed, "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+
+        let id = Uuid::now_v7();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        let tag = hmac::sign(&key, format!("{id}.1614265330.{{}}").as_bytes());
+        let both = signatures(&[secret.clone().into(), vec![1_u8; 32].into()], id, 1_614_265_330, b"{}");
+        let (first, second) = both.split_once(' ').unwrap();
+        assert_eq!(first, format!("v1,{}", STANDARD.encode(tag)));
+        assert!(second.starts_with("v1,") && second != first);
+    }
+
+    #[test]
+    fn urls_are_judged_before_they_are_kept() {
+        let strict = webhooks(false, &[]);
+        strict.check_url("https://example.com/hook?token=1").unwrap();
+        strict.check_url("https://1.1.1.1:8443/").unwrap();
+        strict.check_url("https://[2606:4700:4700::1111]/").unwrap();
+        for refused in [
+            "",
+            "example.com",
+            "http://example.com/",
+            "ftp://example.com/",
+            "https://",
+            "https://user@example.com/",
+            "https://:secret@example.com/",
+            "https://example.com/#part",
+            "https://example.com:0/",
+            "https://example.com:65536/",
+            "https://127.0.0.1/",
+            "https://0x7f.1/",
+            "https://[::1]/",
+            "https://[::ffff:10.0.0.1]/",
+            "https://169.254.169.254/latest/meta-data/",
+            &format!("https://example.com/{}", "a".repeat(2_000)),
+        ] {
+            assert!(strict.check_url(refused).is_err(), "{refused} was accepted");
+        }
+        let lenient = webhooks(true, &["127.0.0.0/8"]);
+        lenient.check_url("http://127.0.0.1:9000/").unwrap();
+        lenient.check_url("http://example.com/").unwrap();
+        assert!(lenient.check_url("http://10.0.0.1/").is_err());
+        assert!(lenient.check_url("file:///etc/passwd").is_err());
+    }
+
+    #[test]
+    fn the_largest_message_stays_below_20_kb() {
+        let (id, euros) = (Uuid::now_v7(), Money { minor: 10_i64.pow(12), currency: "EUR".parse().unwrap() });
+        // The limits of the catalogue, with the character that JSON makes longest.
+        let long = "\u{1f}".repeat(500);
+        let data = SaleData {
+            notice_id: id,
+            watch_id: id,
+            sale_id: id,
+            game: GameData { id, title: &long },
+            offer: OfferData {
+                id,
+                store: StoreData { slug: &long, name: &long },
+                region: "ZZ",
+                platform: Some(&long),
+            },
+            price: euros,
+            regular_price: euros,
+            cut: 100,
+            new_low: true,
+            url: Some(&"u".repeat(2_000)),
+            sale_ends_at: DateTime::from_timestamp(1_750_000_000, 1_000),
+        };
+        let message = Message { kind: "sale.started.v1", timestamp: DateTime::UNIX_EPOCH, data };
+        assert!(message.to_body().unwrap().len() < 20_000);
+    }
+}

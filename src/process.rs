@@ -1,0 +1,157 @@
+//! A serving process: its parts, signals, what systemd is told, the end.
+//!
+//! ```text
+//! SIGTERM or SIGINT → app.stopping: readiness fails, workers begin nothing new
+//!                   → each part drains within its limits → exit
+//! a second signal   → exit at once
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::server::Server;
+
+/// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
+pub struct Part {
+    name: &'static str,
+    work: BoxFuture<'static, Result<()>>,
+}
+
+impl Part {
+    /// A part called `name` in the log.
+    pub fn new(name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) -> Part {
+        Part { name, work: work.boxed() }
+    }
+}
+
+/// How much longer than `server.linger_s` and `server.drain_s` together the parts may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen`, tells
+/// systemd when it is ready and when it stops, and feeds its watchdog.
+///
+/// # Errors
+/// `metrics_listen` is taken; a part ended before it was told to, or did not end after it was.
+pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Result<()> {
+    let signals = Signals::new()?;
+    let metrics = Server::bind_metrics(app.clone(), metrics_listen).await?;
+    log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
+    let drained = CancellationToken::new();
+    let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
+    let signals = tokio::spawn(signals.stop(app.clone()));
+    let watchdog = tokio::spawn(feed_watchdog(app.clone()));
+    notify(&[NotifyState::Ready]);
+
+    let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));
+    let limit = async {
+        app.stopping.cancelled().await;
+        notify(&[NotifyState::Stopping]);
+        tokio::time::sleep(app.config.server.linger + app.config.server.drain + GRACE).await;
+    };
+    let ends: Result<Vec<()>> = tokio::select! {
+        ends = parts => ends.into_iter().collect(),
+        () = limit => Err(Error::internal("not everything ended in time")),
+    };
+    // The last numbers can be read until the last request has been answered.
+    drained.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
+    signals.abort();
+    watchdog.abort();
+    log::info!(target: "salebell::process", "stopped");
+    ends.map(drop)
+}
+
+/// A part that ends before it is told to takes the process with it: systemd starts it anew.
+async fn run_part(app: App, part: Part) -> Result<()> {
+    // In a task of its own, so that a panic is this part's end and not the silence of all.
+    let end = match tokio::spawn(part.work).await {
+        Ok(end) => end,
+        Err(panic) => Err(Error::internal(panic)),
+    };
+    let early = !app.stopping.is_cancelled();
+    app.stopping.cancel();
+    match end {
+        Ok(()) if early => Err(Error::internal(format!("{} ended without being told to", part.name))),
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let reason = crate::error::chain(&error);
+            log::error!(target: "salebell::process", "{} failed: {reason}", part.name);
+            Err(error)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let listen = |kind| signal(kind).map_err(Error::internal);
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(mut self, app: App) {
+        let name = self.next().await;
+        log::info!(target: "salebell::process", "{name}: stopping");
+        app.stopping.cancel();
+        let name = self.next().await;
+        log::warn!(target: "salebell::process", "{name} again: leaving at once");
+        std::process::exit(1);
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Pings systemd's watchdog as long as there is a sign of life.
+async fn feed_watchdog(app: App) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(period / 3);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match check_alive(&app, period / 3).await {
+            Ok(()) => notify(&[NotifyState::Watchdog]),
+            Err(silent) => {
+                log::error!(target: "salebell::process", "no sign of life to the watchdog: {silent} is silent");
+            }
+        }
+    }
+}
+
+/// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
+/// would not mend it.
+///
+/// # Errors
+/// What is silent.
+pub async fn check_alive(app: &App, patience: Duration) -> Result<(), &'static str> {
+    // Goes through the queue that every task waits in.
+    if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
+        return Err("the runtime");
+    }
+    app.pulses.silent().map_or(Ok(()), Err)
+}
+
+/// Nothing happens where systemd does not listen.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::warn!(target: "salebell::process", "systemd does not hear us: {error}");
+    }
+}

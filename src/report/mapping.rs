@@ -1,0 +1,381 @@
+//! Makes the observation of design and API out of a foreign record: which column is which field, what is
+//! constant, and dates as the API wants them.
+
+use std::borrow::Cow;
+
+use chrono::{DateTime, SecondsFormat};
+use serde::de::{MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::records::trim;
+use crate::failure::Failure;
+
+/// The fields of an observation, as `POST /v1/prices` takes them.
+const FIELDS: [&str; 11] = [
+    "store",
+    "sku",
+    "price",
+    "currency",
+    "title",
+    "region",
+    "regular_price",
+    "platform",
+    "url",
+    "sale_ends_at",
+    "observed_at",
+];
+/// Without these the API takes no observation.
+const REQUIRED: [&str; 4] = ["store", "sku", "price", "currency"];
+
+/// `--map` and `--set`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Mapping {
+    columns: Vec<(&'static str, String)>,
+    constants: Vec<(&'static str, String)>,
+}
+
+impl Mapping {
+    /// Of the arguments `field=Column` and `field=value`.
+    ///
+    /// # Errors
+    /// When one is no such pair, names no field of an observation, or a field twice.
+    pub fn parse(map: &[String], set: &[String]) -> Result<Self, Failure> {
+        let mut mapping = Self::default();
+        for (option, pairs, list) in
+            [("--map", map, &mut mapping.columns), ("--set", set, &mut mapping.constants)]
+        {
+            for pair in pairs {
+                let Some((field, value)) = pair.split_once('=') else {
+                    return Err(Failure::new(format!("{option} {pair}: wants field=…")));
+                };
+                let Some(field) = FIELDS.into_iter().find(|known| *known == field.trim()) else {
+                    let known = FIELDS.join(", ");
+                    return Err(Failure::new(format!("{option} {pair}: {field} is none of {known}")));
+                };
+                list.push((field, value.trim().to_owned()));
+            }
+        }
+        let mut seen = Vec::new();
+        for (field, _) in mapping.columns.iter().chain(&mapping.constants) {
+            if seen.contains(field) {
+                return Err(Failure::new(format!("{field} is named by --map or --set more than once")));
+            }
+            seen.push(field);
+        }
+        Ok(mapping)
+    }
+
+    /// What to do with the records below this CSV header. Columns that are called like a field need no `--map`.
+    ///
+    /// # Errors
+    /// When a mapped column is not there, is there twice, or a required field has no source.
+    pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, Failure> {
+        let mut columns = Vec::new();
+        for (field, name) in &self.columns {
+            let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
+            match (places.next(), places.next()) {
+                (Some((place, _)), None) => columns.push((*field, place)),
+                (Some(_), Some(_)) => {
+                    return Err(Failure::new(format!("the input has the column {name:?} more than once")));
+                }
+                (None, _) => {
+                    return Err(Failure::new(format!(
+                        "the input has no column {name:?}; it has {}",
+                        quote_list(header.iter().map(String::as_str))
+                    )));
+                }
+            }
+        }
+        for field in FIELDS {
+            let is_named = self.columns.iter().chain(&self.constants).any(|(named, _)| *named == field);
+            if let Some(place) = header.iter().position(|column| column == field)
+                && !is_named
+            {
+                columns.push((field, place));
+            }
+        }
+        let has = |field: &str| {
+            columns.iter().any(|(known, _)| *known == field)
+                || self.constants.iter().any(|(known, _)| *known == field)
+        };
+        let missing: Vec<&str> = REQUIRED.into_iter().filter(|field| !has(field)).collect();
+        if !missing.is_empty() {
+            return Err(Failure::new(format!(
+                "nothing in the input says {}; name the column with --map field=Column or the value with --set \
+                 field=value (the columns are {})",
+                missing.join(", "),
+                quote_list(header.iter().map(String::as_str))
+            )));
+        }
+        let ignored = header
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| columns.iter().all(|(_, taken)| taken != place))
+            .map(|(_, name)| name.clone())
+            .collect();
+        let width = header.len();
+        Ok(ColumnMapping { columns, constants: self.constants.clone(), width, ignored })
+    }
+
+    /// One line of NDJSON as one for the API. With `--map`, keys that are neither mapped nor fields are left
+    /// out; without, everything is passed on, so that the API names what it does not know.
+    ///
+    /// # Errors
+    /// What is wrong with the line, in the words of a refusal.
+    pub fn map_json(&self, line: &str) -> Result<Vec<u8>, String> {
+        let Object(pairs) = serde_json::from_str(line).map_err(|error| {
+            // The position within the line says more than "line 1".
+            let text = error.to_string();
+            let reason = text.split(" at line ").next().unwrap_or_default();
+            format!("is not a JSON object: {reason} (column {})", error.column())
+        })?;
+        let mut fields: Vec<(&str, Value<'_>)> = Vec::with_capacity(pairs.len() + self.constants.len());
+        for (key, raw) in &pairs {
+            let fields_of_key = self.columns.iter().filter(|(_, column)| column == key.as_ref());
+            let before = fields.len();
+            for (field, _) in fields_of_key {
+                fields.push((field, Value::of_raw(field, raw)));
+            }
+            let is_named =
+                self.columns.iter().chain(&self.constants).any(|(named, _)| *named == key.as_ref());
+            let is_known = FIELDS.contains(&key.as_ref()) || self.columns.is_empty();
+            if fields.len() == before && is_known && !is_named {
+                fields.push((key, Value::of_raw(key, raw)));
+            }
+        }
+        fields.extend(self.constants.iter().map(|(field, value)| (*field, Value::of_text(field, value))));
+        Ok(write_line(&fields))
+    }
+}
+
+/// A mapping onto the columns of one CSV file.
+#[derive(Debug)]
+pub struct ColumnMapping {
+    columns: Vec<(&'static str, usize)>,
+    constants: Vec<(&'static str, String)>,
+    width: usize,
+    /// The columns that are not reported.
+    pub ignored: Vec<String>,
+}
+
+impl ColumnMapping {
+    /// One record as a line for the API; empty fields are left out.
+    ///
+    /// # Errors
+    /// What is wrong with the record, in the words of a refusal.
+    pub fn map_record(&self, record: &[String]) -> Result<Vec<u8>, String> {
+        if record.len() != self.width {
+            return Err(format!("has {} fields where the header has {}", record.len(), self.width));
+        }
+        let mut fields = Vec::with_capacity(self.columns.len() + self.constants.len());
+        let columns = self.columns.iter().map(|(field, place)| (*field, record[*place].as_str()));
+        let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
+        for (field, text) in columns.chain(constants) {
+            if !text.is_empty() {
+                fields.push((field, Value::of_text(field, text)));
+            }
+        }
+        Ok(write_line(&fields))
+    }
+}
+
+enum Value<'v> {
+    Text(Cow<'v, str>),
+    Raw(&'v RawValue),
+}
+
+impl<'v> Value<'v> {
+    fn of_text(field: &str, text: &'v str) -> Self {
+        match field {
+            "observed_at" | "sale_ends_at" => Self::Text(normalise_instant(text)),
+            _ => Self::Text(Cow::Borrowed(text)),
+        }
+    }
+
+    /// Numbers stand in JSON as they like; prices (and skus that are numbers) go on digit for digit as text.
+    fn of_raw(field: &str, raw: &'v RawValue) -> Self {
+        let text = raw.get();
+        match text.as_bytes().first() {
+            Some(b'"') => match serde_json::from_str::<String>(text) {
+                Ok(text) if matches!(field, "observed_at" | "sale_ends_at") => {
+                    Self::Text(Cow::Owned(normalise_instant(trim(&text)).into_owned()))
+                }
+                Ok(text) => Self::Text(Cow::Owned(trim(&text).to_owned())),
+                Err(_) => Self::Raw(raw),
+            },
+            Some(b'-' | b'0'..=b'9') if matches!(field, "price" | "regular_price" | "sku") => {
+                Self::Text(Cow::Borrowed(text))
+            }
+            _ => Self::Raw(raw),
+        }
+    }
+}
+
+impl Serialize for Value<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => text.serialize(serializer),
+            Self::Raw(raw) => raw.serialize(serializer),
+        }
+    }
+}
+
+/// Pairs as one JSON object with a line end.
+fn write_line(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
+    struct Line<'l>(&'l [(&'l str, Value<'l>)]);
+    impl Serialize for Line<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(Some(self.0.len()))?;
+            for (field, value) in self.0 {
+                map.serialize_entry(field, value)?;
+            }
+            map.end()
+        }
+    }
+    // Text keys and values into memory: this cannot fail, and an empty line would be refused with its number.
+    let mut line = serde_json::to_vec(&Line(fields)).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// `2025-07-15 22:33:15+02:00` and its likes as RFC 3339 in UTC, to the last digit of the second. What is not
+/// understood, also a time without its offset from UTC, is left for the API to refuse.
+fn normalise_instant(text: &str) -> Cow<'_, str> {
+    const FORMATS: [&str; 4] = [
+        "%Y-%m-%d %H:%M:%S%.f%:z",
+        "%Y-%m-%d %H:%M:%S%.f %:z",
+        "%Y-%m-%dT%H:%M:%S%.f%:z",
+        "%Y-%m-%d %H:%M%:z",
+    ];
+    // chrono keeps nanoseconds; more digits than that would be cut.
+    let fraction =
+        text.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let (text_with_offset, utc) = match text.strip_suffix("UTC").or_else(|| text.strip_suffix('Z')) {
+        Some(rest) => (format!("{}+00:00", rest.trim_end()), true),
+        None => (text.to_owned(), false),
+    };
+    if fraction > 9 || (utc && text.contains('+')) {
+        return Cow::Borrowed(text);
+    }
+    let parsed = FORMATS.iter().find_map(|format| DateTime::parse_from_str(&text_with_offset, format).ok());
+    match parsed {
+        Some(instant) => Cow::Owned(instant.to_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// An object's pairs in their order, values as they were written.
+struct Object<'o>(Vec<(Cow<'o, str>, &'o RawValue)>);
+
+impl<'de: 'o, 'o> Deserialize<'de> for Object<'o> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    pairs.push((key.0, value));
+                }
+                Ok(Object(pairs))
+            }
+        }
+        #[derive(Deserialize)]
+        struct Key<'k>(#[serde(borrow)] Cow<'k, str>);
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+fn quote_list<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    fn line(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn foreign_columns_become_fields_and_the_rest_is_left_out() {
+        let mapping = Mapping::parse(
+            &strings(&["sku=ID", "price=Price (€)", "observed_at=Date"]),
+            &strings(&["store=Steam"]),
+        )
+        .unwrap();
+        let columns =
+            mapping.for_columns(&strings(&["Name", "ID", "Date", "Price (€)", "currency", "title"])).unwrap();
+        assert_eq!(columns.ignored, ["Name"]);
+        let record = strings(&["x", "7", "2025-07-15 22:33:15+02:00", "18.5", "EUR", ""]);
+        assert_eq!(
+            line(columns.map_record(&record).unwrap()),
+            "{\"sku\":\"7\",\"price\":\"18.5\",\"observed_at\":\"2025-07-15T20:33:15Z\",\"currency\":\"EUR\",\"store\":\"Steam\"}\n"
+        );
+        assert_eq!(columns.map_record(&record[1..]).unwrap_err(), "has 5 fields where the header has 6");
+    }
+
+    #[test]
+    fn a_mapping_that_cannot_work_is_refused_before_anything_is_sent() {
+        let refuse = |map: &[&str], set: &[&str], header: &[&str]| {
+            Mapping::parse(&strings(map), &strings(set))
+                .and_then(|mapping| mapping.for_columns(&strings(header)))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refuse(&["prize=x"], &[], &[]).contains("prize is none of store"));
+        assert!(refuse(&["price"], &[], &[]).contains("wants field="));
+        assert!(refuse(&["price=a"], &["price=1"], &[]).contains("more than once"));
+        assert!(refuse(&["price=a"], &[], &["b"]).contains("no column \"a\"; it has \"b\""));
+        assert!(refuse(&["price=a"], &[], &["a", "a"]).contains("column \"a\" more than once"));
+        assert!(refuse(&[], &[], &["sku", "price"]).contains("says store, currency"));
+    }
+
+    #[test]
+    fn json_numbers_go_on_digit_for_digit() {
+        let mapping = Mapping::default();
+        let mapped = mapping.map_json(r#"{"sku": 7, "price": 18.4900000000000000001, "x": [1, 2]}"#).unwrap();
+        assert_eq!(line(mapped), "{\"sku\":\"7\",\"price\":\"18.4900000000000000001\",\"x\":[1, 2]}\n");
+        let mapping = Mapping::parse(&strings(&["price=Preis"]), &strings(&["store=GOG"])).unwrap();
+        let mapped = mapping.map_json(r#"{"sku":" a ","Preis":0.0,"x":1,"store":"Steam"}"#).unwrap();
+        assert_eq!(line(mapped), "{\"sku\":\"a\",\"price\":\"0.0\",\"store\":\"GOG\"}\n");
+    }
+
+    #[test]
+    fn what_is_no_object_is_refused_with_the_place() {
+        let mapping = Mapping::default();
+        assert!(mapping.map_json("[1]").unwrap_err().starts_with("is not a JSON object"));
+        assert_eq!(
+            mapping.map_json(r#"{"a": }"#).unwrap_err(),
+            "is not a JSON object: expected value (column 7)"
+        );
+    }
+
+    #[test]
+    fn instants_keep_their_digits_and_riddles_are_left_to_the_api() {
+        for (text, expected) in [
+            ("2025-07-15 22:33:15+02:00", "2025-07-15T20:33:15Z"),
+            ("2025-07-15 22:33:15 +0200", "2025-07-15T20:33:15Z"),
+            ("2025-07-15 22:33:15.123456Z", "2025-07-15T22:33:15.123456Z"),
+            ("2025-07-15 22:33:15 UTC", "2025-07-15T22:33:15Z"),
+            ("2025-07-15T22:33:15-03:30", "2025-07-16T02:03:15Z"),
+            ("2025-07-15 22:33:15", "2025-07-15 22:33:15"),
+            ("15.07.2025", "15.07.2025"),
+            ("2025-07-15T22:33:15.1234567891Z", "2025-07-15T22:33:15.1234567891Z"),
+        ] {
+            assert_eq!(normalise_instant(text), expected);
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! `salebell report`: streams a CSV or NDJSON file to `POST /v1/prices`.
+//!
+//! The input is cut into slices (`slices.rs`). Each slice is one request under one `Idempotency-Key`, and is
+//! held in memory until its 202 arrives; a session file (`session.rs`) keeps which slices arrived. So a broken
+//! connection, a restarted server and a killed client lose nothing and double nothing.
+
+pub mod client;
+pub mod input;
+pub mod mapping;
+pub mod progress;
+pub mod records;
+pub mod session;
+pub mod slices;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use self::client::{ApiClient, BatchCounts, RejectedLine, describe_problem};
+use self::input::{Input, Source};
+use self::mapping::Mapping;
+use self::progress::{Progress, Tally};
+use self::session::{AcceptedSlice, Session};
+use self::slices::{Cutter, Refusal, Slice};
+use crate::failure::{Explain, Failure};
+
+/// Where `salebell dev` leaves its token.
+const DEV_TOKEN: &str = ".salebell/dev-token";
+/// How many refused lines are printed; `--rejects` has all.
+const PRINTED_REFUSALS: u64 = 20;
+/// Up to so many lines are one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so that a request that
+/// breaks off has left nothing behind.
+const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
+/// How many observations `--dry-run` prints.
+const PRINTED_OBSERVATIONS: usize = 5;
+
+/// Reports the prices of a file.
+///
+/// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
+/// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
+/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at.
+///
+/// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
+/// some were refused, 1 when it failed.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
+    file: String,
+    /// Where the API is.
+    #[arg(long, env = "SALEBELL_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// A token with the scope prices:write. Other users of this machine can see arguments; prefer the variable.
+    #[arg(long, env = "SALEBELL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the token, before all others [default: .salebell/dev-token where there is one].
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// Takes a field from a column of another name.
+    #[arg(long, value_name = "FIELD=COLUMN")]
+    map: Vec<String>,
+    /// Gives a field the same value on every line.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// What stands between the columns of a CSV file [default: what its header has most of: , ; or tab].
+    #[arg(long, value_parser = parse_delimiter)]
+    delimiter: Option<u8>,
+    /// Lines a request. Each arrives as a whole or not at all, and its lines are put into the order of time.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=MAX_SLICE))]
+    slice: u32,
+    /// The prices are history: they ring nobody's bell.
+    #[arg(long)]
+    backfill: bool,
+    /// How long to try again when the API does not answer: seconds, or with s, m, h behind.
+    #[arg(long, default_value = "5m", value_parser = parse_wait)]
+    max_wait: Duration,
+    /// A file for every refused line, as NDJSON of line and reason.
+    #[arg(long)]
+    rejects: Option<PathBuf>,
+    /// Do not wait until what was accepted is recorded.
+    #[arg(long)]
+    no_wait: bool,
+    /// Send nothing: show the first observations and check all lines as far as that goes without the API.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Everything of a report that the summary tells.
+#[derive(Debug, Default)]
+struct Summary {
+    tally: Tally,
+    counts: BatchCounts,
+}
+
+/// Runs the command; the code is 0 or 2.
+///
+/// # Errors
+/// Whatever ends it early.
+pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let cutter = Cutter {
+        mapping: Mapping::parse(&arguments.map, &arguments.set)?,
+        delimiter: arguments.delimiter,
+        lines: arguments.slice as usize,
+    };
+    let source = Source::parse(&arguments.file);
+    let input = source.open().await?;
+    let progress = Progress::new(input.read.clone(), input.size);
+    let mut refusals = Refusals::new(arguments.rejects.as_deref(), progress.clone())?;
+    let summary = if arguments.dry_run {
+        check_only(cutter, input, &progress, &mut refusals).await
+    } else {
+        send_all(&arguments, &source, cutter, input, &progress, &mut refusals).await
+    };
+    progress.finish();
+    let summary = summary?;
+    refusals.finish()?;
+    print_summary(&arguments, &summary);
+    let some_refused = summary.tally.refused > 0 || summary.counts.failed > 0;
+    Ok(if some_refused { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+async fn send_all(
+    arguments: &Arguments,
+    source: &Source,
+    cutter: Cutter,
+    input: Input,
+    progress: &Progress,
+    refusals: &mut Refusals,
+) -> Result<Summary, Failure> {
+    let token = find_token(arguments)?;
+    let say = {
+        let progress = progress.clone();
+        Box::new(move |line: &str| progress.say(line))
+    };
+    let client = ApiClient::new(&arguments.url, &token, arguments.max_wait, say)?;
+    let mut session = open_session(source, arguments, &cutter)?;
+    if session.resumed() > 0 {
+        let lines = session.resumed();
+        progress.say(&format!("taking up an earlier report: {lines} slices are there already"));
+    }
+    let (mut slices, cutting) = start_cutting(cutter, input, progress);
+    let mut summary = Summary::default();
+    let mut batches: Vec<Uuid> = Vec::new();
+    let mut last_line = Instant::now();
+    while let Some(slice) = slices.recv().await {
+        let accepted = match session.find(&slice)? {
+            Some(done) => done.clone(),
+            None => {
+                let accepted =
+                    send_slice(&client, &session, &slice, arguments.backfill).await.map_err(|failure| {
+                        let hint = match session.is_remembered() {
+                            true => "\nThe same command takes up where this one ended.",
+                            false => "",
+                        };
+                        let line = slice.lines.first().copied().unwrap_or_default();
+                        Failure::new(format!("{failure}\nNothing from line {line} on was accepted.{hint}"))
+                    })?;
+                session.keep(accepted.clone())?;
+                accepted
+            }
+        };
+        summary.tally.accepted += accepted.accepted;
+        summary.tally.refused += accepted.refused.len() as u64;
+        batches.extend(accepted.batch_id);
+        for refusal in &accepted.refused {
+            refusals.tell(refusal)?;
+        }
+        progress.show(summary.tally, &mut last_line);
+    }
+    cutting.await.explain(|| "the input could not be read")??;
+    progress.finish();
+    if !arguments.no_wait {
+        for batch in batches {
+            add_counts(&mut summary.counts, client.wait_for(batch).await?);
+        }
+    }
+    session.finish();
+    Ok(summary)
+}
+
+async fn send_slice(
+    client: &ApiClient,
+    session: &Session,
+    slice: &Slice,
+    backfill: bool,
+) -> Result<AcceptedSlice, Failure> {
+    let mut refused = slice.refused.clone();
+    let (mut batch_id, mut accepted) = (None, 0);
+    if !slice.lines.is_empty() {
+        let receipt = client.report(&session.key(slice), &slice.body, backfill).await?;
+        for RejectedLine { index, problem } in &receipt.rejected {
+            let line = slice.lines.get(*index).copied();
+            let line = line.ok_or_else(|| Failure::new("the answer refuses a line that was not sent"))?;
+            refused.push(Refusal { line, reason: describe_problem(problem) });
+        }
+        refused.sort_by_key(|refusal| refusal.line);
+        if receipt.accepted + receipt.rejected.len() as u64 != slice.lines.len() as u64 {
+            return Err(Failure::new(format!(
+                "of {} lines the API accepted {} and refused {}",
+                slice.lines.len(),
+                receipt.accepted,
+                receipt.rejected.len()
+            )));
+        }
+        (batch_id, accepted) = (receipt.batch_id.filter(|_| receipt.accepted > 0), receipt.accepted);
+    }
+    Ok(AcceptedSlice { number: slice.number, digest: slice.digest.clone(), batch_id, accepted, refused })
+}
+
+async fn check_only(
+    cutter: Cutter,
+    input: Input,
+    progress: &Progress,
+    refusals: &mut Refusals,
+) -> Result<Summary, Failure> {
+    let (mut slices, cutting) = start_cutting(cutter, input, progress);
+    let mut summary = Summary::default();
+    let mut last_line = Instant::now();
+    while let Some(slice) = slices.recv().await {
+        if slice.number == 0 {
+            let text = String::from_utf8_lossy(&slice.body);
+            text.lines().take(PRINTED_OBSERVATIONS).for_each(|line| println!("{line}"));
+        }
+        summary.tally.accepted += slice.lines.len() as u64;
+        summary.tally.refused += slice.refused.len() as u64;
+        for refusal in &slice.refused {
+            refusals.tell(refusal)?;
+        }
+        progress.show(summary.tally, &mut last_line);
+    }
+    cutting.await.explain(|| "the input could not be read")??;
+    Ok(summary)
+}
+
+type Cutting = tokio::task::JoinHandle<Result<(), Failure>>;
+
+/// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
+fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Receiver<Slice>, Cutting) {
+    let (sender, receiver) = mpsc::channel(1);
+    let progress = progress.clone();
+    let cutting = tokio::task::spawn_blocking(move || {
+        cutter.cut(input, &sender, |ignored| {
+            if !ignored.is_empty() {
+                progress.say(&format!("columns that are not reported: {}", ignored.join(", ")));
+            }
+        })
+    });
+    (receiver, cutting)
+}
+
+fn open_session(source: &Source, arguments: &Arguments, cutter: &Cutter) -> Result<Session, Failure> {
+    match source {
+        // A pipe given as a file cannot be read again either.
+        Source::File(path) if path.is_file() => {
+            let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
+            let options = format!(
+                "{} {mapping} {:?} {} {}",
+                arguments.url, cutter.delimiter, cutter.lines, arguments.backfill
+            );
+            Session::open(path, &options)
+        }
+        _ => Ok(Session::unremembered()),
+    }
+}
+
+fn find_token(arguments: &Arguments) -> Result<SecretString, Failure> {
+    if let (Some(token), None) = (&arguments.token, &arguments.token_file) {
+        return Ok(SecretString::from(token.trim()));
+    }
+    let path = arguments.token_file.as_deref().unwrap_or(Path::new(DEV_TOKEN));
+    // The token of `salebell dev` may do everything, and is nobody else's business.
+    if arguments.token_file.is_none() && !is_this_machine(&arguments.url) {
+        return Err(Failure::new(format!(
+            "no token for {}: give --token-file or SALEBELL_TOKEN",
+            arguments.url
+        )));
+    }
+    match std::fs::read_to_string(path) {
+        Ok(token) => Ok(SecretString::from(token.trim())),
+        Err(error) if arguments.token_file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Failure::new(format!(
+                "no token: neither --token-file nor SALEBELL_TOKEN is given, and there is no {DEV_TOKEN} here"
+            )))
+        }
+        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn is_this_machine(url: &str) -> bool {
+    match url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
+    sum.recorded += batch.recorded;
+    sum.unchanged += batch.unchanged;
+    sum.stale += batch.stale;
+    sum.quarantined += batch.quarantined;
+    sum.failed += batch.failed;
+    sum.new_lows += batch.new_lows;
+    for (kind, count) in batch.transitions {
+        *sum.transitions.entry(kind).or_default() += count;
+    }
+}
+
+fn print_summary(arguments: &Arguments, summary: &Summary) {
+    let Tally { accepted, refused } = summary.tally;
+    if arguments.dry_run {
+        println!("{accepted} lines can be sent, {refused} cannot");
+        return;
+    }
+    println!("{accepted} accepted, {refused} refused");
+    if arguments.no_wait {
+        return;
+    }
+    let counts = &summary.counts;
+    println!(
+        "{} recorded, {} unchanged, {} stale, {} quarantined, {} failed, {} new lows",
+        counts.recorded, counts.unchanged, counts.stale, counts.quarantined, counts.failed, counts.new_lows
+    );
+    let kinds: Vec<String> =
+        counts.transitions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    if !kinds.is_empty() {
+        println!("transitions: {}", kinds.join(", "));
+    }
+}
+
+/// Tells refused lines: the first on standard error, all of them to a file.
+struct Refusals {
+    file: Option<(PathBuf, BufWriter<File>)>,
+    told: u64,
+    progress: Progress,
+}
+
+impl Refusals {
+    fn new(path: Option<&Path>, progress: Progress) -> Result<Self, Failure> {
+        let file = match path {
+            Some(path) => {
+                let file = File::create(path).explain(|| format!("cannot write {}", path.display()))?;
+                Some((path.to_owned(), BufWriter::new(file)))
+            }
+            None => None,
+        };
+        Ok(Self { file, told: 0, progress })
+    }
+
+    fn tell(&mut self, refusal: &Refusal) -> Result<(), Failure> {
+        if let Some((path, file)) = &mut self.file {
+            let write = || {
+                serde_json::to_writer(&mut *file, refusal)?;
+                file.write_all(b"\n")
+            };
+            let mut write = write;
+            write().explain(|| format!("cannot write {}", path.display()))?;
+        }
+        self.told += 1;
+        if self.told <= PRINTED_REFUSALS {
+            self.progress.say(&format!("line {}: {}", refusal.line, refusal.reason));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if self.told > PRINTED_REFUSALS {
+            let more = self.told - PRINTED_REFUSALS;
+            let hint = if self.file.is_none() { " (--rejects FILE has all)" } else { "" };
+            eprintln!("and {more} more refused lines{hint}");
+        }
+        match self.file {
+            Some((path, mut file)) => file.flush().explain(|| format!("cannot write {}", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse_delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        b"\\t" | b"tab" => Ok(b'\t'),
+        _ => Err("wants one character, or tab".to_owned()),
+    }
+}
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "h" => 3600,
+        "m" => 60,
+        _ => 1,
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    seconds.map(Duration::from_secs).ok_or_else(|| "wants a time such as 90s, 5m or 1h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_and_delimiters_are_read_as_people_write_them() {
+        assert_eq!(parse_wait("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_wait("2h"), Ok(Duration::from_secs(7200)));
+        assert!(parse_wait("soon").is_err());
+        assert_eq!(parse_delimiter("tab"), Ok(b'\t'));
+        assert!(parse_delimiter("ab").is_err());
+    }
+}

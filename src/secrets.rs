@@ -1,0 +1,165 @@
+//! Secrets at rest: channel secrets are sealed with AES-256-GCM before they meet the database.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::domain::api_key;
+use crate::error::{Error, Result};
+
+/// The keys that seal secrets. The first seals; all open, so that a key can be replaced while its secrets remain.
+///
+/// Sealed form: version byte 1, the first 4 bytes of the key's SHA-256, nonce (12 bytes), ciphertext with tag.
+pub struct Keyring(Vec<(KeyId, LessSafeKey)>);
+
+type KeyId = [u8; 4];
+const VERSION: u8 = 1;
+const HEADER: usize = 1 + size_of::<KeyId>();
+
+impl Keyring {
+    /// Keys are base64 of 32 bytes.
+    ///
+    /// # Errors
+    /// Which of them is not, without repeating it.
+    pub fn new(keys: &[SecretString]) -> Result<Keyring, String> {
+        let read = |(at, key): (usize, &SecretString)| {
+            let wrong = || format!("[{at}] must be base64 of 32 bytes");
+            let bytes = STANDARD.decode(key.expose_secret()).map_err(|_| wrong())?;
+            let id = key_id(&bytes);
+            UnboundKey::new(&AES_256_GCM, &bytes).map(|key| (id, LessSafeKey::new(key))).map_err(|_| wrong())
+        };
+        keys.iter().enumerate().map(read).collect::<Result<_, _>>().map(Keyring)
+    }
+
+    /// Whether there is a key.
+    pub fn can_seal(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// Seals `secret` for the row `owner`: it opens in no other row.
+    ///
+    /// # Errors
+    /// No key is configured.
+    pub fn seal(&self, owner: uuid::Uuid, secret: &[u8]) -> Result<Vec<u8>> {
+        let (id, key) =
+            self.0.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
+        let mut nonce = [0_u8; NONCE_LEN];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::internal("no random bytes"))?;
+        let mut text = secret.to_vec();
+        key.seal_in_place_append_tag(
+            Nonce::assume_unique_for_key(nonce),
+            Aad::from(owner.as_bytes()),
+            &mut text,
+        )
+        .map_err(|_| Error::internal("sealing failed"))?;
+        Ok([&[VERSION][..], id, &nonce, &text].concat())
+    }
+
+    /// Seals a webhook secret for its channel.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub fn seal_secret(&self, channel: uuid::Uuid, secret: &SecretBytes) -> Result<Vec<u8>> {
+        self.seal(channel, secret.expose_secret())
+    }
+
+    /// Opens the secrets that sign for a channel: its own, and the one before while that signs too.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_secrets(
+        &self,
+        channel: uuid::Uuid,
+        secret: &[u8],
+        previous: Option<&[u8]>,
+    ) -> Result<Vec<SecretBytes>> {
+        [Some(secret), previous].into_iter().flatten().map(|sealed| self.open(channel, sealed)).collect()
+    }
+
+    /// Opens what `seal` made.
+    ///
+    /// # Errors
+    /// Its key is not configured, or it was sealed for another row.
+    pub fn open(&self, owner: uuid::Uuid, sealed: &[u8]) -> Result<SecretBytes> {
+        let broken =
+            || Error::internal("a sealed secret does not open: webhook.encryption_keys lacks its key?");
+        if sealed.len() < HEADER + NONCE_LEN || sealed[0] != VERSION {
+            return Err(broken());
+        }
+        let (id, key) = self.0.iter().find(|(id, _)| id == &sealed[1..HEADER]).ok_or_else(broken)?;
+        debug_assert_eq!(id.len(), size_of::<KeyId>());
+        let nonce =
+            Nonce::try_assume_unique_for_key(&sealed[HEADER..HEADER + NONCE_LEN]).map_err(|_| broken())?;
+        let mut text = sealed[HEADER + NONCE_LEN..].to_vec();
+        let opened =
+            key.open_in_place(nonce, Aad::from(owner.as_bytes()), &mut text).map_err(|_| broken())?.len();
+        text.truncate(opened);
+        Ok(SecretBytes::from(text))
+    }
+}
+
+/// Secret bytes: wiped when dropped, and never printed.
+pub type SecretBytes = secrecy::SecretSlice<u8>;
+
+fn key_id(key: &[u8]) -> KeyId {
+    let hash = digest(&SHA256, key);
+    let mut id = KeyId::default();
+    id.copy_from_slice(&hash.as_ref()[..size_of::<KeyId>()]);
+    id
+}
+
+/// A new random key in the form that the configuration takes.
+///
+/// # Errors
+/// The system has no random bytes.
+pub fn generate_key() -> Result<SecretString> {
+    let mut key = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut key).map_err(|_| Error::internal("no random bytes"))?;
+    Ok(STANDARD.encode(key).into())
+}
+
+/// A new secret of a webhook channel: 32 random bytes. Standard Webhooks takes 24 to 64.
+///
+/// # Errors
+/// The system has no random bytes.
+pub fn generate_webhook_secret() -> Result<SecretBytes> {
+    let mut secret = vec![0_u8; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| Error::internal("no random bytes"))?;
+    Ok(SecretBytes::from(secret))
+}
+
+/// A webhook secret as its owner sees it: `whsec_` and base64.
+pub fn show_webhook_secret(secret: &SecretBytes) -> String {
+    format!("whsec_{}", STANDARD.encode(secret.expose_secret()))
+}
+
+/// A new random API key.
+///
+/// # Errors
+/// The system has no random bytes.
+pub fn generate_api_key() -> Result<SecretString> {
+    let mut random = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::internal("no random bytes"))?;
+    Ok(api_key::generate(&random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_secret_opens_with_its_key_and_in_its_row_alone() {
+        let (old, new) = (generate_key().unwrap(), generate_key().unwrap());
+        let row = Uuid::now_v7();
+        let sealed = Keyring::new(std::slice::from_ref(&old)).unwrap().seal(row, b"bell").unwrap();
+        let both = Keyring::new(&[new.clone(), old]).unwrap();
+        assert_eq!(both.open(row, &sealed).unwrap().expose_secret(), b"bell");
+        assert!(both.open(Uuid::now_v7(), &sealed).is_err());
+        assert!(Keyring::new(&[new]).unwrap().open(row, &sealed).is_err());
+        assert!(both.open(row, &sealed[..10]).is_err());
+        assert!(!sealed.windows(4).any(|four| four == b"bell"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Batches: what reports of prices were accepted as.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use crate::domain::batch::Counts;
+use crate::error::{Error, Result};
+
+/// A batch and what has come of it so far.
+pub struct Batch {
+    pub id: Uuid,
+    pub created_at: DateTime<Utc>,
+    /// Read to its end, and every part of it is recorded.
+    pub done: bool,
+    pub accepted: i64,
+    pub rejected: i64,
+    pub counts: Counts,
+}
+
+/// What is known of a report once it has been read to its end.
+pub struct Closing {
+    pub parts: i32,
+    pub accepted: i64,
+    pub rejected: i64,
+}
+
+/// Opens a batch. With `closing`, a report that was read to its end before anything of it was sent.
+pub async fn create_batch(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    id: Uuid,
+    closing: Option<&Closing>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into batches (id, account_id, created_at, closed_at, parts, accepted, rejected)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        id,
+        account,
+        now,
+        closing.map(|_| now),
+        closing.map(|closing| closing.parts),
+        closing.map_or(0, |closing| closing.accepted),
+        closing.map_or(0, |closing| closing.rejected),
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Closes a batch: its report has been read to its end, and all of it is on the bus.
+pub async fn close_batch(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    closing: &Closing,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "update batches set closed_at = $2, parts = $3, accepted = $4, rejected = $5 where id = $1",
+        id,
+        now,
+        closing.parts,
+        closing.accepted,
+        closing.rejected,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// An account's batch with the sum of its parts.
+///
+/// # Errors
+/// `NotFound`, also for somebody else's.
+pub async fn get_batch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Batch> {
+    let row = sqlx::query!(
+        r#"select b.id, b.created_at, b.accepted, b.rejected,
+            (b.closed_at is not null and count(p.part) >= b.parts) as "done!",
+            coalesce(sum(p.recorded), 0)::bigint as "recorded!",
+            coalesce(sum(p.unchanged), 0)::bigint as "unchanged!",
+            coalesce(sum(p.stale), 0)::bigint as "stale!",
+            coalesce(sum(p.quarantined), 0)::bigint as "quarantined!",
+            coalesce(sum(p.failed), 0)::bigint as "failed!",
+            coalesce(sum(p.new_lows), 0)::bigint as "new_lows!",
+            (select coalesce(jsonb_object_agg(kind, total), '{}') from (
+                select t.key as kind, sum(t.value::bigint) as total
+                from batch_parts q, jsonb_each_text(q.transitions) t where q.batch_id = b.id group by t.key
+            ) kinds) as "transitions!"
+        from batches b left join batch_parts p on p.batch_id = b.id
+        where b.id = $1 and b.account_id = $2
+        group by b.id"#,
+        id,
+        account,
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(|| Error::not_found("batch"))?;
+    Ok(Batch {
+        id: row.id,
+        created_at: row.created_at,
+        done: row.done,
+        accepted: row.accepted,
+        rejected: row.rejected,
+        counts: Counts {
+            recorded: row.recorded,
+            unchanged: row.unchanged,
+            stale: row.stale,
+            quarantined: row.quarantined,
+            failed: row.failed,
+            new_lows: row.new_lows,
+            transitions: serde_json::from_value(row.transitions).map_err(Error::internal)?,
+        },
+    })
+}
+
+/// Forgets that a message was given up, so that it can be recorded after all.
+pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: Uuid, part: i32) -> Result<()> {
+    sqlx::query!(
+        "delete from batch_parts where batch_id = $1 and part = $2
+            and failed > 0 and recorded + unchanged + stale + quarantined = 0",
+        batch,
+        part,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Counts a message that is given up as failed, once.
+pub async fn fail_part(
+    executor: impl PgExecutor<'_>,
+    batch: Uuid,
+    part: i32,
+    observations: i64,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into batch_parts (batch_id, part, recorded_at, recorded, unchanged, stale, quarantined, failed,
+            new_lows, transitions)
+         values ($1, $2, $3, 0, 0, 0, 0, $4, 0, '{}') on conflict (batch_id, part) do nothing",
+        batch,
+        part,
+        now,
+        observations as i32,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The bus as a table: `for update skip locked` hands messages out, `visible_at` is the lease.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::store::wakeups;
+
+/// A message that this process holds for now.
+pub struct Received {
+    pub id: Uuid,
+    /// Proves that it is still we who hold it.
+    pub receipt: Uuid,
+    pub payload: Vec<u8>,
+    /// How often it has been received, this time included.
+    pub receives: i16,
+}
+
+/// Puts messages on `topic`, all or none, and wakes whoever waits for them.
+pub async fn send(pool: &PgPool, topic: &str, payloads: &[Vec<u8>], now: DateTime<Utc>) -> Result<()> {
+    let ids: Vec<Uuid> = payloads.iter().map(|_| Uuid::now_v7()).collect();
+    sqlx::query!(
+        r#"with sent as (
+            insert into bus_messages (id, topic, payload, sent_at, visible_at)
+            select id, $1, payload, $4, $4 from unnest($2::uuid[], $3::bytea[]) as m (id, payload)
+        )
+        select pg_notify($5, '')::text as "notified""#,
+        topic,
+        &ids,
+        payloads,
+        now,
+        wakeups::PRICES,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(())
+}
+
+/// Takes the oldest visible messages.
+pub async fn receive(
+    pool: &PgPool,
+    topic: &str,
+    max: i64,
+    now: DateTime<Utc>,
+    hidden_until: DateTime<Utc>,
+) -> Result<Vec<Received>> {
+    let receipt = Uuid::now_v7();
+    let taken = sqlx::query!(
+        r#"with waiting as (
+            select id from bus_messages
+            where topic = $1 and visible_at <= $3 and dead_at is null
+            order by visible_at limit $2
+            for update skip locked
+        )
+        update bus_messages m set visible_at = $4, receipt = $5, receives = m.receives + 1
+        from waiting w where m.id = w.id
+        returning m.id, m.payload, m.receives"#,
+        topic,
+        max,
+        now,
+        hidden_until,
+        receipt,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(taken
+        .into_iter()
+        .map(|row| Received { id: row.id, receipt, payload: row.payload, receives: row.receives })
+        .collect())
+}
+
+/// Moves the end of the lease. False when the message is not held by its receipt any more.
+pub async fn hide_until(
+    executor: impl PgExecutor<'_>,
+    message: &Received,
+    until: DateTime<Utc>,
+) -> Result<bool> {
+    let moved = sqlx::query!(
+        "update bus_messages set visible_at = $3 where id = $1 and receipt = $2",
+        message.id,
+        message.receipt,
+        until,
+    )
+    .execute(executor)
+    .await?;
+    Ok(moved.rows_affected() == 1)
+}
+
+/// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.
+pub async fn give_back(
+    executor: impl PgExecutor<'_>,
+    message: &Received,
+    until: DateTime<Utc>,
+    failure: &str,
+    counts: bool,
+) -> Result<()> {
+    sqlx::query!(
+        "update bus_messages set visible_at = $3, receipt = null, failure = $4,
+            receives = case when $5 then receives else greatest(receives - 1, 0) end
+         where id = $1 and receipt = $2",
+        message.id,
+        message.receipt,
+        until,
+        failure,
+        counts,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Sets a message aside as dead, unless another holds it by now.
+pub async fn bury(
+    executor: impl PgExecutor<'_>,
+    message: &Received,
+    failure: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "update bus_messages set dead_at = $3, receipt = null, failure = $4 where id = $1 and receipt = $2",
+        message.id,
+        message.receipt,
+        now,
+        failure,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Removes a message that its receipt still holds; one that another holds by now stays.
+pub async fn delete(executor: impl PgExecutor<'_>, message: &Received) -> Result<()> {
+    sqlx::query!("delete from bus_messages where id = $1 and receipt = $2", message.id, message.receipt)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// The message that has been dead the longest.
+pub async fn next_dead(executor: impl PgExecutor<'_>, topic: &str) -> Result<Option<Received>> {
+    let dead = sqlx::query!(
+        "select id, payload, receives from bus_messages where topic = $1 and dead_at is not null
+         order by dead_at limit 1",
+        topic,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(dead.map(|row| Received {
+        id: row.id,
+        receipt: Uuid::nil(),
+        payload: row.payload,
+        receives: row.receives,
+    }))
+}
+
+/// Makes a dead message wait again, and wakes whoever waits for it.
+pub async fn revive(executor: impl PgExecutor<'_>, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        r#"with revived as (
+            update bus_messages set dead_at = null, receives = 0, receipt = null, visible_at = $2
+            where id = $1 and dead_at is not null
+        )
+        select pg_notify($3, '')::text as "notified""#,
+        id,
+        now,
+        wakeups::PRICES,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(())
+}
+
+/// Seconds since the oldest living message was sent, and how many messages are dead.
+pub async fn age_and_dead(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    now: DateTime<Utc>,
+) -> Result<(f64, i64)> {
+    let row = sqlx::query!(
+        r#"select
+            coalesce((select extract(epoch from $2 - min(sent_at)) from bus_messages
+                where topic = $1 and dead_at is null), 0)::float8 as "age!",
+            (select count(*) from bus_messages where topic = $1 and dead_at is not null) as "dead!""#,
+        topic,
+        now,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok((row.age.max(0.0), row.dead))
+}

@@ -1,0 +1,310 @@
+//! Channels: where notices go.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::store::wakeups;
+
+/// A channel without its secrets.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    pub id: Uuid,
+    pub kind: String,
+    pub name: String,
+    pub url: String,
+    /// `active` or `disabled`.
+    pub state: String,
+    /// `gone`: the receiver answered 410. `failing`: not one success in five days.
+    pub disabled_reason: Option<String>,
+    /// Since when not one delivery has succeeded.
+    pub failing_since: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What is needed to send to a channel. The secrets are sealed for its id.
+pub struct Target {
+    pub url: String,
+    pub secret: Vec<u8>,
+    pub previous_secret: Option<Vec<u8>>,
+}
+
+/// What a new channel is.
+pub struct NewChannel<'a> {
+    pub id: Uuid,
+    pub kind: &'a str,
+    pub name: &'a str,
+    pub url: &'a str,
+    /// Sealed for `id`.
+    pub sealed_secret: &'a [u8],
+}
+
+/// Keeps a new channel of `account`, unless it has `limit` already.
+///
+/// # Errors
+/// `Conflict` at the limit.
+pub async fn create_channel(
+    pool: &PgPool,
+    account: Uuid,
+    new: &NewChannel<'_>,
+    limit: i64,
+    now: DateTime<Utc>,
+) -> Result<Channel> {
+    let mut transaction = pool.begin().await?;
+    // The account's row is the lock: two at once must not both find the last place free.
+    sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let created = sqlx::query_as!(
+        Channel,
+        "insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
+         select $1, $2, $3, $4, $5, $6, $7, $7
+         where (select count(*) from channels where account_id = $2) < $8
+         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+        new.id,
+        account,
+        new.kind,
+        new.name,
+        new.url,
+        new.sealed_secret,
+        now,
+        limit,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Error::conflict(format!("An account has at most {limit} channels.")))?;
+    transaction.commit().await?;
+    Ok(created)
+}
+
+/// The newest first; `before` is the id after which the page begins.
+pub async fn list_channels(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Channel>> {
+    let channels = sqlx::query_as!(
+        Channel,
+        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+         from channels where account_id = $1 and id < $2 order by id desc limit $3",
+        account,
+        before.unwrap_or(Uuid::max()),
+        rows,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(channels)
+}
+
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn find_channel(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Channel> {
+    sqlx::query_as!(
+        Channel,
+        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2",
+        id,
+        account,
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(no_channel)
+}
+
+/// Finds a channel to change it: it stays as it is until the transaction ends.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn lock_channel(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Channel> {
+    sqlx::query_as!(
+        Channel,
+        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2 for no key update",
+        id,
+        account,
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(no_channel)
+}
+
+/// Sets a channel's name and URL; the account has been checked by `lock_channel`.
+pub async fn update_channel(
+    connection: &mut PgConnection,
+    account: Uuid,
+    id: Uuid,
+    name: &str,
+    url: &str,
+    now: DateTime<Utc>,
+) -> Result<Channel> {
+    sqlx::query_as!(
+        Channel,
+        "update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
+         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+        id,
+        account,
+        name,
+        url,
+        now,
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or_else(no_channel)
+}
+
+/// So many deliveries go with one statement where there may be a million.
+const SLICE: i64 = 10_000;
+
+/// Removes a channel with its deliveries, in slices: none of them holds its locks for long. What is cut short
+/// leaves a disabled channel, which can be deleted again.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn delete_channel(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    let disabled = sqlx::query!(
+        "update channels set state = 'disabled', disabled_reason = 'deleted', updated_at = $3
+         where id = $1 and account_id = $2",
+        id,
+        account,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    if disabled.rows_affected() == 0 {
+        return Err(no_channel());
+    }
+    loop {
+        let removed = sqlx::query!(
+            "delete from deliveries where id = any(array(
+                select id from deliveries where channel_id = $1 limit $2))",
+            id,
+            SLICE,
+        )
+        .execute(pool)
+        .await?;
+        if removed.rows_affected() < SLICE as u64 {
+            break;
+        }
+    }
+    sqlx::query!("delete from channels where id = $1 and account_id = $2", id, account).execute(pool).await?;
+    Ok(())
+}
+
+/// The channel and what is needed to send to it now.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn find_target(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Target> {
+    sqlx::query_as!(
+        Target,
+        "select url, secret, case when previous_secret_until > $3 then previous_secret end as previous_secret
+         from channels where id = $1 and account_id = $2",
+        id,
+        account,
+        now,
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(no_channel)
+}
+
+/// Gives a channel a new secret; the old one signs too until `old_until`.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn rotate_secret(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    id: Uuid,
+    sealed_secret: &[u8],
+    old_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Channel> {
+    sqlx::query_as!(
+        Channel,
+        "update channels set secret = $3, previous_secret = secret, previous_secret_until = $4, updated_at = $5
+         where id = $1 and account_id = $2
+         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+        id,
+        account,
+        sealed_secret,
+        old_until,
+        now,
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(no_channel)
+}
+
+/// Makes a channel active again, and pending again what died or was cancelled with it and was made at `since` or
+/// later. Returns the channel and how many deliveries that are.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn recover_channel(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<(Channel, i64)> {
+    let channel = sqlx::query_as!(
+        Channel,
+        "update channels set state = 'active', disabled_reason = null, failing_since = null, updated_at = $3
+         where id = $1 and account_id = $2
+         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+        id,
+        account,
+        now,
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(no_channel)?;
+    let mut recovered = 0;
+    for state in ["dead", "cancelled"] {
+        let mut before = Some(Uuid::max());
+        while let (Some(since), Some(id_before)) = (since, before) {
+            let slice = sqlx::query!(
+                r#"with slice as materialized (
+                    select id from deliveries
+                    where channel_id = $1 and state = $2 and id < $3 order by id desc limit $4
+                ),
+                recovered as (
+                    update deliveries d set state = 'pending', reason = null, next_attempt_at = $6,
+                        schedule_from = d.attempts, finished_at = null
+                    from slice where d.id = slice.id and d.state = $2 and d.created_at >= $5
+                        and (d.state = 'dead' or d.reason = 'channel_disabled')
+                    returning d.id
+                )
+                select (select id from slice order by id limit 1) as last,
+                    (select count(*) from recovered) as "recovered!""#,
+                id,
+                state,
+                id_before,
+                SLICE,
+                since,
+                now,
+            )
+            .fetch_one(pool)
+            .await?;
+            recovered += slice.recovered;
+            before = slice.last;
+        }
+    }
+    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, wakeups::DELIVERIES)
+        .fetch_one(pool)
+        .await?;
+    Ok((channel, recovered))
+}
+
+fn no_channel() -> Error {
+    Error::not_found("channel")
+}

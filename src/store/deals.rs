@@ -1,0 +1,217 @@
+//! Deals: the sales that are going on.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgExecutor, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::offers::{StoreRef, parse_currency};
+use crate::domain::money::Currency;
+use crate::error::{Error, Result};
+
+/// An open sale with what is shown beside it. Amounts are minor units of `currency`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deal {
+    /// The sale's.
+    pub id: Uuid,
+    pub offer_id: Uuid,
+    pub game_id: Uuid,
+    pub title: String,
+    pub store: StoreRef,
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub currency: Currency,
+    pub amount: i64,
+    pub regular: i64,
+    /// Whole percent below the regular price.
+    pub cut: i16,
+    pub new_low: bool,
+    pub started_at: DateTime<Utc>,
+    pub ends_at: Option<DateTime<Utc>>,
+}
+
+/// The orders of deals, each ending in the sale's id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DealSort {
+    /// The largest cut first.
+    #[default]
+    Cut,
+    /// By currency, and the cheapest first in each.
+    Price,
+    /// The latest start first.
+    Newest,
+}
+
+/// Where a deal stands in its order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum DealKey {
+    Cut(i16, Uuid),
+    Price(String, i64, Uuid),
+    Newest(DateTime<Utc>, Uuid),
+}
+
+impl DealSort {
+    /// The place of `deal` in this order.
+    pub fn key(self, deal: &Deal) -> DealKey {
+        match self {
+            DealSort::Cut => DealKey::Cut(deal.cut, deal.id),
+            DealSort::Price => DealKey::Price(deal.currency.code().to_owned(), deal.amount, deal.id),
+            DealSort::Newest => DealKey::Newest(deal.started_at, deal.id),
+        }
+    }
+
+    fn columns(self) -> &'static str {
+        match self {
+            DealSort::Cut => "cut desc, id desc",
+            DealSort::Price => "currency, amount, id",
+            DealSort::Newest => "started_at desc, id desc",
+        }
+    }
+}
+
+/// Which deals are asked for; `None` is any.
+#[derive(Clone, Debug, Default)]
+pub struct DealFilter {
+    pub store_id: Option<Uuid>,
+    /// Offers of these regions.
+    pub regions: Option<Vec<String>>,
+    pub currency: Option<Currency>,
+    pub platform: Option<String>,
+    /// Whole percent.
+    pub min_cut: Option<i16>,
+    /// Minor units of `currency`, which goes with it.
+    pub max_amount: Option<i64>,
+    pub new_low: Option<bool>,
+    pub sort: DealSort,
+}
+
+#[derive(sqlx::FromRow)]
+struct DealRow {
+    id: Uuid,
+    offer_id: Uuid,
+    game_id: Uuid,
+    title: String,
+    store_id: Uuid,
+    store_slug: String,
+    store_name: String,
+    region: String,
+    platform: Option<String>,
+    url: Option<String>,
+    currency: String,
+    amount: i64,
+    regular: i64,
+    cut: i16,
+    new_low: bool,
+    started_at: DateTime<Utc>,
+    ends_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<DealRow> for Deal {
+    type Error = Error;
+
+    fn try_from(row: DealRow) -> Result<Deal> {
+        Ok(Deal {
+            currency: parse_currency(&row.currency)?,
+            id: row.id,
+            offer_id: row.offer_id,
+            game_id: row.game_id,
+            title: row.title,
+            store: StoreRef { id: row.store_id, slug: row.store_slug, name: row.store_name },
+            region: row.region,
+            platform: row.platform,
+            url: row.url,
+            amount: row.amount,
+            regular: row.regular,
+            cut: row.cut,
+            new_low: row.new_low,
+            started_at: row.started_at,
+            ends_at: row.ends_at,
+        })
+    }
+}
+
+/// Deals in their order; `after` is the place of the last one of the page before.
+///
+/// The page is cut along an index of the order before it is joined. What no index leads with is checked on the way
+/// (region, platform, `new_low`), so that price reports have few indexes to keep.
+///
+/// # Errors
+/// `Malformed` when `after` is of another order.
+pub fn list_deals_query(
+    filter: &DealFilter,
+    after: Option<DealKey>,
+    rows: i64,
+) -> Result<QueryBuilder<Postgres>> {
+    let mut query =
+        QueryBuilder::new("with page as materialized (select * from sales where ended_at is null");
+    if let Some(store_id) = filter.store_id {
+        query.push(" and store_id = ").push_bind(store_id);
+    }
+    if let Some(regions) = &filter.regions {
+        query.push(" and region = any(").push_bind(regions.clone()).push(")");
+    }
+    if let Some(currency) = filter.currency {
+        query.push(" and currency = ").push_bind(currency.code());
+    }
+    if let Some(platform) = &filter.platform {
+        query.push(" and platform = ").push_bind(platform.clone());
+    }
+    if let Some(min_cut) = filter.min_cut {
+        query.push(" and cut >= ").push_bind(min_cut);
+    }
+    if let Some(max_amount) = filter.max_amount {
+        query.push(" and amount <= ").push_bind(max_amount);
+    }
+    if let Some(new_low) = filter.new_low {
+        query.push(" and new_low = ").push_bind(new_low);
+    }
+    match (filter.sort, after) {
+        (_, None) => {}
+        (DealSort::Cut, Some(DealKey::Cut(cut, id))) => {
+            query.push(" and (cut, id) < (").push_bind(cut).push(", ").push_bind(id).push(")");
+        }
+        (DealSort::Price, Some(DealKey::Price(currency, amount, id))) => {
+            query.push(" and (currency, amount, id) > (").push_bind(currency);
+            query.push(", ").push_bind(amount).push(", ").push_bind(id).push(")");
+        }
+        (DealSort::Newest, Some(DealKey::Newest(started_at, id))) => {
+            query.push(" and (started_at, id) < (").push_bind(started_at).push(", ").push_bind(id).push(")");
+        }
+        (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another order.")),
+    }
+    query.push(" order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
+    query.push(
+        ") select page.id, page.offer_id, page.game_id, g.title, page.store_id, s.slug as store_slug,
+            s.name as store_name, page.region, page.platform, o.url, page.currency, page.amount, page.regular,
+            page.cut, page.new_low, page.started_at, page.ends_at
+        from page
+        join games g on g.id = page.game_id
+        join stores s on s.id = page.store_id
+        join offers o on o.id = page.offer_id
+        order by ",
+    );
+    query.push(match filter.sort {
+        DealSort::Cut => "page.cut desc, page.id desc",
+        DealSort::Price => "page.currency, page.amount, page.id",
+        DealSort::Newest => "page.started_at desc, page.id desc",
+    });
+    Ok(query)
+}
+
+/// One page of deals.
+///
+/// # Errors
+/// `Malformed` when `after` is of another order.
+pub async fn list_deals(
+    executor: impl PgExecutor<'_>,
+    filter: &DealFilter,
+    after: Option<DealKey>,
+    rows: i64,
+) -> Result<Vec<Deal>> {
+    let mut query = list_deals_query(filter, after, rows)?;
+    // Planned for its values each time: whether an index is walked or a rare value gathered depends on them.
+    let rows: Vec<DealRow> = query.build_query_as().persistent(false).fetch_all(executor).await?;
+    rows.into_iter().map(Deal::try_from).collect()
+}

@@ -1,0 +1,223 @@
+//! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::domain::price::Kind;
+use crate::error::Result;
+use crate::store::wakeups;
+
+/// An event with watches to look at, leased to this process.
+pub struct Waiting {
+    pub id: Uuid,
+    /// Such as `sale.started`.
+    pub kind: String,
+    pub game_id: Uuid,
+    /// How far its dispatch has come: the last watch that was looked at.
+    pub last_watch_id: Option<Uuid>,
+}
+
+/// What a look into the outbox found.
+pub struct Claimed {
+    /// Events of games that nobody watches; they are done with.
+    pub quiet: i64,
+    /// Events to dispatch, the oldest first.
+    pub waiting: Vec<Waiting>,
+}
+
+/// Leases up to `max` of the oldest events, and finishes at once those that nobody can want.
+pub async fn claim_events(
+    pool: &PgPool,
+    max: i64,
+    now: DateTime<Utc>,
+    lease: DateTime<Utc>,
+) -> Result<Claimed> {
+    let rows = sqlx::query!(
+        r#"with waiting as (
+            select e.id, exists (select from watches w where w.game_id = e.game_id and not w.paused) as watched
+            from events e
+            where e.rings and e.dispatched_at is null and (e.leased_until is null or e.leased_until <= $2)
+            order by e.id limit $1
+            for update of e skip locked
+        )
+        update events e set
+            leased_until = case when w.watched then $3::timestamptz end,
+            dispatched_at = case when not w.watched then $2::timestamptz end
+        from waiting w where e.id = w.id
+        returning e.id, e.kind, e.game_id, e.last_watch_id, w.watched as "watched!""#,
+        max,
+        now,
+        lease,
+    )
+    .fetch_all(pool)
+    .await?;
+    let taken = rows.len() as i64;
+    let mut waiting: Vec<Waiting> = rows
+        .into_iter()
+        .filter(|row| row.watched)
+        .map(|row| Waiting {
+            id: row.id,
+            kind: row.kind,
+            game_id: row.game_id,
+            last_watch_id: row.last_watch_id,
+        })
+        .collect();
+    waiting.sort_by_key(|event| event.id);
+    Ok(Claimed { quiet: taken - waiting.len() as i64, waiting })
+}
+
+/// What one slice has made.
+pub struct Slice {
+    pub notices: i64,
+    pub deliveries: i64,
+    /// The last watch that was looked at; `None`: the event is done.
+    pub last_watch_id: Option<Uuid>,
+}
+
+/// When the deliveries of a slice are due, and how long the event stays ours.
+pub struct Times {
+    pub now: DateTime<Utc>,
+    /// When watches of cadence `daily` deliver next.
+    pub daily: DateTime<Utc>,
+    pub lease: DateTime<Utc>,
+}
+
+/// Matches the next `size` watches of an event's game, and makes notices and deliveries, in one statement.
+///
+/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice. `None`: another process has
+/// gone on with this event meanwhile; nothing was written.
+pub async fn dispatch_slice(
+    pool: &PgPool,
+    event: &Waiting,
+    size: i64,
+    times: &Times,
+) -> Result<Option<Slice>> {
+    let mut transaction = pool.begin().await?;
+    // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
+    sqlx::query!("set local plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
+    // The rules stand in domain::watch too, for explanations; tests/it/watches.rs holds both against each other.
+    let row = sqlx::query!(
+        r#"with event as (
+            select e.*, o.store_id, o.region, o.platform
+            from events e join offers o on o.id = e.offer_id where e.id = $1
+        ),
+        slice as materialized (
+            select w.id, w.account_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores, w.regions,
+                w.currency, w.platforms, w.channels, w.cadence, w.priority
+            from watches w
+            where w.game_id = $2 and not w.paused and w.id > $3
+            order by w.id limit $4
+        ),
+        made as (
+            insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id, currency,
+                amount, regular, cut, new_low, created_at)
+            select uuid_v7($5), w.account_id, w.id, e.sale_id, e.id, e.kind, e.game_id, e.offer_id, e.currency,
+                e.amount, e.regular, e.cut, e.new_low, $5
+            from event e join slice w on
+                case w.rule
+                    when 'any_sale' then true
+                    when 'price_at_most' then e.currency = w.target_currency and e.amount <= w.target_amount
+                    when 'cut_at_least' then e.cut >= w.target_cut
+                    when 'new_low' then e.new_low
+                end
+                and (w.stores is null or e.store_id = any(w.stores))
+                and (w.regions is null or e.region = 'ZZ' or e.region = any(w.regions))
+                and (w.currency is null or e.currency = w.currency)
+                and (w.platforms is null or e.platform = any(w.platforms))
+            where e.sale_id is not null
+            on conflict (watch_id, sale_id) do nothing
+            returning id, watch_id, account_id
+        ),
+        sent as (
+            insert into deliveries (id, notice_id, channel_id, account_id, next_attempt_at, traceparent, created_at)
+            select uuid_v7($5), n.id, c.id, n.account_id,
+                -- A channel's deliveries go in the order of this time: priority moves them within a backlog.
+                case when w.cadence = 'daily' then $6::timestamptz
+                    else $5::timestamptz - case w.priority when 'high' then interval '1 hour'
+                        when 'low' then interval '-1 second' else interval '0' end
+                end,
+                (select traceparent from event), $5
+            from made n
+            -- By its key and not from the slice: how many are made is beyond any estimate.
+            join watches w on w.id = n.watch_id
+            join channels c on c.account_id = n.account_id and c.state = 'active'
+                and (w.channels is null or c.id = any(w.channels))
+            returning 1
+        )
+        select (select count(*) from slice) as "watches!", (select count(*) from made) as "notices!",
+            (select count(*) from sent) as "deliveries!",
+            (select id from slice order by id desc limit 1) as last_watch_id"#,
+        event.id,
+        event.game_id,
+        event.last_watch_id.unwrap_or_default(),
+        size,
+        times.now,
+        times.daily,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    let rearmed = rearm_deliveries(&mut transaction, event, row.last_watch_id, times.now).await?;
+    let last_watch_id = row.last_watch_id.filter(|_| row.watches == size);
+    let ours = sqlx::query!(
+        "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
+            dispatched_at = case when $3::uuid is null then $5::timestamptz end
+         where id = $1 and dispatched_at is null and last_watch_id is not distinct from $2",
+        event.id,
+        event.last_watch_id,
+        last_watch_id,
+        times.lease,
+        times.now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if ours.rows_affected() == 0 {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
+    if row.deliveries > 0 || rearmed > 0 {
+        sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::DELIVERIES)
+            .fetch_one(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Some(Slice { notices: row.notices, deliveries: row.deliveries, last_watch_id }))
+}
+
+/// A better price makes a delivery due again that was cancelled because the price no longer fitted: its notice was
+/// made, so it is all that the watch will have of this sale. Whether it fits now is judged before it is sent.
+async fn rearm_deliveries(
+    connection: &mut PgConnection,
+    event: &Waiting,
+    last_watch_id: Option<Uuid>,
+    now: DateTime<Utc>,
+) -> Result<u64> {
+    if event.kind == Kind::SaleStarted.name() {
+        return Ok(0);
+    }
+    let rearmed = sqlx::query!(
+        "update deliveries d set state = 'pending', reason = null, finished_at = null, next_attempt_at = $5
+         from watches w join events e on e.id = $1 join notices n on n.watch_id = w.id and n.sale_id = e.sale_id
+         where w.game_id = $2 and w.id > $3 and w.id <= $4 and not w.paused and d.notice_id = n.id
+            and d.state = 'cancelled' and d.reason in ('price_no_longer_matches', 'watch_paused')",
+        event.id,
+        event.game_id,
+        event.last_watch_id.unwrap_or_default(),
+        last_watch_id.unwrap_or_default(),
+        now,
+    )
+    .execute(connection)
+    .await?;
+    Ok(rearmed.rows_affected())
+}
+
+/// Gives events back that were leased and not begun, as a process that stops does.
+pub async fn release_events(pool: &PgPool, events: &[Uuid]) -> Result<()> {
+    sqlx::query!(
+        "update events set leased_until = null where id = any($1) and dispatched_at is null",
+        events
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! Titles: one identity across stores, platforms and editions.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use sqlx::{PgExecutor, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::offers::delete_offers;
+use crate::domain::title;
+use crate::error::{Error, Result};
+
+/// A game.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct Game {
+    pub id: Uuid,
+    pub title: String,
+    pub publisher: Option<String>,
+    pub released_on: Option<NaiveDate>,
+    pub url: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a caller can set of a game, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GameFields {
+    pub title: String,
+    pub publisher: Option<String>,
+    pub released_on: Option<NaiveDate>,
+    pub url: Option<String>,
+}
+
+/// The games of `ids`, those that exist, in no order.
+pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Game>> {
+    let games = sqlx::query_as!(
+        Game,
+        "select id, title, publisher, released_on, url, created_at, updated_at from games where id = any($1)",
+        ids,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(games)
+}
+
+/// Whether there is such a game.
+pub async fn game_exists(executor: impl PgExecutor<'_>, id: Uuid) -> Result<bool> {
+    let found = sqlx::query_scalar!(r#"select 1 as "one!" from games where id = $1"#, id)
+        .fetch_optional(executor)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Games, the newest first; `after` is the last id of the page before.
+pub fn list_games_query(after: Option<Uuid>, rows: i64) -> QueryBuilder<Postgres> {
+    let mut query =
+        QueryBuilder::new("select id, title, publisher, released_on, url, created_at, updated_at from games");
+    if let Some(after) = after {
+        query.push(" where id < ").push_bind(after);
+    }
+    query.push(" order by id desc limit ").push_bind(rows);
+    query
+}
+
+/// One page of all games, the newest first.
+pub async fn list_games(executor: impl PgExecutor<'_>, after: Option<Uuid>, rows: i64) -> Result<Vec<Game>> {
+    Ok(list_games_query(after, rows).build_query_as().fetch_all(executor).await?)
+}
+
+/// Adds a game. Two games may bear one title.
+pub async fn create_game(
+    executor: impl PgExecutor<'_>,
+    fields: &GameFields,
+    now: DateTime<Utc>,
+) -> Result<Game> {
+    let game = sqlx::query_as!(
+        Game,
+        "insert into games (id, title, normalised_title, publisher, released_on, url, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $7)
+         returning id, title, publisher, released_on, url, created_at, updated_at",
+        Uuid::now_v7(),
+        fields.title,
+        title::normalise(&fields.title),
+        fields.publisher,
+        fields.released_on,
+        fields.url,
+        now,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(game)
+}
+
+/// Changes a game to what `change` makes of the locked row; what it refuses is refused.
+///
+/// # Errors
+/// `NotFound`, and whatever `change` says.
+pub async fn update_game(
+    pool: &PgPool,
+    id: Uuid,
+    now: DateTime<Utc>,
+    change: impl FnOnce(&Game) -> Result<GameFields>,
+) -> Result<Game> {
+    let mut transaction = pool.begin().await?;
+    let game = lock_game(&mut *transaction, id).await?;
+    let fields = change(&game)?;
+    let unchanged = GameFields {
+        title: game.title.clone(),
+        publisher: game.publisher.clone(),
+        released_on: game.released_on,
+        url: game.url.clone(),
+    };
+    if fields == unchanged {
+        return Ok(game);
+    }
+    let game = sqlx::query_as!(
+        Game,
+        "update games
+         set title = $2, normalised_title = $3, publisher = $4, released_on = $5, url = $6, updated_at = $7
+         where id = $1
+         returning id, title, publisher, released_on, url, created_at, updated_at",
+        id,
+        fields.title,
+        title::normalise(&fields.title),
+        fields.publisher,
+        fields.released_on,
+        fields.url,
+        now,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(game)
+}
+
+/// Removes a game with its offers, their history, and its watches, unless `check` refuses the row as it is.
+///
+/// # Errors
+/// `NotFound`, and whatever `check` says.
+pub async fn delete_game(pool: &PgPool, id: Uuid, check: impl FnOnce(&Game) -> Result<()>) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    check(&lock_game(&mut *transaction, id).await?)?;
+    let offers = sqlx::query_scalar!("select id from offers where game_id = $1 order by id for update", id)
+        .fetch_all(&mut *transaction)
+        .await?;
+    delete_offers(&mut transaction, &offers).await?;
+    sqlx::query!("delete from games where id = $1", id).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn lock_game(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Game> {
+    sqlx::query_as!(
+        Game,
+        "select id, title, publisher, released_on, url, created_at, updated_at from games
+         where id = $1 for update",
+        id,
+    )
+    .fetch_optional(executor)
+    .await?
+    .ok_or_else(|| Error::not_found("game"))
+}

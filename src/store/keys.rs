@@ -1,0 +1,189 @@
+//! API keys. The key itself is never here, only its SHA-256.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// The most keys of one account.
+const MAX_KEYS: i64 = 100;
+
+/// An API key as its owner sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Key {
+    pub id: Uuid,
+    pub name: String,
+    /// The beginning of the key, by which a person recognises it.
+    pub hint: String,
+    pub scopes: Vec<String>,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Within a minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// A key that is valid now.
+pub struct ValidKey {
+    pub id: Uuid,
+    pub account_id: Uuid,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// Finds the key of a SHA-256, unless it has expired.
+pub async fn find_valid_key(
+    executor: impl PgExecutor<'_>,
+    digest: &[u8],
+    now: DateTime<Utc>,
+) -> Result<Option<ValidKey>> {
+    let key = sqlx::query_as!(
+        ValidKey,
+        "select id, account_id, scopes, expires_at, last_used_at from api_keys
+         where digest = $1 and (expires_at is null or expires_at > $2)",
+        digest,
+        now,
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(key)
+}
+
+/// Notes that a key is used `now`, unless that was noted after `before` already: many processes see it at once.
+pub async fn note_use(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    now: DateTime<Utc>,
+    before: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "update api_keys set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at <= $3)",
+        id,
+        now,
+        before,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// What a new API key is.
+pub struct NewKey<'a> {
+    pub name: &'a str,
+    /// The beginning of the key.
+    pub hint: &'a str,
+    pub digest: &'a [u8],
+    pub scopes: &'a [String],
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Keeps a new API key of `account`.
+///
+/// # Errors
+/// `Conflict` when the account has too many already.
+pub async fn create_key(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    key: &NewKey<'_>,
+    now: DateTime<Utc>,
+) -> Result<Key> {
+    // Two at once may go one over the limit, which is there against thousands.
+    let made = sqlx::query_as!(
+        Key,
+        "insert into api_keys (id, account_id, name, hint, digest, scopes, created_at, expires_at)
+         select $1, $2, $3, $4, $5, $6, $7, $8
+         where (select count(*) from api_keys where account_id = $2) < $9
+         returning id, name, hint, scopes, created_at, expires_at, last_used_at",
+        Uuid::now_v7(),
+        account,
+        key.name,
+        key.hint,
+        key.digest,
+        key.scopes,
+        now,
+        key.expires_at,
+        MAX_KEYS,
+    )
+    .fetch_optional(executor)
+    .await?;
+    made.ok_or_else(|| Error::conflict(format!("There are {MAX_KEYS} keys already; delete one first.")))
+}
+
+/// One page of an account's keys, the newest first; `before` is the last id of the page before.
+pub async fn list_keys(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Key>> {
+    let keys = sqlx::query_as!(
+        Key,
+        "select id, name, hint, scopes, created_at, expires_at, last_used_at from api_keys
+         where account_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+         order by id desc limit $3",
+        account,
+        before,
+        rows,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(keys)
+}
+
+/// A key of the account.
+///
+/// # Errors
+/// `NotFound` when it is somebody else's.
+pub async fn find_key(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Key> {
+    let key = sqlx::query_as!(
+        Key,
+        "select id, name, hint, scopes, created_at, expires_at, last_used_at from api_keys
+         where account_id = $1 and id = $2",
+        account,
+        id,
+    )
+    .fetch_optional(executor)
+    .await?;
+    key.ok_or_else(|| Error::not_found("key"))
+}
+
+/// Changes name, scopes and expiry of a key to what `change` makes of it.
+///
+/// # Errors
+/// `NotFound`, or what `change` refuses.
+pub async fn update_key(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    change: impl FnOnce(Key) -> Result<Key>,
+) -> Result<Key> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account, id)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let key = change(find_key(&mut *transaction, account, id).await?)?;
+    sqlx::query!(
+        "update api_keys set name = $3, scopes = $4, expires_at = $5 where account_id = $1 and id = $2",
+        account,
+        id,
+        key.name,
+        &key.scopes,
+        key.expires_at,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(key)
+}
+
+/// Revokes a key.
+///
+/// # Errors
+/// `NotFound` when the account has no such key.
+pub async fn delete_key(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<()> {
+    let gone = sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account, id)
+        .execute(executor)
+        .await?;
+    if gone.rows_affected() == 0 { Err(Error::not_found("key")) } else { Ok(()) }
+}

@@ -1,0 +1,53 @@
+//! All the SQL. One file a noun, and each public function one use case.
+//!
+//! Reads take `impl PgExecutor<'_>`, writes `&mut PgConnection`: the caller owns the transaction. Where a
+//! function is a whole use case of its own it takes the pool.
+
+pub mod accounts;
+pub mod batches;
+pub mod bus;
+pub mod channels;
+pub mod databases;
+pub mod deals;
+pub mod deliveries;
+pub mod delivery_queue;
+pub mod dispatch;
+pub mod game_loader;
+pub mod games;
+pub mod health;
+pub mod history;
+pub mod idempotency;
+pub mod jobs;
+pub mod keys;
+pub mod new_offers;
+pub mod notices;
+pub mod offers;
+pub mod price_changes;
+pub mod prices;
+pub mod quarantine;
+pub mod search;
+pub mod stores;
+pub mod wakeups;
+pub mod watches;
+
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+
+use crate::error::{Error, Result};
+
+/// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
+///
+/// A binary that is older than the schema runs on it, as it must after a roll-back.
+///
+/// # Errors
+/// A migration failed, or one that has run was edited since.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    migrator().run(pool).await.map_err(Error::internal)
+}
+
+/// The migrations that the binary carries; expand, then contract.
+pub fn migrator() -> Migrator {
+    let mut migrator: Migrator = sqlx::migrate!();
+    migrator.set_ignore_missing(true);
+    migrator
+}

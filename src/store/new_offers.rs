@@ -1,0 +1,135 @@
+//! What a report makes when it names something for the first time: stores, games, offers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::title;
+use crate::error::Result;
+use crate::store::prices::{OfferSights, Sights};
+
+/// The ids of the stores by their slugs; unknown ones are made when `may_create`.
+pub async fn find_stores(
+    connection: &mut PgConnection,
+    sights: &Sights<'_>,
+    may_create: bool,
+    now: DateTime<Utc>,
+) -> Result<HashMap<String, Uuid>> {
+    let seen = sights.stores();
+    let slugs: Vec<&str> = seen.keys().copied().collect();
+    let mut stores = select_stores(connection, &slugs).await?;
+    if may_create && stores.len() < slugs.len() {
+        // In the order of the slugs: two workers that make the same stores do not form a circle.
+        let unknown: BTreeMap<&str, &str> = seen
+            .iter()
+            .filter(|(slug, _)| !stores.contains_key(**slug))
+            .map(|(slug, seen)| (*slug, seen.store_name.as_deref().unwrap_or(slug)))
+            .collect();
+        let ids: Vec<Uuid> = unknown.iter().map(|_| Uuid::now_v7()).collect();
+        let (new_slugs, names): (Vec<&str>, Vec<&str>) = unknown.into_iter().unzip();
+        sqlx::query!(
+            "insert into stores (id, slug, name, created_at, updated_at)
+             select id, slug, name, $4, $4 from unnest($1::uuid[], $2::text[], $3::text[]) as s (id, slug, name)
+             on conflict (slug) do nothing",
+            &ids,
+            &new_slugs as &[&str],
+            &names as &[&str],
+            now,
+        )
+        .execute(&mut *connection)
+        .await?;
+        stores = select_stores(connection, &slugs).await?;
+    }
+    Ok(stores)
+}
+
+async fn select_stores(connection: &mut PgConnection, slugs: &[&str]) -> Result<HashMap<String, Uuid>> {
+    let rows = sqlx::query!("select slug, id from stores where slug = any($1)", slugs as &[&str])
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.slug, row.id)).collect())
+}
+
+/// Those of `slugs` that no store has.
+pub async fn unknown_stores(executor: impl sqlx::PgExecutor<'_>, slugs: &[&str]) -> Result<Vec<String>> {
+    let unknown = sqlx::query_scalar!(
+        r#"select slug as "slug!" from unnest($1::text[]) as k (slug)
+        where not exists (select from stores s where s.slug = k.slug)"#,
+        slugs as &[&str],
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(unknown)
+}
+
+/// Makes offers, each matched to a game by its normalised title, or with a new game.
+///
+/// One at a time in the whole fleet, so that two reports of a new game do not make it twice.
+pub async fn create_offers(
+    connection: &mut PgConnection,
+    unknown: &[&OfferSights<'_>],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let mut titles: Vec<&str> = Vec::with_capacity(unknown.len());
+    let mut normalised: Vec<String> = Vec::with_capacity(unknown.len());
+    let (mut stores, mut skus, mut regions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut platforms, mut urls) = (Vec::new(), Vec::new());
+    for offer in unknown {
+        let first = offer.observations[0];
+        let Some(store_id) = offer.store_id else { continue };
+        // Without a title the sku is all that is known.
+        let text = offer.titled().title.as_deref().unwrap_or(&first.sku);
+        titles.push(text);
+        normalised.push(title::normalise(text));
+        stores.push(store_id);
+        skus.push(first.sku.as_str());
+        regions.push(first.region.as_str());
+        platforms.push(offer.observations.iter().find_map(|seen| seen.platform.as_deref()));
+        urls.push(offer.observations.iter().find_map(|seen| seen.url.as_deref()));
+    }
+    let ids: Vec<Uuid> = titles.iter().map(|_| Uuid::now_v7()).collect();
+    let game_ids: Vec<Uuid> = titles.iter().map(|_| Uuid::now_v7()).collect();
+
+    let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
+    sqlx::query!("select pg_advisory_xact_lock(hashtext('salebell new offers'))::text as locked")
+        .fetch_one(&mut *transaction)
+        .await?;
+    sqlx::query!(
+        r#"insert into games (id, title, normalised_title, created_at, updated_at)
+        select distinct on (n.normalised) n.id, n.title, n.normalised, $4, $4
+        from unnest($1::uuid[], $2::text[], $3::text[]) as n (id, title, normalised)
+        where not exists (select from games g where g.normalised_title = n.normalised)
+        order by n.normalised, n.id"#,
+        &game_ids,
+        &titles as &[&str],
+        &normalised,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    // Of several games of one title the oldest: two editions are told apart by whoever keeps the catalogue.
+    sqlx::query!(
+        r#"insert into offers (id, game_id, store_id, sku, region, platform, url, created_at, updated_at)
+        select n.id, g.id, n.store_id, n.sku, n.region, n.platform, n.url, $8, $8
+        from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
+            as n (id, normalised, store_id, sku, region, platform, url)
+        cross join lateral (
+            select id from games g where g.normalised_title = n.normalised order by id limit 1
+        ) g
+        on conflict (store_id, sku, region) do nothing"#,
+        &ids,
+        &normalised,
+        &stores,
+        &skus as &[&str],
+        &regions as &[&str],
+        &platforms as &[Option<&str>],
+        &urls as &[Option<&str>],
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Notices: what watches have rung for. They are the inbox.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+
+/// A notice with the names of what it is about. Amounts are minor units of `currency`.
+#[derive(Clone, Debug, FromRow)]
+pub struct Notice {
+    pub id: Uuid,
+    pub watch_id: Uuid,
+    pub sale_id: Uuid,
+    /// The transition that rang, such as `sale.started`.
+    pub event_kind: String,
+    pub game_id: Uuid,
+    /// `None`: the game has been removed since; so below.
+    pub game_title: Option<String>,
+    pub offer_id: Uuid,
+    pub store_slug: Option<String>,
+    pub store_name: Option<String>,
+    pub region: Option<String>,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub currency: String,
+    pub amount: i64,
+    pub regular: i64,
+    pub cut: i16,
+    pub new_low: bool,
+    pub created_at: DateTime<Utc>,
+    pub read_at: Option<DateTime<Utc>>,
+}
+
+const SELECT: &str =
+    "select n.id, n.watch_id, n.sale_id, n.event_kind, n.game_id, g.title as game_title, n.offer_id,
+        st.slug as store_slug, st.name as store_name, o.region, o.platform, o.url,
+        n.currency, n.amount, n.regular, n.cut, n.new_low, n.created_at, n.read_at
+    from notices n
+    left join games g on g.id = n.game_id
+    left join offers o on o.id = n.offer_id
+    left join stores st on st.id = o.store_id
+    where n.account_id = ";
+
+/// The newest first; `before` is the id after which the page begins.
+pub async fn list_notices(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    unread_only: bool,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Notice>> {
+    let mut query = QueryBuilder::<Postgres>::new(SELECT);
+    query.push_bind(account);
+    if unread_only {
+        // In the text, not a parameter: the planner must see that the index of the unread ones serves it.
+        query.push(" and n.read_at is null");
+    }
+    query.push(" and n.id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" order by n.id desc limit ").push_bind(rows);
+    Ok(query.build_query_as().fetch_all(executor).await?)
+}
+
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn find_notice(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Notice> {
+    let mut query = QueryBuilder::<Postgres>::new(SELECT);
+    query.push_bind(account).push(" and n.id = ").push_bind(id);
+    query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
+}
+
+/// Marks a notice as read at `read_at`, or as unread. One that is read already keeps its time.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn mark_notice(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    id: Uuid,
+    read_at: Option<DateTime<Utc>>,
+) -> Result<()> {
+    let marked = sqlx::query!(
+        "update notices set read_at = case when $3::timestamptz is null then null else coalesce(read_at, $3) end
+         where id = $1 and account_id = $2",
+        id,
+        account,
+        read_at,
+    )
+    .execute(executor)
+    .await?;
+    match marked.rows_affected() {
+        0 => Err(Error::not_found("notice")),
+        _ => Ok(()),
+    }
+}

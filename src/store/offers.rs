@@ -1,0 +1,275 @@
+//! Offers: one game in one store and region, with its current price.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::stores;
+use crate::domain::money::Currency;
+use crate::domain::price::Price;
+use crate::error::{Error, Result};
+
+/// The store of an offer, a deal or a price: as much of it as stands beside them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreRef {
+    pub id: Uuid,
+    pub slug: String,
+    pub name: String,
+}
+
+/// An offer with its current price.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    pub id: Uuid,
+    pub game_id: Uuid,
+    pub store: StoreRef,
+    pub sku: String,
+    /// ISO 3166-1 alpha-2, or `ZZ` for everywhere.
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    /// `None` until the first observation.
+    pub price: Option<Price>,
+    /// When the sale began that is going on.
+    pub sale_started_at: Option<DateTime<Utc>>,
+    /// When the store says that the sale ends.
+    pub sale_ends_at: Option<DateTime<Utc>>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a caller can set of an offer that exists: store, sku and region are what it is known by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfferFields {
+    pub game_id: Uuid,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+}
+
+/// A new offer, checked.
+#[derive(Clone, Debug)]
+pub struct NewOffer {
+    /// Id, slug or name.
+    pub store: String,
+    pub sku: String,
+    pub region: String,
+    pub fields: OfferFields,
+}
+
+/// Which offers are asked for; `None` is any.
+#[derive(Clone, Debug, Default)]
+pub struct OfferFilter {
+    pub id: Option<Uuid>,
+    pub game_id: Option<Uuid>,
+    pub store_id: Option<Uuid>,
+    /// These regions and no other.
+    pub regions: Option<Vec<String>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct OfferRow {
+    id: Uuid,
+    game_id: Uuid,
+    store_id: Uuid,
+    store_slug: String,
+    store_name: String,
+    sku: String,
+    region: String,
+    platform: Option<String>,
+    url: Option<String>,
+    currency: Option<String>,
+    amount: Option<i64>,
+    regular: Option<i64>,
+    observed_at: Option<DateTime<Utc>>,
+    low: Option<i64>,
+    low_at: Option<DateTime<Utc>>,
+    sale_started_at: Option<DateTime<Utc>>,
+    sale_ends_at: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl TryFrom<OfferRow> for Offer {
+    type Error = Error;
+
+    fn try_from(row: OfferRow) -> Result<Offer> {
+        let price = match (row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at) {
+            (Some(currency), Some(amount), Some(regular), Some(observed_at), Some(low), Some(low_at)) => {
+                let currency = parse_currency(&currency)?;
+                Some(Price { currency, amount, regular, observed_at, low, low_at })
+            }
+            _ => None,
+        };
+        Ok(Offer {
+            id: row.id,
+            game_id: row.game_id,
+            store: StoreRef { id: row.store_id, slug: row.store_slug, name: row.store_name },
+            sku: row.sku,
+            region: row.region,
+            platform: row.platform,
+            url: row.url,
+            price,
+            sale_started_at: row.sale_started_at,
+            sale_ends_at: row.sale_ends_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// A currency as the database keeps it. One that is unknown there is our fault.
+pub(super) fn parse_currency(code: &str) -> Result<Currency> {
+    code.parse().map_err(|_| Error::internal(format!("the database has an unknown currency {code:?}")))
+}
+
+/// Offers by their id, which is the order of their making; `after` is the last id of the page before.
+///
+/// The page is cut before it is joined, so that the joins cost a look-up an item and not more.
+pub fn list_offers_query(filter: &OfferFilter, after: Option<Uuid>, rows: i64) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new("with page as materialized (select * from offers where true");
+    if let Some(id) = filter.id {
+        query.push(" and id = ").push_bind(id);
+    }
+    if let Some(game_id) = filter.game_id {
+        query.push(" and game_id = ").push_bind(game_id);
+    }
+    if let Some(store_id) = filter.store_id {
+        query.push(" and store_id = ").push_bind(store_id);
+    }
+    match filter.regions.as_deref() {
+        // One region by `=`: the index of regions is in the order of ids only within one of them.
+        Some([region]) => drop(query.push(" and region = ").push_bind(region.clone())),
+        Some(regions) => drop(query.push(" and region = any(").push_bind(regions.to_vec()).push(")")),
+        None => {}
+    }
+    if let Some(after) = after {
+        query.push(" and id > ").push_bind(after);
+    }
+    query.push(" order by id limit ").push_bind(rows);
+    query.push(
+        ") select o.id, o.game_id, o.store_id, s.slug as store_slug, s.name as store_name, o.sku, o.region,
+            o.platform, o.url, o.currency, o.amount, o.regular, o.observed_at, o.low, o.low_at,
+            sale.started_at as sale_started_at, o.sale_ends_at, o.created_at, o.updated_at
+        from page o join stores s on s.id = o.store_id left join sales sale on sale.id = o.sale_id
+        order by o.id",
+    );
+    query
+}
+
+/// One page of offers, in the order of their making.
+pub async fn list_offers(
+    executor: impl PgExecutor<'_>,
+    filter: &OfferFilter,
+    after: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Offer>> {
+    let rows: Vec<OfferRow> =
+        list_offers_query(filter, after, rows).build_query_as().fetch_all(executor).await?;
+    rows.into_iter().map(Offer::try_from).collect()
+}
+
+/// Finds one offer.
+pub async fn find_offer(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Offer>> {
+    let filter = OfferFilter { id: Some(id), ..OfferFilter::default() };
+    Ok(list_offers(executor, &filter, None, 1).await?.pop())
+}
+
+/// Adds an offer that has no price yet.
+///
+/// # Errors
+/// `Invalid` when the store or the game is unknown, `Conflict` when the store has an offer of this sku and region.
+pub async fn create_offer(pool: &PgPool, offer: &NewOffer, now: DateTime<Utc>) -> Result<Offer> {
+    let mut transaction = pool.begin().await?;
+    let store = stores::find_store(&mut *transaction, &offer.store)
+        .await?
+        .ok_or_else(|| Error::invalid("/store", "is unknown"))?;
+    let id = Uuid::now_v7();
+    sqlx::query!(
+        "insert into offers (id, game_id, store_id, sku, region, platform, url, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+        id,
+        offer.fields.game_id,
+        store.id,
+        offer.sku,
+        offer.region,
+        offer.fields.platform,
+        offer.fields.url,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let created = lock_offer(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(created)
+}
+
+/// Changes an offer to what `change` makes of the locked row; what it refuses is refused. Its sales follow.
+///
+/// # Errors
+/// `NotFound`, `Invalid` when the game is unknown, and whatever `change` says.
+pub async fn update_offer(
+    pool: &PgPool,
+    id: Uuid,
+    now: DateTime<Utc>,
+    change: impl FnOnce(&Offer) -> Result<OfferFields>,
+) -> Result<Offer> {
+    let mut transaction = pool.begin().await?;
+    let offer = lock_offer(&mut transaction, id).await?;
+    let fields = change(&offer)?;
+    let unchanged =
+        OfferFields { game_id: offer.game_id, platform: offer.platform.clone(), url: offer.url.clone() };
+    if fields == unchanged {
+        return Ok(offer);
+    }
+    sqlx::query!(
+        "update offers set game_id = $2, platform = $3, url = $4, updated_at = $5 where id = $1",
+        id,
+        fields.game_id,
+        fields.platform,
+        fields.url,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    // A sale keeps what deals are filtered by.
+    sqlx::query!(
+        "update sales set game_id = $2, platform = $3
+         where offer_id = $1 and (game_id, platform) is distinct from ($2, $3)",
+        id,
+        fields.game_id,
+        fields.platform,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let offer = lock_offer(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(offer)
+}
+
+/// Removes an offer with its history, unless `check` refuses the row as it is.
+///
+/// # Errors
+/// `NotFound`, and whatever `check` says.
+pub async fn delete_offer(pool: &PgPool, id: Uuid, check: impl FnOnce(&Offer) -> Result<()>) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    check(&lock_offer(&mut transaction, id).await?)?;
+    delete_offers(&mut transaction, &[id]).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Removes offers, which the caller has locked, and their history.
+pub(super) async fn delete_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
+    // The history is partitioned and bears no foreign key, which would cost every recorded price a look-up.
+    sqlx::query!("delete from price_history where offer_id = any($1)", ids).execute(&mut *connection).await?;
+    sqlx::query!("delete from offers where id = any($1)", ids).execute(connection).await?;
+    Ok(())
+}
+
+async fn lock_offer(connection: &mut PgConnection, id: Uuid) -> Result<Offer> {
+    sqlx::query!("select id from offers where id = $1 for update", id)
+        .fetch_optional(&mut *connection)
+        .await?
+        .ok_or_else(|| Error::not_found("offer"))?;
+    find_offer(connection, id).await?.ok_or_else(|| Error::not_found("offer"))
+}

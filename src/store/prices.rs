@@ -1,0 +1,262 @@
+//! Recording: a message of observations becomes prices, history, lows, sales and events in one transaction of a
+//! few set-based statements.
+//!
+//! Rows of offers are locked in the order of their ids, so that workers that meet wait for each other and never
+//! form a circle. Everything else that is written hangs on an offer, or on the message itself.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::domain::batch::{Counts, PriceMessage};
+use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
+use crate::domain::observation::Observation;
+use crate::domain::price::{GlitchRules, Price, Seen};
+use crate::error::{Error, Result};
+use crate::store::{new_offers, price_changes, wakeups};
+
+/// Records a message; `None` when it has been recorded before.
+///
+/// # Errors
+/// The database's; nothing is written then.
+pub async fn record(
+    pool: &PgPool,
+    message: &PriceMessage,
+    rules: &GlitchRules,
+    now: DateTime<Utc>,
+) -> Result<Option<Counts>> {
+    let mut sights = Sights::of(&message.observations);
+    let mut connection = pool.acquire().await?;
+    let stores = new_offers::find_stores(&mut connection, &sights, message.may_create_stores, now).await?;
+    sights.set_stores(&stores);
+
+    // Unknown offers are made in a transaction of their own: it takes a lock of the whole catalogue, which nobody
+    // may wait for while holding offers. An offer without a price is harmless if we die in between.
+    loop {
+        let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
+        let offers = load_offers(&mut transaction, &sights).await?;
+        let unknown = sights.unknown(&offers);
+        if !unknown.is_empty() {
+            transaction.rollback().await?;
+            new_offers::create_offers(&mut connection, &unknown, now).await?;
+            continue;
+        }
+        let changes = apply(&sights, offers, rules);
+        if !price_changes::write(&mut transaction, &changes, message, now).await? {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        transaction.commit().await?;
+        return Ok(Some(changes.counts));
+    }
+}
+
+/// The observations of a message by offer, each offer's in the order of their time.
+pub struct Sights<'a> {
+    offers: Vec<OfferSights<'a>>,
+}
+
+/// The observations of one offer.
+pub struct OfferSights<'a> {
+    /// `None`: the store is unknown, and may not be made.
+    pub store_id: Option<Uuid>,
+    pub observations: Vec<&'a Observation>,
+}
+
+impl<'a> OfferSights<'a> {
+    /// What names the offer, and what it would be called: the first to tell a title does.
+    pub fn titled(&self) -> &'a Observation {
+        self.observations.iter().find(|seen| seen.title.is_some()).unwrap_or(&self.observations[0])
+    }
+}
+
+impl<'a> Sights<'a> {
+    fn of(observations: &'a [Observation]) -> Sights<'a> {
+        let mut places: HashMap<(&str, &str, &str), usize> = HashMap::with_capacity(observations.len());
+        let mut offers: Vec<OfferSights<'a>> = Vec::with_capacity(observations.len());
+        for seen in observations {
+            let key = (seen.store.as_str(), seen.sku.as_str(), seen.region.as_str());
+            let place = *places.entry(key).or_insert_with(|| {
+                offers.push(OfferSights { store_id: None, observations: Vec::with_capacity(1) });
+                offers.len() - 1
+            });
+            offers[place].observations.push(seen);
+        }
+        for offer in &mut offers {
+            // Of two at the same instant the lower stands: it comes first, and the other changes nothing.
+            offer.observations.sort_by_key(|seen| (seen.observed_at, seen.amount));
+        }
+        Sights { offers }
+    }
+
+    fn set_stores(&mut self, stores: &HashMap<String, Uuid>) {
+        for offer in &mut self.offers {
+            offer.store_id = stores.get(&offer.observations[0].store).copied();
+        }
+    }
+
+    /// One observation of each store, for its name.
+    pub fn stores(&self) -> HashMap<&'a str, &'a Observation> {
+        self.offers
+            .iter()
+            .map(|offer| (offer.observations[0].store.as_str(), offer.observations[0]))
+            .collect()
+    }
+
+    fn unknown(&self, known: &HashMap<usize, KnownOffer>) -> Vec<&OfferSights<'a>> {
+        let all = self.offers.iter().enumerate();
+        all.filter(|(at, offer)| offer.store_id.is_some() && !known.contains_key(at))
+            .map(|(_, offer)| offer)
+            .collect()
+    }
+}
+
+/// Locks the offers that were seen and returns them by their place in `sights`.
+async fn load_offers(
+    connection: &mut PgConnection,
+    sights: &Sights<'_>,
+) -> Result<HashMap<usize, KnownOffer>> {
+    let mut places = Vec::with_capacity(sights.offers.len());
+    let mut stores = Vec::with_capacity(sights.offers.len());
+    let mut skus = Vec::with_capacity(sights.offers.len());
+    let mut regions = Vec::with_capacity(sights.offers.len());
+    for (place, offer) in sights.offers.iter().enumerate() {
+        let Some(store_id) = offer.store_id else { continue };
+        places.push(place as i32);
+        stores.push(store_id);
+        skus.push(offer.observations[0].sku.as_str());
+        regions.push(offer.observations[0].region.as_str());
+    }
+    let rows = sqlx::query!(
+        r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.low,
+            o.low_at, o.sale_id
+        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) as k (place, store_id, sku, region)
+        join offers o on o.store_id = k.store_id and o.sku = k.sku and o.region = k.region
+        order by o.id
+        for no key update of o"#,
+        &places,
+        &stores,
+        &skus as &[&str],
+        &regions as &[&str],
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+
+    let mut offers = HashMap::with_capacity(rows.len());
+    let mut ids = Vec::with_capacity(rows.len());
+    for row in rows {
+        ids.push(row.id);
+        let price = known_price(row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at)?;
+        let offer =
+            KnownOffer { id: row.id, game_id: row.game_id, price, sale_id: row.sale_id, held: Vec::new() };
+        offers.insert(row.place as usize, offer);
+    }
+    let mut held = load_held(connection, &ids).await?;
+    if !held.is_empty() {
+        for offer in offers.values_mut() {
+            offer.held = held.remove(&offer.id).unwrap_or_default();
+        }
+    }
+    Ok(offers)
+}
+
+/// The price columns of an offer; `None` while it has never been seen.
+pub fn known_price(
+    currency: Option<String>,
+    amount: Option<i64>,
+    regular: Option<i64>,
+    observed_at: Option<DateTime<Utc>>,
+    low: Option<i64>,
+    low_at: Option<DateTime<Utc>>,
+) -> Result<Option<Price>> {
+    let (Some(currency), Some(amount), Some(regular), Some(observed_at), Some(low), Some(low_at)) =
+        (currency, amount, regular, observed_at, low, low_at)
+    else {
+        return Ok(None);
+    };
+    let currency = currency.parse().map_err(Error::internal)?;
+    Ok(Some(Price { currency, amount, regular, observed_at, low, low_at }))
+}
+
+async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<Held>>> {
+    let rows = sqlx::query!(
+        "select id, offer_id, currency, amount, regular, observed_at from quarantined_prices
+         where state = 'held' and offer_id = any($1)",
+        offers,
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
+    for row in rows {
+        let currency = row.currency.parse().map_err(Error::internal)?;
+        let seen =
+            Seen { currency, amount: row.amount, regular: Some(row.regular), observed_at: row.observed_at };
+        held.entry(row.offer_id).or_default().push(Held { id: row.id, seen });
+    }
+    Ok(held)
+}
+
+fn apply(sights: &Sights<'_>, mut offers: HashMap<usize, KnownOffer>, rules: &GlitchRules) -> Changes {
+    let mut changes = Changes::default();
+    for (place, sight) in sights.offers.iter().enumerate() {
+        let Some(offer) = offers.remove(&place) else {
+            // Its store is gone, or was never there.
+            changes.counts.failed += sight.observations.len() as i64;
+            continue;
+        };
+        let mut ledger = Ledger::open(offer, rules, &mut changes);
+        for seen in &sight.observations {
+            let Observation { currency, amount, regular, observed_at, .. } = **seen;
+            ledger.apply(&Seen { currency, amount, regular, observed_at }, seen.sale_ends_at);
+        }
+        ledger.close();
+    }
+    changes
+}
+
+/// Lets a quarantined observation take effect: an operator says that it is true.
+///
+/// # Errors
+/// `NotFound` when there is none of this id, `Conflict` when it has been judged already.
+pub async fn release(pool: &PgPool, id: Uuid, rules: &GlitchRules, now: DateTime<Utc>) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    // The offer first, as recording does, then the row that hangs on it.
+    let offer = sqlx::query!(
+        r#"select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.low, o.low_at, o.sale_id
+        from offers o where o.id = (select offer_id from quarantined_prices where id = $1)
+        for no key update"#,
+        id,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Error::not_found("quarantined observation"))?;
+    let held = sqlx::query!(
+        "update quarantined_prices set state = 'released', resolved_at = $2 where id = $1 and state = 'held'
+         returning currency, amount, regular, observed_at, backfill",
+        id,
+        now,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Error::conflict("It has been judged already."))?;
+
+    let price =
+        known_price(offer.currency, offer.amount, offer.regular, offer.observed_at, offer.low, offer.low_at)?;
+    let known =
+        KnownOffer { id: offer.id, game_id: offer.game_id, price, sale_id: offer.sale_id, held: Vec::new() };
+    let currency = held.currency.parse().map_err(Error::internal)?;
+    let seen =
+        Seen { currency, amount: held.amount, regular: Some(held.regular), observed_at: held.observed_at };
+    let mut changes = Changes::default();
+    let mut ledger = Ledger::open(known, rules, &mut changes);
+    ledger.trust(&seen);
+    ledger.close();
+    price_changes::write_prices(&mut transaction, &changes, held.backfill, None, now).await?;
+    sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}

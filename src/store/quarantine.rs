@@ -1,0 +1,188 @@
+//! Observations that look like glitches, for operators to see and to settle.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgExecutor, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::offers::{StoreRef, parse_currency};
+use crate::domain::money::Money;
+use crate::error::{Error, Result};
+
+/// What has become of a quarantined price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It waits for a second observation, or an operator.
+    #[default]
+    Held,
+    /// A second observation agreed, and it took effect.
+    Confirmed,
+    /// An operator let it take effect.
+    Released,
+    /// An operator took it for a glitch.
+    Discarded,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::Held => "held",
+            State::Confirmed => "confirmed",
+            State::Released => "released",
+            State::Discarded => "discarded",
+        }
+    }
+
+    fn parse(name: &str) -> Result<State> {
+        [State::Held, State::Confirmed, State::Released, State::Discarded]
+            .into_iter()
+            .find(|state| state.name() == name)
+            .ok_or_else(|| Error::internal(format!("the database has an unknown state {name:?}")))
+    }
+}
+
+/// A quarantined price beside what its offer costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuarantinedPrice {
+    pub id: Uuid,
+    pub offer_id: Uuid,
+    pub game_id: Uuid,
+    /// The game's.
+    pub title: String,
+    pub store: StoreRef,
+    pub sku: String,
+    pub region: String,
+    pub price: Money,
+    pub regular: Money,
+    /// The offer's price that stands; `None`: it has none yet.
+    pub current: Option<Money>,
+    pub observed_at: DateTime<Utc>,
+    /// Why it was held, such as `price_far_below_regular`.
+    pub reason: String,
+    pub state: State,
+    pub created_at: DateTime<Utc>,
+    pub resolved_at: Option<DateTime<Utc>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct QuarantineRow {
+    id: Uuid,
+    offer_id: Uuid,
+    game_id: Uuid,
+    title: String,
+    store_id: Uuid,
+    store_slug: String,
+    store_name: String,
+    sku: String,
+    region: String,
+    currency: String,
+    amount: i64,
+    regular: i64,
+    current_currency: Option<String>,
+    current_amount: Option<i64>,
+    observed_at: DateTime<Utc>,
+    reason: String,
+    state: String,
+    created_at: DateTime<Utc>,
+    resolved_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<QuarantineRow> for QuarantinedPrice {
+    type Error = Error;
+
+    fn try_from(row: QuarantineRow) -> Result<QuarantinedPrice> {
+        let currency = parse_currency(&row.currency)?;
+        let current = match (&row.current_currency, row.current_amount) {
+            (Some(code), Some(minor)) => Some(Money { minor, currency: parse_currency(code)? }),
+            _ => None,
+        };
+        Ok(QuarantinedPrice {
+            id: row.id,
+            offer_id: row.offer_id,
+            game_id: row.game_id,
+            title: row.title,
+            store: StoreRef { id: row.store_id, slug: row.store_slug, name: row.store_name },
+            sku: row.sku,
+            region: row.region,
+            price: Money { minor: row.amount, currency },
+            regular: Money { minor: row.regular, currency },
+            current,
+            observed_at: row.observed_at,
+            reason: row.reason,
+            state: State::parse(&row.state)?,
+            created_at: row.created_at,
+            resolved_at: row.resolved_at,
+        })
+    }
+}
+
+/// Which quarantined prices are asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Which {
+    One(Uuid),
+    /// Those of a state, the latest first; with the last id of the page before.
+    Of(State, Option<Uuid>),
+}
+
+/// Quarantined prices, cut to a page before they are joined.
+pub fn list_quarantine_query(which: Which, rows: i64) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new("with page as materialized (select * from quarantined_prices where ");
+    match which {
+        Which::One(id) => drop(query.push("id = ").push_bind(id)),
+        Which::Of(state, after) => {
+            query.push("state = ").push_bind(state.name());
+            if let Some(after) = after {
+                query.push(" and id < ").push_bind(after);
+            }
+        }
+    }
+    query.push(" order by id desc limit ").push_bind(rows);
+    query.push(
+        ") select page.id, page.offer_id, o.game_id, g.title, o.store_id, s.slug as store_slug,
+            s.name as store_name, o.sku, o.region, page.currency, page.amount, page.regular,
+            o.currency as current_currency, o.amount as current_amount, page.observed_at, page.reason,
+            page.state, page.created_at, page.resolved_at
+        from page
+        join offers o on o.id = page.offer_id
+        join games g on g.id = o.game_id
+        join stores s on s.id = o.store_id
+        order by page.id desc",
+    );
+    query
+}
+
+/// One page of quarantined prices, the latest first.
+pub async fn list_quarantine(
+    executor: impl PgExecutor<'_>,
+    which: Which,
+    rows: i64,
+) -> Result<Vec<QuarantinedPrice>> {
+    let rows: Vec<QuarantineRow> =
+        list_quarantine_query(which, rows).build_query_as().fetch_all(executor).await?;
+    rows.into_iter().map(QuarantinedPrice::try_from).collect()
+}
+
+/// Finds one quarantined price.
+pub async fn find_quarantined(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<QuarantinedPrice>> {
+    Ok(list_quarantine(executor, Which::One(id), 1).await?.pop())
+}
+
+/// Takes a held price for a glitch: it will never take effect. To say so twice changes nothing.
+///
+/// # Errors
+/// `NotFound`, and `Conflict` when it has taken effect already.
+pub async fn discard(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
+    sqlx::query!(
+        "update quarantined_prices set state = 'discarded', resolved_at = $2 where id = $1 and state = 'held'",
+        id,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    let held = find_quarantined(pool, id).await?.ok_or_else(|| Error::not_found("quarantined price"))?;
+    match held.state {
+        State::Discarded => Ok(held),
+        _ => Err(Error::conflict("It has taken effect already.")),
+    }
+}

@@ -1,0 +1,56 @@
+-- Records the results of many tries: what becomes of their deliveries, and of their channels.
+--
+-- $1 ids, $2 attempts before each, $3 succeeded, $4 gone, $5 when they were sent, $6 the tries themselves,
+-- $7 next tries (null: none), $8 now, $9 a channel that fails since then is disabled, $10 how many tries are kept
+with result as materialized (
+    select *
+    from unnest($1::uuid[], $2::smallint[], $3::boolean[], $4::boolean[], $5::timestamptz[], $6::jsonb[],
+        $7::timestamptz[]) as r (id, attempts, succeeded, gone, at, tried, next_at)
+),
+-- Where another has tried since, after a lease was lost, a failure is no news; but what has arrived has arrived.
+recorded as (
+    update deliveries d
+    set attempts = d.attempts + 1,
+        tries = case when jsonb_array_length(d.tries) < $10 then d.tries else d.tries - 0 end || r.tried,
+        state = case when r.succeeded then 'delivered' when r.next_at is null then 'dead' else 'pending' end,
+        reason = case
+            when r.succeeded or r.next_at is not null then null
+            when r.gone then 'gone'
+            else 'no_tries_left'
+        end,
+        next_attempt_at = coalesce(r.next_at, d.next_attempt_at),
+        finished_at = case when r.next_at is null then $8::timestamptz end
+    from result r
+    where d.id = r.id and d.state = 'pending' and (r.succeeded or d.attempts = r.attempts)
+    returning d.channel_id, r.succeeded, r.gone, r.at
+),
+verdict as materialized (
+    select channel_id, bool_or(succeeded) as succeeded, bool_or(gone) as gone, min(at) as at
+    from recorded
+    group by channel_id
+),
+-- In the order of their ids, so that two workers never wait for each other; and only those that change.
+affected as materialized (
+    select c.id, v.succeeded, v.at,
+        case
+            when c.state = 'disabled' then null
+            when v.gone then 'gone'
+            when not v.succeeded and c.failing_since <= $9 then 'failing'
+        end as disabled_for
+    from channels c join verdict v on v.channel_id = c.id
+    -- by key, however many the planner takes them for
+    where c.id = any (array(select channel_id from verdict))
+        and (v.gone or v.succeeded = (c.failing_since is not null)
+            or (not v.succeeded and c.failing_since <= $9::timestamptz))
+    order by c.id
+    for no key update of c
+),
+changed as (
+    update channels c
+    set failing_since = case when a.succeeded then null else coalesce(c.failing_since, a.at) end,
+        state = case when a.disabled_for is null then c.state else 'disabled' end,
+        disabled_reason = coalesce(a.disabled_for, c.disabled_reason)
+    from affected a
+    where c.id = a.id and c.id = any (array(select id from affected))
+)
+select id, disabled_for as "reason!" from affected where disabled_for is not null

@@ -1,0 +1,343 @@
+//! Watches: what people want to hear about.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::domain::money::{Currency, Money};
+use crate::domain::watch::{Rule, Scope, WatchedOffer};
+use crate::error::{Error, Result};
+use crate::store::prices::known_price;
+
+/// A person's rule for a game.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub id: Uuid,
+    pub game_id: Uuid,
+    pub rule: Rule,
+    pub scope: Scope,
+    /// The slugs of the scope's stores, for people.
+    pub store_slugs: Option<Vec<String>>,
+    /// `None`: all of the account's active channels.
+    pub channels: Option<Vec<Uuid>>,
+    pub paused: bool,
+    pub cadence: String,
+    pub priority: String,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a caller can set of a watch, checked.
+#[derive(Clone, Debug)]
+pub struct WatchFields {
+    pub rule: Rule,
+    /// Ids, slugs or names.
+    pub stores: Option<Vec<String>>,
+    pub regions: Option<Vec<String>>,
+    pub currency: Option<Currency>,
+    pub platforms: Option<Vec<String>>,
+    pub channels: Option<Vec<Uuid>>,
+    pub paused: bool,
+    pub cadence: &'static str,
+    pub priority: &'static str,
+}
+
+/// So many watches an account may have.
+pub const MAX_WATCHES: i64 = 10_000;
+
+struct WatchRow {
+    id: Uuid,
+    game_id: Uuid,
+    rule: String,
+    target_amount: Option<i64>,
+    target_currency: Option<String>,
+    target_cut: Option<i16>,
+    stores: Option<Vec<Uuid>>,
+    store_slugs: Option<Vec<String>>,
+    regions: Option<Vec<String>>,
+    currency: Option<String>,
+    platforms: Option<Vec<String>>,
+    channels: Option<Vec<Uuid>>,
+    paused: bool,
+    cadence: String,
+    priority: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl TryFrom<WatchRow> for Watch {
+    type Error = Error;
+
+    fn try_from(row: WatchRow) -> Result<Watch> {
+        let currency =
+            |code: Option<String>| code.map(|code| code.parse()).transpose().map_err(Error::internal);
+        let rule =
+            match (row.rule.as_str(), row.target_amount, currency(row.target_currency)?, row.target_cut) {
+                ("any_sale", ..) => Rule::AnySale {},
+                ("price_at_most", Some(minor), Some(currency), _) => {
+                    Rule::PriceAtMost(Money { minor, currency })
+                }
+                ("cut_at_least", _, _, Some(percent)) => Rule::CutAtLeast { percent },
+                ("new_low", ..) => Rule::NewLow {},
+                _ => return Err(Error::internal(format!("watch {} has no rule that we know", row.id))),
+            };
+        let scope = Scope {
+            stores: row.stores,
+            regions: row.regions,
+            currency: currency(row.currency)?,
+            platforms: row.platforms,
+        };
+        Ok(Watch {
+            id: row.id,
+            game_id: row.game_id,
+            rule,
+            scope,
+            store_slugs: row.store_slugs,
+            channels: row.channels,
+            paused: row.paused,
+            cadence: row.cadence,
+            priority: row.priority,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// One page of an account's watches, the newest first; `before` is the last id of the page before.
+pub async fn list_watches(
+    executor: impl PgExecutor<'_>,
+    account: Uuid,
+    game: Option<Uuid>,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Watch>> {
+    let watches = sqlx::query_as!(
+        WatchRow,
+        r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
+            (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+        from watches w
+        where w.account_id = $1 and ($2::uuid is null or w.game_id = $2) and ($3::uuid is null or w.id < $3)
+        order by w.id desc limit $4"#,
+        account,
+        game,
+        before,
+        rows,
+    )
+    .fetch_all(executor)
+    .await?;
+    watches.into_iter().map(Watch::try_from).collect()
+}
+
+/// An account's watch.
+///
+/// # Errors
+/// `NotFound`, also for somebody else's.
+pub async fn get_watch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Watch> {
+    let row = sqlx::query_as!(
+        WatchRow,
+        r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
+            (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+        from watches w where w.account_id = $1 and w.id = $2"#,
+        account,
+        id,
+    )
+    .fetch_optional(executor)
+    .await?;
+    row.ok_or_else(|| Error::not_found("watch"))?.try_into()
+}
+
+/// Makes a watch.
+///
+/// # Errors
+/// `Invalid` when the game, a store or a channel is unknown or not the account's; `Conflict` at `MAX_WATCHES`.
+pub async fn create_watch(
+    pool: &PgPool,
+    account: Uuid,
+    game: Uuid,
+    fields: &WatchFields,
+    now: DateTime<Utc>,
+) -> Result<Watch> {
+    let mut transaction = pool.begin().await?;
+    let (stores, channels) = check_references(&mut transaction, account, fields).await?;
+    let own = sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if own >= MAX_WATCHES {
+        return Err(Error::conflict(format!("An account has at most {MAX_WATCHES} watches.")));
+    }
+    let id = Uuid::now_v7();
+    let (target, cut) = targets(&fields.rule);
+    sqlx::query!(
+        "insert into watches (id, account_id, game_id, rule, target_amount, target_currency, target_cut, stores, regions,
+            currency, platforms, channels, paused, cadence, priority, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)",
+        id,
+        account,
+        game,
+        fields.rule.name(),
+        target.map(|money| money.minor),
+        target.map(|money| money.currency.code()),
+        cut,
+        stores.as_deref(),
+        fields.regions.as_deref(),
+        fields.currency.map(Currency::code),
+        fields.platforms.as_deref(),
+        channels,
+        fields.paused,
+        fields.cadence,
+        fields.priority,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let watch = get_watch(&mut *transaction, account, id).await?;
+    transaction.commit().await?;
+    Ok(watch)
+}
+
+/// Changes a watch to what `change` makes of it; the row is locked meanwhile.
+///
+/// # Errors
+/// `NotFound`, what `change` refuses, and what `create_watch` refuses.
+pub async fn update_watch(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    now: DateTime<Utc>,
+    change: impl FnOnce(&Watch) -> Result<WatchFields>,
+) -> Result<Watch> {
+    let mut transaction = pool.begin().await?;
+    let watch = lock_watch(&mut transaction, account, id).await?;
+    let fields = change(&watch)?;
+    let (stores, channels) = check_references(&mut transaction, account, &fields).await?;
+    let (target, cut) = targets(&fields.rule);
+    sqlx::query!(
+        "update watches set rule = $2, target_amount = $3, target_currency = $4, target_cut = $5, stores = $6,
+            regions = $7, currency = $8, platforms = $9, channels = $10, paused = $11, cadence = $12, priority = $13,
+            updated_at = $14
+         where id = $1",
+        id,
+        fields.rule.name(),
+        target.map(|money| money.minor),
+        target.map(|money| money.currency.code()),
+        cut,
+        stores.as_deref(),
+        fields.regions.as_deref(),
+        fields.currency.map(Currency::code),
+        fields.platforms.as_deref(),
+        channels,
+        fields.paused,
+        fields.cadence,
+        fields.priority,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    let watch = get_watch(&mut *transaction, account, id).await?;
+    transaction.commit().await?;
+    Ok(watch)
+}
+
+/// Removes a watch. Its notices stay in the inbox.
+///
+/// # Errors
+/// `NotFound`, and what `check` refuses.
+pub async fn delete_watch(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    check: impl FnOnce(&Watch) -> Result<()>,
+) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    check(&lock_watch(&mut transaction, account, id).await?)?;
+    sqlx::query!("delete from watches where id = $1", id).execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn lock_watch(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Watch> {
+    sqlx::query!("select id from watches where account_id = $1 and id = $2 for update", account, id)
+        .fetch_optional(&mut *connection)
+        .await?
+        .ok_or_else(|| Error::not_found("watch"))?;
+    get_watch(connection, account, id).await
+}
+
+fn targets(rule: &Rule) -> (Option<Money>, Option<i16>) {
+    match rule {
+        Rule::PriceAtMost(target) => (Some(*target), None),
+        Rule::CutAtLeast { percent } => (None, Some(*percent)),
+        Rule::AnySale {} | Rule::NewLow {} => (None, None),
+    }
+}
+
+/// The ids of the stores, and the channels if they are the account's own.
+async fn check_references<'f>(
+    connection: &mut PgConnection,
+    account: Uuid,
+    fields: &'f WatchFields,
+) -> Result<(Option<Vec<Uuid>>, Option<&'f [Uuid]>)> {
+    let mut stores = None;
+    if let Some(references) = &fields.stores {
+        let mut ids = Vec::with_capacity(references.len());
+        for (at, reference) in references.iter().enumerate() {
+            let store = super::stores::find_store(&mut *connection, reference).await?;
+            ids.push(store.ok_or_else(|| Error::invalid(format!("/stores/{at}"), "names no store"))?.id);
+        }
+        stores = Some(ids);
+    }
+    if let Some(channels) = &fields.channels {
+        let strange = sqlx::query_scalar!(
+            r#"select k.at as "at!" from unnest($1::uuid[]) with ordinality as k (id, at)
+            where not exists (select from channels c where c.id = k.id and c.account_id = $2) order by k.at limit 1"#,
+            channels,
+            account,
+        )
+        .fetch_optional(connection)
+        .await?;
+        if let Some(at) = strange {
+            return Err(Error::invalid(format!("/channels/{}", at - 1), "names no channel of yours"));
+        }
+    }
+    Ok((stores, fields.channels.as_deref()))
+}
+
+/// An offer of a watch's game, for an explanation.
+pub struct ExplainedOffer {
+    pub offer_id: Uuid,
+    pub store_slug: String,
+    pub seen: WatchedOffer,
+    /// The notice that the watch has already made of the sale that is open.
+    pub notice_id: Option<Uuid>,
+}
+
+/// All offers of a watch's game as the watch sees them.
+pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Result<Vec<ExplainedOffer>> {
+    let rows = sqlx::query!(
+        r#"select o.id, o.store_id, s.slug, o.region, o.platform, o.currency, o.amount, o.regular, o.observed_at, o.low,
+            o.low_at, coalesce(d.new_low, false) as "new_low!", n.id as "notice_id?"
+        from offers o
+        join stores s on s.id = o.store_id
+        left join sales d on d.id = o.sale_id
+        left join notices n on n.watch_id = $2 and n.sale_id = o.sale_id
+        where o.game_id = $1 order by o.id limit 1000"#,
+        watch.game_id,
+        watch.id,
+    )
+    .fetch_all(executor)
+    .await?;
+    let explained = rows.into_iter().map(|row| {
+        let price = known_price(row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at)?;
+        let seen = WatchedOffer {
+            store_id: row.store_id,
+            region: row.region,
+            platform: row.platform,
+            price,
+            new_low: row.new_low,
+        };
+        Ok(ExplainedOffer { offer_id: row.id, store_slug: row.slug, seen, notice_id: row.notice_id })
+    });
+    explained.collect()
+}

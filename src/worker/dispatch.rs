@@ -1,0 +1,139 @@
+//! Dispatch: events become notices, at most one for each watch and sale, and deliveries.
+
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use metrics::counter;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::error::{Result, chain};
+use crate::store::dispatch::{self, Times, Waiting};
+
+/// So many events are taken from the outbox at once. Most concern games that nobody watches.
+const EVENTS_AT_ONCE: i64 = 500;
+
+/// Dispatches events until `app.stopping`.
+pub async fn run(app: App) {
+    let mut dispatcher = Dispatcher::new(app.clone());
+    while !app.stopping.is_cancelled() {
+        match dispatcher.step().await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!(target: "salebell::dispatch", "looking again after: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = app.wakeups.events.notified() => {}
+            () = tokio::time::sleep(app.config.worker.poll) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+    if let Err(error) = dispatcher.put_down().await {
+        log::warn!(target: "salebell::dispatch", "leased events wait for their lease: {}", chain(&error));
+    }
+}
+
+/// Takes some events and dispatches them. False: none waits.
+pub async fn step(app: &App) -> Result<bool> {
+    Dispatcher::new(app.clone()).step().await
+}
+
+/// Dispatches, and remembers which events it holds: they are given back as soon as the database listens.
+struct Dispatcher {
+    app: App,
+    held: Vec<Uuid>,
+}
+
+impl Dispatcher {
+    fn new(app: App) -> Dispatcher {
+        Dispatcher { app, held: Vec::new() }
+    }
+
+    async fn step(&mut self) -> Result<bool> {
+        self.put_down().await?;
+        let app = self.app.clone();
+        let now = app.clock.now();
+        let claim = dispatch::claim_events(&app.writer, EVENTS_AT_ONCE, now, lease(&app));
+        let claimed = app.suspicion.limit(app.config.worker.lease, claim).await??;
+        let found = claimed.quiet > 0 || !claimed.waiting.is_empty();
+        counter!("salebell_events_dispatched_total").increment(claimed.quiet as u64);
+        self.held = claimed.waiting.iter().map(|event| event.id).collect();
+        for event in claimed.waiting {
+            if app.stopping.is_cancelled() {
+                break;
+            }
+            let id = event.id;
+            let small = self.dispatch_event(event).await?;
+            self.held.retain(|held| *held != id);
+            if !small {
+                // It has taken long: others may have done the rest meanwhile, had they been let.
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives back what is held and not done.
+    async fn put_down(&mut self) -> Result<()> {
+        if !self.held.is_empty() {
+            dispatch::release_events(&self.app.writer, &self.held).await?;
+            self.held.clear();
+        }
+        Ok(())
+    }
+
+    /// Goes through all watches of an event's game. A process that takes over goes on where this one was. False: it
+    /// was more than a slice, and everything else that was held has been given back.
+    async fn dispatch_event(&mut self, mut event: Waiting) -> Result<bool> {
+        let app = self.app.clone();
+        let mut small = true;
+        loop {
+            let now = app.clock.now();
+            let daily = next_daily(now, app.config.worker.daily_hour);
+            let times = Times { now, daily, lease: lease(&app) };
+            let size = app.config.worker.fanout_slice;
+            let slice = dispatch::dispatch_slice(&app.writer, &event, size, &times);
+            let Some(slice) = app.suspicion.limit(app.config.worker.lease, slice).await?? else {
+                return Ok(small);
+            };
+            counter!("salebell_notices_total").increment(slice.notices as u64);
+            counter!("salebell_deliveries_created_total").increment(slice.deliveries as u64);
+            let Some(last) = slice.last_watch_id else { break };
+            if app.stopping.is_cancelled() {
+                dispatch::release_events(&app.writer, &[event.id]).await?;
+                return Ok(false);
+            }
+            event.last_watch_id = Some(last);
+            if small {
+                small = false;
+                self.held.retain(|held| *held != event.id);
+                self.put_down().await?;
+                self.held.push(event.id);
+            }
+        }
+        counter!("salebell_events_dispatched_total").increment(1);
+        Ok(small)
+    }
+}
+
+fn lease(app: &App) -> DateTime<Utc> {
+    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+}
+
+/// The next time that it is `hour` o'clock in UTC.
+fn next_daily(now: DateTime<Utc>, hour: u32) -> DateTime<Utc> {
+    let time = NaiveTime::from_hms_opt(hour, 0, 0).unwrap_or_default();
+    let today = now.date_naive().and_time(time).and_utc();
+    if today > now { today } else { today + TimeDelta::days(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daily_delivery_waits_for_the_next_such_hour() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        assert_eq!(next_daily(at("2026-11-20T08:59:00Z"), 9), at("2026-11-20T09:00:00Z"));
+        assert_eq!(next_daily(at("2026-11-20T09:00:00Z"), 9), at("2026-11-21T09:00:00Z"));
+        assert_eq!(next_daily(at("2026-12-31T23:00:00Z"), 0), at("2027-01-01T00:00:00Z"));
+    }
+}

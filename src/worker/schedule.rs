@@ -1,0 +1,90 @@
+//! What happens by the clock: once in the whole fleet, and caught up when it was missed.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use crate::app::App;
+use crate::error::{Result, chain};
+use crate::store::jobs;
+
+/// A job that takes longer than this is taken for dead and taken over.
+const LEASE: TimeDelta = TimeDelta::minutes(10);
+/// After a failure a job is tried again this much later.
+const RETRY: TimeDelta = TimeDelta::minutes(1);
+/// Partitions are made so far ahead, so that a fleet that is down for months still finds them.
+const PARTITIONS_AHEAD: TimeDelta = TimeDelta::days(180);
+
+#[derive(Clone, Copy)]
+enum Job {
+    MakePartitions,
+    Sweep,
+}
+
+impl Job {
+    const ALL: [Job; 2] = [Job::MakePartitions, Job::Sweep];
+
+    fn name(self) -> &'static str {
+        match self {
+            Job::MakePartitions => "make_partitions",
+            Job::Sweep => "sweep",
+        }
+    }
+
+    fn period(self) -> TimeDelta {
+        match self {
+            Job::MakePartitions => TimeDelta::days(1),
+            Job::Sweep => TimeDelta::minutes(10),
+        }
+    }
+
+    async fn work(self, app: &App) -> Result<()> {
+        let now = app.clock.now();
+        match self {
+            Job::MakePartitions => {
+                let made = jobs::ensure_partitions(&app.writer, now + PARTITIONS_AHEAD).await?;
+                if made > 0 {
+                    log::info!(target: "salebell::schedule", "made {made} partitions of price_history");
+                }
+                Ok(())
+            }
+            Job::Sweep => {
+                while jobs::sweep(&app.writer, now).await? && !app.stopping.is_cancelled() {}
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Looks every few seconds whether a job is due, until `app.stopping`.
+pub async fn run(app: App) {
+    while !app.stopping.is_cancelled() {
+        if let Err(error) = step(&app).await {
+            log::warn!(target: "salebell::schedule", "looking again after: {}", chain(&error));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Does every job that is due; returns how many that were.
+pub async fn step(app: &App) -> Result<usize> {
+    let mut done = 0;
+    for job in Job::ALL {
+        let now = app.clock.now();
+        let claim = jobs::claim_job(&app.writer, job.name(), now, now + LEASE);
+        if !app.suspicion.limit(app.config.worker.lease, claim).await?? {
+            continue;
+        }
+        let failure = job.work(app).await.err().map(|error| chain(&error));
+        if let Some(failure) = &failure {
+            log::error!(target: "salebell::schedule", "the job {} failed: {failure}", job.name());
+        }
+        let next_at = now + if failure.is_some() { RETRY } else { job.period() };
+        jobs::finish_job(&app.writer, job.name(), app.clock.now(), next_at, failure.as_deref()).await?;
+        done += 1;
+    }
+    Ok(done)
+}

@@ -1,0 +1,284 @@
+//! `Idempotency-Key`: a POST that is repeated has one effect and one answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use chrono::TimeDelta;
+use reqwest::{RequestBuilder, Response};
+use salebell::http;
+use salebell::store::idempotency::{self, Found, Name};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
+
+use crate::support::{TestApp, User, raw};
+
+fn make_key(app: &TestApp, user: &User, key: &str, name: &str) -> RequestBuilder {
+    let request = app.post("/v1/keys").bearer_auth(&user.token).header("idempotency-key", key);
+    request.json(&json!({"name": name}))
+}
+
+async fn status(request: RequestBuilder) -> u16 {
+    request.send().await.unwrap().status().as_u16()
+}
+
+async fn count(app: &TestApp, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+}
+
+/// What must be the same in the first answer and the repeated one.
+async fn essence(answer: Response) -> (u16, Vec<Option<String>>, Value) {
+    let names = ["location", "etag", "content-type", "cache-control"];
+    let header = |name: &&str| answer.headers().get(*name).map(|value| value.to_str().unwrap().to_owned());
+    (answer.status().as_u16(), names.iter().map(header).collect(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_repetition_gets_the_first_answer_and_does_nothing() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let first = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
+    assert!(!first.headers().contains_key("idempotency-replayed"));
+    let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+    assert_ne!(again.headers()["x-request-id"], first.headers()["x-request-id"]);
+    let first = essence(first).await;
+    assert_eq!(first.0, 201);
+    // The secret too, which is shown once: to whoever asked once.
+    assert_eq!(essence(again).await, first);
+    let bare = make_key(&app, &anna, "one", "till").send().await.unwrap();
+    assert_eq!(essence(bare).await, first, "with or without quotes");
+    assert_eq!(count(&app, "select count(*) from api_keys where name = 'till'").await, 1);
+    let saved: Vec<u8> =
+        sqlx::query_scalar("select body from idempotency_keys").fetch_one(&app.app.writer).await.unwrap();
+    let secret = first.2["key"].as_str().unwrap().as_bytes();
+    assert!(!saved.windows(8).any(|bytes| bytes == &secret[..8]), "kept in the clear");
+}
+
+#[tokio::test]
+async fn a_key_is_for_one_request_of_one_caller() {
+    let app = TestApp::spawn().await;
+    let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
+    let other_body = make_key(&app, &anna, "\"one\"", "another").send().await.unwrap();
+    assert_eq!(other_body.status(), 422);
+    let problem: Value = other_body.json().await.unwrap();
+    assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
+    let elsewhere = app.post("/v1/keys?x=1").bearer_auth(&anna.token).header("idempotency-key", "\"one\"");
+    assert_eq!(status(elsewhere.json(&json!({"name": "till"}))).await, 422);
+    assert_eq!(status(make_key(&app, &ben, "\"one\"", "another")).await, 201);
+    assert_eq!(status(make_key(&app, &anna, "\"two\"", "another")).await, 201);
+    // After a day it is forgotten.
+    app.clock.advance(TimeDelta::hours(24) - TimeDelta::minutes(1));
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422);
+    app.clock.advance(TimeDelta::minutes(2));
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 201);
+}
+
+#[tokio::test]
+async fn many_at_once_have_one_effect() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let requests = (0..20).map(|_| make_key(&app, &anna, "\"one\"", "till").send());
+    for answer in futures_util::future::join_all(requests).await {
+        let answer = answer.unwrap();
+        match answer.status().as_u16() {
+            201 => {}
+            409 => assert_eq!(answer.headers()["retry-after"], "1"),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(count(&app, "select count(*) from api_keys where name = 'till'").await, 1);
+}
+
+#[tokio::test]
+async fn keys_that_are_none_and_callers_that_are_none_are_refused() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    for key in ["", "\"", "\"\"", &"x".repeat(256), "a b", "\"a\" \"b\""] {
+        assert_eq!(status(make_key(&app, &anna, key, "till")).await, 400, "{key}");
+    }
+    let stranger = app.post("/v1/keys").header("idempotency-key", "\"one\"").json(&json!({"name": "a"}));
+    assert_eq!(status(stranger).await, 401);
+    assert_eq!(count(&app, "select count(*) from idempotency_keys").await, 0);
+}
+
+#[tokio::test]
+async fn refusals_are_repeated_and_failures_tried_again() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let app = TestApp::spawn_router(&[], {
+        let calls = calls.clone();
+        move |app| {
+            let fail_first = move || async move {
+                match calls.fetch_add(1, Ordering::SeqCst) {
+                    0 => panic!("on purpose"),
+                    1 => StatusCode::SERVICE_UNAVAILABLE,
+                    2 => StatusCode::CONFLICT,
+                    3 => StatusCode::FORBIDDEN,
+                    _ => StatusCode::UNPROCESSABLE_ENTITY,
+                }
+            };
+            http::layered(Router::new().route("/do", post(fail_first)), app)
+        }
+    })
+    .await;
+    let anna = app.user("anna", &[]).await;
+    let send = || status(app.post("/do").bearer_auth(&anna.token).header("idempotency-key", "a"));
+    for expected in [500, 503, 409, 403, 422, 422, 422] {
+        assert_eq!(send().await, expected);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn what_is_in_flight_goes_on_when_its_client_hangs_up() {
+    let (calls, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let app = TestApp::spawn_router(&[], {
+        let (calls, release) = (calls.clone(), release.clone());
+        move |app| {
+            let held = move || async move {
+                calls.fetch_add(1, Ordering::SeqCst);
+                release.notified().await;
+                "done"
+            };
+            http::layered(Router::new().route("/held", post(held)), app)
+        }
+    })
+    .await;
+    let anna = app.user("anna", &[]).await;
+    let request = format!(
+        "POST /held HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nidempotency-key: \"a\"\r\ncontent-length: 0\r\n\r\n",
+        anna.token
+    );
+    let mut client = raw::connect(&app.url).await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    while calls.load(Ordering::SeqCst) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(client);
+    let again = || app.post("/held").bearer_auth(&anna.token).header("idempotency-key", "a").send();
+    let answer = again().await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (409, &"1".parse().unwrap()));
+    release.notify_one();
+    let answer = loop {
+        let answer = again().await.unwrap();
+        if answer.status() != 409 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(answer.headers()["idempotency-replayed"], "true");
+    assert_eq!(answer.text().await.unwrap(), "done");
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_died_is_taken_over_when_its_lock_has_run_out() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    // A process that begins, and is killed.
+    let now = app.app.clock.now();
+    let name = Name { account: anna.account, key: "one" };
+    let body = json!({"name": "till"}).to_string();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
+    let begin = idempotency::begin(
+        &app.app.writer,
+        name,
+        // with no scopes behind it
+        "/v1/keys ",
+        Some(hash.as_ref()),
+        now,
+        now + TimeDelta::seconds(30),
+        now - TimeDelta::hours(24),
+    );
+    let Found::Nothing { began_at } = begin.await.unwrap() else { panic!("it was there") };
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 409);
+    app.clock.advance(TimeDelta::seconds(31));
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422, "not by another request");
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
+    // The dead one was only slow: it has lost its claim.
+    let until = app.app.clock.now() + TimeDelta::seconds(30);
+    assert!(!idempotency::prolong(&app.app.writer, name, began_at, until).await.unwrap());
+    idempotency::give_up(&app.app.writer, name, began_at).await.unwrap();
+    let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+}
+
+#[tokio::test]
+async fn without_an_encryption_key_no_secret_is_kept() {
+    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", "")]).await;
+    let anna = app.user("anna", &[]).await;
+    assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
+    let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
+    assert_eq!(again.status(), 409);
+    assert_eq!(count(&app, "select count(*) from api_keys where name = 'till'").await, 1);
+    assert_eq!(count(&app, "select count(*) from idempotency_keys where body is not null").await, 0);
+    // What is no secret is kept.
+    assert_eq!(status(make_key(&app, &anna, "\"two\"", "")).await, 422);
+    let again = make_key(&app, &anna, "\"two\"", "").send().await.unwrap();
+    assert_eq!(
+        (again.status().as_u16(), again.headers()["idempotency-replayed"].to_str().unwrap()),
+        (422, "true")
+    );
+}
+
+#[tokio::test]
+async fn a_streamed_report_is_one_batch_however_often_it_is_sent() {
+    let app = TestApp::spawn().await;
+    let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let report = |price: &str| {
+        let line = |at: usize| {
+            let sku = format!("sku-{at}");
+            json!({"store": "gog", "sku": sku, "price": price, "currency": "EUR"}).to_string() + "\n"
+        };
+        (0..10).map(line).collect::<String>()
+    };
+    let send = |body: String| {
+        let request = app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", "\"r\"");
+        request.header("content-type", "application/x-ndjson").body(body)
+    };
+    // It breaks off: nothing is kept of it.
+    let mut stream = raw::connect(&app.url).await;
+    let head = format!(
+        "POST /v1/prices HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nidempotency-key: \"r\"\r\n\
+         content-type: application/x-ndjson\r\ncontent-length: 1000\r\n\r\n{{}}\n",
+        shop.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    while count(&app, "select count(*) from idempotency_keys").await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(status(send(report("9.99"))).await, 409, "it is in flight");
+    drop(stream);
+    while count(&app, "select count(*) from idempotency_keys").await == 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let first = send(report("9.99")).send().await.unwrap();
+    let again = send(report("9.99")).send().await.unwrap();
+    assert_eq!(again.headers()["idempotency-replayed"], "true");
+    let first = essence(first).await;
+    assert_eq!((first.0, &first.2["accepted"]), (202, &json!(10)));
+    assert_eq!(essence(again).await, first);
+    assert_eq!(status(send(report("8.99"))).await, 422);
+    assert_eq!(count(&app, "select count(*) from batches where closed_at is not null").await, 1);
+}
+
+#[tokio::test]
+async fn the_answer_of_a_stronger_token_is_not_for_a_weaker_one() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &["operator"]).await;
+    let body = json!({"name": "till", "scopes": ["operator"]});
+    let post = |token: &str| {
+        let request = app.post("/v1/keys").bearer_auth(token).header("idempotency-key", "\"one\"");
+        request.json(&body).send()
+    };
+    assert_eq!(post(&anna.token).await.unwrap().status(), 201);
+    let weak = app.user("anna", &[]).await;
+    assert_eq!(weak.account, anna.account);
+    assert_eq!(post(&weak.token).await.unwrap().status(), 422);
+}

@@ -1,0 +1,137 @@
+//! Imports go down only (see `src/lib.rs`): each folder and file may name only what is below it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the sources of each module may import from the others. A module that is missing may import nothing new
+/// without a decision: it fails below.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("domain", &["error"]),
+    ("error", &[]),
+    ("config", &["domain", "secrets"]),
+    ("secrets", &["domain", "error"]),
+    ("failure", &[]),
+    ("pulses", &[]),
+    ("suspicion", &["error"]),
+    ("telemetry", &["app", "config", "error"]),
+    ("store", &["app", "domain", "error", "secrets"]),
+    ("outbound", &["app", "config", "domain", "error", "store"]),
+    ("sources", &["app", "config", "domain", "error"]),
+    ("readiness", &["error", "store", "suspicion"]),
+    ("callers", &["app", "config", "domain", "error", "outbound", "store", "suspicion"]),
+    (
+        "app",
+        &["callers", "config", "error", "outbound", "pulses", "readiness", "secrets", "store", "suspicion"],
+    ),
+    ("http", &["app", "callers", "config", "domain", "error", "secrets", "store", "suspicion", "telemetry"]),
+    (
+        "worker",
+        &[
+            "app",
+            "config",
+            "domain",
+            "error",
+            "outbound",
+            "pulses",
+            "secrets",
+            "sources",
+            "store",
+            "suspicion",
+            "telemetry",
+        ],
+    ),
+    ("server", &["app", "config", "error", "http", "telemetry"]),
+    ("process", &["app", "config", "error", "server", "telemetry"]),
+    // These are callers of the whole, or clients of it from outside.
+    ("dev", &["*"]),
+    ("main", &["*"]),
+    ("lib", &["*"]),
+    ("key_command", &["*"]),
+    ("report", &["*"]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if path.extension().is_some_and(|e| e == "rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+/// The modules that follow `crate::` anywhere in a text, `use crate::{a, b::c}` too.
+fn imports(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for after in text.split("crate::").skip(1) {
+        let word = |text: &str| {
+            text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
+        };
+        let Some(group) = after.strip_prefix('{') else {
+            found.push(word(after));
+            continue;
+        };
+        let (mut depth, mut item) = (0, String::new());
+        for c in group.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => found.push(word(std::mem::take(&mut item).trim())),
+                _ if depth == 0 => item.push(c),
+                _ => {}
+            }
+        }
+        found.push(word(item.trim()));
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+#[test]
+fn imports_go_down_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 20);
+    let mut wrong = Vec::new();
+    for file in files {
+        let inside = file.strip_prefix(&root).unwrap();
+        let first = inside.components().next().unwrap().as_os_str().to_string_lossy();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{module} has no place in the layers yet"));
+            continue;
+        };
+        let text = fs::read_to_string(&file).unwrap();
+        // Tests inside a module may look around.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        for import in imports(&code) {
+            // A type or macro at the crate's root is nobody's layer.
+            let is_module = root.join(&import).is_dir() || root.join(format!("{import}.rs")).is_file();
+            if is_module && import != module && allowed != &["*"] && !allowed.contains(&import.as_str()) {
+                wrong.push(format!("{} imports {import}", inside.display()));
+            }
+        }
+        if module == "domain" && text.contains("async fn") {
+            wrong.push(format!("{} does I/O", inside.display()));
+        }
+        // app.rs asks a new connection what it is connected to; dev makes databases.
+        if !matches!(module.as_str(), "store" | "app" | "dev") && text.contains("sqlx::query") {
+            wrong.push(format!("{} holds SQL", inside.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn imports_are_found_however_they_are_written() {
+    let text = "use crate::{store, domain::money::Money,\n  app::{App, Clock}};\ncrate::error::chain(x)";
+    assert_eq!(imports(text), ["store", "domain", "app", "error"]);
+}

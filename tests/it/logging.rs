@@ -1,0 +1,112 @@
+//! What the log says, and what it never says.
+
+use serde_json::json;
+
+use crate::support::TestApp;
+use crate::support::binary::Binary;
+use crate::support::issuer::SigningKey;
+
+#[tokio::test]
+async fn no_secret_and_nothing_personal_is_in_the_log() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna.secret@example.com", &["prices:write", "catalogue:write"]).await;
+    let signer = SigningKey::generate("EdDSA", "ed");
+    let issuers = json!([{
+        "issuer": "https://id.example", "audiences": ["salebell"], "algorithms": ["EdDSA"],
+        "jwks": {"keys": [signer.jwk()]},
+    }]);
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let settings = [
+        ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
+        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key),
+        ("SALEBELL_AUTH__ISSUERS", &issuers.to_string()),
+        ("SALEBELL_LOG__LEVEL", "debug"),
+    ];
+    let api = Binary::start(&["api"], &settings);
+    let url = api.url().await;
+    let exp = app.clock.now().timestamp() + 60;
+    let jwt = signer.token(&json!({
+        "iss": "https://id.example", "aud": "salebell", "exp": exp,
+        "sub": "subject-of-ben", "email": "ben@example.com",
+    }));
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let send = async |method: &str, path: &str, token: &str, body: serde_json::Value| {
+        let request = client.request(method.parse().unwrap(), format!("{url}{path}"));
+        let key = format!("\"idempotency-4711-{}\"", uuid::Uuid::now_v7());
+        let request = request.bearer_auth(token).header("idempotency-key", key);
+        request.json(&body).send().await.unwrap().status().as_u16()
+    };
+    let (sbk, null) = (anna.token.as_str(), json!(null));
+    let statuses = [
+        send("GET", "/v1/me", sbk, null.clone()).await,
+        send("GET", "/v1/me?email=carl@example.com", &jwt, null.clone()).await,
+        send("GET", "/v1/deals?store=searched-words", sbk, null.clone()).await,
+        send("GET", "/v1/keys?cursor=bad-cursor-value", sbk, null.clone()).await,
+        send("GET", "/v1/path-of-dora@example.com", sbk, null.clone()).await,
+        send("GET", "/v1/me", "sbk_wrong-token-value", null.clone()).await,
+        send("GET", "/v1/me", &jwt[..jwt.len() - 4], null.clone()).await,
+        send("POST", "/v1/keys", sbk, json!({"name": "emil@example.com"})).await,
+        send("POST", "/v1/keys", sbk, json!({"name": "fritz@example.com", "scopes": ["made-up-scope"]}))
+            .await,
+        send("POST", "/v1/stores", sbk, json!({"name": "Store of Gerda", "url": "https://gerda.example"}))
+            .await,
+        send("POST", "/v1/prices", sbk, json!({"observations": [{"store": "Store of Hans"}]})).await,
+    ];
+    assert_eq!(statuses, [200, 200, 400, 400, 404, 401, 401, 201, 422, 201, 202]);
+    // Debug shows these, so everything before has been written.
+    send("GET", "/healthz", sbk, null).await;
+    api.logged("GET /healthz 200").await;
+
+    let log = api.log();
+    let parts = jwt.split('.').collect::<Vec<_>>();
+    for secret in [
+        sbk,
+        &sbk[4..20],
+        parts[1],
+        parts[2],
+        key,
+        "example.com",
+        "subject-of-ben",
+        "searched-words",
+        "bad-cursor-value",
+        "wrong-token-value",
+        "idempotency-4711",
+        "made-up-scope",
+        "Gerda",
+        "gerda",
+        "Hans",
+        "path-of",
+        "anna",
+        "postgres://",
+    ] {
+        assert!(!log.contains(secret), "{secret:?} is in\n{log}");
+    }
+    // What it is for: who did what, with which outcome, in how long.
+    let line = log.lines().find(|line| line.contains("POST /v1/keys 201")).expect("the access log has it");
+    for field in ["request.id=", "trace.id=", "http.status=201", "duration_ms=", "http.response_bytes="] {
+        assert!(line.contains(field), "{field} is not in {line}");
+    }
+    assert!(line.contains(&format!("account.id={}", anna.account)), "{line}");
+    assert!(log.contains("GET unmatched 404"));
+}
+
+#[tokio::test]
+async fn the_access_log_can_be_turned_off_and_the_rest_stays() {
+    let app = TestApp::spawn().await;
+    let settings = [
+        ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
+        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__LINGER_S", "0"),
+        ("SALEBELL_LOG__ACCESS", "false"),
+    ];
+    let mut api = Binary::start(&["api"], &settings);
+    let url = api.url().await;
+    assert_eq!(reqwest::get(format!("{url}/v1/me")).await.unwrap().status(), 401);
+    api.signal(nix::sys::signal::Signal::SIGTERM);
+    api.logged("stopped").await;
+    assert_eq!(api.exit_code().await, Some(0));
+    assert!(!api.log().contains("/v1/me"));
+}

@@ -1,0 +1,57 @@
+//! `server.rate_limit_per_minute`.
+
+use chrono::TimeDelta;
+use reqwest::Response;
+
+use crate::support::TestApp;
+
+fn limits(answer: &Response) -> (u16, String) {
+    assert_eq!(answer.headers()["ratelimit-policy"], "\"default\";q=3;w=60");
+    let state = answer.headers()["ratelimit"].to_str().unwrap().to_owned();
+    (answer.status().as_u16(), state)
+}
+
+async fn spawn() -> TestApp {
+    TestApp::spawn_with(&[("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "3")]).await
+}
+
+#[tokio::test]
+async fn an_account_has_so_many_requests_a_minute() {
+    let app = spawn().await;
+    let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
+    let me = async |token: &str| app.get("/v1/me").bearer_auth(token).send().await.unwrap();
+    for left in [2, 1, 0] {
+        let (status, state) = limits(&me(&anna.token).await);
+        assert!(status == 200 && state.starts_with(&format!("\"default\";r={left};t=")), "{state}");
+    }
+    let refused = me(&anna.token).await;
+    let (status, state) = limits(&refused);
+    assert_eq!((status, &state[..13]), (429, "\"default\";r=0"));
+    let wait: i64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait) && state.ends_with(&format!(";t={wait}")), "{wait} {state}");
+    assert_eq!(refused.headers()["content-type"], "application/problem+json");
+    // Others are not concerned, nor is who has no token.
+    assert_eq!(me(&ben.token).await.status(), 200);
+    assert_eq!(app.get("/v1/deals").send().await.unwrap().status(), 200);
+    assert_eq!(app.get("/readyz").send().await.unwrap().status(), 200);
+    // As promised, it works after the wait.
+    app.clock.advance(TimeDelta::seconds(wait));
+    assert_eq!(me(&anna.token).await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_address_without_a_token_has_its_own_count_and_304_costs_nothing() {
+    let app = spawn().await;
+    let first = app.get("/v1/deals").send().await.unwrap();
+    let tag = first.headers()["etag"].clone();
+    for _ in 0..5 {
+        let again = app.get("/v1/deals").header("if-none-match", &tag).send().await.unwrap();
+        let (status, state) = limits(&again);
+        assert!(status == 304 && state.starts_with("\"default\";r=2"), "{status} {state}");
+    }
+    // A token that is none counts for the address.
+    for expected in [401, 401, 429] {
+        let answer = app.get("/v1/me").bearer_auth("a.b.c").send().await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
+}

@@ -1,0 +1,223 @@
+//! Connections, signals and systemd, with the real binary wherever a process is the subject.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use nix::sys::signal::Signal;
+use salebell::{http, process};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixDatagram;
+use tokio::sync::Notify;
+
+use crate::support::binary::Binary;
+use crate::support::database::TestDatabase;
+use crate::support::{TestApp, raw};
+
+const API: [(&str, &str); 3] = [
+    ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+    ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+    ("SALEBELL_SERVER__LINGER_S", "1"),
+];
+
+fn start_api(database: &TestDatabase, more: &[(&str, &str)]) -> Binary {
+    let mut settings = API.to_vec();
+    settings.push(("SALEBELL_DATABASE__URL", &database.url));
+    settings.extend_from_slice(more);
+    Binary::start(&["api"], &settings)
+}
+
+/// A route that answers when it is told to, and tells when it has been asked.
+fn held(asked: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::App) -> Router {
+    move |app| {
+        let handler = || async move {
+            asked.notify_one();
+            release.notified().await;
+            "done"
+        };
+        http::layered(Router::new().route("/held", get(handler)), app)
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_flight_finishes_while_idle_connections_close() {
+    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let app = TestApp::spawn_router(&[], held(asked.clone(), release.clone())).await;
+    let mut idle = raw::connect(&app.url).await;
+    let request = tokio::spawn(app.get("/held").send());
+    asked.notified().await;
+    app.app.stopping.cancel();
+    // The idle connection ends, so the listener is closed by now.
+    assert_eq!(raw::read_answer(&mut idle).await, "");
+    assert!(tokio::net::TcpStream::connect(app.url.trim_start_matches("http://")).await.is_err());
+    release.notify_one();
+    assert_eq!(request.await.unwrap().unwrap().text().await.unwrap(), "done");
+}
+
+#[tokio::test]
+async fn the_drain_has_an_end() {
+    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let settings = [("SALEBELL_SERVER__DRAIN_S", "1")];
+    let app = TestApp::spawn_router(&settings, held(asked.clone(), release)).await;
+    let request = tokio::spawn(app.get("/held").send());
+    asked.notified().await;
+    app.app.stopping.cancel();
+    assert!(request.await.unwrap().is_err(), "the connection was cut");
+}
+
+#[tokio::test]
+async fn http2_by_prior_knowledge_is_served_beside_http1() {
+    let app = TestApp::spawn().await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let answer = client.get(format!("{}/healthz", app.url)).send().await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    let answer = client.get(format!("{}/v1/nothing", app.url)).send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/problem+json");
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_dropped() {
+    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__HEADER_TIMEOUT_S", "1")]).await;
+    for words in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: a\r\n"] {
+        let answer = raw::exchange(&app.url, words).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{words:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_their_turn() {
+    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).await;
+    let mut first = raw::connect(&app.url).await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    first.write_all(request).await.unwrap();
+    assert!(raw::read_answer(&mut first).await.starts_with("HTTP/1.1 200 "));
+    let mut second = raw::connect(&app.url).await;
+    second.write_all(request).await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(300), raw::read_answer(&mut second)).await;
+    assert!(waiting.is_err(), "the second is not served while the first is there");
+    drop(first);
+    assert!(raw::read_answer(&mut second).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
+    let app = TestApp::spawn().await;
+    let second = Duration::from_secs(1);
+    assert_eq!(process::check_alive(&app.app, second).await, Ok(()));
+    let stuck = app.app.pulses.start("stuck", Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(process::check_alive(&app.app, second).await, Err("stuck"));
+    drop(stuck);
+    assert_eq!(process::check_alive(&app.app, second).await, Ok(()));
+}
+
+#[tokio::test]
+async fn systemd_hears_ready_watchdog_and_stopping() {
+    let folder = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7().simple()));
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let database = TestDatabase::create().await;
+    let notify = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
+    let mut api = start_api(&database, &notify);
+    let mut heard = Vec::new();
+    let listen = async |heard: &mut Vec<String>, until: &str| {
+        let mut buffer = [0; 256];
+        while heard.last().map(String::as_str) != Some(until) {
+            let receive = tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut buffer));
+            let bytes = receive.await.expect("systemd hears something").unwrap();
+            heard.push(String::from_utf8_lossy(&buffer[..bytes]).trim().to_owned());
+        }
+    };
+    listen(&mut heard, "READY=1").await;
+    // Whoever is told so can be asked at once.
+    let answer = reqwest::get(format!("{}/readyz", api.url().await)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    listen(&mut heard, "WATCHDOG=1").await;
+    heard.clear();
+    listen(&mut heard, "WATCHDOG=1").await;
+    api.signal(Signal::SIGTERM);
+    listen(&mut heard, "STOPPING=1").await;
+    // It is alive while it lingers, too.
+    listen(&mut heard, "WATCHDOG=1").await;
+    assert_eq!(api.exit_code().await, Some(0));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn readiness_fails_before_the_listener_closes() {
+    let database = TestDatabase::create().await;
+    let mut api = start_api(&database, &[]);
+    let url = api.url().await;
+    assert_eq!(reqwest::get(format!("{url}/readyz")).await.unwrap().status(), 200);
+    api.signal(Signal::SIGTERM);
+    api.logged("SIGTERM: stopping").await;
+    // On new connections, as a load balancer asks.
+    let answer = reqwest::get(format!("{url}/readyz")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let problem: salebell::error::Problem = answer.json().await.unwrap();
+    assert_eq!(problem.errors[0].pointer, "process");
+    assert_eq!(reqwest::get(format!("{url}/healthz")).await.unwrap().status(), 200);
+    assert_eq!(api.exit_code().await, Some(0));
+    assert!(reqwest::get(format!("{url}/healthz")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_slow_request_finishes_after_sigterm_and_the_exit_is_clean() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let mut api = start_api(&app.database, &[]);
+    let url = api.url().await;
+    let body = r#"{"name": "made while stopping"}"#;
+    let head = format!(
+        "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        anna.token,
+        body.len()
+    );
+    let mut slow = raw::connect(&url).await;
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // It asks for the body: the request is in its handler.
+    let mut asked = [0; 25];
+    slow.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    slow.write_all(&body.as_bytes()[..10]).await.unwrap();
+    api.signal(Signal::SIGTERM);
+    api.logged("SIGTERM: stopping").await;
+    // The listener closes after the linger; the request is still there.
+    while reqwest::get(format!("{url}/healthz")).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(api.is_running());
+    slow.write_all(&body.as_bytes()[10..]).await.unwrap();
+    let answer = raw::read_answer(&mut slow).await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(api.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let database = TestDatabase::create().await;
+    let mut api = start_api(&database, &[("SALEBELL_SERVER__LINGER_S", "60")]);
+    api.url().await;
+    let begin = Instant::now();
+    api.signal(Signal::SIGINT);
+    api.logged("SIGINT: stopping").await;
+    assert!(api.is_running());
+    api.signal(Signal::SIGTERM);
+    assert_eq!(api.exit_code().await, Some(1));
+    assert!(begin.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_told() {
+    let database = TestDatabase::create().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["SALEBELL_SERVER__LISTEN", "SALEBELL_SERVER__METRICS_LISTEN"] {
+        let mut api = start_api(&database, &[(key, &address)]);
+        assert!(api.logged("cannot listen on").await.contains(&address));
+        assert_eq!(api.exit_code().await, Some(1));
+    }
+}

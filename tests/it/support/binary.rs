@@ -1,0 +1,84 @@
+//! The real binary as a process of its own.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Where the built program is.
+pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
+
+/// A running `salebell`, killed when it is dropped.
+pub struct Binary {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Binary {
+    /// Starts a subcommand with these settings alone: nothing of the test's own environment.
+    pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
+        let mut child = command(arguments, settings).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let into = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut log = into.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Binary { child, log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until it has logged `text`, and returns the rest of that line.
+    pub async fn logged(&self, text: &str) -> String {
+        for _ in 0..1000 {
+            if let Some((_, rest)) = self.log().split_once(text)
+                && let Some((line, _)) = rest.split_once('\n')
+            {
+                return line.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{text:?} is not in the log:\n{}", self.log());
+    }
+
+    /// The API's address, once it listens.
+    pub async fn url(&self) -> String {
+        format!("http://{}", self.logged("listening on http://").await)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("it runs");
+        kill(Pid::from_raw(pid as i32), signal).unwrap();
+    }
+
+    /// Waits for its end: the exit code, none after a signal.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let wait = tokio::time::timeout(Duration::from_secs(40), self.child.wait());
+        wait.await.expect("it ends").unwrap().code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+/// The command that `start` starts.
+pub fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(SALEBELL);
+    command.args(arguments).env_clear().envs(settings.iter().copied());
+    command.current_dir(Path::new(env!("CARGO_TARGET_TMPDIR"))).kill_on_drop(true).stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,139 @@
+//! A token issuer: keys of each algorithm, tokens made by hand so that they can be wrong in any way, and a key set
+//! served over HTTP.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
+};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+/// A private key with its `kid`.
+pub struct SigningKey {
+    pub id: String,
+    pair: Pair,
+}
+
+enum Pair {
+    Rsa(Box<RsaKeyPair>),
+    Ec(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+}
+
+impl SigningKey {
+    /// `RS256`, `ES256` or `EdDSA`.
+    pub fn generate(algorithm: &str, id: &str) -> SigningKey {
+        let pair = match algorithm {
+            "RS256" => Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())),
+            "ES256" => Pair::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()),
+            "EdDSA" => Pair::Ed(Ed25519KeyPair::generate().unwrap()),
+            other => panic!("{other}"),
+        };
+        SigningKey { id: id.to_owned(), pair }
+    }
+
+    pub fn algorithm(&self) -> &'static str {
+        match self.pair {
+            Pair::Rsa(_) => "RS256",
+            Pair::Ec(_) => "ES256",
+            Pair::Ed(_) => "EdDSA",
+        }
+    }
+
+    /// The public half as a JSON Web Key.
+    pub fn jwk(&self) -> Value {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let mut jwk = match &self.pair {
+            Pair::Rsa(pair) => {
+                let public = pair.public_key();
+                let modulus = public.modulus().big_endian_without_leading_zero();
+                let exponent = public.exponent().big_endian_without_leading_zero();
+                json!({"kty": "RSA", "n": text(modulus), "e": text(exponent)})
+            }
+            Pair::Ec(pair) => {
+                let point = pair.public_key().as_ref();
+                json!({"kty": "EC", "crv": "P-256", "x": text(&point[1..33]), "y": text(&point[33..65])})
+            }
+            Pair::Ed(pair) => json!({"kty": "OKP", "crv": "Ed25519", "x": text(pair.public_key().as_ref())}),
+        };
+        jwk["kid"] = json!(self.id);
+        jwk["use"] = json!("sig");
+        jwk
+    }
+
+    /// A token with the right header.
+    pub fn token(&self, claims: &Value) -> String {
+        self.token_with(&json!({"alg": self.algorithm(), "kid": self.id, "typ": "JWT"}), claims)
+    }
+
+    /// A token with any header.
+    pub fn token_with(&self, header: &Value, claims: &Value) -> String {
+        let text = unsigned(header, claims);
+        let signature = match &self.pair {
+            Pair::Rsa(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
+                signature
+            }
+            Pair::Ec(pair) => pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap().as_ref().to_vec(),
+            Pair::Ed(pair) => pair.sign(text.as_bytes()).as_ref().to_vec(),
+        };
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// Header and claims, with nothing after them.
+pub fn unsigned(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", part(header), part(claims))
+}
+
+/// What the key set's address answers, and how often it was asked.
+#[derive(Clone, Default)]
+pub struct KeyServer {
+    answer: Arc<Mutex<(u16, String)>>,
+    asked: Arc<AtomicUsize>,
+    pub url: String,
+}
+
+impl KeyServer {
+    pub async fn start() -> KeyServer {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+        let server = KeyServer { url, ..KeyServer::default() };
+        server.answer(503, "");
+        let router = Router::new().fallback(respond).with_state(server.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        server
+    }
+
+    pub fn answer(&self, status: u16, body: impl Into<String>) {
+        *self.answer.lock().unwrap() = (status, body.into());
+    }
+
+    pub fn serve(&self, keys: &[&SigningKey]) {
+        let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
+        self.answer(200, json!({"keys": keys}).to_string());
+    }
+
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+async fn respond(State(server): State<KeyServer>) -> Response {
+    server.asked.fetch_add(1, Ordering::SeqCst);
+    let (status, body) = server.answer.lock().unwrap().clone();
+    // A redirect that must not be followed leads here again.
+    let location = [("location", server.url.clone())];
+    (StatusCode::from_u16(status).unwrap(), location, body).into_response()
+}

@@ -1,0 +1,176 @@
+//! The spawned app: a database and a port of its own for each test.
+
+pub mod binary;
+pub mod catalogue;
+pub mod database;
+pub mod issuer;
+pub mod proxy;
+pub mod raw;
+pub mod ringing;
+pub mod scratch;
+pub mod sink;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::{Method, RequestBuilder};
+use salebell::app::{App, AppState, Clock};
+use salebell::config::Config;
+use salebell::domain::api_key;
+use salebell::http;
+use salebell::secrets;
+use salebell::server::Server;
+use salebell::store::{accounts, keys};
+use salebell::worker::record;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use database::TestDatabase;
+
+/// A clock that a test moves.
+#[derive(Clone)]
+pub struct TestClock {
+    ahead_us: Arc<AtomicI64>,
+}
+
+impl TestClock {
+    pub fn advance(&self, by: TimeDelta) {
+        self.ahead_us.fetch_add(by.num_microseconds().unwrap(), Ordering::SeqCst);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test's clock runs on the system's")]
+    pub fn now(&self) -> DateTime<Utc> {
+        Utc::now() + TimeDelta::microseconds(self.ahead_us.load(Ordering::SeqCst))
+    }
+}
+
+/// A running app on port 0 with an empty, migrated database. The worker does not run: tests step it.
+pub struct TestApp {
+    pub app: App,
+    pub clock: TestClock,
+    pub url: String,
+    pub client: reqwest::Client,
+    pub database: TestDatabase,
+}
+
+/// A caller with an API key.
+pub struct User {
+    pub account: Uuid,
+    pub token: String,
+}
+
+impl TestApp {
+    pub async fn spawn() -> TestApp {
+        TestApp::spawn_with(&[]).await
+    }
+
+    /// Spawns with settings on top of the tests', such as `("SALEBELL_WORKER__FANOUT_SLICE", "3")`.
+    pub async fn spawn_with(settings: &[(&str, &str)]) -> TestApp {
+        TestApp::spawn_router(settings, http::router).await
+    }
+
+    /// Spawns with routes of the test's own.
+    pub async fn spawn_router(
+        settings: &[(&str, &str)],
+        router: impl FnOnce(App) -> axum::Router,
+    ) -> TestApp {
+        TestApp::spawn_as(settings, |_| (), router).await
+    }
+
+    /// Spawns with something replaced that no setting names, such as the resolver of webhooks.
+    pub async fn spawn_prepared(settings: &[(&str, &str)], prepare: impl FnOnce(&mut AppState)) -> TestApp {
+        TestApp::spawn_as(settings, prepare, http::router).await
+    }
+
+    async fn spawn_as(
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&mut AppState),
+        router: impl FnOnce(App) -> axum::Router,
+    ) -> TestApp {
+        let database = TestDatabase::create().await;
+        let key = secrets::generate_key().unwrap();
+        let defaults = [
+            ("SALEBELL_DATABASE__URL", database.url.as_str()),
+            ("SALEBELL_DATABASE__MAX_CONNECTIONS", "10"),
+            ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_SERVER__LINGER_S", "0"),
+            ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
+            ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
+            ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret()),
+        ];
+        let settings =
+            defaults.iter().chain(settings).map(|(key, value)| (key.to_string(), value.to_string()));
+        let config = Config::load(None, settings).unwrap();
+        let clock = TestClock { ahead_us: Arc::default() };
+        let mut app = AppState::new(
+            config,
+            Clock::new({
+                let clock = clock.clone();
+                move || clock.now()
+            }),
+        )
+        .unwrap();
+        prepare(Arc::get_mut(&mut app).expect("nobody else has the app yet"));
+        let server = Server::bind_router(app.clone(), router(app.clone())).await.unwrap();
+        let url = format!("http://{}", server.address().unwrap());
+        tokio::spawn(server.run());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        TestApp { app, clock, url, client, database }
+    }
+
+    /// An account with an API key of these scopes.
+    pub async fn user(&self, name: &str, scopes: &[&str]) -> User {
+        let now = self.clock.now();
+        let account = accounts::find_or_create_account(&self.app.writer, "test", name, now).await.unwrap();
+        let key = secrets::generate_api_key().unwrap();
+        let new = keys::NewKey {
+            name,
+            hint: &api_key::hint(&key),
+            digest: &api_key::digest_of(key.expose_secret()),
+            scopes: &scopes.iter().map(|scope| scope.to_string()).collect::<Vec<_>>(),
+            expires_at: None,
+        };
+        keys::create_key(&self.app.writer, account, &new, now).await.unwrap();
+        User { account, token: key.expose_secret().to_owned() }
+    }
+
+    /// Reports observations as JSON and returns the answer, which must be a 202.
+    pub async fn report(&self, user: &User, observations: Value) -> Value {
+        let body = json!({"observations": observations});
+        let answer = self.post("/v1/prices").bearer_auth(&user.token).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 202, "{}", answer.text().await.unwrap());
+        answer.json().await.unwrap()
+    }
+
+    /// Records what waits on the bus.
+    pub async fn record_all(&self) {
+        while record::step(&self.app).await.unwrap() {}
+    }
+
+    /// The batch that a report was accepted as.
+    pub async fn batch(&self, user: &User, accepted: &Value) -> Value {
+        let path = format!("/v1/batches/{}", accepted["batch_id"].as_str().unwrap());
+        self.get(&path).bearer_auth(&user.token).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    pub fn post(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.app.stopping.cancel();
+    }
+}

@@ -1,0 +1,89 @@
+//! A TCP proxy in front of PostgreSQL that fails as networks and hosts do.
+
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What happens to bytes and connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Open,
+    /// New connections are closed at once; those that were are reset.
+    Cut,
+    /// New connections are taken and hear nothing, those that were hear nothing any more: a host that died without
+    /// a word.
+    Silent,
+}
+
+/// What a connection that fell silent waits for: that TCP gives up.
+type GivenUp = watch::Sender<bool>;
+
+/// Listens on a port of its own, and passes on to a server.
+pub struct Proxy {
+    pub port: u16,
+    mode: Arc<watch::Sender<Mode>>,
+    given_up: Arc<GivenUp>,
+}
+
+impl Proxy {
+    /// In front of `host:port`.
+    pub async fn start(target: String) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mode, _) = watch::channel(Mode::Open);
+        let mode = Arc::new(mode);
+        let given_up = Arc::new(watch::channel(false).0);
+        let (modes, gives_up) = (mode.clone(), given_up.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass_on(client, target.clone(), modes.subscribe(), gives_up.subscribe()));
+            }
+        });
+        Proxy { port, mode, given_up }
+    }
+
+    pub fn open(&self) {
+        self.mode.send_replace(Mode::Open);
+    }
+
+    pub fn cut(&self) {
+        self.mode.send_replace(Mode::Cut);
+    }
+
+    /// The connections that fell silent end, as they do when TCP has tried for long enough.
+    pub fn give_up(&self) {
+        self.given_up.send_replace(true);
+    }
+
+    pub fn silence(&self) {
+        self.mode.send_replace(Mode::Silent);
+    }
+}
+
+async fn pass_on(
+    mut client: TcpStream,
+    target: String,
+    mut mode: watch::Receiver<Mode>,
+    mut given_up: watch::Receiver<bool>,
+) {
+    let now = *mode.borrow_and_update();
+    match now {
+        Mode::Open => {
+            let mut server = TcpStream::connect(target).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+                _ = mode.changed() => {}
+            }
+            if *mode.borrow() == Mode::Silent {
+                // The server's side ends, as it would for PostgreSQL; the client hears nothing of it.
+                drop(server);
+                let _ = given_up.wait_for(|given_up| *given_up).await;
+            }
+        }
+        Mode::Cut => {}
+        Mode::Silent => drop(given_up.wait_for(|given_up| *given_up).await),
+    }
+    let _ = client.shutdown().await;
+}

@@ -1,0 +1,303 @@
+//! Watches: kept by their owner, explained, and ringing once for each sale.
+
+use chrono::TimeDelta;
+use salebell::worker::{deliver, dispatch};
+use serde_json::{Value, json};
+
+use crate::support::sink::Sink;
+use crate::support::{TestApp, User};
+
+const CHEAP: &str = "5.00";
+
+async fn shop(app: &TestApp) -> User {
+    app.user("shop", &["prices:write", "catalogue:write"]).await
+}
+
+fn seen(sku: &str, price: &str, day: u32) -> Value {
+    json!({"store": "steam", "sku": sku, "title": "Hades", "price": price, "regular_price": "20.00",
+        "currency": "EUR", "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
+}
+
+/// Reports one price, records it, dispatches what came of it.
+async fn tell(app: &TestApp, shop: &User, observation: Value) {
+    app.report(shop, json!([observation])).await;
+    app.record_all().await;
+    while dispatch::step(&app.app).await.unwrap() {}
+}
+
+async fn only_game(app: &TestApp) -> String {
+    let games: Value = app.get("/v1/games").send().await.unwrap().json().await.unwrap();
+    games["items"][0]["id"].as_str().unwrap().to_owned()
+}
+
+async fn watch(app: &TestApp, user: &User, body: Value) -> Value {
+    let answer = app.post("/v1/watches").bearer_auth(&user.token).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    answer.json().await.unwrap()
+}
+
+/// Kind and amount of every notice, the oldest first.
+async fn notices(app: &TestApp) -> Vec<(String, i64)> {
+    let rows =
+        sqlx::query!("select event_kind, amount from notices order by id").fetch_all(&app.app.writer).await;
+    rows.unwrap().into_iter().map(|row| (row.event_kind, row.amount)).collect()
+}
+
+fn target(amount: &str) -> Value {
+    json!({"price_at_most": {"amount": amount, "currency": "EUR"}})
+}
+
+#[tokio::test]
+async fn a_watch_rings_once_per_sale() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    tell(&app, &shop, seen("a", "10.00", 3)).await;
+    assert_eq!(notices(&app).await, [("sale.started".to_owned(), 1500)]);
+    tell(&app, &shop, seen("a", "20.00", 4)).await;
+    tell(&app, &shop, seen("a", "15.00", 5)).await;
+    assert_eq!(notices(&app).await.len(), 2, "another sale is another notice");
+}
+
+#[tokio::test]
+async fn a_sale_that_deepens_below_the_target_rings_then() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": target("12.00")})).await;
+    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    assert_eq!(notices(&app).await, []);
+    tell(&app, &shop, seen("a", "12.00", 3)).await;
+    tell(&app, &shop, seen("a", CHEAP, 4)).await;
+    assert_eq!(notices(&app).await, [("sale.deepened".to_owned(), 1200)]);
+}
+
+#[tokio::test]
+async fn history_and_pauses_ring_no_bells() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    let kept = watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    let body = json!({"observations": [seen("a", "15.00", 2)], "backfill": true});
+    app.post("/v1/prices").bearer_auth(&shop.token).json(&body).send().await.unwrap();
+    app.record_all().await;
+    while dispatch::step(&app.app).await.unwrap() {}
+    assert_eq!(notices(&app).await, []);
+    let path = format!("/v1/watches/{}", kept["id"].as_str().unwrap());
+    let patched =
+        app.request(reqwest::Method::PATCH, &path).bearer_auth(&anna.token).json(&json!({"paused": true}));
+    assert_eq!(patched.send().await.unwrap().status(), 200);
+    tell(&app, &shop, seen("a", "10.00", 3)).await;
+    assert_eq!(notices(&app).await, []);
+}
+
+/// Every kind of rule and scope against offers of every kind: what the explanation says is what the dispatch does.
+#[tokio::test]
+async fn the_explanation_and_the_dispatch_agree() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    let offers = [
+        ("steam", "ZZ", None, "EUR", "20.00", "10.00"),
+        ("steam", "DE", Some("windows"), "EUR", "20.00", "15.00"),
+        ("gog", "US", Some("switch"), "USD", "20.00", "4.00"),
+        ("gog", "DE", Some("switch"), "EUR", "4.00", "4.00"),
+        ("epic", "ZZ", Some("windows"), "USD", "20.00", "20.00"),
+    ];
+    let observation = |n: usize, price: &str, day: u32| {
+        let (store, region, platform, currency, ..) = offers[n];
+        json!({"store": store, "sku": format!("{n}"), "title": "Hades", "region": region, "platform": platform,
+            "currency": currency, "price": price, "regular_price": "20.00",
+            "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
+    };
+    for (n, offer) in offers.iter().enumerate() {
+        tell(&app, &shop, observation(n, offer.4, 1)).await;
+        tell(&app, &shop, observation(n, "20.00", 2)).await;
+    }
+    let game = only_game(&app).await;
+    let rules = [
+        json!({"any_sale": {}}),
+        json!({"new_low": {}}),
+        json!({"cut_at_least": {"percent": 50}}),
+        target("12.00"),
+        json!({"price_at_most": {"amount": "4.00", "currency": "USD"}}),
+    ];
+    let scopes = [
+        json!({}),
+        json!({"stores": ["GOG", "epic"]}),
+        json!({"regions": ["de"]}),
+        json!({"platforms": ["Switch"]}),
+        json!({"currency": "EUR"}),
+        json!({"paused": true}),
+        json!({"stores": ["steam"], "regions": ["FR"], "platforms": ["windows"]}),
+    ];
+    let mut watches = Vec::new();
+    for rule in &rules {
+        for scope in &scopes {
+            let mut body = scope.clone();
+            body["game_id"] = json!(game);
+            body["rule"] = rule.clone();
+            let answer = app.post("/v1/watches").bearer_auth(&anna.token).json(&body).send().await.unwrap();
+            // A target in one currency and a scope of another is refused at once.
+            if answer.status() != 422 {
+                watches.push(answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert_eq!(watches.len(), rules.len() * scopes.len() - 1);
+    for (n, offer) in offers.iter().enumerate() {
+        tell(&app, &shop, observation(n, offer.5, 3)).await;
+    }
+    let mut rang = 0;
+    for id in &watches {
+        let path = format!("/v1/watches/{id}/explain");
+        let explained: Value =
+            app.get(&path).bearer_auth(&anna.token).send().await.unwrap().json().await.unwrap();
+        for offer in explained["offers"].as_array().unwrap() {
+            assert_eq!(offer["would_ring"], json!(!offer["notice_id"].is_null()), "{id} {offer:#}");
+            assert_eq!(offer["would_ring"], json!(offer["reasons"].as_array().unwrap().is_empty()));
+            rang += usize::from(offer["would_ring"] == true);
+        }
+    }
+    assert_eq!(rang, notices(&app).await.len());
+    assert!(rang > 20, "only {rang} rang");
+}
+
+#[tokio::test]
+async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
+    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__FANOUT_SLICE", "3")]).await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    for _ in 0..10 {
+        watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    }
+    app.report(&shop, json!([seen("a", "15.00", 2)])).await;
+    app.record_all().await;
+    // One worker dies after its first slice.
+    let (now, lease) = (app.clock.now(), app.clock.now() + TimeDelta::seconds(60));
+    let claimed = salebell::store::dispatch::claim_events(&app.app.writer, 10, now, lease).await.unwrap();
+    let times = salebell::store::dispatch::Times { now, daily: now, lease };
+    let slice =
+        salebell::store::dispatch::dispatch_slice(&app.app.writer, &claimed.waiting[0], 3, &times).await;
+    assert_eq!(slice.unwrap().unwrap().notices, 3);
+    assert!(!dispatch::step(&app.app).await.unwrap(), "the event is leased");
+    app.clock.advance(TimeDelta::seconds(61));
+    assert!(dispatch::step(&app.app).await.unwrap());
+    assert_eq!(notices(&app).await.len(), 10);
+    // The dead one wakes up and goes on: nothing is made twice.
+    let late =
+        salebell::store::dispatch::dispatch_slice(&app.app.writer, &claimed.waiting[0], 3, &times).await;
+    assert!(late.unwrap().is_none());
+    assert_eq!(notices(&app).await.len(), 10);
+}
+
+#[tokio::test]
+async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    let mut channels = Vec::new();
+    for state in ["active", "active", "disabled"] {
+        let id = uuid::Uuid::now_v7();
+        sqlx::query!(
+            "insert into channels (id, account_id, kind, name, url, state, secret, created_at, updated_at)
+             values ($1, $2, 'webhook', 'mine', 'http://127.0.0.1:9/', $3, ''::bytea, now(), now())",
+            id,
+            anna.account,
+            state
+        )
+        .execute(&app.app.writer)
+        .await
+        .unwrap();
+        channels.push(id);
+    }
+    watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "channels": [channels[1]]})).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "channels": []})).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}, "cadence": "daily"})).await;
+    tell(&app, &shop, seen("a", "15.00", 2)).await;
+    assert_eq!(notices(&app).await.len(), 4);
+    let now = app.clock.now();
+    let due = sqlx::query!(
+        r#"select count(*) filter (where next_attempt_at <= $1) as "now!",
+            count(*) filter (where next_attempt_at > $1 and extract(hour from next_attempt_at) = 9) as "later!",
+            count(*) filter (where channel_id = $2) as "disabled!" from deliveries"#,
+        now,
+        channels[2]
+    )
+    .fetch_one(&app.app.writer)
+    .await
+    .unwrap();
+    assert_eq!((due.now, due.later, due.disabled), (3, 2, 0));
+}
+
+#[tokio::test]
+async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
+    let app = TestApp::spawn().await;
+    let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    let kept = watch(&app, &anna, json!({"game_id": game, "rule": target("12"), "stores": ["Steam"]})).await;
+    assert_eq!(kept["rule"], target("12.00"));
+    assert_eq!(kept["stores"], json!(["steam"]));
+    let path = format!("/v1/watches/{}", kept["id"].as_str().unwrap());
+    let patch = |user: &User, body: Value| {
+        app.request(reqwest::Method::PATCH, &path).bearer_auth(&user.token).json(&body)
+    };
+    for path in [path.clone(), format!("{path}/explain")] {
+        assert_eq!(app.get(&path).bearer_auth(&ben.token).send().await.unwrap().status(), 404);
+    }
+    assert_eq!(patch(&ben, json!({})).send().await.unwrap().status(), 404);
+    let mine: Value =
+        app.get("/v1/watches").bearer_auth(&ben.token).send().await.unwrap().json().await.unwrap();
+    assert_eq!(mine["items"], json!([]));
+
+    let got = app.get(&path).bearer_auth(&anna.token).send().await.unwrap();
+    let tag = got.headers()["etag"].to_str().unwrap().to_owned();
+    let changed = patch(&anna, json!({"stores": null, "rule": {"new_low": {}}})).header("if-match", &tag);
+    let changed: Value = changed.send().await.unwrap().json().await.unwrap();
+    assert_eq!((&changed["stores"], &changed["rule"]), (&Value::Null, &json!({"new_low": {}})));
+    assert_eq!(patch(&anna, json!({})).header("if-match", &tag).send().await.unwrap().status(), 412);
+    for (body, pointer) in [
+        (json!({"rule": {"cut_at_least": {"percent": 0}}}), "/rule/cut_at_least/percent"),
+        (json!({"rule": {"price_at_most": {"amount": "x", "currency": "EUR"}}}), "/rule/price_at_most"),
+        (json!({"rule": {"some_sale": {}}}), "/rule"),
+        (json!({"stores": ["nowhere"]}), "/stores/0"),
+        (json!({"regions": ["Europe"]}), "/regions/0"),
+        (json!({"channels": [game]}), "/channels/0"),
+        (json!({"currency": "XXX"}), "/currency"),
+    ] {
+        let refused = patch(&anna, body).send().await.unwrap();
+        assert_eq!(refused.status(), 422);
+        let problem: Value = refused.json().await.unwrap();
+        assert!(problem["errors"][0]["pointer"].as_str().unwrap().starts_with(pointer), "{problem:#}");
+    }
+    let gone = app.request(reqwest::Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
+    assert_eq!(gone.status(), 204);
+    assert_eq!(app.get(&path).bearer_auth(&anna.token).send().await.unwrap().status(), 404);
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_right_again() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    let sink = Sink::start().await;
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    app.hook(&anna, &sink.url("/hook")).await;
+    watch(&app, &anna, json!({"game_id": game, "rule": target("12.00")})).await;
+    tell(&app, &shop, seen("a", "10.00", 2)).await;
+    tell(&app, &shop, seen("a", "13.00", 3)).await;
+    assert_eq!(deliver::step(&app.app).await.unwrap().cancelled, 1);
+    tell(&app, &shop, seen("a", "9.00", 4)).await;
+    assert_eq!(deliver::step(&app.app).await.unwrap().sent, 1);
+    assert_eq!(sink.received("/hook")[0].json()["data"]["price"]["amount"], "9.00");
+    assert_eq!(notices(&app).await.len(), 1, "the notice is still one");
+}
