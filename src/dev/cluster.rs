@@ -75,8 +75,8 @@ impl Cluster {
         };
         end_leftovers(&folder).await?;
         let socket = prepare_socket_folder(&folder, &owner)?;
-        let guard = Guard::start(&programs, &owner, &data)?;
-        let (server, port) = launch(&programs, &owner, &folder, &socket, &password).await?;
+        let mut guard = Guard::start(&owner, &data)?;
+        let (server, port) = launch(&programs, &owner, &folder, &socket, &password, &mut guard).await?;
         let cluster = Self { programs, owner, folder, socket, port, password, server, guard, _lock: lock };
         cluster.create_database().await?;
         Ok(cluster)
@@ -136,9 +136,8 @@ impl Cluster {
 
     async fn restart(&mut self) -> Result<(), Failure> {
         end_leftovers(&self.folder).await?;
-        let (programs, password) = (&self.programs, &self.password);
-        self.server =
-            launch_on(programs, &self.owner, &self.folder, &self.socket, password, self.port).await?;
+        let Self { programs, owner, folder, socket, password, guard, .. } = self;
+        self.server = launch_on(programs, owner, folder, socket, password, self.port, guard).await?;
         Ok(())
     }
 
@@ -312,33 +311,79 @@ async fn end_leftovers(folder: &Path) -> Result<(), Failure> {
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
         return Ok(());
     };
-    if !is_alive(pid) {
+    match state_of(pid) {
         // Left for PostgreSQL, which finds in it whether backends of the dead server still use its memory.
-        return Ok(());
-    }
-    if !is_server_of(pid, &data, &text) {
-        return fs::remove_file(&pid_file).explain(|| format!("cannot remove {}", pid_file.display()));
+        State::Gone => return Ok(()),
+        State::Unburied => return forget_unburied(&data, &pid_file).await,
+        State::Runs if !is_server_of(pid, &data, &text) => return remove_pid_file(&pid_file),
+        State::Runs => {}
     }
     for signal in [Signal::SIGINT, Signal::SIGQUIT] {
         send(pid, signal)?;
         let deadline = Instant::now() + LONGEST_STOP;
-        while is_alive(pid) && Instant::now() < deadline {
+        while state_of(pid) == State::Runs && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        if !is_alive(pid) {
-            return Ok(());
+        match state_of(pid) {
+            State::Gone => return Ok(()),
+            State::Unburied => return forget_unburied(&data, &pid_file).await,
+            State::Runs => {}
         }
     }
     Err(Failure::new(format!("a PostgreSQL server from an earlier run (process {pid}) does not stop")))
 }
 
-fn is_alive(pid: u32) -> bool {
-    // A zombie has ended; it only waits for a parent that reaps it (init, which containers may lack).
-    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
-        return !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+/// For a dead server that its parent does not wait for (the first process of a container, often): PostgreSQL would
+/// take it for alive and refuse to start. Its file is removed once no backend of it is left.
+async fn forget_unburied(data: &Path, pid_file: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + LONGEST_LEFTOVERS;
+    while let Some(pid) = find_process_in(data) {
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!(
+                "process {pid} of a PostgreSQL server that has ended is still at work in {}",
+                data.display()
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let Ok(pid) = i32::try_from(pid) else { return false };
-    !matches!(kill(Pid::from_raw(pid), None), Err(nix::errno::Errno::ESRCH))
+    remove_pid_file(pid_file)
+}
+
+fn remove_pid_file(pid_file: &Path) -> Result<(), Failure> {
+    match fs::remove_file(pid_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).explain(|| format!("cannot remove {}", pid_file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A running process whose working folder is `folder`, as far as /proc lets us see; the dead have none.
+fn find_process_in(folder: &Path) -> Option<u32> {
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        (fs::read_link(entry.path().join("cwd")).ok()? == folder).then_some(pid)
+    })
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    Runs,
+    /// A zombie: it has ended, and waits for a parent that reaps it.
+    Unburied,
+    Gone,
+}
+
+fn state_of(pid: u32) -> State {
+    // proc_pid_stat(5): the state follows the name, which may itself hold parentheses.
+    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        return if matches!(state, Some('Z' | 'X')) { State::Unburied } else { State::Runs };
+    }
+    match i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), None)) {
+        Ok(Ok(()) | Err(nix::errno::Errno::EPERM)) => State::Runs,
+        _ => State::Gone,
+    }
 }
 
 /// A server stands in its data folder; where that cannot be seen, the second line of its file has to do.
@@ -366,6 +411,7 @@ async fn launch(
     folder: &Path,
     socket: &Path,
     password: &SecretString,
+    guard: &mut Guard,
 ) -> Result<(Child, u16), Failure> {
     let port_file = folder.join("port");
     let last = fs::read_to_string(&port_file).ok().and_then(|text| text.trim().parse::<u16>().ok());
@@ -375,7 +421,7 @@ async fn launch(
     };
     let mut tries = 0;
     loop {
-        match launch_on(programs, owner, folder, socket, password, port).await {
+        match launch_on(programs, owner, folder, socket, password, port, guard).await {
             Ok(server) => {
                 fs::write(&port_file, port.to_string())
                     .explain(|| format!("cannot write {}", port_file.display()))?;
@@ -417,6 +463,7 @@ async fn launch_on(
     socket: &Path,
     password: &SecretString,
     port: u16,
+    guard: &mut Guard,
 ) -> Result<Child, Failure> {
     let begin = Instant::now();
     loop {
@@ -432,6 +479,7 @@ async fn launch_on(
         // that are being finished.
         command.current_dir(folder).process_group(0).stdout(log).stderr(errors);
         let mut server = command.spawn().explain(|| "cannot start postgres")?;
+        guard.watch(&server)?;
         match wait_until_ready(&mut server, &connect_options(socket, port, password)).await? {
             Start::Ready => return Ok(server),
             Start::Ended(status) => {

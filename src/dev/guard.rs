@@ -1,45 +1,59 @@
 //! Stops the server when we are gone without having stopped it: SIGKILL, a second Ctrl-C, a crash.
 
+use std::io::{PipeWriter, Write};
 use std::path::Path;
 use std::process::Stdio;
 
-use tokio::process::{Child, ChildStdin};
+use tokio::process::Child;
 
 use super::owner::Owner;
-use super::programs::ServerPrograms;
 use crate::failure::{Explain, Failure};
 
-/// A process that waits for the end of a pipe of ours, which the kernel brings about however we end, and then
-/// stops the server by its `postmaster.pid`.
+/// Reads process ids until the pipe ends, which the kernel brings about however we end, and then asks the last
+/// of them for a fast shutdown (SIGINT). It looks first whether that process stands in the data folder, as
+/// servers do: the id may be somebody else's by now, and a server that a later start has begun is not ours.
+const SCRIPT: &str = r#"
+while read -r line; do server=$line; done
+[ -n "$server" ] && [ "$(readlink "/proc/$server/cwd")" = "$1" ] && kill -INT "$server"
+"#;
+
+/// A process that waits at the other end of a pipe of ours.
 #[derive(Debug)]
 pub struct Guard {
     process: Child,
-    _pipe: Option<ChildStdin>,
+    pipe: PipeWriter,
 }
 
 impl Guard {
-    /// Watches over the server of `data`.
+    /// A guard for servers of the folder `data`, with no server yet.
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn start(programs: &ServerPrograms, owner: &Owner, data: &Path) -> Result<Self, Failure> {
-        let mut process = owner
+    pub fn start(owner: &Owner, data: &Path) -> Result<Self, Failure> {
+        let (reader, pipe) = std::io::pipe().explain(|| "cannot make a pipe")?;
+        let process = owner
             .command(Path::new("sh"))
-            .arg("-c")
-            // No server any more is as good as a stopped one.
-            .arg(r#"read -r _; exec "$0" -D "$1" -m fast -W stop"#)
-            .arg(programs.path("pg_ctl"))
+            .args(["-c", SCRIPT, "guard"])
             .arg(data)
             .current_dir("/")
-            .stdin(Stdio::piped())
+            .stdin(reader)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             // The terminal's Ctrl-C is not for it.
             .process_group(0)
             .spawn()
             .explain(|| "cannot start a guard for the database server")?;
-        let pipe = process.stdin.take();
-        Ok(Self { process, _pipe: pipe })
+        Ok(Self { process, pipe })
+    }
+
+    /// Watches over `server` from now on, instead of any earlier one.
+    ///
+    /// # Errors
+    /// When the guard is gone.
+    pub fn watch(&mut self, server: &Child) -> Result<(), Failure> {
+        let Some(pid) = server.id() else { return Ok(()) };
+        // One small write to an empty pipe never waits.
+        self.pipe.write_all(format!("{pid}\n").as_bytes()).explain(|| "the database server's guard is gone")
     }
 
     /// Lets it go without a stop: the server has been stopped.

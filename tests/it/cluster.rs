@@ -172,6 +172,31 @@ async fn a_pid_file_whose_number_another_process_has_now_does_not_stop_the_start
 }
 
 #[tokio::test]
+async fn a_dead_server_that_nobody_buries_does_not_stop_the_start() {
+    let scratch = Scratch::new();
+    let folder = scratch.path().join("postgres");
+    let cluster = start(&folder).await;
+    add_note(&cluster).await;
+    let pid_file = folder.join("data/postmaster.pid");
+    let text = std::fs::read_to_string(&pid_file).unwrap();
+    kill(server_pid(&folder), Signal::SIGKILL).unwrap();
+    drop(cluster);
+    // PostgreSQL takes a process for alive as long as its parent has not waited for it.
+    let owner = std::fs::metadata(folder.join("data")).unwrap();
+    let mut zombie = std::process::Command::new("true");
+    std::os::unix::process::CommandExt::uid(&mut zombie, owner.uid());
+    let mut zombie = zombie.spawn().unwrap();
+    let rest: Vec<&str> = text.lines().skip(1).collect();
+    std::fs::write(&pid_file, format!("{}\n{}\n", zombie.id(), rest.join("\n"))).unwrap();
+    let stat = format!("/proc/{}/stat", zombie.id());
+    wait_until(|| std::fs::read_to_string(&stat).unwrap().contains(") Z")).await;
+    let cluster = start(&folder).await;
+    assert_eq!(count_notes(&cluster).await, 1);
+    cluster.stop().await.unwrap();
+    zombie.wait().unwrap();
+}
+
+#[tokio::test]
 async fn a_taken_port_is_replaced_by_another() {
     let scratch = Scratch::new();
     let folder = scratch.path().join("postgres");
