@@ -18,6 +18,9 @@ use serde::Deserialize;
 use crate::domain::price::GlitchRules;
 use crate::domain::public_keys::read_keys;
 
+/// A worker keeps one connection to listen on, and some transactions of the dispatch open while it asks for more.
+const MIN_CONNECTIONS: u64 = 5;
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -295,16 +298,16 @@ impl Config {
         if worker.daily_hour > 23 {
             r.problem("worker.daily_hour", "must be 0 to 23");
         }
-        for (key, value) in [
-            ("database.max_connections", u64::from(database.max_connections)),
-            ("worker.record_concurrency", worker.record_concurrency as u64),
-            ("worker.deliver_concurrency", worker.deliver_concurrency as u64),
-            ("worker.fanout_slice", worker.fanout_slice.max(0) as u64),
-            ("webhook.in_flight_per_channel", webhook.in_flight_per_channel as u64),
-            ("webhook.channels_per_account", webhook.channels_per_account.max(0) as u64),
+        for (key, value, least) in [
+            ("database.max_connections", u64::from(database.max_connections), MIN_CONNECTIONS),
+            ("worker.record_concurrency", worker.record_concurrency as u64, 1),
+            ("worker.deliver_concurrency", worker.deliver_concurrency as u64, 1),
+            ("worker.fanout_slice", worker.fanout_slice.max(0) as u64, 1),
+            ("webhook.in_flight_per_channel", webhook.in_flight_per_channel as u64, 1),
+            ("webhook.channels_per_account", webhook.channels_per_account.max(0) as u64, 1),
         ] {
-            if value == 0 {
-                r.problem(key, "must be at least 1");
+            if value < least {
+                r.problem(key, format!("must be at least {least}"));
             }
         }
         if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {

@@ -218,7 +218,8 @@ pub async fn test(
     let now = app.clock.now();
     let target = channels::find_target(&app.writer, caller.account, id, now).await?;
     let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
-    let attempt = app.webhooks.send_test(id, &target.url, &secrets, now).await?;
+    let receiver = app.webhooks.receiver(&target.url, &secrets);
+    let attempt = app.webhooks.send_test(id, &receiver, now).await?;
     Ok(axum::Json(TestChannelResponse {
         delivered: attempt.succeeded(),
         status: attempt.status,

@@ -42,13 +42,18 @@ pub struct Webhooks {
     client: OnceLock<Result<reqwest::Client, String>>,
 }
 
+/// Whom messages go to.
+pub struct Receiver {
+    /// Judged anew for every look-out: the configuration may have changed since the channel was made.
+    url: Result<url::Url, String>,
+    /// One, or two for a day after a rotation: the receiver accepts either signature.
+    keys: Vec<hmac::Key>,
+}
+
 /// One message on its way.
 pub struct Outgoing<'a> {
     /// The same for every try.
     pub id: Uuid,
-    pub url: &'a str,
-    /// One, or two for a day after a rotation: the receiver accepts either signature.
-    pub secrets: &'a [SecretSlice<u8>],
     pub body: Bytes,
     /// W3C trace context of the report that this came from.
     pub traceparent: Option<&'a str>,
@@ -101,7 +106,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// A sentence about the URL for the person who gave it.
-    pub fn check_url(&self, text: &str) -> Result<(), String> {
+    pub fn check_url(&self, text: &str) -> Result<url::Url, String> {
         if text.len() > 2_000 {
             return Err("must not be longer than 2000 bytes".to_owned());
         }
@@ -123,14 +128,21 @@ impl Webhooks {
         }
         self.guard.check_host(url.host()).map_err(|forbidden| {
             format!("must lead to a public address, and this one is not ({})", forbidden.class)
-        })
+        })?;
+        Ok(url)
+    }
+
+    /// The receiver at a URL, with the secrets that sign for it.
+    pub fn receiver(&self, url: &str, secrets: &[SecretSlice<u8>]) -> Receiver {
+        let key = |secret: &SecretSlice<u8>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
+        Receiver { url: self.check_url(url), keys: secrets.iter().map(key).collect() }
     }
 
     /// Tries once. Whatever goes wrong out there is part of the result.
     ///
     /// # Errors
     /// Our fault: the client cannot be made.
-    pub async fn send(&self, outgoing: &Outgoing<'_>) -> Result<Attempt> {
+    pub async fn send(&self, receiver: &Receiver, outgoing: &Outgoing<'_>) -> Result<Attempt> {
         let client = self.client()?;
         let begun = Instant::now();
         let mut attempt = Attempt {
@@ -141,10 +153,15 @@ impl Webhooks {
             answer: None,
             retry_after: None,
         };
-        match self.check_url(outgoing.url) {
-            // The configuration may have changed since the channel was made.
+        match &receiver.url {
             Err(problem) => attempt.error = Some(format!("the URL {problem}")),
-            Ok(()) => self.exchange(client, outgoing, &mut attempt).await,
+            Ok(url) => {
+                let request = client
+                    .post(url.clone())
+                    .headers(headers(&receiver.keys, outgoing))
+                    .body(outgoing.body.clone());
+                self.exchange(request, outgoing.now, &mut attempt).await;
+            }
         }
         attempt.duration_ms = i32::try_from(begun.elapsed().as_millis()).unwrap_or(i32::MAX);
         Ok(attempt)
@@ -154,21 +171,14 @@ impl Webhooks {
     ///
     /// # Errors
     /// As `send`.
-    pub async fn send_test(
-        &self,
-        channel: Uuid,
-        url: &str,
-        secrets: &[SecretSlice<u8>],
-        now: DateTime<Utc>,
-    ) -> Result<Attempt> {
+    pub async fn send_test(&self, channel: Uuid, receiver: &Receiver, now: DateTime<Utc>) -> Result<Attempt> {
         let data = TestData { channel_id: channel, message: "Salebell reaches this channel." };
         let message = Message { kind: "channel.test.v1", timestamp: now, data };
         let body = message.to_body()?;
-        self.send(&Outgoing { id: Uuid::now_v7(), url, secrets, body, traceparent: None, now }).await
+        self.send(receiver, &Outgoing { id: Uuid::now_v7(), body, traceparent: None, now }).await
     }
 
-    async fn exchange(&self, client: &reqwest::Client, outgoing: &Outgoing<'_>, attempt: &mut Attempt) {
-        let request = client.post(outgoing.url).headers(headers(outgoing)).body(outgoing.body.clone());
+    async fn exchange(&self, request: reqwest::RequestBuilder, now: DateTime<Utc>, attempt: &mut Attempt) {
         let mut response = match request.send().await {
             Ok(response) => response,
             Err(error) => {
@@ -186,7 +196,7 @@ impl Webhooks {
         attempt.retry_after = response
             .headers()
             .get(RETRY_AFTER)
-            .and_then(|value| retries::parse_retry_after(value.to_str().ok()?, outgoing.now));
+            .and_then(|value| retries::parse_retry_after(value.to_str().ok()?, now));
         attempt.error = Some(match status.is_redirection() {
             true => format!("the receiver answered {}: redirects are not followed", status.as_u16()),
             false => format!("the receiver answered {}", status.as_u16()),
@@ -261,9 +271,9 @@ async fn read_beginning(response: &mut reqwest::Response) -> Vec<u8> {
     read
 }
 
-fn headers(outgoing: &Outgoing<'_>) -> HeaderMap {
+fn headers(keys: &[hmac::Key], outgoing: &Outgoing<'_>) -> HeaderMap {
     let timestamp = outgoing.now.timestamp();
-    let signatures = signatures(outgoing.secrets, outgoing.id, timestamp, &outgoing.body);
+    let signatures = signatures(keys, outgoing.id, timestamp, &outgoing.body);
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
@@ -282,17 +292,16 @@ fn headers(outgoing: &Outgoing<'_>) -> HeaderMap {
     headers
 }
 
-/// `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one a secret, with spaces between.
-fn signatures(secrets: &[SecretSlice<u8>], id: Uuid, timestamp: i64, body: &[u8]) -> String {
+/// `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one a key, with spaces between.
+fn signatures(keys: &[hmac::Key], id: Uuid, timestamp: i64, body: &[u8]) -> String {
     let prefix = format!("{id}.{timestamp}.");
-    let sign = |secret: &SecretSlice<u8>| {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
-        let mut context = hmac::Context::with_key(&key);
+    let sign = |key: &hmac::Key| {
+        let mut context = hmac::Context::with_key(key);
         context.update(prefix.as_bytes());
         context.update(body);
         format!("v1,{}", STANDARD.encode(context.sign()))
     };
-    secrets.iter().map(sign).collect::<Vec<_>>().join(" ")
+    keys.iter().map(sign).collect::<Vec<_>>().join(" ")
 }
 
 /// A message as Standard Webhooks shapes it.
@@ -399,7 +408,8 @@ mod tests {
         let id = Uuid::now_v7();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         let tag = hmac::sign(&key, format!("{id}.1614265330.{{}}").as_bytes());
-        let both = signatures(&[secret.clone().into(), vec![1_u8; 32].into()], id, 1_614_265_330, b"{}");
+        let other = hmac::Key::new(hmac::HMAC_SHA256, &[1_u8; 32]);
+        let both = signatures(&[key.clone(), other], id, 1_614_265_330, b"{}");
         let (first, second) = both.split_once(' ').unwrap();
         assert_eq!(first, format!("v1,{}", STANDARD.encode(tag)));
         assert!(second.starts_with("v1,") && second != first);

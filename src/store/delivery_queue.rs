@@ -4,9 +4,13 @@
 //! The lease is on the channel, so a delivery is written once, when it has been tried; and no more deliveries of a
 //! channel are in flight in the whole fleet than its one holder allows.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde_json::json;
+use serde::Serialize;
 use sqlx::PgPool;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::error::Result;
@@ -50,6 +54,11 @@ pub struct LeasedChannel {
     pub active: bool,
     /// Its last delivery failed.
     pub failing: bool,
+    pub url: String,
+    /// Sealed for the channel.
+    pub secret: Vec<u8>,
+    /// The one before, while that signs too.
+    pub previous_secret: Option<Vec<u8>>,
 }
 
 /// Leases channels with something due that nobody else holds.
@@ -68,9 +77,16 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
     .await?;
     let next = rows.first().and_then(|row| row.last.filter(|_| !row.ended));
     // The one row of a look-out that has leased nothing tells only how far it came.
-    let ours = rows
-        .into_iter()
-        .filter_map(|row| Some(LeasedChannel { id: row.id?, active: row.active?, failing: row.failing? }));
+    let ours = rows.into_iter().filter_map(|row| {
+        Some(LeasedChannel {
+            id: row.id?,
+            active: row.active?,
+            failing: row.failing?,
+            url: row.url?,
+            secret: row.secret?,
+            previous_secret: row.previous_secret,
+        })
+    });
     let mut channels: Vec<_> = ours.collect();
     channels.sort_by_key(|channel| channel.id);
     Ok(Leased { channels, next })
@@ -88,7 +104,15 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[Uuid]) ->
     Ok(())
 }
 
-/// A delivery that is due, with all that its message says. The price is the one of now.
+/// What is due, as it stood at one moment.
+pub struct Due {
+    /// In the order in which those of a channel are to be sent.
+    pub deliveries: Vec<DueDelivery>,
+    /// What they are about. Many deliveries are about few sales.
+    pub sales: HashMap<Uuid, Arc<DueSale>>,
+}
+
+/// A delivery that is due.
 pub struct DueDelivery {
     pub id: Uuid,
     pub channel_id: Uuid,
@@ -97,31 +121,34 @@ pub struct DueDelivery {
     pub schedule_from: i16,
     pub due_at: DateTime<Utc>,
     pub traceparent: Option<String>,
-    pub url: String,
-    /// Sealed for the channel.
-    pub secret: Vec<u8>,
-    pub previous_secret: Option<Vec<u8>>,
     pub notice_id: Uuid,
     pub noticed_at: DateTime<Utc>,
     pub event_kind: String,
     pub watch_id: Uuid,
     pub sale_id: Uuid,
-    /// Why it must not be sent any more. Without a reason all below is there, but for what may be unknown.
+    /// Why it must not be sent any more.
     pub reason: Option<String>,
-    pub game_id: Option<Uuid>,
-    pub title: Option<String>,
-    pub offer_id: Option<Uuid>,
-    pub region: Option<String>,
+}
+
+/// A sale with what a message says of it. The price is the one of now.
+pub struct DueSale {
+    pub id: Uuid,
+    pub game_id: Uuid,
+    pub title: String,
+    pub offer_id: Uuid,
+    pub region: String,
     pub platform: Option<String>,
-    pub offer_url: Option<String>,
-    pub store_slug: Option<String>,
-    pub store_name: Option<String>,
-    pub currency: Option<String>,
+    /// Where the offer can be bought.
+    pub url: Option<String>,
+    pub store_slug: String,
+    pub store_name: String,
+    pub currency: String,
     /// Minor units.
-    pub amount: Option<i64>,
-    pub regular: Option<i64>,
-    pub cut: Option<i16>,
-    pub new_low: Option<bool>,
+    pub amount: i64,
+    /// Minor units.
+    pub regular: i64,
+    pub cut: i16,
+    pub new_low: bool,
     pub ends_at: Option<DateTime<Utc>>,
 }
 
@@ -131,20 +158,48 @@ pub async fn list_due_deliveries(
     channels: &[(Uuid, usize)],
     in_hand: &[Uuid],
     now: DateTime<Utc>,
-) -> Result<Vec<DueDelivery>> {
+) -> Result<Due> {
     let (ids, counts): (Vec<Uuid>, Vec<i64>) =
         channels.iter().map(|(id, count)| (*id, *count as i64)).unzip();
-    let due = sqlx::query_file_as!(DueDelivery, "src/store/due_deliveries.sql", &ids, &counts, now, in_hand)
-        .fetch_all(pool)
-        .await?;
-    Ok(due)
+    // One snapshot: a delivery is judged by the very price that it will tell.
+    let mut snapshot = pool.begin_with("begin isolation level repeatable read read only").await?;
+    let deliveries =
+        sqlx::query_file_as!(DueDelivery, "src/store/due_deliveries.sql", &ids, &counts, now, in_hand)
+            .fetch_all(&mut *snapshot)
+            .await?;
+    let named: HashSet<Uuid> = deliveries.iter().map(|delivery| delivery.sale_id).collect();
+    let sales = sqlx::query_as!(
+        DueSale,
+        r#"select
+            s.id, g.id as game_id, g.title, o.id as offer_id, o.region, o.platform, o.url,
+            st.slug as store_slug, st.name as store_name, s.currency, s.amount, s.regular,
+            s.cut, s.new_low, s.ends_at
+        from unnest($1::uuid[]) as named (sale_id)
+        cross join lateral (select * from sales where id = named.sale_id limit 1) s
+        cross join lateral (select * from offers where id = s.offer_id limit 1) o
+        cross join lateral (select * from games where id = o.game_id limit 1) g
+        cross join lateral (select * from stores where id = o.store_id limit 1) st"#,
+        &named.into_iter().collect::<Vec<_>>(),
+    )
+    .fetch_all(&mut *snapshot)
+    .await?;
+    snapshot.commit().await?;
+    Ok(Due { deliveries, sales: sales.into_iter().map(|sale| (sale.id, Arc::new(sale))).collect() })
 }
 
 /// Cancels deliveries that must not be sent any more, each for its `reason`. Returns how many that were.
 ///
 /// One whose price has changed since it was judged stays as it is. The sales are locked meanwhile: a price that
 /// changes later finds its deliveries cancelled, and makes those due again that it suits (`dispatch`).
-pub async fn cancel_deliveries(pool: &PgPool, judged: &[DueDelivery], now: DateTime<Utc>) -> Result<u64> {
+pub async fn cancel_deliveries(
+    pool: &PgPool,
+    judged: &[DueDelivery],
+    sales: &HashMap<Uuid, Arc<DueSale>>,
+    now: DateTime<Utc>,
+) -> Result<u64> {
+    let price = |of: fn(&DueSale) -> i64| -> Vec<Option<i64>> {
+        judged.iter().map(|delivery| sales.get(&delivery.sale_id).map(|sale| of(sale))).collect()
+    };
     let cancelled = sqlx::query!(
         r#"with sale as materialized (
             select id, amount, regular from sales where id = any($3) order by id for share
@@ -158,8 +213,8 @@ pub async fn cancel_deliveries(pool: &PgPool, judged: &[DueDelivery], now: DateT
         &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
         &judged.iter().map(|delivery| delivery.reason.clone()).collect::<Vec<_>>() as &[Option<String>],
         &judged.iter().map(|delivery| delivery.sale_id).collect::<Vec<_>>(),
-        &judged.iter().map(|delivery| delivery.amount).collect::<Vec<_>>() as &[Option<i64>],
-        &judged.iter().map(|delivery| delivery.regular).collect::<Vec<_>>() as &[Option<i64>],
+        &price(|sale| sale.amount) as &[Option<i64>],
+        &price(|sale| sale.regular) as &[Option<i64>],
         now,
     )
     .execute(pool)
@@ -200,6 +255,8 @@ pub struct AttemptResult {
     pub succeeded: bool,
     /// The receiver wants nothing any more: its channel is disabled.
     pub gone: bool,
+    /// It failed on our side, which says nothing about the channel.
+    pub failed_here: bool,
     pub at: DateTime<Utc>,
     pub duration_ms: i32,
     /// `None`: there was no answer.
@@ -211,20 +268,30 @@ pub struct AttemptResult {
     pub next_at: Option<DateTime<Utc>>,
 }
 
-impl AttemptResult {
-    /// As `deliveries::DeliveryTry` reads it.
-    fn to_json(&self) -> serde_json::Value {
-        let at = self.at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let mut tried = json!({"number": self.attempts + 1, "at": at, "duration_ms": self.duration_ms});
-        // What is not there takes no room.
-        for (name, value) in
-            [("status", json!(self.status)), ("error", json!(self.error)), ("response", json!(self.response))]
-        {
-            if !value.is_null() {
-                tried[name] = value;
-            }
+/// As `deliveries::DeliveryTry` reads it. What is not there takes no room.
+#[derive(Serialize)]
+struct Tried<'a> {
+    number: i16,
+    at: String,
+    duration_ms: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a str>,
+}
+
+impl<'a> From<&'a AttemptResult> for Tried<'a> {
+    fn from(result: &'a AttemptResult) -> Tried<'a> {
+        Tried {
+            number: result.attempts + 1,
+            at: result.at.to_rfc3339_opts(SecondsFormat::Micros, true),
+            duration_ms: result.duration_ms,
+            status: result.status,
+            error: result.error.as_deref(),
+            response: result.response.as_deref(),
         }
-        tried
     }
 }
 
@@ -240,7 +307,7 @@ pub async fn record_attempts(
     results: &[AttemptResult],
     now: DateTime<Utc>,
 ) -> Result<Vec<Disabled>> {
-    fn column<T>(results: &[AttemptResult], of: impl Fn(&AttemptResult) -> T) -> Vec<T> {
+    fn column<'a, T>(results: &'a [AttemptResult], of: impl Fn(&'a AttemptResult) -> T) -> Vec<T> {
         results.iter().map(of).collect()
     }
     let disabled = sqlx::query_file_as!(
@@ -251,11 +318,12 @@ pub async fn record_attempts(
         &column(results, |result| result.succeeded),
         &column(results, |result| result.gone),
         &column(results, |result| result.at),
-        &column(results, AttemptResult::to_json),
+        &column(results, |result| Json(Tried::from(result))) as &[Json<Tried>],
         &column(results, |result| result.next_at) as &[Option<DateTime<Utc>>],
         now,
         now - DISABLE_AFTER,
         MAX_TRIES_KEPT,
+        &column(results, |result| result.failed_here),
     )
     .fetch_all(pool)
     .await?;

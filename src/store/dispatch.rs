@@ -1,7 +1,7 @@
 //! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::domain::price::Kind;
@@ -16,6 +16,8 @@ pub struct Waiting {
     pub game_id: Uuid,
     /// How far its dispatch has come: the last watch that was looked at.
     pub last_watch_id: Option<Uuid>,
+    /// Where its next slice ends; `None`: with the last watch of the game.
+    pub slice_end: Option<Uuid>,
 }
 
 /// What a look into the outbox found.
@@ -26,10 +28,11 @@ pub struct Claimed {
     pub waiting: Vec<Waiting>,
 }
 
-/// Leases up to `max` of the oldest events, and finishes at once those that nobody can want.
+/// Leases up to `max` of the oldest events, and finishes at once those that nobody can want. A slice has `size` watches.
 pub async fn claim_events(
     pool: &PgPool,
     max: i64,
+    size: i64,
     now: DateTime<Utc>,
     lease: DateTime<Utc>,
 ) -> Result<Claimed> {
@@ -45,10 +48,17 @@ pub async fn claim_events(
             leased_until = case when w.watched then $3::timestamptz end,
             dispatched_at = case when not w.watched then $2::timestamptz end
         from waiting w where e.id = w.id
-        returning e.id, e.kind, e.game_id, e.last_watch_id, w.watched as "watched!""#,
+        returning e.id, e.kind, e.game_id, e.last_watch_id, w.watched as "watched!",
+            (
+                select w.id from watches w
+                where w.game_id = e.game_id and w.id > coalesce(e.last_watch_id, $4)
+                order by w.id offset $5 limit 1
+            ) as slice_end"#,
         max,
         now,
         lease,
+        Uuid::nil(),
+        size - 1,
     )
     .fetch_all(pool)
     .await?;
@@ -61,18 +71,42 @@ pub async fn claim_events(
             kind: row.kind,
             game_id: row.game_id,
             last_watch_id: row.last_watch_id,
+            slice_end: row.slice_end,
         })
         .collect();
     waiting.sort_by_key(|event| event.id);
     Ok(Claimed { quiet: taken - waiting.len() as i64, waiting })
 }
 
-/// What one slice has made.
+/// Where the slice of `size` watches ends that begins after `after`; `None`: with the last watch of the game.
+pub async fn find_slice_end(pool: &PgPool, game: Uuid, after: Uuid, size: i64) -> Result<Option<Uuid>> {
+    let end = sqlx::query_scalar!(
+        "select id from watches where game_id = $1 and id > $2 order by id offset $3 limit 1",
+        game,
+        after,
+        size - 1,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(end)
+}
+
+/// Some watches of an event's game, one after another.
+#[derive(Clone, Copy)]
 pub struct Slice {
+    /// `None`: from the first one.
+    pub after: Option<Uuid>,
+    /// `None`: to the last one, which ends the event.
+    pub end: Option<Uuid>,
+}
+
+/// A slice whose notices and deliveries are made and not yet committed.
+pub struct MadeSlice {
+    transaction: Transaction<'static, Postgres>,
+    slice: Slice,
     pub notices: i64,
     pub deliveries: i64,
-    /// The last watch that was looked at; `None`: the event is done.
-    pub last_watch_id: Option<Uuid>,
+    rearmed: u64,
 }
 
 /// When the deliveries of a slice are due, and how long the event stays ours.
@@ -83,16 +117,10 @@ pub struct Times {
     pub lease: DateTime<Utc>,
 }
 
-/// Matches the next `size` watches of an event's game, and makes notices and deliveries, in one statement.
+/// Matches a slice of the watches of an event's game, and makes notices and deliveries, in one statement.
 ///
-/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice. `None`: another process has
-/// gone on with this event meanwhile; nothing was written.
-pub async fn dispatch_slice(
-    pool: &PgPool,
-    event: &Waiting,
-    size: i64,
-    times: &Times,
-) -> Result<Option<Slice>> {
+/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice.
+pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Times) -> Result<MadeSlice> {
     let mut transaction = pool.begin().await?;
     // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
     sqlx::query!("set local plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
@@ -106,8 +134,8 @@ pub async fn dispatch_slice(
             select w.id, w.account_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores, w.regions,
                 w.currency, w.platforms, w.channels, w.cadence, w.priority
             from watches w
-            where w.game_id = $2 and not w.paused and w.id > $3
-            order by w.id limit $4
+            where w.game_id = $2 and not w.paused and w.id > $3 and ($4::uuid is null or w.id <= $4)
+            order by w.id
         ),
         made as (
             insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id, currency,
@@ -145,27 +173,31 @@ pub async fn dispatch_slice(
                 and (w.channels is null or c.id = any(w.channels))
             returning 1
         )
-        select (select count(*) from slice) as "watches!", (select count(*) from made) as "notices!",
-            (select count(*) from sent) as "deliveries!",
-            (select id from slice order by id desc limit 1) as last_watch_id"#,
+        select (select count(*) from made) as "notices!", (select count(*) from sent) as "deliveries!""#,
         event.id,
         event.game_id,
-        event.last_watch_id.unwrap_or_default(),
-        size,
+        slice.after.unwrap_or_default(),
+        slice.end,
         times.now,
         times.daily,
     )
     .fetch_one(&mut *transaction)
     .await?;
-    let rearmed = rearm_deliveries(&mut transaction, event, row.last_watch_id, times.now).await?;
-    let last_watch_id = row.last_watch_id.filter(|_| row.watches == size);
+    let rearmed = rearm_deliveries(&mut transaction, event, slice, times.now).await?;
+    Ok(MadeSlice { transaction, slice, notices: row.notices, deliveries: row.deliveries, rearmed })
+}
+
+/// Commits a slice, and moves its event on: slices are committed in their order. False: another process has gone on
+/// with this event meanwhile, and nothing was written.
+pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Result<bool> {
+    let MadeSlice { mut transaction, slice, .. } = made;
     let ours = sqlx::query!(
         "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
             dispatched_at = case when $3::uuid is null then $5::timestamptz end
          where id = $1 and dispatched_at is null and last_watch_id is not distinct from $2",
         event.id,
-        event.last_watch_id,
-        last_watch_id,
+        slice.after,
+        slice.end,
         times.lease,
         times.now,
     )
@@ -173,15 +205,15 @@ pub async fn dispatch_slice(
     .await?;
     if ours.rows_affected() == 0 {
         transaction.rollback().await?;
-        return Ok(None);
+        return Ok(false);
     }
-    if row.deliveries > 0 || rearmed > 0 {
+    if made.deliveries > 0 || made.rearmed > 0 {
         sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::DELIVERIES)
             .fetch_one(&mut *transaction)
             .await?;
     }
     transaction.commit().await?;
-    Ok(Some(Slice { notices: row.notices, deliveries: row.deliveries, last_watch_id }))
+    Ok(true)
 }
 
 /// A better price makes a delivery due again that was cancelled because the price no longer fitted: its notice was
@@ -189,7 +221,7 @@ pub async fn dispatch_slice(
 async fn rearm_deliveries(
     connection: &mut PgConnection,
     event: &Waiting,
-    last_watch_id: Option<Uuid>,
+    slice: Slice,
     now: DateTime<Utc>,
 ) -> Result<u64> {
     if event.kind == Kind::SaleStarted.name() {
@@ -198,12 +230,12 @@ async fn rearm_deliveries(
     let rearmed = sqlx::query!(
         "update deliveries d set state = 'pending', reason = null, finished_at = null, next_attempt_at = $5
          from watches w join events e on e.id = $1 join notices n on n.watch_id = w.id and n.sale_id = e.sale_id
-         where w.game_id = $2 and w.id > $3 and w.id <= $4 and not w.paused and d.notice_id = n.id
+         where w.game_id = $2 and w.id > $3 and ($4::uuid is null or w.id <= $4) and not w.paused and d.notice_id = n.id
             and d.state = 'cancelled' and d.reason in ('price_no_longer_matches', 'watch_paused')",
         event.id,
         event.game_id,
-        event.last_watch_id.unwrap_or_default(),
-        last_watch_id.unwrap_or_default(),
+        slice.after.unwrap_or_default(),
+        slice.end,
         now,
     )
     .execute(connection)

@@ -5,12 +5,8 @@
 -- The planner cannot know how little this is. `limit 1` keeps each look-up by a key the loop that it is written as,
 -- and away from a hash of a whole table.
 with due as materialized (
-    select
-        place.*, c.url, c.secret,
-        case when c.previous_secret_until > $3 then c.previous_secret end as previous_secret,
-        n.watch_id, n.sale_id, n.event_kind, n.created_at as noticed_at
+    select place.*, n.watch_id, n.sale_id, n.event_kind, n.created_at as noticed_at
     from unnest($1::uuid[], $2::bigint[]) as wanted (channel_id, places)
-    cross join lateral (select * from channels where id = wanted.channel_id limit 1) c
     cross join lateral (
         select d.id, d.notice_id, d.channel_id, d.attempts, d.schedule_from, d.traceparent,
             d.next_attempt_at, d.created_at
@@ -24,28 +20,18 @@ with due as materialized (
 ),
 -- Many deliveries are about few sales.
 sale as materialized (
-    select
-        s.id, s.currency, s.amount, s.regular, s.cut, s.new_low, s.ends_at, s.ended_at,
-        o.id as offer_id, o.region, o.platform, o.url, o.low,
-        g.id as game_id, g.title, st.slug as store_slug, st.name as store_name
+    select s.id, s.currency, s.amount, s.cut, s.ended_at, o.low
     from (select distinct sale_id from due) named
     cross join lateral (select * from sales where id = named.sale_id limit 1) s
     cross join lateral (select * from offers where id = s.offer_id limit 1) o
-    cross join lateral (select * from games where id = o.game_id limit 1) g
-    cross join lateral (select * from stores where id = o.store_id limit 1) st
 )
 select
-    due.id as "id!", due.notice_id as "notice_id!", due.channel_id as "channel_id!", due.attempts as "attempts!",
-    due.schedule_from as "schedule_from!", due.traceparent as "traceparent?",
+    due.id as "id!", due.channel_id as "channel_id!", due.attempts as "attempts!",
+    due.schedule_from as "schedule_from!",
     -- what is of a high priority is due before it was made, to go first
     greatest(due.next_attempt_at, due.created_at) as "due_at!",
-    due.url as "url!", due.secret as "secret!", due.previous_secret as "previous_secret?",
-    due.watch_id as "watch_id!", due.sale_id as "sale_id!", due.event_kind as "event_kind!",
-    due.noticed_at as "noticed_at!",
-    sale.game_id as "game_id?", sale.title as "title?", sale.offer_id as "offer_id?", sale.region as "region?",
-    sale.platform as "platform?", sale.url as "offer_url?", sale.store_slug as "store_slug?",
-    sale.store_name as "store_name?", sale.currency as "currency?", sale.amount as "amount?",
-    sale.regular as "regular?", sale.cut as "cut?", sale.new_low as "new_low?", sale.ends_at as "ends_at?",
+    due.traceparent as "traceparent?", due.notice_id as "notice_id!", due.noticed_at as "noticed_at!",
+    due.event_kind as "event_kind!", due.watch_id as "watch_id!", due.sale_id as "sale_id!",
     case
         when w.id is null then 'watch_deleted'
         when w.paused then 'watch_paused'

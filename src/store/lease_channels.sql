@@ -37,6 +37,9 @@ found as materialized (
         c.id,
         c.state = 'active' as active,
         c.failing_since is not null as failing,
+        c.url,
+        c.secret,
+        case when c.previous_secret_until > $2 then c.previous_secret end as previous_secret,
         coalesce(c.lease_holder = $4 and c.leased_until >= $6, false) as held
     from scan join channels c on c.id = scan.channel_id
     where scan.due and (c.lease_holder = $4 or c.leased_until is null or c.leased_until <= $2)
@@ -59,7 +62,10 @@ select
     scanned.looked_at < $7 and scanned.due_channels < $3 as "ended!",
     ours.id as "id?",
     ours.active as "active?",
-    ours.failing as "failing?"
+    ours.failing as "failing?",
+    ours.url as "url?",
+    ours.secret as "secret?",
+    ours.previous_secret as "previous_secret?"
 from scanned
 left join (
     select * from found where held

@@ -1,11 +1,12 @@
 -- Records the results of many tries: what becomes of their deliveries, and of their channels.
 --
 -- $1 ids, $2 attempts before each, $3 succeeded, $4 gone, $5 when they were sent, $6 the tries themselves,
--- $7 next tries (null: none), $8 now, $9 a channel that fails since then is disabled, $10 how many tries are kept
+-- $7 next tries (null: none), $8 now, $9 a channel that fails since then is disabled, $10 how many tries are kept,
+-- $11 failed on our side
 with result as materialized (
     select *
     from unnest($1::uuid[], $2::smallint[], $3::boolean[], $4::boolean[], $5::timestamptz[], $6::jsonb[],
-        $7::timestamptz[]) as r (id, attempts, succeeded, gone, at, tried, next_at)
+        $7::timestamptz[], $11::boolean[]) as r (id, attempts, succeeded, gone, at, tried, next_at, failed_here)
 ),
 -- Where another has tried since, after a lease was lost, a failure is no news; but what has arrived has arrived.
 recorded as (
@@ -22,11 +23,12 @@ recorded as (
         finished_at = case when r.next_at is null then $8::timestamptz end
     from result r
     where d.id = r.id and d.state = 'pending' and (r.succeeded or d.attempts = r.attempts)
-    returning d.channel_id, r.succeeded, r.gone, r.at
+    returning d.channel_id, r.succeeded, r.gone, r.at, r.failed_here
 ),
 verdict as materialized (
     select channel_id, bool_or(succeeded) as succeeded, bool_or(gone) as gone, min(at) as at
     from recorded
+    where not failed_here
     group by channel_id
 ),
 -- In the order of their ids, so that two workers never wait for each other; and only those that change.

@@ -1,15 +1,20 @@
 //! Dispatch: events become notices, at most one for each watch and sale, and deliveries.
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use metrics::counter;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::store::dispatch::{self, Times, Waiting};
+use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
 const EVENTS_AT_ONCE: i64 = 500;
+
+/// So many slices of an event are made at once: one waits for the disk while the others compute.
+const SLICES_AT_ONCE: usize = 3;
 
 /// Dispatches events until `app.stopping`.
 pub async fn run(app: App) {
@@ -51,7 +56,13 @@ impl Dispatcher {
         self.put_down().await?;
         let app = self.app.clone();
         let now = app.clock.now();
-        let claim = dispatch::claim_events(&app.writer, EVENTS_AT_ONCE, now, lease(&app));
+        let claim = dispatch::claim_events(
+            &app.writer,
+            EVENTS_AT_ONCE,
+            app.config.worker.fanout_slice,
+            now,
+            lease(&app),
+        );
         let claimed = app.suspicion.limit(app.config.worker.lease, claim).await??;
         let found = claimed.quiet > 0 || !claimed.waiting.is_empty();
         counter!("salebell_events_dispatched_total").increment(claimed.quiet as u64);
@@ -80,38 +91,58 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Goes through all watches of an event's game. A process that takes over goes on where this one was. False: it
-    /// was more than a slice, and everything else that was held has been given back.
-    async fn dispatch_event(&mut self, mut event: Waiting) -> Result<bool> {
+    /// Goes through all watches of an event's game, some slices at a time, which are committed in their order. A process
+    /// that takes over goes on where this one was. False: it was more than a slice, and everything else that was held
+    /// has been given back.
+    async fn dispatch_event(&mut self, event: Waiting) -> Result<bool> {
         let app = self.app.clone();
-        let mut small = true;
+        let limit = app.config.worker.lease;
+        let mut next = Some(Slice { after: event.last_watch_id, end: event.slice_end });
+        let small = event.slice_end.is_none();
+        if !small {
+            self.held.retain(|held| *held != event.id);
+            self.put_down().await?;
+            self.held.push(event.id);
+        }
+        let mut making = FuturesOrdered::new();
         loop {
-            let now = app.clock.now();
-            let daily = next_daily(now, app.config.worker.daily_hour);
-            let times = Times { now, daily, lease: lease(&app) };
-            let size = app.config.worker.fanout_slice;
-            let slice = dispatch::dispatch_slice(&app.writer, &event, size, &times);
-            let Some(slice) = app.suspicion.limit(app.config.worker.lease, slice).await?? else {
+            while let Some(slice) =
+                next.filter(|_| making.len() < SLICES_AT_ONCE && !app.stopping.is_cancelled())
+            {
+                making.push_back(make_slice(&app, &event, slice));
+                next = match slice.end {
+                    None => None,
+                    Some(after) => {
+                        let size = app.config.worker.fanout_slice;
+                        let end = dispatch::find_slice_end(&app.writer, event.game_id, after, size);
+                        Some(Slice { after: Some(after), end: app.suspicion.limit(limit, end).await?? })
+                    }
+                };
+            }
+            let Some(made) = making.next().await else { break };
+            let (made, times) = made?;
+            let (notices, deliveries) = (made.notices, made.deliveries);
+            if !app.suspicion.limit(limit, dispatch::commit_slice(made, &event, &times)).await?? {
                 return Ok(small);
-            };
-            counter!("salebell_notices_total").increment(slice.notices as u64);
-            counter!("salebell_deliveries_created_total").increment(slice.deliveries as u64);
-            let Some(last) = slice.last_watch_id else { break };
-            if app.stopping.is_cancelled() {
-                dispatch::release_events(&app.writer, &[event.id]).await?;
-                return Ok(false);
             }
-            event.last_watch_id = Some(last);
-            if small {
-                small = false;
-                self.held.retain(|held| *held != event.id);
-                self.put_down().await?;
-                self.held.push(event.id);
-            }
+            counter!("salebell_notices_total").increment(notices as u64);
+            counter!("salebell_deliveries_created_total").increment(deliveries as u64);
+        }
+        if next.is_some() {
+            // We stop.
+            dispatch::release_events(&app.writer, &[event.id]).await?;
+            return Ok(false);
         }
         counter!("salebell_events_dispatched_total").increment(1);
         Ok(small)
     }
+}
+
+async fn make_slice(app: &App, event: &Waiting, slice: Slice) -> Result<(MadeSlice, Times)> {
+    let now = app.clock.now();
+    let times = Times { now, daily: next_daily(now, app.config.worker.daily_hour), lease: lease(app) };
+    let made = dispatch::make_slice(&app.writer, event, slice, &times);
+    Ok((app.suspicion.limit(app.config.worker.lease, made).await??, times))
 }
 
 fn lease(app: &App) -> DateTime<Utc> {

@@ -2,12 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use salebell::store::delivery_queue::{self, AttemptResult, LeaseRequest};
-use salebell::store::wakeups;
 use salebell::worker::deliver::{self, Step};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -35,16 +33,6 @@ async fn lease_and_vanish(app: &TestApp) -> usize {
         renew_before: now,
     };
     delivery_queue::lease_channels(&app.app.writer, &request, now).await.unwrap().channels.len()
-}
-
-/// Waits until `sql`, which gives one boolean, is true.
-async fn until(app: &TestApp, sql: &'static str) {
-    let waiting = async {
-        while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&app.app.writer).await.unwrap() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(sql);
 }
 
 #[tokio::test]
@@ -223,6 +211,26 @@ async fn a_channel_that_fails_for_five_days_is_disabled() {
 }
 
 #[tokio::test]
+async fn what_fails_on_our_side_does_not_disable_a_channel() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let sink = Sink::start().await;
+    let hook = app.hook(&anna, &sink.url("/")).await;
+    let rung = app.ring(&anna, &[hook.id]).await;
+    sqlx::query("update channels set secret = '\\x00'").execute(&app.app.writer).await.unwrap();
+    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    let delivery = app.delivery(&anna, rung.deliveries[0]).await;
+    assert_eq!(delivery["state"], "pending", "it is tried again");
+    assert_eq!(delivery["attempts"][0]["error"], "something went wrong on our side");
+    let failing: bool = sqlx::query_scalar("select failing_since is not null from channels")
+        .fetch_one(&app.app.writer)
+        .await
+        .unwrap();
+    assert!(!failing);
+    assert!(sink.received("/").is_empty());
+}
+
+#[tokio::test]
 async fn a_price_that_no_longer_stands_is_not_told() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
@@ -290,12 +298,18 @@ async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
     set_price(1_500).await;
     let (pool, now) = (&app.app.writer, app.app.clock.now());
     let judged = delivery_queue::list_due_deliveries(pool, &[(hook.id, 8)], &[], now).await.unwrap();
-    assert_eq!(judged[0].reason.as_deref(), Some("price_no_longer_matches"));
+    assert_eq!(judged.deliveries[0].reason.as_deref(), Some("price_no_longer_matches"));
     set_price(1_100).await;
-    assert_eq!(delivery_queue::cancel_deliveries(pool, &judged, now).await.unwrap(), 0);
+    assert_eq!(
+        delivery_queue::cancel_deliveries(pool, &judged.deliveries, &judged.sales, now).await.unwrap(),
+        0
+    );
     assert_eq!(app.delivery(&anna, rung.deliveries[0]).await["state"], "pending");
     set_price(1_500).await;
-    assert_eq!(delivery_queue::cancel_deliveries(pool, &judged, now).await.unwrap(), 1);
+    assert_eq!(
+        delivery_queue::cancel_deliveries(pool, &judged.deliveries, &judged.sales, now).await.unwrap(),
+        1
+    );
     assert_eq!(app.delivery(&anna, rung.deliveries[0]).await["state"], "cancelled");
 }
 
@@ -403,6 +417,7 @@ async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
         attempts: 0,
         succeeded,
         gone: false,
+        failed_here: false,
         at: app.app.clock.now(),
         duration_ms: 1,
         status: Some(if succeeded { 200 } else { 500 }),
@@ -419,212 +434,6 @@ async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
     assert_eq!((&delivery["state"], &delivery["attempt_count"]), (&json!("delivered"), &json!(2)));
     delivery_queue::record_attempts(&app.app.writer, &[late(true)], app.app.clock.now()).await.unwrap();
     assert_eq!(app.delivery(&anna, id).await, delivery, "it is over");
-}
-
-#[tokio::test]
-async fn channels_change_hands_and_nothing_is_sent_twice() {
-    let app = TestApp::spawn().await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let mut hooks = Vec::new();
-    for _ in 0..5 {
-        let hook = app.hook(&anna, &sink.url("/")).await;
-        hooks.push((app.ring(&anna, &[hook.id]).await, hook));
-    }
-    let mut waiting = hooks.len();
-    let workers = [run(&app), run(&app), run(&app)];
-    // Between the waves the workers give their channels back, and within one they compete for them.
-    for _ in 0..10 {
-        for (rung, hook) in &hooks {
-            waiting += app.ring_again(&anna, rung, hook.id, 20).await.len();
-            for _ in 0..3 {
-                app.app.wakeups.deliveries.notify_one();
-                tokio::task::yield_now().await;
-            }
-        }
-        until(&app, "select not exists (select from deliveries where state = 'pending')").await;
-    }
-    app.app.stopping.cancel();
-    for worker in workers {
-        worker.await.unwrap();
-    }
-    let received = sink.received("/");
-    let ids: HashSet<_> = received.iter().map(|one| &one.headers["webhook-id"]).collect();
-    assert_eq!((received.len(), ids.len()), (waiting, waiting));
-    let held: i64 = sqlx::query_scalar("select count(*) from channels where leased_until is not null")
-        .fetch_one(&app.app.writer)
-        .await
-        .unwrap();
-    assert_eq!(held, 0, "who stops gives back what it holds");
-}
-
-/// Runs the worker until `app` stops.
-fn run(app: &TestApp) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(deliver::run(app.app.clone()))
-}
-
-#[tokio::test]
-async fn a_channel_has_only_so_many_deliveries_in_flight() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    sink.on("/", Behaviour::Gate(gate.clone()));
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 39).await;
-    let workers = (run(&app), run(&app));
-    sink.wait_for("/", 3).await;
-    // What is of a high priority pushes to the front while the places are taken.
-    sqlx::query(
-        "update deliveries set next_attempt_at = next_attempt_at - interval '1 hour' where state = 'pending'",
-    )
-    .execute(&app.app.writer)
-    .await
-    .unwrap();
-    for released in 1..=40 {
-        app.app.wakeups.deliveries.notify_one();
-        gate.add_permits(1);
-        sink.wait_for("/", (3 + released).min(40)).await;
-    }
-    until(&app, "select not exists (select from deliveries where state = 'pending')").await;
-    assert_eq!(sink.received("/").len(), 40);
-    assert_eq!(sink.most_in_flight("/"), 3, "two workers together have no more");
-    app.app.stopping.cancel();
-    workers.0.await.unwrap();
-    workers.1.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_slow_receiver_does_not_delay_the_others() {
-    let app = TestApp::spawn_with(&[
-        ("SALEBELL_WORKER__DELIVER_CONCURRENCY", "16"),
-        ("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "4"),
-    ])
-    .await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    sink.on("/slow", Behaviour::Hang);
-    let (slow, quick) =
-        (app.hook(&anna, &sink.url("/slow")).await, app.hook(&anna, &sink.url("/quick")).await);
-    let rung = app.ring(&anna, &[slow.id, quick.id]).await;
-    app.ring_again(&anna, &rung, slow.id, 500).await;
-    app.ring_again(&anna, &rung, quick.id, 500).await;
-    let worker = run(&app);
-    sink.wait_for("/quick", 501).await;
-    assert_eq!(sink.most_in_flight("/slow"), 4);
-    assert_eq!(sink.received("/slow").len(), 4, "the slow ones are still in flight: nothing waited for them");
-    worker.abort();
-}
-
-#[tokio::test]
-async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
-    let app = TestApp::spawn().await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    // Made first, so it comes first wherever order is by id.
-    let dead = app.hook(&anna, "http://127.0.0.1:1/").await;
-    let rung = app.ring(&anna, &[dead.id]).await;
-    app.ring_again(&anna, &rung, dead.id, 50_000).await;
-    let fine = app.hook(&anna, &sink.url("/")).await;
-    app.ring(&anna, &[fine.id]).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), Step { sent: 9, cancelled: 0 }, "8 places and one");
-    assert_eq!(sink.received("/").len(), 1);
-
-    // And the backlog is not read: a look-out touches some pages, whatever waits.
-    sqlx::query("analyze deliveries").execute(&app.app.writer).await.unwrap();
-    let now = app.app.clock.now();
-    let later = now + TimeDelta::seconds(45);
-    let lease = explain(include_str!("../../src/store/lease_channels.sql"));
-    let lease =
-        lease.bind(Uuid::nil()).bind(now).bind(64_i64).bind(Uuid::now_v7()).bind(later).bind(now).bind(1_024);
-    let read = explain(include_str!("../../src/store/due_deliveries.sql"));
-    let read =
-        read.bind(vec![dead.id, fine.id]).bind(vec![8_i64, 8]).bind(now).bind(vec![Uuid::now_v7(); 64]);
-    for query in [lease, read] {
-        let plan: Value = query.fetch_one(&app.app.writer).await.unwrap();
-        let top = &plan[0]["Plan"];
-        let pages = top["Shared Hit Blocks"].as_i64().unwrap() + top["Shared Read Blocks"].as_i64().unwrap();
-        assert!(pages < 500, "{pages} pages were read: {plan:#}");
-    }
-}
-
-type Explained<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, Value, sqlx::postgres::PgArguments>;
-
-fn explain(sql: &str) -> Explained<'static> {
-    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("explain (analyze, buffers, format json) {sql}")))
-}
-
-#[tokio::test]
-async fn every_channel_has_its_turn() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "4")]).await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    for path in ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9"] {
-        let hook = app.hook(&anna, &sink.url(path)).await;
-        let rung = app.ring(&anna, &[hook.id]).await;
-        app.ring_again(&anna, &rung, hook.id, 20).await;
-    }
-    let gate = Arc::new(Semaphore::new(0));
-    for path in ["/0", "/1", "/2", "/3"] {
-        sink.on(path, Behaviour::Gate(gate.clone()));
-    }
-    let worker = run(&app);
-    for path in ["/0", "/1", "/2", "/3"] {
-        sink.wait_for(path, 1).await;
-        assert_eq!(sink.received(path).len(), 1, "one of every channel before the second of any");
-    }
-    gate.add_permits(1_000);
-    for path in ["/9", "/5", "/0"] {
-        sink.wait_for(path, 21).await;
-    }
-    until(&app, "select not exists (select from deliveries where state <> 'delivered')").await;
-    app.app.stopping.cancel();
-    worker.await.unwrap();
-}
-
-#[tokio::test]
-async fn a_delivery_is_told_of_at_once() {
-    // The poll would come in an hour.
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let listening = tokio::spawn({
-        let app = app.app.clone();
-        async move { app.wakeups.listen(&app.writer).await }
-    });
-    until(&app, "select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen%')").await;
-    let worker = run(&app);
-    app.ring(&anna, &[hook.id]).await;
-    sqlx::query("select pg_notify($1, '')").bind(wakeups::DELIVERIES).execute(&app.app.writer).await.unwrap();
-    sink.wait_for("/", 1).await;
-    worker.abort();
-    listening.abort();
-}
-
-#[tokio::test]
-async fn what_is_in_flight_is_finished_when_the_worker_stops() {
-    let app = TestApp::spawn().await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    sink.on("/", Behaviour::Gate(gate.clone()));
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 20).await;
-    let worker = run(&app);
-    sink.wait_for("/", 8).await;
-    app.app.stopping.cancel();
-    gate.add_permits(1_000);
-    worker.await.unwrap();
-    let states: Vec<(String, i64)> =
-        sqlx::query_as("select state, count(*) from deliveries group by state order by state")
-            .fetch_all(&app.app.writer)
-            .await
-            .unwrap();
-    assert_eq!(states, [("delivered".to_owned(), 8), ("pending".to_owned(), 13)]);
-    assert_eq!(sink.received("/").len(), 8, "nothing new was begun");
 }
 
 async fn redeliver(app: &TestApp, user: &User, id: Uuid) -> Value {

@@ -53,8 +53,11 @@ async fn a_database_without_the_schema_is_not_ready_until_it_is_migrated() {
 
 #[tokio::test]
 async fn a_busy_pool_takes_nobody_out_of_service() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "1")]).await;
-    let _held = app.app.writer.acquire().await.unwrap();
+    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "5")]).await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(app.app.writer.acquire().await.unwrap());
+    }
     assert!(reasons(&app).await.is_empty());
 }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod config_cli;
 mod deals;
 mod deliveries;
+mod delivery_turns;
 mod dev;
 mod games;
 mod health;

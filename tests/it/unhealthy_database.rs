@@ -21,7 +21,7 @@ use crate::support::{TestApp, User};
 const IMPATIENT: [(&str, &str); 4] = [
     ("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "2"),
     ("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "1000"),
-    ("SALEBELL_DATABASE__MAX_CONNECTIONS", "4"),
+    ("SALEBELL_DATABASE__MAX_CONNECTIONS", "5"),
     ("SALEBELL_WORKER__LEASE_S", "2"),
 ];
 
@@ -110,7 +110,7 @@ fn assert_polite(answers: &BTreeMap<String, usize>) {
 async fn assert_whole(app: &TestApp) {
     let begin = Instant::now();
     loop {
-        let held = (0..4).map(|_| app.app.writer.acquire());
+        let held = (0..5).map(|_| app.app.writer.acquire());
         let held = futures_util::future::join_all(held).await;
         if held.iter().all(Result::is_ok) {
             return;

@@ -1,6 +1,7 @@
 //! Watches: kept by their owner, explained, and ringing once for each sale.
 
 use chrono::TimeDelta;
+use salebell::store::dispatch as queue;
 use salebell::worker::{deliver, dispatch};
 use serde_json::{Value, json};
 
@@ -181,19 +182,25 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     app.record_all().await;
     // One worker dies after its first slice.
     let (now, lease) = (app.clock.now(), app.clock.now() + TimeDelta::seconds(60));
-    let claimed = salebell::store::dispatch::claim_events(&app.app.writer, 10, now, lease).await.unwrap();
-    let times = salebell::store::dispatch::Times { now, daily: now, lease };
-    let slice =
-        salebell::store::dispatch::dispatch_slice(&app.app.writer, &claimed.waiting[0], 3, &times).await;
-    assert_eq!(slice.unwrap().unwrap().notices, 3);
+    let claimed = queue::claim_events(&app.app.writer, 10, 3, now, lease).await.unwrap();
+    let event = &claimed.waiting[0];
+    let times = queue::Times { now, daily: now, lease };
+    let first = queue::Slice { after: None, end: event.slice_end };
+    let second = queue::Slice { after: first.end, end: None };
+    let made = queue::make_slice(&app.app.writer, event, first, &times).await.unwrap();
+    // The second is made meanwhile, and goes with its maker.
+    let lost = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
+    assert_eq!((made.notices, lost.notices), (3, 7));
+    assert!(queue::commit_slice(made, event, &times).await.unwrap());
+    drop(lost);
     assert!(!dispatch::step(&app.app).await.unwrap(), "the event is leased");
     app.clock.advance(TimeDelta::seconds(61));
     assert!(dispatch::step(&app.app).await.unwrap());
     assert_eq!(notices(&app).await.len(), 10);
     // The dead one wakes up and goes on: nothing is made twice.
-    let late =
-        salebell::store::dispatch::dispatch_slice(&app.app.writer, &claimed.waiting[0], 3, &times).await;
-    assert!(late.unwrap().is_none());
+    let late = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
+    assert_eq!(late.notices, 0);
+    assert!(!queue::commit_slice(late, event, &times).await.unwrap());
     assert_eq!(notices(&app).await.len(), 10);
 }
 

@@ -12,6 +12,7 @@ pub mod sink;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
@@ -62,6 +63,16 @@ pub struct User {
 }
 
 impl TestApp {
+    /// Waits until `sql`, which gives one boolean, is true.
+    pub async fn until(&self, sql: &'static str) {
+        let waiting = async {
+            while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&self.app.writer).await.unwrap() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(sql);
+    }
+
     pub async fn spawn() -> TestApp {
         TestApp::spawn_with(&[]).await
     }

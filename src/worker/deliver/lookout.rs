@@ -1,0 +1,164 @@
+//! Finds what is due, under leases of channels, and remembers whose turn it is.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use metrics::counter;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::delta;
+use super::in_hand::{InHand, Outbound, Room};
+use crate::app::App;
+use crate::error::{Result, chain};
+use crate::outbound::webhook::Receiver;
+use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
+
+/// A channel whose last delivery failed is tried with one at a time: who hangs holds one slot, not all of a channel's.
+const PLACES_WHILE_FAILING: usize = 1;
+
+pub struct Lookout {
+    app: App,
+    in_hand: InHand,
+    /// Who we are to other workers.
+    holder: Uuid,
+    /// Channels that we may have leased.
+    held: HashSet<Uuid>,
+    /// The channel that had its turn last.
+    after: Uuid,
+}
+
+impl Lookout {
+    pub fn new(app: App, in_hand: InHand) -> Lookout {
+        Lookout { app, in_hand, holder: Uuid::now_v7(), held: HashSet::new(), after: Uuid::nil() }
+    }
+
+    /// Takes due deliveries in hand until `room` wait, going once around all channels at most; of each channel no more
+    /// than it has places, and `ahead` for each of those. Returns how many were cancelled instead.
+    pub async fn look(&mut self, room: usize, ahead: usize) -> Result<usize> {
+        let began_after = self.after;
+        let (mut cancelled, mut turned) = (0, false);
+        let all = loop {
+            let wanted = room.saturating_sub(self.in_hand.waiting());
+            if wanted == 0 {
+                break false;
+            }
+            let now = self.app.clock.now();
+            let timeout = delta(self.app.config.webhook.timeout);
+            let request = LeaseRequest {
+                holder: self.holder,
+                after: self.after,
+                wanted,
+                until: now + timeout * 3,
+                renew_before: now + timeout * 2,
+            };
+            let leased = delivery_queue::lease_channels(&self.app.writer, &request, now).await?;
+            self.held.extend(leased.channels.iter().map(|channel| channel.id));
+            cancelled += self.read(&leased.channels, wanted, ahead).await?;
+            self.after = leased.next.unwrap_or(Uuid::nil());
+            match leased.next {
+                None if turned || began_after.is_nil() => break true,
+                None => turned = true,
+                Some(last) if turned && last >= began_after => break true,
+                Some(_) => {}
+            }
+        };
+        self.in_hand.looked_around(all);
+        Ok(cancelled)
+    }
+
+    /// Takes in hand what is due in leased channels, an equal share of each; returns how many were cancelled instead.
+    ///
+    /// It is another statement than the one that leases, for it must see all that a holder before us has recorded.
+    async fn read(&self, channels: &[LeasedChannel], wanted: usize, ahead: usize) -> Result<usize> {
+        let (app, now) = (&self.app, self.app.clock.now());
+        let (active, disabled): (Vec<_>, Vec<_>) = channels.iter().partition(|channel| channel.active);
+        let places = active.iter().map(|channel| match channel.failing {
+            true => (channel.id, PLACES_WHILE_FAILING),
+            false => (channel.id, app.config.webhook.in_flight_per_channel),
+        });
+        // Taken before the statement begins: what has left it by then is recorded, and the statement sees that.
+        let (in_hand, rooms) = self.in_hand.rooms(places, wanted, ahead);
+        let mut cancelled = 0;
+        if !disabled.is_empty() {
+            let disabled: Vec<Uuid> = disabled.iter().map(|channel| channel.id).collect();
+            cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_hand, now).await?;
+            counter!("salebell_deliveries_cancelled_total", "reason" => "channel_disabled")
+                .increment(cancelled);
+        }
+        let counts: Vec<(Uuid, usize)> = rooms
+            .iter()
+            .filter(|room| room.share > 0)
+            .map(|room| (room.channel, room.share + room.in_hand))
+            .collect();
+        if !counts.is_empty() {
+            cancelled += self.read_due(&active, &rooms, &counts, &in_hand).await?;
+        }
+        Ok(cancelled as usize)
+    }
+
+    async fn read_due(
+        &self,
+        channels: &[&LeasedChannel],
+        rooms: &[Room],
+        counts: &[(Uuid, usize)],
+        in_hand: &[Uuid],
+    ) -> Result<u64> {
+        let (app, now) = (&self.app, self.app.clock.now());
+        let read_at = Instant::now();
+        let due = delivery_queue::list_due_deliveries(&app.writer, counts, in_hand, now).await?;
+        let channels: HashMap<Uuid, &LeasedChannel> =
+            channels.iter().map(|channel| (channel.id, *channel)).collect();
+        let mut receivers: HashMap<Uuid, Option<Arc<Receiver>>> = HashMap::new();
+        let (mut ready, mut ended) = (Vec::new(), Vec::new());
+        for delivery in due.deliveries {
+            match due.sales.get(&delivery.sale_id) {
+                Some(sale) if delivery.reason.is_none() => {
+                    let id = delivery.channel_id;
+                    let receiver =
+                        receivers.entry(id).or_insert_with(|| self.receiver_of(channels.get(&id)?));
+                    ready.push(Outbound {
+                        sale: sale.clone(),
+                        receiver: receiver.clone(),
+                        delivery,
+                        read_at,
+                    });
+                }
+                _ => ended.push(delivery),
+            }
+        }
+        self.in_hand.put(ready, rooms);
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let cancelled = delivery_queue::cancel_deliveries(&app.writer, &ended, &due.sales, now).await?;
+        for reason in ended.into_iter().filter_map(|delivery| delivery.reason) {
+            counter!("salebell_deliveries_cancelled_total", "reason" => reason).increment(1);
+        }
+        Ok(cancelled)
+    }
+
+    /// `None`: the channel's secrets do not open.
+    fn receiver_of(&self, channel: &LeasedChannel) -> Option<Arc<Receiver>> {
+        let sealed = (&channel.secret, channel.previous_secret.as_deref());
+        match self.app.keyring.open_secrets(channel.id, sealed.0, sealed.1) {
+            Ok(secrets) => Some(Arc::new(self.app.webhooks.receiver(&channel.url, &secrets))),
+            Err(error) => {
+                log::error!(target: "salebell::deliver", "channel.id" = channel.id.to_string();
+                    "nothing can be signed for a channel: {}", chain(&error));
+                None
+            }
+        }
+    }
+
+    /// Gives the channels back.
+    pub async fn release(&mut self) -> Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let channels: Vec<Uuid> = self.held.iter().copied().collect();
+        delivery_queue::release_channels(&self.app.writer, self.holder, &channels).await?;
+        self.held.clear();
+        Ok(())
+    }
+}
