@@ -8,4 +8,4 @@ if [ -z "${SALEBELL_TEST_DATABASE_URL:-}" ]; then
   export SALEBELL_TEST_POSTGRES_OPTIONS="-c fsync=on -c full_page_writes=on -c max_wal_size=4GB -c shared_buffers=1GB"
   exec scripts/with-postgres.sh "$0" "$@"
 fi
-cargo bench --quiet --bench webhook
+SQLX_OFFLINE=true cargo bench --quiet --bench webhook

@@ -133,7 +133,7 @@ impl Callers {
 
     async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
         let claims = self.issuers.verify(token).await?;
-        let until = (claims.expires_at + LEEWAY).min(now + JWT_MEMORY);
+        let until = claims.expires_at.min(now + JWT_MEMORY - LEEWAY) + LEEWAY;
         let who = (claims.issuer, claims.subject);
         let account = match self.accounts.get(&who, now) {
             Some(account) => account,

@@ -81,7 +81,7 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
         }
         Action::Revoke { account, id } => {
             let account = find(app, &account).await?;
-            keys::delete_key(&app.writer, account, id).await?;
+            keys::delete_key(&app.writer, account, id, |_| Ok(())).await?;
             Ok(format!("revoked {id}"))
         }
     }

@@ -3,8 +3,10 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, header};
+use axum::response::Response;
 use std::sync::Arc;
 
+use super::conditional;
 use super::request::Progress;
 use crate::app::App;
 pub use crate::callers::Caller;
@@ -48,6 +50,6 @@ fn bearer(headers: &HeaderMap) -> Result<&str> {
 }
 
 /// `GET /v1/me`: whose token it is and what it may do.
-pub async fn me(caller: Caller) -> axum::Json<serde_json::Value> {
-    axum::Json(serde_json::json!({"id": caller.account, "scopes": caller.scopes}))
+pub async fn me(caller: Caller, headers: HeaderMap) -> Result<Response> {
+    conditional::respond(&headers, &serde_json::json!({"id": caller.account, "scopes": caller.scopes}))
 }

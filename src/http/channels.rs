@@ -12,7 +12,7 @@ use super::body::{Id, Json, Params, present};
 use super::conditional;
 use super::deliveries::{DeliveryResponse, DeliveryState};
 use super::fields::Fields;
-use super::page::{Page, Paging};
+use super::page::Paging;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::secrets;
@@ -154,9 +154,11 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(ChannelParams {}): Params<ChannelParams>,
-) -> Result<axum::Json<Page<ChannelResponse>>> {
+    headers: HeaderMap,
+) -> Result<Response> {
     let found = channels::list_channels(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
-    Ok(axum::Json(paging.page(found, |channel| channel.id)?.map(ChannelResponse::from)))
+    let page = paging.page(found, |channel| channel.id)?;
+    conditional::respond(&headers, &page.map(ChannelResponse::from))
 }
 
 /// A list without parameters of its own: any that is given is refused.
@@ -202,9 +204,8 @@ pub async fn remove(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
-    let current = channels::find_channel(&app.writer, caller.account, id).await?;
-    conditional::check_if_match(&headers, &ChannelResponse::from(current))?;
-    channels::delete_channel(&app.writer, caller.account, id, app.clock.now()).await?;
+    let check = |current: Channel| conditional::check_if_match(&headers, &ChannelResponse::from(current));
+    channels::delete_channel(&app.writer, caller.account, id, check, app.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -216,7 +217,7 @@ pub async fn test(
     Id(id): Id,
 ) -> Result<axum::Json<TestChannelResponse>> {
     let now = app.clock.now();
-    let target = channels::find_target(&app.writer, caller.account, id, now).await?;
+    let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
     let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
@@ -266,12 +267,14 @@ pub async fn list_deliveries(
     Id(id): Id,
     paging: Paging,
     Params(params): Params<ListDeliveriesParams>,
-) -> Result<axum::Json<Page<DeliveryResponse>>> {
+    headers: HeaderMap,
+) -> Result<Response> {
     let state = params.state.map(DeliveryState::name);
     let found =
         deliveries::list_deliveries(&app.writer, caller.account, id, state, paging.after()?, paging.rows())
             .await?;
-    Ok(axum::Json(paging.page(found, |delivery| delivery.id)?.map(DeliveryResponse::from)))
+    let page = paging.page(found, |delivery| delivery.id)?;
+    conditional::respond(&headers, &page.map(DeliveryResponse::from))
 }
 
 fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {

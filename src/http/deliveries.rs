@@ -44,7 +44,7 @@ pub struct DeliveryResponse {
     state: String,
     /// Why it is dead or cancelled, such as `sale_ended`.
     reason: Option<String>,
-    attempt_count: i16,
+    attempt_count: i32,
     /// `null` when there will be no further try.
     next_attempt_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
@@ -60,7 +60,7 @@ pub struct DeliveryWithAttemptsResponse {
 
 #[derive(Serialize)]
 struct AttemptResponse {
-    number: i16,
+    number: i32,
     attempted_at: DateTime<Utc>,
     duration_ms: i32,
     /// `null`: there was no answer.

@@ -1,7 +1,7 @@
 //! `/v1/keys`: a caller's own API keys.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -210,11 +210,8 @@ pub async fn remove(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
-    if headers.contains_key(header::IF_MATCH) {
-        let key = keys::find_key(&app.writer, caller.account, id).await?;
-        check_if_match(&headers, &KeyResponse::from(key))?;
-    }
-    keys::delete_key(&app.writer, caller.account, id).await?;
+    let check = |key: Key| check_if_match(&headers, &KeyResponse::from(key));
+    keys::delete_key(&app.writer, caller.account, id, check).await?;
     app.callers.forget_key(id);
     Ok(StatusCode::NO_CONTENT)
 }

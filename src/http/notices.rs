@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::auth::Caller;
 use super::body::{Id, Json, Params};
 use super::conditional;
-use super::page::{Page, Paging};
+use super::page::Paging;
 use crate::app::App;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
@@ -114,12 +114,13 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(params): Params<ListNoticesParams>,
-) -> Result<axum::Json<Page<NoticeResponse>>> {
+    headers: HeaderMap,
+) -> Result<Response> {
     let found =
         notices::list_notices(&app.writer, caller.account, params.unread, paging.after()?, paging.rows())
             .await?;
     let items: Vec<_> = found.into_iter().map(NoticeResponse::try_from).collect::<Result<_>>()?;
-    Ok(axum::Json(paging.page(items, |notice| notice.id)?))
+    conditional::respond(&headers, &paging.page(items, |notice| notice.id)?)
 }
 
 /// `GET /v1/notices/{id}`
@@ -141,10 +142,8 @@ pub async fn update(
     headers: HeaderMap,
     Json(request): Json<UpdateNoticeRequest>,
 ) -> Result<Response> {
-    let current = notices::find_notice(&app.writer, caller.account, id).await?;
-    conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?)?;
+    let check = |current: Notice| conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?);
     let read_at = request.read.then(|| app.clock.now());
-    notices::mark_notice(&app.writer, caller.account, id, read_at).await?;
-    let changed = notices::find_notice(&app.writer, caller.account, id).await?;
+    let changed = notices::mark_notice(&app.writer, caller.account, id, check, read_at).await?;
     conditional::changed(&NoticeResponse::try_from(changed)?)
 }

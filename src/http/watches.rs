@@ -339,7 +339,8 @@ pub async fn explain(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id,
-) -> Result<axum::Json<impl Serialize>> {
+    headers: HeaderMap,
+) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
     let offers: Vec<OfferExplanation> = watches::explain_offers(&app.writer, &watch)
         .await?
@@ -361,5 +362,5 @@ pub async fn explain(
         })
         .collect();
     let would_ring = offers.iter().any(|offer| offer.would_ring);
-    Ok(axum::Json(ExplainResponse { watch_id: watch.id, would_ring, offers }))
+    conditional::respond(&headers, &ExplainResponse { watch_id: watch.id, would_ring, offers })
 }

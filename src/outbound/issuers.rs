@@ -108,7 +108,7 @@ impl Issuer {
             return Err(refuse("The token's issuer is not trusted here."));
         }
         let expires_at = time(claims, "exp")?.ok_or_else(|| refuse("The token has no expiry."))?;
-        if now >= expires_at + LEEWAY {
+        if now - LEEWAY >= expires_at {
             return Err(refuse("The token has expired."));
         }
         if time(claims, "nbf")?.is_some_and(|from| now + LEEWAY < from) {

@@ -1,11 +1,14 @@
 //! Channels: where notices go.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::wakeups;
+
+/// Between two tests of a channel, so that nobody sends floods through us.
+const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
 
 /// A channel without its secrets.
 #[derive(Clone, Debug)]
@@ -163,19 +166,28 @@ const SLICE: i64 = 10_000;
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn delete_channel(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<()> {
-    let disabled = sqlx::query!(
+pub async fn delete_channel(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    check: impl FnOnce(Channel) -> Result<()>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("select id from channels where id = $1 and account_id = $2 for no key update", id, account)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    check(find_channel(&mut *transaction, account, id).await?)?;
+    sqlx::query!(
         "update channels set state = 'disabled', disabled_reason = 'deleted', updated_at = $3
          where id = $1 and account_id = $2",
         id,
         account,
         now,
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
-    if disabled.rows_affected() == 0 {
-        return Err(no_channel());
-    }
+    transaction.commit().await?;
     loop {
         let removed = sqlx::query!(
             "delete from deliveries where id = any(array(
@@ -193,27 +205,32 @@ pub async fn delete_channel(pool: &PgPool, account: Uuid, id: Uuid, now: DateTim
     Ok(())
 }
 
-/// The channel and what is needed to send to it now.
+/// What is needed to send a test to a channel now; the next is allowed `TEST_AGAIN_AFTER` later.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
-pub async fn find_target(
-    executor: impl PgExecutor<'_>,
-    account: Uuid,
-    id: Uuid,
-    now: DateTime<Utc>,
-) -> Result<Target> {
-    sqlx::query_as!(
+/// `NotFound`, also for another account's; `TooManyRequests` when it was tested just now.
+pub async fn find_test_target(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Target> {
+    let target = sqlx::query_as!(
         Target,
-        "select url, secret, case when previous_secret_until > $3 then previous_secret end as previous_secret
-         from channels where id = $1 and account_id = $2",
+        "update channels set tested_at = $3
+         where id = $1 and account_id = $2 and (tested_at is null or tested_at <= $4)
+         returning url, secret, case when previous_secret_until > $3 then previous_secret end as previous_secret",
         id,
         account,
         now,
+        now - TEST_AGAIN_AFTER,
     )
-    .fetch_optional(executor)
-    .await?
-    .ok_or_else(no_channel)
+    .fetch_optional(pool)
+    .await?;
+    if let Some(target) = target {
+        return Ok(target);
+    }
+    find_channel(pool, account, id).await?;
+    let seconds = TEST_AGAIN_AFTER.num_seconds();
+    let detail = format!("A channel is tested no more than once in {seconds} seconds.");
+    let mut refusal = Error::new(Kind::TooManyRequests, detail);
+    refusal.retry_after_s = Some(seconds as u64);
+    Err(refusal)
 }
 
 /// Gives a channel a new secret; the old one signs too until `old_until`.

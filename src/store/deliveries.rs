@@ -19,7 +19,7 @@ pub struct Delivery {
     pub state: String,
     /// Why it is dead or cancelled.
     pub reason: Option<String>,
-    pub attempts: i16,
+    pub attempts: i32,
     pub next_attempt_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -29,7 +29,7 @@ pub struct Delivery {
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeliveryTry {
     /// Counted from 1 over all tries that there ever were.
-    pub number: i16,
+    pub number: i32,
     pub at: DateTime<Utc>,
     pub duration_ms: i32,
     /// `None`: there was no answer.

@@ -116,9 +116,9 @@ pub struct Due {
 pub struct DueDelivery {
     pub id: Uuid,
     pub channel_id: Uuid,
-    pub attempts: i16,
+    pub attempts: i32,
     /// Attempts before the schedule of retries began.
-    pub schedule_from: i16,
+    pub schedule_from: i32,
     pub due_at: DateTime<Utc>,
     pub traceparent: Option<String>,
     pub notice_id: Uuid,
@@ -251,7 +251,7 @@ pub async fn cancel_for_disabled(
 pub struct AttemptResult {
     pub delivery_id: Uuid,
     /// How many attempts there had been before.
-    pub attempts: i16,
+    pub attempts: i32,
     pub succeeded: bool,
     /// The receiver wants nothing any more: its channel is disabled.
     pub gone: bool,
@@ -271,7 +271,7 @@ pub struct AttemptResult {
 /// As `deliveries::DeliveryTry` reads it. What is not there takes no room.
 #[derive(Serialize)]
 struct Tried<'a> {
-    number: i16,
+    number: i32,
     at: String,
     duration_ms: i32,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -124,6 +124,9 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
     let mut transaction = pool.begin().await?;
     // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
     sqlx::query!("set local plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
+    // Slices wait for each other's commit here, where PostgreSQL sees no circle: another worker's event of the same sale
+    // may wait for the one and be waited for by the other.
+    sqlx::query!("set local lock_timeout = '5s'").execute(&mut *transaction).await?;
     // The rules stand in domain::watch too, for explanations; tests/it/watches.rs holds both against each other.
     let row = sqlx::query!(
         r#"with event as (

@@ -45,3 +45,4 @@ select
 from due
 left join sale on sale.id = due.sale_id
 left join lateral (select * from watches where id = due.watch_id limit 1) w on true
+order by due.channel_id, due.next_attempt_at

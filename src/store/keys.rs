@@ -1,7 +1,7 @@
 //! API keys. The key itself is never here, only its SHA-256.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -159,10 +159,7 @@ pub async fn update_key(
     change: impl FnOnce(Key) -> Result<Key>,
 ) -> Result<Key> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account, id)
-        .fetch_optional(&mut *transaction)
-        .await?;
-    let key = change(find_key(&mut *transaction, account, id).await?)?;
+    let key = change(lock_key(&mut transaction, account, id).await?)?;
     sqlx::query!(
         "update api_keys set name = $3, scopes = $4, expires_at = $5 where account_id = $1 and id = $2",
         account,
@@ -181,9 +178,24 @@ pub async fn update_key(
 ///
 /// # Errors
 /// `NotFound` when the account has no such key.
-pub async fn delete_key(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<()> {
-    let gone = sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account, id)
-        .execute(executor)
+pub async fn delete_key(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    check: impl FnOnce(Key) -> Result<()>,
+) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    check(lock_key(&mut transaction, account, id).await?)?;
+    sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account, id)
+        .execute(&mut *transaction)
         .await?;
-    if gone.rows_affected() == 0 { Err(Error::not_found("key")) } else { Ok(()) }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn lock_key(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Key> {
+    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account, id)
+        .fetch_optional(&mut *connection)
+        .await?;
+    find_key(connection, account, id).await
 }

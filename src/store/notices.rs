@@ -1,7 +1,7 @@
 //! Notices: what watches have rung for. They are the inbox.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
+use sqlx::{FromRow, PgExecutor, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -69,27 +69,32 @@ pub async fn find_notice(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid)
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
 }
 
-/// Marks a notice as read at `read_at`, or as unread. One that is read already keeps its time.
+/// Marks a notice as read at `read_at`, or as unread, when `check` lets it. One that is read already keeps its time.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`, also for another account's; and those of `check`.
 pub async fn mark_notice(
-    executor: impl PgExecutor<'_>,
+    pool: &PgPool,
     account: Uuid,
     id: Uuid,
+    check: impl FnOnce(Notice) -> Result<()>,
     read_at: Option<DateTime<Utc>>,
-) -> Result<()> {
-    let marked = sqlx::query!(
+) -> Result<Notice> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("select id from notices where id = $1 and account_id = $2 for no key update", id, account)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    check(find_notice(&mut *transaction, account, id).await?)?;
+    sqlx::query!(
         "update notices set read_at = case when $3::timestamptz is null then null else coalesce(read_at, $3) end
          where id = $1 and account_id = $2",
         id,
         account,
         read_at,
     )
-    .execute(executor)
+    .execute(&mut *transaction)
     .await?;
-    match marked.rows_affected() {
-        0 => Err(Error::not_found("notice")),
-        _ => Ok(()),
-    }
+    let changed = find_notice(&mut *transaction, account, id).await?;
+    transaction.commit().await?;
+    Ok(changed)
 }

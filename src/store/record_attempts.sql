@@ -5,7 +5,7 @@
 -- $11 failed on our side
 with result as materialized (
     select *
-    from unnest($1::uuid[], $2::smallint[], $3::boolean[], $4::boolean[], $5::timestamptz[], $6::jsonb[],
+    from unnest($1::uuid[], $2::integer[], $3::boolean[], $4::boolean[], $5::timestamptz[], $6::jsonb[],
         $7::timestamptz[], $11::boolean[]) as r (id, attempts, succeeded, gone, at, tried, next_at, failed_here)
 ),
 -- Where another has tried since, after a lease was lost, a failure is no news; but what has arrived has arrived.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -26,7 +26,7 @@ use self::lookout::Lookout;
 use crate::app::App;
 use crate::domain::money::{Currency, Money};
 use crate::domain::retries;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Kind, Result, chain};
 use crate::outbound::webhook::{Attempt, GameData, Message, OfferData, Outgoing, SaleData, StoreData};
 use crate::store::delivery_queue::{self, AttemptResult};
 
@@ -74,7 +74,7 @@ pub async fn run(app: App) {
     let in_hand = InHand::default();
     // Room for all that can be in flight: a database that is slow to record holds the next tries back.
     let (results, recorded) = mpsc::channel(concurrency + MAX_BATCH);
-    let recorder = tokio::spawn(record_batches(app.clone(), recorded, in_hand.clone()));
+    let mut recorder = tokio::spawn(record_batches(app.clone(), recorded, in_hand.clone()));
     let mut slots = JoinSet::new();
     for _ in 0..concurrency {
         slots.spawn(send_one_after_another(app.clone(), in_hand.clone(), results.clone()));
@@ -82,9 +82,12 @@ pub async fn run(app: App) {
     drop(results);
     let mut lookout = Lookout::new(app.clone(), in_hand.clone());
     let ahead = concurrency * AHEAD_OF_SLOTS;
+    let (limit, pulse) = (app.config.worker.lease, super::start_pulse(&app, "deliver"));
     while !app.stopping.is_cancelled() {
+        pulse.beat();
         let began = Instant::now();
-        let cancelled = match lookout.look(ahead, AHEAD_OF_PLACES).await {
+        let looked = app.suspicion.limit(limit, lookout.look(ahead, AHEAD_OF_PLACES)).await;
+        let cancelled = match looked.unwrap_or_else(|gave_up| Err(gave_up.into())) {
             Ok(cancelled) => cancelled,
             Err(error) => {
                 log::warn!(target: "salebell::deliver", "looking again after: {}", chain(&error));
@@ -96,16 +99,16 @@ pub async fn run(app: App) {
             continue;
         }
         // What is idle holds nothing: a process that is killed then keeps nobody waiting.
-        if in_hand.is_empty()
-            && let Err(error) = lookout.release().await
-        {
-            log::warn!(target: "salebell::deliver", "channels were not given back: {}", chain(&error));
+        if in_hand.is_empty() {
+            release(&app, &mut lookout).await;
         }
         tokio::select! {
             () = in_hand.wants_more() => {}
             () = app.wakeups.deliveries.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => break,
+            // It has panicked. The process ends with us and begins anew.
+            _ = &mut recorder => return,
         }
         tokio::time::sleep_until(began + LOOK_EVERY).await;
     }
@@ -114,7 +117,12 @@ pub async fn run(app: App) {
     if let Err(error) = recorder.await {
         log::error!(target: "salebell::deliver", "the recorder ended badly: {error}");
     }
-    if let Err(error) = lookout.release().await {
+    release(&app, &mut lookout).await;
+}
+
+async fn release(app: &App, lookout: &mut Lookout) {
+    let released = app.suspicion.limit(app.config.worker.lease, lookout.release()).await;
+    if let Err(error) = released.unwrap_or_else(|gave_up| Err(gave_up.into())) {
         log::warn!(target: "salebell::deliver", "channels were not given back: {}", chain(&error));
     }
 }
@@ -125,8 +133,10 @@ async fn send_one_after_another(app: App, in_hand: InHand, results: mpsc::Sender
         // A panic is a mistake of ours that must not cost a slot; what it was about is found again.
         let Ok(result) = AssertUnwindSafe(try_once(&app, &outbound)).catch_unwind().await else { continue };
         sending.end();
-        // The recorder ends only after us.
-        let _ = results.send(result).await;
+        if results.send(result).await.is_err() {
+            // Without a recorder everything would be sent for ever.
+            return;
+        }
     }
 }
 
@@ -221,25 +231,39 @@ async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in
                 Ok(0) | Err(_) => break,
             }
         }
-        record_until_it_works(&app, &batch).await;
-        in_hand.remove(&batch);
+        record_until_it_works(&app, &batch, &in_hand).await;
         batch.clear();
     }
 }
 
 /// Tries until the leases have expired for sure: from then on another may have sent again.
-async fn record_until_it_works(app: &App, batch: &[AttemptResult]) {
+async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InHand) {
     let lease = delta(app.config.webhook.timeout) * 3;
-    while let Err(error) = record(app, batch).await {
+    loop {
+        let recorded = app.suspicion.limit(app.config.worker.lease, record(app, batch)).await;
+        let Err(error) = recorded.unwrap_or_else(|gave_up| Err(gave_up.into())) else { break };
         log::warn!(target: "salebell::deliver", results = batch.len(); "recording again after: {}", chain(&error));
+        // One that cannot be recorded must not hold up the others.
+        if error.kind != Kind::Unavailable && batch.len() > 1 {
+            for result in batch.to_vec() {
+                tokio::spawn(record_alone(app.clone(), result, in_hand.clone()));
+            }
+            return;
+        }
         let now = app.clock.now();
         if batch.iter().all(|result| result.at + lease < now) {
             log::error!(target: "salebell::deliver", results = batch.len();
                 "results could not be recorded; their deliveries will be sent again");
-            return;
+            break;
         }
         tokio::time::sleep(RECORD_AGAIN_AFTER).await;
     }
+    in_hand.remove(batch);
+}
+
+/// Boxed, for it is of the kind that it is part of.
+fn record_alone(app: App, result: AttemptResult, in_hand: InHand) -> BoxFuture<'static, ()> {
+    async move { record_until_it_works(&app, &[result], &in_hand).await }.boxed()
 }
 
 async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {

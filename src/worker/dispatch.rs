@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Result, chain};
+use crate::pulses::Pulse;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
@@ -31,7 +32,7 @@ pub async fn run(app: App) {
             () = app.stopping.cancelled() => {}
         }
     }
-    if let Err(error) = dispatcher.put_down().await {
+    if let Err(error) = dispatcher.put_down_all().await {
         log::warn!(target: "salebell::dispatch", "leased events wait for their lease: {}", chain(&error));
     }
 }
@@ -44,16 +45,19 @@ pub async fn step(app: &App) -> Result<bool> {
 /// Dispatches, and remembers which events it holds: they are given back as soon as the database listens.
 struct Dispatcher {
     app: App,
+    pulse: Pulse,
     held: Vec<Uuid>,
 }
 
 impl Dispatcher {
     fn new(app: App) -> Dispatcher {
-        Dispatcher { app, held: Vec::new() }
+        let pulse = super::start_pulse(&app, "dispatch");
+        Dispatcher { app, pulse, held: Vec::new() }
     }
 
     async fn step(&mut self) -> Result<bool> {
-        self.put_down().await?;
+        self.pulse.beat();
+        self.put_down_all().await?;
         let app = self.app.clone();
         let now = app.clock.now();
         let claim = dispatch::claim_events(
@@ -71,10 +75,7 @@ impl Dispatcher {
             if app.stopping.is_cancelled() {
                 break;
             }
-            let id = event.id;
-            let small = self.dispatch_event(event).await?;
-            self.held.retain(|held| *held != id);
-            if !small {
+            if !self.dispatch_event(event).await? {
                 // It has taken long: others may have done the rest meanwhile, had they been let.
                 break;
             }
@@ -83,10 +84,16 @@ impl Dispatcher {
     }
 
     /// Gives back what is held and not done.
-    async fn put_down(&mut self) -> Result<()> {
-        if !self.held.is_empty() {
-            dispatch::release_events(&self.app.writer, &self.held).await?;
-            self.held.clear();
+    async fn put_down_all(&mut self) -> Result<()> {
+        self.put_down(self.held.clone()).await?;
+        self.held.clear();
+        Ok(())
+    }
+
+    async fn put_down(&self, events: Vec<Uuid>) -> Result<()> {
+        if !events.is_empty() {
+            let release = dispatch::release_events(&self.app.writer, &events);
+            self.app.suspicion.limit(self.app.config.worker.lease, release).await??;
         }
         Ok(())
     }
@@ -100,9 +107,8 @@ impl Dispatcher {
         let mut next = Some(Slice { after: event.last_watch_id, end: event.slice_end });
         let small = event.slice_end.is_none();
         if !small {
-            self.held.retain(|held| *held != event.id);
-            self.put_down().await?;
-            self.held.push(event.id);
+            let others = self.held.extract_if(.., |held| *held != event.id).collect();
+            self.put_down(others).await?;
         }
         let mut making = FuturesOrdered::new();
         loop {
@@ -120,19 +126,21 @@ impl Dispatcher {
                 };
             }
             let Some(made) = making.next().await else { break };
+            self.pulse.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
             if !app.suspicion.limit(limit, dispatch::commit_slice(made, &event, &times)).await?? {
+                self.held.retain(|held| *held != event.id);
                 return Ok(small);
             }
             counter!("salebell_notices_total").increment(notices as u64);
             counter!("salebell_deliveries_created_total").increment(deliveries as u64);
         }
         if next.is_some() {
-            // We stop.
-            dispatch::release_events(&app.writer, &[event.id]).await?;
+            // We stop, and give it back with all that is held.
             return Ok(false);
         }
+        self.held.retain(|held| *held != event.id);
         counter!("salebell_events_dispatched_total").increment(1);
         Ok(small)
     }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::pulses::Pulse;
 
 /// Does all of the worker's work until `app.stopping`, then finishes or gives back what is in hand.
 ///
@@ -36,4 +37,9 @@ pub async fn run(app: App) -> Result<()> {
         _ if early => Err(Error::internal("a loop of the worker has ended")),
         _ => Ok(()),
     }
+}
+
+/// The sign of life of a loop whose rounds, pauses aside, wait for the database for three leases at most.
+fn start_pulse(app: &App, name: &'static str) -> Pulse {
+    app.pulses.start(name, app.config.worker.lease * 3 + app.config.worker.poll)
 }

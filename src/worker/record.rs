@@ -16,7 +16,9 @@ const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Records messages until `app.stopping`; one of `worker.record_concurrency` such loops.
 pub async fn run(app: App) {
+    let pulse = super::start_pulse(&app, "record");
     while !app.stopping.is_cancelled() {
+        pulse.beat();
         // Longer than the lease, and somebody else has the message anyway.
         let step = app.suspicion.limit(app.config.worker.lease, step(&app)).await;
         match step.unwrap_or_else(|gave_up| Err(gave_up.into())) {

@@ -10,6 +10,8 @@ use crate::store::jobs;
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
+/// So one that takes as long is given up.
+const JOB_LIMIT: Duration = Duration::from_secs(9 * 60);
 /// After a failure a job is tried again this much later.
 const RETRY: TimeDelta = TimeDelta::minutes(1);
 /// Partitions are made so far ahead, so that a fleet that is down for months still finds them.
@@ -58,7 +60,10 @@ impl Job {
 
 /// Looks every few seconds whether a job is due, until `app.stopping`.
 pub async fn run(app: App) {
+    let longest = JOB_LIMIT * Job::ALL.len() as u32 + app.config.worker.lease * 3;
+    let pulse = app.pulses.start("schedule", longest);
     while !app.stopping.is_cancelled() {
+        pulse.beat();
         if let Err(error) = step(&app).await {
             log::warn!(target: "salebell::schedule", "looking again after: {}", chain(&error));
         }
@@ -78,12 +83,14 @@ pub async fn step(app: &App) -> Result<usize> {
         if !app.suspicion.limit(app.config.worker.lease, claim).await?? {
             continue;
         }
-        let failure = job.work(app).await.err().map(|error| chain(&error));
+        let worked = app.suspicion.limit(JOB_LIMIT, job.work(app)).await;
+        let failure = worked.unwrap_or_else(|gave_up| Err(gave_up.into())).err().map(|error| chain(&error));
         if let Some(failure) = &failure {
             log::error!(target: "salebell::schedule", "the job {} failed: {failure}", job.name());
         }
         let next_at = now + if failure.is_some() { RETRY } else { job.period() };
-        jobs::finish_job(&app.writer, job.name(), app.clock.now(), next_at, failure.as_deref()).await?;
+        let finish = jobs::finish_job(&app.writer, job.name(), app.clock.now(), next_at, failure.as_deref());
+        app.suspicion.limit(app.config.worker.lease, finish).await??;
         done += 1;
     }
     Ok(done)

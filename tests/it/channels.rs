@@ -212,6 +212,8 @@ async fn a_test_tells_what_happened() {
         assert!(answered.body["duration_ms"].is_i64());
         let received = sink.wait_for(path, 1).await;
         assert_eq!(received.len(), 1, "a test is tried once");
+        let again = app.call(&anna, Method::POST, &test, Value::Null).await;
+        assert_eq!(again.status, 429, "{}", again.body);
         let body = received[0].json();
         assert_eq!(body["type"], "channel.test.v1");
         assert_eq!(body["data"]["channel_id"], hook.id.to_string());

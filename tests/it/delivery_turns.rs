@@ -203,6 +203,32 @@ async fn what_was_read_ahead_and_waited_long_is_judged_again() {
 }
 
 #[tokio::test]
+async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let sink = Sink::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    sink.on("/", Behaviour::Gate(gate.clone()));
+    let hook = app.hook(&anna, &sink.url("/")).await;
+    let rung = app.ring(&anna, &[hook.id]).await;
+    app.ring_again(&anna, &rung, hook.id, 7).await;
+    let poison = format!(
+        "create function refuse() returns trigger language plpgsql as
+            $$ begin raise 'not this one'; end $$;
+        create trigger refuse before update on deliveries for each row
+            when (new.id = '{}' and new.state = 'delivered') execute function refuse()",
+        rung.deliveries[0]
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(poison)).execute(&app.app.writer).await.unwrap();
+    let worker = run(&app);
+    sink.wait_for("/", 8).await;
+    gate.add_permits(100);
+    app.until("select count(*) = 7 from deliveries where state = 'delivered'").await;
+    assert_eq!(sink.received("/").len(), 8, "what cannot be recorded is not sent again at once");
+    worker.abort();
+}
+
+#[tokio::test]
 async fn a_delivery_is_told_of_at_once() {
     // The poll would come in an hour.
     let app = TestApp::spawn_with(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).await;

@@ -205,6 +205,37 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
 }
 
 #[tokio::test]
+async fn a_worker_that_stops_gives_a_large_event_back() {
+    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__FANOUT_SLICE", "1")]).await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let game = only_game(&app).await;
+    let first = watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    sqlx::query(
+        "insert into watches select (w).* from (
+            select jsonb_populate_record(w, jsonb_build_object('id', uuid_v7(now()))) as w
+            from watches w, generate_series(1, 400)) copies",
+    )
+    .execute(&app.app.writer)
+    .await
+    .unwrap();
+    drop(first);
+    app.report(&shop, json!([seen("a", "15.00", 2)])).await;
+    app.record_all().await;
+    let worker = tokio::spawn(dispatch::run(app.app.clone()));
+    app.until("select count(*) > 3 from notices").await;
+    app.app.stopping.cancel();
+    worker.await.unwrap();
+    let (waits, free): (bool, bool) =
+        sqlx::query_as("select dispatched_at is null, leased_until is null from events where rings")
+            .fetch_one(&app.app.writer)
+            .await
+            .unwrap();
+    assert!(waits, "it was stopped in the middle");
+    assert!(free, "the next worker goes on at once");
+}
+
+#[tokio::test]
 async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);

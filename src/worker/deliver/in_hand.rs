@@ -107,6 +107,16 @@ impl InHand {
             let free = places.saturating_sub(channel.sending);
             // Who has no place free may hang: what is read for it would only grow old.
             let ahead = if free == 0 || places == 1 { 0 } else { places * ahead };
+            // What was read when there were more places is in the way of others.
+            let beyond = channel.waiting.split_off(channel.waiting.len().min(free + ahead));
+            if !beyond.is_empty() {
+                channel.look_below = Some(channel.waiting.len() / 2);
+            }
+            hands.waiting -= beyond.len();
+            for outbound in beyond {
+                hands.deliveries.remove(&outbound.delivery.id);
+            }
+            let channel = hands.channels.entry(id).or_default();
             let equal = wanted / count + usize::from(at < wanted % count);
             let share = (free + ahead).saturating_sub(channel.waiting.len()).min(equal);
             if share == 0 {
@@ -174,6 +184,10 @@ impl InHand {
             let Some(id) = hands.turns.pop_front() else { break None };
             let Some(channel) = hands.channels.get_mut(&id) else { continue };
             channel.has_turn = false;
+            // There may have been more places when it got its turn.
+            if channel.sending >= channel.places {
+                continue;
+            }
             let Some(outbound) = channel.waiting.pop_front() else { continue };
             let fresh = outbound.read_at.elapsed() < FRESH;
             if fresh {
@@ -189,11 +203,12 @@ impl InHand {
             }
             hands.deliveries.remove(&outbound.delivery.id);
         };
-        if hands.look_below.is_some_and(|below| hands.waiting <= below) {
+        let more = !hands.turns.is_empty();
+        // What waits may all be for channels that hang.
+        if hands.look_below.is_some_and(|below| hands.waiting <= below || !more) {
             hands.look_below = None;
             looked_below = true;
         }
-        let more = !hands.turns.is_empty();
         drop(hands);
         if looked_below {
             self.0.wanting.notify_one();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::delta;
 use super::in_hand::{InHand, Outbound, Room};
 use crate::app::App;
-use crate::error::{Result, chain};
+use crate::error::{Error, Result, chain};
 use crate::outbound::webhook::Receiver;
 use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
 
@@ -43,7 +43,7 @@ impl Lookout {
             if wanted == 0 {
                 break false;
             }
-            let now = self.app.clock.now();
+            let (now, leased_at) = (self.app.clock.now(), Instant::now());
             let timeout = delta(self.app.config.webhook.timeout);
             let request = LeaseRequest {
                 holder: self.holder,
@@ -54,7 +54,7 @@ impl Lookout {
             };
             let leased = delivery_queue::lease_channels(&self.app.writer, &request, now).await?;
             self.held.extend(leased.channels.iter().map(|channel| channel.id));
-            cancelled += self.read(&leased.channels, wanted, ahead).await?;
+            cancelled += self.read(&leased.channels, wanted, ahead, leased_at).await?;
             self.after = leased.next.unwrap_or(Uuid::nil());
             match leased.next {
                 None if turned || began_after.is_nil() => break true,
@@ -70,7 +70,13 @@ impl Lookout {
     /// Takes in hand what is due in leased channels, an equal share of each; returns how many were cancelled instead.
     ///
     /// It is another statement than the one that leases, for it must see all that a holder before us has recorded.
-    async fn read(&self, channels: &[LeasedChannel], wanted: usize, ahead: usize) -> Result<usize> {
+    async fn read(
+        &self,
+        channels: &[LeasedChannel],
+        wanted: usize,
+        ahead: usize,
+        leased_at: Instant,
+    ) -> Result<usize> {
         let (app, now) = (&self.app, self.app.clock.now());
         let (active, disabled): (Vec<_>, Vec<_>) = channels.iter().partition(|channel| channel.active);
         let places = active.iter().map(|channel| match channel.failing {
@@ -92,7 +98,7 @@ impl Lookout {
             .map(|room| (room.channel, room.share + room.in_hand))
             .collect();
         if !counts.is_empty() {
-            cancelled += self.read_due(&active, &rooms, &counts, &in_hand).await?;
+            cancelled += self.read_due(&active, &rooms, &counts, &in_hand, leased_at).await?;
         }
         Ok(cancelled as usize)
     }
@@ -103,10 +109,16 @@ impl Lookout {
         rooms: &[Room],
         counts: &[(Uuid, usize)],
         in_hand: &[Uuid],
+        leased_at: Instant,
     ) -> Result<u64> {
         let (app, now) = (&self.app, self.app.clock.now());
-        let read_at = Instant::now();
         let due = delivery_queue::list_due_deliveries(&app.writer, counts, in_hand, now).await?;
+        if leased_at.elapsed() > app.config.webhook.timeout / 2 {
+            // The leases would no longer last for a try and its record; the next look-out renews them.
+            return Err(Error::unavailable("leasing channels and reading what is due in them took too long"));
+        }
+        // From now on: a database that takes a second to answer must not make everything stale.
+        let read_at = Instant::now();
         let channels: HashMap<Uuid, &LeasedChannel> =
             channels.iter().map(|channel| (channel.id, *channel)).collect();
         let mut receivers: HashMap<Uuid, Option<Arc<Receiver>>> = HashMap::new();
@@ -157,7 +169,9 @@ impl Lookout {
             return Ok(());
         }
         let channels: Vec<Uuid> = self.held.iter().copied().collect();
-        delivery_queue::release_channels(&self.app.writer, self.holder, &channels).await?;
+        // One that fails may still come to pass later: it must not end leases that we take meanwhile.
+        let holder = std::mem::replace(&mut self.holder, Uuid::now_v7());
+        delivery_queue::release_channels(&self.app.writer, holder, &channels).await?;
         self.held.clear();
         Ok(())
     }
