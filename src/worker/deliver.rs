@@ -245,7 +245,7 @@ async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InH
         log::warn!(target: "salebell::deliver", results = batch.len(); "recording again after: {}", chain(&error));
         // One that cannot be recorded must not hold up the others.
         if error.kind != Kind::Unavailable && batch.len() > 1 {
-            for result in batch.to_vec() {
+            for result in batch.iter().cloned() {
                 tokio::spawn(record_alone(app.clone(), result, in_hand.clone()));
             }
             return;
