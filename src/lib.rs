@@ -14,6 +14,10 @@
 //! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`.
 //! Imports go down only; `tests/it/layering.rs` keeps it so.
 
+/// Every program and benchmark of the crate has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod app;
 pub mod callers;
 pub mod config;

@@ -43,7 +43,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let ended = run(arguments);
+    log::logger().flush();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("salebell: {}", salebell::error::chain(error.as_ref()));

@@ -109,6 +109,7 @@ impl Signals {
         app.stopping.cancel();
         let name = self.next().await;
         log::warn!(target: "salebell::process", "{name} again: leaving at once");
+        log::logger().flush();
         std::process::exit(1);
     }
 

@@ -4,13 +4,13 @@
 //! token, key, e-mail address or query value is ever a field or part of a text: routes are logged as they stand
 //! in the URL table, callers by their account's id.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+mod stderr;
+
 use std::sync::OnceLock;
 
-use chrono::SecondsFormat;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use self::stderr::StderrLog;
 use crate::config::{Log, LogTarget};
 use crate::error::REQUEST_ID;
 
@@ -32,7 +32,10 @@ pub fn start_logging(settings: &Log) {
         let _ = journal.install();
         return;
     }
-    let _ = log::set_logger(&StderrLog);
+    match StderrLog::start() {
+        Ok(stderr) => drop(log::set_boxed_logger(Box::new(stderr))),
+        Err(error) => eprintln!("there will be no log: {error}"),
+    }
 }
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
@@ -70,69 +73,4 @@ pub fn metrics() -> &'static PrometheusHandle {
         metrics::describe_histogram!(HTTP_DURATION, "Seconds from a request to its answer");
         handle
     })
-}
-
-/// One line a record: time, level, target, text, fields.
-struct StderrLog;
-
-impl log::Log for StderrLog {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        let now = crate::app::Clock::system().now().to_rfc3339_opts(SecondsFormat::Millis, true);
-        let mut line = String::with_capacity(320);
-        let _ = write!(line, "{now} {:5} {} ", record.level(), record.target());
-        let _ = write!(OneLine(&mut line), "{}", record.args());
-        let _ = record.key_values().visit(&mut Fields(&mut line));
-        line.push('\n');
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
-    }
-
-    fn flush(&self) {}
-}
-
-/// Keeps a record on its line, whatever is in it: a line break that came from outside cannot forge a record.
-struct OneLine<'a>(&'a mut String);
-
-impl std::fmt::Write for OneLine<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for part in text.split_inclusive(|c: char| c.is_control()) {
-            match part.chars().next_back() {
-                Some(last) if last.is_control() => {
-                    self.0.push_str(&part[..part.len() - last.len_utf8()]);
-                    self.0.extend(last.escape_default());
-                }
-                _ => self.0.push_str(part),
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Fields<'a>(&'a mut String);
-
-impl<'kvs> log::kv::VisitSource<'kvs> for Fields<'_> {
-    fn visit_pair(
-        &mut self,
-        key: log::kv::Key<'kvs>,
-        value: log::kv::Value<'kvs>,
-    ) -> Result<(), log::kv::Error> {
-        let _ = write!(self.0, " {key}=");
-        let _ = write!(OneLine(self.0), "{value}");
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_break_from_outside_forges_no_record() {
-        let mut line = String::new();
-        OneLine(&mut line).write_str("one\n2026 ERROR two\u{1b}[31m\r").unwrap();
-        assert_eq!(line, "one\\n2026 ERROR two\\u{1b}[31m\\r");
-    }
 }

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use uuid::Uuid;
 
 /// Where a request stands in a trace: the caller's trace with a span of our own, or a trace that begins here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,16 +23,11 @@ impl TraceContext {
             (Some(one), None) => one.to_str().ok().and_then(parse),
             _ => None,
         };
-        let mut random = [0_u8; 24];
-        // Without random bytes there would be no keys and no TLS either; ids made of zeros are not valid.
-        let _ = aws_lc_rs::rand::fill(&mut random);
-        let (mut trace, mut span) = ([0; 16], [0; 8]);
-        trace.copy_from_slice(&random[..16]);
-        span.copy_from_slice(&random[16..]);
-        let span = u64::from_be_bytes(span).max(1);
+        // Random UUIDs are never zero, which would not be valid here.
+        let span = Uuid::new_v4().as_u64_pair().1;
         match parent {
             Some(parent) => TraceContext { span, ..parent },
-            None => TraceContext { trace: u128::from_be_bytes(trace).max(1), span, sampled: false },
+            None => TraceContext { trace: Uuid::new_v4().as_u128(), span, sampled: false },
         }
     }
 

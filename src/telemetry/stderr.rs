@@ -1,0 +1,149 @@
+//! The log on stderr, written by a thread of its own: whoever logs never waits for a pipe that nobody reads, and many
+//! lines cost one system call.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::SecondsFormat;
+
+/// Lines gather for so long before they are written together.
+const GATHER: Duration = Duration::from_millis(5);
+/// What nobody reads is kept up to this many bytes; further lines are counted instead.
+const MAX_WAITING: usize = 1 << 20;
+/// How long whoever ends the process waits until all is written.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// One line a record: time, level, target, text, fields.
+#[derive(Default)]
+pub struct StderrLog {
+    lines: Mutex<Lines>,
+    /// There are lines.
+    filled: Condvar,
+    /// There were.
+    written: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    waiting: Vec<u8>,
+    /// Lines that found no room.
+    dropped: u64,
+    /// The thread has taken lines and not yet written them.
+    writing: bool,
+}
+
+impl StderrLog {
+    /// A log whose thread has been started.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start() -> std::io::Result<&'static StderrLog> {
+        let log: &'static StderrLog = Box::leak(Box::default());
+        std::thread::Builder::new().name("log".to_owned()).spawn(|| log.write_for_ever())?;
+        Ok(log)
+    }
+
+    fn write_for_ever(&self) -> ! {
+        let mut taken = Vec::new();
+        loop {
+            drop(self.filled.wait_while(self.lines(), |lines| lines.waiting.is_empty()));
+            std::thread::sleep(GATHER);
+            let dropped = {
+                let mut lines = self.lines();
+                lines.writing = true;
+                std::mem::swap(&mut taken, &mut lines.waiting);
+                std::mem::take(&mut lines.dropped)
+            };
+            let mut stderr = std::io::stderr().lock();
+            let _ = stderr.write_all(&taken);
+            if dropped > 0 {
+                let _ = writeln!(stderr, "{dropped} lines were not logged: stderr was not read");
+            }
+            taken.clear();
+            self.lines().writing = false;
+            self.written.notify_all();
+        }
+    }
+
+    /// Every change under the lock is whole.
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl log::Log for &'static StderrLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let now = crate::app::Clock::system().now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let mut line = String::with_capacity(320);
+        let _ = write!(line, "{now} {:5} {} ", record.level(), record.target());
+        let _ = write!(OneLine(&mut line), "{}", record.args());
+        let _ = record.key_values().visit(&mut Fields(&mut line));
+        line.push('\n');
+        let mut lines = self.lines();
+        if lines.waiting.len() + line.len() > MAX_WAITING {
+            lines.dropped += 1;
+            return;
+        }
+        let first = lines.waiting.is_empty();
+        lines.waiting.extend_from_slice(line.as_bytes());
+        drop(lines);
+        if first {
+            self.filled.notify_one();
+        }
+    }
+
+    fn flush(&self) {
+        let unwritten = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
+        drop(self.written.wait_timeout_while(self.lines(), PATIENCE, unwritten));
+    }
+}
+
+/// Keeps a record on its line, whatever is in it: a line break that came from outside cannot forge a record.
+struct OneLine<'a>(&'a mut String);
+
+impl std::fmt::Write for OneLine<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for part in text.split_inclusive(|c: char| c.is_control()) {
+            match part.chars().next_back() {
+                Some(last) if last.is_control() => {
+                    self.0.push_str(&part[..part.len() - last.len_utf8()]);
+                    self.0.extend(last.escape_default());
+                }
+                _ => self.0.push_str(part),
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Fields<'a>(&'a mut String);
+
+impl<'kvs> log::kv::VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(
+        &mut self,
+        key: log::kv::Key<'kvs>,
+        value: log::kv::Value<'kvs>,
+    ) -> Result<(), log::kv::Error> {
+        let _ = write!(self.0, " {key}=");
+        let _ = write!(OneLine(self.0), "{value}");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_break_from_outside_forges_no_record() {
+        let mut line = String::new();
+        OneLine(&mut line).write_str("one\n2026 ERROR two\u{1b}[31m\r").unwrap();
+        assert_eq!(line, "one\\n2026 ERROR two\\u{1b}[31m\\r");
+    }
+}
