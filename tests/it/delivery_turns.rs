@@ -56,16 +56,22 @@ fn run(app: &TestApp) -> tokio::task::JoinHandle<()> {
     tokio::spawn(deliver::run(app.app.clone()))
 }
 
-#[tokio::test]
-async fn a_channel_has_only_so_many_deliveries_in_flight() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).await;
+/// So many deliveries to a receiver that answers one for each permit; the last is the first of them.
+async fn ring_gated(app: &TestApp, deliveries: i32) -> (Sink, Arc<Semaphore>, Uuid) {
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     let gate = Arc::new(Semaphore::new(0));
     sink.on("/", Behaviour::Gate(gate.clone()));
     let hook = app.hook(&anna, &sink.url("/")).await;
     let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 39).await;
+    app.ring_again(&anna, &rung, hook.id, deliveries - 1).await;
+    (sink, gate, rung.deliveries[0])
+}
+
+#[tokio::test]
+async fn a_channel_has_only_so_many_deliveries_in_flight() {
+    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).await;
+    let (sink, gate, _) = ring_gated(&app, 40).await;
     let workers = (run(&app), run(&app));
     sink.wait_for("/", 3).await;
     // What is of a high priority pushes to the front while the places are taken.
@@ -179,13 +185,7 @@ async fn every_channel_has_its_turn() {
 #[tokio::test]
 async fn what_was_read_ahead_and_waited_long_is_judged_again() {
     let app = TestApp::spawn_with(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "1")]).await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    sink.on("/", Behaviour::Gate(gate.clone()));
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 3).await;
+    let (sink, gate, _) = ring_gated(&app, 4).await;
     let worker = run(&app);
     sink.wait_for("/", 1).await;
     // The others were read along with it. Their price goes while they wait for the only slot.
@@ -205,19 +205,13 @@ async fn what_was_read_ahead_and_waited_long_is_judged_again() {
 #[tokio::test]
 async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
     let app = TestApp::spawn().await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    sink.on("/", Behaviour::Gate(gate.clone()));
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 7).await;
+    let (sink, gate, first) = ring_gated(&app, 8).await;
     let poison = format!(
         "create function refuse() returns trigger language plpgsql as
             $$ begin raise 'not this one'; end $$;
         create trigger refuse before update on deliveries for each row
             when (new.id = '{}' and new.state = 'delivered') execute function refuse()",
-        rung.deliveries[0]
+        first
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(poison)).execute(&app.app.writer).await.unwrap();
     let worker = run(&app);
@@ -251,13 +245,7 @@ async fn a_delivery_is_told_of_at_once() {
 #[tokio::test]
 async fn what_is_in_flight_is_finished_when_the_worker_stops() {
     let app = TestApp::spawn().await;
-    let anna = app.user("anna", &[]).await;
-    let sink = Sink::start().await;
-    let gate = Arc::new(Semaphore::new(0));
-    sink.on("/", Behaviour::Gate(gate.clone()));
-    let hook = app.hook(&anna, &sink.url("/")).await;
-    let rung = app.ring(&anna, &[hook.id]).await;
-    app.ring_again(&anna, &rung, hook.id, 20).await;
+    let (sink, gate, _) = ring_gated(&app, 21).await;
     let worker = run(&app);
     sink.wait_for("/", 8).await;
     app.app.stopping.cancel();
