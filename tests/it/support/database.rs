@@ -39,21 +39,39 @@ impl TestDatabase {
 }
 
 impl Drop for TestDatabase {
+    /// Best effort, and nobody waits for it: the test's runtime, which ends after us, may be in the middle of a log-in,
+    /// and PostgreSQL drops no database before that has ended (`ProcSignalBarrier`).
     fn drop(&mut self) {
-        // Best effort: whatever is left goes with the tests' cluster.
-        let (database, server) = (self.name.clone(), server_url());
+        let name = std::mem::take(&mut self.name);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                if let Ok(mut connection) = PgConnection::connect(&server).await {
-                    let drop =
-                        sqlx::AssertSqlSafe(format!("drop database if exists {database} with (force)"));
-                    let _ = sqlx::query(drop).execute(&mut connection).await;
+                if let Ok(mut connection) = PgConnection::connect(&server_url()).await {
+                    drop_database(&mut connection, &name).await;
                 }
             });
-        })
-        .join()
-        .unwrap();
+        });
+    }
+}
+
+async fn drop_database(connection: &mut PgConnection, name: &str) {
+    let sql = sqlx::AssertSqlSafe(format!("drop database if exists {name} with (force)"));
+    let _ = sqlx::query(sql).execute(connection).await;
+}
+
+/// Drops what earlier runs have left: their names tell their age.
+async fn drop_old_databases(connection: &mut PgConnection) {
+    let hour_ago = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+    let oldest = uuid::Timestamp::from_unix(uuid::NoContext, hour_ago.timestamp() as u64, 0);
+    let limit = Uuid::new_v7(oldest).simple().to_string();
+    let names: Vec<String> = sqlx::query_scalar(
+        "select datname::text from pg_database where datname ~ '^(test|template)_[0-9a-f]{32}$'",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .unwrap();
+    for name in names.iter().filter(|name| name.rsplit('_').next().is_some_and(|id| id < limit.as_str())) {
+        drop_database(connection, name).await;
     }
 }
 
@@ -68,14 +86,12 @@ async fn template() -> &'static str {
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
     TEMPLATE
         .get_or_init(|| async {
-            let name = format!("template_{}", std::process::id());
+            let name = format!("template_{}", Uuid::now_v7().simple());
             let mut connection =
                 PgConnection::connect(&server_url()).await.expect("the tests' PostgreSQL answers");
-            for sql in
-                [format!("drop database if exists {name} with (force)"), format!("create database {name}")]
-            {
-                sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-            }
+            drop_old_databases(&mut connection).await;
+            let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+            sqlx::query(create).execute(&mut connection).await.unwrap();
             let pool = sqlx::PgPool::connect(&database_url(&name)).await.unwrap();
             store::migrate(&pool).await.unwrap();
             pool.close().await;
