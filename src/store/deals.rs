@@ -1,7 +1,5 @@
 //! Deals: the sales that are going on.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
@@ -137,7 +135,7 @@ impl TryFrom<DealRow> for Deal {
 /// Deals in their order; `after` is the place of the last one of the page before.
 ///
 /// The page is cut along an index of the order before it is joined. What no index leads with is checked on the way
-/// (platform, `new_low`, the region of a store's deals), so that price reports have few indexes to keep.
+/// (region, platform, `new_low`), so that price reports have few indexes to keep.
 ///
 /// # Errors
 /// `Malformed` when `after` is of another order.
@@ -146,29 +144,13 @@ pub fn list_deals_query(
     after: Option<DealKey>,
     rows: i64,
 ) -> Result<QueryBuilder<Postgres>> {
-    let mut query = QueryBuilder::new("with page as materialized (");
-    // Each region has its own order, and the page is merged from theirs; a store's order is walked for all regions.
-    let by_region = filter.regions.as_ref().filter(|_| filter.store_id.is_none());
-    if let Some(regions) = by_region {
-        let distinct: BTreeSet<&String> = regions.iter().collect();
-        let distinct: Vec<String> = distinct.into_iter().cloned().collect();
-        query
-            .push("select sale.* from unnest(")
-            .push_bind(distinct)
-            .push(") as place (region) cross join lateral (");
+    let mut query =
+        QueryBuilder::new("with page as materialized (select * from sales where ended_at is null");
+    if let Some(store_id) = filter.store_id {
+        query.push(" and store_id = ").push_bind(store_id);
     }
-    query.push("select * from sales where ended_at is null");
-    match (&filter.store_id, &filter.regions) {
-        (None, None) => {}
-        (None, Some(_)) => {
-            query.push(" and region = place.region");
-        }
-        (Some(store_id), regions) => {
-            query.push(" and store_id = ").push_bind(*store_id);
-            if let Some(regions) = regions {
-                query.push(" and region = any(").push_bind(regions.clone()).push(")");
-            }
-        }
+    if let Some(regions) = &filter.regions {
+        query.push(" and region = any(").push_bind(regions.clone()).push(")");
     }
     if let Some(currency) = filter.currency {
         query.push(" and currency = ").push_bind(currency.code());
@@ -200,9 +182,6 @@ pub fn list_deals_query(
         (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another order.")),
     }
     query.push(" order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
-    if by_region.is_some() {
-        query.push(") sale order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
-    }
     query.push(
         ") select page.id, page.offer_id, page.game_id, g.title, page.store_id, s.slug as store_slug,
             s.name as store_name, page.region, page.platform, o.url, page.currency, page.amount, page.regular,

@@ -39,7 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Results wait so long for others, to be committed together.
 const LINGER: Duration = Duration::from_millis(10);
 /// And no more than so many are.
-const MAX_BATCH: usize = 512;
+const MAX_BATCH: usize = 1024;
 /// A batch that cannot be recorded is tried again after this.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -222,14 +222,14 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
 async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in_hand: InHand) {
     let mut batch = Vec::new();
     while results.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let until = Instant::now() + LINGER;
         // With nothing else in flight there is nothing to wait for.
-        while batch.len() < MAX_BATCH && (!in_hand.nothing_is_being_sent() || !results.is_empty()) {
-            let room = MAX_BATCH - batch.len();
-            match tokio::time::timeout_at(until, results.recv_many(&mut batch, room)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => break,
-            }
+        if !in_hand.nothing_is_being_sent() {
+            tokio::time::sleep(LINGER).await;
+        }
+        while batch.len() < MAX_BATCH
+            && let Ok(result) = results.try_recv()
+        {
+            batch.push(result);
         }
         record_until_it_works(&app, &batch, &in_hand).await;
         batch.clear();

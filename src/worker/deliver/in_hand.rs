@@ -67,8 +67,8 @@ pub struct Room {
     pub channel: Uuid,
     /// How many more may be in hand.
     pub share: usize,
-    /// How many of it are in hand, which the database still shows.
-    pub in_hand: usize,
+    /// What of it is in hand.
+    pub in_hand: Vec<Uuid>,
 }
 
 impl InHand {
@@ -87,18 +87,25 @@ impl InHand {
         self.lock().channels.values().all(|channel| channel.sending == 0)
     }
 
-    /// All that is in hand, and what each of `channels` may have in addition: `ahead` for each of its places beyond
-    /// those, and no more than an equal share of `wanted`.
+    /// What of `channels` is in hand.
+    pub fn of_channels(&self, channels: &[Uuid]) -> Vec<Uuid> {
+        let hands = self.lock();
+        let of_them = hands.deliveries.iter().filter(|(_, channel)| channels.contains(channel));
+        of_them.map(|(delivery, _)| *delivery).collect()
+    }
+
+    /// The `channels` that may have more in hand, each with so many places: `ahead` for each of these beyond them, and
+    /// no more than an equal share of `wanted`.
     pub fn rooms(
         &self,
         channels: impl ExactSizeIterator<Item = (Uuid, usize)>,
         wanted: usize,
         ahead: usize,
-    ) -> (Vec<Uuid>, Vec<Room>) {
+    ) -> Vec<Room> {
         let mut hands = self.lock();
-        let mut in_hand_of: HashMap<Uuid, usize> = HashMap::new();
-        for channel in hands.deliveries.values() {
-            *in_hand_of.entry(*channel).or_default() += 1;
+        let mut in_hand_of: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+        for (delivery, channel) in &hands.deliveries {
+            in_hand_of.entry(*channel).or_default().push(*delivery);
         }
         let count = channels.len();
         let rooms = channels.enumerate().map(|(at, (id, places))| {
@@ -122,10 +129,9 @@ impl InHand {
             if share == 0 {
                 channel.look_below = Some(channel.waiting.len() / 2);
             }
-            Room { channel: id, share, in_hand: in_hand_of.get(&id).copied().unwrap_or(0) }
+            Room { channel: id, share, in_hand: in_hand_of.remove(&id).unwrap_or_default() }
         });
-        let rooms = rooms.collect();
-        (hands.deliveries.keys().copied().collect(), rooms)
+        rooms.filter(|room| room.share > 0).collect()
     }
 
     /// Takes what was read into `rooms`. What has no room is forgotten: it still stands in the database.
@@ -142,7 +148,7 @@ impl InHand {
             hands.channels.entry(id).or_default().waiting.push_back(outbound);
         }
         hands.waiting += taken;
-        for room in rooms.iter().filter(|room| room.share > 0) {
+        for room in rooms {
             if let Some(channel) = hands.channels.get_mut(&room.channel) {
                 // A share that was filled may have left something behind.
                 channel.look_below = (shares[&room.channel] == 0).then_some(channel.waiting.len() / 2);

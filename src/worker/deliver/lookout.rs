@@ -16,6 +16,8 @@ use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
 
 /// A channel whose last delivery failed is tried with one at a time: who hangs holds one slot, not all of a channel's.
 const PLACES_WHILE_FAILING: usize = 1;
+/// No more deliveries are read with one statement: the first are sent while the next are read.
+const READ_AT_ONCE: usize = 512;
 
 pub struct Lookout {
     app: App,
@@ -83,44 +85,50 @@ impl Lookout {
             true => (channel.id, PLACES_WHILE_FAILING),
             false => (channel.id, app.config.webhook.in_flight_per_channel),
         });
-        // Taken before the statement begins: what has left it by then is recorded, and the statement sees that.
-        let (in_hand, rooms) = self.in_hand.rooms(places, wanted, ahead);
+        // Taken before the statements begin: what has left it by then is recorded, and they see that.
+        let rooms = self.in_hand.rooms(places, wanted, ahead);
         let mut cancelled = 0;
         if !disabled.is_empty() {
             let disabled: Vec<Uuid> = disabled.iter().map(|channel| channel.id).collect();
+            let in_hand = self.in_hand.of_channels(&disabled);
             cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_hand, now).await?;
             counter!("salebell_deliveries_cancelled_total", "reason" => "channel_disabled")
                 .increment(cancelled);
         }
-        let counts: Vec<(Uuid, usize)> = rooms
-            .iter()
-            .filter(|room| room.share > 0)
-            .map(|room| (room.channel, room.share + room.in_hand))
-            .collect();
-        if !counts.is_empty() {
-            cancelled += self.read_due(&active, &rooms, &counts, &in_hand, leased_at).await?;
+        let channels: HashMap<Uuid, &LeasedChannel> =
+            active.into_iter().map(|channel| (channel.id, channel)).collect();
+        let mut rooms = rooms.as_slice();
+        while !rooms.is_empty() {
+            let mut read = 0;
+            let fits = |room: &&Room| {
+                read += room.share;
+                read - room.share < READ_AT_ONCE
+            };
+            let (next, later) = rooms.split_at(rooms.iter().take_while(fits).count());
+            cancelled += self.read_due(&channels, next, leased_at).await?;
+            rooms = later;
         }
         Ok(cancelled as usize)
     }
 
     async fn read_due(
         &self,
-        channels: &[&LeasedChannel],
+        channels: &HashMap<Uuid, &LeasedChannel>,
         rooms: &[Room],
-        counts: &[(Uuid, usize)],
-        in_hand: &[Uuid],
         leased_at: Instant,
     ) -> Result<u64> {
         let (app, now) = (&self.app, self.app.clock.now());
-        let due = delivery_queue::list_due_deliveries(&app.writer, counts, in_hand, now).await?;
+        // What is in hand still stands in the table.
+        let counts: Vec<(Uuid, usize)> =
+            rooms.iter().map(|room| (room.channel, room.share + room.in_hand.len())).collect();
+        let in_hand: Vec<Uuid> = rooms.iter().flat_map(|room| room.in_hand.iter().copied()).collect();
+        let due = delivery_queue::list_due_deliveries(&app.writer, &counts, &in_hand, now).await?;
         if leased_at.elapsed() > app.config.webhook.timeout / 2 {
             // The leases would no longer last for a try and its record; the next look-out renews them.
             return Err(Error::unavailable("leasing channels and reading what is due in them took too long"));
         }
         // From now on: a database that takes a second to answer must not make everything stale.
         let read_at = Instant::now();
-        let channels: HashMap<Uuid, &LeasedChannel> =
-            channels.iter().map(|channel| (channel.id, *channel)).collect();
         let mut receivers: HashMap<Uuid, Option<Arc<Receiver>>> = HashMap::new();
         let (mut ready, mut ended) = (Vec::new(), Vec::new());
         for delivery in due.deliveries {
