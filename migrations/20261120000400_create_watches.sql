@@ -83,7 +83,7 @@ create table deliveries (
     account_id       uuid not null,
     state            text not null default 'pending' check (state in ('pending', 'delivered', 'dead', 'cancelled')),
     reason           text,
-    attempts         smallint not null default 0,
+    attempts         integer not null default 0,
     next_attempt_at  timestamptz not null,
     leased_until     timestamptz,
     traceparent      text,

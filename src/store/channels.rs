@@ -174,10 +174,7 @@ pub async fn delete_channel(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select id from channels where id = $1 and account_id = $2 for no key update", id, account)
-        .fetch_optional(&mut *transaction)
-        .await?;
-    check(find_channel(&mut *transaction, account, id).await?)?;
+    check(lock_channel(&mut transaction, account, id).await?)?;
     sqlx::query!(
         "update channels set state = 'disabled', disabled_reason = 'deleted', updated_at = $3
          where id = $1 and account_id = $2",

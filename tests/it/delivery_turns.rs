@@ -190,6 +190,7 @@ async fn what_was_read_ahead_and_waited_long_is_judged_again() {
     sink.wait_for("/", 1).await;
     // The others were read along with it. Their price goes while they wait for the only slot.
     sqlx::query("update sales set ended_at = now()").execute(&app.app.writer).await.unwrap();
+    // No event ends this wait: what is read stays fresh for a second, by the clock.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     gate.add_permits(10);
     app.until("select not exists (select from deliveries where state = 'pending')").await;

@@ -1,9 +1,16 @@
 //! What the log says, and what it never says.
 
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::TestApp;
-use crate::support::binary::Binary;
+use crate::support::binary::{Binary, command};
+use crate::support::database::TestDatabase;
 use crate::support::issuer::SigningKey;
 
 #[tokio::test]
@@ -109,4 +116,36 @@ async fn the_access_log_can_be_turned_off_and_the_rest_stays() {
     api.logged("stopped").await;
     assert_eq!(api.exit_code().await, Some(0));
     assert!(!api.log().contains("/v1/me"));
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
+    let database = TestDatabase::create().await;
+    let settings = [
+        ("SALEBELL_DATABASE__URL", database.url.as_str()),
+        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__LINGER_S", "0"),
+        ("SALEBELL_LOG__TO", "stderr"),
+    ];
+    let mut api = command(&["api"], &settings).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(api.stderr.take().unwrap()).lines();
+    let url = loop {
+        let line = lines.next_line().await.unwrap().expect("it logs where it listens");
+        if let Some((_, address)) = line.split_once("listening on ") {
+            break address.to_owned();
+        }
+    };
+    // Ten times what a pipe holds, and from here on nobody reads.
+    let client = reqwest::Client::new();
+    let long = "a".repeat(100);
+    for _ in 0..2_500 {
+        let request = client.get(format!("{url}/v1/stores")).header("x-request-id", &long);
+        let answered = tokio::time::timeout(Duration::from_secs(10), request.send()).await;
+        assert_eq!(answered.expect("the log does not hold it up").unwrap().status(), 200);
+    }
+    kill(Pid::from_raw(api.id().unwrap() as i32), Signal::SIGTERM).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), api.wait()).await;
+    assert!(ended.expect("nor its end").unwrap().success());
+    drop(lines);
 }
