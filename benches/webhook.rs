@@ -166,12 +166,16 @@ async fn seed(app: &App, url: &str) -> Result<()> {
 async fn through_worker(app: &App, received: &Received) -> Result<f64> {
     for sql in [
         "update channels set lease_holder = null, leased_until = null",
-        "truncate deliveries",
-        "insert into deliveries (id, notice_id, channel_id, account_id, next_attempt_at, created_at)
-         select uuid_v7(now()), n.id, c.id, n.account_id, now(), now()
+        "truncate deliveries, delivery_queue",
+        "insert into deliveries (id, notice_id, channel_id, account_id, created_at)
+         select uuid_v7(now()), n.id, c.id, n.account_id, now()
          from (select id, account_id, row_number() over () as number from notices) n
          join (select id, row_number() over () as number, count(*) over () as count from channels) c
             on c.number = n.number % c.count + 1",
+        "insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
+            watch_id, sale_id, event_kind, noticed_at)
+         select d.id, d.channel_id, d.created_at, 0, 0, n.id, n.watch_id, n.sale_id, n.event_kind, n.created_at
+         from deliveries d join notices n on n.id = d.notice_id",
         "vacuum analyze",
         "checkpoint",
     ] {
@@ -183,7 +187,7 @@ async fn through_worker(app: &App, received: &Received) -> Result<f64> {
     while received.count.load(Ordering::SeqCst) < DELIVERIES {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    while sqlx::query_scalar::<_, bool>("select exists (select from deliveries where state = 'pending')")
+    while sqlx::query_scalar::<_, bool>("select exists (select from delivery_queue)")
         .fetch_one(&app.writer)
         .await?
     {

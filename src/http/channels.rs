@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::auth::Caller;
 use super::body::{Id, Json, Params, present};
 use super::conditional;
-use super::deliveries::{DeliveryResponse, DeliveryState};
+use super::deliveries::DeliveryResponse;
 use super::fields::Fields;
 use super::page::Paging;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::secrets;
 use crate::store::channels::{self, Channel, NewChannel};
-use crate::store::deliveries;
+use crate::store::deliveries::{self, DeliveryState};
 
 /// For so long after a rotation the old secret signs too.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
@@ -269,10 +269,15 @@ pub async fn list_deliveries(
     Params(params): Params<ListDeliveriesParams>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let state = params.state.map(DeliveryState::name);
-    let found =
-        deliveries::list_deliveries(&app.writer, caller.account, id, state, paging.after()?, paging.rows())
-            .await?;
+    let found = deliveries::list_deliveries(
+        &app.writer,
+        caller.account,
+        id,
+        params.state,
+        paging.after()?,
+        paging.rows(),
+    )
+    .await?;
     let page = paging.page(found, |delivery| delivery.id)?;
     conditional::respond(&headers, &page.map(DeliveryResponse::from))
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::auth::Caller;
@@ -13,28 +13,6 @@ use super::conditional;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::deliveries::{self, Delivery, DeliveryTry};
-
-/// A filter of lists.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    Pending,
-    Delivered,
-    Dead,
-    Cancelled,
-}
-
-impl DeliveryState {
-    /// As the database has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            DeliveryState::Pending => "pending",
-            DeliveryState::Delivered => "delivered",
-            DeliveryState::Dead => "dead",
-            DeliveryState::Cancelled => "cancelled",
-        }
-    }
-}
 
 #[derive(Serialize)]
 pub struct DeliveryResponse {
@@ -75,7 +53,7 @@ impl From<Delivery> for DeliveryResponse {
             id: delivery.id,
             notice_id: delivery.notice_id,
             channel_id: delivery.channel_id,
-            next_attempt_at: (delivery.state == "pending").then_some(delivery.next_attempt_at),
+            next_attempt_at: delivery.next_attempt_at,
             state: delivery.state,
             reason: delivery.reason,
             attempt_count: delivery.attempts,

@@ -5,7 +5,8 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::store::wakeups;
+use crate::store::deliveries::DEAD;
+use crate::store::{delivery_queue, wakeups};
 
 /// Between two tests of a channel, so that nobody sends floods through us.
 const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
@@ -283,33 +284,33 @@ pub async fn recover_channel(
     .await?
     .ok_or_else(no_channel)?;
     let mut recovered = 0;
-    for state in ["dead", "cancelled"] {
+    for reason in DEAD.into_iter().chain(["channel_disabled"]) {
         let mut before = Some(Uuid::max());
         while let (Some(since), Some(id_before)) = (since, before) {
+            let mut transaction = pool.begin().await?;
             let slice = sqlx::query!(
                 r#"with slice as materialized (
                     select id from deliveries
-                    where channel_id = $1 and state = $2 and id < $3 order by id desc limit $4
+                    where channel_id = $1 and reason = $2 and id < $3 order by id desc limit $4
                 ),
                 recovered as (
-                    update deliveries d set state = 'pending', reason = null, next_attempt_at = $6,
-                        schedule_from = d.attempts, finished_at = null
-                    from slice where d.id = slice.id and d.state = $2 and d.created_at >= $5
-                        and (d.state = 'dead' or d.reason = 'channel_disabled')
+                    update deliveries d set state = 'pending', reason = null, finished_at = null
+                    from slice where d.id = slice.id and d.reason = $2 and d.created_at >= $5
                     returning d.id
                 )
                 select (select id from slice order by id limit 1) as last,
-                    (select count(*) from recovered) as "recovered!""#,
+                    array(select id from recovered) as "recovered!""#,
                 id,
-                state,
+                reason,
                 id_before,
                 SLICE,
                 since,
-                now,
             )
-            .fetch_one(pool)
+            .fetch_one(&mut *transaction)
             .await?;
-            recovered += slice.recovered;
+            delivery_queue::queue_again(&mut transaction, &slice.recovered, now).await?;
+            transaction.commit().await?;
+            recovered += slice.recovered.len() as i64;
             before = slice.last;
         }
     }

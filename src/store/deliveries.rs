@@ -3,14 +3,24 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use sqlx::types::Json;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgExecutor, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::store::wakeups;
+use crate::store::{delivery_queue, wakeups};
+
+/// A filter of lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    Pending,
+    Delivered,
+    Dead,
+    Cancelled,
+}
 
 /// One notice on its way to one channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Delivery {
     pub id: Uuid,
     pub notice_id: Uuid,
@@ -20,7 +30,8 @@ pub struct Delivery {
     /// Why it is dead or cancelled.
     pub reason: Option<String>,
     pub attempts: i32,
-    pub next_attempt_at: DateTime<Utc>,
+    /// `None`: there will be no further try.
+    pub next_attempt_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
 }
@@ -42,8 +53,12 @@ pub struct DeliveryTry {
 /// Five times the schedule: who redelivers for ever sees the newest.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
-/// Every state that a delivery can be in.
-const STATES: [&str; 4] = ["pending", "delivered", "dead", "cancelled"];
+/// Why a delivery is dead.
+pub const DEAD: [&str; 2] = ["gone", "no_tries_left"];
+
+/// Why a delivery is cancelled.
+const CANCELLED: [&str; 5] =
+    ["channel_disabled", "price_no_longer_matches", "sale_ended", "watch_deleted", "watch_paused"];
 
 /// A channel's deliveries, the newest first; `before` is the id after which the page begins.
 ///
@@ -53,35 +68,51 @@ pub async fn list_deliveries(
     pool: &PgPool,
     account: Uuid,
     channel: Uuid,
-    state: Option<&str>,
+    state: Option<DeliveryState>,
     before: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<Delivery>> {
     super::channels::find_channel(pool, account, channel).await?;
-    let states: Vec<String> = match state {
-        Some(state) => vec![state.to_owned()],
-        None => STATES.map(str::to_owned).to_vec(),
+    let mut query = list_deliveries_query(channel, state, before, rows);
+    Ok(query.build_query_as().persistent(false).fetch_all(pool).await?)
+}
+
+/// Each list has its way to the page: what waits is gathered from the queue, what was not sent is merged from the
+/// lists of the reasons, and the rest walks the channel's deliveries.
+pub fn list_deliveries_query(
+    channel: Uuid,
+    state: Option<DeliveryState>,
+    before: Option<Uuid>,
+    rows: i64,
+) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new("with page as materialized (");
+    let from = match state {
+        Some(DeliveryState::Pending) => "select delivery_id as id from delivery_queue where ",
+        Some(DeliveryState::Dead | DeliveryState::Cancelled) => {
+            let reasons = if state == Some(DeliveryState::Dead) { &DEAD[..] } else { &CANCELLED[..] };
+            query
+                .push("select d.id from unnest(")
+                .push_bind(reasons)
+                .push(") as why (reason) cross join lateral (");
+            "select id from deliveries where reason = why.reason and "
+        }
+        Some(DeliveryState::Delivered) => "select id from deliveries where state = 'delivered' and ",
+        None => "select id from deliveries where ",
     };
-    // One index, by channel and state, serves both lists: that of all merges the beginnings of the four states.
-    let deliveries = sqlx::query_as!(
-        Delivery,
-        r#"select d.id, d.notice_id, d.channel_id, d.state, d.reason, d.attempts, d.next_attempt_at,
-             d.created_at, d.finished_at
-         from unnest($2::text[]) as wanted (state)
-         cross join lateral (
-             select id, notice_id, channel_id, state, reason, attempts, next_attempt_at, created_at, finished_at
-             from deliveries
-             where channel_id = $1 and state = wanted.state and id < $3
-             order by id desc limit $4) d
-         order by d.id desc limit $4"#,
-        channel,
-        &states,
-        before.unwrap_or(Uuid::max()),
-        rows,
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(deliveries)
+    query.push(from).push("channel_id = ").push_bind(channel);
+    let id = if state == Some(DeliveryState::Pending) { "delivery_id" } else { "id" };
+    query.push(" and ").push(id).push(" < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" order by ").push(id).push(" desc limit ").push_bind(rows);
+    if matches!(state, Some(DeliveryState::Dead | DeliveryState::Cancelled)) {
+        query.push(") d order by d.id desc limit ").push_bind(rows);
+    }
+    query.push(
+        ") select d.id, d.notice_id, d.channel_id, d.state, d.reason, d.attempts, q.next_attempt_at, d.created_at,
+            d.finished_at
+        from page join deliveries d on d.id = page.id left join delivery_queue q on q.delivery_id = page.id
+        order by d.id desc",
+    );
+    query
 }
 
 /// A delivery and its tries, the oldest first.
@@ -94,9 +125,10 @@ pub async fn find_delivery(
     id: Uuid,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
     let row = sqlx::query!(
-        r#"select id, notice_id, channel_id, state, reason, attempts, next_attempt_at, created_at, finished_at,
-             tries as "tries: Json<Vec<DeliveryTry>>"
-         from deliveries where id = $1 and account_id = $2"#,
+        r#"select d.id, d.notice_id, d.channel_id, d.state, d.reason, d.attempts, d.created_at, d.finished_at,
+             q.next_attempt_at as "next_attempt_at?", d.tries as "tries: Json<Vec<DeliveryTry>>"
+         from deliveries d left join delivery_queue q on q.delivery_id = d.id
+         where d.id = $1 and d.account_id = $2"#,
         id,
         account,
     )
@@ -139,20 +171,19 @@ pub async fn redeliver(
     if !active {
         return Err(Error::conflict("The channel is disabled; recover it first."));
     }
+    let mut transaction = pool.begin().await?;
     sqlx::query!(
-        r#"with due as (
-            update deliveries set state = 'pending', reason = null, next_attempt_at = $3, finished_at = null,
-                schedule_from = attempts
-            where id = $1 and account_id = $2
-         )
-         select pg_notify($4, '')::text as "notified""#,
+        "update deliveries set state = 'pending', reason = null, finished_at = null where id = $1 and account_id = $2",
         id,
         account,
-        now,
-        wakeups::DELIVERIES,
     )
-    .fetch_one(pool)
+    .execute(&mut *transaction)
     .await?;
+    delivery_queue::queue_again(&mut transaction, &[id], now).await?;
+    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, wakeups::DELIVERIES)
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
     find_delivery(pool, account, id).await
 }
 

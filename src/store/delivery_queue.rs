@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
-use sqlx::PgPool;
 use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::error::Result;
@@ -100,6 +100,31 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[Uuid]) ->
         holder,
     )
     .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts anew.
+///
+/// Part of the transaction that has changed them.
+pub async fn queue_again(
+    connection: &mut PgConnection,
+    deliveries: &[Uuid],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
+            watch_id, sale_id, event_kind, traceparent, noticed_at)
+         select d.id, d.channel_id, $2, d.attempts, d.attempts, d.notice_id, n.watch_id, n.sale_id, n.event_kind,
+            e.traceparent, n.created_at
+         from deliveries d join notices n on n.id = d.notice_id left join events e on e.id = n.event_id
+         where d.id = any($1) and d.state = 'pending'
+         on conflict (delivery_id) do update
+            set next_attempt_at = excluded.next_attempt_at, schedule_from = excluded.schedule_from",
+        deliveries,
+        now,
+    )
+    .execute(connection)
     .await?;
     Ok(())
 }
@@ -200,6 +225,7 @@ pub async fn cancel_deliveries(
     let price = |of: fn(&DueSale) -> i64| -> Vec<Option<i64>> {
         judged.iter().map(|delivery| sales.get(&delivery.sale_id).map(|sale| of(sale))).collect()
     };
+    let mut transaction = pool.begin().await?;
     let cancelled = sqlx::query!(
         r#"with sale as materialized (
             select id, amount, regular from sales where id = any($3) order by id for share
@@ -217,8 +243,17 @@ pub async fn cancel_deliveries(
         &price(|sale| sale.regular) as &[Option<i64>],
         now,
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
+    sqlx::query!(
+        "delete from delivery_queue q
+         where q.delivery_id = any($1)
+            and (select d.state from deliveries d where d.id = q.delivery_id) is distinct from 'pending'",
+        &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
     Ok(cancelled.rows_affected())
 }
 
@@ -230,12 +265,18 @@ pub async fn cancel_for_disabled(
     now: DateTime<Utc>,
 ) -> Result<u64> {
     let cancelled = sqlx::query!(
-        "update deliveries set state = 'cancelled', reason = 'channel_disabled', finished_at = $3
-         where id = any(array(
-             select d.id from deliveries d join channels c on c.id = d.channel_id
-             where d.channel_id = any($1) and d.state = 'pending' and c.state = 'disabled' and d.id <> all($2)
-             limit $4
-             for update of d skip locked))",
+        "with slice as materialized (
+            select q.delivery_id as id
+            from delivery_queue q join channels c on c.id = q.channel_id join deliveries d on d.id = q.delivery_id
+            where q.channel_id = any($1) and c.state = 'disabled' and q.delivery_id <> all($2)
+            limit $4
+            for update of d skip locked
+        ),
+        cancelled as (
+            update deliveries set state = 'cancelled', reason = 'channel_disabled', finished_at = $3
+            where id = any (array(select id from slice)) and state = 'pending'
+        )
+        delete from delivery_queue where delivery_id = any (array(select id from slice))",
         channels,
         in_hand,
         now,

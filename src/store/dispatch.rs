@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::price::Kind;
 use crate::error::Result;
-use crate::store::wakeups;
+use crate::store::{delivery_queue, wakeups};
 
 /// An event with watches to look at, leased to this process.
 pub struct Waiting {
@@ -160,23 +160,31 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
             on conflict (watch_id, sale_id) do nothing
             returning id, watch_id, account_id
         ),
-        sent as (
-            insert into deliveries (id, notice_id, channel_id, account_id, next_attempt_at, traceparent, created_at)
-            select uuid_v7($5), n.id, c.id, n.account_id,
+        addressed as materialized (
+            select uuid_v7($5) as id, n.id as notice_id, c.id as channel_id, n.account_id, n.watch_id,
                 -- A channel's deliveries go in the order of this time: priority moves them within a backlog.
                 case when w.cadence = 'daily' then $6::timestamptz
                     else $5::timestamptz - case w.priority when 'high' then interval '1 hour'
                         when 'low' then interval '-1 second' else interval '0' end
-                end,
-                (select traceparent from event), $5
+                end as next_attempt_at
             from made n
             -- By its key and not from the slice: how many are made is beyond any estimate.
             join watches w on w.id = n.watch_id
             join channels c on c.account_id = n.account_id and c.state = 'active'
                 and (w.channels is null or c.id = any(w.channels))
-            returning 1
+        ),
+        sent as (
+            insert into deliveries (id, notice_id, channel_id, account_id, created_at)
+            select id, notice_id, channel_id, account_id, $5 from addressed
+        ),
+        queued as (
+            insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
+                watch_id, sale_id, event_kind, traceparent, noticed_at)
+            select a.id, a.channel_id, a.next_attempt_at, 0, 0, a.notice_id, a.watch_id, e.sale_id, e.kind,
+                e.traceparent, $5
+            from addressed a cross join event e
         )
-        select (select count(*) from made) as "notices!", (select count(*) from sent) as "deliveries!""#,
+        select (select count(*) from made) as "notices!", (select count(*) from addressed) as "deliveries!""#,
         event.id,
         event.game_id,
         slice.after.unwrap_or_default(),
@@ -230,20 +238,23 @@ async fn rearm_deliveries(
     if event.kind == Kind::SaleStarted.name() {
         return Ok(0);
     }
-    let rearmed = sqlx::query!(
-        "update deliveries d set state = 'pending', reason = null, finished_at = null, next_attempt_at = $5
+    let rearmed = sqlx::query_scalar!(
+        "update deliveries d set state = 'pending', reason = null, finished_at = null
          from watches w join events e on e.id = $1 join notices n on n.watch_id = w.id and n.sale_id = e.sale_id
          where w.game_id = $2 and w.id > $3 and ($4::uuid is null or w.id <= $4) and not w.paused and d.notice_id = n.id
-            and d.state = 'cancelled' and d.reason in ('price_no_longer_matches', 'watch_paused')",
+            and d.state = 'cancelled' and d.reason in ('price_no_longer_matches', 'watch_paused')
+         returning d.id",
         event.id,
         event.game_id,
         slice.after.unwrap_or_default(),
         slice.end,
-        now,
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(rearmed.rows_affected())
+    if !rearmed.is_empty() {
+        delivery_queue::queue_again(connection, &rearmed, now).await?;
+    }
+    Ok(rearmed.len() as u64)
 }
 
 /// Gives events back that were leased and not begun, as a process that stops does.

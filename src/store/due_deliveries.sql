@@ -5,18 +5,16 @@
 -- The planner cannot know how little this is. `limit 1` keeps each look-up by a key the loop that it is written as,
 -- and away from a hash of a whole table.
 with due as materialized (
-    select place.*, n.watch_id, n.sale_id, n.event_kind, n.created_at as noticed_at
+    select place.*
     from unnest($1::uuid[], $2::bigint[]) as wanted (channel_id, places)
     cross join lateral (
-        select d.id, d.notice_id, d.channel_id, d.attempts, d.schedule_from, d.traceparent,
-            d.next_attempt_at, d.created_at
-        from deliveries d
-        where d.channel_id = wanted.channel_id and d.state = 'pending' and d.next_attempt_at <= $3
-        order by d.next_attempt_at
+        select *
+        from delivery_queue q
+        where q.channel_id = wanted.channel_id and q.next_attempt_at <= $3
+        order by q.next_attempt_at
         limit wanted.places
     ) place
-    cross join lateral (select * from notices where id = place.notice_id limit 1) n
-    where not exists (select from unnest($4::uuid[]) as in_hand (id) where in_hand.id = place.id)
+    where not exists (select from unnest($4::uuid[]) as in_hand (id) where in_hand.id = place.delivery_id)
 ),
 -- Many deliveries are about few sales.
 sale as materialized (
@@ -26,10 +24,10 @@ sale as materialized (
     cross join lateral (select * from offers where id = s.offer_id limit 1) o
 )
 select
-    due.id as "id!", due.channel_id as "channel_id!", due.attempts as "attempts!",
+    due.delivery_id as "id!", due.channel_id as "channel_id!", due.attempts as "attempts!",
     due.schedule_from as "schedule_from!",
-    -- what is of a high priority is due before it was made, to go first
-    greatest(due.next_attempt_at, due.created_at) as "due_at!",
+    -- what is of a high priority is due before there was a notice, to go first
+    greatest(due.next_attempt_at, due.noticed_at) as "due_at!",
     due.traceparent as "traceparent?", due.notice_id as "notice_id!", due.noticed_at as "noticed_at!",
     due.event_kind as "event_kind!", due.watch_id as "watch_id!", due.sale_id as "sale_id!",
     case

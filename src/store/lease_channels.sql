@@ -4,12 +4,12 @@
 -- $4 who asks, $5 until when new leases last, $6 a lease of ours that ends before this is renewed, $7 how many channels
 -- are looked at
 
--- A loose index scan over deliveries_waiting: one descent for each channel, whatever waits in it.
+-- A loose index scan over delivery_queue_by_channel: one descent for each channel, whatever waits in it.
 with recursive scan (channel_id, due, looked_at, due_channels) as (
     (
         select channel_id, next_attempt_at <= $2, 1, (next_attempt_at <= $2)::integer
-        from deliveries
-        where state = 'pending' and channel_id > $1
+        from delivery_queue
+        where channel_id > $1
         order by channel_id, next_attempt_at
         limit 1
     )
@@ -17,10 +17,10 @@ with recursive scan (channel_id, due, looked_at, due_channels) as (
     select next.channel_id, next.due, scan.looked_at + 1, scan.due_channels + next.due::integer
     from scan
     cross join lateral (
-        select d.channel_id, d.next_attempt_at <= $2 as due
-        from deliveries d
-        where d.state = 'pending' and d.channel_id > scan.channel_id
-        order by d.channel_id, d.next_attempt_at
+        select q.channel_id, q.next_attempt_at <= $2 as due
+        from delivery_queue q
+        where q.channel_id > scan.channel_id
+        order by q.channel_id, q.next_attempt_at
         limit 1
     ) next
     where scan.looked_at < $7 and scan.due_channels < $3

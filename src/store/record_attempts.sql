@@ -19,11 +19,31 @@ recorded as (
             when r.gone then 'gone'
             else 'no_tries_left'
         end,
-        next_attempt_at = coalesce(r.next_at, d.next_attempt_at),
         finished_at = case when r.next_at is null then $8::timestamptz end
     from result r
     where d.id = r.id and d.state = 'pending' and (r.succeeded or d.attempts = r.attempts)
-    returning d.channel_id, r.succeeded, r.gone, r.at, r.failed_here
+    returning d.id, d.channel_id, d.attempts, r.next_at, r.succeeded, r.gone, r.at, r.failed_here
+),
+planned as (
+    update delivery_queue q set next_attempt_at = r.next_at, attempts = r.attempts
+    from recorded r
+    where r.next_at is not null and q.delivery_id = r.id
+        -- by key, however many the planner takes them for
+        and q.delivery_id = any (array(select id from recorded where next_at is not null))
+),
+-- What is finished leaves the queue; also when another has finished it while we were at it.
+unrecorded as materialized (
+    select id from result except all select id from recorded
+),
+finished as (
+    delete from delivery_queue
+    where delivery_id = any (array(
+        select id from recorded where next_at is null
+        union all
+        select u.id
+        from unrecorded u left join lateral (select state from deliveries where id = u.id limit 1) d on true
+        where d.state is distinct from 'pending'
+    ))
 ),
 verdict as materialized (
     select channel_id, bool_or(succeeded) as succeeded, bool_or(gone) as gone, min(at) as at
@@ -40,7 +60,6 @@ affected as materialized (
             when not v.succeeded and c.failing_since <= $9 then 'failing'
         end as disabled_for
     from channels c join verdict v on v.channel_id = c.id
-    -- by key, however many the planner takes them for
     where c.id = any (array(select channel_id from verdict))
         and (v.gone or v.succeeded = (c.failing_since is not null)
             or (not v.succeeded and c.failing_since <= $9::timestamptz))

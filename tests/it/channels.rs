@@ -239,16 +239,7 @@ async fn a_disabled_channel_is_recovered_with_what_died_since() {
         (&rungs[2], "cancelled", "channel_disabled"),
         (&rungs[3], "cancelled", "sale_ended"),
     ] {
-        sqlx::query(
-            "update deliveries set state = $2, reason = $3, attempts = 10, finished_at = $4 where id = $1",
-        )
-        .bind(rung.deliveries[0])
-        .bind(state)
-        .bind(reason)
-        .bind(app.app.clock.now())
-        .execute(&app.app.writer)
-        .await
-        .unwrap();
+        app.finish(rung.deliveries[0], state, Some(reason)).await;
     }
     sqlx::query(
         "update channels set state = 'disabled', disabled_reason = 'gone', failing_since = created_at",

@@ -449,10 +449,7 @@ async fn a_delivery_is_delivered_again_with_its_schedule_anew() {
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/")).await;
     let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
-    sqlx::query("update deliveries set state = 'dead', reason = 'no_tries_left', attempts = 10")
-        .execute(&app.app.writer)
-        .await
-        .unwrap();
+    app.finish(id, "dead", Some("no_tries_left")).await;
     let due = redeliver(&app, &anna, id).await;
     assert_eq!((&due["state"], &due["reason"]), (&json!("pending"), &Value::Null));
     sink.on("/", Behaviour::Answer(500, "", ""));
@@ -481,14 +478,22 @@ async fn a_channels_deliveries_are_listed_by_state() {
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1:9/").await;
     let mut made = Vec::new();
-    for state in ["delivered", "pending", "dead", "cancelled", "pending", "delivered", "pending"] {
+    for (state, reason) in [
+        ("delivered", None),
+        ("pending", None),
+        ("dead", Some("gone")),
+        ("cancelled", Some("sale_ended")),
+        ("pending", None),
+        ("dead", Some("no_tries_left")),
+        ("cancelled", Some("channel_disabled")),
+        ("delivered", None),
+        ("dead", Some("gone")),
+        ("pending", None),
+    ] {
         let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
-        sqlx::query("update deliveries set state = $2 where id = $1")
-            .bind(id)
-            .bind(state)
-            .execute(&app.app.writer)
-            .await
-            .unwrap();
+        if state != "pending" {
+            app.finish(id, state, reason).await;
+        }
         made.insert(0, (id.to_string(), state));
     }
     let list = async |query: &str| {

@@ -75,12 +75,10 @@ async fn a_channel_has_only_so_many_deliveries_in_flight() {
     let workers = (run(&app), run(&app));
     sink.wait_for("/", 3).await;
     // What is of a high priority pushes to the front while the places are taken.
-    sqlx::query(
-        "update deliveries set next_attempt_at = next_attempt_at - interval '1 hour' where state = 'pending'",
-    )
-    .execute(&app.app.writer)
-    .await
-    .unwrap();
+    sqlx::query("update delivery_queue set next_attempt_at = next_attempt_at - interval '1 hour'")
+        .execute(&app.app.writer)
+        .await
+        .unwrap();
     for released in 1..=40 {
         app.app.wakeups.deliveries.notify_one();
         gate.add_permits(1);

@@ -266,7 +266,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
     let due = sqlx::query!(
         r#"select count(*) filter (where next_attempt_at <= $1) as "now!",
             count(*) filter (where next_attempt_at > $1 and extract(hour from next_attempt_at) = 9) as "later!",
-            count(*) filter (where channel_id = $2) as "disabled!" from deliveries"#,
+            count(*) filter (where channel_id = $2) as "disabled!" from delivery_queue"#,
         now,
         channels[2]
     )

@@ -1,6 +1,7 @@
 //! Channels, and notices on their way to them as the dispatch leaves them.
 
 use reqwest::Method;
+use salebell::store::delivery_queue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -104,7 +105,9 @@ impl TestApp {
 
     /// Further notices of the same watch with a delivery to each of `channels`: one SQL statement for many.
     pub async fn ring_again(&self, user: &User, rung: &Rung, channel: Uuid, count: i32) -> Vec<Uuid> {
-        sqlx::query_scalar(
+        let mut connection = self.app.writer.acquire().await.unwrap();
+        let now = self.app.clock.now();
+        let made: Vec<Uuid> = sqlx::query_scalar(
             "with fresh as (
                 insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id,
                     currency, amount, regular, cut, new_low, created_at)
@@ -120,8 +123,8 @@ impl TestApp {
                 insert into watches (id, account_id, game_id, rule, created_at, updated_at)
                 select fresh.watch_id, $1, $5, 'any_sale', $6, $6 from fresh
             )
-            insert into deliveries (id, notice_id, channel_id, account_id, next_attempt_at, created_at)
-            select uuid_v7($6), fresh.id, $4, $1, $6, $6 from fresh
+            insert into deliveries (id, notice_id, channel_id, account_id, created_at)
+            select uuid_v7($6), fresh.id, $4, $1, $6 from fresh
             returning id",
         )
         .bind(user.account)
@@ -129,30 +132,59 @@ impl TestApp {
         .bind(count)
         .bind(channel)
         .bind(rung.game)
-        .bind(self.app.clock.now())
-        .fetch_all(&self.app.writer)
+        .bind(now)
+        .fetch_all(&mut *connection)
         .await
-        .unwrap()
+        .unwrap();
+        delivery_queue::queue_again(&mut connection, &made, now).await.unwrap();
+        made
     }
 
     async fn send_out(&self, user: &User, notice: Uuid, channels: &[Uuid]) -> Vec<Uuid> {
+        let mut connection = self.app.writer.acquire().await.unwrap();
+        let now = self.app.clock.now();
         let mut deliveries = Vec::new();
         for channel in channels {
             let id = Uuid::now_v7();
             sqlx::query(
-                "insert into deliveries (id, notice_id, channel_id, account_id, next_attempt_at, traceparent, created_at)
-                 values ($1, $2, $3, $4, $5, '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', $5)",
+                "insert into deliveries (id, notice_id, channel_id, account_id, created_at) values ($1, $2, $3, $4, $5)",
             )
             .bind(id)
             .bind(notice)
             .bind(channel)
             .bind(user.account)
-            .bind(self.app.clock.now())
-            .execute(&self.app.writer)
+            .bind(now)
+            .execute(&mut *connection)
             .await
             .unwrap();
             deliveries.push(id);
         }
+        delivery_queue::queue_again(&mut connection, &deliveries, now).await.unwrap();
+        sqlx::query(
+            "update delivery_queue set traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+             where delivery_id = any($1)",
+        )
+        .bind(&deliveries)
+        .execute(&mut *connection)
+        .await
+        .unwrap();
         deliveries
+    }
+
+    /// Makes a delivery what it would be after ten attempts or a cancellation.
+    pub async fn finish(&self, delivery: Uuid, state: &str, reason: Option<&str>) {
+        sqlx::query(
+            "with finished as (
+                update deliveries set state = $2, reason = $3, attempts = 10, finished_at = $4 where id = $1
+            )
+            delete from delivery_queue where delivery_id = $1",
+        )
+        .bind(delivery)
+        .bind(state)
+        .bind(reason)
+        .bind(self.app.clock.now())
+        .execute(&self.app.writer)
+        .await
+        .unwrap();
     }
 }
