@@ -134,8 +134,8 @@ impl TryFrom<DealRow> for Deal {
 
 /// Deals in their order; `after` is the place of the last one of the page before.
 ///
-/// The page is cut along an index of the order before it is joined. What no index leads with is checked on the way
-/// (region, platform, `new_low`), so that price reports have few indexes to keep.
+/// The page is cut along an index of the order, which holds all that there are filters for: only the rows of the page
+/// itself are looked at. What no index leads with is checked on the way, so that price reports have few indexes to keep.
 ///
 /// # Errors
 /// `Malformed` when `after` is of another order.
@@ -145,7 +145,7 @@ pub fn list_deals_query(
     rows: i64,
 ) -> Result<QueryBuilder<Postgres>> {
     let mut query =
-        QueryBuilder::new("with page as materialized (select * from sales where ended_at is null");
+        QueryBuilder::new("with named as materialized (select id from sales where ended_at is null");
     if let Some(store_id) = filter.store_id {
         query.push(" and store_id = ").push_bind(store_id);
     }
@@ -183,7 +183,9 @@ pub fn list_deals_query(
     }
     query.push(" order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
     query.push(
-        ") select page.id, page.offer_id, page.game_id, g.title, page.store_id, s.slug as store_slug,
+        "), page as materialized (
+            select s.* from named cross join lateral (select * from sales where id = named.id limit 1) s
+        ) select page.id, page.offer_id, page.game_id, g.title, page.store_id, s.slug as store_slug,
             s.name as store_name, page.region, page.platform, o.url, page.currency, page.amount, page.regular,
             page.cut, page.new_low, page.started_at, page.ends_at
         from page

@@ -67,7 +67,7 @@ fn walk<'p>(plan: &'p Value, visit: &mut impl FnMut(&'p Value)) {
 fn shape(plan: &Value) -> Vec<String> {
     let mut page = plan;
     walk(plan, &mut |node| {
-        if node["Subplan Name"] == "CTE page" {
+        if ["CTE page", "CTE named"].iter().any(|name| node["Subplan Name"] == *name) {
             page = node;
         }
     });

@@ -18,6 +18,8 @@ use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
 const PLACES_WHILE_FAILING: usize = 1;
 /// No more deliveries are read with one statement: the first are sent while the next are read.
 const READ_AT_ONCE: usize = 512;
+/// And so many while the slots have nothing to do.
+const READ_FIRST: usize = 64;
 
 pub struct Lookout {
     app: App,
@@ -99,10 +101,11 @@ impl Lookout {
             active.into_iter().map(|channel| (channel.id, channel)).collect();
         let mut rooms = rooms.as_slice();
         while !rooms.is_empty() {
+            let most = if self.in_hand.waiting() == 0 { READ_FIRST } else { READ_AT_ONCE };
             let mut read = 0;
             let fits = |room: &&Room| {
                 read += room.share;
-                read - room.share < READ_AT_ONCE
+                read - room.share < most
             };
             let (next, later) = rooms.split_at(rooms.iter().take_while(fits).count());
             cancelled += self.read_due(&channels, next, leased_at).await?;
