@@ -13,6 +13,7 @@ use crate::callers::Callers;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
 use crate::outbound::addresses::system_look_up;
+use crate::outbound::blobs::Directory;
 use crate::outbound::bus::Bus;
 use crate::outbound::webhook::Webhooks;
 use crate::pulses::Pulses;
@@ -21,6 +22,7 @@ use crate::secrets::Keyring;
 use crate::store::game_loader::GameLoader;
 use crate::store::wakeups::Wakeups;
 use crate::suspicion::Suspicion;
+use crate::uploads::Uploads;
 
 /// Shared by every task of the process; cheap to clone.
 pub type App = Arc<AppState>;
@@ -38,6 +40,10 @@ pub struct AppState {
     pub keyring: Keyring,
     pub webhooks: Webhooks,
     pub callers: Callers,
+    /// The bytes of files.
+    pub blobs: Directory,
+    /// Those that this process receives just now.
+    pub uploads: Uploads,
     /// Rings when another process has put something into a queue of the database.
     pub wakeups: Wakeups,
     /// Raised by who gives up waiting for the database.
@@ -70,6 +76,8 @@ impl AppState {
             bus: Bus::postgres(writer.clone(), clock.clone()),
             webhooks: Webhooks::new(&config.webhook, system_look_up()),
             callers: Callers::new(&config.auth, writer.clone(), clock.clone(), suspicion.clone()),
+            blobs: Directory::new(config.files.directory.clone(), config.files.reserve_bytes),
+            uploads: Uploads::default(),
             games: GameLoader::new(reader.clone()),
             config,
             writer,

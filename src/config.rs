@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ pub struct Config {
     pub worker: Worker,
     pub webhook: Webhook,
     pub quarantine: GlitchRules,
+    pub files: Files,
     pub log: Log,
 }
 
@@ -148,6 +149,27 @@ pub struct Webhook {
     pub channels_per_account: i64,
     /// `webhook.encryption_keys`: base64 of 32 bytes each. The first seals channel secrets, all open them.
     pub encryption_keys: Vec<SecretString>,
+}
+
+/// `[files]`: uploads and where their bytes are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `files.directory`: where bytes are kept; a local disk for one instance, EFS for several.
+    pub directory: PathBuf,
+    /// `files.reserve_bytes`: so many bytes of its file system stay free.
+    pub reserve_bytes: u64,
+    /// `files.max_bytes` of one file.
+    pub max_bytes: i64,
+    /// `files.bytes_per_account`: all files of an account together.
+    pub bytes_per_account: i64,
+    /// `files.files_per_account`
+    pub files_per_account: i64,
+    /// `files.uploads_in_flight`: requests that send bytes to this process at once.
+    pub uploads_in_flight: usize,
+    /// `files.uploads_in_flight_per_account`
+    pub uploads_in_flight_per_account: usize,
+    /// `files.min_bytes_per_minute`: a request that sends less is ended; what it sent stays.
+    pub min_bytes_per_minute: u64,
 }
 
 /// `[log]`
@@ -278,6 +300,16 @@ impl Config {
             max_jump: r.get("quarantine.max_jump", "10")?,
             confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
         };
+        let files = Files {
+            directory: r.get("files.directory", "/var/lib/salebell/files")?,
+            reserve_bytes: r.get("files.reserve_bytes", "1073741824")?,
+            max_bytes: r.get("files.max_bytes", "6442450944")?,
+            bytes_per_account: r.get("files.bytes_per_account", "53687091200")?,
+            files_per_account: r.get("files.files_per_account", "1000")?,
+            uploads_in_flight: r.get("files.uploads_in_flight", "500")?,
+            uploads_in_flight_per_account: r.get("files.uploads_in_flight_per_account", "32")?,
+            min_bytes_per_minute: r.get("files.min_bytes_per_minute", "4096")?,
+        };
         let log = Log {
             level: r.get("log.level", "info")?,
             to: r.get("log.to", "auto")?,
@@ -305,6 +337,9 @@ impl Config {
             ("worker.fanout_slice", worker.fanout_slice.max(0) as u64, 1),
             ("webhook.in_flight_per_channel", webhook.in_flight_per_channel as u64, 1),
             ("webhook.channels_per_account", webhook.channels_per_account.max(0) as u64, 1),
+            ("files.max_bytes", files.max_bytes.max(0) as u64, 1),
+            ("files.uploads_in_flight", files.uploads_in_flight as u64, 1),
+            ("files.uploads_in_flight_per_account", files.uploads_in_flight_per_account as u64, 1),
         ] {
             if value < least {
                 r.problem(key, format!("must be at least {least}"));
@@ -313,7 +348,7 @@ impl Config {
         if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {
             r.problem("webhook.encryption_keys", problem);
         }
-        Some(Config { server, database, auth, worker, webhook, quarantine, log })
+        Some(Config { server, database, auth, worker, webhook, quarantine, files, log })
     }
 }
 

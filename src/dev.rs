@@ -251,6 +251,7 @@ fn load_config(
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret().to_owned()),
+        ("SALEBELL_FILES__DIRECTORY", home.path("files").display().to_string()),
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
     ];

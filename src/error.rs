@@ -32,12 +32,18 @@ pub enum Kind {
     PreconditionFailed,
     /// The body is larger than what is taken.
     TooLarge,
+    /// The account has no room left.
+    QuotaExceeded,
     /// The address is longer than what is taken.
     UriTooLong,
     /// The headers are larger than what is taken.
     HeadersTooLarge,
     /// The body is of a type that is not taken.
     UnsupportedMediaType,
+    /// The file has no such bytes.
+    RangeNotSatisfiable,
+    /// The bytes that came are not those that were sent.
+    ChecksumMismatch,
     /// It can be read, but fields are wrong; `errors` tells which.
     Invalid,
     /// Too many requests.
@@ -46,6 +52,8 @@ pub enum Kind {
     Internal,
     /// Something that we stand on is away for now.
     Unavailable,
+    /// There is no room for the bytes for now.
+    InsufficientStorage,
 }
 
 impl Kind {
@@ -61,13 +69,18 @@ impl Kind {
             Kind::Conflict => StatusCode::CONFLICT,
             Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::QuotaExceeded => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UriTooLong => StatusCode::URI_TOO_LONG,
             Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
+            // Of tus; HTTP has none for it.
+            Kind::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
         }
     }
 
@@ -82,13 +95,17 @@ impl Kind {
             Kind::Conflict => ("conflict", "It clashes with what is there"),
             Kind::PreconditionFailed => ("precondition-failed", "It has changed since it was read"),
             Kind::TooLarge => ("too-large", "The body is too large"),
+            Kind::QuotaExceeded => ("quota-exceeded", "The account has no room left"),
             Kind::UriTooLong => ("uri-too-long", "The address is too long"),
             Kind::HeadersTooLarge => ("headers-too-large", "The headers are too large"),
             Kind::UnsupportedMediaType => ("unsupported-media-type", "The body's type is not taken here"),
+            Kind::RangeNotSatisfiable => ("range-not-satisfiable", "There are no such bytes"),
+            Kind::ChecksumMismatch => ("checksum-mismatch", "The bytes are not those that were sent"),
             Kind::Invalid => ("invalid", "Fields are wrong"),
             Kind::TooManyRequests => ("too-many-requests", "Too many requests"),
             Kind::Internal => ("internal", "Something went wrong on our side"),
             Kind::Unavailable => ("unavailable", "Not available for the moment"),
+            Kind::InsufficientStorage => ("insufficient-storage", "There is no room for the moment"),
         }
     }
 }

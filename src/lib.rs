@@ -37,4 +37,5 @@ pub mod server;
 pub mod store;
 pub mod suspicion;
 pub mod telemetry;
+pub mod uploads;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod batch;
+pub mod file;
 pub mod history;
 pub mod ledger;
 pub mod money;
@@ -11,4 +12,5 @@ pub mod public_keys;
 pub mod retries;
 pub mod search;
 pub mod title;
+pub mod upload;
 pub mod watch;

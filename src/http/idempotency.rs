@@ -62,8 +62,9 @@ pub enum Begun {
 /// Serves every POST with a key whose body fits into memory.
 pub async fn middleware(State(app): State<App>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    // A report of lines begins and finishes by itself.
-    let streamed = is_ndjson(headers) && request.uri().path() == "/v1/prices";
+    // A report of lines begins and finishes by itself, and so does an upload.
+    let path = request.uri().path();
+    let streamed = (is_ndjson(headers) && path == "/v1/prices") || path == "/v1/files";
     if request.method() != Method::POST || !headers.contains_key(HEADER) || streamed {
         return next.run(request).await;
     }

@@ -15,6 +15,9 @@ pub mod conditional;
 pub mod deals;
 pub mod deliveries;
 pub mod fields;
+pub mod file_content;
+pub mod file_links;
+pub mod files;
 pub mod games;
 pub mod health;
 pub mod history;
@@ -30,11 +33,12 @@ pub mod rate_limit;
 pub mod request;
 pub mod stores;
 pub mod trace;
+pub mod uploads;
 pub mod watches;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, patch, post, put};
 
 use self::rate_limit::RateLimiter;
 use crate::app::App;
@@ -68,6 +72,14 @@ fn routes() -> Router<App> {
         .route("/v1/quarantine/{id}/release", post(quarantine::release))
         .route("/v1/stores", get(stores::list).post(stores::create))
         .route("/v1/stores/{id}", get(stores::show).patch(stores::update).delete(stores::remove))
+        .route("/v1/files", get(files::list).post(files::create).options(files::options))
+        .route("/v1/files/{id}", get(files::show).head(files::head).options(files::options))
+        .route("/v1/files/{id}", patch(files::patch).delete(files::remove))
+        .route("/v1/files/{id}", put(files::put).post(files::overridden))
+        .route("/v1/files/{id}/content", get(file_content::get))
+        .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
+        .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
+        .route("/d/{token}", get(file_content::shared))
         .route("/v1/watches", get(watches::list).post(watches::create))
         .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
         .route("/v1/watches/{id}/explain", get(watches::explain))

@@ -2,6 +2,7 @@
 
 pub mod deliver;
 pub mod dispatch;
+pub mod files;
 pub mod record;
 pub mod schedule;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
+use super::files;
 use crate::app::App;
 use crate::error::{Result, chain};
 use crate::store::jobs;
@@ -21,15 +22,19 @@ const PARTITIONS_AHEAD: TimeDelta = TimeDelta::days(180);
 enum Job {
     MakePartitions,
     Sweep,
+    RemoveFiles,
+    SweepFiles,
 }
 
 impl Job {
-    const ALL: [Job; 2] = [Job::MakePartitions, Job::Sweep];
+    const ALL: [Job; 4] = [Job::MakePartitions, Job::Sweep, Job::RemoveFiles, Job::SweepFiles];
 
     fn name(self) -> &'static str {
         match self {
             Job::MakePartitions => "make_partitions",
             Job::Sweep => "sweep",
+            Job::RemoveFiles => "remove_files",
+            Job::SweepFiles => "sweep_files",
         }
     }
 
@@ -37,6 +42,8 @@ impl Job {
         match self {
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
+            Job::RemoveFiles => TimeDelta::minutes(1),
+            Job::SweepFiles => TimeDelta::days(1),
         }
     }
 
@@ -54,6 +61,8 @@ impl Job {
                 while jobs::sweep(&app.writer, now).await? && !app.stopping.is_cancelled() {}
                 Ok(())
             }
+            Job::RemoveFiles => files::remove_expired(app).await,
+            Job::SweepFiles => files::sweep_orphans(app).await,
         }
     }
 }

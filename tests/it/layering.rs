@@ -21,9 +21,36 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("callers", &["app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
-        &["callers", "config", "error", "outbound", "pulses", "readiness", "secrets", "store", "suspicion"],
+        &[
+            "callers",
+            "config",
+            "error",
+            "outbound",
+            "pulses",
+            "readiness",
+            "secrets",
+            "store",
+            "suspicion",
+            "uploads",
+        ],
     ),
-    ("http", &["app", "callers", "config", "domain", "error", "secrets", "store", "suspicion", "telemetry"]),
+    (
+        "http",
+        &[
+            "app",
+            "callers",
+            "config",
+            "domain",
+            "error",
+            "outbound",
+            "secrets",
+            "store",
+            "suspicion",
+            "telemetry",
+            "uploads",
+        ],
+    ),
+    ("uploads", &["error"]),
     (
         "worker",
         &[

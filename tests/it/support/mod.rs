@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use database::TestDatabase;
+use scratch::Scratch;
 
 /// A clock that a test moves.
 #[derive(Clone)]
@@ -54,6 +55,8 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub database: TestDatabase,
+    /// Where the bytes of files are.
+    pub files: Scratch,
 }
 
 /// A caller with an API key.
@@ -101,10 +104,13 @@ impl TestApp {
         router: impl FnOnce(App) -> axum::Router,
     ) -> TestApp {
         let database = TestDatabase::create().await;
+        let files = Scratch::new();
         let key = secrets::generate_key().unwrap();
         let defaults = [
             ("SALEBELL_DATABASE__URL", database.url.as_str()),
             ("SALEBELL_DATABASE__MAX_CONNECTIONS", "10"),
+            ("SALEBELL_FILES__DIRECTORY", files.path().to_str().unwrap()),
+            ("SALEBELL_FILES__RESERVE_BYTES", "0"),
             ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
             ("SALEBELL_SERVER__LINGER_S", "0"),
             ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
@@ -129,7 +135,7 @@ impl TestApp {
         let url = format!("http://{}", server.address().unwrap());
         tokio::spawn(server.run());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        TestApp { app, clock, url, client, database }
+        TestApp { app, clock, url, client, database, files }
     }
 
     /// An account with an API key of these scopes.

@@ -1,0 +1,211 @@
+//! What a file may be called, how long it lives, and which of its bytes a request means.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// A file lives so long unless it is told otherwise.
+pub const DEFAULT_LIFE: TimeDelta = TimeDelta::days(13);
+/// And never longer than this: with half a day for its removal it is gone before 14 days.
+pub const MAX_LIFE: TimeDelta = TimeDelta::hours(13 * 24 + 12);
+/// An upload that is not finished goes when nothing has arrived for so long.
+pub const UNFINISHED_LIFE: TimeDelta = TimeDelta::hours(24);
+
+/// The longest name, in bytes: what file systems take.
+const MAX_NAME_BYTES: usize = 255;
+const OCTETS: &str = "application/octet-stream";
+
+/// When a file made at `created_at` goes that is wanted until `wanted`.
+///
+/// # Errors
+/// A sentence about `wanted`.
+pub fn keep_until(
+    wanted: Option<DateTime<Utc>>,
+    created_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, String> {
+    let Some(wanted) = wanted else { return Ok(created_at + DEFAULT_LIFE) };
+    if wanted <= now {
+        return Err("must be in the future".to_owned());
+    }
+    match wanted > created_at + MAX_LIFE {
+        true => Err(format!("must not be later than {}", (created_at + MAX_LIFE).to_rfc3339())),
+        false => Ok(wanted),
+    }
+}
+
+/// A name without folders, control characters and tricks of direction; `file` when nothing is left.
+pub fn clean_name(given: &str) -> String {
+    let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
+    let kept: String = last.chars().filter(|c| !c.is_control() && !turns_text(*c)).collect();
+    // A dot at the beginning hides a file, one at the end is lost on some systems.
+    let mut name = kept.trim_matches(|c: char| c.is_whitespace() || c == '.').to_owned();
+    if name.len() > MAX_NAME_BYTES {
+        // What tells the kind stays.
+        let ending =
+            name.rfind('.').filter(|at| name.len() - at <= 16).map_or("", |at| &name[at..]).to_owned();
+        let mut end = MAX_NAME_BYTES - ending.len();
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name.truncate(end);
+        name.push_str(&ending);
+    }
+    if name.is_empty() { "file".to_owned() } else { name }
+}
+
+/// Characters that show text in another order than it is, or not at all.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// `type/subtype` in lower case, without parameters; octets when it is none.
+pub fn clean_media_type(given: &str) -> String {
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let token = |text: &str| {
+        !text.is_empty()
+            && text.len() <= 64
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
+    };
+    match essence.split_once('/') {
+        Some((kind, sub)) if token(kind) && token(sub) => essence,
+        _ => OCTETS.to_owned(),
+    }
+}
+
+/// `Content-Disposition: attachment` with the name (RFC 6266), in ASCII and as RFC 8187 has it.
+pub fn disposition(name: &str) -> String {
+    let ascii: String = name
+        .chars()
+        .map(|c| if c.is_ascii() && !c.is_control() && !matches!(c, '"' | '\\' | '%') { c } else { '_' })
+        .collect();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&b);
+    let encoded: String = name
+        .bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect();
+    format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{encoded}")
+}
+
+/// What `Range` asks for of a whole of `length` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Whole,
+    /// From the first to before the second.
+    Part(u64, u64),
+    /// 416.
+    Nothing,
+}
+
+/// RFC 9110, section 14: one range of bytes. What cannot be read, or is several, means the whole.
+pub fn parse_range(header: &str, length: u64) -> Wanted {
+    let Some((first, last)) = header.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Wanted::Whole;
+    };
+    let number = |text: &str| {
+        let text = text.trim();
+        // A number beyond all lengths is one.
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| text.parse().unwrap_or(u64::MAX))
+    };
+    match (first.trim(), last.trim()) {
+        ("", last) => match number(last) {
+            None => Wanted::Whole,
+            Some(0) => Wanted::Nothing,
+            Some(_) if length == 0 => Wanted::Nothing,
+            Some(last) => Wanted::Part(length.saturating_sub(last), length),
+        },
+        (first, last) => match (number(first), number(last)) {
+            (Some(first), Some(end)) if first <= end && first < length => {
+                Wanted::Part(first, end.saturating_add(1).min(length))
+            }
+            (Some(first), None) if last.is_empty() && first < length => Wanted::Part(first, length),
+            (Some(first), Some(end)) if first > end => Wanted::Whole,
+            (Some(_), Some(_)) => Wanted::Nothing,
+            (Some(_), None) if last.is_empty() => Wanted::Nothing,
+            _ => Wanted::Whole,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_what_harms() {
+        for (given, expected) in [
+            ("feed.csv", "feed.csv"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\Windows\\feed.csv", "feed.csv"),
+            (" .hidden. ", "hidden"),
+            ("a\r\nb\0c.txt", "abc.txt"),
+            ("gpj\u{202e}exe.txt", "gpjexe.txt"),
+            ("Übersicht – März.csv", "Übersicht – März.csv"),
+            ("..", "file"),
+            ("", "file"),
+            ("a/", "file"),
+        ] {
+            assert_eq!(clean_name(given), expected, "{given:?}");
+        }
+        let long = clean_name(&format!("{}.tar.gz", "ü".repeat(300)));
+        assert!(long.len() <= 255 && long.ends_with("ü.gz"), "{long}");
+    }
+
+    #[test]
+    fn types_are_plain_or_octets() {
+        for (given, expected) in [
+            ("text/csv", "text/csv"),
+            ("Text/HTML; charset=utf-8", "text/html"),
+            ("application/vnd.api+json", "application/vnd.api+json"),
+            ("", OCTETS),
+            ("text", OCTETS),
+            ("text/a b", OCTETS),
+            ("text/csv\r\nx: y", OCTETS),
+        ] {
+            assert_eq!(clean_media_type(given), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_disposition_is_one_header_whatever_the_name() {
+        assert_eq!(disposition("a b.csv"), "attachment; filename=\"a b.csv\"; filename*=UTF-8''a%20b.csv");
+        assert_eq!(disposition("\"é%"), "attachment; filename=\"___\"; filename*=UTF-8''%22%C3%A9%25");
+    }
+
+    #[test]
+    fn ranges_are_those_of_the_rfc() {
+        for (header, expected) in [
+            ("bytes=0-499", Wanted::Part(0, 500)),
+            ("bytes=500-999", Wanted::Part(500, 1000)),
+            ("bytes=-500", Wanted::Part(500, 1000)),
+            ("bytes=-5000", Wanted::Part(0, 1000)),
+            ("bytes=990-", Wanted::Part(990, 1000)),
+            ("bytes=0-0", Wanted::Part(0, 1)),
+            ("bytes=990-5000", Wanted::Part(990, 1000)),
+            ("bytes=990-99999999999999999999999", Wanted::Part(990, 1000)),
+            ("bytes=1000-", Wanted::Nothing),
+            ("bytes=1000-1001", Wanted::Nothing),
+            ("bytes=-0", Wanted::Nothing),
+            ("bytes=5-1", Wanted::Whole),
+            ("bytes=0-1,5-6", Wanted::Whole),
+            ("bytes=a-b", Wanted::Whole),
+            ("bytes=1-b", Wanted::Whole),
+            ("bytes=", Wanted::Whole),
+            ("lines=0-1", Wanted::Whole),
+        ] {
+            assert_eq!(parse_range(header, 1000), expected, "{header}");
+        }
+        assert_eq!(parse_range("bytes=0-", 0), Wanted::Nothing);
+        assert_eq!(parse_range("bytes=-1", 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn nothing_lives_for_fourteen_days() {
+        let (made, hour) = (DateTime::UNIX_EPOCH, TimeDelta::hours(1));
+        assert_eq!(keep_until(None, made, made), Ok(made + DEFAULT_LIFE));
+        assert_eq!(keep_until(Some(made + hour), made, made), Ok(made + hour));
+        assert_eq!(keep_until(Some(made + MAX_LIFE), made, made), Ok(made + MAX_LIFE));
+        assert!(keep_until(Some(made + MAX_LIFE + TimeDelta::seconds(1)), made, made).is_err());
+        assert!(keep_until(Some(made), made, made + hour).is_err());
+        assert!(MAX_LIFE < TimeDelta::days(14));
+    }
+}

@@ -1,0 +1,149 @@
+//! The headers of uploads: tus 1.0.0 (<https://tus.io/protocols/resumable-upload>) and what both protocols share.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use uuid::Uuid;
+
+/// The most pairs of `Upload-Metadata`, and the most bytes that they may have together.
+const MAX_METADATA_PAIRS: usize = 32;
+const MAX_METADATA_BYTES: usize = 8 * 1024;
+/// The most parts that one upload is put together of.
+const MAX_PARTS: usize = 1_000;
+
+/// `Upload-Metadata`: keys with values that were base64; a key without a value has an empty one.
+///
+/// # Errors
+/// A sentence about what is wrong.
+pub fn parse_metadata(header: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+    if header.len() > MAX_METADATA_BYTES {
+        return Err(format!("is longer than {MAX_METADATA_BYTES} bytes"));
+    }
+    let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
+    for pair in header.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
+        let value = STANDARD
+            .decode(value.trim())
+            .map_err(|_| format!("has a value of {key:?} that is not base64"))?;
+        if pairs.iter().any(|(known, _)| known == key) {
+            return Err(format!("has the key {key:?} twice"));
+        }
+        pairs.push((key.to_owned(), value));
+    }
+    match pairs.len() > MAX_METADATA_PAIRS {
+        true => Err(format!("has more than {MAX_METADATA_PAIRS} keys")),
+        false => Ok(pairs),
+    }
+}
+
+/// The first of `keys` that the metadata has, as text.
+pub fn text_of(metadata: &[(String, Vec<u8>)], keys: &[&str]) -> Option<String> {
+    let value = keys.iter().find_map(|key| metadata.iter().find(|(known, _)| known == key))?;
+    Some(String::from_utf8_lossy(&value.1).into_owned())
+}
+
+/// `Upload-Concat`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concat {
+    /// A part that another will be put together of.
+    Partial,
+    /// Put together of these, in this order.
+    Final(Vec<Uuid>),
+}
+
+/// # Errors
+/// A sentence about what is wrong.
+pub fn parse_concat(header: &str) -> Result<Concat, String> {
+    if header == "partial" {
+        return Ok(Concat::Partial);
+    }
+    let parts = header.strip_prefix("final;").ok_or("must be `partial` or `final;` with addresses")?;
+    let parts: Vec<Uuid> = parts
+        .split_ascii_whitespace()
+        .map(|address| {
+            let path = address.split(['?', '#']).next().unwrap_or_default();
+            let id = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            id.parse().map_err(|_| format!("names {address:?}, which is no upload"))
+        })
+        .collect::<Result<_, String>>()?;
+    match parts.len() {
+        0 => Err("names no upload".to_owned()),
+        n if n > MAX_PARTS => Err(format!("names more than {MAX_PARTS} uploads")),
+        _ => Ok(Concat::Final(parts)),
+    }
+}
+
+/// What a checksum is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumAlgorithm {
+    Sha1,
+    Sha256,
+}
+
+/// As `Tus-Checksum-Algorithm` lists them.
+pub const CHECKSUM_ALGORITHMS: &str = "sha1,sha256";
+
+/// `Upload-Checksum`: of the bytes of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    pub algorithm: ChecksumAlgorithm,
+    pub value: Vec<u8>,
+}
+
+/// # Errors
+/// A sentence about what is wrong.
+pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
+    let (name, value) = header.trim().split_once(' ').ok_or("must be an algorithm and a value")?;
+    let algorithm = match name {
+        "sha1" => ChecksumAlgorithm::Sha1,
+        "sha256" => ChecksumAlgorithm::Sha256,
+        _ => return Err(format!("knows {CHECKSUM_ALGORITHMS}")),
+    };
+    let value = STANDARD.decode(value.trim()).map_err(|_| "has a value that is not base64")?;
+    let bytes = match algorithm {
+        ChecksumAlgorithm::Sha1 => 20,
+        ChecksumAlgorithm::Sha256 => 32,
+    };
+    match value.len() == bytes {
+        true => Ok(Checksum { algorithm, value }),
+        false => Err(format!("has a value that is not of {bytes} bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_pairs_of_base64() {
+        let pairs = parse_metadata("filename d29ybGRfZG9taW5hdGlvbl9wbGFuLnBkZg==,is_confidential").unwrap();
+        assert_eq!(text_of(&pairs, &["name", "filename"]).as_deref(), Some("world_domination_plan.pdf"));
+        assert_eq!(text_of(&pairs, &["is_confidential"]).as_deref(), Some(""));
+        assert_eq!(text_of(&pairs, &["type"]), None);
+        assert_eq!(parse_metadata("").unwrap(), []);
+        assert!(parse_metadata("a !").unwrap_err().contains("base64"));
+        assert!(parse_metadata("a YQ==,a YQ==").unwrap_err().contains("twice"));
+        assert!(parse_metadata(&"a ,".repeat(9_000)).is_err());
+    }
+
+    #[test]
+    fn parts_are_named_by_their_addresses() {
+        let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+        assert_eq!(parse_concat("partial"), Ok(Concat::Partial));
+        let header = format!("final;/v1/files/{a} https://api.example/v1/files/{b}/?x=1");
+        assert_eq!(parse_concat(&header), Ok(Concat::Final(vec![a, b])));
+        for wrong in ["", "final", "final;", "final;/v1/files/1", "whole"] {
+            assert!(parse_concat(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn checksums_have_an_algorithm_and_its_length() {
+        let checksum = parse_checksum("sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=").unwrap();
+        assert_eq!((checksum.algorithm, checksum.value.len()), (ChecksumAlgorithm::Sha1, 20));
+        for wrong in
+            ["md5 1B2M2Y8AsgTpgAmY7PhCfg==", "sha1", "sha1 YQ==", "sha256 Kq5sNclPz7QV2+lfQIuc6R7oRu0="]
+        {
+            assert!(parse_checksum(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `/v1/files/{id}/content`, and `/d/{token}` for whoever has a link: the bytes of a file.
+//!
+//! RFC 9110 (ranges, conditions), RFC 9530 (`Repr-Digest`), RFC 6266 (`Content-Disposition`). A file is always an
+//! attachment: nothing that somebody sent us is ever shown as a page of ours.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::{self, Stream};
+
+use super::auth::Caller;
+use super::body::Id;
+use crate::app::App;
+use crate::domain::file::{Wanted, disposition, parse_range};
+use crate::error::{Error, Kind, Result};
+use crate::outbound::blobs::{Directory, Reading};
+use crate::store::file_links;
+use crate::store::files::{self, FilePiece, StoredFile};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// `GET` and `HEAD /v1/files/{id}/content`
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    if !file.is_complete() {
+        let mut refusal = Error::conflict("The file is not complete yet.");
+        refusal.retry_after_s = Some(1);
+        return Err(refusal);
+    }
+    let answer = Answer::to(&file, &headers)?;
+    answer.send(&app, &file, &method).await
+}
+
+/// `GET` and `HEAD /d/{token}`: for whoever knows the link.
+pub async fn shared(
+    State(app): State<App>,
+    Path(token): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let digest = digest(&SHA256, token.as_bytes());
+    let (link, file) = file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
+    let answer = Answer::to(&file, &headers)?;
+    if method == Method::GET
+        && let Answer::Bytes { start, end, .. } = answer
+    {
+        let length = file.length.unwrap_or_default();
+        let bytes = (end - start) as i64;
+        file_links::count_download(&app.writer, link, start as i64, bytes, length).await?;
+    }
+    let mut response = answer.send(&app, &file, &method).await?;
+    // What was shared with one is not for the caches of others.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    Ok(response)
+}
+
+/// What is answered to the conditions and the range of a request.
+#[derive(Clone, Copy)]
+enum Answer {
+    NotModified,
+    /// From `start` to before `end`, of the whole or as a part.
+    Bytes {
+        start: u64,
+        end: u64,
+        partial: bool,
+    },
+    NoSuchRange,
+}
+
+impl Answer {
+    /// In the order of RFC 9110, section 13.2.2.
+    fn to(file: &StoredFile, headers: &HeaderMap) -> Result<Answer> {
+        let tag = entity_tag(file);
+        let modified = file.completed_at.unwrap_or(file.created_at);
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let names =
+            |list: &str| list.split(',').any(|one| matches!(one.trim(), one if one == "*" || one == tag));
+        match (text(header::IF_MATCH), text(header::IF_UNMODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if !names(list) => return Err(changed()),
+            (None, Some(since)) if whole_seconds(modified) > since => return Err(changed()),
+            _ => {}
+        }
+        let weakly = |list: &str| list.split(',').any(|one| names(one.trim().trim_start_matches("W/")));
+        match (text(header::IF_NONE_MATCH), text(header::IF_MODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if weakly(list) => return Ok(Answer::NotModified),
+            (None, Some(since)) if whole_seconds(modified) <= since => return Ok(Answer::NotModified),
+            _ => {}
+        }
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let whole = Answer::Bytes { start: 0, end: length, partial: false };
+        let Some(range) = text(header::RANGE) else { return Ok(whole) };
+        let holds = text(header::IF_RANGE).is_none_or(|condition| {
+            // A date would do only where it is the very one that we have told.
+            condition == tag || parse_date(condition).is_some_and(|date| date == whole_seconds(modified))
+        });
+        Ok(match parse_range(range, length) {
+            _ if !holds => whole,
+            Wanted::Whole => whole,
+            Wanted::Part(start, end) => Answer::Bytes { start, end, partial: true },
+            Wanted::Nothing => Answer::NoSuchRange,
+        })
+    }
+
+    async fn send(self, app: &App, file: &StoredFile, method: &Method) -> Result<Response> {
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let mut response = match self {
+            Answer::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+            Answer::NoSuchRange => {
+                let detail = format!("The file has {length} bytes.");
+                let mut response = Error::new(Kind::RangeNotSatisfiable, detail).into_response();
+                put(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
+                return Ok(response);
+            }
+            Answer::Bytes { start, end, partial } => {
+                let body = match *method == Method::HEAD {
+                    true => Body::empty(),
+                    false => Body::from_stream(read(app, file, start, end).await?),
+                };
+                let mut response = Response::new(body);
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
+                put(headers, header::CONTENT_TYPE, &file.media_type);
+                put(headers, header::CONTENT_DISPOSITION, &disposition(&file.name));
+                if partial {
+                    put(headers, header::CONTENT_RANGE, &format!("bytes {start}-{}/{length}", end - 1));
+                    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                }
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        put(headers, header::ETAG, &entity_tag(file));
+        let modified = file.completed_at.unwrap_or(file.created_at);
+        put(headers, header::LAST_MODIFIED, &modified.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        let sum = STANDARD.encode(file.sha256.as_deref().unwrap_or_default());
+        put(headers, REPR_DIGEST, &format!("sha-256=:{sum}:"));
+        Ok(response)
+    }
+}
+
+fn changed() -> Error {
+    Error::new(Kind::PreconditionFailed, "It is not the version that the condition names.")
+}
+
+/// Strong: the SHA-256 itself.
+fn entity_tag(file: &StoredFile) -> String {
+    format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.sha256.as_deref().unwrap_or_default()))
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// An HTTP date as we write it ourselves.
+fn parse_date(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc())
+}
+
+fn whole_seconds(time: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
+}
+
+/// The bytes from `start` to before `end`, piece by piece. The first are read before the answer begins: what is not
+/// there is an error, not half an answer.
+async fn read(
+    app: &App,
+    file: &StoredFile,
+    start: u64,
+    end: u64,
+) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>> {
+    let mut pieces = files::list_pieces(&app.writer, file.id).await?;
+    pieces.retain(|piece| {
+        let (from, to) = (piece.start_at.unsigned_abs(), (piece.start_at + piece.length).unsigned_abs());
+        from < end && to > start
+    });
+    pieces.reverse();
+    let mut bytes = PieceReader { blobs: app.blobs.clone(), pieces, start, end, reading: None };
+    let first = bytes.next().await.map_err(Error::internal)?;
+    let (id, position) = (file.id, start);
+    Ok(stream::unfold((Some(first), bytes, position), move |(first, mut bytes, position)| async move {
+        let next = match first {
+            Some(first) => Ok(first),
+            None => bytes.next().await,
+        };
+        match next {
+            Ok(Some(next)) => {
+                let position = position + next.len() as u64;
+                Some((Ok(next), (None, bytes, position)))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                log::error!(target: "salebell::files", "file.id" = id.to_string();
+                    "a download broke off at byte {position}: {error}");
+                Some((Err(error), (Some(None), bytes, position)))
+            }
+        }
+    }))
+}
+
+struct PieceReader {
+    blobs: Directory,
+    /// The last one first.
+    pieces: Vec<FilePiece>,
+    start: u64,
+    end: u64,
+    reading: Option<Reading>,
+}
+
+impl PieceReader {
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        loop {
+            if let Some(reading) = &mut self.reading
+                && let Some(bytes) = reading.next().await?
+            {
+                return Ok(Some(bytes));
+            }
+            let Some(piece) = self.pieces.pop() else { return Ok(None) };
+            let (from, length) = (piece.start_at.unsigned_abs(), piece.length.unsigned_abs());
+            let (first, last) = (self.start.saturating_sub(from), (self.end - from).min(length));
+            self.reading = Some(self.blobs.read(&piece.place, first, last).await?);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
+
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{
+    BodyHash, Id, Params, check_not_encoded, hash_body, media_type, parse_json, present, read_limited,
+};
+use super::conditional::{self, check_if_match};
+use super::fields::Fields;
+use super::idempotency::{self, Begun};
+use super::page::Paging;
+use super::uploads::{self, UploadParams, draft, plain, tus};
+use crate::app::App;
+use crate::domain::file::{clean_name, keep_until};
+use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::store::files::{self, FileChange, StoredFile};
+
+/// A file, whole or on its way.
+#[derive(Serialize)]
+pub struct FileResponse {
+    id: Uuid,
+    name: String,
+    media_type: String,
+    /// `uploading` or `complete`.
+    state: String,
+    /// Bytes; `null`: not told yet.
+    length: Option<i64>,
+    /// How many of them are there for good.
+    offset: i64,
+    /// In hexadecimal digits, once it is complete.
+    sha256: Option<String>,
+    /// Where its bytes are fetched, once it is complete.
+    content: Option<String>,
+    created_at: DateTime<Utc>,
+    completed_at: Option<DateTime<Utc>>,
+    /// When it goes, less than 14 days after it was made.
+    expires_at: DateTime<Utc>,
+}
+
+impl From<StoredFile> for FileResponse {
+    fn from(file: StoredFile) -> FileResponse {
+        let complete = file.is_complete();
+        FileResponse {
+            id: file.id,
+            content: complete.then(|| format!("/v1/files/{}/content", file.id)),
+            name: file.name,
+            media_type: file.media_type,
+            state: file.state,
+            length: file.length,
+            offset: file.stored,
+            sha256: file.sha256.map(|sum| sum.iter().map(|byte| format!("{byte:02x}")).collect()),
+            created_at: file.created_at,
+            completed_at: file.completed_at,
+            expires_at: file.expires_at,
+        }
+    }
+}
+
+/// A filter of the list.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FileState {
+    Uploading,
+    Complete,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListFilesParams {
+    state: Option<FileState>,
+}
+
+/// A merge patch of a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateFileRequest {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    /// Sooner or later, but never 14 days after it was made.
+    #[serde(default, deserialize_with = "present")]
+    expires_at: Option<DateTime<Utc>>,
+}
+
+/// `OPTIONS` of files: what both protocols want to know before they begin.
+pub async fn options(State(app): State<App>) -> Response {
+    let mut response = tus::describe(&app);
+    draft::put_limits(&app, response.headers_mut());
+    response
+}
+
+/// `GET /v1/files`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListFilesParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let state = params.state.map(|state| match state {
+        FileState::Uploading => "uploading",
+        FileState::Complete => "complete",
+    });
+    let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
+    let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;
+    let page = paging.page(found, |file| file.id)?;
+    conditional::respond(&headers, &page.map(FileResponse::from))
+}
+
+/// `POST /v1/files`: makes a file by the protocol that the headers speak; under an `Idempotency-Key` once.
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<UploadParams>,
+    request: Request,
+) -> Result<Response> {
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let execution = match idempotency::begin(&app, &caller, &uri, &headers, None).await? {
+        Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
+        Begun::Execution(execution) if !execution.has_key() => {
+            return create_once(&app, &caller, &params, request).await;
+        }
+        Begun::Execution(execution) => execution,
+    };
+    let hash = BodyHash::default();
+    let request = {
+        let hash = hash.clone();
+        request.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                frame.data_ref().inspect(|bytes| hash.update(bytes));
+                frame
+            }))
+        })
+    };
+    // In a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+    let work = async move {
+        let answer = create_once(&app, &caller, &params, request).await;
+        execution.finish(answer.unwrap_or_else(IntoResponse::into_response), hash.value().as_ref()).await
+    };
+    let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+    tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
+}
+
+async fn create_once(
+    app: &App,
+    caller: &Caller,
+    params: &UploadParams,
+    request: Request,
+) -> Result<Response> {
+    if tus::is_meant(request.headers()) {
+        return Ok(tus::create(app, caller, params, request).await);
+    }
+    match draft::is_meant(request.headers()) {
+        true => draft::create(app, caller, params, request).await,
+        false => plain::create(app, caller, params, request).await,
+    }
+}
+
+/// `PUT /v1/files/{name}`: makes a file of this name; each time another one.
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Params(mut params): Params<UploadParams>,
+    request: Request,
+) -> Result<Response> {
+    params.name_it(name);
+    plain::create(&app, &caller, &params, request).await
+}
+
+/// `GET /v1/files/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    conditional::respond(&headers, &FileResponse::from(file))
+}
+
+/// `HEAD /v1/files/{id}`: how far an upload has come.
+pub async fn head(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    match tus::is_meant(&headers) {
+        true => Ok(tus::head(&app, &caller, id, &headers).await),
+        false => draft::head(&app, &caller, id, &headers).await,
+    }
+}
+
+/// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
+pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Result<Response> {
+    if tus::is_meant(request.headers()) {
+        return Ok(tus::patch(&app, &caller, id, request).await);
+    }
+    match media_type(request.headers()).as_deref() {
+        Some(draft::BYTES) => draft::patch(&app, &caller, id, request).await,
+        Some("application/json" | "application/merge-patch+json") => update(&app, &caller, id, request).await,
+        _ => {
+            let detail =
+                format!("The body must be {}, {} or application/merge-patch+json.", tus::BYTES, draft::BYTES);
+            Err(Error::new(Kind::UnsupportedMediaType, detail))
+        }
+    }
+}
+
+async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+    check_not_encoded(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
+    let wanted: UpdateFileRequest = parse_json(&body)?;
+    let now = app.clock.now();
+    let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
+        check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
+        let mut fields = Fields::default();
+        let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
+        let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted), file.created_at, now));
+        let keep_until = keep.transpose().unwrap_or_else(|problem| {
+            fields.refuse("expires_at", problem);
+            None
+        });
+        fields.finish()?;
+        Ok(FileChange { name, keep_until })
+    })
+    .await?;
+    conditional::changed(&FileResponse::from(changed))
+}
+
+/// `DELETE /v1/files/{id}`: it is gone with its bytes, and an upload of it ends.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    if tus::is_meant(&headers) {
+        return Ok(tus::terminate(&app, &caller, id, &headers).await);
+    }
+    if headers.contains_key(header::IF_MATCH) {
+        let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+        check_if_match(&headers, &FileResponse::from(file))?;
+    }
+    uploads::remove(&app, caller.account, id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
+pub async fn overridden(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Response {
+    tus::overridden(&app, &caller, id, request).await
+}

@@ -1,0 +1,187 @@
+//! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
+
+mod receive;
+
+pub mod draft;
+pub mod plain;
+pub mod tus;
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+use uuid::Uuid;
+
+pub use self::receive::{Expected, Incoming, Received, Refusal, receive};
+use super::auth::Caller;
+use crate::app::App;
+use crate::domain::file;
+use crate::error::{Error, Result};
+use crate::outbound::blobs::Directory;
+use crate::store::files::{self, FilePiece, NewFile, Quota, StoredFile};
+use crate::store::{file_removal, file_writing};
+
+/// The query of requests that make files.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadParams {
+    /// Seconds from now after which it goes, once it is complete.
+    #[serde(default)]
+    expires_in: Option<i64>,
+    /// What it is called, where no header tells.
+    #[serde(default)]
+    name: Option<String>,
+}
+
+impl UploadParams {
+    /// The path has a name, which comes before that of the query.
+    pub fn name_it(&mut self, name: String) {
+        self.name = Some(name);
+    }
+}
+
+/// A file that somebody wants to send.
+pub struct Announced {
+    pub name: String,
+    pub media_type: String,
+    /// Bytes; `None`: told later.
+    pub length: Option<u64>,
+    /// `Upload-Metadata` of tus.
+    pub metadata: String,
+    pub keep_until: DateTime<Utc>,
+}
+
+pub fn quota(app: &App) -> Quota {
+    let files = &app.config.files;
+    Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
+}
+
+/// When a file goes that is made now.
+///
+/// # Errors
+/// `Invalid`: sooner than now, or later than files live.
+pub fn keep_until(params: &UploadParams, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    let wanted = params.expires_in.map(|seconds| {
+        TimeDelta::try_seconds(seconds)
+            .and_then(|life| now.checked_add_signed(life))
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    });
+    file::keep_until(wanted, now, now).map_err(|problem| Error::invalid("expires_in", problem))
+}
+
+/// Makes the row of an upload of which nothing has arrived.
+///
+/// # Errors
+/// `QuotaExceeded`, `TooLarge`; `InsufficientStorage` when it would not fit on the disk.
+pub async fn announce(
+    app: &App,
+    caller: &Caller,
+    announced: &Announced,
+    concat: Option<&str>,
+) -> Result<StoredFile> {
+    let length = announced.length.map(to_bytes).transpose()?;
+    receive::check_free(app, announced.length.unwrap_or(0)).await?;
+    let new = NewFile {
+        id: Uuid::now_v7(),
+        name: &announced.name,
+        media_type: &announced.media_type,
+        length,
+        metadata: &announced.metadata,
+        concat,
+        keep_until: announced.keep_until,
+    };
+    let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
+    // An empty file is complete at once.
+    if length == Some(0) {
+        let incoming = Incoming::new(caller.account, file.id, 0);
+        return match receive(app, Incoming { length: Some(0), ..incoming }, axum::body::Body::empty()).await {
+            Ok(_) => files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await,
+            Err(refusal) => Err(refusal.into_error()),
+        };
+    }
+    Ok(file)
+}
+
+/// Puts a file together of complete parts, and reads it once for its hash.
+///
+/// # Errors
+/// Those of `files::create_final`; the bytes of a part cannot be read.
+pub async fn put_together(
+    app: &App,
+    caller: &Caller,
+    announced: &Announced,
+    parts: &[Uuid],
+) -> Result<StoredFile> {
+    let new = NewFile {
+        id: Uuid::now_v7(),
+        name: &announced.name,
+        media_type: &announced.media_type,
+        length: None,
+        metadata: &announced.metadata,
+        concat: Some("final"),
+        keep_until: announced.keep_until,
+    };
+    let (account, now) = (caller.account, app.clock.now());
+    let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
+    let pieces = files::list_pieces(&app.writer, file.id).await?;
+    let app = app.clone();
+    // It goes on when the client hangs up: what is half read would have to be read again.
+    let work = tokio::spawn(async move {
+        let sha256 = hash(&app.blobs, &pieces).await?;
+        file_writing::complete_final(&app.writer, file.id, &sha256, app.clock.now()).await?;
+        files::find_file(&app.writer, account, file.id, app.clock.now()).await
+    });
+    work.await.map_err(Error::internal)?
+}
+
+async fn hash(blobs: &Directory, pieces: &[FilePiece]) -> Result<Vec<u8>> {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for piece in pieces {
+        let mut reading =
+            blobs.read(&piece.place, 0, piece.length.unsigned_abs()).await.map_err(Error::internal)?;
+        while let Some(bytes) = reading.next().await.map_err(Error::internal)? {
+            hash.update(&bytes);
+        }
+    }
+    Ok(hash.finish().as_ref().to_vec())
+}
+
+/// Removes a file with its bytes. What cannot be removed now, the worker removes later.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn remove(app: &App, account: Uuid, id: Uuid) -> Result<()> {
+    file_removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
+    app.uploads.end(id);
+    for place in file_removal::list_places_to_empty(&app.writer, id).await? {
+        if let Err(error) = app.blobs.remove(&place).await {
+            log::warn!(target: "salebell::files", "file.id" = id.to_string();
+                "the worker will remove what is left, for: {error}");
+            return Ok(());
+        }
+    }
+    file_removal::forget_file(&app.writer, id).await
+}
+
+/// A header as text; what is no text is not there.
+pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A header that is a number of bytes.
+///
+/// # Errors
+/// `Malformed`
+pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let digits =
+        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    match digits.and_then(|text| text.parse().ok()).filter(|&count| i64::try_from(count).is_ok()) {
+        Some(count) => Ok(Some(count)),
+        None => Err(Error::malformed(format!("{name} must be a number of bytes."))),
+    }
+}
+
+/// A number of bytes as the database has it.
+fn to_bytes(count: u64) -> Result<i64> {
+    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is beyond all files."))
+}

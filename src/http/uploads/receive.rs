@@ -1,0 +1,542 @@
+//! The path of a body to the disk. What has arrived is written while more comes, made durable every few seconds and at
+//! the end, and only then told: by the answer, or by the offset that the next request asks for.
+//!
+//! The work goes on in a task of its own when the connection breaks, so that what has arrived is kept.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use sha1::Sha1;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::super::body::broken_off;
+use super::{quota, to_bytes};
+use crate::app::App;
+use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum};
+use crate::error::{Error, Kind, REQUEST_ID, Result, chain};
+use crate::outbound::blobs::{Directory, Piece};
+use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
+use crate::store::files;
+use crate::uploads::{Limits, Receiving};
+
+/// So many bytes are written at once, while as many more arrive.
+const WRITE_AT_ONCE: usize = 256 * 1024;
+/// And no more pieces of the body: each holds on to the buffer that it was read into.
+const PIECES_AT_ONCE: usize = 64;
+/// What has arrived is made durable this often, beside what goes on arriving.
+const RECORD_EVERY: Duration = Duration::from_secs(2);
+/// The free room of the disk is looked at every so many bytes.
+const LOOK_FOR_ROOM_EVERY: u64 = 64 << 20;
+/// For so long a client may send less than `files.min_bytes_per_minute`.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A request that writes to an upload.
+pub struct Incoming {
+    pub account: Uuid,
+    pub file: Uuid,
+    /// Of the first byte.
+    pub offset: u64,
+    /// Of the whole file, when the request tells it.
+    pub length: Option<u64>,
+    pub checksum: Expected,
+    /// The end of the body is the end of the file.
+    pub ends: bool,
+}
+
+impl Incoming {
+    pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
+        Incoming { account, file, offset, length: None, checksum: Expected::Nothing, ends: false }
+    }
+}
+
+/// What the body must have for a checksum, or none of it is kept.
+pub enum Expected {
+    Nothing,
+    Given(Checksum),
+    /// It comes in the trailer `Upload-Checksum`.
+    InTrailer,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// How many bytes the file has now.
+    pub stored: u64,
+    pub complete: bool,
+}
+
+/// Why nothing, or not all, was taken.
+pub enum Refusal {
+    /// The file has so many bytes, not as many as the client thinks.
+    OtherOffset(u64),
+    Error(Error),
+}
+
+impl Refusal {
+    pub fn into_error(self) -> Error {
+        match self {
+            Refusal::OtherOffset(stored) => {
+                Error::conflict(format!("The upload has {stored} bytes; go on from there."))
+            }
+            Refusal::Error(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+/// Takes the bytes of a body into a file.
+///
+/// # Errors
+/// `OtherOffset`; the errors of `begin_writing`; `TooLarge` beyond the length; `ChecksumMismatch`; `Timeout` or
+/// `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Received, Refusal> {
+    let Incoming { account, file, offset, .. } = incoming;
+    // A stranger must not end the request that writes.
+    files::find_file(&app.writer, account, file, app.clock.now()).await?;
+    let limits = Limits {
+        of_process: app.config.files.uploads_in_flight,
+        of_account: app.config.files.uploads_in_flight_per_account,
+    };
+    let receiving = app.uploads.begin(file, account, limits).await?;
+    let announced = body.size_hint().exact();
+    // A body whose end is that of the file tells the file's length.
+    let length = incoming.length.or(announced.filter(|_| incoming.ends).map(|coming| offset + coming));
+    check_free(app, length.unwrap_or(offset).saturating_sub(offset)).await?;
+    let id = Uuid::now_v7();
+    let writer = Writer {
+        id,
+        offset: to_bytes(offset)?,
+        length: length.map(to_bytes).transpose()?,
+        new_place: &Directory::new_place(file, offset, id),
+    };
+    let begun =
+        file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?;
+    let turn = match begun {
+        Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
+        Beginning::Complete if announced == Some(0) => {
+            return Ok(Received { stored: offset, complete: true });
+        }
+        Beginning::Complete => return Err(too_long().into()),
+        Beginning::Begun(turn) => turn,
+    };
+    if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
+        // Nothing was written: whoever comes next may go on in this place.
+        let hash = turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
+        let written = Written {
+            file,
+            writer: id,
+            piece_start: turn.piece_start,
+            stored: turn.stored,
+            hash_state: &hash,
+        };
+        file_writing::record_written(&app.writer, &written, true, app.clock.now()).await?;
+        return Err(too_long().into());
+    }
+    let work = Work::begin(app.clone(), incoming, id, turn, receiving).await?;
+    let request = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+    tokio::spawn(REQUEST_ID.scope(request, work.run(body))).await.map_err(Error::internal)?
+}
+
+fn too_long() -> Error {
+    Error::new(Kind::TooLarge, "The body is longer than what the file has room for.")
+}
+
+/// # Errors
+/// `InsufficientStorage` when so many bytes do not fit on the disk.
+pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
+    match app.blobs.free().await {
+        Ok(free) if free > wanted => Ok(()),
+        Ok(_) => Err(full()),
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+fn full() -> Error {
+    let mut refusal =
+        Error::new(Kind::InsufficientStorage, "There is no room for these bytes; what has arrived is kept.");
+    refusal.retry_after_s = Some(60);
+    refusal
+}
+
+/// A failed write: the disk may be full.
+fn disk_error(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ => Error::unavailable(error),
+    }
+}
+
+/// How the body ended.
+enum End {
+    Whole(Option<HeaderMap>),
+    /// It broke off, or was cut off: what has arrived is kept, and this is told.
+    Broken(Error),
+}
+
+/// One request while it writes.
+struct Work {
+    app: App,
+    incoming: Incoming,
+    writer: Uuid,
+    turn: Turn,
+    receiving: Receiving,
+    piece: Piece,
+    /// Bytes of this request.
+    arrived: u64,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    /// Of all bytes before those that are being written; gone while they are.
+    hasher: Option<Sha256>,
+    writing: Option<JoinHandle<io::Result<Sha256>>>,
+    /// Makes durable and tells what was written when it began.
+    recording: Option<JoinHandle<Result<bool>>>,
+    recorded: u64,
+    sum: Sum,
+}
+
+/// The checksum of a body while it comes.
+enum Sum {
+    None,
+    Sha1(Sha1),
+    Sha256(Box<Sha256>),
+    /// Which of the two is told at the end.
+    Both(Sha1, Box<Sha256>),
+}
+
+impl Work {
+    async fn begin(
+        app: App,
+        incoming: Incoming,
+        writer: Uuid,
+        turn: Turn,
+        receiving: Receiving,
+    ) -> Result<Work> {
+        let there = (turn.stored - turn.piece_start).unsigned_abs();
+        let piece = app.blobs.open(&turn.place, there).await.map_err(disk_error)?;
+        let hasher = match &turn.hash_state {
+            None => Sha256::new(),
+            Some(state) => restore(state)?,
+        };
+        let sum = match &incoming.checksum {
+            Expected::Nothing => Sum::None,
+            Expected::InTrailer => Sum::Both(Sha1::new(), Box::default()),
+            Expected::Given(checksum) => match checksum.algorithm {
+                ChecksumAlgorithm::Sha1 => Sum::Sha1(Sha1::new()),
+                ChecksumAlgorithm::Sha256 => Sum::Sha256(Box::default()),
+            },
+        };
+        Ok(Work {
+            app,
+            incoming,
+            writer,
+            turn,
+            receiving,
+            piece,
+            arrived: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            hasher: Some(hasher),
+            writing: None,
+            recording: None,
+            recorded: 0,
+            sum,
+        })
+    }
+
+    async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+        match self.take_all(body).await? {
+            End::Whole(trailers) => self.finish(trailers).await,
+            End::Broken(error) => {
+                self.keep_what_came().await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Reads the body to its end, or until it is cut off.
+    async fn take_all(&mut self, mut body: Body) -> Result<End> {
+        let mut record = interval(RECORD_EVERY);
+        record.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        record.reset();
+        let (mut looked_at, mut minute) = (0, (Instant::now(), 0));
+        loop {
+            tokio::select! {
+                biased;
+                () = self.receiving.stop.cancelled() => {
+                    return Ok(End::Broken(Error::conflict("Another request has taken over this upload.")));
+                }
+                () = self.app.stopping.cancelled() => {
+                    return Ok(End::Broken(Error::unavailable("the process ends")));
+                }
+                Some(tell) = self.receiving.settle.recv() => {
+                    self.record_now().await?;
+                    let _ = tell.send(());
+                }
+                frame = body.frame() => match frame {
+                    None => return Ok(End::Whole(None)),
+                    Some(Err(error)) => return Ok(End::Broken(broken_off(&error))),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) if self.arrived + bytes.len() as u64 > self.turn.room.unsigned_abs() => {
+                            return Ok(End::Broken(too_long()));
+                        }
+                        Ok(bytes) => self.take(bytes).await?,
+                        Err(frame) => return Ok(End::Whole(frame.into_trailers().ok())),
+                    },
+                },
+                _ = record.tick() => {
+                    self.record_aside().await?;
+                    if minute.0.elapsed() >= MINUTE {
+                        if self.arrived - minute.1 < self.app.config.files.min_bytes_per_minute {
+                            return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
+                        }
+                        minute = (Instant::now(), self.arrived);
+                    }
+                }
+            }
+            if self.arrived - looked_at >= LOOK_FOR_ROOM_EVERY {
+                looked_at = self.arrived;
+                if let Err(error) = check_free(&self.app, 0).await {
+                    return Ok(End::Broken(error));
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match &mut self.sum {
+            Sum::None => {}
+            Sum::Sha1(sum) => sum.update(&bytes),
+            Sum::Sha256(sum) => sum.update(&bytes),
+            Sum::Both(one, other) => {
+                one.update(&bytes);
+                other.update(&bytes);
+            }
+        }
+        self.arrived += bytes.len() as u64;
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        match self.waiting_bytes >= WRITE_AT_ONCE || self.waiting.len() >= PIECES_AT_ONCE {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Hands over what waits, once what was handed over before is written.
+    async fn write(&mut self) -> Result<()> {
+        self.written().await?;
+        if let Some(hasher) = self.hasher.take_if(|_| !self.waiting.is_empty()) {
+            self.waiting_bytes = 0;
+            self.writing = Some(self.piece.write(std::mem::take(&mut self.waiting), hasher));
+        }
+        Ok(())
+    }
+
+    async fn written(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            self.hasher = Some(writing.await.map_err(Error::internal)?.map_err(disk_error)?);
+        }
+        Ok(())
+    }
+
+    /// Writes all that has arrived; returns the state of its hash.
+    async fn drain(&mut self) -> Result<Vec<u8>> {
+        self.write().await?;
+        self.written().await?;
+        let hasher = self.hasher.as_ref().ok_or_else(|| Error::internal("the hash is lost"))?;
+        Ok(hasher.serialize().to_vec())
+    }
+
+    /// Begins to make durable what has arrived, beside what goes on arriving. Bytes with a checksum are not told before
+    /// they have been held against it.
+    async fn record_aside(&mut self) -> Result<()> {
+        if let Some(recording) = self.recording.take_if(|recording| recording.is_finished()) {
+            self.recorded_or_lost(recording).await?;
+        }
+        if self.recording.is_some() || self.recorded == self.arrived || !matches!(self.sum, Sum::None) {
+            return Ok(());
+        }
+        let hash_state = self.drain().await?;
+        let (app, piece) = (self.app.clone(), self.piece.clone());
+        let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
+        let stored = self.stored()?;
+        self.recorded = self.arrived;
+        self.recording = Some(tokio::spawn(async move {
+            piece.sync().await.map_err(disk_error)?;
+            let written = Written { file, writer, piece_start, stored, hash_state: &hash_state };
+            file_writing::record_written(&app.writer, &written, false, app.clock.now()).await
+        }));
+        Ok(())
+    }
+
+    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<bool>>) -> Result<()> {
+        match recording.await.map_err(Error::internal)? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(lost()),
+            // The database may be back before the end.
+            Err(error) if error.kind == Kind::Unavailable => {
+                log::warn!(target: "salebell::files", "an offset is not told yet: {}", chain(&error));
+                self.recorded = 0;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes durable what has arrived, for somebody who waits for it.
+    async fn record_now(&mut self) -> Result<()> {
+        for _ in 0..2 {
+            self.record_aside().await?;
+            if let Some(recording) = self.recording.take() {
+                self.recorded_or_lost(recording).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The body is whole.
+    async fn finish(mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+        if let Err(error) = self.check_sum(trailers.as_ref()) {
+            self.forget_what_came().await?;
+            return Err(error.into());
+        }
+        let stored = self.stored()?;
+        let length = self.turn.length.or(Some(stored).filter(|_| self.incoming.ends));
+        if length != Some(stored) {
+            self.keep_what_came().await?;
+            if self.incoming.ends {
+                let detail = "The body ends before the file does.";
+                return Err(Error::malformed(detail).into());
+            }
+            return Ok(Received { stored: stored.unsigned_abs(), complete: false });
+        }
+        self.drain().await?;
+        self.end_recording().await;
+        self.piece.sync().await.map_err(disk_error)?;
+        let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
+        let written = self.as_written(stored, &[]);
+        match file_writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
+            true => Ok(Received { stored: stored.unsigned_abs(), complete: true }),
+            false => Err(lost().into()),
+        }
+    }
+
+    /// Makes durable and tells what has arrived, and leaves the place to whoever comes next.
+    async fn keep_what_came(&mut self) -> Result<()> {
+        // What has not been held against its checksum cannot be kept.
+        if !matches!(self.sum, Sum::None) {
+            return self.forget_what_came().await;
+        }
+        let hash_state = self.drain().await?;
+        self.end_recording().await;
+        self.piece.sync().await.map_err(disk_error)?;
+        let stored = self.stored()?;
+        self.leave(stored, &hash_state).await
+    }
+
+    /// A body that is not the one that was sent, or cannot be held against its checksum.
+    async fn forget_what_came(&mut self) -> Result<()> {
+        self.drain().await?;
+        self.end_recording().await;
+        let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
+        self.piece.cut(there).await.map_err(disk_error)?;
+        let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
+        self.leave(self.turn.stored, &hash_state).await
+    }
+
+    async fn leave(&self, stored: i64, hash_state: &[u8]) -> Result<()> {
+        let written = self.as_written(stored, hash_state);
+        match file_writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
+            true => Ok(()),
+            false => Err(lost()),
+        }
+    }
+
+    /// Two records of one request never cross.
+    async fn end_recording(&mut self) {
+        if let Some(recording) = self.recording.take() {
+            let _ = recording.await;
+        }
+    }
+
+    fn as_written<'a>(&self, stored: i64, hash_state: &'a [u8]) -> Written<'a> {
+        let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
+        Written { file, writer, piece_start, stored, hash_state }
+    }
+
+    /// Bytes of the file with those of this request.
+    fn stored(&self) -> Result<i64> {
+        Ok(self.turn.stored + to_bytes(self.arrived)?)
+    }
+
+    fn check_sum(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
+        let sum = std::mem::replace(&mut self.sum, Sum::None);
+        let expected = match &self.incoming.checksum {
+            Expected::Nothing => return Ok(()),
+            Expected::Given(checksum) => checksum.clone(),
+            Expected::InTrailer => {
+                let trailer = trailers.and_then(|trailers| trailers.get("upload-checksum")?.to_str().ok());
+                let trailer =
+                    trailer.ok_or_else(|| Error::malformed("The trailer Upload-Checksum is missing."))?;
+                parse_checksum(trailer)
+                    .map_err(|problem| Error::malformed(format!("Upload-Checksum {problem}.")))?
+            }
+        };
+        let value = match (sum, expected.algorithm) {
+            (Sum::Sha1(sum) | Sum::Both(sum, _), ChecksumAlgorithm::Sha1) => sum.finalize().to_vec(),
+            (Sum::Sha256(sum) | Sum::Both(_, sum), ChecksumAlgorithm::Sha256) => sum.finalize().to_vec(),
+            _ => return Err(Error::internal("another checksum was made than asked for")),
+        };
+        match value == expected.value {
+            true => Ok(()),
+            false => {
+                let detail = "The body does not have the checksum of Upload-Checksum; none of it is kept.";
+                Err(Error::new(Kind::ChecksumMismatch, detail))
+            }
+        }
+    }
+}
+
+/// Another instance has given the upload to another request, or it is gone.
+fn lost() -> Error {
+    Error::conflict("Another request has taken over this upload, or it was removed.")
+}
+
+fn restore(state: &[u8]) -> Result<Sha256> {
+    let state = <&SerializedState<Sha256>>::try_from(state)
+        .map_err(|_| Error::internal("a hash state is of another size"))?;
+    Sha256::deserialize(state).map_err(|_| Error::internal("a hash state cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_instance_goes_on_with_a_hash() {
+        let whole: Vec<u8> = (0..1_000_u32).flat_map(u32::to_le_bytes).collect();
+        for cut in [0, 1, 63, 64, 65, 2_000, whole.len()] {
+            let mut one = Sha256::new();
+            one.update(&whole[..cut]);
+            let mut other = restore(&one.serialize()).unwrap();
+            other.update(&whole[cut..]);
+            assert_eq!(other.finalize(), Sha256::digest(&whole), "cut at {cut}");
+        }
+        assert!(restore(&[1, 2, 3]).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Blobs in a directory: a local disk, or EFS, which several instances share.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use nix::sys::statvfs::statvfs;
+use sha2::{Digest, Sha256};
+use tokio::task::{JoinHandle, spawn_blocking};
+use uuid::Uuid;
+
+/// Bytes that are read at once.
+const READ_AT_ONCE: usize = 256 * 1024;
+
+/// A store of blobs below one directory.
+#[derive(Clone)]
+pub struct Directory {
+    root: Arc<PathBuf>,
+    /// So many bytes of the file system stay free.
+    reserve: u64,
+}
+
+impl Directory {
+    /// Nothing is made before the first byte is written.
+    pub fn new(root: PathBuf, reserve: u64) -> Directory {
+        Directory { root: Arc::new(root), reserve }
+    }
+
+    /// A place for what one request writes of a file from `start` on.
+    pub fn new_place(file: Uuid, start: u64, writer: Uuid) -> String {
+        // The last byte of a UUIDv7 is random: 256 folders of about as many files.
+        format!("{:02x}/{file}.{start}.{}", file.as_bytes()[15], writer.simple())
+    }
+
+    /// Bytes that may still be written.
+    ///
+    /// # Errors
+    /// The directory is away and cannot be made.
+    pub async fn free(&self) -> io::Result<u64> {
+        let (root, reserve) = (self.root.clone(), self.reserve);
+        blocking(move || {
+            let free =
+                |root: &Path| statvfs(root).map(|found| found.blocks_available() * found.fragment_size());
+            let found = free(&root).or_else(|_| {
+                fs::create_dir_all(root.as_path())?;
+                free(&root).map_err(io::Error::from)
+            })?;
+            Ok(found.saturating_sub(reserve))
+        })
+        .await
+    }
+
+    /// Opens a place for writing behind its first `length` bytes; what stands there beyond them was never told and goes.
+    ///
+    /// # Errors
+    /// Those of the file system; also when fewer than `length` bytes are there.
+    pub async fn open(&self, place: &str, length: u64) -> io::Result<Piece> {
+        let path = self.path(place)?;
+        let root = self.root.clone();
+        blocking(move || {
+            let folder = path.parent().unwrap_or(&root);
+            let mut file = match OpenOptions::new().write(true).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => {
+                    if !folder.is_dir() {
+                        fs::create_dir_all(folder)?;
+                        File::open(root.as_path())?.sync_all()?;
+                    }
+                    let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+                    // Or the name could be gone after a crash, with all that is in it.
+                    File::open(folder)?.sync_all()?;
+                    file
+                }
+                opened => opened?,
+            };
+            let found = file.metadata()?.len();
+            if found < length {
+                return Err(io::Error::other(format!("a piece has {found} bytes of {length}")));
+            }
+            file.set_len(length)?;
+            file.seek(SeekFrom::Start(length))?;
+            Ok(Piece { file: Arc::new(file) })
+        })
+        .await
+    }
+
+    /// A piece's bytes from `start` to before `end`, in the order of asking.
+    ///
+    /// # Errors
+    /// The piece is not there.
+    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
+        let path = self.path(place)?;
+        let file = blocking(move || {
+            let mut file = File::open(path)?;
+            file.seek(SeekFrom::Start(start))?;
+            Ok(file)
+        })
+        .await?;
+        Ok(Reading { file: Some(file), left: end.saturating_sub(start), spare: BytesMut::new() })
+    }
+
+    /// Removes a piece; one that is not there is removed.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn remove(&self, place: &str) -> io::Result<()> {
+        let path = self.path(place)?;
+        blocking(move || match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Calls `visit` with the places of each folder that nobody has written to for `age`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn list_old(&self, age: Duration) -> io::Result<Vec<Vec<String>>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let before = SystemTime::now() - age;
+            let mut folders = Vec::new();
+            let entries = match fs::read_dir(root.as_path()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(folders),
+                entries => entries?,
+            };
+            for folder in entries {
+                let folder = folder?;
+                if !folder.file_type()?.is_dir() {
+                    continue;
+                }
+                let mut places = Vec::new();
+                for entry in fs::read_dir(folder.path())? {
+                    let entry = entry?;
+                    let Ok(found) = entry.metadata() else { continue };
+                    if found.is_file() && found.modified()? < before {
+                        let (folder, name) = (folder.file_name(), entry.file_name());
+                        places.push(format!("{}/{}", folder.to_string_lossy(), name.to_string_lossy()));
+                    }
+                }
+                folders.push(places);
+            }
+            Ok(folders)
+        })
+        .await
+    }
+
+    /// Whether a piece is there with so many bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn has(&self, place: &str, length: u64) -> io::Result<bool> {
+        let path = self.path(place)?;
+        blocking(move || match fs::metadata(path) {
+            Ok(found) => Ok(found.len() >= length),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    /// Places come from our own table; a mistake there must not lead out of the directory.
+    fn path(&self, place: &str) -> io::Result<PathBuf> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+        match place.split_once('/') {
+            Some((folder, name))
+                if !name.is_empty()
+                    && !name.starts_with('.')
+                    && !folder.is_empty()
+                    && !folder.contains('.')
+                    && (folder.to_owned() + name).chars().all(plain) =>
+            {
+                Ok(self.root.join(folder).join(name))
+            }
+            _ => Err(io::Error::other(format!("{place:?} is no place"))),
+        }
+    }
+}
+
+/// A piece that is being written.
+#[derive(Clone)]
+pub struct Piece {
+    file: Arc<File>,
+}
+
+impl Piece {
+    /// Writes bytes behind what is there on a thread of its own, and goes on with their hash.
+    ///
+    /// # Errors
+    /// Those of the file system. What is at the end of the piece then is not known.
+    pub fn write(&self, pieces: Vec<Bytes>, mut hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
+        let file = self.file.clone();
+        spawn_blocking(move || {
+            for piece in &pieces {
+                hasher.update(piece);
+            }
+            let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            let mut slices = slices.as_mut_slice();
+            while !slices.is_empty() {
+                match (&*file).write_vectored(slices) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => IoSlice::advance_slices(&mut slices, written),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(hasher)
+        })
+    }
+
+    /// What has been written is there for good.
+    ///
+    /// # Errors
+    /// Those of the file system: nothing of what was written since the last success can be relied on.
+    pub async fn sync(&self) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || file.sync_data()).await
+    }
+
+    /// Forgets what was written behind the first `length` bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub async fn cut(&self, length: u64) -> io::Result<()> {
+        let file = self.file.clone();
+        blocking(move || {
+            file.set_len(length)?;
+            (&*file).seek(SeekFrom::Start(length)).map(|_| ())
+        })
+        .await
+    }
+}
+
+/// A piece that is being read.
+pub struct Reading {
+    file: Option<File>,
+    left: u64,
+    spare: BytesMut,
+}
+
+impl Reading {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// Those of the file system; `UnexpectedEof` when the piece is shorter than what was asked for.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(mut file) = self.file.take_if(|_| self.left > 0) else { return Ok(None) };
+        let wanted = self.left.min(READ_AT_ONCE as u64) as usize;
+        let mut buffer = std::mem::take(&mut self.spare);
+        let (file, mut buffer) = blocking(move || {
+            buffer.resize(wanted, 0);
+            file.read_exact(&mut buffer)?;
+            Ok((file, buffer))
+        })
+        .await?;
+        self.left -= wanted as u64;
+        self.file = Some(file);
+        let bytes = buffer.split().freeze();
+        self.spare = buffer;
+        Ok(Some(bytes))
+    }
+}
+
+/// Runs on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_place_leads_out_of_the_directory() {
+        let directory = Directory::new("/srv/files".into(), 0);
+        let place = Directory::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
+        assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
+        for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
+            assert!(directory.path(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! How a file is written: by one request at a time, whose name stands in the row. What it has made durable it tells the
+//! row; once another has taken its place, nothing that it says counts any more.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::files::{Quota, check_room, lock_room, no_file};
+use crate::domain::file::UNFINISHED_LIFE;
+use crate::error::{Error, Kind, Result};
+
+/// A request that wants to write.
+pub struct Writer<'a> {
+    pub id: Uuid,
+    /// Where it begins; the file must have so many bytes.
+    pub offset: i64,
+    /// The length of the whole, when the request tells it.
+    pub length: Option<i64>,
+    /// A place for it, should it need one of its own.
+    pub new_place: &'a str,
+}
+
+/// What a writer begins with.
+pub struct Turn {
+    pub stored: i64,
+    pub length: Option<i64>,
+    /// The SHA-256 so far; `None` at the beginning.
+    pub hash_state: Option<Vec<u8>>,
+    /// Where it writes, and from which byte of the file on that piece is.
+    pub place: String,
+    pub piece_start: i64,
+    /// No more than so many bytes may come, whatever the length.
+    pub room: i64,
+}
+
+/// What became of a request to write.
+pub enum Beginning {
+    Begun(Turn),
+    /// The file has another number of bytes than the writer thinks, which is this.
+    OtherOffset(i64),
+    /// All of its bytes are there.
+    Complete,
+}
+
+/// Gives a file to a writer. Whoever wrote before has lost it.
+///
+/// # Errors
+/// `NotFound`; `Forbidden` for one put together of others; `Invalid` when the length is another than was told before;
+/// `QuotaExceeded`, `TooLarge`.
+pub async fn begin_writing(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    writer: &Writer<'_>,
+    quota: Quota,
+    now: DateTime<Utc>,
+) -> Result<Beginning> {
+    let mut transaction = pool.begin().await?;
+    let (_, room) = lock_room(&mut transaction, account, quota).await?;
+    let file = sqlx::query!(
+        "select state, length, stored, hash_state, concat, writer from files
+         where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3
+         for no key update",
+        id,
+        account,
+        now,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(no_file)?;
+    if file.concat.as_deref() == Some("final") {
+        return Err(Error::new(Kind::Forbidden, "It is put together of others and cannot be written."));
+    }
+    if file.stored != writer.offset {
+        return Ok(Beginning::OtherOffset(file.stored));
+    }
+    let length = match (file.length, writer.length) {
+        (Some(known), Some(told)) if known != told => {
+            let detail = format!("is {known} bytes, and cannot become {told}");
+            return Err(Error::invalid("Upload-Length", detail));
+        }
+        (known, told) => known.or(told),
+    };
+    if file.state == "complete" {
+        return Ok(Beginning::Complete);
+    }
+    let already_counted = file.length.unwrap_or(file.stored) - file.stored;
+    let coming = length.map_or(0, |length| length - file.stored);
+    if coming < 0 {
+        return Err(Error::invalid("Upload-Length", "is less than what has arrived"));
+    }
+    check_room((1, room + already_counted - coming), 0, quota)?;
+    check_room((1, i64::MAX), length.unwrap_or(0), quota)?;
+    let last = sqlx::query!(
+        "select start_at, length, place from file_pieces where file_id = $1 order by start_at desc limit 1",
+        id,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let (piece_start, place) = match last {
+        // The last writer has ended well: nobody else writes to its place.
+        Some(last) if file.writer.is_none() => (last.start_at, last.place),
+        last => {
+            // Under the same start only where nothing was stored.
+            sqlx::query!(
+                "insert into file_pieces (file_id, start_at, place) values ($1, $2, $3)
+                 on conflict (file_id, start_at) do update set place = excluded.place",
+                id,
+                file.stored,
+                writer.new_place,
+            )
+            .execute(&mut *transaction)
+            .await?;
+            debug_assert!(last.is_none_or(|last| last.start_at + last.length == file.stored));
+            (file.stored, writer.new_place.to_owned())
+        }
+    };
+    sqlx::query!(
+        "update files set writer = $2, length = $3, updated_at = $4 where id = $1",
+        id,
+        writer.id,
+        length,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let most = quota.largest - file.stored;
+    let room = if length.is_some() { coming.min(most) } else { room.min(most).max(0) };
+    Ok(Beginning::Begun(Turn {
+        stored: file.stored,
+        length,
+        hash_state: file.hash_state,
+        place,
+        piece_start,
+        room,
+    }))
+}
+
+/// What a writer has made durable.
+pub struct Written<'a> {
+    pub file: Uuid,
+    pub writer: Uuid,
+    pub piece_start: i64,
+    /// Bytes of the file.
+    pub stored: i64,
+    pub hash_state: &'a [u8],
+}
+
+/// Tells what is durable. `ends`: the writer has ended, and another may go on in its place. False: another writes.
+pub async fn record_written(
+    pool: &PgPool,
+    written: &Written<'_>,
+    ends: bool,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let recorded = sqlx::query!(
+        "with file as (
+            update files set stored = $3, hash_state = $4, writer = case when $6 then null else writer end,
+                updated_at = $7, expires_at = least(keep_until, $8)
+            where id = $1 and writer = $2 and state = 'uploading'
+            returning id
+         )
+         update file_pieces p set length = $3 - p.start_at from file where p.file_id = file.id and p.start_at = $5",
+        written.file,
+        written.writer,
+        written.stored,
+        written.hash_state,
+        written.piece_start,
+        ends,
+        now,
+        now + UNFINISHED_LIFE,
+    )
+    .execute(pool)
+    .await?;
+    Ok(recorded.rows_affected() == 1)
+}
+
+/// The file has all of its bytes. False: another writes, or it is gone.
+pub async fn complete_file(
+    pool: &PgPool,
+    written: &Written<'_>,
+    sha256: &[u8],
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let completed = sqlx::query!(
+        "with file as (
+            update files set state = 'complete', length = $3, stored = $3, sha256 = $4, hash_state = null, writer = null,
+                updated_at = $6, completed_at = $6, expires_at = keep_until
+            where id = $1 and writer = $2 and state = 'uploading' and coalesce(length, $3) = $3
+            returning id
+         )
+         update file_pieces p set length = $3 - p.start_at from file where p.file_id = file.id and p.start_at = $5",
+        written.file,
+        written.writer,
+        written.stored,
+        sha256,
+        written.piece_start,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    Ok(completed.rows_affected() == 1)
+}
+
+/// A file put together of others has been read, and this is its hash. False: it is gone.
+pub async fn complete_final(pool: &PgPool, id: Uuid, sha256: &[u8], now: DateTime<Utc>) -> Result<bool> {
+    let completed = sqlx::query!(
+        "update files set state = 'complete', stored = length, sha256 = $2, updated_at = $3, completed_at = $3,
+            expires_at = keep_until
+         where id = $1 and state = 'uploading' and concat = 'final'",
+        id,
+        sha256,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    Ok(completed.rows_affected() == 1)
+}

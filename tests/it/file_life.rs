@@ -1,0 +1,116 @@
+//! How files go: by their time, by their owner, and what a crash has left of them.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::TimeDelta;
+use reqwest::Method;
+use salebell::worker::{files, schedule};
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, User};
+
+async fn upload(app: &TestApp, user: &User, query: &str, body: &str) -> (String, Value) {
+    let request = app.post(&format!("/v1/files{query}")).bearer_auth(&user.token).body(body.to_owned());
+    let file: Value = request.send().await.unwrap().json().await.unwrap();
+    (format!("/v1/files/{}", file["id"].as_str().unwrap()), file)
+}
+
+async fn status(app: &TestApp, user: &User, path: &str) -> u16 {
+    app.get(path).bearer_auth(&user.token).send().await.unwrap().status().as_u16()
+}
+
+/// The pieces in the store.
+fn blobs(app: &TestApp) -> Vec<std::path::PathBuf> {
+    let folders = std::fs::read_dir(app.files.path()).unwrap();
+    folders
+        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+async fn rows(app: &TestApp) -> i64 {
+    sqlx::query_scalar("select count(*) from files").fetch_one(&app.app.writer).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_file_goes_before_fourteen_days_are_over() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let (short, _) = upload(&app, &anna, "?expires_in=3600", "short").await;
+    let (usual, file) = upload(&app, &anna, "", "usual").await;
+    let (long, _) = upload(&app, &anna, "", "long").await;
+    let made = app.clock.now();
+    let patch = async |path: &str, days: TimeDelta| {
+        let body = json!({"expires_at": made + days});
+        app.request(Method::PATCH, path).bearer_auth(&anna.token).json(&body).send().await.unwrap().status()
+    };
+    assert_eq!(patch(&long, TimeDelta::days(14)).await, 422);
+    assert_eq!(patch(&long, TimeDelta::hours(13 * 24 + 11)).await, 200);
+    let unfinished = app.post("/v1/files").bearer_auth(&anna.token).header("tus-resumable", "1.0.0");
+    let unfinished = unfinished.header("upload-length", 10).send().await.unwrap();
+    let unfinished = unfinished.headers()["location"].to_str().unwrap().to_owned();
+    let life = file["expires_at"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap() - made;
+    assert!(life > TimeDelta::hours(13 * 24 - 1) && life < TimeDelta::days(13), "{life}");
+
+    let mut seen = Vec::new();
+    for (later, expected) in [
+        (TimeDelta::minutes(59), [200, 200, 200, 200]),
+        (TimeDelta::minutes(2), [404, 200, 200, 200]),
+        (TimeDelta::hours(24), [404, 404, 200, 200]),
+        (TimeDelta::days(12), [404, 404, 404, 200]),
+        (TimeDelta::hours(12), [404, 404, 404, 404]),
+    ] {
+        app.clock.advance(later);
+        // Nobody sees it any more, whether the worker has come by or not.
+        let mut is = [0; 4];
+        for (at, path) in [&short, &unfinished, &usual, &long].into_iter().enumerate() {
+            is[at] = status(&app, &anna, path).await;
+        }
+        assert_eq!(is, expected, "after {later}");
+        schedule::step(&app.app).await.unwrap();
+        seen.push((rows(&app).await, blobs(&app).len()));
+    }
+    assert!(app.clock.now() - made < TimeDelta::days(14));
+    assert_eq!(seen, [(4, 3), (3, 2), (2, 2), (1, 1), (0, 0)]);
+}
+
+#[tokio::test]
+async fn a_removal_that_was_cut_off_is_finished() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    for cut in ["after the row was hidden", "after the bytes were removed"] {
+        let (path, _) = upload(&app, &anna, "", "bytes").await;
+        sqlx::query("update files set state = 'removing'").execute(&app.app.writer).await.unwrap();
+        if cut == "after the bytes were removed" {
+            std::fs::remove_file(&blobs(&app)[0]).unwrap();
+        }
+        assert_eq!(status(&app, &anna, &path).await, 404, "{cut}");
+        files::remove_expired(&app.app).await.unwrap();
+        assert_eq!((rows(&app).await, blobs(&app).len()), (0, 0), "{cut}");
+    }
+}
+
+#[tokio::test]
+async fn what_one_side_does_not_know_is_swept() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let (kept, _) = upload(&app, &anna, "", "kept").await;
+    let kept_blob = blobs(&app);
+    let (lost, _) = upload(&app, &anna, "", "lost").await;
+    let lost_blob = blobs(&app).into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
+    std::fs::remove_file(lost_blob).unwrap();
+    // Bytes of no file: one that has stood there for long, and one whose row may be on its way.
+    let (old, fresh) = (kept_blob[0].with_file_name("old"), kept_blob[0].with_file_name("fresh"));
+    for blob in [&old, &fresh] {
+        std::fs::write(blob, "orphan").unwrap();
+    }
+    for blob in [&old, &kept_blob[0]] {
+        let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
+        std::fs::File::options().write(true).open(blob).unwrap().set_modified(long_ago).unwrap();
+    }
+    files::sweep_orphans(&app.app).await.unwrap();
+    files::remove_expired(&app.app).await.unwrap();
+    assert!(!old.exists() && fresh.exists() && kept_blob[0].exists());
+    assert_eq!((status(&app, &anna, &kept).await, status(&app, &anna, &lost).await), (200, 404));
+    assert_eq!(rows(&app).await, 1);
+}
