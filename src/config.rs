@@ -128,6 +128,8 @@ pub struct Worker {
     pub lease: Duration,
     /// `worker.fanout_slice`: how many watches one transaction of the dispatch takes.
     pub fanout_slice: i64,
+    /// `worker.scratch`: where an import sorts what does not fit into memory; nothing of it lasts.
+    pub scratch: PathBuf,
     /// `worker.daily_hour`: the hour of the day in UTC at which watches of cadence `daily` deliver.
     pub daily_hour: u32,
 }
@@ -279,6 +281,7 @@ impl Config {
             poll: r.millis("worker.poll_ms", 1_000)?,
             lease: r.seconds("worker.lease_s", 60)?,
             fanout_slice: r.get("worker.fanout_slice", "10000")?,
+            scratch: r.get("worker.scratch", "/var/tmp")?,
             daily_hour: r.get("worker.daily_hour", "9")?,
         };
         let webhook = Webhook {

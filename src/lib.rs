@@ -25,6 +25,7 @@ pub mod dev;
 pub mod domain;
 pub mod error;
 pub mod failure;
+pub mod feed;
 pub mod http;
 pub mod key_command;
 pub mod outbound;

@@ -22,6 +22,7 @@ pub mod games;
 pub mod health;
 pub mod history;
 pub mod idempotency;
+pub mod imports;
 pub mod keys;
 pub mod lines;
 pub mod notices;
@@ -80,6 +81,10 @@ fn routes() -> Router<App> {
         .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
         .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
         .route("/d/{token}", get(file_content::shared))
+        .route("/v1/imports", get(imports::list).post(imports::create))
+        .route("/v1/imports/{id}", get(imports::show).delete(imports::cancel))
+        .route("/v1/imports/{id}/events", get(imports::events))
+        .route("/v1/imports/{id}/refusals", get(imports::refusals))
         .route("/v1/watches", get(watches::list).post(watches::create))
         .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
         .route("/v1/watches/{id}/explain", get(watches::explain))

@@ -1,26 +1,10 @@
-//! Opens what is reported: a file or standard input, plain or compressed.
+//! Opens what is reported: a file or standard input.
 
-use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
-
-use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use tokio_util::io::SyncIoBridge;
+use std::path::PathBuf;
 
 use crate::failure::{Explain, Failure};
-
-/// The first bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
-const GZIP: &[u8] = &[0x1f, 0x8b];
-const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// How the mark that some programs put in front of UTF-8 looks.
-const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
-/// What is read at once, in bytes.
-const BUFFER: usize = 64 << 10;
+use crate::feed::input::{self, Format, Input};
 
 /// Where the lines come from.
 #[derive(Clone, Debug)]
@@ -29,43 +13,21 @@ pub enum Source {
     File(PathBuf),
 }
 
-/// What a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A header, then records as in RFC 4180.
-    Csv,
-    /// A JSON object a line.
-    Ndjson,
-}
-
-/// An input that is open and known.
-pub struct Input {
-    pub format: Format,
-    /// The decompressed bytes, without a byte order mark.
-    pub reader: Box<dyn BufRead + Send>,
-    /// How many bytes have been read so far, compressed as they are.
-    pub read: Arc<AtomicU64>,
-    /// How many there are, where that is known.
-    pub size: Option<u64>,
-}
-
 impl Source {
     /// `-` is standard input.
     pub fn parse(text: &str) -> Self {
         if text == "-" { Self::StandardInput } else { Self::File(PathBuf::from(text)) }
     }
 
-    /// Opens it and finds out its compression (by its first bytes) and its format (by the file's name, else by
-    /// the first character: `{` begins NDJSON).
+    /// Opens it and finds out what it is.
     ///
     /// # Errors
     /// When it cannot be read, or is evidently something else.
     pub async fn open(&self) -> Result<Input, Failure> {
-        let read = Arc::new(AtomicU64::new(0));
-        let (raw, size): (Box<dyn AsyncRead + Send + Unpin>, Option<u64>) = match self {
+        let input = match self {
             Self::StandardInput => {
                 let input = std::io::stdin().as_fd().try_clone_to_owned().explain(|| "no standard input")?;
-                (Box::new(tokio::fs::File::from_std(input.into())), None)
+                input::open(tokio::fs::File::from_std(input.into()), None, None).await?
             }
             Self::File(path) => {
                 let open = async {
@@ -74,112 +36,12 @@ impl Source {
                     Ok::<_, std::io::Error>((file, metadata.is_file().then_some(metadata.len())))
                 };
                 let (file, size) = open.await.explain(|| format!("cannot open {}", path.display()))?;
-                (Box::new(file), size)
+                input::open(file, Some(path), size).await?
             }
         };
-        let plain = decompress(Counting { inner: raw, read: read.clone() }).await?;
-        let path = if let Self::File(path) = self { Some(path.clone()) } else { None };
-        // The parsers are not async, so they read from a thread of their own, from here on.
-        let peek = tokio::task::spawn_blocking(move || {
-            let bridge = SyncIoBridge::new(plain);
-            identify(Box::new(BufReader::with_capacity(BUFFER, bridge)), path.as_deref())
-        });
-        let (format, reader) = peek.await.explain(|| "cannot read the input")??;
-        Ok(Input { format, reader, read, size })
-    }
-}
-
-async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
-    mut raw: R,
-) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
-    let mut first = Vec::with_capacity(ZSTD.len());
-    // A pipe may give one byte at a time.
-    while first.len() < ZSTD.len() {
-        let missing = (ZSTD.len() - first.len()) as u64;
-        let got = (&mut raw).take(missing).read_to_end(&mut first).await;
-        if got.explain(|| "cannot read the input")? == 0 {
-            break;
+        match input.format {
+            Format::Xml => Err(Failure::new("the input is XML; upload it and import it as a file")),
+            _ => Ok(input),
         }
-    }
-    let (gzip, zstd) = (first.starts_with(GZIP), first.starts_with(ZSTD));
-    let whole = AsyncReadExt::chain(std::io::Cursor::new(first), raw);
-    let buffered = tokio::io::BufReader::with_capacity(BUFFER, whole);
-    Ok(if gzip {
-        let mut decoder = GzipDecoder::new(buffered);
-        decoder.multiple_members(true);
-        Box::new(decoder)
-    } else if zstd {
-        let mut decoder = ZstdDecoder::new(buffered);
-        decoder.multiple_members(true);
-        Box::new(decoder)
-    } else {
-        Box::new(buffered)
-    })
-}
-
-fn identify(
-    mut reader: Box<dyn BufRead + Send>,
-    path: Option<&Path>,
-) -> Result<(Format, Box<dyn BufRead + Send>), Failure> {
-    let mut first = Vec::new();
-    reader.by_ref().take(512).read_to_end(&mut first).explain(|| "cannot read the input")?;
-    if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
-        return Err(Failure::new("the input is UTF-16; `iconv -f UTF-16 -t UTF-8` makes it readable"));
-    }
-    if first.starts_with(BYTE_ORDER_MARK) {
-        first.drain(..BYTE_ORDER_MARK.len());
-    }
-    let begin = first.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
-    let format = path.and_then(format_of_name).unwrap_or(match begin {
-        Some(b'{' | b'[') => Format::Ndjson,
-        _ => Format::Csv,
-    });
-    if format == Format::Ndjson && begin == Some(b'[') {
-        return Err(Failure::new(
-            "the input is one JSON array; give one object a line (`jq -c '.[]'` makes that)",
-        ));
-    }
-    Ok((format, Box::new(BufReader::with_capacity(BUFFER, Read::chain(std::io::Cursor::new(first), reader)))))
-}
-
-/// By the ending below `.gz` and `.zst`.
-fn format_of_name(path: &Path) -> Option<Format> {
-    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
-    match name.rsplit_once('.')?.1 {
-        "csv" | "tsv" => Some(Format::Csv),
-        "ndjson" | "jsonl" | "json" => Some(Format::Ndjson),
-        _ => None,
-    }
-}
-
-/// Counts what passes through.
-struct Counting<R> {
-    inner: R,
-    read: Arc<AtomicU64>,
-}
-
-impl<R: AsyncRead + Unpin> AsyncRead for Counting<R> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        self.read.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
-        polled
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_tells_the_format_below_its_compression() {
-        assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(Format::Csv));
-        assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(Format::Ndjson));
-        assert_eq!(format_of_name(Path::new("prices.gz")), None);
     }
 }

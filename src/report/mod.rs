@@ -6,9 +6,7 @@
 
 pub mod client;
 pub mod input;
-pub mod mapping;
 pub mod progress;
-pub mod records;
 pub mod session;
 pub mod slices;
 
@@ -23,12 +21,13 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use self::client::{ApiClient, BatchCounts, RejectedLine, describe_problem};
-use self::input::{Input, Source};
-use self::mapping::Mapping;
+use self::input::Source;
 use self::progress::{Progress, Tally};
 use self::session::{AcceptedSlice, Session};
 use self::slices::{Cutter, Refusal, Slice};
 use crate::failure::{Explain, Failure};
+use crate::feed::input::Input;
+use crate::feed::mapping::Mapping;
 
 /// Where `salebell dev` leaves its token.
 const DEV_TOKEN: &str = ".salebell/dev-token";

@@ -5,10 +5,10 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::input::{Format, Input};
-use super::mapping::{ColumnMapping, Mapping};
-use super::records::{Content, Record, Records, guess_delimiter};
 use crate::failure::{Explain, Failure};
+use crate::feed::input::{Format, Input};
+use crate::feed::mapping::{ColumnMapping, Mapping};
+use crate::feed::records::{Content, Record, Records, guess_delimiter};
 
 /// A slice is cut before it grows beyond this, in bytes, however few lines it has.
 const LARGEST_SLICE: usize = 4 << 20;
@@ -66,9 +66,9 @@ impl Cutter {
         let format = input.format;
         let mut records = Records::new(input.reader, format, delimiter);
         let columns = match format {
-            Format::Ndjson => None,
+            Format::Ndjson | Format::Xml => None,
             Format::Csv => {
-                let columns = self.read_header(&mut records)?;
+                let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
                 Some(columns)
             }
@@ -103,16 +103,6 @@ impl Cutter {
             let _ = slices.blocking_send(next.finish());
         }
         Ok(())
-    }
-
-    fn read_header(&self, records: &mut Records) -> Result<ColumnMapping, Failure> {
-        match records.read_next()? {
-            None => Err(Failure::new("the input is empty")),
-            Some(Record { content: Content::Fields(header), .. }) => self.mapping.for_columns(&header),
-            Some(Record { line, content: Content::Broken(why) | Content::Json(why) }) => {
-                Err(Failure::new(format!("the header on line {line} {why}")))
-            }
-        }
     }
 
     fn map(&self, columns: Option<&ColumnMapping>, record: &Record) -> Result<Vec<u8>, String> {

@@ -21,6 +21,7 @@ pub mod games;
 pub mod health;
 pub mod history;
 pub mod idempotency;
+pub mod imports;
 pub mod jobs;
 pub mod keys;
 pub mod new_offers;

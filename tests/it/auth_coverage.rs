@@ -120,11 +120,15 @@ async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uuid, 
     let key = app.post("/v1/keys").bearer_auth(&anna.token).json(&json!({"name": "mine"}));
     let key = id(&key.send().await.unwrap().json().await.unwrap());
     let file = app.post("/v1/files?name=mine.txt").bearer_auth(&anna.token).body("mine");
-    let file = file.send().await.unwrap().json().await.unwrap();
+    let file: Value = file.send().await.unwrap().json().await.unwrap();
+    let import = json!({"file_id": id(&file)});
+    let import = app.post("/v1/imports").bearer_auth(&anna.token).json(&import);
+    let import = import.send().await.unwrap().json().await.unwrap();
     vec![
         ("/v1/keys/", key, json!({"name": "stolen"})),
         ("/v1/batches/", batch, json!({})),
         ("/v1/files/", id(&file), json!({"name": "stolen"})),
+        ("/v1/imports/", id(&import), json!({})),
         ("/v1/watches/", rung.watch, json!({"paused": true})),
         ("/v1/notices/", rung.notice, json!({"read": true})),
         ("/v1/channels/", channel, json!({})),

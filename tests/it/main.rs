@@ -17,6 +17,7 @@ mod games;
 mod health;
 mod history;
 mod idempotency;
+mod imports;
 mod keys;
 mod kills;
 mod layering;

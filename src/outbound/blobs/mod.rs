@@ -4,5 +4,7 @@
 //! can spoil nothing that the other writes.
 
 mod directory;
+mod whole;
 
 pub use self::directory::{Directory, Piece, Reading};
+pub use self::whole::read_whole;

@@ -50,6 +50,20 @@ impl Records {
         Self { input, format, csv, line_ends: 0, output, ends }
     }
 
+    /// The first record of CSV, which names the columns.
+    ///
+    /// # Errors
+    /// There is none that can be read.
+    pub fn read_header(&mut self) -> Result<Vec<String>, Failure> {
+        match self.read_next()? {
+            None => Err(Failure::new("the input is empty")),
+            Some(Record { content: Content::Fields(header), .. }) => Ok(header),
+            Some(Record { line, content: Content::Broken(why) | Content::Json(why) }) => {
+                Err(Failure::new(format!("the header on line {line} {why}")))
+            }
+        }
+    }
+
     /// The next record that is not empty; `None` at the end.
     ///
     /// # Errors
@@ -59,7 +73,7 @@ impl Records {
             let line = self.line_ends + 1;
             let read = match self.format {
                 Format::Csv => self.read_csv(),
-                Format::Ndjson => self.read_json(),
+                Format::Ndjson | Format::Xml => self.read_json(),
             };
             let content = read.explain(|| format!("cannot read the input after line {line}"))?;
             if !matches!(&content, Content::Json(text) if text.trim().is_empty()) {

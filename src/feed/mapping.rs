@@ -161,6 +161,12 @@ pub struct ColumnMapping {
 }
 
 impl ColumnMapping {
+    /// Whether a column or a constant is this field.
+    pub fn has(&self, field: &str) -> bool {
+        let columns = self.columns.iter().map(|(known, _)| *known);
+        columns.chain(self.constants.iter().map(|(known, _)| *known)).any(|known| known == field)
+    }
+
     /// One record as a line for the API; empty fields are left out.
     ///
     /// # Errors

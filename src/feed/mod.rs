@@ -1,0 +1,10 @@
+//! Feeds: files of prices as shops and programs write them, read record by record into what is reported.
+
+pub mod input;
+pub mod mapping;
+pub mod merchant;
+pub mod options;
+pub mod records;
+pub mod rows;
+pub mod sorting;
+pub mod xml;

@@ -1,0 +1,89 @@
+//! How a file is to be read, as whoever imports it says.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::mapping::Mapping;
+use super::merchant::Merchant;
+use super::rows::Meaning;
+
+/// How a file is read. It is kept with the import.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportOptions {
+    #[serde(default)]
+    pub format: ImportFormat,
+    /// Of foreign columns: field → column.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+    /// Field → the value that it has in every row.
+    #[serde(default)]
+    pub constants: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportFormat {
+    /// CSV or NDJSON of observations.
+    #[default]
+    Observations,
+    /// Google Merchant Center product data: TSV, CSV, RSS or Atom.
+    Merchant,
+}
+
+impl ImportOptions {
+    /// What its rows mean.
+    ///
+    /// # Errors
+    /// A sentence about what does not fit.
+    pub fn meaning(&self) -> Result<Meaning, String> {
+        let pairs = |map: &BTreeMap<String, String>| {
+            map.iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>()
+        };
+        if self.format == ImportFormat::Observations {
+            let mapping = Mapping::parse(&pairs(&self.columns), &pairs(&self.constants));
+            return mapping.map(Meaning::Fields).map_err(|failure| failure.to_string());
+        }
+        if !self.columns.is_empty() {
+            return Err("product data has its own columns: only constants can be given".to_owned());
+        }
+        if let Some(other) =
+            self.constants.keys().find(|key| !["store", "region", "platform"].contains(&key.as_str()))
+        {
+            return Err(format!("of product data store, region and platform can be given, not {other}"));
+        }
+        let of = |field: &str| self.constants.get(field).cloned();
+        let store = of("store").ok_or("product data does not name its store: constants must have it")?;
+        Ok(Meaning::Products(Merchant { store, region: of("region"), platform: of("platform") }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(json: &str) -> Result<Meaning, String> {
+        serde_json::from_str::<ImportOptions>(json).unwrap().meaning()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_before_anything_is_read() {
+        assert!(matches!(meaning("{}"), Ok(Meaning::Fields(_))));
+        assert!(matches!(
+            meaning(r#"{"columns": {"sku": "ID"}, "constants": {"store": "Steam"}}"#),
+            Ok(Meaning::Fields(_))
+        ));
+        let shop = r#"{"format": "merchant", "constants": {"store": "Shop", "region": "DE"}}"#;
+        assert!(matches!(meaning(shop), Ok(Meaning::Products(_))));
+        for (options, why) in [
+            (r#"{"columns": {"prize": "x"}}"#, "prize is none of"),
+            (r#"{"format": "merchant"}"#, "store"),
+            (r#"{"format": "merchant", "columns": {"sku": "x"}}"#, "its own columns"),
+            (r#"{"format": "merchant", "constants": {"store": "x", "price": "1"}}"#, "not price"),
+        ] {
+            let problem = meaning(options).unwrap_err();
+            assert!(problem.contains(why), "{options}: {problem}");
+        }
+    }
+}

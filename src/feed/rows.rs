@@ -1,0 +1,155 @@
+//! The rows of a feed, whatever its format, as what a reporter would report.
+
+use chrono::{DateTime, Utc};
+
+use super::input::{Format, Input};
+use super::mapping::{ColumnMapping, Mapping};
+use super::merchant::{Merchant, attribute_name};
+use super::records::{Content, Record, Records, guess_delimiter};
+use super::xml::Items;
+use crate::domain::observation::ReportedObservation;
+use crate::failure::{Explain, Failure};
+
+/// What the rows of a feed mean.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// Fields of observations, under their own names or those of a mapping.
+    Fields(Mapping),
+    /// Product data of Google Merchant Center.
+    Products(Merchant),
+}
+
+/// One row: where it begins, and what it reports or why it cannot be taken.
+pub struct Row {
+    pub line: u64,
+    pub reported: Result<ReportedObservation, String>,
+}
+
+/// Reads rows one after another.
+pub struct Rows {
+    source: Source,
+    now: DateTime<Utc>,
+}
+
+enum Source {
+    Columns(Records, ColumnMapping),
+    Lines(Records, Mapping),
+    Products(Records, Vec<String>, Merchant),
+    Items(Items, Merchant),
+}
+
+impl Rows {
+    /// Reads what stands before the first row. `now` decides whether a sale price holds.
+    ///
+    /// # Errors
+    /// The input cannot be read, or does not fit its meaning.
+    pub fn open(mut input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, Failure> {
+        let delimiter = guess_delimiter(input.reader.as_mut()).explain(|| "cannot read the input")?;
+        let source = match (input.format, meaning) {
+            (Format::Xml, Meaning::Products(shop)) => Source::Items(Items::new(input.reader), shop.clone()),
+            (Format::Csv, Meaning::Products(shop)) => {
+                let mut records = Records::new(input.reader, Format::Csv, delimiter);
+                let names: Vec<String> =
+                    records.read_header()?.iter().map(|name| attribute_name(name)).collect();
+                for wanted in ["id", "price"] {
+                    if !names.iter().any(|name| name == wanted) {
+                        return Err(Failure::new(format!("the product data has no column {wanted:?}")));
+                    }
+                }
+                Source::Products(records, names, shop.clone())
+            }
+            (Format::Csv, Meaning::Fields(mapping)) => {
+                let mut records = Records::new(input.reader, Format::Csv, delimiter);
+                let columns = mapping.for_columns(&records.read_header()?)?;
+                Source::Columns(records, columns)
+            }
+            (Format::Ndjson, Meaning::Fields(mapping)) => {
+                Source::Lines(Records::new(input.reader, Format::Ndjson, delimiter), mapping.clone())
+            }
+            (Format::Ndjson, Meaning::Products(_)) => {
+                return Err(Failure::new("the input is NDJSON; product data is TSV, CSV, RSS or Atom"));
+            }
+            (Format::Xml, Meaning::Fields(_)) => {
+                return Err(Failure::new("the input is XML; only product data (format merchant) is"));
+            }
+        };
+        Ok(Rows { source, now })
+    }
+
+    /// Rows may tell when they were seen. Where they do not, their order is none.
+    pub fn may_tell_times(&self) -> bool {
+        match &self.source {
+            Source::Columns(_, columns) => columns.has("observed_at"),
+            Source::Lines(..) => true,
+            Source::Products(..) | Source::Items(..) => false,
+        }
+    }
+
+    /// The next row; `None` at the end.
+    ///
+    /// # Errors
+    /// The input breaks off.
+    pub fn read_next(&mut self) -> Result<Option<Row>, Failure> {
+        match &mut self.source {
+            Source::Items(items, shop) => {
+                let Some(item) = items.read_next()? else { return Ok(None) };
+                let reported = item.attributes.and_then(|attributes| {
+                    let find = |name: &str| {
+                        attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+                    };
+                    shop.observe(find, self.now)
+                });
+                Ok(Some(Row { line: item.line, reported }))
+            }
+            Source::Columns(records, columns) => {
+                next(records, |record| parse(&columns.map_record(fields(record)?)?))
+            }
+            Source::Lines(records, mapping) => next(records, |record| match &record.content {
+                Content::Json(text) => parse(&mapping.map_json(text)?),
+                Content::Broken(why) => Err(why.clone()),
+                Content::Fields(_) => Err("is no line of JSON".to_owned()),
+            }),
+            Source::Products(records, names, shop) => {
+                let now = self.now;
+                next(records, |record| {
+                    let fields = fields(record)?;
+                    if fields.len() != names.len() {
+                        return Err(format!(
+                            "has {} fields where the header has {}",
+                            fields.len(),
+                            names.len()
+                        ));
+                    }
+                    let find = |name: &str| {
+                        let place = names.iter().position(|known| known == name)?;
+                        fields.get(place).map(String::as_str)
+                    };
+                    shop.observe(find, now)
+                })
+            }
+        }
+    }
+}
+
+fn next(
+    records: &mut Records,
+    read: impl FnOnce(&Record) -> Result<ReportedObservation, String>,
+) -> Result<Option<Row>, Failure> {
+    let Some(record) = records.read_next()? else { return Ok(None) };
+    Ok(Some(Row { line: record.line, reported: read(&record) }))
+}
+
+fn fields(record: &Record) -> Result<&[String], String> {
+    match &record.content {
+        Content::Fields(fields) => Ok(fields),
+        Content::Broken(why) => Err(why.clone()),
+        Content::Json(_) => Err("is no record of CSV".to_owned()),
+    }
+}
+
+fn parse(line: &[u8]) -> Result<ReportedObservation, String> {
+    serde_json::from_slice(line).map_err(|error| {
+        let text = error.to_string();
+        text.split(" at line ").next().unwrap_or_default().to_owned()
+    })
+}

@@ -1,0 +1,277 @@
+//! Brings the observations of an offer together, in the order of time, whatever the size of the feed: what does not fit
+//! into memory is sorted in runs on the disk, which are merged.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::observation::Observation;
+
+/// Bytes of observations in memory before they are written to a run.
+const MEMORY: usize = 24 << 20;
+/// What an observation takes beside its texts, about, in bytes.
+const OVERHEAD: usize = 320;
+/// So many runs become one: each that is merged has its buffers.
+const MOST_RUNS: usize = 48;
+
+/// An observation and the line of the input on which it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    #[serde(rename = "l")]
+    pub line: u64,
+    #[serde(rename = "o")]
+    pub observation: Observation,
+}
+
+impl Seen {
+    /// Whether both are of one offer.
+    pub fn is_of_offer(&self, other: &Seen) -> bool {
+        self.offer() == other.offer()
+    }
+
+    fn offer(&self) -> (&str, &str, &str) {
+        let seen = &self.observation;
+        (&seen.store, &seen.sku, &seen.region)
+    }
+
+    /// By offer, then by time, then as they stand in the input: the same input is always sorted alike.
+    fn place(&self, other: &Seen) -> Ordering {
+        let key = |seen: &Seen| (seen.observation.observed_at, seen.line);
+        self.offer().cmp(&other.offer()).then_with(|| key(self).cmp(&key(other)))
+    }
+
+    fn size(&self) -> usize {
+        let seen = &self.observation;
+        let texts = [&seen.store_name, &seen.title, &seen.platform, &seen.url];
+        let optional: usize = texts.into_iter().flatten().map(String::len).sum();
+        OVERHEAD + seen.store.len() + seen.sku.len() + seen.region.len() + optional
+    }
+}
+
+/// Takes observations in any order.
+pub struct Sorter {
+    scratch: PathBuf,
+    memory: usize,
+    held: Vec<Seen>,
+    held_bytes: usize,
+    runs: Vec<File>,
+}
+
+impl Sorter {
+    /// `scratch` is where runs are written; nothing of them is left when the process dies.
+    pub fn new(scratch: &Path) -> Sorter {
+        Sorter {
+            scratch: scratch.to_owned(),
+            memory: MEMORY,
+            held: Vec::new(),
+            held_bytes: 0,
+            runs: Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// A run cannot be written.
+    pub fn push(&mut self, seen: Seen) -> io::Result<()> {
+        self.held_bytes += seen.size();
+        self.held.push(seen);
+        if self.held_bytes < self.memory {
+            return Ok(());
+        }
+        self.held.sort_unstable_by(Seen::place);
+        let mut run = Run::create(&self.scratch)?;
+        for seen in self.held.drain(..) {
+            run.write(&seen)?;
+        }
+        self.held_bytes = 0;
+        self.runs.push(run.finish()?);
+        if self.runs.len() >= MOST_RUNS {
+            let mut merged = Run::create(&self.scratch)?;
+            let mut runs = Merge::of(std::mem::take(&mut self.runs))?;
+            while let Some(seen) = runs.next()? {
+                merged.write(&seen)?;
+            }
+            self.runs.push(merged.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Everything that was taken, offer by offer.
+    ///
+    /// # Errors
+    /// A run cannot be read.
+    pub fn finish(mut self) -> io::Result<Sorted> {
+        self.held.sort_unstable_by(Seen::place);
+        let mut held = self.held.into_iter();
+        let mut runs = Merge::of(self.runs)?;
+        let (next_held, next_run) = (held.next(), runs.next()?);
+        Ok(Sorted { held, runs, next_held, next_run })
+    }
+}
+
+/// Observations in their order.
+pub struct Sorted {
+    held: std::vec::IntoIter<Seen>,
+    runs: Merge,
+    next_held: Option<Seen>,
+    next_run: Option<Seen>,
+}
+
+impl Sorted {
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    /// A run cannot be read.
+    pub fn read_next(&mut self) -> io::Result<Option<Seen>> {
+        let from_held = match (&self.next_held, &self.next_run) {
+            (Some(held), Some(run)) => held.place(run).is_lt(),
+            (held, _) => held.is_some(),
+        };
+        if from_held {
+            return Ok(std::mem::replace(&mut self.next_held, self.held.next()));
+        }
+        Ok(std::mem::replace(&mut self.next_run, self.runs.next()?))
+    }
+}
+
+/// A sorted run that is being written: a line of JSON each, packed.
+struct Run {
+    encoder: zstd::Encoder<'static, BufWriter<File>>,
+}
+
+impl Run {
+    fn create(scratch: &Path) -> io::Result<Run> {
+        fs::create_dir_all(scratch)?;
+        let path = scratch.join(format!("salebell-run-{}", uuid::Uuid::now_v7().simple()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        // Without a name it is gone with the process.
+        fs::remove_file(path)?;
+        let mut encoder = zstd::Encoder::new(BufWriter::new(file), 1)?;
+        // Reading a run takes little more memory than this, 2^17 bytes.
+        encoder.window_log(17)?;
+        Ok(Run { encoder })
+    }
+
+    fn write(&mut self, seen: &Seen) -> io::Result<()> {
+        serde_json::to_writer(&mut self.encoder, seen)?;
+        self.encoder.write_all(b"\n")
+    }
+
+    fn finish(self) -> io::Result<File> {
+        let mut file = self.encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
+/// Runs that are read as one.
+struct Merge {
+    heads: BinaryHeap<Head>,
+}
+
+struct Head {
+    seen: Seen,
+    rest: BufReader<zstd::Decoder<'static, BufReader<File>>>,
+}
+
+impl Merge {
+    fn of(runs: Vec<File>) -> io::Result<Merge> {
+        let mut heads = BinaryHeap::with_capacity(runs.len());
+        for run in runs {
+            let mut rest = BufReader::new(zstd::Decoder::new(run)?);
+            if let Some(seen) = read_line(&mut rest)? {
+                heads.push(Head { seen, rest });
+            }
+        }
+        Ok(Merge { heads })
+    }
+
+    fn next(&mut self) -> io::Result<Option<Seen>> {
+        let Some(mut head) = self.heads.pop() else { return Ok(None) };
+        match read_line(&mut head.rest)? {
+            None => Ok(Some(head.seen)),
+            Some(next) => {
+                let seen = std::mem::replace(&mut head.seen, next);
+                self.heads.push(head);
+                Ok(Some(seen))
+            }
+        }
+    }
+}
+
+fn read_line(run: &mut impl BufRead) -> io::Result<Option<Seen>> {
+    let mut line = Vec::new();
+    match run.read_until(b'\n', &mut line)? {
+        0 => Ok(None),
+        _ => Ok(Some(serde_json::from_slice(&line)?)),
+    }
+}
+
+/// The first comes out of the heap first.
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.seen.place(&self.seen)
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    fn seen(line: u64, sku: u8, at: i64) -> Seen {
+        let observation = Observation {
+            store: "gog".to_owned(),
+            store_name: None,
+            sku: sku.to_string(),
+            region: "ZZ".to_owned(),
+            currency: "EUR".parse().unwrap(),
+            amount: 1,
+            regular: None,
+            observed_at: DateTime::from_timestamp(at, 0).unwrap(),
+            title: None,
+            platform: None,
+            url: None,
+            sale_ends_at: None,
+        };
+        Seen { line, observation }
+    }
+
+    proptest! {
+        #[test]
+        fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), room in 1_usize..20) {
+            let all: Vec<Seen> = given.iter().enumerate().map(|(line, (sku, at))| seen(line as u64, *sku, *at)).collect();
+            let mut sorter = Sorter::new(&std::env::temp_dir());
+            sorter.memory = room * OVERHEAD;
+            for one in all.clone() {
+                sorter.push(one).unwrap();
+            }
+            let mut sorted = sorter.finish().unwrap();
+            let mut found = Vec::new();
+            while let Some(next) = sorted.read_next().unwrap() {
+                found.push(next);
+            }
+            let mut expected = all;
+            expected.sort_by(Seen::place);
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! `/v1/imports`: files that are read into observations, with their progress and what could not be taken.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params};
+use super::conditional;
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::batch::Counts;
+use crate::error::{Error, Result};
+use crate::feed::options::{ImportFormat, ImportOptions};
+use crate::store::imports::{self, Import, NewImport, RowRefusal};
+use crate::store::{batches, files};
+
+/// How often somebody who listens is told.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+/// Refusals that are read at once.
+const REFUSALS_AT_ONCE: i64 = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateImportRequest {
+    file_id: Uuid,
+    #[serde(default)]
+    format: ImportFormat,
+    /// Of a foreign CSV or NDJSON: field → column.
+    #[serde(default)]
+    columns: std::collections::BTreeMap<String, String>,
+    /// Field → the value that it has in every row.
+    #[serde(default)]
+    constants: std::collections::BTreeMap<String, String>,
+    /// Historical: rings no bells.
+    #[serde(default)]
+    backfill: bool,
+}
+
+#[derive(Serialize)]
+struct ImportResponse {
+    id: Uuid,
+    file_id: Uuid,
+    file_name: String,
+    /// `queued`, `reading`, `recording`, `done`, `failed` or `cancelled`.
+    state: &'static str,
+    /// Why it failed.
+    failure: Option<String>,
+    backfill: bool,
+    options: serde_json::Value,
+    progress: Progress,
+    accepted: i64,
+    refused: i64,
+    /// Where the refused rows are told, with their lines.
+    refusals: String,
+    #[serde(flatten)]
+    counts: Counts,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize)]
+struct Progress {
+    rows_read: i64,
+    /// As the file is stored, packed or not.
+    bytes_read: i64,
+    bytes_total: i64,
+    rows_per_second: Option<f64>,
+    /// Until it is read; `null` while there is nothing to judge by.
+    seconds_left: Option<i64>,
+}
+
+impl ImportResponse {
+    async fn of(app: &App, account: Uuid, import: Import) -> Result<ImportResponse> {
+        let batch = batches::get_batch(&app.writer, account, import.id).await?;
+        let now = app.clock.now();
+        let seconds = import
+            .started_at
+            .map(|started| (import.finished_at.unwrap_or(now) - started).as_seconds_f64().max(0.001));
+        let reading = import.state == "reading" && import.bytes_read > 0;
+        let left = (import.bytes_total - import.bytes_read).max(0) as f64;
+        let seconds_left = seconds
+            .filter(|_| reading)
+            .map(|seconds| (seconds * left / import.bytes_read as f64).ceil() as i64);
+        Ok(ImportResponse {
+            state: match import.state.as_str() {
+                "queued" => "queued",
+                "reading" => "reading",
+                "failed" => "failed",
+                "cancelled" => "cancelled",
+                _ if batch.done => "done",
+                _ => "recording",
+            },
+            progress: Progress {
+                rows_read: import.rows_read,
+                bytes_read: import.bytes_read,
+                bytes_total: import.bytes_total,
+                rows_per_second: seconds.map(|seconds| (import.rows_read as f64 / seconds).round()),
+                seconds_left,
+            },
+            id: import.id,
+            file_id: import.file_id,
+            file_name: import.file_name,
+            failure: import.failure,
+            backfill: import.backfill,
+            options: import.options,
+            accepted: import.accepted,
+            refused: import.refused,
+            refusals: format!("/v1/imports/{}/refusals", import.id),
+            counts: batch.counts,
+            created_at: import.created_at,
+            started_at: import.started_at,
+            finished_at: import.finished_at,
+        })
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.state, "done" | "failed" | "cancelled")
+    }
+}
+
+/// No filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportParams {}
+
+/// `POST /v1/imports`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateImportRequest>,
+) -> Result<Response> {
+    caller.require("prices:write")?;
+    let CreateImportRequest { file_id, format, columns, constants, backfill } = request;
+    let options = ImportOptions { format, columns, constants };
+    options.meaning().map_err(|problem| Error::invalid("/format", problem))?;
+    let now = app.clock.now();
+    let file = files::find_file(&app.writer, caller.account, file_id, now).await?;
+    if !file.is_complete() {
+        return Err(Error::conflict("The file is not complete yet."));
+    }
+    let new = NewImport {
+        id: Uuid::now_v7(),
+        file_id,
+        file_name: &file.name,
+        options: serde_json::to_value(&options).map_err(Error::internal)?,
+        backfill,
+        may_create_stores: caller.may("catalogue:write"),
+        bytes_total: file.stored,
+    };
+    let import = imports::create_import(&app.writer, caller.account, &new, now).await?;
+    let location = format!("/v1/imports/{}", import.id);
+    conditional::created(&location, &ImportResponse::of(&app, caller.account, import).await?)
+}
+
+/// `GET /v1/imports`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(ImportParams {}): Params<ImportParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require("prices:write")?;
+    let found = imports::list_imports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
+    let page = paging.page(found, |import| import.id)?;
+    let mut items = Vec::with_capacity(page.items.len());
+    for import in page.items {
+        items.push(ImportResponse::of(&app, caller.account, import).await?);
+    }
+    conditional::respond(&headers, &super::page::Page { items, next_cursor: page.next_cursor })
+}
+
+/// `GET /v1/imports/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require("prices:write")?;
+    let import = imports::find_import(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &ImportResponse::of(&app, caller.account, import).await?)
+}
+
+/// `DELETE /v1/imports/{id}`: cancels it; what was sent is recorded all the same.
+pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    caller.require("prices:write")?;
+    let import = imports::cancel_import(&app.writer, caller.account, id, app.clock.now()).await?;
+    conditional::changed(&ImportResponse::of(&app, caller.account, import).await?)
+}
+
+/// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.
+pub async fn events(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    caller.require("prices:write")?;
+    imports::find_import(&app.writer, caller.account, id).await?;
+    Ok(Sse::new(follow(app, caller.account, id)).keep_alive(KeepAlive::default()).into_response())
+}
+
+fn follow(app: App, account: Uuid, id: Uuid) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold((app, String::new(), false), move |(app, mut told, ended)| async move {
+        if ended {
+            return None;
+        }
+        loop {
+            let state = async {
+                let import = imports::find_import(&app.writer, account, id).await?;
+                ImportResponse::of(&app, account, import).await
+            };
+            // A database that is away for a moment is no reason to hang up.
+            if let Ok(response) = state.await
+                && let Ok(text) = serde_json::to_string(&response)
+                && (text != told || response.has_ended())
+            {
+                let ended = response.has_ended();
+                told = text.clone();
+                let event = Event::default().event(if ended { "end" } else { "progress" }).data(text);
+                return Some((Ok(event), (app, told, ended)));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TELL_EVERY) => {}
+                () = app.stopping.cancelled() => return None,
+            }
+        }
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusalParams {
+    #[serde(default)]
+    format: RefusalFormat,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RefusalFormat {
+    #[default]
+    Csv,
+    Ndjson,
+}
+
+/// `GET /v1/imports/{id}/refusals`: the rows that could not be taken, as a file.
+pub async fn refusals(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Params(params): Params<RefusalParams>,
+) -> Result<Response> {
+    caller.require("prices:write")?;
+    imports::find_import(&app.writer, caller.account, id).await?;
+    let (kind, ending, head) = match params.format {
+        RefusalFormat::Csv => ("text/csv; charset=utf-8", "csv", "line,reason\r\n"),
+        RefusalFormat::Ndjson => ("application/x-ndjson", "ndjson", ""),
+    };
+    let begin = (app, Some(-1), Bytes::from_static(head.as_bytes()));
+    let body = stream::try_unfold(begin, move |(app, after, head)| async move {
+        let Some(after) = after else { return Ok(None) };
+        let some = imports::list_refusals(&app.writer, id, after, REFUSALS_AT_ONCE).await;
+        let some = some.map_err(std::io::Error::other)?;
+        let mut text = head.to_vec();
+        for refusal in &some {
+            write_refusal(&mut text, params.format, refusal);
+        }
+        let next = some.last().filter(|_| some.len() as i64 == REFUSALS_AT_ONCE).map(|last| last.line);
+        Ok::<_, std::io::Error>(Some((Bytes::from(text), (app, next, Bytes::new()))))
+    });
+    let disposition = format!("attachment; filename=\"refusals-{id}.{ending}\"");
+    let disposition = HeaderValue::from_str(&disposition).map_err(Error::internal)?;
+    let headers =
+        [(header::CONTENT_TYPE, HeaderValue::from_static(kind)), (header::CONTENT_DISPOSITION, disposition)];
+    Ok((StatusCode::OK, headers, Body::from_stream(body)).into_response())
+}
+
+fn write_refusal(text: &mut Vec<u8>, format: RefusalFormat, refusal: &RowRefusal) {
+    let line = match format {
+        // RFC 4180; a reason never begins with what a spreadsheet would take for a formula.
+        RefusalFormat::Csv => format!("{},\"{}\"\r\n", refusal.line, refusal.reason.replace('"', "\"\"")),
+        RefusalFormat::Ndjson => {
+            format!("{}\n", serde_json::json!({"line": refusal.line, "reason": refusal.reason}))
+        }
+    };
+    text.extend_from_slice(line.as_bytes());
+}

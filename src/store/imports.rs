@@ -1,0 +1,311 @@
+//! Imports: files that are read into observations.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::batches::{self, Closing};
+use crate::error::{Error, Kind, Result};
+
+/// An account has no more imports waiting or being read than this.
+const MAX_OPEN: i64 = 100;
+
+/// An import as its owner sees it. What became of its observations, its batch knows.
+#[derive(Clone, Debug, FromRow)]
+pub struct Import {
+    pub id: Uuid,
+    pub file_id: Uuid,
+    pub file_name: String,
+    pub options: Value,
+    pub backfill: bool,
+    /// `queued`, `reading`, `sent`, `failed` or `cancelled`.
+    pub state: String,
+    pub failure: Option<String>,
+    pub rows_read: i64,
+    pub bytes_read: i64,
+    pub bytes_total: i64,
+    pub refused: i64,
+    pub accepted: i64,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str =
+    "id, file_id, file_name, options, backfill, state, failure, rows_read, bytes_read, bytes_total,
+    refused, accepted, created_at, started_at, finished_at";
+
+pub struct NewImport<'a> {
+    pub id: Uuid,
+    pub file_id: Uuid,
+    pub file_name: &'a str,
+    pub options: Value,
+    pub backfill: bool,
+    pub may_create_stores: bool,
+    pub bytes_total: i64,
+}
+
+/// Queues an import, with the batch of the same id.
+///
+/// # Errors
+/// `TooManyRequests` when too many of the account's wait.
+pub async fn create_import(
+    pool: &PgPool,
+    account: Uuid,
+    new: &NewImport<'_>,
+    now: DateTime<Utc>,
+) -> Result<Import> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!("select id from accounts where id = $1 for no key update", account)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let open = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from imports where account_id = $1 and state in ('queued', 'reading')"#,
+        account,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if open >= MAX_OPEN {
+        let detail = format!("No more than {MAX_OPEN} imports of an account wait at once.");
+        return Err(Error::new(Kind::TooManyRequests, detail));
+    }
+    batches::create_batch(&mut *transaction, account, new.id, None, now).await?;
+    let mut query = QueryBuilder::new(
+        "insert into imports (id, account_id, file_id, file_name, options, backfill, may_create_stores, bytes_total,
+            created_at) values (",
+    );
+    let mut values = query.separated(", ");
+    values.push_bind(new.id).push_bind(account).push_bind(new.file_id).push_bind(new.file_name);
+    values.push_bind(new.options.clone()).push_bind(new.backfill).push_bind(new.may_create_stores);
+    values.push_bind(new.bytes_total).push_bind(now);
+    query.push(") returning ").push(COLUMNS);
+    let import = query.build_query_as().fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(import)
+}
+
+/// An account's imports, the newest first; `before` is the id after which the page begins.
+pub async fn list_imports(
+    pool: &PgPool,
+    account: Uuid,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Import>> {
+    let mut query = QueryBuilder::<Postgres>::new("select ");
+    query.push(COLUMNS).push(" from imports where account_id = ").push_bind(account);
+    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" order by id desc limit ").push_bind(rows);
+    Ok(query.build_query_as().fetch_all(pool).await?)
+}
+
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn find_import(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Import> {
+    let mut query = QueryBuilder::<Postgres>::new("select ");
+    query.push(COLUMNS).push(" from imports where id = ").push_bind(id);
+    query.push(" and account_id = ").push_bind(account);
+    query.build_query_as().fetch_optional(pool).await?.ok_or_else(no_import)
+}
+
+/// Ends an import that is not at its end: nothing more of it is sent. What was sent is recorded.
+///
+/// # Errors
+/// `NotFound`, also for another account's; `Conflict` when there is nothing left to cancel.
+pub async fn cancel_import(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Import> {
+    find_import(pool, account, id).await?;
+    let mut transaction = pool.begin().await?;
+    let cancelled = sqlx::query!(
+        "update imports set state = 'cancelled', holder = null, leased_until = null, finished_at = $3
+         where id = $1 and account_id = $2 and state in ('queued', 'reading')
+         returning parts_sent, accepted, refused",
+        id,
+        account,
+        now,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?
+    .ok_or_else(|| Error::conflict("The import has been read to its end already."))?;
+    let closing =
+        Closing { parts: cancelled.parts_sent, accepted: cancelled.accepted, rejected: cancelled.refused };
+    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    transaction.commit().await?;
+    find_import(pool, account, id).await
+}
+
+/// A row that could not be taken.
+pub struct RowRefusal {
+    pub line: i64,
+    pub reason: String,
+}
+
+/// Some refusals of an import, by line, after the one named.
+pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
+    let refusals = sqlx::query_as!(
+        RowRefusal,
+        "select line, reason from import_refusals where import_id = $1 and line > $2 order by line limit $3",
+        id,
+        after,
+        max,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(refusals)
+}
+
+/// An import that a worker has taken.
+pub struct Claimed {
+    pub id: Uuid,
+    pub account_id: Uuid,
+    pub file_id: Uuid,
+    pub file_name: String,
+    pub options: Value,
+    pub backfill: bool,
+    pub may_create_stores: bool,
+    pub created_at: DateTime<Utc>,
+    /// What a worker before has sent already.
+    pub portions_sent: i32,
+    pub parts_sent: i32,
+    pub accepted: i64,
+    /// How often it was taken, this one included.
+    pub tries: i32,
+}
+
+/// Takes the oldest import that nobody reads.
+pub async fn claim_import(
+    pool: &PgPool,
+    holder: Uuid,
+    now: DateTime<Utc>,
+    lease: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let claimed = sqlx::query_as!(
+        Claimed,
+        "update imports set state = 'reading', holder = $1, leased_until = $3, tries = tries + 1,
+            started_at = coalesce(started_at, $2), rows_read = 0, bytes_read = 0, refused = 0
+         where id = (
+            select id from imports
+            where state in ('queued', 'reading') and (leased_until is null or leased_until <= $2)
+            order by id limit 1 for no key update skip locked)
+         returning id, account_id, file_id, file_name, options, backfill, may_create_stores, created_at, portions_sent,
+            parts_sent, accepted, tries",
+        holder,
+        now,
+        lease,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(claimed)
+}
+
+/// How far a worker has come with an import.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reached {
+    pub rows: i64,
+    pub bytes: i64,
+    pub refused: i64,
+    /// Portions of the input that are dealt with, and the messages and observations that they became.
+    pub portions: i32,
+    pub parts: i32,
+    pub accepted: i64,
+}
+
+/// Tells how far a worker has come, and keeps the import for it. False: it was cancelled, or another has it.
+pub async fn record_progress(
+    pool: &PgPool,
+    id: Uuid,
+    holder: Uuid,
+    reached: &Reached,
+    lease: DateTime<Utc>,
+) -> Result<bool> {
+    let kept = sqlx::query!(
+        "update imports set rows_read = $3, bytes_read = $4, refused = $5, portions_sent = $6, parts_sent = $7,
+            accepted = $8, leased_until = $9
+         where id = $1 and holder = $2 and state = 'reading'",
+        id,
+        holder,
+        reached.rows,
+        reached.bytes,
+        reached.refused,
+        reached.portions,
+        reached.parts,
+        reached.accepted,
+        lease,
+    )
+    .execute(pool)
+    .await?;
+    Ok(kept.rows_affected() == 1)
+}
+
+/// Keeps rows that could not be taken, for their owner to read.
+pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[RowRefusal]) -> Result<()> {
+    sqlx::query!(
+        "insert into import_refusals (import_id, line, reason)
+         select $1, r.line, r.reason from unnest($2::bigint[], $3::text[]) as r (line, reason)
+         on conflict (import_id, line) do nothing",
+        id,
+        &refusals.iter().map(|refusal| refusal.line).collect::<Vec<_>>(),
+        &refusals.iter().map(|refusal| refusal.reason.clone()).collect::<Vec<_>>(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// How many of an import's messages have been recorded.
+pub async fn count_recorded_parts(pool: &PgPool, id: Uuid) -> Result<i64> {
+    let count =
+        sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id)
+            .fetch_one(pool)
+            .await?;
+    Ok(count)
+}
+
+/// The end of an import: all of it was sent, or `failure` kept it from that. False: it was cancelled, or another has it.
+pub async fn finish_import(
+    pool: &PgPool,
+    id: Uuid,
+    holder: Uuid,
+    reached: &Reached,
+    failure: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let mut transaction = pool.begin().await?;
+    let finished = sqlx::query!(
+        "update imports set state = case when $3::text is null then 'sent' else 'failed' end, failure = $3, holder = null,
+            leased_until = null, rows_read = $4, bytes_read = $5, refused = $6, finished_at = $7
+         where id = $1 and holder = $2 and state = 'reading'",
+        id,
+        holder,
+        failure,
+        reached.rows,
+        reached.bytes,
+        reached.refused,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if finished.rows_affected() == 0 {
+        return Ok(false);
+    }
+    let closing = Closing { parts: reached.parts, accepted: reached.accepted, rejected: reached.refused };
+    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+/// Gives an import back that a worker could not go on with; another takes it at `again_at`.
+pub async fn release_import(pool: &PgPool, id: Uuid, holder: Uuid, again_at: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "update imports set holder = null, leased_until = $3 where id = $1 and holder = $2 and state = 'reading'",
+        id,
+        holder,
+        again_at,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+fn no_import() -> Error {
+    Error::not_found("import")
+}

@@ -1,0 +1,456 @@
+//! Imports: a file is read on a thread of its own, row by row; portions of its observations become messages of the bus,
+//! each at most once, and what cannot be taken is kept with its line.
+//!
+//! The same file is always cut into the same portions. So a worker that takes over reads from the beginning, and sends
+//! from where the one before had come; a message that was sent twice counts once (`batch_parts`).
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::io::StreamReader;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::batch::{MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::observation::Observation;
+use crate::error::{Error, Kind, Result, chain};
+use crate::failure::{Explain, Failure};
+use crate::feed::input::{self, Input};
+use crate::feed::options::ImportOptions;
+use crate::feed::rows::{Meaning, Rows};
+use crate::feed::sorting::{Seen, Sorter};
+use crate::outbound::blobs::read_whole;
+use crate::store::imports::{self, Claimed, Reached, RowRefusal};
+use crate::store::{files, new_offers};
+
+/// A sign of life, and the progress, this often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// No more messages of an import wait to be recorded: the bus is for others too.
+const MAX_WAITING: i64 = 16;
+/// How often it is looked whether they are recorded.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An import that fails so often on our side is given up.
+const MAX_TRIES: i32 = 5;
+/// And one that was taken so often without coming to an end.
+const MAX_DEATHS: i32 = 20;
+/// After a failure on our side it is tried again this much later.
+const RETRY: TimeDelta = TimeDelta::seconds(10);
+/// So many refusals are kept; the rest are counted.
+const MAX_REFUSALS: i64 = 100_000;
+/// Refusals are written by so many.
+const REFUSALS_AT_ONCE: usize = 1_000;
+
+/// Reads imports one after another until `app.stopping`.
+pub async fn run(app: App) {
+    let pulse = app.pulses.start("imports", app.config.worker.lease * 3 + app.config.worker.poll);
+    while !app.stopping.is_cancelled() {
+        pulse.beat();
+        match step(&app, || pulse.beat()).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!(target: "salebell::imports", "looking again after: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(app.config.worker.poll) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Takes an import and sends all of it. False: none waits. `beat` is called while it works.
+///
+/// # Errors
+/// The database is away; what was taken comes back when its lease has run out.
+pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
+    let (holder, now) = (Uuid::now_v7(), app.clock.now());
+    let claim = imports::claim_import(&app.writer, holder, now, lease(app));
+    let Some(import) = app.suspicion.limit(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let mut sending = Sending::new(app, &import, holder);
+    // Whoever took it before has died of it, so often that we do not try.
+    if import.tries > MAX_DEATHS {
+        sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
+        return Ok(true);
+    }
+    match sending.send_all(beat).await {
+        Ok(()) => sending.finish(None).await?,
+        Err(Stop::Lost) => {}
+        Err(Stop::Input(failure)) => sending.finish(Some(failure.to_string())).await?,
+        Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
+            log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
+                "an import is given up: {}", chain(&error));
+            sending.finish(Some("something went wrong on our side, again and again".to_owned())).await?;
+        }
+        Err(Stop::Ours(error)) => {
+            log::warn!(target: "salebell::imports", "import.id" = import.id.to_string();
+                "an import is tried again after: {}", chain(&error));
+            imports::release_import(&app.writer, import.id, holder, app.clock.now() + RETRY).await?;
+        }
+        Err(Stop::Stopping) => {
+            imports::release_import(&app.writer, import.id, holder, app.clock.now()).await?;
+        }
+    }
+    Ok(true)
+}
+
+fn lease(app: &App) -> DateTime<Utc> {
+    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+}
+
+/// Why an import is not sent to its end.
+enum Stop {
+    /// It was cancelled, or another has it.
+    Lost,
+    /// What its owner gave us cannot be read.
+    Input(Failure),
+    Ours(Error),
+    Stopping,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Ours(error)
+    }
+}
+
+/// What the reading thread tells.
+enum Told {
+    /// Observations of one message. `waits`: the offer of the first is that of the last before, which must be recorded
+    /// first.
+    Portion {
+        seen: Vec<Seen>,
+        waits: bool,
+    },
+    Refused(Vec<RowRefusal>),
+    /// It has come to the end.
+    End,
+    Failed(Failure),
+}
+
+/// An import on its way to the bus.
+struct Sending<'a> {
+    app: &'a App,
+    import: &'a Claimed,
+    holder: Uuid,
+    /// How far it has come, and how far the worker before had.
+    reached: Reached,
+    portion: i32,
+    read: Arc<ReadSoFar>,
+    known_stores: HashMap<String, bool>,
+    told_at: Instant,
+    refusals_kept: i64,
+}
+
+/// Counted by the reading thread.
+#[derive(Default)]
+struct ReadSoFar {
+    rows: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl<'a> Sending<'a> {
+    fn new(app: &'a App, import: &'a Claimed, holder: Uuid) -> Sending<'a> {
+        let reached = Reached {
+            portions: import.portions_sent,
+            parts: import.parts_sent,
+            accepted: import.accepted,
+            ..Reached::default()
+        };
+        Sending {
+            app,
+            import,
+            holder,
+            reached,
+            portion: 0,
+            read: Arc::default(),
+            known_stores: HashMap::new(),
+            told_at: Instant::now(),
+            refusals_kept: 0,
+        }
+    }
+
+    async fn send_all(&mut self, beat: impl Fn()) -> Result<(), Stop> {
+        let (input, bytes) = self.open().await?;
+        let options: ImportOptions =
+            serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
+        let meaning = options.meaning().map_err(|problem| Stop::Input(Failure::new(problem)))?;
+        let (tell, mut told) = mpsc::channel(2);
+        let reading = Reading {
+            meaning,
+            now: self.import.created_at,
+            scratch: self.app.config.worker.scratch.clone(),
+            read: self.read.clone(),
+            tell,
+        };
+        let thread = tokio::task::spawn_blocking(move || reading.read(input));
+        let mut progress = tokio::time::interval(TELL_EVERY);
+        let ended = loop {
+            let next = tokio::select! {
+                next = told.recv() => next,
+                _ = progress.tick() => {
+                    beat();
+                    self.tell(&bytes).await?;
+                    continue;
+                }
+                () = self.app.stopping.cancelled() => break Err(Stop::Stopping),
+            };
+            beat();
+            match next {
+                Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
+                Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
+                Some(Told::End) => break Ok(()),
+                Some(Told::Failed(failure)) => break Err(Stop::Input(failure)),
+                None => {
+                    break Err(Stop::Ours(Error::internal("the reading thread has ended without a word")));
+                }
+            }
+        };
+        drop(told);
+        thread.await.map_err(Error::internal)?;
+        self.count(&bytes);
+        ended
+    }
+
+    /// The file's bytes, unpacked, and how many of them have been read.
+    async fn open(&self) -> Result<(Input, Arc<AtomicU64>), Stop> {
+        let (app, import) = (self.app, self.import);
+        let file = files::find_file(&app.writer, import.account_id, import.file_id, app.clock.now()).await;
+        let file = match file {
+            Err(error) if error.kind == Kind::NotFound => {
+                return Err(Stop::Input(Failure::new("the file is gone")));
+            }
+            file => file?,
+        };
+        let pieces = files::list_pieces(&app.writer, file.id).await?;
+        let pieces = pieces.into_iter().map(|piece| (piece.place, piece.length.unsigned_abs())).collect();
+        let stream = StreamReader::new(read_whole(app.blobs.clone(), pieces).boxed());
+        let size = file.length.map(i64::unsigned_abs);
+        let input =
+            input::open(stream, Some(Path::new(&import.file_name)), size).await.map_err(Stop::Input)?;
+        let bytes = input.read.clone();
+        Ok((input, bytes))
+    }
+
+    async fn send_portion(&mut self, seen: Vec<Seen>, waits: bool, bytes: &AtomicU64) -> Result<(), Stop> {
+        self.portion += 1;
+        if self.portion <= self.import.portions_sent {
+            return Ok(());
+        }
+        let room = if waits { 0 } else { MAX_WAITING };
+        while i64::from(self.reached.parts)
+            - imports::count_recorded_parts(&self.app.writer, self.import.id).await?
+            > room
+        {
+            if self.app.stopping.is_cancelled() {
+                return Err(Stop::Stopping);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.tell(bytes).await?;
+        }
+        let observations = self.without_unknown_stores(seen).await?;
+        let accepted = observations.len() as i64;
+        if accepted > 0 {
+            let message = PriceMessage {
+                batch_id: self.import.id,
+                part: self.reached.parts,
+                may_create_stores: self.import.may_create_stores,
+                backfill: self.import.backfill,
+                traceparent: None,
+                reported_at: self.import.created_at,
+                observations,
+            };
+            self.app.bus.send_batch(&[message.pack().map_err(Error::internal)?]).await?;
+            self.reached.parts += 1;
+            self.reached.accepted += accepted;
+        }
+        self.reached.portions = self.portion;
+        // Before the next one is sent: who takes over must not send this one under another number.
+        self.tell_now(bytes).await
+    }
+
+    /// Whoever may not write the catalogue may not invent stores.
+    async fn without_unknown_stores(&mut self, seen: Vec<Seen>) -> Result<Vec<Observation>, Stop> {
+        if !self.import.may_create_stores {
+            let mut slugs: Vec<&str> = seen.iter().map(|seen| seen.observation.store.as_str()).collect();
+            slugs.sort_unstable();
+            slugs.dedup();
+            slugs.retain(|slug| !self.known_stores.contains_key(*slug));
+            let unknown = new_offers::unknown_stores(&self.app.writer, &slugs).await?;
+            let judged =
+                slugs.into_iter().map(|slug| (slug.to_owned(), !unknown.iter().any(|one| one == slug)));
+            self.known_stores.extend(judged.collect::<Vec<_>>());
+        }
+        let (taken, refused): (Vec<_>, Vec<_>) = seen
+            .into_iter()
+            .partition(|seen| self.known_stores.get(&seen.observation.store).copied().unwrap_or(true));
+        self.read.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+        let why = "store is unknown; catalogue:write is needed to make one";
+        let refusals: Vec<RowRefusal> = refused
+            .into_iter()
+            .map(|seen| RowRefusal { line: seen.line as i64, reason: why.to_owned() })
+            .collect();
+        self.refuse(&refusals).await?;
+        Ok(taken.into_iter().map(|seen| seen.observation).collect())
+    }
+
+    async fn refuse(&mut self, refusals: &[RowRefusal]) -> Result<(), Stop> {
+        let room = usize::try_from(MAX_REFUSALS - self.refusals_kept).unwrap_or(0);
+        let kept = &refusals[..refusals.len().min(room)];
+        self.refusals_kept += kept.len() as i64;
+        if !kept.is_empty() {
+            imports::record_refusals(&self.app.writer, self.import.id, kept).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells how far it has come, now and then.
+    async fn tell(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+        if self.told_at.elapsed() < TELL_EVERY {
+            return Ok(());
+        }
+        self.tell_now(bytes).await
+    }
+
+    async fn tell_now(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+        self.count(bytes);
+        self.told_at = Instant::now();
+        let (app, id) = (self.app, self.import.id);
+        match imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
+            true => Ok(()),
+            false => Err(Stop::Lost),
+        }
+    }
+
+    fn count(&mut self, bytes: &AtomicU64) {
+        self.reached.rows = self.read.rows.load(Ordering::Relaxed) as i64;
+        self.reached.refused = self.read.refused.load(Ordering::Relaxed) as i64;
+        self.reached.bytes = bytes.load(Ordering::Relaxed) as i64;
+    }
+
+    async fn finish(&self, failure: Option<String>) -> Result<()> {
+        let (app, id) = (self.app, self.import.id);
+        imports::finish_import(
+            &app.writer,
+            id,
+            self.holder,
+            &self.reached,
+            failure.as_deref(),
+            app.clock.now(),
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// The thread that reads.
+struct Reading {
+    meaning: Meaning,
+    /// When a row was seen that does not tell.
+    now: DateTime<Utc>,
+    scratch: PathBuf,
+    read: Arc<ReadSoFar>,
+    tell: mpsc::Sender<Told>,
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+impl Reading {
+    fn read(self, input: Input) {
+        let end = match self.read_rows(input) {
+            Ok(Ok(())) => Told::End,
+            Ok(Err(Deaf)) => return,
+            Err(failure) => Told::Failed(failure),
+        };
+        let _ = self.tell.blocking_send(end);
+    }
+
+    /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
+    /// All others go as they come.
+    fn read_rows(&self, input: Input) -> Result<Result<(), Deaf>, Failure> {
+        let mut rows = Rows::open(input, &self.meaning, self.now)?;
+        let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
+        let (mut portion, mut refused) = (Vec::new(), Vec::new());
+        let scratch = || "what is sorted cannot be written to worker.scratch";
+        while let Some(row) = rows.read_next()? {
+            self.read.rows.fetch_add(1, Ordering::Relaxed);
+            let checked = row.reported.and_then(|reported| reported.check(self.now).map_err(in_words));
+            match (checked, &mut sorter) {
+                (Ok(observation), Some(sorter)) => {
+                    sorter.push(Seen { line: row.line, observation }).explain(scratch)?;
+                }
+                (Ok(observation), None) => portion.push(Seen { line: row.line, observation }),
+                (Err(reason), _) => {
+                    self.read.refused.fetch_add(1, Ordering::Relaxed);
+                    refused.push(RowRefusal { line: row.line as i64, reason });
+                }
+            }
+            if portion.len() == MAX_OBSERVATIONS {
+                let seen = std::mem::take(&mut portion);
+                if self.tell.blocking_send(Told::Portion { seen, waits: false }).is_err() {
+                    return Ok(Err(Deaf));
+                }
+            }
+            if refused.len() == REFUSALS_AT_ONCE
+                && self.tell.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
+            {
+                return Ok(Err(Deaf));
+            }
+            if self.tell.is_closed() {
+                return Ok(Err(Deaf));
+            }
+        }
+        if self.tell.blocking_send(Told::Refused(refused)).is_err() {
+            return Ok(Err(Deaf));
+        }
+        let Some(sorter) = sorter else {
+            return Ok(match portion.is_empty() {
+                true => Ok(()),
+                false => {
+                    self.tell.blocking_send(Told::Portion { seen: portion, waits: false }).map_err(|_| Deaf)
+                }
+            });
+        };
+        self.send_sorted(sorter).explain(scratch)
+    }
+
+    /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.
+    fn send_sorted(&self, sorter: Sorter) -> std::io::Result<Result<(), Deaf>> {
+        let mut sorted = sorter.finish()?;
+        let (mut portion, mut waits): (Vec<Seen>, bool) = (Vec::new(), false);
+        // Where the offer begins that is being read.
+        let mut begin = 0;
+        while let Some(seen) = sorted.read_next()? {
+            if portion.last().is_some_and(|last| !last.is_of_offer(&seen)) {
+                begin = portion.len();
+            }
+            portion.push(seen);
+            if portion.len() < MAX_OBSERVATIONS {
+                continue;
+            }
+            // The offer that may go on stays behind, unless it fills the whole portion.
+            let rest = portion.split_off(if begin == 0 { portion.len() } else { begin });
+            let full = std::mem::replace(&mut portion, rest);
+            let goes_on = begin == 0;
+            begin = 0;
+            if self.tell.blocking_send(Told::Portion { seen: full, waits }).is_err() {
+                return Ok(Err(Deaf));
+            }
+            waits = goes_on;
+        }
+        match portion.is_empty() {
+            true => Ok(Ok(())),
+            false => Ok(self.tell.blocking_send(Told::Portion { seen: portion, waits }).map_err(|_| Deaf)),
+        }
+    }
+}
+
+fn in_words(problems: Vec<(&'static str, String)>) -> String {
+    problems.into_iter().map(|(field, problem)| format!("{field} {problem}")).collect::<Vec<_>>().join("; ")
+}
