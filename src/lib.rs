@@ -37,6 +37,7 @@ pub mod secrets;
 pub mod server;
 pub mod store;
 pub mod suspicion;
+pub mod tables;
 pub mod telemetry;
 pub mod uploads;
 pub mod worker;

@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod batch;
+pub mod export;
 pub mod file;
 pub mod history;
 pub mod ledger;

@@ -14,6 +14,7 @@ pub mod channels;
 pub mod conditional;
 pub mod deals;
 pub mod deliveries;
+pub mod exports;
 pub mod fields;
 pub mod file_content;
 pub mod file_links;
@@ -81,6 +82,8 @@ fn routes() -> Router<App> {
         .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
         .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
         .route("/d/{token}", get(file_content::shared))
+        .route("/v1/exports", get(exports::list).post(exports::create))
+        .route("/v1/exports/{id}", get(exports::show).delete(exports::cancel))
         .route("/v1/imports", get(imports::list).post(imports::create))
         .route("/v1/imports/{id}", get(imports::show).delete(imports::cancel))
         .route("/v1/imports/{id}/events", get(imports::events))

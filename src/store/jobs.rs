@@ -55,7 +55,7 @@ const SWEEP: i64 = 10_000;
 
 /// Removes what has served its time. True: there may be more.
 ///
-/// Idempotency keys after 24 h (protocols.md), events that were dispatched, batches and imports after 30 days. Dead messages
+/// Idempotency keys after 24 h (protocols.md), events that were dispatched, batches, imports and exports after 30 days. Dead messages
 /// stay until somebody has looked at them.
 pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
     let (day, month) = (now - TimeDelta::days(1), now - TimeDelta::days(30));
@@ -84,6 +84,12 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
         month,
         SWEEP,
     );
+    let exports = sqlx::query!(
+        "delete from exports where id in (select id from exports where created_at < $1
+            and state not in ('queued', 'writing') limit $2)",
+        month,
+        SWEEP,
+    );
     let batches = sqlx::query!(
         "delete from batches where id in (select b.id from batches b where b.created_at < $1
             and not exists (select from batch_parts p where p.batch_id = b.id) limit $2)",
@@ -91,7 +97,7 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
         SWEEP,
     );
     let mut more = false;
-    for statement in [keys, events, parts, imports, batches] {
+    for statement in [keys, events, parts, imports, exports, batches] {
         more |= statement.execute(pool).await?.rows_affected() == SWEEP as u64;
     }
     Ok(more)

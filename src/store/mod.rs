@@ -12,6 +12,8 @@ pub mod deals;
 pub mod deliveries;
 pub mod delivery_queue;
 pub mod dispatch;
+pub mod exported_rows;
+pub mod exports;
 pub mod file_links;
 pub mod file_removal;
 pub mod file_writing;

@@ -2,6 +2,7 @@
 
 pub mod deliver;
 pub mod dispatch;
+pub mod exports;
 pub mod files;
 pub mod imports;
 pub mod record;
@@ -29,6 +30,7 @@ pub async fn run(app: App) -> Result<()> {
     loops.spawn(dispatch::run(app.clone()));
     loops.spawn(deliver::run(app.clone()));
     loops.spawn(imports::run(app.clone()));
+    loops.spawn(exports::run(app.clone()));
     loops.spawn(schedule::run(app.clone()));
     let first = loops.join_next().await;
     let early = !app.stopping.is_cancelled();

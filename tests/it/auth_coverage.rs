@@ -124,11 +124,14 @@ async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uuid, 
     let import = json!({"file_id": id(&file)});
     let import = app.post("/v1/imports").bearer_auth(&anna.token).json(&import);
     let import = import.send().await.unwrap().json().await.unwrap();
+    let export = app.post("/v1/exports").bearer_auth(&anna.token).json(&json!({"kind": "watches"}));
+    let export = export.send().await.unwrap().json().await.unwrap();
     vec![
         ("/v1/keys/", key, json!({"name": "stolen"})),
         ("/v1/batches/", batch, json!({})),
         ("/v1/files/", id(&file), json!({"name": "stolen"})),
         ("/v1/imports/", id(&import), json!({})),
+        ("/v1/exports/", id(&export), json!({})),
         ("/v1/watches/", rung.watch, json!({"paused": true})),
         ("/v1/notices/", rung.notice, json!({"read": true})),
         ("/v1/channels/", channel, json!({})),

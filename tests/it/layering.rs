@@ -48,11 +48,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "secrets",
             "store",
             "suspicion",
+            "tables",
             "telemetry",
             "uploads",
         ],
     ),
     ("uploads", &["error"]),
+    ("tables", &[]),
     (
         "worker",
         &[
@@ -68,6 +70,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "sources",
             "store",
             "suspicion",
+            "tables",
             "telemetry",
         ],
     ),

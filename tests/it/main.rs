@@ -12,6 +12,7 @@ mod deliveries;
 mod delivery_turns;
 mod dev;
 mod downloads;
+mod exports;
 mod file_life;
 mod games;
 mod health;

@@ -1,0 +1,130 @@
+//! `/v1/exports`: queries that the worker writes into files.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{Id, Json, Params};
+use super::conditional;
+use super::page::Paging;
+use crate::app::App;
+use crate::domain::export::{ExportFilter, ExportKind};
+use crate::domain::file::keep_until;
+use crate::error::{Error, Result};
+use crate::store::exports::{self, Export};
+use crate::tables::TableFormat;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateExportRequest {
+    kind: ExportKind,
+    #[serde(default)]
+    format: TableFormat,
+    #[serde(default)]
+    filter: ExportFilter,
+    /// Seconds from now after which its file goes.
+    #[serde(default)]
+    expires_in: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct ExportResponse {
+    id: Uuid,
+    /// What, as what, and which of it.
+    #[serde(flatten)]
+    options: serde_json::Value,
+    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
+    state: String,
+    failure: Option<String>,
+    rows_written: i64,
+    bytes_written: i64,
+    /// About, before it is done; `null`: not known.
+    rows_total: Option<i64>,
+    /// Once it is done.
+    file_id: Option<Uuid>,
+    content: Option<String>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl From<Export> for ExportResponse {
+    fn from(export: Export) -> ExportResponse {
+        let file_id = export.file_id.filter(|_| export.state == "done");
+        ExportResponse {
+            id: export.id,
+            options: export.options,
+            state: export.state,
+            failure: export.failure,
+            rows_written: export.rows_written,
+            bytes_written: export.bytes_written,
+            rows_total: export.rows_total,
+            file_id,
+            content: file_id.map(|file| format!("/v1/files/{file}/content")),
+            created_at: export.created_at,
+            started_at: export.started_at,
+            finished_at: export.finished_at,
+        }
+    }
+}
+
+/// No filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportParams {}
+
+/// `POST /v1/exports`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<CreateExportRequest>,
+) -> Result<Response> {
+    let CreateExportRequest { kind, format, filter, expires_in } = request;
+    if let Some((field, problem)) = filter.problem(kind) {
+        return Err(Error::invalid(format!("/filter/{field}"), problem));
+    }
+    let now = app.clock.now();
+    let wanted = expires_in.map(|seconds| {
+        let life = TimeDelta::try_seconds(seconds).and_then(|life| now.checked_add_signed(life));
+        life.unwrap_or(DateTime::<Utc>::MAX_UTC)
+    });
+    let keep = keep_until(wanted, now, now).map_err(|problem| Error::invalid("/expires_in", problem))?;
+    let options = serde_json::json!({"kind": kind, "format": format, "filter": filter});
+    let export =
+        exports::create_export(&app.writer, caller.account, Uuid::now_v7(), options, keep, now).await?;
+    conditional::created(&format!("/v1/exports/{}", export.id), &ExportResponse::from(export))
+}
+
+/// `GET /v1/exports`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(ExportParams {}): Params<ExportParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let found = exports::list_exports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
+    let page = paging.page(found, |export| export.id)?;
+    conditional::respond(&headers, &page.map(ExportResponse::from))
+}
+
+/// `GET /v1/exports/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let export = exports::find_export(&app.writer, caller.account, id).await?;
+    conditional::respond(&headers, &ExportResponse::from(export))
+}
+
+/// `DELETE /v1/exports/{id}`: cancels it. A file that is done stays until its time is over, or is deleted as files are.
+pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+    let export = exports::cancel_export(&app.writer, caller.account, id, app.clock.now()).await?;
+    conditional::changed(&ExportResponse::from(export))
+}

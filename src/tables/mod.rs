@@ -1,0 +1,134 @@
+//! Tables of rows as bytes: CSV, NDJSON and Parquet, a piece at a time.
+
+mod parquet;
+mod text;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use self::parquet::ParquetWriter;
+use self::text::TextWriter;
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableFormat {
+    /// RFC 4180, with a header.
+    #[default]
+    Csv,
+    /// A JSON object a line.
+    Ndjson,
+    /// Apache Parquet, packed with zstd.
+    Parquet,
+}
+
+impl TableFormat {
+    /// The ending of a file's name, and its media type.
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            TableFormat::Csv => ("csv", "text/csv"),
+            TableFormat::Ndjson => ("ndjson", "application/x-ndjson"),
+            TableFormat::Parquet => ("parquet", "application/vnd.apache.parquet"),
+        }
+    }
+}
+
+/// What stands in a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnKind {
+    Text,
+    Integer,
+    Boolean,
+    /// UTC, in microseconds.
+    Time,
+}
+
+/// The columns of a table: name and kind. Every cell may be empty.
+pub type Columns = &'static [(&'static str, ColumnKind)];
+
+/// One value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    Empty,
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+    Time(DateTime<Utc>),
+}
+
+impl<T: Into<Cell>> From<Option<T>> for Cell {
+    fn from(value: Option<T>) -> Cell {
+        value.map_or(Cell::Empty, Into::into)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell::Text(text)
+    }
+}
+
+impl From<uuid::Uuid> for Cell {
+    fn from(id: uuid::Uuid) -> Cell {
+        Cell::Text(id.to_string())
+    }
+}
+
+impl From<i64> for Cell {
+    fn from(number: i64) -> Cell {
+        Cell::Integer(number)
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(value: bool) -> Cell {
+        Cell::Boolean(value)
+    }
+}
+
+impl From<DateTime<Utc>> for Cell {
+    fn from(time: DateTime<Utc>) -> Cell {
+        Cell::Time(time)
+    }
+}
+
+/// Writes a table.
+pub enum TableWriter {
+    Text(TextWriter),
+    Parquet(Box<ParquetWriter>),
+}
+
+impl TableWriter {
+    /// # Errors
+    /// None that our columns allow.
+    pub fn new(format: TableFormat, columns: Columns) -> std::io::Result<TableWriter> {
+        Ok(match format {
+            TableFormat::Csv => TableWriter::Text(TextWriter::new(columns, false)),
+            TableFormat::Ndjson => TableWriter::Text(TextWriter::new(columns, true)),
+            TableFormat::Parquet => TableWriter::Parquet(Box::new(ParquetWriter::new(columns)?)),
+        })
+    }
+
+    /// Adds rows of as many cells as there are columns; returns the bytes that are ready.
+    ///
+    /// # Errors
+    /// A cell is not of its column's kind.
+    pub fn write(&mut self, rows: &[Vec<Cell>]) -> std::io::Result<Bytes> {
+        match self {
+            TableWriter::Text(writer) => Ok(writer.write(rows)),
+            TableWriter::Parquet(writer) => writer.write(rows),
+        }
+    }
+
+    /// The bytes at the end.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn finish(self) -> std::io::Result<Bytes> {
+        match self {
+            TableWriter::Text(writer) => Ok(writer.finish()),
+            TableWriter::Parquet(writer) => writer.finish(),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! CSV (RFC 4180) and NDJSON.
+
+use bytes::Bytes;
+use chrono::SecondsFormat;
+use serde_json::{Map, Value};
+
+use super::{Cell, Columns};
+
+pub struct TextWriter {
+    columns: Columns,
+    json: bool,
+    has_header: bool,
+}
+
+impl TextWriter {
+    pub fn new(columns: Columns, json: bool) -> TextWriter {
+        TextWriter { columns, json, has_header: false }
+    }
+
+    pub fn write(&mut self, rows: &[Vec<Cell>]) -> Bytes {
+        let mut text = self.header();
+        for row in rows {
+            match self.json {
+                true => self.write_object(&mut text, row),
+                false => write_record(&mut text, row.iter().map(in_words)),
+            }
+        }
+        text.into()
+    }
+
+    pub fn finish(mut self) -> Bytes {
+        self.header().into()
+    }
+
+    fn header(&mut self) -> String {
+        let mut text = String::new();
+        if !self.json && !self.has_header {
+            self.has_header = true;
+            write_record(&mut text, self.columns.iter().map(|(name, _)| (*name).to_owned()));
+        }
+        text
+    }
+
+    fn write_object(&self, text: &mut String, row: &[Cell]) {
+        let pairs = self.columns.iter().zip(row).map(|((name, _), cell)| {
+            let value = match cell {
+                Cell::Empty => Value::Null,
+                Cell::Integer(number) => Value::from(*number),
+                Cell::Boolean(value) => Value::from(*value),
+                Cell::Text(_) | Cell::Time(_) => Value::from(in_words(cell)),
+            };
+            ((*name).to_owned(), value)
+        });
+        text.push_str(&Value::Object(pairs.collect::<Map<_, _>>()).to_string());
+        text.push('\n');
+    }
+}
+
+fn in_words(cell: &Cell) -> String {
+    match cell {
+        Cell::Empty => String::new(),
+        Cell::Text(text) => text.clone(),
+        Cell::Integer(number) => number.to_string(),
+        Cell::Boolean(value) => value.to_string(),
+        Cell::Time(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+    }
+}
+
+fn write_record(text: &mut String, fields: impl Iterator<Item = String>) {
+    for (at, field) in fields.enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        match field.contains(['"', ',', '\r', '\n']) || field.trim() != field {
+            true => {
+                text.push('"');
+                text.push_str(&field.replace('"', "\"\""));
+                text.push('"');
+            }
+            false => text.push_str(&field),
+        }
+    }
+    text.push_str("\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ColumnKind;
+    use super::*;
+
+    const COLUMNS: Columns =
+        &[("title", ColumnKind::Text), ("count", ColumnKind::Integer), ("at", ColumnKind::Time)];
+
+    fn rows() -> Vec<Vec<Cell>> {
+        let at = "2026-11-20T12:00:00.5Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        vec![
+            vec![Cell::Text("a \"b\", c\n".to_owned()), Cell::Integer(-1), Cell::Time(at)],
+            vec![Cell::Empty, Cell::Empty, Cell::Empty],
+        ]
+    }
+
+    #[test]
+    fn csv_quotes_what_needs_it_and_has_a_header_without_rows_too() {
+        let mut writer = TextWriter::new(COLUMNS, false);
+        let mut text = writer.write(&rows()[..1]).to_vec();
+        text.extend_from_slice(&writer.write(&rows()[1..]));
+        text.extend_from_slice(&writer.finish());
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "title,count,at\r\n\"a \"\"b\"\", c\n\",-1,2026-11-20T12:00:00.500Z\r\n,,\r\n"
+        );
+        assert_eq!(TextWriter::new(COLUMNS, false).finish(), "title,count,at\r\n");
+    }
+
+    #[test]
+    fn ndjson_is_an_object_a_line() {
+        let text = TextWriter::new(COLUMNS, true).write(&rows());
+        let lines: Vec<Value> = text
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
+        assert_eq!(lines[0]["count"], -1);
+        assert_eq!((lines.len(), &lines[1]["at"]), (2, &Value::Null));
+    }
+}

@@ -1,0 +1,271 @@
+//! Exports: rows are read a page at a time, and written into a file of their owner's, which lives as any file does.
+//!
+//! A worker that takes over begins anew: what the one before has written is removed.
+
+mod rows;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::rows::RowSource;
+use crate::app::App;
+use crate::domain::export::{ExportFilter, ExportKind};
+use crate::error::{Error, Kind, Result, chain};
+use crate::outbound::blobs::{Directory, Piece};
+use crate::store::exports::{self, Claimed, Written};
+use crate::store::file_removal;
+use crate::store::file_writing::{self, Beginning, Writer};
+use crate::store::files::{self, NewFile, Quota};
+use crate::tables::{TableFormat, TableWriter};
+
+/// A sign of life, and the progress, this often.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// So many bytes are written at once.
+const WRITE_AT_ONCE: usize = 256 * 1024;
+/// An export that fails so often on our side is given up.
+const MAX_TRIES: i32 = 5;
+/// After a failure on our side it is tried again this much later.
+const RETRY: TimeDelta = TimeDelta::seconds(10);
+
+/// What is exported, and how. It is kept with the export.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExportOptions {
+    pub kind: ExportKind,
+    pub format: TableFormat,
+    #[serde(default)]
+    pub filter: ExportFilter,
+}
+
+/// Writes exports one after another until `app.stopping`.
+pub async fn run(app: App) {
+    let pulse = super::start_pulse(&app, "exports");
+    while !app.stopping.is_cancelled() {
+        pulse.beat();
+        match step(&app, || pulse.beat()).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!(target: "salebell::exports", "looking again after: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(app.config.worker.poll) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Takes an export and writes it. False: none waits. `beat` is called while it works.
+///
+/// # Errors
+/// The database is away; what was taken comes back when its lease has run out.
+pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
+    let (holder, now) = (Uuid::now_v7(), app.clock.now());
+    let claim = exports::claim_export(&app.writer, holder, now, lease(app));
+    let Some(export) = app.suspicion.limit(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let mut writing = Writing { app, export: &export, holder, written: Written::default() };
+    let ended = writing.write_all(beat).await;
+    if ended.is_err()
+        && let Some(file) = writing.written.file_id
+    {
+        // Its owner never gets to see a half.
+        let _ = file_removal::hide_file(&app.writer, export.account_id, file, app.clock.now()).await;
+    }
+    let failure = match ended {
+        Ok(()) => None,
+        Err(Stop::Lost) => return Ok(true),
+        Err(Stop::Stopping) => {
+            exports::release_export(&app.writer, export.id, holder, app.clock.now()).await?;
+            return Ok(true);
+        }
+        Err(Stop::Refused(error)) => Some(error.detail),
+        Err(Stop::Ours(error)) if export.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
+            log::error!(target: "salebell::exports", "export.id" = export.id.to_string();
+                "an export is given up: {}", chain(&error));
+            Some("something went wrong on our side, again and again".to_owned())
+        }
+        Err(Stop::Ours(error)) => {
+            log::warn!(target: "salebell::exports", "export.id" = export.id.to_string();
+                "an export is tried again after: {}", chain(&error));
+            exports::release_export(&app.writer, export.id, holder, app.clock.now() + RETRY).await?;
+            return Ok(true);
+        }
+    };
+    let now = app.clock.now();
+    exports::finish_export(&app.writer, export.id, holder, &writing.written, failure.as_deref(), now).await?;
+    Ok(true)
+}
+
+fn lease(app: &App) -> DateTime<Utc> {
+    app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
+}
+
+/// Why an export is not written to its end.
+enum Stop {
+    /// It was cancelled, or another has it.
+    Lost,
+    Stopping,
+    /// Its owner has no room for it.
+    Refused(Error),
+    Ours(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        match error.kind {
+            Kind::QuotaExceeded | Kind::TooLarge => Stop::Refused(error),
+            _ => Stop::Ours(error),
+        }
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Stop {
+        Stop::Ours(Error::unavailable(error))
+    }
+}
+
+struct Writing<'a> {
+    app: &'a App,
+    export: &'a Claimed,
+    holder: Uuid,
+    written: Written,
+}
+
+/// The file while it grows.
+struct Growing {
+    id: Uuid,
+    writer: Uuid,
+    piece: Piece,
+    piece_start: i64,
+    hasher: Sha256,
+    /// Bytes that the account has room for.
+    room: i64,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+}
+
+impl Writing<'_> {
+    async fn write_all(&mut self, beat: impl Fn()) -> Result<(), Stop> {
+        let (app, export) = (self.app, self.export);
+        if let Some(left) = export.file_id {
+            let _ = file_removal::hide_file(&app.writer, export.account_id, left, app.clock.now()).await;
+        }
+        let options: ExportOptions =
+            serde_json::from_value(export.options.clone()).map_err(Error::internal)?;
+        let mut rows = RowSource::new(app.clone(), export.account_id, &options);
+        self.written.rows_total = rows.estimate().await?;
+        let mut table = TableWriter::new(options.format, rows.columns())?;
+        let mut file = self.begin_file(&options).await?;
+        let mut told_at = Instant::now();
+        self.tell().await?;
+        while let Some(page) = rows.next().await? {
+            beat();
+            if app.stopping.is_cancelled() {
+                return Err(Stop::Stopping);
+            }
+            self.written.rows += page.len() as i64;
+            let bytes = table.write(&page)?;
+            self.append(&mut file, bytes).await?;
+            if told_at.elapsed() >= TELL_EVERY {
+                told_at = Instant::now();
+                self.tell().await?;
+                if app.blobs.free().await? == 0 {
+                    return Err(Stop::Ours(Error::unavailable("the disk is full")));
+                }
+            }
+        }
+        self.append(&mut file, table.finish()?).await?;
+        self.flush(&mut file).await?;
+        file.piece.sync().await?;
+        // Whoever cancels from here on comes too late for the file, but not for the export.
+        self.tell().await?;
+        let sha256 = file.hasher.finalize();
+        let written = file_writing::Written {
+            file: file.id,
+            writer: file.writer,
+            piece_start: file.piece_start,
+            stored: self.written.bytes,
+            hash_state: &[],
+        };
+        match file_writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
+            true => Ok(()),
+            false => Err(Stop::Lost),
+        }
+    }
+
+    async fn begin_file(&mut self, options: &ExportOptions) -> Result<Growing, Stop> {
+        let (app, account, now) = (self.app, self.export.account_id, self.app.clock.now());
+        let (ending, media_type) = options.format.names();
+        let kind = serde_json::to_value(options.kind).map_err(Error::internal)?;
+        let name = format!("{}-{}.{ending}", kind.as_str().unwrap_or("export"), now.format("%Y-%m-%d"));
+        let settings = &app.config.files;
+        let quota = Quota {
+            bytes: settings.bytes_per_account,
+            files: settings.files_per_account,
+            largest: settings.max_bytes,
+        };
+        let new = NewFile {
+            id: Uuid::now_v7(),
+            name: &name,
+            media_type,
+            length: None,
+            metadata: "",
+            concat: None,
+            keep_until: self.export.keep_until,
+        };
+        let file = files::create_file(&app.writer, account, &new, quota, now).await?;
+        self.written.file_id = Some(file.id);
+        let writer = Uuid::now_v7();
+        let place = Directory::new_place(file.id, 0, writer);
+        let wanted = Writer { id: writer, offset: 0, length: None, new_place: &place };
+        let begun = file_writing::begin_writing(&app.writer, account, file.id, &wanted, quota, now).await?;
+        let Beginning::Begun(turn) = begun else { return Err(Stop::Lost) };
+        Ok(Growing {
+            id: file.id,
+            writer,
+            piece: app.blobs.open(&turn.place, 0).await?,
+            piece_start: turn.piece_start,
+            hasher: Sha256::new(),
+            room: turn.room,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        })
+    }
+
+    async fn append(&mut self, file: &mut Growing, bytes: Bytes) -> Result<(), Stop> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.written.bytes += bytes.len() as i64;
+        if self.written.bytes > file.room {
+            let detail = format!("The account has room for {} bytes, and the export is larger.", file.room);
+            return Err(Stop::Refused(Error::new(Kind::QuotaExceeded, detail)));
+        }
+        file.waiting_bytes += bytes.len();
+        file.waiting.push(bytes);
+        if file.waiting_bytes >= WRITE_AT_ONCE {
+            self.flush(file).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&self, file: &mut Growing) -> Result<(), Stop> {
+        file.waiting_bytes = 0;
+        let writing = file.piece.write(std::mem::take(&mut file.waiting), std::mem::take(&mut file.hasher));
+        file.hasher = writing.await.map_err(Error::internal)??;
+        Ok(())
+    }
+
+    async fn tell(&self) -> Result<(), Stop> {
+        let (app, id) = (self.app, self.export.id);
+        match exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
+            true => Ok(()),
+            false => Err(Stop::Lost),
+        }
+    }
+}

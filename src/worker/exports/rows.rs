@@ -1,0 +1,266 @@
+//! The rows of each kind of export, with their columns.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::ExportOptions;
+use crate::app::App;
+use crate::domain::export::{ExportFilter, ExportKind};
+use crate::error::Result;
+use crate::store::exported_rows::{self, in_decimals};
+use crate::store::exports;
+use crate::tables::ColumnKind::{Boolean, Integer, Text, Time};
+use crate::tables::{Cell, Columns};
+
+/// Rows of a page.
+const PAGE: i64 = 5_000;
+
+/// As an import reads them.
+const PRICES: Columns = &[
+    ("store", Text),
+    ("sku", Text),
+    ("title", Text),
+    ("region", Text),
+    ("platform", Text),
+    ("url", Text),
+    ("currency", Text),
+    ("price", Text),
+    ("regular_price", Text),
+    ("observed_at", Time),
+];
+const DEALS: Columns = &[
+    ("id", Text),
+    ("store", Text),
+    ("sku", Text),
+    ("title", Text),
+    ("region", Text),
+    ("platform", Text),
+    ("url", Text),
+    ("currency", Text),
+    ("price", Text),
+    ("regular_price", Text),
+    ("cut", Integer),
+    ("new_low", Boolean),
+    ("started_at", Time),
+    ("ends_at", Time),
+];
+const WATCHES: Columns = &[
+    ("id", Text),
+    ("game_id", Text),
+    ("title", Text),
+    ("rule", Text),
+    ("target_price", Text),
+    ("target_currency", Text),
+    ("target_cut", Integer),
+    ("regions", Text),
+    ("platforms", Text),
+    ("currency", Text),
+    ("paused", Boolean),
+    ("cadence", Text),
+    ("priority", Text),
+    ("created_at", Time),
+];
+const NOTICES: Columns = &[
+    ("id", Text),
+    ("watch_id", Text),
+    ("event", Text),
+    ("title", Text),
+    ("store", Text),
+    ("currency", Text),
+    ("price", Text),
+    ("regular_price", Text),
+    ("cut", Integer),
+    ("new_low", Boolean),
+    ("created_at", Time),
+    ("read_at", Time),
+];
+const FILES: Columns = &[
+    ("id", Text),
+    ("name", Text),
+    ("media_type", Text),
+    ("state", Text),
+    ("length", Integer),
+    ("offset", Integer),
+    ("sha256", Text),
+    ("created_at", Time),
+    ("completed_at", Time),
+    ("expires_at", Time),
+];
+
+/// Reads an export's rows, page after page.
+pub struct RowSource {
+    app: App,
+    account: Uuid,
+    kind: ExportKind,
+    filter: ExportFilter,
+    /// The key of the last row; of prices with its time.
+    after: (Uuid, DateTime<Utc>),
+    over: bool,
+}
+
+impl RowSource {
+    pub fn new(app: App, account: Uuid, options: &ExportOptions) -> RowSource {
+        RowSource {
+            app,
+            account,
+            kind: options.kind,
+            filter: options.filter.clone(),
+            after: (Uuid::nil(), DateTime::UNIX_EPOCH),
+            over: false,
+        }
+    }
+
+    pub fn columns(&self) -> Columns {
+        match self.kind {
+            ExportKind::Prices => PRICES,
+            ExportKind::Deals => DEALS,
+            ExportKind::Watches => WATCHES,
+            ExportKind::Notices => NOTICES,
+            ExportKind::Files => FILES,
+        }
+    }
+
+    /// About how many rows there are, where that is known without reading them.
+    pub async fn estimate(&self) -> Result<Option<i64>> {
+        let ExportFilter { store: None, region: None, since: None, until: None } = self.filter else {
+            return Ok(None);
+        };
+        match self.kind {
+            ExportKind::Prices => exports::estimate_prices(&self.app.reader).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The next page; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Vec<Vec<Cell>>>> {
+        if self.over {
+            return Ok(None);
+        }
+        let (reader, writer) = (&self.app.reader, &self.app.writer);
+        let (account, after, filter) = (self.account, self.after, &self.filter);
+        let mut last = after;
+        let page: Vec<Vec<Cell>> = match self.kind {
+            ExportKind::Prices => {
+                let rows = exported_rows::list_prices(reader, filter, after, PAGE).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        last = (row.offer_id, row.observed_at);
+                        let (price, regular) =
+                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
+                        vec![
+                            row.store.into(),
+                            row.sku.into(),
+                            row.title.into(),
+                            row.region.into(),
+                            row.platform.into(),
+                            row.url.into(),
+                            row.currency.into(),
+                            price.into(),
+                            regular.into(),
+                            row.observed_at.into(),
+                        ]
+                    })
+                    .collect()
+            }
+            ExportKind::Deals => {
+                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        last.0 = row.id;
+                        let (price, regular) =
+                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
+                        vec![
+                            row.id.into(),
+                            row.store.into(),
+                            row.sku.into(),
+                            row.title.into(),
+                            row.region.into(),
+                            row.platform.into(),
+                            row.url.into(),
+                            row.currency.into(),
+                            price.into(),
+                            regular.into(),
+                            i64::from(row.cut).into(),
+                            row.new_low.into(),
+                            row.started_at.into(),
+                            row.ends_at.into(),
+                        ]
+                    })
+                    .collect()
+            }
+            ExportKind::Watches => {
+                let rows = exported_rows::list_watches(writer, account, after.0, PAGE).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        last.0 = row.id;
+                        let target = row.target_amount.zip(row.target_currency.as_deref());
+                        vec![
+                            row.id.into(),
+                            row.game_id.into(),
+                            row.title.into(),
+                            row.rule.into(),
+                            target.map(|(amount, currency)| in_decimals(amount, currency)).into(),
+                            row.target_currency.into(),
+                            row.target_cut.map(i64::from).into(),
+                            row.regions.map(|regions| regions.join(" ")).into(),
+                            row.platforms.map(|platforms| platforms.join(" ")).into(),
+                            row.currency.into(),
+                            row.paused.into(),
+                            row.cadence.into(),
+                            row.priority.into(),
+                            row.created_at.into(),
+                        ]
+                    })
+                    .collect()
+            }
+            ExportKind::Notices => {
+                let rows = exported_rows::list_notices(writer, account, after.0, PAGE).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        last.0 = row.id;
+                        let (price, regular) =
+                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
+                        vec![
+                            row.id.into(),
+                            row.watch_id.into(),
+                            row.event_kind.into(),
+                            row.title.into(),
+                            row.store.into(),
+                            row.currency.into(),
+                            price.into(),
+                            regular.into(),
+                            i64::from(row.cut).into(),
+                            row.new_low.into(),
+                            row.created_at.into(),
+                            row.read_at.into(),
+                        ]
+                    })
+                    .collect()
+            }
+            ExportKind::Files => {
+                let now = self.app.clock.now();
+                let rows = exported_rows::list_files(writer, account, after.0, PAGE, now).await?;
+                rows.into_iter()
+                    .map(|row| {
+                        last.0 = row.id;
+                        vec![
+                            row.id.into(),
+                            row.name.into(),
+                            row.media_type.into(),
+                            row.state.into(),
+                            row.length.into(),
+                            row.stored.into(),
+                            row.sha256.into(),
+                            row.created_at.into(),
+                            row.completed_at.into(),
+                            row.expires_at.into(),
+                        ]
+                    })
+                    .collect()
+            }
+        };
+        self.after = last;
+        self.over = (page.len() as i64) < PAGE;
+        Ok(Some(page).filter(|page| !page.is_empty()))
+    }
+}
