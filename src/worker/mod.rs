@@ -5,6 +5,7 @@ pub mod dispatch;
 pub mod files;
 pub mod record;
 pub mod schedule;
+pub mod statistics;
 
 use tokio::task::JoinSet;
 
