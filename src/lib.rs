@@ -35,6 +35,7 @@ pub mod readiness;
 pub mod report;
 pub mod secrets;
 pub mod server;
+pub mod stats_command;
 pub mod store;
 pub mod suspicion;
 pub mod telemetry;

@@ -31,6 +31,7 @@ pub mod prices;
 pub mod quarantine;
 pub mod rate_limit;
 pub mod request;
+pub mod stats;
 pub mod stores;
 pub mod trace;
 pub mod uploads;
@@ -80,6 +81,8 @@ fn routes() -> Router<App> {
         .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
         .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
         .route("/d/{token}", get(file_content::shared))
+        .route("/v1/stats/weekly", get(stats::own))
+        .route("/v1/admin/stats/weekly", get(stats::admin))
         .route("/v1/watches", get(watches::list).post(watches::create))
         .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
         .route("/v1/watches/{id}/explain", get(watches::explain))

@@ -49,7 +49,8 @@ pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Resul
         &counts,
         &amounts,
         &times,
-        sqlx::postgres::types::PgInterval::try_from(LOGIN_RESOLUTION).map_err(crate::error::Error::internal)?,
+        sqlx::postgres::types::PgInterval::try_from(LOGIN_RESOLUTION)
+            .map_err(crate::error::Error::internal)?,
     )
     .execute(executor)
     .await?;

@@ -173,11 +173,7 @@ impl From<Row> for WeekStatistics {
 }
 
 /// Weeks of the whole service, the newest first.
-pub async fn list_weeks(
-    executor: impl PgExecutor<'_>,
-    span: Span,
-    rows: i64,
-) -> Result<Vec<WeekStatistics>> {
+pub async fn list_weeks(executor: impl PgExecutor<'_>, span: Span, rows: i64) -> Result<Vec<WeekStatistics>> {
     let found = sqlx::query_as!(
         Row,
         r#"select week, computed_at, accounts as "accounts?", null::uuid as account_id, null as issuer, null as subject,

@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("config", &["domain", "secrets"]),
     ("secrets", &["domain", "error"]),
+    ("activity", &["error", "store", "suspicion"]),
     ("failure", &[]),
     ("pulses", &[]),
     ("suspicion", &["error"]),
@@ -18,10 +19,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &["app", "config", "domain", "error", "store"]),
     ("sources", &["app", "config", "domain", "error"]),
     ("readiness", &["error", "store", "suspicion"]),
-    ("callers", &["app", "config", "domain", "error", "outbound", "store", "suspicion"]),
+    ("callers", &["activity", "app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
         &[
+            "activity",
             "callers",
             "config",
             "error",
@@ -74,6 +76,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["*"]),
     ("lib", &["*"]),
     ("key_command", &["*"]),
+    ("stats_command", &["*"]),
     ("report", &["*"]),
 ];
 
