@@ -108,8 +108,8 @@ fn add(pending: &mut HashMap<(NaiveDate, Uuid, &'static str), Done>, done: Done)
     pending
         .entry((done.day, done.account, done.kind))
         .and_modify(|known| {
-            known.count += done.count;
-            known.amount += done.amount;
+            known.count = known.count.saturating_add(done.count);
+            known.amount = known.amount.saturating_add(done.amount);
             known.last_at = known.last_at.max(done.last_at);
         })
         .or_insert(done);

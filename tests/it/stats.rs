@@ -485,8 +485,8 @@ async fn the_report_shows_twelve_weeks_and_loads_nothing() {
     {
         assert!(page.contains(part), "{part} is not in {page}");
     }
-    assert_eq!(page.matches("<svg").count(), 10);
-    assert_eq!(page.matches("<g class=\"week").count(), 10 * 12);
+    assert_eq!(page.matches("<svg").count(), 11);
+    assert_eq!(page.matches("<g class=\"week").count(), 11 * 12);
     assert!(!page.contains(&format!("<td>{first}</td>")), "13 weeks ago");
     let old = get(&format!("?week={first}")).await.unwrap().text().await.unwrap();
     check_page(&old);

@@ -71,26 +71,26 @@ fn render(week: Week, weeks: &[KnownWeek], accounts: &[WeekStatistics]) -> Strin
         if active == 1 { "" } else { "s" },
     );
     text.push_str("<div class=\"cards\">");
-    let delivered: fn(&Counts) -> i64 = |counts| counts.delivered;
-    let cards: [(&'static str, Unit, fn(&Counts) -> i64); 10] = [
-        ("Uploads", Unit::Pieces, |counts| counts.uploads),
-        ("Uploaded", Unit::Bytes, |counts| counts.uploaded_bytes),
-        ("Downloads", Unit::Pieces, |counts| counts.downloads),
-        ("Downloaded", Unit::Bytes, |counts| counts.downloaded_bytes),
-        ("Reports", Unit::Pieces, |counts| counts.reports),
-        ("Reported prices", Unit::Pieces, |counts| counts.observations),
-        ("Watches", Unit::Pieces, |counts| counts.watches),
-        ("Notices", Unit::Pieces, |counts| counts.notices),
-        ("Deliveries, solid: arrived", Unit::Pieces, |counts| counts.deliveries),
-        ("Log-ins", Unit::Pieces, |counts| counts.logins),
+    let cards: [(&'static str, Unit, fn(&WeekStatistics) -> i64); 11] = [
+        ("Active accounts", Unit::Pieces, |of| of.accounts.unwrap_or(0)),
+        ("Uploads", Unit::Pieces, |of| of.counts.uploads),
+        ("Uploaded", Unit::Bytes, |of| of.counts.uploaded_bytes),
+        ("Downloads", Unit::Pieces, |of| of.counts.downloads),
+        ("Downloaded", Unit::Bytes, |of| of.counts.downloaded_bytes),
+        ("Reports", Unit::Pieces, |of| of.counts.reports),
+        ("Reported prices", Unit::Pieces, |of| of.counts.observations),
+        ("Watches", Unit::Pieces, |of| of.counts.watches),
+        ("Notices", Unit::Pieces, |of| of.counts.notices),
+        ("Deliveries, solid: arrived", Unit::Pieces, |of| of.counts.deliveries),
+        ("Log-ins", Unit::Pieces, |of| of.counts.logins),
     ];
     for (title, unit, value) in cards {
-        let part = title.starts_with("Deliveries").then_some(delivered);
+        let has_part = title.starts_with("Deliveries");
         let bars = weeks.iter().map(|(week, found)| Bar {
             label: week.to_string()[5..].to_owned(),
             week: week.to_string(),
-            value: found.as_ref().map(|found| value(&found.counts)),
-            part: found.as_ref().and_then(|found| part.map(|part| part(&found.counts))),
+            value: found.as_ref().map(value),
+            part: found.as_ref().filter(|_| has_part).map(|found| found.counts.delivered),
             runs: found.as_ref().is_some_and(|found| found.computed_at < week.end()),
         });
         write_card(&mut text, &Series { title, unit, bars: bars.collect() });
@@ -116,10 +116,10 @@ fn render(week: Week, weeks: &[KnownWeek], accounts: &[WeekStatistics]) -> Strin
         for found in accounts {
             let Some(account) = &found.account else { continue };
             let name = account.subject.as_deref().map_or_else(|| "removed".to_owned(), escape);
-            let issuer = account.issuer.as_deref().map(|issuer| format!("{} · ", escape(issuer)));
+            let issuer = account.issuer.as_deref().map(|issuer| format!(" · {}", escape(issuer)));
             let _ = write!(
                 text,
-                "<tr><td>{name}<span class=\"id\">{}{}</span></td>",
+                "<tr><td title=\"{name}{0}\">{name}<span class=\"id\">{1}{0}</span></td>",
                 issuer.unwrap_or_default(),
                 account.id
             );
@@ -136,14 +136,19 @@ fn render(week: Week, weeks: &[KnownWeek], accounts: &[WeekStatistics]) -> Strin
 }
 
 fn write_card(text: &mut String, series: &Series) {
-    let values: Vec<Option<i64>> = series.bars.iter().rev().map(|bar| bar.value).collect();
-    let figure = values.first().copied().flatten();
+    let mut newest = series.bars.iter().rev();
+    let (now, before) = (newest.next(), newest.next());
+    let figure = now.and_then(|bar| bar.value);
+    // A week that runs is not held against a whole one.
+    let change = match now {
+        Some(now) if now.runs => "<span class=\"change\">so far</span>".to_owned(),
+        _ => change(figure, before.and_then(|bar| bar.value)),
+    };
     let _ = write!(
         text,
-        "<section class=\"card\"><h3>{}</h3><p class=\"figure\">{}{}</p>{}</section>",
+        "<section class=\"card\"><h3>{}</h3><p class=\"figure\">{}{change}</p>{}</section>",
         series.title,
         figure.map_or_else(|| "–".to_owned(), |figure| series.unit.show(figure)),
-        change(figure, values.get(1).copied().flatten()),
         draw(series)
     );
 }
