@@ -63,6 +63,9 @@ pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Resul
 /// deliveries are found by their ids, which hold their time; the day's are all that is read.
 pub async fn count_day(pool: &PgPool, day: NaiveDate, now: DateTime<Utc>) -> Result<()> {
     let (start, end) = (start_of(day), start_of(day) + TimeDelta::days(1));
+    let mut transaction = pool.begin().await?;
+    // Nobody waits for it, and a busy day takes longer than a request may.
+    sqlx::query!("set local statement_timeout = '5min'").execute(&mut *transaction).await?;
     sqlx::query!(
         "insert into activity (day, account_id, kind, count, amount, last_at)
          select $1, account_id, kind, count, amount, $6
@@ -88,8 +91,9 @@ pub async fn count_day(pool: &PgPool, day: NaiveDate, now: DateTime<Utc>) -> Res
         end,
         now,
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     Ok(())
 }
 

@@ -63,6 +63,8 @@ pub async fn find_computed_at(executor: impl PgExecutor<'_>, week: Week) -> Resu
 /// Watches are counted as they stand. Once a week has been computed after its end they are left as they stood then.
 pub async fn compute_week(pool: &PgPool, week: Week, now: DateTime<Utc>) -> Result<()> {
     let mut transaction = pool.begin().await?;
+    // Nobody waits for it, and a million accounts take longer than a request may.
+    sqlx::query!("set local statement_timeout = '5min'").execute(&mut *transaction).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtext('salebell statistics'))::text as locked")
         .fetch_one(&mut *transaction)
         .await?;
