@@ -183,6 +183,23 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_counted_now_is_counted_later_and_holds_nobody_up() {
+    let app = spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let path = upload(&app, &anna, "12345").await + "/content";
+    counted(&app, "login", 1, 0).await;
+    for (table, away) in [("activity", "away"), ("away", "activity")] {
+        let rename = sqlx::AssertSqlSafe(format!("alter table {table} rename to {away}"));
+        sqlx::query(rename).execute(&app.app.writer).await.unwrap();
+        let answer = app.get(&path).bearer_auth(&anna.token).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "12345", "{table}");
+    }
+    // The second may have come while the first was tried.
+    app.app.activity.note_download(anna.account, 1, 90, app.clock.now());
+    counted(&app, "download", 2, 100).await;
+}
+
+#[tokio::test]
 async fn weeks_that_were_missed_are_caught_up_though_their_sources_are_gone() {
     let app = spawn().await;
     let anna = app.user("anna", &["operator", "prices:write", "catalogue:write"]).await;

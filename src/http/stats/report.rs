@@ -51,6 +51,10 @@ pub async fn make_report(pool: &PgPool, week: Option<Week>) -> Result<String> {
     Ok(render(week, &weeks, &accounts))
 }
 
+/// A title, and the figure below it.
+type Card = (&'static str, Unit, fn(&WeekStatistics) -> i64);
+
+/// A week; `None`: it was not computed.
 type KnownWeek = (Week, Option<WeekStatistics>);
 
 fn render(week: Week, weeks: &[KnownWeek], accounts: &[WeekStatistics]) -> String {
@@ -71,7 +75,7 @@ fn render(week: Week, weeks: &[KnownWeek], accounts: &[WeekStatistics]) -> Strin
         if active == 1 { "" } else { "s" },
     );
     text.push_str("<div class=\"cards\">");
-    let cards: [(&'static str, Unit, fn(&WeekStatistics) -> i64); 11] = [
+    let cards: [Card; 11] = [
         ("Active accounts", Unit::Pieces, |of| of.accounts.unwrap_or(0)),
         ("Uploads", Unit::Pieces, |of| of.counts.uploads),
         ("Uploaded", Unit::Bytes, |of| of.counts.uploaded_bytes),
