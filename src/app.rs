@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::callers::Callers;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
@@ -40,6 +41,8 @@ pub struct AppState {
     pub keyring: Keyring,
     pub webhooks: Webhooks,
     pub callers: Callers,
+    /// Counts downloads and log-ins.
+    pub activity: Activity,
     /// The bytes of files.
     pub blobs: Directory,
     /// Those that this process receives just now.
@@ -72,10 +75,18 @@ impl AppState {
             None => writer.clone(),
         };
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
+        let activity = Activity::new(writer.clone(), suspicion.clone());
         Ok(Arc::new(AppState {
             bus: Bus::postgres(writer.clone(), clock.clone()),
             webhooks: Webhooks::new(&config.webhook, system_look_up()),
-            callers: Callers::new(&config.auth, writer.clone(), clock.clone(), suspicion.clone()),
+            callers: Callers::new(
+                &config.auth,
+                writer.clone(),
+                clock.clone(),
+                suspicion.clone(),
+                activity.clone(),
+            ),
+            activity,
             blobs: Directory::new(config.files.directory.clone(), config.files.reserve_bytes),
             uploads: Uploads::default(),
             games: GameLoader::new(reader.clone()),

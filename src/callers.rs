@@ -14,6 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::app::Clock;
 use crate::config::Auth;
 use crate::domain::api_key;
@@ -64,6 +65,7 @@ pub struct Callers {
     pool: PgPool,
     clock: Clock,
     suspicion: Suspicion,
+    activity: Activity,
     tokens: Memory<TokenHash, Caller>,
     accounts: Memory<(String, String), Uuid>,
 }
@@ -72,12 +74,19 @@ type TokenHash = [u8; 32];
 
 impl Callers {
     /// `pool` is the writer's: a key that was made a moment ago is there.
-    pub fn new(settings: &Auth, pool: PgPool, clock: Clock, suspicion: Suspicion) -> Callers {
+    pub fn new(
+        settings: &Auth,
+        pool: PgPool,
+        clock: Clock,
+        suspicion: Suspicion,
+        activity: Activity,
+    ) -> Callers {
         Callers {
             issuers: Issuers::new(settings, &clock),
             pool,
             clock,
             suspicion,
+            activity,
             tokens: Memory::new(MAX_TOKENS),
             accounts: Memory::new(MAX_ACCOUNTS),
         }
@@ -99,6 +108,7 @@ impl Callers {
             false if token.matches('.').count() == 2 => self.verify(token, now).await?,
             false => return Err(Error::new(Kind::Unauthenticated, "The token is not valid.")),
         };
+        self.activity.note_login(caller.account, now);
         self.tokens.put(hash, caller.clone(), until, now);
         Ok(caller)
     }

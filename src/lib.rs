@@ -18,6 +18,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+pub mod activity;
 pub mod app;
 pub mod callers;
 pub mod config;
@@ -35,6 +36,7 @@ pub mod readiness;
 pub mod report;
 pub mod secrets;
 pub mod server;
+pub mod stats_command;
 pub mod store;
 pub mod suspicion;
 pub mod tables;

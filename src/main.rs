@@ -9,7 +9,7 @@ use salebell::config::Config;
 use salebell::error::Result;
 use salebell::process::{self, Part};
 use salebell::server::Server;
-use salebell::{key_command, store, telemetry};
+use salebell::{key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -37,6 +37,9 @@ enum Command {
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
     Key(key_command::Action),
+    /// Show and recompute the weekly statistics, straight from the database; write the report page.
+    #[command(subcommand)]
+    Stats(stats_command::Action),
     /// Make messages of prices that were set aside as dead wait again, once their reason is mended.
     Redrive,
 }
@@ -80,6 +83,10 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Key(action) => {
             let app = AppState::new(service()?, Clock::system())?;
             println!("{}", key_command::run(&app, action).await?);
+        }
+        Command::Stats(action) => {
+            let app = AppState::new(service()?, Clock::system())?;
+            print!("{}", stats_command::run(&app, action).await?);
         }
         Command::Dev(dev) => salebell::dev::run(dev, arguments.config.as_deref()).await?,
         Command::Report(arguments) => return Ok(salebell::report::run(arguments).await?),

@@ -12,6 +12,8 @@ pub mod price;
 pub mod public_keys;
 pub mod retries;
 pub mod search;
+pub mod statistics;
 pub mod title;
 pub mod upload;
 pub mod watch;
+pub mod week;

@@ -9,9 +9,16 @@ use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
 
+const JSON: &str = "application/json";
+
 /// Answers with JSON and its entity tag, or with 304 when the caller has it already.
 pub fn respond<T: Serialize>(headers: &HeaderMap, value: &T) -> Result<Response> {
-    let (response, tag) = with_entity_tag(value)?;
+    respond_as(headers, JSON, serde_json::to_vec(value).map_err(Error::internal)?)
+}
+
+/// The same with a body of another media type.
+pub fn respond_as(headers: &HeaderMap, media_type: &'static str, body: Vec<u8>) -> Result<Response> {
+    let (response, tag) = tagged(media_type, body)?;
     if headers.get_all(header::IF_NONE_MATCH).iter().any(|wanted| names(wanted, &tag, true)) {
         let tag = HeaderValue::from_str(&tag).map_err(Error::internal)?;
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
@@ -46,11 +53,14 @@ pub fn changed<T: Serialize>(value: &T) -> Result<Response> {
 }
 
 fn with_entity_tag<T: Serialize>(value: &T) -> Result<(Response, String)> {
-    let body = serde_json::to_vec(value).map_err(Error::internal)?;
+    tagged(JSON, serde_json::to_vec(value).map_err(Error::internal)?)
+}
+
+fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
     let tag = entity_tag(&body);
     let tag_header = HeaderValue::from_str(&tag).map_err(Error::internal)?;
-    let json = HeaderValue::from_static("application/json");
-    Ok((([(header::CONTENT_TYPE, json), (header::ETAG, tag_header)], body).into_response(), tag))
+    let media_type = HeaderValue::from_static(media_type);
+    Ok((([(header::CONTENT_TYPE, media_type), (header::ETAG, tag_header)], body).into_response(), tag))
 }
 
 /// `If-Match` of a write: refuses it when the caller has seen another version than `current`.

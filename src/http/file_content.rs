@@ -40,7 +40,9 @@ pub async fn get(
         return Err(refusal);
     }
     let answer = Answer::to(&file, &headers)?;
-    answer.send(&app, &file, &method).await
+    let response = answer.send(&app, &file, &method).await?;
+    answer.note(&app, &file, &method);
+    Ok(response)
 }
 
 /// `GET` and `HEAD /d/{token}`: for whoever knows the link.
@@ -61,6 +63,7 @@ pub async fn shared(
         file_links::count_download(&app.writer, link, start as i64, bytes, length).await?;
     }
     let mut response = answer.send(&app, &file, &method).await?;
+    answer.note(&app, &file, &method);
     // What was shared with one is not for the caches of others.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     Ok(response)
@@ -111,6 +114,13 @@ impl Answer {
             Wanted::Part(start, end) => Answer::Bytes { start, end, partial: true },
             Wanted::Nothing => Answer::NoSuchRange,
         })
+    }
+
+    /// For the statistics of whose file it is.
+    fn note(self, app: &App, file: &StoredFile, method: &Method) {
+        if let (Answer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
+            app.activity.note_download(file.account_id, start, end - start, app.clock.now());
+        }
     }
 
     async fn send(self, app: &App, file: &StoredFile, method: &Method) -> Result<Response> {

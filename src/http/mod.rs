@@ -33,6 +33,7 @@ pub mod prices;
 pub mod quarantine;
 pub mod rate_limit;
 pub mod request;
+pub mod stats;
 pub mod stores;
 pub mod trace;
 pub mod uploads;
@@ -88,6 +89,8 @@ fn routes() -> Router<App> {
         .route("/v1/imports/{id}", get(imports::show).delete(imports::cancel))
         .route("/v1/imports/{id}/events", get(imports::events))
         .route("/v1/imports/{id}/refusals", get(imports::refusals))
+        .route("/v1/stats/weekly", get(stats::own))
+        .route("/v1/admin/stats/weekly", get(stats::admin))
         .route("/v1/watches", get(watches::list).post(watches::create))
         .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
         .route("/v1/watches/{id}/explain", get(watches::explain))

@@ -188,7 +188,15 @@ pub async fn complete_file(
             update files set state = 'complete', length = $3, stored = $3, sha256 = $4, hash_state = null, writer = null,
                 updated_at = $6, completed_at = $6, expires_at = keep_until
             where id = $1 and writer = $2 and state = 'uploading' and coalesce(length, $3) = $3
-            returning id
+            returning id, account_id, length, concat
+         ),
+         -- For the statistics; the parts of another count as that one.
+         counted as (
+            insert into activity (day, account_id, kind, count, amount, last_at)
+            select ($6::timestamptz at time zone 'UTC')::date, account_id, 'upload', 1, length, $6 from file
+            where concat is null
+            on conflict (day, account_id, kind) do update
+                set count = activity.count + 1, amount = activity.amount + excluded.amount, last_at = excluded.last_at
          )
          update file_pieces p set length = $3 - p.start_at from file where p.file_id = file.id and p.start_at = $5",
         written.file,
@@ -206,9 +214,16 @@ pub async fn complete_file(
 /// A file put together of others has been read, and this is its hash. False: it is gone.
 pub async fn complete_final(pool: &PgPool, id: Uuid, sha256: &[u8], now: DateTime<Utc>) -> Result<bool> {
     let completed = sqlx::query!(
-        "update files set state = 'complete', stored = length, sha256 = $2, updated_at = $3, completed_at = $3,
-            expires_at = keep_until
-         where id = $1 and state = 'uploading' and concat = 'final'",
+        "with file as (
+            update files set state = 'complete', stored = length, sha256 = $2, updated_at = $3, completed_at = $3,
+                expires_at = keep_until
+            where id = $1 and state = 'uploading' and concat = 'final'
+            returning account_id, length
+         )
+         insert into activity (day, account_id, kind, count, amount, last_at)
+         select ($3::timestamptz at time zone 'UTC')::date, account_id, 'upload', 1, length, $3 from file
+         on conflict (day, account_id, kind) do update
+            set count = activity.count + 1, amount = activity.amount + excluded.amount, last_at = excluded.last_at",
         id,
         sha256,
         now,

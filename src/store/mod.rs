@@ -4,6 +4,7 @@
 //! function is a whole use case of its own it takes the pool.
 
 pub mod accounts;
+pub mod activity;
 pub mod batches;
 pub mod bus;
 pub mod channels;
@@ -33,6 +34,7 @@ pub mod price_changes;
 pub mod prices;
 pub mod quarantine;
 pub mod search;
+pub mod statistics;
 pub mod stores;
 pub mod wakeups;
 pub mod watches;

@@ -7,6 +7,7 @@ pub mod files;
 pub mod imports;
 pub mod record;
 pub mod schedule;
+pub mod statistics;
 
 use tokio::task::JoinSet;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::files;
+use super::{files, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
 use crate::store::jobs;
@@ -20,6 +20,8 @@ const PARTITIONS_AHEAD: TimeDelta = TimeDelta::days(180);
 
 #[derive(Clone, Copy)]
 enum Job {
+    /// Before `Sweep`, which removes what it counts.
+    ComputeStatistics,
     MakePartitions,
     Sweep,
     RemoveFiles,
@@ -27,10 +29,12 @@ enum Job {
 }
 
 impl Job {
-    const ALL: [Job; 4] = [Job::MakePartitions, Job::Sweep, Job::RemoveFiles, Job::SweepFiles];
+    const ALL: [Job; 5] =
+        [Job::ComputeStatistics, Job::MakePartitions, Job::Sweep, Job::RemoveFiles, Job::SweepFiles];
 
     fn name(self) -> &'static str {
         match self {
+            Job::ComputeStatistics => "compute_statistics",
             Job::MakePartitions => "make_partitions",
             Job::Sweep => "sweep",
             Job::RemoveFiles => "remove_files",
@@ -40,6 +44,7 @@ impl Job {
 
     fn period(self) -> TimeDelta {
         match self {
+            Job::ComputeStatistics => TimeDelta::hours(1),
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
             Job::RemoveFiles => TimeDelta::minutes(1),
@@ -50,6 +55,7 @@ impl Job {
     async fn work(self, app: &App) -> Result<()> {
         let now = app.clock.now();
         match self {
+            Job::ComputeStatistics => statistics::compute_due(app).await,
             Job::MakePartitions => {
                 let made = jobs::ensure_partitions(&app.writer, now + PARTITIONS_AHEAD).await?;
                 if made > 0 {

@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("config", &["domain", "secrets"]),
     ("secrets", &["domain", "error"]),
+    ("activity", &["error", "store", "suspicion"]),
     ("failure", &[]),
     ("feed", &["domain", "failure"]),
     ("pulses", &[]),
@@ -19,10 +20,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &["app", "config", "domain", "error", "store"]),
     ("sources", &["app", "config", "domain", "error"]),
     ("readiness", &["error", "store", "suspicion"]),
-    ("callers", &["app", "config", "domain", "error", "outbound", "store", "suspicion"]),
+    ("callers", &["activity", "app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
         &[
+            "activity",
             "callers",
             "config",
             "error",
@@ -81,6 +83,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["*"]),
     ("lib", &["*"]),
     ("key_command", &["*"]),
+    ("stats_command", &["*"]),
     ("report", &["*"]),
 ];
 

@@ -34,6 +34,7 @@ mod record;
 mod report;
 mod search;
 mod server;
+mod stats;
 mod stores;
 mod surface;
 mod unhealthy_database;

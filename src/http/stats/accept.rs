@@ -1,0 +1,86 @@
+//! What a client would like best, of what there is (RFC 9110, section 12.5.1).
+
+use axum::http::{HeaderMap, header};
+
+/// How statistics can be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Csv,
+    Html,
+}
+
+impl Format {
+    fn media_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Csv => "text/csv",
+            Format::Html => "text/html",
+        }
+    }
+}
+
+/// The one with the greatest weight; of equals the first. The first too when nothing of it is wanted: an answer that can
+/// be read is better than none.
+pub fn choose(headers: &HeaderMap, offered: &[Format]) -> Format {
+    let lists: Vec<&str> =
+        headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let mut best = (0, offered[0]);
+    for format in offered {
+        let weight = if lists.is_empty() { 1000 } else { weight(&lists, format.media_type()) };
+        if weight > best.0 {
+            best = (weight, *format);
+        }
+    }
+    best.1
+}
+
+/// In thousandths, by the range that names the type most closely.
+fn weight(lists: &[&str], media_type: &str) -> u32 {
+    let family = media_type.split('/').next().unwrap_or_default();
+    let mut best = (0, 0);
+    for range in lists.iter().flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let close = match name.as_str() {
+            name if name == media_type => 3,
+            "*/*" => 1,
+            name if name.strip_suffix("/*") == Some(family) => 2,
+            _ => continue,
+        };
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0)).clamp(0.0, 1.0);
+        if close > best.0 {
+            best = (close, (weight * 1000.0) as u32);
+        }
+    }
+    best.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    #[test]
+    fn the_format_is_what_is_wanted_most() {
+        let all = [Format::Json, Format::Csv, Format::Html];
+        for (accept, format) in [
+            ("*/*", Format::Json),
+            ("application/json", Format::Json),
+            ("text/csv", Format::Csv),
+            ("TEXT/CSV; header=present", Format::Csv),
+            ("text/*", Format::Csv),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Format::Html),
+            ("text/csv;q=0.5, application/json;q=0.4", Format::Csv),
+            ("text/csv;q=0, */*", Format::Json),
+            ("image/png", Format::Json),
+            ("text/csv;q=x", Format::Json),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(choose(&headers, &all), format, "{accept}");
+        }
+        assert_eq!(choose(&HeaderMap::new(), &all), Format::Json);
+    }
+}

@@ -1,0 +1,145 @@
+//! Bars, a week each, as SVG: no script, and no style of its own, which the page's policy would not let through.
+
+use std::fmt::Write;
+
+/// A figure of several weeks, the oldest first.
+pub struct Series {
+    pub title: &'static str,
+    pub bars: Vec<Bar>,
+    pub unit: Unit,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bar {
+    /// Such as `W47`.
+    pub label: String,
+    /// Such as `2026-W47`.
+    pub week: String,
+    /// `None`: the week was not computed.
+    pub value: Option<i64>,
+    /// How much of it is drawn solid, where not all of it is.
+    pub part: Option<i64>,
+    /// Its week goes on.
+    pub runs: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Pieces,
+    Bytes,
+}
+
+impl Unit {
+    /// For people: `12 345`, `1.4 GiB`.
+    pub fn show(self, value: i64) -> String {
+        match self {
+            Unit::Pieces => pieces(value),
+            Unit::Bytes => bytes(value),
+        }
+    }
+}
+
+/// Thousands apart, by a narrow space that does not break.
+fn pieces(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::from(if value < 0 { "−" } else { "" });
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(value: i64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut size, mut unit) = (value as f64, 0);
+    // 1023.95 would be shown as 1024.0.
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    let places = usize::from(unit > 0 && size < 99.95);
+    format!("{size:.places$}\u{a0}{}", UNITS[unit])
+}
+
+const STEP: usize = 26;
+const BAR: usize = 18;
+const TOP: f64 = 16.0;
+const HEIGHT: f64 = 84.0;
+const BASE: f64 = TOP + HEIGHT;
+
+/// The chart of a series.
+pub fn draw(series: &Series) -> String {
+    let width = series.bars.len() * STEP;
+    let most = series.bars.iter().filter_map(|bar| bar.value).max().unwrap_or(0);
+    let title = series.title;
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} 116\" role=\"img\" aria-label=\"{title} by week, at most {}\">",
+        series.unit.show(most)
+    );
+    if most > 0 {
+        let _ = write!(
+            svg,
+            "<line class=\"most\" x1=\"0\" y1=\"{TOP}\" x2=\"{width}\" y2=\"{TOP}\" />\
+             <text class=\"most\" x=\"{width}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            TOP - 5.0,
+            series.unit.show(most)
+        );
+    }
+    for (at, bar) in series.bars.iter().enumerate() {
+        let x = at * STEP + (STEP - BAR) / 2;
+        let told = bar.value.map_or_else(|| "not computed".to_owned(), |value| series.unit.show(value));
+        let runs = if bar.runs { " runs" } else { "" };
+        let _ = write!(svg, "<g class=\"week{runs}\"><title>{}: {told}</title>", bar.week);
+        let mut rectangle = |class: &str, value: i64| {
+            // What is there is seen, however little it is.
+            let height = (HEIGHT * value as f64 / most as f64).max(1.5);
+            let _ = write!(
+                svg,
+                "<rect class=\"{class}\" x=\"{x}\" y=\"{:.1}\" width=\"{BAR}\" height=\"{height:.1}\" rx=\"2\" />",
+                BASE - height
+            );
+        };
+        if let Some(value) = bar.value.filter(|value| *value > 0) {
+            match bar.part {
+                Some(part) => {
+                    rectangle("rest", value);
+                    if part > 0 {
+                        rectangle("bar", part);
+                    }
+                }
+                None => rectangle("bar", value),
+            }
+        }
+        let middle = at * STEP + STEP / 2;
+        let _ = write!(svg, "<text x=\"{middle}\" y=\"112\" text-anchor=\"middle\">{}</text></g>", bar.label);
+    }
+    let _ = write!(svg, "<line class=\"base\" x1=\"0\" y1=\"{BASE}\" x2=\"{width}\" y2=\"{BASE}\" /></svg>");
+    svg
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_for_people() {
+        for (value, pieces, bytes) in [
+            (0, "0", "0\u{a0}B"),
+            (999, "999", "999\u{a0}B"),
+            (1_000, "1\u{202f}000", "1000\u{a0}B"),
+            (1_024, "1\u{202f}024", "1.0\u{a0}KiB"),
+            (12_345_678, "12\u{202f}345\u{202f}678", "11.8\u{a0}MiB"),
+            (1_048_575, "1\u{202f}048\u{202f}575", "1.0\u{a0}MiB"),
+            (-1_234, "−1\u{202f}234", "-1234\u{a0}B"),
+            (i64::MAX, "9\u{202f}223\u{202f}372\u{202f}036\u{202f}854\u{202f}775\u{202f}807", "8.0\u{a0}EiB"),
+        ] {
+            assert_eq!(
+                (Unit::Pieces.show(value).as_str(), Unit::Bytes.show(value).as_str()),
+                (pieces, bytes)
+            );
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Statistics as CSV (RFC 4180), for spreadsheets.
+
+use super::last_day;
+use crate::domain::statistics::Counts;
+use crate::store::statistics::WeekStatistics;
+
+pub const MEDIA_TYPE: &str = "text/csv; charset=utf-8; header=present";
+
+/// A header, and a line for each. Columns that name an account are there when any of them is about one.
+pub fn write_csv(found: &[WeekStatistics]) -> String {
+    let named = found.iter().any(|one| one.account.is_some());
+    let mut text = String::new();
+    let mut header = vec!["week", "from", "to", "computed_at", "complete"];
+    if named {
+        header.extend(["account_id", "issuer", "subject"]);
+    }
+    header.extend(Counts::default().list().map(|(name, _)| name));
+    text.push_str(&header.join(","));
+    text.push_str("\r\n");
+    for one in found {
+        let complete = one.computed_at >= one.week.end();
+        let time = one.computed_at.format("%Y-%m-%dT%H:%M:%SZ");
+        let (from, to) = (one.week.monday(), last_day(one.week));
+        text.push_str(&format!("{},{from},{to},{time},{complete}", one.week));
+        if named {
+            let (id, issuer, subject) = one.account.as_ref().map_or_else(Default::default, |account| {
+                (account.id.to_string(), account.issuer.clone(), account.subject.clone())
+            });
+            text.push_str(&format!(
+                ",{id},{},{}",
+                quote(&issuer.unwrap_or_default()),
+                quote(&subject.unwrap_or_default())
+            ));
+        }
+        for (_, figure) in one.counts.list() {
+            text.push_str(&format!(",{figure}"));
+        }
+        text.push_str("\r\n");
+    }
+    text
+}
+
+/// Text that somebody else has chosen. Spreadsheets take what begins like this for a formula, quoted or not, unless it
+/// begins with an apostrophe: <https://owasp.org/www-community/attacks/CSV_Injection>.
+fn quote(text: &str) -> String {
+    // Some skip what cannot be seen, so the first thing that can be counts too.
+    let starts_formula = |c: char| "=+-@|%\t\r\n＝＋－＠".contains(c);
+    let seen = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
+    let apostrophe =
+        if text.starts_with(starts_formula) || seen.starts_with(starts_formula) { "'" } else { "" };
+    format!("\"{apostrophe}{}\"", text.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_never_a_formula() {
+        for (name, quoted) in [
+            ("anna", "\"anna\""),
+            ("", "\"\""),
+            ("an \"a\", b\r\nc", "\"an \"\"a\"\", b\r\nc\""),
+            ("=1+1", "\"'=1+1\""),
+            ("+1", "\"'+1\""),
+            ("-1", "\"'-1\""),
+            ("@SUM(A1)", "\"'@SUM(A1)\""),
+            ("\t=1", "\"'\t=1\""),
+            (" =1", "\"' =1\""),
+            ("\u{feff}=1", "\"'\u{feff}=1\""),
+            ("＝1", "\"'＝1\""),
+            ("a=b", "\"a=b\""),
+        ] {
+            assert_eq!(quote(name), quoted);
+        }
+    }
+}

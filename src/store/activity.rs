@@ -1,0 +1,117 @@
+//! What accounts do, added up by day as it happens or soon after: the sources do not stay for long.
+
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use sqlx::{PgExecutor, PgPool};
+use uuid::Uuid;
+
+use crate::domain::week::start_of;
+use crate::error::Result;
+
+/// Logins of one account are counted at most so often.
+pub const LOGIN_RESOLUTION: TimeDelta = TimeDelta::hours(1);
+
+/// Something that an account has done on a day, so many times.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub day: NaiveDate,
+    pub account: Uuid,
+    /// `download` or `login`; uploads are counted where they become complete.
+    pub kind: &'static str,
+    pub count: i64,
+    /// Bytes of downloads.
+    pub amount: i64,
+    pub last_at: DateTime<Utc>,
+}
+
+/// Adds to what is counted already. Each account, day and kind must come once.
+pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Result<()> {
+    let days: Vec<NaiveDate> = done.iter().map(|done| done.day).collect();
+    let accounts: Vec<Uuid> = done.iter().map(|done| done.account).collect();
+    let kinds: Vec<String> = done.iter().map(|done| done.kind.to_owned()).collect();
+    let counts: Vec<i64> = done.iter().map(|done| done.count).collect();
+    let amounts: Vec<i64> = done.iter().map(|done| done.amount).collect();
+    let times: Vec<DateTime<Utc>> = done.iter().map(|done| done.last_at).collect();
+    // In the order of the key, so that two processes never wait for each other in a circle. Many processes see the same
+    // login; what has been counted within the hour is not counted again.
+    sqlx::query!(
+        "insert into activity (day, account_id, kind, count, amount, last_at)
+         select day, account_id, kind, count, amount, last_at
+         from unnest($1::date[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[])
+            as done (day, account_id, kind, count, amount, last_at)
+         order by day, account_id, kind
+         on conflict (day, account_id, kind) do update
+            set count = activity.count + excluded.count, amount = activity.amount + excluded.amount,
+                last_at = greatest(activity.last_at, excluded.last_at)
+            where activity.kind <> 'login' or activity.last_at <= excluded.last_at - $7::interval",
+        &days,
+        &accounts,
+        &kinds,
+        &counts,
+        &amounts,
+        &times,
+        sqlx::postgres::types::PgInterval::try_from(LOGIN_RESOLUTION)
+            .map_err(crate::error::Error::internal)?,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Counts the notices, deliveries and reports of a day from their own tables, which keep them for at least a month.
+///
+/// Repeated, it finds what came since, and never less: some of what was counted may have been removed. Notices and
+/// deliveries are found by their ids, which hold their time; the day's are all that is read.
+pub async fn count_day(pool: &PgPool, day: NaiveDate, now: DateTime<Utc>) -> Result<()> {
+    let (start, end) = (start_of(day), start_of(day) + TimeDelta::days(1));
+    let mut transaction = pool.begin().await?;
+    // Nobody waits for it, and a busy day takes longer than a request may.
+    sqlx::query!("set local statement_timeout = '5min'").execute(&mut *transaction).await?;
+    sqlx::query!(
+        "insert into activity (day, account_id, kind, count, amount, last_at)
+         select $1, account_id, kind, count, amount, $6
+         from (
+            select account_id, 'notice' as kind, count(*) as count, 0::bigint as amount
+            from notices where id >= $2 and id < $3 group by account_id
+            union all
+            select account_id, 'delivery', count(*), count(*) filter (where state = 'delivered')
+            from deliveries where id >= $2 and id < $3 group by account_id
+            union all
+            select account_id, 'report', count(*), sum(accepted)::bigint
+            from batches where created_at >= $4 and created_at < $5 and closed_at is not null group by account_id
+         ) counted
+         order by account_id, kind
+         on conflict (day, account_id, kind) do update
+            set count = greatest(activity.count, excluded.count), amount = greatest(activity.amount, excluded.amount),
+                last_at = excluded.last_at
+            where activity.count < excluded.count or activity.amount < excluded.amount",
+        day,
+        first_id_at(start),
+        first_id_at(end),
+        start,
+        end,
+        now,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// No UUIDv7 of this instant or later is below it.
+fn first_id_at(time: DateTime<Utc>) -> Uuid {
+    Uuid::from_u128(u128::from(time.timestamp_millis().unsigned_abs()) << 80)
+}
+
+/// The first day on which anybody has done anything.
+pub async fn first_day(executor: impl PgExecutor<'_>) -> Result<Option<NaiveDate>> {
+    let day = sqlx::query_scalar!(
+        "select least(
+            (select min(day) from activity),
+            (select (created_at at time zone 'UTC')::date from notices order by id limit 1),
+            (select (min(created_at) at time zone 'UTC')::date from batches)
+         ) as day",
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(day)
+}
