@@ -20,6 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod app;
 pub mod callers;
+pub mod client;
 pub mod config;
 pub mod dev;
 pub mod domain;

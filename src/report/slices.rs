@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::input::{Format, Input};
 use super::mapping::{ColumnMapping, Mapping};
 use super::records::{Content, Record, Records, guess_delimiter};
+use crate::client::hex;
 use crate::failure::{Explain, Failure};
 
 /// A slice is cut before it grows beyond this, in bytes, however few lines it has.
@@ -147,9 +148,4 @@ impl Draft {
         let Self { number, body, lines, refused } = self;
         Slice { number, body: body.into(), lines, refused, digest }
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

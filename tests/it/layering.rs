@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["domain", "secrets"]),
     ("secrets", &["domain", "error"]),
     ("failure", &[]),
+    ("client", &["error", "failure"]),
     ("pulses", &[]),
     ("suspicion", &["error"]),
     ("telemetry", &["app", "config", "error"]),
@@ -73,6 +74,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dev", &["*"]),
     ("main", &["*"]),
     ("lib", &["*"]),
+    ("files_command", &["*"]),
     ("key_command", &["*"]),
     ("report", &["*"]),
 ];
