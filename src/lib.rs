@@ -26,6 +26,7 @@ pub mod dev;
 pub mod domain;
 pub mod error;
 pub mod failure;
+pub mod files_command;
 pub mod http;
 pub mod key_command;
 pub mod outbound;

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
@@ -72,8 +72,8 @@ impl StateFile {
         let mut text = Vec::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
         read.explain(|| format!("cannot read {}", self.path.display()))?;
-        let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
-        Ok(lines.next_back().and_then(|line| serde_json::from_slice(line).ok()))
+        let lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        Ok(lines.rev().find_map(|line| serde_json::from_slice(line).ok()))
     }
 
     /// Keeps a version.
@@ -96,13 +96,8 @@ impl StateFile {
         keep().explain(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Forgets it: all is done. One that stays would only be found to be of no use.
-    pub fn remove(self) {
+    pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
 }

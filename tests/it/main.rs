@@ -13,6 +13,7 @@ mod delivery_turns;
 mod dev;
 mod downloads;
 mod file_life;
+mod files_command;
 mod games;
 mod health;
 mod history;

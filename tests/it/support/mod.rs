@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod catalogue;
 pub mod database;
+pub mod gate;
 pub mod issuer;
 pub mod proxy;
 pub mod raw;
