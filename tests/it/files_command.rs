@@ -123,6 +123,19 @@ async fn stored(app: &TestApp, user: &User) -> u64 {
     sum
 }
 
+/// Waits until the server has at least so much; returns how much it is.
+async fn until_stored(app: &TestApp, user: &User, bytes: u64) -> u64 {
+    let enough = async {
+        loop {
+            match stored(app, user).await {
+                there if there >= bytes => return there,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), enough).await.expect("what was sent arrives")
+}
+
 const MEGABYTE: u64 = 1_000_000;
 
 #[tokio::test]
@@ -140,7 +153,7 @@ async fn files_go_there_and_come_back() {
         assert!(out.contains(expected), "{expected}: {out}");
     }
     assert!(out.contains(&format!("sha256   {}", hex(&large))), "{out}");
-    assert_eq!(shell.states(), [String::new(); 0]);
+    assert!(shell.states().is_empty());
 
     let listed = shell.out(&["ls", "--json"]).await;
     let listed: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -159,7 +172,7 @@ async fn files_go_there_and_come_back() {
         assert_eq!((output.status.code(), Bytes::from(output.stdout)), (Some(0), content.clone()));
     }
     assert!(!shell.path("other.part").exists());
-    assert_eq!(shell.states(), [String::new(); 0]);
+    assert!(shell.states().is_empty());
 
     // What is there is not overwritten, and nothing is fetched for it.
     let said = shell.err(&["get", id(&listed[1]), "-o", "other"]).await;
@@ -197,8 +210,7 @@ async fn a_killed_put_goes_on_where_it_was() {
         gate.allow_more(8 * MEGABYTE);
         let first = shell.start(&arguments);
         gate.until_shut().await;
-        let there = stored(&app, &anna).await;
-        assert!(there > 5 * MEGABYTE, "{there}");
+        let there = until_stored(&app, &anna, 5 * MEGABYTE).await;
         // Two at once would be in each other's way.
         assert!(shell.err(&arguments).await.contains("another salebell files put of a.bin is running"));
         kill_hard(first).await;
@@ -213,7 +225,7 @@ async fn a_killed_put_goes_on_where_it_was() {
         assert_eq!(file["sha256"], json!(hex(&whole)));
         let moved = gate.passed() - before;
         assert!(moved < 20 * MEGABYTE - there + MEGABYTE, "{moved} bytes for what {there} were there of");
-        assert_eq!(shell.states(), [String::new(); 0]);
+        assert!(shell.states().is_empty());
         assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 1);
     }
 }
@@ -267,8 +279,6 @@ async fn broken_connections_are_gone_on_with() {
         let running = shell.start(&arguments);
         for _ in 0..2 {
             gate.until_shut().await;
-            // What has come that far is not sent again.
-            stored(&app, &anna).await;
             gate.allow_more(4 * MEGABYTE);
             gate.cut();
         }
@@ -353,7 +363,7 @@ async fn a_killed_or_stopped_get_goes_on_where_it_was() {
         assert_eq!(shell.read("a.bin"), whole);
         let moved = gate.passed() - before;
         assert!(moved < 14 * MEGABYTE, "{moved}");
-        assert_eq!(shell.states(), [String::new(); 0]);
+        assert!(shell.states().is_empty());
     }
 }
 
@@ -508,7 +518,7 @@ async fn what_is_wrong_is_said_in_a_line() {
     shell.write("a.bin", &bytes(2000));
     let said = shell.err(&["put", "a.bin"]).await;
     assert!(said.starts_with("salebell: 413 Payload Too Large: ") && said.lines().count() == 1, "{said}");
-    assert_eq!(shell.states(), [String::new(); 0]);
+    assert!(shell.states().is_empty());
     let said = shell.err(&["put", "a.bin", "--expires-in", "20d"]).await;
     assert!(said.contains("422") && said.contains("expires_in must not be later than"), "{said}");
     assert!(shell.err(&["put", "nowhere"]).await.contains("cannot open nowhere"));
