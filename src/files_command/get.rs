@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::download::{Ended, Remote, Sink, fetch, text};
 use super::put::hash_file;
-use super::{Display, FileInfo, INTERRUPTED, Positions, printable, size};
+use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
 use crate::client::access::Access;
 use crate::client::state::StateFile;
 use crate::client::{ApiClient, hex};
@@ -404,8 +404,7 @@ impl Get<'_> {
         keeper.state.remove();
         let checked =
             if version.sha256.is_some() { "" } else { ", which the server does not name to compare it with" };
-        eprintln!("{shown}  {}  sha256 {here}{checked}", size(version.length));
-        Ok(())
+        print(&format!("{shown}  {}  sha256 {here}{checked}", size(version.length)))
     }
 
     fn output(&self, version: &Version) -> Result<PathBuf, Failure> {

@@ -162,7 +162,8 @@ fn describe(file: &FileInfo, now: DateTime<Utc>) -> String {
 
 /// A time from now, in its two largest units.
 fn until(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let minutes = (time - now).num_minutes();
+    // Up: what was made a moment ago for two days has two days to live.
+    let minutes = ((time - now).num_seconds() + 59).div_euclid(60);
     match (minutes / 1440, minutes % 1440 / 60, minutes % 60) {
         _ if minutes <= 0 => "now".to_owned(),
         (0, 0, minutes) => format!("{minutes} min"),
@@ -318,6 +319,7 @@ mod tests {
         let now = DateTime::UNIX_EPOCH;
         for (minutes, expected) in [(-5, "now"), (5, "5 min"), (65, "1 h 05"), (1440 * 13 - 1, "12 d 23 h")] {
             assert_eq!(until(now + TimeDelta::minutes(minutes), now), expected);
+            assert_eq!(until(now + TimeDelta::minutes(minutes) - TimeDelta::seconds(2), now), expected);
         }
     }
 }

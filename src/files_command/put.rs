@@ -29,7 +29,7 @@ use crate::failure::{Explain, Failure};
 const LARGE: u64 = 256 << 20;
 const PARTS_OF_LARGE: u8 = 4;
 /// Of standard input so many bytes are held, and as many once more while they are sent: nobody else has them.
-const CHUNK: usize = 4 << 20;
+const CHUNK: usize = 2 << 20;
 
 /// Sends files, whole or in parallel parts.
 ///
@@ -284,6 +284,9 @@ impl Put<'_> {
         if parts == 1 {
             return Ok(memory.uploads[0]);
         }
+        if local.length >= LARGE {
+            self.display.say("all parts are there; the server puts them together");
+        }
         let kind = Kind::Final(&memory.uploads);
         let file = upload::create(self.client, &self.announce(local.name, &memory, "whole", kind)).await?;
         memory.together = Some(file);
@@ -398,7 +401,7 @@ pub fn hash_file(file: Arc<File>, length: u64) -> tokio::task::JoinHandle<std::i
 
 fn read_chunks(input: &mut impl Read, chunks: &mpsc::Sender<std::io::Result<Bytes>>) {
     loop {
-        let mut chunk = Vec::new();
+        let mut chunk = Vec::with_capacity(CHUNK);
         let read = input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
         let is_last = chunk.is_empty() || read.is_err();
         let sent = match read {

@@ -14,6 +14,7 @@ mod dev;
 mod downloads;
 mod file_life;
 mod files_command;
+mod files_resume;
 mod games;
 mod health;
 mod history;

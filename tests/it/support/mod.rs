@@ -9,6 +9,7 @@ pub mod proxy;
 pub mod raw;
 pub mod ringing;
 pub mod scratch;
+pub mod shell;
 pub mod sink;
 
 use std::sync::Arc;
