@@ -286,9 +286,10 @@ impl Get<'_> {
 
     /// Whether it arrived; not so when the file was another in the middle.
     async fn to_file(&self, version: &Version) -> Result<bool, Failure> {
-        let output = self.output(version)?;
-        let shown = printable(&output.display().to_string());
-        self.refuse_to_overwrite(&output)?;
+        let named = self.output(version);
+        let output = absolute(&named)?;
+        let shown = printable(&named.display().to_string());
+        self.refuse_to_overwrite(&output, &shown)?;
         let busy = format!("another salebell files get of {shown} is running");
         let mut state = StateFile::open("get", &output.display().to_string(), &busy)?;
         let part = with_ending(&output);
@@ -305,8 +306,7 @@ impl Get<'_> {
             }
             (None, Some(_)) if !self.arguments.force => {
                 return Err(Failure::new(format!(
-                    "{} is there, and nothing tells what it holds; remove it, or give --force to overwrite it",
-                    printable(&part.display().to_string())
+                    "{shown}.part is there, and nothing tells what it holds; remove it, or give --force to overwrite it",
                 )));
             }
             (left, there) => {
@@ -338,7 +338,7 @@ impl Get<'_> {
                 return Err(Failure::new(format!("{}{there}", refused.failure)));
             }
         }
-        self.finish(version, keeper, file, &part, &output).await?;
+        self.finish(version, keeper, file, &output, &shown).await?;
         Ok(true)
     }
 
@@ -383,54 +383,56 @@ impl Get<'_> {
         version: &Version,
         mut keeper: Keeper,
         file: Arc<File>,
-        part: &Path,
         output: &Path,
+        shown: &str,
     ) -> Result<(), Failure> {
         keeper.keep()?;
-        let shown = printable(&output.display().to_string());
+        let part = with_ending(output);
         let sum = hash_file(file.clone(), version.length).await.explain(|| "cannot hash what arrived")?;
         let here = hex(&sum.explain(|| format!("cannot read {}", part.display()))?);
         if let Some(there) = version.sha256.as_deref().filter(|there| *there != here) {
             keeper.state.remove();
             return Err(Failure::new(format!(
-                "{} The bytes are kept as {}: remove that, or give --force, to fetch them anew.",
+                "{} The bytes are kept as {shown}.part: remove that, or give --force, to fetch them anew.",
                 differs(there, &here),
-                printable(&part.display().to_string())
             )));
         }
         file.sync_all().explain(|| format!("cannot write {}", part.display()))?;
-        self.refuse_to_overwrite(output)?;
-        std::fs::rename(part, output).explain(|| format!("cannot write {shown}"))?;
+        self.refuse_to_overwrite(output, shown)?;
+        std::fs::rename(&part, output).explain(|| format!("cannot write {shown}"))?;
         keeper.state.remove();
         let checked =
             if version.sha256.is_some() { "" } else { ", which the server does not name to compare it with" };
         print(&format!("{shown}  {}  sha256 {here}{checked}", size(version.length)))
     }
 
-    fn output(&self, version: &Version) -> Result<PathBuf, Failure> {
-        let named = || PathBuf::from(clean_name(&version.name));
-        let output = match &self.arguments.output {
-            Some(folder) if folder.is_dir() => folder.join(named()),
+    /// As a person would name it.
+    fn output(&self, version: &Version) -> PathBuf {
+        let own = || PathBuf::from(clean_name(&version.name));
+        match &self.arguments.output {
+            Some(folder) if folder.is_dir() => folder.join(own()),
             Some(file) => file.clone(),
-            None => named(),
-        };
-        let name =
-            output.file_name().ok_or_else(|| Failure::new(format!("{} is no file", output.display())))?;
-        let folder = match output.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let folder = folder.canonicalize().explain(|| format!("cannot write to {}", folder.display()))?;
-        Ok(folder.join(name))
+            None => own(),
+        }
     }
 
-    fn refuse_to_overwrite(&self, output: &Path) -> Result<(), Failure> {
+    fn refuse_to_overwrite(&self, output: &Path, shown: &str) -> Result<(), Failure> {
         if output.is_dir() || (output.symlink_metadata().is_ok() && !self.arguments.force) {
-            let output = printable(&output.display().to_string());
-            return Err(Failure::new(format!("{output} is there already; --force overwrites it")));
+            return Err(Failure::new(format!("{shown} is there already; --force overwrites it")));
         }
         Ok(())
     }
+}
+
+/// The same from every folder, for the state is found by it.
+fn absolute(output: &Path) -> Result<PathBuf, Failure> {
+    let name = output.file_name().ok_or_else(|| Failure::new(format!("{} is no file", output.display())))?;
+    let folder = match output.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize().explain(|| format!("cannot write to {}", folder.display()))?;
+    Ok(folder.join(name))
 }
 
 fn differs(there: &str, here: &str) -> String {

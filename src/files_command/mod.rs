@@ -225,9 +225,12 @@ async fn share(
 }
 
 /// # Errors
-/// Standard output is closed.
+/// Standard output cannot be written to. Whoever has closed it does not want to know.
 fn print(line: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{line}").explain(|| "cannot write to standard output")
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.explain(|| "cannot write to standard output"),
+    }
 }
 
 /// How far the parts of a transfer are, in bytes of each.
