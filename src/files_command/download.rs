@@ -91,7 +91,7 @@ pub async fn fetch(
             remote.begun.cancel();
             return Ok(());
         }
-        let later = match remote.open(at, end).await {
+        let later = match remote.open(start, at, end).await {
             Answer::Done(None) => return Err(Ended::Changed),
             Answer::Done(Some(response)) => {
                 remote.begun.cancel();
@@ -152,15 +152,17 @@ async fn copy(
 }
 
 impl Remote<'_> {
-    /// Asks for the bytes from `at` to before `end`; none when the file is another by now.
-    async fn open(&self, at: u64, end: u64) -> Answer<Option<Response>> {
+    /// Asks for the bytes from `at` to before `end`, those from `start` on are here; none when the file is another by
+    /// now.
+    async fn open(&self, start: u64, at: u64, end: u64) -> Answer<Option<Response>> {
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let ours = self.client.is_ours(&url);
-            // The token goes to the API alone, and so does its entity tag: the store of the bytes has another.
+            // The token goes to the API alone, and so does its entity tag: the store of the bytes has another. Where
+            // nothing is here yet that could be glued to another version, the API may send us there.
             let mut request = self.client.request_at(Method::GET, url.clone());
             request = request.header(RANGE, format!("bytes={at}-{}", end - 1));
-            if let Some(tag) = self.tag.as_ref().filter(|_| ours) {
+            if let Some(tag) = self.tag.as_ref().filter(|_| ours && at > start) {
                 request = request.header(IF_RANGE, tag);
             }
             let response = match request.send().await {

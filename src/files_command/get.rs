@@ -452,10 +452,15 @@ fn open_part(path: &Path, length: u64, is_new: bool) -> Result<Arc<File>, Failur
         OpenOptions::new().read(true).write(true).create(true).truncate(is_new).open(path).explain(cannot)?;
     if is_new && length > 0 {
         let wanted = i64::try_from(length).explain(|| "the file is beyond all files")?;
-        match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
+        let made = match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
             // A file system that knows no allocation makes room as bytes come.
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).explain(cannot)?,
-            other => other.explain(cannot)?,
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).explain(cannot),
+            other => other.explain(cannot),
+        };
+        if let Err(failure) = made {
+            // Nobody shall wonder what an empty file is for.
+            let _ = std::fs::remove_file(path);
+            return Err(failure);
         }
     }
     Ok(Arc::new(file))

@@ -227,7 +227,7 @@ async fn a_large_file_does_not_fill_the_memory() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let shell = Shell::new(&app.url, &anna);
-    let size = 200 << 20;
+    let size = 100 << 20;
     std::fs::File::create(shell.path("a.bin")).unwrap().set_len(size).unwrap();
     shell.out(&["put", "a.bin", "--parts", "1"]).await;
     let file = app.see(&anna, "/v1/files").await["items"][0].clone();
