@@ -19,10 +19,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::cluster::Cluster;
 use self::home::Home;
 use crate::app::{App, AppState, Clock};
+use crate::client::ApiClient;
 use crate::config::Config;
 use crate::failure::{Explain, Failure};
 use crate::process::{self, Part};
-use crate::report::client::ApiClient;
 use crate::server::Server;
 use crate::{secrets, store, telemetry, worker};
 
@@ -184,7 +184,8 @@ impl Welcome {
     /// stops the process.
     async fn greet(self, app: App) -> Result<(), Failure> {
         let greet = async {
-            let client = ApiClient::new(&self.url, &self.token, LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
+            let client =
+                ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
             if self.sample {
                 sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
             }

@@ -1,7 +1,7 @@
 //! What ends a command on a terminal: one sentence for the person who typed it.
 //!
-//! Requests are answered with [`crate::error`]; this is for `salebell dev` and `salebell report`, whose
-//! reader is a person and not a program.
+//! Requests are answered with [`crate::error`]; this is for `salebell dev`, `salebell report` and `salebell files`,
+//! whose reader is a person and not a program.
 
 use std::fmt::{self, Display};
 

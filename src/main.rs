@@ -9,7 +9,7 @@ use salebell::config::Config;
 use salebell::error::Result;
 use salebell::process::{self, Part};
 use salebell::server::Server;
-use salebell::{key_command, stats_command, store, telemetry};
+use salebell::{files_command, key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -34,6 +34,8 @@ enum Command {
     /// Read the configuration and tell every missing or wrong key at once.
     CheckConfig,
     Report(salebell::report::Arguments),
+    #[command(subcommand)]
+    Files(files_command::Action),
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
     Key(key_command::Action),
@@ -89,6 +91,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             print!("{}", stats_command::run(&app, action).await?);
         }
         Command::Dev(dev) => salebell::dev::run(dev, arguments.config.as_deref()).await?,
+        Command::Files(action) => return Ok(files_command::run(action).await?),
         Command::Report(arguments) => return Ok(salebell::report::run(arguments).await?),
     }
     Ok(ExitCode::SUCCESS)

@@ -3,8 +3,8 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::Value;
 
+use crate::client::ApiClient;
 use crate::failure::{Explain, Failure};
-use crate::report::client::ApiClient;
 
 /// About a year of price changes, as `salebell report` takes it too.
 const FEED: &str = include_str!("../../data/sample-feed.ndjson");

@@ -6,7 +6,6 @@
 
 pub mod client;
 pub mod input;
-pub mod progress;
 pub mod session;
 pub mod slices;
 
@@ -14,23 +13,22 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use secrecy::SecretString;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use self::client::{ApiClient, BatchCounts, RejectedLine, describe_problem};
+use self::client::{BatchCounts, RejectedLine};
 use self::input::Source;
-use self::progress::{Progress, Tally};
 use self::session::{AcceptedSlice, Session};
 use self::slices::{Cutter, Refusal, Slice};
+use crate::client::access::Access;
+use crate::client::progress::Progress;
+use crate::client::{ApiClient, describe_problem};
 use crate::failure::{Explain, Failure};
 use crate::feed::input::Input;
 use crate::feed::mapping::Mapping;
 
-/// Where `salebell dev` leaves its token.
-const DEV_TOKEN: &str = ".salebell/dev-token";
 /// How many refused lines are printed; `--rejects` has all.
 const PRINTED_REFUSALS: u64 = 20;
 /// Up to so many lines are one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so that a request that
@@ -51,15 +49,8 @@ const PRINTED_OBSERVATIONS: usize = 5;
 pub struct Arguments {
     /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
     file: String,
-    /// Where the API is.
-    #[arg(long, env = "SALEBELL_URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
-    /// A token with the scope prices:write. Other users of this machine can see arguments; prefer the variable.
-    #[arg(long, env = "SALEBELL_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// A file with the token, before all others [default: .salebell/dev-token where there is one].
-    #[arg(long)]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
     /// Takes a field from a column of another name.
     #[arg(long, value_name = "FIELD=COLUMN")]
     map: Vec<String>,
@@ -75,9 +66,6 @@ pub struct Arguments {
     /// The prices are history: they ring nobody's bell.
     #[arg(long)]
     backfill: bool,
-    /// How long to try again when the API does not answer: seconds, or with s, m, h behind.
-    #[arg(long, default_value = "5m", value_parser = parse_wait)]
-    max_wait: Duration,
     /// A file for every refused line, as NDJSON of line and reason.
     #[arg(long)]
     rejects: Option<PathBuf>,
@@ -87,6 +75,19 @@ pub struct Arguments {
     /// Send nothing: show the first observations and check all lines as far as that goes without the API.
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What has been counted so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    accepted: u64,
+    refused: u64,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} accepted, {} refused", self.accepted, self.refused)
+    }
 }
 
 /// Everything of a report that the summary tells.
@@ -131,12 +132,11 @@ async fn send_all(
     progress: &Progress,
     refusals: &mut Refusals,
 ) -> Result<Summary, Failure> {
-    let token = find_token(arguments)?;
     let say = {
         let progress = progress.clone();
         Box::new(move |line: &str| progress.say(line))
     };
-    let client = ApiClient::new(&arguments.url, &token, arguments.max_wait, say)?;
+    let client = arguments.access.connect(say)?;
     let mut session = open_session(source, arguments, &cutter)?;
     if session.resumed() > 0 {
         let lines = session.resumed();
@@ -169,7 +169,7 @@ async fn send_all(
         for refusal in &accepted.refused {
             refusals.tell(refusal)?;
         }
-        progress.show(summary.tally, &mut last_line);
+        progress.show(&summary.tally.to_string(), &mut last_line);
     }
     cutting.await.explain(|| "the input could not be read")??;
     progress.finish();
@@ -230,7 +230,7 @@ async fn check_only(
         for refusal in &slice.refused {
             refusals.tell(refusal)?;
         }
-        progress.show(summary.tally, &mut last_line);
+        progress.show(&summary.tally.to_string(), &mut last_line);
     }
     cutting.await.explain(|| "the input could not be read")??;
     Ok(summary)
@@ -259,43 +259,11 @@ fn open_session(source: &Source, arguments: &Arguments, cutter: &Cutter) -> Resu
             let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
             let options = format!(
                 "{} {mapping} {:?} {} {}",
-                arguments.url, cutter.delimiter, cutter.lines, arguments.backfill
+                arguments.access.url, cutter.delimiter, cutter.lines, arguments.backfill
             );
             Session::open(path, &options)
         }
         _ => Ok(Session::unremembered()),
-    }
-}
-
-fn find_token(arguments: &Arguments) -> Result<SecretString, Failure> {
-    if let (Some(token), None) = (&arguments.token, &arguments.token_file) {
-        return Ok(SecretString::from(token.trim()));
-    }
-    let path = arguments.token_file.as_deref().unwrap_or(Path::new(DEV_TOKEN));
-    // The token of `salebell dev` may do everything, and is nobody else's business.
-    if arguments.token_file.is_none() && !is_this_machine(&arguments.url) {
-        return Err(Failure::new(format!(
-            "no token for {}: give --token-file or SALEBELL_TOKEN",
-            arguments.url
-        )));
-    }
-    match std::fs::read_to_string(path) {
-        Ok(token) => Ok(SecretString::from(token.trim())),
-        Err(error) if arguments.token_file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-            Err(Failure::new(format!(
-                "no token: neither --token-file nor SALEBELL_TOKEN is given, and there is no {DEV_TOKEN} here"
-            )))
-        }
-        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
-    }
-}
-
-fn is_this_machine(url: &str) -> bool {
-    match url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 
@@ -312,12 +280,12 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
 }
 
 fn print_summary(arguments: &Arguments, summary: &Summary) {
-    let Tally { accepted, refused } = summary.tally;
     if arguments.dry_run {
+        let Tally { accepted, refused } = summary.tally;
         println!("{accepted} lines can be sent, {refused} cannot");
         return;
     }
-    println!("{accepted} accepted, {refused} refused");
+    println!("{}", summary.tally);
     if arguments.no_wait {
         return;
     }
@@ -389,29 +357,12 @@ fn parse_delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-fn parse_wait(text: &str) -> Result<Duration, String> {
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, "s"),
-    };
-    let factor = match unit {
-        "h" => 3600,
-        "m" => 60,
-        _ => 1,
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    seconds.map(Duration::from_secs).ok_or_else(|| "wants a time such as 90s, 5m or 1h".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn waits_and_delimiters_are_read_as_people_write_them() {
-        assert_eq!(parse_wait("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_wait("2h"), Ok(Duration::from_secs(7200)));
-        assert!(parse_wait("soon").is_err());
+    fn delimiters_are_read_as_people_write_them() {
         assert_eq!(parse_delimiter("tab"), Ok(b'\t'));
         assert!(parse_delimiter("ab").is_err());
     }

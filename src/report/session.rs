@@ -5,16 +5,17 @@
 //! line a slice that was accepted. It is removed once all is done. Standard input cannot be read again, so it
 //! has no file.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::slices::{Refusal, Slice, hex};
+use super::slices::{Refusal, Slice};
+use crate::client::state::{open_locked, write_line};
 use crate::failure::{Explain, Failure};
 
 /// A slice that the API has accepted.
@@ -61,21 +62,8 @@ impl Session {
             Ok::<_, std::io::Error>(format!("{} {size} {seconds}.{nanoseconds} {options}", path.display()))
         };
         let description = describe().explain(|| format!("cannot open {}", input.display()))?;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, description.as_bytes());
-        let folder = state_folder()?;
-        fs::create_dir_all(&folder).explain(|| format!("cannot make {}", folder.display()))?;
-        let path = folder.join(format!("report-{}.ndjson", &hex(digest.as_ref())[..16]));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .explain(|| format!("cannot open {}", path.display()))?;
-        let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            Failure::new(format!("another salebell report of {} is running", input.display()))
-        })?;
+        let busy = format!("another salebell report of {} is running", input.display());
+        let (path, file) = open_locked("report", &description, &busy)?;
         Self::load(path, file, &input.display().to_string())
     }
 
@@ -164,21 +152,4 @@ impl Session {
             let _ = fs::remove_file(path);
         }
     }
-}
-
-fn write_line(file: &mut File, value: &impl Serialize) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    file.write_all(&line)?;
-    file.sync_data()
-}
-
-fn state_folder() -> Result<PathBuf, Failure> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|base| base.join("salebell"))
-        .ok_or_else(|| {
-            Failure::new("neither XDG_STATE_HOME nor HOME says where to keep how far a report got")
-        })
 }

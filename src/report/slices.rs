@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::client::hex;
 use crate::failure::{Explain, Failure};
 use crate::feed::input::{Format, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
@@ -137,9 +138,4 @@ impl Draft {
         let Self { number, body, lines, refused } = self;
         Slice { number, body: body.into(), lines, refused, digest }
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -14,6 +14,8 @@ mod dev;
 mod downloads;
 mod exports;
 mod file_life;
+mod files_command;
+mod files_resume;
 mod games;
 mod health;
 mod history;

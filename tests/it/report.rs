@@ -477,7 +477,7 @@ async fn a_line_of_a_hundred_megabytes_is_one_refused_line() {
 }
 
 /// `VmHWM` in KiB, while the process lives.
-fn read_peak(pid: u32) -> Option<u64> {
+pub fn read_peak(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()

@@ -125,6 +125,21 @@ async fn an_upload_comes_in_pieces_and_is_whole_in_the_end() {
 }
 
 #[tokio::test]
+async fn an_upload_that_is_announced_twice_under_a_key_is_one() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let announce = async || {
+        let request = tus(&app, &anna, Method::POST, "/v1/files").header("upload-length", 5);
+        let created = sent(request.header("idempotency-key", "\"once\"")).await;
+        assert_eq!(created.status(), 201);
+        header(&created, "location").to_owned()
+    };
+    let path = announce().await;
+    assert_eq!(announce().await, path);
+    assert_eq!(sent(patch(&app, &anna, &path, 0, "bytes")).await.status(), 204);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_refused_as_tus_says() {
     let app = TestApp::spawn().await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);

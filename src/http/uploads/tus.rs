@@ -98,7 +98,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             return created(&file, None);
         }
         let brings_bytes = media_type(&headers).as_deref() == Some(BYTES);
-        if !brings_bytes && request.body().size_hint().exact() != Some(0) {
+        if !brings_bytes && !request.body().is_end_stream() {
             return Err(Error::new(Kind::UnsupportedMediaType, format!("The body must be {BYTES}.")));
         }
         let checksum = expected_checksum(&headers)?;

@@ -3,11 +3,13 @@
 pub mod binary;
 pub mod catalogue;
 pub mod database;
+pub mod gate;
 pub mod issuer;
 pub mod proxy;
 pub mod raw;
 pub mod ringing;
 pub mod scratch;
+pub mod shell;
 pub mod sink;
 
 use std::sync::Arc;

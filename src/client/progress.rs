@@ -1,4 +1,4 @@
-//! Shows on standard error how far a report is: a bar on a terminal, else a line every few seconds.
+//! Shows on standard error how far a command is: a bar on a terminal, else a line every few seconds.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// How far a report is.
+/// How far a command is.
 #[derive(Clone)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -18,19 +18,23 @@ pub struct Progress {
     size: Option<u64>,
 }
 
-/// What has been counted so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    pub accepted: u64,
-    pub refused: u64,
-}
-
 impl Progress {
     /// `read` counts the bytes of the input, of `size` in all.
     pub fn new(read: Arc<AtomicU64>, size: Option<u64>) -> Self {
+        Self::drawn(read, size, "{bar:32} {percent:>3} %  {msg}  {elapsed_precise}, {eta} left")
+    }
+
+    /// Of a transfer: `moved` counts the bytes, of `size` in all.
+    pub fn of_transfer(moved: Arc<AtomicU64>, size: Option<u64>) -> Self {
+        let template = "{msg}  {bar:32} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  \
+            {binary_bytes_per_sec}, {eta} left";
+        Self::drawn(moved, size, template)
+    }
+
+    fn drawn(read: Arc<AtomicU64>, size: Option<u64>, template: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let template = match size {
-                Some(_) => "{bar:32} {percent:>3} %  {msg}  {elapsed_precise}, {eta} left",
+                Some(_) => template,
                 None => "{spinner} {bytes}  {msg}  {elapsed_precise}",
             };
             let style =
@@ -51,12 +55,12 @@ impl Progress {
     }
 
     /// Shows the state; `last` is when a line was printed last.
-    pub fn show(&self, tally: Tally, last: &mut Instant) {
+    pub fn show(&self, message: &str, last: &mut Instant) {
         let read = self.read.load(Ordering::Relaxed);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(read);
-                bar.set_message(describe(tally));
+                bar.set_message(message.to_owned());
             }
             None if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
@@ -64,7 +68,7 @@ impl Progress {
                     Some(size) if size > 0 => format!("{:.0} %, ", 100.0 * read as f64 / size as f64),
                     _ => String::new(),
                 };
-                eprintln!("{share}{}", describe(tally));
+                eprintln!("{share}{message}");
             }
             None => {}
         }
@@ -76,8 +80,4 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
-}
-
-fn describe(tally: Tally) -> String {
-    format!("{} accepted, {} refused", tally.accepted, tally.refused)
 }
