@@ -82,6 +82,42 @@ impl BodyHash {
     }
 }
 
+/// A body that goes through its hash, and is as long as it was.
+pub struct Hashed {
+    body: Body,
+    hash: BodyHash,
+}
+
+impl Hashed {
+    pub fn new(body: Body, hash: BodyHash) -> Hashed {
+        Hashed { body, hash }
+    }
+}
+
+impl HttpBody for Hashed {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            frame.data_ref().inspect(|bytes| self.hash.update(bytes));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Reads a body to its end for its hash alone.
 ///
 /// # Errors

@@ -5,13 +5,12 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::auth::Caller;
 use super::body::{
-    BodyHash, Id, Params, check_not_encoded, hash_body, media_type, parse_json, present, read_limited,
+    BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_json, present, read_limited,
 };
 use super::conditional::{self, check_if_match};
 use super::fields::Fields;
@@ -130,15 +129,7 @@ pub async fn create(
         Begun::Execution(execution) => execution,
     };
     let hash = BodyHash::default();
-    let request = {
-        let hash = hash.clone();
-        request.map(|body| {
-            Body::new(body.map_frame(move |frame| {
-                frame.data_ref().inspect(|bytes| hash.update(bytes));
-                frame
-            }))
-        })
-    };
+    let request = request.map(|body| Body::new(Hashed::new(body, hash.clone())));
     // In a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
     let work = async move {
         let answer = create_once(&app, &caller, &params, request).await;

@@ -483,6 +483,9 @@ async fn quotas_and_limits_hold() {
     assert_eq!(announced(&anna, 901).await.status(), 413);
     let path = create(&app, &anna, 600).await;
     assert_eq!(announced(&anna, 401).await.status(), 413, "what is announced counts");
+    let keyed =
+        app.post("/v1/files").bearer_auth(&anna.token).header("idempotency-key", "\"k\"").body(bytes(401));
+    assert_eq!(sent(keyed).await.status(), 413, "under a key too");
     let deferred = sent(tus(&app, &anna, Method::POST, "/v1/files").header("upload-defer-length", "1")).await;
     let deferred = header(&deferred, "location").to_owned();
     assert_eq!(sent(patch(&app, &anna, &deferred, 0, bytes(401))).await.status(), 413);
