@@ -24,6 +24,7 @@ if [ "$purpose" != run ]; then
 fi
 if [ "$purpose" = bench ]; then
   has wrk || want wrk
+  [ -x /usr/sbin/nginx ] || want nginx
 fi
 if [ "$purpose" = test ]; then
   python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
