@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches what the tests need beyond apt packages: the webhook clients from npm and PyPI that receivers use,
+# Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
 # sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under ${XDG_CACHE_HOME:-~/.cache}/salebell,
 # and is left alone when it is there in the right version.
 set -euo pipefail
