@@ -23,7 +23,7 @@ use crate::domain::public_keys::read_keys;
 const MIN_CONNECTIONS: u64 = 5;
 
 /// 10,000 parts of 5 MiB.
-const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);
+pub const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -388,13 +388,25 @@ impl Config {
             }
         }
         if files.store == FileStore::S3 {
-            for (key, value) in [("files.s3_bucket", &files.s3_bucket), ("files.s3_region", &files.s3_region)] {
+            for (key, value) in [("files.s3_bucket", &files.s3_bucket), ("files.s3_region", &files.s3_region)]
+            {
                 if value.as_deref().is_none_or(str::is_empty) {
                     r.problem(key, "is required with files.store = s3");
                 }
             }
+            let folders = files.s3_prefix.trim_matches('/').split('/');
+            let plain = |folder: &str| {
+                !folder.starts_with('.')
+                    && folder.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            };
+            if !folders.into_iter().all(plain) || files.s3_prefix.contains("//") {
+                r.problem("files.s3_prefix", "must be folders of letters, digits, -, _ and .");
+            }
             if files.max_bytes > MAX_BYTES_IN_S3 {
-                r.problem("files.max_bytes", format!("must be at most {MAX_BYTES_IN_S3} with files.store = s3"));
+                r.problem(
+                    "files.max_bytes",
+                    format!("must be at most {MAX_BYTES_IN_S3} with files.store = s3"),
+                );
             }
         }
         if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {
@@ -594,6 +606,8 @@ mod tests {
             ("SALEBELL_FILES__STORE", "s3"),
             ("SALEBELL_FILES__S3_REGION", "eu-central-1"),
             ("SALEBELL_FILES__S3_ENDPOINT", "ftp://example.com"),
+            ("SALEBELL_FILES__S3_PREFIX", "a/../b"),
+            ("SALEBELL_FILES__MAX_BYTES", "52428800001"),
             ("SALEBELL_DATABSE__URL", "x"),
         ])
         .unwrap_err();
@@ -606,12 +620,14 @@ mod tests {
             "auth.issuers[0]",
             "files.s3_bucket",
             "files.s3_endpoint",
+            "files.s3_prefix",
+            "files.max_bytes",
             "databse.url (SALEBELL_DATABSE__URL) is unknown",
             "database.url (SALEBELL_DATABASE__URL) is required",
         ] {
             assert!(text.contains(key), "{key} is missing in {text}");
         }
-        assert_eq!(problems.0.len(), 9, "{text}");
+        assert_eq!(problems.0.len(), 11, "{text}");
         assert!(!text.contains("hunter2"));
     }
 }

@@ -63,7 +63,8 @@ pub async fn shared(
     headers: HeaderMap,
 ) -> Result<Response> {
     let digest = digest(&SHA256, token.as_bytes());
-    let (link, file, limited) = file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
+    let (link, file, limited) =
+        file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
     let answer = Answer::to(&file, &headers)?;
     if method == Method::GET
         && let Answer::Bytes { start, end, .. } = answer

@@ -1,8 +1,10 @@
 //! Files go: those whose time is over, what is left of those that were removed, and what neither side knows of.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::SystemTime;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use metrics::counter;
 use uuid::Uuid;
 
@@ -13,6 +15,8 @@ use crate::store::file_removal;
 
 /// Files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
+/// Pieces that the store is asked for at once: each is a request to S3.
+const LOOKED_FOR_AT_ONCE: usize = 32;
 
 /// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
 ///
@@ -59,10 +63,14 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
         let pieces = file_removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };
         after = (last.file_id, last.start_at);
-        for piece in pieces {
+        let looked = stream::iter(pieces).map(async |piece| {
             let there = app.blobs.has(&piece.place, piece.length.unsigned_abs()).await;
-            if !there.map_err(Error::unavailable)? {
-                lost.insert(piece.file_id);
+            there.map(|there| (piece.file_id, there)).map_err(Error::unavailable)
+        });
+        let mut looked = pin!(looked.buffer_unordered(LOOKED_FOR_AT_ONCE));
+        while let Some((id, there)) = looked.try_next().await? {
+            if !there {
+                lost.insert(id);
             }
         }
     }

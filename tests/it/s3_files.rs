@@ -58,7 +58,10 @@ async fn parts_fill_over_many_requests_to_two_instances() {
             let end = (start + 300_000).min(length);
             let instance = if at % 2 == 0 { &app } else { &other };
             let patched = sent(patch(instance, &anna, &path, start, whole.slice(start..end))).await;
-            assert_eq!((patched.status().as_u16(), header(&patched, "upload-offset")), (204, &*end.to_string()));
+            assert_eq!(
+                (patched.status().as_u16(), header(&patched, "upload-offset")),
+                (204, &*end.to_string())
+            );
         }
         is_whole(&other, &anna, &path, &whole).await;
         // One object, whatever it was made of.
@@ -115,7 +118,10 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     while offset(&other, &anna, &path).await < 13 * MIB + 1 {}
     feed.send(Ok(bytes(8 * MIB))).unwrap();
     drop(feed);
-    assert!(matches!(first.await.unwrap().status().as_u16(), 409 | 204), "nobody told it that it was overtaken");
+    assert!(
+        matches!(first.await.unwrap().status().as_u16(), 409 | 204),
+        "nobody told it that it was overtaken"
+    );
     // The second dies without a word, and the third puts all of it together.
     drop(feed_other);
     assert_eq!(second.await.unwrap().status(), 204);

@@ -450,12 +450,15 @@ async fn small_clients_send_the_file_itself(store: Store) {
 }
 
 async fn quotas_and_limits_hold(store: Store) {
-    let app = TestApp::spawn_on_with(store, &[
-        ("SALEBELL_FILES__BYTES_PER_ACCOUNT", "1000"),
-        ("SALEBELL_FILES__FILES_PER_ACCOUNT", "3"),
-        ("SALEBELL_FILES__MAX_BYTES", "900"),
-        ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "1"),
-    ])
+    let app = TestApp::spawn_on_with(
+        store,
+        &[
+            ("SALEBELL_FILES__BYTES_PER_ACCOUNT", "1000"),
+            ("SALEBELL_FILES__FILES_PER_ACCOUNT", "3"),
+            ("SALEBELL_FILES__MAX_BYTES", "900"),
+            ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "1"),
+        ],
+    )
     .await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let announced = |user: &User, length: usize| {

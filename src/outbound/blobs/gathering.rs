@@ -21,9 +21,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Progress, S3, blocking, write_hashed};
+use crate::config::MAX_BYTES_IN_S3;
 
-/// The least that S3 takes for a part that is not the last: of 10,000 of them a file may have 48 GiB.
+/// The least that S3 takes for a part that is not the last.
 pub const PART: u64 = 5 << 20;
+/// It takes 10,000 of them.
+const _: () = assert!(MAX_BYTES_IN_S3 as u64 == 10_000 * PART);
 /// Parts of one piece that are sent at once; until the first of them is there, the client waits.
 const PARTS_AT_ONCE: usize = 3;
 /// A tail is written anew so often, unless a part is full or somebody waits for it: each costs a request.
@@ -138,8 +141,7 @@ impl Piece {
 
     pub fn is_ripe(&self) -> bool {
         let state = self.state();
-        (state.length / PART) as usize > state.synced.1.parts.len()
-            || state.synced_at.elapsed() >= RIPE_AFTER
+        (state.length / PART) as usize > state.synced.1.parts.len() || state.synced_at.elapsed() >= RIPE_AFTER
     }
 
     pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<Progress>>> {
