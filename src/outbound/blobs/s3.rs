@@ -88,8 +88,9 @@ impl S3 {
             )
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+                // The time alone is the limit.
+                max_retries: usize::MAX,
                 retry_timeout: RETRY_FOR,
-                ..RetryConfig::default()
             });
         if let Some(endpoint) = &settings.s3_endpoint {
             builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
@@ -239,6 +240,8 @@ impl S3 {
     }
 
     pub async fn begin_upload(&self, place: &str) -> io::Result<String> {
+        // No bytes, but a connection: hundreds of uploads that begin at once share those of the buffers.
+        let _room = self.buffer().await;
         self.0.client.create_multipart(&self.key(place)?).await.map_err(failed)
     }
 
