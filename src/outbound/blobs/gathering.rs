@@ -178,7 +178,6 @@ impl Piece {
         let tail = match length > behind {
             false => None,
             true => {
-                let _room = self.0.s3.buffer().await;
                 let bytes = self.gathered(behind, length).await?;
                 // Never written twice: an attempt that was given up and arrives late brings the same bytes.
                 let name = format!("{}.{}", self.0.place, Uuid::now_v7().simple());
@@ -242,7 +241,6 @@ impl Piece {
         };
         let behind = parts.len() as u64 * PART;
         let gathered = Gathered { upload, parts: arrived(parts).await?, tail: None };
-        let _room = self.0.s3.buffer().await;
         let rest = self.gathered(behind, length).await?;
         self.0.s3.put_together(&self.0.place, length, &gathered, rest).await?;
         let mut state = self.state();
@@ -281,11 +279,8 @@ impl Piece {
         let piece = self.clone();
         let task = tokio::spawn(async move {
             let start = index as u64 * PART;
-            let etag = {
-                let _room = piece.0.s3.buffer().await;
-                let bytes = piece.gathered(start, start + PART).await?;
-                piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?
-            };
+            let bytes = piece.gathered(start, start + PART).await?;
+            let etag = piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?;
             let held = piece.state().held == Some(index);
             if !held {
                 piece.give_back(index);
@@ -295,13 +290,17 @@ impl Piece {
         async move { task.await.map_err(io::Error::other).flatten().map_err(Arc::new) }.boxed().shared()
     }
 
-    /// Bytes of the piece that are in the scratch file.
+    /// Bytes of the piece that are in the scratch file, as soon as there is room for them in memory.
     async fn gathered(&self, start: u64, end: u64) -> io::Result<Bytes> {
+        if start == end {
+            return Ok(Bytes::new());
+        }
         let (scratch, base) = (self.0.scratch.clone(), self.0.base);
+        let mut buffer = self.0.s3.buffer().await;
         blocking(move || {
-            let mut bytes = vec![0; (end - start) as usize];
-            scratch.read_exact_at(&mut bytes, start - base)?;
-            Ok(bytes.into())
+            buffer.bytes().resize((end - start) as usize, 0);
+            scratch.read_exact_at(buffer.bytes(), start - base)?;
+            Ok(Bytes::from_owner(buffer))
         })
         .await
     }

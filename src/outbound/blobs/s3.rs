@@ -1,7 +1,7 @@
 //! Blobs in a bucket of S3. A sealed piece is one object under its place; what is not sealed is gathered.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use object_store::{
 };
 use reqwest::Method;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ use crate::config::Files;
 /// older can be told any more.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
 /// Parts and tails that are in memory at once, whatever the number of uploads.
-const BUFFERS: usize = 8;
+const BUFFERS: usize = 6;
 /// Of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,7 +64,41 @@ struct Inner {
     http: reqwest::Client,
     prefix: String,
     scratch: Directory,
-    buffers: Semaphore,
+    buffers: Buffers,
+}
+
+/// The memory of all parts and tails. It is used again instead of being given back: what many threads allocate and others
+/// free is not soon there for the next.
+struct Buffers {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    permits: Arc<Semaphore>,
+}
+
+/// Room for one part, for as long as somebody has it or the bytes made of it.
+pub struct Buffer {
+    bytes: Vec<u8>,
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Buffer {
+    /// The room itself; what was there before is still there.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
 }
 
 impl S3 {
@@ -108,7 +142,7 @@ impl S3 {
             http: client.build().map_err(io::Error::other)?,
             prefix: settings.s3_prefix.trim_matches('/').to_owned(),
             scratch,
-            buffers: Semaphore::new(BUFFERS),
+            buffers: Buffers { free: Arc::default(), permits: Arc::new(Semaphore::new(BUFFERS)) },
         })))
     }
 
@@ -117,15 +151,18 @@ impl S3 {
         &self.0.scratch
     }
 
-    /// Room in memory for one part, for as long as this lives. `None`: never, for the semaphore is not closed.
-    pub async fn buffer(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.buffers.acquire().await.ok()
+    /// Waits for room in memory.
+    pub async fn buffer(&self) -> Buffer {
+        let Buffers { free, permits } = &self.0.buffers;
+        // Nobody closes the semaphore.
+        let permit = permits.clone().acquire_owned().await.ok();
+        let bytes = free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        Buffer { bytes, free: free.clone(), _permit: permit }
     }
 
     pub async fn open(&self, place: &str, length: u64, progress: Option<&Progress>) -> io::Result<Piece> {
         let gathered = Gathered::read(progress)?;
         let rest = gathered.rest(length)?;
-        let _room = self.buffer().await;
         let tail = self.tail(&gathered, rest).await?;
         Piece::open(self.clone(), place, length, gathered, tail).await
     }
@@ -137,18 +174,25 @@ impl S3 {
         if length == 0 || self.size(place).await?.is_some_and(|size| size >= length) {
             return Ok(());
         }
-        let _room = self.buffer().await;
         let tail = self.tail(&gathered, rest).await?;
         self.put_together(place, length, &gathered, tail).await
     }
 
     async fn tail(&self, gathered: &Gathered, rest: u64) -> io::Result<Bytes> {
         let Some(name) = gathered.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
+        let mut buffer = self.buffer().await;
+        buffer.bytes().clear();
         let found = self.0.client.get(&self.key(name)?).await.map_err(failed)?;
-        let bytes = found.bytes().await.map_err(failed)?;
-        match bytes.len() as u64 == rest {
-            true => Ok(bytes),
-            false => Err(io::Error::other(format!("a tail has {} bytes, not {rest}", bytes.len()))),
+        if found.meta.size != rest {
+            return Err(io::Error::other(format!("a tail has {} bytes, not {rest}", found.meta.size)));
+        }
+        let mut stream = found.into_stream();
+        while let Some(bytes) = stream.try_next().await.map_err(failed)? {
+            buffer.bytes().extend_from_slice(&bytes);
+        }
+        match buffer.bytes().len() as u64 == rest {
+            true => Ok(Bytes::from_owner(buffer)),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
