@@ -14,7 +14,7 @@ use crate::callers::Callers;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
 use crate::outbound::addresses::system_look_up;
-use crate::outbound::blobs::Directory;
+use crate::outbound::blobs::Blobs;
 use crate::outbound::bus::Bus;
 use crate::outbound::webhook::Webhooks;
 use crate::pulses::Pulses;
@@ -44,7 +44,7 @@ pub struct AppState {
     /// Counts downloads and log-ins.
     pub activity: Activity,
     /// The bytes of files.
-    pub blobs: Directory,
+    pub blobs: Blobs,
     /// Those that this process receives just now.
     pub uploads: Uploads,
     /// Rings when another process has put something into a queue of the database.
@@ -63,7 +63,7 @@ impl AppState {
     /// Makes the pools without connecting: a database that is away at start is one that comes back.
     ///
     /// # Errors
-    /// A database URL or an encryption key that cannot be read.
+    /// A database URL, an encryption key or an address of S3 that cannot be read.
     pub fn new(config: Config, clock: Clock) -> Result<App> {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
@@ -87,7 +87,7 @@ impl AppState {
                 activity.clone(),
             ),
             activity,
-            blobs: Directory::new(config.files.directory.clone(), config.files.reserve_bytes),
+            blobs: Blobs::new(&config.files).map_err(Error::internal)?,
             uploads: Uploads::default(),
             games: GameLoader::new(reader.clone()),
             config,

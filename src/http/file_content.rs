@@ -19,11 +19,20 @@ use super::body::Id;
 use crate::app::App;
 use crate::domain::file::{Wanted, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
-use crate::outbound::blobs::{Directory, Reading};
+use crate::outbound::blobs::{Blobs, Reading};
 use crate::store::file_links;
 use crate::store::files::{self, FilePiece, StoredFile};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// What asks for bytes only under a condition.
+const CONDITIONS: [HeaderName; 5] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
 
 /// `GET` and `HEAD /v1/files/{id}/content`
 pub async fn get(
@@ -40,6 +49,10 @@ pub async fn get(
         return Err(refusal);
     }
     let answer = Answer::to(&file, &headers)?;
+    if let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
+        answer.note(&app, &file, &method);
+        return Ok(redirect);
+    }
     let response = answer.send(&app, &file, &method).await?;
     answer.note(&app, &file, &method);
     Ok(response)
@@ -53,7 +66,8 @@ pub async fn shared(
     headers: HeaderMap,
 ) -> Result<Response> {
     let digest = digest(&SHA256, token.as_bytes());
-    let (link, file) = file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
+    let (link, file, limited) =
+        file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
     let answer = Answer::to(&file, &headers)?;
     if method == Method::GET
         && let Answer::Bytes { start, end, .. } = answer
@@ -61,6 +75,11 @@ pub async fn shared(
         let length = file.length.unwrap_or_default();
         let bytes = (end - start) as i64;
         file_links::count_download(&app.writer, link, start as i64, bytes, length).await?;
+    }
+    // A limited link gives no address that could be used more than once.
+    if !limited && let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
+        answer.note(&app, &file, &method);
+        return Ok(redirect);
     }
     let mut response = answer.send(&app, &file, &method).await?;
     answer.note(&app, &file, &method);
@@ -121,6 +140,38 @@ impl Answer {
         if let (Answer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
             app.activity.note_download(file.account_id, start, end - start, app.clock.now());
         }
+    }
+
+    /// An address at the store itself, so that the bytes bypass us; the client asks there for the same range. `None`: the
+    /// bytes go through us, as they do where a condition names our own tag or date, which the store does not know.
+    async fn redirect(
+        self,
+        app: &App,
+        file: &StoredFile,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Option<Response>> {
+        let conditional = CONDITIONS.iter().any(|name| headers.contains_key(name));
+        if *method != Method::GET
+            || conditional
+            || !app.config.files.presign
+            || !matches!(self, Answer::Bytes { .. })
+        {
+            return Ok(None);
+        }
+        let Blobs::S3(_) = &app.blobs else { return Ok(None) };
+        let pieces = files::list_pieces(&app.writer, file.id).await?;
+        let [piece] = pieces.as_slice() else { return Ok(None) };
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let disposition = disposition(&file.name);
+        let signed = app.blobs.presign(&piece.place, length, &disposition, &file.media_type).await;
+        let Some(address) = signed.map_err(Error::unavailable)? else { return Ok(None) };
+        let mut response = StatusCode::FOUND.into_response();
+        let headers = response.headers_mut();
+        put(headers, header::LOCATION, address.as_str());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        Ok(Some(response))
     }
 
     async fn send(self, app: &App, file: &StoredFile, method: &Method) -> Result<Response> {
@@ -223,7 +274,7 @@ async fn read(
 }
 
 struct PieceReader {
-    blobs: Directory,
+    blobs: Blobs,
     /// The last one first.
     pieces: Vec<FilePiece>,
     start: u64,

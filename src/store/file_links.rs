@@ -83,13 +83,17 @@ pub async fn delete_link(pool: &PgPool, file: Uuid, id: Uuid) -> Result<()> {
     if deleted.rows_affected() == 0 { Err(Error::not_found("link")) } else { Ok(()) }
 }
 
-/// The file of a link that is valid, for whoever knows its token.
+/// The file of a link that is valid, for whoever knows its token, and whether its downloads are limited.
 ///
 /// # Errors
 /// `NotFound`: there is no such link, or its time is over, or its file's.
-pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Result<(Uuid, StoredFile)> {
+pub async fn find_shared(
+    pool: &PgPool,
+    digest: &[u8],
+    now: DateTime<Utc>,
+) -> Result<(Uuid, StoredFile, bool)> {
     let link = sqlx::query!(
-        "select l.id, l.file_id, f.account_id from file_links l join files f on f.id = l.file_id
+        "select l.id, l.file_id, f.account_id, l.max_downloads from file_links l join files f on f.id = l.file_id
          where l.digest = $1 and l.expires_at > $2 and f.state = 'complete'",
         digest,
         now,
@@ -99,7 +103,7 @@ pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Re
     .ok_or_else(no_link)?;
     let file =
         super::files::find_file(pool, link.account_id, link.file_id, now).await.map_err(|_| no_link())?;
-    Ok((link.id, file))
+    Ok((link.id, file, link.max_downloads.is_some()))
 }
 
 /// Counts a download that begins at byte `start` and asks for `bytes` of a file of `length`.

@@ -2,6 +2,7 @@
 //! round goes on where it was.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -52,12 +53,20 @@ pub async fn list_hidden(pool: &PgPool, after: Uuid, max: i64) -> Result<Vec<Uui
     Ok(hidden)
 }
 
+/// A place, and what else its store of blobs has for it.
+pub struct PlaceToEmpty {
+    pub place: String,
+    pub progress: Option<Value>,
+}
+
 /// The places of a hidden file whose bytes no other file has.
-pub async fn list_places_to_empty(pool: &PgPool, id: Uuid) -> Result<Vec<String>> {
-    let places = sqlx::query_scalar!(
-        "select distinct p.place from file_pieces p
+pub async fn list_places_to_empty(pool: &PgPool, id: Uuid) -> Result<Vec<PlaceToEmpty>> {
+    let places = sqlx::query_as!(
+        PlaceToEmpty,
+        "select distinct on (p.place) p.place, p.progress from file_pieces p
          where p.file_id = $1
-            and not exists (select from file_pieces other where other.place = p.place and other.file_id <> $1)",
+            and not exists (select from file_pieces other where other.place = p.place and other.file_id <> $1)
+         order by p.place",
         id,
     )
     .fetch_all(pool)
@@ -71,12 +80,30 @@ pub async fn forget_file(pool: &PgPool, id: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Which of these places belong to no file.
-pub async fn list_unknown_places(pool: &PgPool, places: &[String]) -> Result<Vec<String>> {
+/// Which of these names belong to no file: neither as the place that stands at the same index, nor as the tail of the
+/// piece there.
+pub async fn list_unknown_names(pool: &PgPool, names: &[String], places: &[String]) -> Result<Vec<String>> {
     let unknown = sqlx::query_scalar!(
-        r#"select named.place as "place!" from unnest($1::text[]) as named (place)
-         where not exists (select from file_pieces p where p.place = named.place)"#,
+        r#"select named.name as "name!" from unnest($1::text[], $2::text[]) as named (name, place)
+         where not exists (
+            select from file_pieces p
+            where p.place = named.place and (p.place = named.name or p.progress ->> 'tail' = named.name))"#,
+        names,
         places,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(unknown)
+}
+
+/// Which uploads that a store has open for a place belong to no piece; each is known by its id alone.
+pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[String]) -> Result<Vec<String>> {
+    let unknown = sqlx::query_scalar!(
+        r#"select named.id as "id!" from unnest($1::text[], $2::text[]) as named (place, id)
+         where not exists (
+            select from file_pieces p where p.place = named.place and p.progress ->> 'upload' = named.id)"#,
+        places,
+        ids,
     )
     .fetch_all(pool)
     .await?;

@@ -2,6 +2,7 @@
 //! row; once another has taken its place, nothing that it says counts any more.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -29,6 +30,8 @@ pub struct Turn {
     /// Where it writes, and from which byte of the file on that piece is.
     pub place: String,
     pub piece_start: i64,
+    /// What the store of blobs goes on with in that piece.
+    pub progress: Option<Value>,
     /// No more than so many bytes may come, whatever the length.
     pub room: i64,
 }
@@ -92,19 +95,19 @@ pub async fn begin_writing(
     check_room((1, room + already_counted - coming), 0, quota)?;
     check_room((1, i64::MAX), length.unwrap_or(0), quota)?;
     let last = sqlx::query!(
-        "select start_at, length, place from file_pieces where file_id = $1 order by start_at desc limit 1",
+        "select start_at, length, place, progress from file_pieces where file_id = $1 order by start_at desc limit 1",
         id,
     )
     .fetch_optional(&mut *transaction)
     .await?;
-    let (piece_start, place) = match last {
+    let (piece_start, place, progress) = match last {
         // The last writer has ended well: nobody else writes to its place.
-        Some(last) if file.writer.is_none() => (last.start_at, last.place),
+        Some(last) if file.writer.is_none() => (last.start_at, last.place, last.progress),
         last => {
             // Under the same start only where nothing was stored.
             sqlx::query!(
                 "insert into file_pieces (file_id, start_at, place) values ($1, $2, $3)
-                 on conflict (file_id, start_at) do update set place = excluded.place",
+                 on conflict (file_id, start_at) do update set place = excluded.place, progress = null",
                 id,
                 file.stored,
                 writer.new_place,
@@ -112,7 +115,7 @@ pub async fn begin_writing(
             .execute(&mut *transaction)
             .await?;
             debug_assert!(last.is_none_or(|last| last.start_at + last.length == file.stored));
-            (file.stored, writer.new_place.to_owned())
+            (file.stored, writer.new_place.to_owned(), None)
         }
     };
     sqlx::query!(
@@ -133,6 +136,7 @@ pub async fn begin_writing(
         hash_state: file.hash_state,
         place,
         piece_start,
+        progress,
         room,
     }))
 }
@@ -145,6 +149,8 @@ pub struct Written<'a> {
     /// Bytes of the file.
     pub stored: i64,
     pub hash_state: &'a [u8],
+    /// What the store of blobs must know of the piece to go on with it.
+    pub progress: Option<&'a Value>,
 }
 
 /// Tells what is durable. `ends`: the writer has ended, and another may go on in its place. False: another writes.
@@ -158,10 +164,11 @@ pub async fn record_written(
         "with file as (
             update files set stored = $3, hash_state = $4, writer = case when $6 then null else writer end,
                 updated_at = $7, expires_at = least(keep_until, $8)
-            where id = $1 and writer = $2 and state = 'uploading'
+            where id = $1 and writer = $2 and state = 'uploading' and expires_at > $7
             returning id
          )
-         update file_pieces p set length = $3 - p.start_at from file where p.file_id = file.id and p.start_at = $5",
+         update file_pieces p set length = $3 - p.start_at, progress = $9
+         from file where p.file_id = file.id and p.start_at = $5",
         written.file,
         written.writer,
         written.stored,
@@ -170,13 +177,35 @@ pub async fn record_written(
         ends,
         now,
         now + UNFINISHED_LIFE,
+        written.progress,
     )
     .execute(pool)
     .await?;
     Ok(recorded.rows_affected() == 1)
 }
 
-/// The file has all of its bytes. False: another writes, or it is gone.
+/// A piece that can be read only after the store of blobs has sealed it.
+pub struct OpenPiece {
+    pub length: i64,
+    pub place: String,
+    pub progress: Value,
+}
+
+/// The pieces of a file that were left by writers who did not come to their end, before the piece at `piece_start`.
+pub async fn list_open_pieces(pool: &PgPool, id: Uuid, piece_start: i64) -> Result<Vec<OpenPiece>> {
+    let pieces = sqlx::query_as!(
+        OpenPiece,
+        r#"select length, place, progress as "progress!" from file_pieces
+         where file_id = $1 and start_at < $2 and progress is not null"#,
+        id,
+        piece_start,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(pieces)
+}
+
+/// The file has all of its bytes, in pieces that can be read. False: another writes, or it is gone.
 pub async fn complete_file(
     pool: &PgPool,
     written: &Written<'_>,
@@ -198,7 +227,9 @@ pub async fn complete_file(
             on conflict (day, account_id, kind) do update
                 set count = activity.count + 1, amount = activity.amount + excluded.amount, last_at = excluded.last_at
          )
-         update file_pieces p set length = $3 - p.start_at from file where p.file_id = file.id and p.start_at = $5",
+         update file_pieces p set progress = null,
+            length = case when p.start_at = $5 then $3 - p.start_at else p.length end
+         from file where p.file_id = file.id",
         written.file,
         written.writer,
         written.stored,
@@ -208,7 +239,7 @@ pub async fn complete_file(
     )
     .execute(pool)
     .await?;
-    Ok(completed.rows_affected() == 1)
+    Ok(completed.rows_affected() > 0)
 }
 
 /// A file put together of others has been read, and this is its hash. False: it is gone.

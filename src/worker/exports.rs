@@ -17,7 +17,7 @@ use self::rows::RowSource;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::error::{Error, Kind, Result, chain};
-use crate::outbound::blobs::{Directory, Piece};
+use crate::outbound::blobs::{Blobs, Piece};
 use crate::store::exports::{self, Claimed, Written};
 use crate::store::file_removal;
 use crate::store::file_writing::{self, Beginning, Writer};
@@ -181,7 +181,7 @@ impl Writing<'_> {
         }
         self.append(&mut file, table.finish()?).await?;
         self.flush(&mut file).await?;
-        file.piece.sync().await?;
+        file.piece.seal().await?;
         // Whoever cancels from here on comes too late for the file, but not for the export.
         self.tell().await?;
         let sha256 = file.hasher.finalize();
@@ -191,6 +191,7 @@ impl Writing<'_> {
             piece_start: file.piece_start,
             stored: self.written.bytes,
             hash_state: &[],
+            progress: None,
         };
         match file_writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
             true => Ok(()),
@@ -221,14 +222,14 @@ impl Writing<'_> {
         let file = files::create_file(&app.writer, account, &new, quota, now).await?;
         self.written.file_id = Some(file.id);
         let writer = Uuid::now_v7();
-        let place = Directory::new_place(file.id, 0, writer);
+        let place = Blobs::new_place(file.id, 0, writer);
         let wanted = Writer { id: writer, offset: 0, length: None, new_place: &place };
         let begun = file_writing::begin_writing(&app.writer, account, file.id, &wanted, quota, now).await?;
         let Beginning::Begun(turn) = begun else { return Err(Stop::Lost) };
         Ok(Growing {
             id: file.id,
             writer,
-            piece: app.blobs.open(&turn.place, 0).await?,
+            piece: app.blobs.open(&turn.place, 0, None).await?,
             piece_start: turn.piece_start,
             hasher: Sha256::new(),
             room: turn.room,

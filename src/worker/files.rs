@@ -1,19 +1,22 @@
 //! Files go: those whose time is over, what is left of those that were removed, and what neither side knows of.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::SystemTime;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use metrics::counter;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::outbound::blobs::Found;
 use crate::store::file_removal;
 
 /// Files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
-/// Bytes that belong to no file are left alone for so long: their row may be about to be written.
-const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+/// Pieces that the store is asked for at once: each is a request to S3.
+const LOOKED_FOR_AT_ONCE: usize = 32;
 
 /// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
 ///
@@ -42,8 +45,8 @@ pub async fn remove_expired(app: &App) -> Result<()> {
 }
 
 async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
-    for place in file_removal::list_places_to_empty(&app.writer, id).await? {
-        app.blobs.remove(&place).await.map_err(Error::unavailable)?;
+    for empty in file_removal::list_places_to_empty(&app.writer, id).await? {
+        app.blobs.remove(&empty.place, empty.progress.as_ref()).await.map_err(Error::unavailable)?;
     }
     file_removal::forget_file(&app.writer, id).await
 }
@@ -54,24 +57,20 @@ async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
 /// # Errors
 /// The database or the store is away.
 pub async fn sweep_orphans(app: &App) -> Result<()> {
-    for places in app.blobs.list_old(ORPHAN_AGE).await.map_err(Error::unavailable)? {
-        for places in places.chunks(AT_ONCE.unsigned_abs() as usize) {
-            for orphan in file_removal::list_unknown_places(&app.writer, places).await? {
-                log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");
-                counter!("salebell_file_orphans_total", "side" => "bytes").increment(1);
-                app.blobs.remove(&orphan).await.map_err(Error::unavailable)?;
-            }
-        }
-    }
+    sweep_bytes(app).await?;
     let (mut after, mut lost) = ((Uuid::nil(), -1), BTreeSet::new());
     loop {
         let pieces = file_removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };
         after = (last.file_id, last.start_at);
-        for piece in pieces {
+        let looked = stream::iter(pieces).map(async |piece| {
             let there = app.blobs.has(&piece.place, piece.length.unsigned_abs()).await;
-            if !there.map_err(Error::unavailable)? {
-                lost.insert(piece.file_id);
+            there.map(|there| (piece.file_id, there)).map_err(Error::unavailable)
+        });
+        let mut looked = pin!(looked.buffer_unordered(LOOKED_FOR_AT_ONCE));
+        while let Some((id, there)) = looked.try_next().await? {
+            if !there {
+                lost.insert(id);
             }
         }
     }
@@ -79,6 +78,33 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
         log::error!(target: "salebell::files", "file.id" = id.to_string(); "a file has lost its bytes and is removed");
         counter!("salebell_file_orphans_total", "side" => "row").increment(1);
         file_removal::hide_lost(&app.writer, id, app.clock.now()).await?;
+    }
+    Ok(())
+}
+
+async fn sweep_bytes(app: &App) -> Result<()> {
+    let before = SystemTime::from(app.clock.now()) - app.blobs.orphan_age();
+    for found in app.blobs.list_old(before).await.map_err(Error::unavailable)? {
+        for found in found.chunks(AT_ONCE.unsigned_abs() as usize) {
+            let (names, places): (Vec<_>, Vec<_>) =
+                found.iter().map(|Found { name, place }| (name.clone(), place.clone())).unzip();
+            for orphan in file_removal::list_unknown_names(&app.writer, &names, &places).await? {
+                log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");
+                counter!("salebell_file_orphans_total", "side" => "bytes").increment(1);
+                app.blobs.remove(&orphan, None).await.map_err(Error::unavailable)?;
+            }
+        }
+    }
+    let uploads = app.blobs.list_open_uploads(before).await.map_err(Error::unavailable)?;
+    for uploads in uploads.chunks(AT_ONCE.unsigned_abs() as usize) {
+        let (places, ids): (Vec<_>, Vec<_>) =
+            uploads.iter().map(|upload| (upload.place.clone(), upload.id.clone())).unzip();
+        let unknown = file_removal::list_unknown_uploads(&app.writer, &places, &ids).await?;
+        for orphan in uploads.iter().filter(|upload| unknown.contains(&upload.id)) {
+            log::warn!(target: "salebell::files", "an upload to {} belongs to no file and is ended", orphan.place);
+            counter!("salebell_file_orphans_total", "side" => "upload").increment(1);
+            app.blobs.abort(orphan).await.map_err(Error::unavailable)?;
+        }
     }
     Ok(())
 }

@@ -7,10 +7,16 @@ use futures_util::future::join_all;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
+use crate::support::s3::Store;
 use crate::support::{TestApp, User};
 use crate::uploads::{bytes, hex};
 
-async fn upload(app: &TestApp, user: &User, name: &str, kind: &str, body: bytes::Bytes) -> String {
+crate::on_both_stores!(
+    bytes_come_whole_in_ranges_and_under_conditions,
+    a_link_serves_whoever_has_it_as_often_as_it_says,
+);
+
+pub async fn upload(app: &TestApp, user: &User, name: &str, kind: &str, body: bytes::Bytes) -> String {
     let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("name", name).finish();
     let request = app.post(&format!("/v1/files?{query}")).bearer_auth(&user.token).body(body);
     let file: Value = request.header("content-type", kind).send().await.unwrap().json().await.unwrap();
@@ -21,9 +27,9 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-#[tokio::test]
-async fn bytes_come_whole_in_ranges_and_under_conditions() {
-    let app = TestApp::spawn().await;
+async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
+    // What goes through us is the same wherever it comes from.
+    let app = TestApp::spawn_on_with(store, &[("SALEBELL_FILES__PRESIGN", "false")]).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
     let path = upload(&app, &anna, "Ä \"x\".html", "text/html", whole.clone()).await + "/content";
@@ -89,9 +95,8 @@ async fn bytes_come_whole_in_ranges_and_under_conditions() {
     );
 }
 
-#[tokio::test]
-async fn a_link_serves_whoever_has_it_as_often_as_it_says() {
-    let app = TestApp::spawn().await;
+async fn a_link_serves_whoever_has_it_as_often_as_it_says(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let whole = bytes(300_000);
     let path = upload(&app, &anna, "a.bin", "", whole.clone()).await;

@@ -1,13 +1,21 @@
 //! How files go: by their time, by their owner, and what a crash has left of them.
 
-use std::time::{Duration, SystemTime};
-
 use chrono::TimeDelta;
 use reqwest::Method;
+use salebell::outbound::blobs::Blobs;
 use salebell::worker::{files, schedule};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
+use crate::support::s3::Store;
 use crate::support::{TestApp, User};
+
+crate::on_both_stores!(
+    a_file_goes_before_fourteen_days_are_over,
+    a_removal_that_was_cut_off_is_finished,
+    what_one_side_does_not_know_is_swept,
+);
 
 async fn upload(app: &TestApp, user: &User, query: &str, body: &str) -> (String, Value) {
     let request = app.post(&format!("/v1/files{query}")).bearer_auth(&user.token).body(body.to_owned());
@@ -19,22 +27,12 @@ async fn status(app: &TestApp, user: &User, path: &str) -> u16 {
     app.get(path).bearer_auth(&user.token).send().await.unwrap().status().as_u16()
 }
 
-/// The pieces in the store.
-fn blobs(app: &TestApp) -> Vec<std::path::PathBuf> {
-    let folders = std::fs::read_dir(app.files.path()).unwrap();
-    folders
-        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
-        .map(|entry| entry.unwrap().path())
-        .collect()
-}
-
 async fn rows(app: &TestApp) -> i64 {
     sqlx::query_scalar("select count(*) from files").fetch_one(&app.app.writer).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_file_goes_before_fourteen_days_are_over() {
-    let app = TestApp::spawn().await;
+async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let (short, _) = upload(&app, &anna, "?expires_in=3600", "short").await;
     let (usual, file) = upload(&app, &anna, "", "usual").await;
@@ -68,49 +66,47 @@ async fn a_file_goes_before_fourteen_days_are_over() {
         }
         assert_eq!(is, expected, "after {later}");
         schedule::step(&app.app).await.unwrap();
-        seen.push((rows(&app).await, blobs(&app).len()));
+        seen.push((rows(&app).await, app.blobs().await.len()));
     }
     assert!(app.clock.now() - made < TimeDelta::days(14));
     assert_eq!(seen, [(4, 3), (3, 2), (2, 2), (1, 1), (0, 0)]);
 }
 
-#[tokio::test]
-async fn a_removal_that_was_cut_off_is_finished() {
-    let app = TestApp::spawn().await;
+async fn a_removal_that_was_cut_off_is_finished(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     for cut in ["after the row was hidden", "after the bytes were removed"] {
         let (path, _) = upload(&app, &anna, "", "bytes").await;
         sqlx::query("update files set state = 'removing'").execute(&app.app.writer).await.unwrap();
         if cut == "after the bytes were removed" {
-            std::fs::remove_file(&blobs(&app)[0]).unwrap();
+            app.app.blobs.remove(&app.blobs().await[0], None).await.unwrap();
         }
         assert_eq!(status(&app, &anna, &path).await, 404, "{cut}");
         files::remove_expired(&app.app).await.unwrap();
-        assert_eq!((rows(&app).await, blobs(&app).len()), (0, 0), "{cut}");
+        assert_eq!((rows(&app).await, app.blobs().await.len()), (0, 0), "{cut}");
     }
 }
 
-#[tokio::test]
-async fn what_one_side_does_not_know_is_swept() {
-    let app = TestApp::spawn().await;
+async fn what_one_side_does_not_know_is_swept(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let (kept, _) = upload(&app, &anna, "", "kept").await;
-    let kept_blob = blobs(&app);
+    let kept_blob = app.blobs().await;
     let (lost, _) = upload(&app, &anna, "", "lost").await;
-    let lost_blob = blobs(&app).into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
-    std::fs::remove_file(lost_blob).unwrap();
-    // Bytes of no file: one that has stood there for long, and one whose row may be on its way.
-    let (old, fresh) = (kept_blob[0].with_file_name("old"), kept_blob[0].with_file_name("fresh"));
-    for blob in [&old, &fresh] {
-        std::fs::write(blob, "orphan").unwrap();
-    }
-    for blob in [&old, &kept_blob[0]] {
-        let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
-        std::fs::File::options().write(true).open(blob).unwrap().set_modified(long_ago).unwrap();
-    }
+    let lost_blob = app.blobs().await.into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
+    app.app.blobs.remove(&lost_blob, None).await.unwrap();
+    // Bytes of no file.
+    let orphan = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+    let piece = app.app.blobs.open(&orphan, 0, None).await.unwrap();
+    piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
+    piece.seal().await.unwrap();
     files::sweep_orphans(&app.app).await.unwrap();
     files::remove_expired(&app.app).await.unwrap();
-    assert!(!old.exists() && fresh.exists() && kept_blob[0].exists());
     assert_eq!((status(&app, &anna, &kept).await, status(&app, &anna, &lost).await), (200, 404));
     assert_eq!(rows(&app).await, 1);
+    assert_eq!(app.blobs().await.len(), 2, "the row of the orphan may be on its way");
+    app.clock.advance(TimeDelta::hours(26));
+    files::sweep_orphans(&app.app).await.unwrap();
+    assert_eq!(app.blobs().await, kept_blob);
+    assert_eq!(status(&app, &anna, &kept).await, 200);
 }

@@ -34,6 +34,7 @@ mod quarantine;
 mod rate_limit;
 mod record;
 mod report;
+mod s3_files;
 mod search;
 mod server;
 mod stats;

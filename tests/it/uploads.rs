@@ -12,7 +12,23 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use crate::support::s3::Store;
 use crate::support::{TestApp, User, raw};
+
+crate::on_both_stores!(
+    an_upload_comes_in_pieces_and_is_whole_in_the_end,
+    what_is_wrong_is_refused_as_tus_says,
+    a_broken_connection_keeps_what_arrived,
+    the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over,
+    another_instance_goes_on_with_an_upload,
+    a_checksum_keeps_out_what_is_damaged,
+    lengths_are_told_later_and_files_are_put_together,
+    the_draft_of_the_ietf_uploads_and_resumes,
+    small_clients_send_the_file_itself,
+    quotas_and_limits_hold,
+    a_full_disk_refuses_before_and_keeps_what_came,
+    a_stopping_process_keeps_what_came,
+);
 
 /// Bytes that repeat nowhere in the size of a block.
 pub fn bytes(count: usize) -> Bytes {
@@ -32,26 +48,26 @@ pub fn hex(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn tus(app: &TestApp, user: &User, method: Method, path: &str) -> RequestBuilder {
+pub fn tus(app: &TestApp, user: &User, method: Method, path: &str) -> RequestBuilder {
     app.request(method, path).bearer_auth(&user.token).header("tus-resumable", "1.0.0")
 }
 
-async fn sent(request: RequestBuilder) -> Response {
+pub async fn sent(request: RequestBuilder) -> Response {
     request.send().await.unwrap()
 }
 
-fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
 /// Creates an upload of so many bytes, and returns its path.
-async fn create(app: &TestApp, user: &User, length: usize) -> String {
+pub async fn create(app: &TestApp, user: &User, length: usize) -> String {
     let created = sent(tus(app, user, Method::POST, "/v1/files").header("upload-length", length)).await;
     assert_eq!(created.status(), 201, "{}", created.text().await.unwrap());
     header(&created, "location").to_owned()
 }
 
-fn patch(
+pub fn patch(
     app: &TestApp,
     user: &User,
     path: &str,
@@ -64,7 +80,7 @@ fn patch(
         .body(body)
 }
 
-async fn offset(app: &TestApp, user: &User, path: &str) -> usize {
+pub async fn offset(app: &TestApp, user: &User, path: &str) -> usize {
     let head = sent(tus(app, user, Method::HEAD, path)).await;
     assert_eq!(head.status(), 200);
     assert_eq!(header(&head, "cache-control"), "no-store");
@@ -72,22 +88,21 @@ async fn offset(app: &TestApp, user: &User, path: &str) -> usize {
 }
 
 /// What the file is now, and its bytes once it is whole.
-async fn content(app: &TestApp, user: &User, path: &str) -> Bytes {
+pub async fn content(app: &TestApp, user: &User, path: &str) -> Bytes {
     let answer = sent(app.get(&format!("{path}/content")).bearer_auth(&user.token)).await;
     assert_eq!(answer.status(), 200);
     answer.bytes().await.unwrap()
 }
 
 /// A body that the test feeds piece by piece; dropping the sender breaks it off.
-fn fed() -> (mpsc::UnboundedSender<std::io::Result<Bytes>>, reqwest::Body) {
+pub fn fed() -> (mpsc::UnboundedSender<std::io::Result<Bytes>>, reqwest::Body) {
     let (feed, mut fed) = mpsc::unbounded_channel();
     let stream = futures_util::stream::poll_fn(move |context| fed.poll_recv(context));
     (feed, reqwest::Body::wrap_stream(stream))
 }
 
-#[tokio::test]
-async fn an_upload_comes_in_pieces_and_is_whole_in_the_end() {
-    let app = TestApp::spawn().await;
+async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(3_000_000);
     let request = tus(&app, &anna, Method::POST, "/v1/files")
@@ -139,9 +154,8 @@ async fn an_upload_that_is_announced_twice_under_a_key_is_one() {
     assert_eq!(sent(patch(&app, &anna, &path, 0, "bytes")).await.status(), 204);
 }
 
-#[tokio::test]
-async fn what_is_wrong_is_refused_as_tus_says() {
-    let app = TestApp::spawn().await;
+async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let path = create(&app, &anna, 100).await;
     let stored = async |expected: usize| assert_eq!(offset(&app, &anna, &path).await, expected);
@@ -201,18 +215,11 @@ async fn what_is_wrong_is_refused_as_tus_says() {
     // Terminated: nothing of it is left.
     assert_eq!(sent(tus(&app, &anna, Method::DELETE, &path)).await.status(), 204);
     assert_eq!(sent(tus(&app, &anna, Method::HEAD, &path)).await.status(), 404);
-    assert_eq!(blobs(&app), 0);
+    assert_eq!(app.blobs().await, [""; 0]);
 }
 
-/// How many pieces the store has.
-fn blobs(app: &TestApp) -> usize {
-    let folders = std::fs::read_dir(app.files.path()).unwrap();
-    folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
-}
-
-#[tokio::test]
-async fn a_broken_connection_keeps_what_arrived() {
-    let app = TestApp::spawn().await;
+async fn a_broken_connection_keeps_what_arrived(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -243,9 +250,8 @@ async fn a_broken_connection_keeps_what_arrived() {
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 }
 
-#[tokio::test]
-async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over() {
-    let app = TestApp::spawn().await;
+async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(500_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -266,14 +272,9 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over() {
     drop(feed);
 }
 
-#[tokio::test]
-async fn another_instance_goes_on_with_an_upload() {
-    let app = TestApp::spawn().await;
-    let settings = [
-        ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
-        ("SALEBELL_FILES__DIRECTORY", app.files.path().to_str().unwrap()),
-    ];
-    let other = TestApp::spawn_with(&settings).await;
+async fn another_instance_goes_on_with_an_upload(store: Store) {
+    let app = TestApp::spawn_on(store).await;
+    let other = app.spawn_beside(&[]).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(900_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -298,9 +299,8 @@ async fn another_instance_goes_on_with_an_upload() {
     assert_eq!(sent(part).await.bytes().await.unwrap(), whole.slice(299_990..300_010), "across two pieces");
 }
 
-#[tokio::test]
-async fn a_checksum_keeps_out_what_is_damaged() {
-    let app = TestApp::spawn().await;
+async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(200_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -333,9 +333,8 @@ async fn a_checksum_keeps_out_what_is_damaged() {
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
 }
 
-#[tokio::test]
-async fn lengths_are_told_later_and_files_are_put_together() {
-    let app = TestApp::spawn().await;
+async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(400_000);
     let deferred = tus(&app, &anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
@@ -376,9 +375,8 @@ async fn lengths_are_told_later_and_files_are_put_together() {
     assert_eq!(content(&app, &anna, &path).await, whole);
 }
 
-#[tokio::test]
-async fn the_draft_of_the_ietf_uploads_and_resumes() {
-    let app = TestApp::spawn().await;
+async fn the_draft_of_the_ietf_uploads_and_resumes(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(300_000);
     let draft = |method: Method, path: &str| app.request(method, path).bearer_auth(&anna.token);
@@ -417,9 +415,8 @@ async fn the_draft_of_the_ietf_uploads_and_resumes() {
     assert_eq!(content(&app, &anna, &path).await, whole);
 }
 
-#[tokio::test]
-async fn small_clients_send_the_file_itself() {
-    let app = TestApp::spawn().await;
+async fn small_clients_send_the_file_itself(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let put = app.request(Method::PUT, "/v1/files/caf%C3%A9.csv").bearer_auth(&anna.token).body("a,b\n");
     let put = sent(put.header("content-type", "text/csv")).await;
@@ -467,14 +464,16 @@ async fn small_clients_send_the_file_itself() {
     assert_eq!(sent(keyed("two")).await.status(), 422);
 }
 
-#[tokio::test]
-async fn quotas_and_limits_hold() {
-    let app = TestApp::spawn_with(&[
-        ("SALEBELL_FILES__BYTES_PER_ACCOUNT", "1000"),
-        ("SALEBELL_FILES__FILES_PER_ACCOUNT", "3"),
-        ("SALEBELL_FILES__MAX_BYTES", "900"),
-        ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "1"),
-    ])
+async fn quotas_and_limits_hold(store: Store) {
+    let app = TestApp::spawn_on_with(
+        store,
+        &[
+            ("SALEBELL_FILES__BYTES_PER_ACCOUNT", "1000"),
+            ("SALEBELL_FILES__FILES_PER_ACCOUNT", "3"),
+            ("SALEBELL_FILES__MAX_BYTES", "900"),
+            ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "1"),
+        ],
+    )
     .await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let announced = |user: &User, length: usize| {
@@ -504,9 +503,8 @@ async fn quotas_and_limits_hold() {
     assert_eq!(sent(patch(&app, &anna, &deferred, 300, "x")).await.status(), 204);
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_before_and_keeps_what_came() {
-    let app = TestApp::spawn_with(&[("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000")]).await;
+async fn a_full_disk_refuses_before_and_keeps_what_came(store: Store) {
+    let app = TestApp::spawn_on_with(store, &[("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000")]).await;
     let anna = app.user("anna", &[]).await;
     let refused = sent(tus(&app, &anna, Method::POST, "/v1/files").header("upload-length", 1)).await;
     assert_eq!(refused.status(), 507);
@@ -515,9 +513,8 @@ async fn a_full_disk_refuses_before_and_keeps_what_came() {
     assert_eq!(app.see(&anna, "/v1/files").await["items"], json!([]));
 }
 
-#[tokio::test]
-async fn a_stopping_process_keeps_what_came() {
-    let app = TestApp::spawn().await;
+async fn a_stopping_process_keeps_what_came(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     let path = create(&app, &anna, 1_000).await;
     let (feed, body) = fed();

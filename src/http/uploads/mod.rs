@@ -16,7 +16,7 @@ use super::auth::Caller;
 use crate::app::App;
 use crate::domain::file;
 use crate::error::{Error, Result};
-use crate::outbound::blobs::Directory;
+use crate::outbound::blobs::Blobs;
 use crate::store::files::{self, FilePiece, NewFile, Quota, StoredFile};
 use crate::store::{file_removal, file_writing};
 
@@ -133,7 +133,7 @@ pub async fn put_together(
     work.await.map_err(Error::internal)?
 }
 
-async fn hash(blobs: &Directory, pieces: &[FilePiece]) -> Result<Vec<u8>> {
+async fn hash(blobs: &Blobs, pieces: &[FilePiece]) -> Result<Vec<u8>> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for piece in pieces {
         let mut reading =
@@ -152,8 +152,8 @@ async fn hash(blobs: &Directory, pieces: &[FilePiece]) -> Result<Vec<u8>> {
 pub async fn remove(app: &App, account: Uuid, id: Uuid) -> Result<()> {
     file_removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
     app.uploads.end(id);
-    for place in file_removal::list_places_to_empty(&app.writer, id).await? {
-        if let Err(error) = app.blobs.remove(&place).await {
+    for empty in file_removal::list_places_to_empty(&app.writer, id).await? {
+        if let Err(error) = app.blobs.remove(&empty.place, empty.progress.as_ref()).await {
             log::warn!(target: "salebell::files", "file.id" = id.to_string();
                 "the worker will remove what is left, for: {error}");
             return Ok(());

@@ -22,7 +22,7 @@ use super::{quota, to_bytes};
 use crate::app::App;
 use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum};
 use crate::error::{Error, Kind, REQUEST_ID, Result, chain};
-use crate::outbound::blobs::{Directory, Piece};
+use crate::outbound::blobs::{Blobs, Piece, Progress};
 use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
 use crate::store::files;
 use crate::uploads::{Limits, Receiving};
@@ -120,7 +120,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         id,
         offset: to_bytes(offset)?,
         length: length.map(to_bytes).transpose()?,
-        new_place: &Directory::new_place(file, offset, id),
+        new_place: &Blobs::new_place(file, offset, id),
     };
     let begun =
         file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?;
@@ -141,6 +141,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
             piece_start: turn.piece_start,
             stored: turn.stored,
             hash_state: &hash,
+            progress: turn.progress.as_ref(),
         };
         file_writing::record_written(&app.writer, &written, true, app.clock.now()).await?;
         return Err(too_long().into());
@@ -225,7 +226,7 @@ impl Work {
         receiving: Receiving,
     ) -> Result<Work> {
         let there = (turn.stored - turn.piece_start).unsigned_abs();
-        let piece = app.blobs.open(&turn.place, there).await.map_err(disk_error)?;
+        let piece = app.blobs.open(&turn.place, there, turn.progress.as_ref()).await.map_err(disk_error)?;
         let hasher = match &turn.hash_state {
             None => Sha256::new(),
             Some(state) => restore(state)?,
@@ -297,7 +298,9 @@ impl Work {
                     },
                 },
                 _ = record.tick() => {
-                    self.record_aside().await?;
+                    if self.piece.is_ripe() {
+                        self.record_aside().await?;
+                    }
                     if minute.0.elapsed() >= MINUTE {
                         if self.arrived - minute.1 < self.app.config.files.min_bytes_per_minute {
                             return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
@@ -376,10 +379,16 @@ impl Work {
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
         let stored = self.stored()?;
         self.recorded = self.arrived;
+        let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
-            piece.sync().await.map_err(disk_error)?;
-            let written = Written { file, writer, piece_start, stored, hash_state: &hash_state };
-            file_writing::record_written(&app.writer, &written, false, app.clock.now()).await
+            let progress = syncing.await.map_err(disk_error)?;
+            let progress = progress.as_ref();
+            let written = Written { file, writer, piece_start, stored, hash_state: &hash_state, progress };
+            let ours = file_writing::record_written(&app.writer, &written, false, app.clock.now()).await?;
+            if ours {
+                piece.recorded();
+            }
+            Ok(ours)
         }));
         Ok(())
     }
@@ -427,13 +436,26 @@ impl Work {
         }
         self.drain().await?;
         self.end_recording().await;
-        self.piece.sync().await.map_err(disk_error)?;
+        self.seal().await?;
         let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
-        let written = self.as_written(stored, &[]);
+        let written = self.as_written(stored, &[], None);
         match file_writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
-            true => Ok(Received { stored: stored.unsigned_abs(), complete: true }),
+            true => {
+                self.piece.recorded();
+                Ok(Received { stored: stored.unsigned_abs(), complete: true })
+            }
             false => Err(lost().into()),
         }
+    }
+
+    /// Makes every piece of the file readable, those too that others were kept from ending.
+    async fn seal(&self) -> Result<()> {
+        let (file, start) = (self.incoming.file, self.turn.piece_start);
+        for piece in file_writing::list_open_pieces(&self.app.writer, file, start).await? {
+            let sealing = self.app.blobs.seal(&piece.place, piece.length.unsigned_abs(), &piece.progress);
+            sealing.await.map_err(disk_error)?;
+        }
+        self.piece.seal().await.map_err(disk_error)
     }
 
     /// Makes durable and tells what has arrived, and leaves the place to whoever comes next.
@@ -444,9 +466,9 @@ impl Work {
         }
         let hash_state = self.drain().await?;
         self.end_recording().await;
-        self.piece.sync().await.map_err(disk_error)?;
+        let progress = self.piece.sync().await.map_err(disk_error)?;
         let stored = self.stored()?;
-        self.leave(stored, &hash_state).await
+        self.leave(stored, &hash_state, progress.as_ref()).await
     }
 
     /// A body that is not the one that was sent, or cannot be held against its checksum.
@@ -454,15 +476,21 @@ impl Work {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
-        self.piece.cut(there).await.map_err(disk_error)?;
+        if !self.piece.cut(there).await.map_err(disk_error)? {
+            // The name stays in the row: whoever comes next begins a place of its own.
+            return Ok(());
+        }
         let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
-        self.leave(self.turn.stored, &hash_state).await
+        self.leave(self.turn.stored, &hash_state, self.turn.progress.as_ref()).await
     }
 
-    async fn leave(&self, stored: i64, hash_state: &[u8]) -> Result<()> {
-        let written = self.as_written(stored, hash_state);
+    async fn leave(&self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+        let written = self.as_written(stored, hash_state, progress);
         match file_writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
-            true => Ok(()),
+            true => {
+                self.piece.recorded();
+                Ok(())
+            }
             false => Err(lost()),
         }
     }
@@ -474,9 +502,14 @@ impl Work {
         }
     }
 
-    fn as_written<'a>(&self, stored: i64, hash_state: &'a [u8]) -> Written<'a> {
+    fn as_written<'a>(
+        &self,
+        stored: i64,
+        hash_state: &'a [u8],
+        progress: Option<&'a Progress>,
+    ) -> Written<'a> {
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
-        Written { file, writer, piece_start, stored, hash_state }
+        Written { file, writer, piece_start, stored, hash_state, progress }
     }
 
     /// Bytes of the file with those of this request.

@@ -1,19 +1,20 @@
 //! Blobs in a directory: a local disk, or EFS, which several instances share.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::statvfs::statvfs;
-use sha2::{Digest, Sha256};
-use tokio::task::{JoinHandle, spawn_blocking};
-use uuid::Uuid;
+
+use super::{Found, blocking};
 
 /// Bytes that are read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
+/// The row of a file may be about to be written.
+pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
 /// A store of blobs below one directory.
 #[derive(Clone)]
@@ -29,10 +30,8 @@ impl Directory {
         Directory { root: Arc::new(root), reserve }
     }
 
-    /// A place for what one request writes of a file from `start` on.
-    pub fn new_place(file: Uuid, start: u64, writer: Uuid) -> String {
-        // The last byte of a UUIDv7 is random: 256 folders of about as many files.
-        format!("{:02x}/{file}.{start}.{}", file.as_bytes()[15], writer.simple())
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Bytes that may still be written.
@@ -114,14 +113,13 @@ impl Directory {
         .await
     }
 
-    /// Calls `visit` with the places of each folder that nobody has written to for `age`.
+    /// The places of each folder that nobody has written to since `before`.
     ///
     /// # Errors
     /// Those of the file system.
-    pub async fn list_old(&self, age: Duration) -> io::Result<Vec<Vec<String>>> {
+    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<Found>>> {
         let root = self.root.clone();
         blocking(move || {
-            let before = SystemTime::now() - age;
             let mut folders = Vec::new();
             let entries = match fs::read_dir(root.as_path()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(folders),
@@ -138,7 +136,8 @@ impl Directory {
                     let Ok(found) = entry.metadata() else { continue };
                     if found.is_file() && found.modified()? < before {
                         let (folder, name) = (folder.file_name(), entry.file_name());
-                        places.push(format!("{}/{}", folder.to_string_lossy(), name.to_string_lossy()));
+                        let place = format!("{}/{}", folder.to_string_lossy(), name.to_string_lossy());
+                        places.push(Found { name: place.clone(), place });
                     }
                 }
                 folders.push(places);
@@ -187,28 +186,8 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Writes bytes behind what is there on a thread of its own, and goes on with their hash.
-    ///
-    /// # Errors
-    /// Those of the file system. What is at the end of the piece then is not known.
-    pub fn write(&self, pieces: Vec<Bytes>, mut hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
-        let file = self.file.clone();
-        spawn_blocking(move || {
-            for piece in &pieces {
-                hasher.update(piece);
-            }
-            let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            let mut slices = slices.as_mut_slice();
-            while !slices.is_empty() {
-                match (&*file).write_vectored(slices) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(hasher)
-        })
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// What has been written is there for good.
@@ -264,19 +243,17 @@ impl Reading {
     }
 }
 
-/// Runs on a thread that may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
+    use super::super::Blobs;
     use super::*;
 
     #[test]
     fn no_place_leads_out_of_the_directory() {
         let directory = Directory::new("/srv/files".into(), 0);
-        let place = Directory::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
+        let place = Blobs::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
         for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
             assert!(directory.path(wrong).is_err(), "{wrong}");

@@ -5,11 +5,11 @@ use std::io;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 
-use super::{Directory, Reading};
+use super::{Blobs, Reading};
 
 /// The bytes of pieces, each a place and its length, one after another.
 pub fn read_whole(
-    blobs: Directory,
+    blobs: Blobs,
     pieces: Vec<(String, u64)>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let begin = (blobs, pieces.into_iter(), None::<Reading>);

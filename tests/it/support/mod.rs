@@ -8,13 +8,14 @@ pub mod issuer;
 pub mod proxy;
 pub mod raw;
 pub mod ringing;
+pub mod s3;
 pub mod scratch;
 pub mod shell;
 pub mod sink;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
@@ -31,6 +32,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use database::TestDatabase;
+use s3::{Bucket, Store};
 use scratch::Scratch;
 
 /// A clock that a test moves.
@@ -57,8 +59,10 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub database: TestDatabase,
-    /// Where the bytes of files are.
+    /// Where the bytes of files are, or are gathered.
     pub files: Scratch,
+    /// Where they are on S3.
+    pub bucket: Option<Bucket>,
 }
 
 /// A caller with an API key.
@@ -85,6 +89,41 @@ impl TestApp {
     /// Spawns with settings on top of the tests', such as `("SALEBELL_WORKER__FANOUT_SLICE", "3")`.
     pub async fn spawn_with(settings: &[(&str, &str)]) -> TestApp {
         TestApp::spawn_router(settings, http::router).await
+    }
+
+    /// Spawns with the bytes of files in this store.
+    pub async fn spawn_on(store: Store) -> TestApp {
+        TestApp::spawn_on_with(store, &[]).await
+    }
+
+    /// Spawns with the bytes of files in this store, and with further settings.
+    pub async fn spawn_on_with(store: Store, settings: &[(&str, &str)]) -> TestApp {
+        if store == Store::Directory {
+            return TestApp::spawn_with(settings).await;
+        }
+        let bucket = Bucket::create().await;
+        let settings: Vec<_> = bucket.settings().into_iter().chain(settings.iter().copied()).collect();
+        let mut app = TestApp::spawn_with(&settings).await;
+        app.bucket = Some(bucket);
+        app
+    }
+
+    /// Another instance on the same database and store, with further settings.
+    pub async fn spawn_beside(&self, settings: &[(&str, &str)]) -> TestApp {
+        let mut shared = vec![
+            ("SALEBELL_DATABASE__URL", self.database.url.as_str()),
+            ("SALEBELL_FILES__DIRECTORY", self.files.path().to_str().unwrap()),
+        ];
+        shared.extend(self.bucket.iter().flat_map(Bucket::settings));
+        shared.extend(settings);
+        TestApp::spawn_with(&shared).await
+    }
+
+    /// The names of what the store holds.
+    pub async fn blobs(&self) -> Vec<String> {
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let found = self.app.blobs.list_old(later).await.unwrap();
+        found.into_iter().flatten().map(|found| found.name).collect()
     }
 
     /// Spawns with routes of the test's own.
@@ -137,7 +176,7 @@ impl TestApp {
         let url = format!("http://{}", server.address().unwrap());
         tokio::spawn(server.run());
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        TestApp { app, clock, url, client, database, files }
+        TestApp { app, clock, url, client, database, files, bucket: None }
     }
 
     /// An account with an API key of these scopes.

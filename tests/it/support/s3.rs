@@ -1,0 +1,121 @@
+//! An S3 for tests: one server for all of them, a bucket for each; and a way to it on which things go wrong.
+
+use std::net::TcpListener;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{Response, StatusCode};
+use uuid::Uuid;
+
+/// Where the bytes of files are in a test.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Directory,
+    S3,
+}
+
+/// Runs each test of a file once on a directory and once on S3.
+#[macro_export]
+macro_rules! on_both_stores {
+    ($($test:ident,)*) => {
+        mod on_a_directory {
+            $(#[tokio::test] async fn $test() { super::$test($crate::support::s3::Store::Directory).await })*
+        }
+        mod on_s3 {
+            $(#[tokio::test] async fn $test() { super::$test($crate::support::s3::Store::S3).await })*
+        }
+    };
+}
+
+/// The server of this process; it ends when the pipe does.
+static SERVER: OnceLock<(u16, ChildStdin)> = OnceLock::new();
+
+fn port() -> u16 {
+    SERVER
+        .get_or_init(|| {
+            let python = std::env::var("SALEBELL_TEST_PYTHON")
+                .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
+            std::env::var("AWS_ACCESS_KEY_ID").expect("AWS_ACCESS_KEY_ID is not set; `make test` sets it");
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/s3.py");
+            let mut command = Command::new(python);
+            command.arg(script).arg(port.to_string());
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+            let stdin = command.spawn().unwrap().stdin.take().unwrap();
+            (port, stdin)
+        })
+        .0
+}
+
+/// A bucket that nobody else has.
+pub struct Bucket {
+    pub name: String,
+    pub endpoint: String,
+}
+
+impl Bucket {
+    pub async fn create() -> Bucket {
+        let name = format!("test-{}", Uuid::now_v7().simple());
+        let endpoint = format!("http://127.0.0.1:{}", port());
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for _ in 0..1200 {
+            match client.put(format!("{endpoint}/{name}")).send().await {
+                Ok(answer) if answer.status() == 200 => return Bucket { name, endpoint },
+                Ok(answer) => panic!("{answer:?}"),
+                // It is still starting.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("no S3 on port {}", port());
+    }
+
+    /// The settings that lead to it.
+    pub fn settings(&self) -> [(&str, &str); 4] {
+        [
+            ("SALEBELL_FILES__STORE", "s3"),
+            ("SALEBELL_FILES__S3_BUCKET", &self.name),
+            ("SALEBELL_FILES__S3_REGION", "us-east-1"),
+            ("SALEBELL_FILES__S3_ENDPOINT", &self.endpoint),
+        ]
+    }
+}
+
+/// Passes requests on to S3, and does something to every so many: refuses it, loses the answer, or takes its time.
+pub async fn flaky(target: &str, every: usize) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (target, count) = (target.to_owned(), Arc::new(AtomicUsize::new(0)));
+    let router = Router::new().fallback(move |request: Request| {
+        let (client, target) = (client.clone(), target.clone());
+        let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move {
+            let failure = (number % every == 0).then_some((number / every) % 3);
+            let refused =
+                || Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).body(Body::empty()).unwrap();
+            let (parts, body) = request.into_parts();
+            let body = to_bytes(body, usize::MAX).await.unwrap();
+            match failure {
+                Some(0) => return refused(),
+                Some(1) => tokio::time::sleep(Duration::from_millis(500)).await,
+                _ => {}
+            }
+            let url = format!("{target}{}", parts.uri);
+            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await;
+            let answer = answer.unwrap();
+            if failure == Some(2) {
+                return refused();
+            }
+            let mut response = Response::builder().status(answer.status());
+            *response.headers_mut().unwrap() = answer.headers().clone();
+            response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
