@@ -3,7 +3,7 @@
 //! The data's path, from top to bottom; the folders follow it:
 //!
 //! ```text
-//! report           http/prices.rs, report/         a price is seen by a shop or a program
+//! report           http/prices.rs, report/         a price is seen by a shop or a program; worker/imports.rs reads files
 //!   → bus          outbound/bus.rs                 durable before the 202; here a table of PostgreSQL
 //!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)
 //!   → dispatch     worker/dispatch.rs              event → watches that match → notices → deliveries
