@@ -18,6 +18,9 @@ const AT_ONCE: i64 = 500;
 /// Pieces that the store is asked for at once: each is a request to S3.
 const LOOKED_FOR_AT_ONCE: usize = 32;
 
+/// So many files may lose their bytes at once; where more do, and most of all, nothing is removed.
+const FEW: usize = 10;
+
 /// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
 ///
 /// # Errors
@@ -55,10 +58,10 @@ async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
 /// backup or a lost disk leaves them.
 ///
 /// # Errors
-/// The database or the store is away.
+/// The database or the store is away, or is another one than the files were written to.
 pub async fn sweep_orphans(app: &App) -> Result<()> {
     sweep_bytes(app).await?;
-    let (mut after, mut lost) = ((Uuid::nil(), -1), BTreeSet::new());
+    let (mut after, mut lost, mut seen) = ((Uuid::nil(), -1), BTreeSet::new(), BTreeSet::new());
     loop {
         let pieces = file_removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };
@@ -69,10 +72,17 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
         });
         let mut looked = pin!(looked.buffer_unordered(LOOKED_FOR_AT_ONCE));
         while let Some((id, there)) = looked.try_next().await? {
+            seen.insert(id);
             if !there {
                 lost.insert(id);
             }
         }
+    }
+    // More than a few, and most of all: it is the store that is not there, or another one.
+    if lost.len() > FEW && lost.len() * 2 > seen.len() {
+        let (lost, seen) = (lost.len(), seen.len());
+        let problem = format!("{lost} of {seen} files seem to have lost their bytes: is it the right store?");
+        return Err(Error::unavailable(problem));
     }
     for id in lost {
         log::error!(target: "salebell::files", "file.id" = id.to_string(); "a file has lost its bytes and is removed");

@@ -110,3 +110,21 @@ async fn what_one_side_does_not_know_is_swept(store: Store) {
     assert_eq!(app.blobs().await, kept_blob);
     assert_eq!(status(&app, &anna, &kept).await, 200);
 }
+
+#[tokio::test]
+async fn a_store_that_is_not_there_costs_no_file() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let mut paths = Vec::new();
+    for _ in 0..12 {
+        paths.push(upload(&app, &anna, "", "kept").await.0);
+    }
+    let (there, away) = (app.files.path(), app.files.path().with_extension("away"));
+    std::fs::rename(there, &away).unwrap();
+    assert!(files::sweep_orphans(&app.app).await.is_err());
+    std::fs::rename(&away, there).unwrap();
+    files::sweep_orphans(&app.app).await.unwrap();
+    for path in paths {
+        assert_eq!(status(&app, &anna, &path).await, 200);
+    }
+}
