@@ -18,6 +18,9 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 /// How the mark that some programs put in front of UTF-8 looks.
 const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
+/// What is packed may unpack to so many times its size, and to so many bytes whatever its size.
+const MAX_RATIO: u64 = 1_000;
+const RATIO_GRACE: u64 = 16 << 20;
 /// What is read at once, in bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -61,7 +64,8 @@ pub async fn open(
         let bridge = SyncIoBridge::new(plain);
         identify(Box::new(BufReader::with_capacity(BUFFER, bridge)), name.as_deref())
     });
-    let (format, reader) = peek.await.explain(|| "cannot read the input")??;
+    let (format, inner) = peek.await.explain(|| "cannot read the input")??;
+    let reader = Box::new(Bounded { inner, unpacked: 0, read: read.clone() });
     Ok(Input { format, reader, read, size })
 }
 
@@ -128,6 +132,39 @@ fn format_of_name(path: &Path) -> Option<Format> {
         "ndjson" | "jsonl" | "json" => Some(Format::Ndjson),
         "xml" | "rss" | "atom" => Some(Format::Xml),
         _ => None,
+    }
+}
+
+/// Refuses what unpacks without end.
+struct Bounded {
+    inner: Box<dyn BufRead + Send>,
+    unpacked: u64,
+    /// As it came.
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let found = self.fill_buf()?;
+        let count = found.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&found[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Bounded {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        let most = self.read.load(Ordering::Relaxed).saturating_mul(MAX_RATIO).max(RATIO_GRACE);
+        match self.unpacked > most {
+            true => Err(std::io::Error::other(format!("it unpacks to more than {MAX_RATIO} times its size"))),
+            false => self.inner.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.unpacked += count as u64;
+        self.inner.consume(count);
     }
 }
 

@@ -8,6 +8,9 @@ use super::mapping::Mapping;
 use super::merchant::Merchant;
 use super::rows::Meaning;
 
+/// Of a column's name or a constant, in bytes; no field of an observation is longer.
+const LONGEST: usize = 2_000;
+
 /// How a file is read. It is kept with the import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +44,10 @@ impl ImportOptions {
         let pairs = |map: &BTreeMap<String, String>| {
             map.iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>()
         };
+        // They would be in every row.
+        if self.columns.values().chain(self.constants.values()).any(|text| text.len() > LONGEST) {
+            return Err(format!("has a column or a constant that is longer than {LONGEST} bytes"));
+        }
         if self.format == ImportFormat::Observations {
             let mapping = Mapping::parse(&pairs(&self.columns), &pairs(&self.constants));
             return mapping.map(Meaning::Fields).map_err(|failure| failure.to_string());

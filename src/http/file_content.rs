@@ -12,16 +12,16 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::auth::Caller;
 use super::body::Id;
 use crate::app::App;
 use crate::domain::file::{Wanted, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
-use crate::outbound::blobs::{Blobs, Reading};
+use crate::outbound::blobs::{Blobs, Span, read_spans};
 use crate::store::file_links;
-use crate::store::files::{self, FilePiece, StoredFile};
+use crate::store::files::{self, StoredFile};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -236,64 +236,25 @@ fn whole_seconds(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
 }
 
-/// The bytes from `start` to before `end`, piece by piece. The first are read before the answer begins: what is not
-/// there is an error, not half an answer.
+/// The bytes from `start` to before `end`. The first are read before the answer begins: what is not there is an error,
+/// not half an answer.
 async fn read(
     app: &App,
     file: &StoredFile,
     start: u64,
     end: u64,
 ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>> {
-    let mut pieces = files::list_pieces(&app.writer, file.id).await?;
-    pieces.retain(|piece| {
-        let (from, to) = (piece.start_at.unsigned_abs(), (piece.start_at + piece.length).unsigned_abs());
-        from < end && to > start
+    let pieces = files::list_pieces(&app.writer, file.id).await?;
+    let spans = pieces.into_iter().filter_map(|piece| {
+        let (from, length) = (piece.start_at.unsigned_abs(), piece.length.unsigned_abs());
+        let (first, last) = (start.saturating_sub(from), end.saturating_sub(from).min(length));
+        (first < last).then_some(Span { place: piece.place, start: first, end: last })
     });
-    pieces.reverse();
-    let mut bytes = PieceReader { blobs: app.blobs.clone(), pieces, start, end, reading: None };
-    let first = bytes.next().await.map_err(Error::internal)?;
-    let (id, position) = (file.id, start);
-    Ok(stream::unfold((Some(first), bytes, position), move |(first, mut bytes, position)| async move {
-        let next = match first {
-            Some(first) => Ok(first),
-            None => bytes.next().await,
-        };
-        match next {
-            Ok(Some(next)) => {
-                let position = position + next.len() as u64;
-                Some((Ok(next), (None, bytes, position)))
-            }
-            Ok(None) => None,
-            Err(error) => {
-                log::error!(target: "salebell::files", "file.id" = id.to_string();
-                    "a download broke off at byte {position}: {error}");
-                Some((Err(error), (Some(None), bytes, position)))
-            }
-        }
+    let mut bytes = read_spans(app.blobs.clone(), spans.collect());
+    let first = bytes.try_next().await.map_err(Error::internal)?;
+    let id = file.id;
+    let bytes = stream::iter(first.map(Ok)).chain(bytes);
+    Ok(bytes.inspect_err(move |error| {
+        log::error!(target: "salebell::files", "file.id" = id.to_string(); "a download broke off: {error}");
     }))
-}
-
-struct PieceReader {
-    blobs: Blobs,
-    /// The last one first.
-    pieces: Vec<FilePiece>,
-    start: u64,
-    end: u64,
-    reading: Option<Reading>,
-}
-
-impl PieceReader {
-    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
-        loop {
-            if let Some(reading) = &mut self.reading
-                && let Some(bytes) = reading.next().await?
-            {
-                return Ok(Some(bytes));
-            }
-            let Some(piece) = self.pieces.pop() else { return Ok(None) };
-            let (from, length) = (piece.start_at.unsigned_abs(), piece.length.unsigned_abs());
-            let (first, last) = (self.start.saturating_sub(from), (self.end - from).min(length));
-            self.reading = Some(self.blobs.read(&piece.place, first, last).await?);
-        }
-    }
 }

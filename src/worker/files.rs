@@ -18,7 +18,7 @@ const AT_ONCE: i64 = 500;
 /// Pieces that the store is asked for at once: each is a request to S3.
 const LOOKED_FOR_AT_ONCE: usize = 32;
 
-/// So many files may lose their bytes at once; where more do, and most of all, nothing is removed.
+/// So many may be amiss at once; where more are, and most of all, nothing is removed.
 const FEW: usize = 10;
 
 /// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
@@ -78,12 +78,8 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
             }
         }
     }
-    // More than a few, and most of all: it is the store that is not there, or another one.
-    if lost.len() > FEW && lost.len() * 2 > seen.len() {
-        let (lost, seen) = (lost.len(), seen.len());
-        let problem = format!("{lost} of {seen} files seem to have lost their bytes: is it the right store?");
-        return Err(Error::unavailable(problem));
-    }
+    // It may be that the store is not there, or is another one.
+    check_most(lost.len(), seen.len(), "files have lost their bytes")?;
     for id in lost {
         log::error!(target: "salebell::files", "file.id" = id.to_string(); "a file has lost its bytes and is removed");
         counter!("salebell_file_orphans_total", "side" => "row").increment(1);
@@ -92,18 +88,34 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
     Ok(())
 }
 
+/// # Errors
+/// More than a few, and most of all, are amiss: then it is not they that are.
+fn check_most(amiss: usize, seen: usize, what: &str) -> Result<()> {
+    if amiss > FEW && amiss * 2 > seen {
+        let problem =
+            format!("{amiss} of {seen} {what}, it seems: is it the right store, and the right database?");
+        return Err(Error::unavailable(problem));
+    }
+    Ok(())
+}
+
 async fn sweep_bytes(app: &App) -> Result<()> {
     let before = SystemTime::from(app.clock.now()) - app.blobs.orphan_age();
+    let (mut orphans, mut seen) = (Vec::new(), 0);
     for found in app.blobs.list_old(before).await.map_err(Error::unavailable)? {
         for found in found.chunks(AT_ONCE.unsigned_abs() as usize) {
+            seen += found.len();
             let (names, places): (Vec<_>, Vec<_>) =
                 found.iter().map(|Found { name, place }| (name.clone(), place.clone())).unzip();
-            for orphan in file_removal::list_unknown_names(&app.writer, &names, &places).await? {
-                log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");
-                counter!("salebell_file_orphans_total", "side" => "bytes").increment(1);
-                app.blobs.remove(&orphan, None).await.map_err(Error::unavailable)?;
-            }
+            orphans.extend(file_removal::list_unknown_names(&app.writer, &names, &places).await?);
         }
+    }
+    // It may be another service's store, or a database that has just been made or restored.
+    check_most(orphans.len(), seen, "pieces belong to no file")?;
+    for orphan in orphans {
+        log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");
+        counter!("salebell_file_orphans_total", "side" => "bytes").increment(1);
+        app.blobs.remove(&orphan, None).await.map_err(Error::unavailable)?;
     }
     let uploads = app.blobs.list_open_uploads(before).await.map_err(Error::unavailable)?;
     for uploads in uploads.chunks(AT_ONCE.unsigned_abs() as usize) {

@@ -5,13 +5,13 @@
 //! from where the one before had come; a message that was sent twice counts once (`batch_parts`).
 
 use std::collections::HashMap;
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::io::StreamReader;
@@ -26,7 +26,7 @@ use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{Seen, Sorter};
-use crate::outbound::blobs::read_whole;
+use crate::outbound::blobs::{Span, read_spans};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::{files, new_offers};
 
@@ -68,17 +68,17 @@ pub async fn run(app: App) {
 ///
 /// # Errors
 /// The database is away; what was taken comes back when its lease has run out.
-pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
+pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
     let Some(import) = app.suspicion.limit(app.config.worker.lease, claim).await?? else { return Ok(false) };
-    let mut sending = Sending::new(app, &import, holder);
+    let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {
         sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
         return Ok(true);
     }
-    match sending.send_all(beat).await {
+    match sending.send_all().await {
         Ok(()) => sending.finish(None).await?,
         Err(Stop::Lost) => {}
         Err(Stop::Input(failure)) => sending.finish(Some(failure.to_string())).await?,
@@ -138,6 +138,8 @@ struct Sending<'a> {
     app: &'a App,
     import: &'a Claimed,
     holder: Uuid,
+    /// Called while it works or waits.
+    beat: &'a (dyn Fn() + Sync),
     /// How far it has come, and how far the worker before had.
     reached: Reached,
     portion: i32,
@@ -155,7 +157,7 @@ struct ReadSoFar {
 }
 
 impl<'a> Sending<'a> {
-    fn new(app: &'a App, import: &'a Claimed, holder: Uuid) -> Sending<'a> {
+    fn new(app: &'a App, import: &'a Claimed, holder: Uuid, beat: &'a (dyn Fn() + Sync)) -> Sending<'a> {
         let reached = Reached {
             portions: import.portions_sent,
             parts: import.parts_sent,
@@ -166,6 +168,7 @@ impl<'a> Sending<'a> {
             app,
             import,
             holder,
+            beat,
             reached,
             portion: 0,
             read: Arc::default(),
@@ -175,7 +178,7 @@ impl<'a> Sending<'a> {
         }
     }
 
-    async fn send_all(&mut self, beat: impl Fn()) -> Result<(), Stop> {
+    async fn send_all(&mut self) -> Result<(), Stop> {
         let (input, bytes) = self.open().await?;
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
@@ -194,13 +197,12 @@ impl<'a> Sending<'a> {
             let next = tokio::select! {
                 next = told.recv() => next,
                 _ = progress.tick() => {
-                    beat();
                     self.tell(&bytes).await?;
                     continue;
                 }
                 () = self.app.stopping.cancelled() => break Err(Stop::Stopping),
             };
-            beat();
+            (self.beat)();
             match next {
                 Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
                 Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
@@ -228,8 +230,12 @@ impl<'a> Sending<'a> {
             file => file?,
         };
         let pieces = files::list_pieces(&app.writer, file.id).await?;
-        let pieces = pieces.into_iter().map(|piece| (piece.place, piece.length.unsigned_abs())).collect();
-        let stream = StreamReader::new(read_whole(app.blobs.clone(), pieces).boxed());
+        let spans = pieces.into_iter().map(|piece| Span {
+            place: piece.place,
+            start: 0,
+            end: piece.length.unsigned_abs(),
+        });
+        let stream = StreamReader::new(read_spans(app.blobs.clone(), spans.collect()));
         let size = file.length.map(i64::unsigned_abs);
         let input =
             input::open(stream, Some(Path::new(&import.file_name)), size).await.map_err(Stop::Input)?;
@@ -311,6 +317,7 @@ impl<'a> Sending<'a> {
 
     /// Tells how far it has come, now and then.
     async fn tell(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+        (self.beat)();
         if self.told_at.elapsed() < TELL_EVERY {
             return Ok(());
         }
@@ -361,6 +368,31 @@ struct Reading {
 /// Nobody listens any more.
 struct Deaf;
 
+/// Bytes for as long as somebody listens: a parser that finds no row in them must not go on for ever.
+struct Heard {
+    inner: Box<dyn BufRead + Send>,
+    tell: mpsc::Sender<Told>,
+}
+
+impl Read for Heard {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+}
+
+impl BufRead for Heard {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self.tell.is_closed() {
+            true => Err(io::Error::other("nobody waits for it any more")),
+            false => self.inner.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.inner.consume(count);
+    }
+}
+
 impl Reading {
     fn read(self, input: Input) {
         let end = match self.read_rows(input) {
@@ -373,7 +405,8 @@ impl Reading {
 
     /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
     /// All others go as they come.
-    fn read_rows(&self, input: Input) -> Result<Result<(), Deaf>, Failure> {
+    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Failure> {
+        input.reader = Box::new(Heard { inner: input.reader, tell: self.tell.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
         let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Vec::new(), Vec::new());
@@ -421,7 +454,7 @@ impl Reading {
     }
 
     /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.
-    fn send_sorted(&self, sorter: Sorter) -> std::io::Result<Result<(), Deaf>> {
+    fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), Deaf>> {
         let mut sorted = sorter.finish()?;
         let (mut portion, mut waits): (Vec<Seen>, bool) = (Vec::new(), false);
         // Where the offer begins that is being read.

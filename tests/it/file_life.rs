@@ -124,7 +124,11 @@ async fn a_store_that_is_not_there_costs_no_file() {
     assert!(files::sweep_orphans(&app.app).await.is_err());
     std::fs::rename(&away, there).unwrap();
     files::sweep_orphans(&app.app).await.unwrap();
+    // Nor does a database that knows none of what is there.
+    let other = TestApp::spawn_with(&[("SALEBELL_FILES__DIRECTORY", there.to_str().unwrap())]).await;
+    other.clock.advance(TimeDelta::days(2));
+    assert!(files::sweep_orphans(&other.app).await.is_err());
     for path in paths {
-        assert_eq!(status(&app, &anna, &path).await, 200);
+        assert_eq!(status(&app, &anna, &format!("{path}/content")).await, 200);
     }
 }

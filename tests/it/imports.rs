@@ -217,7 +217,14 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
         let whole = packed.finish().unwrap();
         whole[..whole.len() / 2].to_vec()
     };
+    // A quarter of a gigabyte of nothing in a few kilobytes.
+    let endless = {
+        let mut packed = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        (0..256).for_each(|_| packed.write_all(&[b'\n'; 1 << 20]).unwrap());
+        packed.finish().unwrap()
+    };
     for (name, body, options, why) in [
+        ("endless.csv.zst", endless, json!({}), "unpacks to more than 1000 times"),
         ("empty.csv", Vec::new(), json!({}), "empty"),
         ("a.csv", b"a,b\n1,2\n".to_vec(), json!({}), "nothing in the input says store"),
         ("a.csv.zst", cut, json!({}), "cannot read the input after line"),
@@ -242,6 +249,8 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     assert_eq!(refuse(&mallory, json!({"file_id": file})).await, 404);
     assert_eq!(refuse(&anna, json!({"file_id": file, "columns": {"prize": "x"}})).await, 422);
     assert_eq!(refuse(&anna, json!({"file_id": file, "format": "excel"})).await, 422);
+    let long = json!({"file_id": file, "constants": {"title": "x".repeat(2_001)}});
+    assert_eq!(refuse(&anna, long).await, 422);
     let reader = app.user("reader", &[]).await;
     assert_eq!(refuse(&reader, json!({"file_id": file})).await, 403);
 }

@@ -8,6 +8,7 @@ pub mod tus;
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::TryStreamExt;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use super::auth::Caller;
 use crate::app::App;
 use crate::domain::file;
 use crate::error::{Error, Result};
-use crate::outbound::blobs::Blobs;
+use crate::outbound::blobs::{Blobs, Span, read_spans};
 use crate::store::files::{self, FilePiece, NewFile, Quota, StoredFile};
 use crate::store::{file_removal, file_writing};
 
@@ -126,21 +127,22 @@ pub async fn put_together(
     let app = app.clone();
     // It goes on when the client hangs up: what is half read would have to be read again.
     let work = tokio::spawn(async move {
-        let sha256 = hash(&app.blobs, &pieces).await?;
+        let sha256 = hash(&app.blobs, pieces).await?;
         file_writing::complete_final(&app.writer, file.id, &sha256, app.clock.now()).await?;
         files::find_file(&app.writer, account, file.id, app.clock.now()).await
     });
     work.await.map_err(Error::internal)?
 }
 
-async fn hash(blobs: &Blobs, pieces: &[FilePiece]) -> Result<Vec<u8>> {
+async fn hash(blobs: &Blobs, pieces: Vec<FilePiece>) -> Result<Vec<u8>> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for piece in pieces {
-        let mut reading =
-            blobs.read(&piece.place, 0, piece.length.unsigned_abs()).await.map_err(Error::internal)?;
-        while let Some(bytes) = reading.next().await.map_err(Error::internal)? {
-            hash.update(&bytes);
-        }
+    let spans = pieces
+        .into_iter()
+        .map(|piece| Span { place: piece.place, start: 0, end: piece.length.unsigned_abs() })
+        .collect();
+    let mut bytes = read_spans(blobs.clone(), spans);
+    while let Some(bytes) = bytes.try_next().await.map_err(Error::internal)? {
+        hash.update(&bytes);
     }
     Ok(hash.finish().as_ref().to_vec())
 }

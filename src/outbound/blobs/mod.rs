@@ -7,7 +7,7 @@
 mod directory;
 mod gathering;
 mod s3;
-mod whole;
+mod spans;
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use self::directory::Directory;
 pub use self::s3::S3;
-pub use self::whole::read_whole;
+pub use self::spans::{Span, read_spans};
 use crate::config::{FileStore, Files};
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store

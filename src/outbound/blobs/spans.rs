@@ -1,0 +1,34 @@
+//! Parts of several pieces as one stream of bytes.
+
+use std::io;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+
+use super::{Blobs, Reading};
+
+/// Bytes of one piece: from `start` to before `end`.
+pub struct Span {
+    pub place: String,
+    pub start: u64,
+    pub end: u64,
+}
+
+/// The bytes of spans, one after another.
+pub fn read_spans(
+    blobs: Blobs,
+    spans: Vec<Span>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+    let begin = (blobs, spans.into_iter(), None::<Reading>);
+    Box::pin(stream::try_unfold(begin, |(blobs, mut spans, mut reading)| async move {
+        loop {
+            if let Some(open) = &mut reading
+                && let Some(bytes) = open.next().await?
+            {
+                return Ok(Some((bytes, (blobs, spans, reading))));
+            }
+            let Some(Span { place, start, end }) = spans.next() else { return Ok(None) };
+            reading = Some(blobs.read(&place, start, end).await?);
+        }
+    }))
+}
