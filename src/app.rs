@@ -13,6 +13,7 @@ use crate::activity::Activity;
 use crate::callers::Callers;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
+use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
 use crate::outbound::blobs::Blobs;
 use crate::outbound::bus::Bus;
@@ -47,6 +48,8 @@ pub struct AppState {
     pub blobs: Blobs,
     /// Those that this process receives just now.
     pub uploads: Uploads,
+    /// Who follows an import.
+    pub listeners: Listeners,
     /// Rings when another process has put something into a queue of the database.
     pub wakeups: Wakeups,
     /// Raised by who gives up waiting for the database.
@@ -89,6 +92,7 @@ impl AppState {
             activity,
             blobs: Blobs::new(&config.files).map_err(Error::internal)?,
             uploads: Uploads::default(),
+            listeners: Listeners::default(),
             games: GameLoader::new(reader.clone()),
             config,
             writer,

@@ -31,6 +31,7 @@ pub mod feed;
 pub mod files_command;
 pub mod http;
 pub mod key_command;
+pub mod listeners;
 pub mod outbound;
 pub mod process;
 pub mod pulses;

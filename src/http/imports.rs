@@ -1,7 +1,8 @@
 //! `/v1/imports`: files that are read into observations, with their progress and what could not be taken.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -17,16 +18,20 @@ use uuid::Uuid;
 use super::auth::Caller;
 use super::body::{Id, Json, Params};
 use super::conditional;
-use super::page::Paging;
+use super::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::Counts;
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
+use crate::listeners::Listening;
+use crate::store::batches::{self, Batch};
+use crate::store::files;
 use crate::store::imports::{self, Import, NewImport, RowRefusal};
-use crate::store::{batches, files};
 
 /// How often somebody who listens is told.
 const TELL_EVERY: Duration = Duration::from_millis(500);
+/// Then a listener is sent away; a browser comes again by itself, with a token that is looked at again.
+const LISTEN_FOR: Duration = Duration::from_secs(3_600);
 /// Refusals that are read at once.
 const REFUSALS_AT_ONCE: i64 = 1_000;
 
@@ -84,7 +89,10 @@ struct Progress {
 impl ImportResponse {
     async fn of(app: &App, account: Uuid, import: Import) -> Result<ImportResponse> {
         let batch = batches::get_batch(&app.writer, account, import.id).await?;
-        let now = app.clock.now();
+        Ok(ImportResponse::new(import, batch, app.clock.now()))
+    }
+
+    fn new(import: Import, batch: Batch, now: DateTime<Utc>) -> ImportResponse {
         let seconds = import
             .started_at
             .map(|started| (import.finished_at.unwrap_or(now) - started).as_seconds_f64().max(0.001));
@@ -93,7 +101,7 @@ impl ImportResponse {
         let seconds_left = seconds
             .filter(|_| reading)
             .map(|seconds| (seconds * left / import.bytes_read as f64).ceil() as i64);
-        Ok(ImportResponse {
+        ImportResponse {
             state: match import.state.as_str() {
                 "queued" => "queued",
                 "reading" => "reading",
@@ -122,7 +130,7 @@ impl ImportResponse {
             created_at: import.created_at,
             started_at: import.started_at,
             finished_at: import.finished_at,
-        })
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -175,11 +183,15 @@ pub async fn list(
     caller.require("prices:write")?;
     let found = imports::list_imports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |import| import.id)?;
-    let mut items = Vec::with_capacity(page.items.len());
-    for import in page.items {
-        items.push(ImportResponse::of(&app, caller.account, import).await?);
-    }
-    conditional::respond(&headers, &super::page::Page { items, next_cursor: page.next_cursor })
+    let ids: Vec<Uuid> = page.items.iter().map(|import| import.id).collect();
+    let batches = batches::list_batches(&app.writer, caller.account, &ids).await?;
+    let mut batches: HashMap<Uuid, Batch> = batches.into_iter().map(|batch| (batch.id, batch)).collect();
+    let now = app.clock.now();
+    let items = page.items.into_iter().filter_map(|import| {
+        let batch = batches.remove(&import.id)?;
+        Some(ImportResponse::new(import, batch, now))
+    });
+    conditional::respond(&headers, &Page { items: items.collect(), next_cursor: page.next_cursor })
 }
 
 /// `GET /v1/imports/{id}`
@@ -205,15 +217,23 @@ pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Resul
 pub async fn events(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
-    Ok(Sse::new(follow(app, caller.account, id)).keep_alive(KeepAlive::default()).into_response())
+    let listening = app.listeners.begin(caller.account)?;
+    Ok(Sse::new(follow(app, caller.account, id, listening)).keep_alive(KeepAlive::default()).into_response())
 }
 
-fn follow(app: App, account: Uuid, id: Uuid) -> impl Stream<Item = Result<Event, Infallible>> {
-    stream::unfold((app, String::new(), false), move |(app, mut told, ended)| async move {
+fn follow(
+    app: App,
+    account: Uuid,
+    id: Uuid,
+    listening: Listening,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let since = Instant::now();
+    let begin = (app, listening, String::new(), false);
+    stream::unfold(begin, move |(app, listening, mut told, ended)| async move {
         if ended {
             return None;
         }
-        loop {
+        while since.elapsed() < LISTEN_FOR {
             let state = async {
                 let import = imports::find_import(&app.writer, account, id).await?;
                 ImportResponse::of(&app, account, import).await
@@ -226,13 +246,14 @@ fn follow(app: App, account: Uuid, id: Uuid) -> impl Stream<Item = Result<Event,
                 let ended = response.has_ended();
                 told = text.clone();
                 let event = Event::default().event(if ended { "end" } else { "progress" }).data(text);
-                return Some((Ok(event), (app, told, ended)));
+                return Some((Ok(event), (app, listening, told, ended)));
             }
             tokio::select! {
                 () = tokio::time::sleep(TELL_EVERY) => {}
                 () = app.stopping.cancelled() => return None,
             }
         }
+        None
     })
 }
 

@@ -42,3 +42,12 @@ pub async fn find_account(
             .await?;
     Ok(id)
 }
+
+/// Holds the account to the transaction's end: two at once must not both find the last place below a limit free. What
+/// is counted must be read by a later statement, which then sees what the one before has made.
+pub async fn lock_account(executor: impl PgExecutor<'_>, account: Uuid) -> Result<()> {
+    sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account)
+        .fetch_one(executor)
+        .await?;
+    Ok(())
+}

@@ -74,7 +74,12 @@ pub async fn close_batch(
 /// # Errors
 /// `NotFound`, also for somebody else's.
 pub async fn get_batch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Batch> {
-    let row = sqlx::query!(
+    list_batches(executor, account, &[id]).await?.pop().ok_or_else(|| Error::not_found("batch"))
+}
+
+/// Those of some batches that are the account's, in no order.
+pub async fn list_batches(executor: impl PgExecutor<'_>, account: Uuid, ids: &[Uuid]) -> Result<Vec<Batch>> {
+    let rows = sqlx::query!(
         r#"select b.id, b.created_at, b.accepted, b.rejected,
             (b.closed_at is not null and count(p.part) >= b.parts) as "done!",
             coalesce(sum(p.recorded), 0)::bigint as "recorded!",
@@ -88,30 +93,32 @@ pub async fn get_batch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -
                 from batch_parts q, jsonb_each_text(q.transitions) t where q.batch_id = b.id group by t.key
             ) kinds) as "transitions!"
         from batches b left join batch_parts p on p.batch_id = b.id
-        where b.id = $1 and b.account_id = $2
+        where b.id = any($1) and b.account_id = $2
         group by b.id"#,
-        id,
+        ids,
         account,
     )
-    .fetch_optional(executor)
-    .await?
-    .ok_or_else(|| Error::not_found("batch"))?;
-    Ok(Batch {
-        id: row.id,
-        created_at: row.created_at,
-        done: row.done,
-        accepted: row.accepted,
-        rejected: row.rejected,
-        counts: Counts {
-            recorded: row.recorded,
-            unchanged: row.unchanged,
-            stale: row.stale,
-            quarantined: row.quarantined,
-            failed: row.failed,
-            new_lows: row.new_lows,
-            transitions: serde_json::from_value(row.transitions).map_err(Error::internal)?,
-        },
-    })
+    .fetch_all(executor)
+    .await?;
+    let batches = rows.into_iter().map(|row| {
+        Ok(Batch {
+            id: row.id,
+            created_at: row.created_at,
+            done: row.done,
+            accepted: row.accepted,
+            rejected: row.rejected,
+            counts: Counts {
+                recorded: row.recorded,
+                unchanged: row.unchanged,
+                stale: row.stale,
+                quarantined: row.quarantined,
+                failed: row.failed,
+                new_lows: row.new_lows,
+                transitions: serde_json::from_value(row.transitions).map_err(Error::internal)?,
+            },
+        })
+    });
+    batches.collect()
 }
 
 /// Forgets that a message was given up, so that it can be recorded after all.

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::error::{Error, Kind, Result};
 use crate::store::deliveries::DEAD;
 use crate::store::{delivery_queue, wakeups};
@@ -57,10 +58,7 @@ pub async fn create_channel(
     now: DateTime<Utc>,
 ) -> Result<Channel> {
     let mut transaction = pool.begin().await?;
-    // The account's row is the lock: two at once must not both find the last place free.
-    sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account)
-        .fetch_one(&mut *transaction)
-        .await?;
+    accounts::lock_account(&mut *transaction, account).await?;
     let created = sqlx::query_as!(
         Channel,
         "insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)

@@ -5,6 +5,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::error::{Error, Kind, Result};
 
 /// An account has no more exports waiting or being written than this.
@@ -43,24 +44,26 @@ pub async fn create_export(
     keep_until: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<Export> {
+    let mut transaction = pool.begin().await?;
+    accounts::lock_account(&mut *transaction, account).await?;
+    let open = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from exports where account_id = $1 and state in ('queued', 'writing')"#,
+        account,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if open >= MAX_OPEN {
+        let detail = format!("No more than {MAX_OPEN} exports of an account wait at once.");
+        return Err(Error::new(Kind::TooManyRequests, detail));
+    }
     let mut query =
-        QueryBuilder::<Postgres>::new("with owner as materialized (select id from accounts where id = ");
-    query.push_bind(account).push(
-        " for no key update) insert into exports (id, account_id, options, keep_until, created_at) select ",
-    );
-    query.push_bind(id).push(", owner.id, ").push_bind(options).push(", ").push_bind(keep_until);
-    query
-        .push(", ")
-        .push_bind(now)
-        .push(" from owner where (select count(*) from exports where account_id = ");
-    query.push_bind(account).push(" and state in ('queued', 'writing')) < ").push_bind(MAX_OPEN);
-    query.push(" returning ").push(COLUMNS);
-    query.build_query_as().fetch_optional(pool).await?.ok_or_else(|| {
-        Error::new(
-            Kind::TooManyRequests,
-            format!("No more than {MAX_OPEN} exports of an account wait at once."),
-        )
-    })
+        QueryBuilder::new("insert into exports (id, account_id, options, keep_until, created_at) values (");
+    let mut values = query.separated(", ");
+    values.push_bind(id).push_bind(account).push_bind(options).push_bind(keep_until).push_bind(now);
+    query.push(") returning ").push(COLUMNS);
+    let export = query.build_query_as().fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(export)
 }
 
 /// An account's exports, the newest first; `before` is the id after which the page begins.

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, PgPool, Postgres, QueryBuilder, Transaction};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::error::{Error, Kind, Result};
 
@@ -54,6 +55,8 @@ pub struct NewFile<'a> {
     pub length: Option<i64>,
     pub metadata: &'a str,
     pub concat: Option<&'a str>,
+    /// `Upload-Concat` as it was received, where files are put together.
+    pub upload_concat: Option<&'a str>,
     pub keep_until: DateTime<Utc>,
 }
 
@@ -96,12 +99,13 @@ async fn insert_file(
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
     let mut query = QueryBuilder::new(
-        "insert into files (id, account_id, name, media_type, length, metadata, concat, created_at, updated_at,
-            keep_until, expires_at) values (",
+        "insert into files (id, account_id, name, media_type, length, metadata, concat, upload_concat, created_at,
+            updated_at, keep_until, expires_at) values (",
     );
     let mut values = query.separated(", ");
     values.push_bind(new.id).push_bind(account).push_bind(new.name).push_bind(new.media_type);
-    values.push_bind(new.length).push_bind(new.metadata).push_bind(new.concat).push_bind(now).push_bind(now);
+    values.push_bind(new.length).push_bind(new.metadata).push_bind(new.concat);
+    values.push_bind(new.upload_concat).push_bind(now).push_bind(now);
     values.push_bind(new.keep_until).push_bind(new.keep_until.min(now + UNFINISHED_LIFE));
     query.push(") returning ").push(COLUMNS);
     Ok(query.build_query_as().fetch_one(&mut **transaction).await?)
@@ -113,9 +117,7 @@ pub(super) async fn lock_room(
     account: Uuid,
     quota: Quota,
 ) -> Result<(i64, i64)> {
-    sqlx::query!("select id from accounts where id = $1 for no key update", account)
-        .fetch_optional(&mut **transaction)
-        .await?;
+    accounts::lock_account(&mut **transaction, account).await?;
     // What is shared by several files is there once. What is on its way counts as whole.
     let used = sqlx::query!(
         r#"select
@@ -199,6 +201,12 @@ pub async fn create_final(
     .await?;
     transaction.commit().await?;
     Ok(file)
+}
+
+/// `Upload-Concat` of a file that is put together, as it was received.
+pub async fn find_upload_concat(pool: &PgPool, id: Uuid) -> Result<Option<String>> {
+    let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id);
+    Ok(concat.fetch_optional(pool).await?.flatten())
 }
 
 /// An account's files, the newest first; `before` is the id after which the page begins.

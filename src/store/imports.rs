@@ -5,6 +5,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::accounts;
 use super::batches::{self, Closing};
 use crate::error::{Error, Kind, Result};
 
@@ -57,9 +58,7 @@ pub async fn create_import(
     now: DateTime<Utc>,
 ) -> Result<Import> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select id from accounts where id = $1 for no key update", account)
-        .fetch_optional(&mut *transaction)
-        .await?;
+    accounts::lock_account(&mut *transaction, account).await?;
     let open = sqlx::query_scalar!(
         r#"select count(*) as "count!" from imports where account_id = $1 and state in ('queued', 'reading')"#,
         account,

@@ -217,6 +217,7 @@ impl Writing<'_> {
             length: None,
             metadata: "",
             concat: None,
+            upload_concat: None,
             keep_until: self.export.keep_until,
         };
         let file = files::create_file(&app.writer, account, &new, quota, now).await?;

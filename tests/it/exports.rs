@@ -186,3 +186,18 @@ async fn an_export_that_ends_early_leaves_nothing() {
     assert_ne!(done["file_id"], json!(dead));
     assert_eq!(count().await, 1);
 }
+
+#[tokio::test]
+async fn twenty_exports_of_an_account_wait_and_no_more() {
+    let app = TestApp::spawn().await;
+    let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
+    let ask = async |user: &User| {
+        let wanted = app.post("/v1/exports").bearer_auth(&user.token).json(&json!({"kind": "watches"}));
+        wanted.send().await.unwrap().status().as_u16()
+    };
+    // All at once: none sees what another is just making.
+    let mut answers = futures_util::future::join_all((0..40).map(|_| ask(&anna))).await;
+    answers.sort_unstable();
+    assert_eq!((answers[19], answers[20], answers[39]), (201, 429, 429), "{answers:?}");
+    assert_eq!(ask(&ben).await, 201);
+}

@@ -1,6 +1,7 @@
 //! Imports: files of every kind become prices; what they hold that cannot be taken, what breaks, who may.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use salebell::worker::{imports, record};
@@ -297,6 +298,31 @@ async fn the_progress_is_told_while_it_goes_on() {
     let last = rest.split("event: end\ndata: ").nth(1).expect("an end");
     let last: Value = serde_json::from_str(last.trim()).unwrap();
     assert_eq!((&last["state"], &last["recorded"]), (&json!("done"), &json!(1)));
+}
+
+#[tokio::test]
+async fn an_account_follows_so_many_imports_and_no_more() {
+    let app = TestApp::spawn().await;
+    let (anna, ben) = (app.user("anna", &SCOPES).await, app.user("ben", &SCOPES).await);
+    let follow = async |user: &User| {
+        let waiting = import(&app, user, json!({}), "a.csv", "store,sku,price,currency\n").await;
+        let path = format!("/v1/imports/{}/events", waiting["id"].as_str().unwrap());
+        app.get(&path).bearer_auth(&user.token).send().await.unwrap()
+    };
+    let mut open = Vec::new();
+    for _ in 0..10 {
+        open.push(follow(&anna).await);
+    }
+    assert!(open.iter().all(|events| events.status() == 200));
+    assert_eq!(follow(&anna).await.status(), 429);
+    assert_eq!(follow(&ben).await.status(), 200);
+    // Who hangs up makes room.
+    open.pop();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while follow(&anna).await.status() != 200 {
+        assert!(Instant::now() < deadline, "a listener that has gone still counts");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A worker that is killed between any two steps: another goes on, nothing is lost and nothing counted twice.

@@ -29,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "callers",
             "config",
             "error",
+            "listeners",
             "outbound",
             "pulses",
             "readiness",
@@ -47,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "domain",
             "error",
             "feed",
+            "listeners",
             "outbound",
             "secrets",
             "store",
@@ -57,6 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("uploads", &["error"]),
+    ("listeners", &["error"]),
     ("tables", &[]),
     (
         "worker",

@@ -368,6 +368,8 @@ async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
     let path = header(&put, "location").to_owned();
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
     assert_eq!(sent(patch(&app, &anna, &path, whole.len(), "")).await.status(), 403);
+    let head = sent(tus(&app, &anna, Method::HEAD, &path)).await;
+    assert_eq!(header(&head, "upload-concat"), concat);
     // The parts go, and the whole stays.
     for part in parts {
         assert_eq!(sent(tus(&app, &anna, Method::DELETE, &part)).await.status(), 204);

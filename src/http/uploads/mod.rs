@@ -88,6 +88,7 @@ pub async fn announce(
         length,
         metadata: &announced.metadata,
         concat,
+        upload_concat: None,
         keep_until: announced.keep_until,
     };
     let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
@@ -102,7 +103,7 @@ pub async fn announce(
     Ok(file)
 }
 
-/// Puts a file together of complete parts, and reads it once for its hash.
+/// Puts a file together of complete parts, which `upload_concat` names, and reads it once for its hash.
 ///
 /// # Errors
 /// Those of `files::create_final`; the bytes of a part cannot be read.
@@ -111,6 +112,7 @@ pub async fn put_together(
     caller: &Caller,
     announced: &Announced,
     parts: &[Uuid],
+    upload_concat: &str,
 ) -> Result<StoredFile> {
     let new = NewFile {
         id: Uuid::now_v7(),
@@ -119,6 +121,7 @@ pub async fn put_together(
         length: None,
         metadata: &announced.metadata,
         concat: Some("final"),
+        upload_concat: Some(upload_concat),
         keep_until: announced.keep_until,
     };
     let (account, now) = (caller.account, app.clock.now());

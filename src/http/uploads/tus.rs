@@ -74,9 +74,9 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             Some("1") => true,
             Some(_) => return Err(wrong("Upload-Defer-Length", "must be 1")),
         };
-        let concat = text_header(&headers, "upload-concat")?
-            .map(|concat| parse_concat(&concat).map_err(|problem| wrong("Upload-Concat", &problem)))
-            .transpose()?;
+        let upload_concat = text_header(&headers, "upload-concat")?;
+        let concat = upload_concat.as_deref().map(parse_concat).transpose();
+        let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
         if is_final && (length.is_some() || deferred) {
             return Err(wrong("Upload-Length", "must not be told of an upload that is put together"));
@@ -93,8 +93,8 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             metadata,
             keep_until: keep_until(params, app.clock.now())?,
         };
-        if let Some(Concat::Final(parts)) = concat {
-            let file = put_together(app, caller, &announced, &parts).await?;
+        if let (Some(Concat::Final(parts)), Some(upload_concat)) = (&concat, &upload_concat) {
+            let file = put_together(app, caller, &announced, parts, upload_concat).await?;
             return created(&file, None);
         }
         let brings_bytes = media_type(&headers).as_deref() == Some(BYTES);
@@ -154,9 +154,10 @@ pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> 
             headers.insert("upload-metadata", metadata);
         }
         if let Some(concat) = &file.concat {
-            // Which parts it was made of is not kept: they may be gone.
-            let concat = HeaderValue::from_str(concat).map_err(Error::internal)?;
-            headers.insert("upload-concat", concat);
+            // The parts are told as they were, though they may be gone.
+            let whole = files::find_upload_concat(&app.writer, id).await?.unwrap_or_else(|| concat.clone());
+            let whole = HeaderValue::from_str(&whole).map_err(Error::internal)?;
+            headers.insert("upload-concat", whole);
         }
         if !file.is_complete() {
             put_expiry(headers, &file);

@@ -1,0 +1,56 @@
+//! Who listens to server-sent events of this process: each costs a query every half second, so there is a limit.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+
+const OF_PROCESS: usize = 500;
+const OF_ACCOUNT: usize = 10;
+
+/// How many listen, by account.
+#[derive(Clone, Default)]
+pub struct Listeners(Arc<Mutex<HashMap<Uuid, usize>>>);
+
+/// One that listens, for as long as this lives.
+pub struct Listening {
+    listeners: Listeners,
+    account: Uuid,
+}
+
+impl Listeners {
+    /// # Errors
+    /// `TooManyRequests` or `Unavailable` beyond the limits.
+    pub fn begin(&self, account: Uuid) -> Result<Listening> {
+        let mut counts = self.lock();
+        if counts.values().sum::<usize>() >= OF_PROCESS {
+            return Err(Error::unavailable(format!("{OF_PROCESS} streams of events are open")));
+        }
+        let of_account = counts.entry(account).or_default();
+        if *of_account >= OF_ACCOUNT {
+            let detail = format!("No more than {OF_ACCOUNT} streams of events of an account at once.");
+            return Err(Error::new(Kind::TooManyRequests, detail));
+        }
+        *of_account += 1;
+        Ok(Listening { listeners: self.clone(), account })
+    }
+
+    /// Whoever panicked with the lock had changed one count or none.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut counts = self.listeners.lock();
+        if let Some(count) = counts.get_mut(&self.account) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.account);
+            }
+        }
+    }
+}
