@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test format bench-ingest bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth
+.PHONY: help run test format bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,7 @@ format: ## formats the Rust sources
 	cargo fmt
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
+bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take
 bench-fanout: ## notices a second of one event with a million watches, against a plain insert
 bench-read: ## GET /v1/games/{id}, against pgbench and a Fastify server
 bench-webhook: ## deliveries a second, against a bare reqwest loop
@@ -24,6 +25,6 @@ bench-upload: ## 2 GiB in one PATCH, against @tus/server and nginx
 bench-download: ## 2 GiB, against nginx with sendfile
 bench-growth: ## lists, deals, history and search on ten times the catalogue
 
-bench-ingest bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth:
+bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth:
 	@scripts/install-packages.sh bench
 	@benches/$(@:bench-%=%).sh

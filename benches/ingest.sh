@@ -10,16 +10,13 @@ if [ -z "${SALEBELL_TEST_DATABASE_URL:-}" ]; then
   exec scripts/with-postgres.sh "$0" "$@"
 fi
 . benches/common.sh
-offers=${OFFERS:-200000}
-rounds=${ROUNDS:-5}
+# shellcheck source=benches/ingest-common.sh
+. benches/ingest-common.sh
 streams=${STREAMS:-4}
 
 say "building"
-build_release
-say "making $offers offers"
-make_database seeded
-run_sql seeded -f benches/ingest-seed.sql -v offers="$offers"
-run_sql seeded -c 'vacuum analyze'
+[ -n "${SKIP_BUILD:-}" ] || build_release
+seed
 run_sql seeded -Atc "copy (
   select json_build_object('store', 'bench', 'sku', 'sku-' || i, 'currency', 'EUR', 'regular_price', '19.99',
     'observed_at', '2026-02-01T00:00:00Z', 'price', case when i % 2 = 0 then '9.99' else '19.99' end)
@@ -47,33 +44,6 @@ ours() {
   stop_salebell
   check ours
   rate=$((offers * 1000000000 / (ended - began)))
-}
-
-merge() {
-  make_database merge seeded
-  run_sql merge -c 'create unlogged table seen (store text, sku text, region text, currency text, amount bigint,
-    regular bigint, observed_at timestamptz)'
-  run_sql merge -Atc "copy (select 'bench', 'sku-' || i, 'ZZ', 'EUR', case when i % 2 = 0 then 999 else 1999 end, 1999,
-    '2026-02-01T00:00:00Z' from generate_series(1, $offers) i) to stdout" >"$work/seen.tsv"
-  run_sql merge -c "\\copy seen from '$work/seen.tsv'"
-  run_sql merge -c 'analyze seen'
-  local began ended
-  began=$(date +%s%N)
-  run_sql merge -f benches/ingest-merge.sql
-  ended=$(date +%s%N)
-  check merge
-  rate=$((offers * 1000000000 / (ended - began)))
-}
-
-# Both have written the same, or the comparison is worth nothing.
-check() {
-  local wrote
-  wrote=$(run_sql "$1" -Atc "select (select count(*) from offers where observed_at = '2026-02-01T00:00:00Z'),
-    (select count(*) from price_history), (select count(*) from sales), (select count(*) from events)")
-  if [ "$wrote" != "$offers|$((offers * 3 / 2))|$((offers / 2))|$((offers / 2))" ]; then
-    echo "$1 wrote $wrote" >&2
-    exit 1
-  fi
 }
 
 ratios=()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # 2 GiB in one PATCH of tus, against @tus/server with its file store and against a PUT to nginx's DAV, in turn. Ours is on
 # the disk for good and hashed when it is acknowledged, theirs is neither. Limits: 1.5 times @tus/server, 1.0 of nginx;
-# memory of the API below 64 MiB.
+# memory of the API below 64 MiB, and below 200 MiB with 200 uploads at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${SALEBELL_TEST_DATABASE_URL:-}" ] || exec scripts/with-postgres.sh "$0" "$@"
@@ -49,8 +49,35 @@ for round in $(seq "$rounds"); do
 done
 peak_of_api=$(peak "$api")
 stop_nginx
+stop_salebell
+
+# Each takes at least eight seconds, so that all are there at once.
+say "200 uploads of 16 MiB at once"
+truncate -s 16M "$file"
+SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT=200 start_salebell upload api
+api=${pids_of_salebell[-1]}
+for number in $(seq 200); do
+  printf 'url = "%s/v1/files/%s"\nupload-file = "%s"\noutput = "/dev/null"\n' "$api_url" "$number" "$file"
+done >"$work/uploads"
+curl -sSf --parallel --parallel-immediate --parallel-max 200 --limit-rate 2M -H "Authorization: Bearer $key" \
+  -H "Expect:" -K "$work/uploads" &
+sending=$!
+most=0
+while kill -0 "$sending" 2>/dev/null; do
+  now=$(run_sql upload -Atc "select count(*) from files where state = 'uploading' and name ~ '^[0-9]+$'")
+  most=$((now > most ? now : most))
+  sleep 0.5
+done
+wait "$sending"
+peak_of_many=$(peak "$api")
+say "$most at once; the API's peak $peak_of_many MiB"
+if [ "$most" -lt 200 ]; then
+  echo "no more than $most were there at once" >&2
+  exit 1
+fi
 # shellcheck disable=SC2086 # words are what is wanted
 our=$(median "${ours[@]}")
 report_ratio "upload against @tus/server" "$(ratio "$(median "${tus[@]}")" "$our")" 1.5
 report_ratio "upload against nginx" "$(ratio "$(median "${nginx[@]}")" "$our")" 1.0
 report_ratio "memory below 64 MiB" "$(ratio 64 "$peak_of_api")" 1.0
+report_ratio "memory of 200 uploads below 200 MiB" "$(ratio 200 "$peak_of_many")" 1.0

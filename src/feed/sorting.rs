@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::domain::observation::Observation;
 
 /// Bytes of observations in memory before they are written to a run.
-const MEMORY: usize = 24 << 20;
+const MEMORY: usize = 16 << 20;
 /// What an observation takes beside its texts, about, in bytes.
 const OVERHEAD: usize = 320;
-/// So many runs become one: each that is merged has its buffers.
-const MOST_RUNS: usize = 48;
+/// So many runs of a level become one of the next: each that is merged has its buffers, a third of a MiB.
+const MOST_RUNS: usize = 32;
 
 /// An observation and the line of the input on which it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,7 +58,8 @@ pub struct Sorter {
     memory: usize,
     held: Vec<Seen>,
     held_bytes: usize,
-    runs: Vec<File>,
+    /// By how often what is in them was merged: nothing is written more often than there are levels.
+    levels: Vec<Vec<File>>,
 }
 
 impl Sorter {
@@ -67,9 +68,10 @@ impl Sorter {
         Sorter {
             scratch: scratch.to_owned(),
             memory: MEMORY,
-            held: Vec::new(),
+            // As many as there will be: growing would hold them twice for a moment.
+            held: Vec::with_capacity(MEMORY / OVERHEAD),
             held_bytes: 0,
-            runs: Vec::new(),
+            levels: Vec::new(),
         }
     }
 
@@ -78,23 +80,36 @@ impl Sorter {
     pub fn push(&mut self, seen: Seen) -> io::Result<()> {
         self.held_bytes += seen.size();
         self.held.push(seen);
-        if self.held_bytes < self.memory {
-            return Ok(());
+        match self.held_bytes < self.memory {
+            true => Ok(()),
+            false => self.spill(),
         }
+    }
+
+    /// Writes what is held to a run, and merges runs where there are many.
+    fn spill(&mut self) -> io::Result<()> {
         self.held.sort_unstable_by(Seen::place);
         let mut run = Run::create(&self.scratch)?;
         for seen in self.held.drain(..) {
             run.write(&seen)?;
         }
         self.held_bytes = 0;
-        self.runs.push(run.finish()?);
-        if self.runs.len() >= MOST_RUNS {
+        let mut made = run.finish()?;
+        for level in 0.. {
+            if level == self.levels.len() {
+                self.levels.push(Vec::new());
+            }
+            let runs = &mut self.levels[level];
+            runs.push(made);
+            if runs.len() < MOST_RUNS {
+                break;
+            }
             let mut merged = Run::create(&self.scratch)?;
-            let mut runs = Merge::of(std::mem::take(&mut self.runs))?;
+            let mut runs = Merge::of(std::mem::take(runs))?;
             while let Some(seen) = runs.next()? {
                 merged.write(&seen)?;
             }
-            self.runs.push(merged.finish()?);
+            made = merged.finish()?;
         }
         Ok(())
     }
@@ -102,22 +117,25 @@ impl Sorter {
     /// Everything that was taken, offer by offer.
     ///
     /// # Errors
-    /// A run cannot be read.
+    /// A run cannot be written or read.
     pub fn finish(mut self) -> io::Result<Sorted> {
-        self.held.sort_unstable_by(Seen::place);
-        let mut held = self.held.into_iter();
-        let mut runs = Merge::of(self.runs)?;
-        let (next_held, next_run) = (held.next(), runs.next()?);
-        Ok(Sorted { held, runs, next_held, next_run })
+        if self.levels.is_empty() {
+            self.held.sort_unstable_by(Seen::place);
+            return Ok(Sorted::Held(self.held.into_iter()));
+        }
+        if !self.held.is_empty() {
+            self.spill()?;
+        }
+        // What was held makes room for the buffers.
+        drop(self.held);
+        Ok(Sorted::Runs(Merge::of(self.levels.into_iter().flatten().collect())?))
     }
 }
 
 /// Observations in their order.
-pub struct Sorted {
-    held: std::vec::IntoIter<Seen>,
-    runs: Merge,
-    next_held: Option<Seen>,
-    next_run: Option<Seen>,
+pub enum Sorted {
+    Held(std::vec::IntoIter<Seen>),
+    Runs(Merge),
 }
 
 impl Sorted {
@@ -126,14 +144,10 @@ impl Sorted {
     /// # Errors
     /// A run cannot be read.
     pub fn read_next(&mut self) -> io::Result<Option<Seen>> {
-        let from_held = match (&self.next_held, &self.next_run) {
-            (Some(held), Some(run)) => held.place(run).is_lt(),
-            (held, _) => held.is_some(),
-        };
-        if from_held {
-            return Ok(std::mem::replace(&mut self.next_held, self.held.next()));
+        match self {
+            Sorted::Held(held) => Ok(held.next()),
+            Sorted::Runs(runs) => runs.next(),
         }
-        Ok(std::mem::replace(&mut self.next_run, self.runs.next()?))
     }
 }
 
@@ -168,7 +182,7 @@ impl Run {
 }
 
 /// Runs that are read as one.
-struct Merge {
+pub struct Merge {
     heads: BinaryHeap<Head>,
 }
 

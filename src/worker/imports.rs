@@ -18,7 +18,7 @@ use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::domain::batch::{MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::batch::PriceMessage;
 use crate::domain::observation::Observation;
 use crate::error::{Error, Kind, Result, chain};
 use crate::failure::{Explain, Failure};
@@ -30,6 +30,9 @@ use crate::outbound::blobs::{Span, read_spans};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::{files, new_offers};
 
+/// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
+/// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.
+const PORTION: usize = 2_048;
 /// A sign of life, and the progress, this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// No more messages of an import wait to be recorded: the bus is for others too.
@@ -424,7 +427,7 @@ impl Reading {
                     refused.push(RowRefusal { line: row.line as i64, reason });
                 }
             }
-            if portion.len() == MAX_OBSERVATIONS {
+            if portion.len() == PORTION {
                 let seen = std::mem::take(&mut portion);
                 if self.tell.blocking_send(Told::Portion { seen, waits: false }).is_err() {
                     return Ok(Err(Deaf));
@@ -464,7 +467,7 @@ impl Reading {
                 begin = portion.len();
             }
             portion.push(seen);
-            if portion.len() < MAX_OBSERVATIONS {
+            if portion.len() < PORTION {
                 continue;
             }
             // The offer that may go on stays behind, unless it fills the whole portion.
