@@ -54,10 +54,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tables",
             "telemetry",
             "uploads",
+            "weekly_report",
         ],
     ),
     ("uploads", &["error"]),
     ("tables", &[]),
+    ("weekly_report", &["domain", "error", "outbound", "store"]),
     (
         "worker",
         &[
@@ -75,6 +77,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "suspicion",
             "tables",
             "telemetry",
+            "weekly_report",
         ],
     ),
     ("server", &["app", "config", "error", "http", "telemetry"]),
