@@ -1,5 +1,7 @@
 //! What is wrong with a configuration is told, all at once.
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
@@ -81,6 +83,21 @@ fn mail_is_off_or_encrypted_where_a_password_is_sent() {
         assert_eq!((server.port, server.tls), (port, tls), "{url}");
         assert!(!server.host.contains(['[', '@']), "{url}");
         assert_eq!(config.stats.mail_to.len(), 2);
+    }
+}
+
+#[test]
+fn user_and_password_are_decoded_in_the_address_alone() {
+    let apart = [("SALEBELL_EMAIL__USER", "be%2Bll"), ("SALEBELL_EMAIL__PASSWORD", "a%20+b")];
+    for (url, apart, user, password) in [
+        ("smtps://be%2Bll:a+b%26c&d%25%C3%A9%20@localhost", &[][..], "be+ll", "a+b&c&d%é "),
+        ("smtps://localhost", &apart[..], "be%2Bll", "a%20+b"),
+        ("smtps://bell@localhost", &apart[1..], "bell", "a%20+b"),
+    ] {
+        let settings: Vec<_> =
+            [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)].iter().chain(apart).copied().collect();
+        let (is_user, is_password) = load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
+        assert_eq!((is_user.as_str(), is_password.expose_secret()), (user, password));
     }
 }
 

@@ -74,11 +74,12 @@ impl Unsent {
         Unsent::new(false, error.status().map(u16::from), error)
     }
 
-    /// After that a refusal is for good if the server says so. A client error is an address or a text that this server
-    /// does not take.
+    /// After that a refusal is for good if the server says so, but for one that asks for a log-in (RFC 4954). A client
+    /// error is an address or a text that this server does not take.
     fn of_message(error: lettre::transport::smtp::Error) -> Unsent {
-        let permanent = error.is_permanent() || error.is_client();
-        Unsent::new(permanent, error.status().map(u16::from), error)
+        let status = error.status().map(u16::from);
+        let of_log_in = matches!(status, Some(530 | 534 | 535 | 538));
+        Unsent::new((error.is_permanent() && !of_log_in) || error.is_client(), status, error)
     }
 
     /// What may be logged: it names nobody.

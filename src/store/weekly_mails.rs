@@ -1,18 +1,27 @@
 //! Reports that are mailed: a row a week and recipient, so that each gets one whatever happens.
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::domain::week::Week;
 use crate::error::Result;
 
-/// Makes the mails about a week that are not there yet, once it has been computed as a whole. Returns how many.
+/// After so long a mail is old news: who was not tried for, or taken off the list meanwhile, does not get it later.
+const IN_TIME: TimeDelta = TimeDelta::days(7);
+
+/// Makes the mails about a week that are not there yet, once it has been computed as a whole; gives up those that are
+/// old news. Returns how many were made.
 pub async fn plan_mails(pool: &PgPool, week: Week, recipients: &[String], now: DateTime<Utc>) -> Result<u64> {
     let ids: Vec<Uuid> = recipients.iter().map(|_| Uuid::now_v7()).collect();
     // Asked for first: nearly always there is nothing to write.
     let made = sqlx::query!(
-        "insert into weekly_mails (id, week, recipient, next_try_at, created_at)
+        "with old as (
+            update weekly_mails set state = 'failed', last_error = coalesce(last_error, 'not tried within a week'),
+                holder = null, leased_until = null
+            where state = 'waiting' and next_try_at <= $6 and created_at <= $6
+         )
+         insert into weekly_mails (id, week, recipient, next_try_at, created_at)
          select new.id, $1, new.recipient, $5, $5 from unnest($2::uuid[], $3::text[]) as new (id, recipient)
          where exists (select from weekly_totals where week = $1 and computed_at >= $4)
             and not exists (select from weekly_mails m where m.week = $1 and m.recipient = new.recipient)
@@ -22,6 +31,7 @@ pub async fn plan_mails(pool: &PgPool, week: Week, recipients: &[String], now: D
         recipients,
         week.end(),
         now,
+        now - IN_TIME,
     )
     .execute(pool)
     .await?;

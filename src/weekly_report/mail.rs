@@ -157,7 +157,8 @@ fn write_html(report: &WeeklyReport) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <meta name=\"color-scheme\" content=\"light\"><title>Salebell: weekly report {week}</title></head>\n\
          <body style=\"margin:0;padding:0;background:{PAPER}\" bgcolor=\"{PAPER}\">\
-         {TABLE} width=\"100%\" bgcolor=\"{PAPER}\"><tr><td align=\"center\" style=\"padding:24px 8px\">\n\
+         {TABLE} width=\"100%\" bgcolor=\"{PAPER}\" style=\"table-layout:fixed\"><tr><td align=\"center\" \
+         style=\"padding:24px 8px\">\n\
          {TABLE} width=\"640\" style=\"width:640px;max-width:100%;{FONT};color:{INK};font-size:14px;line-height:1.4\">\n\
          <tr><td colspan=\"2\" style=\"padding:0 8px 16px\">\
          <div style=\"color:{BAR};font-weight:600\">Salebell</div>\

@@ -142,22 +142,29 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
     schedule::step(&app.app).await.unwrap();
     mail_all(&app).await;
     // Somebody else is named now: the try that waits is not made, and the new one gets the newest week at once.
-    let other = app
-        .spawn_beside(&[
+    let beside = async |to: &'static str| {
+        let url = server.url();
+        let settings = [
             ("SALEBELL_EMAIL__FROM", FROM),
-            ("SALEBELL_EMAIL__SMTP_URL", &server.url()),
-            ("SALEBELL_STATS__MAIL_TO", "ben@example.com"),
-        ])
-        .await;
-    let app_ahead = app.clock.now() - other.clock.now();
-    other.clock.advance(app_ahead + TimeDelta::hours(1));
-    // On the other's database: `spawn_beside` shares it.
-    mail_all(&other).await;
+            ("SALEBELL_EMAIL__SMTP_URL", &url),
+            ("SALEBELL_STATS__MAIL_TO", to),
+        ];
+        let beside = app.spawn_beside(&settings).await;
+        beside.clock.advance(app.clock.now() - beside.clock.now());
+        beside
+    };
+    app.clock.advance(TimeDelta::hours(1));
+    mail_all(&beside("ben@example.com").await).await;
     let told = server.wait_for(2).await;
     assert_eq!(told[0], json!({"refused": "anna@example.com"}));
     assert_eq!(told[1]["rcpt_to"], json!(["ben@example.com"]));
     assert_eq!(told[1]["headers"]["Subject"], format!("Salebell: weekly report {}", week(&app)));
-    assert_eq!(told.len(), 2);
+    // The first one comes back: not to old news.
+    app.clock.advance(TimeDelta::weeks(2));
+    mail_all(&beside("anna@example.com").await).await;
+    let row = rows(&app).await.remove(0);
+    assert_eq!((row.recipient.as_str(), row.state.as_str(), row.tries), ("anna@example.com", "failed", 1));
+    assert_eq!(server.told().len(), 2);
 }
 
 #[tokio::test]
@@ -218,6 +225,12 @@ async fn what_an_operator_can_mend_is_tried_again() {
     }
     assert_eq!(plain.told(), Vec::<Value>::new());
     assert_eq!(encrypted.told(), Vec::<Value>::new());
+
+    // One that asks for a log-in only when it hears of the message.
+    let server = MailServer::start(json!({"rcpt": ["530 5.7.0 Authentication required"]})).await;
+    let app = spawn_for(&server, &[]).await;
+    mail_all(&app).await;
+    assert_eq!(rows(&app).await[0].state, "waiting");
 }
 
 #[tokio::test]
