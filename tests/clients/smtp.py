@@ -5,6 +5,7 @@ starttls, smtps  offer it, with a certificate for 127.0.0.1 whose authority is w
 user, password   who may send
 rcpt, data       answers to one command after another, null or none at all for a good one; "hold" keeps what has come,
                  tells it and never answers
+deaf             does not answer a farewell
 """
 
 import asyncio
@@ -69,6 +70,11 @@ class Handler:
         if answer == "hold":
             await asyncio.Event().wait()
         return answer or "250 OK"
+
+    async def handle_QUIT(self, server, session, envelope):
+        if OPTIONS.get("deaf"):
+            await asyncio.Event().wait()
+        return "221 Bye"
 
 
 def authenticate(server, session, envelope, mechanism, data):

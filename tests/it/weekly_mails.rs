@@ -326,6 +326,15 @@ async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
     }
 }
 
+#[tokio::test]
+async fn what_was_accepted_is_sent_whatever_becomes_of_the_farewell() {
+    let server = MailServer::start(json!({"deaf": true})).await;
+    let app = spawn_for(&server, &[]).await;
+    mail_all(&app).await;
+    assert_eq!(rows(&app).await[0].state, "sent");
+    assert_eq!(server.told().len(), 1);
+}
+
 /// A week that is over by the system's clock, which a process of its own has.
 async fn spawn_for_processes() -> TestApp {
     let app = TestApp::spawn().await;
