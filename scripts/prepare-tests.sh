@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3, sqlx-cli,
-# clippy and rustfmt. All of it lands outside the clone, under ${XDG_CACHE_HOME:-~/.cache}/salebell,
-# and is left alone when it is there in the right version.
+# Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
+# a mail server, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
+# ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/require-rust.sh
@@ -17,7 +17,7 @@ fresh() {
 
 clients=tests/clients
 if ! fresh python "$clients/requirements.txt"; then
-  echo "==> fetching the Python clients and the S3"
+  echo "==> fetching the Python clients, the S3 and the mail server"
   rm -rf "$cache/python"
   python3 -m venv "$cache/python"
   "$cache/python/bin/pip" install --quiet --disable-pip-version-check -r "$clients/requirements.txt"

@@ -17,6 +17,7 @@ use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
 use crate::outbound::blobs::Blobs;
 use crate::outbound::bus::Bus;
+use crate::outbound::email::Mailer;
 use crate::outbound::webhook::Webhooks;
 use crate::pulses::Pulses;
 use crate::readiness::Readiness;
@@ -41,6 +42,7 @@ pub struct AppState {
     pub bus: Bus,
     pub keyring: Keyring,
     pub webhooks: Webhooks,
+    pub mailer: Mailer,
     pub callers: Callers,
     /// Counts downloads and log-ins.
     pub activity: Activity,
@@ -82,6 +84,7 @@ impl AppState {
         Ok(Arc::new(AppState {
             bus: Bus::postgres(writer.clone(), clock.clone()),
             webhooks: Webhooks::new(&config.webhook, system_look_up()),
+            mailer: Mailer::new(&config.email),
             callers: Callers::new(
                 &config.auth,
                 writer.clone(),

@@ -3,6 +3,8 @@
 //! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
 //! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
 
+mod email;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,10 +14,12 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use ipnet::IpNet;
+use lettre::Address;
 use secrecy::SecretString;
 use serde::Deserialize;
 use url::Url;
 
+pub use self::email::{Email, MailServer, MailTls};
 use crate::domain::price::GlitchRules;
 use crate::domain::public_keys::read_keys;
 
@@ -35,6 +39,8 @@ pub struct Config {
     pub webhook: Webhook,
     pub quarantine: GlitchRules,
     pub files: Files,
+    pub email: Email,
+    pub stats: Stats,
     pub log: Log,
 }
 
@@ -190,6 +196,13 @@ pub struct Files {
     pub uploads_in_flight_per_account: usize,
     /// `files.min_bytes_per_minute`: a request that sends less is ended; what it sent stays.
     pub min_bytes_per_minute: u64,
+}
+
+/// `[stats]`
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// `stats.mail_to`: who gets the report on every week.
+    pub mail_to: Vec<Address>,
 }
 
 /// `[log]`
@@ -355,6 +368,8 @@ impl Config {
             uploads_in_flight_per_account: r.get("files.uploads_in_flight_per_account", "32")?,
             min_bytes_per_minute: r.get("files.min_bytes_per_minute", "4096")?,
         };
+        let email = Email::read(r)?;
+        let stats = Stats { mail_to: r.words("stats.mail_to")? };
         let log = Log {
             level: r.get("log.level", "info")?,
             to: r.get("log.to", "auto")?,
@@ -415,7 +430,10 @@ impl Config {
         if let Err(problem) = crate::secrets::Keyring::new(&webhook.encryption_keys) {
             r.problem("webhook.encryption_keys", problem);
         }
-        Some(Config { server, database, auth, worker, webhook, quarantine, files, log })
+        if !stats.mail_to.is_empty() && email.server.is_none() {
+            r.problem("stats.mail_to", "needs email.smtp_url and email.from");
+        }
+        Some(Config { server, database, auth, worker, webhook, quarantine, files, email, stats, log })
     }
 }
 

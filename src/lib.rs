@@ -45,4 +45,5 @@ pub mod suspicion;
 pub mod tables;
 pub mod telemetry;
 pub mod uploads;
+pub mod weekly_report;
 pub mod worker;

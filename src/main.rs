@@ -39,7 +39,7 @@ enum Command {
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
     Key(key_command::Action),
-    /// Show and recompute the weekly statistics, straight from the database; write the report page.
+    /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
     #[command(subcommand)]
     Stats(stats_command::Action),
     /// Make messages of prices that were set aside as dead wait again, once their reason is mended.

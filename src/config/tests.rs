@@ -1,5 +1,7 @@
 //! What is wrong with a configuration is told, all at once.
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
@@ -51,4 +53,106 @@ fn every_problem_is_told_at_once_without_its_value() {
     }
     assert_eq!(problems.0.len(), 11, "{text}");
     assert!(!text.contains("hunter2"));
+}
+
+const BELL: (&str, &str) = ("SALEBELL_EMAIL__FROM", "Salebell <bell@example.com>");
+const DATABASE: (&str, &str) = ("SALEBELL_DATABASE__URL", "postgres:///salebell");
+
+#[test]
+fn mail_is_off_or_encrypted_where_a_password_is_sent() {
+    assert!(load(&[DATABASE]).unwrap().email.server.is_none());
+    let secret = "hunter2";
+    for (url, starttls, port, tls) in [
+        ("smtp://localhost", "auto", 25, MailTls::WhenOffered),
+        ("smtp://[::1]:2525", "off", 2525, MailTls::Off),
+        ("smtp://mail.example.com", "required", 25, MailTls::Required),
+        ("smtp://bell:hunter2@mail.example.com", "auto", 587, MailTls::Required),
+        ("smtp://bell:hunter2@127.0.0.1:25/", "off", 25, MailTls::Off),
+        ("smtps://bell:hunter2@mail.example.com", "auto", 465, MailTls::FromTheStart),
+    ] {
+        let config = load(&[
+            DATABASE,
+            BELL,
+            ("SALEBELL_EMAIL__SMTP_URL", url),
+            ("SALEBELL_EMAIL__STARTTLS", starttls),
+            ("SALEBELL_STATS__MAIL_TO", "anna@example.com, ben@example.com"),
+        ]);
+        let config = config.unwrap_or_else(|problems| panic!("{url}: {problems}"));
+        assert!(!format!("{config:?}").contains(secret), "Debug shows a secret");
+        let server = config.email.server.unwrap();
+        assert_eq!((server.port, server.tls), (port, tls), "{url}");
+        assert!(!server.host.contains(['[', '@']), "{url}");
+        assert_eq!(config.stats.mail_to.len(), 2);
+    }
+}
+
+#[test]
+fn user_and_password_are_decoded_in_the_address_alone() {
+    let apart = [("SALEBELL_EMAIL__USER", "be%2Bll"), ("SALEBELL_EMAIL__PASSWORD", "a%20+b")];
+    for (url, apart, user, password) in [
+        ("smtps://be%2Bll:a+b%26c&d%25%C3%A9%20@localhost", &[][..], "be+ll", "a+b&c&d%é "),
+        ("smtps://localhost", &apart[..], "be%2Bll", "a%20+b"),
+        ("smtps://bell@localhost", &apart[1..], "bell", "a%20+b"),
+    ] {
+        let settings: Vec<_> =
+            [DATABASE, BELL, ("SALEBELL_EMAIL__SMTP_URL", url)].iter().chain(apart).copied().collect();
+        let (is_user, is_password) = load(&settings).unwrap().email.server.unwrap().credentials.unwrap();
+        assert_eq!((is_user.as_str(), is_password.expose_secret()), (user, password));
+    }
+}
+
+#[test]
+fn what_is_wrong_about_mail_is_told_without_the_password() {
+    let url = |url| ("SALEBELL_EMAIL__SMTP_URL", url);
+    for (settings, told) in [
+        (&[url("smtp://localhost")][..], "email.from (SALEBELL_EMAIL__FROM) is required with email.smtp_url"),
+        (
+            &[url("smtp://localhost"), ("SALEBELL_EMAIL__FROM", "bell")],
+            "email.from (SALEBELL_EMAIL__FROM) must be",
+        ),
+        (
+            &[url("smtp://localhost"), ("SALEBELL_EMAIL__FROM", "a@b.example, c@d.example")],
+            "email.from (SALEBELL_EMAIL__FROM) must be",
+        ),
+        (&[url("http://bell:hunter2@localhost"), BELL], "email.smtp_url (SALEBELL_EMAIL__SMTP_URL) must be"),
+        (&[url("hunter2"), BELL], "email.smtp_url (SALEBELL_EMAIL__SMTP_URL) must be"),
+        (&[url("smtp://localhost/hunter2"), BELL], "email.smtp_url (SALEBELL_EMAIL__SMTP_URL) must be"),
+        (
+            &[url("smtp://bell@localhost"), BELL],
+            "email.password (SALEBELL_EMAIL__PASSWORD) is required with a user",
+        ),
+        (
+            &[url("smtp://localhost"), BELL, ("SALEBELL_EMAIL__PASSWORD", "hunter2")],
+            "email.user (SALEBELL_EMAIL__USER) is required with a password",
+        ),
+        (
+            &[url("smtp://bell:hunter2@localhost"), BELL, ("SALEBELL_EMAIL__PASSWORD", "hunter2")],
+            "email.password (SALEBELL_EMAIL__PASSWORD) is in email.smtp_url too",
+        ),
+        (
+            &[url("smtp://bell:hunter2@mail.example.com"), BELL, ("SALEBELL_EMAIL__STARTTLS", "off")],
+            "email.starttls (SALEBELL_EMAIL__STARTTLS) must be required",
+        ),
+        (
+            &[("SALEBELL_EMAIL__STARTTLS", "hunter2")],
+            "email.starttls (SALEBELL_EMAIL__STARTTLS) cannot be read",
+        ),
+        (
+            &[("SALEBELL_EMAIL__TIMEOUT_S", "0")],
+            "email.timeout_s (SALEBELL_EMAIL__TIMEOUT_S) must be at least 1",
+        ),
+        (
+            &[("SALEBELL_STATS__MAIL_TO", "anna@example.com")],
+            "stats.mail_to (SALEBELL_STATS__MAIL_TO) needs email.smtp_url",
+        ),
+        (
+            &[url("smtp://localhost"), BELL, ("SALEBELL_STATS__MAIL_TO", "anna@example.com, hunter2")],
+            "stats.mail_to (SALEBELL_STATS__MAIL_TO) [1] cannot be read",
+        ),
+    ] {
+        let settings: Vec<_> = [DATABASE].iter().chain(settings).copied().collect();
+        let text = load(&settings).unwrap_err().to_string();
+        assert!(text.contains("1 problem(s)") && text.contains(told), "{settings:?}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }

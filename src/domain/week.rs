@@ -41,6 +41,11 @@ impl Week {
         self.monday
     }
 
+    /// Its last day.
+    pub fn sunday(self) -> NaiveDate {
+        self.monday + Days::new(6)
+    }
+
     /// When it begins.
     pub fn start(self) -> DateTime<Utc> {
         start_of(self.monday)

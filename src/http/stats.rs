@@ -1,9 +1,6 @@
 //! `/v1/stats/weekly` and `/v1/admin/stats/weekly`: what was done week by week, as JSON, CSV or a page.
 
 pub mod accept;
-pub mod chart;
-pub mod csv;
-pub mod report;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -22,6 +19,7 @@ use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::{Error, Result};
 use crate::store::statistics::{self, AccountName, Span, WeekStatistics};
+use crate::weekly_report::{csv, page};
 
 /// A week of the whole service, or of one account.
 #[derive(Serialize)]
@@ -59,7 +57,7 @@ impl From<WeekStatistics> for WeekResponse {
         WeekResponse {
             week,
             from: week.monday(),
-            to: last_day(week),
+            to: week.sunday(),
             computed_at,
             complete: computed_at >= week.end(),
             accounts,
@@ -71,11 +69,6 @@ impl From<WeekStatistics> for WeekResponse {
             counts,
         }
     }
-}
-
-/// The Sunday of a week.
-fn last_day(week: Week) -> NaiveDate {
-    week.next().monday().pred_opt().unwrap_or(week.monday())
 }
 
 #[derive(Deserialize)]
@@ -132,7 +125,7 @@ pub async fn admin(
     let AdminStatisticsParams { week, by, account } = params;
     let mut format = choose(&headers, &[Format::Json, Format::Csv, Format::Html]);
     if matches!(format, Format::Html) && by.is_none() && account.is_none() {
-        let page = report::make_report(&app.reader, week).await?;
+        let page = page::make_page(&app.reader, week).await?;
         return page_response(&headers, page);
     }
     // The report is about the whole service alone.
@@ -196,7 +189,7 @@ fn next_link(uri: &Uri, cursor: &str) -> String {
 
 fn page_response(headers: &HeaderMap, page: String) -> Result<Response> {
     let mut response = conditional::respond_as(headers, "text/html; charset=utf-8", page.into_bytes())?;
-    let policy = HeaderValue::from_str(&format!("{}; frame-ancestors 'none'", report::content_policy()));
+    let policy = HeaderValue::from_str(&format!("{}; frame-ancestors 'none'", page::content_policy()));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.map_err(Error::internal)?);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)

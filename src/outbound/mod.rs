@@ -1,8 +1,9 @@
-//! What leaves the process: the bus, webhooks and blobs.
+//! What leaves the process: the bus, webhooks, e-mail and blobs.
 
 pub mod addresses;
 pub mod blobs;
 pub mod bus;
+pub mod email;
 pub mod issuers;
 pub mod jwks;
 pub mod webhook;

@@ -38,6 +38,7 @@ pub mod statistics;
 pub mod stores;
 pub mod wakeups;
 pub mod watches;
+pub mod weekly_mails;
 
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;

@@ -8,6 +8,7 @@ pub mod imports;
 pub mod record;
 pub mod schedule;
 pub mod statistics;
+pub mod weekly_mail;
 
 use tokio::task::JoinSet;
 
@@ -33,6 +34,7 @@ pub async fn run(app: App) -> Result<()> {
     loops.spawn(imports::run(app.clone()));
     loops.spawn(exports::run(app.clone()));
     loops.spawn(schedule::run(app.clone()));
+    loops.spawn(weekly_mail::run(app.clone()));
     let first = loops.join_next().await;
     let early = !app.stopping.is_cancelled();
     app.stopping.cancel();

@@ -56,11 +56,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tables",
             "telemetry",
             "uploads",
+            "weekly_report",
         ],
     ),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("tables", &[]),
+    ("weekly_report", &["domain", "error", "outbound", "store"]),
     (
         "worker",
         &[
@@ -78,6 +80,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "suspicion",
             "tables",
             "telemetry",
+            "weekly_report",
         ],
     ),
     ("server", &["app", "config", "error", "http", "telemetry"]),

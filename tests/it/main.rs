@@ -45,3 +45,4 @@ mod upload_clients;
 mod uploads;
 mod watches;
 mod webhooks;
+mod weekly_mails;

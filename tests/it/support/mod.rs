@@ -12,6 +12,7 @@ pub mod s3;
 pub mod scratch;
 pub mod shell;
 pub mod sink;
+pub mod smtp;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::figures::Unit;
+
 /// A figure of several weeks, the oldest first.
 pub struct Series {
     pub title: &'static str,
@@ -21,47 +23,6 @@ pub struct Bar {
     pub part: Option<i64>,
     /// Its week goes on.
     pub runs: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    Pieces,
-    Bytes,
-}
-
-impl Unit {
-    /// For people: `12 345`, `1.4 GiB`.
-    pub fn show(self, value: i64) -> String {
-        match self {
-            Unit::Pieces => pieces(value),
-            Unit::Bytes => bytes(value),
-        }
-    }
-}
-
-/// Thousands apart, by a narrow space that does not break.
-fn pieces(value: i64) -> String {
-    let digits = value.unsigned_abs().to_string();
-    let mut text = String::from(if value < 0 { "−" } else { "" });
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-fn bytes(value: i64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut size, mut unit) = (value as f64, 0);
-    // 1023.95 would be shown as 1024.0.
-    while size >= 1023.95 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    let places = usize::from(unit > 0 && size < 99.95);
-    format!("{size:.places$}\u{a0}{}", UNITS[unit])
 }
 
 const STEP: usize = 26;
@@ -118,28 +79,4 @@ pub fn draw(series: &Series) -> String {
     }
     let _ = write!(svg, "<line class=\"base\" x1=\"0\" y1=\"{BASE}\" x2=\"{width}\" y2=\"{BASE}\" /></svg>");
     svg
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_are_for_people() {
-        for (value, pieces, bytes) in [
-            (0, "0", "0\u{a0}B"),
-            (999, "999", "999\u{a0}B"),
-            (1_000, "1\u{202f}000", "1000\u{a0}B"),
-            (1_024, "1\u{202f}024", "1.0\u{a0}KiB"),
-            (12_345_678, "12\u{202f}345\u{202f}678", "11.8\u{a0}MiB"),
-            (1_048_575, "1\u{202f}048\u{202f}575", "1.0\u{a0}MiB"),
-            (-1_234, "−1\u{202f}234", "-1234\u{a0}B"),
-            (i64::MAX, "9\u{202f}223\u{202f}372\u{202f}036\u{202f}854\u{202f}775\u{202f}807", "8.0\u{a0}EiB"),
-        ] {
-            assert_eq!(
-                (Unit::Pieces.show(value).as_str(), Unit::Bytes.show(value).as_str()),
-                (pieces, bytes)
-            );
-        }
-    }
 }

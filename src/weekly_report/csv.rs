@@ -1,6 +1,5 @@
 //! Statistics as CSV (RFC 4180), for spreadsheets.
 
-use super::last_day;
 use crate::domain::statistics::Counts;
 use crate::store::statistics::WeekStatistics;
 
@@ -20,7 +19,7 @@ pub fn write_csv(found: &[WeekStatistics]) -> String {
     for one in found {
         let complete = one.computed_at >= one.week.end();
         let time = one.computed_at.format("%Y-%m-%dT%H:%M:%SZ");
-        let (from, to) = (one.week.monday(), last_day(one.week));
+        let (from, to) = (one.week.monday(), one.week.sunday());
         text.push_str(&format!("{},{from},{to},{time},{complete}", one.week));
         if named {
             let (id, issuer, subject) = one.account.as_ref().map_or_else(Default::default, |account| {

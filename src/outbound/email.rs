@@ -1,0 +1,270 @@
+//! Sends e-mail by SMTP: <https://www.rfc-editor.org/rfc/rfc5321>. One message to one recipient at a time.
+
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lettre::address::Envelope;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as Part, Mailbox, MultiPart, SinglePart};
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::{Address, Message};
+use secrecy::ExposeSecret;
+use tokio::sync::OnceCell;
+
+use crate::config::{self, MailServer, MailTls};
+
+/// A message has arrived when the server says so; how long its answer to our farewell is waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// So much of a reason is kept.
+const MAX_REASON_CHARS: usize = 500;
+
+/// One message to one recipient.
+#[derive(Clone, Debug)]
+pub struct Email {
+    /// The left part of `Message-ID`, of letters, digits, `-` and `.`. The same for every try, so that a receiver that
+    /// has it already can tell.
+    pub id: String,
+    pub to: Address,
+    pub date: DateTime<Utc>,
+    pub subject: String,
+    pub text: String,
+    pub html: String,
+    pub attachments: Vec<Attachment>,
+}
+
+/// A file that goes with a message.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    pub name: String,
+    pub media_type: &'static str,
+    pub content: Vec<u8>,
+}
+
+/// Why a message has not been sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsent {
+    /// The same again would fail again.
+    pub permanent: bool,
+    /// What the server answered, such as 451.
+    pub status: Option<u16>,
+    /// For the operator. It may name the recipient.
+    reason: String,
+}
+
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unsent {}
+
+impl Unsent {
+    fn new(permanent: bool, status: Option<u16>, reason: impl fmt::Display) -> Unsent {
+        let reason = reason.to_string();
+        let shown = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+        Unsent { permanent, status, reason: shown.take(MAX_REASON_CHARS).collect() }
+    }
+
+    /// Before the server has heard of the message: whatever it is, an operator may mend it.
+    fn on_the_way(error: lettre::transport::smtp::Error) -> Unsent {
+        Unsent::new(false, error.status().map(u16::from), error)
+    }
+
+    /// After that a refusal is for good if the server says so, but for one that asks for a log-in (RFC 4954). A client
+    /// error is an address or a text that this server does not take.
+    fn of_message(error: lettre::transport::smtp::Error) -> Unsent {
+        let status = error.status().map(u16::from);
+        let of_log_in = matches!(status, Some(530 | 534 | 535 | 538));
+        Unsent::new((error.is_permanent() && !of_log_in) || error.is_client(), status, error)
+    }
+
+    /// What may be logged: it names nobody.
+    pub fn in_short(&self) -> String {
+        match self.status {
+            Some(status) => format!("the mail server answered {status}"),
+            None => self.reason.clone(),
+        }
+    }
+}
+
+/// The client. A connection for each message: there are few.
+pub struct Mailer {
+    settings: config::Email,
+    /// Made at the first use: reading the system's certificates would slow every start.
+    tls: OnceCell<TlsParameters>,
+}
+
+impl Mailer {
+    pub fn new(settings: &config::Email) -> Mailer {
+        Mailer { settings: settings.clone(), tls: OnceCell::new() }
+    }
+
+    /// Whether there is a server to send to.
+    pub fn is_on(&self) -> bool {
+        self.settings.server.is_some()
+    }
+
+    /// Sends a message, within `email.timeout_s`. After a time-out it may have arrived all the same.
+    ///
+    /// # Errors
+    /// Mail is off, the server is away or refuses it.
+    pub async fn send(&self, email: &Email) -> Result<(), Unsent> {
+        let Some(server) = &self.settings.server else {
+            return Err(Unsent::new(true, None, "mail is off: email.smtp_url is not set"));
+        };
+        let message = build(email, &server.from).map_err(|error| Unsent::new(true, None, error))?;
+        let envelope = Envelope::new(Some(server.from.email.clone()), vec![email.to.clone()])
+            .map_err(|error| Unsent::new(true, None, error))?;
+        let limit = self.settings.timeout;
+        let sending = async {
+            let mut connection = self.connect(server).await?;
+            connection.send(&envelope, &message.formatted()).await.map_err(Unsent::of_message)?;
+            Ok(connection)
+        };
+        let sent = tokio::time::timeout(limit, sending).await;
+        let mut connection = sent.unwrap_or_else(|_| {
+            Err(Unsent::new(false, None, format!("the mail server has not answered within {limit:?}")))
+        })?;
+        let _ = tokio::time::timeout(FAREWELL, connection.quit()).await;
+        Ok(())
+    }
+
+    /// Connects, encrypts and authenticates as it is configured.
+    async fn connect(&self, server: &MailServer) -> Result<AsyncSmtpConnection, Unsent> {
+        let name = ClientId::default();
+        let wrapped = match server.tls {
+            MailTls::FromTheStart => Some(self.tls(server).await?),
+            _ => None,
+        };
+        let address = (server.host.as_str(), server.port);
+        let connecting =
+            AsyncSmtpConnection::connect_tokio1(address, Some(self.settings.timeout), &name, wrapped, None);
+        let mut connection = connecting.await.map_err(Unsent::on_the_way)?;
+        let upgrade = match server.tls {
+            MailTls::FromTheStart | MailTls::Off => false,
+            MailTls::WhenOffered => connection.can_starttls(),
+            MailTls::Required if connection.can_starttls() => true,
+            MailTls::Required => {
+                connection.abort().await;
+                return Err(Unsent::new(
+                    false,
+                    None,
+                    "the mail server offers no STARTTLS, which is required",
+                ));
+            }
+        };
+        if upgrade {
+            let tls = self.tls(server).await?;
+            connection.starttls(tls, &name).await.map_err(Unsent::on_the_way)?;
+        }
+        if let Some((user, password)) = &server.credentials {
+            let credentials = Credentials::new(user.clone(), password.expose_secret().to_owned());
+            if let Err(error) = connection.auth(DEFAULT_MECHANISMS, &credentials).await {
+                connection.abort().await;
+                return Err(Unsent::on_the_way(error));
+            }
+        }
+        Ok(connection)
+    }
+
+    async fn tls(&self, server: &MailServer) -> Result<TlsParameters, Unsent> {
+        let make = async || {
+            let mut tls = TlsParameters::builder(server.host.clone());
+            if let Some(path) = &server.ca_file {
+                let wrong = |error: &dyn fmt::Display| {
+                    Unsent::new(false, None, format!("email.ca_file {}: {error}", path.display()))
+                };
+                let pem = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
+                tls = tls.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| wrong(&error))?);
+            }
+            // Who could forge a certificate could as well hide the offer: https://www.rfc-editor.org/rfc/rfc7435
+            let unchecked = server.tls == MailTls::WhenOffered;
+            tls.dangerous_accept_invalid_certs(unchecked).build().map_err(Unsent::on_the_way)
+        };
+        self.tls.get_or_try_init(make).await.cloned()
+    }
+}
+
+/// The message as it goes over the wire: text and HTML as alternatives, and what is attached.
+fn build(email: &Email, from: &Mailbox) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
+    // The library encodes some of them, and panics on others.
+    let names = email.attachments.iter().map(|attachment| &attachment.name).chain(&from.name);
+    if names.chain([&email.id, &email.subject]).any(|text| text.contains(char::is_control)) {
+        return Err("a header may hold no control characters".into());
+    }
+    let mut parts = MultiPart::mixed().multipart(
+        MultiPart::alternative()
+            .singlepart(SinglePart::plain(email.text.clone()))
+            .singlepart(SinglePart::html(email.html.clone())),
+    );
+    for Attachment { name, media_type, content } in &email.attachments {
+        let part = Part::new(name.clone()).body(content.clone(), ContentType::parse(media_type)?);
+        parts = parts.singlepart(part);
+    }
+    // Machines that are away answer people, not this: https://www.rfc-editor.org/rfc/rfc3834
+    let automatic =
+        HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned());
+    // A Message-ID is ASCII.
+    let domain = Some(from.email.domain()).filter(|domain| domain.is_ascii()).unwrap_or("salebell");
+    let message = Message::builder()
+        .message_id(Some(format!("<{}@{domain}>", email.id)))
+        .date(email.date.into())
+        .from(from.clone())
+        .to(email.to.clone().into())
+        .subject(email.subject.clone())
+        .raw_header(automatic)
+        .multipart(parts)?;
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn email(to: &str, subject: &str) -> Email {
+        Email {
+            id: "a-1".to_owned(),
+            to: to.parse().unwrap(),
+            date: DateTime::from_timestamp(0, 0).unwrap(),
+            subject: subject.to_owned(),
+            text: "text".to_owned(),
+            html: "<p>html</p>".to_owned(),
+            attachments: vec![Attachment {
+                name: "ä b.csv".to_owned(),
+                media_type: "text/csv",
+                content: b"a,b".to_vec(),
+            }],
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_put_in_makes_a_header() {
+        let from: Mailbox = "Bell \"Ö\" <bell@example.com>".parse().unwrap();
+        let good = email("anna@example.com", "Größe, \"quoted\" & <so on>");
+        let wire = String::from_utf8(build(&good, &from).unwrap().formatted()).unwrap();
+        assert!(wire.contains("Message-ID: <a-1@example.com>\r\n"), "{wire}");
+        assert!(wire.is_ascii(), "{wire}");
+        let evil = "hello\r\nBcc: eve@example.com\r\n\r\nbody";
+        assert!(build(&email("anna@example.com", evil), &from).is_err());
+        assert!(build(&Email { id: evil.to_owned(), ..good.clone() }, &from).is_err());
+        assert!(build(&good, &Mailbox::new(Some(evil.to_owned()), from.email.clone())).is_err());
+        let mut attached = good.clone();
+        attached.attachments[0].name = evil.to_owned();
+        assert!(build(&attached, &from).is_err());
+        for wrong in
+            ["anna@example.com\r\nRCPT TO:<eve@example.com>", "anna@example.com>\r\n", "a b@example.com"]
+        {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_one_line_and_not_long() {
+        let reason = Unsent::new(true, Some(550), format!("no\r\n{}", "x".repeat(9_999))).to_string();
+        assert_eq!((reason.chars().count(), &reason[..5]), (MAX_REASON_CHARS, "no  x"));
+    }
+}

@@ -1,0 +1,93 @@
+//! The report on a week of the whole service, for people: a page to look at, an e-mail, and CSV for spreadsheets.
+
+pub mod chart;
+pub mod csv;
+pub mod figures;
+pub mod mail;
+pub mod page;
+
+use sqlx::PgPool;
+
+use crate::domain::week::Week;
+use crate::error::Result;
+use crate::store::statistics::{Span, WeekStatistics, list_accounts_of_week, list_weeks};
+
+/// The weeks that are shown.
+const WEEKS: u64 = 12;
+/// The accounts that are named.
+const ACCOUNTS: i64 = 20;
+
+/// A week, those before it, and who did most.
+pub struct WeeklyReport {
+    pub week: Week,
+    /// Twelve of them, the oldest first and `week` the last. `None`: it was not computed.
+    weeks: Vec<(Week, Option<WeekStatistics>)>,
+    /// The most active first.
+    accounts: Vec<WeekStatistics>,
+}
+
+impl WeeklyReport {
+    /// Reads the report on a week; `None`: on the newest one.
+    ///
+    /// Returns `None` when no week was computed yet.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn load(pool: &PgPool, week: Option<Week>) -> Result<Option<WeeklyReport>> {
+        let newest = list_weeks(pool, Span::default(), 1).await?;
+        let Some(week) = week.or(newest.first().map(|newest| newest.week)) else { return Ok(None) };
+        let first = week.back(WEEKS - 1);
+        let span = Span { from: Some(first.monday()), before: Some(week.next().monday()) };
+        let known = list_weeks(pool, span, WEEKS as i64).await?;
+        let mut weeks = Vec::new();
+        let mut next = first;
+        while next <= week {
+            weeks.push((next, known.iter().find(|known| known.week == next).cloned()));
+            next = next.next();
+        }
+        let accounts = list_accounts_of_week(pool, week, None, ACCOUNTS).await?;
+        Ok(Some(WeeklyReport { week, weeks, accounts }))
+    }
+
+    /// The week that it is about. `None`: it was not computed.
+    pub fn shown(&self) -> Option<&WeekStatistics> {
+        self.weeks.last().and_then(|(_, found)| found.as_ref())
+    }
+
+    /// Such as `16 November 2026 to 22 November 2026`.
+    fn days(&self) -> String {
+        let show = |day: chrono::NaiveDate| day.format("%-d %B %Y").to_string();
+        format!("{} to {}", show(self.week.monday()), show(self.week.sunday()))
+    }
+
+    /// Whether its figures are whole.
+    fn state(&self) -> String {
+        match self.shown() {
+            Some(found) if found.computed_at >= self.week.end() => "complete".to_owned(),
+            Some(found) => format!("as it stood at {} UTC", found.computed_at.format("%Y-%m-%d %H:%M")),
+            None => "not computed".to_owned(),
+        }
+    }
+}
+
+/// What somebody else has chosen, without what a terminal or a browser would act upon.
+fn plain(text: &str) -> String {
+    let acts = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if acts(c) { ' ' } else { c }).collect()
+}
+
+/// The same, as HTML.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in plain(text).chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

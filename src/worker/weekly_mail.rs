@@ -1,0 +1,145 @@
+//! The weekly report by e-mail: once for each week and recipient in the whole fleet.
+//!
+//! The newest week that is over is mailed as soon as it has been computed, and no older one: its report shows the weeks
+//! before it too. A worker that dies between sending and recording leaves a lease that expires; another sends again
+//! under the same `Message-ID`. Delivery is at least once.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use lettre::Address;
+use metrics::counter;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::retries;
+use crate::domain::week::Week;
+use crate::error::{Error, Result, chain};
+use crate::outbound::email::{Email, Unsent};
+use crate::store::weekly_mails::{self, ClaimedMail};
+use crate::weekly_report::{WeeklyReport, mail};
+
+/// How often it is looked for mails that are due.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What cannot be recorded is tried again after this.
+const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Mails until `app.stopping`; what is being sent then may take as long as requests may.
+pub async fn run(app: App) {
+    let longest = app.config.email.timeout + app.config.worker.lease * 6 + LOOK_EVERY;
+    let pulse = app.pulses.start("weekly mail", longest);
+    while !app.stopping.is_cancelled() {
+        pulse.beat();
+        match step(&app).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!(target: "salebell::mail", "looking again after: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Plans the mails about the newest week that is over, and sends one that is due. False: none is.
+///
+/// # Errors
+/// The database is away; what was taken comes back when its lease has run out.
+pub async fn step(app: &App) -> Result<bool> {
+    let recipients: Vec<String> = app.config.stats.mail_to.iter().map(Address::to_string).collect();
+    if recipients.is_empty() {
+        return Ok(false);
+    }
+    let (now, patience) = (app.clock.now(), app.config.worker.lease);
+    let plan = weekly_mails::plan_mails(&app.writer, Week::at(now).back(1), &recipients, now);
+    app.suspicion.limit(patience, plan).await??;
+    let (holder, now) = (Uuid::now_v7(), app.clock.now());
+    // As long as claiming, reading, sending and recording may take.
+    let lease = now + delta(app.config.email.timeout + patience * 3);
+    let claim = weekly_mails::claim_mail(&app.writer, holder, &recipients, now, lease);
+    let Some(claimed) = app.suspicion.limit(patience, claim).await?? else { return Ok(false) };
+    let email = app.suspicion.limit(patience, compose(app, &claimed)).await??;
+    let sent = tokio::select! {
+        sent = app.mailer.send(&email) => sent,
+        () = stopped(app) => {
+            let release = weekly_mails::release_mail(&app.writer, claimed.id, holder);
+            app.suspicion.limit(patience, release).await??;
+            return Ok(true);
+        }
+    };
+    tell(&claimed, &sent);
+    // Until the lease has run out: from then on another sends again.
+    while let Err(error) = record(app, &claimed, holder, &sent).await {
+        log::warn!(target: "salebell::mail", "mail.id" = claimed.id.to_string();
+            "recording again after: {}", chain(&error));
+        if app.clock.now() >= lease {
+            return Err(error);
+        }
+        tokio::time::sleep(RECORD_AGAIN_AFTER).await;
+    }
+    Ok(true)
+}
+
+/// The report as it stands now.
+async fn compose(app: &App, claimed: &ClaimedMail) -> Result<Email> {
+    let report = WeeklyReport::load(&app.writer, Some(claimed.week)).await?;
+    let report = report.ok_or_else(|| Error::internal("the week of a mail is not there"))?;
+    let to = claimed.recipient.parse().map_err(Error::internal)?;
+    let id = format!("weekly-report.{}.{}", claimed.week, claimed.id);
+    Ok(mail::compose(&report, id, to, claimed.created_at))
+}
+
+/// Told to stop, and the time that requests have is over.
+async fn stopped(app: &App) {
+    app.stopping.cancelled().await;
+    tokio::time::sleep(app.config.server.drain).await;
+}
+
+/// The log names no recipient; `salebell stats mailed` does.
+fn tell(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
+    let (id, week) = (claimed.id.to_string(), claimed.week.to_string());
+    let outcome = match sent {
+        Ok(()) => {
+            log::info!(target: "salebell::mail", "mail.id" = id, week = week; "the weekly report was mailed");
+            "sent"
+        }
+        Err(unsent) if next_wait(claimed, unsent).is_some() => {
+            log::warn!(target: "salebell::mail", "mail.id" = id, week = week, tries = claimed.tries;
+                "the weekly report will be mailed again after: {}", unsent.in_short());
+            "failed"
+        }
+        Err(unsent) => {
+            log::error!(target: "salebell::mail", "mail.id" = id, week = week, tries = claimed.tries;
+                "mailing the weekly report is given up after: {}", unsent.in_short());
+            "given_up"
+        }
+    };
+    counter!("salebell_weekly_mails_total", "outcome" => outcome).increment(1);
+}
+
+async fn record(app: &App, claimed: &ClaimedMail, holder: Uuid, sent: &Result<(), Unsent>) -> Result<()> {
+    let (now, patience) = (app.clock.now(), app.config.worker.lease);
+    match sent {
+        Ok(()) => {
+            app.suspicion.limit(patience, weekly_mails::record_sent(&app.writer, claimed.id, now)).await?
+        }
+        Err(unsent) => {
+            let (reason, next) = (unsent.to_string(), next_wait(claimed, unsent).map(|wait| now + wait));
+            let record = weekly_mails::record_unsent(&app.writer, claimed.id, holder, &reason, next);
+            app.suspicion.limit(patience, record).await?
+        }
+    }
+}
+
+/// As with webhooks. `None`: there is no further try.
+fn next_wait(claimed: &ClaimedMail, unsent: &Unsent) -> Option<TimeDelta> {
+    let tries = usize::try_from(claimed.tries).unwrap_or(0);
+    // The id is random enough to keep what failed together apart.
+    let wait = || retries::wait_after(tries, claimed.id.as_u64_pair().1, None);
+    if unsent.permanent { None } else { wait() }
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
