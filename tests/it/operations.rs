@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 /// Key → default, as `config.rs` reads them: `r.get("server.listen", "127.0.0.1:8080")`.
 fn settings_of_the_program() -> BTreeMap<String, String> {
-    let source = concat!(include_str!("../../src/config.rs"), include_str!("../../src/config/email.rs"));
+    let source = concat!(
+        include_str!("../../src/config.rs"),
+        include_str!("../../src/config/email.rs"),
+        include_str!("../../src/config/files.rs"),
+    );
     let mut settings = BTreeMap::new();
     for reader in ["get", "required", "optional", "seconds", "millis", "words", "words::<String>", "list_of"]
     {

@@ -1,0 +1,128 @@
+//! `[files]`: uploads and where their bytes are.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use url::Url;
+
+use super::Reader;
+
+/// 10,000 parts of 5 MiB.
+pub const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);
+
+/// `[files]`: uploads and where their bytes are.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `files.store`: `directory` or `s3`. Not to be changed while there are files.
+    pub store: FileStore,
+    /// `files.directory`: where bytes are kept; a local disk for one instance, EFS for several. With S3, a local disk
+    /// where parts are gathered before they are sent: some 20 MiB for each upload in flight.
+    pub directory: PathBuf,
+    /// `files.reserve_bytes`: so many bytes of its file system stay free.
+    pub reserve_bytes: u64,
+    /// `files.s3_bucket`
+    pub s3_bucket: Option<String>,
+    /// `files.s3_region`
+    pub s3_region: Option<String>,
+    /// `files.s3_endpoint`: another than that of AWS; plain http only here.
+    pub s3_endpoint: Option<Url>,
+    /// `files.s3_prefix`: the folder of the bucket that is ours. What is below it and looks like ours is removed when no
+    /// file has it.
+    pub s3_prefix: String,
+    /// `files.presign`: downloads are redirected to S3.
+    pub presign: bool,
+    /// `files.max_bytes` of one file.
+    pub max_bytes: i64,
+    /// `files.bytes_per_account`: all files of an account together.
+    pub bytes_per_account: i64,
+    /// `files.files_per_account`
+    pub files_per_account: i64,
+    /// `files.uploads_in_flight`: requests that send bytes to this process at once.
+    pub uploads_in_flight: usize,
+    /// `files.uploads_in_flight_per_account`
+    pub uploads_in_flight_per_account: usize,
+    /// `files.min_bytes_per_minute`: a request that sends less is ended; what it sent stays.
+    pub min_bytes_per_minute: u64,
+}
+
+/// Which store of blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileStore {
+    Directory,
+    S3,
+}
+
+impl FromStr for FileStore {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "directory" => Ok(FileStore::Directory),
+            "s3" => Ok(FileStore::S3),
+            _ => Err("must be directory or s3"),
+        }
+    }
+}
+
+impl Files {
+    pub(super) fn read(r: &mut Reader) -> Option<Files> {
+        let files = Files {
+            store: r.get("files.store", "directory")?,
+            directory: r.get("files.directory", "/var/lib/salebell/files")?,
+            reserve_bytes: r.get("files.reserve_bytes", "1073741824")?,
+            s3_bucket: r.optional("files.s3_bucket"),
+            s3_region: r.optional("files.s3_region"),
+            s3_endpoint: r.optional("files.s3_endpoint").and_then(|text| read_endpoint(r, &text)),
+            s3_prefix: r.get("files.s3_prefix", "files")?,
+            presign: r.get("files.presign", "true")?,
+            max_bytes: r.get("files.max_bytes", "6442450944")?,
+            bytes_per_account: r.get("files.bytes_per_account", "53687091200")?,
+            files_per_account: r.get("files.files_per_account", "1000")?,
+            uploads_in_flight: r.get("files.uploads_in_flight", "500")?,
+            uploads_in_flight_per_account: r.get("files.uploads_in_flight_per_account", "32")?,
+            min_bytes_per_minute: r.get("files.min_bytes_per_minute", "4096")?,
+        };
+        for (key, value) in [
+            ("files.max_bytes", files.max_bytes.max(0) as u64),
+            ("files.uploads_in_flight", files.uploads_in_flight as u64),
+            ("files.uploads_in_flight_per_account", files.uploads_in_flight_per_account as u64),
+        ] {
+            if value < 1 {
+                r.problem(key, "must be at least 1");
+            }
+        }
+        if files.store == FileStore::S3 {
+            for (key, value) in [("files.s3_bucket", &files.s3_bucket), ("files.s3_region", &files.s3_region)]
+            {
+                if value.as_deref().is_none_or(str::is_empty) {
+                    r.problem(key, "is required with files.store = s3");
+                }
+            }
+            let folders = files.s3_prefix.trim_matches('/').split('/');
+            let plain = |folder: &str| {
+                !folder.starts_with('.')
+                    && folder.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            };
+            if !folders.into_iter().all(plain) || files.s3_prefix.contains("//") {
+                r.problem("files.s3_prefix", "must be folders of letters, digits, -, _ and .");
+            }
+            if files.max_bytes > MAX_BYTES_IN_S3 {
+                r.problem(
+                    "files.max_bytes",
+                    format!("must be at most {MAX_BYTES_IN_S3} with files.store = s3"),
+                );
+            }
+        }
+        Some(files)
+    }
+}
+
+/// Where S3 is, if not at AWS.
+fn read_endpoint(r: &mut Reader, text: &str) -> Option<Url> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
+        _ => {
+            r.problem("files.s3_endpoint", "must be an address of http or https");
+            None
+        }
+    }
+}
