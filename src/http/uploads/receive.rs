@@ -35,8 +35,6 @@ const PIECES_AT_ONCE: usize = 64;
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 /// The free room of the disk is looked at every so many bytes.
 const LOOK_FOR_ROOM_EVERY: u64 = 64 << 20;
-/// For so long a client may send less than `files.min_bytes_per_minute`.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// A request that writes to an upload.
 pub struct Incoming {
@@ -167,7 +165,7 @@ pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
 
 fn full() -> Error {
     let mut refusal =
-        Error::new(Kind::InsufficientStorage, "There is no room for these bytes; what has arrived is kept.");
+        Error::new(Kind::InsufficientStorage, "There is no room for these bytes; what was told of them is kept.");
     refusal.retry_after_s = Some(60);
     refusal
 }
@@ -202,10 +200,23 @@ struct Work {
     /// Of all bytes before those that are being written; gone while they are.
     hasher: Option<Sha256>,
     writing: Option<JoinHandle<io::Result<Sha256>>>,
-    /// Makes durable and tells what was written when it began.
-    recording: Option<JoinHandle<Result<bool>>>,
+    /// Makes durable and tells what was written when it began; `None`: another writes.
+    recording: Option<JoinHandle<Result<Option<Told>>>>,
     recorded: u64,
+    /// What the row has for sure.
+    told: Told,
+    /// And what it may have, should an answer of the database have been lost.
+    may_be_told: i64,
+    /// Another may write in this place by now.
+    left: bool,
     sum: Sum,
+}
+
+/// Bytes of the file that are durable, and what somebody needs to go on behind them.
+struct Told {
+    stored: i64,
+    hash_state: Vec<u8>,
+    progress: Option<Progress>,
 }
 
 /// The checksum of a body while it comes.
@@ -239,6 +250,11 @@ impl Work {
                 ChecksumAlgorithm::Sha256 => Sum::Sha256(Box::default()),
             },
         };
+        let told = Told {
+            stored: turn.stored,
+            hash_state: hasher.serialize().to_vec(),
+            progress: turn.progress.clone(),
+        };
         Ok(Work {
             app,
             incoming,
@@ -253,11 +269,26 @@ impl Work {
             writing: None,
             recording: None,
             recorded: 0,
+            may_be_told: told.stored,
+            left: false,
+            told,
             sum,
         })
     }
 
     async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+        let ended = self.receive(body).await;
+        if let Err(Refusal::Error(error)) = &ended
+            && error.kind == Kind::InsufficientStorage
+            && let Err(error) = self.go_back().await
+        {
+            // Its name stays in the row: whoever comes next begins a place of its own.
+            log::warn!(target: "salebell::files", "a full disk keeps what nobody needs: {}", chain(&error));
+        }
+        ended
+    }
+
+    async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(error) => {
@@ -272,7 +303,11 @@ impl Work {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let (mut looked_at, mut minute) = (0, (Instant::now(), 0));
+        let (mut looked_at, mut looked_back) = (0, (Instant::now(), 0));
+        let (slow_after, least) = {
+            let files = &self.app.config.files;
+            (files.slow_after, files.min_bytes_per_minute * files.slow_after.as_secs() / 60)
+        };
         loop {
             tokio::select! {
                 biased;
@@ -301,11 +336,11 @@ impl Work {
                     if self.piece.is_ripe() {
                         self.record_aside().await?;
                     }
-                    if minute.0.elapsed() >= MINUTE {
-                        if self.arrived - minute.1 < self.app.config.files.min_bytes_per_minute {
+                    if looked_back.0.elapsed() >= slow_after {
+                        if self.arrived - looked_back.1 < least {
                             return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
                         }
-                        minute = (Instant::now(), self.arrived);
+                        looked_back = (Instant::now(), self.arrived);
                     }
                 }
             }
@@ -378,25 +413,34 @@ impl Work {
         let (app, piece) = (self.app.clone(), self.piece.clone());
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
         let stored = self.stored()?;
-        self.recorded = self.arrived;
+        (self.recorded, self.may_be_told) = (self.arrived, stored);
         let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
             let progress = syncing.await.map_err(disk_error)?;
-            let progress = progress.as_ref();
-            let written = Written { file, writer, piece_start, stored, hash_state: &hash_state, progress };
-            let ours = file_writing::record_written(&app.writer, &written, false, app.clock.now()).await?;
-            if ours {
-                piece.recorded();
+            let written = Written {
+                file,
+                writer,
+                piece_start,
+                stored,
+                hash_state: &hash_state,
+                progress: progress.as_ref(),
+            };
+            if !file_writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
+                return Ok(None);
             }
-            Ok(ours)
+            piece.recorded();
+            Ok(Some(Told { stored, hash_state, progress }))
         }));
         Ok(())
     }
 
-    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<bool>>) -> Result<()> {
+    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Told>>>) -> Result<()> {
         match recording.await.map_err(Error::internal)? {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(lost()),
+            Ok(Some(told)) => {
+                self.told = told;
+                Ok(())
+            }
+            Ok(None) => Err(lost()),
             // The database may be back before the end.
             Err(error) if error.kind == Kind::Unavailable => {
                 log::warn!(target: "salebell::files", "an offset is not told yet: {}", chain(&error));
@@ -419,7 +463,7 @@ impl Work {
     }
 
     /// The body is whole.
-    async fn finish(mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
         if let Err(error) = self.check_sum(trailers.as_ref()) {
             self.forget_what_came().await?;
             return Err(error.into());
@@ -481,10 +525,33 @@ impl Work {
             return Ok(());
         }
         let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
-        self.leave(self.turn.stored, &hash_state, self.turn.progress.as_ref()).await
+        let progress = self.turn.progress.clone();
+        self.leave(self.turn.stored, &hash_state, progress.as_ref()).await
     }
 
-    async fn leave(&self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+    /// Gives back the room of what was written and not told, after a write that failed: the disk has none to spare.
+    async fn go_back(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        if let Some(recording) = self.recording.take() {
+            self.recorded_or_lost(recording).await?;
+        }
+        // What may have been told must stay.
+        if self.left || self.may_be_told != self.told.stored {
+            return Ok(());
+        }
+        let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
+        if self.piece.cut(there).await.map_err(disk_error)? {
+            let Told { stored, hash_state, progress } = &self.told;
+            let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
+            self.leave(stored, &hash_state, progress.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+        self.left = true;
         let written = self.as_written(stored, hash_state, progress);
         match file_writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
             true => {
