@@ -56,6 +56,11 @@ impl Progress {
         let _ = self.body_ended.set(Instant::now());
     }
 
+    /// Whether a body that is read as a stream was not read to its end.
+    fn left_some(&self) -> bool {
+        self.streamed.load(Ordering::Relaxed) && self.body_ended.get().is_none()
+    }
+
     /// Returns once the request has taken longer than `limit`.
     async fn overdue(&self, limit: Duration) {
         let mut until = Instant::now() + limit;
@@ -80,6 +85,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let progress = Arc::new(Progress::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
     let private = request.headers().contains_key(header::AUTHORIZATION);
+    let version = request.version();
 
     let refusal = check_head(&request).err();
     request.extensions_mut().insert(trace);
@@ -103,6 +109,10 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut answer = answer.as_mut().await;
     hang_up.0 = None;
     put_headers(answer.headers_mut(), &id, private);
+    if version == Version::HTTP_11 && progress.left_some() {
+        // The rest is not read: the client shall not send its next request behind it.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     record.finish(&answer);
     answer
 }

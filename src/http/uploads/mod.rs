@@ -91,7 +91,9 @@ pub async fn announce(
         upload_concat: None,
         keep_until: announced.keep_until,
     };
+    let turn = app.uploads.turn(caller.account).await;
     let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
+    drop(turn);
     // An empty file is complete at once.
     if length == Some(0) {
         let incoming = Incoming::new(caller.account, file.id, 0);
@@ -126,7 +128,9 @@ pub async fn put_together(
         keep_until: announced.keep_until,
     };
     let (account, now) = (caller.account, app.clock.now());
+    let turn = app.uploads.turn(account).await;
     let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
+    drop(turn);
     // It goes on when the client hangs up: what is half read would have to be read again.
     let work = tokio::spawn({
         let app = app.clone();

@@ -120,8 +120,10 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         length: length.map(to_bytes).transpose()?,
         new_place: &Blobs::new_place(file, offset, id),
     };
-    let begun =
-        file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?;
+    let begun = {
+        let _turn = app.uploads.turn(account).await;
+        file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
+    };
     let turn = match begun {
         Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
@@ -304,10 +306,7 @@ impl Work {
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
         let (mut looked_at, mut looked_back) = (0, (Instant::now(), 0));
-        let (slow_after, least) = {
-            let files = &self.app.config.files;
-            (files.slow_after, files.min_bytes_per_minute * files.slow_after.as_secs() / 60)
-        };
+        let slow_after = self.app.config.files.slow_after;
         loop {
             tokio::select! {
                 biased;
@@ -336,8 +335,9 @@ impl Work {
                     if self.piece.is_ripe() {
                         self.record_aside().await?;
                     }
-                    if looked_back.0.elapsed() >= slow_after {
-                        if self.arrived - looked_back.1 < least {
+                    let (since, had) = looked_back;
+                    if since.elapsed() >= slow_after {
+                        if self.arrived - had < self.least_in(since.elapsed()) {
                             return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
                         }
                         looked_back = (Instant::now(), self.arrived);
@@ -351,6 +351,11 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// The fewest bytes that may come in so much time.
+    fn least_in(&self, time: Duration) -> u64 {
+        (self.app.config.files.min_bytes_per_minute as f64 * time.as_secs_f64() / 60.0) as u64
     }
 
     async fn take(&mut self, bytes: Bytes) -> Result<()> {
