@@ -28,6 +28,9 @@ const MAX_URI_BYTES: usize = 16 * 1024;
 /// The most that all headers may have together: 431 beyond.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
+/// A body up to this is there when its request is.
+const SMALL_BODY_BYTES: u64 = 8 * 1024;
+
 /// The address at the other end of the connection; `server` puts it on every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
@@ -37,6 +40,8 @@ pub struct Peer(pub SocketAddr);
 pub struct Progress {
     account: OnceLock<Uuid>,
     streamed: AtomicBool,
+    /// The body has more than a few packets, or nobody knows.
+    large: AtomicBool,
     body_ended: OnceLock<Instant>,
 }
 
@@ -56,9 +61,9 @@ impl Progress {
         let _ = self.body_ended.set(Instant::now());
     }
 
-    /// Whether a body that is read as a stream was not read to its end.
+    /// Whether much of the body may not have been read: a small one is, before the next request.
     fn left_some(&self) -> bool {
-        self.streamed.load(Ordering::Relaxed) && self.body_ended.get().is_none()
+        self.large.load(Ordering::Relaxed) && self.body_ended.get().is_none()
     }
 
     /// Returns once the request has taken longer than `limit`.
@@ -151,6 +156,8 @@ fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {
         progress.body_ended();
         return body;
     }
+    let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
+    progress.large.store(large, Ordering::Relaxed);
     Body::new(Watched::new(body, idle, progress.clone()))
 }
 

@@ -48,7 +48,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let api = Api::of(instance::start_under(&wrapper, &app, "api", &[]), &app, &anna).await;
     let get = async |path: &str| {
         let request = app.client.get(api.url_for(path)).bearer_auth(&anna.token);
-        let answer = sent(request).await;
+        let answer = request.send().await.unwrap_or_else(|error| panic!("{error:?}: {}", api.binary.log()));
         assert_eq!(answer.status(), 200);
         answer.bytes().await.unwrap()
     };

@@ -127,7 +127,7 @@ async fn is_gone_on_with(
 async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) {
     let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
-    let whole = bytes(16 << 20);
+    let whole = bytes(32 << 20);
     let half = whole.len() / 2;
     let api = Api::start(&app, &anna, &[]).await;
     let mut parts = Vec::new();
@@ -139,11 +139,19 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     }
     let concat = format!("final;{}", parts.join(" "));
     drop(api);
-    for _ in 0..5 {
+    for at_once in [true, false, true, false, true] {
         let mut api = Api::start(&app, &anna, &[]).await;
+        let finals = "select count(*) from files where concat = 'final'";
+        let finals = async || sqlx::query_scalar::<_, i64>(finals).fetch_one(&app.app.writer).await.unwrap();
+        let before = finals().await;
         let request = api.tus(Method::POST, "/v1/files").header("upload-concat", &concat);
         let request = tokio::spawn(request.send());
-        tokio::time::sleep(Duration::from_micros(any("dies after us", 250_000))).await;
+        if at_once {
+            // As soon as there is a row.
+            while finals().await == before {}
+        } else {
+            tokio::time::sleep(Duration::from_micros(any("dies after us", 250_000))).await;
+        }
         api.kill().await;
         let _ = request.await.unwrap();
     }
