@@ -28,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "activity",
             "callers",
+            "clock",
             "config",
             "error",
             "listeners",

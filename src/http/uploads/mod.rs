@@ -1,6 +1,7 @@
 //! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
 
 mod receive;
+mod sum;
 
 pub mod draft;
 pub mod plain;
@@ -12,7 +13,8 @@ use serde::Deserialize;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-pub use self::receive::{Expected, Incoming, Received, Refusal, receive};
+pub use self::receive::{Incoming, Received, Refusal, receive};
+pub use self::sum::Expected;
 use super::auth::Caller;
 use crate::app::App;
 use crate::assembly::assemble;

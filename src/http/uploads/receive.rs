@@ -10,7 +10,6 @@ use axum::body::{Body, HttpBody};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use sha1::Sha1;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -18,9 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
+use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
 use crate::app::App;
-use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum};
 use crate::error::{Error, Kind, REQUEST_ID, Result, chain};
 use crate::outbound::blobs::{Blobs, Piece, Progress};
 use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
@@ -53,14 +52,6 @@ impl Incoming {
     pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
         Incoming { account, file, offset, length: None, checksum: Expected::Nothing, ends: false }
     }
-}
-
-/// What the body must have for a checksum, or none of it is kept.
-pub enum Expected {
-    Nothing,
-    Given(Checksum),
-    /// It comes in the trailer `Upload-Checksum`.
-    InTrailer,
 }
 
 /// What came of it.
@@ -221,15 +212,6 @@ struct Told {
     progress: Option<Progress>,
 }
 
-/// The checksum of a body while it comes.
-enum Sum {
-    None,
-    Sha1(Sha1),
-    Sha256(Box<Sha256>),
-    /// Which of the two is told at the end.
-    Both(Sha1, Box<Sha256>),
-}
-
 impl Work {
     async fn begin(
         app: App,
@@ -244,14 +226,7 @@ impl Work {
             None => Sha256::new(),
             Some(state) => restore(state)?,
         };
-        let sum = match &incoming.checksum {
-            Expected::Nothing => Sum::None,
-            Expected::InTrailer => Sum::Both(Sha1::new(), Box::default()),
-            Expected::Given(checksum) => match checksum.algorithm {
-                ChecksumAlgorithm::Sha1 => Sum::Sha1(Sha1::new()),
-                ChecksumAlgorithm::Sha256 => Sum::Sha256(Box::default()),
-            },
-        };
+        let sum = Sum::new(&incoming.checksum);
         let told = Told {
             stored: turn.stored,
             hash_state: hasher.serialize().to_vec(),
@@ -362,15 +337,7 @@ impl Work {
         if bytes.is_empty() {
             return Ok(());
         }
-        match &mut self.sum {
-            Sum::None => {}
-            Sum::Sha1(sum) => sum.update(&bytes),
-            Sum::Sha256(sum) => sum.update(&bytes),
-            Sum::Both(one, other) => {
-                one.update(&bytes);
-                other.update(&bytes);
-            }
-        }
+        self.sum.update(&bytes);
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
@@ -469,7 +436,8 @@ impl Work {
 
     /// The body is whole.
     async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
-        if let Err(error) = self.check_sum(trailers.as_ref()) {
+        let sum = std::mem::replace(&mut self.sum, Sum::None);
+        if let Err(error) = sum.check(&self.incoming.checksum, trailers.as_ref()) {
             self.forget_what_came().await?;
             return Err(error.into());
         }
@@ -587,33 +555,6 @@ impl Work {
     /// Bytes of the file with those of this request.
     fn stored(&self) -> Result<i64> {
         Ok(self.turn.stored + to_bytes(self.arrived)?)
-    }
-
-    fn check_sum(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
-        let sum = std::mem::replace(&mut self.sum, Sum::None);
-        let expected = match &self.incoming.checksum {
-            Expected::Nothing => return Ok(()),
-            Expected::Given(checksum) => checksum.clone(),
-            Expected::InTrailer => {
-                let trailer = trailers.and_then(|trailers| trailers.get("upload-checksum")?.to_str().ok());
-                let trailer =
-                    trailer.ok_or_else(|| Error::malformed("The trailer Upload-Checksum is missing."))?;
-                parse_checksum(trailer)
-                    .map_err(|problem| Error::malformed(format!("Upload-Checksum {problem}.")))?
-            }
-        };
-        let value = match (sum, expected.algorithm) {
-            (Sum::Sha1(sum) | Sum::Both(sum, _), ChecksumAlgorithm::Sha1) => sum.finalize().to_vec(),
-            (Sum::Sha256(sum) | Sum::Both(_, sum), ChecksumAlgorithm::Sha256) => sum.finalize().to_vec(),
-            _ => return Err(Error::internal("another checksum was made than asked for")),
-        };
-        match value == expected.value {
-            true => Ok(()),
-            false => {
-                let detail = "The body does not have the checksum of Upload-Checksum; none of it is kept.";
-                Err(Error::new(Kind::ChecksumMismatch, detail))
-            }
-        }
     }
 }
 
