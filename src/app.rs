@@ -113,9 +113,6 @@ impl AppState {
     }
 }
 
-/// A process that is paused in the middle of a transaction holds its locks no longer than this.
-const IDLE_IN_TRANSACTION: &str = "10s";
-
 /// Idle connections older than this are pinged before use, fresher ones are not: a round trip on every query
 /// would cost a third of the throughput.
 const PING_AFTER_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -133,7 +130,8 @@ fn pool(settings: &Database, url: &str, writer: Option<&Clock>, suspicion: &Susp
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
     let options = options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
         ("statement_timeout", statement_timeout.as_str()),
-        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        // Nor does a process that is paused between two statements hold its locks for longer.
+        ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
         ("timezone", "UTC"),
         ("jit", "off"),
     ]);
@@ -164,7 +162,9 @@ fn pool(settings: &Database, url: &str, writer: Option<&Clock>, suspicion: &Susp
                 let asked = Instant::now();
                 // After a failover the old writer's name may still lead to what is a replica now.
                 let (replica, time): (bool, DateTime<Utc>) =
-                    sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
+                    sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()")
+                        .fetch_one(connection)
+                        .await?;
                 if replica {
                     return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
                 }

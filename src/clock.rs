@@ -79,7 +79,10 @@ impl Clock {
         if ahead.abs() <= AGREED_WITHIN {
             return Ok(());
         }
-        Err(Error::unavailable(format!("the clock of this machine is {} s ahead of the database's", ahead.num_seconds())))
+        Err(Error::unavailable(format!(
+            "the clock of this machine is {} s ahead of the database's",
+            ahead.num_seconds()
+        )))
     }
 
     fn told(&self) -> Option<Told> {

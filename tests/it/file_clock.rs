@@ -37,7 +37,10 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
         assert_eq!(offset(&other, &anna, &half).await, 5, "{wrong}");
         let (made, file) = put(&other, &anna).await;
         let life = time(&file, "expires_at") - time(&file, "created_at");
-        assert!((time(&file, "created_at") - app.clock.now()).abs() < TimeDelta::minutes(1), "{wrong}: {file}");
+        assert!(
+            (time(&file, "created_at") - app.clock.now()).abs() < TimeDelta::minutes(1),
+            "{wrong}: {file}"
+        );
         assert!(life < TimeDelta::days(13), "{wrong}: {file}");
         let extend = async |until: DateTime<Utc>| {
             let request = other.request(Method::PATCH, &made).bearer_auth(&anna.token);

@@ -52,7 +52,8 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
         assert_eq!(answer.status(), 200);
         answer.bytes().await.unwrap()
     };
-    let put = |body: Bytes| sent(app.client.put(api.url_for("/v1/files/a")).bearer_auth(&anna.token).body(body));
+    let put =
+        |body: Bytes| sent(app.client.put(api.url_for("/v1/files/a")).bearer_auth(&anna.token).body(body));
     let kept = bytes(2 * MIB);
     let file: Value = put(kept.clone()).await.json().await.unwrap();
     let kept_at = format!("/v1/files/{}/content", file["id"].as_str().unwrap());
@@ -93,7 +94,9 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let (feed, body) = fed();
     let chunked = app.client.put(api.url_for("/v1/files/b")).bearer_auth(&anna.token).body(body);
     feed.send(Ok(bytes(MIB))).unwrap();
-    is_full(sent(chunked).await).await;
+    let answer = sent(chunked).await;
+    assert_eq!(header(&answer, "connection"), "close", "what it still sends is not read");
+    is_full(answer).await;
     drop(feed);
     assert_eq!(get(&kept_at).await, kept);
     assert_eq!(api.offset(&path).await, Some(told));
@@ -148,11 +151,11 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
 
 #[tokio::test]
 async fn a_process_that_is_paused_in_a_transaction_gives_back_its_locks() {
-    let app = TestApp::spawn().await;
+    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).await;
     let anna = app.user("anna", &[]).await;
+    let other = app.spawn_beside(&[]).await;
     let mut paused = app.app.writer.begin().await.unwrap();
     sqlx::query("select id from accounts for update").execute(&mut *paused).await.unwrap();
-    let other = app.spawn_beside(&[]).await;
     create(&other, &anna, 10).await;
     assert!(sqlx::query("select 1").execute(&mut *paused).await.is_err(), "it still has the lock");
 }
@@ -321,7 +324,12 @@ async fn ten_thousand_creations_cost_one_account_its_quota_and_nobody_else_anyth
         counted = flood => counted,
         () = another => unreachable!(),
     };
-    println!("{:?}; {} MiB before, {} at most; the other's slowest: {slowest:?}", began.elapsed(), before, peak_mib(&api));
+    println!(
+        "{:?}; {} MiB before, {} at most; the other's slowest: {slowest:?}",
+        began.elapsed(),
+        before,
+        peak_mib(&api)
+    );
     assert_eq!(counted, (1000, CREATIONS - 1000));
     assert!(peak_mib(&api) < before + 100, "{} MiB before, {} at most", before, peak_mib(&api));
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");

@@ -209,7 +209,8 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
     while left().await > 0 {
         let worker = instance::start(&app, "worker", &[]);
         // It dies somewhere between the first and the last; the fourth may live.
-        let until = if lives < 3 { before - 1 - any("removes", 1 + before.unsigned_abs() / 3) as i64 } else { 0 };
+        let until =
+            if lives < 3 { before - 1 - any("removes", 1 + before.unsigned_abs() / 3) as i64 } else { 0 };
         let began = Instant::now();
         while left().await > until.max(0) {
             assert!(began.elapsed() < Duration::from_secs(60), "{}", worker.log());
@@ -219,7 +220,10 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
         lives += 1;
         before = left().await;
         // As if the lease of the dead one had run out.
-        sqlx::query("update jobs set leased_until = null, next_at = now()").execute(&app.app.writer).await.unwrap();
+        sqlx::query("update jobs set leased_until = null, next_at = now()")
+            .execute(&app.app.writer)
+            .await
+            .unwrap();
     }
     assert!(lives > 1, "one worker did it all");
     assert_eq!(app.blobs().await.len(), kept);
@@ -291,7 +295,10 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
         }
         kill(worker).await;
         lives += 1;
-        sqlx::query("update jobs set leased_until = null, next_at = now()").execute(&app.app.writer).await.unwrap();
+        sqlx::query("update jobs set leased_until = null, next_at = now()")
+            .execute(&app.app.writer)
+            .await
+            .unwrap();
     }
     assert!(lives > 1, "one worker did it all");
     assert!(places.iter().all(|place| !app.files.path().join(place).exists()));

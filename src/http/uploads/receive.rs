@@ -157,8 +157,10 @@ pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
 }
 
 fn full() -> Error {
-    let mut refusal =
-        Error::new(Kind::InsufficientStorage, "There is no room for these bytes; what was told of them is kept.");
+    let mut refusal = Error::new(
+        Kind::InsufficientStorage,
+        "There is no room for these bytes; what was told of them is kept.",
+    );
     refusal.retry_after_s = Some(60);
     refusal
 }

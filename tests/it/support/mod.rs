@@ -156,10 +156,15 @@ impl TestApp {
     }
 
     async fn spawn_fleet_with(settings: &[(&str, &str)], ahead: TimeDelta) -> TestApp {
-        let app = TestApp::spawn_on_clock(settings, |_| (), http::router, |machine| {
-            machine.advance(ahead);
-            Clock::of_fleet(move || machine.now())
-        });
+        let app = TestApp::spawn_on_clock(
+            settings,
+            |_| (),
+            http::router,
+            |machine| {
+                machine.advance(ahead);
+                Clock::of_fleet(move || machine.now())
+            },
+        );
         app.await
     }
 
