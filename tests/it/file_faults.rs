@@ -1,7 +1,7 @@
 //! What goes wrong around uploads: a disk that fills up, a process that is paused, clients that are slow or too many.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -68,8 +68,11 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let disk = format!("/proc/{}/root{}", api.binary.id(), app.files.path().display());
     let filler = format!("{disk}/filler");
     let mut file = File::create(&filler).unwrap();
-    let mut fill = || while file.write_all(&[1; 64 << 10]).is_ok() {};
-    fill();
+    let fill = |file: &mut File| while file.write_all(&[1; 64 << 10]).is_ok() {};
+    fill(&mut file);
+    // Some more fits, which nobody will be told of.
+    let room = file.metadata().unwrap().len() - MIB as u64;
+    file.set_len(room).unwrap();
     for slice in whole[3 * MIB..8 * MIB].chunks(64 << 10) {
         let _ = feed.send(Ok(Bytes::copy_from_slice(slice)));
     }
@@ -87,7 +90,8 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     }
 
     // Nothing new is begun, and what is there is served. What was gathered for S3 has left room.
-    fill();
+    file.seek(SeekFrom::End(0)).unwrap();
+    fill(&mut file);
     is_full(put(bytes(100_000)).await).await;
     is_full(sent(api.tus(Method::POST, "/v1/files").header("upload-length", 100_000)).await).await;
     is_full(sent(api.patch(&path, told, whole.slice(told..))).await).await;
