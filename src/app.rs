@@ -1,6 +1,7 @@
 //! What every part of the process shares: pools, configuration, clock, bus.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
 use crate::callers::Callers;
+pub use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
 use crate::listeners::Listeners;
@@ -72,11 +74,11 @@ impl AppState {
     pub fn new(config: Config, clock: Clock) -> Result<App> {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
-        let writer = pool(&config.database, url, true, &suspicion)?;
+        let writer = pool(&config.database, url, Some(&clock), &suspicion)?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
-        let readiness = Readiness::new(pool(&probe, url, true, &suspicion)?, suspicion.clone());
+        let readiness = Readiness::new(pool(&probe, url, Some(&clock), &suspicion)?, suspicion.clone());
         let reader = match &config.database.reader_url {
-            Some(url) => pool(&config.database, url.expose_secret(), false, &suspicion)?,
+            Some(url) => pool(&config.database, url.expose_secret(), None, &suspicion)?,
             None => writer.clone(),
         };
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
@@ -111,28 +113,6 @@ impl AppState {
     }
 }
 
-/// Where the time comes from; tests move it.
-#[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
-
-impl Clock {
-    /// The system's.
-    pub fn system() -> Clock {
-        #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-        Clock::new(Utc::now)
-    }
-
-    pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
-        Clock(Arc::new(now))
-    }
-
-    /// UTC, in whole microseconds as PostgreSQL keeps them.
-    pub fn now(&self) -> DateTime<Utc> {
-        let now = (self.0)();
-        DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
-    }
-}
-
 /// Idle connections older than this are pinged before use, fresher ones are not: a round trip on every query
 /// would cost a third of the throughput.
 const PING_AFTER_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -143,12 +123,15 @@ async fn answers(connection: &mut PgConnection) -> bool {
     matches!(tokio::time::timeout(std::time::Duration::from_secs(1), ping).await, Ok(Ok(())))
 }
 
-fn pool(settings: &Database, url: &str, writer: bool, suspicion: &Suspicion) -> Result<PgPool> {
-    let suspicion = suspicion.clone();
+/// A pool of the writer tells the clock what time it is there, before anything else is asked.
+fn pool(settings: &Database, url: &str, writer: Option<&Clock>, suspicion: &Suspicion) -> Result<PgPool> {
+    let (writer, suspicion) = (writer.cloned(), suspicion.clone());
     let options: PgConnectOptions = url.parse().map_err(Error::from)?;
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
     let options = options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
         ("statement_timeout", statement_timeout.as_str()),
+        // Nor does a process that is paused between two statements hold its locks for longer.
+        ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
         ("timezone", "UTC"),
         ("jit", "off"),
     ]);
@@ -173,17 +156,20 @@ fn pool(settings: &Database, url: &str, writer: bool, suspicion: &Suspicion) -> 
             Box::pin(async move { Ok(!suspicious || answers(connection).await) })
         })
         .after_connect(move |connection, _| {
+            let writer = writer.clone();
             Box::pin(async move {
-                if !writer {
-                    return Ok(());
-                }
+                let Some(clock) = writer else { return Ok(()) };
+                let asked = Instant::now();
                 // After a failover the old writer's name may still lead to what is a replica now.
-                let replica: bool =
-                    sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(connection).await?;
-                match replica {
-                    true => Err(sqlx::Error::Io(std::io::Error::other("this database is a replica"))),
-                    false => Ok(()),
+                let (replica, time): (bool, DateTime<Utc>) =
+                    sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()")
+                        .fetch_one(connection)
+                        .await?;
+                if replica {
+                    return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
                 }
+                clock.hear(time, asked);
+                Ok(())
             })
         });
     Ok(pool.connect_lazy_with(options))

@@ -20,8 +20,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod activity;
 pub mod app;
+pub mod assembly;
 pub mod callers;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod dev;
 pub mod domain;

@@ -1,11 +1,11 @@
 //! The uploads that this process receives just now: who asks for an upload can end the request that writes it, or have
-//! it make durable what has arrived.
+//! it make durable what has arrived. And the turns of those that begin.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,7 +19,10 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Handles to the uploads of the process.
 #[derive(Clone, Default)]
-pub struct Uploads(Arc<Mutex<HashMap<Uuid, Active>>>);
+pub struct Uploads {
+    active: Arc<Mutex<HashMap<Uuid, Active>>>,
+    turns: Arc<Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>>,
+}
 
 #[derive(Clone)]
 struct Active {
@@ -48,7 +51,23 @@ pub struct Receiving {
     pub settle: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
 }
 
+/// Of one account, until it is dropped.
+pub struct Turn {
+    uploads: Uploads,
+    account: Uuid,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
 impl Uploads {
+    /// Waits until no other request of the account counts what it may have. They would only wait for the lock of its row,
+    /// each with a connection to the database that others need.
+    pub async fn turn(&self, account: Uuid) -> Turn {
+        let mut turn = Turn { uploads: self.clone(), account, held: None };
+        let queue = lock(&self.turns).entry(account).or_default().clone();
+        turn.held = Some(queue.lock_owned().await);
+        turn
+    }
+
     /// Begins to receive an upload; a request that is at it is ended first, and has then made durable what it had.
     ///
     /// # Errors
@@ -56,7 +75,7 @@ impl Uploads {
     pub async fn begin(&self, file: Uuid, account: Uuid, limits: Limits) -> Result<Receiving> {
         loop {
             let other = {
-                let mut active = self.lock();
+                let mut active = lock(&self.active);
                 match active.get(&file) {
                     Some(other) => other.clone(),
                     None => return self.enter(&mut active, file, account, limits),
@@ -95,7 +114,7 @@ impl Uploads {
 
     /// Waits until what this process has received of an upload is durable and can be told; not for long.
     pub async fn settle(&self, file: Uuid) {
-        let Some(active) = self.lock().get(&file).cloned() else { return };
+        let Some(active) = lock(&self.active).get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
         if active.settle.send(tell).is_ok() {
             let _ = timeout(SETTLE_WITHIN, told).await;
@@ -104,20 +123,52 @@ impl Uploads {
 
     /// Ends the request that writes an upload, which is to be removed.
     pub fn end(&self, file: Uuid) {
-        if let Some(active) = self.lock().get(&file) {
+        if let Some(active) = lock(&self.active).get(&file) {
             active.stop.cancel();
         }
     }
+}
 
-    /// Whoever panicked with the lock had changed one entry or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Active>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whoever panicked with the lock had changed one entry or none.
+fn lock<T>(map: &Mutex<HashMap<Uuid, T>>) -> MutexGuard<'_, HashMap<Uuid, T>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.held = None;
+        let mut turns = lock(&self.uploads.turns);
+        // Nobody has it but the map, and nobody can get it meanwhile.
+        if turns.get(&self.account).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            turns.remove(&self.account);
+        }
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.uploads.lock().remove(&self.file);
+        lock(&self.uploads.active).remove(&self.file);
         self.ended.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_of_one_account_follow_each_other_and_leave_nothing() {
+        let uploads = Uploads::default();
+        let (anna, ben) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let first = uploads.turn(anna).await;
+        uploads.turn(ben).await;
+        let second = uploads.turn(anna);
+        tokio::pin!(second);
+        assert!(timeout(Duration::ZERO, second.as_mut()).await.is_err());
+        // One that gives up waiting is not in the way.
+        assert!(timeout(Duration::ZERO, uploads.turn(anna)).await.is_err());
+        drop(first);
+        drop(timeout(Duration::from_secs(5), second).await.expect("its turn"));
+        assert!(lock(&uploads.turns).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use url::Url;
 
@@ -43,6 +44,8 @@ pub struct Files {
     pub uploads_in_flight_per_account: usize,
     /// `files.min_bytes_per_minute`: a request that sends less is ended; what it sent stays.
     pub min_bytes_per_minute: u64,
+    /// `files.slow_after_s`: how long it may be that slow before.
+    pub slow_after: Duration,
 }
 
 /// Which store of blobs.
@@ -80,6 +83,7 @@ impl Files {
             uploads_in_flight: r.get("files.uploads_in_flight", "500")?,
             uploads_in_flight_per_account: r.get("files.uploads_in_flight_per_account", "32")?,
             min_bytes_per_minute: r.get("files.min_bytes_per_minute", "4096")?,
+            slow_after: r.seconds("files.slow_after_s", 60)?,
         };
         for (key, value) in [
             ("files.max_bytes", files.max_bytes.max(0) as u64),

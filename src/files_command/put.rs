@@ -22,7 +22,7 @@ use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, u
 use crate::app::Clock;
 use crate::client::access::{Access, parse_duration};
 use crate::client::state::StateFile;
-use crate::client::{ApiClient, Refused, hex};
+use crate::client::{ApiClient, Later, Refused, hex};
 use crate::failure::{Explain, Failure};
 
 /// From this size on a file goes in several parts, in bytes: below, one connection has no time to be slow.
@@ -223,13 +223,24 @@ impl Put<'_> {
             .await
             .explain(|| "cannot hash the file")?
             .explain(|| format!("cannot read {}", path.display()))?;
-        let answer = self
-            .client
-            .retry("read what arrived", || self.client.request(Method::GET, &format!("v1/files/{id}"), None));
-        let found: Value = answer.await.map_err(|refused| Ended::Resumable(refused.failure))?.decode()?;
+        let found = self.read_complete(id).await.map_err(|refused| Ended::Resumable(refused.failure))?;
         state.remove();
         compare(&found, &sum, path)?;
         Ok(found)
+    }
+
+    /// Waits while the server still puts it together.
+    async fn read_complete(&self, id: Uuid) -> Result<Value, Refused> {
+        let mut patience = self.client.patience("wait until it is put together");
+        let path = format!("v1/files/{id}");
+        loop {
+            let read = || self.client.request(Method::GET, &path, None);
+            let found: Value = self.client.retry("read what arrived", read).await?.decode()?;
+            if found["state"] == "complete" {
+                return Ok(found);
+            }
+            patience.pause(Later::new("the server is still at it")).await?;
+        }
     }
 
     fn parts(&self, length: u64) -> u64 {

@@ -28,6 +28,9 @@ const MAX_URI_BYTES: usize = 16 * 1024;
 /// The most that all headers may have together: 431 beyond.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
+/// A body up to this is there when its request is.
+const SMALL_BODY_BYTES: u64 = 8 * 1024;
+
 /// The address at the other end of the connection; `server` puts it on every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
@@ -37,6 +40,8 @@ pub struct Peer(pub SocketAddr);
 pub struct Progress {
     account: OnceLock<Uuid>,
     streamed: AtomicBool,
+    /// The body has more than a few packets, or nobody knows.
+    large: AtomicBool,
     body_ended: OnceLock<Instant>,
 }
 
@@ -54,6 +59,11 @@ impl Progress {
     /// The body has arrived whole.
     pub fn body_ended(&self) {
         let _ = self.body_ended.set(Instant::now());
+    }
+
+    /// Whether much of the body may not have been read: a small one is, before the next request.
+    fn left_some(&self) -> bool {
+        self.large.load(Ordering::Relaxed) && self.body_ended.get().is_none()
     }
 
     /// Returns once the request has taken longer than `limit`.
@@ -80,6 +90,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let progress = Arc::new(Progress::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
     let private = request.headers().contains_key(header::AUTHORIZATION);
+    let version = request.version();
 
     let refusal = check_head(&request).err();
     request.extensions_mut().insert(trace);
@@ -103,6 +114,10 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut answer = answer.as_mut().await;
     hang_up.0 = None;
     put_headers(answer.headers_mut(), &id, private);
+    if version == Version::HTTP_11 && progress.left_some() {
+        // The rest is not read: the client shall not send its next request behind it.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     record.finish(&answer);
     answer
 }
@@ -141,6 +156,8 @@ fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {
         progress.body_ended();
         return body;
     }
+    let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
+    progress.large.store(large, Ordering::Relaxed);
     Body::new(Watched::new(body, idle, progress.clone()))
 }
 

@@ -242,6 +242,38 @@ pub async fn complete_file(
     Ok(completed.rows_affected() > 0)
 }
 
+/// A sign of life of who reads a file that was put together. False: it is gone, or complete.
+pub async fn touch_final(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
+    let touched = sqlx::query!(
+        "update files set updated_at = $2 where id = $1 and state = 'uploading' and concat = 'final'",
+        id,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    Ok(touched.rows_affected() == 1)
+}
+
+/// Takes a file that was put together and whose reader has given no sign of life since `dead_since`.
+pub async fn claim_final(
+    pool: &PgPool,
+    dead_since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Option<Uuid>> {
+    let claimed = sqlx::query_scalar!(
+        "update files set updated_at = $2 where id = (
+            select id from files
+            where state = 'uploading' and concat = 'final' and updated_at <= $1 and expires_at > $2
+            order by updated_at limit 1 for no key update skip locked)
+         returning id",
+        dead_since,
+        now,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(claimed)
+}
+
 /// A file put together of others has been read, and this is its hash. False: it is gone.
 pub async fn complete_final(pool: &PgPool, id: Uuid, sha256: &[u8], now: DateTime<Utc>) -> Result<bool> {
     let completed = sqlx::query!(

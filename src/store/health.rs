@@ -1,5 +1,6 @@
 //! Whether the database answers and has the schema that this binary needs.
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Row};
 
 use crate::error::Result;
@@ -29,4 +30,12 @@ pub async fn find_missing_migrations(executor: impl PgExecutor<'_>) -> Result<Ve
 pub async fn ping(executor: impl PgExecutor<'_>) -> Result<()> {
     sqlx::query!("select 1 as one").fetch_one(executor).await?;
     Ok(())
+}
+
+/// What time it is at the database.
+///
+/// # Errors
+/// It is away.
+pub async fn read_clock(executor: impl PgExecutor<'_>) -> Result<DateTime<Utc>> {
+    Ok(sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(executor).await?)
 }

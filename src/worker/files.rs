@@ -1,4 +1,5 @@
-//! Files go: those whose time is over, what is left of those that were removed, and what neither side knows of.
+//! What becomes of files without a request: those that were put together are completed, those whose time is over go, and
+//! so does what is left of those that were removed, and what neither side knows of.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -9,9 +10,10 @@ use metrics::counter;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::assembly::{DEAD_AFTER, assemble};
+use crate::error::{Error, Kind, Result};
 use crate::outbound::blobs::Found;
-use crate::store::file_removal;
+use crate::store::{file_removal, file_writing};
 
 /// Files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
@@ -20,6 +22,25 @@ const LOOKED_FOR_AT_ONCE: usize = 32;
 
 /// So many may be amiss at once; where more are, and most of all, nothing is removed.
 const FEW: usize = 10;
+
+/// Completes the files that were put together by a process that died, or that could not read them.
+///
+/// # Errors
+/// The database is away, or bytes cannot be read just now.
+pub async fn assemble_left(app: &App) -> Result<()> {
+    let mut failed = Ok(());
+    while !app.stopping.is_cancelled() {
+        let now = app.clock.now();
+        let claim = file_writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
+        // One that fails waits for its turn again, and keeps no other waiting.
+        let Some(file) = claim else { break };
+        match assemble(app, file).await {
+            Err(error) if error.kind != Kind::NotFound => failed = Err(error),
+            _ => {}
+        }
+    }
+    failed
+}
 
 /// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
 ///

@@ -1,13 +1,13 @@
 //! What happens by the clock: once in the whole fleet, and caught up when it was missed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
 use super::{files, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::store::jobs;
+use crate::store::{health, jobs};
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
@@ -24,19 +24,27 @@ enum Job {
     ComputeStatistics,
     MakePartitions,
     Sweep,
+    AssembleFiles,
     RemoveFiles,
     SweepFiles,
 }
 
 impl Job {
-    const ALL: [Job; 5] =
-        [Job::ComputeStatistics, Job::MakePartitions, Job::Sweep, Job::RemoveFiles, Job::SweepFiles];
+    const ALL: [Job; 6] = [
+        Job::ComputeStatistics,
+        Job::MakePartitions,
+        Job::Sweep,
+        Job::AssembleFiles,
+        Job::RemoveFiles,
+        Job::SweepFiles,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Job::ComputeStatistics => "compute_statistics",
             Job::MakePartitions => "make_partitions",
             Job::Sweep => "sweep",
+            Job::AssembleFiles => "assemble_files",
             Job::RemoveFiles => "remove_files",
             Job::SweepFiles => "sweep_files",
         }
@@ -47,7 +55,7 @@ impl Job {
             Job::ComputeStatistics => TimeDelta::hours(1),
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
-            Job::RemoveFiles => TimeDelta::minutes(1),
+            Job::AssembleFiles | Job::RemoveFiles => TimeDelta::minutes(1),
             Job::SweepFiles => TimeDelta::days(1),
         }
     }
@@ -67,6 +75,7 @@ impl Job {
                 while jobs::sweep(&app.writer, now).await? && !app.stopping.is_cancelled() {}
                 Ok(())
             }
+            Job::AssembleFiles => files::assemble_left(app).await,
             Job::RemoveFiles => files::remove_expired(app).await,
             Job::SweepFiles => files::sweep_orphans(app).await,
         }
@@ -79,7 +88,7 @@ pub async fn run(app: App) {
     let pulse = app.pulses.start("schedule", longest);
     while !app.stopping.is_cancelled() {
         pulse.beat();
-        if let Err(error) = step(&app).await {
+        if let Err(error) = round(&app).await {
             log::warn!(target: "salebell::schedule", "looking again after: {}", chain(&error));
         }
         tokio::select! {
@@ -87,6 +96,19 @@ pub async fn run(app: App) {
             () = app.stopping.cancelled() => {}
         }
     }
+}
+
+/// `step`, unless this machine and the database disagree about the time: what is removed too soon is lost, what is
+/// removed by another or later is not.
+///
+/// # Errors
+/// The clocks disagree; the database is away.
+pub async fn round(app: &App) -> Result<usize> {
+    let asked = Instant::now();
+    let time = health::read_clock(&app.writer);
+    app.clock.hear(app.suspicion.limit(app.config.worker.lease, time).await??, asked);
+    app.clock.check()?;
+    step(app).await
 }
 
 /// Does every job that is due; returns how many that were.

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("failure", &[]),
     ("feed", &["domain", "failure"]),
     ("client", &["error", "failure"]),
+    ("clock", &["error"]),
     ("pulses", &[]),
     ("suspicion", &["error"]),
     ("telemetry", &["app", "config", "error"]),
@@ -27,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "activity",
             "callers",
+            "clock",
             "config",
             "error",
             "listeners",
@@ -43,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "http",
         &[
             "app",
+            "assembly",
             "callers",
             "config",
             "domain",
@@ -61,12 +64,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
+    ("assembly", &["app", "error", "outbound", "store"]),
     ("tables", &[]),
     ("weekly_report", &["domain", "error", "outbound", "store"]),
     (
         "worker",
         &[
             "app",
+            "assembly",
             "config",
             "domain",
             "error",

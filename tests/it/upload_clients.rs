@@ -6,9 +6,15 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::support::s3::Store;
 use crate::support::scratch::Scratch;
 use crate::support::{TestApp, User};
 use crate::uploads::{bytes, hex};
+
+crate::on_both_stores!(
+    tus_js_client_uploads_breaks_resumes_and_puts_together,
+    tuspy_uploads_with_checksums_breaks_and_resumes,
+);
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; `make test` sets it"))
@@ -53,18 +59,16 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
     assert_eq!((&file["name"], &file["media_type"]), (&json!(name), &json!("application/x-test")));
 }
 
-#[tokio::test]
-async fn tus_js_client_uploads_breaks_resumes_and_puts_together() {
-    let app = TestApp::spawn().await;
+async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken", "parallel"] {
         upload(&app, &anna, "tus-js-client", how).await;
     }
 }
 
-#[tokio::test]
-async fn tuspy_uploads_with_checksums_breaks_and_resumes() {
-    let app = TestApp::spawn().await;
+async fn tuspy_uploads_with_checksums_breaks_and_resumes(store: Store) {
+    let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken"] {
         upload(&app, &anna, "tuspy", how).await;

@@ -1,6 +1,7 @@
 //! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
 
 mod receive;
+mod sum;
 
 pub mod draft;
 pub mod plain;
@@ -8,18 +9,19 @@ pub mod tus;
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::TryStreamExt;
 use serde::Deserialize;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-pub use self::receive::{Expected, Incoming, Received, Refusal, receive};
+pub use self::receive::{Incoming, Received, Refusal, receive};
+pub use self::sum::Expected;
 use super::auth::Caller;
 use crate::app::App;
+use crate::assembly::assemble;
 use crate::domain::file;
-use crate::error::{Error, Result};
-use crate::outbound::blobs::{Blobs, Span, read_spans};
-use crate::store::files::{self, FilePiece, NewFile, Quota, StoredFile};
-use crate::store::{file_removal, file_writing};
+use crate::error::{Error, Kind, Result, chain};
+use crate::store::file_removal;
+use crate::store::files::{self, NewFile, Quota, StoredFile};
 
 /// The query of requests that make files.
 #[derive(Deserialize)]
@@ -91,7 +93,9 @@ pub async fn announce(
         upload_concat: None,
         keep_until: announced.keep_until,
     };
+    let turn = app.uploads.turn(caller.account).await;
     let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
+    drop(turn);
     // An empty file is complete at once.
     if length == Some(0) {
         let incoming = Incoming::new(caller.account, file.id, 0);
@@ -103,10 +107,11 @@ pub async fn announce(
     Ok(file)
 }
 
-/// Puts a file together of complete parts, which `upload_concat` names, and reads it once for its hash.
+/// Puts a file together of complete parts, which `upload_concat` names, and reads it once for its hash. It is not complete
+/// when that takes longer than a client waits, or does not succeed at once: it will be later, for a worker goes on.
 ///
 /// # Errors
-/// Those of `files::create_final`; the bytes of a part cannot be read.
+/// Those of `files::create_final`.
 pub async fn put_together(
     app: &App,
     caller: &Caller,
@@ -125,29 +130,23 @@ pub async fn put_together(
         keep_until: announced.keep_until,
     };
     let (account, now) = (caller.account, app.clock.now());
+    let turn = app.uploads.turn(account).await;
     let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
-    let pieces = files::list_pieces(&app.writer, file.id).await?;
-    let app = app.clone();
+    drop(turn);
     // It goes on when the client hangs up: what is half read would have to be read again.
-    let work = tokio::spawn(async move {
-        let sha256 = hash(&app.blobs, pieces).await?;
-        file_writing::complete_final(&app.writer, file.id, &sha256, app.clock.now()).await?;
-        files::find_file(&app.writer, account, file.id, app.clock.now()).await
+    let work = tokio::spawn({
+        let app = app.clone();
+        async move { assemble(&app, file.id).await }
     });
-    work.await.map_err(Error::internal)?
-}
-
-async fn hash(blobs: &Blobs, pieces: Vec<FilePiece>) -> Result<Vec<u8>> {
-    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let spans = pieces
-        .into_iter()
-        .map(|piece| Span { place: piece.place, start: 0, end: piece.length.unsigned_abs() })
-        .collect();
-    let mut bytes = read_spans(blobs.clone(), spans);
-    while let Some(bytes) = bytes.try_next().await.map_err(Error::internal)? {
-        hash.update(&bytes);
+    match timeout(app.config.server.request_timeout / 2, work).await {
+        Ok(Ok(Err(error))) if error.kind != Kind::NotFound => {
+            log::warn!(target: "salebell::files", "file.id" = file.id.to_string();
+                "a worker will complete what was put together, for: {}", chain(&error));
+        }
+        Ok(Err(panic)) => return Err(Error::internal(panic)),
+        _ => {}
     }
-    Ok(hash.finish().as_ref().to_vec())
+    files::find_file(&app.writer, account, file.id, app.clock.now()).await
 }
 
 /// Removes a file with its bytes. What cannot be removed now, the worker removes later.

@@ -10,7 +10,6 @@ use axum::body::{Body, HttpBody};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use sha1::Sha1;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -18,9 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
+use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
 use crate::app::App;
-use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum};
 use crate::error::{Error, Kind, REQUEST_ID, Result, chain};
 use crate::outbound::blobs::{Blobs, Piece, Progress};
 use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
@@ -35,8 +34,6 @@ const PIECES_AT_ONCE: usize = 64;
 const RECORD_EVERY: Duration = Duration::from_secs(2);
 /// The free room of the disk is looked at every so many bytes.
 const LOOK_FOR_ROOM_EVERY: u64 = 64 << 20;
-/// For so long a client may send less than `files.min_bytes_per_minute`.
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// A request that writes to an upload.
 pub struct Incoming {
@@ -55,14 +52,6 @@ impl Incoming {
     pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
         Incoming { account, file, offset, length: None, checksum: Expected::Nothing, ends: false }
     }
-}
-
-/// What the body must have for a checksum, or none of it is kept.
-pub enum Expected {
-    Nothing,
-    Given(Checksum),
-    /// It comes in the trailer `Upload-Checksum`.
-    InTrailer,
 }
 
 /// What came of it.
@@ -122,8 +111,10 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         length: length.map(to_bytes).transpose()?,
         new_place: &Blobs::new_place(file, offset, id),
     };
-    let begun =
-        file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?;
+    let begun = {
+        let _turn = app.uploads.turn(account).await;
+        file_writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
+    };
     let turn = match begun {
         Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
@@ -166,8 +157,10 @@ pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
 }
 
 fn full() -> Error {
-    let mut refusal =
-        Error::new(Kind::InsufficientStorage, "There is no room for these bytes; what has arrived is kept.");
+    let mut refusal = Error::new(
+        Kind::InsufficientStorage,
+        "There is no room for these bytes; what was told of them is kept.",
+    );
     refusal.retry_after_s = Some(60);
     refusal
 }
@@ -202,19 +195,23 @@ struct Work {
     /// Of all bytes before those that are being written; gone while they are.
     hasher: Option<Sha256>,
     writing: Option<JoinHandle<io::Result<Sha256>>>,
-    /// Makes durable and tells what was written when it began.
-    recording: Option<JoinHandle<Result<bool>>>,
+    /// Makes durable and tells what was written when it began; `None`: another writes.
+    recording: Option<JoinHandle<Result<Option<Told>>>>,
     recorded: u64,
+    /// What the row has for sure.
+    told: Told,
+    /// And what it may have, should an answer of the database have been lost.
+    may_be_told: i64,
+    /// Another may write in this place by now.
+    left: bool,
     sum: Sum,
 }
 
-/// The checksum of a body while it comes.
-enum Sum {
-    None,
-    Sha1(Sha1),
-    Sha256(Box<Sha256>),
-    /// Which of the two is told at the end.
-    Both(Sha1, Box<Sha256>),
+/// Bytes of the file that are durable, and what somebody needs to go on behind them.
+struct Told {
+    stored: i64,
+    hash_state: Vec<u8>,
+    progress: Option<Progress>,
 }
 
 impl Work {
@@ -231,13 +228,11 @@ impl Work {
             None => Sha256::new(),
             Some(state) => restore(state)?,
         };
-        let sum = match &incoming.checksum {
-            Expected::Nothing => Sum::None,
-            Expected::InTrailer => Sum::Both(Sha1::new(), Box::default()),
-            Expected::Given(checksum) => match checksum.algorithm {
-                ChecksumAlgorithm::Sha1 => Sum::Sha1(Sha1::new()),
-                ChecksumAlgorithm::Sha256 => Sum::Sha256(Box::default()),
-            },
+        let sum = Sum::new(&incoming.checksum);
+        let told = Told {
+            stored: turn.stored,
+            hash_state: hasher.serialize().to_vec(),
+            progress: turn.progress.clone(),
         };
         Ok(Work {
             app,
@@ -253,11 +248,26 @@ impl Work {
             writing: None,
             recording: None,
             recorded: 0,
+            may_be_told: told.stored,
+            left: false,
+            told,
             sum,
         })
     }
 
     async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+        let ended = self.receive(body).await;
+        if let Err(Refusal::Error(error)) = &ended
+            && error.kind == Kind::InsufficientStorage
+            && let Err(error) = self.go_back().await
+        {
+            // Its name stays in the row: whoever comes next begins a place of its own.
+            log::warn!(target: "salebell::files", "a full disk keeps what nobody needs: {}", chain(&error));
+        }
+        ended
+    }
+
+    async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(error) => {
@@ -272,7 +282,8 @@ impl Work {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let (mut looked_at, mut minute) = (0, (Instant::now(), 0));
+        let (mut looked_at, mut looked_back) = (0, (Instant::now(), 0));
+        let slow_after = self.app.config.files.slow_after;
         loop {
             tokio::select! {
                 biased;
@@ -301,11 +312,12 @@ impl Work {
                     if self.piece.is_ripe() {
                         self.record_aside().await?;
                     }
-                    if minute.0.elapsed() >= MINUTE {
-                        if self.arrived - minute.1 < self.app.config.files.min_bytes_per_minute {
+                    let (since, had) = looked_back;
+                    if since.elapsed() >= slow_after {
+                        if self.arrived - had < self.least_in(since.elapsed()) {
                             return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
                         }
-                        minute = (Instant::now(), self.arrived);
+                        looked_back = (Instant::now(), self.arrived);
                     }
                 }
             }
@@ -318,19 +330,16 @@ impl Work {
         }
     }
 
+    /// The fewest bytes that may come in so much time.
+    fn least_in(&self, time: Duration) -> u64 {
+        (self.app.config.files.min_bytes_per_minute as f64 * time.as_secs_f64() / 60.0) as u64
+    }
+
     async fn take(&mut self, bytes: Bytes) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
-        match &mut self.sum {
-            Sum::None => {}
-            Sum::Sha1(sum) => sum.update(&bytes),
-            Sum::Sha256(sum) => sum.update(&bytes),
-            Sum::Both(one, other) => {
-                one.update(&bytes);
-                other.update(&bytes);
-            }
-        }
+        self.sum.update(&bytes);
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
@@ -378,25 +387,34 @@ impl Work {
         let (app, piece) = (self.app.clone(), self.piece.clone());
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
         let stored = self.stored()?;
-        self.recorded = self.arrived;
+        (self.recorded, self.may_be_told) = (self.arrived, stored);
         let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
             let progress = syncing.await.map_err(disk_error)?;
-            let progress = progress.as_ref();
-            let written = Written { file, writer, piece_start, stored, hash_state: &hash_state, progress };
-            let ours = file_writing::record_written(&app.writer, &written, false, app.clock.now()).await?;
-            if ours {
-                piece.recorded();
+            let written = Written {
+                file,
+                writer,
+                piece_start,
+                stored,
+                hash_state: &hash_state,
+                progress: progress.as_ref(),
+            };
+            if !file_writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
+                return Ok(None);
             }
-            Ok(ours)
+            piece.recorded();
+            Ok(Some(Told { stored, hash_state, progress }))
         }));
         Ok(())
     }
 
-    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<bool>>) -> Result<()> {
+    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Told>>>) -> Result<()> {
         match recording.await.map_err(Error::internal)? {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(lost()),
+            Ok(Some(told)) => {
+                self.told = told;
+                Ok(())
+            }
+            Ok(None) => Err(lost()),
             // The database may be back before the end.
             Err(error) if error.kind == Kind::Unavailable => {
                 log::warn!(target: "salebell::files", "an offset is not told yet: {}", chain(&error));
@@ -419,8 +437,9 @@ impl Work {
     }
 
     /// The body is whole.
-    async fn finish(mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
-        if let Err(error) = self.check_sum(trailers.as_ref()) {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+        let sum = std::mem::replace(&mut self.sum, Sum::None);
+        if let Err(error) = sum.check(&self.incoming.checksum, trailers.as_ref()) {
             self.forget_what_came().await?;
             return Err(error.into());
         }
@@ -481,10 +500,33 @@ impl Work {
             return Ok(());
         }
         let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
-        self.leave(self.turn.stored, &hash_state, self.turn.progress.as_ref()).await
+        let progress = self.turn.progress.clone();
+        self.leave(self.turn.stored, &hash_state, progress.as_ref()).await
     }
 
-    async fn leave(&self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+    /// Gives back the room of what was written and not told, after a write that failed: the disk has none to spare.
+    async fn go_back(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        if let Some(recording) = self.recording.take() {
+            self.recorded_or_lost(recording).await?;
+        }
+        // What may have been told must stay.
+        if self.left || self.may_be_told != self.told.stored {
+            return Ok(());
+        }
+        let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
+        if self.piece.cut(there).await.map_err(disk_error)? {
+            let Told { stored, hash_state, progress } = &self.told;
+            let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
+            self.leave(stored, &hash_state, progress.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+        self.left = true;
         let written = self.as_written(stored, hash_state, progress);
         match file_writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
             true => {
@@ -515,33 +557,6 @@ impl Work {
     /// Bytes of the file with those of this request.
     fn stored(&self) -> Result<i64> {
         Ok(self.turn.stored + to_bytes(self.arrived)?)
-    }
-
-    fn check_sum(&mut self, trailers: Option<&HeaderMap>) -> Result<()> {
-        let sum = std::mem::replace(&mut self.sum, Sum::None);
-        let expected = match &self.incoming.checksum {
-            Expected::Nothing => return Ok(()),
-            Expected::Given(checksum) => checksum.clone(),
-            Expected::InTrailer => {
-                let trailer = trailers.and_then(|trailers| trailers.get("upload-checksum")?.to_str().ok());
-                let trailer =
-                    trailer.ok_or_else(|| Error::malformed("The trailer Upload-Checksum is missing."))?;
-                parse_checksum(trailer)
-                    .map_err(|problem| Error::malformed(format!("Upload-Checksum {problem}.")))?
-            }
-        };
-        let value = match (sum, expected.algorithm) {
-            (Sum::Sha1(sum) | Sum::Both(sum, _), ChecksumAlgorithm::Sha1) => sum.finalize().to_vec(),
-            (Sum::Sha256(sum) | Sum::Both(_, sum), ChecksumAlgorithm::Sha256) => sum.finalize().to_vec(),
-            _ => return Err(Error::internal("another checksum was made than asked for")),
-        };
-        match value == expected.value {
-            true => Ok(()),
-            false => {
-                let detail = "The body does not have the checksum of Upload-Checksum; none of it is kept.";
-                Err(Error::new(Kind::ChecksumMismatch, detail))
-            }
-        }
     }
 }
 

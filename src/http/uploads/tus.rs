@@ -124,7 +124,10 @@ fn created(file: &StoredFile, received: Option<Received>) -> Result<Response> {
     headers.insert(header::LOCATION, HeaderValue::from_str(&location).map_err(Error::internal)?);
     let complete = received.map_or(file.is_complete(), |received| received.complete);
     let stored = received.map_or(file.stored.unsigned_abs(), |received| received.stored);
-    headers.insert(OFFSET, HeaderValue::from(stored));
+    // Of one that is still being put together, there is no offset.
+    if complete || file.concat.as_deref() != Some("final") {
+        headers.insert(OFFSET, HeaderValue::from(stored));
+    }
     if !complete {
         put_expiry(headers, file);
     }

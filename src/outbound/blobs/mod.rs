@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use self::directory::Directory;
 pub use self::s3::S3;
-pub use self::spans::{Span, read_spans};
+pub use self::spans::{Span, hash_spans, read_spans};
 use crate::config::{FileStore, Files};
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store

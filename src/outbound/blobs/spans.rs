@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, TryStreamExt};
 
 use super::{Blobs, Reading};
 
@@ -31,4 +31,17 @@ pub fn read_spans(
             reading = Some(blobs.read(&place, start, end).await?);
         }
     }))
+}
+
+/// The SHA-256 of the bytes of spans, one after another.
+///
+/// # Errors
+/// A piece is not there, or shorter than its span; those of the store.
+pub async fn hash_spans(blobs: Blobs, spans: Vec<Span>) -> io::Result<Vec<u8>> {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut bytes = read_spans(blobs, spans);
+    while let Some(bytes) = bytes.try_next().await? {
+        hash.update(&bytes);
+    }
+    Ok(hash.finish().as_ref().to_vec())
 }

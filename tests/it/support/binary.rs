@@ -22,7 +22,20 @@ pub struct Binary {
 impl Binary {
     /// Starts a subcommand with these settings alone: nothing of the test's own environment.
     pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
-        let mut child = command(arguments, settings).stderr(Stdio::piped()).spawn().unwrap();
+        Binary::run(command(arguments, settings))
+    }
+
+    /// Starts it by way of another program, which replaces itself by what stands behind its own arguments.
+    pub fn start_under(wrapper: &[&str], arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
+        let Some((program, own)) = wrapper.split_first() else { return Binary::start(arguments, settings) };
+        let mut command = Command::new(program);
+        command.args(own).arg(SALEBELL).args(arguments);
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        Binary::run(in_a_folder_of_its_own(command, settings))
+    }
+
+    fn run(mut command: Command) -> Binary {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let into = log.clone();
@@ -59,9 +72,12 @@ impl Binary {
         format!("http://{}", self.logged("listening on http://").await)
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("it runs");
-        kill(Pid::from_raw(pid as i32), signal).unwrap();
+        kill(Pid::from_raw(self.id() as i32), signal).unwrap();
     }
 
     /// Waits for its end: the exit code, none after a signal.
@@ -78,7 +94,12 @@ impl Binary {
 /// The command that `start` starts.
 pub fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(SALEBELL);
-    command.args(arguments).env_clear().envs(settings.iter().copied());
+    command.args(arguments).env_clear();
+    in_a_folder_of_its_own(command, settings)
+}
+
+fn in_a_folder_of_its_own(mut command: Command, settings: &[(&str, &str)]) -> Command {
+    command.envs(settings.iter().copied());
     command.current_dir(Path::new(env!("CARGO_TARGET_TMPDIR"))).kill_on_drop(true).stdin(Stdio::null());
     command
 }

@@ -4,6 +4,7 @@ pub mod binary;
 pub mod catalogue;
 pub mod database;
 pub mod gate;
+pub mod instance;
 pub mod issuer;
 pub mod proxy;
 pub mod raw;
@@ -140,10 +141,46 @@ impl TestApp {
         TestApp::spawn_as(settings, prepare, http::router).await
     }
 
+    /// Spawns with a clock like that of a real process, on a machine whose own is so much ahead. `clock` is the machine's.
+    pub async fn spawn_fleet(ahead: TimeDelta) -> TestApp {
+        TestApp::spawn_fleet_with(&[], ahead).await
+    }
+
+    /// Another such instance on the same database and store.
+    pub async fn spawn_fleet_beside(&self, ahead: TimeDelta) -> TestApp {
+        let shared = [
+            ("SALEBELL_DATABASE__URL", self.database.url.as_str()),
+            ("SALEBELL_FILES__DIRECTORY", self.files.path().to_str().unwrap()),
+        ];
+        TestApp::spawn_fleet_with(&shared, ahead).await
+    }
+
+    async fn spawn_fleet_with(settings: &[(&str, &str)], ahead: TimeDelta) -> TestApp {
+        let app = TestApp::spawn_on_clock(
+            settings,
+            |_| (),
+            http::router,
+            |machine| {
+                machine.advance(ahead);
+                Clock::of_fleet(move || machine.now())
+            },
+        );
+        app.await
+    }
+
     async fn spawn_as(
         settings: &[(&str, &str)],
         prepare: impl FnOnce(&mut AppState),
         router: impl FnOnce(App) -> axum::Router,
+    ) -> TestApp {
+        TestApp::spawn_on_clock(settings, prepare, router, |clock| Clock::new(move || clock.now())).await
+    }
+
+    async fn spawn_on_clock(
+        settings: &[(&str, &str)],
+        prepare: impl FnOnce(&mut AppState),
+        router: impl FnOnce(App) -> axum::Router,
+        clock_of: impl FnOnce(TestClock) -> Clock,
     ) -> TestApp {
         let database = TestDatabase::create().await;
         let files = Scratch::new();
@@ -164,14 +201,7 @@ impl TestApp {
             defaults.iter().chain(settings).map(|(key, value)| (key.to_string(), value.to_string()));
         let config = Config::load(None, settings).unwrap();
         let clock = TestClock { ahead_us: Arc::default() };
-        let mut app = AppState::new(
-            config,
-            Clock::new({
-                let clock = clock.clone();
-                move || clock.now()
-            }),
-        )
-        .unwrap();
+        let mut app = AppState::new(config, clock_of(clock.clone())).unwrap();
         prepare(Arc::get_mut(&mut app).expect("nobody else has the app yet"));
         let server = Server::bind_router(app.clone(), router(app.clone())).await.unwrap();
         let url = format!("http://{}", server.address().unwrap());

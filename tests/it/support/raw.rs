@@ -38,6 +38,9 @@ pub async fn read_answer(stream: &mut TcpStream) -> String {
 fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    if head.starts_with("HTTP/1.1 204 ") {
+        return true;
+    }
     let length = head
         .lines()
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());

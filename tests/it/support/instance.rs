@@ -1,0 +1,118 @@
+//! `salebell api` and `salebell worker` as processes of their own, on the database and the store of a test.
+
+use reqwest::{Method, RequestBuilder};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::binary::Binary;
+use super::{TestApp, User, raw};
+
+/// The settings under which a process shares the test's database and store.
+fn settings(app: &TestApp) -> Vec<(String, String)> {
+    let mut settings = vec![
+        ("SALEBELL_DATABASE__URL", app.database.url.clone()),
+        ("SALEBELL_FILES__DIRECTORY", app.files.path().to_str().unwrap().to_owned()),
+        ("SALEBELL_FILES__RESERVE_BYTES", "0".to_owned()),
+        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
+        ("SALEBELL_WORKER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
+        ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
+        ("SALEBELL_LOG__TO", "stderr".to_owned()),
+    ];
+    if let Some(bucket) = &app.bucket {
+        settings.extend(bucket.settings().map(|(key, value)| (key, value.to_owned())));
+        settings.extend(
+            ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, std::env::var(name).unwrap())),
+        );
+    }
+    settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Starts a subcommand with further settings.
+pub fn start(app: &TestApp, command: &str, more: &[(&str, &str)]) -> Binary {
+    start_under(&[], app, command, more)
+}
+
+/// Starts a subcommand by way of another program, such as `unshare`.
+pub fn start_under(wrapper: &[&str], app: &TestApp, command: &str, more: &[(&str, &str)]) -> Binary {
+    let settings = settings(app);
+    let settings: Vec<(&str, &str)> =
+        settings.iter().map(|(key, value)| (&**key, &**value)).chain(more.iter().copied()).collect();
+    Binary::start_under(wrapper, &[command], &settings)
+}
+
+/// A running `salebell api`, and who calls it.
+pub struct Api<'a> {
+    pub binary: Binary,
+    pub url: String,
+    app: &'a TestApp,
+    user: &'a User,
+}
+
+impl<'a> Api<'a> {
+    pub async fn start(app: &'a TestApp, user: &'a User, more: &[(&str, &str)]) -> Api<'a> {
+        Api::of(start(app, "api", more), app, user).await
+    }
+
+    pub async fn of(binary: Binary, app: &'a TestApp, user: &'a User) -> Api<'a> {
+        let url = binary.url().await;
+        Api { binary, url, app, user }
+    }
+
+    /// The same process, called by another.
+    pub fn url_for(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    pub fn tus(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.app.client.request(method, self.url_for(path));
+        request.bearer_auth(&self.user.token).header("tus-resumable", "1.0.0")
+    }
+
+    /// A PATCH of tus.
+    pub fn patch(&self, path: &str, offset: usize, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.tus(Method::PATCH, path)
+            .header("upload-offset", offset)
+            .header("content-type", "application/offset+octet-stream")
+            .body(body)
+    }
+
+    /// Announces an upload, and returns its path.
+    pub async fn create(&self, length: usize) -> String {
+        self.create_with(&[("upload-length", &length.to_string())]).await
+    }
+
+    pub async fn create_with(&self, headers: &[(&str, &str)]) -> String {
+        let request = self.tus(Method::POST, "/v1/files");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let created = request.send().await.unwrap();
+        assert_eq!(created.status(), 201, "{}", created.text().await.unwrap());
+        created.headers()["location"].to_str().unwrap().to_owned()
+    }
+
+    /// What HEAD tells; `None` when nobody answers.
+    pub async fn offset(&self, path: &str) -> Option<usize> {
+        let head = self.tus(Method::HEAD, path).send().await.ok()?;
+        assert_eq!(head.status(), 200, "{}", self.binary.log());
+        Some(head.headers()["upload-offset"].to_str().unwrap().parse().unwrap())
+    }
+
+    /// A connection with the head of a PATCH that will bring so many bytes.
+    pub async fn begin_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
+        let mut stream = raw::connect(&self.url).await;
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n\
+             Content-Type: application/offset+octet-stream\r\nUpload-Offset: {offset}\r\n\
+             Content-Length: {length}\r\n\r\n",
+            self.user.token,
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// `kill -9`, and waits until it is dead.
+    pub async fn kill(&mut self) {
+        self.binary.signal(nix::sys::signal::Signal::SIGKILL);
+        assert_eq!(self.binary.exit_code().await, None);
+    }
+}
