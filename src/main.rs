@@ -48,6 +48,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // The allocator's memory is used here and there: as huge pages the worker would be half as large again, and no
+    // faster. Where the kernel does not know it, it is as large.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let ended = run(arguments);
     log::logger().flush();
     match ended {
