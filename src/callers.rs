@@ -131,8 +131,8 @@ impl Callers {
             return Ok(caller);
         }
         let load_balancer = self.load_balancer.as_ref();
-        let load_balancer =
-            load_balancer.ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
+        let load_balancer = load_balancer
+            .ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
         let (caller, until) = self.admit(load_balancer.verify(token).await?, now).await?;
         self.activity.note_login(caller.account, now);
         self.users.put(hash, caller.clone(), until, now);

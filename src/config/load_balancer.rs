@@ -96,7 +96,9 @@ mod tests {
     #[test]
     fn the_region_is_read_from_the_arn_of_an_application_load_balancer_alone() {
         let arn = |region: &str| {
-            format!("arn:aws:elasticloadbalancing:{region}:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188")
+            format!(
+                "arn:aws:elasticloadbalancing:{region}:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188"
+            )
         };
         assert_eq!(region_of(&arn("eu-central-1")), Some("eu-central-1"));
         for wrong in ["", "evil.example/", "EU", "a.b", "a@b", "a#"] {

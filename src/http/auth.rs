@@ -99,7 +99,8 @@ fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
     if own {
         return Ok(());
     }
-    let detail = "A browser may change something from our own pages alone. A program needs a token of its own.";
+    let detail =
+        "A browser may change something from our own pages alone. A program needs a token of its own.";
     Err(Error::new(Kind::Forbidden, detail))
 }
 

@@ -54,7 +54,11 @@ struct Header {
 impl LoadBalancer {
     /// `settings` have been checked by `Config::load`.
     pub fn new(settings: &config::LoadBalancer, clock: &Clock) -> LoadBalancer {
-        LoadBalancer { keys: Keys::at(&settings.keys_url, clock), settings: settings.clone(), clock: clock.clone() }
+        LoadBalancer {
+            keys: Keys::at(&settings.keys_url, clock),
+            settings: settings.clone(),
+            clock: clock.clone(),
+        }
     }
 
     /// Verifies the header's value.
