@@ -41,10 +41,16 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     if second.is_some() || (version == Version::HTTP_11 && host.is_none()) {
         return Err(Error::malformed("A request needs one Host header."));
     }
-    let Some(host) = host else { return Ok(()) };
-    let host = Authority::try_from(host.as_bytes()).ok().filter(|host| !host.as_str().contains('@'));
-    let host = host.ok_or_else(|| Error::malformed("The Host header is no host."))?;
-    if uri.authority().is_some_and(|target| *target != host) {
+    let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let host = host.map_err(|_| Error::malformed("The Host header is no host."))?;
+    let named = [host.as_ref(), uri.authority()];
+    // A user before the host would be the host to some.
+    if named.iter().flatten().any(|host| host.as_str().contains('@')) {
+        return Err(Error::malformed("The host of a request has no user."));
+    }
+    if let [Some(host), Some(target)] = named
+        && host != target
+    {
         return Err(Error::malformed("The Host header is not the host of the address."));
     }
     Ok(())

@@ -159,14 +159,16 @@ struct Keys {
 #[derive(Default)]
 struct State {
     keys: HashMap<Uuid, (Arc<ParsedPublicKey>, DateTime<Utc>)>,
-    /// What was asked for in vain or is asked for just now: when, and whether anybody has answered.
-    tries: HashMap<Uuid, Try>,
+    /// What was asked for and did not come, and when.
+    tries: HashMap<Uuid, (Outcome, DateTime<Utc>)>,
 }
 
 #[derive(Clone, Copy)]
-struct Try {
-    at: DateTime<Utc>,
-    answered: bool,
+enum Outcome {
+    /// It is asked for just now.
+    Open,
+    NoSuchKey,
+    NoAnswer,
 }
 
 impl Keys {
@@ -194,9 +196,9 @@ impl Keys {
             let (mut state, now) = (lock(&state), clock.now());
             match fetched {
                 Ok(Some(key)) => state.keep(id, key, now),
-                Ok(None) => drop(state.tries.insert(id, Try { at: now, answered: true })),
+                Ok(None) => drop(state.tries.insert(id, (Outcome::NoSuchKey, now))),
                 Err(reason) => {
-                    state.tries.insert(id, Try { at: now, answered: false });
+                    state.tries.insert(id, (Outcome::NoAnswer, now));
                     log::warn!(target: "salebell::load_balancer", "the key at {url} cannot be fetched: {reason}");
                 }
             }
@@ -214,19 +216,21 @@ impl Keys {
         }
         let now = self.clock.now();
         match state.tries.get(&id) {
-            Some(tried) if tried.answered && now - tried.at < PAUSE => Ok(Some(None)),
-            Some(tried) if !tried.answered && now - tried.at < PAUSE_AFTER_FAILURE => Err(away()),
+            Some((Outcome::NoSuchKey, at)) if now - *at < PAUSE => Ok(Some(None)),
+            Some((Outcome::NoAnswer, at)) if now - *at < PAUSE_AFTER_FAILURE => {
+                Err(Error::unavailable("the keys of the load balancer cannot be fetched"))
+            }
             _ => Ok(None),
         }
     }
 
     fn note_try(&self, id: Uuid) -> Result<()> {
         let (mut state, now) = (lock(&self.state), self.clock.now());
-        state.tries.retain(|_, tried| now - tried.at < PAUSE);
+        state.tries.retain(|_, (_, at)| now - *at < PAUSE);
         if state.tries.len() >= MAX_TRIES && !state.tries.contains_key(&id) {
             return Err(Error::unavailable("too many unknown keys are asked for in x-amzn-oidc-data"));
         }
-        state.tries.insert(id, Try { at: now, answered: false });
+        state.tries.insert(id, (Outcome::Open, now));
         Ok(())
     }
 }
@@ -242,10 +246,6 @@ impl State {
     }
 }
 
-fn away() -> Error {
-    Error::unavailable("the keys of the load balancer cannot be fetched")
-}
-
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -255,7 +255,7 @@ async fn download(url: &str) -> Result<Option<ParsedPublicKey>, String> {
     match fetch(url, MAX_BYTES).await? {
         (200, pem) => {
             let key = SubjectPublicKeyInfoDer::from_pem_slice(&pem).map_err(|error| error.to_string())?;
-            let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.to_vec());
+            let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key);
             key.map(Some).map_err(|error| format!("it is no key for ES256: {error}"))
         }
         // It stands in a bucket that does not tell what is not there.

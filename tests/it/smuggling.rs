@@ -260,11 +260,17 @@ async fn what_http_lets_stand_is_read_by_one_rule() {
             &as_body,
         ),
     ];
+    // Each has an address of its own, so that they can run at once.
+    let own = |text: &str, at: usize| text.replacen("/seen/one", &format!("/seen/{at}"), 1);
     for tls in [("SALEBELL_SERVER__TLS", "off"), MINTED] {
-        for (name, bytes, expected) in &cases {
-            let (app, seen) = spawn(&[tls]).await;
-            let answer = send(&app, bytes.as_bytes()).await;
-            assert_eq!(*seen.lock().unwrap(), [expected.as_str()], "{name}: {answer}");
+        let (app, seen) = spawn(&[tls]).await;
+        let requests: Vec<String> =
+            cases.iter().enumerate().map(|(at, (_, bytes, _))| own(bytes, at)).collect();
+        let answers = join_all(requests.iter().map(|bytes| send(&app, bytes.as_bytes()))).await;
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), cases.len(), "{seen:?}");
+        for (at, ((name, _, expected), answer)) in cases.iter().zip(answers).enumerate() {
+            assert!(seen.contains(&own(expected, at)), "{name}: {answer}\n{seen:?}");
             assert!(answer.starts_with("HTTP/1.1 200 "), "{name}: {answer}");
             assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{name}: {answer}");
         }

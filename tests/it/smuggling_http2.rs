@@ -167,6 +167,6 @@ async fn floods_end_the_connection() {
         let reading = async { while matches!(reader.read_buf(&mut said).await, Ok(some) if some > 0) {} };
         tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.expect(name);
         writing.abort();
-        assert_eq!(app.get("/healthz").send().await.unwrap().status(), 200, "{name}");
+        assert_eq!(app.get("/seen/after").send().await.unwrap().status(), 200, "{name}");
     }
 }
