@@ -275,9 +275,8 @@ impl Conversation {
         });
         let builder = builder(http2, self.limits);
         let connection = builder.serve_connection(TokioIo::new(Watched::new(stream, pace.clone())), service);
-        let overdue = pace.overdue(self.limits.idle, self.limits.header);
-        tokio::pin!(connection, overdue);
-        let mut leaving = false;
+        tokio::pin!(connection);
+        let (mut leaving, mut idle) = (false, self.limits.idle);
         loop {
             tokio::select! {
                 // What goes wrong on one connection is its client's doing, and common.
@@ -286,13 +285,15 @@ impl Conversation {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                what = &mut overdue => {
-                    if what == Overdue::Idle && !leaving {
-                        connection.as_mut().graceful_shutdown();
-                        // An HTTP/2 client answers before the end; it need not.
-                        let _ = tokio::time::timeout(self.limits.header, connection.as_mut()).await;
+                what = pace.overdue(idle, self.limits.header) => {
+                    if what == Overdue::Head || leaving {
+                        return;
                     }
-                    return;
+                    // HTTP/2 says good-bye, and its client may just have asked something more.
+                    leaving = true;
+                    idle = self.limits.header;
+                    pace.rest();
+                    connection.as_mut().graceful_shutdown();
                 }
                 () = self.cut.cancelled() => return,
             }

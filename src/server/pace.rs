@@ -66,6 +66,11 @@ impl Pace {
         }
     }
 
+    /// It begins to idle anew.
+    pub fn rest(&self) {
+        self.state().since = Instant::now();
+    }
+
     /// Returns once the connection idles, or a head arrives, for longer than it may.
     pub async fn overdue(&self, idle: Duration, head: Duration) -> Overdue {
         loop {
