@@ -103,7 +103,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
 async fn api(config: Config) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
     let server = Server::bind(app.clone()).await?;
-    log::info!(target: "salebell::process", "listening on http://{}", server.address()?);
+    log::info!(target: "salebell::process", "listening on {}", server.url()?);
     let metrics = app.config.server.metrics_listen;
     process::run(app, metrics, vec![Part::new("the API", server.run())]).await
 }
