@@ -69,9 +69,17 @@ impl Ec2 {
         format!("http://{address}")
     }
 
-    /// Where Auto Scaling is.
-    pub fn autoscaling_url(&self) -> String {
-        format!("http://{}", self.autoscaling)
+    /// What a process on the instance finds in its environment, so that it comes here and not to AWS.
+    pub fn environment(&self, metadata: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.to_owned()),
+            ("AWS_ENDPOINT_URL_AUTO_SCALING", format!("http://{}", self.autoscaling)),
+        ]
+    }
+
+    /// Calls of Auto Scaling so far, by their action.
+    pub fn calls(&self, action: &str) -> usize {
+        self.world().requests.iter().filter(|request| request.starts_with(action)).count()
     }
 
     /// The state as it is now.
@@ -84,18 +92,6 @@ impl Ec2 {
     /// The tokens that are out are good no more.
     pub fn forget_tokens(&self) {
         self.world().tokens.clear();
-    }
-
-    /// Waits until an instance is in this state.
-    pub async fn until(&self, id: &str, state: State) {
-        let waiting = async {
-            while self.world().group.instance(id).state != state {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(60), waiting).await.is_err() {
-            panic!("{id} is never {state:?}: {:#?}", self.world().group.instance(id));
-        }
     }
 }
 
