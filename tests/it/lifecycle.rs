@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use crate::support::binary::Binary;
@@ -60,6 +60,10 @@ fn ended(ec2: &Ec2) -> Vec<Ended> {
     ec2.world().group.instance(ID).results.clone()
 }
 
+fn beats(ec2: &Ec2, hook: &str) -> usize {
+    ec2.world().group.instance(ID).heartbeats.get(hook).copied().unwrap_or_default()
+}
+
 fn said(hook: &str, outcome: Outcome) -> Ended {
     Ended { hook: hook.to_owned(), outcome, by_default: false }
 }
@@ -82,9 +86,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     ready.logged("not ready yet: migrations").await;
     // Heartbeats hold the launch for longer than the hook would wait.
     eventually("the hook's own time is over", async || {
-        let world = ec2.world();
-        let beats = world.group.instance(ID).heartbeats.get("launch").copied().unwrap_or_default();
-        beats >= 3 && begun.elapsed() > Duration::from_secs(5)
+        beats(&ec2, "launch") >= 3 && begun.elapsed() > Duration::from_secs(5)
     })
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
@@ -196,7 +198,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     let key = secrecy::ExposeSecret::expose_secret(&app.app.config.webhook.encryption_keys[0]).to_owned();
     let more = [
         ("SALEBELL_SERVER__LINGER_S", "2"),
-        ("SALEBELL_SERVER__DRAIN_S", "8"),
+        ("SALEBELL_SERVER__DRAIN_S", "25"),
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.as_str()),
@@ -207,12 +209,22 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     // A delivery in the worker's hands.
     let rung = app.ring(&anna, &[channel.id]).await;
     sink.wait_for("/hook", 1).await;
-    // An upload that ends within the drain, and one that does not.
-    let (ends, hangs) = (services.api.create(1000).await, services.api.create(1000).await);
-    let mut ending = services.api.begin_patch(&ends, 0, 1000).await;
-    ending.write_all(&[7; 400]).await.unwrap();
-    let mut hanging = services.api.begin_patch(&hangs, 0, 1000).await;
-    hanging.write_all(&[7; 300]).await.unwrap();
+    // An upload in flight, and a request whose body comes slowly.
+    let file = services.api.create(1000).await;
+    let mut upload = services.api.begin_patch(&file, 0, 1000).await;
+    upload.write_all(&[7; 400]).await.unwrap();
+    let body = r#"{"name": "made while draining"}"#;
+    let head = format!(
+        "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        anna.token,
+        body.len()
+    );
+    let mut slow = raw::connect(&services.api.url).await;
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // It asks for the body: the request is in its handler.
+    let mut asked = [0; 25];
+    slow.read_exact(&mut asked).await.unwrap();
 
     // A load balancer that asks twice a second, and clients behind it.
     let in_rotation = Arc::new(AtomicBool::new(true));
@@ -252,9 +264,28 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     services.terminating.logged("draining: the group terminates the instance").await;
     services.api.binary.logged("told to drain: the group terminates the instance").await;
     services.worker.logged("told to drain").await;
-    ending.write_all(&[7; 600]).await.unwrap();
-    let answer = raw::read_answer(&mut ending).await;
-    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    // The upload stops at what is durable, and goes on at another instance.
+    let answer = raw::read_answer(&mut upload).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    let elsewhere = |method: reqwest::Method| {
+        app.request(method, &file).bearer_auth(&anna.token).header("tus-resumable", "1.0.0")
+    };
+    let offset = elsewhere(reqwest::Method::HEAD).send().await.unwrap();
+    assert_eq!(offset.headers()["upload-offset"], "400");
+    let rest = elsewhere(reqwest::Method::PATCH).header("upload-offset", 400).body(vec![7; 600]);
+    let rest = rest.header("content-type", "application/offset+octet-stream").send().await.unwrap();
+    assert_eq!(rest.status(), 204);
+
+    // What is in hand takes longer than the hook would wait.
+    let draining = Instant::now();
+    eventually("the hook's own time is over", async || {
+        beats(&ec2, "end") >= 4 && draining.elapsed() > Duration::from_secs(5)
+    })
+    .await;
+    assert_eq!(ec2.world().group.instance(ID).state, State::TerminatingWait);
+    slow.write_all(body.as_bytes()).await.unwrap();
+    let answer = raw::read_answer(&mut slow).await;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     may_answer.add_permits(1);
     balancer.await.unwrap();
     for client in clients {
@@ -268,13 +299,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     assert_eq!(sink.received("/hook").len(), 1);
     assert_eq!(app.delivery(&anna, rung.deliveries[0]).await["state"], "delivered");
     app.until("select not exists (select from channels where leased_until > now())").await;
-    let offset = app.request(reqwest::Method::HEAD, &hangs).bearer_auth(&anna.token);
-    let offset = offset.header("tus-resumable", "1.0.0").send().await.unwrap();
-    assert_eq!(offset.headers()["upload-offset"], "300");
-    // The hook heard of it all the time and was completed by us.
     assert_eq!(ended(&ec2)[1..], [said("end", Outcome::Continue)]);
-    let beats = ec2.world().group.instance(ID).heartbeats["end"];
-    assert!(beats >= 4, "{beats} heartbeats");
     let log = services.terminating.log();
     assert!(log.contains("drained duration_ms="), "{log}");
 }

@@ -45,7 +45,10 @@ async fn answer(State((world, id)): State<(Shared, String)>, request: Request) -
         (Method::PUT, "/latest/api/token") => give_token(&mut world, &id, &headers),
         (Method::GET | Method::HEAD, path) => match is_good(&world, &id, &headers) {
             true => read(&world, &id, path),
-            false => StatusCode::UNAUTHORIZED.into_response(),
+            false => {
+                world.tokens_refused += 1;
+                StatusCode::UNAUTHORIZED.into_response()
+            }
         },
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }

@@ -37,6 +37,8 @@ pub struct World {
     pub longest_token: Option<Duration>,
     /// Requests for a token so far.
     pub tokens_asked: usize,
+    /// Questions with a token that is none, or is good no more.
+    pub tokens_refused: usize,
     /// What each request said of itself, as `GET /latest/…` and `Action=… key=value …`.
     pub requests: Vec<String>,
     pub metadata_faults: VecDeque<Fault>,
