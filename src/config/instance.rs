@@ -34,25 +34,27 @@ impl Instance {
     pub(super) fn read(r: &mut Reader) -> Option<Instance> {
         let filled = |text: &String| !text.is_empty();
         let dead_man = r.seconds("instance.dead_man_s", 0)?;
-        let instance = Instance {
+        let (heartbeat, poll) = (r.seconds("instance.heartbeat_s", 15)?, r.seconds("instance.poll_s", 2)?);
+        Some(Instance {
             group: r.optional("instance.group").filter(filled),
             launch_hook: r.optional("instance.launch_hook").filter(filled),
             termination_hook: r.optional("instance.termination_hook").filter(filled),
             ready_url: r.optional("instance.ready_url").filter(filled).and_then(|text| read_url(r, &text)),
             ready_limit: r.seconds("instance.ready_limit_s", 300)?,
-            heartbeat: r.seconds("instance.heartbeat_s", 15)?,
-            poll: r.seconds("instance.poll_s", 2)?,
+            heartbeat: at_least_a_second(r, "instance.heartbeat_s", heartbeat),
+            poll: at_least_a_second(r, "instance.poll_s", poll),
             drain_on_rebalance: r.get("instance.drain_on_rebalance", "false")?,
             dead_man: (!dead_man.is_zero()).then_some(dead_man),
-        };
-        for (key, value) in [("instance.heartbeat_s", instance.heartbeat), ("instance.poll_s", instance.poll)]
-        {
-            if value.is_zero() {
-                r.problem(key, "must be at least 1");
-            }
-        }
-        Some(instance)
+        })
     }
+}
+
+/// A loop goes by it, also where problems are only told (`Config::load_beside`).
+fn at_least_a_second(r: &mut Reader, key: &str, value: Duration) -> Duration {
+    if value.is_zero() {
+        r.problem(key, "must be at least 1");
+    }
+    value.max(Duration::from_secs(1))
 }
 
 fn read_url(r: &mut Reader, text: &str) -> Option<Url> {

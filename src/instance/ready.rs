@@ -16,8 +16,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 const PROBE_PAUSE: Duration = Duration::from_millis(250);
 /// An answer of `/readyz` is no longer.
 const MAX_BYTES: usize = 64 * 1024;
-/// How long a launch that is to be abandoned waits for the instance metadata.
-const ABANDON_LIMIT: Duration = Duration::from_secs(60);
+/// How long the group is looked for when nobody could say which it is until then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the API is ready and completes the launch hook; abandons it when that takes too long. Without
 /// `instance.launch_hook` it only waits.
@@ -64,7 +64,8 @@ pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
     match &config.instance.launch_hook {
         Some(hook) => finish(None, config, hook, Outcome::Abandon).await,
         None => {
-            Ok(log::warn!(target: "salebell::ready", "instance.launch_hook is not set, so nobody is told"))
+            log::warn!(target: "salebell::ready", "instance.launch_hook is not set, so nobody is told");
+            Ok(())
         }
     }
 }
@@ -77,7 +78,7 @@ async fn finish(
 ) -> Result<(), Failure> {
     let group = match group {
         Some(group) => group,
-        None => lifecycle::connect(&config.instance, ABANDON_LIMIT).await?,
+        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
     };
     lifecycle::complete(&group, hook, outcome).await
 }

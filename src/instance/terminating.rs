@@ -132,10 +132,10 @@ impl<'a> Watch<'a> {
         if matches!(&state, Ok(Some(state)) if state == "Terminated") {
             return Ok(Some(Reason::Terminated));
         }
-        if let Ok(Some(action)) = spot {
-            return Ok(Some(Reason::Spot(action)));
+        if let Ok(Some(action)) = &spot {
+            return Ok(Some(Reason::Spot(action.clone())));
         }
-        if let Ok(Some(_)) = rebalance {
+        if let Ok(Some(_)) = &rebalance {
             if self.config.instance.drain_on_rebalance {
                 return Ok(Some(Reason::Rebalance));
             }
@@ -147,7 +147,7 @@ impl<'a> Watch<'a> {
         if self.group.is_none() && self.config.instance.termination_hook.is_some() {
             self.group = Some(AutoScaling::connect(&self.metadata, &self.config.instance).await?);
         }
-        (state?, spot?, rebalance?);
+        state.map(drop).and(spot.map(drop)).and(rebalance.map(drop))?;
         Ok(None)
     }
 

@@ -264,6 +264,8 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     services.terminating.logged("draining: the group terminates the instance").await;
     services.api.binary.logged("told to drain: the group terminates the instance").await;
     services.worker.logged("told to drain").await;
+    // As when the machine goes down meanwhile: the drain goes on all the same.
+    services.terminating.signal(Signal::SIGTERM);
     // The upload stops at what is durable, and goes on at another instance.
     let answer = raw::read_answer(&mut upload).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
