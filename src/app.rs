@@ -15,6 +15,7 @@ use crate::callers::Callers;
 pub use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
+use crate::instance::dead_man::DeadMan;
 use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
 use crate::outbound::blobs::Blobs;
@@ -62,6 +63,8 @@ pub struct AppState {
     pub readiness: Readiness,
     /// What the watchdog asks.
     pub pulses: Pulses,
+    /// Hears the load balancer.
+    pub dead_man: DeadMan,
     /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
     pub stopping: CancellationToken,
 }
@@ -108,6 +111,7 @@ impl AppState {
             suspicion,
             readiness,
             pulses: Pulses::default(),
+            dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
         }))
     }

@@ -5,6 +5,7 @@
 
 mod email;
 mod files;
+mod instance;
 mod load_balancer;
 mod tls;
 
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
+pub use self::instance::Instance;
 pub use self::load_balancer::LoadBalancer;
 pub use self::tls::Tls;
 use crate::domain::api_key;
@@ -43,6 +45,7 @@ pub struct Config {
     pub quarantine: GlitchRules,
     pub files: Files,
     pub email: Email,
+    pub instance: Instance,
     pub stats: Stats,
     pub log: Log,
 }
@@ -81,6 +84,13 @@ pub struct Server {
     pub rate_limit_per_minute: u64,
     /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Server {
+    /// How long a process may take to end once it is told to: `server.linger_s`, `server.drain_s` and 5 s.
+    pub fn stop_limit(&self) -> Duration {
+        self.linger + self.drain + Duration::from_secs(5)
+    }
 }
 
 /// `[database]`
@@ -248,6 +258,38 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
+        let (reader, config) = Config::read_all(file, environment)?;
+        reader.finish(config)
+    }
+
+    /// For what stands beside the services, without their secrets, and has to work when they cannot start: whatever is
+    /// missing or wrong counts as its default. Returned is also what was wrong with the settings that matter there.
+    ///
+    /// # Errors
+    /// Nothing can be read at all.
+    pub fn load_beside(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Config, Problems), Problems> {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let (mut problems, read) = match Config::read_all(file, environment.clone()) {
+            Err(Problems(of_file)) if file.is_some() => (of_file, Config::read_all(None, environment)),
+            read => (Vec::new(), read),
+        };
+        let (reader, config) = read?;
+        let areas = ["instance.", "server.", "worker.metrics_listen", "log."];
+        let matters = |problem: &String| areas.iter().any(|area| problem.starts_with(area));
+        problems.extend(reader.problems.into_iter().filter(matters));
+        match config {
+            Some(config) => Ok((config, Problems(problems))),
+            None => Err(Problems(problems)),
+        }
+    }
+
+    fn read_all(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Reader, Option<Config>), Problems> {
         // SALEBELL_URL and the like are for the command line; settings have an area.
         let settings =
             environment.into_iter().filter(|(key, _)| key.starts_with("SALEBELL_") && key.contains("__"));
@@ -270,7 +312,7 @@ impl Config {
             })?;
         let mut reader = Reader::new(table);
         let config = Config::read(&mut reader);
-        reader.finish(config)
+        Ok((reader, config))
     }
 
     /// One line a setting: this is the list of what exists, with its defaults.
@@ -329,6 +371,7 @@ impl Config {
         };
         let files = Files::read(r)?;
         let email = Email::read(r)?;
+        let instance = Instance::read(r)?;
         let stats = Stats { mail_to: r.words("stats.mail_to")? };
         let log = Log {
             level: r.get("log.level", "info")?,
@@ -371,7 +414,19 @@ impl Config {
         if !stats.mail_to.is_empty() && email.server.is_none() {
             r.problem("stats.mail_to", "needs email.smtp_url and email.from");
         }
-        Some(Config { server, database, auth, worker, webhook, quarantine, files, email, stats, log })
+        Some(Config {
+            server,
+            database,
+            auth,
+            worker,
+            webhook,
+            quarantine,
+            files,
+            email,
+            instance,
+            stats,
+            log,
+        })
     }
 }
 

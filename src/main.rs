@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use salebell::app::{AppState, Clock};
-use salebell::config::Config;
+use salebell::config::{Config, Problems};
 use salebell::error::Result;
+use salebell::instance::{dead_man, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
 use salebell::{files_command, key_command, stats_command, store, telemetry};
@@ -42,6 +43,17 @@ enum Command {
     /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
     #[command(subcommand)]
     Stats(stats_command::Action),
+    /// On an instance of a group: wait until the API is ready, then complete the launch hook.
+    Ready {
+        /// Do not wait: the instance will never serve, and the group tries another.
+        #[arg(long)]
+        abandon: bool,
+        /// Why, for the log.
+        #[arg(long, requires = "abandon", default_value = "the boot has failed")]
+        reason: String,
+    },
+    /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
+    Terminating,
     /// Make messages of prices that were set aside as dead wait again, once their reason is mended.
     Redrive,
 }
@@ -73,14 +85,25 @@ fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error
 async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
     let config = || Config::load(arguments.config.as_deref(), std::env::vars());
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
+    let beside = || {
+        let (config, problems) = Config::load_beside(arguments.config.as_deref(), std::env::vars())?;
+        telemetry::start_logging(&config.log);
+        if !problems.0.is_empty() {
+            log::warn!(target: "salebell::config", "{problems}");
+        }
+        Ok::<_, Problems>(config)
+    };
     match arguments.command {
-        Command::Api => api(service()?).await?,
+        Command::Api => return Ok(api(service()?).await?),
         Command::Worker => worker(service()?).await?,
         Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
         Command::CheckConfig => {
             config()?;
             println!("The configuration is complete.");
         }
+        Command::Ready { abandon: true, reason } => ready::abandon(&beside()?, &reason).await?,
+        Command::Ready { .. } => ready::ready(&beside()?).await?,
+        Command::Terminating => terminating::run(&beside()?).await?,
         Command::Redrive => {
             let app = AppState::new(service()?, Clock::system())?;
             println!("{} messages wait again.", salebell::worker::record::redrive(&app).await?);
@@ -100,12 +123,20 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn api(config: Config) -> Result<()> {
+async fn api(config: Config) -> Result<ExitCode> {
     let app = AppState::new(config, Clock::system())?;
     let server = Server::bind(app.clone()).await?;
     log::info!(target: "salebell::process", "listening on {}", server.url()?);
     let metrics = app.config.server.metrics_listen;
-    process::run(app, metrics, vec![Part::new("the API", server.run())]).await
+    let mut parts = vec![Part::new("the API", server.run())];
+    if app.config.instance.dead_man.is_some() {
+        parts.push(Part::new("the dead man's switch", dead_man::run(app.clone())));
+    }
+    let ended = process::run(app.clone(), metrics, parts).await;
+    match app.dead_man.has_fired() {
+        true => Ok(ExitCode::from(dead_man::EXIT_CODE)),
+        false => ended.map(|()| ExitCode::SUCCESS),
+    }
 }
 
 async fn worker(config: Config) -> Result<()> {

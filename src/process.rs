@@ -32,9 +32,6 @@ impl Part {
     }
 }
 
-/// How much longer than `server.linger_s` and `server.drain_s` together the parts may take to end.
-const GRACE: Duration = Duration::from_secs(5);
-
 /// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen`, tells
 /// systemd when it is ready and when it stops, and feeds its watchdog.
 ///
@@ -54,7 +51,7 @@ pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Resu
     let limit = async {
         app.stopping.cancelled().await;
         notify(&[NotifyState::Stopping]);
-        tokio::time::sleep(app.config.server.linger + app.config.server.drain + GRACE).await;
+        tokio::time::sleep(app.config.server.stop_limit()).await;
     };
     let ends: Result<Vec<()>> = tokio::select! {
         ends = parts => ends.into_iter().collect(),

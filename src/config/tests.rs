@@ -202,3 +202,30 @@ fn tls_and_the_load_balancer_are_checked() {
         assert!(text.contains(problem), "{more:?}: {text}");
     }
 }
+
+#[test]
+fn what_stands_beside_the_services_reads_what_it_can() {
+    let settings = [
+        ("SALEBELL_INSTANCE__LAUNCH_HOOK", "launch"),
+        ("SALEBELL_INSTANCE__POLL_S", "0"),
+        ("SALEBELL_INSTANCE__READY_URL", "hunter2"),
+        ("SALEBELL_INSTANCE__DEAD_MAN_S", "90"),
+        ("SALEBELL_FILES__MAX_BYTES", "many"),
+        ("SALEBELL_NOBODY__KNOWS", "it"),
+    ];
+    let settings = || settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let no_file = std::path::Path::new("/there/is/none");
+    for file in [None, Some(no_file)] {
+        let (config, problems) = Config::load_beside(file, settings()).unwrap();
+        assert_eq!(config.instance.launch_hook.as_deref(), Some("launch"));
+        assert_eq!(config.instance.poll, std::time::Duration::from_secs(1), "a loop goes by it");
+        assert_eq!(config.instance.dead_man, Some(std::time::Duration::from_secs(90)));
+        let text = problems.to_string();
+        let told = ["instance.poll_s", "instance.ready_url"].map(|key| text.contains(key));
+        assert_eq!((told, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    // The services themselves do not start like this.
+    let text = load(&settings().each_ref().map(|(key, value)| (key.as_str(), value.as_str()))).unwrap_err();
+    assert_eq!(text.0.len(), 5, "{text}");
+}

@@ -4,24 +4,27 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use metrics::gauge;
 
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
+use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
 
 /// How long the bus may take to tell its age: a database that is away must not hide the other metrics.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `GET /healthz`: the process answers. It asks nothing else: restarting us would not mend a database.
-pub async fn healthz() -> Response {
+pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
+    app.dead_man.hear(&headers);
     axum::Json(serde_json::json!({"status": "ok"})).into_response()
 }
 
 /// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
-pub async fn readyz(State(app): State<App>) -> Result<Response> {
+pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
+    app.dead_man.hear(&headers);
     let mut reasons = app.readiness.reasons().await;
     if app.stopping.is_cancelled() {
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
@@ -47,12 +50,25 @@ pub async fn metrics(State(app): State<App>) -> Response {
         gauge!("bus_oldest_message_age_seconds").set(age);
         gauge!("bus_dead_messages").set(dead as f64);
     }
+    gauge!("salebell_draining").set(f64::from(u8::from(app.stopping.is_cancelled())));
     gauge!("build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
     let handle = telemetry::metrics();
     handle.run_upkeep();
     let mut text = handle.render();
     write_process_metrics(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// `POST /drain` on the loopback listener: stop as after SIGTERM. `salebell terminating` asks for it.
+pub async fn drain(State(app): State<App>, headers: HeaderMap) -> Response {
+    let Some(reason) = headers.get(DRAIN_REASON).and_then(|reason| reason.to_str().ok()) else {
+        return Error::malformed("A drain needs a reason.").into_response();
+    };
+    if !app.stopping.is_cancelled() {
+        log::info!(target: "salebell::process", "told to drain: {reason:.100}");
+        app.stopping.cancel();
+    }
+    StatusCode::ACCEPTED.into_response()
 }
 
 /// Memory and file descriptors, as proc(5) tells them.

@@ -34,6 +34,7 @@ pub mod price_changes;
 pub mod prices;
 pub mod quarantine;
 pub mod search;
+pub mod self_terminations;
 pub mod statistics;
 pub mod stores;
 pub mod wakeups;

@@ -1,0 +1,168 @@
+//! The Auto Scaling group of this instance: its lifecycle actions, and its opinion of the instance's health.
+//! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_autoscaling::Client;
+use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+
+use super::metadata::Metadata;
+use crate::config;
+use crate::failure::Failure;
+
+/// The tag that Auto Scaling gives to each instance of a group.
+const GROUP_TAG: &str = "aws:autoscaling:groupName";
+/// Of one call: the SDK tries it four times, with jitter between the tries, within the whole limit.
+const ATTEMPTS: u32 = 4;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// This instance in its group.
+pub struct AutoScaling {
+    client: Client,
+    pub instance: String,
+    pub group: String,
+}
+
+/// How a lifecycle action is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Continue,
+    Abandon,
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Continue => "CONTINUE",
+            Outcome::Abandon => "ABANDON",
+        }
+    }
+}
+
+/// Whether there was a lifecycle action to speak of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Active,
+    /// It has been completed, its time is over, or there was none.
+    None,
+}
+
+/// A call that has not done what it should.
+#[derive(Debug)]
+pub struct NotDone {
+    pub failure: Failure,
+    /// AWS has said no. Otherwise nobody knows whether it was done.
+    pub refused: bool,
+}
+
+impl AutoScaling {
+    /// Finds out which instance this is and to which group it belongs. Credentials come from the environment or from the
+    /// instance's role.
+    ///
+    /// # Errors
+    /// The instance metadata are away; the group is neither configured nor in a tag.
+    pub async fn connect(metadata: &Metadata, settings: &config::Instance) -> Result<AutoScaling, Failure> {
+        let identity = metadata.identity().await?;
+        let group = match &settings.group {
+            Some(group) => group.clone(),
+            None => metadata.required_tag(GROUP_TAG).await?,
+        };
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(CALL_TIMEOUT)
+            .build();
+        let shared = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(identity.region))
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+            .timeout_config(timeouts)
+            .load()
+            .await;
+        Ok(AutoScaling { client: Client::new(&shared), instance: identity.instance_id, group })
+    }
+
+    /// Ends the wait at a hook.
+    ///
+    /// # Errors
+    /// AWS is away or refuses.
+    pub async fn complete(&self, hook: &str, outcome: Outcome) -> Result<Action, Failure> {
+        let call = self
+            .client
+            .complete_lifecycle_action()
+            .auto_scaling_group_name(&self.group)
+            .lifecycle_hook_name(hook)
+            .instance_id(&self.instance)
+            .lifecycle_action_result(outcome.name());
+        action_of(call.send().await, "CompleteLifecycleAction")
+    }
+
+    /// Makes the hook's time-out begin anew.
+    ///
+    /// # Errors
+    /// AWS is away or refuses.
+    pub async fn heartbeat(&self, hook: &str) -> Result<Action, Failure> {
+        let call = self
+            .client
+            .record_lifecycle_action_heartbeat()
+            .auto_scaling_group_name(&self.group)
+            .lifecycle_hook_name(hook)
+            .instance_id(&self.instance);
+        action_of(call.send().await, "RecordLifecycleActionHeartbeat")
+    }
+
+    /// Has the instance replaced.
+    ///
+    /// # Errors
+    /// AWS is away or refuses.
+    pub async fn mark_unhealthy(&self) -> Result<(), NotDone> {
+        let call = self
+            .client
+            .set_instance_health()
+            .instance_id(&self.instance)
+            .health_status("Unhealthy")
+            // A group that is being built up has a grace period, and this instance has been in service already.
+            .should_respect_grace_period(false);
+        call.send().await.map(drop).map_err(|error| NotDone {
+            refused: matches!(&error, SdkError::ServiceError(said) if said.raw().status().is_client_error()),
+            failure: failure(&error, "SetInstanceHealth"),
+        })
+    }
+
+    /// The instance's state in its group, such as `Pending:Wait`; `None` when it is in no group.
+    ///
+    /// # Errors
+    /// AWS is away or refuses.
+    pub async fn state(&self) -> Result<Option<String>, Failure> {
+        let call = self.client.describe_auto_scaling_instances().instance_ids(&self.instance);
+        let answer = call.send().await.map_err(|error| failure(&error, "DescribeAutoScalingInstances"))?;
+        let found = answer.auto_scaling_instances().first();
+        Ok(found.and_then(|instance| instance.lifecycle_state()).map(str::to_owned))
+    }
+}
+
+fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> Result<Action, Failure>
+where
+    E: std::error::Error + ProvideErrorMetadata + 'static,
+{
+    match answer {
+        Ok(_) => Ok(Action::Active),
+        // There is no code of its own for it.
+        Err(error)
+            if error.code() == Some("ValidationError")
+                && error.message().is_some_and(|text| text.contains("No active Lifecycle Action found")) =>
+        {
+            Ok(Action::None)
+        }
+        Err(error) => Err(failure(&error, call)),
+    }
+}
+
+fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> Failure {
+    // On one line, without what belongs to the connection.
+    Failure::new(format!("{call}: {}", DisplayErrorContext(error)))
+}

@@ -1,0 +1,284 @@
+//! The dead man's switch: when the load balancer's health checks cease to come, the instance has itself replaced.
+//!
+//! ```text
+//! the first health check          → armed
+//! dead_man_s without another      → is the instance in service? (metadata)
+//!                                 → is no other of the group being replaced? (a row of the database)
+//!                                 → SetInstanceHealth Unhealthy → the process stops serving
+//! ```
+//!
+//! Whatever cannot be found out on the way is a reason to stay: a health checker that is broken, or a database that is
+//! away, must not empty the group. docs/decisions/dead-man-switch.md tells more.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::{HeaderMap, header};
+use chrono::TimeDelta;
+use metrics::{counter, gauge};
+
+use super::autoscaling::AutoScaling;
+use super::metadata::Metadata;
+use crate::app::App;
+use crate::error::{Result, chain};
+use crate::failure::Failure;
+use crate::store::{health, self_terminations};
+
+/// What `salebell api` exits with after the switch: systemd should not start it anew.
+pub const EXIT_CODE: u8 = 90;
+
+/// How often the silence is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// A process that was stopped or whose machine slept has heard nothing all that time, and that says nothing: between two
+/// looks no more than this counts as silence.
+const LONGEST_TICK: Duration = Duration::from_secs(2);
+/// When the instance could not have itself replaced, it tries again so much later.
+const RETRY: Duration = Duration::from_secs(10);
+/// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.
+const PAUSE: TimeDelta = TimeDelta::minutes(10);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
+/// No round takes longer, the calls of AWS included.
+const LONGEST_ROUND: Duration = Duration::from_secs(120);
+
+/// What the process has heard of the load balancer.
+#[derive(Default)]
+pub struct DeadMan {
+    health_checks: AtomicU64,
+    fired: AtomicBool,
+}
+
+impl DeadMan {
+    /// A request for `/healthz` or `/readyz` with these headers has come.
+    pub fn hear(&self, headers: &HeaderMap) {
+        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+        // What comes through the load balancer says so, whatever it calls itself.
+        if agent.starts_with("ELB-HealthChecker/") && !headers.contains_key("x-forwarded-for") {
+            self.health_checks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn heard(&self) -> u64 {
+        self.health_checks.load(Ordering::Relaxed)
+    }
+
+    /// The instance is being replaced because of the switch.
+    pub fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::Relaxed)
+    }
+}
+
+/// How long it has been silent, by a clock that only goes forward.
+#[derive(Debug)]
+pub struct Silence {
+    armed: bool,
+    heard: u64,
+    lasts: Duration,
+    looked_at: Instant,
+}
+
+impl Silence {
+    /// Not armed.
+    pub fn new(now: Instant) -> Silence {
+        Silence { armed: false, heard: 0, lasts: Duration::ZERO, looked_at: now }
+    }
+
+    /// `heard` health checks have come so far. Returns how long there has been none; `None` when the switch is not
+    /// armed.
+    pub fn look(&mut self, heard: u64, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
+        self.looked_at = now;
+        if heard != self.heard {
+            *self = Silence { armed: true, heard, lasts: Duration::ZERO, looked_at: now };
+        } else if self.armed {
+            self.lasts += since;
+        }
+        self.armed.then_some(self.lasts)
+    }
+
+    /// The next health check arms it again.
+    pub fn disarm(&mut self) {
+        self.armed = false;
+        self.lasts = Duration::ZERO;
+    }
+}
+
+/// What became of the wish to be replaced.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Replaced,
+    /// A health check has come after all.
+    Heard,
+    /// The group does not want the instance in service, so nobody asks for its health.
+    NotInService(String),
+    /// Another instance is being replaced.
+    HeldBack,
+}
+
+/// Watches until `app.stopping`, which is what it brings about in the end.
+///
+/// # Errors
+/// The address of the instance metadata is none.
+pub async fn run(app: App) -> Result<()> {
+    let Some(limit) = app.config.instance.dead_man else { return Ok(()) };
+    let metadata = Metadata::from_environment().map_err(crate::error::Error::internal)?.with_attempts(2);
+    let pulse = app.pulses.start("the dead man's switch", LONGEST_ROUND);
+    let mut silence = Silence::new(Instant::now());
+    let mut group = None;
+    let mut not_before = Instant::now();
+    loop {
+        pulse.beat();
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            // Draining: the load balancer is meant to look away.
+            () = app.stopping.cancelled() => return Ok(()),
+        }
+        let heard = app.dead_man.heard();
+        let lasts = silence.look(heard, Instant::now());
+        gauge!("salebell_dead_man_armed").set(f64::from(u8::from(lasts.is_some())));
+        gauge!("salebell_dead_man_silence_seconds").set(lasts.unwrap_or_default().as_secs_f64());
+        let Some(lasts) = lasts.filter(|lasts| *lasts >= limit) else { continue };
+        if Instant::now() < not_before {
+            continue;
+        }
+        let seconds = lasts.as_secs();
+        let verdict = tokio::select! {
+            verdict = fire(&app, &metadata, &mut group, heard) => verdict,
+            () = app.stopping.cancelled() => return Ok(()),
+        };
+        not_before = Instant::now() + RETRY;
+        let outcome = match verdict {
+            Ok(Verdict::Replaced) => {
+                counter!("salebell_dead_man_total", "outcome" => "fired").increment(1);
+                log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
+                    "no health check for {seconds} s: this instance has itself replaced and stops serving");
+                app.dead_man.fired.store(true, Ordering::Relaxed);
+                app.stopping.cancel();
+                return Ok(());
+            }
+            Ok(Verdict::Heard) => "heard",
+            Ok(Verdict::NotInService(state)) => {
+                log::info!(target: "salebell::dead_man",
+                    "no health check for {seconds} s, as it should be: the group wants this instance {state}");
+                silence.disarm();
+                "disarmed"
+            }
+            Ok(Verdict::HeldBack) => {
+                log::warn!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
+                    "no health check for {seconds} s, held back: another instance of the group is being replaced");
+                "held_back"
+            }
+            Err(failure) => {
+                log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
+                    "no health check for {seconds} s, and this instance goes on: {failure}");
+                "failed"
+            }
+        };
+        counter!("salebell_dead_man_total", "outcome" => outcome).increment(1);
+    }
+}
+
+/// Has the instance replaced, if it may. Can be dropped at any point: what was claimed expires by itself.
+async fn fire(
+    app: &App,
+    metadata: &Metadata,
+    group: &mut Option<AutoScaling>,
+    heard: u64,
+) -> Result<Verdict, Failure> {
+    match metadata.target_lifecycle_state().await? {
+        Some(state) if state == "InService" => {}
+        other => return Ok(Verdict::NotInService(other.unwrap_or_else(|| "in no group".to_owned()))),
+    }
+    let group = match group {
+        Some(group) => group,
+        None => group.insert(AutoScaling::connect(metadata, &app.config.instance).await?),
+    };
+    if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
+        return Ok(Verdict::HeldBack);
+    }
+    if app.dead_man.heard() != heard {
+        release(app, group).await;
+        return Ok(Verdict::Heard);
+    }
+    match group.mark_unhealthy().await {
+        Ok(()) => Ok(Verdict::Replaced),
+        Err(not_done) => {
+            // Without an answer it may have been done all the same: then no other instance may follow.
+            if not_done.refused {
+                release(app, group).await;
+            }
+            Err(not_done.failure)
+        }
+    }
+}
+
+/// Whether no other instance of the group is being replaced. The database's clock counts.
+async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
+    let claiming = async {
+        let asked = Instant::now();
+        app.clock.hear(health::read_clock(&app.writer).await?, asked);
+        let now = app.clock.now();
+        self_terminations::claim(&app.writer, &group.group, &group.instance, now, now + PAUSE).await
+    };
+    app.suspicion.limit(DATABASE_TIMEOUT, claiming).await?
+}
+
+async fn release(app: &App, group: &AutoScaling) {
+    let releasing = self_terminations::release(&app.writer, &group.group, &group.instance);
+    if let Ok(Err(error)) = app.suspicion.limit(DATABASE_TIMEOUT, releasing).await {
+        log::warn!(target: "salebell::dead_man", "others are held back for ten minutes: {}", chain(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn silence_counts_from_the_first_health_check() {
+        let mut now = Instant::now();
+        let mut silence = Silence::new(now);
+        for _ in 0..1000 {
+            now += SECOND;
+            assert_eq!(silence.look(0, now), None, "nobody has asked yet");
+        }
+        assert_eq!(silence.look(1, now), Some(Duration::ZERO));
+        for seconds in 1..=89 {
+            now += SECOND;
+            assert_eq!(silence.look(1, now), Some(SECOND * seconds));
+        }
+        assert_eq!(silence.look(2, now), Some(Duration::ZERO), "another one in time");
+        now += SECOND;
+        assert_eq!(silence.look(2, now), Some(SECOND));
+        silence.disarm();
+        now += SECOND;
+        assert_eq!(silence.look(2, now), None);
+        assert_eq!(silence.look(3, now), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_has_not_been_silent() {
+        let mut now = Instant::now();
+        let mut silence = Silence::new(now);
+        silence.look(1, now);
+        now += SECOND * 600;
+        assert_eq!(silence.look(1, now), Some(LONGEST_TICK));
+        // A clock that goes backwards, as monotonic clocks have been seen to do.
+        assert_eq!(silence.look(1, now - SECOND * 300), Some(LONGEST_TICK));
+    }
+
+    #[test]
+    fn only_the_load_balancer_itself_is_heard() {
+        let dead_man = DeadMan::default();
+        let mut headers = HeaderMap::new();
+        let mut hear = |name: &'static str, value: &str| {
+            headers.insert(name, value.parse().unwrap());
+            dead_man.hear(&headers);
+            dead_man.heard()
+        };
+        assert_eq!(hear("user-agent", "curl/8"), 0);
+        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0"), 1);
+        assert_eq!(hear("x-forwarded-for", "192.0.2.1"), 1, "somebody who calls himself so");
+    }
+}

@@ -1,0 +1,154 @@
+//! `salebell ready`: the gate of a launch. The Auto Scaling group holds a new instance at its launch hook until this says
+//! that it serves, or that it never will.
+
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode, Url};
+use tokio::time::Instant;
+
+use super::autoscaling::{AutoScaling, Outcome};
+use super::lifecycle;
+use crate::config::Config;
+use crate::error::{Problem, chain};
+use crate::failure::{Explain, Failure};
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+/// An answer of `/readyz` is no longer.
+const MAX_BYTES: usize = 64 * 1024;
+/// How long the group is looked for when nobody could say which it is until then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the API is ready and completes the launch hook; abandons it when that takes too long. Without
+/// `instance.launch_hook` it only waits.
+///
+/// # Errors
+/// The API has not become ready; AWS does not hear of it.
+pub async fn ready(config: &Config) -> Result<(), Failure> {
+    let settings = &config.instance;
+    let url = ready_url(config)?;
+    let (begun, limit) = (Instant::now(), settings.ready_limit);
+    let probing = wait_until_ready(&url, begun + limit);
+    let Some(hook) = &settings.launch_hook else {
+        probing.await.map_err(|reason| never(limit, &reason))?;
+        log::info!(target: "salebell::ready", "ready; instance.launch_hook is not set, so nobody is told");
+        return Ok(());
+    };
+    let mut group = None;
+    let probed = tokio::select! {
+        probed = probing => probed,
+        never = lifecycle::keep_alive(settings, hook, &mut group) => match never {},
+    };
+    match probed {
+        Ok(()) => {
+            finish(group, config, hook, Outcome::Continue).await?;
+            log::info!(target: "salebell::ready", duration_ms = begun.elapsed().as_millis() as u64; "ready");
+            Ok(())
+        }
+        Err(reason) => {
+            let failure = never(limit, &reason);
+            // Before the call, which may take its time or fail.
+            log::error!(target: "salebell::ready", "the launch is abandoned: {failure}");
+            finish(group, config, hook, Outcome::Abandon).await?;
+            Err(failure)
+        }
+    }
+}
+
+/// Abandons the launch: the group ends this instance and tries another. Without `instance.launch_hook` nobody is told.
+///
+/// # Errors
+/// AWS does not hear of it.
+pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
+    log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
+    match &config.instance.launch_hook {
+        Some(hook) => finish(None, config, hook, Outcome::Abandon).await,
+        None => {
+            log::warn!(target: "salebell::ready", "instance.launch_hook is not set, so nobody is told");
+            Ok(())
+        }
+    }
+}
+
+async fn finish(
+    group: Option<AutoScaling>,
+    config: &Config,
+    hook: &str,
+    outcome: Outcome,
+) -> Result<(), Failure> {
+    let group = match group {
+        Some(group) => group,
+        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
+    };
+    lifecycle::complete(&group, hook, outcome).await
+}
+
+fn never(limit: Duration, reason: &str) -> Failure {
+    Failure::new(format!("not ready within {} s: {reason}", limit.as_secs()))
+}
+
+/// `instance.ready_url`, or the API's own address on this machine.
+fn ready_url(config: &Config) -> Result<Url, Failure> {
+    if let Some(url) = &config.instance.ready_url {
+        return Ok(url.clone());
+    }
+    let mut address = config.server.listen;
+    if address.port() == 0 {
+        return Err(Failure::new("instance.ready_url is required where server.listen has port 0"));
+    }
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => std::net::Ipv4Addr::LOCALHOST.into(),
+            false => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Url::parse(&format!("http://{address}/readyz")).explain(|| "the address of the API")
+}
+
+/// Asks again and again. The error is why it was not ready when it was last asked.
+async fn wait_until_ready(url: &Url, until: Instant) -> Result<(), String> {
+    let client = Client::builder()
+        .timeout(PROBE_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        // The certificate is the instance's own, minted at its start: nobody has signed it.
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .map_err(|error| chain(&error))?;
+    let mut reason = "it was not asked".to_owned();
+    while Instant::now() < until {
+        match probe(&client, url).await {
+            Ok(()) => return Ok(()),
+            Err(other) => {
+                if other != reason {
+                    log::info!(target: "salebell::ready", "not ready yet: {other}");
+                }
+                reason = other;
+            }
+        }
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
+    Err(reason)
+}
+
+async fn probe(client: &Client, url: &Url) -> Result<(), String> {
+    let mut answer = client.get(url.clone()).send().await.map_err(|error| chain(&error))?;
+    let status = answer.status();
+    if status == StatusCode::OK {
+        return Ok(());
+    }
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = answer.chunk().await {
+        if body.len() + piece.len() > MAX_BYTES {
+            break;
+        }
+        body.extend_from_slice(&piece);
+    }
+    let reasons = serde_json::from_slice::<Problem>(&body).map(|problem| {
+        problem.errors.iter().map(|one| format!("{} {}", one.pointer, one.detail)).collect::<Vec<_>>()
+    });
+    match reasons {
+        Ok(reasons) if !reasons.is_empty() => Err(reasons.join(", ")),
+        _ => Err(format!("it answers {}", status.as_u16())),
+    }
+}

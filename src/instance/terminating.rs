@@ -1,0 +1,230 @@
+//! `salebell terminating`: sees that the instance is to go, and lets its services end their work before it does.
+//!
+//! ```text
+//! the group: target-lifecycle-state is Terminated ┐
+//! EC2: a spot instance is taken away in 2 minutes ├→ POST /drain to each service, until none is there any more,
+//! EC2: it is at risk (instance.drain_on_rebalance)┘   heartbeats meanwhile → complete the termination hook
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Client;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use super::autoscaling::{AutoScaling, Outcome};
+use super::metadata::{Metadata, SpotAction};
+use super::{jitter, lifecycle};
+use crate::config::Config;
+use crate::failure::{Explain, Failure};
+
+/// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
+pub const DRAIN_REASON: &str = "salebell-drain-reason";
+/// How often a service is told to drain, and looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// A service that nobody answers for so often has ended: systemd might just be starting it anew.
+const GONE_AFTER: u32 = 3;
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What comes on top of the services' own limit.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long the group is looked for when nobody could say which it is until then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+/// Metadata that are away are not logged in every round.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why the instance is to go.
+#[derive(Debug, PartialEq)]
+enum Reason {
+    Terminated,
+    Spot(SpotAction),
+    Rebalance,
+}
+
+impl Reason {
+    fn text(&self) -> String {
+        match self {
+            Reason::Terminated => "the group terminates the instance".to_owned(),
+            Reason::Spot(action) => {
+                format!("EC2 takes the spot instance away: {} at {}", action.action, action.time.to_rfc3339())
+            }
+            Reason::Rebalance => "EC2 says that the spot instance is at risk".to_owned(),
+        }
+    }
+}
+
+/// Watches until the instance is to go, drains the services, completes `instance.termination_hook`. SIGTERM ends the
+/// watch, but no drain that has begun.
+///
+/// # Errors
+/// The address of the metadata is none; AWS does not hear that the instance may go.
+pub async fn run(config: &Config) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut watch = Watch::new(config)?;
+    let Some(reason) = signals.unless_told(watch.until_it_is_to_go()).await else { return Ok(()) };
+    log::info!(target: "salebell::terminating", "draining: {}", reason.text());
+    drain(config, &mut watch.group, &reason).await;
+    let Some(hook) = &config.instance.termination_hook else { return Ok(()) };
+    if reason != Reason::Terminated {
+        // The group has its own opinion, later or never.
+        if signals.unless_told(watch.until_terminated()).await.is_none() {
+            return Ok(());
+        }
+    }
+    let group = match watch.group.take() {
+        Some(group) => group,
+        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
+    };
+    lifecycle::complete(&group, hook, Outcome::Continue).await
+}
+
+/// Looks at the metadata again and again.
+struct Watch<'a> {
+    config: &'a Config,
+    metadata: Metadata,
+    /// Found out while the metadata are there: when the instance is to go they may be away.
+    group: Option<AutoScaling>,
+    complained_at: Option<Instant>,
+    is_at_risk: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(config: &'a Config) -> Result<Watch<'a>, Failure> {
+        // The next round asks again by itself.
+        let metadata = Metadata::from_environment()?.with_attempts(2);
+        Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false })
+    }
+
+    async fn until_it_is_to_go(&mut self) -> Reason {
+        loop {
+            match self.look().await {
+                Ok(Some(reason)) => return reason,
+                Ok(None) => {
+                    if self.complained_at.take().is_some() {
+                        log::info!(target: "salebell::terminating", "the instance metadata answer again");
+                    }
+                }
+                Err(failure) => self.complain(&failure),
+            }
+            self.pause().await;
+        }
+    }
+
+    async fn until_terminated(&mut self) {
+        loop {
+            match self.metadata.target_lifecycle_state().await {
+                Ok(Some(state)) if state == "Terminated" => return,
+                Ok(_) => {}
+                Err(failure) => self.complain(&failure),
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Whatever can be had counts, although something else cannot.
+    async fn look(&mut self) -> Result<Option<Reason>, Failure> {
+        let (state, spot, rebalance) = tokio::join!(
+            self.metadata.target_lifecycle_state(),
+            self.metadata.spot_action(),
+            self.metadata.rebalance()
+        );
+        if matches!(&state, Ok(Some(state)) if state == "Terminated") {
+            return Ok(Some(Reason::Terminated));
+        }
+        if let Ok(Some(action)) = &spot {
+            return Ok(Some(Reason::Spot(action.clone())));
+        }
+        if let Ok(Some(_)) = &rebalance {
+            if self.config.instance.drain_on_rebalance {
+                return Ok(Some(Reason::Rebalance));
+            }
+            if !std::mem::replace(&mut self.is_at_risk, true) {
+                log::warn!(target: "salebell::terminating",
+                    "EC2 says that this spot instance is at risk; it serves until the group or EC2 ends it");
+            }
+        }
+        if self.group.is_none() && self.config.instance.termination_hook.is_some() {
+            self.group = Some(AutoScaling::connect(&self.metadata, &self.config.instance).await?);
+        }
+        state.map(drop).and(spot.map(drop)).and(rebalance.map(drop))?;
+        Ok(None)
+    }
+
+    fn complain(&mut self, failure: &Failure) {
+        if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+            log::warn!(target: "salebell::terminating", "looking again after: {failure}");
+            self.complained_at = Some(Instant::now());
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(self.config.instance.poll.mul_f64(jitter())).await;
+    }
+}
+
+/// Drains the services of this instance, with heartbeats to the hook meanwhile.
+async fn drain(config: &Config, group: &mut Option<AutoScaling>, reason: &Reason) {
+    let begun = Instant::now();
+    let limit = config.server.stop_limit() + MARGIN;
+    let services =
+        [("salebell api", config.server.metrics_listen), ("salebell worker", config.worker.metrics_listen)];
+    let draining = join_all(services.map(|(name, address)| drain_service(name, address, reason)));
+    let draining = tokio::time::timeout(limit, draining);
+    let drained = match &config.instance.termination_hook {
+        Some(hook) => tokio::select! {
+            drained = draining => drained.is_ok(),
+            never = lifecycle::keep_alive(&config.instance, hook, group) => match never {},
+        },
+        None => draining.await.is_ok(),
+    };
+    let took = begun.elapsed().as_millis() as u64;
+    match drained {
+        true => log::info!(target: "salebell::terminating", duration_ms = took; "drained"),
+        // Nothing is lost: leases expire, uploads go on elsewhere.
+        false => log::error!(target: "salebell::terminating", duration_ms = took;
+            "not drained within {} s; what is in hand is left to others", limit.as_secs()),
+    }
+}
+
+/// Tells a service to drain until there is none.
+async fn drain_service(name: &str, address: SocketAddr, reason: &Reason) {
+    let client = Client::builder().timeout(CALL_TIMEOUT).no_proxy().build();
+    let Ok(client) = client else { return };
+    let mut gone = 0;
+    while gone < GONE_AFTER {
+        let call = client.post(format!("http://{address}/drain")).header(DRAIN_REASON, reason.text());
+        match call.send().await {
+            Err(error) if error.is_connect() => gone += 1,
+            // One that hangs is alive.
+            _ => gone = 0,
+        }
+        tokio::time::sleep(TICK).await;
+    }
+    log::info!(target: "salebell::terminating", "{name} has ended");
+}
+
+/// systemd stops this with all the rest when the machine goes down.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let listen = |kind| signal(kind).explain(|| "listening for signals");
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// `None`: a signal has come first.
+    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Which instance of a group has itself replaced just now: at most one.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use crate::error::Result;
+
+/// Whether this instance may: no other one has claimed it for itself until a time that is yet to come. Claiming again is
+/// no harm.
+pub async fn claim(
+    pool: &PgPool,
+    group: &str,
+    instance: &str,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<bool> {
+    let claimed = sqlx::query!(
+        "insert into self_terminations (group_name, instance_id, claimed_at, until) values ($1, $2, $3, $4)
+         on conflict (group_name) do update set instance_id = $2, claimed_at = $3, until = $4
+            where self_terminations.until <= $3 or self_terminations.instance_id = $2",
+        group,
+        instance,
+        now,
+        until,
+    )
+    .execute(pool)
+    .await?;
+    Ok(claimed.rows_affected() == 1)
+}
+
+/// The instance has not been replaced: another one may.
+pub async fn release(pool: &PgPool, group: &str, instance: &str) -> Result<()> {
+    sqlx::query!(
+        "delete from self_terminations where group_name = $1 and instance_id = $2",
+        group,
+        instance,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
