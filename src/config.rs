@@ -3,6 +3,7 @@
 //! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
 //! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
 
+mod bus;
 mod email;
 mod files;
 
@@ -19,6 +20,7 @@ use lettre::Address;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use self::bus::{Arn, Bus, BusKind};
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 use crate::domain::price::GlitchRules;
@@ -36,6 +38,7 @@ pub struct Config {
     pub worker: Worker,
     pub webhook: Webhook,
     pub quarantine: GlitchRules,
+    pub bus: Bus,
     pub files: Files,
     pub email: Email,
     pub stats: Stats,
@@ -297,6 +300,7 @@ impl Config {
             max_jump: r.get("quarantine.max_jump", "10")?,
             confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
         };
+        let bus = Bus::read(r)?;
         let files = Files::read(r)?;
         let email = Email::read(r)?;
         let stats = Stats { mail_to: r.words("stats.mail_to")? };
@@ -338,7 +342,7 @@ impl Config {
         if !stats.mail_to.is_empty() && email.server.is_none() {
             r.problem("stats.mail_to", "needs email.smtp_url and email.from");
         }
-        Some(Config { server, database, auth, worker, webhook, quarantine, files, email, stats, log })
+        Some(Config { server, database, auth, worker, webhook, quarantine, bus, files, email, stats, log })
     }
 }
 

@@ -9,7 +9,7 @@ use salebell::config::Config;
 use salebell::error::Result;
 use salebell::process::{self, Part};
 use salebell::server::Server;
-use salebell::{files_command, key_command, stats_command, store, telemetry};
+use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -42,7 +42,10 @@ enum Command {
     /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
     #[command(subcommand)]
     Stats(stats_command::Action),
-    /// Make messages of prices that were set aside as dead wait again, once their reason is mended.
+    #[command(subcommand)]
+    Bus(bus_command::Action),
+    /// The same as `salebell bus redrive`.
+    #[command(hide = true)]
     Redrive,
 }
 
@@ -78,9 +81,13 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             config()?;
             println!("The configuration is complete.");
         }
+        Command::Bus(action) => {
+            let app = AppState::new(service()?, Clock::system())?;
+            print!("{}", bus_command::run(&app, action).await?);
+        }
         Command::Redrive => {
             let app = AppState::new(service()?, Clock::system())?;
-            println!("{} messages wait again.", salebell::worker::record::redrive(&app).await?);
+            print!("{}", bus_command::run(&app, bus_command::Action::Redrive).await?);
         }
         Command::Key(action) => {
             let app = AppState::new(service()?, Clock::system())?;

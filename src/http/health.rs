@@ -10,6 +10,7 @@ use metrics::gauge;
 
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
+use crate::store::publications;
 use crate::telemetry;
 
 /// How long the bus may take to tell its age: a database that is away must not hide the other metrics.
@@ -46,6 +47,12 @@ pub async fn metrics(State(app): State<App>) -> Response {
     if let Ok(Ok((age, dead))) = app.suspicion.limit(PATIENCE, app.bus.age_and_dead()).await {
         gauge!("bus_oldest_message_age_seconds").set(age);
         gauge!("bus_dead_messages").set(dead as f64);
+    }
+    if app.events_topic.is_some() {
+        let age = publications::age(&app.writer, app.clock.now());
+        if let Ok(Ok(age)) = app.suspicion.limit(PATIENCE, age).await {
+            gauge!("events_oldest_unpublished_age_seconds").set(age);
+        }
     }
     gauge!("build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
     let handle = telemetry::metrics();

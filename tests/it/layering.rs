@@ -94,6 +94,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dev", &["*"]),
     ("main", &["*"]),
     ("lib", &["*"]),
+    ("bus_command", &["*"]),
     ("files_command", &["*"]),
     ("key_command", &["*"]),
     ("stats_command", &["*"]),

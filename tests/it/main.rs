@@ -3,6 +3,7 @@
 mod support;
 
 mod auth_coverage;
+mod bus;
 mod callers;
 mod channels;
 mod cluster;
@@ -33,6 +34,7 @@ mod offers;
 mod operations;
 mod plans;
 mod prices;
+mod publish;
 mod quarantine;
 mod rate_limit;
 mod record;

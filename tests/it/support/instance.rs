@@ -5,6 +5,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::binary::Binary;
+use super::bus::Queues;
 use super::{TestApp, User, raw};
 
 /// The settings under which a process shares the test's database and store.
@@ -25,6 +26,7 @@ fn settings(app: &TestApp) -> Vec<(String, String)> {
             ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, std::env::var(name).unwrap())),
         );
     }
+    settings.extend(app.queues.iter().flat_map(Queues::settings_of_a_process));
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
