@@ -66,12 +66,12 @@ pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec
         r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id, e.currency, e.amount, e.regular,
             e.previous_amount, e.cut, e.new_low, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
             s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"
-        from (select * from publications order by seq limit $1) p
+        from publications p
         join events e on e.id = p.event_id
         left join offers o on o.id = e.offer_id
         left join stores s on s.id = o.store_id
         left join games g on g.id = e.game_id
-        order by p.seq"#,
+        order by p.seq limit $1"#,
         max,
     )
     .fetch_all(executor)

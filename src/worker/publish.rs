@@ -36,7 +36,7 @@ pub async fn run(app: App) {
     if app.events_topic.is_none() {
         return app.stopping.cancelled().await;
     }
-    let pulse = super::start_pulse(&app, "publish");
+    let pulse = app.pulses.start("publish", app.config.worker.lease * 4 + app.config.worker.poll + TURN * 2);
     while !app.stopping.is_cancelled() {
         pulse.beat();
         match step(&app).await {

@@ -14,6 +14,8 @@ use crate::store::{batches, prices};
 /// How long a message that could not be recorded rests before its next try.
 const PAUSE: Duration = Duration::from_secs(2);
 const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Looks at dead messages, some each time, of one run of the job that counts them.
+const MAX_LOOKS: usize = 1_000;
 /// How long a bus that cannot ring is asked for a message.
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// How long that question is still listened to after we were told to stop: with messages there, its answer is near.
@@ -212,8 +214,14 @@ async fn count_as_failed(app: &App, dead: &Received) -> Result<()> {
 
 /// Counts what is dead without our doing: SQS buries the message of a receiver that died, and tells nobody.
 pub async fn count_dead(app: &App) -> Result<()> {
-    for dead in app.bus.look_at_dead().await? {
-        count_as_failed(app, &dead).await?;
+    for _ in 0..MAX_LOOKS {
+        let some = app.bus.look_at_dead().await?;
+        if some.is_empty() || app.stopping.is_cancelled() {
+            break;
+        }
+        for dead in some {
+            count_as_failed(app, &dead).await?;
+        }
     }
     Ok(())
 }

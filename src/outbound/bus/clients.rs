@@ -5,11 +5,8 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_sns::error::DisplayErrorContext;
 use tokio::sync::OnceCell;
 use url::Url;
-
-use crate::error::Error;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -65,12 +62,4 @@ impl Clients {
         }
         loader.load().await
     }
-}
-
-/// What AWS does not do for us now, it may do in a moment: it is away, we are too many, or a policy is being mended.
-pub fn away<E>(error: E) -> Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    Error::unavailable(DisplayErrorContext(error).to_string())
 }

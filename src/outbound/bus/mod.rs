@@ -178,7 +178,7 @@ impl Bus {
         }
     }
 
-    /// Some messages that are dead without having been buried by us. They stay dead.
+    /// Some messages that may be dead without our doing, others each time. They stay dead.
     pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
         match self {
             Bus::Postgres { .. } => Ok(Vec::new()),

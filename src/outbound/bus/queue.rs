@@ -16,22 +16,20 @@ use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
-use super::clients::{ATTEMPT, Clients, away};
+use super::clients::{ATTEMPT, Clients};
 use super::topic::Message;
 use super::{Receipt, Received};
 use crate::app::Clock;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The longest that SQS lets us wait for a message.
 const LONG_POLL: Duration = Duration::from_secs(20);
 /// The most messages of one receive.
 const MAX_RECEIVED: i64 = 10;
-/// How long a dead message is hidden while it is looked at or moved.
+/// How long a dead message is hidden while it is moved.
 const DEAD_HOLD: Duration = Duration::from_secs(60);
-/// How long the dead-letter queue is asked for a further message.
-const DEAD_POLL: Duration = Duration::from_secs(2);
-/// So many receives of dead messages are one look at them.
-const DEAD_LOOKS: usize = 10;
+/// And while it is looked at: shorter than `LONG_POLL`, so that who moves them does not miss it.
+const DEAD_LOOK: Duration = Duration::from_secs(15);
 
 /// The queue and its dead-letter queue.
 pub struct PriceQueue {
@@ -114,7 +112,7 @@ impl PriceQueue {
             .config_override(aws_sdk_sqs::config::Builder::default().timeout_config(timeouts))
             .send()
             .await
-            .map_err(away)?;
+            .map_err(Error::unavailable)?;
         Ok(answer.messages.unwrap_or_default().into_iter().map(|message| self.take(message)).collect())
     }
 
@@ -141,16 +139,12 @@ impl PriceQueue {
 
     /// False: it is held by another, or gone.
     pub async fn hide(&self, held: &Held, pause: Duration) -> Result<bool> {
-        self.hide_in(&self.queue, held, pause).await
-    }
-
-    async fn hide_in(&self, queue: &str, held: &Held, pause: Duration) -> Result<bool> {
-        let request = self.clients.sqs().await.change_message_visibility().queue_url(queue);
+        let request = self.clients.sqs().await.change_message_visibility().queue_url(&self.queue);
         let hidden = request.receipt_handle(&held.handle).visibility_timeout(seconds(pause)).send().await;
         match hidden {
             Ok(_) => Ok(true),
             Err(error) if is_lost(error.code()) => Ok(false),
-            Err(error) => Err(away(error)),
+            Err(error) => Err(Error::unavailable(error)),
         }
     }
 
@@ -163,7 +157,7 @@ impl PriceQueue {
         match request.receipt_handle(&held.handle).send().await {
             Ok(_) => Ok(()),
             Err(error) if is_lost(error.code()) => Ok(()),
-            Err(error) => Err(away(error)),
+            Err(error) => Err(Error::unavailable(error)),
         }
     }
 
@@ -178,14 +172,20 @@ impl PriceQueue {
     /// In both queues for a moment, and for longer if we die in between: each part of a batch counts once.
     async fn move_to(&self, to: &str, from: &str, held: &Held) -> Result<()> {
         let request = self.clients.sqs().await.send_message().queue_url(to).message_body(&held.body);
-        request.send().await.map_err(away)?;
+        request.send().await.map_err(Error::unavailable)?;
         self.delete_from(from, held).await
     }
 
     pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<Received>> {
+        let mut patience = Duration::ZERO;
         loop {
-            let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, DEAD_POLL).await?.pop() else {
-                return Ok(None);
+            let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, patience).await?.pop() else {
+                if !patience.is_zero() || self.count(&self.dead).await? == 0 {
+                    return Ok(None);
+                }
+                // Somebody looks at one, or SQS has not looked everywhere.
+                patience = LONG_POLL;
+                continue;
             };
             // What has died again since then stays hidden for now, and dead.
             if matches!(&dead.receipt, Receipt::Queue(held) if held.sent_at < before) {
@@ -195,20 +195,7 @@ impl PriceQueue {
     }
 
     pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
-        let mut seen: Vec<Received> = Vec::new();
-        for _ in 0..DEAD_LOOKS {
-            let some = self.receive_from(&self.dead, MAX_RECEIVED, DEAD_HOLD, Duration::ZERO).await?;
-            if some.is_empty() {
-                break;
-            }
-            seen.extend(some);
-        }
-        for message in &seen {
-            if let Receipt::Queue(held) = &message.receipt {
-                self.hide_in(&self.dead, held, Duration::ZERO).await?;
-            }
-        }
-        Ok(seen)
+        self.receive_from(&self.dead, MAX_RECEIVED, DEAD_LOOK, Duration::ZERO).await
     }
 
     pub async fn age_and_dead(&self) -> Result<(f64, i64)> {
@@ -228,7 +215,8 @@ impl PriceQueue {
             QueueAttributeName::ApproximateNumberOfMessagesDelayed,
         ];
         let request = self.clients.sqs().await.get_queue_attributes().queue_url(queue);
-        let answer = request.set_attribute_names(Some(counts.to_vec())).send().await.map_err(away)?;
+        let answer =
+            request.set_attribute_names(Some(counts.to_vec())).send().await.map_err(Error::unavailable)?;
         let attributes = answer.attributes.unwrap_or_default();
         Ok(counts.iter().filter_map(|name| attributes.get(name)?.parse::<i64>().ok()).sum())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 
-use super::clients::{Clients, away};
+use super::clients::Clients;
 use crate::config::Arn;
 use crate::error::{Error, Result};
 
@@ -88,7 +88,11 @@ impl Topic {
         let entries = messages.iter().enumerate().map(|(at, message)| message.to_entry(at));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let request = self.clients.sns().await.publish_batch().topic_arn(self.arn.as_str());
-        let answer = request.set_publish_batch_request_entries(Some(entries)).send().await.map_err(away)?;
+        let answer = request
+            .set_publish_batch_request_entries(Some(entries))
+            .send()
+            .await
+            .map_err(Error::unavailable)?;
         for failed in answer.failed() {
             log::warn!(target: "salebell::bus", "SNS did not take a message: {} {}",
                 failed.code(), failed.message().unwrap_or_default());

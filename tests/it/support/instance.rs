@@ -26,7 +26,9 @@ fn settings(app: &TestApp) -> Vec<(String, String)> {
             ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, std::env::var(name).unwrap())),
         );
     }
-    settings.extend(app.queues.iter().flat_map(Queues::settings_of_a_process));
+    for (key, value) in app.queues.iter().flat_map(Queues::settings_of_a_process) {
+        settings.push((key, value));
+    }
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 

@@ -146,7 +146,9 @@ impl TestApp {
             ("SALEBELL_FILES__DIRECTORY", self.files.path().to_str().unwrap()),
         ];
         shared.extend(self.bucket.iter().flat_map(Bucket::settings));
-        shared.extend(self.queues.iter().flat_map(Queues::settings));
+        for (key, value) in self.queues.iter().flat_map(Queues::settings) {
+            shared.push((key, value));
+        }
         shared.extend(settings);
         TestApp::spawn_with(&shared).await
     }
