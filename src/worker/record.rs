@@ -24,8 +24,9 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Records messages until `app.stopping`; one of `worker.record_concurrency` such loops.
 pub async fn run(app: App) {
     let patience = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
+    let worker = &app.config.worker;
     let pulse =
-        app.pulses.start("record", app.config.worker.lease * 3 + app.config.worker.poll + patience * 2);
+        app.pulses.start("record", worker.lease * 3 + attempt_limit(&app) + worker.poll + patience * 2);
     while !app.stopping.is_cancelled() {
         pulse.beat();
         let began = Instant::now();
@@ -113,11 +114,16 @@ async fn settle(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Res
     Ok(())
 }
 
+/// How long a try to record may take: the lease is extended meanwhile, so what is slow and not silent comes to its end.
+fn attempt_limit(app: &App) -> Duration {
+    app.config.worker.lease.max(app.config.database.statement_timeout * 2)
+}
+
 /// Records a message of a bus that counts every receive: while the database is away it is held, and not given back.
 async fn record_patiently(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<(), Failure> {
     let lease = app.config.worker.lease;
     loop {
-        let attempt = app.suspicion.limit(lease, record_held(app, received)).await;
+        let attempt = app.suspicion.limit(attempt_limit(app), record_held(app, received)).await;
         let attempt = attempt
             .unwrap_or_else(|_| Err(Failure::Passing("the database has not answered in time".to_owned())));
         let Err(Failure::Passing(failure)) = attempt else { return attempt };

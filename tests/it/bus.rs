@@ -16,7 +16,8 @@ use crate::support::{TestApp, User};
 const SHOP: &[&str] = &["prices:write", "catalogue:write"];
 
 /// Limits short enough to wait for.
-const IMPATIENT: [(&str, &str); 4] = [
+const IMPATIENT: [(&str, &str); 5] = [
+    ("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "10000"),
     ("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "1000"),
     ("SALEBELL_DATABASE__MAX_CONNECTIONS", "5"),
     ("SALEBELL_WORKER__LEASE_S", "1"),
