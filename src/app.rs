@@ -19,7 +19,8 @@ use crate::instance::dead_man::DeadMan;
 use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
 use crate::outbound::blobs::Blobs;
-use crate::outbound::bus::Bus;
+use crate::outbound::bus::topic::Topic;
+use crate::outbound::bus::{self, Bus};
 use crate::outbound::email::Mailer;
 use crate::outbound::webhook::Webhooks;
 use crate::pulses::Pulses;
@@ -43,6 +44,8 @@ pub struct AppState {
     pub games: GameLoader,
     pub clock: Clock,
     pub bus: Bus,
+    /// Where other teams hear of events.
+    pub events_topic: Option<Topic>,
     pub keyring: Keyring,
     pub webhooks: Webhooks,
     pub mailer: Mailer,
@@ -85,9 +88,11 @@ impl AppState {
             None => writer.clone(),
         };
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
+        let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone());
         let activity = Activity::new(writer.clone(), suspicion.clone());
         Ok(Arc::new(AppState {
-            bus: Bus::postgres(writer.clone(), clock.clone()),
+            bus,
+            events_topic,
             webhooks: Webhooks::new(&config.webhook, system_look_up()),
             mailer: Mailer::new(&config.email),
             callers: Callers::new(

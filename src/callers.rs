@@ -4,6 +4,9 @@
 //! Tokens that have been looked up are remembered for a moment, so that a caller's hundredth request costs a hash
 //! and no query. A revoked API key is refused by the process that revoked it at once, by all others after
 //! `KEY_MEMORY` at the latest.
+//!
+//! While the database is away, an API key that was valid within `KEPT` is known still, but not confirmed: that is enough
+//! for what does not need the database (`POST /v1/prices` on a bus of its own), and for nothing else.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -27,6 +30,12 @@ use crate::suspicion::Suspicion;
 
 /// How long an API key is believed without asking the database.
 const KEY_MEMORY: TimeDelta = TimeDelta::seconds(5);
+/// For so long an API key that was valid is known while the database is away.
+const KEPT: TimeDelta = TimeDelta::hours(1);
+/// How long the database may take to confirm a key that is known.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// And after how long it is asked again when it could not.
+const CONFIRM_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// How long a verified JWT is believed without verifying it again, at most: its issuer may withdraw the key.
 const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
 /// `last_used_at` is written at most so often.
@@ -43,6 +52,8 @@ pub struct Caller {
     pub scopes: Arc<[String]>,
     /// When the caller came with an API key: which, and when that expires.
     pub key: Option<(Uuid, Option<DateTime<Utc>>)>,
+    /// The key was valid a while ago, and the database cannot be asked whether it still is.
+    pub unconfirmed: bool,
 }
 
 impl Caller {
@@ -72,6 +83,8 @@ pub struct Callers {
     tokens: Memory<TokenHash, Caller>,
     /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
     users: Memory<TokenHash, Caller>,
+    /// API keys that were valid, for when nobody can be asked.
+    known: Memory<TokenHash, Caller>,
     accounts: Memory<(String, String), Uuid>,
 }
 
@@ -95,6 +108,7 @@ impl Callers {
             activity,
             tokens: Memory::new(MAX_TOKENS),
             users: Memory::new(MAX_TOKENS),
+            known: Memory::new(MAX_TOKENS),
             accounts: Memory::new(MAX_ACCOUNTS),
         }
     }
@@ -141,13 +155,29 @@ impl Callers {
 
     /// Refuses an API key from now on in this process.
     pub fn forget_key(&self, id: Uuid) {
-        self.tokens.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
+        for memory in [&self.tokens, &self.known] {
+            memory.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
+        }
     }
 
     async fn find_key(&self, hash: &TokenHash, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
-        let key = keys::find_valid_key(&self.pool, hash, now).await?.ok_or_else(|| {
-            Error::new(Kind::Unauthenticated, "The API key is unknown, revoked, or has expired.")
-        })?;
+        let find = keys::find_valid_key(&self.pool, hash, now);
+        let found = match self.known.get(hash, now) {
+            None => find.await?,
+            Some(known) => {
+                match self.suspicion.limit(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
+                    Err(error) if error.kind == Kind::Unavailable => {
+                        return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
+                    }
+                    found => found?,
+                }
+            }
+        };
+        let Some(key) = found else {
+            self.known.remove(hash);
+            let detail = "The API key is unknown, revoked, or has expired.";
+            return Err(Error::new(Kind::Unauthenticated, detail));
+        };
         if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {
             // The request does not wait for it.
             let (pool, id, suspicion) = (self.pool.clone(), key.id, self.suspicion.clone());
@@ -163,7 +193,10 @@ impl Callers {
             account: key.account_id,
             scopes: key.scopes.into(),
             key: Some((key.id, key.expires_at)),
+            unconfirmed: false,
         };
+        let kept = key.expires_at.map_or(now + KEPT, |end| end.min(now + KEPT));
+        self.known.put(*hash, caller.clone(), kept, now);
         Ok((caller, until))
     }
 
@@ -179,7 +212,7 @@ impl Callers {
                 account
             }
         };
-        Ok((Caller { account, scopes: claims.scopes.into(), key: None }, until))
+        Ok((Caller { account, scopes: claims.scopes.into(), key: None, unconfirmed: false }, until))
     }
 }
 
@@ -214,6 +247,10 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
             }
         }
         known.insert(key, (value, until));
+    }
+
+    fn remove(&self, key: &K) {
+        self.known().remove(key);
     }
 
     fn forget(&self, which: impl Fn(&V) -> bool) {

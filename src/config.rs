@@ -3,6 +3,7 @@
 //! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
 //! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
 
+mod bus;
 mod email;
 mod files;
 mod instance;
@@ -22,6 +23,7 @@ use lettre::Address;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use self::bus::{Arn, Bus, BusKind};
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 pub use self::instance::Instance;
@@ -43,6 +45,7 @@ pub struct Config {
     pub worker: Worker,
     pub webhook: Webhook,
     pub quarantine: GlitchRules,
+    pub bus: Bus,
     pub files: Files,
     pub email: Email,
     pub instance: Instance,
@@ -369,6 +372,7 @@ impl Config {
             max_jump: r.get("quarantine.max_jump", "10")?,
             confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
         };
+        let bus = Bus::read(r)?;
         let files = Files::read(r)?;
         let email = Email::read(r)?;
         let instance = Instance::read(r)?;
@@ -421,6 +425,7 @@ impl Config {
             worker,
             webhook,
             quarantine,
+            bus,
             files,
             email,
             instance,

@@ -4,9 +4,10 @@
 //!
 //! ```text
 //! report           http/prices.rs, report/         a price is seen by a shop or a program; worker/imports.rs reads files
-//!   → bus          outbound/bus.rs                 durable before the 202; here a table of PostgreSQL
+//!   → bus          outbound/bus/                   durable before the 202; a table of PostgreSQL, or SNS and SQS
 //!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)
 //!   → dispatch     worker/dispatch.rs              event → watches that match → notices → deliveries
+//!   → publish      worker/publish.rs              every event to a topic of SNS, for other teams; beside the dispatch
 //!   → deliver      worker/deliver.rs               lease, check that the price stands, send, record the attempt
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
@@ -21,6 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod activity;
 pub mod app;
 pub mod assembly;
+pub mod bus_command;
 pub mod callers;
 pub mod client;
 pub mod clock;

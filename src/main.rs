@@ -10,7 +10,7 @@ use salebell::error::Result;
 use salebell::instance::{dead_man, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
-use salebell::{files_command, key_command, stats_command, store, telemetry};
+use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -54,7 +54,10 @@ enum Command {
     },
     /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
     Terminating,
-    /// Make messages of prices that were set aside as dead wait again, once their reason is mended.
+    #[command(subcommand)]
+    Bus(bus_command::Action),
+    /// The same as `salebell bus redrive`.
+    #[command(hide = true)]
     Redrive,
 }
 
@@ -104,9 +107,13 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Ready { abandon: true, reason } => ready::abandon(&beside()?, &reason).await?,
         Command::Ready { .. } => ready::ready(&beside()?).await?,
         Command::Terminating => terminating::run(&beside()?).await?,
+        Command::Bus(action) => {
+            let app = AppState::new(service()?, Clock::system())?;
+            print!("{}", bus_command::run(&app, action).await?);
+        }
         Command::Redrive => {
             let app = AppState::new(service()?, Clock::system())?;
-            println!("{} messages wait again.", salebell::worker::record::redrive(&app).await?);
+            print!("{}", bus_command::run(&app, bus_command::Action::Redrive).await?);
         }
         Command::Key(action) => {
             let app = AppState::new(service()?, Clock::system())?;

@@ -23,7 +23,22 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
-        authenticate(app, parts).await
+        let caller = authenticate(app, parts).await?;
+        match caller.unconfirmed {
+            false => Ok(caller),
+            true => Err(Error::unavailable("a caller's API key cannot be confirmed")),
+        }
+    }
+}
+
+/// A caller whose API key was valid a while ago, where nobody can be asked whether it still is.
+pub struct KnownCaller(pub Caller);
+
+impl FromRequestParts<App> for KnownCaller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        authenticate(app, parts).await.map(KnownCaller)
     }
 }
 

@@ -11,6 +11,7 @@ use metrics::gauge;
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
 use crate::instance::terminating::DRAIN_REASON;
+use crate::store::publications;
 use crate::telemetry;
 
 /// How long the bus may take to tell its age: a database that is away must not hide the other metrics.
@@ -51,6 +52,12 @@ pub async fn metrics(State(app): State<App>) -> Response {
         gauge!("bus_dead_messages").set(dead as f64);
     }
     gauge!("salebell_draining").set(f64::from(u8::from(app.stopping.is_cancelled())));
+    if app.events_topic.is_some() {
+        let age = publications::age(&app.writer, app.clock.now());
+        if let Ok(Ok(age)) = app.suspicion.limit(PATIENCE, age).await {
+            gauge!("events_oldest_unpublished_age_seconds").set(age);
+        }
+    }
     gauge!("build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
     let handle = telemetry::metrics();
     handle.run_upkeep();

@@ -9,6 +9,8 @@
 //!   then done again, so handlers keep one transaction.
 //! - Bodies are sealed with `webhook.encryption_keys`: some hold a secret that is shown once. Without a key, successes
 //!   with `Cache-Control: no-store` are kept without their body, and their repetition is a 409 that says so.
+//! - While the database is away no key is known. All requests with one are refused then, but for reports of prices on a
+//!   bus that outlives the database: they are taken, and a repetition is a report of its own.
 //!
 //! JSON requests need nothing of their handlers: `middleware` does it all. A handler that streams its body calls
 //! `begin` before and `Execution::finish` after.
@@ -45,6 +47,8 @@ const KEPT: TimeDelta = TimeDelta::hours(24);
 const LOCK: Duration = Duration::from_secs(30);
 /// How long a statement about a key may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// And where prices are taken without their key sooner than not at all.
+const PRICES_PATIENCE: Duration = Duration::from_secs(2);
 /// A larger answer is not saved, in bytes; none of ours is.
 const MAX_SAVED: u64 = 16 * 1024 * 1024;
 
@@ -112,7 +116,20 @@ pub async fn begin(
     let route = &format!("{target} {}", caller.scopes.join(" "));
     let now = app.clock.now();
     let name = Name { account: caller.account, key: &key };
-    match store::begin(&app.writer, name, route, hash, now, now + LOCK, now - KEPT).await? {
+    let found = store::begin(&app.writer, name, route, hash, now, now + LOCK, now - KEPT);
+    let found = match app.bus.outlives_database() && uri.path() == "/v1/prices" {
+        false => found.await?,
+        true => {
+            match app.suspicion.limit(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
+                // Taken without its key rather than not at all: prices that come twice change nothing.
+                Err(error) if error.kind == Kind::Unavailable => {
+                    return Ok(Begun::Execution(Execution(None)));
+                }
+                found => found?,
+            }
+        }
+    };
+    match found {
         Found::Nothing { began_at } => {
             let claim = Claim { app: app.clone(), account: caller.account, key, began_at };
             let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();

@@ -1,13 +1,19 @@
 //! `POST /v1/prices`: a report is read, checked item by item, and put on the bus before it is acknowledged.
+//!
+//! On a bus that outlives the database a report is taken while that is away. Its messages say what its batch is, so that
+//! whoever records them can write it down; an unknown store is judged then too, and not here.
+
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::auth::Caller;
+use super::auth::{Caller, KnownCaller};
 use super::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
@@ -15,16 +21,17 @@ use super::idempotency::{self, Begun};
 use super::lines::{Line, Lines};
 use super::trace::TraceContext;
 use crate::app::App;
-use crate::domain::batch::{MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
 use crate::domain::observation::{Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, REQUEST_ID, Result};
-use crate::store::batches::{self, Closing};
-use crate::store::new_offers;
+use crate::store::{batches, new_offers};
 
 /// The most observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;
 /// A message is sent when its observations had so many bytes of text in the report.
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
+/// How long the database may take for what a report can do without.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// So many refusals are told one by one; the rest are counted.
 const MAX_TOLD_REFUSALS: usize = 20_000;
 /// And about so many bytes of them.
@@ -66,7 +73,7 @@ struct Rejected {
 /// Takes a report: JSON of up to 1000 observations, or NDJSON of any length, which may be packed with gzip or zstd.
 pub async fn report(
     State(app): State<App>,
-    caller: Caller,
+    KnownCaller(caller): KnownCaller,
     trace: TraceContext,
     Params(params): Params<ReportParams>,
     request: Request,
@@ -98,6 +105,7 @@ struct Report {
     app: App,
     caller: Caller,
     batch_id: Uuid,
+    created_at: DateTime<Utc>,
     traceparent: String,
     backfill: bool,
     /// Observations that are not on the bus yet, with their place in the report.
@@ -113,6 +121,7 @@ struct Report {
 impl Report {
     fn new(app: App, caller: Caller, trace: TraceContext) -> Report {
         Report {
+            created_at: app.clock.now(),
             app,
             caller,
             batch_id: Uuid::now_v7(),
@@ -170,8 +179,12 @@ impl Report {
             if self.waiting.len() == MAX_OBSERVATIONS || self.waiting_bytes >= MAX_MESSAGE_TEXT {
                 self.refuse_unknown_stores().await?;
                 if !self.waiting.is_empty() {
-                    self.open_batch().await?;
-                    self.send().await?;
+                    // First of all, so that whoever sees the effects of its messages finds the batch.
+                    if self.sent.parts == 0 {
+                        self.note_batch(None).await?;
+                    }
+                    let messages = self.take_messages()?;
+                    self.send(messages, None).await?;
                 }
             }
         }
@@ -211,10 +224,8 @@ impl Report {
         let mut slugs: Vec<&str> = self.waiting.iter().map(|(_, seen)| seen.store.as_str()).collect();
         slugs.sort_unstable();
         slugs.dedup();
-        let unknown = new_offers::unknown_stores(&self.app.writer, &slugs).await?;
-        if unknown.is_empty() {
-            return Ok(());
-        }
+        let unknown = self.if_there(new_offers::unknown_stores(&self.app.writer, &slugs)).await?;
+        let Some(unknown) = unknown.filter(|unknown| !unknown.is_empty()) else { return Ok(()) };
         let (refused, known) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|(_, seen)| unknown.contains(&seen.store));
@@ -225,61 +236,90 @@ impl Report {
         Ok(())
     }
 
-    /// Before the first of several messages, so that whoever sees their effects finds the batch.
-    async fn open_batch(&mut self) -> Result<()> {
-        if self.sent.parts > 0 {
-            return Ok(());
+    /// What the database does; `None` when it is away, and the bus is not.
+    async fn if_there<T>(&self, work: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        if !self.app.bus.outlives_database() {
+            return work.await.map(Some);
         }
-        let now = self.app.clock.now();
-        batches::create_batch(&self.app.writer, self.caller.account, self.batch_id, None, now).await
+        if !self.app.readiness.reasons().await.is_empty() {
+            return Ok(None);
+        }
+        match self.app.suspicion.limit(PATIENCE, work).await.unwrap_or_else(|late| Err(late.into())) {
+            Err(error) if error.kind == Kind::Unavailable => Ok(None),
+            done => done.map(Some),
+        }
     }
 
-    /// Puts what waits on the bus, as one message.
-    async fn send(&mut self) -> Result<()> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
+    /// What is known of the batch.
+    fn note(&self, closing: Option<Closing>) -> BatchNote {
+        BatchNote { account_id: self.caller.account, created_at: self.created_at, closing }
+    }
+
+    /// False: only its messages know of the batch.
+    async fn note_batch(&self, closing: Option<Closing>) -> Result<bool> {
+        let (note, now) = (self.note(closing), self.app.clock.now());
+        let noted = self.if_there(batches::note_batch(&self.app.writer, self.batch_id, &note, now)).await?;
+        Ok(noted.is_some())
+    }
+
+    /// What waits, as the observations of messages that the bus can carry.
+    fn take_messages(&mut self) -> Result<Vec<Vec<Observation>>> {
         self.waiting_bytes = 0;
-        let observations: Vec<Observation> =
-            self.waiting.drain(..).map(|(_, observation)| observation).collect();
-        let accepted = observations.len() as i64;
-        let message = PriceMessage {
-            batch_id: self.batch_id,
-            part: self.sent.parts,
-            may_create_stores: self.caller.may("catalogue:write"),
-            backfill: self.backfill,
-            traceparent: Some(self.traceparent.clone()),
-            reported_at: self.app.clock.now(),
-            observations,
-        };
-        self.app.bus.send_batch(&[message.pack().map_err(Error::internal)?]).await?;
-        self.sent.parts += 1;
+        let observations: Vec<Observation> = self.waiting.drain(..).map(|(_, seen)| seen).collect();
+        match self.app.bus.max_payload() {
+            _ if observations.is_empty() => Ok(Vec::new()),
+            None => Ok(vec![observations]),
+            Some(max) => batch::split(observations, max).map_err(Error::internal),
+        }
+    }
+
+    /// Puts messages on the bus. With `closing` they are the last.
+    async fn send(&mut self, messages: Vec<Vec<Observation>>, closing: Option<&Closing>) -> Result<()> {
+        let carries = self.app.bus.outlives_database();
+        let (mut payloads, mut accepted) = (Vec::new(), 0);
+        for (part, observations) in (self.sent.parts..).zip(messages) {
+            accepted += observations.len() as i64;
+            let message = PriceMessage {
+                batch_id: self.batch_id,
+                part,
+                may_create_stores: self.caller.may("catalogue:write"),
+                backfill: self.backfill,
+                traceparent: Some(self.traceparent.clone()),
+                reported_at: self.app.clock.now(),
+                observations,
+                batch: carries.then(|| self.note(closing.cloned())),
+            };
+            payloads.push(message.pack().map_err(Error::internal)?);
+        }
+        self.app.bus.send_batch(&payloads).await?;
+        self.sent.parts += payloads.len() as i32;
         self.sent.accepted += accepted;
         metrics::counter!("salebell_prices_accepted_total").increment(accepted as u64);
         Ok(())
     }
 
-    /// The report has been read to its end: what is left is sent, and the batch is closed.
+    /// The report has been read to its end: the batch is closed, and what is left is sent. If we die in between, nobody
+    /// has heard of the batch.
     async fn finish(mut self) -> Result<ReportResponse> {
         // A refusal by the way may have left nothing to send.
         self.refuse_unknown_stores().await?;
-        let (account, id, now) = (self.caller.account, self.batch_id, self.app.clock.now());
-        if self.sent.parts == 0 {
-            // One message or none, as nearly always. The batch comes first, so that whoever sees the message's
-            // effects finds it; if we die before the message is sent, nobody has heard of the batch.
-            let closing = Closing {
-                parts: i32::from(!self.waiting.is_empty()),
-                accepted: self.waiting.len() as i64,
-                rejected: self.sent.rejected,
-            };
-            batches::create_batch(&self.app.writer, account, id, Some(&closing), now).await?;
-            self.send().await?;
-        } else {
-            self.send().await?;
-            batches::close_batch(&self.app.writer, id, &self.sent, now).await?;
+        let mut messages = self.take_messages()?;
+        let waiting: usize = messages.iter().map(Vec::len).sum();
+        let mut closing = Closing {
+            parts: self.sent.parts + messages.len() as i32,
+            accepted: self.sent.accepted + waiting as i64,
+            rejected: self.sent.rejected,
+        };
+        if !self.note_batch(Some(closing.clone())).await? && messages.is_empty() {
+            // Nobody else could tell a worker that it is closed.
+            messages.push(Vec::new());
+            closing.parts += 1;
+        }
+        if !messages.is_empty() {
+            self.send(messages, Some(&closing)).await?;
         }
         Ok(ReportResponse {
-            batch_id: id,
+            batch_id: self.batch_id,
             accepted: self.sent.accepted,
             rejected_count: self.sent.rejected,
             rejected: self.rejected,

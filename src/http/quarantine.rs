@@ -109,7 +109,8 @@ pub async fn discard(State(app): State<App>, caller: Caller, Id(id): Id) -> Resu
 /// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
 pub async fn release(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
     caller.require("operator")?;
-    prices::release(&app.writer, id, &app.config.quarantine, app.clock.now()).await?;
+    let publish = app.events_topic.is_some();
+    prices::release(&app.writer, id, &app.config.quarantine, publish, app.clock.now()).await?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
     conditional::changed(&QuarantineResponse::from(held))

@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod blobs;
 pub mod bus;
 pub mod email;
+pub mod events;
 mod fetch;
 pub mod issuers;
 pub mod jwks;

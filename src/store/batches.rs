@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use crate::domain::batch::Counts;
+use crate::domain::batch::{BatchNote, Closing, Counts};
 use crate::error::{Error, Result};
 
 /// A batch and what has come of it so far.
@@ -18,34 +18,16 @@ pub struct Batch {
     pub counts: Counts,
 }
 
-/// What is known of a report once it has been read to its end.
-pub struct Closing {
-    pub parts: i32,
-    pub accepted: i64,
-    pub rejected: i64,
-}
-
-/// Opens a batch. With `closing`, a report that was read to its end before anything of it was sent.
+/// Opens a batch.
 pub async fn create_batch(
     executor: impl PgExecutor<'_>,
     account: Uuid,
     id: Uuid,
-    closing: Option<&Closing>,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    sqlx::query!(
-        "insert into batches (id, account_id, created_at, closed_at, parts, accepted, rejected)
-         values ($1, $2, $3, $4, $5, $6, $7)",
-        id,
-        account,
-        now,
-        closing.map(|_| now),
-        closing.map(|closing| closing.parts),
-        closing.map_or(0, |closing| closing.accepted),
-        closing.map_or(0, |closing| closing.rejected),
-    )
-    .execute(executor)
-    .await?;
+    sqlx::query!("insert into batches (id, account_id, created_at) values ($1, $2, $3)", id, account, now)
+        .execute(executor)
+        .await?;
     Ok(())
 }
 
@@ -63,6 +45,35 @@ pub async fn close_batch(
         closing.parts,
         closing.accepted,
         closing.rejected,
+    )
+    .execute(executor)
+    .await?;
+    Ok(())
+}
+
+/// Writes what is known of a batch, whatever is there already: its report, or a worker that has a message of it, may
+/// have done so before. What is closed stays as it is.
+pub async fn note_batch(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    note: &BatchNote,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let closing = note.closing.as_ref();
+    // An account that is gone has no batches.
+    sqlx::query!(
+        "insert into batches (id, account_id, created_at, closed_at, parts, accepted, rejected)
+         select $1, $2, $3, $4, $5, $6, $7 where exists (select from accounts where id = $2)
+         on conflict (id) do update set closed_at = excluded.closed_at, parts = excluded.parts,
+            accepted = excluded.accepted, rejected = excluded.rejected
+            where batches.closed_at is null and excluded.closed_at is not null",
+        id,
+        note.account_id,
+        note.created_at,
+        closing.map(|_| now),
+        closing.map(|closing| closing.parts),
+        closing.map_or(0, |closing| closing.accepted),
+        closing.map_or(0, |closing| closing.rejected),
     )
     .execute(executor)
     .await?;

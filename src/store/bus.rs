@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::store::wakeups;
 
 /// A message that this process holds for now.
-pub struct Received {
+pub struct Row {
     pub id: Uuid,
     /// Proves that it is still we who hold it.
     pub receipt: Uuid,
@@ -44,7 +44,7 @@ pub async fn receive(
     max: i64,
     now: DateTime<Utc>,
     hidden_until: DateTime<Utc>,
-) -> Result<Vec<Received>> {
+) -> Result<Vec<Row>> {
     let receipt = Uuid::now_v7();
     let taken = sqlx::query!(
         r#"with waiting as (
@@ -66,20 +66,21 @@ pub async fn receive(
     .await?;
     Ok(taken
         .into_iter()
-        .map(|row| Received { id: row.id, receipt, payload: row.payload, receives: row.receives })
+        .map(|row| Row { id: row.id, receipt, payload: row.payload, receives: row.receives })
         .collect())
 }
 
 /// Moves the end of the lease. False when the message is not held by its receipt any more.
 pub async fn hide_until(
     executor: impl PgExecutor<'_>,
-    message: &Received,
+    id: Uuid,
+    receipt: Uuid,
     until: DateTime<Utc>,
 ) -> Result<bool> {
     let moved = sqlx::query!(
         "update bus_messages set visible_at = $3 where id = $1 and receipt = $2",
-        message.id,
-        message.receipt,
+        id,
+        receipt,
         until,
     )
     .execute(executor)
@@ -90,7 +91,8 @@ pub async fn hide_until(
 /// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.
 pub async fn give_back(
     executor: impl PgExecutor<'_>,
-    message: &Received,
+    id: Uuid,
+    receipt: Uuid,
     until: DateTime<Utc>,
     failure: &str,
     counts: bool,
@@ -99,8 +101,8 @@ pub async fn give_back(
         "update bus_messages set visible_at = $3, receipt = null, failure = $4,
             receives = case when $5 then receives else greatest(receives - 1, 0) end
          where id = $1 and receipt = $2",
-        message.id,
-        message.receipt,
+        id,
+        receipt,
         until,
         failure,
         counts,
@@ -113,14 +115,15 @@ pub async fn give_back(
 /// Sets a message aside as dead, unless another holds it by now.
 pub async fn bury(
     executor: impl PgExecutor<'_>,
-    message: &Received,
+    id: Uuid,
+    receipt: Uuid,
     failure: &str,
     now: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query!(
         "update bus_messages set dead_at = $3, receipt = null, failure = $4 where id = $1 and receipt = $2",
-        message.id,
-        message.receipt,
+        id,
+        receipt,
         now,
         failure,
     )
@@ -130,28 +133,28 @@ pub async fn bury(
 }
 
 /// Removes a message that its receipt still holds; one that another holds by now stays.
-pub async fn delete(executor: impl PgExecutor<'_>, message: &Received) -> Result<()> {
-    sqlx::query!("delete from bus_messages where id = $1 and receipt = $2", message.id, message.receipt)
+pub async fn delete(executor: impl PgExecutor<'_>, id: Uuid, receipt: Uuid) -> Result<()> {
+    sqlx::query!("delete from bus_messages where id = $1 and receipt = $2", id, receipt)
         .execute(executor)
         .await?;
     Ok(())
 }
 
-/// The message that has been dead the longest.
-pub async fn next_dead(executor: impl PgExecutor<'_>, topic: &str) -> Result<Option<Received>> {
+/// The message that has been dead the longest, since before `before`.
+pub async fn next_dead(
+    executor: impl PgExecutor<'_>,
+    topic: &str,
+    before: DateTime<Utc>,
+) -> Result<Option<Row>> {
     let dead = sqlx::query!(
-        "select id, payload, receives from bus_messages where topic = $1 and dead_at is not null
+        "select id, payload, receives from bus_messages where topic = $1 and dead_at <= $2
          order by dead_at limit 1",
         topic,
+        before,
     )
     .fetch_optional(executor)
     .await?;
-    Ok(dead.map(|row| Received {
-        id: row.id,
-        receipt: Uuid::nil(),
-        payload: row.payload,
-        receives: row.receives,
-    }))
+    Ok(dead.map(|row| Row { id: row.id, receipt: Uuid::nil(), payload: row.payload, receives: row.receives }))
 }
 
 /// Makes a dead message wait again, and wakes whoever waits for it.

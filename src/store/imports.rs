@@ -6,7 +6,8 @@ use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::accounts;
-use super::batches::{self, Closing};
+use super::batches;
+use crate::domain::batch::Closing;
 use crate::error::{Error, Kind, Result};
 
 /// An account has no more imports waiting or being read than this.
@@ -69,7 +70,7 @@ pub async fn create_import(
         let detail = format!("No more than {MAX_OPEN} imports of an account wait at once.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
-    batches::create_batch(&mut *transaction, account, new.id, None, now).await?;
+    batches::create_batch(&mut *transaction, account, new.id, now).await?;
     let mut query = QueryBuilder::new(
         "insert into imports (id, account_id, file_id, file_name, options, backfill, may_create_stores, bytes_total,
             created_at) values (",

@@ -55,7 +55,7 @@ const SWEEP: i64 = 10_000;
 
 /// Removes what has served its time. True: there may be more.
 ///
-/// Idempotency keys after 24 h (protocols.md), events that were dispatched, batches, imports and exports after 30 days. Dead messages
+/// Idempotency keys after 24 h (protocols.md), events that were dispatched and published, batches, imports and exports after 30 days. Dead messages
 /// stay until somebody has looked at them.
 pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
     let (day, month) = (now - TimeDelta::days(1), now - TimeDelta::days(30));
@@ -67,7 +67,8 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
     );
     let events = sqlx::query!(
         "delete from events where id in
-            (select id from events where recorded_at < $1 and (dispatched_at is not null or not rings) limit $2)",
+            (select id from events where recorded_at < $1 and (dispatched_at is not null or not rings)
+                and not exists (select from publications p where p.event_id = events.id) limit $2)",
         month,
         SWEEP,
     );

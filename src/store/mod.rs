@@ -32,6 +32,7 @@ pub mod notices;
 pub mod offers;
 pub mod price_changes;
 pub mod prices;
+pub mod publications;
 pub mod quarantine;
 pub mod search;
 pub mod self_terminations;

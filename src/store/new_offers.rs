@@ -124,15 +124,15 @@ async fn create_slice(
     )
     .execute(&mut *transaction)
     .await?;
-    // Of several games of one title the oldest: two editions are told apart by whoever keeps the catalogue.
+    // Of several games of one title the oldest: two editions are told apart by whoever keeps the catalogue. Not by `limit 1`
+    // for each: before the first ANALYZE, PostgreSQL would go through all games by id for it.
     sqlx::query!(
         r#"insert into offers (id, game_id, store_id, sku, region, platform, url, created_at, updated_at)
-        select n.id, g.id, n.store_id, n.sku, n.region, n.platform, n.url, $8, $8
+        select distinct on (n.id) n.id, g.id, n.store_id, n.sku, n.region, n.platform, n.url, $8, $8
         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
             as n (id, normalised, store_id, sku, region, platform, url)
-        cross join lateral (
-            select id from games g where g.normalised_title = n.normalised order by id limit 1
-        ) g
+        join games g on g.normalised_title = n.normalised
+        order by n.id, g.id
         on conflict (store_id, sku, region) do nothing"#,
         &ids,
         &normalised,

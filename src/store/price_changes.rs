@@ -8,13 +8,14 @@ use crate::domain::batch::PriceMessage;
 use crate::domain::ledger::{Changes, SaleChange};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
-use crate::store::wakeups;
+use crate::store::{publications, wakeups};
 
 /// Writes everything of a message. False when the message has been recorded before: then nothing may be committed.
 pub async fn write(
     connection: &mut PgConnection,
     changes: &Changes,
     message: &PriceMessage,
+    publish: bool,
     now: DateTime<Utc>,
 ) -> Result<bool> {
     let counts = &changes.counts;
@@ -39,8 +40,9 @@ pub async fn write(
     if first_time.rows_affected() == 0 {
         return Ok(false);
     }
-    write_prices(connection, changes, message.backfill, message.traceparent.as_deref(), now).await?;
-    if !message.backfill && changes.events.iter().any(|event| event.rings) {
+    let source = Source { backfill: message.backfill, traceparent: message.traceparent.as_deref(), publish };
+    write_prices(connection, changes, &source, now).await?;
+    if changes.events.iter().any(|event| publish || (event.rings && !message.backfill)) {
         sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
             .fetch_one(connection)
             .await?;
@@ -48,12 +50,21 @@ pub async fn write(
     Ok(true)
 }
 
+/// Where changes come from, and who hears of them.
+pub struct Source<'a> {
+    /// Historical: rings no bells.
+    pub backfill: bool,
+    /// W3C trace context of the report.
+    pub traceparent: Option<&'a str>,
+    /// Other teams hear of the events.
+    pub publish: bool,
+}
+
 /// Writes prices, history, sales, events and quarantine.
 pub async fn write_prices(
     connection: &mut PgConnection,
     changes: &Changes,
-    backfill: bool,
-    traceparent: Option<&str>,
+    source: &Source<'_>,
     now: DateTime<Utc>,
 ) -> Result<()> {
     write_offers(connection, changes).await?;
@@ -68,10 +79,13 @@ pub async fn write_prices(
         update_sales(connection, &changes.changed_sales).await?;
     }
     if !changes.events.is_empty() {
-        insert_events(connection, changes, backfill, traceparent, now).await?;
+        insert_events(connection, changes, source, now).await?;
+        if source.publish {
+            publications::queue_events(connection, &changes.events, source.backfill).await?;
+        }
     }
     if !changes.quarantined.is_empty() || !changes.confirmed.is_empty() {
-        write_quarantine(connection, changes, backfill, now).await?;
+        write_quarantine(connection, changes, source.backfill, now).await?;
     }
     Ok(())
 }
@@ -251,8 +265,7 @@ async fn update_sales(connection: &mut PgConnection, sales: &[SaleChange]) -> Re
 async fn insert_events(
     connection: &mut PgConnection,
     changes: &Changes,
-    backfill: bool,
-    traceparent: Option<&str>,
+    source: &Source<'_>,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let events = &changes.events;
@@ -264,7 +277,7 @@ async fn insert_events(
     let previous: Vec<Option<i64>> = events.iter().map(|event| event.previous_amount).collect();
     let cuts: Vec<i16> = events.iter().map(|event| event.price.cut()).collect();
     let new_lows: Vec<bool> = events.iter().map(|event| event.new_low).collect();
-    let rings: Vec<bool> = events.iter().map(|event| event.rings && !backfill).collect();
+    let rings: Vec<bool> = events.iter().map(|event| event.rings && !source.backfill).collect();
     sqlx::query!(
         r#"insert into events (id, kind, offer_id, game_id, sale_id, currency, amount, regular, previous_amount, cut,
             new_low, observed_at, rings, recorded_at, traceparent)
@@ -285,7 +298,7 @@ async fn insert_events(
         &prices.instants,
         &rings,
         now,
-        traceparent,
+        source.traceparent,
     )
     .execute(connection)
     .await?;

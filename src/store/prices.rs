@@ -15,9 +15,10 @@ use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
 use crate::domain::observation::Observation;
 use crate::domain::price::{GlitchRules, Price, Seen};
 use crate::error::{Error, Result};
+use crate::store::price_changes::Source;
 use crate::store::{new_offers, price_changes, wakeups};
 
-/// Records a message; `None` when it has been recorded before.
+/// Records a message; `None` when it has been recorded before. With `publish`, other teams hear of its events.
 ///
 /// # Errors
 /// The database's; nothing is written then.
@@ -25,6 +26,7 @@ pub async fn record(
     pool: &PgPool,
     message: &PriceMessage,
     rules: &GlitchRules,
+    publish: bool,
     now: DateTime<Utc>,
 ) -> Result<Option<Counts>> {
     let mut sights = Sights::of(&message.observations);
@@ -44,7 +46,7 @@ pub async fn record(
             continue;
         }
         let changes = apply(&sights, offers, rules);
-        if !price_changes::write(&mut transaction, &changes, message, now).await? {
+        if !price_changes::write(&mut transaction, &changes, message, publish, now).await? {
             transaction.rollback().await?;
             return Ok(None);
         }
@@ -220,7 +222,13 @@ fn apply(sights: &Sights<'_>, mut offers: HashMap<usize, KnownOffer>, rules: &Gl
 ///
 /// # Errors
 /// `NotFound` when there is none of this id, `Conflict` when it has been judged already.
-pub async fn release(pool: &PgPool, id: Uuid, rules: &GlitchRules, now: DateTime<Utc>) -> Result<()> {
+pub async fn release(
+    pool: &PgPool,
+    id: Uuid,
+    rules: &GlitchRules,
+    publish: bool,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let mut transaction = pool.begin().await?;
     // The offer first, as recording does, then the row that hangs on it.
     let offer = sqlx::query!(
@@ -253,7 +261,8 @@ pub async fn release(pool: &PgPool, id: Uuid, rules: &GlitchRules, now: DateTime
     let mut ledger = Ledger::open(known, rules, &mut changes);
     ledger.trust(&seen);
     ledger.close();
-    price_changes::write_prices(&mut transaction, &changes, held.backfill, None, now).await?;
+    let source = Source { backfill: held.backfill, traceparent: None, publish };
+    price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
         .fetch_one(&mut *transaction)
         .await?;

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// Messages of prices wait on the bus.
 pub const PRICES: &str = "salebell_prices";
-/// Events wait for their dispatch.
+/// Events wait for their dispatch, or to be published.
 pub const EVENTS: &str = "salebell_events";
 /// Deliveries are due.
 pub const DELIVERIES: &str = "salebell_deliveries";
@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Wakeups {
     pub prices: Arc<Notify>,
     pub events: Arc<Notify>,
+    /// Events too: they are published as well.
+    pub publications: Arc<Notify>,
     pub deliveries: Arc<Notify>,
 }
 
@@ -31,7 +33,10 @@ impl Wakeups {
     fn ring(&self, channel: &str) {
         match channel {
             PRICES => self.prices.notify_one(),
-            EVENTS => self.events.notify_one(),
+            EVENTS => {
+                self.events.notify_one();
+                self.publications.notify_one();
+            }
             DELIVERIES => self.deliveries.notify_one(),
             _ => {}
         }

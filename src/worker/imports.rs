@@ -33,6 +33,8 @@ use crate::store::{files, new_offers};
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
 /// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.
 const PORTION: usize = 2_048;
+/// And about so many bytes, before they are packed: every bus takes a message of that size.
+const PORTION_BYTES: usize = 150 << 10;
 /// A sign of life, and the progress, this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// No more messages of an import wait to be recorded: the bus is for others too.
@@ -273,6 +275,7 @@ impl<'a> Sending<'a> {
                 traceparent: None,
                 reported_at: self.import.created_at,
                 observations,
+                batch: None,
             };
             self.app.bus.send_batch(&[message.pack().map_err(Error::internal)?]).await?;
             self.reached.parts += 1;
@@ -368,6 +371,31 @@ struct Reading {
     tell: mpsc::Sender<Told>,
 }
 
+/// What becomes one message.
+#[derive(Default)]
+struct Portion {
+    seen: Vec<Seen>,
+    bytes: usize,
+}
+
+impl Portion {
+    fn push(&mut self, seen: Seen) {
+        self.bytes += seen.observation.wire_size();
+        self.seen.push(seen);
+    }
+
+    fn is_full(&self) -> bool {
+        self.seen.len() >= PORTION || self.bytes >= PORTION_BYTES
+    }
+
+    /// The first `count`; the others stay.
+    fn take_front(&mut self, count: usize) -> Vec<Seen> {
+        let rest = self.seen.split_off(count);
+        self.bytes = rest.iter().map(|seen| seen.observation.wire_size()).sum();
+        std::mem::replace(&mut self.seen, rest)
+    }
+}
+
 /// Nobody listens any more.
 struct Deaf;
 
@@ -412,7 +440,7 @@ impl Reading {
         input.reader = Box::new(Heard { inner: input.reader, tell: self.tell.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
         let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
-        let (mut portion, mut refused) = (Vec::new(), Vec::new());
+        let (mut portion, mut refused) = (Portion::default(), Vec::new());
         let scratch = || "what is sorted cannot be written to worker.scratch";
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
@@ -427,8 +455,8 @@ impl Reading {
                     refused.push(RowRefusal { line: row.line as i64, reason });
                 }
             }
-            if portion.len() == PORTION {
-                let seen = std::mem::take(&mut portion);
+            if portion.is_full() {
+                let seen = std::mem::take(&mut portion).seen;
                 if self.tell.blocking_send(Told::Portion { seen, waits: false }).is_err() {
                     return Ok(Err(Deaf));
                 }
@@ -446,11 +474,9 @@ impl Reading {
             return Ok(Err(Deaf));
         }
         let Some(sorter) = sorter else {
-            return Ok(match portion.is_empty() {
-                true => Ok(()),
-                false => {
-                    self.tell.blocking_send(Told::Portion { seen: portion, waits: false }).map_err(|_| Deaf)
-                }
+            return Ok(match portion.seen {
+                none if none.is_empty() => Ok(()),
+                seen => self.tell.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf),
             });
         };
         self.send_sorted(sorter).explain(scratch)
@@ -459,20 +485,19 @@ impl Reading {
     /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.
     fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), Deaf>> {
         let mut sorted = sorter.finish()?;
-        let (mut portion, mut waits): (Vec<Seen>, bool) = (Vec::new(), false);
+        let (mut portion, mut waits) = (Portion::default(), false);
         // Where the offer begins that is being read.
         let mut begin = 0;
         while let Some(seen) = sorted.read_next()? {
-            if portion.last().is_some_and(|last| !last.is_of_offer(&seen)) {
-                begin = portion.len();
+            if portion.seen.last().is_some_and(|last| !last.is_of_offer(&seen)) {
+                begin = portion.seen.len();
             }
             portion.push(seen);
-            if portion.len() < PORTION {
+            if !portion.is_full() {
                 continue;
             }
             // The offer that may go on stays behind, unless it fills the whole portion.
-            let rest = portion.split_off(if begin == 0 { portion.len() } else { begin });
-            let full = std::mem::replace(&mut portion, rest);
+            let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
             let goes_on = begin == 0;
             begin = 0;
             if self.tell.blocking_send(Told::Portion { seen: full, waits }).is_err() {
@@ -480,9 +505,9 @@ impl Reading {
             }
             waits = goes_on;
         }
-        match portion.is_empty() {
-            true => Ok(Ok(())),
-            false => Ok(self.tell.blocking_send(Told::Portion { seen: portion, waits }).map_err(|_| Deaf)),
+        match portion.seen {
+            none if none.is_empty() => Ok(Ok(())),
+            seen => Ok(self.tell.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod dispatch;
 pub mod exports;
 pub mod files;
 pub mod imports;
+pub mod publish;
 pub mod record;
 pub mod schedule;
 pub mod statistics;
@@ -30,6 +31,7 @@ pub async fn run(app: App) -> Result<()> {
         loops.spawn(record::run(app.clone()));
     }
     loops.spawn(dispatch::run(app.clone()));
+    loops.spawn(publish::run(app.clone()));
     loops.spawn(deliver::run(app.clone()));
     loops.spawn(imports::run(app.clone()));
     loops.spawn(exports::run(app.clone()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, histogram};
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::domain::batch::{Counts, PriceMessage};
@@ -13,20 +14,30 @@ use crate::store::{batches, prices};
 /// How long a message that could not be recorded rests before its next try.
 const PAUSE: Duration = Duration::from_secs(2);
 const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Looks at dead messages, some each time, of one run of the job that counts them.
+const MAX_LOOKS: usize = 1_000;
+/// How long a bus that cannot ring is asked for a message.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// How long that question is still listened to after we were told to stop: with messages there, its answer is near.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Records messages until `app.stopping`; one of `worker.record_concurrency` such loops.
 pub async fn run(app: App) {
-    let pulse = super::start_pulse(&app, "record");
+    let patience = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
+    let worker = &app.config.worker;
+    let pulse =
+        app.pulses.start("record", worker.lease * 3 + attempt_limit(&app) + worker.poll + patience * 2);
     while !app.stopping.is_cancelled() {
         pulse.beat();
-        // Longer than the lease, and somebody else has the message anyway.
-        let step = app.suspicion.limit(app.config.worker.lease, step(&app)).await;
-        match step.unwrap_or_else(|gave_up| Err(gave_up.into())) {
+        let began = Instant::now();
+        match round(&app, patience, &|| pulse.beat()).await {
             Ok(true) => {
                 // Where one message was there may be more: another loop may look too.
                 app.wakeups.prices.notify_one();
                 continue;
             }
+            // It has waited already.
+            Ok(false) if !patience.is_zero() && began.elapsed() > app.config.worker.poll => continue,
             Ok(false) => {}
             Err(error) => log::warn!(target: "salebell::record", "looking again after: {}", chain(&error)),
         }
@@ -38,35 +49,100 @@ pub async fn run(app: App) {
     }
 }
 
+async fn round(app: &App, patience: Duration, beat: &(dyn Fn() + Sync)) -> Result<bool> {
+    if !app.bus.outlives_database() {
+        // Longer than the lease, and somebody else has the message anyway.
+        return app.suspicion.limit(app.config.worker.lease, step(app)).await?;
+    }
+    // A message that is received while the database is away has been received in vain, which counts against it.
+    if !app.readiness.reasons().await.is_empty() {
+        return Ok(false);
+    }
+    let receive = app.bus.receive(1, app.config.worker.lease, patience);
+    let last_word = async {
+        app.stopping.cancelled().await;
+        tokio::time::sleep(LAST_WORD).await;
+    };
+    let received = tokio::select! {
+        received = receive => received?.pop(),
+        () = last_word => None,
+    };
+    let Some(received) = received else { return Ok(false) };
+    settle(app, &received, beat).await?;
+    Ok(true)
+}
+
 /// Takes one message and records it. False: none waits.
+pub async fn step(app: &App) -> Result<bool> {
+    let received = app.bus.receive(1, app.config.worker.lease, Duration::ZERO).await?.pop();
+    let Some(received) = received else { return Ok(false) };
+    settle(app, &received, &|| {}).await?;
+    Ok(true)
+}
+
+/// Records a message, or gives it back, or buries it. `beat` is called while it waits for the database.
 ///
 /// Acknowledged after the commit: if we die in between, the message comes again and counts for nothing.
-pub async fn step(app: &App) -> Result<bool> {
-    let Some(received) = app.bus.receive(1, app.config.worker.lease).await?.pop() else { return Ok(false) };
+async fn settle(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<()> {
     // Whoever received it before has died of it, so often that we do not try.
     if received.receives > MAX_RECEIVES {
-        bury(app, &received, "its receivers died").await?;
-        return Ok(true);
+        return bury(app, received, "its receivers died").await;
     }
-    match record_held(app, &received).await {
-        Ok(()) => app.bus.acknowledge(&received).await?,
+    let recorded = match app.bus.outlives_database() {
+        false => record_held(app, received).await,
+        true if app.stopping.is_cancelled() => Err(Failure::Passing("we are stopping".to_owned())),
+        true => record_patiently(app, received, beat).await,
+    };
+    match recorded {
+        Ok(()) => app.bus.acknowledge(received).await?,
         Err(Failure::Passing(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string();
                 "a message waits for the database: {failure}");
-            give_back(app, &received, &failure, false).await;
+            give_back(app, received, &failure, false).await;
         }
         Err(Failure::Lasting(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string(),
                 receives = received.receives; "a message was not recorded: {failure}");
             counter!("salebell_record_failures_total").increment(1);
             if received.receives >= MAX_RECEIVES {
-                bury(app, &received, &failure).await?;
+                bury(app, received, &failure).await?;
             } else {
-                give_back(app, &received, &failure, true).await;
+                give_back(app, received, &failure, true).await;
             }
         }
     }
-    Ok(true)
+    Ok(())
+}
+
+/// How long a try to record may take: the lease is extended meanwhile, so what is slow and not silent comes to its end.
+fn attempt_limit(app: &App) -> Duration {
+    app.config.worker.lease.max(app.config.database.statement_timeout * 2)
+}
+
+/// Records a message of a bus that counts every receive: while the database is away it is held, and not given back.
+async fn record_patiently(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+    let lease = app.config.worker.lease;
+    loop {
+        let attempt = app.suspicion.limit(attempt_limit(app), record_held(app, received)).await;
+        let attempt = attempt
+            .unwrap_or_else(|_| Err(Failure::Passing("the database has not answered in time".to_owned())));
+        let Err(Failure::Passing(failure)) = attempt else { return attempt };
+        log::warn!(target: "salebell::record", "message.id" = received.id.to_string();
+            "a message is held until the database is back: {failure}");
+        loop {
+            beat();
+            if let Err(error) = app.bus.extend(received, lease).await {
+                log::warn!(target: "salebell::record", "a lease was not extended: {}", chain(&error));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(app.config.worker.poll.min(lease / 3)) => {}
+                () = app.stopping.cancelled() => return Err(Failure::Passing(failure)),
+            }
+            if app.readiness.reasons().await.is_empty() {
+                break;
+            }
+        }
+    }
 }
 
 /// Why a message was not recorded.
@@ -78,10 +154,12 @@ enum Failure {
 
 /// Gives a message back, however long the database does not listen: otherwise it would rest until its lease ends.
 async fn give_back(app: &App, received: &Received, failure: &str, counts: bool) {
-    let lease_ends = tokio::time::Instant::now() + app.config.worker.lease;
-    while let Err(error) = app.bus.give_back(received, PAUSE, failure, counts).await {
+    let lease_ends = Instant::now() + app.config.worker.lease;
+    // Who stops leaves it to another at once.
+    let pause = if app.stopping.is_cancelled() { Duration::ZERO } else { PAUSE };
+    while let Err(error) = app.bus.give_back(received, pause, failure, counts).await {
         log::warn!(target: "salebell::record", "giving a message back again after: {}", chain(&error));
-        if tokio::time::Instant::now() > lease_ends || app.stopping.is_cancelled() {
+        if Instant::now() > lease_ends || app.stopping.is_cancelled() {
             return;
         }
         tokio::time::sleep(GIVE_BACK_AGAIN_AFTER).await;
@@ -93,7 +171,11 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     let damaged = |error| Failure::Lasting(format!("damaged: {error}"));
     let message = PriceMessage::unpack(&received.payload).map_err(damaged)?;
     let lease = app.config.worker.lease;
-    let work = prices::record(&app.writer, &message, &app.config.quarantine, app.clock.now());
+    let work = async {
+        note_batch(app, &message).await?;
+        let publish = app.events_topic.is_some();
+        prices::record(&app.writer, &message, &app.config.quarantine, publish, app.clock.now()).await
+    };
     tokio::pin!(work);
     let counts = loop {
         tokio::select! {
@@ -116,19 +198,45 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn bury(app: &App, received: &Received, failure: &str) -> Result<()> {
-    if let Ok(message) = PriceMessage::unpack(&received.payload) {
-        let observations = message.observations.len() as i64;
-        batches::fail_part(&app.writer, message.batch_id, message.part, observations, app.clock.now())
-            .await?;
+/// The report may have been taken while the database was away: then nobody has written yet that there is such a batch.
+async fn note_batch(app: &App, message: &PriceMessage) -> Result<()> {
+    match &message.batch {
+        Some(note) => batches::note_batch(&app.writer, message.batch_id, note, message.reported_at).await,
+        None => Ok(()),
     }
+}
+
+async fn bury(app: &App, received: &Received, failure: &str) -> Result<()> {
+    count_as_failed(app, received).await?;
     app.bus.bury(received, failure).await
 }
 
-/// Makes dead messages wait again, as if they had never been received; returns how many.
+async fn count_as_failed(app: &App, dead: &Received) -> Result<()> {
+    let Ok(message) = PriceMessage::unpack(&dead.payload) else { return Ok(()) };
+    note_batch(app, &message).await?;
+    let observations = message.observations.len() as i64;
+    batches::fail_part(&app.writer, message.batch_id, message.part, observations, app.clock.now()).await
+}
+
+/// Counts what is dead without our doing: SQS buries the message of a receiver that died, and tells nobody.
+pub async fn count_dead(app: &App) -> Result<()> {
+    for _ in 0..MAX_LOOKS {
+        let some = app.bus.look_at_dead().await?;
+        if some.is_empty() || app.stopping.is_cancelled() {
+            break;
+        }
+        for dead in some {
+            count_as_failed(app, &dead).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes dead messages wait again, as if they had never been received; returns how many. What dies again meanwhile
+/// stays dead.
 pub async fn redrive(app: &App) -> Result<usize> {
-    let mut redriven = 0;
-    while let Some(dead) = app.bus.next_dead().await? {
+    let (mut redriven, now) = (0, app.clock.now());
+    while let Some(dead) = app.bus.next_dead(now).await? {
         // What `bury` counted as failed is to be counted anew.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;

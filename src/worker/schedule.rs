@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use super::{files, statistics};
+use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
 use crate::store::{health, jobs};
@@ -27,16 +27,18 @@ enum Job {
     AssembleFiles,
     RemoveFiles,
     SweepFiles,
+    CountDead,
 }
 
 impl Job {
-    const ALL: [Job; 6] = [
+    const ALL: [Job; 7] = [
         Job::ComputeStatistics,
         Job::MakePartitions,
         Job::Sweep,
         Job::AssembleFiles,
         Job::RemoveFiles,
         Job::SweepFiles,
+        Job::CountDead,
     ];
 
     fn name(self) -> &'static str {
@@ -47,6 +49,7 @@ impl Job {
             Job::AssembleFiles => "assemble_files",
             Job::RemoveFiles => "remove_files",
             Job::SweepFiles => "sweep_files",
+            Job::CountDead => "count_dead",
         }
     }
 
@@ -55,7 +58,7 @@ impl Job {
             Job::ComputeStatistics => TimeDelta::hours(1),
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
-            Job::AssembleFiles | Job::RemoveFiles => TimeDelta::minutes(1),
+            Job::AssembleFiles | Job::RemoveFiles | Job::CountDead => TimeDelta::minutes(1),
             Job::SweepFiles => TimeDelta::days(1),
         }
     }
@@ -78,6 +81,7 @@ impl Job {
             Job::AssembleFiles => files::assemble_left(app).await,
             Job::RemoveFiles => files::remove_expired(app).await,
             Job::SweepFiles => files::sweep_orphans(app).await,
+            Job::CountDead => record::count_dead(app).await,
         }
     }
 }

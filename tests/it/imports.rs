@@ -9,8 +9,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::binary::Binary;
+use crate::support::bus::{Carrier, Queues};
 use crate::support::{TestApp, User};
 use crate::uploads::bytes;
+
+crate::on_both_buses!(
+    a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time,
+    a_killed_worker_is_followed_by_another,
+);
 
 const SCOPES: [&str; 2] = ["prices:write", "catalogue:write"];
 
@@ -90,9 +96,8 @@ fn changes(offers: u64, each: u64) -> Vec<(String, Value)> {
     changes.into_iter().map(|(_, line, seen)| (line, seen)).collect()
 }
 
-#[tokio::test]
-async fn a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time() {
-    let (imported, reported) = (TestApp::spawn().await, TestApp::spawn().await);
+async fn a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time(carrier: Carrier) {
+    let (imported, reported) = (TestApp::spawn_on_bus(carrier).await, TestApp::spawn().await);
     let (anna, ben) = (imported.user("anna", &SCOPES).await, reported.user("ben", &SCOPES).await);
     let changes = changes(40, 20);
     let mut csv = "\u{feff}ID,When,Now,Before\r\n".to_owned();
@@ -326,9 +331,8 @@ async fn an_account_follows_so_many_imports_and_no_more() {
 }
 
 /// A worker that is killed between any two steps: another goes on, nothing is lost and nothing counted twice.
-#[tokio::test]
-async fn a_killed_worker_is_followed_by_another() {
-    let app = TestApp::spawn().await;
+async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let anna = app.user("anna", &SCOPES).await;
     let (offers, each) = (20_000, 3);
     let mut csv = "ID,When,Now,Before\n".to_owned();
@@ -346,6 +350,9 @@ async fn a_killed_worker_is_followed_by_another() {
         ("SALEBELL_WORKER__LEASE_S", "15"),
         ("SALEBELL_LOG__TO", "stderr"),
     ];
+    let bus: Vec<_> = app.queues.iter().flat_map(Queues::settings_of_a_process).collect();
+    let settings: Vec<(&str, &str)> =
+        settings.into_iter().chain(bus.iter().map(|(key, value)| (*key, value.as_str()))).collect();
     for sent in [1, 2] {
         let mut worker = Binary::start(&["worker"], &settings);
         let begun =

@@ -8,8 +8,14 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::support::binary::Binary;
+use crate::support::bus::{Carrier, Queues};
 use crate::support::sink::Sink;
 use crate::support::{TestApp, User, eventually};
+
+crate::on_both_buses!(
+    workers_killed_again_and_again_lose_and_double_nothing,
+    an_api_that_is_killed_has_lost_nothing_that_it_acknowledged,
+);
 
 fn seen(sku: usize, price: &str, day: u32) -> Value {
     json!({"store": "steam", "sku": sku.to_string(), "title": format!("Game {sku}"), "price": price,
@@ -32,7 +38,8 @@ async fn count(app: &TestApp, sql: &'static str) -> i64 {
 /// The settings under which a process of its own shares the test's database.
 fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
     let config = &app.app.config;
-    vec![
+    let bus = app.queues.iter().flat_map(Queues::settings_of_a_process);
+    let own = [
         ("SALEBELL_DATABASE__URL", config.database.url.expose_secret().to_owned()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
@@ -44,7 +51,8 @@ fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8".to_owned()),
         ("SALEBELL_WEBHOOK__TIMEOUT_MS", "1000".to_owned()),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", config.webhook.encryption_keys[0].expose_secret().to_owned()),
-    ]
+    ];
+    own.into_iter().chain(bus).collect()
 }
 
 fn start(app: &TestApp, command: &str) -> Binary {
@@ -96,11 +104,10 @@ async fn a_reported_price_rings_within_a_second() {
 }
 
 /// 10,000 prices are accepted; then workers die under them, one after another, wherever they are.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn workers_killed_again_and_again_lose_and_double_nothing() {
+async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier) {
     const OFFERS: usize = 10_000;
     const WATCHED: i64 = 300;
-    let app = TestApp::spawn().await;
+    let app = TestApp::spawn_on_bus(carrier).await;
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -151,9 +158,8 @@ async fn workers_killed_again_and_again_lose_and_double_nothing() {
     assert_eq!(ids.len() as i64, WATCHED);
 }
 
-#[tokio::test]
-async fn an_api_that_is_killed_has_lost_nothing_that_it_acknowledged() {
-    let app = TestApp::spawn().await;
+async fn an_api_that_is_killed_has_lost_nothing_that_it_acknowledged(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let mut acknowledged = Vec::new();
     for round in 0..5_usize {

@@ -97,6 +97,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dev", &["*"]),
     ("main", &["*"]),
     ("lib", &["*"]),
+    ("bus_command", &["*"]),
     ("files_command", &["*"]),
     ("key_command", &["*"]),
     ("stats_command", &["*"]),

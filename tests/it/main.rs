@@ -4,6 +4,7 @@ mod support;
 
 mod auth_coverage;
 mod browser_users;
+mod bus;
 mod callers;
 mod channels;
 mod cluster;
@@ -39,6 +40,7 @@ mod operations;
 mod patience;
 mod plans;
 mod prices;
+mod publish;
 mod quarantine;
 mod rate_limit;
 mod record;

@@ -3,7 +3,19 @@
 use reqwest::{Body, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
+use crate::support::bus::Carrier;
 use crate::support::{TestApp, User};
+
+crate::on_both_buses!(
+    every_item_is_judged_by_itself,
+    a_broken_line_in_the_middle_costs_that_line_alone,
+    packed_reports_are_unpacked_and_bombs_are_not,
+    a_report_that_is_too_large_or_of_another_type_is_refused,
+    only_whoever_keeps_the_catalogue_may_invent_a_store,
+    a_reporter_needs_the_scope_and_sees_its_own_batches_alone,
+    a_stream_longer_than_a_message_becomes_parts_of_one_batch,
+    refusals_repeat_little_of_what_is_refused,
+);
 
 async fn shop(app: &TestApp) -> User {
     app.user("shop", &["prices:write", "catalogue:write"]).await
@@ -32,9 +44,8 @@ fn refusals(answer: &Value) -> Vec<(u64, Vec<&str>)> {
 
 const GOOD: &str = r#"{"store": "steam", "sku": "a", "price": "9.99", "currency": "EUR"}"#;
 
-#[tokio::test]
-async fn every_item_is_judged_by_itself() {
-    let app = TestApp::spawn().await;
+async fn every_item_is_judged_by_itself(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let answer = app
         .report(
@@ -68,9 +79,8 @@ async fn every_item_is_judged_by_itself() {
     );
 }
 
-#[tokio::test]
-async fn a_broken_line_in_the_middle_costs_that_line_alone() {
-    let app = TestApp::spawn().await;
+async fn a_broken_line_in_the_middle_costs_that_line_alone(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let mut body = format!("{GOOD}\n{{\"store\": \n\n{GOOD}\r\n").into_bytes();
     body.extend_from_slice(
@@ -100,9 +110,8 @@ async fn a_line_of_100_megabytes_is_passed_over_without_being_kept() {
     assert_eq!(answer["rejected"][0]["problem"]["type"], "/problems/too-large");
 }
 
-#[tokio::test]
-async fn packed_reports_are_unpacked_and_bombs_are_not() {
-    let app = TestApp::spawn().await;
+async fn packed_reports_are_unpacked_and_bombs_are_not(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let body = format!("{GOOD}\n").repeat(1000);
     let packed = zstd::encode_all(body.as_bytes(), 3).unwrap();
@@ -119,9 +128,8 @@ async fn packed_reports_are_unpacked_and_bombs_are_not() {
     assert_eq!(unknown.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
 }
 
-#[tokio::test]
-async fn a_report_that_is_too_large_or_of_another_type_is_refused() {
-    let app = TestApp::spawn().await;
+async fn a_report_that_is_too_large_or_of_another_type_is_refused(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let post = |body: Vec<u8>, media_type: &'static str| {
         app.post("/v1/prices").bearer_auth(&shop.token).header("content-type", media_type).body(body).send()
@@ -140,9 +148,8 @@ async fn a_report_that_is_too_large_or_of_another_type_is_refused() {
     assert_eq!(batch["done"], true);
 }
 
-#[tokio::test]
-async fn only_whoever_keeps_the_catalogue_may_invent_a_store() {
-    let app = TestApp::spawn().await;
+async fn only_whoever_keeps_the_catalogue_may_invent_a_store(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let (shop, keeper) = (app.user("shop", &["prices:write"]).await, shop(&app).await);
     let observation = json!([{"store": "GOG.com", "sku": "a", "price": "9.99", "currency": "EUR"}]);
     let refused = app.report(&shop, observation.clone()).await;
@@ -155,9 +162,8 @@ async fn only_whoever_keeps_the_catalogue_may_invent_a_store() {
     assert_eq!((store.slug.as_str(), store.name.as_str()), ("gog-com", "GOG.com"));
 }
 
-#[tokio::test]
-async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone() {
-    let app = TestApp::spawn().await;
+async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let (shop, other, reader) =
         (shop(&app).await, app.user("other", &["prices:write"]).await, app.user("reader", &[]).await);
     let answer = app.report(&shop, json!([serde_json::from_str::<Value>(GOOD).unwrap()])).await;
@@ -168,9 +174,8 @@ async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone() {
     assert_eq!(ndjson(&app, &reader, GOOD).send().await.unwrap().status(), 403);
 }
 
-#[tokio::test]
-async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch() {
-    let app = TestApp::spawn().await;
+async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let line = |sku: usize| format!(r#"{{"store":"s","sku":"{sku}","price":"9.99","currency":"EUR"}}"#);
     let body: Vec<String> = (0..20_000).map(line).collect();
@@ -182,9 +187,8 @@ async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch() {
     assert_eq!(batch["transitions"], json!({"first.seen": 20_000}));
 }
 
-#[tokio::test]
-async fn refusals_repeat_little_of_what_is_refused() {
-    let app = TestApp::spawn().await;
+async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let line = format!("{{\"{}\": 1}}\n", "ä".repeat(30_000));
     let answer = ndjson(&app, &shop, line.repeat(200)).send().await.unwrap();

@@ -1,14 +1,28 @@
 //! Recording: prices, history, lows, sales; what is repeated, late, or done by many at once.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::domain::batch::{Counts, PriceMessage};
 use salebell::domain::observation::Observation;
 use salebell::domain::price::GlitchRules;
 use salebell::store::prices;
+use salebell::worker::record;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::support::bus::Carrier;
 use crate::support::{TestApp, User};
+
+crate::on_both_buses!(
+    a_reported_price_becomes_history_low_and_sale,
+    history_holds_changes_in_whatever_order_they_are_told,
+    a_glitch_waits_for_a_second_sight_across_reports,
+    a_new_sku_is_matched_by_its_title,
+    a_message_that_cannot_be_recorded_is_dead_after_five_receives,
+    a_message_whose_worker_died_is_taken_over_after_its_lease,
+    a_message_whose_receivers_died_is_failed_and_can_be_redriven,
+);
 
 /// Reports observations as JSON, records them, and returns the batch.
 async fn report(app: &TestApp, user: &User, observations: Value) -> Value {
@@ -37,9 +51,8 @@ async fn history(app: &TestApp) -> Vec<String> {
     .unwrap()
 }
 
-#[tokio::test]
-async fn a_reported_price_becomes_history_low_and_sale() {
-    let app = TestApp::spawn().await;
+async fn a_reported_price_becomes_history_low_and_sale(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let batch = report(
         &app,
@@ -80,9 +93,8 @@ async fn a_reported_price_becomes_history_low_and_sale() {
     assert_eq!(open, Some(0));
 }
 
-#[tokio::test]
-async fn history_holds_changes_in_whatever_order_they_are_told() {
-    let app = TestApp::spawn().await;
+async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let report =
         async |price: &str, at: &str| report(&app, &shop, json!([seen("a", price, "20.00", at)])).await;
@@ -106,9 +118,8 @@ async fn history_holds_changes_in_whatever_order_they_are_told() {
     assert_eq!((offer.amount, offer.low), (Some(2000), Some(2000)), "the past changes nothing but history");
 }
 
-#[tokio::test]
-async fn a_glitch_waits_for_a_second_sight_across_reports() {
-    let app = TestApp::spawn().await;
+async fn a_glitch_waits_for_a_second_sight_across_reports(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     report(&app, &shop, json!([seen("a", "50.00", "50.00", "01T00:00:00")])).await;
     let held = report(&app, &shop, json!([seen("a", "0.50", "50.00", "02T00:00:00")])).await;
@@ -123,9 +134,8 @@ async fn a_glitch_waits_for_a_second_sight_across_reports() {
     assert_eq!(states, ["confirmed"]);
 }
 
-#[tokio::test]
-async fn a_new_sku_is_matched_by_its_title() {
-    let app = TestApp::spawn().await;
+async fn a_new_sku_is_matched_by_its_title(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     let shop = shop(&app).await;
     let offer = |store: &str, sku: &str, title: &str| json!({"store": store, "sku": sku, "title": title, "price": "9.99", "currency": "EUR"});
     report(
@@ -180,11 +190,12 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
         traceparent: None,
         reported_at,
         observations,
+        batch: None,
     }
 }
 
-async fn record(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
-    prices::record(&app.app.writer, message, &GlitchRules::default(), now).await.unwrap()
+async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
+    prices::record(&app.app.writer, message, &GlitchRules::default(), false, now).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -212,7 +223,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
         workers.spawn(async move {
             let mut counted = 0;
             while let Some(message) = work.get(next.fetch_add(1, std::sync::atomic::Ordering::SeqCst)) {
-                let counts = record(&app, message, app.clock.now()).await;
+                let counts = record_once(&app, message, app.clock.now()).await;
                 counted +=
                     counts.map_or(0, |c| c.recorded + c.unchanged + c.stale + c.quarantined + c.failed);
             }
@@ -255,41 +266,46 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
 async fn a_message_that_comes_twice_counts_once() {
     let app = TestApp::spawn().await;
     let message = message(10, 0, 1500, false);
-    assert_eq!(record(&app, &message, app.clock.now()).await.unwrap().recorded, 10);
-    assert_eq!(record(&app, &message, app.clock.now()).await, None);
+    assert_eq!(record_once(&app, &message, app.clock.now()).await.unwrap().recorded, 10);
+    assert_eq!(record_once(&app, &message, app.clock.now()).await, None);
     let events = sqlx::query_scalar!("select count(*) from events").fetch_one(&app.app.writer).await.unwrap();
     assert_eq!(events, Some(10));
 }
 
-#[tokio::test]
-async fn a_message_that_cannot_be_recorded_is_dead_after_five_receives() {
-    let app = TestApp::spawn().await;
+async fn a_message_that_cannot_be_recorded_is_dead_after_five_receives(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
     app.app.bus.send_batch(&[b"damage".to_vec()]).await.unwrap();
-    for _ in 0..5 {
+    for receives in 0..5 {
+        assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 0, "after {receives}");
         app.record_all().await;
-        app.clock.advance(TimeDelta::seconds(3));
+        app.pass(Duration::from_millis(2100)).await;
     }
-    assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 1);
-    let failure =
-        sqlx::query_scalar!("select failure from bus_messages").fetch_one(&app.app.writer).await.unwrap();
-    assert!(failure.unwrap().starts_with("damaged"));
+    let (waiting, dead) = app.app.bus.age_and_dead().await.unwrap();
+    assert_eq!((waiting, dead), (0.0, 1));
+    if carrier == Carrier::Postgres {
+        let failure =
+            sqlx::query_scalar!("select failure from bus_messages").fetch_one(&app.app.writer).await.unwrap();
+        assert!(failure.unwrap().starts_with("damaged"));
+    }
 }
 
-#[tokio::test]
-async fn a_message_whose_worker_died_is_taken_over_after_its_lease() {
-    let app = TestApp::spawn().await;
+/// How long a worker of these tests holds a message.
+const LEASE: Duration = Duration::from_secs(2);
+const LEASE_SETTING: (&str, &str) = ("SALEBELL_WORKER__LEASE_S", "2");
+
+async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus_with(carrier, &[LEASE_SETTING]).await;
     let shop = shop(&app).await;
     let accepted = app.report(&shop, json!([seen("a", "9.99", "9.99", "01T00:00:00")])).await;
-    let lease = app.app.config.worker.lease;
-    let held = app.app.bus.receive(1, lease).await.unwrap();
+    let held = app.app.bus.receive(1, LEASE, Duration::ZERO).await.unwrap();
     assert_eq!(held.len(), 1);
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], false);
-    app.clock.advance(TimeDelta::from_std(lease).unwrap());
+    app.pass(LEASE).await;
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], true);
     // The dead one wakes up: what it holds is not its own any more.
-    assert!(!app.app.bus.extend(&held[0], lease).await.unwrap());
+    assert!(!app.app.bus.extend(&held[0], LEASE).await.unwrap());
     app.app.bus.acknowledge(&held[0]).await.unwrap();
 }
 
@@ -374,25 +390,27 @@ async fn a_sale_from_the_past_comes_and_goes_in_history() {
     assert_eq!(history(&app).await.len(), 4);
 }
 
-#[tokio::test]
-async fn a_message_whose_receivers_died_is_failed_and_can_be_redriven() {
-    let app = TestApp::spawn().await;
+async fn a_message_whose_receivers_died_is_failed_and_can_be_redriven(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus_with(carrier, &[LEASE_SETTING]).await;
     let shop = shop(&app).await;
     let accepted = app.report(&shop, json!([seen("a", "9.99", "9.99", "01T00:00:00")])).await;
-    let lease = app.app.config.worker.lease;
     for _ in 0..5 {
-        assert_eq!(app.app.bus.receive(1, lease).await.unwrap().len(), 1);
-        app.clock.advance(TimeDelta::from_std(lease).unwrap());
+        assert_eq!(app.app.bus.receive(1, LEASE, Duration::ZERO).await.unwrap().len(), 1);
+        app.pass(LEASE).await;
     }
     app.record_all().await;
+    // SQS has buried it by itself, and told nobody.
+    record::count_dead(&app.app).await.unwrap();
     let failed = app.batch(&shop, &accepted).await;
     assert_eq!((&failed["done"], &failed["failed"]), (&json!(true), &json!(1)));
     assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 1);
-    assert_eq!(salebell::worker::record::redrive(&app.app).await.unwrap(), 1);
+    assert_eq!(record::redrive(&app.app).await.unwrap(), 1);
+    assert_eq!(record::redrive(&app.app).await.unwrap(), 0, "once");
     app.record_all().await;
     let recorded = app.batch(&shop, &accepted).await;
     assert_eq!(
         (&recorded["done"], &recorded["failed"], &recorded["recorded"]),
         (&json!(true), &json!(0), &json!(1))
     );
+    assert_eq!(app.app.bus.age_and_dead().await.unwrap(), (0.0, 0));
 }

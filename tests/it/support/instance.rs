@@ -5,6 +5,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::binary::Binary;
+use super::bus::Queues;
 use super::{TestApp, User, raw};
 
 /// The settings under which a process shares the test's database and store.
@@ -24,6 +25,9 @@ fn settings(app: &TestApp) -> Vec<(String, String)> {
         settings.extend(
             ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].map(|name| (name, std::env::var(name).unwrap())),
         );
+    }
+    for (key, value) in app.queues.iter().flat_map(Queues::settings_of_a_process) {
+        settings.push((key, value));
     }
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

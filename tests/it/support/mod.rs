@@ -1,6 +1,7 @@
 //! The spawned app: a database and a port of its own for each test.
 
 pub mod binary;
+pub mod bus;
 pub mod catalogue;
 pub mod database;
 pub mod ec2;
@@ -35,6 +36,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use bus::{Carrier, Queues};
 use database::TestDatabase;
 use s3::{Bucket, Store};
 use scratch::Scratch;
@@ -77,6 +79,8 @@ pub struct TestApp {
     pub files: Scratch,
     /// Where they are on S3.
     pub bucket: Option<Bucket>,
+    /// What reported prices go through on AWS.
+    pub queues: Option<Queues>,
 }
 
 /// A caller with an API key.
@@ -122,6 +126,31 @@ impl TestApp {
         app
     }
 
+    /// Spawns with prices going this way.
+    pub async fn spawn_on_bus(carrier: Carrier) -> TestApp {
+        TestApp::spawn_on_bus_with(carrier, &[]).await
+    }
+
+    /// Spawns with prices going this way, and with further settings.
+    pub async fn spawn_on_bus_with(carrier: Carrier, settings: &[(&str, &str)]) -> TestApp {
+        if carrier == Carrier::Postgres {
+            return TestApp::spawn_with(settings).await;
+        }
+        let queues = Queues::create().await;
+        let settings: Vec<_> = queues.settings().into_iter().chain(settings.iter().copied()).collect();
+        let mut app = TestApp::spawn_with(&settings).await;
+        app.queues = Some(queues);
+        app
+    }
+
+    /// Lets time go by for the bus: its own clock, where it has one, is that of the machine.
+    pub async fn pass(&self, time: Duration) {
+        match self.queues {
+            None => self.clock.advance(TimeDelta::from_std(time).unwrap()),
+            Some(_) => tokio::time::sleep(time).await,
+        }
+    }
+
     /// Another instance on the same database and store, with further settings.
     pub async fn spawn_beside(&self, settings: &[(&str, &str)]) -> TestApp {
         let mut shared = vec![
@@ -129,6 +158,9 @@ impl TestApp {
             ("SALEBELL_FILES__DIRECTORY", self.files.path().to_str().unwrap()),
         ];
         shared.extend(self.bucket.iter().flat_map(Bucket::settings));
+        for (key, value) in self.queues.iter().flat_map(Queues::settings) {
+            shared.push((key, value));
+        }
         shared.extend(settings);
         TestApp::spawn_with(&shared).await
     }
@@ -220,7 +252,7 @@ impl TestApp {
         tokio::spawn(server.run());
         let client =
             reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
-        TestApp { app, clock, url, client, database, files, bucket: None }
+        TestApp { app, clock, url, client, database, files, bucket: None, queues: None }
     }
 
     /// An account with an API key of these scopes.

@@ -52,6 +52,18 @@ fn port() -> u16 {
         .0
 }
 
+/// Where the emulator listens; it knows SNS and SQS too. Waits until it has started.
+pub async fn emulator() -> String {
+    let endpoint = format!("http://127.0.0.1:{}", port());
+    for _ in 0..1200 {
+        if tokio::net::TcpStream::connect(("127.0.0.1", port())).await.is_ok() {
+            return endpoint;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no emulator on port {}", port());
+}
+
 /// A bucket that nobody else has.
 pub struct Bucket {
     pub name: String,
@@ -61,17 +73,11 @@ pub struct Bucket {
 impl Bucket {
     pub async fn create() -> Bucket {
         let name = format!("test-{}", Uuid::now_v7().simple());
-        let endpoint = format!("http://127.0.0.1:{}", port());
+        let endpoint = emulator().await;
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        for _ in 0..1200 {
-            match client.put(format!("{endpoint}/{name}")).send().await {
-                Ok(answer) if answer.status() == 200 => return Bucket { name, endpoint },
-                Ok(answer) => panic!("{answer:?}"),
-                // It is still starting.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-        panic!("no S3 on port {}", port());
+        let answer = client.put(format!("{endpoint}/{name}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        Bucket { name, endpoint }
     }
 
     /// The settings that lead to it.

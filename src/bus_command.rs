@@ -1,0 +1,36 @@
+//! `salebell bus`: what waits on the bus of reported prices, and what died on it.
+
+use clap::Subcommand;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::worker::record;
+
+/// Look at the bus of reported prices, and let dead messages wait again.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Tells how long messages have waited, and how many are dead.
+    Status,
+    /// Makes messages that were set aside as dead wait again, once their reason is mended. Safe to repeat.
+    Redrive,
+}
+
+/// Does what is asked, and returns what to print.
+///
+/// # Errors
+/// The bus or the database is away.
+pub async fn run(app: &App, action: Action) -> Result<String> {
+    match action {
+        Action::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
+        Action::Status => {
+            let (age, dead) = app.bus.age_and_dead().await?;
+            // Only who receives knows the age where SQS is asked.
+            let waiting = match (app.bus.outlives_database(), age > 0.0) {
+                (_, false) => "No message waits".to_owned(),
+                (true, true) => "Messages wait".to_owned(),
+                (false, true) => format!("The oldest message has waited for {age:.0} s"),
+            };
+            Ok(format!("{waiting}; {dead} are dead.\n"))
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The bus of reported prices: what lies between a report's acknowledgement and its recording.
+//!
+//! Delivery is at least once. A message is hidden from others while it is held, comes back when it is neither
+//! acknowledged nor extended in time, and is dead after `MAX_RECEIVES` receives.
+
+mod clients;
+mod queue;
+pub mod topic;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use self::clients::Clients;
+use self::queue::{Held, PriceQueue};
+use self::topic::{PRICES_AT_ONCE, Topic};
+use crate::app::Clock;
+use crate::config;
+use crate::error::Result;
+use crate::store::bus as table;
+
+/// After so many receives without an acknowledgement a message is to be buried.
+pub const MAX_RECEIVES: i16 = 5;
+
+/// One bus, whatever carries it.
+pub enum Bus {
+    /// A table of the database.
+    Postgres { pool: PgPool, clock: Clock, topic: &'static str },
+    /// A topic of SNS, and the queue of SQS that is subscribed to it.
+    Aws { topic: Topic, queue: PriceQueue },
+}
+
+/// A message that this process holds for now.
+pub struct Received {
+    pub id: Uuid,
+    pub payload: Vec<u8>,
+    /// How often it has been received, this time included.
+    pub receives: i16,
+    receipt: Receipt,
+}
+
+/// Proves that it is still we who hold a message.
+enum Receipt {
+    Row(Uuid),
+    Queue(Held),
+}
+
+/// The bus that the settings name, and the topic of events if there is one. Asks nobody.
+pub fn connect(settings: &config::Bus, pool: PgPool, clock: Clock) -> (Bus, Option<Topic>) {
+    let topics = [&settings.prices_topic, &settings.events_topic];
+    let region = topics.into_iter().flatten().next().map(|topic| topic.region().to_owned());
+    let clients = Arc::new(Clients::new(region, settings.endpoint.clone()));
+    let events = settings.events_topic.clone().map(|arn| Topic::new(clients.clone(), arn));
+    let bus =
+        match (settings.kind, &settings.prices_topic, &settings.prices_queue, &settings.prices_dead_queue) {
+            (config::BusKind::Aws, Some(topic), Some(queue), Some(dead)) => Bus::Aws {
+                topic: Topic::new(clients.clone(), topic.clone()),
+                queue: PriceQueue::new(clients, clock, queue, dead),
+            },
+            _ => Bus::Postgres { pool, clock, topic: "prices" },
+        };
+    (bus, events)
+}
+
+impl Bus {
+    /// Whether it takes and keeps messages while the database is away.
+    pub fn outlives_database(&self) -> bool {
+        matches!(self, Bus::Aws { .. })
+    }
+
+    /// The most bytes of one payload; `None`: no limit.
+    pub fn max_payload(&self) -> Option<usize> {
+        match self {
+            Bus::Postgres { .. } => None,
+            Bus::Aws { .. } => Some(topic::MAX_PAYLOAD),
+        }
+    }
+
+    /// Sends messages. They are durable when this returns; when it fails, some may have been sent all the same.
+    pub async fn send_batch(&self, payloads: &[Vec<u8>]) -> Result<()> {
+        match self {
+            Bus::Postgres { pool, clock, topic } => table::send(pool, topic, payloads, clock.now()).await,
+            Bus::Aws { topic, .. } => {
+                for some in payloads.chunks(PRICES_AT_ONCE) {
+                    topic.send(some.iter().map(|payload| queue::write(payload)).collect()).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes up to `max` waiting messages and hides them for `hold`. When there are none, a bus that cannot ring waits
+    /// for one for `patience`, at most 20 s.
+    pub async fn receive(&self, max: i64, hold: Duration, patience: Duration) -> Result<Vec<Received>> {
+        match self {
+            Bus::Postgres { pool, clock, topic } => {
+                let now = clock.now();
+                let rows = table::receive(pool, topic, max, now, now + delta(hold)).await?;
+                Ok(rows.into_iter().map(Received::from).collect())
+            }
+            Bus::Aws { queue, .. } => queue.receive(max, hold, patience).await,
+        }
+    }
+
+    /// Hides a message for `hold` from now on. False: somebody else has it by now.
+    pub async fn extend(&self, message: &Received, hold: Duration) -> Result<bool> {
+        match (self, &message.receipt) {
+            (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
+                table::hide_until(pool, message.id, *receipt, clock.now() + delta(hold)).await
+            }
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.hide(held, hold).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// The message has been dealt with: it is gone.
+    pub async fn acknowledge(&self, message: &Received) -> Result<()> {
+        match (self, &message.receipt) {
+            (Bus::Postgres { pool, .. }, Receipt::Row(receipt)) => {
+                table::delete(pool, message.id, *receipt).await
+            }
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.delete(held).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a message back, to be received again after `pause`; `failure` is kept for whoever looks, where there is
+    /// room for it. With `counts` false the receive does not count against the message, where that can be helped.
+    pub async fn give_back(
+        &self,
+        message: &Received,
+        pause: Duration,
+        failure: &str,
+        counts: bool,
+    ) -> Result<()> {
+        match (self, &message.receipt) {
+            (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
+                let until = clock.now() + delta(pause);
+                table::give_back(pool, message.id, *receipt, until, failure, counts).await
+            }
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.hide(held, pause).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets a message aside as dead, with the reason where there is room for it.
+    pub async fn bury(&self, message: &Received, failure: &str) -> Result<()> {
+        match (self, &message.receipt) {
+            (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
+                table::bury(pool, message.id, *receipt, failure, clock.now()).await
+            }
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.bury(held).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A message that died before `before`; `None` when there is no more.
+    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<Received>> {
+        match self {
+            Bus::Postgres { pool, topic, .. } => {
+                Ok(table::next_dead(pool, topic, before).await?.map(Received::from))
+            }
+            Bus::Aws { queue, .. } => queue.next_dead(before).await,
+        }
+    }
+
+    /// Makes a dead message wait again, as if it had never been received.
+    pub async fn revive(&self, message: &Received) -> Result<()> {
+        match (self, &message.receipt) {
+            (Bus::Postgres { pool, clock, .. }, Receipt::Row(_)) => {
+                table::revive(pool, message.id, clock.now()).await
+            }
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.revive(held).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Some messages that may be dead without our doing, others each time. They stay dead.
+    pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
+        match self {
+            Bus::Postgres { .. } => Ok(Vec::new()),
+            Bus::Aws { queue, .. } => queue.look_at_dead().await,
+        }
+    }
+
+    /// Seconds since the oldest waiting message was sent (0: none waits), and how many are dead. SQS does not tell the
+    /// first: there it is the age of the message that this process received last, and at least a second.
+    pub async fn age_and_dead(&self) -> Result<(f64, i64)> {
+        match self {
+            Bus::Postgres { pool, clock, topic } => table::age_and_dead(pool, topic, clock.now()).await,
+            Bus::Aws { queue, .. } => queue.age_and_dead().await,
+        }
+    }
+}
+
+impl From<table::Row> for Received {
+    fn from(row: table::Row) -> Received {
+        Received {
+            id: row.id,
+            payload: row.payload,
+            receives: row.receives,
+            receipt: Receipt::Row(row.receipt),
+        }
+    }
+}
+
+fn delta(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}

@@ -1,0 +1,254 @@
+//! The queue of SQS that reported prices arrive in, and its dead-letter queue.
+//!
+//! SQS buries by itself what was received too often; what we give up we move there ourselves, at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_sqs::error::ProvideErrorMetadata;
+use aws_sdk_sqs::types::{Message as SqsMessage, MessageSystemAttributeName, QueueAttributeName};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use url::Url;
+use uuid::Uuid;
+
+use super::clients::{ATTEMPT, Clients};
+use super::topic::Message;
+use super::{Receipt, Received};
+use crate::app::Clock;
+use crate::error::{Error, Result};
+
+/// The longest that SQS lets us wait for a message.
+const LONG_POLL: Duration = Duration::from_secs(20);
+/// The most messages of one receive.
+const MAX_RECEIVED: i64 = 10;
+/// How long a dead message is hidden while it is moved.
+const DEAD_HOLD: Duration = Duration::from_secs(60);
+/// And while it is looked at: shorter than `LONG_POLL`, so that who moves them does not miss it.
+const DEAD_LOOK: Duration = Duration::from_secs(15);
+
+/// The queue and its dead-letter queue.
+pub struct PriceQueue {
+    clients: Arc<Clients>,
+    clock: Clock,
+    queue: String,
+    dead: String,
+    /// Of the message that was received last, in milliseconds.
+    last_age: AtomicU64,
+}
+
+/// A message that was received from one of the two.
+pub struct Held {
+    handle: String,
+    body: String,
+    sent_at: DateTime<Utc>,
+}
+
+/// What SNS puts around a message when the subscription does not ask for raw delivery.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "Message")]
+    message: String,
+}
+
+/// A payload as a message of SNS, which takes text.
+pub fn write(payload: &[u8]) -> Message {
+    Message { body: STANDARD.encode(payload), ..Message::default() }
+}
+
+/// The payload of a message, or what stands there when it is none.
+fn read(body: &str) -> Vec<u8> {
+    let wrapped = body.starts_with('{').then(|| serde_json::from_str::<Envelope>(body).ok()).flatten();
+    let text = wrapped.as_ref().map_or(body, |envelope| &envelope.message);
+    STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec())
+}
+
+impl PriceQueue {
+    pub fn new(clients: Arc<Clients>, clock: Clock, queue: &Url, dead: &Url) -> PriceQueue {
+        let (queue, dead) = (queue.to_string(), dead.to_string());
+        PriceQueue { clients, clock, queue, dead, last_age: AtomicU64::new(0) }
+    }
+
+    pub async fn receive(&self, max: i64, hold: Duration, patience: Duration) -> Result<Vec<Received>> {
+        let received = self.receive_from(&self.queue, max, hold, patience).await?;
+        let now = self.clock.now();
+        let ages = received.iter().filter_map(|message| match &message.receipt {
+            Receipt::Queue(held) => (now - held.sent_at).to_std().ok(),
+            Receipt::Row(_) => None,
+        });
+        if let Some(age) = ages.max() {
+            self.last_age.store(age.as_millis() as u64, Ordering::Relaxed);
+        }
+        Ok(received)
+    }
+
+    async fn receive_from(
+        &self,
+        queue: &str,
+        max: i64,
+        hold: Duration,
+        patience: Duration,
+    ) -> Result<Vec<Received>> {
+        let patience = patience.min(LONG_POLL);
+        let timeout = patience + ATTEMPT;
+        let timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build();
+        let answer = self
+            .clients
+            .sqs()
+            .await
+            .receive_message()
+            .queue_url(queue)
+            .max_number_of_messages(max.clamp(1, MAX_RECEIVED) as i32)
+            .visibility_timeout(seconds(hold))
+            .wait_time_seconds(patience.as_secs() as i32)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
+            .customize()
+            .config_override(aws_sdk_sqs::config::Builder::default().timeout_config(timeouts))
+            .send()
+            .await
+            .map_err(Error::unavailable)?;
+        Ok(answer.messages.unwrap_or_default().into_iter().map(|message| self.take(message)).collect())
+    }
+
+    fn take(&self, message: SqsMessage) -> Received {
+        let number = |name| {
+            let text = message.attributes.as_ref()?.get(&name)?;
+            text.parse::<i64>().ok()
+        };
+        let sent_at =
+            number(MessageSystemAttributeName::SentTimestamp).and_then(DateTime::from_timestamp_millis);
+        let receives = number(MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1);
+        let body = message.body.unwrap_or_default();
+        Received {
+            id: message.message_id.and_then(|id| Uuid::parse_str(&id).ok()).unwrap_or_default(),
+            payload: read(&body),
+            receives: receives.clamp(1, i16::MAX.into()) as i16,
+            receipt: Receipt::Queue(Held {
+                handle: message.receipt_handle.unwrap_or_default(),
+                body,
+                sent_at: sent_at.unwrap_or_else(|| self.clock.now()),
+            }),
+        }
+    }
+
+    /// False: it is held by another, or gone.
+    pub async fn hide(&self, held: &Held, pause: Duration) -> Result<bool> {
+        let request = self.clients.sqs().await.change_message_visibility().queue_url(&self.queue);
+        let hidden = request.receipt_handle(&held.handle).visibility_timeout(seconds(pause)).send().await;
+        match hidden {
+            Ok(_) => Ok(true),
+            Err(error) if is_lost(error.code()) => Ok(false),
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+
+    pub async fn delete(&self, held: &Held) -> Result<()> {
+        self.delete_from(&self.queue, held).await
+    }
+
+    async fn delete_from(&self, queue: &str, held: &Held) -> Result<()> {
+        let request = self.clients.sqs().await.delete_message().queue_url(queue);
+        match request.receipt_handle(&held.handle).send().await {
+            Ok(_) => Ok(()),
+            Err(error) if is_lost(error.code()) => Ok(()),
+            Err(error) => Err(Error::unavailable(error)),
+        }
+    }
+
+    pub async fn bury(&self, held: &Held) -> Result<()> {
+        self.move_to(&self.dead, &self.queue, held).await
+    }
+
+    pub async fn revive(&self, held: &Held) -> Result<()> {
+        self.move_to(&self.queue, &self.dead, held).await
+    }
+
+    /// In both queues for a moment, and for longer if we die in between: each part of a batch counts once.
+    async fn move_to(&self, to: &str, from: &str, held: &Held) -> Result<()> {
+        let request = self.clients.sqs().await.send_message().queue_url(to).message_body(&held.body);
+        request.send().await.map_err(Error::unavailable)?;
+        self.delete_from(from, held).await
+    }
+
+    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<Received>> {
+        let mut patience = Duration::ZERO;
+        loop {
+            let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, patience).await?.pop() else {
+                if !patience.is_zero() || self.count(&self.dead).await? == 0 {
+                    return Ok(None);
+                }
+                // Somebody looks at one, or SQS has not looked everywhere.
+                patience = LONG_POLL;
+                continue;
+            };
+            // What has died again since then stays hidden for now, and dead.
+            if matches!(&dead.receipt, Receipt::Queue(held) if held.sent_at < before) {
+                return Ok(Some(dead));
+            }
+        }
+    }
+
+    pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
+        self.receive_from(&self.dead, MAX_RECEIVED, DEAD_LOOK, Duration::ZERO).await
+    }
+
+    pub async fn age_and_dead(&self) -> Result<(f64, i64)> {
+        let (waiting, dead) = tokio::try_join!(self.count(&self.queue), self.count(&self.dead))?;
+        let age = match waiting {
+            0 => 0.0,
+            _ => (self.last_age.load(Ordering::Relaxed) as f64 / 1000.0).max(1.0),
+        };
+        Ok((age, dead))
+    }
+
+    /// All messages of a queue, as far as SQS knows: waiting, held, and not yet visible.
+    async fn count(&self, queue: &str) -> Result<i64> {
+        let counts = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+        ];
+        let request = self.clients.sqs().await.get_queue_attributes().queue_url(queue);
+        let answer =
+            request.set_attribute_names(Some(counts.to_vec())).send().await.map_err(Error::unavailable)?;
+        let attributes = answer.attributes.unwrap_or_default();
+        Ok(counts.iter().filter_map(|name| attributes.get(name)?.parse::<i64>().ok()).sum())
+    }
+}
+
+/// What SQS says of a message that is not ours any more: its time ran out, another has it, or it was deleted.
+fn is_lost(code: Option<&str>) -> bool {
+    code.is_some_and(|code| {
+        ["MessageNotInflight", "ReceiptHandleIsInvalid", "InvalidParameterValue"]
+            .iter()
+            .any(|lost| code.contains(lost))
+    })
+}
+
+/// Whole seconds, rounded up, and not longer than SQS hides anything.
+fn seconds(duration: Duration) -> i32 {
+    duration.as_secs_f64().ceil().min(43_200.0) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_survives_sns_wrapped_or_raw() {
+        let payload = [0, 255, b'{', 10];
+        let body = write(&payload).body;
+        assert_eq!(read(&body), payload);
+        let wrapped =
+            serde_json::json!({"Type": "Notification", "MessageId": "a", "Message": body}).to_string();
+        assert_eq!(read(&wrapped), payload);
+        assert_eq!(read("{damage"), b"{damage");
+        assert_eq!((seconds(Duration::from_millis(1)), seconds(Duration::MAX)), (1, 43_200));
+    }
+}

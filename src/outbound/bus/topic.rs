@@ -1,0 +1,160 @@
+//! A topic of SNS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
+
+use super::clients::Clients;
+use crate::config::Arn;
+use crate::error::{Error, Result};
+
+/// SNS takes 256 KiB in a request, whether that has one message or ten. Some of it is for what names and wraps them.
+const MAX_BYTES: usize = 250 << 10;
+/// SNS takes no more messages than this in a request.
+pub const MAX_MESSAGES: usize = 10;
+/// The most bytes of a payload of the bus: a third more as text, and what SQS puts around it.
+pub const MAX_PAYLOAD: usize = 180 << 10;
+/// So many payloads are text at once, which bounds the memory of a request.
+pub(super) const PRICES_AT_ONCE: usize = MAX_MESSAGES;
+/// Messages that SNS does not take for reasons of its own are sent so often.
+const TRIES: u32 = 4;
+
+/// A topic, and how to reach it.
+pub struct Topic {
+    clients: Arc<Clients>,
+    arn: Arn,
+}
+
+/// What is published.
+#[derive(Clone, Debug, Default)]
+pub struct Message {
+    pub body: String,
+    /// What subscribers filter by.
+    pub attributes: Vec<(&'static str, Attribute)>,
+    /// Of a topic that keeps order: what belongs together, and what tells a repetition.
+    pub group: Option<(String, String)>,
+}
+
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    Text(String),
+    Number(i64),
+}
+
+impl Message {
+    fn size(&self) -> usize {
+        let value = |value: &Attribute| match value {
+            Attribute::Text(text) => text.len(),
+            Attribute::Number(_) => 20,
+        };
+        // Each attribute names its type.
+        self.body.len() + self.attributes.iter().map(|(name, is)| name.len() + value(is) + 6).sum::<usize>()
+    }
+
+    fn to_entry(&self, at: usize) -> Result<PublishBatchRequestEntry> {
+        let mut entry = PublishBatchRequestEntry::builder().id(at.to_string()).message(&self.body);
+        for (name, value) in &self.attributes {
+            let (kind, text) = match value {
+                Attribute::Text(text) => ("String", text.clone()),
+                Attribute::Number(number) => ("Number", number.to_string()),
+            };
+            let value = MessageAttributeValue::builder().data_type(kind).string_value(text).build();
+            entry = entry.message_attributes(*name, value.map_err(Error::internal)?);
+        }
+        if let Some((group, id)) = &self.group {
+            entry = entry.message_group_id(group).message_deduplication_id(id);
+        }
+        entry.build().map_err(Error::internal)
+    }
+}
+
+impl Topic {
+    pub(super) fn new(clients: Arc<Clients>, arn: Arn) -> Topic {
+        Topic { clients, arn }
+    }
+
+    /// Whether it keeps the order of each group.
+    pub fn is_fifo(&self) -> bool {
+        self.arn.is_fifo()
+    }
+
+    /// Publishes messages that `requests` would put into one; returns which were taken.
+    ///
+    /// # Errors
+    /// `Unavailable`: none was, as far as is known.
+    pub async fn publish(&self, messages: &[Message]) -> Result<Vec<bool>> {
+        let entries = messages.iter().enumerate().map(|(at, message)| message.to_entry(at));
+        let entries = entries.collect::<Result<Vec<_>>>()?;
+        let request = self.clients.sns().await.publish_batch().topic_arn(self.arn.as_str());
+        let answer = request
+            .set_publish_batch_request_entries(Some(entries))
+            .send()
+            .await
+            .map_err(Error::unavailable)?;
+        for failed in answer.failed() {
+            log::warn!(target: "salebell::bus", "SNS did not take a message: {} {}",
+                failed.code(), failed.message().unwrap_or_default());
+        }
+        let taken: Vec<&str> = answer.successful().iter().filter_map(|one| one.id()).collect();
+        Ok((0..messages.len()).map(|at| taken.contains(&at.to_string().as_str())).collect())
+    }
+
+    /// Publishes all messages, in as few requests as they fit into.
+    ///
+    /// # Errors
+    /// `Unavailable`: some may have been published all the same.
+    pub(super) async fn send(&self, messages: Vec<Message>) -> Result<()> {
+        for request in requests(&messages) {
+            let mut left = messages[request].to_vec();
+            for attempt in 0..TRIES {
+                if attempt > 0 {
+                    tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+                }
+                let mut taken = self.publish(&left).await?.into_iter();
+                left.retain(|_| !taken.next().unwrap_or_default());
+                if left.is_empty() {
+                    break;
+                }
+            }
+            if !left.is_empty() {
+                return Err(Error::unavailable("SNS does not take all messages"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which messages go in one request each.
+pub fn requests(messages: &[Message]) -> Vec<std::ops::Range<usize>> {
+    let (mut requests, mut bytes) = (Vec::<std::ops::Range<usize>>::new(), 0);
+    for (at, message) in messages.iter().enumerate() {
+        let size = message.size();
+        match requests.last_mut().filter(|open| open.len() < MAX_MESSAGES && bytes + size <= MAX_BYTES) {
+            Some(open) => (open.end, bytes) = (at + 1, bytes + size),
+            None => {
+                requests.push(at..at + 1);
+                bytes = size;
+            }
+        }
+    }
+    requests
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_ten_messages_and_256_kib_at_the_most() {
+        let message = |size: usize| Message { body: "x".repeat(size), ..Message::default() };
+        let sizes = |of: &[usize]| requests(&of.iter().map(|size| message(*size)).collect::<Vec<_>>());
+        assert_eq!(sizes(&[]), []);
+        assert_eq!(sizes(&[1; 23]), [0..10, 10..20, 20..23]);
+        let kib = |sizes: &[usize]| sizes.iter().map(|size| size << 10).collect::<Vec<_>>();
+        assert_eq!(sizes(&kib(&[240, 9, 2, 240, 240, 100, 100, 50])), [0..2, 2..4, 4..5, 5..8]);
+        // As text, the largest payload goes in a request of its own.
+        assert!(MAX_PAYLOAD.div_ceil(3) * 4 <= MAX_BYTES);
+    }
+}

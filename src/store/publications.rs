@@ -1,0 +1,99 @@
+//! Publications: events that other teams have not heard of yet.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use crate::domain::ledger::Event;
+use crate::error::Result;
+
+/// An event to publish, with what it is about as it is now.
+pub struct Waiting {
+    pub seq: i64,
+    pub event_id: Uuid,
+    pub kind: String,
+    pub offer_id: Uuid,
+    pub game_id: Uuid,
+    pub sale_id: Option<Uuid>,
+    pub currency: String,
+    pub amount: i64,
+    pub regular: i64,
+    pub previous_amount: Option<i64>,
+    pub cut: i16,
+    pub new_low: bool,
+    pub observed_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+    pub traceparent: Option<String>,
+    pub backfill: bool,
+    /// `None`, as all that follows: the offer is gone.
+    pub store_slug: Option<String>,
+    pub store_name: Option<String>,
+    pub sku: Option<String>,
+    pub region: Option<String>,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub title: Option<String>,
+}
+
+/// Has events published, in the transaction that writes them. Their offers must be locked.
+pub async fn queue_events(connection: &mut PgConnection, events: &[Event], backfill: bool) -> Result<()> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let offers: Vec<Uuid> = events.iter().map(|event| event.offer_id).collect();
+    sqlx::query!(
+        "insert into publications (event_id, offer_id, backfill)
+         select event_id, offer_id, $3 from unnest($1::uuid[], $2::uuid[])
+            with ordinality as u (event_id, offer_id, place)
+         order by place",
+        &ids,
+        &offers,
+        backfill,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether there is something to publish.
+pub async fn is_any_waiting(executor: impl PgExecutor<'_>) -> Result<bool> {
+    let any = sqlx::query_scalar!(r#"select exists (select from publications) as "any!""#);
+    Ok(any.fetch_one(executor).await?)
+}
+
+/// The first `max`, in their order.
+pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<Waiting>> {
+    let waiting = sqlx::query_as!(
+        Waiting,
+        r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id, e.currency, e.amount, e.regular,
+            e.previous_amount, e.cut, e.new_low, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
+            s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"
+        from publications p
+        join events e on e.id = p.event_id
+        left join offers o on o.id = e.offer_id
+        left join stores s on s.id = o.store_id
+        left join games g on g.id = e.game_id
+        order by p.seq limit $1"#,
+        max,
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(waiting)
+}
+
+/// What has been published waits no more.
+pub async fn finish(executor: impl PgExecutor<'_>, published: &[i64]) -> Result<()> {
+    sqlx::query!("delete from publications where seq = any($1)", published).execute(executor).await?;
+    Ok(())
+}
+
+/// Seconds since the oldest event that waits was recorded (0: none waits).
+pub async fn age(executor: impl PgExecutor<'_>, now: DateTime<Utc>) -> Result<f64> {
+    let age = sqlx::query_scalar!(
+        r#"select coalesce(extract(epoch from $1 - (
+            select e.recorded_at from publications p join events e on e.id = p.event_id order by p.seq limit 1
+        )), 0)::float8 as "age!""#,
+        now,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(age.max(0.0))
+}

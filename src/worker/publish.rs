@@ -1,0 +1,125 @@
+//! Publish: events go to the topic of other teams, each at least once, those of an offer one after another.
+//!
+//! One process of the fleet publishes at a time. What it has sent it takes off the list; if it dies before that, the same
+//! events are sent again, under the same ids.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures_util::future::join_all;
+use metrics::counter;
+use tokio::time::Instant;
+
+use crate::app::App;
+use crate::error::{Error, Result, chain};
+use crate::outbound::bus::topic::{Message, Topic, requests};
+use crate::outbound::events;
+use crate::store::jobs;
+use crate::store::publications::{self, Waiting};
+
+/// Who publishes, in the table of jobs.
+const JOB: &str = "publish_events";
+/// Who publishes and tells nothing for so long is taken for dead.
+const LEASE: TimeDelta = TimeDelta::seconds(60);
+/// So a turn is shorter, by more than the longest request.
+const TURN: Duration = Duration::from_secs(30);
+/// After a failure the topic is tried again this much later.
+const RETRY: TimeDelta = TimeDelta::seconds(2);
+/// So many events are read at once.
+const EVENTS_AT_ONCE: i64 = 500;
+/// So many are on their way at once, in requests of ten.
+const WAVE: usize = 80;
+
+/// Publishes events until `app.stopping`.
+pub async fn run(app: App) {
+    if app.events_topic.is_none() {
+        return app.stopping.cancelled().await;
+    }
+    let pulse = app.pulses.start("publish", app.config.worker.lease * 4 + app.config.worker.poll + TURN * 2);
+    while !app.stopping.is_cancelled() {
+        pulse.beat();
+        match step(&app).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => log::warn!(target: "salebell::publish", "looking again after: {}", chain(&error)),
+        }
+        tokio::select! {
+            () = app.wakeups.publications.notified() => {}
+            () = tokio::time::sleep(app.config.worker.poll) => {}
+            () = app.stopping.cancelled() => {}
+        }
+    }
+}
+
+/// Publishes some events. False: none waits, or another process is at it.
+///
+/// # Errors
+/// The topic or the database is away.
+pub async fn step(app: &App) -> Result<bool> {
+    let Some(topic) = &app.events_topic else { return Ok(false) };
+    let limit = app.config.worker.lease;
+    if !app.suspicion.limit(limit, publications::is_any_waiting(&app.writer)).await?? {
+        return Ok(false);
+    }
+    let now = app.clock.now();
+    if !app.suspicion.limit(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?? {
+        return Ok(false);
+    }
+    let published = publish_some(app, topic).await;
+    let now = app.clock.now();
+    let (failure, next_at) = match &published {
+        Ok(_) => (None, now),
+        Err(error) => (Some(chain(error)), now + RETRY),
+    };
+    let finish = jobs::finish_job(&app.writer, JOB, now, next_at, failure.as_deref());
+    app.suspicion.limit(limit, finish).await??;
+    published
+}
+
+async fn publish_some(app: &App, topic: &Topic) -> Result<bool> {
+    let began = Instant::now();
+    let limit = app.config.worker.lease.min(TURN);
+    let list = publications::list_waiting(&app.writer, EVENTS_AT_ONCE);
+    let mut waiting = app.suspicion.limit(limit, list).await??;
+    let found = !waiting.is_empty();
+    while !waiting.is_empty() && !app.stopping.is_cancelled() && began.elapsed() < TURN {
+        let published = publish_wave(topic, &waiting).await?;
+        let (count, finish) = (published.len(), publications::finish(&app.writer, &published));
+        app.suspicion.limit(limit, finish).await??;
+        counter!("salebell_events_published_total").increment(count as u64);
+        if count == 0 {
+            return Err(Error::unavailable("the topic of events takes none"));
+        }
+        let published: HashSet<i64> = published.into_iter().collect();
+        waiting.retain(|event| !published.contains(&event.seq));
+    }
+    Ok(found)
+}
+
+/// Publishes the first event of each offer, and returns the numbers of those that were taken: a later one of the same
+/// offer must not overtake it.
+async fn publish_wave(topic: &Topic, waiting: &[Waiting]) -> Result<Vec<i64>> {
+    let mut offers = HashSet::new();
+    let wave: Vec<&Waiting> =
+        waiting.iter().filter(|event| offers.insert(event.offer_id)).take(WAVE).collect();
+    let messages = wave.iter().map(|event| events::message(event, topic.is_fifo()));
+    let messages = messages.collect::<Result<Vec<Message>>>()?;
+    let answers = requests(&messages).into_iter().map(async |request| {
+        let answer = topic.publish(&messages[request.clone()]).await;
+        (request, answer)
+    });
+    let mut published = Vec::new();
+    for (request, answer) in join_all(answers).await {
+        match answer {
+            Ok(taken) => {
+                let taken = wave[request].iter().zip(taken).filter(|(_, taken)| *taken);
+                published.extend(taken.map(|(event, _)| event.seq));
+            }
+            Err(error) => {
+                log::warn!(target: "salebell::publish", "events are published again after: {}", chain(&error));
+            }
+        }
+    }
+    Ok(published)
+}
