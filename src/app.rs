@@ -126,7 +126,13 @@ async fn answers(connection: &mut PgConnection) -> bool {
 /// A pool of the writer tells the clock what time it is there, before anything else is asked.
 fn pool(settings: &Database, url: &str, writer: Option<&Clock>, suspicion: &Suspicion) -> Result<PgPool> {
     let (writer, suspicion) = (writer.cloned(), suspicion.clone());
-    let options: PgConnectOptions = url.parse().map_err(Error::from)?;
+    let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
+    if let Some(user) = &settings.user {
+        options = options.username(user);
+    }
+    if let Some(password) = &settings.password {
+        options = options.password(password.expose_secret());
+    }
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
     let options = options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
         ("statement_timeout", statement_timeout.as_str()),

@@ -1,8 +1,10 @@
 //! Every setting, one struct an area. Defaults < file < environment; all errors are told at once.
 //!
-//! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
-//! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
+//! A setting has one name four ways: `config.database.url` in code, `[database] url` in the TOML file that
+//! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment, and
+//! `/salebell/<environment>/database/url` in Parameter Store, from where `salebell boot` writes such a file.
 
+mod aws;
 mod email;
 mod files;
 
@@ -19,6 +21,7 @@ use lettre::Address;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 use crate::domain::price::GlitchRules;
@@ -27,9 +30,13 @@ use crate::domain::public_keys::read_keys;
 /// A worker keeps one connection to listen on, and some transactions of the dispatch open while it asks for more.
 const MIN_CONNECTIONS: u64 = 5;
 
+/// What the file of settings is called among the credentials that systemd gives a service (`LoadCredential=`).
+pub const CREDENTIAL: &str = "config.toml";
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub aws: Aws,
     pub server: Server,
     pub database: Database,
     pub auth: Auth,
@@ -78,6 +85,10 @@ pub struct Database {
     pub url: SecretString,
     /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
     pub reader_url: Option<SecretString>,
+    /// `database.user`, when it is not in the URLs.
+    pub user: Option<String>,
+    /// `database.password`, when it is not in the URLs.
+    pub password: Option<SecretString>,
     /// `database.max_connections` of each pool.
     pub max_connections: u32,
     /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
@@ -231,22 +242,42 @@ impl Config {
         if let Some(path) = file {
             builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
         }
-        let table = builder
-            .add_source(source)
-            .build()
-            .and_then(|merged| merged.try_deserialize::<serde_json::Value>())
-            .map_err(|error| {
-                // Its further lines show the file's, and those may hold secrets.
-                let text = error.to_string();
-                Problems(vec![text.lines().next().unwrap_or_default().to_owned()])
-            })?;
-        let mut reader = Reader::new(table);
+        let mut reader = Reader::new(merge(builder.add_source(source))?);
+        let config = Config::read(&mut reader);
+        let (config, unknown) = reader.finish(config);
+        match (config, unknown) {
+            (Ok(config), unknown) if unknown.is_empty() => Ok(config),
+            (config, unknown) => {
+                let told = config.err().into_iter().flat_map(|problems| problems.0);
+                Err(Problems(told.chain(unknown).collect()))
+            }
+        }
+    }
+
+    /// Reads the text of a file whose settings are parameters below `path`. Tells beside the result what is unknown:
+    /// a version must start with the parameters of the next one.
+    ///
+    /// # Errors
+    /// Every missing or wrong key at once.
+    pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, Vec<String>) {
+        let file = config::File::from_str(toml, config::FileFormat::Toml);
+        let table = match merge(config::Config::builder().add_source(file)) {
+            Ok(table) => table,
+            Err(problems) => return (Err(problems), Vec::new()),
+        };
+        let mut reader = Reader { parameters: Some(path.to_owned()), ..Reader::new(table) };
         let config = Config::read(&mut reader);
         reader.finish(config)
     }
 
+    /// The file of settings: what is named, or `config.toml` among the credentials that systemd gives a service.
+    pub fn locate(named: Option<PathBuf>, credentials: Option<PathBuf>) -> Option<PathBuf> {
+        named.or_else(|| credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists()))
+    }
+
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
+        let aws = Aws::read(r)?;
         let server = Server {
             listen: r.get("server.listen", "127.0.0.1:8080")?,
             metrics_listen: r.get("server.metrics_listen", "127.0.0.1:9100")?,
@@ -263,6 +294,8 @@ impl Config {
         let database = Database {
             url: r.required("database.url").unwrap_or_default().into(),
             reader_url: r.optional("database.reader_url").map(SecretString::from),
+            user: r.optional("database.user").filter(|user| !user.is_empty()),
+            password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
             max_connections: r.get("database.max_connections", "20")?,
             acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
             statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
@@ -338,8 +371,18 @@ impl Config {
         if !stats.mail_to.is_empty() && email.server.is_none() {
             r.problem("stats.mail_to", "needs email.smtp_url and email.from");
         }
-        Some(Config { server, database, auth, worker, webhook, quarantine, files, email, stats, log })
+        Some(Config { aws, server, database, auth, worker, webhook, quarantine, files, email, stats, log })
     }
+}
+
+fn merge(
+    sources: config::ConfigBuilder<config::builder::DefaultState>,
+) -> Result<serde_json::Value, Problems> {
+    sources.build().and_then(|merged| merged.try_deserialize()).map_err(|error| {
+        // Its further lines show the file's, and those may hold secrets.
+        let text = error.to_string();
+        Problems(vec![text.lines().next().unwrap_or_default().to_owned()])
+    })
 }
 
 impl Issuer {
@@ -384,6 +427,8 @@ fn is_loopback(url: &url::Url) -> bool {
 struct Reader {
     values: BTreeMap<String, serde_json::Value>,
     problems: Vec<String>,
+    /// Where the settings are parameters: below this path.
+    parameters: Option<String>,
 }
 
 impl Reader {
@@ -397,12 +442,21 @@ impl Reader {
                 None => drop(values.insert(area.clone(), keys.clone())),
             }
         }
-        Reader { values, problems: Vec::new() }
+        Reader { values, problems: Vec::new(), parameters: None }
     }
 
     fn problem(&mut self, key: &str, problem: impl fmt::Display) {
-        let variable = format!("SALEBELL_{}", key.replace('.', "__").to_uppercase());
-        self.problems.push(format!("{key} ({variable}) {problem}"));
+        let problem = self.about(key, problem);
+        self.problems.push(problem);
+    }
+
+    /// Names a setting as whoever set it does.
+    fn about(&self, key: &str, what: impl fmt::Display) -> String {
+        let name = match &self.parameters {
+            Some(path) => format!("{path}/{}", key.replace('.', "/")),
+            None => format!("SALEBELL_{}", key.replace('.', "__").to_uppercase()),
+        };
+        format!("{key} ({name}) {what}")
     }
 
     fn optional(&mut self, key: &str) -> Option<String> {
@@ -480,13 +534,13 @@ impl Reader {
         }))
     }
 
-    fn finish(mut self, config: Option<Config>) -> Result<Config, Problems> {
-        for key in std::mem::take(&mut self.values).into_keys() {
-            self.problem(&key, "is unknown");
-        }
+    /// What was read, and what nobody asked for.
+    fn finish(mut self, config: Option<Config>) -> (Result<Config, Problems>, Vec<String>) {
+        let unknown = std::mem::take(&mut self.values);
+        let unknown = unknown.keys().map(|key| self.about(key, "is unknown")).collect();
         match config {
-            Some(config) if self.problems.is_empty() => Ok(config),
-            _ => Err(Problems(self.problems)),
+            Some(config) if self.problems.is_empty() => (Ok(config), unknown),
+            _ => (Err(Problems(self.problems)), unknown),
         }
     }
 }

@@ -68,7 +68,9 @@ fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error
 }
 
 async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
-    let config = || Config::load(arguments.config.as_deref(), std::env::vars());
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let file = Config::locate(arguments.config.clone(), credentials);
+    let config = || Config::load(file.as_deref(), std::env::vars());
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
     match arguments.command {
         Command::Api => api(service()?).await?,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 fn settings_of_the_program() -> BTreeMap<String, String> {
     let source = concat!(
         include_str!("../../src/config.rs"),
+        include_str!("../../src/config/aws.rs"),
         include_str!("../../src/config/email.rs"),
         include_str!("../../src/config/files.rs"),
     );
