@@ -32,6 +32,7 @@ pub mod failure;
 pub mod feed;
 pub mod files_command;
 pub mod http;
+pub mod instance;
 pub mod key_command;
 pub mod listeners;
 pub mod outbound;

@@ -9,17 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::binary::Binary;
 use crate::support::sink::Sink;
-use crate::support::{TestApp, User};
-
-/// Waits until `condition` holds.
-async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(90), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
-}
+use crate::support::{TestApp, User, eventually};
 
 fn seen(sku: usize, price: &str, day: u32) -> Value {
     json!({"store": "steam", "sku": sku.to_string(), "title": format!("Game {sku}"), "price": price,

@@ -62,6 +62,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "weekly_report",
         ],
     ),
+    ("instance", &["error", "failure"]),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("assembly", &["app", "error", "outbound", "store"]),

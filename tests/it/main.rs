@@ -28,6 +28,7 @@ mod keys;
 mod kills;
 mod layering;
 mod logging;
+mod metadata;
 mod notices;
 mod offers;
 mod operations;

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod catalogue;
 pub mod database;
+pub mod ec2;
 pub mod gate;
 pub mod instance;
 pub mod issuer;
@@ -36,6 +37,16 @@ use uuid::Uuid;
 use database::TestDatabase;
 use s3::{Bucket, Store};
 use scratch::Scratch;
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(90), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
 
 /// A clock that a test moves.
 #[derive(Clone)]

@@ -1,0 +1,120 @@
+//! The instance metadata service, version 2, as one instance sees it.
+//! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::{World, fault};
+
+const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+const TOKEN: &str = "x-aws-ec2-metadata-token";
+pub const REGION: &str = "eu-central-1";
+pub const ZONE: &str = "eu-central-1a";
+/// The role of every instance, and the key that it is given.
+const ROLE: &str = "salebell";
+pub const ACCESS_KEY: &str = "ASIAEXAMPLE";
+pub const SESSION_TOKEN: &str = "a-session-of-the-role";
+
+type Shared = Arc<Mutex<World>>;
+
+/// Answers for one instance.
+pub fn router(world: Shared, id: &str) -> Router {
+    Router::new().fallback(answer).with_state((world, id.to_owned()))
+}
+
+async fn answer(State((world, id)): State<(Shared, String)>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let due = {
+        let mut world = world.lock().unwrap();
+        world.requests.push(format!("{method} {path}"));
+        world.metadata_faults.pop_front().or(world.metadata_outage)
+    };
+    if let Some(status) = fault(due).await {
+        return status.into_response();
+    }
+    let mut world = world.lock().unwrap();
+    world.group.pass(Instant::now());
+    match (method, path.as_str()) {
+        (Method::PUT, "/latest/api/token") => give_token(&mut world, &id, &headers),
+        (Method::GET | Method::HEAD, path) => match is_good(&world, &id, &headers) {
+            true => read(&world, &id, path),
+            false => StatusCode::UNAUTHORIZED.into_response(),
+        },
+        _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+    }
+}
+
+fn give_token(world: &mut World, id: &str, headers: &HeaderMap) -> Response {
+    // Who comes through a proxy is not the instance.
+    if headers.contains_key("x-forwarded-for") {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let ttl = headers.get(TTL).and_then(|ttl| ttl.to_str().ok()?.parse::<u64>().ok());
+    let Some(ttl) = ttl.filter(|ttl| (1..=21_600).contains(ttl)) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let lives = world.longest_token.unwrap_or(Duration::MAX).min(Duration::from_secs(ttl));
+    let token = format!("{}==", uuid::Uuid::now_v7().simple());
+    world.tokens_asked += 1;
+    world.tokens.insert(token.clone(), (id.to_owned(), Instant::now() + lives));
+    ([(TTL, ttl.min(lives.as_secs().max(1)).to_string())], token).into_response()
+}
+
+fn is_good(world: &World, id: &str, headers: &HeaderMap) -> bool {
+    let token = headers.get(TOKEN).and_then(|token| world.tokens.get(token.to_str().ok()?));
+    token.is_some_and(|(whose, until)| whose == id && Instant::now() < *until)
+}
+
+fn read(world: &World, id: &str, path: &str) -> Response {
+    let instance = world.group.instance(id);
+    let Some(path) = path.strip_prefix("/latest/") else { return StatusCode::NOT_FOUND.into_response() };
+    let found = match path {
+        "meta-data/instance-id" => Some(id.to_owned()),
+        "meta-data/placement/region" => Some(REGION.to_owned()),
+        "meta-data/placement/availability-zone" => Some(ZONE.to_owned()),
+        "meta-data/autoscaling/target-lifecycle-state" => Some(instance.target().to_owned()),
+        "meta-data/spot/instance-action" => instance.spot_action.clone(),
+        "meta-data/events/recommendations/rebalance" => instance.rebalance.clone(),
+        "meta-data/tags/instance" | "meta-data/tags/instance/" => {
+            Some(instance.tags.keys().cloned().collect::<Vec<_>>().join("\n"))
+        }
+        "meta-data/iam/security-credentials" | "meta-data/iam/security-credentials/" => Some(ROLE.to_owned()),
+        _ => match path.strip_prefix("meta-data/tags/instance/") {
+            Some(key) => instance.tags.get(key).cloned(),
+            None => return read_document(id, path),
+        },
+    };
+    match found {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain")], text).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn read_document(id: &str, path: &str) -> Response {
+    let document = match path {
+        "dynamic/instance-identity/document" => json!({
+            "accountId": "123456789012", "architecture": "arm64", "availabilityZone": ZONE, "billingProducts": null,
+            "imageId": "ami-0abcdef1234567890", "instanceId": id, "instanceType": "t4g.medium",
+            "pendingTime": "2026-11-20T00:00:00Z", "privateIp": "10.77.0.11", "region": REGION,
+            "version": "2017-09-30",
+        }),
+        "meta-data/iam/security-credentials/salebell"
+        | "meta-data/iam/security-credentials-extended/salebell" => {
+            json!({
+                "Code": "Success", "LastUpdated": "2026-11-20T00:00:00Z", "Type": "AWS-HMAC",
+                "AccessKeyId": ACCESS_KEY, "SecretAccessKey": "secret", "Token": SESSION_TOKEN,
+                "AccountId": "123456789012", "Expiration": "2099-01-01T00:00:00Z",
+            })
+        }
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    // As text, like everything here.
+    ([(header::CONTENT_TYPE, "text/plain")], document.to_string()).into_response()
+}

@@ -1,0 +1,123 @@
+//! A small EC2 for one group of instances: what each instance asks of its metadata service, and the calls of Auto
+//! Scaling that an instance makes, as strict as AWS is. It launches nothing: instances are what a test says they are.
+//!
+//! `group.rs` holds the states and knows no HTTP, `metadata.rs` and `autoscaling.rs` are its two faces.
+
+pub mod autoscaling;
+pub mod group;
+pub mod metadata;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub use group::{Group, Hook, Outcome, State};
+
+/// What becomes of the next requests of one face, instead of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// This status, without a body.
+    Status(u16),
+    /// No answer for a minute.
+    Hang,
+}
+
+/// What the two faces share.
+#[derive(Default)]
+pub struct World {
+    pub group: Group,
+    /// Tokens of the metadata service, by what they are: whose they are and until when they are good.
+    tokens: HashMap<String, (String, Instant)>,
+    /// How long a token lives, whatever was asked for.
+    pub longest_token: Option<Duration>,
+    /// Requests for a token so far.
+    pub tokens_asked: usize,
+    /// What each request said of itself, as `GET /latest/…` and `Action=… key=value …`.
+    pub requests: Vec<String>,
+    pub metadata_faults: VecDeque<Fault>,
+    /// Until it is taken back, all requests of the metadata service.
+    pub metadata_outage: Option<Fault>,
+    pub autoscaling_faults: VecDeque<Fault>,
+    pub autoscaling_outage: Option<Fault>,
+}
+
+/// The running server. It ends when it is dropped.
+pub struct Ec2 {
+    world: Arc<Mutex<World>>,
+    autoscaling: SocketAddr,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Ec2 {
+    /// A group without instances. Its Auto Scaling listens.
+    pub async fn start(group: Group) -> Ec2 {
+        let world = Arc::new(Mutex::new(World { group, ..World::default() }));
+        let (autoscaling, task) = serve(autoscaling::router(world.clone())).await;
+        Ec2 { world, autoscaling, tasks: Mutex::new(vec![task]) }
+    }
+
+    /// Launches an instance; returns where its metadata is.
+    pub async fn launch(&self, id: &str) -> String {
+        self.world().group.launch(id, Instant::now());
+        let (address, task) = serve(metadata::router(self.world.clone(), id)).await;
+        self.tasks.lock().unwrap().push(task);
+        format!("http://{address}")
+    }
+
+    /// Where Auto Scaling is.
+    pub fn autoscaling_url(&self) -> String {
+        format!("http://{}", self.autoscaling)
+    }
+
+    /// The state as it is now.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        let mut world = self.world.lock().unwrap();
+        world.group.pass(Instant::now());
+        world
+    }
+
+    /// The tokens that are out are good no more.
+    pub fn forget_tokens(&self) {
+        self.world().tokens.clear();
+    }
+
+    /// Waits until an instance is in this state.
+    pub async fn until(&self, id: &str, state: State) {
+        let waiting = async {
+            while self.world().group.instance(id).state != state {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(60), waiting).await.is_err() {
+            panic!("{id} is never {state:?}: {:#?}", self.world().group.instance(id));
+        }
+    }
+}
+
+impl Drop for Ec2 {
+    fn drop(&mut self) {
+        self.tasks.get_mut().unwrap().iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn serve(router: Router) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (address, tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }))
+}
+
+/// A status that is a fault, when one is due; waits where it hangs.
+async fn fault(due: Option<Fault>) -> Option<axum::http::StatusCode> {
+    match due? {
+        Fault::Status(status) => Some(axum::http::StatusCode::from_u16(status).unwrap()),
+        Fault::Hang => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Some(axum::http::StatusCode::GATEWAY_TIMEOUT)
+        }
+    }
+}
