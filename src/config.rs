@@ -249,21 +249,21 @@ impl Config {
             (Ok(config), unknown) if unknown.is_empty() => Ok(config),
             (config, unknown) => {
                 let told = config.err().into_iter().flat_map(|problems| problems.0);
-                Err(Problems(told.chain(unknown).collect()))
+                Err(Problems(told.chain(unknown.into_values()).collect()))
             }
         }
     }
 
-    /// Reads the text of a file whose settings are parameters below `path`. Tells beside the result what is unknown:
-    /// a version must start with the parameters of the next one.
-    ///
-    /// # Errors
-    /// Every missing or wrong key at once.
-    pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, Vec<String>) {
+    /// Reads the text of a file whose settings are parameters below `path`. Unknown keys are no problem of it: they
+    /// stand beside the result, with what is to be told of them. `Err` holds every missing or wrong key at once.
+    pub fn load_parameters(
+        toml: &str,
+        path: &str,
+    ) -> (Result<Config, Problems>, BTreeMap<String, String>) {
         let file = config::File::from_str(toml, config::FileFormat::Toml);
         let table = match merge(config::Config::builder().add_source(file)) {
             Ok(table) => table,
-            Err(problems) => return (Err(problems), Vec::new()),
+            Err(problems) => return (Err(problems), BTreeMap::new()),
         };
         let mut reader = Reader { parameters: Some(path.to_owned()), ..Reader::new(table) };
         let config = Config::read(&mut reader);
@@ -535,9 +535,9 @@ impl Reader {
     }
 
     /// What was read, and what nobody asked for.
-    fn finish(mut self, config: Option<Config>) -> (Result<Config, Problems>, Vec<String>) {
-        let unknown = std::mem::take(&mut self.values);
-        let unknown = unknown.keys().map(|key| self.about(key, "is unknown")).collect();
+    fn finish(mut self, config: Option<Config>) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+        let unknown = std::mem::take(&mut self.values).into_keys();
+        let unknown = unknown.map(|key| (key.clone(), self.about(&key, "is unknown"))).collect();
         match config {
             Some(config) if self.problems.is_empty() => (Ok(config), unknown),
             _ => (Err(Problems(self.problems)), unknown),

@@ -21,6 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod activity;
 pub mod app;
 pub mod assembly;
+pub mod aws;
 pub mod callers;
 pub mod client;
 pub mod clock;

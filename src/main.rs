@@ -31,6 +31,7 @@ enum Command {
     Worker,
     /// Bring the database's schema up to date; safe to run twice and beside the version before.
     Migrate,
+    Boot(salebell::instance::boot::Arguments),
     /// Read the configuration and tell every missing or wrong key at once.
     CheckConfig,
     Report(salebell::report::Arguments),
@@ -76,6 +77,9 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Api => api(service()?).await?,
         Command::Worker => worker(service()?).await?,
         Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
+        Command::Boot(boot) => {
+            println!("{}", salebell::instance::boot::run(boot, arguments.config.as_deref()).await?);
+        }
         Command::CheckConfig => {
             config()?;
             println!("The configuration is complete.");

@@ -1,6 +1,9 @@
 //! What only the appliance needs: the process knows that it runs on an instance of EC2, in a group.
 
+pub mod boot;
 pub mod metadata;
+pub mod parameters;
+mod run_directory;
 
 /// A random factor from one half up to one, which keeps apart what failed together.
 fn jitter() -> f64 {

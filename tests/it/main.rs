@@ -3,6 +3,7 @@
 mod support;
 
 mod auth_coverage;
+mod boot;
 mod callers;
 mod channels;
 mod cluster;

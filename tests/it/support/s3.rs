@@ -35,6 +35,11 @@ macro_rules! on_both_stores {
 /// The server of this process; it ends when the pipe does.
 static SERVER: OnceLock<(u16, ChildStdin)> = OnceLock::new();
 
+/// Where it is, for its other services; it may still be starting.
+pub fn emulator() -> String {
+    format!("http://127.0.0.1:{}", port())
+}
+
 fn port() -> u16 {
     SERVER
         .get_or_init(|| {

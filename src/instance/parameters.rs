@@ -41,6 +41,19 @@ pub struct Settings {
     pub secrets: Vec<SecretSetting>,
 }
 
+impl Settings {
+    /// The names of all that there is.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str).chain(self.unread())
+    }
+
+    /// Those whose secret could not be read.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        let settings = self.secrets.iter().map(|secret| secret.setting.as_str());
+        settings.filter(|setting| !self.values.contains_key(*setting))
+    }
+}
+
 /// Which version of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -73,23 +86,23 @@ impl Parameters {
         &self.path
     }
 
-    /// Reads all of them, and the secrets that they name.
-    ///
-    /// # Errors
-    /// Everything that could not be read, a line each, without a value.
-    pub async fn read(&self) -> Result<Settings, Vec<String>> {
-        let parameters = self.read_parameters().await.map_err(|problem| vec![problem])?;
-        if parameters.is_empty() {
-            return Err(vec![format!("there is no parameter below {}/", self.path)]);
-        }
+    /// Reads all of them, and the secrets that they name: what could be read, and of everything else a line that says
+    /// why not, without a value.
+    pub async fn read(&self) -> (Settings, Vec<String>) {
         let (mut settings, mut problems) = (Settings::default(), Vec::new());
+        let parameters = match self.read_parameters().await {
+            Ok(parameters) => parameters,
+            Err(problem) => return (settings, vec![problem]),
+        };
         for (name, value) in parameters {
             // What is not below the path was not asked for.
             let Some(below) = name.strip_prefix(&self.path).and_then(|name| name.strip_prefix('/')) else {
                 continue;
             };
             let setting = below.replace('/', ".");
-            if value.expose_secret().starts_with(SECRET_PREFIX) {
+            if below.contains('.') {
+                problems.push(format!("{name} has a dot in its name"));
+            } else if value.expose_secret().starts_with(SECRET_PREFIX) {
                 match value.expose_secret().parse() {
                     Ok(secret) => settings.secrets.push(SecretSetting { setting, secret }),
                     Err(problem) => problems.push(format!("{name} {problem}")),
@@ -98,18 +111,20 @@ impl Parameters {
                 settings.values.insert(setting, value);
             }
         }
-        match self.read_secrets(&settings.secrets, Stage::Current).await {
-            Ok(values) => settings.values.extend(values),
-            Err(further) => problems.extend(further),
+        if settings.names().next().is_none() && problems.is_empty() {
+            problems.push(format!("there is no parameter below {}/", self.path));
         }
-        if problems.is_empty() { Ok(settings) } else { Err(problems) }
+        let (values, further) = self.read_secrets(&settings.secrets, Stage::Current).await;
+        settings.values.extend(values);
+        problems.extend(further);
+        (settings, problems)
     }
 
     async fn read_parameters(&self) -> Result<Vec<(String, SecretString)>, String> {
         let (mut found, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let page = until_reached(|| {
-                let request = self.ssm.get_parameters_by_path().path(format!("{}/", self.path));
+                let request = self.ssm.get_parameters_by_path().path(&self.path);
                 request
                     .recursive(true)
                     .with_decryption(true)
@@ -136,15 +151,13 @@ impl Parameters {
         Err(format!("below {}/ are more than {MAX_PARAMETERS} parameters", self.path))
     }
 
-    /// Reads what each of these settings is at this stage. A secret is read once, however many settings it has.
-    ///
-    /// # Errors
-    /// Everything that could not be read, a line each, without a value.
+    /// Reads what each of these settings is at this stage, and tells why it could not, as `read` does. A secret is read
+    /// once, however many settings it has.
     pub async fn read_secrets(
         &self,
         settings: &[SecretSetting],
         stage: Stage,
-    ) -> Result<BTreeMap<String, SecretString>, Vec<String>> {
+    ) -> (BTreeMap<String, SecretString>, Vec<String>) {
         let ids: BTreeSet<&str> = settings.iter().map(|setting| setting.secret.id.as_str()).collect();
         let read: BTreeMap<&str, Result<SecretString, String>> = futures_util::stream::iter(ids)
             .map(async |id| (id, self.read_secret(id, stage).await))
@@ -164,7 +177,7 @@ impl Parameters {
                 }
             }
         }
-        if problems.is_empty() { Ok(values) } else { Err(problems) }
+        (values, problems)
     }
 
     async fn read_secret(&self, id: &str, stage: Stage) -> Result<SecretString, String> {
@@ -201,7 +214,7 @@ where
     loop {
         match call().await {
             Err(error) if aws::was_not_reached(&error) && round < ROUNDS => {
-                tokio::time::sleep(PAUSE * round).await;
+                tokio::time::sleep((PAUSE * round).mul_f64(super::jitter())).await;
                 round += 1;
             }
             end => return end,
