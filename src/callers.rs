@@ -6,12 +6,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::activity::Activity;
@@ -20,6 +19,7 @@ use crate::config::Auth;
 use crate::domain::api_key;
 use crate::error::{Error, Kind, Result, chain};
 use crate::outbound::issuers::{Issuers, LEEWAY};
+use crate::store::pool::PgPool;
 use crate::store::{accounts, keys};
 use crate::suspicion::Suspicion;
 
@@ -61,7 +61,7 @@ impl Caller {
 
 /// Knows tokens.
 pub struct Callers {
-    issuers: Issuers,
+    issuers: RwLock<Arc<Issuers>>,
     pool: PgPool,
     clock: Clock,
     suspicion: Suspicion,
@@ -82,7 +82,7 @@ impl Callers {
         activity: Activity,
     ) -> Callers {
         Callers {
-            issuers: Issuers::new(settings, &clock),
+            issuers: RwLock::new(Arc::new(Issuers::new(settings, &clock))),
             pool,
             clock,
             suspicion,
@@ -111,6 +111,13 @@ impl Callers {
         self.activity.note_login(caller.account, now);
         self.tokens.put(hash, caller.clone(), until, now);
         Ok(caller)
+    }
+
+    /// Believes these issuers from now on; what a token of another has proved before is forgotten.
+    pub fn trust(&self, settings: &Auth) {
+        let issuers = Arc::new(Issuers::new(settings, &self.clock));
+        *self.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers;
+        self.tokens.forget(|caller| caller.key.is_none());
     }
 
     /// Refuses an API key from now on in this process.
@@ -142,7 +149,8 @@ impl Callers {
     }
 
     async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
-        let claims = self.issuers.verify(token).await?;
+        let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let claims = issuers.verify(token).await?;
         let until = claims.expires_at.min(now + JWT_MEMORY - LEEWAY) + LEEWAY;
         let who = (claims.issuer, claims.subject);
         let account = match self.accounts.get(&who, now) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use ipnet::IpNet;
 use lettre::Address;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
@@ -231,6 +231,18 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
+        Config::load_again(file, &BTreeMap::new(), environment)
+    }
+
+    /// Reads what `load` reads, with values over those of the file that have changed since: a setting's name → its value.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_again(
+        file: Option<&Path>,
+        changed: &BTreeMap<String, SecretString>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Problems> {
         // SALEBELL_URL and the like are for the command line; settings have an area.
         let settings =
             environment.into_iter().filter(|(key, _)| key.starts_with("SALEBELL_") && key.contains("__"));
@@ -242,7 +254,12 @@ impl Config {
         if let Some(path) = file {
             builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
         }
-        let mut reader = Reader::new(merge(builder.add_source(source))?);
+        let mut fresh = config::Config::builder();
+        for (key, value) in changed {
+            fresh = fresh.set_override(key, value.expose_secret()).map_err(|error| first_line(&error))?;
+        }
+        let fresh = fresh.build().map_err(|error| first_line(&error))?;
+        let mut reader = Reader::new(merge(builder.add_source(fresh).add_source(source))?);
         let config = Config::read(&mut reader);
         let (config, unknown) = reader.finish(config);
         match (config, unknown) {
@@ -378,11 +395,12 @@ impl Config {
 fn merge(
     sources: config::ConfigBuilder<config::builder::DefaultState>,
 ) -> Result<serde_json::Value, Problems> {
-    sources.build().and_then(|merged| merged.try_deserialize()).map_err(|error| {
-        // Its further lines show the file's, and those may hold secrets.
-        let text = error.to_string();
-        Problems(vec![text.lines().next().unwrap_or_default().to_owned()])
-    })
+    sources.build().and_then(|merged| merged.try_deserialize()).map_err(|error| first_line(&error))
+}
+
+/// The further ones show those of the file, and they may hold secrets.
+fn first_line(error: &config::ConfigError) -> Problems {
+    Problems(vec![error.to_string().lines().next().unwrap_or_default().to_owned()])
 }
 
 impl Issuer {

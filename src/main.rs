@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use salebell::app::{AppState, Clock};
+use salebell::app::{App, AppState, Clock};
 use salebell::config::Config;
 use salebell::error::Result;
+use salebell::instance::renewal::{Origin, Renewal};
 use salebell::process::{self, Part};
 use salebell::server::Server;
 use salebell::{files_command, key_command, stats_command, store, telemetry};
@@ -72,10 +73,11 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let file = Config::locate(arguments.config.clone(), credentials);
     let config = || Config::load(file.as_deref(), std::env::vars());
+    let origin = || Origin { file: file.clone(), environment: std::env::vars().collect() };
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
     match arguments.command {
-        Command::Api => api(service()?).await?,
-        Command::Worker => worker(service()?).await?,
+        Command::Api => api(service()?, origin()).await?,
+        Command::Worker => worker(service()?, origin()).await?,
         Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
         Command::Boot(boot) => {
             println!("{}", salebell::instance::boot::run(boot, arguments.config.as_deref()).await?);
@@ -103,16 +105,28 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn api(config: Config) -> Result<()> {
+async fn api(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
+    keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
     log::info!(target: "salebell::process", "listening on http://{}", server.address()?);
     let metrics = app.config.server.metrics_listen;
     process::run(app, metrics, vec![Part::new("the API", server.run())]).await
 }
 
-async fn worker(config: Config) -> Result<()> {
+async fn worker(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
+    keep_new(&app, origin);
     let metrics = app.config.worker.metrics_listen;
     process::run(app.clone(), metrics, vec![Part::new("the worker", salebell::worker::run(app))]).await
+}
+
+/// Settings that change in Parameter Store and Secrets Manager change here too, until the process ends.
+fn keep_new(app: &App, origin: Origin) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Some(renewal) = Renewal::new(&app, origin).await {
+            renewal.run().await;
+        }
+    });
 }

@@ -1,7 +1,5 @@
 //! What is wrong with a configuration is told, all at once.
 
-use secrecy::ExposeSecret;
-
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {

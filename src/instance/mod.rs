@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod metadata;
 pub mod parameters;
+pub mod renewal;
 mod run_directory;
 
 /// A random factor from one half up to one, which keeps apart what failed together.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::config::http::HttpResponse;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
-use futures_util::StreamExt;
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::aws;
@@ -159,11 +159,11 @@ impl Parameters {
         stage: Stage,
     ) -> (BTreeMap<String, SecretString>, Vec<String>) {
         let ids: BTreeSet<&str> = settings.iter().map(|setting| setting.secret.id.as_str()).collect();
-        let read: BTreeMap<&str, Result<SecretString, String>> = futures_util::stream::iter(ids)
-            .map(async |id| (id, self.read_secret(id, stage).await))
-            .buffer_unordered(SECRETS_AT_ONCE)
-            .collect()
-            .await;
+        let (ids, mut read) = (Vec::from_iter(ids), BTreeMap::new());
+        for some in ids.chunks(SECRETS_AT_ONCE) {
+            let texts = join_all(some.iter().map(|id| self.read_secret(id, stage))).await;
+            read.extend(some.iter().copied().zip(texts));
+        }
         let (mut values, mut problems) = (BTreeMap::new(), Vec::new());
         for SecretSetting { setting, secret } in settings {
             let value = match &read[secret.id.as_str()] {

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use sqlx::PgPool;
 
 use crate::app::Clock;
 use crate::error::Result;
 use crate::store::bus as table;
+use crate::store::pool::PgPool;
 pub use crate::store::bus::Received;
 
 /// After so many receives without an acknowledgement a message is to be buried.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Serialize;
 use sqlx::types::Json;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::error::Result;
 use crate::store::deliveries::MAX_TRIES_KEPT;
+use crate::store::pool::PgPool;
 
 /// A channel without one success for so long is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);

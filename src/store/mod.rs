@@ -37,13 +37,14 @@ pub mod search;
 pub mod statistics;
 pub mod stores;
 pub mod wakeups;
+pub mod pool;
 pub mod watches;
 pub mod weekly_mails;
 
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
 ///

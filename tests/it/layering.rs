@@ -63,7 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("aws", &[]),
-    ("instance", &["aws", "config", "error", "failure"]),
+    ("instance", &["app", "aws", "config", "error", "failure", "secrets"]),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("assembly", &["app", "error", "outbound", "store"]),
