@@ -37,10 +37,8 @@ pub async fn load(region: &str) -> SdkConfig {
         Some(_) => retries.max_attempts(),
         None => ATTEMPTS,
     };
-    let retries = retries
-        .with_max_attempts(attempts)
-        .with_initial_backoff(FIRST_PAUSE)
-        .with_max_backoff(LONGEST_PAUSE);
+    let retries =
+        retries.with_max_attempts(attempts).with_initial_backoff(FIRST_PAUSE).with_max_backoff(LONGEST_PAUSE);
     config.into_builder().retry_config(retries).build()
 }
 

@@ -273,10 +273,7 @@ impl Config {
 
     /// Reads the text of a file whose settings are parameters below `path`. Unknown keys are no problem of it: they
     /// stand beside the result, with what is to be told of them. `Err` holds every missing or wrong key at once.
-    pub fn load_parameters(
-        toml: &str,
-        path: &str,
-    ) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+    pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, BTreeMap<String, String>) {
         let file = config::File::from_str(toml, config::FileFormat::Toml);
         let table = match merge(config::Config::builder().add_source(file)) {
             Ok(table) => table,

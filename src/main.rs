@@ -75,6 +75,9 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     let config = || Config::load(file.as_deref(), std::env::vars());
     let origin = || Origin { file: file.clone(), environment: std::env::vars().collect() };
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
+    if !matches!(arguments.command, Command::Dev(_) | Command::Files(_) | Command::Report(_)) {
+        process::forbid_core_dumps()?;
+    }
     match arguments.command {
         Command::Api => api(service()?, origin()).await?,
         Command::Worker => worker(service()?, origin()).await?,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use crate::error::{FieldError, Result};
-use crate::store::pool::PgPool;
 use crate::store;
+use crate::store::pool::PgPool;
 use crate::suspicion::Suspicion;
 
 /// How long the database may take to answer before it counts as away.

@@ -57,8 +57,7 @@ impl Keyring {
     /// No key is configured.
     pub fn seal(&self, owner: uuid::Uuid, secret: &[u8]) -> Result<Vec<u8>> {
         let keys = self.keys();
-        let (id, key) =
-            keys.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
+        let (id, key) = keys.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
         let mut nonce = [0_u8; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::internal("no random bytes"))?;
         let mut text = secret.to_vec();

@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_named_with_or_without_a_key() {
-        let rds = "secret:arn:aws:secretsmanager:eu-central-1:123456789012:secret:rds!cluster-1a-XyZ#password";
+        let rds =
+            "secret:arn:aws:secretsmanager:eu-central-1:123456789012:secret:rds!cluster-1a-XyZ#password";
         for (text, key) in [(rds, Some("password")), ("secret:salebell/prod/webhook", None)] {
             let name: SecretName = text.parse().unwrap();
             assert_eq!((name.key.as_deref(), name.to_string().as_str()), (key, text));

@@ -135,7 +135,9 @@ async fn locate(arguments: &Arguments) -> Result<Place, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     for (what, text) in [("environment", &place.environment), ("region", &place.region)] {
         if text.is_empty() || !text.chars().all(plain) {
-            return Err(Failure::new(format!("the {what} must be of letters, digits, - and _, not {text:?}")));
+            return Err(Failure::new(format!(
+                "the {what} must be of letters, digits, - and _, not {text:?}"
+            )));
         }
     }
     Ok(place)
@@ -150,18 +152,16 @@ fn read_defaults(path: &Path) -> Result<Table, Failure> {
 }
 
 /// The file of settings: defaults, parameters over them, and where they came from.
-fn compose(
-    mut defaults: Table,
-    settings: &Settings,
-    region: &str,
-    path: &str,
-) -> Result<Table, String> {
+fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -> Result<Table, String> {
     for (name, value) in &settings.values {
-        insert(&mut defaults, name, value.expose_secret().into())
-            .map_err(|()| format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/")))?;
+        insert(&mut defaults, name, value.expose_secret().into()).map_err(|()| {
+            format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/"))
+        })?;
     }
     let secrets = Value::try_from(&settings.secrets).map_err(|error| error.to_string())?;
-    for (name, value) in [("aws.region", region.into()), ("aws.parameters", path.into()), ("aws.secrets", secrets)] {
+    for (name, value) in
+        [("aws.region", region.into()), ("aws.parameters", path.into()), ("aws.secrets", secrets)]
+    {
         insert(&mut defaults, name, value).map_err(|()| "aws must be an area of settings".to_owned())?;
     }
     Ok(defaults)
@@ -189,7 +189,11 @@ fn remove(table: &mut Table, name: &str) {
     match name.split_once('.') {
         None => drop(table.remove(name)),
         Some((area, rest)) => {
-            table.get_mut(area).and_then(Value::as_table_mut).into_iter().for_each(|inner| remove(inner, rest));
+            table
+                .get_mut(area)
+                .and_then(Value::as_table_mut)
+                .into_iter()
+                .for_each(|inner| remove(inner, rest));
         }
     }
 }
@@ -215,7 +219,10 @@ mod tests {
         let mut table: Table = as_file(&table).expose_secret().parse().unwrap();
         assert_eq!(table["database"]["url"].as_str(), Some(odd));
         assert_eq!(table["auth"]["alb"]["arn"].as_str(), Some("x"));
-        assert_eq!((table["log"]["level"].as_str(), table["log"]["access"].as_bool()), (Some("warn"), Some(false)));
+        assert_eq!(
+            (table["log"]["level"].as_str(), table["log"]["access"].as_bool()),
+            (Some("warn"), Some(false))
+        );
         assert_eq!(table["aws"]["parameters"].as_str(), Some("/salebell/prod"));
         ["log.level", "auth.alb.arn", "nothing.at.all"].iter().for_each(|name| remove(&mut table, name));
         assert_eq!((table["log"].get("level"), table["auth"]["alb"].get("arn")), (None, None));

@@ -172,9 +172,11 @@ impl Parameters {
             };
             match value {
                 Ok(value) => drop(values.insert(setting.clone(), value)),
-                Err(problem) => {
-                    problems.push(format!("{}/{} is {secret}, and {problem}", self.path, setting.replace('.', "/")))
-                }
+                Err(problem) => problems.push(format!(
+                    "{}/{} is {secret}, and {problem}",
+                    self.path,
+                    setting.replace('.', "/")
+                )),
             }
         }
         (values, problems)
@@ -230,9 +232,8 @@ mod tests {
     fn a_key_of_a_secret_is_picked_and_nothing_of_it_told() {
         let name = |text: &str| text.parse::<SecretName>().unwrap();
         let secret = SecretString::from(r#"{"username": "salebell", "password": "hunter2", "port": 5432}"#);
-        let is = |name_text: &str| {
-            pick(&secret, &name(name_text)).map(|value| value.expose_secret().to_owned())
-        };
+        let is =
+            |name_text: &str| pick(&secret, &name(name_text)).map(|value| value.expose_secret().to_owned());
         assert_eq!(is("secret:a#password").unwrap(), "hunter2");
         assert_eq!(is("secret:a#port").unwrap(), "5432");
         assert_eq!(is("secret:a").unwrap(), secret.expose_secret());

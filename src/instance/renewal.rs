@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::parameters::{Parameters, Stage};
@@ -55,11 +56,16 @@ pub struct Renewal {
 impl Renewal {
     /// `None` where the settings name no parameters and no secrets: nothing changes then.
     pub async fn new(app: &App, origin: Origin) -> Option<Renewal> {
+        let region = app.config.aws.region.as_deref()?;
+        Renewal::with(app, origin, &aws::load(region).await)
+    }
+
+    /// As `new`, asking AWS in this way.
+    pub fn with(app: &App, origin: Origin, config: &SdkConfig) -> Option<Renewal> {
         let settings = &app.config.aws;
-        let region = settings.region.as_deref()?;
         let path = settings.parameters.as_deref().unwrap_or_default();
-        let is_live = |secret: &&SecretSetting| LIVE.contains(&secret.setting.as_str());
-        let secrets: Vec<_> = settings.secrets.iter().filter(is_live).cloned().collect();
+        let live = settings.secrets.iter().filter(|secret| is_live(&secret.setting));
+        let secrets: Vec<_> = live.cloned().collect();
         if path.is_empty() && secrets.is_empty() {
             return None;
         }
@@ -67,7 +73,7 @@ impl Renewal {
             app.password.keep_new();
         }
         Some(Renewal {
-            parameters: Parameters::new(&aws::load(region).await, path),
+            parameters: Parameters::new(config, path),
             secrets,
             changed: BTreeMap::new(),
             current: app.config.clone(),

@@ -120,7 +120,10 @@ mod tests {
         // Nothing can be renamed onto a folder that holds something.
         fs::create_dir_all(path.join("config.toml/inside")).unwrap();
         let problem = folder.write("config.toml", 0o400, b"hunter2").err().unwrap().to_string();
-        assert!(problem.contains("config.toml cannot be written") && !problem.contains("hunter2"), "{problem}");
+        assert!(
+            problem.contains("config.toml cannot be written") && !problem.contains("hunter2"),
+            "{problem}"
+        );
         assert!(!path.join(".config.toml.new").exists());
         fs::remove_dir_all(&path).unwrap();
     }

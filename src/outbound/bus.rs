@@ -10,8 +10,8 @@ use chrono::TimeDelta;
 use crate::app::Clock;
 use crate::error::Result;
 use crate::store::bus as table;
-use crate::store::pool::PgPool;
 pub use crate::store::bus::Received;
+use crate::store::pool::PgPool;
 
 /// After so many receives without an acknowledgement a message is to be buried.
 pub const MAX_RECEIVES: i16 = 5;

@@ -30,6 +30,7 @@ pub mod keys;
 pub mod new_offers;
 pub mod notices;
 pub mod offers;
+pub mod pool;
 pub mod price_changes;
 pub mod prices;
 pub mod quarantine;
@@ -37,7 +38,6 @@ pub mod search;
 pub mod statistics;
 pub mod stores;
 pub mod wakeups;
-pub mod pool;
 pub mod watches;
 pub mod weekly_mails;
 

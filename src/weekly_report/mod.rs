@@ -6,7 +6,6 @@ pub mod figures;
 pub mod mail;
 pub mod page;
 
-
 use crate::domain::week::Week;
 use crate::error::Result;
 use crate::store::pool::PgPool;

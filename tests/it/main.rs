@@ -38,6 +38,7 @@ mod prices;
 mod quarantine;
 mod rate_limit;
 mod record;
+mod renewal;
 mod report;
 mod s3_files;
 mod search;

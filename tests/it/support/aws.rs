@@ -37,6 +37,7 @@ pub struct Environment {
     pub endpoint: String,
     ssm: aws_sdk_ssm::Client,
     secrets: aws_sdk_secretsmanager::Client,
+    config: SdkConfig,
     way: Arc<Mutex<Way>>,
 }
 
@@ -63,10 +64,11 @@ impl Environment {
             .build();
         let environment = Environment {
             name: format!("test-{}", Uuid::now_v7().simple()),
-            endpoint,
             ssm: aws_sdk_ssm::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
+            config: config.into_builder().endpoint_url(&endpoint).build(),
             way,
+            endpoint,
         };
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         for _ in 0..1200 {
@@ -82,13 +84,13 @@ impl Environment {
         format!("/salebell/{}", self.name)
     }
 
-    /// Sets a parameter, such as `database/url`.
+    /// Sets a parameter, such as `database/url`, or `/salebell/elsewhere/database/url`.
     pub async fn put(&self, name: &str, value: &str) {
         self.put_as(name, value, ParameterType::SecureString).await;
     }
 
     pub async fn put_as(&self, name: &str, value: &str, kind: ParameterType) {
-        let name = format!("{}/{name}", self.path());
+        let name = if name.starts_with('/') { name.to_owned() } else { format!("{}/{name}", self.path()) };
         self.ssm.put_parameter().name(name).value(value).r#type(kind).overwrite(true).send().await.unwrap();
     }
 
@@ -124,6 +126,11 @@ impl Environment {
         self.way.lock().unwrap().requests.get(operation).copied().unwrap_or_default()
     }
 
+    /// What leads a client within the test here.
+    pub fn config(&self) -> SdkConfig {
+        self.config.clone()
+    }
+
     /// What leads a process of ours here, with credentials of its own.
     pub fn settings(&self) -> [(&str, &str); 3] {
         [
@@ -152,7 +159,9 @@ async fn lead(target: String, way: Arc<Mutex<Way>>) -> String {
                 next.or_else(|| way.lasting.get(operation.as_str()).cloned())
             };
             match fault {
-                Some(Fault::Throttle) => return refuse("ThrottlingException", json!({"message": "Rate exceeded"})),
+                Some(Fault::Throttle) => {
+                    return refuse("ThrottlingException", json!({"message": "Rate exceeded"}));
+                }
                 Some(Fault::Refuse(code, message)) => return refuse(code, json!({"Message": message})),
                 Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
                 None => {}
