@@ -356,6 +356,14 @@ impl Config {
         for (at, issuer) in auth.issuers.iter().enumerate() {
             issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));
         }
+        let urls =
+            [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];
+        for (key, url) in urls.into_iter().filter(|_| database.password.is_some()) {
+            let url = url.and_then(|url| url::Url::parse(url.expose_secret()).ok());
+            if url.is_some_and(|url| url.password().is_some()) {
+                r.problem("database.password", format!("is in {key} too"));
+            }
+        }
         for (key, address) in [
             ("server.metrics_listen", server.metrics_listen),
             ("worker.metrics_listen", worker.metrics_listen),

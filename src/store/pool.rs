@@ -1,11 +1,12 @@
 //! The pool of connections, whose password may change while it is in use.
 //!
 //! A connection keeps the rights of the password that it was made with, so a rotation is felt by new ones alone: sqlx
-//! would hand the refusal on to whoever asked for the connection. Here that one waits until another password is known,
-//! for as long as it would wait for a connection, and asks again.
+//! would hand the refusal on to whoever asked for the connection. Here that one waits for a while until another password is
+//! known, and asks again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
@@ -22,25 +23,34 @@ pub struct PgPool {
     password: Password,
 }
 
+/// How long somebody waits for another password: longer than Secrets Manager takes from setting one in the database to
+/// calling it the current one, and shorter than a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often somebody who waits asks for another password.
+const RING_AGAIN: Duration = Duration::from_millis(250);
+
 /// What is known of the password that pools share.
 #[derive(Clone)]
 pub struct Password {
     /// Rung when the database has refused it.
-    refused: Arc<Notify>,
+    bell: Arc<Notify>,
+    /// The newest one that was refused.
+    refused: Arc<AtomicU64>,
     /// Counts the passwords that there were. `None`: nobody gets another one.
     generation: Arc<watch::Sender<Option<u64>>>,
 }
 
 impl Default for Password {
     fn default() -> Self {
-        Password { refused: Arc::default(), generation: Arc::new(watch::Sender::new(None)) }
+        let generation = Arc::new(watch::Sender::new(None));
+        Password { bell: Arc::default(), refused: Arc::default(), generation }
     }
 }
 
 impl Password {
     /// Says that somebody is there who gets another one.
     pub fn keep_new(&self) {
-        self.generation.send_if_modified(|generation| generation.replace(generation.unwrap_or(0)).is_none());
+        self.generation.send_if_modified(|generation| generation.replace(generation.unwrap_or(1)).is_none());
     }
 
     /// Says that the pools have another one.
@@ -48,17 +58,31 @@ impl Password {
         self.generation.send_modify(|generation| *generation = generation.map(|number| number + 1));
     }
 
-    /// Waits until the database has refused it.
+    /// Waits until the database has refused the one that the pools have now.
     pub async fn refused(&self) {
-        self.refused.notified().await;
+        loop {
+            self.bell.notified().await;
+            // Who was refused with the one before may ring late.
+            if *self.generation.borrow() == Some(self.refused.load(Ordering::SeqCst)) {
+                return;
+            }
+        }
     }
 
     /// Whether there is another one than `before` within this time.
     async fn wait(&self, before: u64, limit: Duration) -> bool {
         let mut generation = self.generation.subscribe();
-        self.refused.notify_one();
-        let other = generation.wait_for(|now| now.is_some_and(|number| number != before));
-        tokio::time::timeout(limit, other).await.is_ok_and(|found| found.is_ok())
+        let waiting = async {
+            loop {
+                self.refused.fetch_max(before, Ordering::SeqCst);
+                self.bell.notify_one();
+                let other = generation.wait_for(|now| now.is_some_and(|number| number != before));
+                if let Ok(found) = tokio::time::timeout(RING_AGAIN, other).await {
+                    return found.is_ok();
+                }
+            }
+        };
+        tokio::time::timeout(limit, waiting).await.unwrap_or(false)
     }
 }
 
@@ -107,9 +131,8 @@ impl PgPool {
                 end => return end,
             };
             let Some(before) = before else { return Err(error) };
-            let patience = self.pool.options().get_acquire_timeout();
-            let until = *until.get_or_insert_with(|| std::time::Instant::now() + patience);
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let left = until.saturating_duration_since(Instant::now());
             if !self.password.wait(before, left).await {
                 return Err(error);
             }

@@ -118,7 +118,8 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert!(boot.output.contains("200 parameters below"), "{}", boot.output);
     assert!(boot.output.contains("3 of them in Secrets Manager"), "{}", boot.output);
     assert_eq!(boot.output.matches("left out: later.setting_").count(), 189);
-    assert_eq!(environment.requests(READ_PARAMETERS), 20);
+    // Ten a page; the last full page may have an empty one behind it.
+    assert!((20..=21).contains(&environment.requests(READ_PARAMETERS)));
     assert_eq!(environment.requests(READ_SECRET), 2, "a secret with two keys is read once");
 
     let file = machine.file("config.toml");
