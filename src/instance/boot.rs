@@ -185,16 +185,13 @@ fn insert(table: &mut Table, name: &str, value: Value) -> Result<(), ()> {
     }
 }
 
+/// Takes a setting out, and the area that has nothing left.
 fn remove(table: &mut Table, name: &str) {
-    match name.split_once('.') {
-        None => drop(table.remove(name)),
-        Some((area, rest)) => {
-            table
-                .get_mut(area)
-                .and_then(Value::as_table_mut)
-                .into_iter()
-                .for_each(|inner| remove(inner, rest));
-        }
+    let Some((area, rest)) = name.split_once('.') else { return drop(table.remove(name)) };
+    let Some(inner) = table.get_mut(area).and_then(Value::as_table_mut) else { return };
+    remove(inner, rest);
+    if inner.is_empty() {
+        table.remove(area);
     }
 }
 
@@ -225,7 +222,7 @@ mod tests {
         );
         assert_eq!(table["aws"]["parameters"].as_str(), Some("/salebell/prod"));
         ["log.level", "auth.alb.arn", "nothing.at.all"].iter().for_each(|name| remove(&mut table, name));
-        assert_eq!((table["log"].get("level"), table["auth"]["alb"].get("arn")), (None, None));
+        assert_eq!((table["log"].get("level"), table.get("auth")), (None, None));
         assert!(table["log"]["access"].is_bool());
     }
 
