@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::error::{Error, chain};
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
+use crate::store::pool::PgPool;
 use crate::suspicion::Suspicion;
 
 /// How long a statement may take.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use sqlx::ConnectOptions;
 use sqlx::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
@@ -27,6 +27,7 @@ use crate::pulses::Pulses;
 use crate::readiness::Readiness;
 use crate::secrets::Keyring;
 use crate::store::game_loader::GameLoader;
+use crate::store::pool::{Password, PgPool};
 use crate::store::wakeups::Wakeups;
 use crate::suspicion::Suspicion;
 use crate::uploads::Uploads;
@@ -40,6 +41,8 @@ pub struct AppState {
     pub writer: PgPool,
     /// What may be a second old: catalogue, deals, history.
     pub reader: PgPool,
+    /// What every pool logs in with.
+    pub password: Password,
     /// Reads single games through `reader`.
     pub games: GameLoader,
     pub clock: Clock,
@@ -80,11 +83,15 @@ impl AppState {
     pub fn new(config: Config, clock: Clock) -> Result<App> {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
-        let writer = pool(&config.database, url, Some(&clock), &suspicion)?;
+        let password = Password::default();
+        let make = |settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
+            Ok(PgPool::new(pool(settings, url, writer, &suspicion)?, password.clone()))
+        };
+        let writer = make(&config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
-        let readiness = Readiness::new(pool(&probe, url, Some(&clock), &suspicion)?, suspicion.clone());
+        let readiness = Readiness::new(make(&probe, url, Some(&clock))?, suspicion.clone());
         let reader = match &config.database.reader_url {
-            Some(url) => pool(&config.database, url.expose_secret(), None, &suspicion)?,
+            Some(url) => make(&config.database, url.expose_secret(), None)?,
             None => writer.clone(),
         };
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
@@ -110,6 +117,7 @@ impl AppState {
             config,
             writer,
             reader,
+            password,
             clock,
             keyring,
             wakeups: Wakeups::default(),
@@ -119,6 +127,24 @@ impl AppState {
             dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
         }))
+    }
+}
+
+impl AppState {
+    /// Connections to the database are made with these settings from now on, in all pools; those that there are stay.
+    ///
+    /// # Errors
+    /// A URL that cannot be read; nothing has changed then.
+    pub fn log_in_as(&self, settings: &Database) -> Result<()> {
+        let writer = connect_options(settings, settings.url.expose_secret())?;
+        let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
+        // Without a reader's URL the reader is the writer's pool.
+        let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
+        self.reader.set_connect_options(reader);
+        self.readiness.pool().set_connect_options(writer.clone());
+        self.writer.set_connect_options(writer);
+        self.password.renewed();
+        Ok(())
     }
 }
 
@@ -132,18 +158,33 @@ async fn answers(connection: &mut PgConnection) -> bool {
     matches!(tokio::time::timeout(std::time::Duration::from_secs(1), ping).await, Ok(Ok(())))
 }
 
-/// A pool of the writer tells the clock what time it is there, before anything else is asked.
-fn pool(settings: &Database, url: &str, writer: Option<&Clock>, suspicion: &Suspicion) -> Result<PgPool> {
-    let (writer, suspicion) = (writer.cloned(), suspicion.clone());
-    let options: PgConnectOptions = url.parse().map_err(Error::from)?;
+fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
+    let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
+    if let Some(user) = &settings.user {
+        options = options.username(user);
+    }
+    if let Some(password) = &settings.password {
+        options = options.password(password.expose_secret());
+    }
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
-    let options = options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
+    Ok(options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
         ("statement_timeout", statement_timeout.as_str()),
         // Nor does a process that is paused between two statements hold its locks for longer.
         ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
         ("timezone", "UTC"),
         ("jit", "off"),
-    ]);
+    ]))
+}
+
+/// A pool of the writer tells the clock what time it is there, before anything else is asked.
+fn pool(
+    settings: &Database,
+    url: &str,
+    writer: Option<&Clock>,
+    suspicion: &Suspicion,
+) -> Result<sqlx::PgPool> {
+    let (writer, suspicion) = (writer.cloned(), suspicion.clone());
+    let options = connect_options(settings, url)?;
     let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .min_connections(0)

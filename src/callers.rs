@@ -10,12 +10,11 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::activity::Activity;
@@ -25,6 +24,7 @@ use crate::domain::api_key;
 use crate::error::{Error, Kind, Result, chain};
 use crate::outbound::issuers::{Claims, Issuers, LEEWAY};
 use crate::outbound::load_balancer::LoadBalancer;
+use crate::store::pool::PgPool;
 use crate::store::{accounts, keys};
 use crate::suspicion::Suspicion;
 
@@ -74,7 +74,7 @@ impl Caller {
 
 /// Knows tokens.
 pub struct Callers {
-    issuers: Issuers,
+    issuers: RwLock<Arc<Issuers>>,
     load_balancer: Option<LoadBalancer>,
     pool: PgPool,
     clock: Clock,
@@ -100,7 +100,7 @@ impl Callers {
         activity: Activity,
     ) -> Callers {
         Callers {
-            issuers: Issuers::new(settings, &clock),
+            issuers: RwLock::new(Arc::new(Issuers::new(settings, &clock))),
             load_balancer: settings.alb.as_ref().map(|alb| LoadBalancer::new(alb, &clock)),
             pool,
             clock,
@@ -125,7 +125,8 @@ impl Callers {
         let (caller, until) = match api_key::is_well_formed(token) {
             true => self.find_key(&hash, now).await?,
             false if token.matches('.').count() == 2 => {
-                self.admit(self.issuers.verify(token).await?, now).await?
+                let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+                self.admit(issuers.verify(token).await?, now).await?
             }
             false => return Err(Error::new(Kind::Unauthenticated, "The token is not valid.")),
         };
@@ -151,6 +152,13 @@ impl Callers {
         self.activity.note_login(caller.account, now);
         self.users.put(hash, caller.clone(), until, now);
         Ok(caller)
+    }
+
+    /// Believes these issuers from now on; what a token of another has proved before is forgotten.
+    pub fn trust(&self, settings: &Auth) {
+        let issuers = Arc::new(Issuers::new(settings, &self.clock));
+        *self.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers;
+        self.tokens.forget(|caller| caller.key.is_none());
     }
 
     /// Refuses an API key from now on in this process.

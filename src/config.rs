@@ -1,8 +1,10 @@
 //! Every setting, one struct an area. Defaults < file < environment; all errors are told at once.
 //!
-//! A setting has one name three ways: `config.database.url` in code, `[database] url` in the TOML file that
-//! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment.
+//! A setting has one name four ways: `config.database.url` in code, `[database] url` in the TOML file that
+//! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment, and
+//! `/salebell/<environment>/database/url` in Parameter Store, from where `salebell boot` writes such a file.
 
+mod aws;
 mod bus;
 mod email;
 mod files;
@@ -20,9 +22,10 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use ipnet::IpNet;
 use lettre::Address;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
 pub use self::bus::{Arn, Bus, BusKind};
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
@@ -36,9 +39,13 @@ use crate::domain::public_keys::read_keys;
 /// A worker keeps one connection to listen on, and some transactions of the dispatch open while it asks for more.
 const MIN_CONNECTIONS: u64 = 5;
 
+/// What the file of settings is called among the credentials that systemd gives a service (`LoadCredential=`).
+pub const CREDENTIAL: &str = "config.toml";
+
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
+    pub aws: Aws,
     pub server: Server,
     pub database: Database,
     pub auth: Auth,
@@ -103,6 +110,10 @@ pub struct Database {
     pub url: SecretString,
     /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
     pub reader_url: Option<SecretString>,
+    /// `database.user`, when it is not in the URLs.
+    pub user: Option<String>,
+    /// `database.password`, when it is not in the URLs.
+    pub password: Option<SecretString>,
     /// `database.max_connections` of each pool.
     pub max_connections: u32,
     /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
@@ -261,8 +272,27 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, Problems> {
-        let (reader, config) = Config::read_all(file, environment)?;
-        reader.finish(config)
+        Config::load_again(file, &BTreeMap::new(), environment)
+    }
+
+    /// Reads what `load` reads, with values over those of the file that have changed since: a setting's name → its value.
+    ///
+    /// # Errors
+    /// As `load`.
+    pub fn load_again(
+        file: Option<&Path>,
+        changed: &BTreeMap<String, SecretString>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, Problems> {
+        let (reader, config) = Config::read_all(file, changed, environment)?;
+        let (config, unknown) = reader.finish(config);
+        match (config, unknown) {
+            (Ok(config), unknown) if unknown.is_empty() => Ok(config),
+            (config, unknown) => {
+                let told = config.err().into_iter().flat_map(|problems| problems.0);
+                Err(Problems(told.chain(unknown.into_values()).collect()))
+            }
+        }
     }
 
     /// For what stands beside the services, without their secrets, and has to work when they cannot start: whatever is
@@ -274,9 +304,12 @@ impl Config {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Config, Problems), Problems> {
+        let unchanged = BTreeMap::new();
         let environment: Vec<_> = environment.into_iter().collect();
-        let (mut problems, read) = match Config::read_all(file, environment.clone()) {
-            Err(Problems(of_file)) if file.is_some() => (of_file, Config::read_all(None, environment)),
+        let (mut problems, read) = match Config::read_all(file, &unchanged, environment.clone()) {
+            Err(Problems(of_file)) if file.is_some() => {
+                (of_file, Config::read_all(None, &unchanged, environment))
+            }
             read => (Vec::new(), read),
         };
         let (reader, config) = read?;
@@ -291,6 +324,7 @@ impl Config {
 
     fn read_all(
         file: Option<&Path>,
+        changed: &BTreeMap<String, SecretString>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Reader, Option<Config>), Problems> {
         // SALEBELL_URL and the like are for the command line; settings have an area.
@@ -304,22 +338,37 @@ impl Config {
         if let Some(path) = file {
             builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
         }
-        let table = builder
-            .add_source(source)
-            .build()
-            .and_then(|merged| merged.try_deserialize::<serde_json::Value>())
-            .map_err(|error| {
-                // Its further lines show the file's, and those may hold secrets.
-                let text = error.to_string();
-                Problems(vec![text.lines().next().unwrap_or_default().to_owned()])
-            })?;
-        let mut reader = Reader::new(table);
+        let mut fresh = config::Config::builder();
+        for (key, value) in changed {
+            fresh = fresh.set_override(key, value.expose_secret()).map_err(|error| first_line(&error))?;
+        }
+        let fresh = fresh.build().map_err(|error| first_line(&error))?;
+        let mut reader = Reader::new(merge(builder.add_source(fresh).add_source(source))?);
         let config = Config::read(&mut reader);
         Ok((reader, config))
     }
 
+    /// Reads the text of a file whose settings are parameters below `path`. Unknown keys are no problem of it: they
+    /// stand beside the result, with what is to be told of them. `Err` holds every missing or wrong key at once.
+    pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+        let file = config::File::from_str(toml, config::FileFormat::Toml);
+        let table = match merge(config::Config::builder().add_source(file)) {
+            Ok(table) => table,
+            Err(problems) => return (Err(problems), BTreeMap::new()),
+        };
+        let mut reader = Reader { parameters: Some(path.to_owned()), ..Reader::new(table) };
+        let config = Config::read(&mut reader);
+        reader.finish(config)
+    }
+
+    /// The file of settings: what is named, or `config.toml` among the credentials that systemd gives a service.
+    pub fn locate(named: Option<PathBuf>, credentials: Option<PathBuf>) -> Option<PathBuf> {
+        named.or_else(|| credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists()))
+    }
+
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
+        let aws = Aws::read(r)?;
         let server = Server {
             listen: r.get("server.listen", "127.0.0.1:8080")?,
             tls: Tls::read(r)?,
@@ -338,6 +387,8 @@ impl Config {
         let database = Database {
             url: r.required("database.url").unwrap_or_default().into(),
             reader_url: r.optional("database.reader_url").map(SecretString::from),
+            user: r.optional("database.user").filter(|user| !user.is_empty()),
+            password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
             max_connections: r.get("database.max_connections", "20")?,
             acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
             statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
@@ -386,6 +437,14 @@ impl Config {
         for (at, issuer) in auth.issuers.iter().enumerate() {
             issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));
         }
+        let urls =
+            [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];
+        for (key, url) in urls.into_iter().filter(|_| database.password.is_some()) {
+            let url = url.and_then(|url| url::Url::parse(url.expose_secret()).ok());
+            if url.is_some_and(|url| url.password().is_some()) {
+                r.problem("database.password", format!("is in {key} too"));
+            }
+        }
         for (key, address) in [
             ("server.metrics_listen", server.metrics_listen),
             ("worker.metrics_listen", worker.metrics_listen),
@@ -419,6 +478,7 @@ impl Config {
             r.problem("stats.mail_to", "needs email.smtp_url and email.from");
         }
         Some(Config {
+            aws,
             server,
             database,
             auth,
@@ -433,6 +493,17 @@ impl Config {
             log,
         })
     }
+}
+
+fn merge(
+    sources: config::ConfigBuilder<config::builder::DefaultState>,
+) -> Result<serde_json::Value, Problems> {
+    sources.build().and_then(|merged| merged.try_deserialize()).map_err(|error| first_line(&error))
+}
+
+/// The further ones show those of the file, and they may hold secrets.
+fn first_line(error: &config::ConfigError) -> Problems {
+    Problems(vec![error.to_string().lines().next().unwrap_or_default().to_owned()])
 }
 
 impl Issuer {
@@ -490,6 +561,8 @@ fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, se
 struct Reader {
     values: BTreeMap<String, serde_json::Value>,
     problems: Vec<String>,
+    /// Where the settings are parameters: below this path.
+    parameters: Option<String>,
 }
 
 impl Reader {
@@ -498,12 +571,21 @@ impl Reader {
         for (area, keys) in table.as_object().into_iter().flatten() {
             flatten(area, keys, &mut values);
         }
-        Reader { values, problems: Vec::new() }
+        Reader { values, problems: Vec::new(), parameters: None }
     }
 
     fn problem(&mut self, key: &str, problem: impl fmt::Display) {
-        let variable = format!("SALEBELL_{}", key.replace('.', "__").to_uppercase());
-        self.problems.push(format!("{key} ({variable}) {problem}"));
+        let problem = self.about(key, problem);
+        self.problems.push(problem);
+    }
+
+    /// Names a setting as whoever set it does.
+    fn about(&self, key: &str, what: impl fmt::Display) -> String {
+        let name = match &self.parameters {
+            Some(path) => format!("{path}/{}", key.replace('.', "/")),
+            None => format!("SALEBELL_{}", key.replace('.', "__").to_uppercase()),
+        };
+        format!("{key} ({name}) {what}")
     }
 
     fn optional(&mut self, key: &str) -> Option<String> {
@@ -581,13 +663,13 @@ impl Reader {
         }))
     }
 
-    fn finish(mut self, config: Option<Config>) -> Result<Config, Problems> {
-        for key in std::mem::take(&mut self.values).into_keys() {
-            self.problem(&key, "is unknown");
-        }
+    /// What was read, and what nobody asked for.
+    fn finish(mut self, config: Option<Config>) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+        let unknown = std::mem::take(&mut self.values).into_keys();
+        let unknown = unknown.map(|key| (key.clone(), self.about(&key, "is unknown"))).collect();
         match config {
-            Some(config) if self.problems.is_empty() => Ok(config),
-            _ => Err(Problems(self.problems)),
+            Some(config) if self.problems.is_empty() => (Ok(config), unknown),
+            _ => (Err(Problems(self.problems)), unknown),
         }
     }
 }

@@ -261,6 +261,12 @@ impl From<sqlx::Error> for Error {
             {
                 Error::malformed("A value of the request is out of range.")
             }
+            // It refuses our log-in: the password is being changed, or is wrong.
+            sqlx::Error::Database(database)
+                if matches!(database.code().as_deref(), Some("28P01" | "28000")) =>
+            {
+                Error::unavailable(error)
+            }
             sqlx::Error::RowNotFound => Error::not_found("thing"),
             sqlx::Error::Database(database) => match database.constraint().and_then(on_constraint) {
                 Some(refusal) => refusal,

@@ -22,6 +22,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod activity;
 pub mod app;
 pub mod assembly;
+pub mod aws;
 pub mod bus_command;
 pub mod callers;
 pub mod client;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use salebell::app::{AppState, Clock};
+use salebell::app::{App, AppState, Clock};
 use salebell::config::{Config, Problems};
 use salebell::error::Result;
+use salebell::instance::renewal::{Origin, Renewal};
 use salebell::instance::{dead_man, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
@@ -32,6 +33,7 @@ enum Command {
     Worker,
     /// Bring the database's schema up to date; safe to run twice and beside the version before.
     Migrate,
+    Boot(salebell::instance::boot::Arguments),
     /// Read the configuration and tell every missing or wrong key at once.
     CheckConfig,
     Report(salebell::report::Arguments),
@@ -86,20 +88,29 @@ fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error
 }
 
 async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
-    let config = || Config::load(arguments.config.as_deref(), std::env::vars());
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let file = Config::locate(arguments.config.clone(), credentials);
+    let config = || Config::load(file.as_deref(), std::env::vars());
+    let origin = || Origin { file: file.clone(), environment: std::env::vars().collect() };
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
     let beside = || {
-        let (config, problems) = Config::load_beside(arguments.config.as_deref(), std::env::vars())?;
+        let (config, problems) = Config::load_beside(file.as_deref(), std::env::vars())?;
         telemetry::start_logging(&config.log);
         if !problems.0.is_empty() {
             log::warn!(target: "salebell::config", "{problems}");
         }
         Ok::<_, Problems>(config)
     };
+    if !matches!(arguments.command, Command::Dev(_) | Command::Files(_) | Command::Report(_)) {
+        process::forbid_core_dumps()?;
+    }
     match arguments.command {
-        Command::Api => return Ok(api(service()?).await?),
-        Command::Worker => worker(service()?).await?,
+        Command::Api => return Ok(api(service()?, origin()).await?),
+        Command::Worker => worker(service()?, origin()).await?,
         Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
+        Command::Boot(boot) => {
+            println!("{}", salebell::instance::boot::run(boot, arguments.config.as_deref()).await?);
+        }
         Command::CheckConfig => {
             config()?;
             println!("The configuration is complete.");
@@ -130,8 +141,9 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn api(config: Config) -> Result<ExitCode> {
+async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     let app = AppState::new(config, Clock::system())?;
+    keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
     log::info!(target: "salebell::process", "listening on {}", server.url()?);
     let metrics = app.config.server.metrics_listen;
@@ -146,8 +158,19 @@ async fn api(config: Config) -> Result<ExitCode> {
     }
 }
 
-async fn worker(config: Config) -> Result<()> {
+async fn worker(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
+    keep_new(&app, origin);
     let metrics = app.config.worker.metrics_listen;
     process::run(app.clone(), metrics, vec![Part::new("the worker", salebell::worker::run(app))]).await
+}
+
+/// Settings that change in Parameter Store and Secrets Manager change here too, until the process ends.
+fn keep_new(app: &App, origin: Origin) {
+    let app = app.clone();
+    tokio::spawn(async move {
+        if let Some(renewal) = Renewal::new(&app, origin).await {
+            renewal.run().await;
+        }
+    });
 }

@@ -32,6 +32,17 @@ impl Part {
     }
 }
 
+/// Secrets do not leave a process that holds them: the kernel writes no core dump of it, and no other process of its
+/// user may read its memory.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn forbid_core_dumps() -> Result<()> {
+    // The limit alone does not hold where cores are piped into a program.
+    nix::sys::prctl::set_dumpable(false).map_err(Error::internal)?;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
+}
+
 /// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen`, tells
 /// systemd when it is ready and when it stops, and feeds its watchdog.
 ///

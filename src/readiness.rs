@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use crate::error::{FieldError, Result};
 use crate::store;
+use crate::store::pool::PgPool;
 use crate::suspicion::Suspicion;
 
 /// How long the database may take to answer before it counts as away.
@@ -29,6 +29,11 @@ impl Readiness {
     /// `pool` is asked for one connection at a time.
     pub fn new(pool: PgPool, suspicion: Suspicion) -> Readiness {
         Readiness { pool, suspicion, last: Mutex::default(), migrated: AtomicBool::new(false) }
+    }
+
+    /// The connection that it looks with.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// Empty: ready. Who asks while a look is under way waits for it, at most `PATIENCE`.

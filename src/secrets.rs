@@ -1,5 +1,7 @@
 //! Secrets at rest: channel secrets are sealed with AES-256-GCM before they meet the database.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
@@ -12,7 +14,9 @@ use crate::error::{Error, Result};
 /// The keys that seal secrets. The first seals; all open, so that a key can be replaced while its secrets remain.
 ///
 /// Sealed form: version byte 1, the first 4 bytes of the key's SHA-256, nonce (12 bytes), ciphertext with tag.
-pub struct Keyring(Vec<(KeyId, LessSafeKey)>);
+///
+/// They can be exchanged while the process runs.
+pub struct Keyring(RwLock<Arc<[(KeyId, LessSafeKey)]>>);
 
 type KeyId = [u8; 4];
 const VERSION: u8 = 1;
@@ -30,12 +34,21 @@ impl Keyring {
             let id = key_id(&bytes);
             UnboundKey::new(&AES_256_GCM, &bytes).map(|key| (id, LessSafeKey::new(key))).map_err(|_| wrong())
         };
-        keys.iter().enumerate().map(read).collect::<Result<_, _>>().map(Keyring)
+        keys.iter().enumerate().map(read).collect::<Result<_, _>>().map(|keys| Keyring(RwLock::new(keys)))
+    }
+
+    /// From now on these keys.
+    pub fn replace(&self, keys: Keyring) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys.keys();
+    }
+
+    fn keys(&self) -> Arc<[(KeyId, LessSafeKey)]> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether there is a key.
     pub fn can_seal(&self) -> bool {
-        !self.0.is_empty()
+        !self.keys().is_empty()
     }
 
     /// Seals `secret` for the row `owner`: it opens in no other row.
@@ -43,8 +56,8 @@ impl Keyring {
     /// # Errors
     /// No key is configured.
     pub fn seal(&self, owner: uuid::Uuid, secret: &[u8]) -> Result<Vec<u8>> {
-        let (id, key) =
-            self.0.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
+        let keys = self.keys();
+        let (id, key) = keys.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
         let mut nonce = [0_u8; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Error::internal("no random bytes"))?;
         let mut text = secret.to_vec();
@@ -88,7 +101,8 @@ impl Keyring {
         if sealed.len() < HEADER + NONCE_LEN || sealed[0] != VERSION {
             return Err(broken());
         }
-        let (id, key) = self.0.iter().find(|(id, _)| id == &sealed[1..HEADER]).ok_or_else(broken)?;
+        let keys = self.keys();
+        let (id, key) = keys.iter().find(|(id, _)| id == &sealed[1..HEADER]).ok_or_else(broken)?;
         debug_assert_eq!(id.len(), size_of::<KeyId>());
         let nonce =
             Nonce::try_assume_unique_for_key(&sealed[HEADER..HEADER + NONCE_LEN]).map_err(|_| broken())?;
@@ -160,6 +174,10 @@ mod tests {
         assert!(both.open(Uuid::now_v7(), &sealed).is_err());
         assert!(Keyring::new(&[new]).unwrap().open(row, &sealed).is_err());
         assert!(both.open(row, &sealed[..10]).is_err());
+        let exchanged = Keyring::new(&[]).unwrap();
+        assert!(!exchanged.can_seal() && exchanged.open(row, &sealed).is_err());
+        exchanged.replace(both);
+        assert_eq!(exchanged.open(row, &sealed).unwrap().expose_secret(), b"bell");
         assert!(!sealed.windows(4).any(|four| four == b"bell"));
     }
 }

@@ -1,7 +1,5 @@
 //! What is wrong with a configuration is told, all at once.
 
-use secrecy::ExposeSecret;
-
 use super::*;
 
 fn load(environment: &[(&str, &str)]) -> Result<Config, Problems> {
@@ -53,6 +51,31 @@ fn every_problem_is_told_at_once_without_its_value() {
     }
     assert_eq!(problems.0.len(), 11, "{text}");
     assert!(!text.contains("hunter2"));
+}
+
+#[test]
+fn the_password_of_the_database_has_one_place() {
+    let url = ("SALEBELL_DATABASE__URL", "postgres://anna:hunter2@db.example/salebell");
+    let password = ("SALEBELL_DATABASE__PASSWORD", "hunter3");
+    let text = load(&[url, password]).unwrap_err().to_string();
+    assert!(text.contains("(SALEBELL_DATABASE__PASSWORD) is in database.url too"), "{text}");
+    assert!(!text.contains("hunter"), "{text}");
+    let config = load(&[DATABASE, password, ("SALEBELL_DATABASE__USER", "anna")]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter"), "Debug shows a secret");
+}
+
+#[test]
+fn a_value_that_has_changed_stands_over_the_file_and_under_the_environment() {
+    let path = std::env::temp_dir().join(format!("{}.toml", uuid::Uuid::now_v7().simple()));
+    std::fs::write(&path, "[database]\nurl = \"postgres:///a\"\nuser = \"a\"\n[log]\nlevel = \"warn\"\n")
+        .unwrap();
+    let changed = [("database.user", "b"), ("log.level", "debug")];
+    let changed = changed.map(|(key, value)| (key.to_owned(), value.into())).into();
+    let environment = [("SALEBELL_LOG__LEVEL".to_owned(), "error".to_owned())];
+    let config = Config::load_again(Some(&path), &changed, environment).unwrap();
+    assert_eq!(config.database.user.as_deref(), Some("b"));
+    assert_eq!(config.log.level, log::LevelFilter::Error);
+    std::fs::remove_file(path).unwrap();
 }
 
 const BELL: (&str, &str) = ("SALEBELL_EMAIL__FROM", "Salebell <bell@example.com>");

@@ -10,10 +10,14 @@
 //! termination share `lifecycle.rs`.
 
 pub mod autoscaling;
+pub mod boot;
 pub mod dead_man;
 mod lifecycle;
 pub mod metadata;
+pub mod parameters;
 pub mod ready;
+pub mod renewal;
+mod run_directory;
 pub mod terminating;
 
 /// A random factor from one half up to one, which keeps apart what failed together.

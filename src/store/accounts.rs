@@ -1,10 +1,11 @@
 //! Accounts, on first sight.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// The account of a token's subject, made when it is seen for the first time.
 pub async fn find_or_create_account(

@@ -1,11 +1,12 @@
 //! What accounts do, added up by day as it happens or soon after: the sources do not stay for long.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::domain::week::start_of;
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// Logins of one account are counted at most so often.
 pub const LOGIN_RESOLUTION: TimeDelta = TimeDelta::hours(1);

@@ -1,10 +1,11 @@
 //! The bus as a table: `for update skip locked` hands messages out, `visible_at` is the lease.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::store::pool::PgPool;
 use crate::store::wakeups;
 
 /// A message that this process holds for now.

@@ -1,12 +1,13 @@
 //! Channels: where notices go.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::accounts;
 use crate::error::{Error, Kind, Result};
 use crate::store::deliveries::DEAD;
+use crate::store::pool::PgPool;
 use crate::store::{delivery_queue, wakeups};
 
 /// Between two tests of a channel, so that nobody sends floods through us.

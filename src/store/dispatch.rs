@@ -1,11 +1,12 @@
 //! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::domain::price::Kind;
 use crate::error::Result;
+use crate::store::pool::PgPool;
 use crate::store::{delivery_queue, wakeups};
 
 /// An event with watches to look at, leased to this process.

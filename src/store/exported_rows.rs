@@ -2,12 +2,12 @@
 //! between two pages: a row that changes meanwhile stands as it was or as it is.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::domain::export::ExportFilter;
 use crate::domain::money::Currency;
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// Amounts are minor units of `currency`.
 pub struct PriceRow {

@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use sqlx::{FromRow, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::accounts;
 use crate::error::{Error, Kind, Result};
+use crate::store::pool::PgPool;
 
 /// An account has no more exports waiting or being written than this.
 const MAX_OPEN: i64 = 20;

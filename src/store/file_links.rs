@@ -1,11 +1,11 @@
 //! Share links: addresses under which anybody may fetch a file, for a time and a number of downloads.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::files::StoredFile;
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// A link as its owner sees it; its token is not kept.
 #[derive(Clone, Debug)]

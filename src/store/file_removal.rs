@@ -3,11 +3,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::error::Result;
 use crate::store::files::no_file;
+use crate::store::pool::PgPool;
 
 /// Hides a file of an account's; its bytes follow.
 ///

@@ -3,12 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::files::{Quota, check_room, lock_room, no_file};
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::error::{Error, Kind, Result};
+use crate::store::pool::PgPool;
 
 /// A request that wants to write.
 pub struct Writer<'a> {

@@ -1,12 +1,13 @@
 //! Files as their owner sees them; how they are written is in `file_writing`, how they go in `file_removal`.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor, PgPool, Postgres, QueryBuilder, Transaction};
+use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder, Transaction};
 use uuid::Uuid;
 
 use super::accounts;
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::error::{Error, Kind, Result};
+use crate::store::pool::PgPool;
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]

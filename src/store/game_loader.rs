@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use sqlx::{PgPool, Postgres};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::games::{Game, find_games};
 use crate::error::{Error, Kind, Result};
+use crate::store::pool::PgPool;
 
 /// Queries under way at once: the fewer they are, the more games each of them brings.
 const MAX_QUERIES: usize = 1;

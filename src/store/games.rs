@@ -1,12 +1,13 @@
 //! Titles: one identity across stores, platforms and editions.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use sqlx::{PgExecutor, PgPool, Postgres, QueryBuilder};
+use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::offers::delete_offers;
 use crate::domain::title;
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// A game.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]

@@ -5,10 +5,11 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// Which request: one key of one account.
 #[derive(Clone, Copy)]

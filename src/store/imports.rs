@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgPool, Postgres, QueryBuilder};
+use sqlx::{FromRow, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::accounts;
 use super::batches;
 use crate::domain::batch::Closing;
 use crate::error::{Error, Kind, Result};
+use crate::store::pool::PgPool;
 
 /// An account has no more imports waiting or being read than this.
 const MAX_OPEN: i64 = 100;

@@ -1,9 +1,9 @@
 //! Jobs that run once in the whole fleet, and what they do to the database.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
 
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// Takes a job that is due and that nobody holds. False: not due, or somebody else has it.
 pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: DateTime<Utc>) -> Result<bool> {

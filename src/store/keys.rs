@@ -1,10 +1,11 @@
 //! API keys. The key itself is never here, only its SHA-256.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// The most keys of one account.
 const MAX_KEYS: i64 = 100;

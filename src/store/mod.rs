@@ -30,6 +30,7 @@ pub mod keys;
 pub mod new_offers;
 pub mod notices;
 pub mod offers;
+pub mod pool;
 pub mod price_changes;
 pub mod prices;
 pub mod publications;
@@ -42,10 +43,10 @@ pub mod wakeups;
 pub mod watches;
 pub mod weekly_mails;
 
-use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
 ///

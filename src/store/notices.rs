@@ -1,10 +1,11 @@
 //! Notices: what watches have rung for. They are the inbox.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor, PgPool, Postgres, QueryBuilder};
+use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// A notice with the names of what it is about. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, FromRow)]

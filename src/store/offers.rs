@@ -1,13 +1,14 @@
 //! Offers: one game in one store and region, with its current price.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool, Postgres, QueryBuilder};
+use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::stores;
 use crate::domain::money::Currency;
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// The store of an offer, a deal or a price: as much of it as stands beside them.
 #[derive(Clone, Debug, PartialEq)]

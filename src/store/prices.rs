@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::batch::{Counts, PriceMessage};
@@ -15,6 +15,7 @@ use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
 use crate::domain::observation::Observation;
 use crate::domain::price::{GlitchRules, Price, Seen};
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 use crate::store::price_changes::Source;
 use crate::store::{new_offers, price_changes, wakeups};
 

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::games::Game;
 use crate::domain::search::{allowed_distance, distance, score, swaps_and_omissions, words};
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// How many titles that hold the words are looked at; of more, the newest.
 const MAX_HOLDING: i64 = 300;

@@ -1,7 +1,7 @@
 //! Which instance of a group has itself replaced just now: at most one.
 
+use crate::store::pool::PgPool;
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::error::Result;
 

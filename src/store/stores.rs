@@ -1,12 +1,13 @@
 //! Shops that sell games.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgExecutor, PgPool, Postgres, QueryBuilder};
+use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::offers::delete_offers;
 use crate::domain::title;
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 
 /// A shop.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
+
+use crate::store::pool::PgPool;
 
 /// Messages of prices wait on the bus.
 pub const PRICES: &str = "salebell_prices";

@@ -1,12 +1,13 @@
 //! Watches: what people want to hear about.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
+use crate::store::pool::PgPool;
 use crate::store::prices::known_price;
 
 /// A person's rule for a game.

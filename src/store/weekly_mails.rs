@@ -1,11 +1,11 @@
 //! Reports that are mailed: a row a week and recipient, so that each gets one whatever happens.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::domain::week::Week;
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 /// After so long a mail is old news: who was not tried for, or taken off the list meanwhile, does not get it later.
 const IN_TIME: TimeDelta = TimeDelta::days(7);

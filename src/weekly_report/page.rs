@@ -6,7 +6,6 @@ use std::fmt::Write;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sqlx::PgPool;
 
 use super::chart::{Bar, Series, draw};
 use super::figures::{FIGURES, Unit, change};
@@ -14,6 +13,7 @@ use super::{ACCOUNTS, WeeklyReport, escape};
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::Result;
+use crate::store::pool::PgPool;
 
 const STYLE: &str = include_str!("report.css");
 

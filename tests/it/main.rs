@@ -3,6 +3,7 @@
 mod support;
 
 mod auth_coverage;
+mod boot;
 mod browser_users;
 mod bus;
 mod callers;
@@ -44,6 +45,7 @@ mod publish;
 mod quarantine;
 mod rate_limit;
 mod record;
+mod renewal;
 mod report;
 mod s3_files;
 mod search;

@@ -6,11 +6,12 @@ use salebell::store::deals::{self, DealFilter, DealKey, DealSort};
 use salebell::store::games;
 use salebell::store::history::{self, HistoryFilter};
 use salebell::store::offers::{self, OfferFilter};
+use salebell::store::pool::PgPool;
 use salebell::store::quarantine::{self, State, Which};
 use salebell::store::search;
 use salebell::store::stores;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Execute, PgPool, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, Execute, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::support::TestApp;

@@ -10,8 +10,8 @@ pub mod topic;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::store::pool::PgPool;
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use self::clients::Clients;

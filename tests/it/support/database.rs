@@ -93,7 +93,7 @@ async fn template() -> &'static str {
             let create = sqlx::AssertSqlSafe(format!("create database {name}"));
             sqlx::query(create).execute(&mut connection).await.unwrap();
             let pool = sqlx::PgPool::connect(&database_url(&name)).await.unwrap();
-            store::migrate(&pool).await.unwrap();
+            store::migrator().run(&pool).await.unwrap();
             pool.close().await;
             name
         })

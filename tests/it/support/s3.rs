@@ -52,7 +52,7 @@ fn port() -> u16 {
         .0
 }
 
-/// Where the emulator listens; it knows SNS and SQS too. Waits until it has started.
+/// Where the emulator listens; it knows SNS, SQS, SSM and Secrets Manager too. Waits until it has started.
 pub async fn emulator() -> String {
     let endpoint = format!("http://127.0.0.1:{}", port());
     for _ in 0..1200 {

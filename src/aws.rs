@@ -1,0 +1,133 @@
+//! How AWS is asked, and what its refusals say in one line.
+
+use std::error::Error;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ssm::config::http::HttpResponse;
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+
+/// A fleet that boots at once is throttled: with pauses of up to 5 s, ten attempts take some 30 s.
+const ATTEMPTS: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one call with its attempts.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How the services of a region are asked, by a process that can wait. Credentials come from the SDK's chain
+/// (environment, web identity, container, instance), so do `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and `AWS_ENDPOINT_URL`.
+pub async fn load(region: &str) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(CALL_TIMEOUT)
+        .build();
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .timeout_config(timeouts)
+        .load()
+        .await;
+    let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
+    let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
+        Some(_) => retries.max_attempts(),
+        None => ATTEMPTS,
+    };
+    let retries =
+        retries.with_max_attempts(attempts).with_initial_backoff(FIRST_PAUSE).with_max_backoff(LONGEST_PAUSE);
+    config.into_builder().retry_config(retries).build()
+}
+
+/// Whether the next attempt at a call may succeed where all of this one failed, because AWS was not reached at all: on
+/// a young instance the credentials of its role come a moment after it.
+pub fn was_not_reached<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    matches!(error, SdkError::DispatchFailure(_) | SdkError::TimeoutError(_))
+}
+
+/// Why a call failed, in one line, with the permission that is missing if one is. Never any part of an answer: it may
+/// hold a secret.
+pub fn reason<E>(error: &SdkError<E, HttpResponse>) -> String
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let SdkError::ServiceError(refusal) = error else { return one_line(&chain(error)) };
+    let (code, message) = (refusal.err().code().unwrap_or_default(), refusal.err().message());
+    let message = one_line(message.unwrap_or_default());
+    match code {
+        "AccessDeniedException" | "AccessDenied" => missing_permission(&message),
+        "UnrecognizedClientException" | "InvalidSignatureException" | "ExpiredTokenException" => {
+            format!("the credentials are not taken ({code}: {message})")
+        }
+        "" => format!("AWS answers {} without a reason", refusal.raw().status().as_u16()),
+        // Where an endpoint is no AWS at all, there is no message.
+        _ if message.is_empty() => code.to_owned(),
+        _ => format!("{code}: {message}"),
+    }
+}
+
+/// `User: <who> is not authorized to perform: <action> on resource: <what> because <why>`, as all of AWS says it.
+fn missing_permission(message: &str) -> String {
+    let Some((who, rest)) = message.split_once(" is not authorized to perform: ") else {
+        // Parameter Store and Secrets Manager pass on what KMS says, which names no action.
+        let key = ["KMS", "ciphertext", "master key"].iter().any(|word| message.contains(word));
+        let missing = if key { "kms:Decrypt on the key" } else { "AWS names none" };
+        return format!("a permission is missing: {missing} ({message})");
+    };
+    let who = who.rsplit("User: ").next().unwrap_or(who);
+    let (action, rest) = rest.split_once(" on resource: ").unwrap_or((rest, ""));
+    let end = [" because ", " with an explicit deny"].iter().filter_map(|word| rest.find(word)).min();
+    let (what, why) = rest.split_at(end.unwrap_or(rest.len()));
+    let why = why.trim();
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    let what = if what.is_empty() { String::new() } else { format!(" on {what}") };
+    format!("a permission is missing: {who} needs {action}{what}{why}")
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing_permission;
+
+    #[test]
+    fn a_missing_permission_is_told_with_who_needs_it() {
+        let arn = "arn:aws:sts::123456789012:assumed-role/salebell/i-1";
+        let parameter = "arn:aws:ssm:eu-central-1:123456789012:parameter/salebell/prod";
+        let action = "ssm:GetParametersByPath";
+        let start = format!("User: {arn} is not authorized to perform: {action} on resource: {parameter}");
+        let needs = format!("a permission is missing: {arn} needs {action} on {parameter}");
+        let no_policy = "because no identity-based policy allows the ssm:GetParametersByPath action";
+        let deny = "with an explicit deny in a service control policy";
+        for (message, told) in [
+            (start.clone(), needs.clone()),
+            (format!("{start} {no_policy}"), format!("{needs} ({no_policy})")),
+            (format!("{start} {deny}"), format!("{needs} ({deny})")),
+            (
+                "Access to KMS is not allowed".to_owned(),
+                "a permission is missing: kms:Decrypt on the key (Access to KMS is not allowed)".to_owned(),
+            ),
+            ("No.".to_owned(), "a permission is missing: AWS names none (No.)".to_owned()),
+        ] {
+            assert_eq!(missing_permission(&message), told);
+        }
+    }
+}

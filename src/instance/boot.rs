@@ -1,0 +1,238 @@
+//! `salebell boot`: what the services of an instance need to know, gathered before they start.
+//!
+//! ```text
+//! instance metadata → region, instance, zone, environment (a tag)
+//!   → every parameter below /salebell/<environment>, and the secrets named there
+//!   → checked as the services will, all problems at once
+//!   → /run/salebell/instance.env, /run/salebell/config.toml
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use toml::{Table, Value};
+
+use super::metadata::Metadata;
+use super::parameters::{Parameters, Settings};
+use super::run_directory::RunDirectory;
+use crate::aws;
+use crate::config::{CREDENTIAL, Config};
+use crate::failure::{Explain, Failure};
+
+/// The tag that names the environment.
+const ENVIRONMENT_TAG: &str = "Environment";
+/// For all of it: a unit's start time must be longer.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Who reads the settings: us, and systemd for the services (`LoadCredential=`).
+const SECRET_MODE: u32 = 0o400;
+const OPEN_MODE: u32 = 0o444;
+
+/// Fetch settings and secrets of this instance's environment from AWS, and leave them as files for the services.
+#[derive(Args)]
+pub struct Arguments {
+    /// The environment, whose parameters are below /salebell/<environment>; the instance's tag Environment if not given.
+    #[arg(long)]
+    environment: Option<String>,
+    /// Where the parameters are; the instance's region if not given.
+    #[arg(long)]
+    region: Option<String>,
+    /// Where the files go.
+    #[arg(long, default_value = "/run/salebell")]
+    directory: PathBuf,
+    /// Write nothing, and take unknown parameters for mistakes. With --environment and --region, from anywhere.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Which instance, and where.
+struct Place {
+    region: String,
+    environment: String,
+    /// Not asked for where nothing is written.
+    instance: Option<(String, String)>,
+}
+
+/// Does it, and tells what was done. Settings of `defaults` stand where there is no such parameter.
+///
+/// # Errors
+/// Everything that is missing or wrong, a line each, without a value. No file has changed then.
+pub async fn run(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
+    let late = |_| Failure::new(format!("the boot is not done within {} s", LIMIT.as_secs()));
+    tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
+}
+
+async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
+    let defaults = match defaults {
+        Some(path) => read_defaults(path)?,
+        None => Table::new(),
+    };
+    let place = locate(&arguments).await?;
+    let path = format!("/salebell/{}", place.environment);
+    let parameters = Parameters::new(&aws::load(&place.region).await, &path);
+    let (settings, mut problems) = parameters.read().await;
+    if settings.names().next().is_none() {
+        return Err(tell(&path, problems));
+    }
+    let mut table = match compose(defaults, &settings, &place.region, &path) {
+        Ok(table) => table,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(tell(&path, problems));
+        }
+    };
+    let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
+    if let Err(further) = config {
+        // What has just been told is unreadable is not missing besides.
+        let unread: Vec<String> = settings.unread().map(|setting| format!("{setting} (")).collect();
+        let told = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
+        problems.extend(further.0.into_iter().filter(|problem| !told(problem)));
+    }
+    if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
+        problems.extend(unknown.into_values());
+        return Err(tell(&path, problems));
+    }
+    let counts = (settings.values.len(), settings.secrets.len());
+    let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
+    // A version must start with what only the next one knows: in a rollout, and when that is rolled back.
+    unknown.keys().for_each(|key| remove(&mut table, key));
+    match &place.instance {
+        Some((id, zone)) => {
+            let directory = RunDirectory::open(&arguments.directory)?;
+            let instance = format!(
+                "AWS_REGION={}\nSALEBELL_ENVIRONMENT={}\nSALEBELL_INSTANCE_ID={id}\nSALEBELL_ZONE={zone}\n",
+                place.region, place.environment
+            );
+            directory.write("instance.env", OPEN_MODE, instance.as_bytes())?;
+            // The last one: whoever finds it finds all.
+            let file = as_file(&table);
+            let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
+            told.push_str(&format!(" → {}", written.display()));
+        }
+        None => told.push_str(": the configuration is complete"),
+    }
+    unknown.values().for_each(|unknown| told.push_str(&format!("\nleft out: {unknown} to this version")));
+    Ok(told)
+}
+
+/// Asks the instance for what was not given.
+async fn locate(arguments: &Arguments) -> Result<Place, Failure> {
+    let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
+    let place = match (arguments.check, region, environment) {
+        (true, Some(region), Some(environment)) => Place { region, environment, instance: None },
+        (check, region, environment) => {
+            let metadata = Metadata::from_environment()?;
+            let identity = metadata.identity().await?;
+            let environment = match environment {
+                Some(environment) => environment,
+                None => metadata.required_tag(ENVIRONMENT_TAG).await?,
+            };
+            let instance = (!check).then_some((identity.instance_id, identity.availability_zone));
+            Place { region: region.unwrap_or(identity.region), environment, instance }
+        }
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    for (what, text) in [("environment", &place.environment), ("region", &place.region)] {
+        if text.is_empty() || !text.chars().all(plain) {
+            return Err(Failure::new(format!(
+                "the {what} must be of letters, digits, - and _, not {text:?}"
+            )));
+        }
+    }
+    Ok(place)
+}
+
+fn read_defaults(path: &Path) -> Result<Table, Failure> {
+    let text = std::fs::read_to_string(path).explain(|| path.display().to_string())?;
+    // Further lines of the error show the file's.
+    text.parse().map_err(|error: toml::de::Error| {
+        Failure::new(format!("{} is no TOML: {}", path.display(), error.message()))
+    })
+}
+
+/// The file of settings: defaults, parameters over them, and where they came from.
+fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -> Result<Table, String> {
+    for (name, value) in &settings.values {
+        insert(&mut defaults, name, value.expose_secret().into()).map_err(|()| {
+            format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/"))
+        })?;
+    }
+    let secrets = Value::try_from(&settings.secrets).map_err(|error| error.to_string())?;
+    for (name, value) in
+        [("aws.region", region.into()), ("aws.parameters", path.into()), ("aws.secrets", secrets)]
+    {
+        insert(&mut defaults, name, value).map_err(|()| "aws must be an area of settings".to_owned())?;
+    }
+    Ok(defaults)
+}
+
+fn as_file(table: &Table) -> SecretString {
+    table.to_string().into()
+}
+
+/// `database.url` → `[database] url`
+fn insert(table: &mut Table, name: &str, value: Value) -> Result<(), ()> {
+    let Some((area, rest)) = name.split_once('.') else {
+        return match table.insert(name.to_owned(), value) {
+            Some(Value::Table(_)) => Err(()),
+            _ => Ok(()),
+        };
+    };
+    match table.entry(area).or_insert_with(|| Table::new().into()) {
+        Value::Table(inner) => insert(inner, rest, value),
+        _ => Err(()),
+    }
+}
+
+/// Takes a setting out, and the area that has nothing left.
+fn remove(table: &mut Table, name: &str) {
+    let Some((area, rest)) = name.split_once('.') else { return drop(table.remove(name)) };
+    let Some(inner) = table.get_mut(area).and_then(Value::as_table_mut) else { return };
+    remove(inner, rest);
+    if inner.is_empty() {
+        table.remove(area);
+    }
+}
+
+fn tell(path: &str, problems: Vec<String>) -> Failure {
+    let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    Failure::new(format!("the parameters below {path}/ have {} problem(s){lines}", problems.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_any_kind_come_back_from_the_file() {
+        let mut settings = Settings::default();
+        let odd = "a \"b\" \\ 'c' \n\t \u{7f} ü ]]> '''\"\"\"";
+        for (name, value) in [("database.url", odd), ("auth.alb.arn", "x"), ("log.level", "warn")] {
+            settings.values.insert(name.to_owned(), value.into());
+        }
+        let defaults = "[log]\nlevel = \"info\"\naccess = false\n".parse().unwrap();
+        let table = compose(defaults, &settings, "eu-central-1", "/salebell/prod").unwrap();
+        let mut table: Table = as_file(&table).expose_secret().parse().unwrap();
+        assert_eq!(table["database"]["url"].as_str(), Some(odd));
+        assert_eq!(table["auth"]["alb"]["arn"].as_str(), Some("x"));
+        assert_eq!(
+            (table["log"]["level"].as_str(), table["log"]["access"].as_bool()),
+            (Some("warn"), Some(false))
+        );
+        assert_eq!(table["aws"]["parameters"].as_str(), Some("/salebell/prod"));
+        ["log.level", "auth.alb.arn", "nothing.at.all"].iter().for_each(|name| remove(&mut table, name));
+        assert_eq!((table["log"].get("level"), table.get("auth")), (None, None));
+        assert!(table["log"]["access"].is_bool());
+    }
+
+    #[test]
+    fn a_setting_is_no_area() {
+        for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
+            let mut settings = Settings::default();
+            names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));
+            let problem = compose(Table::new(), &settings, "r", "/p").unwrap_err();
+            assert!(problem.contains("/p/log"), "{problem}");
+        }
+    }
+}
