@@ -1,4 +1,5 @@
-//! Who calls: a bearer token is an API key or a JSON Web Token, and belongs to an account.
+//! Who calls: a bearer token is an API key or a JSON Web Token, and belongs to an account. So does what the load
+//! balancer tells of the user of a browser.
 //!
 //! Tokens that have been looked up are remembered for a moment, so that a caller's hundredth request costs a hash
 //! and no query. A revoked API key is refused by the process that revoked it at once, by all others after
@@ -18,7 +19,8 @@ use crate::app::Clock;
 use crate::config::Auth;
 use crate::domain::api_key;
 use crate::error::{Error, Kind, Result, chain};
-use crate::outbound::issuers::{Issuers, LEEWAY};
+use crate::outbound::issuers::{Claims, Issuers, LEEWAY};
+use crate::outbound::load_balancer::LoadBalancer;
 use crate::store::pool::PgPool;
 use crate::store::{accounts, keys};
 use crate::suspicion::Suspicion;
@@ -62,11 +64,14 @@ impl Caller {
 /// Knows tokens.
 pub struct Callers {
     issuers: RwLock<Arc<Issuers>>,
+    load_balancer: Option<LoadBalancer>,
     pool: PgPool,
     clock: Clock,
     suspicion: Suspicion,
     activity: Activity,
     tokens: Memory<TokenHash, Caller>,
+    /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
+    users: Memory<TokenHash, Caller>,
     accounts: Memory<(String, String), Uuid>,
 }
 
@@ -83,11 +88,13 @@ impl Callers {
     ) -> Callers {
         Callers {
             issuers: RwLock::new(Arc::new(Issuers::new(settings, &clock))),
+            load_balancer: settings.alb.as_ref().map(|alb| LoadBalancer::new(alb, &clock)),
             pool,
             clock,
             suspicion,
             activity,
             tokens: Memory::new(MAX_TOKENS),
+            users: Memory::new(MAX_TOKENS),
             accounts: Memory::new(MAX_ACCOUNTS),
         }
     }
@@ -97,15 +104,16 @@ impl Callers {
     /// # Errors
     /// `Unauthenticated` with what is wrong with the token; `Unavailable` when it cannot be looked up.
     pub async fn authenticate(&self, token: &str) -> Result<Caller> {
-        let mut hash = TokenHash::default();
-        hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
-        let now = self.clock.now();
+        let (hash, now) = (hash(token), self.clock.now());
         if let Some(caller) = self.tokens.get(&hash, now) {
             return Ok(caller);
         }
         let (caller, until) = match api_key::is_well_formed(token) {
             true => self.find_key(&hash, now).await?,
-            false if token.matches('.').count() == 2 => self.verify(token, now).await?,
+            false if token.matches('.').count() == 2 => {
+                let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+                self.admit(issuers.verify(token).await?, now).await?
+            }
             false => return Err(Error::new(Kind::Unauthenticated, "The token is not valid.")),
         };
         self.activity.note_login(caller.account, now);
@@ -118,6 +126,25 @@ impl Callers {
         let issuers = Arc::new(Issuers::new(settings, &self.clock));
         *self.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers;
         self.tokens.forget(|caller| caller.key.is_none());
+    }
+
+    /// The user of whom the load balancer says this (`x-amzn-oidc-data`). Whoever calls knows that it was the load
+    /// balancer who said it.
+    ///
+    /// # Errors
+    /// As `authenticate`.
+    pub async fn authenticate_user(&self, token: &str) -> Result<Caller> {
+        let (hash, now) = (hash(token), self.clock.now());
+        if let Some(caller) = self.users.get(&hash, now) {
+            return Ok(caller);
+        }
+        let load_balancer = self.load_balancer.as_ref();
+        let load_balancer = load_balancer
+            .ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
+        let (caller, until) = self.admit(load_balancer.verify(token).await?, now).await?;
+        self.activity.note_login(caller.account, now);
+        self.users.put(hash, caller.clone(), until, now);
+        Ok(caller)
     }
 
     /// Refuses an API key from now on in this process.
@@ -148,9 +175,8 @@ impl Callers {
         Ok((caller, until))
     }
 
-    async fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
-        let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let claims = issuers.verify(token).await?;
+    /// The account of whom a token is, and until when the token is believed.
+    async fn admit(&self, claims: Claims, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
         let until = claims.expires_at.min(now + JWT_MEMORY - LEEWAY) + LEEWAY;
         let who = (claims.issuer, claims.subject);
         let account = match self.accounts.get(&who, now) {
@@ -163,6 +189,12 @@ impl Callers {
         };
         Ok((Caller { account, scopes: claims.scopes.into(), key: None }, until))
     }
+}
+
+fn hash(token: &str) -> TokenHash {
+    let mut hash = TokenHash::default();
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
 }
 
 /// Things that are remembered until a time, and not more than so many.

@@ -7,6 +7,8 @@
 mod aws;
 mod email;
 mod files;
+mod load_balancer;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +26,9 @@ use serde::Deserialize;
 pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
+pub use self::load_balancer::LoadBalancer;
+pub use self::tls::Tls;
+use crate::domain::api_key;
 use crate::domain::price::GlitchRules;
 use crate::domain::public_keys::read_keys;
 
@@ -54,13 +59,20 @@ pub struct Config {
 pub struct Server {
     /// `server.listen`: where the API listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// `server.tls`, `server.certificate`, `server.key`
+    pub tls: Tls,
     /// `server.metrics_listen`: Prometheus metrics; loopback only.
     pub metrics_listen: SocketAddr,
     /// `server.request_timeout_s`: how long a request with a bounded body may take.
     pub request_timeout: Duration,
-    /// `server.header_timeout_s`: how long a client may take to send its headers, and a connection may idle.
+    /// `server.header_timeout_s`: how long the headers of a request may take from their first byte on, and a TLS
+    /// handshake.
     pub header_timeout: Duration,
-    /// `server.body_idle_timeout_s`: how long a streamed body may pause.
+    /// `server.idle_timeout_s`: how long a connection may idle: longer than the load balancer lets it, 60 s, so that
+    /// it never sends a request into a connection that closes.
+    pub idle_timeout: Duration,
+    /// `server.body_idle_timeout_s`: how long a streamed body may pause, and how long a client may take nothing of an
+    /// answer.
     pub body_idle_timeout: Duration,
     /// `server.linger_s`: how long new connections are still taken after SIGTERM, while readiness fails already:
     /// longer than the load balancer needs to notice.
@@ -74,7 +86,7 @@ pub struct Server {
     pub max_json_bytes: usize,
     /// `server.rate_limit_per_minute`: requests of one account, or of one address without a token. 0: no limit.
     pub rate_limit_per_minute: u64,
-    /// `server.trusted_proxies`: networks whose `X-Forwarded-For` is believed.
+    /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -102,6 +114,8 @@ pub struct Database {
 pub struct Auth {
     /// `auth.issuers`: whose tokens are believed. A list of tables in the file, a JSON list in the environment.
     pub issuers: Vec<Issuer>,
+    /// `[auth.alb]`: `None` without `auth.alb.arn`.
+    pub alb: Option<LoadBalancer>,
 }
 
 /// One token issuer.
@@ -110,8 +124,12 @@ pub struct Auth {
 pub struct Issuer {
     /// What `iss` must be, to the letter.
     pub issuer: String,
-    /// What `aud` (or Cognito's `client_id`) must be one of.
+    /// What `aud` must be one of (or `client_id`, where a token has no `aud`).
+    #[serde(default)]
     pub audiences: Vec<String>,
+    /// What `client_id` must be one of, as in the access tokens of Cognito; this or `audiences`, or both.
+    #[serde(default)]
+    pub client_ids: Vec<String>,
     /// Of `RS256`, `ES256`, `EdDSA`.
     pub algorithms: Vec<String>,
     /// Where its keys are; this or `jwks`.
@@ -126,10 +144,20 @@ pub struct Issuer {
     /// What stands before each of our scopes in the claim, such as Cognito's `<resource server>/`.
     #[serde(default)]
     pub scope_prefix: String,
+    /// The claim that holds the groups of a user, a list.
+    #[serde(default = "groups_claim")]
+    pub groups_claim: String,
+    /// What the users of a group may do besides: group → scopes.
+    #[serde(default)]
+    pub group_scopes: BTreeMap<String, Vec<String>>,
 }
 
 fn scope_claim() -> String {
     "scope".to_owned()
+}
+
+fn groups_claim() -> String {
+    "cognito:groups".to_owned()
 }
 
 /// `[worker]`
@@ -294,9 +322,11 @@ impl Config {
         let aws = Aws::read(r)?;
         let server = Server {
             listen: r.get("server.listen", "127.0.0.1:8080")?,
+            tls: Tls::read(r)?,
             metrics_listen: r.get("server.metrics_listen", "127.0.0.1:9100")?,
             request_timeout: r.seconds("server.request_timeout_s", 30)?,
-            header_timeout: r.seconds("server.header_timeout_s", 75)?,
+            header_timeout: r.seconds("server.header_timeout_s", 10)?,
+            idle_timeout: r.seconds("server.idle_timeout_s", 90)?,
             body_idle_timeout: r.seconds("server.body_idle_timeout_s", 30)?,
             linger: r.seconds("server.linger_s", 1)?,
             drain: r.seconds("server.drain_s", 25)?,
@@ -314,7 +344,7 @@ impl Config {
             acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
             statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
         };
-        let auth = Auth { issuers: r.list_of("auth.issuers")? };
+        let auth = Auth { issuers: r.list_of("auth.issuers")?, alb: LoadBalancer::read(r, &server)? };
         let worker = Worker {
             metrics_listen: r.get("worker.metrics_listen", "127.0.0.1:9101")?,
             record_concurrency: r.get("worker.record_concurrency", "2")?,
@@ -376,6 +406,9 @@ impl Config {
             r.problem("worker.daily_hour", "must be 0 to 23");
         }
         for (key, value, least) in [
+            ("server.header_timeout_s", server.header_timeout.as_secs(), 1),
+            ("server.idle_timeout_s", server.idle_timeout.as_secs(), 1),
+            ("server.body_idle_timeout_s", server.body_idle_timeout.as_secs(), 1),
             ("database.max_connections", u64::from(database.max_connections), MIN_CONNECTIONS),
             ("worker.record_concurrency", worker.record_concurrency as u64, 1),
             ("worker.deliver_concurrency", worker.deliver_concurrency as u64, 1),
@@ -410,8 +443,13 @@ fn first_line(error: &config::ConfigError) -> Problems {
 
 impl Issuer {
     fn check(&self) -> Result<(), String> {
-        if self.issuer.is_empty() || self.audiences.is_empty() || self.algorithms.is_empty() {
-            return Err("needs issuer, audiences and algorithms".to_owned());
+        let pinned = !self.audiences.is_empty() || !self.client_ids.is_empty();
+        if self.issuer.is_empty() || !pinned || self.algorithms.is_empty() {
+            return Err("needs issuer, audiences or client_ids, and algorithms".to_owned());
+        }
+        let mut of_groups = self.group_scopes.values().flatten();
+        if of_groups.any(|scope| !api_key::SCOPES.contains(&scope.as_str())) {
+            return Err(format!("has group_scopes with others than {}", api_key::SCOPES.join(", ")));
         }
         if let Some(other) =
             self.algorithms.iter().find(|a| !matches!(a.as_str(), "RS256" | "ES256" | "EdDSA"))
@@ -444,6 +482,14 @@ fn is_loopback(url: &url::Url) -> bool {
     }
 }
 
+/// `{"auth": {"alb": {"arn": …}}}` → `auth.alb.arn`
+fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, serde_json::Value>) {
+    match value.as_object() {
+        Some(keys) => keys.iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, into)),
+        None => drop(into.insert(name.to_owned(), value.clone())),
+    }
+}
+
 /// Takes settings out of the merged table, with what is wrong about each.
 ///
 /// A wrong value counts as its default while reading goes on, so that all problems are found.
@@ -458,12 +504,7 @@ impl Reader {
     fn new(table: serde_json::Value) -> Reader {
         let mut values = BTreeMap::new();
         for (area, keys) in table.as_object().into_iter().flatten() {
-            match keys.as_object() {
-                Some(keys) => {
-                    values.extend(keys.iter().map(|(key, value)| (format!("{area}.{key}"), value.clone())));
-                }
-                None => drop(values.insert(area.clone(), keys.clone())),
-            }
+            flatten(area, keys, &mut values);
         }
         Reader { values, problems: Vec::new(), parameters: None }
     }

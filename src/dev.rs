@@ -261,6 +261,10 @@ fn load_config(
         // A reader of somebody else's database would answer with other people's games.
         ("SALEBELL_DATABASE__READER_URL", database_url.expose_secret().to_owned()),
         ("SALEBELL_SERVER__LISTEN", arguments.listen.to_string()),
+        // What we print, and load the sample over, is http.
+        ("SALEBELL_SERVER__TLS", "off".to_owned()),
+        ("SALEBELL_SERVER__CERTIFICATE", String::new()),
+        ("SALEBELL_SERVER__KEY", String::new()),
     ];
     let mut settings: std::collections::BTreeMap<String, String> = std::env::vars().collect();
     for (name, value) in defaults {

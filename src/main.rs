@@ -50,6 +50,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // The allocator's memory is used here and there: as huge pages the worker would be half as large again, and no
+    // faster. Where the kernel does not know it, it is as large.
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let ended = run(arguments);
     log::logger().flush();
     match ended {
@@ -112,7 +115,7 @@ async fn api(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
     keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
-    log::info!(target: "salebell::process", "listening on http://{}", server.address()?);
+    log::info!(target: "salebell::process", "listening on {}", server.url()?);
     let metrics = app.config.server.metrics_listen;
     process::run(app, metrics, vec![Part::new("the API", server.run())]).await
 }

@@ -1,12 +1,14 @@
-//! Listeners: accept, limits of connections, drain.
+//! Listeners: accept, TLS, limits of connections, drain.
 //!
 //! Known quirks. What hyper itself cannot read as HTTP it answers with a bare 400 (or 414, 431 beyond twice our
 //! limits) without a problem document, and closes the connection: no request exists yet to which one could belong.
 //! `pipeline_flush` stays off: with it hyper 1.12 forgets to send even that.
 
+mod pace;
+mod tls;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,16 +16,20 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use self::pace::{Answering, Overdue, Pace, Watched};
+use self::tls::Tls;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::http::request::{MAX_HEADER_BYTES, Peer};
-use crate::{http, telemetry};
+use crate::http::head::MAX_HEADER_BYTES;
+use crate::http::request::Peer;
+use crate::{config, http, telemetry};
 
 /// A bound listener: its address is known before it serves.
 pub struct Server {
@@ -31,6 +37,7 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     name: &'static str,
+    tls: Option<Tls>,
 }
 
 impl Server {
@@ -48,8 +55,8 @@ impl Server {
     /// # Errors
     /// The address is taken or not ours.
     pub async fn bind_router(app: App, router: Router) -> Result<Server> {
-        let address = app.config.server.listen;
-        Server::bind_to(app, address, router, "accept").await
+        let (address, tls) = (app.config.server.listen, app.config.server.tls.clone());
+        Server::bind_to(app, address, &tls, router, "accept").await
     }
 
     /// Binds `address` for Prometheus.
@@ -59,19 +66,32 @@ impl Server {
     pub async fn bind_metrics(app: App, address: SocketAddr) -> Result<Server> {
         telemetry::metrics();
         let router = http::metrics_router(app.clone());
-        Server::bind_to(app, address, router, "accept of metrics").await
+        Server::bind_to(app, address, &config::Tls::Off, router, "accept of metrics").await
     }
 
-    async fn bind_to(app: App, address: SocketAddr, router: Router, name: &'static str) -> Result<Server> {
+    async fn bind_to(
+        app: App,
+        address: SocketAddr,
+        tls: &config::Tls,
+        router: Router,
+        name: &'static str,
+    ) -> Result<Server> {
+        let tls = Tls::new(tls, address, &app.clock)?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| Error::internal(format!("cannot listen on {address}: {error}")))?;
-        Ok(Server { app, listener, router, name })
+        Ok(Server { app, listener, router, name, tls })
     }
 
     /// Where it listens; the port is never 0.
     pub fn address(&self) -> Result<SocketAddr> {
         self.listener.local_addr().map_err(Error::internal)
+    }
+
+    /// Where clients find it, such as `https://127.0.0.1:8443`.
+    pub fn url(&self) -> Result<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", self.address()?))
     }
 
     /// Serves until `app.stopping`, and `server.linger_s` longer: by then load balancers have seen that readiness
@@ -90,13 +110,19 @@ impl Server {
         let settings = &self.app.config.server;
         let connections = Connections {
             router: self.router.clone(),
-            header_timeout: settings.header_timeout,
+            tls: self.tls.clone(),
+            limits: Limits {
+                header: settings.header_timeout,
+                idle: settings.idle_timeout,
+                stalled: settings.body_idle_timeout,
+            },
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         tokio::select! {
             () = self.accept(&connections) => {}
+            () = keep_fresh(self.tls.clone()) => {}
             () = end => {}
         }
         drop(self.listener);
@@ -147,10 +173,19 @@ fn is_of_the_peer(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Never returns.
+async fn keep_fresh(tls: Option<Tls>) {
+    match tls {
+        Some(tls) => tls.keep_fresh().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The connections of one listener.
 struct Connections {
     router: Router,
-    header_timeout: Duration,
+    tls: Option<Tls>,
+    limits: Limits,
     /// No further request on any connection.
     closing: CancellationToken,
     /// The end, whatever is in flight.
@@ -158,48 +193,41 @@ struct Connections {
     tasks: TaskTracker,
 }
 
+/// How long a client may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// For a handshake, and from the first byte of a head to its last.
+    header: Duration,
+    /// Between two requests, and to the first.
+    idle: Duration,
+    /// To acknowledge what we send, and to make room for more.
+    stalled: Duration,
+}
+
 impl Connections {
-    /// Serves one connection to its end: HTTP/1.1, or HTTP/2 by prior knowledge.
+    /// Serves one connection to its end: HTTP/1.1, or HTTP/2 by ALPN or by prior knowledge.
     fn serve(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
-        let (closing, cut) = (self.closing.clone(), self.cut.clone());
-        let (router, header_timeout) = (self.router.clone(), self.header_timeout);
+        let conversation = Conversation {
+            router: self.router.clone(),
+            peer: Peer { address: peer, encrypted: self.tls.is_some() },
+            limits: self.limits,
+            closing: self.closing.clone(),
+            cut: self.cut.clone(),
+        };
+        let tls = self.tls.clone();
         async move {
             // Answers are written whole, so waiting for more to send only adds latency.
             let _ = stream.set_nodelay(true);
-            let begun = Arc::new(AtomicBool::new(false));
-            let service = hyper::service::service_fn({
-                let begun = begun.clone();
-                move |request: hyper::Request<Incoming>| {
-                    begun.store(true, Ordering::Relaxed);
-                    let mut request = request.map(Body::new);
-                    request.extensions_mut().insert(Peer(peer));
-                    router.clone().oneshot(request)
-                }
-            });
-            let builder = builder(header_timeout);
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            // hyper limits the time for headers once it knows the version; this is for who never says a word.
-            let silence = tokio::time::sleep(header_timeout);
-            tokio::pin!(silence);
-            let (mut told, mut waiting) = (false, true);
-            loop {
-                tokio::select! {
-                    // What goes wrong on one connection is its client's doing, and common.
-                    _ = connection.as_mut() => return,
-                    () = closing.cancelled(), if !told => {
-                        told = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    () = &mut silence, if waiting => {
-                        waiting = false;
-                        if !begun.load(Ordering::Relaxed) {
-                            return;
-                        }
-                    }
-                    () = cut.cancelled() => return,
-                }
-            }
+            end_when_stalled(&stream, conversation.limits.stalled);
+            let Some(tls) = tls else { return conversation.hold(stream, false).await };
+            let stream = tokio::select! {
+                stream = tokio::time::timeout(conversation.limits.header, tls.accept(stream)) => stream,
+                // Nobody has asked anything yet.
+                () = conversation.closing.cancelled() => return,
+            };
+            let Ok(Some(stream)) = stream else { return };
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            conversation.hold(stream, http2).await;
         }
     }
 
@@ -216,21 +244,85 @@ impl Connections {
     }
 }
 
-fn builder(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
+/// The kernel ends a connection whose other end acknowledges nothing, or takes nothing, for so long: it is gone, or
+/// would hold an answer for ever. A slow client takes a little all the time.
+fn end_when_stalled(stream: &TcpStream, after: Duration) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+    let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = setsockopt(stream, TcpUserTimeout, &millis) {
+        log::debug!(target: "salebell::server", "a connection is not watched for stalls: {error}");
+    }
+}
+
+/// One connection after its handshake.
+struct Conversation {
+    router: Router,
+    peer: Peer,
+    limits: Limits,
+    closing: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Conversation {
+    async fn hold<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, http2: bool) {
+        let pace = Pace::new(http2);
+        let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
+            let in_flight = pace.begin(request.version() == hyper::Version::HTTP_2);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(self.peer);
+            let answer = self.router.clone().oneshot(request);
+            async move { answer.await.map(|answer| answer.map(|body| Answering::new(body, in_flight))) }
+        });
+        let builder = builder(http2, self.limits);
+        let connection = builder.serve_connection(TokioIo::new(Watched::new(stream, pace.clone())), service);
+        tokio::pin!(connection);
+        let (mut leaving, mut idle) = (false, self.limits.idle);
+        loop {
+            tokio::select! {
+                // What goes wrong on one connection is its client's doing, and common.
+                _ = connection.as_mut() => return,
+                () = self.closing.cancelled(), if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                what = pace.overdue(idle, self.limits.header) => {
+                    if what == Overdue::Head || leaving {
+                        return;
+                    }
+                    // HTTP/2 says good-bye, and its client may just have asked something more.
+                    leaving = true;
+                    idle = self.limits.header;
+                    pace.rest();
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = self.cut.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Streams of one connection at once; a load balancer opens no more.
+const MAX_STREAMS: u32 = 128;
+/// What waits in memory to be sent on each of them, in bytes.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        // Runs between requests too, so it is how long a connection may idle: longer than a load balancer's 60 s.
-        .header_read_timeout(header_timeout)
+        // `pace` looks after both.
+        .header_read_timeout(None)
         // Twice our own limit, which answers with a problem document.
         .max_buf_size(2 * MAX_HEADER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(2 * MAX_HEADER_BYTES as u32)
-        .max_concurrent_streams(250)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
+        .keep_alive_timeout(limits.stalled);
+    // What ALPN has agreed on is spoken.
+    if http2 { builder.http2_only() } else { builder }
 }

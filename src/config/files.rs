@@ -30,6 +30,8 @@ pub struct Files {
     /// `files.s3_prefix`: the folder of the bucket that is ours. What is below it and looks like ours is removed when no
     /// file has it.
     pub s3_prefix: String,
+    /// `files.s3_kms_key`: what objects are encrypted with (SSE-KMS); without it, as the bucket says.
+    pub s3_kms_key: Option<String>,
     /// `files.presign`: downloads are redirected to S3.
     pub presign: bool,
     /// `files.max_bytes` of one file.
@@ -76,6 +78,7 @@ impl Files {
             s3_region: r.optional("files.s3_region"),
             s3_endpoint: r.optional("files.s3_endpoint").and_then(|text| read_endpoint(r, &text)),
             s3_prefix: r.get("files.s3_prefix", "files")?,
+            s3_kms_key: r.optional("files.s3_kms_key").filter(|key| !key.is_empty()),
             presign: r.get("files.presign", "true")?,
             max_bytes: r.get("files.max_bytes", "6442450944")?,
             bytes_per_account: r.get("files.bytes_per_account", "53687091200")?,

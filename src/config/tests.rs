@@ -179,3 +179,49 @@ fn what_is_wrong_about_mail_is_told_without_the_password() {
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
+
+#[test]
+fn tls_and_the_load_balancer_are_checked() {
+    let arn =
+        "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/salebell/50dc6c495c0c9188";
+    let alb = |more: &[(&'static str, &'static str)]| {
+        let mut settings = vec![
+            DATABASE,
+            ("SALEBELL_AUTH__ALB__ARN", arn),
+            ("SALEBELL_AUTH__ALB__ISSUER", "https://id.example"),
+            ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
+            ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
+        ];
+        // The last of a name counts.
+        settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
+        settings.extend_from_slice(more);
+        load(&settings)
+    };
+    let config = alb(&[("SALEBELL_SERVER__TLS", "minted")]).unwrap();
+    assert_eq!(config.server.tls, Tls::Minted);
+    let keys_url = config.auth.alb.unwrap().keys_url;
+    assert_eq!(keys_url, "https://public-keys.auth.elb.eu-central-1.amazonaws.com");
+    for (more, problem) in [
+        (
+            &[("SALEBELL_SERVER__TLS", "on")][..],
+            "server.tls (SALEBELL_SERVER__TLS) must be off, minted or files",
+        ),
+        (&[("SALEBELL_SERVER__TLS", "files")], "server.key (SALEBELL_SERVER__KEY) is required"),
+        (&[("SALEBELL_SERVER__KEY", "/a")], "server.key (SALEBELL_SERVER__KEY) is required"),
+        (
+            &[("SALEBELL_AUTH__ALB__ARN", "arn:aws:what")],
+            "auth.alb.arn (SALEBELL_AUTH__ALB__ARN) must be arn:",
+        ),
+        (&[("SALEBELL_AUTH__ALB__ARN", "")], "auth.alb.arn (SALEBELL_AUTH__ALB__ARN) is required"),
+        (&[("SALEBELL_AUTH__ALB__ISSUER", "")], "auth.alb.issuer (SALEBELL_AUTH__ALB__ISSUER) is required"),
+        (&[("SALEBELL_AUTH__ALB__SCOPES", "admin")], "auth.alb.scopes"),
+        (&[("SALEBELL_AUTH__ALB__KEYS_URL", "https://evil.example")], "auth.alb.keys_url"),
+        (&[("SALEBELL_AUTH__ALB__KEYS_URL", "http://evil.example")], "auth.alb.keys_url"),
+        (&[("SALEBELL_SERVER__TRUSTED_PROXIES", "")], "server.trusted_proxies"),
+        (&[("SALEBELL_SERVER__TRUSTED_PROXIES", "0.0.0.0/0")], "server.trusted_proxies"),
+        (&[("SALEBELL_AUTH__ALB__ARM", "a")], "auth.alb.arm (SALEBELL_AUTH__ALB__ARM) is unknown"),
+    ] {
+        let text = alb(more).unwrap_err().to_string();
+        assert!(text.contains(problem), "{more:?}: {text}");
+    }
+}

@@ -73,7 +73,7 @@ pub async fn middleware(State(app): State<App>, request: Request, next: Next) ->
 
 async fn run(app: App, request: Request, next: Next) -> Result<Response> {
     let (mut parts, body) = request.into_parts();
-    let caller = authenticate(&app, &parts.headers, &mut parts.extensions).await?;
+    let caller = authenticate(&app, &mut parts).await?;
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
     let hash = digest(&SHA256, &body);
     let execution = match begin(&app, &caller, &parts.uri, &parts.headers, Some(hash.as_ref())).await? {

@@ -5,7 +5,7 @@
 //! is there against loops that have gone wrong, not for billing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
@@ -13,11 +13,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::auth::authenticate;
-use super::request::Peer;
+use super::forwarded::Client;
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -113,13 +112,13 @@ pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Reques
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();
-    let caller = authenticate(&limiter.app, &parts.headers, &mut parts.extensions).await;
-    let address = || {
-        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
-        let trusted = &limiter.app.config.server.trusted_proxies;
-        client_address(peer.unwrap_or(Ipv6Addr::UNSPECIFIED.into()), &parts.headers, trusted)
+    let who = match authenticate(&limiter.app, &mut parts).await {
+        Ok(caller) => Who::Account(caller.account),
+        Err(_) => {
+            let trusted = &limiter.app.config.server.trusted_proxies;
+            Who::Address(Client::of(&parts.headers, &parts.extensions, trusted).network())
+        }
     };
-    let who = caller.map_or_else(|_| Who::Address(address()), |caller| Who::Account(caller.account));
     let mut left = limiter.take(who);
     let mut answer = match left.allowed {
         true => next.run(Request::from_parts(parts, body)).await,
@@ -137,51 +136,4 @@ pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Reques
     }
     limiter.put_headers(answer.headers_mut(), &left);
     answer
-}
-
-/// Who is behind the proxies that we trust: the last address of `X-Forwarded-For` that is not one of theirs. Those
-/// before it are what the client says.
-fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut client = peer.to_canonical();
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let forwarded: Vec<&str> = forwarded.flat_map(|list| list.split(',')).collect();
-    for address in forwarded.into_iter().rev().map(|text| text.trim().parse::<IpAddr>()) {
-        if !is_trusted(&client) {
-            break;
-        }
-        let Ok(address) = address else { break };
-        client = address.to_canonical();
-    }
-    match client {
-        // One customer has the whole /64.
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_client_is_the_last_address_that_no_trusted_proxy_has() {
-        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        for (peer, forwarded, client) in [
-            ("10.0.0.1", "203.0.113.9", "203.0.113.9"),
-            ("10.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
-            ("10.0.0.1", "203.0.113.9, 10.0.0.7", "203.0.113.9"),
-            ("fd00::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-            ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
-            // Not from a proxy of ours: it may say what it likes.
-            ("203.0.113.1", "198.51.100.1", "203.0.113.1"),
-            ("10.0.0.1", "what", "10.0.0.1"),
-            ("10.0.0.1", "", "10.0.0.1"),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
-            let found = client_address(peer.parse().unwrap(), &headers, &trusted);
-            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded}");
-        }
-    }
 }

@@ -17,23 +17,24 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::auth;
 use super::body::Watched;
+use super::head;
 use super::trace::TraceContext;
 use crate::app::App;
-use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::error::{Error, Kind, REQUEST_ID};
 use crate::telemetry::{HTTP_DURATION, HTTP_REQUESTS};
-
-/// The longest path with query that is taken: 414 beyond.
-const MAX_URI_BYTES: usize = 16 * 1024;
-/// The most that all headers may have together: 431 beyond.
-pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
 /// A body up to this is there when its request is.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
 
-/// The address at the other end of the connection; `server` puts it on every request.
+/// The other end of the connection; `server` puts it on every request.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Whether it speaks TLS to us.
+    pub encrypted: bool,
+}
 
 /// What becomes known while a request is answered, for the layers around its handler.
 #[derive(Default)]
@@ -89,10 +90,11 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let trace = TraceContext::of(request.headers());
     let progress = Arc::new(Progress::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
-    let private = request.headers().contains_key(header::AUTHORIZATION);
+    let private = auth::is_private(request.headers());
     let version = request.version();
 
-    let refusal = check_head(&request).err();
+    let refusal = head::check(&request).err();
+    let close = refusal.is_some();
     request.extensions_mut().insert(trace);
     request.extensions_mut().insert(progress.clone());
     let request = request.map(|body| watch(body, app.config.server.body_idle_timeout, &progress));
@@ -114,8 +116,9 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut answer = answer.as_mut().await;
     hang_up.0 = None;
     put_headers(answer.headers_mut(), &id, private);
-    if version == Version::HTTP_11 && progress.left_some() {
-        // The rest is not read: the client shall not send its next request behind it.
+    if version == Version::HTTP_11 && (close || progress.left_some()) {
+        // The rest is not read: the client shall not send its next request behind it. Nor is anything believed that
+        // follows a head which two of us may read differently.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     record.finish(&answer);
@@ -127,28 +130,6 @@ fn is_request_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 128
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=+".contains(&b))
-}
-
-/// What hyper lets through and HTTP does not allow, or we do not want to hold.
-fn check_head(request: &Request) -> Result<()> {
-    let uri = request.uri();
-    if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
-        return Err(Error::new(
-            Kind::UriTooLong,
-            format!("The address is longer than {MAX_URI_BYTES} bytes."),
-        ));
-    }
-    let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if size > MAX_HEADER_BYTES {
-        let detail = format!("The headers are larger than {MAX_HEADER_BYTES} bytes.");
-        return Err(Error::new(Kind::HeadersTooLarge, detail));
-    }
-    // RFC 9112, section 3.2.
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    if request.version() == Version::HTTP_11 && hosts != 1 && uri.authority().is_none() {
-        return Err(Error::malformed("A request needs one Host header."));
-    }
-    Ok(())
 }
 
 fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {

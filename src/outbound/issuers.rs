@@ -97,7 +97,7 @@ struct Issued {
     iss: String,
 }
 
-fn refuse(detail: &str) -> Error {
+pub(super) fn refuse(detail: &str) -> Error {
     Error::new(Kind::Unauthenticated, detail)
 }
 
@@ -107,51 +107,83 @@ impl Issuer {
         if text("iss") != Some(&self.settings.issuer) {
             return Err(refuse("The token's issuer is not trusted here."));
         }
-        let expires_at = time(claims, "exp")?.ok_or_else(|| refuse("The token has no expiry."))?;
+        let expires_at = time(claims.get("exp"))?.ok_or_else(|| refuse("The token has no expiry."))?;
         if now - LEEWAY >= expires_at {
             return Err(refuse("The token has expired."));
         }
-        if time(claims, "nbf")?.is_some_and(|from| now + LEEWAY < from) {
+        if time(claims.get("nbf"))?.is_some_and(|from| now + LEEWAY < from) {
             return Err(refuse("The token is not valid yet."));
         }
-        let ours = |name: &str| self.settings.audiences.iter().any(|own| own == name);
-        let is_for_us = match claims.get("aud") {
-            Some(Value::String(one)) => ours(one),
-            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).any(ours),
-            Some(_) => false,
-            // Cognito's access tokens have no audience.
-            None => text("client_id").is_some_and(ours),
-        };
-        if !is_for_us {
+        // Cognito's identity tokens are for the client that asked for them, not for an API.
+        if claims.get("token_use").is_some_and(|kind| kind != "access") {
+            return Err(refuse("The token is no access token."));
+        }
+        if !self.is_for_us(claims) {
             return Err(refuse("The token is for somebody else."));
         }
-        let subject = text("sub")
-            .filter(|sub| !sub.is_empty() && sub.len() <= MAX_SUBJECT && !sub.chars().any(char::is_control));
-        let subject = subject.ok_or_else(|| refuse("The token has no usable subject."))?;
         Ok(Claims {
             issuer: self.settings.issuer.clone(),
-            subject: subject.to_owned(),
-            scopes: self.scopes(claims.get(&self.settings.scope_claim)),
+            subject: subject(claims)?,
+            scopes: self.scopes(claims),
             expires_at,
         })
     }
 
-    fn scopes(&self, claim: Option<&Value>) -> Vec<String> {
-        let words: Vec<&str> = match claim {
-            Some(Value::String(text)) => text.split_ascii_whitespace().collect(),
-            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
-        let own = words.into_iter().filter_map(|word| word.strip_prefix(&self.settings.scope_prefix));
-        let known = api_key::SCOPES.into_iter();
-        let own: Vec<&str> = own.collect();
-        known.filter(|scope| own.contains(scope)).map(str::to_owned).collect()
+    /// RFC 7519 has `aud`; Cognito's access tokens have `client_id` and, unless asked for, no `aud`.
+    fn is_for_us(&self, claims: &Map<String, Value>) -> bool {
+        let client = claims.get("client_id").and_then(Value::as_str);
+        let is_audience = |name: &str| self.settings.audiences.iter().any(|own| own == name);
+        let is_client = |name: &str| self.settings.client_ids.iter().any(|own| own == name);
+        let pinned = !self.settings.client_ids.is_empty();
+        if pinned && !client.is_some_and(is_client) {
+            return false;
+        }
+        match claims.get("aud") {
+            _ if pinned && self.settings.audiences.is_empty() => true,
+            Some(Value::String(one)) => is_audience(one),
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).any(is_audience),
+            Some(_) => false,
+            None => pinned || client.is_some_and(is_audience),
+        }
+    }
+
+    fn scopes(&self, claims: &Map<String, Value>) -> Vec<String> {
+        let own = words(claims.get(&self.settings.scope_claim));
+        let own = own.into_iter().filter_map(|word| word.strip_prefix(&self.settings.scope_prefix));
+        let groups = words(claims.get(&self.settings.groups_claim));
+        let of_groups = groups.into_iter().filter_map(|group| self.settings.group_scopes.get(group));
+        known_scopes(own.chain(of_groups.flatten().map(String::as_str)))
     }
 }
 
+/// The subject, of a form that can be kept.
+pub(super) fn subject(claims: &Map<String, Value>) -> Result<String> {
+    let subject = claims.get("sub").and_then(Value::as_str);
+    subject
+        .filter(|sub| !sub.is_empty() && sub.len() <= MAX_SUBJECT && !sub.chars().any(char::is_control))
+        .map(str::to_owned)
+        .ok_or_else(|| refuse("The token has no usable subject."))
+}
+
+/// The words of a claim that is a list of them, or a text with spaces.
+pub(super) fn words(claim: Option<&Value>) -> Vec<&str> {
+    match claim {
+        Some(Value::String(text)) => text.split_ascii_whitespace().collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Those that mean something to us, each once.
+pub(super) fn known_scopes<'a>(given: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let given: Vec<&str> = given.collect();
+    let known = api_key::SCOPES.into_iter();
+    known.filter(|scope| given.contains(scope)).map(str::to_owned).collect()
+}
+
 /// RFC 7519's NumericDate: seconds since 1970, a fraction allowed.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<DateTime<Utc>>> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
+pub(super) fn time(claim: Option<&Value>) -> Result<Option<DateTime<Utc>>> {
+    let Some(value) = claim else { return Ok(None) };
     let time = value.as_f64().and_then(|seconds| DateTime::from_timestamp_millis((seconds * 1e3) as i64));
     time.map(Some).ok_or_else(|| refuse("The token's times cannot be read."))
 }

@@ -1,15 +1,15 @@
 //! The public keys of token issuers (RFC 7517): kept, fetched anew when a token names one that is not there.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
+use super::fetch::fetch;
 use crate::app::Clock;
 use crate::domain::public_keys::{PublicKey, read_keys};
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Result};
 
 /// An unknown key is asked for at most so often, however many tokens name one.
 const PAUSE: TimeDelta = TimeDelta::seconds(30);
@@ -17,8 +17,6 @@ const PAUSE: TimeDelta = TimeDelta::seconds(30);
 const PAUSE_WITHOUT_KEYS: TimeDelta = TimeDelta::seconds(2);
 /// So old keys are fetched again in the background: one that its issuer has withdrawn goes.
 const MAX_AGE: TimeDelta = TimeDelta::minutes(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BYTES: usize = 256 * 1024;
 
 /// The keys of one issuer.
@@ -148,37 +146,13 @@ fn share(keys: Vec<PublicKey>) -> Vec<Arc<PublicKey>> {
 }
 
 async fn download(url: &str) -> Result<Vec<PublicKey>, String> {
-    let text = |error: reqwest::Error| chain(&error);
-    let mut answer = client()?.get(url).send().await.map_err(text)?;
-    if !answer.status().is_success() {
-        return Err(format!("status {}", answer.status().as_u16()));
-    }
-    let mut body = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(text)? {
-        if body.len() + piece.len() > MAX_BYTES {
-            return Err(format!("more than {MAX_BYTES} bytes"));
-        }
-        body.extend_from_slice(&piece);
+    let (status, body) = fetch(url, MAX_BYTES).await?;
+    if !(200..300).contains(&status) {
+        return Err(format!("status {status}"));
     }
     let set: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
     match read_keys(&set) {
         keys if keys.is_empty() => Err("there is no key in it that we can use".to_owned()),
         keys => Ok(keys),
     }
-}
-
-/// Made when it is first needed: loading the certificate authorities takes memory and time at start.
-fn client() -> Result<&'static reqwest::Client, String> {
-    static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
-    if let Some(client) = CLIENT.get() {
-        return Ok(client);
-    }
-    let client = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("salebell/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| chain(&error))?;
-    Ok(CLIENT.get_or_init(|| client))
 }

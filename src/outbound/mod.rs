@@ -4,6 +4,8 @@ pub mod addresses;
 pub mod blobs;
 pub mod bus;
 pub mod email;
+mod fetch;
 pub mod issuers;
 pub mod jwks;
+pub mod load_balancer;
 pub mod webhook;

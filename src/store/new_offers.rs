@@ -10,6 +10,9 @@ use crate::domain::title;
 use crate::error::Result;
 use crate::store::prices::{OfferSights, Sights};
 
+/// New offers that are made in one transaction.
+const SLICE: usize = 2_000;
+
 /// The ids of the stores by their slugs; unknown ones are made when `may_create`.
 pub async fn find_stores(
     connection: &mut PgConnection,
@@ -66,8 +69,20 @@ pub async fn unknown_stores(executor: impl sqlx::PgExecutor<'_>, slugs: &[&str])
 
 /// Makes offers, each matched to a game by its normalised title, or with a new game.
 ///
-/// One at a time in the whole fleet, so that two reports of a new game do not make it twice.
+/// One at a time in the whole fleet, so that two reports of a new game do not make it twice; in slices, so that others
+/// wait no longer for their turn than the database lets a statement run, and what is made stays made.
 pub async fn create_offers(
+    connection: &mut PgConnection,
+    unknown: &[&OfferSights<'_>],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    for slice in unknown.chunks(SLICE) {
+        create_slice(connection, slice, now).await?;
+    }
+    Ok(())
+}
+
+async fn create_slice(
     connection: &mut PgConnection,
     unknown: &[&OfferSights<'_>],
     now: DateTime<Utc>,

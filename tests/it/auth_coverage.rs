@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::support::issuer::{KeyServer, SigningKey};
 use crate::support::{TestApp, User};
 
 /// What needs no token. This list may only shrink: a new route is open only after somebody has said why.
@@ -109,6 +110,49 @@ async fn every_route_wants_a_token_unless_it_is_listed() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
+    let keys = KeyServer::start().await;
+    let key = SigningKey::generate("ES256", &Uuid::new_v4().to_string());
+    keys.answer(200, key.pem());
+    let arn = "arn:aws:elasticloadbalancing:eu-central-1:123456789012:loadbalancer/app/salebell/1";
+    let settings = [
+        ("SALEBELL_AUTH__ALB__ARN", arn),
+        ("SALEBELL_AUTH__ALB__ISSUER", "https://id.example"),
+        ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
+        ("SALEBELL_AUTH__ALB__KEYS_URL", &keys.url),
+        ("SALEBELL_AUTH__ALB__SCOPES", "prices:write, catalogue:write, operator"),
+        // We are not in it.
+        ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
+    ];
+    let app = TestApp::spawn_with(&settings).await;
+    let header = json!({
+        "alg": "ES256", "kid": key.id, "signer": arn, "iss": "https://id.example", "client": "browsers",
+        "exp": app.clock.now().timestamp() + 120,
+    });
+    let data = key.padded_token(&header, &json!({"sub": "anna"}));
+    let mut wrong = Vec::new();
+    for (method, path) in routes() {
+        let name = format!("{method} {path}");
+        let request = app
+            .request(method, &at(&path, Uuid::now_v7()))
+            .header("x-amzn-oidc-data", &data)
+            .header("x-amzn-oidc-identity", "anna")
+            .header("x-amzn-oidc-accesstoken", &data)
+            .header("x-forwarded-for", "10.0.0.1")
+            .header("x-forwarded-proto", "https")
+            .header("forwarded", "for=10.0.0.1;proto=https")
+            .header("x-real-ip", "10.0.0.1")
+            .header("sec-fetch-site", "same-origin");
+        let status = request.send().await.unwrap().status().as_u16();
+        if (status == 401) == OPEN.contains(&name.as_str()) {
+            wrong.push(format!("{name} answers {status}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(keys.asked(), 0);
 }
 
 /// One thing of each kind that somebody can own: where it is, and a body that a write to it would take.

@@ -113,6 +113,55 @@ async fn the_audience_or_the_client_is_ours() {
 }
 
 #[tokio::test]
+async fn a_client_can_be_pinned_beside_or_instead_of_the_audience() {
+    let alone = spawn(|issuer| {
+        issuer["audiences"] = json!([]);
+        issuer["client_ids"] = json!(["cli"]);
+    })
+    .await;
+    let both = spawn(|issuer| issuer["client_ids"] = json!(["cli"])).await;
+    for (changes, by_client, by_both) in [
+        (json!({"aud": null, "client_id": "cli", "token_use": "access"}), 200, 200),
+        (json!({"aud": "salebell", "client_id": "cli"}), 200, 200),
+        (json!({"aud": "other", "client_id": "cli"}), 200, 401),
+        (json!({"aud": "salebell"}), 401, 401),
+        (json!({"aud": "cli"}), 401, 401),
+        (json!({"aud": null, "client_id": "other"}), 401, 401),
+        (json!({"aud": null, "client_id": ["cli"]}), 401, 401),
+        (json!({"aud": null, "client_id": "cli", "token_use": "id"}), 401, 401),
+        (json!({"aud": null, "client_id": "cli", "token_use": null}), 200, 200),
+        (json!({"aud": null, "client_id": "cli", "token_use": 1}), 401, 401),
+    ] {
+        for (app, expected) in [(&alone, by_client), (&both, by_both)] {
+            let (status, body) = me(app, &ED.token(&claims(app, changes.clone()))).await;
+            assert_eq!(status, expected, "{changes}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn groups_bring_scopes() {
+    let app = spawn(|issuer| {
+        issuer["scope_prefix"] = json!("salebell/");
+        issuer["group_scopes"] =
+            json!({"operators": ["operator", "prices:write"], "shops": ["prices:write"]});
+    })
+    .await;
+    for (changes, scopes) in [
+        (json!({"cognito:groups": ["operators"]}), json!(["prices:write", "operator"])),
+        (
+            json!({"cognito:groups": ["shops", "unknown"], "scope": "salebell/operator"}),
+            json!(["prices:write", "operator"]),
+        ),
+        (json!({"cognito:groups": ["salebell/operator", "operator"]}), json!([])),
+        (json!({"cognito:groups": 7}), json!([])),
+    ] {
+        let (_, body) = me(&app, &ED.token(&claims(&app, changes.clone()))).await;
+        assert_eq!(body["scopes"], scopes, "{changes}");
+    }
+}
+
+#[tokio::test]
 async fn times_have_a_minute_of_leeway_by_our_clock() {
     let app = spawn(|_| {}).await;
     let now = app.clock.now().timestamp();

@@ -9,6 +9,8 @@ fn settings_of_the_program() -> BTreeMap<String, String> {
         include_str!("../../src/config/aws.rs"),
         include_str!("../../src/config/email.rs"),
         include_str!("../../src/config/files.rs"),
+        include_str!("../../src/config/load_balancer.rs"),
+        include_str!("../../src/config/tls.rs"),
     );
     let mut settings = BTreeMap::new();
     for reader in ["get", "required", "optional", "seconds", "millis", "words", "words::<String>", "list_of"]

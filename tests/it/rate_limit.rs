@@ -55,3 +55,24 @@ async fn an_address_without_a_token_has_its_own_count_and_304_costs_nothing() {
         assert_eq!(answer.status(), expected);
     }
 }
+
+#[tokio::test]
+async fn strangers_are_counted_by_the_address_that_a_trusted_proxy_tells_and_no_other() {
+    let limit = ("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "1");
+    let of = async |app: &TestApp, address: &str| {
+        app.get("/v1/deals").header("x-forwarded-for", address).send().await.unwrap().status().as_u16()
+    };
+    let behind = TestApp::spawn_with(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    for (address, status) in [
+        ("203.0.113.1", 200),
+        ("203.0.113.1", 429),
+        // What stands before it is the client's own word.
+        ("198.51.100.1, 203.0.113.1", 429),
+        ("203.0.113.2", 200),
+    ] {
+        assert_eq!(of(&behind, address).await, status, "{address}");
+    }
+    let open = TestApp::spawn_with(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8")]).await;
+    assert_eq!(of(&open, "203.0.113.1").await, 200);
+    assert_eq!(of(&open, "203.0.113.2").await, 429);
+}

@@ -211,6 +211,30 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
 }
 
 #[tokio::test]
+async fn every_object_is_encrypted_with_the_key_that_is_set() {
+    let key = "arn:aws:kms:us-east-1:123456789012:key/0192f0c1-2345-4000-8000-000000000000";
+    let app = TestApp::spawn_on_with(Store::S3, &[("SALEBELL_FILES__S3_KMS_KEY", key)]).await;
+    let anna = app.user("anna", &[]).await;
+    // One that is put as a whole, one of parts, and the tail of one that is not whole.
+    for length in [1_000, 12 * MIB + 7] {
+        upload(&app, &anna, "a", "text/plain", bytes(length)).await;
+    }
+    let begun = create(&app, &anna, 8 * MIB).await;
+    assert_eq!(sent(patch(&app, &anna, &begun, 0, bytes(6 * MIB))).await.status(), 204);
+    let bucket = app.bucket.as_ref().unwrap();
+    let root = format!("{}/{}", bucket.endpoint, bucket.name);
+    let list = sent(reqwest::Client::new().get(format!("{root}?list-type=2"))).await.text().await.unwrap();
+    let names: Vec<&str> =
+        list.split("<Key>").skip(1).map(|rest| rest.split_once("</Key>").unwrap().0).collect();
+    assert_eq!(names.len(), 3, "{list}");
+    for name in names {
+        let head = sent(reqwest::Client::new().head(format!("{root}/{name}"))).await;
+        assert_eq!(header(&head, "x-amz-server-side-encryption"), "aws:kms", "{name}");
+        assert_eq!(header(&head, "x-amz-server-side-encryption-aws-kms-key-id"), key, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn downloads_are_redirected_to_s3_itself() {
     let app = TestApp::spawn_on(Store::S3).await;
     let anna = app.user("anna", &[]).await;

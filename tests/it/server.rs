@@ -77,15 +77,6 @@ async fn http2_by_prior_knowledge_is_served_beside_http1() {
 }
 
 #[tokio::test]
-async fn who_connects_and_says_nothing_is_dropped() {
-    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__HEADER_TIMEOUT_S", "1")]).await;
-    for words in ["", "PRI * HTTP/2", "GET / HTTP/1.1\r\nhost: a\r\n"] {
-        let answer = raw::exchange(&app.url, words).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{words:?}: {answer}");
-    }
-}
-
-#[tokio::test]
 async fn connections_beyond_the_limit_wait_their_turn() {
     let app = TestApp::spawn_with(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).await;
     let mut first = raw::connect(&app.url).await;

@@ -32,6 +32,9 @@ pub const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
 const BUFFERS: usize = 6;
 /// Of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Of the one that makes an object of its parts: S3 may take minutes.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+const TIMEOUT_OF_COMPLETION: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request that fails is made again for so long: shorter than `server.drain_s`.
 const RETRY_FOR: Duration = Duration::from_secs(20);
@@ -60,6 +63,8 @@ pub struct S3(Arc<Inner>);
 
 struct Inner {
     client: AmazonS3,
+    /// The same with more patience.
+    completing: AmazonS3,
     /// For what `object_store` cannot ask.
     http: reqwest::Client,
     prefix: String,
@@ -114,12 +119,6 @@ impl S3 {
             // A dot would not be covered by the certificate of S3.
             .with_virtual_hosted_style_request(settings.s3_endpoint.is_none() && !bucket.contains('.'))
             .with_bucket_name(bucket)
-            .with_client_options(
-                ClientOptions::new()
-                    .with_timeout(TIMEOUT)
-                    .with_connect_timeout(CONNECT_TIMEOUT)
-                    .with_allow_http(http),
-            )
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
                 // The time alone is the limit.
@@ -136,9 +135,17 @@ impl S3 {
                 builder = builder.with_config(key, value);
             }
         }
+        if let Some(key) = &settings.s3_kms_key {
+            builder = builder.with_sse_kms_encryption(key);
+        }
+        let within = |timeout| {
+            let options = ClientOptions::new().with_timeout(timeout).with_connect_timeout(CONNECT_TIMEOUT);
+            builder.clone().with_client_options(options.with_allow_http(http)).build().map_err(failed)
+        };
         let client = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
         Ok(S3(Arc::new(Inner {
-            client: builder.build().map_err(failed)?,
+            client: within(TIMEOUT)?,
+            completing: within(TIMEOUT_OF_COMPLETION)?,
             http: client.build().map_err(io::Error::other)?,
             prefix: settings.s3_prefix.trim_matches('/').to_owned(),
             scratch,
@@ -226,7 +233,7 @@ impl S3 {
                     parts.push(self.put_part(place, upload, parts.len(), rest.clone()).await?);
                 }
                 let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
-                self.0.client.complete_multipart(&key, upload, parts).await.map_err(failed)
+                self.0.completing.complete_multipart(&key, upload, parts).await.map_err(failed)
             };
             let Err(error) = once.await else { return Ok(()) };
             // The answer to an earlier try may have been lost.

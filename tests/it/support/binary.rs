@@ -69,7 +69,7 @@ impl Binary {
 
     /// The API's address, once it listens.
     pub async fn url(&self) -> String {
-        format!("http://{}", self.logged("listening on http://").await)
+        format!("http{}", self.logged("listening on http").await)
     }
 
     pub fn id(&self) -> u32 {

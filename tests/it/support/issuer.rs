@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -14,7 +15,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 /// A private key with its `kid`.
@@ -78,7 +79,35 @@ impl SigningKey {
     /// A token with any header.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
         let text = unsigned(header, claims);
-        let signature = match &self.pair {
+        let signature = self.sign(&text);
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    /// The same with padding, as a load balancer of AWS writes it: the signature is over the padded text.
+    pub fn padded_token(&self, header: &Value, claims: &Value) -> String {
+        // A space more makes a part that needs padding, whatever is in it.
+        let part = |value: &Value| {
+            let text = value.to_string();
+            URL_SAFE.encode(if text.len() % 3 == 0 { text + " " } else { text })
+        };
+        let text = format!("{}.{}", part(header), part(claims));
+        assert!(text.contains("=.") && text.ends_with('='));
+        let signature = URL_SAFE.encode(self.sign(&text));
+        format!("{text}.{signature}")
+    }
+
+    /// The public half as PEM.
+    pub fn pem(&self) -> String {
+        let der = match &self.pair {
+            Pair::Rsa(pair) => x509(pair.public_key()),
+            Pair::Ec(pair) => x509(pair.public_key()),
+            Pair::Ed(pair) => x509(pair.public_key()),
+        };
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
+    }
+
+    fn sign(&self, text: &str) -> Vec<u8> {
+        match &self.pair {
             Pair::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text.as_bytes(), &mut signature).unwrap();
@@ -86,9 +115,12 @@ impl SigningKey {
             }
             Pair::Ec(pair) => pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(text.as_bytes()).as_ref().to_vec(),
-        };
-        format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+        }
     }
+}
+
+fn x509(key: &impl AsDer<PublicKeyX509Der<'static>>) -> Vec<u8> {
+    key.as_der().unwrap().as_ref().to_vec()
 }
 
 /// Header and claims, with nothing after them.

@@ -16,6 +16,7 @@ pub mod scratch;
 pub mod shell;
 pub mod sink;
 pub mod smtp;
+pub mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -216,9 +217,10 @@ impl TestApp {
         let mut app = AppState::new(config, clock_of(clock.clone())).unwrap();
         prepare(Arc::get_mut(&mut app).expect("nobody else has the app yet"));
         let server = Server::bind_router(app.clone(), router(app.clone())).await.unwrap();
-        let url = format!("http://{}", server.address().unwrap());
+        let url = server.url().unwrap();
         tokio::spawn(server.run());
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client =
+            reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
         TestApp { app, clock, url, client, database, files, bucket: None }
     }
 

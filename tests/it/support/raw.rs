@@ -2,8 +2,32 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use super::tls;
+
+/// A connection, encrypted or not.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// A connection to `url` of http or https, with a handshake that is over.
+pub async fn open(url: &str) -> Box<dyn Stream> {
+    match url.strip_prefix("https://") {
+        Some(address) => Box::new(tls::connect(address, &["http/1.1"]).await.unwrap()),
+        None => Box::new(connect(url).await),
+    }
+}
+
+/// Everything until the server closes.
+pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    // An error is an end, too: TLS without a good-bye, or a reset.
+    let reading = async { while matches!(stream.read_buf(&mut all).await, Ok(some) if some > 0) {} };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the server closes");
+    all
+}
 
 /// A connection to `url`, such as `http://127.0.0.1:1234`.
 pub async fn connect(url: &str) -> TcpStream {
@@ -19,7 +43,7 @@ pub async fn exchange(url: &str, request: impl AsRef<[u8]>) -> String {
 }
 
 /// Reads one answer with its `Content-Length`, or everything until the end.
-pub async fn read_answer(stream: &mut TcpStream) -> String {
+pub async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
     loop {

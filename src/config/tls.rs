@@ -1,0 +1,37 @@
+//! `server.tls`: how the API's listener is encrypted.
+
+use std::path::PathBuf;
+
+use super::Reader;
+
+/// `server.tls`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// `off`: plain HTTP.
+    Off,
+    /// `minted`: a certificate of its own, made at start, for a load balancer that does not ask whose it is.
+    Minted,
+    /// `files`: `server.certificate` and `server.key`, PEM both; read again when they change.
+    Files { certificate: PathBuf, key: PathBuf },
+}
+
+impl Tls {
+    pub(super) fn read(r: &mut Reader) -> Option<Tls> {
+        let kind: String = r.get("server.tls", "off")?;
+        let (certificate, key) = (r.optional("server.certificate"), r.optional("server.key"));
+        let [certificate, key] = [certificate, key].map(|path| path.filter(|path| !path.is_empty()));
+        for (name, path) in [("server.certificate", &certificate), ("server.key", &key)] {
+            if path.is_some() != (kind == "files") {
+                r.problem(name, "is required with server.tls = files, and has no use without");
+            }
+        }
+        let [certificate, key] = [certificate, key].map(|path| PathBuf::from(path.unwrap_or_default()));
+        match kind.as_str() {
+            "off" => return Some(Tls::Off),
+            "minted" => return Some(Tls::Minted),
+            "files" => return Some(Tls::Files { certificate, key }),
+            _ => r.problem("server.tls", "must be off, minted or files"),
+        }
+        Some(Tls::Off)
+    }
+}

@@ -1,0 +1,69 @@
+//! What a request's head must be before anything looks at it. hyper refuses most of what is no HTTP; here is what it
+//! lets through and HTTP does not allow, what two programs in a row may read differently (request smuggling), and
+//! what we do not want to hold. After a refusal the connection is closed: nothing behind such a head is a request.
+
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Method, Uri, Version, header};
+
+use crate::error::{Error, Kind, Result};
+
+/// The longest path with query that is taken: 414 beyond.
+const MAX_URI_BYTES: usize = 16 * 1024;
+/// The most that all headers may have together: 431 beyond.
+pub const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// # Errors
+/// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with what is wrong.
+pub fn check(request: &Request) -> Result<()> {
+    let (uri, headers) = (request.uri(), request.headers());
+    if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
+        let detail = format!("The address is longer than {MAX_URI_BYTES} bytes.");
+        return Err(Error::new(Kind::UriTooLong, detail));
+    }
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > MAX_HEADER_BYTES {
+        let detail = format!("The headers are larger than {MAX_HEADER_BYTES} bytes.");
+        return Err(Error::new(Kind::HeadersTooLarge, detail));
+    }
+    // One makes a tunnel of the connection, the other repeats what a proxy may have added.
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Error::new(Kind::MethodNotAllowed, "There are no tunnels and no echoes here."));
+    }
+    check_host(request.version(), uri, headers)?;
+    check_framing(headers)
+}
+
+/// RFC 9112, section 3.2: one Host, and the one that the target names, where it names one.
+fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() || (version == Version::HTTP_11 && host.is_none()) {
+        return Err(Error::malformed("A request needs one Host header."));
+    }
+    let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
+    let host = host.map_err(|_| Error::malformed("The Host header is no host."))?;
+    let named = [host.as_ref(), uri.authority()];
+    // A user before the host would be the host to some.
+    if named.iter().flatten().any(|host| host.as_str().contains('@')) {
+        return Err(Error::malformed("The host of a request has no user."));
+    }
+    if let [Some(host), Some(target)] = named
+        && host != target
+    {
+        return Err(Error::malformed("The Host header is not the host of the address."));
+    }
+    Ok(())
+}
+
+/// RFC 9112, section 6.1. Where there is a Content-Length too, hyper goes by the Transfer-Encoding alone and closes the
+/// connection; two lengths, and the other encodings that a body might have, it refuses unless they come first.
+fn check_framing(headers: &HeaderMap) -> Result<()> {
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let (encoding, second) = (encodings.next(), encodings.next());
+    let plain = encoding.is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if second.is_some() || !plain {
+        return Err(Error::malformed("The Transfer-Encoding must be: chunked."));
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! TLS of the API's listener: TLS 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN, a certificate that is minted at
+//! start or read from files.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::server::TlsStream;
+
+use crate::app::Clock;
+use crate::config;
+use crate::error::{Error, Result};
+
+/// Handshakes at once that have begun to speak; the others wait within their time. Each holds some 50 KiB.
+const MAX_HANDSHAKES: usize = 1_000;
+/// A minted certificate is valid for so long, an instance lives for 30 days at most.
+const MINTED_FOR: TimeDelta = TimeDelta::days(90);
+/// A new one is minted after so long, should an instance live for ever.
+const MINTED_ANEW_AFTER: TimeDelta = TimeDelta::days(30);
+/// Clocks may be apart.
+const VALID_BEFORE: TimeDelta = TimeDelta::hours(1);
+/// How often it is looked whether the certificate is to be another.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Encrypts connections.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    certificate: Arc<Certificate>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Tls {
+    /// `None` where it is off. `listen` is the address that a minted certificate is for.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or do not belong together.
+    pub fn new(settings: &config::Tls, listen: SocketAddr, clock: &Clock) -> Result<Option<Tls>> {
+        let source = match settings {
+            config::Tls::Off => return Ok(None),
+            config::Tls::Minted => Source::Minted(names(listen)),
+            config::Tls::Files { certificate, key } => Source::Files(certificate.clone(), key.clone()),
+        };
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let first = source.load(&provider, clock.now())?;
+        let current = RwLock::new(first);
+        let certificate = Arc::new(Certificate { source, provider, clock: clock.clone(), current });
+        let mut config = ServerConfig::builder_with_provider(certificate.provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(Error::internal)?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate.clone());
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Sessions are resumed by tickets: nothing is kept for them here. Early data stays off, it can be replayed.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(Error::internal)?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Some(Tls { acceptor, certificate, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) }))
+    }
+
+    /// The handshake, which a client may drag out: whoever calls this has a limit of time. `None`: there is nobody to
+    /// talk to.
+    pub async fn accept(&self, mut stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        // Who is silent takes nobody's place.
+        let mut first = [0];
+        if stream.peek(&mut first).await.ok()? == 0 {
+            return None;
+        }
+        if first[0].is_ascii_uppercase() {
+            let _ = refuse_plain_http(&mut stream).await;
+            return None;
+        }
+        // The semaphore is never closed.
+        let _place = self.handshakes.acquire().await.ok()?;
+        // What goes wrong is the client's doing, and common: a port scan, a health check over TCP.
+        self.acceptor.accept(stream).await.ok()
+    }
+
+    /// Replaces the certificate in time; never returns.
+    pub async fn keep_fresh(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let certificate = self.certificate.clone();
+            // Files may be on a disk that hangs.
+            let _ = tokio::task::spawn_blocking(move || certificate.refresh()).await;
+        }
+    }
+}
+
+/// Tells who speaks plain HTTP to the port that it is the wrong one.
+async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
+        content-length: 29\r\n\r\nThis port speaks HTTPS alone.";
+    stream.write_all(ANSWER).await?;
+    stream.shutdown().await?;
+    // What is not read would make the kernel reset the connection, and the answer be lost. Not more than a head.
+    tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+/// The certificate and its key, in memory alone.
+struct Certificate {
+    source: Source,
+    provider: Arc<CryptoProvider>,
+    clock: Clock,
+    current: RwLock<Loaded>,
+}
+
+#[derive(Clone)]
+struct Loaded {
+    key: Arc<CertifiedKey>,
+    /// The bytes of the files.
+    pem: (Vec<u8>, Vec<u8>),
+    at: DateTime<Utc>,
+}
+
+enum Source {
+    /// For these names and addresses.
+    Minted(Vec<String>),
+    Files(PathBuf, PathBuf),
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate")
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current().key)
+    }
+}
+
+impl Certificate {
+    fn current(&self) -> Loaded {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes another certificate where it is time. What cannot be read leaves the one that is there.
+    fn refresh(&self) {
+        let (now, current) = (self.clock.now(), self.current());
+        if matches!(self.source, Source::Minted(_)) && now - current.at < MINTED_ANEW_AFTER {
+            return;
+        }
+        match self.source.load(&self.provider, now) {
+            Ok(loaded) if matches!(self.source, Source::Files(..)) && loaded.pem == current.pem => {}
+            Ok(loaded) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                log::info!(target: "salebell::tls", "another certificate is in use from now on");
+            }
+            Err(error) => {
+                let reason = crate::error::chain(&error);
+                log::error!(target: "salebell::tls", "the certificate stays as it was: {reason}");
+            }
+        }
+    }
+}
+
+impl Source {
+    fn load(&self, provider: &CryptoProvider, now: DateTime<Utc>) -> Result<Loaded> {
+        match self {
+            Source::Minted(names) => {
+                let key = mint(names, provider, now).map_err(Error::internal)?;
+                Ok(Loaded { key: Arc::new(key), pem: Default::default(), at: now })
+            }
+            Source::Files(certificate, key) => {
+                let read = |path: &Path| {
+                    std::fs::read(path).map_err(|error| {
+                        Error::internal(format!("{} cannot be read: {error}", path.display()))
+                    })
+                };
+                let pem = (read(certificate)?, read(key)?);
+                let key = read_pair(&pem, provider).map_err(|error| {
+                    let paths = format!("{} and {}", certificate.display(), key.display());
+                    Error::internal(format!("{paths} are no certificate with its key: {error}"))
+                })?;
+                Ok(Loaded { key: Arc::new(key), pem, at: now })
+            }
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn read_pair(pem: &(Vec<u8>, Vec<u8>), provider: &CryptoProvider) -> Result<CertifiedKey, AnyError> {
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(&pem.0).collect::<Result<_, _>>()?;
+    if chain.is_empty() {
+        return Err("there is no certificate".into());
+    }
+    // Fails where key and certificate do not belong together.
+    Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from_pem_slice(&pem.1)?, provider)?)
+}
+
+/// A self-signed certificate for ECDSA on P-256, which every client of TLS 1.2 and 1.3 knows.
+fn mint(names: &[String], provider: &CryptoProvider, now: DateTime<Utc>) -> Result<CertifiedKey, AnyError> {
+    use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut certificate = CertificateParams::new(names)?;
+    certificate.distinguished_name.push(DnType::CommonName, "salebell");
+    certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since_epoch = |time: DateTime<Utc>| (time - DateTime::UNIX_EPOCH).to_std();
+    certificate.not_before = epoch + since_epoch(now - VALID_BEFORE)?;
+    certificate.not_after = epoch + since_epoch(now + MINTED_FOR)?;
+    let der = certificate.self_signed(&key)?.der().clone();
+    let key = PrivateKeyDer::try_from(key.serialize_der())?;
+    Ok(CertifiedKey::from_der(vec![der], key, provider)?)
+}
+
+/// What a client may call this machine: its name, and the addresses that it listens on.
+fn names(listen: SocketAddr) -> Vec<String> {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let mut names: BTreeSet<String> = ["localhost".to_owned()].into();
+    names.extend(host.filter(|name| rcgen::string::Ia5String::try_from(name.as_str()).is_ok()));
+    match listen.ip() {
+        any if any.is_unspecified() => {
+            let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+            names.extend(interfaces.filter_map(|interface| {
+                let address = interface.address?;
+                let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+                let ip = v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())));
+                ip.map(|ip| ip.to_string())
+            }));
+        }
+        one => drop(names.insert(one.to_string())),
+    }
+    names.into_iter().filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(source: Source, clock: Clock) -> Certificate {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let current = RwLock::new(source.load(&provider, clock.now()).unwrap());
+        Certificate { source, provider, clock, current }
+    }
+
+    #[test]
+    fn a_minted_certificate_is_minted_anew_long_before_it_ends() {
+        let now = Arc::new(RwLock::new(DateTime::from_timestamp(1_800_000_000, 0).unwrap()));
+        let clock = Clock::new({
+            let now = now.clone();
+            move || *now.read().unwrap()
+        });
+        let listen = "0.0.0.0:8443".parse().unwrap();
+        let minted = certificate(Source::Minted(names(listen)), clock);
+        let first = minted.current().key;
+        *now.write().unwrap() += TimeDelta::days(29);
+        minted.refresh();
+        assert_eq!(minted.current().key.cert, first.cert);
+        *now.write().unwrap() += TimeDelta::days(2);
+        minted.refresh();
+        assert_ne!(minted.current().key.cert, first.cert);
+    }
+
+    #[test]
+    fn files_are_read_again_when_they_change_and_never_replaced_by_nonsense() {
+        let folder = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7().simple()));
+        std::fs::create_dir(&folder).unwrap();
+        let paths = (folder.join("cert.pem"), folder.join("key.pem"));
+        let write = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
+            let certificate = certificate.self_signed(&key).unwrap();
+            let pem = |kind: &str, der: &[u8]| {
+                use base64::Engine;
+                let text = base64::engine::general_purpose::STANDARD.encode(der);
+                format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
+            };
+            std::fs::write(&paths.0, pem("CERTIFICATE", certificate.der())).unwrap();
+            pem("PRIVATE KEY", &key.serialize_der())
+        };
+        std::fs::write(&paths.1, write()).unwrap();
+        let clock = Clock::new(|| DateTime::from_timestamp(1_800_000_000, 0).unwrap());
+        let files = certificate(Source::Files(paths.0.clone(), paths.1.clone()), clock);
+        let first = files.current().key;
+        files.refresh();
+        assert!(Arc::ptr_eq(&first, &files.current().key), "nothing has changed");
+        // The certificate is written before its key.
+        let key = write();
+        files.refresh();
+        assert_eq!(files.current().key.cert, first.cert);
+        std::fs::write(&paths.1, key).unwrap();
+        files.refresh();
+        let second = files.current().key;
+        assert_ne!(second.cert, first.cert);
+        std::fs::write(&paths.0, "what").unwrap();
+        files.refresh();
+        assert_eq!(files.current().key.cert, second.cert);
+        std::fs::remove_dir_all(&folder).unwrap();
+        files.refresh();
+        assert_eq!(files.current().key.cert, second.cert);
+    }
+}
