@@ -30,6 +30,7 @@ if [ "$purpose" = test ]; then
   python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
   has shellcheck || want shellcheck
   has git || want git
+  has openssl || want openssl
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0

@@ -116,7 +116,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut answer = answer.as_mut().await;
     hang_up.0 = None;
     put_headers(answer.headers_mut(), &id, private);
-    if version == Version::HTTP_11 && (close || progress.left_some()) {
+    if version < Version::HTTP_2 && (close || progress.left_some()) {
         // The rest is not read: the client shall not send its next request behind it. Nor is anything believed that
         // follows a head which two of us may read differently.
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -185,6 +185,10 @@ async fn heads_that_are_no_heads_are_refused() {
         ("a Host with a path", get(one, "Host: a/b")),
         ("a Host with a user", get(one, "Host: u@a")),
         ("two Hosts in HTTP/1.0", get("GET /seen/one HTTP/1.0", "Host: a\r\nHost: b")),
+        (
+            "two Hosts in HTTP/1.0 that is to go on",
+            get("GET /seen/one HTTP/1.0", "Host: a\r\nHost: b\r\nConnection: keep-alive"),
+        ),
         ("another host in the address", get("GET http://b/seen/one HTTP/1.1", "Host: a")),
         ("a host in the address alone", get("GET http://a/seen/one HTTP/1.1", "X: y")),
         ("a fold", get(one, "Host: a\r\nX: y\r\n z")),

@@ -88,7 +88,7 @@ impl SigningKey {
         // A space more makes a part that needs padding, whatever is in it.
         let part = |value: &Value| {
             let text = value.to_string();
-            URL_SAFE.encode(if text.len() % 3 == 0 { text + " " } else { text })
+            URL_SAFE.encode(if text.len().is_multiple_of(3) { text + " " } else { text })
         };
         let text = format!("{}.{}", part(header), part(claims));
         assert!(text.contains("=.") && text.ends_with('='));
