@@ -210,16 +210,20 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
 #[tokio::test]
 async fn a_process_that_was_stopped_for_a_while_goes_on() {
     let (app, ec2) = group().await;
-    let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "4")]).await;
+    let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "6")]).await;
     member.check(&app).await;
     member.api.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    eventually("longer than it would bear", async || stopped.elapsed() > Duration::from_secs(7)).await;
+    eventually("longer than it would bear", async || stopped.elapsed() > Duration::from_secs(9)).await;
     member.api.signal(Signal::SIGCONT);
-    // A second or two of silence are left to it: enough for the next check.
-    member.check(&app).await;
+    // It has looked since, and taken all that time for two seconds.
     eventually("it has looked since", async || {
-        member.metric(&app, "salebell_dead_man_silence_seconds").await.is_some_and(|silence| silence < 2.0)
+        member.metric(&app, "salebell_dead_man_silence_seconds").await.is_some_and(|silence| silence >= 1.5)
+    })
+    .await;
+    member.check(&app).await;
+    eventually("the silence is over", async || {
+        member.metric(&app, "salebell_dead_man_silence_seconds").await == Some(0.0)
     })
     .await;
     assert!(member.api.is_running(), "{}", member.api.log());
