@@ -11,7 +11,9 @@ use crate::support::bus::{Carrier, Queues};
 use crate::support::database::TestDatabase;
 use crate::support::proxy::Proxy;
 use crate::support::s3::flaky;
-use crate::support::{TestApp, User};
+use crate::support::{TestApp, User, instance};
+
+crate::on_both_buses!(dead_messages_are_told_and_redriven_from_a_shell,);
 
 const SHOP: &[&str] = &["prices:write", "catalogue:write"];
 
@@ -286,4 +288,19 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
     let other = TestApp::spawn_with(&settings).await;
     other.record_all().await;
     assert_eq!(other.batch(&shop, &accepted).await["recorded"], 1);
+}
+
+async fn dead_messages_are_told_and_redriven_from_a_shell(carrier: Carrier) {
+    let app = TestApp::spawn_on_bus(carrier).await;
+    assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 0 are dead.\n");
+    app.app.bus.send_batch(&[b"damage".to_vec(), b"damage".to_vec()]).await.unwrap();
+    for _ in 0..2 {
+        let message = app.app.bus.receive(1, Duration::from_secs(9), Duration::ZERO).await.unwrap().remove(0);
+        app.app.bus.bury(&message, "damaged").await.unwrap();
+    }
+    assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 2 are dead.\n");
+    assert_eq!(instance::run(&app, &["bus", "redrive"]).await, "2 messages wait again.\n");
+    assert_eq!(instance::run(&app, &["redrive"]).await, "0 messages wait again.\n");
+    let status = instance::run(&app, &["bus", "status"]).await;
+    assert!(status.ends_with("; 0 are dead.\n") && !status.starts_with("No"), "{status}");
 }

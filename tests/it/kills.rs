@@ -43,6 +43,7 @@ fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
         ("SALEBELL_DATABASE__URL", config.database.url.expose_secret().to_owned()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
+        ("SALEBELL_WORKER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
         ("SALEBELL_WORKER__LEASE_S", "2".to_owned()),
         ("SALEBELL_WORKER__POLL_MS", "100".to_owned()),
@@ -141,7 +142,10 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
         let left = "select (select count(*) from deliveries where state = 'pending')
             + (select count(*) from events where rings and dispatched_at is null)
             + (select count(*) from bus_messages)";
-        app.batch(&shop, &accepted).await["done"] == true && count(&app, left).await == 0
+        // On a slow machine five of them may have died of the same message.
+        salebell::worker::record::redrive(&app.app).await.unwrap();
+        let batch = app.batch(&shop, &accepted).await;
+        (&batch["done"], &batch["failed"]) == (&json!(true), &json!(0)) && count(&app, left).await == 0
     })
     .await;
 

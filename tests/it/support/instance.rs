@@ -4,7 +4,7 @@ use reqwest::{Method, RequestBuilder};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::binary::Binary;
+use super::binary::{Binary, command};
 use super::bus::Queues;
 use super::{TestApp, User, raw};
 
@@ -30,6 +30,15 @@ fn settings(app: &TestApp) -> Vec<(String, String)> {
         settings.push((key, value));
     }
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// Runs a subcommand to its end, and returns what it printed.
+pub async fn run(app: &TestApp, arguments: &[&str]) -> String {
+    let settings = settings(app);
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (&**key, &**value)).collect();
+    let output = command(arguments, &settings).output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Starts a subcommand with further settings.
