@@ -10,6 +10,7 @@ mod email;
 mod files;
 mod instance;
 mod load_balancer;
+mod reader;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 pub use self::instance::Instance;
 pub use self::load_balancer::LoadBalancer;
+use self::reader::Reader;
 pub use self::tls::Tls;
 use crate::domain::api_key;
 use crate::domain::price::GlitchRules;
@@ -356,7 +358,8 @@ impl Config {
             Ok(table) => table,
             Err(problems) => return (Err(problems), BTreeMap::new()),
         };
-        let mut reader = Reader { parameters: Some(path.to_owned()), ..Reader::new(table) };
+        let mut reader = Reader::new(table);
+        reader.parameters = Some(path.to_owned());
         let config = Config::read(&mut reader);
         reader.finish(config)
     }
@@ -544,133 +547,6 @@ fn is_loopback(url: &url::Url) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
-    }
-}
-
-/// `{"auth": {"alb": {"arn": …}}}` → `auth.alb.arn`
-fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, serde_json::Value>) {
-    match value.as_object() {
-        Some(keys) => keys.iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, into)),
-        None => drop(into.insert(name.to_owned(), value.clone())),
-    }
-}
-
-/// Takes settings out of the merged table, with what is wrong about each.
-///
-/// A wrong value counts as its default while reading goes on, so that all problems are found.
-struct Reader {
-    values: BTreeMap<String, serde_json::Value>,
-    problems: Vec<String>,
-    /// Where the settings are parameters: below this path.
-    parameters: Option<String>,
-}
-
-impl Reader {
-    fn new(table: serde_json::Value) -> Reader {
-        let mut values = BTreeMap::new();
-        for (area, keys) in table.as_object().into_iter().flatten() {
-            flatten(area, keys, &mut values);
-        }
-        Reader { values, problems: Vec::new(), parameters: None }
-    }
-
-    fn problem(&mut self, key: &str, problem: impl fmt::Display) {
-        let problem = self.about(key, problem);
-        self.problems.push(problem);
-    }
-
-    /// Names a setting as whoever set it does.
-    fn about(&self, key: &str, what: impl fmt::Display) -> String {
-        let name = match &self.parameters {
-            Some(path) => format!("{path}/{}", key.replace('.', "/")),
-            None => format!("SALEBELL_{}", key.replace('.', "__").to_uppercase()),
-        };
-        format!("{key} ({name}) {what}")
-    }
-
-    fn optional(&mut self, key: &str) -> Option<String> {
-        match self.values.remove(key)? {
-            serde_json::Value::String(text) => Some(text),
-            other => Some(other.to_string()),
-        }
-    }
-
-    fn required(&mut self, key: &str) -> Option<String> {
-        let value = self.optional(key).filter(|text| !text.is_empty());
-        if value.is_none() {
-            self.problem(key, "is required");
-        }
-        value
-    }
-
-    /// `None` only when the default itself cannot be read, which the tests rule out.
-    fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, default: &str) -> Option<T> {
-        if let Some(text) = self.optional(key) {
-            match text.parse() {
-                Ok(value) => return Some(value),
-                Err(error) => self.problem(key, format!("cannot be read: {error}")),
-            }
-        }
-        default.parse().ok()
-    }
-
-    fn seconds(&mut self, key: &str, default: u64) -> Option<Duration> {
-        self.get(key, &default.to_string()).map(|seconds: u32| Duration::from_secs(seconds.into()))
-    }
-
-    fn millis(&mut self, key: &str, default: u64) -> Option<Duration> {
-        self.get(key, &default.to_string()).map(|millis: u32| Duration::from_millis(millis.into()))
-    }
-
-    /// A list of the file, or words with commas between them.
-    fn words<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
-        let words: Vec<String> = match self.values.remove(key) {
-            None => Vec::new(),
-            Some(serde_json::Value::Array(list)) => list
-                .iter()
-                .map(|word| word.as_str().map_or_else(|| word.to_string(), str::to_owned))
-                .collect(),
-            Some(serde_json::Value::String(text)) => {
-                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
-            }
-            Some(_) => {
-                self.problem(key, "must be a list");
-                Vec::new()
-            }
-        };
-        let mut read = Vec::new();
-        for (at, word) in words.iter().enumerate() {
-            match word.parse() {
-                Ok(value) => read.push(value),
-                Err(error) => self.problem(key, format!("[{at}] cannot be read: {error}")),
-            }
-        }
-        Some(read)
-    }
-
-    /// A list of tables of the file, or the same as JSON text.
-    fn list_of<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
-        let list = match self.values.remove(key) {
-            None => return Some(Vec::new()),
-            Some(serde_json::Value::String(text)) => serde_json::from_str(&text),
-            Some(value) => serde_json::from_value(value),
-        };
-        Some(list.unwrap_or_else(|error| {
-            let place =
-                if error.line() > 0 { format!(" (column {})", error.column()) } else { String::new() };
-            self.problem(key, format!("is no list of tables with the keys that it must have{place}"));
-            Vec::new()
-        }))
-    }
-
-    /// What was read, and what nobody asked for.
-    fn finish(mut self, config: Option<Config>) -> (Result<Config, Problems>, BTreeMap<String, String>) {
-        let unknown = std::mem::take(&mut self.values).into_keys();
-        let unknown = unknown.map(|key| (key.clone(), self.about(&key, "is unknown"))).collect();
-        match config {
-            Some(config) if self.problems.is_empty() => (Ok(config), unknown),
-            _ => (Err(Problems(self.problems)), unknown),
-        }
     }
 }
 

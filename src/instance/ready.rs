@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::autoscaling::{AutoScaling, Outcome};
 use super::lifecycle;
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::error::{Problem, chain};
 use crate::failure::{Explain, Failure};
 
@@ -102,7 +102,8 @@ fn ready_url(config: &Config) -> Result<Url, Failure> {
             false => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    Url::parse(&format!("http://{address}/readyz")).explain(|| "the address of the API")
+    let scheme = if config.server.tls == Tls::Off { "http" } else { "https" };
+    Url::parse(&format!("{scheme}://{address}/readyz")).explain(|| "the address of the API")
 }
 
 /// Asks again and again. The error is why it was not ready when it was last asked.

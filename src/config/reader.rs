@@ -1,0 +1,138 @@
+//! Takes settings out of what was merged, with what is wrong about each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Config, Problems};
+
+/// `{"auth": {"alb": {"arn": …}}}` → `auth.alb.arn`
+fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, serde_json::Value>) {
+    match value.as_object() {
+        Some(keys) => keys.iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, into)),
+        None => drop(into.insert(name.to_owned(), value.clone())),
+    }
+}
+
+/// Takes settings out of the merged table, with what is wrong about each.
+///
+/// A wrong value counts as its default while reading goes on, so that all problems are found.
+pub(super) struct Reader {
+    values: BTreeMap<String, serde_json::Value>,
+    pub(super) problems: Vec<String>,
+    /// Where the settings are parameters: below this path.
+    pub(super) parameters: Option<String>,
+}
+
+impl Reader {
+    pub(super) fn new(table: serde_json::Value) -> Reader {
+        let mut values = BTreeMap::new();
+        for (area, keys) in table.as_object().into_iter().flatten() {
+            flatten(area, keys, &mut values);
+        }
+        Reader { values, problems: Vec::new(), parameters: None }
+    }
+
+    pub(super) fn problem(&mut self, key: &str, problem: impl fmt::Display) {
+        let problem = self.about(key, problem);
+        self.problems.push(problem);
+    }
+
+    /// Names a setting as whoever set it does.
+    pub(super) fn about(&self, key: &str, what: impl fmt::Display) -> String {
+        let name = match &self.parameters {
+            Some(path) => format!("{path}/{}", key.replace('.', "/")),
+            None => format!("SALEBELL_{}", key.replace('.', "__").to_uppercase()),
+        };
+        format!("{key} ({name}) {what}")
+    }
+
+    pub(super) fn optional(&mut self, key: &str) -> Option<String> {
+        match self.values.remove(key)? {
+            serde_json::Value::String(text) => Some(text),
+            other => Some(other.to_string()),
+        }
+    }
+
+    pub(super) fn required(&mut self, key: &str) -> Option<String> {
+        let value = self.optional(key).filter(|text| !text.is_empty());
+        if value.is_none() {
+            self.problem(key, "is required");
+        }
+        value
+    }
+
+    /// `None` only when the default itself cannot be read, which the tests rule out.
+    pub(super) fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, default: &str) -> Option<T> {
+        if let Some(text) = self.optional(key) {
+            match text.parse() {
+                Ok(value) => return Some(value),
+                Err(error) => self.problem(key, format!("cannot be read: {error}")),
+            }
+        }
+        default.parse().ok()
+    }
+
+    pub(super) fn seconds(&mut self, key: &str, default: u64) -> Option<Duration> {
+        self.get(key, &default.to_string()).map(|seconds: u32| Duration::from_secs(seconds.into()))
+    }
+
+    pub(super) fn millis(&mut self, key: &str, default: u64) -> Option<Duration> {
+        self.get(key, &default.to_string()).map(|millis: u32| Duration::from_millis(millis.into()))
+    }
+
+    /// A list of the file, or words with commas between them.
+    pub(super) fn words<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
+        let words: Vec<String> = match self.values.remove(key) {
+            None => Vec::new(),
+            Some(serde_json::Value::Array(list)) => list
+                .iter()
+                .map(|word| word.as_str().map_or_else(|| word.to_string(), str::to_owned))
+                .collect(),
+            Some(serde_json::Value::String(text)) => {
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+            Some(_) => {
+                self.problem(key, "must be a list");
+                Vec::new()
+            }
+        };
+        let mut read = Vec::new();
+        for (at, word) in words.iter().enumerate() {
+            match word.parse() {
+                Ok(value) => read.push(value),
+                Err(error) => self.problem(key, format!("[{at}] cannot be read: {error}")),
+            }
+        }
+        Some(read)
+    }
+
+    /// A list of tables of the file, or the same as JSON text.
+    pub(super) fn list_of<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
+        let list = match self.values.remove(key) {
+            None => return Some(Vec::new()),
+            Some(serde_json::Value::String(text)) => serde_json::from_str(&text),
+            Some(value) => serde_json::from_value(value),
+        };
+        Some(list.unwrap_or_else(|error| {
+            let place =
+                if error.line() > 0 { format!(" (column {})", error.column()) } else { String::new() };
+            self.problem(key, format!("is no list of tables with the keys that it must have{place}"));
+            Vec::new()
+        }))
+    }
+
+    /// What was read, and what nobody asked for.
+    pub(super) fn finish(
+        mut self,
+        config: Option<Config>,
+    ) -> (Result<Config, Problems>, BTreeMap<String, String>) {
+        let unknown = std::mem::take(&mut self.values).into_keys();
+        let unknown = unknown.map(|key| (key.clone(), self.about(&key, "is unknown"))).collect();
+        match config {
+            Some(config) if self.problems.is_empty() => (Ok(config), unknown),
+            _ => (Err(Problems(self.problems)), unknown),
+        }
+    }
+}
