@@ -55,8 +55,8 @@ const SWEEP: i64 = 10_000;
 
 /// Removes what has served its time. True: there may be more.
 ///
-/// Idempotency keys after 24 h (protocols.md), events that were dispatched and published, batches, imports and exports after 30 days. Dead messages
-/// stay until somebody has looked at them.
+/// Idempotency keys after 24 h (protocols.md), events that were dispatched and published, batches, imports and exports
+/// after 30 days. Dead messages stay until somebody has looked at them.
 pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
     let (day, month) = (now - TimeDelta::days(1), now - TimeDelta::days(30));
     let keys = sqlx::query!(
