@@ -2,7 +2,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # common.sh has `work` and the rest
 offers=${OFFERS:-200000}
-# shellcheck disable=SC2034 # used by who sources this
 rounds=${ROUNDS:-5}
 
 # seed: the database `seeded`, with offers that were seen once.
@@ -27,7 +26,6 @@ merge() {
   run_sql merge -f benches/ingest-merge.sql
   ended=$(date +%s%N)
   check merge
-  # shellcheck disable=SC2034 # used by who sources this
   rate=$((offers * 1000000000 / (ended - began)))
 }
 
@@ -40,4 +38,18 @@ check() {
     echo "$1 wrote $wrote" >&2
     exit 1
   fi
+}
+
+# compare: `ours`, which sets rate too, and the merge, in turn; sets ratio_to_merge.
+compare() {
+  local ratios=() round ours_rate
+  for round in $(seq "$rounds"); do
+    ours
+    ours_rate=$rate
+    merge
+    ratios+=("$(ratio "$ours_rate" "$rate")")
+    say "round $round: salebell $ours_rate/s, merge $rate/s, ratio ${ratios[-1]}"
+  done
+  # shellcheck disable=SC2034 # used by who sources this
+  ratio_to_merge=$(median "${ratios[@]}")
 }
