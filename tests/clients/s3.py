@@ -1,4 +1,4 @@
-"""S3 for the tests, on the port that is named. It ends with whoever holds the other side of its standard input."""
+"""AWS for the tests, at the host and port that are named. It ends with whoever holds the other side of its standard input."""
 
 import os
 import sys
@@ -13,4 +13,4 @@ def end_with_parent():
 
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-main(["--host", "127.0.0.1", "--port", sys.argv[1]])
+main(["--host", sys.argv[1], "--port", sys.argv[2]])

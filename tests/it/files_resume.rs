@@ -192,7 +192,8 @@ async fn start_api(app: &TestApp, address: &str) -> Binary {
 async fn a_killed_and_restarted_server_costs_nothing() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // Loopback, where no connection of another test takes the port while the server is down.
+    let address = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().to_string();
     let gate = Gate::start(&format!("http://{address}")).await;
     let shell = Shell::new(&gate.url, &anna);
     let whole = bytes(12_000_000);

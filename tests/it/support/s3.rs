@@ -32,6 +32,9 @@ macro_rules! on_both_stores {
     };
 }
 
+/// Loopback, where no connection of a test takes the port before the server has.
+const HOST: &str = "127.0.0.2";
+
 /// The server of this process; it ends when the pipe does.
 static SERVER: OnceLock<(u16, ChildStdin)> = OnceLock::new();
 
@@ -41,10 +44,10 @@ fn port() -> u16 {
             let python = std::env::var("SALEBELL_TEST_PYTHON")
                 .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
             std::env::var("AWS_ACCESS_KEY_ID").expect("AWS_ACCESS_KEY_ID is not set; `make test` sets it");
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap().port();
             let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/s3.py");
             let mut command = Command::new(python);
-            command.arg(script).arg(port.to_string());
+            command.arg(script).arg(HOST).arg(port.to_string());
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
             let stdin = command.spawn().unwrap().stdin.take().unwrap();
             (port, stdin)
@@ -54,9 +57,9 @@ fn port() -> u16 {
 
 /// Where the emulator listens; it knows SNS, SQS, SSM and Secrets Manager too. Waits until it has started.
 pub async fn emulator() -> String {
-    let endpoint = format!("http://127.0.0.1:{}", port());
+    let endpoint = format!("http://{HOST}:{}", port());
     for _ in 0..1200 {
-        if tokio::net::TcpStream::connect(("127.0.0.1", port())).await.is_ok() {
+        if tokio::net::TcpStream::connect((HOST, port())).await.is_ok() {
             return endpoint;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
