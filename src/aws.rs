@@ -8,34 +8,53 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ssm::config::http::HttpResponse;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use url::Url;
 
-/// A fleet that boots at once is throttled: with pauses of up to 5 s, ten attempts take some 30 s.
-const ATTEMPTS: u32 = 10;
+use crate::error::chain;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For one attempt.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one call with its attempts.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How the services of a region are asked, by a process that can wait. Credentials come from the SDK's chain
-/// (environment, web identity, container, instance), so do `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and `AWS_ENDPOINT_URL`.
-pub async fn load(region: &str) -> SdkConfig {
+/// How long a call may take.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    attempts: u32,
+    /// For one attempt.
+    pub attempt: Duration,
+    /// For one call with its attempts.
+    call: Duration,
+}
+
+/// Of a process that can wait: a fleet that boots at once is throttled, and with their pauses the attempts take half a
+/// minute.
+pub const WHILE_BOOTING: Patience =
+    Patience { attempts: 10, attempt: Duration::from_secs(10), call: Duration::from_secs(60) };
+/// Of one that has callers: shorter than `server.drain_s`, and than what they wait for.
+pub const WHILE_SERVING: Patience =
+    Patience { attempts: 4, attempt: Duration::from_secs(5), call: Duration::from_secs(15) };
+
+/// How the services of a region are asked; without a region, the SDK's chain tells it. Credentials come from that chain
+/// (environment, web identity, container, instance), so do `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and, where no other
+/// endpoint is named, `AWS_ENDPOINT_URL`.
+pub async fn load(region: Option<&str>, endpoint: Option<&Url>, patience: Patience) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(CALL_TIMEOUT)
+        .operation_attempt_timeout(patience.attempt)
+        .operation_timeout(patience.call)
         .build();
-    let config = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(region.to_owned()))
-        .timeout_config(timeouts)
-        .load()
-        .await;
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    if let Some(endpoint) = endpoint {
+        loader = loader.endpoint_url(endpoint.as_str());
+    }
+    let config = loader.load().await;
     let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
     let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
         Some(_) => retries.max_attempts(),
-        None => ATTEMPTS,
+        None => patience.attempts,
     };
     let retries =
         retries.with_max_attempts(attempts).with_initial_backoff(FIRST_PAUSE).with_max_backoff(LONGEST_PAUSE);
@@ -85,19 +104,6 @@ fn missing_permission(message: &str) -> String {
     let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
     let what = if what.is_empty() { String::new() } else { format!(" on {what}") };
     format!("a permission is missing: {who} needs {action}{what}{why}")
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }
 
 fn one_line(text: &str) -> String {

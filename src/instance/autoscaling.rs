@@ -1,26 +1,16 @@
 //! The Auto Scaling group of this instance: its lifecycle actions, and its opinion of the instance's health.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
 
-use std::time::Duration;
-
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use super::metadata::Metadata;
+use crate::aws;
 use crate::config;
 use crate::failure::Failure;
 
 /// The tag that Auto Scaling gives to each instance of a group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
-/// Of one call: the SDK tries it four times, with jitter between the tries, within the whole limit.
-const ATTEMPTS: u32 = 4;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// This instance in its group.
 pub struct AutoScaling {
     client: Client,
@@ -72,17 +62,7 @@ impl AutoScaling {
             Some(group) => group.clone(),
             None => metadata.required_tag(GROUP_TAG).await?,
         };
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-            .operation_timeout(CALL_TIMEOUT)
-            .build();
-        let shared = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(identity.region))
-            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
-            .timeout_config(timeouts)
-            .load()
-            .await;
+        let shared = aws::load(Some(&identity.region), None, aws::WHILE_SERVING).await;
         Ok(AutoScaling { client: Client::new(&shared), instance: identity.instance_id, group })
     }
 

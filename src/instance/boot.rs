@@ -70,7 +70,8 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
     };
     let place = locate(&arguments).await?;
     let path = format!("/salebell/{}", place.environment);
-    let parameters = Parameters::new(&aws::load(&place.region).await, &path);
+    let config = aws::load(Some(&place.region), None, aws::WHILE_BOOTING).await;
+    let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
     if settings.names().next().is_none() {
         return Err(tell(&path, problems));

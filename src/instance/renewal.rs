@@ -57,7 +57,7 @@ impl Renewal {
     /// `None` where the settings name no parameters and no secrets: nothing changes then.
     pub async fn new(app: &App, origin: Origin) -> Option<Renewal> {
         let region = app.config.aws.region.as_deref()?;
-        Renewal::with(app, origin, &aws::load(region).await)
+        Renewal::with(app, origin, &aws::load(Some(region), None, aws::WHILE_BOOTING).await)
     }
 
     /// As `new`, asking AWS in this way.

@@ -1,19 +1,9 @@
 //! Clients of SNS and SQS, made when somebody first needs them.
 
-use std::time::Duration;
-
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
 use tokio::sync::OnceCell;
 use url::Url;
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
-/// And one attempt at a request.
-pub const ATTEMPT: Duration = Duration::from_secs(6);
-/// And a request with its repetitions: shorter than `server.drain_s`, and than what a caller waits for.
-const REQUEST: Duration = Duration::from_secs(15);
+use crate::aws;
 
 /// Credentials come from the SDK's chain: environment, web identity, container, instance.
 pub struct Clients {
@@ -39,27 +29,10 @@ impl Clients {
     async fn both(&self) -> &(aws_sdk_sns::Client, aws_sdk_sqs::Client) {
         self.made
             .get_or_init(|| async {
-                let config = self.load().await;
+                let (region, endpoint) = (self.region.as_deref(), self.endpoint.as_ref());
+                let config = aws::load(region, endpoint, aws::WHILE_SERVING).await;
                 (aws_sdk_sns::Client::new(&config), aws_sdk_sqs::Client::new(&config))
             })
             .await
-    }
-
-    async fn load(&self) -> SdkConfig {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(REQUEST)
-            .build();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .timeout_config(timeouts)
-            .retry_config(RetryConfig::standard().with_max_attempts(3));
-        if let Some(region) = &self.region {
-            loader = loader.region(Region::new(region.clone()));
-        }
-        if let Some(endpoint) = &self.endpoint {
-            loader = loader.endpoint_url(endpoint.as_str());
-        }
-        loader.load().await
     }
 }

@@ -16,10 +16,11 @@ use serde::Deserialize;
 use url::Url;
 use uuid::Uuid;
 
-use super::clients::{ATTEMPT, Clients};
+use super::clients::Clients;
 use super::topic::Message;
 use super::{Receipt, Received};
 use crate::app::Clock;
+use crate::aws::WHILE_SERVING;
 use crate::error::{Error, Result};
 
 /// The longest that SQS lets us wait for a message.
@@ -94,7 +95,7 @@ impl PriceQueue {
         patience: Duration,
     ) -> Result<Vec<Received>> {
         let patience = patience.min(LONG_POLL);
-        let timeout = patience + ATTEMPT;
+        let timeout = patience + WHILE_SERVING.attempt;
         let timeouts =
             TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build();
         let answer = self
