@@ -112,6 +112,11 @@ impl Uploads {
         Ok(Receiving { uploads: self.clone(), file, stop, ended, settle: settled })
     }
 
+    /// How many are received just now.
+    pub fn count(&self) -> usize {
+        lock(&self.active).len()
+    }
+
     /// Waits until what this process has received of an upload is durable and can be told; not for long.
     pub async fn settle(&self, file: Uuid) {
         let Some(active) = lock(&self.active).get(&file).cloned() else { return };

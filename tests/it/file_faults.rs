@@ -1,33 +1,23 @@
-//! What goes wrong around uploads: a disk that fills up, a process that is paused, clients that are slow or too many.
+//! What goes wrong around uploads: a disk that fills up, clients that are slow or too many.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nix::sys::signal::Signal;
 use reqwest::{Method, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, raw};
-use crate::uploads::{bytes, content, create, fed, header, hex, offset, patch, sent, tus};
+use crate::uploads::{bytes, create, fed, header, hex, offset, patch, sent, tus};
 
-crate::on_both_stores!(
-    a_disk_that_fills_up_costs_nothing_that_was_told,
-    a_process_that_was_paused_spoils_nothing_when_it_wakes,
-);
+crate::on_both_stores!(a_disk_that_fills_up_costs_nothing_that_was_told,);
 
 const MIB: usize = 1 << 20;
-
-async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
-    let file = app.see(user, path).await;
-    assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
-    assert!(content(app, user, path).await == whole, "the bytes are others");
-}
 
 async fn is_full(answer: Response) {
     assert_eq!(answer.status(), 507);
@@ -111,57 +101,6 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     assert_eq!(app.see(&anna, &path).await["sha256"], hex(&whole));
     assert!(get(&format!("{path}/content")).await == whole, "the bytes are others");
     assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
-}
-
-async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
-    let app = TestApp::spawn_on(store).await;
-    let anna = app.user("anna", &[]).await;
-    let (one, other) = (Api::start(&app, &anna, &[]).await, Api::start(&app, &anna, &[]).await);
-    let whole = bytes(12 * MIB);
-    // The paused request would end the file with its last byte, or break off.
-    for ends in [true, false] {
-        let path = one.create(whole.len()).await;
-        let mut stream = one.begin_patch(&path, 0, whole.len()).await;
-        stream.write_all(&whole[..7 * MIB]).await.unwrap();
-        while one.offset(&path).await.unwrap() < 7 * MIB {}
-        // What follows is on its way as it is paused, and is not what the other is sent.
-        stream.write_all(&bytes(MIB)).await.unwrap();
-        one.binary.signal(Signal::SIGSTOP);
-        let at = other.offset(&path).await.unwrap();
-        assert!((7 * MIB..=8 * MIB).contains(&at), "{at}");
-        let middle = 10 * MIB;
-        let rest = whole.slice(7 * MIB..middle);
-        if at == 7 * MIB {
-            assert_eq!(sent(other.patch(&path, at, rest)).await.status(), 204);
-        }
-        let feeding = tokio::spawn(async move {
-            if ends {
-                let _ = stream.write_all(&bytes(4 * MIB)).await;
-            } else {
-                let _ = stream.shutdown().await;
-            }
-            stream
-        });
-        one.binary.signal(Signal::SIGCONT);
-        let mut stream = feeding.await.unwrap();
-        let answer = raw::read_answer(&mut stream).await;
-        assert!(answer.starts_with("HTTP/1.1 409 ") || !ends && answer.is_empty(), "{answer}");
-        assert_eq!(one.offset(&path).await, Some(middle));
-        assert_eq!(sent(other.patch(&path, middle, whole.slice(middle..))).await.status(), 204);
-        is_whole(&app, &anna, &path, &whole).await;
-        assert_eq!(one.offset(&path).await, Some(whole.len()));
-    }
-}
-
-#[tokio::test]
-async fn a_process_that_is_paused_in_a_transaction_gives_back_its_locks() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).await;
-    let anna = app.user("anna", &[]).await;
-    let other = app.spawn_beside(&[]).await;
-    let mut paused = app.app.writer.begin().await.unwrap();
-    sqlx::query("select id from accounts for update").execute(&mut *paused).await.unwrap();
-    create(&other, &anna, 10).await;
-    assert!(sqlx::query("select 1").execute(&mut *paused).await.is_err(), "it still has the lock");
 }
 
 /// Sends a few bytes every so often, until nobody takes them any more; returns the answer and how many were sent.

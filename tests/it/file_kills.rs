@@ -6,15 +6,15 @@ use bytes::Bytes;
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use salebell::outbound::blobs::Blobs;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
 use crate::support::{TestApp, User};
-use crate::uploads::{bytes, content, hex, sent};
+use crate::uploads::{bytes, content, is_whole, sent};
 
 crate::on_both_stores!(
     an_api_killed_in_the_middle_of_an_upload_has_what_it_told,
@@ -24,17 +24,10 @@ crate::on_both_stores!(
 );
 
 /// Another number each time the test runs, below `end`; it is in the test's output.
-fn any(what: &str, end: u64) -> u64 {
+pub fn any(what: &str, end: u64) -> u64 {
     let some = u64::from_be_bytes(Uuid::new_v4().as_bytes()[8..].try_into().unwrap()) % end;
     println!("{what}: {some}");
     some
-}
-
-/// The file is complete and what was sent, to the last byte.
-async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
-    let file = app.see(user, path).await;
-    assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
-    assert!(content(app, user, path).await == whole, "the bytes are others");
 }
 
 async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store) {
@@ -49,17 +42,25 @@ async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store)
         let at = api.offset(&path).await.unwrap();
         assert!(told <= at && at <= sent.max(told), "{told} were told, {sent} sent, and now it is {at}");
         let mut stream = api.begin_patch(&path, at, whole.len() - at).await;
-        let dies_at = Instant::now() + Duration::from_millis(100 + any("dies after ms", 500));
+        // So long after it has told of something new; nothing is left to be told at the end.
+        let dies_after = Duration::from_millis(any("dies after ms", 500));
+        let dead = CancellationToken::new();
         (told, sent) = (at, at);
         let asks = async {
             // Somebody asks for the offset all the time: what is told must be there afterwards.
+            let began = Instant::now();
+            while told == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
+                told = api.offset(&path).await.unwrap();
+            }
+            let dies_at = Instant::now() + dies_after;
             while Instant::now() < dies_at {
                 told = told.max(api.offset(&path).await.unwrap());
             }
+            dead.cancel();
         };
         let sends = async {
             for slice in whole[at..].chunks(SLICE) {
-                if Instant::now() >= dies_at || stream.write_all(slice).await.is_err() {
+                if dead.is_cancelled() || stream.write_all(slice).await.is_err() {
                     break;
                 }
                 sent += slice.len();
@@ -233,7 +234,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
 }
 
 /// Files whose time is over, with their bytes.
-async fn expire_many(app: &TestApp, user: &User, count: usize) {
+pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     let files: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
     let places: Vec<String> = files.iter().map(|file| Blobs::new_place(*file, 0, Uuid::now_v7())).collect();
     for place in &places {

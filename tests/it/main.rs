@@ -22,6 +22,7 @@ mod file_clock;
 mod file_faults;
 mod file_kills;
 mod file_life;
+mod file_pauses;
 mod files_command;
 mod files_resume;
 mod games;

@@ -60,6 +60,13 @@ pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
+/// The file is complete and what was sent, to the last byte.
+pub async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
+    let file = app.see(user, path).await;
+    assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
+    assert!(content(app, user, path).await == whole, "the bytes are others");
+}
+
 /// Creates an upload of so many bytes, and returns its path.
 pub async fn create(app: &TestApp, user: &User, length: usize) -> String {
     let created = sent(tus(app, user, Method::POST, "/v1/files").header("upload-length", length)).await;

@@ -1,6 +1,7 @@
 //! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
 
 mod receive;
+mod room;
 mod sum;
 
 pub mod draft;
@@ -82,7 +83,7 @@ pub async fn announce(
     concat: Option<&str>,
 ) -> Result<StoredFile> {
     let length = announced.length.map(to_bytes).transpose()?;
-    receive::check_free(app, announced.length.unwrap_or(0)).await?;
+    room::check_free(app, announced.length.unwrap_or(0)).await?;
     let new = NewFile {
         id: Uuid::now_v7(),
         name: &announced.name,

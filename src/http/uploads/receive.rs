@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
+use super::room::{check_free, disk_error};
 use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
 use crate::app::App;
@@ -26,14 +27,19 @@ use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
 use crate::store::files;
 use crate::uploads::{Limits, Receiving};
 
-/// So many bytes are written at once, while as many more arrive.
-const WRITE_AT_ONCE: usize = 256 * 1024;
+/// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
+const MOST_AT_ONCE: usize = 1 << 20;
+/// and this much memory, twice, is for all uploads of the process together,
+const AT_ONCE_OF_ALL: usize = 32 << 20;
+/// of which each has so much even so.
+const LEAST_AT_ONCE: usize = 128 << 10;
 /// And no more pieces of the body: each holds on to the buffer that it was read into.
 const PIECES_AT_ONCE: usize = 64;
-/// What has arrived is made durable this often, beside what goes on arriving.
+/// What has arrived is made durable this often, beside what goes on arriving,
 const RECORD_EVERY: Duration = Duration::from_secs(2);
-/// The free room of the disk is looked at every so many bytes.
-const LOOK_FOR_ROOM_EVERY: u64 = 64 << 20;
+/// and every so many bytes, so that the disk is never far behind and the end need not wait for it; the room that the disk
+/// has left is looked at then, too.
+const RECORD_EVERY_BYTES: u64 = 64 << 20;
 
 /// A request that writes to an upload.
 pub struct Incoming {
@@ -144,33 +150,6 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
 
 fn too_long() -> Error {
     Error::new(Kind::TooLarge, "The body is longer than what the file has room for.")
-}
-
-/// # Errors
-/// `InsufficientStorage` when so many bytes do not fit on the disk.
-pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
-    match app.blobs.free().await {
-        Ok(free) if free > wanted => Ok(()),
-        Ok(_) => Err(full()),
-        Err(error) => Err(Error::unavailable(error)),
-    }
-}
-
-fn full() -> Error {
-    let mut refusal = Error::new(
-        Kind::InsufficientStorage,
-        "There is no room for these bytes; what was told of them is kept.",
-    );
-    refusal.retry_after_s = Some(60);
-    refusal
-}
-
-/// A failed write: the disk may be full.
-fn disk_error(error: io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-        _ => Error::unavailable(error),
-    }
 }
 
 /// How the body ended.
@@ -309,9 +288,7 @@ impl Work {
                     },
                 },
                 _ = record.tick() => {
-                    if self.piece.is_ripe() {
-                        self.record_aside().await?;
-                    }
+                    self.record_if_ripe().await?;
                     let (since, had) = looked_back;
                     if since.elapsed() >= slow_after {
                         if self.arrived - had < self.least_in(since.elapsed()) {
@@ -321,11 +298,12 @@ impl Work {
                     }
                 }
             }
-            if self.arrived - looked_at >= LOOK_FOR_ROOM_EVERY {
+            if self.arrived - looked_at >= RECORD_EVERY_BYTES {
                 looked_at = self.arrived;
                 if let Err(error) = check_free(&self.app, 0).await {
                     return Ok(End::Broken(error));
                 }
+                self.record_if_ripe().await?;
             }
         }
     }
@@ -343,7 +321,8 @@ impl Work {
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
-        match self.waiting_bytes >= WRITE_AT_ONCE || self.waiting.len() >= PIECES_AT_ONCE {
+        let at_once = (AT_ONCE_OF_ALL / self.app.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
+        match self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
             true => self.write().await,
             false => Ok(()),
         }
@@ -372,6 +351,10 @@ impl Work {
         self.written().await?;
         let hasher = self.hasher.as_ref().ok_or_else(|| Error::internal("the hash is lost"))?;
         Ok(hasher.serialize().to_vec())
+    }
+
+    async fn record_if_ripe(&mut self) -> Result<()> {
+        if self.piece.is_ripe() { self.record_aside().await } else { Ok(()) }
     }
 
     /// Begins to make durable what has arrived, beside what goes on arriving. Bytes with a checksum are not told before

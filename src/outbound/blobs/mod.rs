@@ -11,6 +11,7 @@ mod spans;
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -286,28 +287,34 @@ impl Reading {
     }
 }
 
-/// Writes where the file stands, on a thread of its own, and hashes.
-fn write_hashed(
-    file: std::sync::Arc<File>,
-    pieces: Vec<Bytes>,
-    mut hasher: Sha256,
-) -> JoinHandle<io::Result<Sha256>> {
-    spawn_blocking(move || {
-        for piece in &pieces {
+/// Writes where the file stands, and hashes beside it: one thread for both would be the slowest on the path.
+fn write_hashed(file: Arc<File>, pieces: Vec<Bytes>, mut hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
+    let same_pieces = pieces.clone();
+    let hashing = spawn_blocking(move || {
+        for piece in &same_pieces {
             hasher.update(piece);
         }
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut slices = slices.as_mut_slice();
-        while !slices.is_empty() {
-            match (&*file).write_vectored(slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(hasher)
+        hasher
+    });
+    let writing = spawn_blocking(move || write_all(&file, &pieces));
+    tokio::spawn(async move {
+        writing.await.map_err(io::Error::other)??;
+        hashing.await.map_err(io::Error::other)
     })
+}
+
+fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut slices = slices.as_mut_slice();
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Runs on a thread that may wait.

@@ -1,0 +1,35 @@
+//! The room that the store has left.
+
+use std::io;
+
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+
+/// Whether the disk has room.
+///
+/// # Errors
+/// `InsufficientStorage` when so many bytes do not fit on the disk.
+pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
+    match app.blobs.free().await {
+        Ok(free) if free > wanted => Ok(()),
+        Ok(_) => Err(full()),
+        Err(error) => Err(Error::unavailable(error)),
+    }
+}
+
+fn full() -> Error {
+    let mut refusal = Error::new(
+        Kind::InsufficientStorage,
+        "There is no room for these bytes; what was told of them is kept.",
+    );
+    refusal.retry_after_s = Some(60);
+    refusal
+}
+
+/// A failed write: the disk may be full.
+pub fn disk_error(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ => Error::unavailable(error),
+    }
+}
