@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test format bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth
+.PHONY: help run test format bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,10 +21,11 @@ bench-read: ## GET /v1/games/{id}, against pgbench and a Fastify server
 bench-webhook: ## deliveries a second, against a bare reqwest loop
 bench-latency: ## from a reported price to the webhook's arrival
 bench-idle: ## memory and start-up time of an idle API
+bench-boot: ## an instance on emulated AWS: time to ready, memory, size
 bench-upload: ## 2 GiB in one PATCH, against @tus/server and nginx
 bench-download: ## 2 GiB, against nginx with sendfile
 bench-growth: ## lists, deals, history and search on ten times the catalogue
 
-bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-upload bench-download bench-growth:
+bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth:
 	@scripts/install-packages.sh bench
 	@benches/$(@:bench-%=%).sh
