@@ -103,8 +103,7 @@ impl AppState {
         };
         let aws = Chain::new(config.region(), clock.clone());
         let tokens = config.aws.region.as_deref().filter(|_| config.database.iam);
-        let tokens =
-            tokens.map(|region| Tokens::new(aws.clone(), region, clock.clone(), password.clone()));
+        let tokens = tokens.map(|region| Tokens::new(aws.clone(), region, clock.clone(), password.clone()));
         if let Some(tokens) = &tokens {
             let pools = [&reader, readiness.pool(), &writer].map(PgPool::clone);
             tokens.log_in(pools.map(|pool| (pool.clone(), (*pool.connect_options()).clone())).into())?;

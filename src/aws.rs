@@ -64,8 +64,10 @@ impl Chain {
             Some(_) => retries.max_attempts(),
             None => patience.attempts,
         };
-        let retries =
-            retries.with_max_attempts(attempts).with_initial_backoff(FIRST_PAUSE).with_max_backoff(LONGEST_PAUSE);
+        let retries = retries
+            .with_max_attempts(attempts)
+            .with_initial_backoff(FIRST_PAUSE)
+            .with_max_backoff(LONGEST_PAUSE);
         config.into_builder().retry_config(retries).build()
     }
 }

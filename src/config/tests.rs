@@ -78,13 +78,23 @@ fn tokens_of_iam_need_tls_a_user_and_no_password() {
     let reader = ("SALEBELL_DATABASE__READER_URL", "postgres://app@db.example/salebell");
     for (settings, problems) in [
         (vec![iam, good], vec!["aws.region (SALEBELL_AWS__REGION) is required with database.iam"]),
-        (vec![iam, region, good, reader], vec!["database.reader_url (SALEBELL_DATABASE__READER_URL) needs sslmode="]),
         (
-            vec![iam, region, url("postgres://app:hunter2@db.example/salebell?sslmode=prefer")],
-            vec!["database.url (SALEBELL_DATABASE__URL) needs sslmode=", "must have no password with database.iam"],
+            vec![iam, region, good, reader],
+            vec!["database.reader_url (SALEBELL_DATABASE__READER_URL) needs sslmode="],
         ),
         (
-            vec![iam, region, url("postgres://app@db.example/a?password=hunter2&sslmode=require&sslmode=disable")],
+            vec![iam, region, url("postgres://app:hunter2@db.example/salebell?sslmode=prefer")],
+            vec![
+                "database.url (SALEBELL_DATABASE__URL) needs sslmode=",
+                "must have no password with database.iam",
+            ],
+        ),
+        (
+            vec![
+                iam,
+                region,
+                url("postgres://app@db.example/a?password=hunter2&sslmode=require&sslmode=disable"),
+            ],
             vec!["needs sslmode=", "must have no password with database.iam"],
         ),
         (

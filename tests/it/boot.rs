@@ -277,7 +277,8 @@ async fn a_role_that_comes_late_is_waited_for_and_one_that_never_comes_is_told()
     let machine = Machine::complete().await;
     machine.ec2.world().role_is_late = true;
     let (boot, ()) = tokio::join!(machine.boot(), async {
-        eventually("it asks again and again", async || machine.ec2.calls("GET /latest/meta-data/iam") > 2).await;
+        eventually("it asks again and again", async || machine.ec2.calls("GET /latest/meta-data/iam") > 2)
+            .await;
         machine.ec2.world().role_is_late = false;
     });
     assert!(boot.success, "{}", boot.errors);
@@ -286,7 +287,11 @@ async fn a_role_that_comes_late_is_waited_for_and_one_that_never_comes_is_told()
     let begun = Instant::now();
     let elsewhere = ["--check", "--environment", &machine.environment.name, "--region", "eu-central-1"];
     let check = machine.boot_with(&elsewhere, &[]).await;
-    assert!(!check.success && check.errors.contains("there are no credentials of AWS within"), "{}", check.errors);
+    assert!(
+        !check.success && check.errors.contains("there are no credentials of AWS within"),
+        "{}",
+        check.errors
+    );
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }
 

@@ -233,15 +233,13 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     // The role is there a moment after the command.
     ec2.world().role_is_late = true;
     let asked = async || ec2.calls("GET /latest/meta-data/iam") > 2;
-    let (output, ()) = tokio::join!(
-        async { command(&["migrate"], &settings).output().await.unwrap() },
-        async {
+    let (output, ()) =
+        tokio::join!(async { command(&["migrate"], &settings).output().await.unwrap() }, async {
             eventually("the role is asked for", asked).await;
             let mut world = ec2.world();
             world.role_keys.change(TimeDelta::seconds(60));
             world.role_is_late = false;
-        }
-    );
+        });
     assert!(output.status.success(), "{output:?}");
     let output = command(&["key", "create", "--subject", "anna"], &settings).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -278,7 +276,9 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
                 assert_eq!(status(path).await, 200, "{}", service.log());
                 assert!(ec2.world().role_keys.newest().end > setting.clock.now());
             }
-            [&setting.writer, &setting.reader].iter().all(|host| host.last().contains(&format!("={}%2F", next.id)))
+            [&setting.writer, &setting.reader]
+                .iter()
+                .all(|host| host.last().contains(&format!("={}%2F", next.id)))
         })
         .await;
         assert!(setting.clock.now() < role.end, "the old one was over");
@@ -292,7 +292,8 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     // The metadata are away until the key is over: then nobody can log in, and whoever is in stays.
     ec2.world().metadata_outage = Some(Fault::Status(500));
     let told = service.log().len();
-    eventually("it is told", async || service.log()[told..].contains("there is no token for the database: ")).await;
+    eventually("it is told", async || service.log()[told..].contains("there is no token for the database: "))
+        .await;
     assert!(service.log().contains("s left, and there are no others"), "{}", service.log());
     assert_eq!(status("v1/watches").await, 200, "{}", service.log());
     {
@@ -301,8 +302,7 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
         world.role_keys.change(TimeDelta::hours(6));
     }
     setting.end_connections().await;
-    eventually("new connections again", async || status("v1/watches").await == 200)
-    .await;
+    eventually("new connections again", async || status("v1/watches").await == 200).await;
     assert!(worker.is_running(), "{}", worker.log());
 
     for log in [service.log(), worker.log()] {

@@ -117,7 +117,12 @@ async fn what_is_asked_before_the_role_is_there_waits_for_it() {
                 world.role_is_late = false;
                 world.metadata_outage = None;
             });
-        assert_eq!((uploaded.status().as_u16(), reported.status().as_u16()), (204, 202), "{what}: {}", api.binary.log());
+        assert_eq!(
+            (uploaded.status().as_u16(), reported.status().as_u16()),
+            (204, 202),
+            "{what}: {}",
+            api.binary.log()
+        );
         assert!(seen.lock().unwrap().iter().all(|signed| signed.refused.is_none()), "{what}");
     }
 }

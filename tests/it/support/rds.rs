@@ -164,7 +164,8 @@ impl Rules {
         ensure(value("X-Amz-SignedHeaders")? == "host", || "it signs other headers".to_owned())?;
 
         let date = value("X-Amz-Date")?;
-        let made = NaiveDateTime::parse_from_str(date, "%Y%m%dT%H%M%SZ").map_err(|error| error.to_string())?;
+        let made =
+            NaiveDateTime::parse_from_str(date, "%Y%m%dT%H%M%SZ").map_err(|error| error.to_string())?;
         let (made, lives) = (made.and_utc(), value("X-Amz-Expires")?.parse::<i64>().unwrap());
         ensure((1..=900).contains(&lives), || format!("it wants to live for {lives} s"))?;
         ensure(made <= now + TimeDelta::minutes(5), || "it is of the future".to_owned())?;

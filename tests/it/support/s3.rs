@@ -143,7 +143,8 @@ pub async fn strict(target: &str, ec2: Arc<Ec2>) -> (String, Arc<Mutex<Vec<Signe
 /// Who has signed a request: in its header, or in its address.
 fn judge(parts: &Parts, ec2: &Ec2) -> Signed {
     let url = url::Url::parse(&format!("http://s3{}", parts.uri)).unwrap();
-    let query = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    let query =
+        |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
     let of_header = header("authorization");
     let of_header = of_header.and_then(|text| Some(text.split_once("Credential=")?.1.to_owned()));
