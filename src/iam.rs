@@ -91,10 +91,10 @@ impl Tokens {
     pub async fn keep(self) {
         let (mut failures, mut refusals) = (0, 0);
         loop {
-            if let Err(error) = self.renew().await {
+            if let Err(reason) = self.renew().await {
                 failures += 1;
                 counter!(TOKENS, "outcome" => "failed").increment(1);
-                self.tell_failure(chain(&error));
+                self.tell_failure(reason);
                 tokio::time::sleep(aws::pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
                 continue;
             }
@@ -135,11 +135,14 @@ impl Tokens {
     }
 
     /// Gives all pools new tokens.
-    async fn renew(&self) -> Result<()> {
-        let credentials = self.0.chain.credentials(aws::PATIENCE).await.map_err(Error::unavailable)?;
+    ///
+    /// # Errors
+    /// Why it cannot, in one line.
+    async fn renew(&self) -> Result<(), String> {
+        let credentials = self.0.chain.credentials(aws::PATIENCE).await.map_err(|error| error.to_string())?;
         let mut held = self.held();
         let made = self.0.clock.now();
-        self.set(&held.pools, &credentials, made)?;
+        self.set(&held.pools, &credentials, made).map_err(|error| chain(&error))?;
         let end = credentials.expiry().map_or(made + LIFE, |end| DateTime::from(end).min(made + LIFE));
         held.newest = Some(Newest { credentials, made, end });
         counter!(TOKENS, "outcome" => "made").increment(1);

@@ -46,6 +46,21 @@ struct Inner {
     rounds: watch::Sender<()>,
 }
 
+/// Whoever needed credentials has waited for so long.
+#[derive(Debug)]
+pub struct NoCredentials {
+    limit: Duration,
+    reason: String,
+}
+
+impl fmt::Display for NoCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there are no credentials of AWS within {} s: {}", self.limit.as_secs(), self.reason)
+    }
+}
+
+impl std::error::Error for NoCredentials {}
+
 #[derive(Default)]
 struct State {
     kept: Option<Credentials>,
@@ -72,7 +87,7 @@ impl Chain {
     ///
     /// # Errors
     /// There are none within `limit`; it tells why.
-    pub async fn credentials(&self, limit: Duration) -> provider::Result {
+    pub async fn credentials(&self, limit: Duration) -> Result<Credentials, NoCredentials> {
         let mut rounds = self.0.rounds.subscribe();
         let waiting = async {
             loop {
@@ -88,17 +103,14 @@ impl Chain {
         }
         let reason = self.state().reason.clone();
         let reason = if reason.is_empty() { "nobody answers".to_owned() } else { reason };
-        Err(CredentialsError::provider_error(format!(
-            "there are no credentials of AWS within {} s: {reason}",
-            limit.as_secs()
-        )))
+        Err(NoCredentials { limit, reason })
     }
 
     /// How long those that are good now stay so; `None`: for good.
     ///
     /// # Errors
     /// As `credentials`.
-    pub async fn left(&self, limit: Duration) -> Result<Option<Duration>, CredentialsError> {
+    pub async fn left(&self, limit: Duration) -> Result<Option<Duration>, NoCredentials> {
         Ok(self.left_of(&self.credentials(limit).await?))
     }
 
@@ -211,7 +223,8 @@ impl ProvideCredentials for Chain {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(self.credentials(PATIENCE))
+        let found = self.credentials(PATIENCE);
+        future::ProvideCredentials::new(async { found.await.map_err(CredentialsError::provider_error) })
     }
 }
 

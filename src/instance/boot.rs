@@ -20,7 +20,6 @@ use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
-use crate::error;
 use crate::failure::{Explain, Failure};
 
 /// The tag that names the environment.
@@ -80,7 +79,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
     // Before all else, so that it is told when there are none.
     let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
-    credentials.map_err(|error| Failure::new(error::chain(&error)))?;
+    credentials.map_err(|error| Failure::new(error.to_string()))?;
     let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
