@@ -33,7 +33,10 @@ const TICK: Duration = Duration::from_secs(1);
 const NEW: TimeDelta = TimeDelta::seconds(60);
 /// The pause after a failure, and before another try for who is refused with a new one; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Where there are no credentials: who waits for the first ones has waited for long already.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Where the database refuses us.
+const LONGEST_PAUSE_OF_THE_REFUSED: Duration = Duration::from_secs(60);
 /// How long a command waits for its first token, before it gives up with the reason.
 const FIRST_LIMIT: Duration = Duration::from_secs(60);
 
@@ -110,7 +113,8 @@ impl Tokens {
                     }
                     if refusals > 1 {
                         self.tell_refusal();
-                        tokio::time::sleep(aws::pause_after(refusals - 1, FIRST_PAUSE, LONGEST_PAUSE)).await;
+                        let longest = LONGEST_PAUSE_OF_THE_REFUSED;
+                        tokio::time::sleep(aws::pause_after(refusals - 1, FIRST_PAUSE, longest)).await;
                     }
                     // Perhaps they were taken from us.
                     self.0.chain.renew();

@@ -29,6 +29,8 @@ pub struct Key {
     pub end: Option<DateTime<Utc>>,
 }
 
+type FindKey = dyn Fn(&str) -> Option<Key> + Send + Sync;
+
 /// One host of the database.
 pub struct Rds {
     pub port: u16,
@@ -42,7 +44,7 @@ struct Rules {
     /// The port of the real PostgreSQL.
     target: u16,
     clock: Box<dyn Fn() -> DateTime<Utc> + Send + Sync>,
-    keys: Box<dyn Fn(&str) -> Option<Key> + Send + Sync>,
+    keys: Box<FindKey>,
     seen: Mutex<Seen>,
 }
 
