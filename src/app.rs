@@ -11,10 +11,12 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
+use crate::aws::Chain;
 use crate::callers::Callers;
 pub use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
+use crate::iam::Tokens;
 use crate::instance::dead_man::DeadMan;
 use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
@@ -43,6 +45,10 @@ pub struct AppState {
     pub reader: PgPool,
     /// What every pool logs in with.
     pub password: Password,
+    /// What it is with `database.iam`.
+    pub tokens: Option<Tokens>,
+    /// Who we are to AWS.
+    pub aws: Chain,
     /// Reads single games through `reader`.
     pub games: GameLoader,
     pub clock: Clock,
@@ -76,7 +82,8 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Makes the pools without connecting: a database that is away at start is one that comes back.
+    /// Makes the pools without connecting: a database that is away at start is one that comes back. With
+    /// `database.iam`, begins to make tokens for them.
     ///
     /// # Errors
     /// A database URL, an encryption key or an address of S3 that cannot be read.
@@ -94,8 +101,17 @@ impl AppState {
             Some(url) => make(&config.database, url.expose_secret(), None)?,
             None => writer.clone(),
         };
+        let aws = Chain::new(config.region(), clock.clone());
+        let tokens = config.aws.region.as_deref().filter(|_| config.database.iam);
+        let tokens = tokens.map(|region| Tokens::new(aws.clone(), region, clock.clone(), password.clone()));
+        if let Some(tokens) = &tokens {
+            let pools = [&reader, readiness.pool(), &writer].map(PgPool::clone);
+            tokens.log_in(pools.map(|pool| (pool.clone(), (*pool.connect_options()).clone())).into())?;
+            // Here, so that no command can forget it.
+            tokio::spawn(tokens.clone().keep());
+        }
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
-        let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone());
+        let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone(), &aws);
         let activity = Activity::new(writer.clone(), suspicion.clone());
         Ok(Arc::new(AppState {
             bus,
@@ -110,7 +126,7 @@ impl AppState {
                 activity.clone(),
             ),
             activity,
-            blobs: Blobs::new(&config.files).map_err(Error::internal)?,
+            blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
             uploads: Uploads::default(),
             listeners: Listeners::default(),
             games: GameLoader::new(reader.clone()),
@@ -118,6 +134,8 @@ impl AppState {
             writer,
             reader,
             password,
+            tokens,
+            aws,
             clock,
             keyring,
             wakeups: Wakeups::default(),
@@ -140,11 +158,24 @@ impl AppState {
         let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
         // Without a reader's URL the reader is the writer's pool.
         let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
-        self.reader.set_connect_options(reader);
-        self.readiness.pool().set_connect_options(writer.clone());
-        self.writer.set_connect_options(writer);
+        let pools = [(&self.reader, reader), (self.readiness.pool(), writer.clone()), (&self.writer, writer)];
+        if let Some(tokens) = &self.tokens {
+            return tokens.log_in(pools.map(|(pool, options)| (pool.clone(), options)).into());
+        }
+        pools.into_iter().for_each(|(pool, options)| pool.set_connect_options(options));
         self.password.renewed();
         Ok(())
+    }
+
+    /// Waits until there is something to log in to the database with: for commands, which end when they cannot.
+    ///
+    /// # Errors
+    /// There are no credentials of AWS to make a token with; it tells why.
+    pub async fn can_log_in(&self) -> Result<()> {
+        match &self.tokens {
+            Some(tokens) => tokens.first().await,
+            None => Ok(()),
+        }
     }
 }
 

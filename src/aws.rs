@@ -1,8 +1,11 @@
 //! How AWS is asked, and what its refusals say in one line.
 
+mod chain;
+
 use std::error::Error;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
@@ -10,6 +13,7 @@ use aws_sdk_ssm::config::http::HttpResponse;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use url::Url;
 
+pub use self::chain::{Chain, PATIENCE};
 use crate::error::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,31 +38,53 @@ pub const WHILE_BOOTING: Patience =
 pub const WHILE_SERVING: Patience =
     Patience { attempts: 4, attempt: Duration::from_secs(5), call: Duration::from_secs(15) };
 
-/// How the services of a region are asked; without a region, the SDK's chain tells it. Credentials come from that chain
-/// (environment, web identity, container, instance), so do `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and, where no other
-/// endpoint is named, `AWS_ENDPOINT_URL`.
-pub async fn load(region: Option<&str>, endpoint: Option<&Url>, patience: Patience) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(patience.attempt)
-        .operation_timeout(patience.call)
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).timeout_config(timeouts);
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region.to_owned()));
+impl Chain {
+    /// How the services of a region are asked, with these credentials; without a region, the SDK's chain tells it. So do
+    /// `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and, where no other endpoint is named, `AWS_ENDPOINT_URL`.
+    pub async fn load(&self, region: Option<&str>, endpoint: Option<&Url>, patience: Patience) -> SdkConfig {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(patience.attempt)
+            .operation_timeout(patience.call)
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .timeout_config(timeouts)
+            .credentials_provider(self.clone())
+            // The chain has one.
+            .identity_cache(IdentityCache::no_cache());
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region.to_owned()));
+        }
+        if let Some(endpoint) = endpoint {
+            loader = loader.endpoint_url(endpoint.as_str());
+        }
+        let config = loader.load().await;
+        let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
+        let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
+            Some(_) => retries.max_attempts(),
+            None => patience.attempts,
+        };
+        let retries = retries
+            .with_max_attempts(attempts)
+            .with_initial_backoff(FIRST_PAUSE)
+            .with_max_backoff(LONGEST_PAUSE);
+        config.into_builder().retry_config(retries).build()
     }
-    if let Some(endpoint) = endpoint {
-        loader = loader.endpoint_url(endpoint.as_str());
-    }
-    let config = loader.load().await;
-    let retries = config.retry_config().cloned().unwrap_or_else(RetryConfig::standard);
-    let attempts = match std::env::var_os("AWS_MAX_ATTEMPTS") {
-        Some(_) => retries.max_attempts(),
-        None => patience.attempts,
-    };
-    let retries =
-        retries.with_max_attempts(attempts).with_initial_backoff(FIRST_PAUSE).with_max_backoff(LONGEST_PAUSE);
-    config.into_builder().retry_config(retries).build()
+}
+
+/// The pause after so many failures in a row: it doubles with each, and a random part of it, half at least, keeps apart
+/// what failed together.
+pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duration {
+    let doubled = first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    doubled.min(longest).mul_f64(jitter())
+}
+
+/// A random factor from one half up to one, which keeps apart what failed together.
+pub fn jitter() -> f64 {
+    let mut random = [0_u8; 2];
+    // Without random numbers the pauses are at their shortest, and no more.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0
 }
 
 /// Whether the next attempt at a call may succeed where all of this one failed, because AWS was not reached at all: on

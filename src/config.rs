@@ -6,6 +6,7 @@
 
 mod aws;
 mod bus;
+mod database;
 mod email;
 mod files;
 mod instance;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 
 pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
 pub use self::bus::{Arn, Bus, BusKind};
+pub use self::database::Database;
 pub use self::email::{Email, MailServer, MailTls};
 pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 pub use self::instance::Instance;
@@ -103,25 +105,6 @@ impl Server {
     pub fn stop_limit(&self) -> Duration {
         self.linger + self.drain + Duration::from_secs(5)
     }
-}
-
-/// `[database]`
-#[derive(Clone, Debug)]
-pub struct Database {
-    /// `database.url`: the writer.
-    pub url: SecretString,
-    /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
-    pub reader_url: Option<SecretString>,
-    /// `database.user`, when it is not in the URLs.
-    pub user: Option<String>,
-    /// `database.password`, when it is not in the URLs.
-    pub password: Option<SecretString>,
-    /// `database.max_connections` of each pool.
-    pub max_connections: u32,
-    /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
-    pub acquire_timeout: Duration,
-    /// `database.statement_timeout_ms`
-    pub statement_timeout: Duration,
 }
 
 /// `[auth]`
@@ -369,6 +352,11 @@ impl Config {
         named.or_else(|| credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists()))
     }
 
+    /// Where we are at AWS, as far as the settings tell.
+    pub fn region(&self) -> Option<&str> {
+        self.aws.region.as_deref().or(self.files.s3_region.as_deref().filter(|region| !region.is_empty()))
+    }
+
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
         let aws = Aws::read(r)?;
@@ -387,15 +375,7 @@ impl Config {
             rate_limit_per_minute: r.get("server.rate_limit_per_minute", "0")?,
             trusted_proxies: r.words("server.trusted_proxies")?,
         };
-        let database = Database {
-            url: r.required("database.url").unwrap_or_default().into(),
-            reader_url: r.optional("database.reader_url").map(SecretString::from),
-            user: r.optional("database.user").filter(|user| !user.is_empty()),
-            password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
-            max_connections: r.get("database.max_connections", "20")?,
-            acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
-            statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
-        };
+        let database = Database::read(r, &aws)?;
         let auth = Auth { issuers: r.list_of("auth.issuers")?, alb: LoadBalancer::read(r, &server)? };
         let worker = Worker {
             metrics_listen: r.get("worker.metrics_listen", "127.0.0.1:9101")?,
@@ -439,14 +419,6 @@ impl Config {
 
         for (at, issuer) in auth.issuers.iter().enumerate() {
             issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));
-        }
-        let urls =
-            [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];
-        for (key, url) in urls.into_iter().filter(|_| database.password.is_some()) {
-            let url = url.and_then(|url| url::Url::parse(url.expose_secret()).ok());
-            if url.is_some_and(|url| url.password().is_some()) {
-                r.problem("database.password", format!("is in {key} too"));
-            }
         }
         for (key, address) in [
             ("server.metrics_listen", server.metrics_listen),

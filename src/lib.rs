@@ -35,6 +35,7 @@ pub mod failure;
 pub mod feed;
 pub mod files_command;
 pub mod http;
+pub mod iam;
 pub mod instance;
 pub mod key_command;
 pub mod listeners;

@@ -107,7 +107,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     match arguments.command {
         Command::Api => return Ok(api(service()?, origin()).await?),
         Command::Worker => worker(service()?, origin()).await?,
-        Command::Migrate => store::migrate(&AppState::new(service()?, Clock::system())?.writer).await?,
+        Command::Migrate => store::migrate(&open(service()?).await?.writer).await?,
         Command::Boot(boot) => {
             println!("{}", salebell::instance::boot::run(boot, arguments.config.as_deref()).await?);
         }
@@ -119,19 +119,19 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Ready { .. } => ready::ready(&beside()?).await?,
         Command::Terminating => terminating::run(&beside()?).await?,
         Command::Bus(action) => {
-            let app = AppState::new(service()?, Clock::system())?;
+            let app = open(service()?).await?;
             print!("{}", bus_command::run(&app, action).await?);
         }
         Command::Redrive => {
-            let app = AppState::new(service()?, Clock::system())?;
+            let app = open(service()?).await?;
             print!("{}", bus_command::run(&app, bus_command::Action::Redrive).await?);
         }
         Command::Key(action) => {
-            let app = AppState::new(service()?, Clock::system())?;
+            let app = open(service()?).await?;
             println!("{}", key_command::run(&app, action).await?);
         }
         Command::Stats(action) => {
-            let app = AppState::new(service()?, Clock::system())?;
+            let app = open(service()?).await?;
             print!("{}", stats_command::run(&app, action).await?);
         }
         Command::Dev(dev) => salebell::dev::run(dev, arguments.config.as_deref()).await?,
@@ -163,6 +163,13 @@ async fn worker(config: Config, origin: Origin) -> Result<()> {
     keep_new(&app, origin);
     let metrics = app.config.worker.metrics_listen;
     process::run(app.clone(), metrics, vec![Part::new("the worker", salebell::worker::run(app))]).await
+}
+
+/// For a command that ends: what a service would wait for must be there.
+async fn open(config: Config) -> Result<App> {
+    let app = AppState::new(config, Clock::system())?;
+    app.can_log_in().await?;
+    Ok(app)
 }
 
 /// Settings that change in Parameter Store and Secrets Manager change here too, until the process ends.

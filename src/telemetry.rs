@@ -29,12 +29,31 @@ pub fn start_logging(settings: &Log) {
     log::set_max_level(settings.level);
     std::panic::set_hook(Box::new(log_panic));
     if to_journal && let Ok(journal) = systemd_journal_logger::JournalLog::new() {
-        let _ = journal.install();
+        drop(log::set_boxed_logger(Box::new(Discreet(journal))));
         return;
     }
     match StderrLog::start() {
-        Ok(stderr) => drop(log::set_boxed_logger(Box::new(stderr))),
+        Ok(stderr) => drop(log::set_boxed_logger(Box::new(Discreet(stderr)))),
         Err(error) => eprintln!("there will be no log: {error}"),
+    }
+}
+
+/// Drops what a library says at `trace` that shows secrets: what is signed, with the session of who signs it.
+struct Discreet<L>(L);
+
+impl<L: log::Log> log::Log for Discreet<L> {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        !metadata.target().starts_with("aws_sigv4") && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }
 

@@ -65,6 +65,56 @@ fn the_password_of_the_database_has_one_place() {
 }
 
 #[test]
+fn tokens_of_iam_need_tls_a_user_and_no_password() {
+    let iam = ("SALEBELL_DATABASE__IAM", "true");
+    let region = ("SALEBELL_AWS__REGION", "eu-central-1");
+    let url = |url| ("SALEBELL_DATABASE__URL", url);
+    let good = url("postgres://app@db.example:5433/salebell?sslmode=verify-full");
+    let config = load(&[iam, region, good]).unwrap();
+    assert!(config.database.iam);
+    assert!(load(&[iam, region, url("postgres://db.example/salebell?user=app&sslmode=require")]).is_ok());
+    let elsewhere = ("SALEBELL_DATABASE__USER", "app");
+    assert!(load(&[iam, region, elsewhere, url("postgres://db.example/a?sslmode=verify-ca")]).is_ok());
+    let reader = ("SALEBELL_DATABASE__READER_URL", "postgres://app@db.example/salebell");
+    for (settings, problems) in [
+        (vec![iam, good], vec!["aws.region (SALEBELL_AWS__REGION) is required with database.iam"]),
+        (
+            vec![iam, region, good, reader],
+            vec!["database.reader_url (SALEBELL_DATABASE__READER_URL) needs sslmode="],
+        ),
+        (
+            vec![iam, region, url("postgres://app:hunter2@db.example/salebell?sslmode=prefer")],
+            vec![
+                "database.url (SALEBELL_DATABASE__URL) needs sslmode=",
+                "must have no password with database.iam",
+            ],
+        ),
+        (
+            vec![
+                iam,
+                region,
+                url("postgres://app@db.example/a?password=hunter2&sslmode=require&sslmode=disable"),
+            ],
+            vec!["needs sslmode=", "must have no password with database.iam"],
+        ),
+        (
+            vec![iam, region, url("postgres:///salebell?host=/run/postgresql&sslmode=require")],
+            vec!["needs a user with database.iam", "needs a host with database.iam"],
+        ),
+        (
+            vec![iam, region, good, ("SALEBELL_DATABASE__PASSWORD", "hunter2")],
+            vec!["database.password (SALEBELL_DATABASE__PASSWORD) must not be set with database.iam"],
+        ),
+    ] {
+        let told = load(&settings).unwrap_err();
+        let text = told.to_string();
+        assert_eq!(told.0.len(), problems.len(), "{text}");
+        assert!(problems.iter().all(|problem| text.contains(problem)), "{problems:?} in {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
 fn a_value_that_has_changed_stands_over_the_file_and_under_the_environment() {
     let path = std::env::temp_dir().join(format!("{}.toml", uuid::Uuid::now_v7().simple()));
     std::fs::write(&path, "[database]\nurl = \"postgres:///a\"\nuser = \"a\"\n[log]\nlevel = \"warn\"\n")

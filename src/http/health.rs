@@ -10,6 +10,7 @@ use metrics::gauge;
 
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
+use crate::iam::Tokens;
 use crate::instance::terminating::DRAIN_REASON;
 use crate::store::publications;
 use crate::telemetry;
@@ -45,6 +46,9 @@ pub async fn metrics(State(app): State<App>) -> Response {
         let (size, idle) = (pool.size(), pool.num_idle() as u32);
         gauge!("database_connections", "pool" => name, "state" => "idle").set(idle);
         gauge!("database_connections", "pool" => name, "state" => "used").set(size.saturating_sub(idle));
+    }
+    if let Some(age) = app.tokens.as_ref().and_then(Tokens::age) {
+        gauge!("salebell_database_token_age_seconds").set(age.num_seconds() as f64);
     }
     gauge!("database_connections_max").set(app.config.database.max_connections);
     let look = app.bus.age_and_dead();

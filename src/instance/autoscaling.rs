@@ -5,7 +5,8 @@ use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
 use super::metadata::Metadata;
-use crate::aws;
+use crate::aws::{self, Chain};
+use crate::clock::Clock;
 use crate::config;
 use crate::failure::Failure;
 
@@ -51,18 +52,23 @@ pub struct NotDone {
 }
 
 impl AutoScaling {
-    /// Finds out which instance this is and to which group it belongs. Credentials come from the environment or from the
-    /// instance's role.
+    /// Finds out which instance this is and to which group it belongs. Without the chain of the process
+    /// it has one of its own.
     ///
     /// # Errors
     /// The instance metadata are away; the group is neither configured nor in a tag.
-    pub async fn connect(metadata: &Metadata, settings: &config::Instance) -> Result<AutoScaling, Failure> {
+    pub async fn connect(
+        metadata: &Metadata,
+        settings: &config::Instance,
+        chain: Option<Chain>,
+    ) -> Result<AutoScaling, Failure> {
         let identity = metadata.identity().await?;
         let group = match &settings.group {
             Some(group) => group.clone(),
             None => metadata.required_tag(GROUP_TAG).await?,
         };
-        let shared = aws::load(Some(&identity.region), None, aws::WHILE_SERVING).await;
+        let chain = chain.unwrap_or_else(|| Chain::new(Some(&identity.region), Clock::system()));
+        let shared = chain.load(Some(&identity.region), None, aws::WHILE_SERVING).await;
         Ok(AutoScaling { client: Client::new(&shared), instance: identity.instance_id, group })
     }
 

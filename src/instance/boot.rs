@@ -17,7 +17,8 @@ use toml::{Table, Value};
 use super::metadata::Metadata;
 use super::parameters::{Parameters, Settings};
 use super::run_directory::RunDirectory;
-use crate::aws;
+use crate::aws::{self, Chain};
+use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
 use crate::failure::{Explain, Failure};
 
@@ -25,6 +26,10 @@ use crate::failure::{Explain, Failure};
 const ENVIRONMENT_TAG: &str = "Environment";
 /// For all of it: a unit's start time must be longer.
 const LIMIT: Duration = Duration::from_secs(180);
+/// For the credentials of the instance's role, which come a moment after the instance.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
+/// For those of who only checks, who has them or not.
+const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
 /// Who reads the settings: us, and systemd for the services (`LoadCredential=`).
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
@@ -70,7 +75,12 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
     };
     let place = locate(&arguments).await?;
     let path = format!("/salebell/{}", place.environment);
-    let config = aws::load(Some(&place.region), None, aws::WHILE_BOOTING).await;
+    let chain = Chain::new(Some(&place.region), Clock::system());
+    // Before all else, so that it is told when there are none.
+    let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
+    let credentials = chain.credentials(limit).await;
+    credentials.map_err(|error| Failure::new(error.to_string()))?;
+    let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
     if settings.names().next().is_none() {

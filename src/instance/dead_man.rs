@@ -190,7 +190,10 @@ async fn fire(
     }
     let group = match group {
         Some(group) => group,
-        None => group.insert(AutoScaling::connect(metadata, &app.config.instance).await?),
+        None => {
+            let chain = Some(app.aws.clone());
+            group.insert(AutoScaling::connect(metadata, &app.config.instance, chain).await?)
+        }
     };
     if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
         return Ok(Verdict::HeldBack);

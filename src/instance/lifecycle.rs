@@ -24,7 +24,7 @@ pub async fn connect(settings: &config::Instance, limit: Duration) -> Result<Aut
     let until = Instant::now() + limit;
     let metadata = Metadata::from_environment()?;
     loop {
-        match AutoScaling::connect(&metadata, settings).await {
+        match AutoScaling::connect(&metadata, settings, None).await {
             Ok(group) => return Ok(group),
             Err(failure) if Instant::now() >= until => return Err(failure),
             Err(failure) => log::warn!(target: "salebell::lifecycle", "asking again: {failure}"),

@@ -20,10 +20,4 @@ pub mod renewal;
 mod run_directory;
 pub mod terminating;
 
-/// A random factor from one half up to one, which keeps apart what failed together.
-fn jitter() -> f64 {
-    let mut random = [0_u8; 2];
-    // Without random numbers the pauses are at their shortest, and no more.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0
-}
+use crate::aws::jitter;

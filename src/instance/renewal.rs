@@ -57,7 +57,7 @@ impl Renewal {
     /// `None` where the settings name no parameters and no secrets: nothing changes then.
     pub async fn new(app: &App, origin: Origin) -> Option<Renewal> {
         let region = app.config.aws.region.as_deref()?;
-        Renewal::with(app, origin, &aws::load(Some(region), None, aws::WHILE_BOOTING).await)
+        Renewal::with(app, origin, &app.aws.load(Some(region), None, aws::WHILE_BOOTING).await)
     }
 
     /// As `new`, asking AWS in this way.
@@ -92,7 +92,8 @@ impl Renewal {
                     self.read_all().await;
                     next = tokio::time::Instant::now() + PERIOD.mul_f64(super::jitter());
                 }
-                () = app.password.refused() => {
+                // Another token of IAM is got elsewhere.
+                () = app.password.refused(), if app.tokens.is_none() => {
                     self.find_password().await;
                     // Many are refused at once, and each of them rings.
                     tokio::time::sleep(PAUSE).await;

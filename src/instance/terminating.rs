@@ -145,7 +145,7 @@ impl<'a> Watch<'a> {
             }
         }
         if self.group.is_none() && self.config.instance.termination_hook.is_some() {
-            self.group = Some(AutoScaling::connect(&self.metadata, &self.config.instance).await?);
+            self.group = Some(AutoScaling::connect(&self.metadata, &self.config.instance, None).await?);
         }
         state.map(drop).and(spot.map(drop)).and(rebalance.map(drop))?;
         Ok(None)

@@ -12,7 +12,9 @@ use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
+use sqlx::postgres::{
+    PgConnectOptions, PgListener, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres,
+};
 use sqlx::{Acquire, Either, Execute, Executor, Result, SqlStr, Transaction};
 use tokio::sync::{Notify, watch};
 
@@ -26,8 +28,13 @@ pub struct PgPool {
 /// How long somebody waits for another password: longer than Secrets Manager takes from setting one in the database to
 /// calling it the current one, and shorter than a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What somebody hears who has waited for the first password in vain.
+const NO_PASSWORD_YET: &str = "there is no token yet to log in to the database with";
 /// How often somebody who waits asks for another password.
 const RING_AGAIN: Duration = Duration::from_millis(250);
+
+/// The generation before the first password.
+const NONE_YET: u64 = 0;
 
 /// What is known of the password that pools share.
 #[derive(Clone)]
@@ -51,6 +58,18 @@ impl Password {
     /// Says that somebody is there who gets another one.
     pub fn keep_new(&self) {
         self.generation.send_if_modified(|generation| generation.replace(generation.unwrap_or(1)).is_none());
+    }
+
+    /// Says that the pools have none yet, and that somebody is there who gets one.
+    pub fn expect_first(&self) {
+        self.generation.send_replace(Some(NONE_YET));
+    }
+
+    /// Waits for the first one, if there is none yet.
+    pub async fn first(&self) {
+        let mut generation = self.generation.subscribe();
+        // We hold the other end.
+        let _ = generation.wait_for(|now| *now != Some(NONE_YET)).await;
     }
 
     /// Says that the pools have another one.
@@ -126,8 +145,13 @@ impl PgPool {
         let mut until = None;
         loop {
             let before = *self.password.generation.borrow();
-            let error = match ask().await {
-                Err(error) if is_refusal(&error) => error,
+            let asked = match before {
+                // A log-in without one would only be refused.
+                Some(NONE_YET) => Err(sqlx::Error::Io(std::io::Error::other(NO_PASSWORD_YET))),
+                _ => ask().await,
+            };
+            let error = match asked {
+                Err(error) if is_refusal(&error) || before == Some(NONE_YET) => error,
                 end => return end,
             };
             let Some(before) = before else { return Err(error) };
@@ -137,6 +161,19 @@ impl PgPool {
                 return Err(error);
             }
         }
+    }
+
+    /// A connection of its own to listen with, that belongs to no pool of others.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub async fn listener(&self, limit: Duration) -> Result<PgListener> {
+        let connect = || async {
+            let options = (*self.connect_options()).clone();
+            let own = PgPoolOptions::new().max_connections(1).acquire_timeout(limit);
+            PgListener::connect_with(&own.connect_lazy_with(options)).await
+        };
+        self.patiently(connect).await
     }
 
     /// How connections are made.

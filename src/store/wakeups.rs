@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 
 use crate::store::pool::PgPool;
@@ -56,10 +55,7 @@ impl Wakeups {
 
     async fn listen_once(&self, pool: &PgPool) -> sqlx::Result<()> {
         // A connection of its own: one that has died without a word never comes back to its pool.
-        let options = (*pool.connect_options()).clone();
-        let own =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with(options);
-        let mut listener = PgListener::connect_with(&own).await?;
+        let mut listener = pool.listener(PATIENCE).await?;
         listener.listen_all([PRICES, EVENTS, DELIVERIES]).await?;
         for channel in [PRICES, EVENTS, DELIVERIES] {
             self.ring(channel);

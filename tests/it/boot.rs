@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use crate::support::aws::{Environment, Fault, READ_PARAMETERS, READ_SECRET};
 use crate::support::binary::command;
 use crate::support::ec2::{Ec2, Group};
+use crate::support::eventually;
 use crate::support::scratch::Scratch;
 
 /// An instance of an environment that has not booted yet.
@@ -269,6 +270,29 @@ async fn a_missing_permission_is_one_line() {
     environment.fail_always(READ_SECRET, Some(Fault::Refuse("AccessDeniedException", message)));
     let boot = machine.boot().await;
     assert!(boot.errors.contains("a permission is missing: kms:Decrypt on the key"), "{}", boot.errors);
+}
+
+#[tokio::test]
+async fn a_role_that_comes_late_is_waited_for_and_one_that_never_comes_is_told() {
+    let machine = Machine::complete().await;
+    machine.ec2.world().role_is_late = true;
+    let (boot, ()) = tokio::join!(machine.boot(), async {
+        eventually("it asks again and again", async || machine.ec2.calls("GET /latest/meta-data/iam") > 2)
+            .await;
+        machine.ec2.world().role_is_late = false;
+    });
+    assert!(boot.success, "{}", boot.errors);
+
+    machine.ec2.world().role_is_late = true;
+    let begun = Instant::now();
+    let elsewhere = ["--check", "--environment", &machine.environment.name, "--region", "eu-central-1"];
+    let check = machine.boot_with(&elsewhere, &[]).await;
+    assert!(
+        !check.success && check.errors.contains("there are no credentials of AWS within"),
+        "{}",
+        check.errors
+    );
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

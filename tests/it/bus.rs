@@ -8,8 +8,7 @@ use salebell::worker::{self, record};
 use serde_json::{Value, json};
 
 use crate::support::bus::{Carrier, Queues};
-use crate::support::database::TestDatabase;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, spawn_behind_proxy};
 use crate::support::s3::flaky;
 use crate::support::{TestApp, User, instance};
 
@@ -29,20 +28,6 @@ const IMPATIENT: [(&str, &str); 5] = [
 fn seen(sku: &str, price: &str, day: u32) -> Value {
     json!({"store": "Steam", "sku": sku, "title": format!("Game {sku}"), "price": price, "regular_price": "20.00",
         "currency": "EUR", "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
-}
-
-/// An app on AWS whose database is behind a proxy.
-async fn spawn_behind_proxy(more: &[(&str, &str)]) -> (TestApp, Proxy, TestDatabase) {
-    let database = TestDatabase::create().await;
-    let mut url = url::Url::parse(&database.url).unwrap();
-    let host = url.host_str().unwrap_or("127.0.0.1").to_owned();
-    let proxy = Proxy::start(format!("{host}:{}", url.port().unwrap_or(5432))).await;
-    url.set_host(Some("127.0.0.1")).unwrap();
-    url.set_port(Some(proxy.port)).unwrap();
-    let mut settings = IMPATIENT.to_vec();
-    settings.push(("SALEBELL_DATABASE__URL", url.as_str()));
-    settings.extend(more);
-    (TestApp::spawn_on_bus_with(Carrier::Aws, &settings).await, proxy, database)
 }
 
 /// Waits until a batch is done, and returns it.
@@ -85,7 +70,7 @@ const NDJSON: &str = "application/x-ndjson";
 
 /// What is reported while the database is away in the way of `away`, and everything of it arrives.
 async fn reports_while_away(away: impl Fn(&Proxy)) {
-    let (app, proxy, _database) = spawn_behind_proxy(&[]).await;
+    let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let (shop, partner) = (app.user("shop", SHOP).await, app.user("partner", &["prices:write"]).await);
     let stranger = app.user("stranger", SHOP).await;
     let first = app.report(&shop, json!([seen("0", "20.00", 1)])).await;
@@ -149,7 +134,7 @@ async fn what_is_reported_while_the_database_is_silent_arrives_when_it_is_back()
 
 #[tokio::test]
 async fn a_revoked_key_is_not_known_any_more() {
-    let (app, proxy, _database) = spawn_behind_proxy(&[]).await;
+    let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let shop = app.user("shop", SHOP).await;
     app.report(&shop, json!([])).await;
     let keys = app.see(&shop, "/v1/keys").await;
@@ -267,7 +252,8 @@ async fn an_aws_that_hangs_is_a_503_in_time() {
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
-    let (app, proxy, database) = spawn_behind_proxy(&[("SALEBELL_WORKER__LEASE_S", "600")]).await;
+    let settings = [&IMPATIENT[..], &[("SALEBELL_WORKER__LEASE_S", "600")]].concat();
+    let (app, proxy, database) = spawn_behind_proxy(Carrier::Aws, &settings).await;
     let shop = app.user("shop", SHOP).await;
     let accepted = app.report(&shop, json!([seen("a", "9.99", 1)])).await;
     proxy.cut();

@@ -174,12 +174,8 @@ async fn while_it_drains_it_is_disarmed() {
 #[tokio::test]
 async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
     let (app, ec2) = group().await;
-    let mut url = url::Url::parse(&app.database.url).unwrap();
-    let target = format!("{}:{}", url.host_str().unwrap_or("127.0.0.1"), url.port().unwrap_or(5432));
-    let proxy = Proxy::start(target).await;
-    url.set_host(Some("127.0.0.1")).unwrap();
-    url.set_port(Some(proxy.port)).unwrap();
-    let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", url.as_str())]).await;
+    let (proxy, url) = Proxy::before(&app.database).await;
+    let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_DATABASE__URL", &url)]).await;
     let goes_on = async |member: &Member, times: usize| {
         eventually("it stays and tells why", async || {
             member.api.log().matches("and this instance goes on: ").count() >= times

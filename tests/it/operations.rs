@@ -8,6 +8,7 @@ fn settings_of_the_program() -> BTreeMap<String, String> {
         include_str!("../../src/config.rs"),
         include_str!("../../src/config/bus.rs"),
         include_str!("../../src/config/aws.rs"),
+        include_str!("../../src/config/database.rs"),
         include_str!("../../src/config/email.rs"),
         include_str!("../../src/config/files.rs"),
         include_str!("../../src/config/load_balancer.rs"),

@@ -12,8 +12,8 @@ use salebell::worker;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::support::database::TestDatabase;
-use crate::support::proxy::Proxy;
+use crate::support::bus::Carrier;
+use crate::support::proxy::spawn_behind_proxy;
 use crate::support::scratch::Scratch;
 use crate::support::{TestApp, User};
 
@@ -24,19 +24,6 @@ const IMPATIENT: [(&str, &str); 4] = [
     ("SALEBELL_DATABASE__MAX_CONNECTIONS", "5"),
     ("SALEBELL_WORKER__LEASE_S", "2"),
 ];
-
-/// An app whose database is behind a proxy.
-async fn spawn_behind_proxy() -> (TestApp, Proxy, TestDatabase) {
-    let database = TestDatabase::create().await;
-    let mut url = url::Url::parse(&database.url).unwrap();
-    let host = url.host_str().unwrap_or("127.0.0.1").to_owned();
-    let proxy = Proxy::start(format!("{host}:{}", url.port().unwrap_or(5432))).await;
-    url.set_host(Some("127.0.0.1")).unwrap();
-    url.set_port(Some(proxy.port)).unwrap();
-    let mut settings = IMPATIENT.to_vec();
-    settings.push(("SALEBELL_DATABASE__URL", url.as_str()));
-    (TestApp::spawn_with(&settings).await, proxy, database)
-}
 
 /// Requests that go on and on, and what was answered to them.
 #[derive(Clone, Default)]
@@ -122,7 +109,7 @@ async fn assert_whole(app: &TestApp) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cuts_its_connections() {
-    let (app, proxy, _database) = spawn_behind_proxy().await;
+    let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &IMPATIENT).await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let (load, callers) = Load::start(&app, &shop);
     for _ in 0..2 {
@@ -140,7 +127,7 @@ async fn a_database_that_cuts_its_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_falls_silent() {
-    let (app, proxy, _database) = spawn_behind_proxy().await;
+    let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &IMPATIENT).await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let working = tokio::spawn(worker::run(app.app.clone()));
     let (load, callers) = Load::start(&app, &shop);

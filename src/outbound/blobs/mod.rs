@@ -24,6 +24,7 @@ use uuid::Uuid;
 pub use self::directory::Directory;
 pub use self::s3::S3;
 pub use self::spans::{Span, hash_spans, read_spans};
+use crate::aws::Chain;
 use crate::config::{FileStore, Files};
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store
@@ -56,11 +57,11 @@ impl Blobs {
     ///
     /// # Errors
     /// Settings that S3 cannot be reached with.
-    pub fn new(settings: &Files) -> io::Result<Blobs> {
+    pub fn new(settings: &Files, chain: &Chain) -> io::Result<Blobs> {
         let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes);
         Ok(match settings.store {
             FileStore::Directory => Blobs::Directory(directory),
-            FileStore::S3 => Blobs::S3(S3::new(settings, directory)?),
+            FileStore::S3 => Blobs::S3(S3::new(settings, directory, chain)?),
         })
     }
 

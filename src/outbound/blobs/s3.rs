@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+    BackoffConfig, ClientOptions, CredentialProvider, GetOptions, GetRange, ObjectStore, ObjectStoreExt,
+    PutPayload, RetryConfig,
 };
 use reqwest::Method;
 use serde::Deserialize;
@@ -23,6 +25,7 @@ use uuid::Uuid;
 
 use super::gathering::{Gathered, Piece};
 use super::{Directory, Found, OpenUpload, Progress};
+use crate::aws::{self, Chain};
 use crate::config::Files;
 
 /// A file whose upload has told nothing for a day is gone, and with it whatever was put and never told. Nothing that is
@@ -42,26 +45,12 @@ const RETRY_FOR: Duration = Duration::from_secs(20);
 const SIGNED_FOR: Duration = Duration::from_secs(60);
 /// Tries to put a piece together: whoever has lost it may send its last part at the same time, but not for long.
 const TRIES: usize = 3;
-/// What `object_store` reads of the environment: who we are, and nothing that leads elsewhere.
-const CREDENTIALS: [&str; 11] = [
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_ENDPOINT_URL_STS",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "AWS_METADATA_ENDPOINT",
-];
-
 /// A store of blobs below one prefix of a bucket.
 #[derive(Clone)]
 pub struct S3(Arc<Inner>);
 
 struct Inner {
+    chain: Chain,
     client: AmazonS3,
     /// The same with more patience.
     completing: AmazonS3,
@@ -111,7 +100,7 @@ impl S3 {
     ///
     /// # Errors
     /// Settings that S3 cannot be reached with.
-    pub fn new(settings: &Files, scratch: Directory) -> io::Result<S3> {
+    pub fn new(settings: &Files, scratch: Directory, chain: &Chain) -> io::Result<S3> {
         let bucket = settings.s3_bucket.clone().unwrap_or_default();
         let http = settings.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
         let mut builder = AmazonS3Builder::new()
@@ -119,6 +108,7 @@ impl S3 {
             // A dot would not be covered by the certificate of S3.
             .with_virtual_hosted_style_request(settings.s3_endpoint.is_none() && !bucket.contains('.'))
             .with_bucket_name(bucket)
+            .with_credentials(Arc::new(OfChain(chain.clone())))
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
                 // The time alone is the limit.
@@ -127,13 +117,6 @@ impl S3 {
             });
         if let Some(endpoint) = &settings.s3_endpoint {
             builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
-        }
-        for name in CREDENTIALS {
-            if let (Ok(value), Ok(key)) =
-                (std::env::var(name), name.to_lowercase().parse::<AmazonS3ConfigKey>())
-            {
-                builder = builder.with_config(key, value);
-            }
         }
         if let Some(key) = &settings.s3_kms_key {
             builder = builder.with_sse_kms_encryption(key);
@@ -144,6 +127,7 @@ impl S3 {
         };
         let client = reqwest::Client::builder().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
         Ok(S3(Arc::new(Inner {
+            chain: chain.clone(),
             client: within(TIMEOUT)?,
             completing: within(TIMEOUT_OF_COMPLETION)?,
             http: client.build().map_err(io::Error::other)?,
@@ -272,8 +256,15 @@ impl S3 {
             ("response-content-type", media_type),
         ]);
         let key = self.key(place)?;
-        let signed = self.0.client.signed_url_opts(Method::GET, &key, SIGNED_FOR, &options).await;
+        let signed_for = self.signed_for().await?;
+        let signed = self.0.client.signed_url_opts(Method::GET, &key, signed_for, &options).await;
         signed.map(Some).map_err(failed)
+    }
+
+    /// An address tells when it ends, so that none ends before that with the credentials that it was signed with.
+    async fn signed_for(&self) -> io::Result<Duration> {
+        let left = self.0.chain.left(aws::PATIENCE).await.map_err(io::Error::other)?;
+        Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
     }
 
     /// Of an object; `None`: there is none.
@@ -446,6 +437,32 @@ fn failed(error: object_store::Error) -> io::Error {
     match error {
         object_store::Error::NotFound { .. } => io::Error::new(io::ErrorKind::NotFound, error),
         error => io::Error::other(error),
+    }
+}
+
+/// Gives object_store the credentials of the process: its own chain is another one, asks for new ones only when the old
+/// are over or nearly so, and for each client.
+#[derive(Debug)]
+struct OfChain(Chain);
+
+impl CredentialProvider for OfChain {
+    type Credential = AwsCredential;
+
+    fn get_credential<'a, 'b>(&'a self) -> BoxFuture<'b, object_store::Result<Arc<AwsCredential>>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let found = self.0.credentials(aws::PATIENCE).await;
+            let found = found
+                .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
+            Ok(Arc::new(AwsCredential {
+                key_id: found.access_key_id().to_owned(),
+                secret_key: found.secret_access_key().to_owned(),
+                token: found.session_token().map(str::to_owned),
+            }))
+        })
     }
 }
 

@@ -3,10 +3,11 @@
 use tokio::sync::OnceCell;
 use url::Url;
 
-use crate::aws;
+use crate::aws::{self, Chain};
 
-/// Credentials come from the SDK's chain: environment, web identity, container, instance.
+/// Made of what is known at start; asks nobody before that.
 pub struct Clients {
+    chain: Chain,
     region: Option<String>,
     endpoint: Option<Url>,
     made: OnceCell<(aws_sdk_sns::Client, aws_sdk_sqs::Client)>,
@@ -14,8 +15,8 @@ pub struct Clients {
 
 impl Clients {
     /// Without a region, the SDK's chain tells it; without an endpoint it is that of AWS, or `AWS_ENDPOINT_URL`.
-    pub fn new(region: Option<String>, endpoint: Option<Url>) -> Clients {
-        Clients { region, endpoint, made: OnceCell::new() }
+    pub fn new(chain: Chain, region: Option<String>, endpoint: Option<Url>) -> Clients {
+        Clients { chain, region, endpoint, made: OnceCell::new() }
     }
 
     pub async fn sns(&self) -> &aws_sdk_sns::Client {
@@ -30,7 +31,7 @@ impl Clients {
         self.made
             .get_or_init(|| async {
                 let (region, endpoint) = (self.region.as_deref(), self.endpoint.as_ref());
-                let config = aws::load(region, endpoint, aws::WHILE_SERVING).await;
+                let config = self.chain.load(region, endpoint, aws::WHILE_SERVING).await;
                 (aws_sdk_sns::Client::new(&config), aws_sdk_sqs::Client::new(&config))
             })
             .await

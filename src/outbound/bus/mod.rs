@@ -18,6 +18,7 @@ use self::clients::Clients;
 use self::queue::{Held, PriceQueue};
 use self::topic::{PRICES_AT_ONCE, Topic};
 use crate::app::Clock;
+use crate::aws::Chain;
 use crate::config;
 use crate::error::Result;
 use crate::store::bus as table;
@@ -49,10 +50,10 @@ enum Receipt {
 }
 
 /// The bus that the settings name, and the topic of events if there is one. Asks nobody.
-pub fn connect(settings: &config::Bus, pool: PgPool, clock: Clock) -> (Bus, Option<Topic>) {
+pub fn connect(settings: &config::Bus, pool: PgPool, clock: Clock, chain: &Chain) -> (Bus, Option<Topic>) {
     let topics = [&settings.prices_topic, &settings.events_topic];
     let region = topics.into_iter().flatten().next().map(|topic| topic.region().to_owned());
-    let clients = Arc::new(Clients::new(region, settings.endpoint.clone()));
+    let clients = Arc::new(Clients::new(chain.clone(), region, settings.endpoint.clone()));
     let events = settings.events_topic.clone().map(|arn| Topic::new(clients.clone(), arn));
     let bus =
         match (settings.kind, &settings.prices_topic, &settings.prices_queue, &settings.prices_dead_queue) {

@@ -11,6 +11,7 @@ pub mod instance;
 pub mod issuer;
 pub mod proxy;
 pub mod raw;
+pub mod rds;
 pub mod ringing;
 pub mod s3;
 pub mod scratch;
@@ -53,7 +54,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// A clock that a test moves.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct TestClock {
     ahead_us: Arc<AtomicI64>,
 }
@@ -245,7 +246,7 @@ impl TestApp {
         let settings =
             defaults.iter().chain(settings).map(|(key, value)| (key.to_string(), value.to_string()));
         let config = Config::load(None, settings).unwrap();
-        let clock = TestClock { ahead_us: Arc::default() };
+        let clock = TestClock::default();
         let mut app = AppState::new(config, clock_of(clock.clone())).unwrap();
         prepare(Arc::get_mut(&mut app).expect("nobody else has the app yet"));
         let server = Server::bind_router(app.clone(), router(app.clone())).await.unwrap();

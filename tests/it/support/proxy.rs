@@ -6,6 +6,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::TestApp;
+use super::bus::Carrier;
+use super::database::TestDatabase;
+
 /// What happens to bytes and connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -20,6 +24,17 @@ enum Mode {
 /// What a connection that fell silent waits for: that TCP gives up.
 type GivenUp = watch::Sender<bool>;
 
+/// An app whose database is behind a proxy, with prices going this way; and the database itself.
+pub async fn spawn_behind_proxy(
+    carrier: Carrier,
+    settings: &[(&str, &str)],
+) -> (TestApp, Proxy, TestDatabase) {
+    let database = TestDatabase::create().await;
+    let (proxy, url) = Proxy::before(&database).await;
+    let settings = [&[("SALEBELL_DATABASE__URL", url.as_str())], settings].concat();
+    (TestApp::spawn_on_bus_with(carrier, &settings).await, proxy, database)
+}
+
 /// Listens on a port of its own, and passes on to a server.
 pub struct Proxy {
     pub port: u16,
@@ -28,6 +43,16 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// In front of a database; returns its URL through the proxy.
+    pub async fn before(database: &TestDatabase) -> (Proxy, String) {
+        let mut url = url::Url::parse(&database.url).unwrap();
+        let host = url.host_str().unwrap_or("127.0.0.1").to_owned();
+        let proxy = Proxy::start(format!("{host}:{}", url.port().unwrap_or(5432))).await;
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(proxy.port)).unwrap();
+        (proxy, url.into())
+    }
+
     /// In front of `host:port`.
     pub async fn start(target: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -3,14 +3,19 @@
 use std::net::TcpListener;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
+use chrono::{DateTime, Utc};
+use salebell::app::Clock;
 use uuid::Uuid;
+
+use super::ec2::Ec2;
 
 /// Where the bytes of files are in a test.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,6 +97,68 @@ impl Bucket {
             ("SALEBELL_FILES__S3_ENDPOINT", &self.endpoint),
         ]
     }
+}
+
+/// A request as S3 sees who has sent it.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    pub key: String,
+    pub at: DateTime<Utc>,
+    /// Why it was refused.
+    pub refused: Option<&'static str>,
+}
+
+/// Passes requests on to S3, and is as strict about who sends them: the key must be one of the role, good now, and come
+/// with its session. The signature itself is not computed. Returns where it listens, and what came by.
+pub async fn strict(target: &str, ec2: Arc<Ec2>) -> (String, Arc<Mutex<Vec<Signed>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let (target, seen) = (target.to_owned(), Arc::new(Mutex::new(Vec::new())));
+    let by = seen.clone();
+    let router = Router::new().fallback(move |request: Request| {
+        let (client, target, by, ec2) = (client.clone(), target.clone(), by.clone(), ec2.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            let signed = judge(&parts, &ec2);
+            let refused = signed.refused;
+            by.lock().unwrap().push(signed);
+            let body = to_bytes(body, usize::MAX).await.unwrap();
+            if let Some(code) = refused {
+                let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>");
+                return Response::builder().status(StatusCode::FORBIDDEN).body(Body::from(text)).unwrap();
+            }
+            let url = format!("{target}{}", parts.uri);
+            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await;
+            let answer = answer.unwrap();
+            let mut response = Response::builder().status(answer.status());
+            *response.headers_mut().unwrap() = answer.headers().clone();
+            response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (address, seen)
+}
+
+/// Who has signed a request: in its header, or in its address.
+fn judge(parts: &Parts, ec2: &Ec2) -> Signed {
+    let url = url::Url::parse(&format!("http://s3{}", parts.uri)).unwrap();
+    let query =
+        |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+    let header = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    let of_header = header("authorization");
+    let of_header = of_header.and_then(|text| Some(text.split_once("Credential=")?.1.to_owned()));
+    let credential = of_header.or_else(|| query("X-Amz-Credential")).unwrap_or_default();
+    let id = credential.split('/').next().unwrap_or_default().to_owned();
+    let session = header("x-amz-security-token").or_else(|| query("X-Amz-Security-Token"));
+    let at = Clock::system().now();
+    let refused = match ec2.find_key(&id) {
+        None => Some("InvalidAccessKeyId"),
+        Some(key) if key.end <= at => Some("ExpiredToken"),
+        Some(key) if session.as_deref() != Some(&*key.session) => Some("InvalidToken"),
+        Some(_) => None,
+    };
+    Signed { key: id, at, refused }
 }
 
 /// Passes requests on to S3, and does something to every so many: refuses it, loses the answer, or takes its time.

@@ -8,6 +8,8 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use salebell::app::Clock;
 use serde_json::json;
 
 use super::{World, fault};
@@ -16,10 +18,58 @@ const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 pub const REGION: &str = "eu-central-1";
 pub const ZONE: &str = "eu-central-1a";
-/// The role of every instance, and the key that it is given.
+/// The role of every instance, and the first key that it is given.
 const ROLE: &str = "salebell";
 pub const ACCESS_KEY: &str = "ASIAEXAMPLE";
 pub const SESSION_TOKEN: &str = "a-session-of-the-role";
+
+/// A key that the role was given for a while.
+#[derive(Clone, Debug)]
+pub struct RoleKey {
+    pub id: String,
+    pub secret: String,
+    pub session: String,
+    pub end: DateTime<Utc>,
+}
+
+/// The keys of the role, the newest last.
+#[derive(Clone, Debug)]
+pub struct RoleKeys(Vec<RoleKey>);
+
+impl Default for RoleKeys {
+    fn default() -> RoleKeys {
+        RoleKeys(vec![RoleKey {
+            id: ACCESS_KEY.to_owned(),
+            secret: "secret".to_owned(),
+            session: SESSION_TOKEN.to_owned(),
+            end: "2099-01-01T00:00:00Z".parse().unwrap(),
+        }])
+    }
+}
+
+impl RoleKeys {
+    pub fn newest(&self) -> &RoleKey {
+        self.0.last().unwrap()
+    }
+
+    pub fn find(&self, id: &str) -> Option<&RoleKey> {
+        self.0.iter().find(|key| key.id == id)
+    }
+
+    /// From now on the role is given another one, good for so long. Those before it are good until their own end.
+    pub fn change(&mut self, lives: TimeDelta) -> RoleKey {
+        let number = self.0.len();
+        let key = RoleKey {
+            id: format!("{ACCESS_KEY}{number}"),
+            // What has to be encoded in an address, as AWS's own.
+            secret: format!("se+cr/et-{number}"),
+            session: format!("{SESSION_TOKEN}/{number}+=="),
+            end: Clock::system().now() + lives,
+        };
+        self.0.push(key.clone());
+        key
+    }
+}
 
 type Shared = Arc<Mutex<World>>;
 
@@ -88,10 +138,12 @@ fn read(world: &World, id: &str, path: &str) -> Response {
         "meta-data/tags/instance" | "meta-data/tags/instance/" => {
             Some(instance.tags.keys().cloned().collect::<Vec<_>>().join("\n"))
         }
-        "meta-data/iam/security-credentials" | "meta-data/iam/security-credentials/" => Some(ROLE.to_owned()),
+        "meta-data/iam/security-credentials" | "meta-data/iam/security-credentials/" => {
+            (!world.role_is_late).then(|| ROLE.to_owned())
+        }
         _ => match path.strip_prefix("meta-data/tags/instance/") {
             Some(key) => instance.tags.get(key).cloned(),
-            None => return read_document(id, path),
+            None => return read_document(world, id, path),
         },
     };
     match found {
@@ -100,7 +152,7 @@ fn read(world: &World, id: &str, path: &str) -> Response {
     }
 }
 
-fn read_document(id: &str, path: &str) -> Response {
+fn read_document(world: &World, id: &str, path: &str) -> Response {
     let document = match path {
         "dynamic/instance-identity/document" => json!({
             "accountId": "123456789012", "architecture": "arm64", "availabilityZone": ZONE, "billingProducts": null,
@@ -109,11 +161,15 @@ fn read_document(id: &str, path: &str) -> Response {
             "version": "2017-09-30",
         }),
         "meta-data/iam/security-credentials/salebell"
-        | "meta-data/iam/security-credentials-extended/salebell" => {
+        | "meta-data/iam/security-credentials-extended/salebell"
+            if !world.role_is_late =>
+        {
+            let key = world.role_keys.newest();
             json!({
                 "Code": "Success", "LastUpdated": "2026-11-20T00:00:00Z", "Type": "AWS-HMAC",
-                "AccessKeyId": ACCESS_KEY, "SecretAccessKey": "secret", "Token": SESSION_TOKEN,
-                "AccountId": "123456789012", "Expiration": "2099-01-01T00:00:00Z",
+                "AccessKeyId": key.id, "SecretAccessKey": key.secret, "Token": key.session,
+                "AccountId": "123456789012",
+                "Expiration": key.end.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
             })
         }
         _ => return StatusCode::NOT_FOUND.into_response(),

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub use group::{Group, Hook, Outcome, State};
+pub use metadata::{RoleKey, RoleKeys};
 
 /// What becomes of the next requests of one face, instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,10 @@ pub struct World {
     pub tokens_refused: usize,
     /// What each request said of itself, as `GET /latest/…` and `Action=… key=value …`.
     pub requests: Vec<String>,
+    /// What the role of the instances is given.
+    pub role_keys: RoleKeys,
+    /// The instances have none yet, as in their first moments.
+    pub role_is_late: bool,
     pub metadata_faults: VecDeque<Fault>,
     /// Until it is taken back, all requests of the metadata service.
     pub metadata_outage: Option<Fault>,
@@ -89,6 +94,11 @@ impl Ec2 {
         let mut world = self.world.lock().unwrap();
         world.group.pass(Instant::now());
         world
+    }
+
+    /// The keys of the role, as they are in this moment.
+    pub fn find_key(&self, id: &str) -> Option<RoleKey> {
+        self.world().role_keys.find(id).cloned()
     }
 
     /// The tokens that are out are good no more.

@@ -1,0 +1,235 @@
+//! Who we are to AWS: the SDK's chain of credentials (environment, profile, web identity, container, instance), asked
+//! once for the whole process.
+//!
+//! The SDK would ask it for each client, and object_store has another one. Here all share one answer: what follows is
+//! fetched beside the requests, while the old credentials are still good, and who has none yet waits for a while. On a
+//! young instance those of its role come a moment after it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use metrics::counter;
+use tokio::sync::{OnceCell, watch};
+
+use crate::clock::Clock;
+use crate::error;
+
+/// How long whoever needs credentials waits for the first ones: longer than a metadata service takes that fails four
+/// times over, and not longer than a request to S3 is tried.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Credentials with no more than this left are renewed. EC2 has the next ones five minutes before the end at the latest.
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html>
+const RENEW_BEFORE: Duration = Duration::from_secs(300);
+/// When there are no others even then, it is told.
+const LATE: Duration = Duration::from_secs(60);
+/// One answer of the chain may take so long: the SDK tries the metadata four times, for the role and for its key.
+const ROUND_LIMIT: Duration = Duration::from_secs(30);
+/// The pause after a round that brought nothing; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The credentials of this process. Clones are one chain.
+#[derive(Clone)]
+pub struct Chain(Arc<Inner>);
+
+struct Inner {
+    region: Option<Region>,
+    clock: Clock,
+    source: OnceCell<Option<SharedCredentialsProvider>>,
+    state: Mutex<State>,
+    /// Tells that a round is over.
+    rounds: watch::Sender<()>,
+}
+
+/// Whoever needed credentials has waited for so long.
+#[derive(Debug)]
+pub struct NoCredentials {
+    limit: Duration,
+    reason: String,
+}
+
+impl fmt::Display for NoCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there are no credentials of AWS within {} s: {}", self.limit.as_secs(), self.reason)
+    }
+}
+
+impl std::error::Error for NoCredentials {}
+
+#[derive(Default)]
+struct State {
+    kept: Option<Credentials>,
+    /// The chain is being asked, or rests after it was in vain.
+    is_asking: bool,
+    /// Rounds in a row that brought nothing, and why the last one did.
+    in_vain: u32,
+    reason: String,
+}
+
+impl Chain {
+    /// Asks nobody yet. Only a role that is assumed needs `region`; without one, the SDK finds out.
+    pub fn new(region: Option<&str>, clock: Clock) -> Chain {
+        Chain(Arc::new(Inner {
+            region: region.map(|region| Region::new(region.to_owned())),
+            clock,
+            source: OnceCell::new(),
+            state: Mutex::default(),
+            rounds: watch::Sender::new(()),
+        }))
+    }
+
+    /// Credentials that are good now.
+    ///
+    /// # Errors
+    /// There are none within `limit`; it tells why.
+    pub async fn credentials(&self, limit: Duration) -> Result<Credentials, NoCredentials> {
+        let mut rounds = self.0.rounds.subscribe();
+        let waiting = async {
+            loop {
+                if let Some(good) = self.good() {
+                    return Some(good);
+                }
+                self.renew();
+                rounds.changed().await.ok()?;
+            }
+        };
+        if let Ok(Some(good)) = tokio::time::timeout(limit, waiting).await {
+            return Ok(good);
+        }
+        let reason = self.state().reason.clone();
+        let reason = if reason.is_empty() { "nobody answers".to_owned() } else { reason };
+        Err(NoCredentials { limit, reason })
+    }
+
+    /// How long those that are good now stay so; `None`: for good.
+    ///
+    /// # Errors
+    /// As `credentials`.
+    pub async fn left(&self, limit: Duration) -> Result<Option<Duration>, NoCredentials> {
+        Ok(self.left_of(&self.credentials(limit).await?))
+    }
+
+    /// Waits until those that are kept are newer than these.
+    pub async fn newer_than(&self, credentials: &Credentials) {
+        let mut rounds = self.0.rounds.subscribe();
+        while !self.state().kept.as_ref().is_some_and(|kept| is_other(credentials, kept)) {
+            // We hold the other end.
+            let _ = rounds.changed().await;
+        }
+    }
+
+    /// Asks for other ones beside what goes on, unless that is being done.
+    pub fn renew(&self) {
+        if !std::mem::replace(&mut self.state().is_asking, true) {
+            // In a task of its own: who waits for it may give up, and others wait too.
+            tokio::spawn(self.clone().ask());
+        }
+    }
+
+    /// Those that are kept, unless they are over. When they soon will be, others are asked for.
+    fn good(&self) -> Option<Credentials> {
+        let kept = self.state().kept.clone()?;
+        let Some(left) = self.left_of(&kept) else { return Some(kept) };
+        if left < RENEW_BEFORE {
+            self.renew();
+        }
+        (left > Duration::ZERO).then_some(kept)
+    }
+
+    /// `None`: they have no end.
+    fn left_of(&self, credentials: &Credentials) -> Option<Duration> {
+        let now = SystemTime::from(self.0.clock.now());
+        credentials.expiry().map(|end| end.duration_since(now).unwrap_or_default())
+    }
+
+    /// One round.
+    async fn ask(self) {
+        let asked = tokio::time::timeout(ROUND_LIMIT, self.ask_source()).await;
+        let found = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
+        let pause = self.take(found);
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+        }
+        self.state().is_asking = false;
+        self.0.rounds.send_replace(());
+    }
+
+    async fn ask_source(&self) -> provider::Result {
+        let load = || async {
+            let mut loader = aws_config::defaults(BehaviorVersion::latest());
+            if let Some(region) = &self.0.region {
+                loader = loader.region(region.clone());
+            }
+            loader.load().await.credentials_provider()
+        };
+        match self.0.source.get_or_init(load).await {
+            Some(source) => source.provide_credentials().await,
+            None => Err(CredentialsError::not_loaded("the SDK knows no chain")),
+        }
+    }
+
+    /// Keeps what was found if it is newer; otherwise returns how long to rest.
+    fn take(&self, found: provider::Result) -> Option<Duration> {
+        let mut state = self.state();
+        let left = state.kept.as_ref().and_then(|kept| self.left_of(kept));
+        let reason = match found {
+            Ok(found) if self.left_of(&found) == Some(Duration::ZERO) => {
+                Some("those that the chain knows are over".to_owned())
+            }
+            Ok(found) => {
+                state.reason.clear();
+                if state.kept.as_ref().is_none_or(|kept| is_other(kept, &found)) {
+                    state.kept = Some(found);
+                    state.in_vain = 0;
+                    return None;
+                }
+                // The next ones are not there yet. The SDK says so too when the metadata do not answer.
+                let is_late = left.is_some_and(|left| left < LATE);
+                is_late.then(|| "the chain still knows the same ones".to_owned())
+            }
+            Err(error) => Some(error::chain(&error)),
+        };
+        state.in_vain = state.in_vain.saturating_add(1);
+        if let Some(reason) = reason {
+            counter!("salebell_aws_credentials_failures_total").increment(1);
+            match left {
+                Some(left) => log::warn!(target: "salebell::aws",
+                    "the credentials of AWS have {} s left, and there are no others: {reason}", left.as_secs()),
+                None => log::warn!(target: "salebell::aws", "there are no credentials of AWS: {reason}"),
+            }
+            state.reason = reason;
+        }
+        Some(super::pause_after(state.in_vain, FIRST_PAUSE, LONGEST_PAUSE))
+    }
+
+    /// Whoever panicked with the lock had changed all or nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those of a role have another key each time.
+fn is_other(kept: &Credentials, found: &Credentials) -> bool {
+    kept.access_key_id() != found.access_key_id() || kept.expiry() < found.expiry()
+}
+
+impl ProvideCredentials for Chain {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let found = self.credentials(PATIENCE);
+        future::ProvideCredentials::new(async { found.await.map_err(CredentialsError::provider_error) })
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Chain")
+    }
+}

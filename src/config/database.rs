@@ -1,0 +1,85 @@
+//! `[database]`
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::{Aws, Reader};
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `database.url`: the writer.
+    pub url: SecretString,
+    /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
+    pub reader_url: Option<SecretString>,
+    /// `database.user`, when it is not in the URLs.
+    pub user: Option<String>,
+    /// `database.password`, when it is not in the URLs.
+    pub password: Option<SecretString>,
+    /// `database.iam`: tokens of IAM in place of a password.
+    pub iam: bool,
+    /// `database.max_connections` of each pool.
+    pub max_connections: u32,
+    /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
+    pub acquire_timeout: Duration,
+    /// `database.statement_timeout_ms`
+    pub statement_timeout: Duration,
+}
+
+impl Database {
+    pub(super) fn read(r: &mut Reader, aws: &Aws) -> Option<Database> {
+        let database = Database {
+            url: r.required("database.url").unwrap_or_default().into(),
+            reader_url: r.optional("database.reader_url").map(SecretString::from),
+            user: r.optional("database.user").filter(|user| !user.is_empty()),
+            password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
+            iam: r.get("database.iam", "false")?,
+            max_connections: r.get("database.max_connections", "20")?,
+            acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
+            statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
+        };
+        let urls =
+            [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];
+        for (key, url) in urls {
+            // What cannot be read is told when it is used.
+            let Some(url) = url.and_then(|url| Url::parse(url.expose_secret()).ok()) else { continue };
+            let has_password = url.password().is_some() || of_query(&url, &["password"]).is_some();
+            if database.password.is_some() && has_password {
+                r.problem("database.password", format!("is in {key} too"));
+            }
+            if !database.iam {
+                continue;
+            }
+            if has_password {
+                r.problem(key, "must have no password with database.iam");
+            }
+            if database.user.is_none() && url.username().is_empty() && of_query(&url, &["user"]).is_none() {
+                r.problem(key, "needs a user with database.iam, or database.user");
+            }
+            let host = of_query(&url, &["host"]).or(url.host_str().map(str::to_owned)).unwrap_or_default();
+            if host.is_empty() || host.starts_with('/') || host.to_ascii_lowercase().starts_with("%2f") {
+                r.problem(key, "needs a host with database.iam");
+            }
+            let mode = of_query(&url, &["sslmode", "ssl-mode"]).unwrap_or_default();
+            // A token goes over the wire as it is.
+            if !["require", "verify-ca", "verify-full"].contains(&mode.to_ascii_lowercase().as_str()) {
+                r.problem(key, "needs sslmode=verify-full, verify-ca or require with database.iam");
+            }
+        }
+        if database.iam && database.password.is_some() {
+            r.problem("database.password", "must not be set with database.iam");
+        }
+        if database.iam && aws.region.is_none() {
+            r.problem("aws.region", "is required with database.iam");
+        }
+        Some(database)
+    }
+}
+
+/// The value that counts of a parameter of a URL: the last one.
+fn of_query(url: &Url, names: &[&str]) -> Option<String> {
+    let found = url.query_pairs().filter(|(key, _)| names.contains(&key.as_ref())).last();
+    found.map(|(_, value)| value.into_owned())
+}
