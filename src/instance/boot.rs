@@ -4,7 +4,7 @@
 //! instance metadata → region, instance, zone, environment (a tag)
 //!   → every parameter below /salebell/<environment>, and the secrets named there
 //!   → checked as the services will, all problems at once
-//!   → /run/salebell/instance.env, /run/salebell/config.toml
+//!   → /run/salebell/instance.env, /run/salebell/instance.toml, /run/salebell/config.toml
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -45,6 +45,11 @@ pub struct Arguments {
     #[arg(long)]
     check: bool,
 }
+
+/// The settings of what stands beside the services: `salebell ready`, `salebell terminating`.
+const BESIDE: &str = "instance.toml";
+/// They are in these areas, or are these.
+const OF_BESIDE: [&str; 4] = ["instance", "server", "log", "worker.metrics_listen"];
 
 /// Which instance, and where.
 struct Place {
@@ -106,6 +111,8 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
                 place.region, place.environment
             );
             directory.write("instance.env", OPEN_MODE, instance.as_bytes())?;
+            let beside = as_file(&beside_services(&table, &settings));
+            directory.write(BESIDE, SECRET_MODE, beside.expose_secret().as_bytes())?;
             // The last one: whoever finds it finds all.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
@@ -166,6 +173,19 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
         insert(&mut defaults, name, value).map_err(|()| "aws must be an area of settings".to_owned())?;
     }
     Ok(defaults)
+}
+
+/// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
+fn beside_services(table: &Table, settings: &Settings) -> Table {
+    let mut beside = Table::new();
+    for name in OF_BESIDE {
+        let (area, key) = name.split_once('.').map_or((name, None), |(area, key)| (area, Some(key)));
+        let Some(found) = table.get(area).and_then(Value::as_table) else { continue };
+        let kept = found.iter().filter(|(own, _)| key.is_none_or(|key| *own == key));
+        beside.insert(area.to_owned(), Value::Table(kept.map(|(own, value)| (own.clone(), value.clone())).collect()));
+    }
+    settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
+    beside
 }
 
 fn as_file(table: &Table) -> SecretString {

@@ -65,7 +65,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("aws", &["error"]),
-    ("instance", &["app", "aws", "config", "error", "failure", "secrets", "store"]),
+    ("instance", &["app", "aws", "config", "error", "failure", "pulses", "secrets", "store"]),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("assembly", &["app", "error", "outbound", "store"]),
@@ -93,7 +93,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["app", "config", "error", "http", "telemetry"]),
-    ("process", &["app", "config", "error", "server", "telemetry"]),
+    ("process", &["app", "config", "error", "pulses", "server", "telemetry"]),
     // These are callers of the whole, or clients of it from outside.
     ("dev", &["*"]),
     ("main", &["*"]),
