@@ -17,6 +17,8 @@ copy tmpfiles.d /usr/lib/tmpfiles.d
 copy cloud /etc/cloud/cloud.cfg.d
 copy salebell /usr/lib/salebell
 install -m 0755 systemd/checks/check-instance.sh "$root/usr/lib/salebell/check-instance.sh"
-chroot "$root" systemd-sysusers
-chroot "$root" systemctl --quiet --root=/ preset-all
-chroot "$root" systemctl --quiet --root=/ set-default multi-user.target
+{
+  chroot "$root" systemd-sysusers
+  chroot "$root" systemctl --quiet --root=/ preset-all
+  chroot "$root" systemctl --quiet --root=/ set-default multi-user.target
+} 2>&1 | { grep -vE '/proc/ is not mounted|^your invocation|^Your mileage|^Creating (group|user)' || true; } >&2

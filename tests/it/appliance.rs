@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::appliance::{LAUNCH_HOOK, Surroundings, TERMINATION_HOOK};
+use crate::support::appliance::{Instance, LAUNCH_HOOK, Surroundings, TERMINATION_HOOK};
 use crate::support::ec2::group::Ended;
 use crate::support::ec2::{Fault, Outcome, State};
 use crate::support::eventually;
@@ -74,4 +74,181 @@ async fn an_instance_boots_serves_and_goes() {
         instance.shows(service, "ActiveState", "inactive").await;
         instance.shows(service, "Result", "success").await;
     }
+}
+
+/// The instance of a boot that failed: it is off, has told why, and the group has given it up.
+struct Failed {
+    around: Surroundings,
+    instance: Instance,
+    console: String,
+}
+
+impl Failed {
+    /// Waits for it.
+    async fn of(around: Surroundings, mut instance: Instance) -> Failed {
+        let console = instance.off().await;
+        assert!(!console.contains("postgres://"), "a secret is on the console: {console}");
+        Failed { around, instance, console }
+    }
+
+    fn tells(&self, text: &str) -> &Failed {
+        assert!(self.console.contains(text), "{text:?} is not on the console:\n{}", self.console);
+        self
+    }
+
+    fn is_abandoned(&self) -> &Failed {
+        let group = &self.around.ec2.world().group;
+        let results = group.instance(&self.instance.id).results.clone();
+        assert_eq!(results, [said(LAUNCH_HOOK, Outcome::Abandon)], "{}", self.console);
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
+    let around = Surroundings::new().await;
+    let instance = around.launch(11);
+    around.ec2.world().group.instance_mut(&instance.id).tags.remove("Environment");
+    let failed = Failed::of(around, instance).await;
+    failed.tells("first-boot: the tag Environment is missing, or is no name").is_abandoned();
+
+    // It is there now, and too late.
+    let Failed { around, instance, .. } = failed;
+    let tag = ("Environment".to_owned(), around.environment.name.clone());
+    around.ec2.world().group.instance_mut(&instance.id).tags.extend([tag]);
+    let instance = around.boot(instance);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("salebell-boot.service").tells("is given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_metadata_is_given_up() {
+    // For cloud-init they are there, and then no more.
+    let around = Surroundings::new().await;
+    let instance = around.launch(11);
+    around.ec2.world().outage_below = "/latest/api";
+    around.ec2.world().metadata_outage = Some(Fault::Status(503));
+    let failed = Failed::of(around, instance).await;
+    failed.tells("first-boot: no metadata");
+
+    // They never were: there is no user data.
+    let around = Surroundings::new().await;
+    around.ec2.world().metadata_outage = Some(Fault::Status(404));
+    let quick = "[Timer]\nOnBootSec=\nOnBootSec=20\n";
+    let instance = around.launch_with(11, &[("systemd/system/salebell-overdue.timer.d/quick.conf", quick)]);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("nothing has booted this machine within its time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_parameter_fails_the_boot() {
+    let around = Surroundings::new().await;
+    around.environment.put("worker/daily_hour", "24").await;
+    let instance = around.launch(11);
+    let failed = Failed::of(around, instance).await;
+    let path = failed.around.environment.path();
+    failed.tells(&format!("worker.daily_hour ({path}/worker/daily_hour) must be 0 to 23"));
+    failed.tells("the launch is abandoned: salebell-boot.service has failed").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_reached_fails_the_boot() {
+    let around = Surroundings::new().await;
+    around.database.cut();
+    around.environment.put("instance/ready_limit_s", "5").await;
+    let instance = around.launch(11);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("the launch is abandoned: not ready within 5 s: ").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_started_anew_until_the_machine_is_given_up() {
+    let around = Surroundings::new().await;
+    let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";
+    let mut instance = around.launch_with(11, &[("systemd/system/salebell-api.service.d/quick.conf", quick)]);
+    instance.in_service(&around).await;
+    // One that hangs, and one that dies.
+    for (signal, restarts) in [("STOP", "1"), ("KILL", "2"), ("KILL", "3")] {
+        instance.signal("salebell-api", signal).await;
+        instance.shows("salebell-api", "NRestarts", restarts).await;
+        instance.shows("salebell-api", "SubState", "running").await;
+    }
+    assert_eq!(around.ec2.world().group.instance(&instance.id).state, State::InService);
+    assert_eq!(instance.ask("systemctl is-active salebell-worker salebell-terminating").await, "active\nactive\n");
+    instance.signal("salebell-api", "KILL").await;
+    let failed = Failed::of(around, instance).await;
+    failed.tells("the launch is abandoned: salebell-api.service has failed");
+    assert_eq!(failed.around.ec2.calls("SetInstanceHealth"), 1);
+    let world = failed.around.ec2.world();
+    assert_ne!(world.group.instance(&failed.instance.id).state, State::InService);
+}
+
+/// What is done to an instance, and which check sees it. What undoes it again.
+const DEFECTS: &[(&str, &str, &str)] = &[
+    ("units", "systemd-run --unit=broken false; sleep 0.5", "systemctl reset-failed broken"),
+    ("units", "systemd-run --unit=stranger sleep 1000", "systemctl stop stranger"),
+    ("enabled", "systemctl unmask apt-daily.timer; systemctl enable apt-daily.timer", "systemctl disable apt-daily.timer"),
+    (
+        "listeners",
+        "systemd-run --unit=listener python3 -m http.server 8999; until ss -Hltn | grep 8999; do sleep 0.1; done",
+        "systemctl stop listener",
+    ),
+    ("ssh", "install -D /dev/null /root/.ssh/authorized_keys", "rm -r /root/.ssh"),
+    ("ssh", "install -m 755 /dev/null /usr/sbin/sshd", "rm /usr/sbin/sshd"),
+    ("logins", "usermod -p '$6$a$b' root", "usermod -L root"),
+    ("logins", "usermod -s /bin/bash salebell", "usermod -s /usr/sbin/nologin salebell"),
+    ("writable", "install -m 666 /dev/null /etc/everybody", "rm /etc/everybody"),
+    ("writable", "install -d -m 777 /opt/everybody", "rmdir /opt/everybody"),
+    ("lending", "install -m 4755 /usr/bin/true /usr/bin/lender", "rm /usr/bin/lender"),
+    ("ours", "chmod o+w /usr/lib/salebell/appliance.toml", "chmod o-w /usr/lib/salebell/appliance.toml"),
+    ("ours", "mkdir /etc/systemd/system/salebell-api.service.d", "rmdir /etc/systemd/system/salebell-api.service.d"),
+    ("secrets", "chmod o+r /run/salebell/config.toml", "chmod o-r /run/salebell/config.toml"),
+    (
+        "clock",
+        "mkdir -p /etc/systemd/timesyncd.conf.d; printf '[Time]\\nNTP=pool.ntp.org\\n' >/etc/systemd/timesyncd.conf.d/99.conf",
+        "rm -r /etc/systemd/timesyncd.conf.d",
+    ),
+    ("journal", "mv /var/log/journal /var/log/elsewhere", "mv /var/log/elsewhere /var/log/journal"),
+    // The last ones end what is looked at.
+    (
+        "sandbox",
+        "mkdir -p /run/systemd/system/salebell-worker.service.d; \
+         printf '[Service]\\nReadWritePaths=/etc\\n' >/run/systemd/system/salebell-worker.service.d/open.conf; \
+         systemctl daemon-reload; systemctl restart salebell-worker",
+        "true",
+    ),
+    (
+        "exposure",
+        "printf '[Service]\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\nPrivateDevices=no\\nSystemCallFilter=\\n' \
+         >/run/systemd/system/salebell-worker.service.d/open.conf; systemctl daemon-reload",
+        "true",
+    ),
+    ("units", "systemctl stop salebell-terminating", "true"),
+    ("ready", "systemctl stop salebell-api", "true"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_check_of_an_instance_fails_where_it_should() {
+    let around = Surroundings::new().await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    let list = instance.ask("/usr/lib/salebell/check-instance.sh --list").await;
+    let unbroken: Vec<&str> = list.lines().filter(|name| DEFECTS.iter().all(|defect| defect.0 != *name)).collect();
+    assert_eq!(unbroken, ["time"], "a check without a defect");
+    for (check, defect, undo) in DEFECTS {
+        let check_one = format!("SALEBELL_CHECK_OWN_MS=60000 /usr/lib/salebell/check-instance.sh {check}");
+        if *undo != "true" {
+            instance.ask(&check_one).await;
+        }
+        instance.ask(&format!("{{ {defect}; }} >/dev/null")).await;
+        let found = instance.run(&check_one).await;
+        let table = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{defect}: {table}");
+        assert!(table.contains("FAILED"), "{defect}: {table}");
+        instance.ask(&format!("{{ {undo}; }} >/dev/null")).await;
+    }
+    let late = instance.run("SALEBELL_CHECK_OWN_MS=1 /usr/lib/salebell/check-instance.sh time").await;
+    assert_eq!(late.status.code(), Some(1));
+    let unknown = instance.run("/usr/lib/salebell/check-instance.sh nothing").await;
+    assert_eq!(unknown.status.code(), Some(2));
 }
