@@ -40,7 +40,9 @@ if ! [ -e "$root/usr/lib/salebell" ]; then
   if [ -d "$folder/etc" ]; then
     cp -r "$folder/etc/." "$root/etc/"
   fi
-  # The network is set from outside, and nobody here knows names: an answer at once is the quickest.
+  # An image has what systemd makes anew after an update (caches of the linker, of messages).
+  touch "$root/etc/.updated" "$root/var/.updated"
+  # The network is set from outside, and so is the resolver.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
   done
@@ -48,6 +50,20 @@ if ! [ -e "$root/usr/lib/salebell" ]; then
   echo "nameserver 10.77.0.1" >"$root/etc/resolv.conf"
   touch "$root/usr/bin/salebell"
 fi
+
+# A control group of its own: systemd takes the one that it finds itself in for the root of all.
+groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+group=$groups/salebell-instance-$$
+remove_group() {
+  find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
+}
+# What those left that were killed.
+for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-*; do
+  if ! [ -d "/proc/${old##*-}" ]; then
+    remove_group "$old"
+  fi
+done
+mkdir "$group"
 
 # Named for this process: the veth's end in the caller's namespace must be no other's.
 network=instance$$
@@ -63,10 +79,13 @@ ip -n "$network" route add default via 10.77.0.1
 
 # pdeathsig: also when this script is killed the hard way.
 # UNIFIED_CGROUP_HIERARCHY: systemd 257 knows no other, whatever this machine has.
-UNIFIED_CGROUP_HIERARCHY=yes setpriv --pdeathsig KILL \
-  systemd-nspawn --quiet --register=no --keep-unit --resolv-conf=off --link-journal=no --timezone=off \
-  --machine="salebell-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
-  --bind-ro="$(realpath "$binary"):/usr/bin/salebell" --console=read-only --boot </dev/null &
+(
+  echo "$BASHPID" >"$group/cgroup.procs"
+  UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
+    --resolv-conf=off --link-journal=no --timezone=off \
+    --machine="salebell-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
+    --bind-ro="$(realpath "$binary"):/usr/bin/salebell" --console=read-only --boot
+) </dev/null &
 machine=$!
 trap 'kill -TERM $machine 2>/dev/null || true' INT TERM
 
@@ -100,5 +119,6 @@ while kill -0 "$machine" 2>/dev/null; do
   wait "$machine" || true
 done
 kill "$watcher" 2>/dev/null || true
+remove_group "$group"
 rm -f "$folder/init"
 rmdir "/run/systemd/nspawn/propagate/salebell-$$" 2>/dev/null || true

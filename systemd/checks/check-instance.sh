@@ -4,7 +4,7 @@
 #   check-instance.sh            all checks
 #   check-instance.sh NAME…      these; check-instance.sh --list names them
 # It changes nothing. What it takes for good on every instance of Debian is in the lists below.
-set -uo pipefail
+set -u
 export LC_ALL=C
 
 services=(salebell-api salebell-worker salebell-terminating)
@@ -12,8 +12,8 @@ services=(salebell-api salebell-worker salebell-terminating)
 other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp [0-9a-f.:\[\]%]+[a-z0-9%]*:(68|546) '
 # What the machine itself has running, the agents that the image has on AWS, and ours.
 running='^(cloud-init-main|cloud-final|dbus|systemd-(journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating))\.service$'
-# What starts by itself; the presets of the image name the same.
-enabled='^(systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer)$'
+# What starts by itself: the presets of the image name the same, and generators two more.
+enabled='^(systemd-remount-fs\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer)$'
 # A shell of Session Manager: the agent makes the account, without a password.
 may_have_shell='^(ssm-user)$'
 # Files that lend the rights of their owner or group to whoever runs them: none.
@@ -70,7 +70,7 @@ check_listeners() { # ours and no other
 check_ssh() { # no server, no keys
   { command -v sshd dropbear; find /etc/ssh /root/.ssh /home -name '*host*key*' -o -name authorized_keys; } 2>/dev/null |
     none 'SSH' || return
-  systemctl list-unit-files --plain --no-legend 'ssh*' 'sshd*' | awk '$2 != "masked" { print $1 }' | none 'units of SSH'
+  systemctl list-unit-files --plain --no-legend 'ssh*.service' 'ssh*.socket' | awk '$2 != "masked" { print $1 }' | none 'units of SSH'
 }
 check_logins() { # no password, no shell, no prompt
   awk -F: '$2 !~ /^[!*]/ { print $1 }' /etc/shadow | none 'has a password, or needs none' || return
@@ -134,10 +134,13 @@ check_sandbox() { # each service: no rights, no new ones, filtered calls, a file
       /^Cap(Eff|Prm|Bnd|Amb):/ && $2 !~ /^0+$/ { print service " has " $1 $2 }
       /^NoNewPrivs:/ && $2 != 1 { print service " may get new rights" }
       /^Seccomp:/ && $2 != 2 { print service " may make any call" }' "/proc/$pid/status" | none 'not held' || return
-    # Of the last mount at each place; devices and the kernel's own are not files.
-    writable=$(awk '{ for (i = 7; $i != "-"; i++); if ($(i + 1) !~ /^(proc|sysfs|devpts|mqueue|cgroup2?|ramfs)$/) { split($6, o, ","); at[$5] = o[1] } }
-      END { for (place in at) if (at[place] == "rw") print place }' "/proc/$pid/mountinfo" |
-      grep -Ev '^(/tmp|/var/tmp|/dev|/dev/shm|/run/credentials.*|/var/lib/salebell(/.*)?|/run|/run/lock|/run/user)$')
+    # What is mounted for writing, but for what holds no files; a mount may be hidden below another, so each is tried.
+    writable=$(awk '{ for (i = 7; $i != "-"; i++); split($6, options, ",")
+        if (options[1] == "rw" && $(i + 1) ~ /^(ext[234]|xfs|btrfs|vfat|overlay|tmpfs|nfs4?)$/) print $5 }' "/proc/$pid/mountinfo" |
+      sort -u | grep -Ev '^(/tmp|/var/tmp|/dev|/dev/shm|/var/lib/salebell(/.*)?|/run/credentials/.*|/run/host/.*)$' |
+      while read -r place; do
+        nsenter --target "$pid" --mount -- test ! -w "$place" || echo "$place"
+      done)
     echo "$writable" | grep . | none "$service may write to" || return
     local place
     for place in /usr /etc /var/lib/dpkg; do

@@ -1,6 +1,6 @@
 //! An instance of the appliance, booted: units, user data, hooks. Needs root.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -122,16 +122,19 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_without_metadata_is_given_up() {
-    // For cloud-init they are there, and then no more.
+async fn a_machine_whose_metadata_go_away_is_given_up() {
+    // For cloud-init, which asks without a token, they are there.
     let around = Surroundings::new().await;
     let instance = around.launch(11);
     around.ec2.world().outage_below = "/latest/api";
     around.ec2.world().metadata_outage = Some(Fault::Status(503));
     let failed = Failed::of(around, instance).await;
     failed.tells("first-boot: no metadata");
+}
 
-    // They never were: there is no user data.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_nothing_boots_is_given_up() {
+    // Without metadata there is no user data.
     let around = Surroundings::new().await;
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
     let quick = "[Timer]\nOnBootSec=\nOnBootSec=20\n";

@@ -17,8 +17,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::aws::Environment;
@@ -83,6 +81,22 @@ impl Namespace {
         TcpListener::from_std(listener).unwrap()
     }
 
+    /// A resolver that knows no name, and says so at once.
+    fn resolve_nothing(&self) {
+        let socket = self.run(|| std::net::UdpSocket::bind((HOST, 53)).unwrap());
+        socket.set_nonblocking(true).unwrap();
+        let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+        tokio::spawn(async move {
+            let mut message = [0; 512];
+            while let Ok((length, peer)) = socket.recv_from(&mut message).await {
+                // An answer to this question, "no such name" (RFC 1035, section 4.1.1).
+                message[2] |= 0x80;
+                message[3] = (message[3] & 0xf0) | 3;
+                let _ = socket.send_to(&message[..length], peer).await;
+            }
+        });
+    }
+
     async fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
         let namespace = self.clone();
         let connecting =
@@ -126,6 +140,7 @@ impl Surroundings {
         };
         let ec2 = Ec2::start(group).await;
         ec2.world().user_data = Some(include_str!("../../../userdata/first-boot.sh").to_owned());
+        namespace.resolve_nothing();
         ec2.serve_metadata(namespace.listen(METADATA, 80));
         let app = TestApp::spawn().await;
         let environment = Environment::create().await;
