@@ -54,12 +54,20 @@ fi
 # A control group of its own: systemd takes the one that it finds itself in for the root of all.
 groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 group=$groups/salebell-instance-$$
+# Ends what is in a control group, and removes it.
 remove_group() {
-  find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  local try
+  for try in {1..50}; do
+    echo 1 2>/dev/null >"$1/cgroup.kill" || true
+    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    [ -d "$1" ] || return 0
+    sleep 0.1
+  done
+  echo "$1 cannot be removed after $try tries" >&2
 }
 # What those left that were killed.
 for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-*; do
-  if ! [ -d "/proc/${old##*-}" ]; then
+  if [ -d "$old" ] && ! [ -d "/proc/${old##*-}" ]; then
     remove_group "$old"
   fi
 done
@@ -114,6 +122,8 @@ find_init() {
 ) <&0 &
 watcher=$!
 
+# Who called us may hear nothing any more; what follows is done all the same.
+trap '' PIPE
 # A signal ends a wait, and not what is waited for.
 while kill -0 "$machine" 2>/dev/null; do
   wait "$machine" || true

@@ -182,7 +182,10 @@ fn beside_services(table: &Table, settings: &Settings) -> Table {
         let (area, key) = name.split_once('.').map_or((name, None), |(area, key)| (area, Some(key)));
         let Some(found) = table.get(area).and_then(Value::as_table) else { continue };
         let kept = found.iter().filter(|(own, _)| key.is_none_or(|key| *own == key));
-        beside.insert(area.to_owned(), Value::Table(kept.map(|(own, value)| (own.clone(), value.clone())).collect()));
+        beside.insert(
+            area.to_owned(),
+            Value::Table(kept.map(|(own, value)| (own.clone(), value.clone())).collect()),
+        );
     }
     settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
     beside

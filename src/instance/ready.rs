@@ -68,7 +68,9 @@ pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
         None => Ok(()),
     };
     match group.mark_unhealthy().await {
-        Ok(()) => log::info!(target: "salebell::ready", "the group has heard that this instance is unhealthy"),
+        Ok(()) => {
+            log::info!(target: "salebell::ready", "the group has heard that this instance is unhealthy")
+        }
         // Of an instance that was abandoned a moment ago it may know nothing any more.
         Err(not_done) if abandoned.is_ok() && not_done.refused => {
             log::info!(target: "salebell::ready", "not marked unhealthy: {}", not_done.failure);

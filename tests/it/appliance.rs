@@ -91,6 +91,52 @@ async fn an_instance_boots_serves_and_goes() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_switched_on_again_serves_again() {
+    let around = Surroundings::new().await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    // systemd has understood all of its settings, also those that no unit is.
+    let journal = instance.ask("journalctl --no-pager --boot").await;
+    let complains =
+        |line: &&str| line.contains("ignoring") || line.contains("Unknown") || line.contains("firewall");
+    let of_debian = |line: &&str| line.contains("/usr/lib/tmpfiles.d/legacy.conf");
+    let complaints: Vec<&str> = journal.lines().filter(complains).filter(|line| !of_debian(line)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    instance.ask("systemctl --no-block poweroff").await;
+    instance.off().await;
+    let instance = around.boot(instance);
+    eventually("it is ready again", async || {
+        instance.console().contains("the hook salebell-launch waits for nothing: the instance is InService")
+    })
+    .await;
+    instance.shows("salebell.target", "ActiveState", "active").await;
+    assert_eq!(around.ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_the_load_balancer_has_forgotten_leaves_in_order() {
+    let around = Surroundings::new().await;
+    around.environment.put("instance/dead_man_s", "3").await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    let health = format!("https://{}/healthz", instance.reach(8443).await);
+    let check = around.app.client.get(health).header("user-agent", "ELB-HealthChecker/2.0");
+    assert_eq!(check.send().await.unwrap().status(), 200);
+    eventually("the group ends it, and it has completed the hook", async || {
+        around.ec2.world().group.instance(&instance.id).state == State::Terminated
+    })
+    .await;
+    assert_eq!(around.ec2.calls("SetInstanceHealth"), 1);
+    let results = around.ec2.world().group.instance(&instance.id).results.clone();
+    assert_eq!(results[1], said(TERMINATION_HOOK, Outcome::Continue));
+    // It has not failed: nobody has begun it anew, or given the machine up.
+    instance.shows("salebell-api", "ExecMainStatus", "90").await;
+    instance.shows("salebell-api", "Result", "success").await;
+    instance.shows("salebell-api", "NRestarts", "0").await;
+    instance.shows("salebell-boot-failed", "ActiveState", "inactive").await;
+}
+
 /// The instance of a boot that failed: it is off, has told why, and the group has given it up.
 struct Failed {
     around: Surroundings,
@@ -192,7 +238,10 @@ async fn services_are_started_anew_until_the_machine_is_given_up() {
         instance.shows("salebell-api", "SubState", "running").await;
     }
     assert_eq!(around.ec2.world().group.instance(&instance.id).state, State::InService);
-    assert_eq!(instance.ask("systemctl is-active salebell-worker salebell-terminating").await, "active\nactive\n");
+    assert_eq!(
+        instance.ask("systemctl is-active salebell-worker salebell-terminating").await,
+        "active\nactive\n"
+    );
     instance.signal("salebell-api", "KILL").await;
     let failed = Failed::of(around, instance).await;
     failed.tells("salebell-api").tells("the boot, or a unit of it, has failed");
@@ -205,7 +254,11 @@ async fn services_are_started_anew_until_the_machine_is_given_up() {
 const DEFECTS: &[(&str, &str, &str)] = &[
     ("units", "systemd-run --unit=broken false; sleep 0.5", "systemctl reset-failed broken"),
     ("units", "systemd-run --unit=stranger sleep 1000", "systemctl stop stranger"),
-    ("enabled", "systemctl unmask apt-daily.timer; systemctl enable apt-daily.timer", "systemctl disable apt-daily.timer"),
+    (
+        "enabled",
+        "systemctl unmask apt-daily.timer; systemctl enable apt-daily.timer",
+        "systemctl disable apt-daily.timer",
+    ),
     (
         "listeners",
         "systemd-run --unit=listener python3 -m http.server 8999; until ss -Hltn | grep 8999; do sleep 0.1; done",
@@ -219,7 +272,11 @@ const DEFECTS: &[(&str, &str, &str)] = &[
     ("writable", "install -d -m 777 /opt/everybody", "rmdir /opt/everybody"),
     ("lending", "install -m 4755 /usr/bin/true /usr/bin/lender", "rm /usr/bin/lender"),
     ("ours", "chmod o+w /usr/lib/salebell/appliance.toml", "chmod o-w /usr/lib/salebell/appliance.toml"),
-    ("ours", "mkdir /etc/systemd/system/salebell-api.service.d", "rmdir /etc/systemd/system/salebell-api.service.d"),
+    (
+        "ours",
+        "mkdir /etc/systemd/system/salebell-api.service.d",
+        "rmdir /etc/systemd/system/salebell-api.service.d",
+    ),
     ("secrets", "chmod o+r /run/salebell/config.toml", "chmod o-r /run/salebell/config.toml"),
     (
         "clock",
@@ -251,7 +308,8 @@ async fn each_check_of_an_instance_fails_where_it_should() {
     let mut instance = around.launch(11);
     instance.in_service(&around).await;
     let list = instance.ask("/usr/lib/salebell/check-instance.sh --list").await;
-    let unbroken: Vec<&str> = list.lines().filter(|name| DEFECTS.iter().all(|defect| defect.0 != *name)).collect();
+    let unbroken: Vec<&str> =
+        list.lines().filter(|name| DEFECTS.iter().all(|defect| defect.0 != *name)).collect();
     assert_eq!(unbroken, ["time"], "a check without a defect");
     for (check, defect, undo) in DEFECTS {
         let check_one = format!("SALEBELL_CHECK_OWN_MS=60000 /usr/lib/salebell/check-instance.sh {check}");

@@ -71,7 +71,8 @@ impl Namespace {
 
     fn ip(&self, arguments: &str) {
         let words: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
-        let output = self.run(move || Command::new("ip").args(words).output().expect("ip is there (iproute2)"));
+        let output =
+            self.run(move || Command::new("ip").args(words).output().expect("ip is there (iproute2)"));
         assert!(output.status.success(), "ip {arguments}: {output:?}");
     }
 
@@ -99,8 +100,9 @@ impl Namespace {
 
     async fn connect(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
         let namespace = self.clone();
-        let connecting =
-            move || namespace.run(move || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)));
+        let connecting = move || {
+            namespace.run(move || std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)))
+        };
         let stream = tokio::task::spawn_blocking(connecting).await.unwrap()?;
         stream.set_nonblocking(true)?;
         TcpStream::from_std(stream)
@@ -159,7 +161,10 @@ impl Surroundings {
         };
         for (name, value) in [
             ("database/url", surroundings.url_of(&surroundings.app.database)),
-            ("webhook/encryption_keys", secrecy::ExposeSecret::expose_secret(&salebell::secrets::generate_key().unwrap()).to_owned()),
+            (
+                "webhook/encryption_keys",
+                secrecy::ExposeSecret::expose_secret(&salebell::secrets::generate_key().unwrap()).to_owned(),
+            ),
             // Nobody has to see that it leaves.
             ("server/linger_s", "1".to_owned()),
         ] {
@@ -203,7 +208,9 @@ impl Surroundings {
             "[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{HOST}:4566 \
              AWS_ENDPOINT_URL_AUTO_SCALING=http://{HOST}:4567\n"
         );
-        for (name, text) in files.iter().copied().chain([("systemd/system.conf.d/rehearsal.conf", &*endpoints)]) {
+        for (name, text) in
+            files.iter().copied().chain([("systemd/system.conf.d/rehearsal.conf", &*endpoints)])
+        {
             let path = folder.path().join("etc").join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -286,7 +293,12 @@ impl Instance {
     /// Waits until the group has it in service; fails as soon as it is off.
     pub async fn in_service(&mut self, around: &Surroundings) {
         while around.ec2.world().group.instance(&self.id).state != State::InService {
-            assert!(self.age() < BOOT_LIMIT, "it takes too long:\n{}\n{}", self.console(), self.journal().await);
+            assert!(
+                self.age() < BOOT_LIMIT,
+                "it takes too long:\n{}\n{}",
+                self.console(),
+                self.journal().await
+            );
             assert!(!self.is_off(), "it is off:\n{}", self.console());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -355,7 +367,9 @@ impl Instance {
     /// Waits for a value of `systemctl show`.
     pub async fn shows(&self, unit: &str, property: &str, value: &str) {
         let command = format!("systemctl show --value --property {property} {unit}");
-        eventually(&format!("{unit}: {property} is {value}"), async || self.ask(&command).await.trim() == value)
-            .await;
+        eventually(&format!("{unit}: {property} is {value}"), async || {
+            self.ask(&command).await.trim() == value
+        })
+        .await;
     }
 }

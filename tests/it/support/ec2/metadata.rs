@@ -31,21 +31,23 @@ const WITHOUT_TOKEN: &str = "/2009-04-04/";
 /// Answers for one instance.
 pub fn router(world: Shared, id: &str) -> Router {
     let id = id.to_owned();
-    Router::new().fallback(async move |State(world): State<Shared>, request: Request| {
-        answer(world, id.clone(), request).await
-    })
-    .with_state(world)
+    Router::new()
+        .fallback(async move |State(world): State<Shared>, request: Request| {
+            answer(world, id.clone(), request).await
+        })
+        .with_state(world)
 }
 
 /// Answers for the instance that asks, by its address.
 pub fn router_by_address(world: Shared) -> Router {
-    let by_address = async |State(world): State<Shared>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {
-        let id = world.lock().unwrap().addresses.get(&peer.ip()).cloned();
-        match id {
-            Some(id) => answer(world, id, request).await,
-            None => StatusCode::NOT_FOUND.into_response(),
-        }
-    };
+    let by_address =
+        async |State(world): State<Shared>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {
+            let id = world.lock().unwrap().addresses.get(&peer.ip()).cloned();
+            match id {
+                Some(id) => answer(world, id, request).await,
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        };
     Router::new().fallback(by_address).with_state(world)
 }
 
