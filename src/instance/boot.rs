@@ -48,8 +48,8 @@ pub struct Arguments {
 
 /// The settings of what stands beside the services: `salebell ready`, `salebell terminating`.
 const BESIDE: &str = "instance.toml";
-/// They are in these areas, or are these.
-const OF_BESIDE: [&str; 4] = ["instance", "server", "log", "worker.metrics_listen"];
+/// The areas that they are in.
+const OF_BESIDE: [&str; 4] = ["instance", "log", "server", "worker"];
 
 /// Which instance, and where.
 struct Place {
@@ -177,16 +177,8 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
 
 /// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
 fn beside_services(table: &Table, settings: &Settings) -> Table {
-    let mut beside = Table::new();
-    for name in OF_BESIDE {
-        let (area, key) = name.split_once('.').map_or((name, None), |(area, key)| (area, Some(key)));
-        let Some(found) = table.get(area).and_then(Value::as_table) else { continue };
-        let kept = found.iter().filter(|(own, _)| key.is_none_or(|key| *own == key));
-        beside.insert(
-            area.to_owned(),
-            Value::Table(kept.map(|(own, value)| (own.clone(), value.clone())).collect()),
-        );
-    }
+    let mut beside = table.clone();
+    beside.retain(|area, _| OF_BESIDE.contains(&area));
     settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
     beside
 }

@@ -147,7 +147,7 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert!(success, "{errors}");
     // What the hooks need, and no secret.
     let beside: toml::Table = machine.file("instance.toml").parse().unwrap();
-    assert_eq!(beside.keys().collect::<Vec<_>>(), ["instance", "log", "server"]);
+    assert_eq!(beside.keys().collect::<Vec<_>>(), ["instance", "log", "server", "worker"]);
     assert_eq!(beside["instance"]["launch_hook"].as_str(), Some("launch"));
     assert!(beside["instance"].get("group").is_none(), "it is in a secret: {beside}");
     assert_eq!(mode_of(&machine.run().join("instance.toml")), 0o400);
