@@ -359,7 +359,7 @@ impl Instance {
         here
     }
 
-    /// The process of a unit, as the tests' machine counts.
+    /// Sends a signal to the process of a unit.
     pub async fn signal(&self, unit: &str, signal: &str) {
         self.ask(&format!("systemctl kill --kill-whom=main --signal={signal} {unit}")).await;
     }
