@@ -283,7 +283,11 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "mkdir -p /etc/systemd/timesyncd.conf.d; printf '[Time]\\nNTP=pool.ntp.org\\n' >/etc/systemd/timesyncd.conf.d/99.conf",
         "rm -r /etc/systemd/timesyncd.conf.d",
     ),
-    ("journal", "mv /var/log/journal /var/log/elsewhere", "mv /var/log/elsewhere /var/log/journal"),
+    (
+        "journal",
+        "mkdir -p /etc/systemd/journald.conf.d; printf '[Journal]\\nSystemMaxUse=\\n' >/etc/systemd/journald.conf.d/99.conf",
+        "rm -r /etc/systemd/journald.conf.d",
+    ),
     // The last ones end what is looked at.
     (
         "sandbox",
