@@ -53,12 +53,18 @@ fi
 
 # A control group of its own: systemd takes the one that it finds itself in for the root of all.
 groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+if [ -z "$groups" ]; then
+  echo "an instance needs control groups of version 2 (cgroup2), and none are mounted here" >&2
+  exit 1
+fi
 group=$groups/salebell-instance-$$
 # Ends what is in a control group, and removes it.
 remove_group() {
   local try
   for try in {1..50}; do
-    echo 1 2>/dev/null >"$1/cgroup.kill" || true
+    if [ -e "$1/cgroup.kill" ]; then
+      echo 1 >"$1/cgroup.kill"
+    fi
     find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
     [ -d "$1" ] || return 0
     sleep 0.1
@@ -66,7 +72,7 @@ remove_group() {
   echo "$1 cannot be removed after $try tries" >&2
 }
 # What those left that were killed.
-for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-*; do
+for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-instance-*; do
   if [ -d "$old" ] && ! [ -d "/proc/${old##*-}" ]; then
     remove_group "$old"
   fi
@@ -91,7 +97,7 @@ ip -n "$network" route add default via 10.77.0.1
   echo "$BASHPID" >"$group/cgroup.procs"
   UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
     --resolv-conf=off --link-journal=no --timezone=off \
-    --machine="salebell-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
+    --machine="salebell-instance-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
     --bind-ro="$(realpath "$binary"):/usr/bin/salebell" --console=read-only --boot
 ) </dev/null &
 machine=$!
@@ -99,8 +105,9 @@ trap 'kill -TERM $machine 2>/dev/null || true' INT TERM
 
 # The machine's systemd is the one below us that has number 1 where it lives.
 find_init() {
-  local pid
-  for pid in $(pgrep -P "$machine"); do
+  local pid children
+  read -r -a children <"/proc/$machine/task/$machine/children" || true
+  for pid in "${children[@]}"; do
     if grep -q '^NSpid:.*[[:space:]]1$' "/proc/$pid/status" 2>/dev/null; then
       echo "$pid" >"$folder/init.new"
       mv "$folder/init.new" "$folder/init"
@@ -125,10 +132,13 @@ watcher=$!
 # Who called us may hear nothing any more; what follows is done all the same.
 trap '' PIPE
 # A signal ends a wait, and not what is waited for.
+status=0
 while kill -0 "$machine" 2>/dev/null; do
-  wait "$machine" || true
+  status=0
+  wait "$machine" || status=$?
 done
 kill "$watcher" 2>/dev/null || true
 remove_group "$group"
 rm -f "$folder/init"
-rmdir "/run/systemd/nspawn/propagate/salebell-$$" 2>/dev/null || true
+rmdir "/run/systemd/nspawn/propagate/salebell-instance-$$" 2>/dev/null || true
+exit "$status"
