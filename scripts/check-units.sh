@@ -6,6 +6,10 @@ cd "$(dirname "$0")/.."
 stays=(salebell-api salebell-worker salebell-terminating)
 threshold=15 # tenths
 
+if [ "$(id -u)" -ne 0 ]; then
+  echo "the units are looked at by root, from a root file system with the image's systemd" >&2
+  exit 1
+fi
 # Mounts and what is on them end with this script.
 if [ "${SALEBELL_CHECK_INSIDE:-}" != yes ]; then
   SALEBELL_CHECK_INSIDE=yes exec unshare --mount --propagation private "$0" "$@"
