@@ -31,6 +31,10 @@ if [ "$purpose" = test ]; then
   has shellcheck || want shellcheck
   has git || want git
   has openssl || want openssl
+  # Instances are booted (tests/it/appliance.rs).
+  has systemd-nspawn || want systemd-container
+  has mmdebstrap || want mmdebstrap
+  has ip || want iproute2
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0

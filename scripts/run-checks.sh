@@ -22,6 +22,7 @@ step() {
 step cargo fmt --check
 mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
 step shellcheck -x "${shell_files[@]}"
+step scripts/check-units.sh
 step cargo clippy --locked --all-targets -- -D warnings
 
 echo "==> cargo sqlx prepare --check"

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::pulses::notify;
 use crate::server::Server;
 
 /// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
@@ -55,13 +56,13 @@ pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Resu
     let drained = CancellationToken::new();
     let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
     let signals = tokio::spawn(signals.stop(app.clone()));
-    let watchdog = tokio::spawn(feed_watchdog(app.clone()));
-    notify(&[NotifyState::Ready]);
+    let watchdog = tokio::spawn(app.pulses.clone().feed_watchdog());
+    notify(NotifyState::Ready);
 
     let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));
     let limit = async {
         app.stopping.cancelled().await;
-        notify(&[NotifyState::Stopping]);
+        notify(NotifyState::Stopping);
         tokio::time::sleep(app.config.server.stop_limit()).await;
     };
     let ends: Result<Vec<()>> = tokio::select! {
@@ -126,41 +127,5 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
-    }
-}
-
-/// Pings systemd's watchdog as long as there is a sign of life.
-async fn feed_watchdog(app: App) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval(period / 3);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match check_alive(&app, period / 3).await {
-            Ok(()) => notify(&[NotifyState::Watchdog]),
-            Err(silent) => {
-                log::error!(target: "salebell::process", "no sign of life to the watchdog: {silent} is silent");
-            }
-        }
-    }
-}
-
-/// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
-/// would not mend it.
-///
-/// # Errors
-/// What is silent.
-pub async fn check_alive(app: &App, patience: Duration) -> Result<(), &'static str> {
-    // Goes through the queue that every task waits in.
-    if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
-        return Err("the runtime");
-    }
-    app.pulses.silent().map_or(Ok(()), Err)
-}
-
-/// Nothing happens where systemd does not listen.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::warn!(target: "salebell::process", "systemd does not hear us: {error}");
     }
 }

@@ -97,6 +97,10 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
         ("database/password", &format!("secret:{database}#password")),
         ("webhook/encryption_keys", &format!("secret:{webhook}")),
         ("email/password", "swordfish"),
+        ("instance/launch_hook", "launch"),
+        ("instance/group", &format!("secret:{database}#username")),
+        ("server/linger_s", "35"),
+        ("log/level", "warn"),
         ("email/user", "bell"),
         ("email/from", "Salebell <bell@example.com>"),
         ("email/smtp_url", "smtps://mail.example.com"),
@@ -111,14 +115,14 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     environment.put_as("stats/mail_to", "a@example.com,b@example.com", ParameterType::StringList).await;
     // Of another environment, whose name begins alike.
     environment.put(&format!("{}-2/log/level", environment.path()), "debug").await;
-    for number in 0..189 {
+    for number in 0..185 {
         environment.put(&format!("later/setting_{number}"), "of the next version").await;
     }
     let boot = machine.boot().await;
     assert!(boot.success, "{}", boot.errors);
     assert!(boot.output.contains("200 parameters below"), "{}", boot.output);
-    assert!(boot.output.contains("3 of them in Secrets Manager"), "{}", boot.output);
-    assert_eq!(boot.output.matches("left out: later.setting_").count(), 189);
+    assert!(boot.output.contains("4 of them in Secrets Manager"), "{}", boot.output);
+    assert_eq!(boot.output.matches("left out: later.setting_").count(), 185);
     // Ten a page; the last full page may have an empty one behind it.
     assert!((20..=21).contains(&environment.requests(READ_PARAMETERS)));
     assert_eq!(environment.requests(READ_SECRET), 2, "a secret with two keys is read once");
@@ -142,13 +146,19 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert_eq!(machine.file("instance.env"), instance);
     let (success, errors) = machine.check_config().await;
     assert!(success, "{errors}");
+    // What the hooks need, and no secret.
+    let beside: toml::Table = machine.file("instance.toml").parse().unwrap();
+    assert_eq!(beside.keys().collect::<Vec<_>>(), ["instance", "log", "server", "worker"]);
+    assert_eq!(beside["instance"]["launch_hook"].as_str(), Some("launch"));
+    assert!(beside["instance"].get("group").is_none(), "it is in a secret: {beside}");
+    assert_eq!(mode_of(&machine.run().join("instance.toml")), 0o400);
 
     // Once more, after a change.
     environment.put("worker/daily_hour", "8").await;
     let boot = machine.boot().await;
     assert!(boot.success, "{}", boot.errors);
     assert!(machine.file("config.toml").contains("daily_hour = \"8\""));
-    assert_eq!(std::fs::read_dir(machine.run()).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(machine.run()).unwrap().count(), 3);
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("aws", &["clock", "error"]),
     ("iam", &["aws", "clock", "error", "store"]),
-    ("instance", &["app", "aws", "clock", "config", "error", "failure", "secrets", "store"]),
+    ("instance", &["app", "aws", "clock", "config", "error", "failure", "pulses", "secrets", "store"]),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("assembly", &["app", "error", "outbound", "store"]),
@@ -97,7 +97,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["app", "config", "error", "http", "telemetry"]),
-    ("process", &["app", "config", "error", "server", "telemetry"]),
+    ("process", &["app", "config", "error", "pulses", "server", "telemetry"]),
     // These are callers of the whole, or clients of it from outside.
     ("dev", &["*"]),
     ("main", &["*"]),

@@ -139,6 +139,16 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
 }
 
 #[tokio::test]
+async fn an_instance_in_service_that_is_given_up_is_replaced() {
+    let (ec2, settings) = in_service(Duration::from_secs(60)).await;
+    let mut abandon = run(&["ready", "--abandon", "--reason", "the API fails"], &settings, &[]);
+    assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
+    assert!(abandon.log().contains("the instance is InService"), "{}", abandon.log());
+    assert_eq!(ec2.calls("SetInstanceHealth"), 1);
+    assert_eq!(ec2.world().group.instance(ID).state, State::TerminatingWait);
+}
+
+#[tokio::test]
 async fn a_hook_of_another_name_is_told() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon"], &settings, &[("SALEBELL_INSTANCE__LAUNCH_HOOK", "lunch")]);

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod appliance;
 mod auth_coverage;
 mod boot;
 mod browser_users;

@@ -1,5 +1,6 @@
 //! The spawned app: a database and a port of its own for each test.
 
+pub mod appliance;
 pub mod aws;
 pub mod binary;
 pub mod bus;
