@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs through apt what this machine lacks for `make run`, `make test` or a benchmark (argument: run, test,
-# bench).
+# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark or the machine image
+# (argument: run, test, bench, bake).
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-purpose=${1:?run, test or bench}
+purpose=${1:?run, test, bench or bake}
 wanted=()
 want() {
   wanted+=("$@")
@@ -17,8 +17,10 @@ has() {
 has cc || want gcc libc6-dev
 has curl || want curl
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
-scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
-if [ "$purpose" != run ]; then
+if [ "$purpose" != bake ]; then
+  scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
+fi
+if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
   has node || want nodejs
   has npm || want npm
 fi
@@ -26,10 +28,18 @@ if [ "$purpose" = bench ]; then
   has wrk || want wrk
   [ -x /usr/sbin/nginx ] || want nginx
 fi
-if [ "$purpose" = test ]; then
-  python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
-  has shellcheck || want shellcheck
+if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
+  has packer || want packer
+  has mmdebstrap || want mmdebstrap
+  has systemd-nspawn || want systemd-container
+  has ssh-keygen || want openssh-client
+  has zstd || want zstd
+  has strip || want binutils
   has git || want git
+  python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
+fi
+if [ "$purpose" = test ]; then
+  has shellcheck || want shellcheck
   has openssl || want openssl
 fi
 if [ ${#wanted[@]} -eq 0 ]; then

@@ -15,14 +15,8 @@ fresh() {
   cmp -s "$2" "$cache/$1.made-from"
 }
 
+scripts/prepare-python.sh
 clients=tests/clients
-if ! fresh python "$clients/requirements.txt"; then
-  echo "==> fetching the Python clients, the S3 and the mail server"
-  rm -rf "$cache/python"
-  python3 -m venv "$cache/python"
-  "$cache/python/bin/pip" install --quiet --disable-pip-version-check -r "$clients/requirements.txt"
-  cp "$clients/requirements.txt" "$cache/python.made-from"
-fi
 if ! fresh node "$clients/package.json"; then
   echo "==> fetching the Node clients"
   rm -rf "$cache/node"
