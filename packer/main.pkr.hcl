@@ -67,7 +67,7 @@ variable "kms_key_id" {
 variable "region_kms_key_ids" {
   type        = map(string)
   default     = {}
-  description = "Region to key, for every region in copy_to_regions and for region itself; or nothing."
+  description = "Region to key, for every region in copy_to_regions; or nothing."
 }
 
 variable "subnet_id" {
@@ -160,8 +160,8 @@ variable "cloudwatch_agent_key_fingerprint" {
 }
 
 locals {
-  on_aws = var.ec2_endpoint == ""
-  name   = "salebell-${var.architecture}-${var.commit}"
+  emulated = var.ec2_endpoint != ""
+  name     = "salebell-${var.architecture}-${var.commit}"
   tags = {
     Name         = local.name
     Project      = "salebell"
@@ -222,10 +222,10 @@ source "amazon-ebs" "salebell" {
   ssh_private_key_file = var.ssh_private_key_file
   ssh_timeout          = "5m"
 
-  custom_endpoint_ec2         = var.ec2_endpoint
-  skip_credential_validation  = !local.on_aws
-  skip_metadata_api_check     = !local.on_aws
-  skip_region_validation      = !local.on_aws
+  custom_endpoint_ec2        = var.ec2_endpoint
+  skip_credential_validation = local.emulated
+  skip_metadata_api_check    = local.emulated
+  skip_region_validation     = local.emulated
 }
 
 build {
@@ -240,7 +240,7 @@ build {
     execute_command = "chmod +x {{ .Path }}; sudo env {{ .Vars }} {{ .Path }}"
     environment_vars = [
       "SOURCE_DATE_EPOCH=${var.committed_at}",
-      "ON_AWS=${local.on_aws}",
+      "EMULATED=${local.emulated}",
       "SSM_AGENT_VERSION=${var.ssm_agent_version}",
       "SSM_AGENT_URL=${var.ssm_agent_url}",
       "SSM_AGENT_KEY_FINGERPRINT=${var.ssm_agent_key_fingerprint}",
@@ -260,13 +260,13 @@ build {
   # The manifest and the SBOM are written out here, where the crates are known, and go back into the image.
   provisioner "file" {
     direction   = "download"
-    source      = "/tmp/salebell-bake/contents/"
-    destination = "${var.output}/contents"
+    source      = "/tmp/salebell-bake/contents.tar"
+    destination = "${var.output}/contents.tar"
   }
 
   provisioner "shell-local" {
     inline = [
-      "${var.python} packer/write-manifest.py --name ${local.name} --version ${var.version} --commit ${var.commit} --committed-at ${var.committed_at} --architecture ${var.architecture} --contents ${var.output}/contents --crates ${var.output}/crates.json --output ${var.output}"
+      "${var.python} packer/write-manifest.py --name ${local.name} --version ${var.version} --commit ${var.commit} --committed-at ${var.committed_at} --architecture ${var.architecture} --contents ${var.output}/contents.tar --crates ${var.output}/crates.json --output ${var.output}"
     ]
   }
 
@@ -282,6 +282,7 @@ build {
     environment_vars = ["SOURCE_DATE_EPOCH=${var.committed_at}"]
     skip_clean       = true
     inline = [
+      "cd /",
       "/tmp/salebell-bake/scripts/clean-image.sh",
       "/tmp/salebell-bake/scripts/validate-image.sh /",
       "rm -rf /tmp/salebell-bake",

@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import pathlib
+import tarfile
 import uuid
 
 from cyclonedx.model import HashAlgorithm, HashType, Property
@@ -34,14 +35,14 @@ def crates_in_binary(metadata):
     return sorted((packages[id] for id in reached), key=lambda package: (package["name"], package["version"]))
 
 
-def debian_packages(path):
-    for line in path.read_text().splitlines():
+def debian_packages(listed):
+    for line in listed.splitlines():
         name, version, architecture, source = line.split("\t")
         yield {"name": name, "version": version, "architecture": architecture, "source": source}
 
 
-def checksums(path):
-    return {name: checksum for checksum, name in (line.split(maxsplit=1) for line in path.read_text().splitlines())}
+def checksums(listed):
+    return {name: checksum for checksum, name in (line.split(maxsplit=1) for line in listed.splitlines())}
 
 
 def sbom(arguments, packages, crates, binary_sha256):
@@ -94,9 +95,14 @@ def main():
         parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
 
-    contents = arguments.contents
-    packages = list(debian_packages(contents / "packages.tsv"))
-    files = checksums(contents / "files.sha256")
+    with tarfile.open(arguments.contents) as archive:
+        contents = {
+            pathlib.Path(member.name).name: archive.extractfile(member).read().decode()
+            for member in archive.getmembers()
+            if member.isfile()
+        }
+    packages = list(debian_packages(contents["packages.tsv"]))
+    files = checksums(contents["files.sha256"])
     parts_list = sbom(
         arguments, packages, crates_in_binary(json.loads(arguments.crates.read_text())), files["/usr/bin/salebell"]
     )
@@ -107,8 +113,8 @@ def main():
         "commit": arguments.commit,
         "committed_at": arguments.committed_at,
         "architecture": arguments.architecture,
-        "debian": (contents / "debian_version").read_text().strip(),
-        "kernels": (contents / "kernels").read_text().split(),
+        "debian": contents["debian_version"].strip(),
+        "kernels": contents["kernels"].split(),
         "sbom": {"file": "sbom.cdx.json", "sha256": hashlib.sha256(parts_list.encode()).hexdigest()},
         "files": files,
         "packages": {package["name"]: package["version"] for package in packages},

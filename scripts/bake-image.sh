@@ -120,7 +120,7 @@ fi
 bake_pid=$!
 wait "$bake_pid" || exit
 bake_pid=
-rm -rf "$work/output/contents" "$work/output/crates.json"
+rm -f "$work/output/contents.tar" "$work/output/crates.json"
 packer/local/remove-folder.sh "$result"
 mv "$work/output" "$result"
 touch "$result/complete"

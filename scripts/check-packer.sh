@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 export CHECKPOINT_DISABLE=1
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-mkdir -p "$folder/salebell-bake" "$folder/contents"
+mkdir -p "$folder/salebell-bake"
 for file in packer/*.hcl packer/local/*.hcl; do
   packer fmt -check -diff "$file"
 done

@@ -66,7 +66,7 @@ restore() {
 trap restore EXIT
 # apt COMMAND…: quiet unless it fails.
 apt() {
-  if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 "$@" >>"$log" 2>&1; then
+  if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1; then
     cat "$log" >&2
     exit 1
   fi

@@ -74,6 +74,8 @@ install -d -m 0700 -o 1000 -g 1000 "$root/home/admin/.ssh"
 install -m 0600 -o 1000 -g 1000 "$work/key.pub" "$root/home/admin/.ssh/authorized_keys"
 echo 'admin ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/bake"
 mkdir -p "$root/etc/ssh/sshd_config.d"
+echo bake >"$root/etc/hostname"
+echo '127.0.0.1 localhost bake' >"$root/etc/hosts"
 printf 'ListenAddress 127.0.0.1\nPort %s\n' "$port" >"$root/etc/ssh/sshd_config.d/bake.conf"
 # Packages that are installed start nothing: the network is this machine's.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
@@ -95,7 +97,7 @@ setsid systemd-nspawn --quiet --register=no --keep-unit --machine="salebell-bake
 machine_pid=$!
 echo "$machine_pid" >"$work/machine.pid"
 for _ in $(seq 300); do
-  if head -c 4 <"/dev/tcp/127.0.0.1/$port" 2>/dev/null | grep -q SSH-; then
+  if ssh-keyscan -T 1 -p "$port" 127.0.0.1 2>/dev/null | grep -q ssh-; then
     answers=yes
     break
   fi

@@ -14,7 +14,6 @@ def debian_image(architecture, owner):
         "description": "stands for Debian's",
         "owner_id": owner,
         "architecture": {"amd64": "x86_64", "arm64": "arm64"}[architecture],
-        "creation_date": "2025-11-17T00:00:00.000Z",
         "public": True,
         "state": "available",
         "image_type": "machine",

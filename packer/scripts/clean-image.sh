@@ -23,7 +23,11 @@ install -m 0444 "$contents"/{manifest.json,sbom.cdx.json,packages.tsv,files.sha2
 
 # The session that runs this outlives its server: Debian's unit ends the main process alone. sudo asks for a root
 # password before it goes; nobody needs one here.
-SUDO_FORCE_REMOVE=yes apt-get -qq -o Dpkg::Use-Pty=0 purge --auto-remove -y "${carriers[@]}" >/dev/null
+rm -f /usr/sbin/policy-rc.d /etc/ssh/sshd_config.d/* /etc/sudoers.d/*
+if ! log=$(SUDO_FORCE_REMOVE=yes apt-get -qq -o Dpkg::Use-Pty=0 purge --auto-remove -y "${carriers[@]}" 2>&1); then
+  printf '%s\n' "$log" >&2
+  exit 1
+fi
 userdel --force --remove admin 2>/dev/null || ! id admin 2>/dev/null
 rm -rf /etc/ssh /etc/sudoers*
 find /home /root -mindepth 1 -delete
@@ -35,7 +39,7 @@ rm -rf /usr/share/{man,info,locale,lintian,bug,doc-base,pixmaps,applications,bas
 
 # apt and dpkg: no lists, no caches, no history, no settings of the bake.
 apt-get clean
-rm -rf /var/lib/apt/lists/* /var/lib/apt/{periodic,extended_states}* /var/cache/* /var/backups/* /usr/sbin/policy-rc.d
+rm -rf /var/lib/apt/lists/* /var/lib/apt/{periodic,extended_states}* /var/backups/*
 rm -f /etc/dpkg/dpkg.cfg.d/*mmdebstrap* /etc/apt/apt.conf.d/*mmdebstrap* /var/lib/dpkg/*-old /etc/{apt/sources.list,ld.so.conf}~
 rm -f /var/lib/dpkg/{lock*,triggers/Lock} /etc/.pwd.lock /var/lib/systemd/deb-systemd-*-helper-*/*.dsh-also~
 
@@ -55,6 +59,7 @@ rm -rf /var/log/journal/* /var/tmp/*
 find /usr /etc -name '__pycache__' -prune -o \( -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.ucf-*' \) -type f -print0 |
   xargs -0 -r rm -f
 ldconfig
+rm -rf /var/cache/*
 
 # Nothing is younger than the commit.
 find / -xdev -newermt "@$SOURCE_DATE_EPOCH" -print0 | xargs -0 -r touch --no-dereference --date="@$SOURCE_DATE_EPOCH"

@@ -26,4 +26,4 @@ awk -F: '{ print $1 }' /etc/passwd | while read -r user; do
 done
 
 # Services get their rights from systemd; no file has to lend any.
-find / -xdev -type f -perm /6000 -not -path /usr/bin/sudo -print0 | xargs -0 -r chmod ug-s
+find / -xdev -type f -perm /6000 -not -path /usr/bin/sudo -exec chown root:root {} + -exec chmod ug-s {} +

@@ -3,7 +3,7 @@
 # pinned version and with the signature of the pinned key.
 set -euo pipefail
 stage=/tmp/salebell-bake
-if [ "$ON_AWS" != true ]; then
+if [ "$EMULATED" = true ]; then
   echo "not on AWS: no agents"
   exit 0
 fi

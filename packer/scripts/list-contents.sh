@@ -10,7 +10,7 @@ mkdir -p "$contents"
 removed=$("$stage/scripts/clean-image.sh" --list-removed)
 dpkg-query -W -f '${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\t${source:Package}\n' |
   awk -F '\t' -v OFS='\t' -v removed="$removed" '
-    BEGIN { count = split(removed, names); for (i = 1; i <= count; i++) gone[names[i]] = 1 }
+    BEGIN { count = split(removed, names, /[ \n]+/); for (i = 1; i <= count; i++) gone[names[i]] = 1 }
     $1 ~ /^ii/ && !($2 in gone) { print $2, $3, $4, $5 }' | sort >"$contents/packages.tsv"
 
 # Checksums of what is ours: files in the places of install-salebell.sh that no package owns.
@@ -23,8 +23,10 @@ cd /
     <(cat /var/lib/dpkg/info/*.list | sort)
 } | sort -u | xargs -d '\n' sha256sum >"$contents/files.sha256"
 
-cp /etc/os-release /etc/debian_version "$contents/"
+cp /etc/debian_version "$contents/"
 find /usr/lib/modules -mindepth 1 -maxdepth 1 -printf '%f\n' | sort >"$contents/kernels"
-chmod -R a+rX "$contents"
 chown -R admin "$contents"
+# One file: Packer 1.6.6 downloads no folders.
+tar --create --file "$stage/contents.tar" --directory "$contents" .
+chmod a+r "$stage/contents.tar"
 echo "$(wc -l <"$contents/packages.tsv") packages, $(wc -l <"$contents/files.sha256") files of ours"

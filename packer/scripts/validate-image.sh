@@ -6,11 +6,12 @@ root=${1:?the root of the image}
 root=${root%/}
 export LC_ALL=C
 most_megabytes=500
-problems=0
+# A file, because problems are found in pipelines too, where a variable would be lost.
+problems=$(mktemp)
+trap 'rm -f "$problems"' EXIT
 
 problem() {
-  echo "validate-image: $*" >&2
-  problems=$((problems + 1))
+  echo "$*" >>"$problems"
 }
 # none WHAT: complains when there is something on standard input, and shows the first of it.
 none() {
@@ -43,7 +44,8 @@ diff <(cut -f 1,2 "$share/packages.tsv" 2>/dev/null) \
 sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --quiet 2>&1 | none "files differ from the manifest"
 compgen -G "$root/boot/vmlinuz-*" >/dev/null || problem "no kernel in /boot"
 compgen -G "$root/boot/initrd.img-*" >/dev/null || problem "no initrd in /boot"
-size=$(du -smx "$root/" | cut -f 1)
+# In 512 bytes and of each inode once. `du -x` leaves files of an overlay out.
+size=$(files -type f -printf '%D:%i %b\n' | sort -u | awk '{ blocks += $2 } END { printf "%d", blocks / 2048 + 0.5 }')
 [ "$size" -lt "$most_megabytes" ] || problem "$size MB, more than $most_megabytes"
 
 # --- no way in ---
@@ -73,8 +75,8 @@ for folder in var/log var/lib/apt/lists var/cache var/lib/cloud var/tmp root; do
 done
 files \( -name '*.dpkg-new' -o -name '*.dpkg-tmp' -o -name '.bash_history' -o -path "$root/etc/shadow-" -o -path "$root/etc/passwd-" \) | none "left behind"
 
-if [ "$problems" -gt 0 ]; then
-  echo "validate-image: $problems problems" >&2
+if [ -s "$problems" ]; then
+  sed 's/^/validate-image: /' "$problems" >&2
   exit 1
 fi
 echo "valid: $size MB, $(wc -l <"$share/packages.tsv") packages"

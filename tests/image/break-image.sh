@@ -32,8 +32,8 @@ fault '/usr/bin/salebell is missing' chmod 0775 $root/usr/bin/salebell
 fault '/usr/share/salebell/sbom.cdx.json is missing' rm $root/usr/share/salebell/sbom.cdx.json
 fault 'no kernel in /boot' find $root/boot -name 'vmlinuz-*' -delete
 fault 'MB, more than 500' fallocate -l 500M $root/usr/large
-fault 'SSH is still there: /usr/sbin/sshd' write $root/usr/sbin/sshd
-fault 'SSH is still there: ' write $root/etc/ssh/ssh_host_ed25519_key
+fault 'SSH is still there: /etc/ssh/ssh_host_ed25519_key ' write $root/etc/ssh/ssh_host_ed25519_key
+fault ' /usr/sbin/sshd' write $root/usr/sbin/sshd
 fault 'sudo is still there' write $root/etc/sudoers
 fault 'a password, or need none: games' sed -i 's/^games:[^:]*:/games::/' $root/etc/shadow
 fault 'accounts with a shell: games' sed -i '/^games:/s#:[^:]*$#:/bin/sh#' $root/etc/passwd
