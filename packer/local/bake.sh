@@ -19,7 +19,7 @@ if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
 fi
 
 root=$work/root
-packer_pid='' machine_pid=''
+packer_pid='' machine_pid='' running=''
 # In the order of who needs whom: Packer asks the emulator while it tidies up. Both others are in sessions of their own,
 # so that Ctrl-C reaches Packer and us alone.
 finish() {
@@ -30,6 +30,9 @@ finish() {
     say "stopping Packer"
     wait_for_end "$packer_pid" 20 || kill -KILL "$packer_pid" 2>/dev/null || true
   fi
+  if [ -n "$running" ] && kill -TERM -- "-$running" 2>/dev/null; then
+    wait_for_end "-$running" 60 || kill -KILL -- "-$running" 2>/dev/null || true
+  fi
   stop_machine || true
   exec 7>&- # ends the emulator
   if [ "$status" -ne 0 ] && [ "$status" -ne 130 ] && [ -s "$work/machine.log" ]; then
@@ -38,10 +41,17 @@ finish() {
   fi
   exit "$status"
 }
-# wait_for_end PID SECONDS
+# run COMMAND…: like the command alone, but a signal is heard at once and not when the command is done.
+run() {
+  setsid "$@" &
+  running=$!
+  wait "$running"
+  running=''
+}
+# wait_for_end PID SECONDS: of a process, or with - before it of all of its group.
 wait_for_end() {
   for _ in $(seq $(($2 * 10))); do
-    kill -0 "$1" 2>/dev/null || return 0
+    kill -0 -- "$1" 2>/dev/null || return 0
     sleep 0.1
   done
   return 1
@@ -61,10 +71,10 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 release=$(sed -n 's/^debian_release *= *"\(.*\)"/\1/p' packer/versions.pkrvars.hcl)
-base=$(packer/local/make-base.sh "$release" "$architecture" "$bases")
+run packer/local/make-base.sh "$release" "$architecture" "$bases" "$work/base.tar.zst" >"$work/base"
 say "unpacking the base"
 mkdir -p "$root"
-tar --extract --zstd --numeric-owner --xattrs --xattrs-include='*' --directory "$root" --file "$base"
+run tar --extract --zstd --numeric-owner --xattrs --xattrs-include='*' --directory "$root" --file "$(cat "$work/base")"
 
 # What an instance of Debian's image has from cloud-init at this point: a user with a key, who may become root.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

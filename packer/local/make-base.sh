@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# make-base.sh RELEASE ARCHITECTURE FOLDER: makes FOLDER/<list>.tar.zst, the root file system that stands for Debian's
-# image on AWS, unless it is there for this very list of packages. Prints its path. Wants root.
+# make-base.sh RELEASE ARCHITECTURE FOLDER PART: makes FOLDER/<list>.tar.zst, the root file system that stands for Debian's
+# image on AWS, unless it is there for this very list of packages. Prints its path. PART is where it is made. Wants root.
 set -euo pipefail
 cd "$(dirname "$0")"
-release=$1 architecture=$2 folder=$3
+release=$1 architecture=$2 folder=$3 part=$4
 
 mapfile -t packages < <(sed 's/#.*//' base-packages.txt | sed '/^$/d')
 packages+=("linux-image-cloud-$architecture")
@@ -15,14 +15,13 @@ if ! [ -s "$base" ]; then
   # Older ones serve nobody any more.
   rm -f "$folder/$release-$architecture-"*
   echo "==> making the base with mmdebstrap: ${#packages[@]} packages and what they need (about a minute)" >&2
-  trap 'rm -f "$base.part.tar.zst"' EXIT
   # A fixed date: files that were made and not unpacked get it. It is the one of the release.
   SOURCE_DATE_EPOCH=1754690400 mmdebstrap --quiet --mode=root --variant=apt --architectures="$architecture" \
     --include="$(IFS=, && echo "${packages[*]}")" --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    "$release" "$base.part.tar.zst" >&2
-  mv "$base.part.tar.zst" "$base"
+    "$release" "$part" >&2
+  mv "$part" "$base"
 fi
 echo "$base"
