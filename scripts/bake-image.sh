@@ -20,7 +20,9 @@ images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
 scripts/install-packages.sh bake >&2
+scripts/fetch-packer.sh >&2
 scripts/prepare-python.sh >&2
+export PATH=$PATH:$cache/tools/bin
 python=$cache/python/bin/python
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh

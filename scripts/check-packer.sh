@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export CHECKPOINT_DISABLE=1
+export PATH=$PATH:${XDG_CACHE_HOME:-$HOME/.cache}/salebell/tools/bin
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/salebell-bake"

@@ -29,7 +29,11 @@ if [ "$purpose" = bench ]; then
   [ -x /usr/sbin/nginx ] || want nginx
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
-  has packer || want packer
+  if ! grep -q '^ID=debian$' /etc/os-release; then
+    # On Debian scripts/fetch-packer.sh has it for all releases.
+    has packer || want packer
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
+  fi
   has mmdebstrap || want mmdebstrap
   has systemd-nspawn || want systemd-container
   has ssh-keygen || want openssh-client

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ "$(id -u)" -ne 0 ]; then
   # A root file system has files of many users.
-  exec sudo --preserve-env=PATH,HOME "$0" "$@"
+  exec sudo env "PATH=$PATH" "HOME=$HOME" "$0" "$@"
 fi
 work=$1 architecture=$2 bases=$3
 shift 3
@@ -144,9 +144,10 @@ fi
 
 template=${*: -1}
 set -- "${@:1:$#-1}"
-export PACKER_NO_COLOR=1 CHECKPOINT_DISABLE=1 PACKER_CONFIG_DIR=$work
-packer build "$@" -var-file=packer/local/emulated.pkrvars.hcl -var "ec2_endpoint=$endpoint" \
-  -var ssh_host=127.0.0.1 -var "ssh_port=$port" -var "ssh_private_key_file=$work/key" "$template" 7>&- &
+export CHECKPOINT_DISABLE=1 PACKER_CONFIG_DIR=$work
+packer build -color=false "$@" -var-file=packer/local/emulated.pkrvars.hcl -var "ec2_endpoint=$endpoint" \
+  -var ssh_host=127.0.0.1 -var "ssh_port=$port" -var "ssh_private_key_file=$work/key" "$template" \
+  7>&- > >(grep --line-buffered -v 'Adding tag') &
 packer_pid=$!
 wait "$packer_pid" || {
   packer_pid=''

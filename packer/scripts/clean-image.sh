@@ -44,8 +44,8 @@ rm -f /etc/dpkg/dpkg.cfg.d/*mmdebstrap* /etc/apt/apt.conf.d/*mmdebstrap* /var/li
 rm -f /var/lib/dpkg/{lock*,triggers/Lock} /etc/.pwd.lock /var/lib/systemd/deb-systemd-*-helper-*/*.dsh-also~
 
 # What an instance makes for itself: its id, its randomness, its name, what cloud-init remembers, stamps and clocks.
-rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces* /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump,catalog}
-rm -f /etc/machine-info /etc/.updated /var/.updated /var/lib/dbus/machine-id /etc/hostname /etc/{passwd,shadow,group,gshadow,subuid,subgid}-
+rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces* /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump}
+rm -f /etc/machine-info /var/lib/dbus/machine-id /etc/hostname /etc/{passwd,shadow,group,gshadow,subuid,subgid}-
 : >/etc/machine-id
 ln -sfn ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n' >/etc/hosts
@@ -60,6 +60,10 @@ find /usr /etc -name '__pycache__' -prune -o \( -name '*.dpkg-old' -o -name '*.d
   xargs -0 -r rm -f
 ldconfig
 rm -rf /var/cache/*
+
+# Caches below /etc and /var are as new as /usr: no instance has to make them again when it boots.
+: >/etc/.updated
+: >/var/.updated
 
 # Nothing is younger than the commit.
 find / -xdev -newermt "@$SOURCE_DATE_EPOCH" -print0 | xargs -0 -r touch --no-dereference --date="@$SOURCE_DATE_EPOCH"
