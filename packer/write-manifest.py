@@ -37,15 +37,15 @@ def crates_in_binary(metadata):
 
 def debian_packages(listed):
     for line in listed.splitlines():
-        name, version, architecture, source = line.split("\t")
-        yield {"name": name, "version": version, "architecture": architecture, "source": source}
+        name, version, architecture = line.split("\t")
+        yield {"name": name, "version": version, "architecture": architecture}
 
 
 def checksums(listed):
     return {name: checksum for checksum, name in (line.split(maxsplit=1) for line in listed.splitlines())}
 
 
-def sbom(arguments, packages, crates, binary_sha256):
+def sbom(arguments, debian, packages, crates, binary_sha256):
     """The image, with Debian's packages and the binary, which has the crates."""
     image = Component(name=arguments.name, version=arguments.version, type=ComponentType.OPERATING_SYSTEM, bom_ref="image")
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{arguments.name}/{binary_sha256}"))
@@ -63,9 +63,8 @@ def sbom(arguments, packages, crates, binary_sha256):
     bom.components.add(binary)
     from_debian, from_cargo = [], []
     for package in packages:
-        url = PackageURL(
-            "deb", "debian", package["name"], package["version"], {"arch": package["architecture"], "distro": "debian-13"}
-        )
+        qualifiers = {"arch": package["architecture"], "distro": f"debian-{debian.split('.')[0]}"}
+        url = PackageURL("deb", "debian", package["name"], package["version"], qualifiers)
         from_debian.append(Component(name=package["name"], version=package["version"], purl=url, bom_ref=url.to_string()))
     for crate in crates:
         url = PackageURL("cargo", None, crate["name"], crate["version"])
@@ -103,9 +102,9 @@ def main():
         }
     packages = list(debian_packages(contents["packages.tsv"]))
     files = checksums(contents["files.sha256"])
-    parts_list = sbom(
-        arguments, packages, crates_in_binary(json.loads(arguments.crates.read_text())), files["/usr/bin/salebell"]
-    )
+    debian = contents["debian_version"].strip()
+    crates = crates_in_binary(json.loads(arguments.crates.read_text()))
+    parts_list = sbom(arguments, debian, packages, crates, files["/usr/bin/salebell"])
     manifest = {
         "schema": 1,
         "name": arguments.name,
@@ -113,7 +112,7 @@ def main():
         "commit": arguments.commit,
         "committed_at": arguments.committed_at,
         "architecture": arguments.architecture,
-        "debian": contents["debian_version"].strip(),
+        "debian": debian,
         "kernels": contents["kernels"].split(),
         "sbom": {"file": "sbom.cdx.json", "sha256": hashlib.sha256(parts_list.encode()).hexdigest()},
         "files": files,

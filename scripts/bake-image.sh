@@ -52,13 +52,15 @@ done
 
 work=$(mktemp -d "$images/bake.XXXXXX")
 echo $$ >"$work/runner"
+as_root=()
+[ "$(id -u)" -eq 0 ] || as_root=(sudo) # a local bake is root's
 bake_pid=
 finish() {
   local status=$?
   trap - EXIT
   trap '' INT TERM
   if [ -n "$bake_pid" ]; then
-    kill -TERM "$bake_pid" 2>/dev/null || true
+    kill -TERM "$bake_pid" 2>/dev/null || "${as_root[@]}" kill -TERM "$bake_pid" 2>/dev/null || true
     wait "$bake_pid" || true
   fi
   packer/local/remove-folder.sh "$work"

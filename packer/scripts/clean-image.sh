@@ -45,6 +45,7 @@ rm -f /var/lib/dpkg/{lock*,triggers/Lock} /etc/.pwd.lock /var/lib/systemd/deb-sy
 
 # What an instance makes for itself: its id, its randomness, its name, what cloud-init remembers, stamps and clocks.
 rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces* /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump}
+rm -rf /var/lib/amazon/* /opt/aws/amazon-cloudwatch-agent/{logs,var}/*
 rm -f /etc/machine-info /var/lib/dbus/machine-id /etc/hostname /etc/{passwd,shadow,group,gshadow,subuid,subgid}-
 : >/etc/machine-id
 ln -sfn ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf

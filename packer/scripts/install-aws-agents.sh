@@ -35,14 +35,19 @@ install_agent() {
     echo "$name $version is not signed by $fingerprint" >&2
     exit 1
   fi
+  case $(dpkg-deb -f "$folder/$name.deb" Version) in
+    "$version"*) ;;
+    *)
+      echo "$name is not the $version that was asked for" >&2
+      exit 1
+      ;;
+  esac
   apt-get -qq install -y --no-install-recommends "$folder/$name.deb" >/dev/null
-  if [ "$(dpkg-deb -f "$folder/$name.deb" Version)" != "$(dpkg-query -W -f '${Version}' "$name")" ]; then
-    echo "$name $version is not what was installed" >&2
-    exit 1
-  fi
   echo "$name $version, signed by $fingerprint"
 }
 
 install_agent amazon-ssm-agent "$SSM_AGENT_URL" "$SSM_AGENT_VERSION" "$SSM_AGENT_KEY_FINGERPRINT"
 install_agent amazon-cloudwatch-agent "$CLOUDWATCH_AGENT_URL" "$CLOUDWATCH_AGENT_VERSION" "$CLOUDWATCH_AGENT_KEY_FINGERPRINT"
+# Their packages start them. What they learn here about themselves must be in no image: clean-image.sh removes it.
+systemctl stop amazon-ssm-agent.service amazon-cloudwatch-agent.service 2>/dev/null || true
 apt-get -qq autoremove --purge -y gpg gpg-agent >/dev/null

@@ -6,12 +6,12 @@ contents=$stage/contents
 export LC_ALL=C
 mkdir -p "$contents"
 
-# Name, version, architecture and source of every package but those that carry the bake.
+# Name, version and architecture of every package but those that carry the bake.
 removed=$("$stage/scripts/clean-image.sh" --list-removed)
-dpkg-query -W -f '${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\t${source:Package}\n' |
+dpkg-query -W -f '${db:Status-Abbrev}\t${Package}\t${Version}\t${Architecture}\n' |
   awk -F '\t' -v OFS='\t' -v removed="$removed" '
     BEGIN { count = split(removed, names, /[ \n]+/); for (i = 1; i <= count; i++) gone[names[i]] = 1 }
-    $1 ~ /^ii/ && !($2 in gone) { print $2, $3, $4, $5 }' | sort >"$contents/packages.tsv"
+    $1 ~ /^ii/ && !($2 in gone) { print $2, $3, $4 }' | sort >"$contents/packages.tsv"
 
 # Checksums of what is ours: files in the places of install-salebell.sh that no package owns.
 cd /
