@@ -19,7 +19,7 @@ if [ "$architecture" != "$(dpkg --print-architecture)" ]; then
 fi
 
 root=$work/root
-packer_pid='' machine_pid='' running=''
+packer_pid='' machine_pid='' emulator_pid='' running=''
 # In the order of who needs whom: Packer asks the emulator while it tidies up. Both others are in sessions of their own,
 # so that Ctrl-C reaches Packer and us alone.
 finish() {
@@ -34,8 +34,8 @@ finish() {
     wait_for_end "-$running" 60 || kill -KILL -- "-$running" 2>/dev/null || true
   fi
   stop_machine || true
-  exec 7>&- # ends the emulator
-  if [ "$status" -ne 0 ] && [ "$status" -ne 130 ] && [ -s "$work/machine.log" ]; then
+  [ -z "$emulator_pid" ] || kill "$emulator_pid" 2>/dev/null || true
+  if [ "$status" -ne 0 ] && [ "$status" -lt 128 ] && [ -s "$work/machine.log" ]; then
     echo "the last that the machine said:" >&2
     tail -n 15 "$work/machine.log" >&2
   fi

@@ -10,6 +10,11 @@ apt() {
     -o Acquire::Retries=3 -o APT::Install-Recommends=false "$@"
 }
 
+# On AWS the first boot may still be at work.
+if [ -e /run/cloud-init/instance-data.json ]; then
+  timeout 120 cloud-init status --wait >/dev/null || true
+fi
+
 mapfile -t wanted < <(sed 's/#.*//' "$stage/packages.txt" | tr -s ' \t' '\n' | sed '/^$/d')
 apt update
 apt upgrade --with-new-pkgs -y >/dev/null

@@ -22,6 +22,10 @@ copy() {
   echo "$2: ${#files[@]} files"
 }
 
+# Settings of cloud-init that the base has and no package: its user, its network.
+comm -23 <(find /etc/cloud/cloud.cfg.d -type f | LC_ALL=C sort) <(cat /var/lib/dpkg/info/cloud-init.* | LC_ALL=C sort) |
+  xargs -r -d '\n' rm -v
+
 if [ -d "$stage/systemd" ]; then
   copy system /usr/lib/systemd/system
   for folder in system-preset journald.conf.d system.conf.d timesyncd.conf.d; do
