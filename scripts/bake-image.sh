@@ -27,6 +27,15 @@ python=$cache/python/bin/python
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
 
+if [ "$where" = aws ]; then
+  for agent in amazon-ssm-agent amazon-cloudwatch-agent; do
+    if ! [ -s "packer/keys/$agent.asc" ]; then
+      echo "packer/keys/$agent.asc, AWS's key for its agent, is missing; packer/versions.pkrvars.hcl says where it is." >&2
+      exit 1
+    fi
+  done
+fi
+
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
   cargo build --locked --release --bin salebell
@@ -130,7 +139,8 @@ mv "$work/output" "$result"
 touch "$result/complete"
 if [ "$where" = local ]; then
   # The two newest before it stay: a fleet is rolled from one image to another.
-  find "$images" -mindepth 2 -maxdepth 2 -path '*/local-*/complete' -printf '%T@ %h\n' | sort -rn | tail -n +4 | cut -d ' ' -f 2- |
+  find "$images" -mindepth 2 -maxdepth 2 -path '*/local-*/complete' -printf '%T@ %h\n' |
+    sort -rn | tail -n +4 | cut -d ' ' -f 2- |
     while read -r old; do
       packer/local/remove-folder.sh "$old"
     done

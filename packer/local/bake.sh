@@ -144,7 +144,7 @@ fi
 
 template=${*: -1}
 set -- "${@:1:$#-1}"
-export CHECKPOINT_DISABLE=1 PACKER_CONFIG_DIR=$work
+export CHECKPOINT_DISABLE=1
 packer build -color=false "$@" -var-file=packer/local/emulated.pkrvars.hcl -var "ec2_endpoint=$endpoint" \
   -var ssh_host=127.0.0.1 -var "ssh_port=$port" -var "ssh_private_key_file=$work/key" "$template" \
   7>&- > >(grep --line-buffered -v 'Adding tag') &
@@ -158,7 +158,7 @@ packer_pid=''
 say "powering it off"
 stop_machine
 # What the last boot left after clean-image.sh was done.
-rm -rf "$root"/var/log/journal/* "$root"/var/tmp/* "$root"/var/lib/systemd/{timers,linger} "$root/var/lib/systemd/random-seed"
+rm -rf "$root"/var/log/journal/* "$root"/var/tmp/* "$root"/var/lib/systemd/{timers,linger,random-seed}
 committed_at=$(sed -n 's/^ "committed_at": \([0-9]*\),/\1/p' "$work/output/manifest.json")
 find "$root" -xdev -newermt "@$committed_at" -print0 | xargs -0 -r touch --no-dereference --date="@$committed_at"
 

@@ -8,7 +8,8 @@ release=$1 architecture=$2 folder=$3 part=$4
 mapfile -t packages < <(sed 's/#.*//' base-packages.txt | sed '/^$/d')
 packages+=("linux-image-cloud-$architecture")
 # The month is in it, so that updates do not pile up; the bake itself brings every package up to date.
-key=$(printf '%s\n' "$release" "$architecture" "$(date +%Y-%m)" "${packages[@]}" "$(cat make-base.sh)" | sha256sum | cut -c 1-12)
+key=$(printf '%s\n' "$release" "$architecture" "$(date +%Y-%m)" "${packages[@]}" "$(cat make-base.sh)" | sha256sum |
+  cut -c 1-12)
 base=$folder/$release-$architecture-$key.tar.zst
 if ! [ -s "$base" ]; then
   mkdir -p "$folder"

@@ -40,11 +40,11 @@ rm -rf /usr/share/{man,info,locale,lintian,bug,doc-base,pixmaps,applications,bas
 # apt and dpkg: no lists, no caches, no history, no settings of the bake.
 apt-get clean
 rm -rf /var/lib/apt/lists/* /var/lib/apt/{periodic,extended_states}* /var/backups/*
-rm -f /etc/dpkg/dpkg.cfg.d/*mmdebstrap* /etc/apt/apt.conf.d/*mmdebstrap* /var/lib/dpkg/*-old /etc/{apt/sources.list,ld.so.conf}~
-rm -f /var/lib/dpkg/{lock*,triggers/Lock} /etc/.pwd.lock /var/lib/systemd/deb-systemd-*-helper-*/*.dsh-also~
+rm -f /etc/{dpkg/dpkg.cfg.d,apt/apt.conf.d}/*mmdebstrap* /var/lib/dpkg/{*-old,lock*,triggers/Lock} /etc/.pwd.lock
 
 # What an instance makes for itself: its id, its randomness, its name, what cloud-init remembers, stamps and clocks.
-rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces* /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump}
+rm -rf /var/lib/cloud/* /etc/netplan /etc/network/interfaces*
+rm -rf /var/lib/systemd/{random-seed,credential.secret,timesync,timers,linger,coredump}
 rm -rf /var/lib/amazon/* /opt/aws/amazon-cloudwatch-agent/{logs,var}/*
 rm -f /etc/machine-info /var/lib/dbus/machine-id /etc/hostname /etc/{passwd,shadow,group,gshadow,subuid,subgid}-
 : >/etc/machine-id
@@ -57,8 +57,7 @@ sed -i -E 's/^([^:]*:[^:]*:)[0-9]*:/\1:/' /etc/shadow
 journalctl --quiet --relinquish-var 2>/dev/null || true
 find /var/log -mindepth 1 -not -type d -delete
 rm -rf /var/log/journal/* /var/tmp/*
-find /usr /etc -name '__pycache__' -prune -o \( -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.ucf-*' \) -type f -print0 |
-  xargs -0 -r rm -f
+find /usr /etc \( -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.ucf-*' \) -type f -delete
 ldconfig
 rm -rf /var/cache/*
 

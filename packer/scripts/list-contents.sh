@@ -19,7 +19,7 @@ cd /
   echo /usr/bin/salebell
   find "$stage/files" -type f -printf '/%P\n'
   comm -23 \
-    <(find /usr/lib/salebell /usr/lib/systemd /usr/lib/sysusers.d /usr/lib/tmpfiles.d /etc/cloud/cloud.cfg.d -type f 2>/dev/null | sort) \
+    <(find /usr/lib/{salebell,systemd,sysusers.d,tmpfiles.d} /etc/cloud/cloud.cfg.d -type f 2>/dev/null | sort) \
     <(cat /var/lib/dpkg/info/*.list | sort)
 } | sort -u | xargs -d '\n' sha256sum >"$contents/files.sha256"
 

@@ -34,16 +34,19 @@ files() {
 }
 
 # --- complete ---
-[ "$(stat -c '%U:%G %a' "$root/usr/bin/salebell" 2>/dev/null)" = "root:root 755" ] || problem "/usr/bin/salebell is missing or not root's with mode 755"
+[ "$(stat -c '%U:%G %a' "$root/usr/bin/salebell" 2>/dev/null)" = "root:root 755" ] ||
+  problem "/usr/bin/salebell is missing or not root's with mode 755"
 in_root /usr/bin/salebell --version >/dev/null || problem "/usr/bin/salebell does not run here"
 share=$root/usr/share/salebell
 for file in manifest.json sbom.cdx.json packages.tsv files.sha256; do
   [ -s "$share/$file" ] || problem "/usr/share/salebell/$file is missing"
 done
 diff <(cut -f 1,2 "$share/packages.tsv" 2>/dev/null) \
-  <(dpkg-query --admindir="$root/var/lib/dpkg" -W -f '${db:Status-Abbrev}\t${Package}\t${Version}\n' | sed -n 's/^ii \t//p' | sort) |
+  <(dpkg-query --admindir="$root/var/lib/dpkg" -W -f '${db:Status-Abbrev}\t${Package}\t${Version}\n' |
+    sed -n 's/^ii \t//p' | sort) |
   sed -n 's/^[<>] //p' | tr '\t' '=' | none "packages differ from the manifest"
-sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --quiet 2>&1 | none "files differ from the manifest"
+sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --quiet 2>&1 |
+  none "files differ from the manifest"
 compgen -G "$root/boot/vmlinuz-*" >/dev/null || problem "no kernel in /boot"
 compgen -G "$root/boot/initrd.img-*" >/dev/null || problem "no initrd in /boot"
 # In 512 bytes and of each inode once. `du -x` leaves files of an overlay out.
@@ -51,8 +54,8 @@ size=$(files -type f -printf '%D:%i %b\n' | sort -u | awk '{ blocks += $2 } END 
 [ "$size" -lt "$most_megabytes" ] || problem "$size MB, more than $most_megabytes"
 
 # --- no way in ---
-files \( -path '*/ssh/sshd_config*' -o -name 'ssh_host_*' -o -name authorized_keys -o -path '*/bin/ssh' -o -path '*/sbin/sshd' \
-  -o -name 'sshd-session' -o -name dropbear \) | none "SSH is still there"
+files \( -path '*/ssh/sshd_config*' -o -name 'ssh_host_*' -o -name authorized_keys -o -path '*/bin/ssh' \
+  -o -path '*/sbin/sshd' -o -name 'sshd-session' -o -name dropbear \) | none "SSH is still there"
 files \( -path '*/bin/sudo' -o -name 'sudoers*' \) -not -path '*/usr/share/*' | none "sudo is still there"
 awk -F: '$2 !~ /^[!*]/ { print $1 }' "$root/etc/shadow" | none "accounts that have a password, or need none"
 awk -F: '$7 !~ /\/(nologin|false)$/ { print $1 }' "$root/etc/passwd" | none "accounts with a shell"
@@ -60,8 +63,10 @@ awk -F: '$3 >= 1000 && $1 != "nobody" { print $1 }' "$root/etc/passwd" | none "a
 files -path "$root/home/*" | none "home folders"
 files -type f -perm /6000 | none "set-uid or set-gid files"
 files -not -type l -perm -0002 -not \( -type d -perm -1000 \) -not -type c | none "writable by everybody"
-files -path "$root/usr/*" \( -not -user root -o -not -group root \) -not -group staff -not -group mail | none "in /usr and not root's"
-for unit in getty@.service serial-getty@.service console-getty.service debug-shell.service apt-daily.timer apt-daily-upgrade.timer; do
+files -path "$root/usr/*" \( -not -user root -o -not -group root \) -not -group staff -not -group mail |
+  none "in /usr and not root's"
+for unit in getty@.service serial-getty@.service console-getty.service debug-shell.service apt-daily.timer \
+  apt-daily-upgrade.timer; do
   [ "$(readlink "$root/etc/systemd/system/$unit")" = /dev/null ] || problem "$unit is not masked"
 done
 
@@ -75,7 +80,8 @@ done
 for folder in var/log var/lib/apt/lists var/cache var/lib/cloud var/tmp root; do
   files -path "$root/$folder/*" -not -type d | none "left in /$folder"
 done
-files \( -name '*.dpkg-new' -o -name '*.dpkg-tmp' -o -name '.bash_history' -o -path "$root/etc/shadow-" -o -path "$root/etc/passwd-" \) | none "left behind"
+files \( -name '*.dpkg-new' -o -name '*.dpkg-tmp' -o -name '.bash_history' -o -path "$root/etc/shadow-" \
+  -o -path "$root/etc/passwd-" \) | none "left behind"
 
 if [ -s "$problems" ]; then
   sed 's/^/validate-image: /' "$problems" >&2
