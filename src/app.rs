@@ -15,6 +15,7 @@ use crate::callers::Callers;
 pub use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
+use crate::gauges::Gauges;
 use crate::instance::dead_man::DeadMan;
 use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
@@ -67,6 +68,8 @@ pub struct AppState {
     pub suspicion: Suspicion,
     /// What `/readyz` knows of the database.
     pub readiness: Readiness,
+    /// What the metrics know of the queues.
+    pub gauges: Gauges,
     /// What the watchdog asks.
     pub pulses: Pulses,
     /// Hears the load balancer.
@@ -84,14 +87,14 @@ impl AppState {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
         let password = Password::default();
-        let make = |settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
-            Ok(PgPool::new(pool(settings, url, writer, &suspicion)?, password.clone()))
+        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
+            Ok(PgPool::new(name, pool(settings, url, writer, &suspicion)?, password.clone()))
         };
-        let writer = make(&config.database, url, Some(&clock))?;
+        let writer = make("writer", &config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
-        let readiness = Readiness::new(make(&probe, url, Some(&clock))?, suspicion.clone());
+        let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, suspicion.clone());
         let reader = match &config.database.reader_url {
-            Some(url) => make(&config.database, url.expose_secret(), None)?,
+            Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
             None => writer.clone(),
         };
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
@@ -123,6 +126,7 @@ impl AppState {
             wakeups: Wakeups::default(),
             suspicion,
             readiness,
+            gauges: Gauges::default(),
             pulses: Pulses::default(),
             dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
