@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &["app", "aws", "config", "domain", "error", "store"]),
     ("sources", &["app", "config", "domain", "error"]),
     ("readiness", &["error", "store", "suspicion"]),
+    ("gauges", &["app", "store"]),
     ("callers", &["activity", "app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
@@ -31,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "error",
+            "gauges",
             "instance",
             "listeners",
             "outbound",
