@@ -19,6 +19,10 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::pulses::notify;
 use crate::server::Server;
+use crate::telemetry::emf::Reporter;
+
+/// How long the last metrics may take to be written.
+const METRICS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
 pub struct Part {
@@ -44,18 +48,26 @@ pub fn forbid_core_dumps() -> Result<()> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
 }
 
-/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen`, tells
-/// systemd when it is ready and when it stops, and feeds its watchdog.
+/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen` and writes them
+/// for CloudWatch as those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
 ///
 /// # Errors
 /// `metrics_listen` is taken; a part ended before it was told to, or did not end after it was.
-pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Result<()> {
+pub async fn run(
+    app: App,
+    service: &'static str,
+    metrics_listen: SocketAddr,
+    parts: Vec<Part>,
+) -> Result<()> {
     let signals = Signals::new()?;
+    // Before anything is counted.
+    let reporter = Reporter::start(&app.config.telemetry, service);
     let metrics = Server::bind_metrics(app.clone(), metrics_listen).await?;
     log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
     let drained = CancellationToken::new();
     let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
-    let signals = tokio::spawn(signals.stop(app.clone()));
+    let signals = tokio::spawn(signals.stop(app.clone(), reporter.clone()));
+    let reports = reporter.clone().map(|reporter| tokio::spawn(report_metrics(app.clone(), reporter)));
     let watchdog = tokio::spawn(app.pulses.clone().feed_watchdog());
     notify(NotifyState::Ready);
 
@@ -74,8 +86,41 @@ pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Resu
     let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
     signals.abort();
     watchdog.abort();
+    if let (Some(reporter), Some(reports)) = (reporter, reports) {
+        reports.abort();
+        write_last_metrics(&app, &reporter).await;
+    }
     log::info!(target: "salebell::process", "stopped");
     ends.map(drop)
+}
+
+/// Writes metrics for CloudWatch, again and again.
+async fn report_metrics(app: App, reporter: Reporter) {
+    let mut ticks = tokio::time::interval(reporter.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first one comes at once, and there is nothing to tell.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        app.gauges.look(&app).await;
+        write_metrics(&app, &reporter).await;
+    }
+}
+
+/// Waits for whoever reads. What is not written comes with the next line.
+async fn write_metrics(app: &App, reporter: &Reporter) {
+    let (reporter, now) = (reporter.clone(), app.clock.now());
+    let written = tokio::task::spawn_blocking(move || reporter.write(now)).await;
+    if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
+        log::warn!(target: "salebell::emf", "metrics were not written: {error}");
+    }
+}
+
+/// The end of the process does not wait for a reader that does not read.
+async fn write_last_metrics(app: &App, reporter: &Reporter) {
+    if tokio::time::timeout(METRICS_PATIENCE, write_metrics(app, reporter)).await.is_err() {
+        log::warn!(target: "salebell::emf", "the last metrics were not written: nobody reads them");
+    }
 }
 
 /// A part that ends before it is told to takes the process with it: systemd starts it anew.
@@ -112,12 +157,15 @@ impl Signals {
         })
     }
 
-    async fn stop(mut self, app: App) {
+    async fn stop(mut self, app: App, reporter: Option<Reporter>) {
         let name = self.next().await;
         log::info!(target: "salebell::process", "{name}: stopping");
         app.stopping.cancel();
         let name = self.next().await;
         log::warn!(target: "salebell::process", "{name} again: leaving at once");
+        if let Some(reporter) = reporter {
+            write_last_metrics(&app, &reporter).await;
+        }
         log::logger().flush();
         std::process::exit(1);
     }

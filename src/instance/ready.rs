@@ -62,6 +62,7 @@ pub async fn ready(config: &Config) -> Result<(), Failure> {
 /// AWS does not hear of it.
 pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
     log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
+    metrics::counter!("salebell_boots_failed_total").increment(1);
     let group = lifecycle::connect(&config.instance, CONNECT_LIMIT).await?;
     let abandoned = match &config.instance.launch_hook {
         Some(hook) => lifecycle::complete(&group, hook, Outcome::Abandon).await,

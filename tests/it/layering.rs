@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &["app", "aws", "config", "domain", "error", "store"]),
     ("sources", &["app", "config", "domain", "error"]),
     ("readiness", &["error", "store", "suspicion"]),
+    ("gauges", &["app", "iam", "store"]),
     ("callers", &["activity", "app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
@@ -33,6 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "error",
             "iam",
+            "gauges",
             "instance",
             "listeners",
             "outbound",

@@ -91,7 +91,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
     let pool = sqlx::PgPool::connect(&bare.url).await.unwrap();
-    let pool = salebell::store::pool::PgPool::new(pool, Default::default());
+    let pool = salebell::store::pool::PgPool::new("writer", pool, Default::default());
     salebell::store::migrate(&pool).await.unwrap();
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
     assert_eq!(ec2.world().group.instance(ID).state, State::InService);

@@ -10,6 +10,7 @@ pub mod ec2;
 pub mod gate;
 pub mod instance;
 pub mod issuer;
+pub mod journal;
 pub mod proxy;
 pub mod raw;
 pub mod rds;
