@@ -15,6 +15,7 @@ use sqlx::Connection;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
+use crate::support::ec2::{Ec2, Group};
 use crate::support::journal::{Journal, beside_a_journald};
 use crate::support::sink::Sink;
 use crate::support::{TestApp, eventually, instance};
@@ -357,7 +358,10 @@ async fn the_queues_tell_how_long_they_have_waited() {
 
 #[tokio::test]
 async fn a_boot_that_failed_is_counted() {
-    let settings = [EMF, PROD, ("SALEBELL_DATABASE__URL", "postgres://hunter2@nowhere/")];
+    let ec2 = Ec2::start(Group::new("salebell-test")).await;
+    let aws = ec2.environment(&ec2.launch("i-1").await);
+    let mut settings = vec![EMF, PROD, ("SALEBELL_DATABASE__URL", "postgres://hunter2@nowhere/")];
+    settings.extend(aws.iter().map(|(key, value)| (*key, value.as_str())));
     let boot = Binary::start(&["ready", "--abandon", "--reason", "a test"], &settings);
     let lines = parse(&boot.printed().await);
     let line = lines.iter().find(|line| line["salebell_boots_failed_total"] == 1).unwrap();
