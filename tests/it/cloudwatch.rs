@@ -299,12 +299,7 @@ async fn without_a_database_the_lines_come_and_tell_nothing_that_nobody_knows() 
 #[tokio::test]
 async fn the_queues_are_looked_at_now_and_then_however_often_somebody_asks() {
     let database = TestDatabase::create().await;
-    let settings = [
-        ("SALEBELL_DATABASE__URL", database.url.as_str()),
-        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
-        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
-    ];
-    let api = Binary::start(&["api"], &settings);
+    let api = Binary::api_on(&database);
     let began = std::time::Instant::now();
     assert!(scrape(&api).await.contains("\nbus_dead_messages 0\n"));
     let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();

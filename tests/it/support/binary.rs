@@ -11,6 +11,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::database::TestDatabase;
+
 /// Where the built program is.
 pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 
@@ -26,6 +28,16 @@ impl Binary {
     /// Starts a subcommand with these settings alone: nothing of the test's own environment.
     pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
         Binary::run(command(arguments, settings))
+    }
+
+    /// The API on a database, and the metrics that it tells.
+    pub fn api_on(database: &TestDatabase) -> Binary {
+        let settings = [
+            ("SALEBELL_DATABASE__URL", database.url.as_str()),
+            ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ];
+        Binary::start(&["api"], &settings)
     }
 
     /// Starts it by way of another program, which replaces itself by what stands behind its own arguments.
