@@ -18,6 +18,10 @@ use crate::error::REQUEST_ID;
 pub const HTTP_REQUESTS: &str = "http_requests_total";
 /// `http_request_duration_seconds{route,status}`: from the request's headers to the answer's.
 pub const HTTP_DURATION: &str = "http_request_duration_seconds";
+/// `grpc_requests_total{route,code}`: calls that are over, streams too; `aborted` when the client went away.
+pub const GRPC_REQUESTS: &str = "grpc_requests_total";
+/// `grpc_request_duration_seconds{route,code}`: from the call's headers to its end.
+pub const GRPC_DURATION: &str = "grpc_request_duration_seconds";
 
 /// Starts logging; the first call of a process counts. From then on a panic is logged too, with the request id.
 pub fn start_logging(settings: &Log) {
@@ -90,6 +94,8 @@ pub fn metrics() -> &'static PrometheusHandle {
         }
         metrics::describe_counter!(HTTP_REQUESTS, "Requests answered, by route and status class");
         metrics::describe_histogram!(HTTP_DURATION, "Seconds from a request to its answer");
+        metrics::describe_counter!(GRPC_REQUESTS, "Calls that are over, by route and code");
+        metrics::describe_histogram!(GRPC_DURATION, "Seconds from a call to its end");
         handle
     })
 }

@@ -33,6 +33,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
         command.env_remove(name);
     }
     // Tests run side by side.
+    command.env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0");
     command.env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0");
     command
 }

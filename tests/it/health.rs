@@ -67,6 +67,7 @@ async fn metrics_tell_requests_by_route_and_what_the_process_uses() {
     let settings = [
         ("SALEBELL_DATABASE__URL", database.url.as_str()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
     ];
     let api = Binary::start(&["api"], &settings);

@@ -54,7 +54,7 @@ impl Setting {
         let file = format!(
             "[database]\nurl = \"postgres://127.0.0.1:{port}/salebell\"\nreader_url = \"postgres://127.0.0.1:{port}/salebell\"\n\
              user = \"app\"\npassword = \"{first}\"\nacquire_timeout_ms = 20000\n\
-             [server]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\nlinger_s = 0\n\
+             [server]\nlisten = \"127.0.0.1:0\"\ngrpc_listen = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\nlinger_s = 0\n\
              [files]\ndirectory = \"{files}\"\nreserve_bytes = 0\n\
              [aws]\nregion = \"{REGION}\"\n\
              secrets = [{{ setting = \"database.password\", secret = \"secret:{secret}#password\" }}]\n",
@@ -262,6 +262,7 @@ async fn no_core_is_dumped() {
         .args(["-c", shell, "sh", crate::support::binary::SALEBELL, "api"])
         .env("SALEBELL_DATABASE__URL", &database.url)
         .env("SALEBELL_SERVER__LISTEN", "127.0.0.1:0")
+        .env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0")
         .env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0")
         .env("SALEBELL_FILES__DIRECTORY", env!("CARGO_TARGET_TMPDIR"))
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
