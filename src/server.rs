@@ -323,6 +323,9 @@ impl Conversation {
                 _ = connection.as_mut() => return,
                 () = self.closing.cancelled(), if !leaving => {
                     leaving = true;
+                    // Who has not begun to speak HTTP/2, or does not answer its good-bye, is not waited for.
+                    idle = self.limits.header;
+                    pace.rest();
                     connection.as_mut().graceful_shutdown();
                 }
                 what = pace.overdue(idle, self.limits.header) => {

@@ -13,13 +13,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status};
 
 use super::{METHODS, Method};
@@ -94,6 +94,11 @@ async fn answer(
         true => Some(Place::take(&calls.places)?),
         false => None,
     };
+    // A service may read on when nobody hears it any more, and would keep the connection from ending.
+    let over = CancellationToken::new();
+    let request = request
+        .map(|body| Body::from_stream(body.into_data_stream().take_until(over.clone().cancelled_owned())));
+    let over = over.drop_guard();
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     let response = tokio::time::timeout_at(soon, work).await.map_err(|_| too_late())?;
     let response = response.map_err(|_| Error::internal("a call panicked"))?;
@@ -105,7 +110,7 @@ async fn answer(
             () = closing.cancelled() => Error::new(Kind::Unavailable, "The process is stopping.").into(),
         }
     };
-    Ok((response, End { reason: reason.boxed(), _place: place }))
+    Ok((response, End { reason: reason.boxed(), _place: place, _over: over }))
 }
 
 fn too_late() -> Status {
@@ -175,6 +180,7 @@ impl Drop for Place {
 struct End {
     reason: BoxFuture<'static, Status>,
     _place: Option<Place>,
+    _over: DropGuard,
 }
 
 /// The body of an answer, with the code of the call behind it.

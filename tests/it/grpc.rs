@@ -7,14 +7,15 @@ use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use reqwest::{Body, RequestBuilder, Response};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::smuggling_http2::{DATA, END_HEADERS, GOAWAY, HEADERS, SETTINGS, block, frame};
+use crate::smuggling_http2::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS, block, frame};
 use crate::support::grpc::{Client, serve};
 use crate::support::instance::start;
 use crate::support::tls::{MINTED, connect};
 use crate::support::{TestApp, eventually, raw};
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// Every method, as the table in the source has them.
@@ -104,6 +105,7 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     assert_eq!(asking.check("what").await, "NOT_FOUND");
     let listening = connect(url.trim_start_matches("https://"), &["h2"]).await;
     assert!(listening.is_ok(), "the listener is there while it lingers");
+    drop(listening);
     assert!(begin.elapsed() < Duration::from_secs(3), "too slow to tell");
     let end = watching.next().await;
     assert_eq!((&end["code"], &end["details"]), (&json!("UNAVAILABLE"), &json!("The process is stopping.")));
@@ -113,8 +115,10 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     assert!(api.log().contains("gRPC /grpc.health.v1.Health/Watch Unavailable"), "{}", api.log());
 }
 
-/// The types of the frames until the server closes.
-async fn frames(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
+/// The types of the frames until the server closes. Pings are answered: a drain that says good-bye waits for that.
+async fn frames(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Vec<u8> {
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
     let mut kinds = Vec::new();
     let reading = async {
         let mut head = [0; 9];
@@ -124,6 +128,9 @@ async fn frames(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
             let mut payload = vec![0; length];
             if stream.read_exact(&mut payload).await.is_err() {
                 return;
+            }
+            if head[3] == PING && head[4] == 0 {
+                let _ = stream.write_all(&frame(PING, ACK, 0, &payload)).await;
             }
         }
     };
@@ -140,7 +147,7 @@ fn begin_call(path: &'static str) -> Vec<u8> {
         ("te", "trailers"),
         ("content-type", "application/grpc"),
     ];
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut bytes = PREFACE.to_vec();
     bytes.extend(frame(SETTINGS, 0, 0, &[]));
     bytes.extend(frame(HEADERS, END_HEADERS, 1, &block(&fields)));
     bytes
@@ -148,11 +155,14 @@ fn begin_call(path: &'static str) -> Vec<u8> {
 
 #[tokio::test]
 async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
-    let app = TestApp::spawn_with(&[MINTED, ("SALEBELL_SERVER__DRAIN_S", "60")]).await;
+    let settings = [MINTED, ("SALEBELL_SERVER__DRAIN_S", "60"), ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")];
+    let app = TestApp::spawn_with(&settings).await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
+    // Does not even begin to speak.
+    let mut silent = connect(address, &["h2"]).await.unwrap();
     let mut idle = connect(address, &["h2"]).await.unwrap();
-    idle.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    idle.write_all(PREFACE).await.unwrap();
     idle.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     let mut reflecting = connect(address, &["h2"]).await.unwrap();
     // Never asks anything.
@@ -160,7 +170,7 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
     reflecting.write_all(&begin_call(path)).await.unwrap();
     let mut watching = connect(address, &["h2"]).await.unwrap();
     watching.write_all(&begin_call("/grpc.health.v1.Health/Watch")).await.unwrap();
-    watching.write_all(&frame(DATA, 1, 1, &[0; 5])).await.unwrap();
+    watching.write_all(&frame(DATA, END_STREAM, 1, &[0; 5])).await.unwrap();
     let mut first = [0; 9];
     for stream in [&mut idle, &mut reflecting, &mut watching] {
         stream.read_exact(&mut first).await.unwrap();
@@ -170,6 +180,7 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
     }
     app.app.stopping.cancel();
     assert!(frames(&mut idle).await.contains(&GOAWAY));
+    frames(&mut silent).await;
     for stream in [&mut reflecting, &mut watching] {
         let kinds = frames(stream).await;
         assert!(kinds.contains(&GOAWAY), "{kinds:?}");
@@ -178,6 +189,32 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
             2,
             "headers and trailers: {kinds:?}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_may_idle_for_its_time_and_a_stream_for_longer() {
+    for tls in [MINTED, ("SALEBELL_SERVER__TLS", "off")] {
+        let app = TestApp::spawn_with(&[tls, ("SALEBELL_SERVER__IDLE_TIMEOUT_S", "2")]).await;
+        let url = serve(&app).await;
+        let open = async |bytes: Vec<u8>| {
+            let mut stream: Box<dyn raw::Stream> = match url.strip_prefix("https://") {
+                Some(address) => Box::new(connect(address, &["h2"]).await.unwrap()),
+                None => Box::new(raw::connect(&url).await),
+            };
+            stream.write_all(&bytes).await.unwrap();
+            stream
+        };
+        let watch =
+            [begin_call("/grpc.health.v1.Health/Watch"), frame(DATA, END_STREAM, 1, &[0; 5])].concat();
+        let mut watching = open(watch).await;
+        let begin = Instant::now();
+        let mut idle = open([PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        assert!(frames(&mut idle).await.contains(&GOAWAY));
+        let took = begin.elapsed().as_secs_f64();
+        assert!((1.5..10.0).contains(&took), "{tls:?}: closed after {took} s");
+        let much_longer = tokio::time::timeout(Duration::from_secs(2), frames(&mut watching));
+        assert!(much_longer.await.is_err(), "{tls:?}: the stream has ended");
     }
 }
 
@@ -266,6 +303,9 @@ async fn what_is_no_grpc_hears_so_in_http() {
         (200, &"mine".parse().unwrap())
     );
     assert_eq!(&answer.bytes().await.unwrap()[..], b"\0\0\0\0\x02\x08\x01");
+    // Nor is there any gRPC where HTTP is.
+    let answer = post(&app.url, "/grpc.health.v1.Health/Check").body(vec![0; 5]).send().await.unwrap();
+    assert_eq!(answer.status(), 404);
 }
 
 #[tokio::test]

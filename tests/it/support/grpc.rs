@@ -1,4 +1,4 @@
-//! grpcio of Python as a client, told line by line what to do: `tests/clients/grpc_health.py`.
+//! grpcio of Python as a client, told line by line what to do: `tests/clients/grpc_client.py`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Client {
         let (scheme, address) = url.split_once("://").unwrap();
         let options = json!({"address": address, "tls": scheme == "https", "user_agent": user_agent});
         let mut child = Command::new(python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/grpc_health.py"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/grpc_client.py"))
             .arg(options.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-"""A client of gRPC that does as it is told: grpc_health.py OPTIONS, a JSON object. It takes commands from its standard
+"""A client of gRPC that does as it is told: grpc_client.py OPTIONS, a JSON object. It takes commands from its standard
 input, a JSON object a line, and tells what came of them in the same way. It ends when its standard input does.
 
 address      such as 127.0.0.1:9000
