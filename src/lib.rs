@@ -12,8 +12,8 @@
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
 //!
-//! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`.
-//! Imports go down only; `tests/it/layering.rs` keeps it so.
+//! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`; `grpc` tells
+//! whether we serve. Imports go down only; `tests/it/layering.rs` keeps it so.
 
 /// Every program and benchmark of the crate has it.
 #[global_allocator]

@@ -32,6 +32,9 @@ use crate::trace::{TraceContext, request_id};
 /// that is no stream needs no place among them.
 const MAX_STREAMS: usize = 100;
 
+/// What load balancers ask every few seconds.
+const PROBE: &str = "/grpc.health.v1.Health/Check";
+
 /// What calls share.
 #[derive(Clone)]
 pub struct Calls {
@@ -263,8 +266,8 @@ impl Drop for Record {
         if !self.app.config.log.access {
             return;
         }
-        // Load balancers ask every few seconds, and nobody wants to read that they were answered.
-        let probe = self.route == METHODS[0].path && self.code == Some(Code::Ok);
+        // Nobody wants to read that load balancers were answered.
+        let probe = self.route == PROBE && self.code == Some(Code::Ok);
         let level = if probe { log::Level::Debug } else { log::Level::Info };
         log::log!(target: "salebell::access", level,
             "request.id" = self.id.as_str(),

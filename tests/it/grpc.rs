@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use reqwest::{Body, RequestBuilder, Response};
@@ -88,7 +89,7 @@ async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
 #[tokio::test]
 async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     let app = TestApp::spawn().await;
-    let settings = [MINTED, ("SALEBELL_SERVER__LINGER_S", "3"), ("SALEBELL_SERVER__DRAIN_S", "60")];
+    let settings = [MINTED, ("SALEBELL_SERVER__LINGER_S", "8"), ("SALEBELL_SERVER__DRAIN_S", "60")];
     let mut api = start(&app, "api", &settings);
     let url = api.logged("gRPC on ").await;
     let mut watching = Client::start(&url);
@@ -98,7 +99,7 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     api.signal(Signal::SIGTERM);
     let begin = Instant::now();
     assert_eq!(watching.next().await, json!({"status": "NOT_SERVING"}));
-    assert!(begin.elapsed() < Duration::from_secs(2), "it waits for the end");
+    assert!(begin.elapsed() < Duration::from_secs(6), "it waits for the end");
     // While it lingers: a program reads the answer, a load balancer the code.
     assert_eq!(watching.check("").await, "NOT_SERVING");
     assert_eq!(asking.check("").await, "UNAVAILABLE");
@@ -106,12 +107,12 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     let listening = connect(url.trim_start_matches("https://"), &["h2"]).await;
     assert!(listening.is_ok(), "the listener is there while it lingers");
     drop(listening);
-    assert!(begin.elapsed() < Duration::from_secs(3), "too slow to tell");
+    assert!(begin.elapsed() < Duration::from_secs(8), "too slow to tell");
     let end = watching.next().await;
     assert_eq!((&end["code"], &end["details"]), (&json!("UNAVAILABLE"), &json!("The process is stopping.")));
     // The streams have not held it.
     assert_eq!(api.exit_code().await, Some(0));
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     assert!(api.log().contains("gRPC /grpc.health.v1.Health/Watch Unavailable"), "{}", api.log());
 }
 
@@ -256,23 +257,27 @@ fn code(answer: &Response) -> Option<&str> {
 
 #[tokio::test]
 async fn a_deadline_is_obeyed_whatever_the_client_does() {
-    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "2")]).await;
+    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "4")]).await;
     let url = serve(&app).await;
     let mut client = Client::start(&url);
     let refusal = client.ask("watch", json!({"timeout": 0.5})).await;
     assert_eq!(refusal["status"], "SERVING");
     assert_eq!(client.next().await["code"], "DEADLINE_EXCEEDED");
-    for path in ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"] {
-        for (timeout, least, most) in [(Some("300m"), 0.3, 1.8), (Some("9H"), 2.0, 8.0), (None, 2.0, 8.0)] {
-            let begin = Instant::now();
-            let request = post(&url, path).body(never());
-            let request =
-                timeout.into_iter().fold(request, |request, text| request.header("grpc-timeout", text));
-            let answer = request.send().await.unwrap();
-            let took = begin.elapsed().as_secs_f64();
-            assert_eq!(code(&answer), Some("4"), "{path} {timeout:?}");
-            assert!((least..most).contains(&took), "{path} {timeout:?} took {took} s");
-        }
+    // Side by side.
+    let methods = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+    let cases = [(Some("300m"), 0.3, 3.9), (Some("9H"), 4.0, 15.0), (None, 4.0, 15.0)];
+    let calls = methods.into_iter().flat_map(|path| cases.map(|case| (path, case)));
+    join_all(calls.map(async |(path, (timeout, least, most))| {
+        let request = post(&url, path).body(never());
+        let request = timeout.into_iter().fold(request, |request, text| request.header("grpc-timeout", text));
+        let begin = Instant::now();
+        let answer = request.send().await.unwrap();
+        let took = begin.elapsed().as_secs_f64();
+        assert_eq!(code(&answer), Some("4"), "{path} {timeout:?}");
+        assert!((least..most).contains(&took), "{path} {timeout:?} took {took} s");
+    }))
+    .await;
+    for path in methods {
         let request = post(&url, path).header("grpc-timeout", "soon").body(vec![0; 5]);
         assert_eq!(code(&request.send().await.unwrap()), Some("3"), "{path}");
     }
