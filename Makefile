@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test format bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test format bake bake-local bake-compare bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,6 +13,15 @@ test: ## installs what is missing and runs every check (ARGS="watches" for some 
 
 format: ## formats the Rust sources
 	cargo fmt
+
+bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/image.md)
+	@scripts/bake-image.sh local $(ARGS)
+
+bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl")
+	@scripts/bake-image.sh aws $(ARGS)
+
+bake-compare: ## bakes twice and compares the images file by file
+	@scripts/compare-bakes.sh
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

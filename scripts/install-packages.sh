@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs through apt what this machine lacks for `make run`, `make test` or a benchmark (argument: run, test,
-# bench).
+# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark or the machine image
+# (argument: run, test, bench, bake).
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-purpose=${1:?run, test or bench}
+purpose=${1:?run, test, bench or bake}
 wanted=()
 want() {
   wanted+=("$@")
@@ -17,8 +17,10 @@ has() {
 has cc || want gcc libc6-dev
 has curl || want curl
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
-scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
-if [ "$purpose" != run ]; then
+if [ "$purpose" != bake ]; then
+  scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
+fi
+if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
   has node || want nodejs
   has npm || want npm
 fi
@@ -26,11 +28,27 @@ if [ "$purpose" = bench ]; then
   has wrk || want wrk
   [ -x /usr/sbin/nginx ] || want nginx
 fi
-if [ "$purpose" = test ]; then
-  python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
-  has shellcheck || want shellcheck
+if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
+  if ! grep -q '^ID=debian$' /etc/os-release; then
+    # On Debian scripts/fetch-packer.sh has it for all releases.
+    has packer || want packer
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
+  fi
+  has mmdebstrap || want mmdebstrap
+  has systemd-nspawn || want systemd-container
+  has ssh-keygen || want openssh-client
+  has zstd || want zstd
+  has strip || want binutils
   has git || want git
+  python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
+fi
+if [ "$purpose" = test ]; then
+  has shellcheck || want shellcheck
   has openssl || want openssl
+  # Instances are booted (tests/it/appliance.rs).
+  has systemd-nspawn || want systemd-container
+  has mmdebstrap || want mmdebstrap
+  has ip || want iproute2
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0
@@ -56,7 +74,7 @@ restore() {
 trap restore EXIT
 # apt COMMAND…: quiet unless it fails.
 apt() {
-  if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 "$@" >>"$log" 2>&1; then
+  if ! "${as_root[@]}" apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1; then
     cat "$log" >&2
     exit 1
   fi

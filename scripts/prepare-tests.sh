@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
-# a mail server, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
+# a mail server, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
 # ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,14 +15,9 @@ fresh() {
   cmp -s "$2" "$cache/$1.made-from"
 }
 
+scripts/fetch-packer.sh
+scripts/prepare-python.sh
 clients=tests/clients
-if ! fresh python "$clients/requirements.txt"; then
-  echo "==> fetching the Python clients, the S3 and the mail server"
-  rm -rf "$cache/python"
-  python3 -m venv "$cache/python"
-  "$cache/python/bin/pip" install --quiet --disable-pip-version-check -r "$clients/requirements.txt"
-  cp "$clients/requirements.txt" "$cache/python.made-from"
-fi
 if ! fresh node "$clients/package.json"; then
   echo "==> fetching the Node clients"
   rm -rf "$cache/node"

@@ -22,6 +22,8 @@ step() {
 step cargo fmt --check
 mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
 step shellcheck -x "${shell_files[@]}"
+step scripts/check-units.sh
+step scripts/check-packer.sh
 step cargo clippy --locked --all-targets -- -D warnings
 
 echo "==> cargo sqlx prepare --check"
@@ -34,4 +36,12 @@ echo "==> cargo sqlx prepare --check"
 )
 
 step cargo test --locked "$@"
+
+# Who asks for some of the tests does not wait for an image.
+if [ $# -eq 0 ]; then
+  step cargo build --locked --bin salebell
+  echo "==> baking the image (found again while nothing in it changes)"
+  image=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
+  step tests/image/break-image.sh "$image"
+fi
 echo "==> all checks passed"

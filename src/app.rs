@@ -16,6 +16,7 @@ use crate::callers::Callers;
 pub use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::error::{Error, Result};
+use crate::gauges::Gauges;
 use crate::iam::Tokens;
 use crate::instance::dead_man::DeadMan;
 use crate::listeners::Listeners;
@@ -73,6 +74,8 @@ pub struct AppState {
     pub suspicion: Suspicion,
     /// What `/readyz` knows of the database.
     pub readiness: Readiness,
+    /// What the metrics know of the queues.
+    pub gauges: Gauges,
     /// What the watchdog asks.
     pub pulses: Pulses,
     /// Hears the load balancer.
@@ -91,14 +94,14 @@ impl AppState {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
         let password = Password::default();
-        let make = |settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
-            Ok(PgPool::new(pool(settings, url, writer, &suspicion)?, password.clone()))
+        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
+            Ok(PgPool::new(name, pool(settings, url, writer, &suspicion)?, password.clone()))
         };
-        let writer = make(&config.database, url, Some(&clock))?;
+        let writer = make("writer", &config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
-        let readiness = Readiness::new(make(&probe, url, Some(&clock))?, suspicion.clone());
+        let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, suspicion.clone());
         let reader = match &config.database.reader_url {
-            Some(url) => make(&config.database, url.expose_secret(), None)?,
+            Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
             None => writer.clone(),
         };
         let aws = Chain::new(config.region(), clock.clone());
@@ -141,6 +144,7 @@ impl AppState {
             wakeups: Wakeups::default(),
             suspicion,
             readiness,
+            gauges: Gauges::default(),
             pulses: Pulses::default(),
             dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),

@@ -12,6 +12,7 @@ mod files;
 mod instance;
 mod load_balancer;
 mod reader;
+mod telemetry;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
 pub use self::instance::Instance;
 pub use self::load_balancer::LoadBalancer;
 use self::reader::Reader;
+pub use self::telemetry::{EmfTarget, Telemetry};
 pub use self::tls::Tls;
 use crate::domain::api_key;
 use crate::domain::price::GlitchRules;
@@ -61,6 +63,7 @@ pub struct Config {
     pub email: Email,
     pub instance: Instance,
     pub stats: Stats,
+    pub telemetry: Telemetry,
     pub log: Log,
 }
 
@@ -314,7 +317,7 @@ impl Config {
             read => (Vec::new(), read),
         };
         let (reader, config) = read?;
-        let areas = ["instance.", "server.", "worker.metrics_listen", "log."];
+        let areas = ["instance.", "server.", "worker.metrics_listen", "telemetry.", "log."];
         let matters = |problem: &String| areas.iter().any(|area| problem.starts_with(area));
         problems.extend(reader.problems.into_iter().filter(matters));
         match config {
@@ -429,6 +432,7 @@ impl Config {
         let email = Email::read(r)?;
         let instance = Instance::read(r)?;
         let stats = Stats { mail_to: r.words("stats.mail_to")? };
+        let telemetry = Telemetry::read(r, &aws)?;
         let log = Log {
             level: r.get("log.level", "info")?,
             to: r.get("log.to", "auto")?,
@@ -483,6 +487,7 @@ impl Config {
             email,
             instance,
             stats,
+            telemetry,
             log,
         })
     }

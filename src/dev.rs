@@ -158,7 +158,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failur
         let mut parts =
             vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
         parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
-        let ended = process::run(app.clone(), metrics, parts).await;
+        let ended = process::run(app.clone(), "dev", metrics, parts).await;
         // It ended by itself long ago, or it must not print about what is gone.
         welcome.abort();
         let greeted = welcome.await;

@@ -22,8 +22,6 @@ use crate::clock::Clock;
 use crate::error::{Error, Result, chain};
 use crate::store::pool::{Password, PgPool};
 
-/// What becomes of tokens, by `outcome`: `made`, `failed` (no credentials), `refused` (by the database, although new).
-const TOKENS: &str = "salebell_database_tokens_total";
 /// How long RDS takes one.
 const LIFE: Duration = Duration::from_secs(900);
 /// How often we look whether it is time for others: clocks that are put forward, or a machine that slept, shall not
@@ -96,7 +94,7 @@ impl Tokens {
         loop {
             if let Err(reason) = self.renew().await {
                 failures += 1;
-                counter!(TOKENS, "outcome" => "failed").increment(1);
+                counter!("salebell_database_tokens_total", "outcome" => "failed").increment(1);
                 self.tell_failure(reason);
                 tokio::time::sleep(aws::pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
                 continue;
@@ -109,7 +107,7 @@ impl Tokens {
                     let is_new = self.age().is_some_and(|age| age < NEW);
                     refusals = if is_new { refusals + 1 } else { 0 };
                     if refusals > 0 {
-                        counter!(TOKENS, "outcome" => "refused").increment(1);
+                        counter!("salebell_database_tokens_total", "outcome" => "refused").increment(1);
                     }
                     if refusals > 1 {
                         self.tell_refusal();
@@ -149,7 +147,7 @@ impl Tokens {
         self.set(&held.pools, &credentials, made).map_err(|error| chain(&error))?;
         let end = credentials.expiry().map_or(made + LIFE, |end| DateTime::from(end).min(made + LIFE));
         held.newest = Some(Newest { credentials, made, end });
-        counter!(TOKENS, "outcome" => "made").increment(1);
+        counter!("salebell_database_tokens_total", "outcome" => "made").increment(1);
         Ok(())
     }
 

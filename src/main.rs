@@ -11,6 +11,7 @@ use salebell::instance::renewal::{Origin, Renewal};
 use salebell::instance::{dead_man, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
+use salebell::telemetry::emf::Reporter;
 use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
@@ -115,7 +116,15 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             config()?;
             println!("The configuration is complete.");
         }
-        Command::Ready { abandon: true, reason } => ready::abandon(&beside()?, &reason).await?,
+        Command::Ready { abandon: true, reason } => {
+            let config = beside()?;
+            let reporter = Reporter::start(&config.telemetry, "boot");
+            let abandoned = ready::abandon(&config, &reason).await;
+            if let Some(Err(error)) = reporter.map(|reporter| reporter.write(Clock::system().now())) {
+                log::warn!(target: "salebell::emf", "metrics were not written: {error}");
+            }
+            abandoned?;
+        }
         Command::Ready { .. } => ready::ready(&beside()?).await?,
         Command::Terminating => terminating::run(&beside()?).await?,
         Command::Bus(action) => {
@@ -155,7 +164,7 @@ async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     if app.config.instance.dead_man.is_some() {
         parts.push(Part::new("the dead man's switch", dead_man::run(app.clone())));
     }
-    let ended = process::run(app.clone(), metrics, parts).await;
+    let ended = process::run(app.clone(), "api", metrics, parts).await;
     match app.dead_man.has_fired() {
         true => Ok(ExitCode::from(dead_man::EXIT_CODE)),
         false => ended.map(|()| ExitCode::SUCCESS),
@@ -166,7 +175,8 @@ async fn worker(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
     keep_new(&app, origin);
     let metrics = app.config.worker.metrics_listen;
-    process::run(app.clone(), metrics, vec![Part::new("the worker", salebell::worker::run(app))]).await
+    let part = Part::new("the worker", salebell::worker::run(app.clone()));
+    process::run(app, "worker", metrics, vec![part]).await
 }
 
 /// For a command that ends: what a service would wait for must be there.

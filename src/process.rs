@@ -17,7 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::pulses::notify;
 use crate::server::Server;
+use crate::telemetry::emf::Reporter;
+
+/// How long the last metrics may take to be written.
+const METRICS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
 pub struct Part {
@@ -43,25 +48,33 @@ pub fn forbid_core_dumps() -> Result<()> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
 }
 
-/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen`, tells
-/// systemd when it is ready and when it stops, and feeds its watchdog.
+/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen` and writes them
+/// for CloudWatch as those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
 ///
 /// # Errors
 /// `metrics_listen` is taken; a part ended before it was told to, or did not end after it was.
-pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Result<()> {
+pub async fn run(
+    app: App,
+    service: &'static str,
+    metrics_listen: SocketAddr,
+    parts: Vec<Part>,
+) -> Result<()> {
     let signals = Signals::new()?;
+    // Before anything is counted.
+    let reporter = Reporter::start(&app.config.telemetry, service);
     let metrics = Server::bind_metrics(app.clone(), metrics_listen).await?;
     log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
     let drained = CancellationToken::new();
     let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
-    let signals = tokio::spawn(signals.stop(app.clone()));
-    let watchdog = tokio::spawn(feed_watchdog(app.clone()));
-    notify(&[NotifyState::Ready]);
+    let signals = tokio::spawn(signals.stop(app.clone(), reporter.clone()));
+    let reports = reporter.clone().map(|reporter| tokio::spawn(report_metrics(app.clone(), reporter)));
+    let watchdog = tokio::spawn(app.pulses.clone().feed_watchdog());
+    notify(NotifyState::Ready);
 
     let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));
     let limit = async {
         app.stopping.cancelled().await;
-        notify(&[NotifyState::Stopping]);
+        notify(NotifyState::Stopping);
         tokio::time::sleep(app.config.server.stop_limit()).await;
     };
     let ends: Result<Vec<()>> = tokio::select! {
@@ -73,8 +86,41 @@ pub async fn run(app: App, metrics_listen: SocketAddr, parts: Vec<Part>) -> Resu
     let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
     signals.abort();
     watchdog.abort();
+    if let (Some(reporter), Some(reports)) = (reporter, reports) {
+        reports.abort();
+        write_last_metrics(&app, &reporter).await;
+    }
     log::info!(target: "salebell::process", "stopped");
     ends.map(drop)
+}
+
+/// Writes metrics for CloudWatch, again and again.
+async fn report_metrics(app: App, reporter: Reporter) {
+    let mut ticks = tokio::time::interval(reporter.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first one comes at once, and there is nothing to tell.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        app.gauges.look(&app).await;
+        write_metrics(&app, &reporter).await;
+    }
+}
+
+/// Waits for whoever reads. What is not written comes with the next line.
+async fn write_metrics(app: &App, reporter: &Reporter) {
+    let (reporter, now) = (reporter.clone(), app.clock.now());
+    let written = tokio::task::spawn_blocking(move || reporter.write(now)).await;
+    if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
+        log::warn!(target: "salebell::emf", "metrics were not written: {error}");
+    }
+}
+
+/// The end of the process does not wait for a reader that does not read.
+async fn write_last_metrics(app: &App, reporter: &Reporter) {
+    if tokio::time::timeout(METRICS_PATIENCE, write_metrics(app, reporter)).await.is_err() {
+        log::warn!(target: "salebell::emf", "the last metrics were not written: nobody reads them");
+    }
 }
 
 /// A part that ends before it is told to takes the process with it: systemd starts it anew.
@@ -111,12 +157,15 @@ impl Signals {
         })
     }
 
-    async fn stop(mut self, app: App) {
+    async fn stop(mut self, app: App, reporter: Option<Reporter>) {
         let name = self.next().await;
         log::info!(target: "salebell::process", "{name}: stopping");
         app.stopping.cancel();
         let name = self.next().await;
         log::warn!(target: "salebell::process", "{name} again: leaving at once");
+        if let Some(reporter) = reporter {
+            write_last_metrics(&app, &reporter).await;
+        }
         log::logger().flush();
         std::process::exit(1);
     }
@@ -126,41 +175,5 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
-    }
-}
-
-/// Pings systemd's watchdog as long as there is a sign of life.
-async fn feed_watchdog(app: App) {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval(period / 3);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        match check_alive(&app, period / 3).await {
-            Ok(()) => notify(&[NotifyState::Watchdog]),
-            Err(silent) => {
-                log::error!(target: "salebell::process", "no sign of life to the watchdog: {silent} is silent");
-            }
-        }
-    }
-}
-
-/// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
-/// would not mend it.
-///
-/// # Errors
-/// What is silent.
-pub async fn check_alive(app: &App, patience: Duration) -> Result<(), &'static str> {
-    // Goes through the queue that every task waits in.
-    if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
-        return Err("the runtime");
-    }
-    app.pulses.silent().map_or(Ok(()), Err)
-}
-
-/// Nothing happens where systemd does not listen.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log::warn!(target: "salebell::process", "systemd does not hear us: {error}");
     }
 }

@@ -1,7 +1,10 @@
-//! Signs of life: what the watchdog asks before it tells systemd that the process is alive.
+//! Signs of life: what the watchdog asks before it tells systemd that the process is alive; and what systemd is told
+//! besides.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
 
 /// The loops of this process that must come round again and again.
 #[derive(Clone, Default)]
@@ -34,6 +37,35 @@ impl Pulses {
         self.beats().iter().find(|beat| beat.last.elapsed() > beat.limit).map(|beat| beat.name)
     }
 
+    /// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
+    /// would not mend it.
+    ///
+    /// # Errors
+    /// What is silent.
+    pub async fn check_alive(&self, patience: Duration) -> Result<(), &'static str> {
+        // Goes through the queue that every task waits in.
+        if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
+            return Err("the runtime");
+        }
+        self.silent().map_or(Ok(()), Err)
+    }
+
+    /// Pings systemd's watchdog as long as there is a sign of life. Ends at once where systemd has none for us.
+    pub async fn feed_watchdog(self) {
+        let Some(period) = sd_notify::watchdog_enabled() else { return };
+        let mut ticks = tokio::time::interval(period / 3);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.check_alive(period / 3).await {
+                Ok(()) => notify(NotifyState::Watchdog),
+                Err(silent) => {
+                    log::error!(target: "salebell::process", "no sign of life to the watchdog: {silent} is silent");
+                }
+            }
+        }
+    }
+
     fn beats(&self) -> std::sync::MutexGuard<'_, Vec<Beat>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -51,6 +83,13 @@ impl Pulse {
 impl Drop for Pulse {
     fn drop(&mut self) {
         self.pulses.beats().retain(|beat| beat.serial != self.serial);
+    }
+}
+
+/// Tells systemd. Nothing happens where it does not listen.
+pub fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        log::warn!(target: "salebell::process", "systemd does not hear us: {error}");
     }
 }
 

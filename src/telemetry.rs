@@ -4,24 +4,20 @@
 //! token, key, e-mail address or query value is ever a field or part of a text: routes are logged as they stand
 //! in the URL table, callers by their account's id.
 
+pub mod emf;
 mod stderr;
+pub mod table;
+mod tally;
 
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use self::stderr::StderrLog;
+use self::table::{Kind, METRICS};
+use self::tally::Both;
 use crate::config::{Log, LogTarget};
 use crate::error::REQUEST_ID;
-
-/// `http_requests_total{method,route,status}`: answers by status class; `aborted` when the client went away.
-pub const HTTP_REQUESTS: &str = "http_requests_total";
-/// `http_request_duration_seconds{route,status}`: from the request's headers to the answer's.
-pub const HTTP_DURATION: &str = "http_request_duration_seconds";
-/// `grpc_requests_total{route,code}`: calls that are over, streams too; `aborted` when the client went away.
-pub const GRPC_REQUESTS: &str = "grpc_requests_total";
-/// `grpc_request_duration_seconds{route,code}`: from the call's headers to its end.
-pub const GRPC_DURATION: &str = "grpc_request_duration_seconds";
 
 /// Starts logging; the first call of a process counts. From then on a panic is logged too, with the request id.
 pub fn start_logging(settings: &Log) {
@@ -33,24 +29,30 @@ pub fn start_logging(settings: &Log) {
     log::set_max_level(settings.level);
     std::panic::set_hook(Box::new(log_panic));
     if to_journal && let Ok(journal) = systemd_journal_logger::JournalLog::new() {
-        drop(log::set_boxed_logger(Box::new(Discreet(journal))));
+        drop(log::set_boxed_logger(Box::new(Screened(journal))));
         return;
     }
     match StderrLog::start() {
-        Ok(stderr) => drop(log::set_boxed_logger(Box::new(Discreet(stderr)))),
+        Ok(stderr) => drop(log::set_boxed_logger(Box::new(Screened(stderr)))),
         Err(error) => eprintln!("there will be no log: {error}"),
     }
 }
 
-/// Drops what a library says at `trace` that shows secrets: what is signed, with the session of who signs it.
-struct Discreet<L>(L);
+/// Counts what goes wrong, by the part that says so: whatever is worth a warning is worth a figure. And drops what a
+/// library says at `trace` that shows secrets: what is signed, with the session of who signs it.
+struct Screened<L>(L);
 
-impl<L: log::Log> log::Log for Discreet<L> {
+impl<L: log::Log> log::Log for Screened<L> {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         !metadata.target().starts_with("aws_sigv4") && self.0.enabled(metadata)
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if record.level() <= log::Level::Warn {
+            // Of libraries there are many.
+            let kind = record.target().strip_prefix("salebell::").unwrap_or("other").to_owned();
+            metrics::counter!("salebell_failures_total", "kind" => kind).increment(1);
+        }
         if self.enabled(record.metadata()) {
             self.0.log(record);
         }
@@ -89,13 +91,16 @@ pub fn metrics() -> &'static PrometheusHandle {
             .unwrap_or_else(|_| PrometheusBuilder::new())
             .build_recorder();
         let handle = recorder.handle();
-        if metrics::set_global_recorder(recorder).is_err() {
+        if metrics::set_global_recorder(Both(recorder)).is_err() {
             log::error!("another metrics recorder is installed; there will be no metrics");
         }
-        metrics::describe_counter!(HTTP_REQUESTS, "Requests answered, by route and status class");
-        metrics::describe_histogram!(HTTP_DURATION, "Seconds from a request to its answer");
-        metrics::describe_counter!(GRPC_REQUESTS, "Calls that are over, by route and code");
-        metrics::describe_histogram!(GRPC_DURATION, "Seconds from a call to its end");
+        for metric in METRICS {
+            match metric.kind {
+                Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+                Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+                Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+            }
+        }
         handle
     })
 }

@@ -25,7 +25,6 @@ use tonic::{Code, Status};
 use super::{METHODS, Method};
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
-use crate::telemetry::{GRPC_DURATION, GRPC_REQUESTS};
 use crate::trace::{TraceContext, request_id};
 
 /// Streams that are open at once in this process. Nobody logs in for them, so there is no limit of one caller; a call
@@ -261,8 +260,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.begin.elapsed();
         let code = self.code.map_or_else(|| "aborted".to_owned(), |code| format!("{code:?}"));
-        counter!(GRPC_REQUESTS, "route" => self.route, "code" => code.clone()).increment(1);
-        histogram!(GRPC_DURATION, "route" => self.route, "code" => code.clone()).record(took);
+        counter!("grpc_requests_total", "route" => self.route, "code" => code.clone()).increment(1);
+        histogram!("grpc_request_duration_seconds", "route" => self.route, "code" => code.clone())
+            .record(took);
         if !self.app.config.log.access {
             return;
         }

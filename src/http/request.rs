@@ -22,7 +22,6 @@ use super::body::Watched;
 use super::head;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
-use crate::telemetry::{HTTP_DURATION, HTTP_REQUESTS};
 use crate::trace::{TraceContext, request_id};
 
 /// A body up to this is there when its request is.
@@ -218,9 +217,10 @@ impl Record {
 
     fn write(&self, status: u16, class: &'static str, bytes: Option<u64>) {
         let took = self.begin.elapsed();
-        counter!(HTTP_REQUESTS, "method" => self.method, "route" => self.route.clone(), "status" => class)
+        let route = self.route.clone();
+        counter!("http_requests_total", "method" => self.method, "route" => route.clone(), "status" => class)
             .increment(1);
-        histogram!(HTTP_DURATION, "route" => self.route.clone(), "status" => class).record(took);
+        histogram!("http_request_duration_seconds", "route" => route, "status" => class).record(took);
         if !self.app.config.log.access {
             return;
         }

@@ -4,7 +4,7 @@
 //! instance metadata → region, instance, zone, environment (a tag)
 //!   → every parameter below /salebell/<environment>, and the secrets named there
 //!   → checked as the services will, all problems at once
-//!   → /run/salebell/instance.env, /run/salebell/config.toml
+//!   → /run/salebell/instance.env, /run/salebell/instance.toml, /run/salebell/config.toml
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -50,6 +50,11 @@ pub struct Arguments {
     #[arg(long)]
     check: bool,
 }
+
+/// The settings of what stands beside the services: `salebell ready`, `salebell terminating`.
+const BESIDE: &str = "instance.toml";
+/// The areas that they are in.
+const OF_BESIDE: [&str; 4] = ["instance", "log", "server", "worker"];
 
 /// Which instance, and where.
 struct Place {
@@ -116,6 +121,8 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
                 place.region, place.environment
             );
             directory.write("instance.env", OPEN_MODE, instance.as_bytes())?;
+            let beside = as_file(&beside_services(&table, &settings));
+            directory.write(BESIDE, SECRET_MODE, beside.expose_secret().as_bytes())?;
             // The last one: whoever finds it finds all.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
@@ -176,6 +183,14 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
         insert(&mut defaults, name, value).map_err(|()| "aws must be an area of settings".to_owned())?;
     }
     Ok(defaults)
+}
+
+/// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
+fn beside_services(table: &Table, settings: &Settings) -> Table {
+    let mut beside = table.clone();
+    beside.retain(|area, _| OF_BESIDE.contains(&area));
+    settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
+    beside
 }
 
 fn as_file(table: &Table) -> SecretString {

@@ -55,19 +55,30 @@ pub async fn ready(config: &Config) -> Result<(), Failure> {
     }
 }
 
-/// Abandons the launch: the group ends this instance and tries another. Without `instance.launch_hook` nobody is told.
+/// Gives the instance up: abandons its launch, where `instance.launch_hook` names what waits for it, and marks it
+/// unhealthy, so that the group replaces one that serves already.
 ///
 /// # Errors
 /// AWS does not hear of it.
 pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
     log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
-    match &config.instance.launch_hook {
-        Some(hook) => finish(None, config, hook, Outcome::Abandon).await,
-        None => {
-            log::warn!(target: "salebell::ready", "instance.launch_hook is not set, so nobody is told");
-            Ok(())
+    metrics::counter!("salebell_boots_failed_total").increment(1);
+    let group = lifecycle::connect(&config.instance, CONNECT_LIMIT).await?;
+    let abandoned = match &config.instance.launch_hook {
+        Some(hook) => lifecycle::complete(&group, hook, Outcome::Abandon).await,
+        None => Ok(()),
+    };
+    match group.mark_unhealthy().await {
+        Ok(()) => {
+            log::info!(target: "salebell::ready", "the group has heard that this instance is unhealthy")
         }
+        // Of an instance that was abandoned a moment ago it may know nothing any more.
+        Err(not_done) if abandoned.is_ok() && not_done.refused => {
+            log::info!(target: "salebell::ready", "not marked unhealthy: {}", not_done.failure);
+        }
+        Err(not_done) => return Err(not_done.failure),
     }
+    abandoned
 }
 
 async fn finish(

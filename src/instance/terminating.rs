@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Client;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use super::metadata::{Metadata, SpotAction};
 use super::{jitter, lifecycle};
 use crate::config::Config;
 use crate::failure::{Explain, Failure};
+use crate::pulses::{Pulse, Pulses, notify};
 
 /// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
 pub const DRAIN_REASON: &str = "salebell-drain-reason";
@@ -31,6 +33,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long the group is looked for when nobody could say which it is until then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+/// A look at the metadata that are away takes half of it.
+const LONGEST_ROUND: Duration = Duration::from_secs(60);
 /// Metadata that are away are not logged in every round.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -62,6 +66,8 @@ impl Reason {
 pub async fn run(config: &Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut watch = Watch::new(config)?;
+    tokio::spawn(watch.pulses.clone().feed_watchdog());
+    notify(NotifyState::Ready);
     let Some(reason) = signals.unless_told(watch.until_it_is_to_go()).await else { return Ok(()) };
     log::info!(target: "salebell::terminating", "draining: {}", reason.text());
     drain(config, &mut watch.group, &reason).await;
@@ -87,17 +93,26 @@ struct Watch<'a> {
     group: Option<AutoScaling>,
     complained_at: Option<Instant>,
     is_at_risk: bool,
+    /// What follows a watch has limits of its own.
+    pulses: Pulses,
 }
 
 impl<'a> Watch<'a> {
     fn new(config: &'a Config) -> Result<Watch<'a>, Failure> {
         // The next round asks again by itself.
         let metadata = Metadata::from_environment()?.with_attempts(2);
-        Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false })
+        let pulses = Pulses::default();
+        Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false, pulses })
+    }
+
+    fn pulse(&self) -> Pulse {
+        self.pulses.start("the watch", LONGEST_ROUND)
     }
 
     async fn until_it_is_to_go(&mut self) -> Reason {
+        let pulse = self.pulse();
         loop {
+            pulse.beat();
             match self.look().await {
                 Ok(Some(reason)) => return reason,
                 Ok(None) => {
@@ -112,7 +127,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn until_terminated(&mut self) {
+        let pulse = self.pulse();
         loop {
+            pulse.beat();
             match self.metadata.target_lifecycle_state().await {
                 Ok(Some(state)) if state == "Terminated" => return,
                 Ok(_) => {}

@@ -23,6 +23,9 @@ pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 /// How many channels one look-out passes. Each is one descent of an index, a few microseconds.
 const CHANNELS_LOOKED_AT: i32 = 1_024;
 
+/// And how many to find out how long deliveries have waited.
+const CHANNELS_AGED: i64 = 2_000;
+
 /// So many deliveries of a disabled channel are cancelled with one statement.
 const CANCEL_SLICE: i64 = 5_000;
 
@@ -149,6 +152,8 @@ pub struct DueDelivery {
     pub traceparent: Option<String>,
     pub notice_id: Uuid,
     pub noticed_at: DateTime<Utc>,
+    /// When its event was recorded. `None`: it was to wait for its hour, or is sent again.
+    pub event_at: Option<DateTime<Utc>>,
     pub event_kind: String,
     pub watch_id: Uuid,
     pub sale_id: Uuid,
@@ -370,4 +375,50 @@ pub async fn record_attempts(
     .fetch_all(pool)
     .await?;
     Ok(disabled)
+}
+
+/// Seconds since the oldest delivery was due that waits (0: none is due). Of many channels some thousand are looked at,
+/// others each time: a backlog that is nobody's fault but ours is in most of them.
+pub async fn age(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
+    let from = Uuid::new_v4();
+    let (age, seen) = age_after(pool, from, CHANNELS_AGED, now).await?;
+    let (of_others, _) = match seen < CHANNELS_AGED {
+        true => age_after(pool, Uuid::nil(), CHANNELS_AGED - seen, now).await?,
+        false => (0.0, 0),
+    };
+    Ok(age.max(of_others))
+}
+
+/// Of `max` channels behind `after`, and how many there were.
+async fn age_after(pool: &PgPool, after: Uuid, max: i64, now: DateTime<Utc>) -> Result<(f64, i64)> {
+    // As in lease_channels.sql: one descent of the index for each channel.
+    let row = sqlx::query!(
+        r#"with recursive scan (channel_id, due_at, seen) as (
+            (
+                select channel_id, greatest(next_attempt_at, noticed_at), 1::bigint
+                from delivery_queue
+                where channel_id > $2
+                order by channel_id, next_attempt_at
+                limit 1
+            )
+            union all
+            select next.channel_id, next.due_at, scan.seen + 1
+            from scan
+            cross join lateral (
+                select q.channel_id, greatest(q.next_attempt_at, q.noticed_at) as due_at
+                from delivery_queue q
+                where q.channel_id > scan.channel_id
+                order by q.channel_id, q.next_attempt_at
+                limit 1
+            ) next
+            where scan.seen < $3
+        )
+        select coalesce(extract(epoch from $1 - min(due_at)), 0)::float8 as "age!", count(*) as "seen!" from scan"#,
+        now,
+        after,
+        max,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok((row.age.max(0.0), row.seen))
 }

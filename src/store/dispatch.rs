@@ -1,7 +1,7 @@
 //! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{PgConnection, PgExecutor, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::domain::price::Kind;
@@ -15,6 +15,7 @@ pub struct Waiting {
     /// Such as `sale.started`.
     pub kind: String,
     pub game_id: Uuid,
+    pub recorded_at: DateTime<Utc>,
     /// How far its dispatch has come: the last watch that was looked at.
     pub last_watch_id: Option<Uuid>,
     /// Where its next slice ends; `None`: with the last watch of the game.
@@ -49,7 +50,7 @@ pub async fn claim_events(
             leased_until = case when w.watched then $3::timestamptz end,
             dispatched_at = case when not w.watched then $2::timestamptz end
         from waiting w where e.id = w.id
-        returning e.id, e.kind, e.game_id, e.last_watch_id, w.watched as "watched!",
+        returning e.id, e.kind, e.game_id, e.recorded_at, e.last_watch_id, w.watched as "watched!",
             (
                 select w.id from watches w
                 where w.game_id = e.game_id and w.id > coalesce(e.last_watch_id, $4)
@@ -71,6 +72,7 @@ pub async fn claim_events(
             id: row.id,
             kind: row.kind,
             game_id: row.game_id,
+            recorded_at: row.recorded_at,
             last_watch_id: row.last_watch_id,
             slice_end: row.slice_end,
         })
@@ -180,9 +182,9 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
         ),
         queued as (
             insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
-                watch_id, sale_id, event_kind, traceparent, noticed_at)
+                watch_id, sale_id, event_kind, traceparent, noticed_at, event_at)
             select a.id, a.channel_id, a.next_attempt_at, 0, 0, a.notice_id, a.watch_id, e.sale_id, e.kind,
-                e.traceparent, $5
+                e.traceparent, $5, case when a.next_attempt_at <= $5 + interval '1 second' then e.recorded_at end
             from addressed a cross join event e
         )
         select (select count(*) from made) as "notices!", (select count(*) from addressed) as "deliveries!""#,
@@ -267,4 +269,17 @@ pub async fn release_events(pool: &PgPool, events: &[Uuid]) -> Result<()> {
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Seconds since the oldest event was recorded that waits for its notices (0: none waits).
+pub async fn age(executor: impl PgExecutor<'_>, now: DateTime<Utc>) -> Result<f64> {
+    let age = sqlx::query_scalar!(
+        r#"select coalesce(extract(epoch from $1 - (
+            select recorded_at from events where rings and dispatched_at is null order by id limit 1
+        )), 0)::float8 as "age!""#,
+        now,
+    )
+    .fetch_one(executor)
+    .await?;
+    Ok(age.max(0.0))
 }

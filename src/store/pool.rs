@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 /// A pool as sqlx has it, that outlives its password.
 #[derive(Clone)]
 pub struct PgPool {
+    name: &'static str,
     pool: sqlx::PgPool,
     password: Password,
 }
@@ -112,9 +113,9 @@ fn is_refusal(error: &sqlx::Error) -> bool {
 }
 
 impl PgPool {
-    /// Pools that share a password share `password`.
-    pub fn new(pool: sqlx::PgPool, password: Password) -> PgPool {
-        PgPool { pool, password }
+    /// The metrics call it `name`. Pools that share a password share `password`.
+    pub fn new(name: &'static str, pool: sqlx::PgPool, password: Password) -> PgPool {
+        PgPool { name, pool, password }
     }
 
     /// A connection.
@@ -142,6 +143,7 @@ impl PgPool {
     }
 
     async fn patiently<T, F: Future<Output = Result<T>>>(&self, ask: impl Fn() -> F) -> Result<T> {
+        let _wait = self.is_used_up().then(|| Wait { pool: self.name, since: Instant::now() });
         let mut until = None;
         loop {
             let before = *self.password.generation.borrow();
@@ -176,6 +178,10 @@ impl PgPool {
         self.patiently(connect).await
     }
 
+    fn is_used_up(&self) -> bool {
+        self.pool.num_idle() == 0 && self.pool.size() >= self.pool.options().get_max_connections()
+    }
+
     /// How connections are made.
     pub fn connect_options(&self) -> Arc<PgConnectOptions> {
         self.pool.connect_options()
@@ -199,6 +205,18 @@ impl PgPool {
     /// Ends all connections, each when it is given back.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Somebody waits for a connection that another gives back; it counts also when they give up.
+struct Wait {
+    pool: &'static str,
+    since: Instant,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        metrics::histogram!("database_wait_seconds", "pool" => self.pool).record(self.since.elapsed());
     }
 }
 

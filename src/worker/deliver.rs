@@ -159,6 +159,11 @@ async fn try_once(app: &App, outbound: &Outbound) -> AttemptResult {
         None => "unanswered",
     };
     counter!("salebell_delivery_attempts_total", "outcome" => outcome).increment(1);
+    // Later attempts are late because of the receiver.
+    if let Some(event_at) = delivery.event_at.filter(|_| attempt.succeeded() && delivery.attempts == 0) {
+        let lag = app.clock.now() - event_at;
+        histogram!("salebell_sent_lag_seconds").record(lag.as_seconds_f64().max(0.0));
+    }
     let next_at = match attempt.succeeded() || attempt.is_gone() {
         true => None,
         false => {
@@ -166,6 +171,9 @@ async fn try_once(app: &App, outbound: &Outbound) -> AttemptResult {
             retries::wait_after(tries, random(), attempt.retry_after).map(|wait| app.clock.now() + wait)
         }
     };
+    if next_at.is_none() && !attempt.succeeded() {
+        counter!("salebell_deliveries_dead_total").increment(1);
+    }
     AttemptResult {
         delivery_id: delivery.id,
         attempts: delivery.attempts,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
-use metrics::counter;
+use metrics::{counter, histogram};
 use uuid::Uuid;
 
 use crate::app::App;
@@ -142,6 +142,8 @@ impl Dispatcher {
         }
         self.held.retain(|held| *held != event.id);
         counter!("salebell_events_dispatched_total").increment(1);
+        let lag = app.clock.now() - event.recorded_at;
+        histogram!("salebell_dispatch_lag_seconds").record(lag.as_seconds_f64().max(0.0));
         Ok(small)
     }
 }

@@ -9,7 +9,8 @@ use salebell::secrets;
 use secrecy::ExposeSecret;
 
 use crate::support::aws::{Environment, Fault, READ_PARAMETERS, READ_SECRET};
-use crate::support::binary::command;
+use crate::support::binary::{Binary, command};
+use crate::support::database::TestDatabase;
 use crate::support::ec2::{Ec2, Group};
 use crate::support::eventually;
 use crate::support::scratch::Scratch;
@@ -97,6 +98,10 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
         ("database/password", &format!("secret:{database}#password")),
         ("webhook/encryption_keys", &format!("secret:{webhook}")),
         ("email/password", "swordfish"),
+        ("instance/launch_hook", "launch"),
+        ("instance/group", &format!("secret:{database}#username")),
+        ("server/linger_s", "35"),
+        ("log/level", "warn"),
         ("email/user", "bell"),
         ("email/from", "Salebell <bell@example.com>"),
         ("email/smtp_url", "smtps://mail.example.com"),
@@ -111,14 +116,14 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     environment.put_as("stats/mail_to", "a@example.com,b@example.com", ParameterType::StringList).await;
     // Of another environment, whose name begins alike.
     environment.put(&format!("{}-2/log/level", environment.path()), "debug").await;
-    for number in 0..189 {
+    for number in 0..185 {
         environment.put(&format!("later/setting_{number}"), "of the next version").await;
     }
     let boot = machine.boot().await;
     assert!(boot.success, "{}", boot.errors);
     assert!(boot.output.contains("200 parameters below"), "{}", boot.output);
-    assert!(boot.output.contains("3 of them in Secrets Manager"), "{}", boot.output);
-    assert_eq!(boot.output.matches("left out: later.setting_").count(), 189);
+    assert!(boot.output.contains("4 of them in Secrets Manager"), "{}", boot.output);
+    assert_eq!(boot.output.matches("left out: later.setting_").count(), 185);
     // Ten a page; the last full page may have an empty one behind it.
     assert!((20..=21).contains(&environment.requests(READ_PARAMETERS)));
     assert_eq!(environment.requests(READ_SECRET), 2, "a secret with two keys is read once");
@@ -142,13 +147,19 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert_eq!(machine.file("instance.env"), instance);
     let (success, errors) = machine.check_config().await;
     assert!(success, "{errors}");
+    // What the hooks need, and no secret.
+    let beside: toml::Table = machine.file("instance.toml").parse().unwrap();
+    assert_eq!(beside.keys().collect::<Vec<_>>(), ["instance", "log", "server", "worker"]);
+    assert_eq!(beside["instance"]["launch_hook"].as_str(), Some("launch"));
+    assert!(beside["instance"].get("group").is_none(), "it is in a secret: {beside}");
+    assert_eq!(mode_of(&machine.run().join("instance.toml")), 0o400);
 
     // Once more, after a change.
     environment.put("worker/daily_hour", "8").await;
     let boot = machine.boot().await;
     assert!(boot.success, "{}", boot.errors);
     assert!(machine.file("config.toml").contains("daily_hour = \"8\""));
-    assert_eq!(std::fs::read_dir(machine.run()).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(machine.run()).unwrap().count(), 3);
 }
 
 #[tokio::test]
@@ -336,4 +347,50 @@ async fn a_folder_that_others_can_write_to_is_refused() {
     let boot = machine.boot().await;
     assert!(!boot.success && boot.errors.contains("others can write to it"), "{}", boot.errors);
     assert_eq!(std::fs::read_dir(machine.run()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_alone() {
+    let (machine, database) = (Machine::new().await, TestDatabase::create().await);
+    let environment = &machine.environment;
+    let keys = secrets::generate_key().unwrap();
+    let webhook = environment.create_secret("webhook", keys.expose_secret()).await;
+    let login = environment.create_secret("database", "hunter2").await;
+    for (name, value) in [
+        ("database/url", database.url.as_str()),
+        ("database/password", &format!("secret:{login}")),
+        ("webhook/encryption_keys", &format!("secret:{webhook}")),
+        ("email/password", "hunter3"),
+        ("email/user", "bell"),
+        ("email/from", "Salebell <bell@example.com>"),
+        ("email/smtp_url", "smtps://mail.example.com"),
+        ("server/listen", "127.0.0.1:0"),
+        ("server/metrics_listen", "127.0.0.1:0"),
+        ("worker/metrics_listen", "127.0.0.1:0"),
+        ("files/directory", machine.folder.path().to_str().unwrap()),
+    ] {
+        environment.put(name, value).await;
+    }
+    let boot = machine.boot().await;
+    assert!(boot.success, "{}", boot.errors);
+    // As the units have it: the file as a credential, and what is not secret as the environment.
+    let run = machine.run();
+    let file = machine.file("instance.env");
+    let settings: Vec<(&str, &str)> = file.lines().filter_map(|line| line.split_once('=')).collect();
+    let settings = [&settings[..], &[("CREDENTIALS_DIRECTORY", run.to_str().unwrap())]].concat();
+    let settings = [&settings[..], &environment.settings()].concat();
+    for command in ["api", "worker"] {
+        let service = Binary::start(&[command], &settings);
+        service.logged("metrics on ").await;
+        let seen = ["environ", "cmdline"].map(|name| {
+            let bytes = std::fs::read(format!("/proc/{}/{name}", service.id())).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        assert!(seen[0].contains("SALEBELL_INSTANCE_ID=i-1") && seen[1].contains(command), "{seen:?}");
+        for text in [seen.concat(), service.log()] {
+            for secret in ["hunter", keys.expose_secret(), "postgres://"] {
+                assert!(!text.contains(secret), "{command}: {secret} is in {text}");
+            }
+        }
+    }
 }

@@ -64,13 +64,7 @@ async fn a_busy_pool_takes_nobody_out_of_service() {
 #[tokio::test]
 async fn metrics_tell_requests_by_route_and_what_the_process_uses() {
     let database = TestDatabase::create().await;
-    let settings = [
-        ("SALEBELL_DATABASE__URL", database.url.as_str()),
-        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
-        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
-        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
-    ];
-    let api = Binary::start(&["api"], &settings);
+    let api = Binary::api_on(&database);
     let url = api.url().await;
     let metrics = api.logged("metrics on ").await;
     for path in ["/v1/me?secret=1", "/v1/nothing", "/readyz"] {

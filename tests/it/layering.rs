@@ -23,6 +23,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("outbound", &["app", "aws", "config", "domain", "error", "store"]),
     ("sources", &["app", "config", "domain", "error"]),
     ("readiness", &["error", "store", "suspicion"]),
+    ("gauges", &["app", "iam", "store"]),
     ("callers", &["activity", "app", "config", "domain", "error", "outbound", "store", "suspicion"]),
     (
         "app",
@@ -34,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "error",
             "iam",
+            "gauges",
             "instance",
             "listeners",
             "outbound",
@@ -70,10 +72,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     // Not http: one surface knows nothing of the other.
-    ("grpc", &["app", "error", "instance", "telemetry", "trace"]),
+    ("grpc", &["app", "error", "instance", "trace"]),
     ("aws", &["clock", "error"]),
     ("iam", &["aws", "clock", "error", "store"]),
-    ("instance", &["app", "aws", "clock", "config", "error", "failure", "secrets", "store"]),
+    ("instance", &["app", "aws", "clock", "config", "error", "failure", "pulses", "secrets", "store"]),
     ("uploads", &["error"]),
     ("listeners", &["error"]),
     ("assembly", &["app", "error", "outbound", "store"]),
@@ -101,7 +103,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("server", &["app", "config", "error", "grpc", "http", "telemetry"]),
-    ("process", &["app", "config", "error", "server", "telemetry"]),
+    ("process", &["app", "config", "error", "pulses", "server", "telemetry"]),
     // These are callers of the whole, or clients of it from outside.
     ("dev", &["*"]),
     ("main", &["*"]),

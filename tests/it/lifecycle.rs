@@ -91,7 +91,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
     let pool = sqlx::PgPool::connect(&bare.url).await.unwrap();
-    let pool = salebell::store::pool::PgPool::new(pool, Default::default());
+    let pool = salebell::store::pool::PgPool::new("writer", pool, Default::default());
     salebell::store::migrate(&pool).await.unwrap();
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
     assert_eq!(ec2.world().group.instance(ID).state, State::InService);
@@ -136,6 +136,16 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
     assert!(log.contains("the launch is abandoned: no parameters"), "{log}");
     assert!(log.contains("server.drain_s"), "what is wrong is told: {log}");
     assert_eq!(ended(&ec2), [said("launch", Outcome::Abandon)]);
+}
+
+#[tokio::test]
+async fn an_instance_in_service_that_is_given_up_is_replaced() {
+    let (ec2, settings) = in_service(Duration::from_secs(60)).await;
+    let mut abandon = run(&["ready", "--abandon", "--reason", "the API fails"], &settings, &[]);
+    assert_eq!(abandon.exit_code().await, Some(0), "{}", abandon.log());
+    assert!(abandon.log().contains("the instance is InService"), "{}", abandon.log());
+    assert_eq!(ec2.calls("SetInstanceHealth"), 1);
+    assert_eq!(ec2.world().group.instance(ID).state, State::TerminatingWait);
 }
 
 #[tokio::test]

@@ -2,12 +2,14 @@
 
 mod support;
 
+mod appliance;
 mod auth_coverage;
 mod boot;
 mod browser_users;
 mod bus;
 mod callers;
 mod channels;
+mod cloudwatch;
 mod cluster;
 mod cognito;
 mod config_cli;
@@ -38,6 +40,7 @@ mod layering;
 mod lifecycle;
 mod logging;
 mod metadata;
+mod metrics;
 mod notices;
 mod offers;
 mod operations;
@@ -53,6 +56,7 @@ mod report;
 mod role_credentials;
 mod s3_files;
 mod search;
+mod secrets;
 mod server;
 mod smuggling;
 mod smuggling_http2;

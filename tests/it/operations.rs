@@ -12,6 +12,7 @@ fn settings_of_the_program() -> BTreeMap<String, String> {
         include_str!("../../src/config/email.rs"),
         include_str!("../../src/config/files.rs"),
         include_str!("../../src/config/load_balancer.rs"),
+        include_str!("../../src/config/telemetry.rs"),
         include_str!("../../src/config/tls.rs"),
         include_str!("../../src/config/instance.rs"),
     );

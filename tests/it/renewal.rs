@@ -1,14 +1,11 @@
 //! Secrets that change under a service: a PostgreSQL that wants passwords, rotations as Secrets Manager makes them, and
 //! requests all the while.
 
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use reqwest::Client;
 use salebell::app::{AppState, Clock};
 use salebell::config::Config;
@@ -252,31 +249,4 @@ async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
     environment.fail_always(READ_SECRET, Some(Fault::Refuse("AccessDeniedException", "No.".to_owned())));
     renewal.read_all().await;
     assert_eq!(app.keyring.open(row, &sealed).unwrap().expose_secret(), b"ring");
-}
-
-#[tokio::test]
-async fn no_core_is_dumped() {
-    let database = TestDatabase::create_bare().await;
-    let shell = "ulimit -c unlimited 2>/dev/null; exec \"$@\"";
-    let mut child = tokio::process::Command::new("sh")
-        .args(["-c", shell, "sh", crate::support::binary::SALEBELL, "api"])
-        .env("SALEBELL_DATABASE__URL", &database.url)
-        .env("SALEBELL_SERVER__LISTEN", "127.0.0.1:0")
-        .env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0")
-        .env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0")
-        .env("SALEBELL_FILES__DIRECTORY", env!("CARGO_TARGET_TMPDIR"))
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let id = child.id().unwrap();
-    eventually("its limit is 0", async || {
-        let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        core.split_whitespace().filter(|word| *word == "0").count() == 2
-    })
-    .await;
-    kill(Pid::from_raw(id as i32), Signal::SIGABRT).unwrap();
-    let status = child.wait().await.unwrap();
-    assert_eq!((status.signal(), status.core_dumped()), (Some(Signal::SIGABRT as i32), false));
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use nix::sys::signal::Signal;
-use salebell::{http, process};
+use salebell::http;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
@@ -96,12 +96,12 @@ async fn connections_beyond_the_limit_wait_their_turn() {
 async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
     let app = TestApp::spawn().await;
     let second = Duration::from_secs(1);
-    assert_eq!(process::check_alive(&app.app, second).await, Ok(()));
+    assert_eq!(app.app.pulses.check_alive(second).await, Ok(()));
     let stuck = app.app.pulses.start("stuck", Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(process::check_alive(&app.app, second).await, Err("stuck"));
+    assert_eq!(app.app.pulses.check_alive(second).await, Err("stuck"));
     drop(stuck);
-    assert_eq!(process::check_alive(&app.app, second).await, Ok(()));
+    assert_eq!(app.app.pulses.check_alive(second).await, Ok(()));
 }
 
 #[tokio::test]

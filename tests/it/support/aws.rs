@@ -11,7 +11,9 @@ use aws_sdk_ssm::types::ParameterType;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -160,16 +162,20 @@ async fn lead(target: String, way: Arc<Mutex<Way>>) -> String {
                 None => {}
             }
             let body = to_bytes(body, usize::MAX).await.unwrap();
-            let url = format!("{target}{}", parts.uri);
-            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await;
-            let answer = answer.unwrap();
-            let mut response = Response::builder().status(answer.status());
-            *response.headers_mut().unwrap() = answer.headers().clone();
-            response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+            pass_on(&client, &target, parts, body).await
         }
     });
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
+}
+
+/// Asks `target` the same, and answers as it does.
+pub async fn pass_on(client: &reqwest::Client, target: &str, parts: Parts, body: Bytes) -> Response<Body> {
+    let url = format!("{target}{}", parts.uri);
+    let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await.unwrap();
+    let mut response = Response::builder().status(answer.status());
+    *response.headers_mut().unwrap() = answer.headers().clone();
+    response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
 }
 
 /// As AWS refuses in JSON 1.1.

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::database::TestDatabase;
 
 /// Where the built program is.
 pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
@@ -17,6 +20,8 @@ pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 pub struct Binary {
     child: Child,
     log: Arc<Mutex<String>>,
+    reading: JoinHandle<()>,
+    printed: JoinHandle<String>,
 }
 
 impl Binary {
@@ -25,28 +30,54 @@ impl Binary {
         Binary::run(command(arguments, settings))
     }
 
+    /// The API on a database, and the metrics that it tells.
+    pub fn api_on(database: &TestDatabase) -> Binary {
+        let settings = [
+            ("SALEBELL_DATABASE__URL", database.url.as_str()),
+            ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ];
+        Binary::start(&["api"], &settings)
+    }
+
     /// Starts it by way of another program, which replaces itself by what stands behind its own arguments.
     pub fn start_under(wrapper: &[&str], arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
-        let Some((program, own)) = wrapper.split_first() else { return Binary::start(arguments, settings) };
-        let mut command = Command::new(program);
-        command.args(own).arg(SALEBELL).args(arguments);
-        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        Binary::start_program_under(wrapper, SALEBELL, arguments, settings)
+    }
+
+    /// The same with another program than `salebell`.
+    pub fn start_program_under(
+        wrapper: &[&str],
+        program: &str,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> Binary {
+        let mut words = wrapper.iter().chain([&program]).chain(arguments);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         Binary::run(in_a_folder_of_its_own(command, settings))
     }
 
     fn run(mut command: Command) -> Binary {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let printed = tokio::spawn(async move {
+            let mut printed = String::new();
+            stdout.read_to_string(&mut printed).await.unwrap();
+            printed
+        });
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let into = log.clone();
-        tokio::spawn(async move {
+        let reading = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let mut log = into.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
             }
         });
-        Binary { child, log }
+        Binary { child, log, reading, printed }
     }
 
     /// What it has logged so far.
@@ -83,7 +114,18 @@ impl Binary {
     /// Waits for its end: the exit code, none after a signal.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let wait = tokio::time::timeout(Duration::from_secs(40), self.child.wait());
-        wait.await.expect("it ends").unwrap().code()
+        let ended = wait.await.expect("it ends").unwrap();
+        // Its last words, unless another process has its stderr too.
+        if !self.reading.is_finished() {
+            let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.reading).await;
+        }
+        ended.code()
+    }
+
+    /// Waits for its end, and returns what it has printed.
+    pub async fn printed(mut self) -> String {
+        self.exit_code().await;
+        (&mut self.printed).await.unwrap()
     }
 
     pub fn is_running(&mut self) -> bool {

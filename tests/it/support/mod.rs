@@ -1,5 +1,6 @@
 //! The spawned app: a database and a port of its own for each test.
 
+pub mod appliance;
 pub mod aws;
 pub mod binary;
 pub mod bus;
@@ -10,6 +11,7 @@ pub mod gate;
 pub mod grpc;
 pub mod instance;
 pub mod issuer;
+pub mod journal;
 pub mod proxy;
 pub mod raw;
 pub mod rds;

@@ -55,7 +55,11 @@ impl Proxy {
 
     /// In front of `host:port`.
     pub async fn start(target: String) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Proxy::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
+    }
+
+    /// The same, on a listener that is there.
+    pub fn on(listener: TcpListener, target: String) -> Proxy {
         let port = listener.local_addr().unwrap().port();
         let (mode, _) = watch::channel(Mode::Open);
         let mode = Arc::new(mode);

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use salebell::app::Clock;
 use uuid::Uuid;
 
+use super::aws::pass_on;
 use super::ec2::Ec2;
 
 /// Where the bytes of files are in a test.
@@ -128,12 +129,7 @@ pub async fn strict(target: &str, ec2: Arc<Ec2>) -> (String, Arc<Mutex<Vec<Signe
                 let text = format!("<Error><Code>{code}</Code><Message>No.</Message></Error>");
                 return Response::builder().status(StatusCode::FORBIDDEN).body(Body::from(text)).unwrap();
             }
-            let url = format!("{target}{}", parts.uri);
-            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await;
-            let answer = answer.unwrap();
-            let mut response = Response::builder().status(answer.status());
-            *response.headers_mut().unwrap() = answer.headers().clone();
-            response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+            pass_on(&client, &target, parts, body).await
         }
     });
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -181,15 +177,8 @@ pub async fn flaky(target: &str, every: usize) -> String {
                 Some(1) => tokio::time::sleep(Duration::from_millis(500)).await,
                 _ => {}
             }
-            let url = format!("{target}{}", parts.uri);
-            let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await;
-            let answer = answer.unwrap();
-            if failure == Some(2) {
-                return refused();
-            }
-            let mut response = Response::builder().status(answer.status());
-            *response.headers_mut().unwrap() = answer.headers().clone();
-            response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+            let answer = pass_on(&client, &target, parts, body).await;
+            if failure == Some(2) { refused() } else { answer }
         }
     });
     tokio::spawn(async move { axum::serve(listener, router).await });

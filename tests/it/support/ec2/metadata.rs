@@ -1,11 +1,12 @@
-//! The instance metadata service, version 2, as one instance sees it.
+//! The instance metadata service, version 2, as each instance sees it.
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html>
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -73,18 +74,41 @@ impl RoleKeys {
 
 type Shared = Arc<Mutex<World>>;
 
+/// The oldest version, which asks for no token. cloud-init asks this one where it sees no hardware of EC2, as in a
+/// container.
+const WITHOUT_TOKEN: &str = "/2009-04-04/";
+
 /// Answers for one instance.
 pub fn router(world: Shared, id: &str) -> Router {
-    Router::new().fallback(answer).with_state((world, id.to_owned()))
+    let id = id.to_owned();
+    Router::new()
+        .fallback(async move |State(world): State<Shared>, request: Request| {
+            answer(world, id.clone(), request).await
+        })
+        .with_state(world)
 }
 
-async fn answer(State((world, id)): State<(Shared, String)>, request: Request) -> Response {
+/// Answers for the instance that asks, by its address.
+pub fn router_by_address(world: Shared) -> Router {
+    let by_address =
+        async |State(world): State<Shared>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {
+            let id = world.lock().unwrap().addresses.get(&peer.ip()).cloned();
+            match id {
+                Some(id) => answer(world, id, request).await,
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        };
+    Router::new().fallback(by_address).with_state(world)
+}
+
+async fn answer(world: Shared, id: String, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let (method, headers) = (request.method().clone(), request.headers().clone());
     let due = {
         let mut world = world.lock().unwrap();
         world.requests.push(format!("{method} {path}"));
-        world.metadata_faults.pop_front().or(world.metadata_outage)
+        let outage = world.metadata_outage.filter(|_| path.starts_with(world.outage_below));
+        world.metadata_faults.pop_front().or(outage)
     };
     if let Some(status) = fault(due).await {
         return status.into_response();
@@ -93,6 +117,7 @@ async fn answer(State((world, id)): State<(Shared, String)>, request: Request) -
     world.group.pass(Instant::now());
     match (method, path.as_str()) {
         (Method::PUT, "/latest/api/token") => give_token(&mut world, &id, &headers),
+        (Method::GET, path) if path.starts_with(WITHOUT_TOKEN) => read(&world, &id, path),
         (Method::GET | Method::HEAD, path) => match is_good(&world, &id, &headers) {
             true => read(&world, &id, path),
             false => {
@@ -127,8 +152,15 @@ fn is_good(world: &World, id: &str, headers: &HeaderMap) -> bool {
 
 fn read(world: &World, id: &str, path: &str) -> Response {
     let instance = world.group.instance(id);
-    let Some(path) = path.strip_prefix("/latest/") else { return StatusCode::NOT_FOUND.into_response() };
+    // `latest`, or one of the versions, which are dates.
+    let Some((_, path)) = path.trim_start_matches('/').split_once('/') else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let found = match path {
+        "user-data" => world.user_data.clone(),
+        // Of what there is, as much as cloud-init wants to know.
+        "meta-data/" => Some("instance-id\nlocal-hostname".to_owned()),
+        "meta-data/local-hostname" => Some(format!("{id}.{REGION}.compute.internal")),
         "meta-data/instance-id" => Some(id.to_owned()),
         "meta-data/placement/region" => Some(REGION.to_owned()),
         "meta-data/placement/availability-zone" => Some(ZONE.to_owned()),

@@ -8,7 +8,7 @@ pub mod group;
 pub mod metadata;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,11 @@ pub struct World {
     pub metadata_faults: VecDeque<Fault>,
     /// Until it is taken back, all requests of the metadata service.
     pub metadata_outage: Option<Fault>,
+    /// Which of them, by how their paths begin.
+    pub outage_below: &'static str,
+    /// Which instance has which address, where all ask in one place.
+    pub addresses: HashMap<IpAddr, String>,
+    pub user_data: Option<String>,
     pub autoscaling_faults: VecDeque<Fault>,
     pub autoscaling_outage: Option<Fault>,
 }
@@ -74,6 +79,26 @@ impl Ec2 {
         let (address, task) = serve(metadata::router(self.world.clone(), id)).await;
         self.tasks.lock().unwrap().push(task);
         format!("http://{address}")
+    }
+
+    /// Serves the metadata of all instances that have an address.
+    pub fn serve_metadata(&self, listener: TcpListener) {
+        let router = metadata::router_by_address(self.world.clone());
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let task = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        self.tasks.lock().unwrap().push(task);
+    }
+
+    /// Launches an instance that has this address.
+    pub fn launch_at(&self, id: &str, address: IpAddr) {
+        let mut world = self.world();
+        world.group.launch(id, Instant::now());
+        world.addresses.insert(address, id.to_owned());
+    }
+
+    /// Where Auto Scaling listens.
+    pub fn autoscaling(&self) -> SocketAddr {
+        self.autoscaling
     }
 
     /// What a process on the instance finds in its environment, so that it comes here and not to AWS.

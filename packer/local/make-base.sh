@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# make-base.sh RELEASE ARCHITECTURE FOLDER PART: makes FOLDER/<list>.tar.zst, the root file system that stands for Debian's
+# image on AWS, unless it is there for this very list of packages. Prints its path. PART is where it is made. Wants root.
+set -euo pipefail
+cd "$(dirname "$0")"
+release=$1 architecture=$2 folder=$3 part=$4
+
+mapfile -t packages < <(sed 's/#.*//' base-packages.txt | sed '/^$/d')
+packages+=("linux-image-cloud-$architecture")
+# The month is in it, so that updates do not pile up; the bake itself brings every package up to date.
+key=$(printf '%s\n' "$release" "$architecture" "$(date +%Y-%m)" "${packages[@]}" "$(cat make-base.sh)" | sha256sum |
+  cut -c 1-12)
+base=$folder/$release-$architecture-$key.tar.zst
+if ! [ -s "$base" ]; then
+  mkdir -p "$folder"
+  # Older ones serve nobody any more.
+  rm -f "$folder/$release-$architecture-"*
+  echo "==> making the base with mmdebstrap: ${#packages[@]} packages and what they need (about a minute)" >&2
+  # A fixed date: files that were made and not unpacked get it. It is the one of the release.
+  SOURCE_DATE_EPOCH=1754690400 mmdebstrap --quiet --mode=root --variant=apt --architectures="$architecture" \
+    --include="$(IFS=, && echo "${packages[*]}")" --aptopt='APT::Install-Recommends "false"' \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+    --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+    "$release" "$part" >&2
+  mv "$part" "$base"
+fi
+echo "$base"

@@ -1,0 +1,10 @@
+# Packer 1.7 and newer fetch the amazon plugin by this (`packer init packer`). It has a file of its own because Debian's
+# 1.6.6, which has the plugin built in, does not know the block.
+packer {
+  required_plugins {
+    amazon = {
+      source  = "github.com/hashicorp/amazon"
+      version = "~> 1.3"
+    }
+  }
+}

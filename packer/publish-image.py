@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""After the bake: has every copy of the image demand IMDSv2, checks that it is what the template asked for, and lays the
+manifest and the SBOM beside it in S3 where that is wanted."""
+
+import argparse
+import json
+import pathlib
+import sys
+import urllib.parse
+
+import boto3
+
+
+def images(packer_manifest):
+    """(region, AMI id) of every copy, from what Packer's manifest post-processor wrote."""
+    last = packer_manifest["last_run_uuid"]
+    build = next(build for build in packer_manifest["builds"] if build["packer_run_uuid"] == last)
+    return [tuple(part.split(":", 1)) for part in build["artifact_id"].split(",")]
+
+
+def problems(image, shared_with, arguments, commit):
+    if image["State"] != "available":
+        yield f"is {image['State']}"
+    tags = {tag["Key"]: tag["Value"] for tag in image.get("Tags", [])}
+    if tags.get("Version") != commit:
+        yield f"has no tag Version={commit}"
+    if image.get("Public"):
+        yield "is public"
+    if missing := set(arguments.accounts.split()) - shared_with:
+        yield f"is not shared with {', '.join(sorted(missing))}"
+    if arguments.endpoint:
+        return  # moto forgets encryption in copies, and knows no ImdsSupport
+    if image.get("ImdsSupport") != "v2.0":
+        yield "does not demand IMDSv2"
+    for mapping in image["BlockDeviceMappings"]:
+        if "Ebs" in mapping and not mapping["Ebs"]["Encrypted"]:
+            yield f"{mapping['DeviceName']} is not encrypted"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--regions", required=True, help="that have to have a copy")
+    parser.add_argument("--accounts", default="", help="that have to be allowed to launch it")
+    parser.add_argument("--endpoint", default="", help="an emulated AWS")
+    parser.add_argument("--publish-to", default="", help="s3://bucket/prefix")
+    arguments = parser.parse_args()
+    manifest = json.loads((arguments.output / "manifest.json").read_text())
+    packer_manifest = json.loads((arguments.output / "packer-manifest.json").read_text())
+
+    copies = images(packer_manifest)
+    found = [f"no image in {region}" for region in arguments.regions.split() if region not in dict(copies)]
+    for region, image_id in copies:
+        ec2 = boto3.client("ec2", region_name=region, endpoint_url=arguments.endpoint or None)
+        ec2.get_waiter("image_available").wait(ImageIds=[image_id], WaiterConfig={"Delay": 15, "MaxAttempts": 120})
+        ec2.modify_image_attribute(ImageId=image_id, ImdsSupport={"Value": "v2.0"})
+        image = ec2.describe_images(ImageIds=[image_id])["Images"][0]
+        permissions = ec2.describe_image_attribute(ImageId=image_id, Attribute="launchPermission")["LaunchPermissions"]
+        shared_with = {permission.get("UserId") for permission in permissions}
+        found += [f"{image_id} in {region} {what}" for what in problems(image, shared_with, arguments, manifest["commit"])]
+        print(f"{image_id} in {region}: {image['Name']}")
+    if found:
+        sys.exit("\n".join(found))
+
+    if arguments.publish_to:
+        target = urllib.parse.urlsplit(arguments.publish_to)
+        s3 = boto3.client("s3", endpoint_url=arguments.endpoint or None)
+        for name in ("manifest.json", "sbom.cdx.json"):
+            key = f"{target.path.strip('/')}/{manifest['name']}/{name}".lstrip("/")
+            s3.upload_file(str(arguments.output / name), target.netloc, key)
+            print(f"s3://{target.netloc}/{key}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# In the image: the binary, our units and settings from the stage to their places.
+set -euo pipefail
+stage=/tmp/salebell-bake
+cd "$stage" # which only a machine has that an image is baked on
+
+install -o root -g root -m 0755 "$stage/salebell" /usr/bin/salebell
+/usr/bin/salebell --version
+
+# copy FOLDER PLACE [MODE]: the files of systemd/FOLDER. One that is missing or empty ends the bake: an image without it
+# would boot and not work.
+copy() {
+  local from=$stage/systemd/$1 files
+  mapfile -t files < <(find "$from" -type f -printf '%P\n' 2>/dev/null | LC_ALL=C sort)
+  if [ "${#files[@]}" -eq 0 ]; then
+    echo "systemd/$1 has no files" >&2
+    exit 1
+  fi
+  for file in "${files[@]}"; do
+    install -D -o root -g root -m "${3:-0644}" "$from/$file" "$2/$file"
+  done
+  echo "$2: ${#files[@]} files"
+}
+
+# Settings of cloud-init that the base has and no package: its user, its network.
+comm -23 <(find /etc/cloud/cloud.cfg.d -type f | LC_ALL=C sort) <(cat /var/lib/dpkg/info/cloud-init.* | LC_ALL=C sort) |
+  xargs -r -d '\n' rm -v
+
+if [ -d "$stage/systemd" ]; then
+  copy system /usr/lib/systemd/system
+  for folder in system-preset journald.conf.d system.conf.d timesyncd.conf.d; do
+    copy "$folder" "/usr/lib/systemd/$folder"
+  done
+  copy sysusers.d /usr/lib/sysusers.d
+  copy tmpfiles.d /usr/lib/tmpfiles.d
+  copy cloud /etc/cloud/cloud.cfg.d
+  copy salebell /usr/lib/salebell
+  copy checks /usr/lib/salebell 0755
+else
+  echo "no systemd/: an image with the binary alone" >&2
+fi
+
+# Static users get their numbers now, so that they are the same on every instance.
+systemd-sysusers
+
+# What the image needs as a machine, whatever runs on it.
+cd "$stage/files"
+find . -type f -printf '%P\n' | while read -r file; do
+  install -D -o root -g root -m 0644 "$file" "/$file"
+done

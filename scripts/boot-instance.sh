@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# boot-instance.sh FOLDER BINARY ADDRESS: boots an instance under systemd-nspawn, from a root file system of
+# make-root.sh with our units and this binary, and becomes its console. Whatever it changes is in FOLDER, from which it
+# boots again; what lies in FOLDER/etc before the first boot goes over its /etc.
+#
+# It has a network namespace of its own, and in it eth0 with ADDRESS (10.77.0.11). Runs as root in a network namespace
+# that holds the bridge "instances" with 10.77.0.1/24, and on it 169.254.169.254 with the metadata: the caller's work.
+#
+# It ends when the machine is off. SIGTERM and Ctrl-C switch it off the orderly way, the end of standard input at once.
+# Nothing of it is left: its mounts and its network die with its processes. FOLDER/init has the process id of its
+# systemd, for `nsenter -t $(cat FOLDER/init) -a`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+folder=${1:?a folder for what the instance changes}
+binary=${2:?the salebell program}
+address=${3:?an address such as 10.77.0.11}
+if [ "$(id -u)" -ne 0 ]; then
+  echo "an instance is booted by root" >&2
+  exit 1
+fi
+for program in systemd-nspawn mmdebstrap ip nsenter setpriv; do
+  if ! command -v "$program" >/dev/null; then
+    echo "$program is missing; 'make test' installs it" >&2
+    exit 1
+  fi
+done
+
+# In a mount namespace of its own, so that mounts and named network namespaces end with it.
+if [ "${SALEBELL_BOOT_INSIDE:-}" != yes ]; then
+  SALEBELL_BOOT_INSIDE=yes exec unshare --mount --propagation private "$0" "$@"
+fi
+
+base=$(scripts/make-root.sh)
+mkdir -p "$folder"/{changes,work,root}
+mount -t overlay overlay -o "lowerdir=$base,upperdir=$folder/changes,workdir=$folder/work" "$folder/root"
+root=$folder/root
+if ! [ -e "$root/usr/lib/salebell" ]; then
+  scripts/install-units.sh "$root"
+  if [ -d "$folder/etc" ]; then
+    cp -r "$folder/etc/." "$root/etc/"
+  fi
+  # An image has what systemd makes anew after an update (caches of the linker, of messages).
+  touch "$root/etc/.updated" "$root/var/.updated"
+  # The network is set from outside, and so is the resolver.
+  for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+  done
+  rm -f "$root/etc/resolv.conf"
+  echo "nameserver 10.77.0.1" >"$root/etc/resolv.conf"
+  touch "$root/usr/bin/salebell"
+fi
+
+# A control group of its own: systemd takes the one that it finds itself in for the root of all.
+groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+if [ -z "$groups" ]; then
+  echo "an instance needs control groups of version 2 (cgroup2), and none are mounted here" >&2
+  exit 1
+fi
+group=$groups/salebell-instance-$$
+# Ends what is in a control group, and removes it.
+remove_group() {
+  local try
+  for try in {1..50}; do
+    if [ -e "$1/cgroup.kill" ]; then
+      echo 1 >"$1/cgroup.kill"
+    fi
+    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    [ -d "$1" ] || return 0
+    sleep 0.1
+  done
+  echo "$1 cannot be removed after $try tries" >&2
+}
+# What those left that were killed.
+for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-instance-*; do
+  if [ -d "$old" ] && ! [ -d "/proc/${old##*-}" ]; then
+    remove_group "$old"
+  fi
+done
+mkdir "$group"
+
+# Named for this process: the veth's end in the caller's namespace must be no other's.
+network=instance$$
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
+ip netns add "$network"
+ip link add "v$$" type veth peer name eth0 netns "$network"
+ip link set "v$$" master instances up
+ip -n "$network" link set lo up
+ip -n "$network" address add "$address/24" dev eth0
+ip -n "$network" link set eth0 up
+ip -n "$network" route add default via 10.77.0.1
+
+# pdeathsig: also when this script is killed the hard way.
+# UNIFIED_CGROUP_HIERARCHY: systemd 257 knows no other, whatever this machine has.
+(
+  echo "$BASHPID" >"$group/cgroup.procs"
+  UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
+    --resolv-conf=off --link-journal=no --timezone=off \
+    --machine="salebell-instance-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
+    --bind-ro="$(realpath "$binary"):/usr/bin/salebell" --console=read-only --boot
+) </dev/null &
+machine=$!
+trap 'kill -TERM $machine 2>/dev/null || true' INT TERM
+
+# The machine's systemd is the one below us that has number 1 where it lives.
+find_init() {
+  local pid children
+  read -r -a children <"/proc/$machine/task/$machine/children" || true
+  for pid in "${children[@]}"; do
+    if grep -q '^NSpid:.*[[:space:]]1$' "/proc/$pid/status" 2>/dev/null; then
+      echo "$pid" >"$folder/init.new"
+      mv "$folder/init.new" "$folder/init"
+      return 0
+    fi
+  done
+  return 1
+}
+(
+  until find_init; do
+    kill -0 "$machine" 2>/dev/null || exit 0
+    sleep 0.05
+  done
+) &
+# Whoever called us is gone.
+(
+  while read -r _; do :; done
+  kill -KILL "$machine" 2>/dev/null || true
+) <&0 &
+watcher=$!
+
+# Who called us may hear nothing any more; what follows is done all the same.
+trap '' PIPE
+# A signal ends a wait, and not what is waited for.
+status=0
+while kill -0 "$machine" 2>/dev/null; do
+  status=0
+  wait "$machine" || status=$?
+done
+kill "$watcher" 2>/dev/null || true
+remove_group "$group"
+rm -f "$folder/init"
+rmdir "/run/systemd/nspawn/propagate/salebell-instance-$$" 2>/dev/null || true
+exit "$status"

@@ -1,0 +1,58 @@
+//! `[telemetry]`: metrics for CloudWatch.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Aws, Reader};
+
+/// `[telemetry]`
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// `telemetry.emf`: where lines in CloudWatch's embedded metric format go.
+    pub emf: EmfTarget,
+    /// `telemetry.emf_every_s`: how often.
+    pub emf_every: Duration,
+    /// `telemetry.environment`: a dimension of the metrics; the last part of `aws.parameters` when it is not set, and
+    /// `local` without that.
+    pub environment: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmfTarget {
+    Off,
+    Journal,
+    Stdout,
+}
+
+impl FromStr for EmfTarget {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(EmfTarget::Off),
+            "journal" => Ok(EmfTarget::Journal),
+            "stdout" => Ok(EmfTarget::Stdout),
+            _ => Err("must be off, journal or stdout"),
+        }
+    }
+}
+
+impl Telemetry {
+    pub(super) fn read(r: &mut Reader, aws: &Aws) -> Option<Telemetry> {
+        let environment = r.optional("telemetry.environment").filter(|name| !name.is_empty());
+        let of_parameters = || aws.parameters.as_ref()?.rsplit('/').next().map(str::to_owned);
+        let telemetry = Telemetry {
+            emf: r.get("telemetry.emf", "off")?,
+            emf_every: r.seconds("telemetry.emf_every_s", 60)?,
+            environment: environment.or_else(of_parameters).unwrap_or_else(|| "local".to_owned()),
+        };
+        if telemetry.emf_every.is_zero() {
+            r.problem("telemetry.emf_every_s", "must be at least 1");
+        }
+        // As `salebell boot` has it; a dimension has no room for more.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if telemetry.environment.len() > 64 || !telemetry.environment.chars().all(plain) {
+            r.problem("telemetry.environment", "must be up to 64 letters, digits, dots, dashes, underscores");
+        }
+        Some(telemetry)
+    }
+}

@@ -1,0 +1,225 @@
+//! Metrics for CloudWatch, in its embedded metric format: JSON lines that CloudWatch Logs makes metrics of.
+//!
+//! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+//!
+//! A line holds one value of each metric, so figures that are told apart by further dimensions have lines of their own.
+//! A counter tells what was added since its last line. What could not be written is in the next line.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+use systemd_journal_logger::JournalLog;
+
+use super::table::{CloudWatch, Metric};
+use super::tally::{self, News, Tallies, Told};
+use crate::config::{EmfTarget, Telemetry};
+
+/// CloudWatch's namespace of all of them.
+const NAMESPACE: &str = "Salebell";
+/// What the journal shows the lines under.
+pub const TARGET: &str = "salebell::emf";
+/// Of one line; so the format has it.
+const MAX_METRICS: usize = 100;
+/// Of one line. The journal cuts what comes by stdout after 48 KiB; CloudWatch takes 256 KiB.
+const MAX_BYTES: usize = 40 * 1024;
+
+/// Writes the metrics of this process.
+#[derive(Clone)]
+pub struct Reporter {
+    target: EmfTarget,
+    /// How often.
+    pub every: Duration,
+    service: &'static str,
+    environment: String,
+    tallies: &'static Tallies,
+    /// Two at once would tell the same twice.
+    writing: Arc<Mutex<()>>,
+}
+
+impl Reporter {
+    /// Begins to count for CloudWatch. `None`: nobody wants it.
+    pub fn start(settings: &Telemetry, service: &'static str) -> Option<Reporter> {
+        if settings.emf == EmfTarget::Off {
+            return None;
+        }
+        let tallies = tally::start();
+        super::metrics();
+        Some(Reporter {
+            target: settings.emf,
+            every: settings.emf_every,
+            service,
+            environment: settings.environment.clone(),
+            tallies,
+            writing: Arc::default(),
+        })
+    }
+
+    /// Writes what there is to tell since the last time. Waits for whoever reads.
+    ///
+    /// # Errors
+    /// There is no journal, or stdout is closed. What was not written comes with the next call.
+    pub fn write(&self, now: DateTime<Utc>) -> std::io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in self.lines(self.tallies.news(), now) {
+            match self.target {
+                EmfTarget::Off => {}
+                EmfTarget::Journal => send_to_journal(&line.text)?,
+                EmfTarget::Stdout => {
+                    let mut stdout = std::io::stdout().lock();
+                    writeln!(stdout, "{}", line.text)?;
+                    stdout.flush()?;
+                }
+            }
+            line.news.iter().for_each(News::is_written);
+        }
+        Ok(())
+    }
+
+    fn lines(&self, news: Vec<News>, now: DateTime<Utc>) -> Vec<Line> {
+        let mut by_dimensions: BTreeMap<Vec<(&'static str, String)>, Vec<News>> = BTreeMap::new();
+        for one in news {
+            let dimensions = match one.series.metric.cloudwatch {
+                CloudWatch::By(labels) => labels.iter().copied().zip(one.series.values.clone()).collect(),
+                _ => Vec::new(),
+            };
+            by_dimensions.entry(dimensions).or_default().push(one);
+        }
+        let mut lines = Vec::new();
+        for (dimensions, news) in by_dimensions {
+            let (mut some, mut bytes) = (Vec::new(), 0);
+            for one in news {
+                // The name stands twice, with its unit.
+                let size = one.target().to_string().len() + 2 * one.series.metric.name.len() + 64;
+                if some.len() == MAX_METRICS || bytes + size > MAX_BYTES {
+                    lines.push(self.line(&dimensions, std::mem::take(&mut some), now));
+                    bytes = 0;
+                }
+                bytes += size;
+                some.push(one);
+            }
+            lines.push(self.line(&dimensions, some, now));
+        }
+        lines
+    }
+
+    fn line(&self, dimensions: &[(&'static str, String)], news: Vec<News>, now: DateTime<Utc>) -> Line {
+        let labels: Vec<&str> = dimensions.iter().map(|(label, _)| *label).collect();
+        let own = [&["service", "environment"], labels.as_slice()].concat();
+        let directive = |dimensions: Vec<Vec<&str>>, wanted: fn(&Metric) -> bool| {
+            let wanted = news.iter().map(|one| one.series.metric).filter(|metric| wanted(metric));
+            let metrics: Vec<Value> =
+                wanted.map(|metric| json!({"Name": metric.name, "Unit": metric.unit})).collect();
+            let directive = json!({"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics});
+            (!metrics.is_empty()).then_some(directive)
+        };
+        let directives: Vec<Value> = [
+            directive(vec![own], |metric| metric.cloudwatch != CloudWatch::Fleet),
+            directive(vec![vec!["environment"]], |metric| metric.cloudwatch == CloudWatch::Fleet),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let mut root = Map::new();
+        root.insert(
+            "_aws".to_owned(),
+            json!({"Timestamp": now.timestamp_millis(), "CloudWatchMetrics": directives}),
+        );
+        root.insert("service".to_owned(), self.service.into());
+        root.insert("environment".to_owned(), self.environment.clone().into());
+        root.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
+        root.extend(dimensions.iter().map(|(label, value)| ((*label).to_owned(), value.clone().into())));
+        root.extend(news.iter().map(|one| (one.series.metric.name.to_owned(), one.target())));
+        Line { text: Value::Object(root).to_string(), news }
+    }
+}
+
+/// A line, and what it tells.
+struct Line {
+    text: String,
+    news: Vec<News>,
+}
+
+impl News {
+    /// A distribution is an object as AWS's own collector writes it: the specification has arrays of a hundred values
+    /// alone, which would be a line for every hundred requests.
+    fn target(&self) -> Value {
+        match &self.told {
+            Told::Added { added, .. } => json!(added),
+            Told::Level(level) => json!(level),
+            Told::Spread { values, counts, sum, .. } => json!({
+                "Values": values,
+                "Counts": counts,
+                "Min": values.first(),
+                "Max": values.last(),
+                "Count": counts.iter().sum::<u64>(),
+                "Sum": sum,
+            }),
+        }
+    }
+}
+
+/// The message is the line and nothing else. It does not go through the log, whose level may leave it out.
+fn send_to_journal(text: &str) -> std::io::Result<()> {
+    JournalLog::new()?.journal_send(
+        &log::Record::builder().level(log::Level::Info).target(TARGET).args(format_args!("{text}")).build(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::{Key, Label, Recorder};
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::telemetry::tally::Both;
+
+    fn reporter() -> Reporter {
+        let settings = Telemetry {
+            emf: EmfTarget::Stdout,
+            emf_every: Duration::from_secs(60),
+            environment: "prod".to_owned(),
+        };
+        Reporter::start(&settings, "worker").unwrap()
+    }
+
+    #[test]
+    fn a_line_stays_small_whatever_there_is_to_tell() {
+        let (reporter, recorder) = (reporter(), Both(PrometheusBuilder::new().build_recorder()));
+        let metadata = metrics::Metadata::new("", metrics::Level::INFO, None);
+        // All buckets of as many pools as there will never be.
+        for pool in 0..300 {
+            let labels = vec![Label::new("pool", pool.to_string())];
+            let key = Key::from_parts("database_wait_seconds", labels);
+            let histogram = recorder.register_histogram(&key, &metadata);
+            (0..tally::BUCKETS as i32).for_each(|bucket| histogram.record(0.00099 * 1.2_f64.powi(bucket)));
+        }
+        for metric in super::super::table::METRICS {
+            let key = Key::from_name(metric.name);
+            match metric.kind {
+                super::super::table::Kind::Counter => recorder.register_counter(&key, &metadata).increment(7),
+                super::super::table::Kind::Gauge => recorder.register_gauge(&key, &metadata).set(7.5),
+                super::super::table::Kind::Histogram => {
+                    recorder.register_histogram(&key, &metadata).record(7.5);
+                }
+            }
+        }
+        let news = reporter.tallies.news();
+        let all = news.len();
+        let lines = reporter.lines(news, DateTime::UNIX_EPOCH);
+        assert_eq!(lines.iter().map(|line| line.news.len()).sum::<usize>(), all);
+        for line in &lines {
+            assert!(line.text.len() < 48 * 1024 && line.news.len() <= MAX_METRICS, "{}", line.text.len());
+            assert!(!line.text.contains('\n'));
+        }
+        // As one line: without further dimensions.
+        let main: Value = lines.iter().map(|line| serde_json::from_str(&line.text).unwrap()).next().unwrap();
+        assert_eq!(main["salebell_notices_total"], 7);
+        let directives = main["_aws"]["CloudWatchMetrics"].as_array().unwrap();
+        let dimensions: Vec<String> = directives.iter().map(|one| one["Dimensions"].to_string()).collect();
+        assert_eq!(dimensions, [r#"[["service","environment"]]"#, r#"[["environment"]]"#]);
+    }
+}

@@ -1,0 +1,393 @@
+//! What is counted for CloudWatch, beside Prometheus: the same values under fewer labels, and what of them has been
+//! written already.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
+use metrics::{Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+use super::table::{self, CloudWatch, Kind, Metric};
+
+/// Where the buckets of a distribution begin, in seconds: what is faster counts as half of it.
+const FIRST: f64 = 0.001;
+/// Each bucket reaches so much further than the one before: a value is told with an error of 10 %, which is as much as
+/// CloudWatch's own percentiles have.
+const GROWTH: f64 = 1.2;
+/// As many as a line may tell values of one metric. The last one has all beyond 19 hours.
+pub const BUCKETS: usize = 100;
+
+/// One line of figures: a metric, and the values of the labels that CloudWatch tells apart.
+pub struct Series {
+    pub metric: &'static Metric,
+    /// In the order of the metric's `CloudWatch::By`.
+    pub values: Vec<String>,
+    figures: Figures,
+}
+
+enum Figures {
+    Count(Count),
+    /// The bits of an f64.
+    Level(AtomicU64),
+    Spread(Box<Spread>),
+}
+
+#[derive(Default)]
+struct Count {
+    total: AtomicU64,
+    written: AtomicU64,
+}
+
+/// How often values came, by size.
+struct Spread {
+    buckets: [Count; BUCKETS],
+    /// Microseconds.
+    sum: Count,
+}
+
+/// What a series has to tell since the last line.
+pub struct News {
+    pub series: Arc<Series>,
+    pub told: Told,
+}
+
+/// Figures as they stood at one moment.
+pub enum Told {
+    Added {
+        added: u64,
+        total: u64,
+    },
+    Level(f64),
+    /// Values, and how often each came; never empty.
+    Spread {
+        values: Vec<f64>,
+        counts: Vec<u64>,
+        sum: f64,
+        totals: Box<[u64; BUCKETS]>,
+        sum_total: u64,
+    },
+}
+
+impl Count {
+    fn add(&self, more: u64) {
+        self.total.fetch_add(more, Ordering::Relaxed);
+    }
+
+    fn added(&self) -> (u64, u64) {
+        let total = self.total.load(Ordering::Relaxed);
+        (total.saturating_sub(self.written.load(Ordering::Relaxed)), total)
+    }
+}
+
+impl Spread {
+    fn add(&self, seconds: f64) {
+        let seconds = if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+        self.buckets[bucket_of(seconds)].add(1);
+        self.sum.add((seconds * 1e6) as u64);
+    }
+}
+
+fn bucket_of(seconds: f64) -> usize {
+    match seconds > FIRST {
+        true => ((seconds / FIRST).ln() / GROWTH.ln()).ceil().min((BUCKETS - 1) as f64) as usize,
+        false => 0,
+    }
+}
+
+/// What stands for all values of a bucket, without digits that mean nothing.
+fn value_of(bucket: usize) -> f64 {
+    let middle = if bucket == 0 { FIRST / 2.0 } else { FIRST * GROWTH.powf(bucket as f64 - 0.5) };
+    (middle * 1e5).round() / 1e5
+}
+
+impl Series {
+    fn new(metric: &'static Metric, values: Vec<String>) -> Series {
+        let figures = match metric.kind {
+            Kind::Counter => Figures::Count(Count::default()),
+            Kind::Gauge => Figures::Level(AtomicU64::new(f64::NAN.to_bits())),
+            Kind::Histogram => Figures::Spread(Box::new(Spread {
+                buckets: std::array::from_fn(|_| Count::default()),
+                sum: Count::default(),
+            })),
+        };
+        Series { metric, values, figures }
+    }
+
+    /// `None`: nothing to tell, or nobody knows.
+    fn told(&self) -> Option<Told> {
+        match &self.figures {
+            Figures::Count(count) => {
+                let (added, total) = count.added();
+                Some(Told::Added { added, total })
+            }
+            Figures::Level(bits) => {
+                let level = f64::from_bits(bits.load(Ordering::Relaxed));
+                level.is_finite().then_some(Told::Level(level))
+            }
+            Figures::Spread(spread) => {
+                // The sum first: a value that comes in between is in the next line with a bit of this one's sum.
+                let (sum, sum_total) = spread.sum.added();
+                let mut totals = Box::new([0; BUCKETS]);
+                let (mut values, mut counts) = (Vec::new(), Vec::new());
+                for (bucket, count) in spread.buckets.iter().enumerate() {
+                    let (added, total) = count.added();
+                    totals[bucket] = total;
+                    if added > 0 {
+                        values.push(value_of(bucket));
+                        counts.push(added);
+                    }
+                }
+                let sum = sum as f64 / 1e6;
+                (!values.is_empty()).then_some(Told::Spread { values, counts, sum, totals, sum_total })
+            }
+        }
+    }
+}
+
+impl News {
+    /// It has been written: the next line begins here.
+    pub fn is_written(&self) {
+        match (&self.series.figures, &self.told) {
+            (Figures::Count(count), Told::Added { total, .. }) => {
+                count.written.store(*total, Ordering::Relaxed);
+            }
+            (Figures::Spread(spread), Told::Spread { totals, sum_total, .. }) => {
+                for (count, total) in spread.buckets.iter().zip(totals.iter()) {
+                    count.written.store(*total, Ordering::Relaxed);
+                }
+                spread.sum.written.store(*sum_total, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// All series of a process.
+#[derive(Default)]
+pub struct Tallies {
+    /// By what Prometheus calls them: several of those may be one series.
+    known: RwLock<HashMap<Key, Option<Arc<Series>>>>,
+    all: Mutex<Vec<Arc<Series>>>,
+}
+
+static TALLIES: OnceLock<Tallies> = OnceLock::new();
+
+/// Counts for CloudWatch too, from the first call on.
+pub fn start() -> &'static Tallies {
+    TALLIES.get_or_init(Tallies::default)
+}
+
+impl Tallies {
+    /// What all series have to tell, in the order of the table.
+    pub fn news(&self) -> Vec<News> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let place = |series: &Series| table::METRICS.iter().position(|one| one.name == series.metric.name);
+        all.sort_by_key(|series| (place(series), series.values.clone()));
+        let told = |series: Arc<Series>| Some(News { told: series.told()?, series });
+        all.into_iter().filter_map(told).collect()
+    }
+
+    /// `None`: CloudWatch does not want it.
+    fn find(&self, key: &Key) -> Option<Arc<Series>> {
+        if let Some(series) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return series.clone();
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(key.clone()).or_insert_with(|| self.find_or_create(key)).clone()
+    }
+
+    fn find_or_create(&self, key: &Key) -> Option<Arc<Series>> {
+        let metric = table::find(key.name())?;
+        let labels = match metric.cloudwatch {
+            CloudWatch::No => return None,
+            CloudWatch::Fleet => &[][..],
+            CloudWatch::By(labels) => labels,
+        };
+        let value = |label: &&str| {
+            let found = key.labels().find(|one| one.key() == *label);
+            // A dimension has a value.
+            found.map_or("none", |one| one.value()).to_owned()
+        };
+        let values: Vec<String> = labels.iter().map(value).collect();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |one: &&Arc<Series>| one.metric.name == metric.name && one.values == values;
+        if let Some(series) = all.iter().find(same) {
+            return Some(series.clone());
+        }
+        let series = Arc::new(Series::new(metric, values));
+        all.push(series.clone());
+        Some(series)
+    }
+}
+
+/// Records for Prometheus, and for CloudWatch once that has been started.
+pub struct Both(pub PrometheusRecorder);
+
+/// One value that is counted twice.
+struct Twice<T> {
+    prometheus: T,
+    series: Arc<Series>,
+}
+
+fn series_of(key: &Key) -> Option<Arc<Series>> {
+    TALLIES.get()?.find(key)
+}
+
+impl Recorder for Both {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_counter(name, unit, description);
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_gauge(name, unit, description);
+    }
+
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
+        self.0.describe_histogram(name, unit, description);
+    }
+
+    fn register_counter(&self, key: &Key, metadata: &Metadata<'_>) -> Counter {
+        let prometheus = self.0.register_counter(key, metadata);
+        match series_of(key) {
+            Some(series) => Counter::from_arc(Arc::new(Twice { prometheus, series })),
+            None => prometheus,
+        }
+    }
+
+    fn register_gauge(&self, key: &Key, metadata: &Metadata<'_>) -> Gauge {
+        let prometheus = self.0.register_gauge(key, metadata);
+        match series_of(key) {
+            Some(series) => Gauge::from_arc(Arc::new(Twice { prometheus, series })),
+            None => prometheus,
+        }
+    }
+
+    fn register_histogram(&self, key: &Key, metadata: &Metadata<'_>) -> Histogram {
+        let prometheus = self.0.register_histogram(key, metadata);
+        match series_of(key) {
+            Some(series) => Histogram::from_arc(Arc::new(Twice { prometheus, series })),
+            None => prometheus,
+        }
+    }
+}
+
+impl CounterFn for Twice<Counter> {
+    fn increment(&self, value: u64) {
+        self.prometheus.increment(value);
+        if let Figures::Count(count) = &self.series.figures {
+            count.add(value);
+        }
+    }
+
+    /// Nothing of ours does so: several of Prometheus' counters may be one series.
+    fn absolute(&self, value: u64) {
+        self.prometheus.absolute(value);
+    }
+}
+
+impl Twice<Gauge> {
+    fn change(&self, by: f64) {
+        if let Figures::Level(bits) = &self.series.figures {
+            let moved = |bits: u64| {
+                let level = f64::from_bits(bits);
+                // Not known until now, so it has been zero.
+                Some((if level.is_nan() { by } else { level + by }).to_bits())
+            };
+            let _ = bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
+        }
+    }
+}
+
+impl GaugeFn for Twice<Gauge> {
+    fn increment(&self, value: f64) {
+        self.prometheus.increment(value);
+        self.change(value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.prometheus.decrement(value);
+        self.change(-value);
+    }
+
+    fn set(&self, value: f64) {
+        self.prometheus.set(value);
+        if let Figures::Level(bits) = &self.series.figures {
+            bits.store(value.to_bits(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl HistogramFn for Twice<Histogram> {
+    fn record(&self, value: f64) {
+        self.prometheus.record(value);
+        if let Figures::Spread(spread) = &self.series.figures {
+            spread.add(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::Label;
+
+    use super::*;
+
+    #[test]
+    fn a_value_is_told_with_an_error_of_a_tenth() {
+        let mut seconds = FIRST * 1.01;
+        while seconds < 60_000.0 {
+            let told = value_of(bucket_of(seconds));
+            assert!((told / seconds - 1.0).abs() < 0.11, "{seconds} is told as {told}");
+            seconds *= 1.01;
+        }
+        assert_eq!(value_of(bucket_of(0.0)), FIRST / 2.0);
+        assert_eq!(bucket_of(1e9), BUCKETS - 1);
+    }
+
+    #[test]
+    fn what_was_written_is_not_told_again_and_what_was_not_is() {
+        let tallies = Tallies::default();
+        let key = |status: &'static str, route: &'static str| {
+            let labels = vec![Label::new("status", status), Label::new("route", route)];
+            Key::from_parts("http_requests_total", labels)
+        };
+        let count = |key: &Key| match &tallies.find(key).unwrap().figures {
+            Figures::Count(count) => count.add(1),
+            _ => panic!("it is a counter"),
+        };
+        let told = || match tallies.news().as_slice() {
+            [News { told: Told::Added { added, .. }, .. }] => *added,
+            other => panic!("{} series", other.len()),
+        };
+        // Two of Prometheus', one of CloudWatch's.
+        count(&key("2xx", "/a"));
+        count(&key("2xx", "/b"));
+        assert_eq!(told(), 2);
+        let news = tallies.news();
+        count(&key("2xx", "/a"));
+        assert_eq!(told(), 3, "nothing was written");
+        news.iter().for_each(News::is_written);
+        assert_eq!(told(), 1);
+        assert!(tallies.find(&Key::from_name("build_info")).is_none());
+        assert!(tallies.find(&Key::from_name("something_else")).is_none());
+    }
+
+    #[test]
+    fn a_distribution_tells_each_value_once() {
+        let tallies = Tallies::default();
+        let series = tallies.find(&Key::from_name("salebell_record_lag_seconds")).unwrap();
+        assert!(tallies.news().is_empty());
+        let Figures::Spread(spread) = &series.figures else { panic!("it is a histogram") };
+        for seconds in [0.2, 0.2, 5.0, -1.0, f64::NAN] {
+            spread.add(seconds);
+        }
+        let news = tallies.news();
+        let Told::Spread { values, counts, sum, .. } = &news[0].told else { panic!("it is a histogram") };
+        assert_eq!((values.len(), counts.as_slice()), (3, &[2, 2, 1][..]));
+        assert!((sum - 5.4).abs() < 1e-3);
+        news.iter().for_each(News::is_written);
+        assert!(tallies.news().is_empty());
+    }
+}

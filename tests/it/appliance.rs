@@ -1,0 +1,334 @@
+//! An instance of the appliance, booted: units, user data, hooks. Needs root.
+
+use std::time::Instant;
+
+use salebell::domain::week::Week;
+use serde_json::{Value, json};
+
+use crate::support::appliance::{Instance, LAUNCH_HOOK, Surroundings, TERMINATION_HOOK};
+use crate::support::ec2::group::Ended;
+use crate::support::ec2::{Fault, Outcome, State};
+use crate::support::eventually;
+use crate::support::sink::Sink;
+use crate::support::smtp::MailServer;
+
+const CHECK: &str = "SALEBELL_CHECK_OWN_MS=3000 /usr/lib/salebell/check-instance.sh";
+
+fn said(hook: &str, outcome: Outcome) -> Ended {
+    Ended { hook: hook.to_owned(), outcome, by_default: false }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_boots_serves_and_goes() {
+    let around = Surroundings::new().await;
+    let (sink, mails) = (Sink::start().await, MailServer::start(json!({})).await);
+    around.offer(8000, sink.address);
+    let mail_address = around.offer(2525, ([127, 0, 0, 1], mails.port).into());
+    for (name, value) in [
+        ("webhook/allow_http", "true"),
+        ("webhook/allow_networks", "10.77.0.0/24"),
+        ("email/smtp_url", &format!("smtp://{mail_address}")),
+        ("email/from", "bell@salebell.test"),
+        ("email/starttls", "off"),
+    ] {
+        around.environment.put(name, value).await;
+    }
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    eprintln!("in service after {:?}", instance.age());
+
+    let checked = instance.run(CHECK).await;
+    let table = String::from_utf8_lossy(&checked.stdout);
+    eprintln!("{table}");
+    assert!(checked.status.success(), "{table}");
+
+    // Each feature that a sandbox could break.
+    let user = around.app.user("anna", &[]).await;
+    let url = format!("https://{}", instance.reach(8443).await);
+    let post = |path: &str| around.app.client.post(format!("{url}{path}")).bearer_auth(&user.token);
+    let file = post("/v1/files").body(vec![7; 3_000_000]).send().await.unwrap();
+    assert_eq!(file.status(), 201, "{}", file.text().await.unwrap());
+    let path = file.headers()["location"].to_str().unwrap().to_owned();
+    let content = format!("{url}{path}/content");
+    let content = around.app.client.get(content).bearer_auth(&user.token).send().await.unwrap();
+    assert_eq!(content.bytes().await.unwrap(), vec![7; 3_000_000]);
+    assert!(!instance.ask("find /var/lib/salebell/files -type f -size +1M").await.is_empty());
+
+    let channel = json!({"kind": "webhook", "name": "mine", "url": "http://10.77.0.1:8000/bell"});
+    let channel: Value = post("/v1/channels").json(&channel).send().await.unwrap().json().await.unwrap();
+    let test = post(&format!("/v1/channels/{}/test", channel["id"].as_str().unwrap())).send().await.unwrap();
+    assert!(test.status().is_success(), "{}", test.text().await.unwrap());
+    eventually("the worker's webhook has come", async || !sink.received("/bell").is_empty()).await;
+    // In a sandbox as the worker's: its name makes it one of ours.
+    let week = Week::at(around.app.clock.now());
+    for (unit, command) in [
+        ("salebell-recompute", format!("stats recompute --week {week}")),
+        ("salebell-mail", format!("stats mail --week {week} --to anna@example.com")),
+    ] {
+        instance
+            .ask(&format!(
+                "systemd-run --quiet --wait --pipe --unit={unit} --property=User=salebell \
+                 --property=LoadCredential=config.toml:/run/salebell/config.toml /usr/bin/salebell {command} 2>&1"
+            ))
+            .await;
+    }
+    let mail = &mails.wait_for(1).await[0];
+    assert!(mail.to_string().contains("anna@example.com"), "{mail}");
+
+    // The end, as the group wants it.
+    let begun = Instant::now();
+    around.ec2.world().group.terminate(&instance.id, begun);
+    eventually("the termination hook is completed", async || {
+        around.ec2.world().group.instance(&instance.id).state == State::Terminated
+    })
+    .await;
+    eprintln!("drained within {:?}", begun.elapsed());
+    let results = around.ec2.world().group.instance(&instance.id).results.clone();
+    assert_eq!(results, [said(LAUNCH_HOOK, Outcome::Continue), said(TERMINATION_HOOK, Outcome::Continue)]);
+    for service in ["salebell-api", "salebell-worker", "salebell-terminating"] {
+        instance.shows(service, "ActiveState", "inactive").await;
+        instance.shows(service, "Result", "success").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_switched_on_again_serves_again() {
+    let around = Surroundings::new().await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    // systemd has understood all of its settings, also those that no unit is.
+    let journal = instance.ask("journalctl --no-pager --boot").await;
+    let complains =
+        |line: &&str| line.contains("ignoring") || line.contains("Unknown") || line.contains("firewall");
+    let of_debian = |line: &&str| line.contains("/usr/lib/tmpfiles.d/legacy.conf");
+    let complaints: Vec<&str> = journal.lines().filter(complains).filter(|line| !of_debian(line)).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    instance.ask("systemctl --no-block poweroff").await;
+    instance.off().await;
+    let instance = around.boot(instance);
+    eventually("it is ready again", async || {
+        instance.console().contains("the hook salebell-launch waits for nothing: the instance is InService")
+    })
+    .await;
+    instance.shows("salebell.target", "ActiveState", "active").await;
+    assert_eq!(around.ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_the_load_balancer_has_forgotten_leaves_in_order() {
+    let around = Surroundings::new().await;
+    around.environment.put("instance/dead_man_s", "3").await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    let health = format!("https://{}/healthz", instance.reach(8443).await);
+    let check = around.app.client.get(health).header("user-agent", "ELB-HealthChecker/2.0");
+    assert_eq!(check.send().await.unwrap().status(), 200);
+    eventually("the group ends it, and it has completed the hook", async || {
+        around.ec2.world().group.instance(&instance.id).state == State::Terminated
+    })
+    .await;
+    assert_eq!(around.ec2.calls("SetInstanceHealth"), 1);
+    let results = around.ec2.world().group.instance(&instance.id).results.clone();
+    assert_eq!(results[1], said(TERMINATION_HOOK, Outcome::Continue));
+    // It has not failed: nobody has begun it anew, or given the machine up.
+    instance.shows("salebell-api", "ExecMainStatus", "90").await;
+    instance.shows("salebell-api", "Result", "success").await;
+    instance.shows("salebell-api", "NRestarts", "0").await;
+    instance.shows("salebell-boot-failed", "ActiveState", "inactive").await;
+}
+
+/// The instance of a boot that failed: it is off, has told why, and the group has given it up.
+struct Failed {
+    around: Surroundings,
+    instance: Instance,
+    console: String,
+}
+
+impl Failed {
+    /// Waits for it.
+    async fn of(around: Surroundings, mut instance: Instance) -> Failed {
+        let console = instance.off().await;
+        assert!(!console.contains("postgres://"), "a secret is on the console: {console}");
+        Failed { around, instance, console }
+    }
+
+    fn tells(&self, text: &str) -> &Failed {
+        assert!(self.console.contains(text), "{text:?} is not on the console:\n{}", self.console);
+        self
+    }
+
+    fn is_abandoned(&self) -> &Failed {
+        let group = &self.around.ec2.world().group;
+        let results = group.instance(&self.instance.id).results.clone();
+        assert_eq!(results, [said(LAUNCH_HOOK, Outcome::Abandon)], "{}", self.console);
+        self
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
+    let around = Surroundings::new().await;
+    let instance = around.launch(11);
+    around.ec2.world().group.instance_mut(&instance.id).tags.remove("Environment");
+    let failed = Failed::of(around, instance).await;
+    failed.tells("first-boot: the tag Environment is missing, or is no name").is_abandoned();
+
+    // It is there now, and too late.
+    let Failed { around, instance, .. } = failed;
+    let tag = ("Environment".to_owned(), around.environment.name.clone());
+    around.ec2.world().group.instance_mut(&instance.id).tags.extend([tag]);
+    let instance = around.boot(instance);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("Assertion failed for").tells("this machine is given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_metadata_go_away_is_given_up() {
+    // For cloud-init, which asks without a token, they are there.
+    let around = Surroundings::new().await;
+    let instance = around.launch(11);
+    around.ec2.world().outage_below = "/latest/api";
+    around.ec2.world().metadata_outage = Some(Fault::Status(503));
+    let failed = Failed::of(around, instance).await;
+    failed.tells("first-boot: no metadata");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_nothing_boots_is_given_up() {
+    // Without metadata there is no user data.
+    let around = Surroundings::new().await;
+    around.ec2.world().metadata_outage = Some(Fault::Status(404));
+    let quick = "[Timer]\nOnBootSec=\nOnBootSec=20\n";
+    let instance = around.launch_with(11, &[("systemd/system/salebell-overdue.timer.d/quick.conf", quick)]);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("nothing has booted this machine within its time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_parameter_fails_the_boot() {
+    let around = Surroundings::new().await;
+    around.environment.put("worker/daily_hour", "24").await;
+    let instance = around.launch(11);
+    let failed = Failed::of(around, instance).await;
+    let path = failed.around.environment.path();
+    failed.tells(&format!("worker.daily_hour ({path}/worker/daily_hour) must be 0 to 23"));
+    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_cannot_be_reached_fails_the_boot() {
+    let around = Surroundings::new().await;
+    around.database.cut();
+    around.environment.put("instance/ready_limit_s", "5").await;
+    let instance = around.launch(11);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("the launch is abandoned: not ready within 5 s: ").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_started_anew_until_the_machine_is_given_up() {
+    let around = Surroundings::new().await;
+    let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";
+    let mut instance = around.launch_with(11, &[("systemd/system/salebell-api.service.d/quick.conf", quick)]);
+    instance.in_service(&around).await;
+    // One that hangs, and one that dies.
+    for (signal, restarts) in [("STOP", "1"), ("KILL", "2"), ("KILL", "3")] {
+        instance.signal("salebell-api", signal).await;
+        instance.shows("salebell-api", "NRestarts", restarts).await;
+        instance.shows("salebell-api", "SubState", "running").await;
+    }
+    assert_eq!(around.ec2.world().group.instance(&instance.id).state, State::InService);
+    assert_eq!(
+        instance.ask("systemctl is-active salebell-worker salebell-terminating").await,
+        "active\nactive\n"
+    );
+    instance.signal("salebell-api", "KILL").await;
+    let failed = Failed::of(around, instance).await;
+    failed.tells("salebell-api").tells("the boot, or a unit of it, has failed");
+    assert_eq!(failed.around.ec2.calls("SetInstanceHealth"), 1);
+    let world = failed.around.ec2.world();
+    assert_ne!(world.group.instance(&failed.instance.id).state, State::InService);
+}
+
+/// What is done to an instance, and which check sees it. What undoes it again.
+const DEFECTS: &[(&str, &str, &str)] = &[
+    ("units", "systemd-run --unit=broken false; sleep 0.5", "systemctl reset-failed broken"),
+    ("units", "systemd-run --unit=stranger sleep 1000", "systemctl stop stranger"),
+    (
+        "enabled",
+        "systemctl unmask apt-daily.timer; systemctl enable apt-daily.timer",
+        "systemctl disable apt-daily.timer",
+    ),
+    (
+        "listeners",
+        "systemd-run --unit=listener python3 -m http.server 8999; until ss -Hltn | grep 8999; do sleep 0.1; done",
+        "systemctl stop listener",
+    ),
+    ("ssh", "install -D /dev/null /root/.ssh/authorized_keys", "rm -r /root/.ssh"),
+    ("ssh", "install -m 755 /dev/null /usr/sbin/sshd", "rm /usr/sbin/sshd"),
+    ("logins", "usermod -p '$6$a$b' root", "usermod -L root"),
+    ("logins", "usermod -s /bin/bash salebell", "usermod -s /usr/sbin/nologin salebell"),
+    ("writable", "install -m 666 /dev/null /etc/everybody", "rm /etc/everybody"),
+    ("writable", "install -d -m 777 /opt/everybody", "rmdir /opt/everybody"),
+    ("lending", "install -m 4755 /usr/bin/true /usr/bin/lender", "rm /usr/bin/lender"),
+    ("ours", "chmod o+w /usr/lib/salebell/appliance.toml", "chmod o-w /usr/lib/salebell/appliance.toml"),
+    (
+        "ours",
+        "mkdir /etc/systemd/system/salebell-api.service.d",
+        "rmdir /etc/systemd/system/salebell-api.service.d",
+    ),
+    ("secrets", "chmod o+r /run/salebell/config.toml", "chmod o-r /run/salebell/config.toml"),
+    (
+        "clock",
+        "mkdir -p /etc/systemd/timesyncd.conf.d; printf '[Time]\\nNTP=pool.ntp.org\\n' >/etc/systemd/timesyncd.conf.d/99.conf",
+        "rm -r /etc/systemd/timesyncd.conf.d",
+    ),
+    (
+        "journal",
+        "mkdir -p /etc/systemd/journald.conf.d; printf '[Journal]\\nSystemMaxUse=\\n' >/etc/systemd/journald.conf.d/99.conf",
+        "rm -r /etc/systemd/journald.conf.d",
+    ),
+    // The last ones end what is looked at.
+    (
+        "sandbox",
+        "mkdir -p /run/systemd/system/salebell-worker.service.d; \
+         printf '[Service]\\nReadWritePaths=/etc\\n' >/run/systemd/system/salebell-worker.service.d/open.conf; \
+         systemctl daemon-reload; systemctl restart salebell-worker",
+        "true",
+    ),
+    (
+        "exposure",
+        "printf '[Service]\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\nPrivateDevices=no\\nSystemCallFilter=\\n' \
+         >/run/systemd/system/salebell-worker.service.d/open.conf; systemctl daemon-reload",
+        "true",
+    ),
+    ("units", "systemctl stop salebell-terminating", "true"),
+    ("ready", "systemctl stop salebell-api", "true"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_check_of_an_instance_fails_where_it_should() {
+    let around = Surroundings::new().await;
+    let mut instance = around.launch(11);
+    instance.in_service(&around).await;
+    let list = instance.ask("/usr/lib/salebell/check-instance.sh --list").await;
+    let unbroken: Vec<&str> =
+        list.lines().filter(|name| DEFECTS.iter().all(|defect| defect.0 != *name)).collect();
+    assert_eq!(unbroken, ["time"], "a check without a defect");
+    for (check, defect, undo) in DEFECTS {
+        let check_one = format!("SALEBELL_CHECK_OWN_MS=60000 /usr/lib/salebell/check-instance.sh {check}");
+        if *undo != "true" {
+            instance.ask(&check_one).await;
+        }
+        instance.ask(&format!("{{ {defect}; }} >/dev/null")).await;
+        let found = instance.run(&check_one).await;
+        let table = String::from_utf8_lossy(&found.stdout);
+        assert_eq!(found.status.code(), Some(1), "{defect}: {table}");
+        assert!(table.contains("FAILED"), "{defect}: {table}");
+        instance.ask(&format!("{{ {undo}; }} >/dev/null")).await;
+    }
+    let late = instance.run("SALEBELL_CHECK_OWN_MS=1 /usr/lib/salebell/check-instance.sh time").await;
+    assert_eq!(late.status.code(), Some(1));
+    let unknown = instance.run("/usr/lib/salebell/check-instance.sh nothing").await;
+    assert_eq!(unknown.status.code(), Some(2));
+}
