@@ -90,6 +90,7 @@ settings = {
     "database/url": "secret:bench/database#url",
     "webhook/encryption_keys": "secret:bench/webhook",
     "server/listen": "127.0.0.1:0",
+    "server/grpc_listen": "127.0.0.1:0",
     "server/metrics_listen": "127.0.0.1:0",
     "server/linger_s": "0",
     "server/tls": "minted",

@@ -18,6 +18,7 @@ def start():
     environment = {
         "SALEBELL_DATABASE__URL": database,
         "SALEBELL_SERVER__LISTEN": "127.0.0.1:0",
+        "SALEBELL_SERVER__GRPC_LISTEN": "127.0.0.1:0",
         "SALEBELL_SERVER__METRICS_LISTEN": "127.0.0.1:0",
         "SALEBELL_SERVER__LINGER_S": "0",
         "SALEBELL_LOG__TO": "stderr",

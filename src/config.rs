@@ -72,6 +72,8 @@ pub struct Config {
 pub struct Server {
     /// `server.listen`: where the API listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// `server.grpc_listen`: where gRPC is; port 0 takes a free one. `None` (`off`, or empty): nowhere.
+    pub grpc_listen: Option<SocketAddr>,
     /// `server.tls`, `server.certificate`, `server.key`
     pub tls: Tls,
     /// `server.metrics_listen`: Prometheus metrics; loopback only.
@@ -101,6 +103,20 @@ pub struct Server {
     pub rate_limit_per_minute: u64,
     /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Of a listener that can be off; Parameter Store keeps no empty value.
+struct Listen(Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Listen, Self::Err> {
+        match text {
+            "" | "off" => Ok(Listen(None)),
+            address => Ok(Listen(Some(address.parse()?))),
+        }
+    }
 }
 
 impl Server {
@@ -363,8 +379,10 @@ impl Config {
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
         let aws = Aws::read(r)?;
+        let Listen(grpc_listen) = r.get("server.grpc_listen", "127.0.0.1:9000")?;
         let server = Server {
             listen: r.get("server.listen", "127.0.0.1:8080")?,
+            grpc_listen,
             tls: Tls::read(r)?,
             metrics_listen: r.get("server.metrics_listen", "127.0.0.1:9100")?,
             request_timeout: r.seconds("server.request_timeout_s", 30)?,

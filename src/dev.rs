@@ -28,6 +28,8 @@ use crate::{secrets, store, telemetry, worker};
 
 /// Where metrics are, unless that is taken.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+/// Where gRPC is, unless that is taken.
+const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// How long our own API may take to answer at start.
 const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
@@ -105,6 +107,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
 struct Ready {
     app: App,
     server: Server,
+    grpc: Option<Server>,
     welcome: Welcome,
 }
 
@@ -128,6 +131,9 @@ async fn prepare(
     let server = Server::bind(app.clone()).await.explain(|| "cannot listen")?;
     let address = server.address().explain(|| "cannot tell the address")?;
     let url = format!("http://{}", reachable(address));
+    let grpc = Server::bind_grpc(app.clone()).await.explain(|| "cannot listen for gRPC")?;
+    let grpc_address =
+        grpc.as_ref().map(Server::address).transpose().explain(|| "cannot tell the address")?;
     home.announce(&url)?;
     let database = match cluster {
         Some(cluster) => format!(
@@ -138,17 +144,20 @@ async fn prepare(
         ),
         None => "the PostgreSQL of --database-url".to_owned(),
     };
-    let welcome = Welcome { url, token, token_file, database, sample: !arguments.no_sample };
-    Ok(Ready { app, server, welcome })
+    let grpc_address = grpc_address.map(reachable);
+    let sample = !arguments.no_sample;
+    let welcome = Welcome { url, grpc: grpc_address, token, token_file, database, sample };
+    Ok(Ready { app, server, grpc, welcome })
 }
 
 async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failure> {
-    let Ready { app, server, welcome } = ready;
+    let Ready { app, server, grpc, welcome } = ready;
     let processes = async {
         let welcome = tokio::spawn(welcome.greet(app.clone()));
         let metrics = app.config.server.metrics_listen;
-        let parts =
+        let mut parts =
             vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
+        parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
         let ended = process::run(app.clone(), "dev", metrics, parts).await;
         // It ended by itself long ago, or it must not print about what is gone.
         welcome.abort();
@@ -173,6 +182,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failur
 /// What a person is told once all is ready.
 struct Welcome {
     url: String,
+    grpc: Option<SocketAddr>,
     token: SecretString,
     token_file: PathBuf,
     database: String,
@@ -189,7 +199,7 @@ impl Welcome {
             if self.sample {
                 sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
             }
-            let text = describe_ready(&self.url, &self.token_file, &self.database);
+            let text = describe_ready(&self.url, self.grpc, &self.token_file, &self.database);
             // Whoever has closed our output does not want to know.
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(())
@@ -202,13 +212,15 @@ impl Welcome {
     }
 }
 
-fn describe_ready(url: &str, token_file: &Path, database: &str) -> String {
+fn describe_ready(url: &str, grpc: Option<SocketAddr>, token_file: &Path, database: &str) -> String {
     let token = quote(token_file);
+    let grpc = grpc.map_or_else(|| "off".to_owned(), |address| format!("{address} (without TLS)"));
     format!(
         r#"
 Salebell is ready. Ctrl-C stops it.
 
   API       {url}
+  gRPC      {grpc}
   token     {token} (every scope)
   database  {database}
 
@@ -247,12 +259,14 @@ fn load_config(
             key
         }
     };
-    let metrics = if is_free(METRICS) { METRICS } else { SocketAddr::new(METRICS.ip(), 0) };
+    let [metrics, grpc] = [METRICS, GRPC]
+        .map(|address| if is_free(address) { address } else { SocketAddr::new(address.ip(), 0) });
     let defaults = [
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret().to_owned()),
         ("SALEBELL_FILES__DIRECTORY", home.path("files").display().to_string()),
+        ("SALEBELL_SERVER__GRPC_LISTEN", grpc.to_string()),
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
     ];

@@ -1,10 +1,11 @@
-//! One error for everything that a caller can be told, as RFC 9457 `application/problem+json`.
+//! One error for everything that a caller can be told, as RFC 9457 `application/problem+json` or as a status of gRPC.
 
 use std::fmt;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use tonic::Code;
 
 tokio::task_local! {
     /// The id of the request that this task answers; `http::request_id` sets it.
@@ -81,6 +82,28 @@ impl Kind {
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
+        }
+    }
+
+    /// The code of gRPC: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+    pub fn code(self) -> Code {
+        match self {
+            Kind::Malformed | Kind::Invalid => Code::InvalidArgument,
+            Kind::UriTooLong | Kind::HeadersTooLarge | Kind::UnsupportedMediaType => Code::InvalidArgument,
+            Kind::Unauthenticated => Code::Unauthenticated,
+            Kind::Forbidden => Code::PermissionDenied,
+            Kind::NotFound => Code::NotFound,
+            Kind::MethodNotAllowed => Code::Unimplemented,
+            Kind::Timeout => Code::DeadlineExceeded,
+            // Read it again, and try with that.
+            Kind::Conflict | Kind::PreconditionFailed => Code::Aborted,
+            Kind::RangeNotSatisfiable => Code::OutOfRange,
+            Kind::ChecksumMismatch => Code::DataLoss,
+            Kind::TooLarge | Kind::QuotaExceeded | Kind::TooManyRequests | Kind::InsufficientStorage => {
+                Code::ResourceExhausted
+            }
+            Kind::Internal => Code::Internal,
+            Kind::Unavailable => Code::Unavailable,
         }
     }
 
@@ -174,6 +197,15 @@ impl Error {
         Error { retry_after_s: Some(1), source: Some(source.into()), ..Error::new(Kind::Unavailable, detail) }
     }
 
+    /// What the caller does not hear.
+    fn log_source(&self) {
+        let Some(source) = &self.source else { return };
+        let request_id = REQUEST_ID.try_with(Clone::clone);
+        let request_id = request_id.as_deref().unwrap_or("-");
+        log::error!(target: "salebell::error", "request.id" = request_id, status = self.kind.status().as_u16();
+            "request failed: {}", chain(source.as_ref()));
+    }
+
     /// The problem document, as it also stands for a refused item inside an answer.
     pub fn problem(&self) -> Problem {
         let (slug, title) = self.kind.slug_and_title();
@@ -232,12 +264,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
+        self.log_source();
         let problem = self.problem();
-        if let Some(source) = &self.source {
-            let request_id = problem.instance.as_deref().unwrap_or("-");
-            log::error!(target: "salebell::error", "request.id" = request_id, status = problem.status;
-                "request failed: {}", chain(source.as_ref()));
-        }
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (self.kind.status(), body).into_response();
         let headers = response.headers_mut();
@@ -250,6 +278,13 @@ impl IntoResponse for Error {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"salebell\""));
         }
         response
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> tonic::Status {
+        error.log_source();
+        tonic::Status::new(error.kind.code(), error.detail)
     }
 }
 

@@ -12,8 +12,8 @@
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
 //!
-//! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`.
-//! Imports go down only; `tests/it/layering.rs` keeps it so.
+//! `domain` holds the rules and does no I/O, `store` holds all the SQL, `http` and `worker` call `store`; `grpc` tells
+//! whether we serve. Imports go down only; `tests/it/layering.rs` keeps it so.
 
 /// Every program and benchmark of the crate has it.
 #[global_allocator]
@@ -35,6 +35,7 @@ pub mod failure;
 pub mod feed;
 pub mod files_command;
 pub mod gauges;
+pub mod grpc;
 pub mod http;
 pub mod iam;
 pub mod instance;
@@ -52,6 +53,7 @@ pub mod store;
 pub mod suspicion;
 pub mod tables;
 pub mod telemetry;
+pub mod trace;
 pub mod uploads;
 pub mod weekly_report;
 pub mod worker;

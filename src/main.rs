@@ -28,7 +28,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Dev(salebell::dev::Arguments),
-    /// Serve the HTTP API.
+    /// Serve the API: HTTP and gRPC.
     Api,
     /// Record reported prices, dispatch events, deliver notices.
     Worker,
@@ -157,6 +157,10 @@ async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     log::info!(target: "salebell::process", "listening on {}", server.url()?);
     let metrics = app.config.server.metrics_listen;
     let mut parts = vec![Part::new("the API", server.run())];
+    if let Some(grpc) = Server::bind_grpc(app.clone()).await? {
+        log::info!(target: "salebell::process", "gRPC on {}", grpc.url()?);
+        parts.push(Part::new("gRPC", grpc.run()));
+    }
     if app.config.instance.dead_man.is_some() {
         parts.push(Part::new("the dead man's switch", dead_man::run(app.clone())));
     }

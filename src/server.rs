@@ -29,7 +29,7 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::http::head::MAX_HEADER_BYTES;
 use crate::http::request::Peer;
-use crate::{config, http, telemetry};
+use crate::{config, grpc, http, telemetry};
 
 /// A bound listener: its address is known before it serves.
 pub struct Server {
@@ -38,6 +38,28 @@ pub struct Server {
     router: Router,
     name: &'static str,
     tls: Option<Tls>,
+    speaks: Speaks,
+    /// No further request on any connection.
+    closing: CancellationToken,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    /// HTTP/1.1, or HTTP/2 by ALPN or by prior knowledge.
+    Http,
+    /// HTTP/2 alone, by ALPN or, without TLS, by prior knowledge.
+    Grpc,
+}
+
+impl Speaks {
+    /// What is agreed on by ALPN, the best first.
+    fn protocols(self) -> &'static [&'static [u8]] {
+        match self {
+            Speaks::Http => &[b"h2", b"http/1.1"],
+            Speaks::Grpc => &[b"h2"],
+        }
+    }
 }
 
 impl Server {
@@ -56,7 +78,19 @@ impl Server {
     /// The address is taken or not ours.
     pub async fn bind_router(app: App, router: Router) -> Result<Server> {
         let (address, tls) = (app.config.server.listen, app.config.server.tls.clone());
-        Server::bind_to(app, address, &tls, router, "accept").await
+        Server::bind_to(app, address, &tls, Speaks::Http, router, "accept").await
+    }
+
+    /// Binds `server.grpc_listen`, with the TLS of the API. `None` where it is off.
+    ///
+    /// # Errors
+    /// The address is taken or not ours.
+    pub async fn bind_grpc(app: App) -> Result<Option<Server>> {
+        let Some(address) = app.config.server.grpc_listen else { return Ok(None) };
+        let (closing, tls) = (CancellationToken::new(), app.config.server.tls.clone());
+        let router = grpc::router(app.clone(), closing.clone())?;
+        let server = Server::bind_to(app, address, &tls, Speaks::Grpc, router, "accept of gRPC").await?;
+        Ok(Some(Server { closing, ..server }))
     }
 
     /// Binds `address` for Prometheus.
@@ -66,21 +100,22 @@ impl Server {
     pub async fn bind_metrics(app: App, address: SocketAddr) -> Result<Server> {
         telemetry::metrics();
         let router = http::metrics_router(app.clone());
-        Server::bind_to(app, address, &config::Tls::Off, router, "accept of metrics").await
+        Server::bind_to(app, address, &config::Tls::Off, Speaks::Http, router, "accept of metrics").await
     }
 
     async fn bind_to(
         app: App,
         address: SocketAddr,
         tls: &config::Tls,
+        speaks: Speaks,
         router: Router,
         name: &'static str,
     ) -> Result<Server> {
-        let tls = Tls::new(tls, address, &app.clock)?;
+        let tls = Tls::new(tls, address, speaks.protocols(), &app.clock)?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| Error::internal(format!("cannot listen on {address}: {error}")))?;
-        Ok(Server { app, listener, router, name, tls })
+        Ok(Server { app, listener, router, name, tls, speaks, closing: CancellationToken::new() })
     }
 
     /// Where it listens; the port is never 0.
@@ -111,12 +146,13 @@ impl Server {
         let connections = Connections {
             router: self.router.clone(),
             tls: self.tls.clone(),
+            speaks: self.speaks,
             limits: Limits {
                 header: settings.header_timeout,
                 idle: settings.idle_timeout,
                 stalled: settings.body_idle_timeout,
             },
-            closing: CancellationToken::new(),
+            closing: self.closing.clone(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -185,6 +221,7 @@ async fn keep_fresh(tls: Option<Tls>) {
 struct Connections {
     router: Router,
     tls: Option<Tls>,
+    speaks: Speaks,
     limits: Limits,
     /// No further request on any connection.
     closing: CancellationToken,
@@ -205,7 +242,7 @@ struct Limits {
 }
 
 impl Connections {
-    /// Serves one connection to its end: HTTP/1.1, or HTTP/2 by ALPN or by prior knowledge.
+    /// Serves one connection to its end.
     fn serve(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
         let conversation = Conversation {
             router: self.router.clone(),
@@ -214,12 +251,12 @@ impl Connections {
             closing: self.closing.clone(),
             cut: self.cut.clone(),
         };
-        let tls = self.tls.clone();
+        let (tls, only_http2) = (self.tls.clone(), self.speaks == Speaks::Grpc);
         async move {
             // Answers are written whole, so waiting for more to send only adds latency.
             let _ = stream.set_nodelay(true);
             end_when_stalled(&stream, conversation.limits.stalled);
-            let Some(tls) = tls else { return conversation.hold(stream, false).await };
+            let Some(tls) = tls else { return conversation.hold(stream, only_http2).await };
             let stream = tokio::select! {
                 stream = tokio::time::timeout(conversation.limits.header, tls.accept(stream)) => stream,
                 // Nobody has asked anything yet.
@@ -227,7 +264,10 @@ impl Connections {
             };
             let Ok(Some(stream)) = stream else { return };
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            conversation.hold(stream, http2).await;
+            // Who offers nothing by ALPN gets through the handshake.
+            if http2 || !only_http2 {
+                conversation.hold(stream, http2).await;
+            }
         }
     }
 
@@ -283,6 +323,9 @@ impl Conversation {
                 _ = connection.as_mut() => return,
                 () = self.closing.cancelled(), if !leaving => {
                     leaving = true;
+                    // Who has not begun to speak HTTP/2, or does not answer its good-bye, is not waited for.
+                    idle = self.limits.header;
+                    pace.rest();
                     connection.as_mut().graceful_shutdown();
                 }
                 what = pace.overdue(idle, self.limits.header) => {
@@ -323,6 +366,6 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(limits.stalled);
-    // What ALPN has agreed on is spoken.
+    // What ALPN has agreed on is spoken, or what the listener is for.
     if http2 { builder.http2_only() } else { builder }
 }

@@ -37,7 +37,6 @@ pub mod rate_limit;
 pub mod request;
 pub mod stats;
 pub mod stores;
-pub mod trace;
 pub mod uploads;
 pub mod watches;
 

@@ -19,12 +19,12 @@ use super::body::{
 };
 use super::idempotency::{self, Begun};
 use super::lines::{Line, Lines};
-use super::trace::TraceContext;
 use crate::app::App;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
 use crate::domain::observation::{Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, REQUEST_ID, Result};
 use crate::store::{batches, new_offers};
+use crate::trace::TraceContext;
 
 /// The most observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;

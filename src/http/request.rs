@@ -20,9 +20,9 @@ use uuid::Uuid;
 use super::auth;
 use super::body::Watched;
 use super::head;
-use super::trace::TraceContext;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
+use crate::trace::{TraceContext, request_id};
 
 /// A body up to this is there when its request is.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
@@ -84,8 +84,7 @@ impl Progress {
 
 /// The outermost layer: everything that is answered has passed it, a 404 too.
 pub async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let given = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-    let id = given.filter(|id| is_request_id(id)).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+    let id = request_id(request.headers());
     let trace = TraceContext::of(request.headers());
     let progress = Arc::new(Progress::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
@@ -122,13 +121,6 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     }
     record.finish(&answer);
     answer
-}
-
-/// Short and plain enough to be repeated in a header and a log.
-fn is_request_id(id: &str) -> bool {
-    !id.is_empty()
-        && id.len() <= 128
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=+".contains(&b))
 }
 
 fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {

@@ -48,11 +48,9 @@ pub struct DeadMan {
 }
 
 impl DeadMan {
-    /// A request for `/healthz` or `/readyz` with these headers has come.
+    /// A request for `/healthz` or `/readyz`, or a call of gRPC, with these headers has come.
     pub fn hear(&self, headers: &HeaderMap) {
-        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-        // What comes through the load balancer says so, whatever it calls itself.
-        if agent.starts_with("ELB-HealthChecker/") && !headers.contains_key("x-forwarded-for") {
+        if is_health_check(headers) {
             self.health_checks.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -65,6 +63,13 @@ impl DeadMan {
     pub fn has_fired(&self) -> bool {
         self.fired.load(Ordering::Relaxed)
     }
+}
+
+/// Whether the load balancer itself asks. gRPC libraries put their own names behind the agent's.
+pub fn is_health_check(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    // What comes through the load balancer says so, whatever it calls itself.
+    agent.starts_with("ELB-HealthChecker/") && !headers.contains_key("x-forwarded-for")
 }
 
 /// How long it has been silent, by a clock that only goes forward.
@@ -282,6 +287,7 @@ mod tests {
         };
         assert_eq!(hear("user-agent", "curl/8"), 0);
         assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0"), 1);
-        assert_eq!(hear("x-forwarded-for", "192.0.2.1"), 1, "somebody who calls himself so");
+        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0 grpc-c++/1.85.1"), 2);
+        assert_eq!(hear("x-forwarded-for", "192.0.2.1"), 2, "somebody who calls himself so");
     }
 }

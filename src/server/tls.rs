@@ -1,5 +1,5 @@
-//! TLS of the API's listener: TLS 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 by ALPN, a certificate that is minted at
-//! start or read from files.
+//! TLS of the listeners for HTTP and gRPC: TLS 1.2 and 1.3 by rustls, the protocol by ALPN, a certificate that is minted
+//! at start or read from files.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,11 +46,17 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// `None` where it is off. `listen` is the address that a minted certificate is for.
+    /// `None` where it is off. `listen` is the address that a minted certificate is for, `protocols` what ALPN agrees
+    /// on: who offers others alone is refused.
     ///
     /// # Errors
     /// Files that cannot be read, or do not belong together.
-    pub fn new(settings: &config::Tls, listen: SocketAddr, clock: &Clock) -> Result<Option<Tls>> {
+    pub fn new(
+        settings: &config::Tls,
+        listen: SocketAddr,
+        protocols: &[&[u8]],
+        clock: &Clock,
+    ) -> Result<Option<Tls>> {
         let source = match settings {
             config::Tls::Off => return Ok(None),
             config::Tls::Minted => Source::Minted(names(listen)),
@@ -65,7 +71,7 @@ impl Tls {
             .map_err(Error::internal)?
             .with_no_client_auth()
             .with_cert_resolver(certificate.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         // Sessions are resumed by tickets: nothing is kept for them here. Early data stays off, it can be replayed.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(Error::internal)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));

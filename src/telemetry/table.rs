@@ -71,6 +71,9 @@ use Kind::{Counter, Gauge, Histogram};
 pub const METRICS: &[Metric] = &[
     metric("http_requests_total", Counter, COUNT, &["method", "route", "status"], By(&["status"]), "requests answered; `aborted` when the client went away"),
     metric("http_request_duration_seconds", Histogram, SECONDS, &["route", "status"], By(&[]), "from a request's headers to its answer's"),
+    metric("grpc_requests_total", Counter, COUNT, &["route", "code"], By(&["code"]), "calls that are over, streams too; `aborted` when the client went away"),
+    metric("grpc_request_duration_seconds", Histogram, SECONDS, &["route", "code"], No, "from a call's headers to its end, streams too"),
+    metric("grpc_streams", Gauge, COUNT, &[], No, "streams that are open, 100 at the most"),
 
     metric("salebell_prices_accepted_total", Counter, COUNT, &[], By(&[]), "prices put on the bus"),
     metric("bus_oldest_message_age_seconds", Gauge, SECONDS, &[], Fleet, "how long reports wait to be recorded"),

@@ -54,16 +54,19 @@ check_enabled() { # only what the image wants starts by itself
   systemctl is-enabled --quiet salebell-overdue.timer || { echo 'salebell-overdue.timer is not enabled'; return 1; }
 }
 check_listeners() { # ours and no other
-  local api port found
+  local api grpc port found
   api=$(setting server listen)
+  grpc=$(setting server grpc_listen)
   port=${api##*:}
+  # Off: no port of its own.
+  case $grpc in '' | off) grpc=$port ;; *) grpc=${grpc##*:} ;; esac
   # tcp 0.0.0.0:8443 users:(("salebell",pid=1,fd=1))
   found=$(ss --no-header --listening --tcp --udp --numeric --processes | awk '{ print $1, $5, $7 }')
   echo "$found" | grep -Ev "$other_listeners" |
-    grep -Ev "^tcp ([0-9a-f.:*]+|\[[0-9a-f:]*\]):$port .*\"salebell\"|^tcp 127\.0\.0\.1:(9100|9101) .*\"salebell\"" |
+    grep -Ev "^tcp ([0-9a-f.:*]+|\[[0-9a-f:]*\]):($port|$grpc) .*\"salebell\"|^tcp 127\.0\.0\.1:(9100|9101) .*\"salebell\"" |
     none 'listens and should not' || return
   local wanted
-  for wanted in "$port" 9100 9101; do
+  for wanted in "$port" "$grpc" 9100 9101; do
     echo "$found" | grep -q ":$wanted .*salebell" || { echo "nobody of ours listens on $wanted"; return 1; }
   done
 }

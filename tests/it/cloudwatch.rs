@@ -270,6 +270,7 @@ async fn without_a_database_the_lines_come_and_tell_nothing_that_nobody_knows() 
     let settings = [
         ("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none"),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__LINGER_S", "0"),
         ("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "300"),

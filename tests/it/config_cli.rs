@@ -13,6 +13,7 @@ async fn run(arguments: &[&str], settings: &[(&str, &str)]) -> (bool, String, St
 async fn check_config_tells_every_problem_at_once() {
     let settings = [
         ("SALEBELL_SERVER__LISTEN", "hunter2"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "9000"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "0.0.0.0:9100"),
         ("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "-1"),
         (
@@ -23,8 +24,9 @@ async fn check_config_tells_every_problem_at_once() {
     let (success, _, errors) = run(&["check-config"], &settings).await;
     assert!(!success);
     for part in [
-        "5 problem(s)",
+        "6 problem(s)",
         "server.listen",
+        "server.grpc_listen (SALEBELL_SERVER__GRPC_LISTEN) cannot be read: invalid socket address syntax",
         "server.metrics_listen (SALEBELL_SERVER__METRICS_LISTEN) must be a loopback address",
         "server.rate_limit_per_minute",
         "auth.issuers[0]",

@@ -8,6 +8,7 @@ use salebell::store::self_terminations;
 
 use crate::support::binary::Binary;
 use crate::support::ec2::{Ec2, Fault, Group, State};
+use crate::support::grpc::Client;
 use crate::support::instance::start;
 use crate::support::proxy::Proxy;
 use crate::support::{TestApp, eventually};
@@ -224,4 +225,25 @@ async fn a_process_that_was_stopped_for_a_while_goes_on() {
     .await;
     assert!(member.api.is_running(), "{}", member.api.log());
     assert_eq!(ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test]
+async fn health_checks_over_grpc_arm_it_and_keep_it_quiet() {
+    let (app, ec2) = group().await;
+    let mut member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "4")]).await;
+    let grpc = member.api.logged("gRPC on ").await;
+    let mut other = Client::start(&grpc);
+    assert_eq!(other.check("").await, "SERVING");
+    let silence = async |member: &Member| member.metric(&app, "salebell_dead_man_silence_seconds").await;
+    eventually("it looks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
+    // grpcio puts its own name behind that.
+    let mut load_balancer = Client::start_as(&grpc, Some("ELB-HealthChecker/2.0"));
+    assert_eq!(load_balancer.check("").await, "SERVING");
+    eventually("it is armed", async || member.metric(&app, "salebell_dead_man_armed").await == Some(1.0))
+        .await;
+    eventually("it is silent", async || silence(&member).await.is_some_and(|silence| silence >= 1.0)).await;
+    assert_eq!(load_balancer.check("").await, "SERVING");
+    eventually("the silence is over", async || silence(&member).await == Some(0.0)).await;
+    assert_eq!(member.api.exit_code().await, Some(90), "{}", member.api.log());
+    assert_eq!(ec2.calls("SetInstanceHealth"), 1);
 }

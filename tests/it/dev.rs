@@ -33,6 +33,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
         command.env_remove(name);
     }
     // Tests run side by side.
+    command.env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0");
     command.env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0");
     command
 }
@@ -124,6 +125,7 @@ async fn the_printed_commands_work_and_a_second_start_says_that_one_runs() {
     let token = folder.join(".salebell/dev-token");
     assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
 
+    assert!(dev.said.contains("gRPC      127.0.0.1:"), "{}", dev.said);
     let games = run_in_shell(&dev.curls[0]);
     assert_eq!(games["items"][0]["title"], "The Witcher® 3: Wild Hunt");
     let deals = run_in_shell(&dev.curls[1]);

@@ -180,6 +180,7 @@ async fn start_api(app: &TestApp, address: &str) -> Binary {
         ("SALEBELL_FILES__DIRECTORY", app.files.path().to_str().unwrap()),
         ("SALEBELL_FILES__RESERVE_BYTES", "0"),
         ("SALEBELL_SERVER__LISTEN", address),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_LOG__TO", "stderr"),
     ];

@@ -76,6 +76,7 @@ impl Setting {
             ("SALEBELL_FILES__DIRECTORY", self.folder.path().to_str().unwrap().to_owned()),
             ("SALEBELL_FILES__RESERVE_BYTES", "0".to_owned()),
             ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+            ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
             ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
             ("SALEBELL_WORKER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
             ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),

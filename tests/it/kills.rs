@@ -42,6 +42,7 @@ fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
     let own = [
         ("SALEBELL_DATABASE__URL", config.database.url.expose_secret().to_owned()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0".to_owned()),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_WORKER__METRICS_LISTEN", "127.0.0.1:0".to_owned()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),

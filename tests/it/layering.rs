@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &["error"]),
     ("error", &[]),
+    ("trace", &[]),
     ("config", &["domain", "secrets"]),
     ("secrets", &["domain", "error"]),
     ("activity", &["error", "store", "suspicion"]),
@@ -65,10 +66,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "suspicion",
             "tables",
             "telemetry",
+            "trace",
             "uploads",
             "weekly_report",
         ],
     ),
+    // Not http: one surface knows nothing of the other.
+    ("grpc", &["app", "error", "instance", "trace"]),
     ("aws", &["clock", "error"]),
     ("iam", &["aws", "clock", "error", "store"]),
     ("instance", &["app", "aws", "clock", "config", "error", "failure", "pulses", "secrets", "store"]),
@@ -98,7 +102,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "weekly_report",
         ],
     ),
-    ("server", &["app", "config", "error", "http", "telemetry"]),
+    ("server", &["app", "config", "error", "grpc", "http", "telemetry"]),
     ("process", &["app", "config", "error", "pulses", "server", "telemetry"]),
     // These are callers of the whole, or clients of it from outside.
     ("dev", &["*"]),

@@ -26,6 +26,7 @@ async fn no_secret_and_nothing_personal_is_in_the_log() {
     let settings = [
         ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key),
         ("SALEBELL_AUTH__ISSUERS", &issuers.to_string()),
@@ -105,6 +106,7 @@ async fn the_access_log_can_be_turned_off_and_the_rest_stays() {
     let settings = [
         ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__LINGER_S", "0"),
         ("SALEBELL_LOG__ACCESS", "false"),
@@ -124,6 +126,7 @@ async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
     let settings = [
         ("SALEBELL_DATABASE__URL", database.url.as_str()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__LINGER_S", "0"),
         ("SALEBELL_LOG__TO", "stderr"),

@@ -28,6 +28,7 @@ mod file_pauses;
 mod files_command;
 mod files_resume;
 mod games;
+mod grpc;
 mod health;
 mod history;
 mod iam;

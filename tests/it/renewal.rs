@@ -51,7 +51,7 @@ impl Setting {
         let file = format!(
             "[database]\nurl = \"postgres://127.0.0.1:{port}/salebell\"\nreader_url = \"postgres://127.0.0.1:{port}/salebell\"\n\
              user = \"app\"\npassword = \"{first}\"\nacquire_timeout_ms = 20000\n\
-             [server]\nlisten = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\nlinger_s = 0\n\
+             [server]\nlisten = \"127.0.0.1:0\"\ngrpc_listen = \"127.0.0.1:0\"\nmetrics_listen = \"127.0.0.1:0\"\nlinger_s = 0\n\
              [files]\ndirectory = \"{files}\"\nreserve_bytes = 0\n\
              [aws]\nregion = \"{REGION}\"\n\
              secrets = [{{ setting = \"database.password\", secret = \"secret:{secret}#password\" }}]\n",

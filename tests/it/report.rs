@@ -321,6 +321,7 @@ async fn start_api(app: &TestApp, address: SocketAddr) -> Child {
         .env("SALEBELL_DATABASE__URL", config.database.url.expose_secret())
         .env("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", config.webhook.encryption_keys[0].expose_secret())
         .env("SALEBELL_SERVER__LISTEN", address.to_string())
+        .env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0")
         .env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0")
         .env("SALEBELL_LOG__LEVEL", "warn")
         .kill_on_drop(true)

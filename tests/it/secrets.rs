@@ -108,6 +108,7 @@ async fn a_process_that_panics() {
     settings.extend([
         ("SALEBELL_LOG__TO", "journal"),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
     ]);
     let config = configure(&settings);
@@ -205,6 +206,7 @@ async fn no_core_is_dumped() {
     let settings = [
         ("SALEBELL_DATABASE__URL", database.url.as_str()),
         ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ("SALEBELL_WORKER__METRICS_LISTEN", "127.0.0.1:0"),
     ];

@@ -15,8 +15,9 @@ use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
 use crate::support::{TestApp, raw};
 
-const API: [(&str, &str); 3] = [
+const API: [(&str, &str); 4] = [
     ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+    ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
     ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
     ("SALEBELL_SERVER__LINGER_S", "1"),
 ];
@@ -206,7 +207,8 @@ async fn an_address_that_is_taken_is_told() {
     let database = TestDatabase::create().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for key in ["SALEBELL_SERVER__LISTEN", "SALEBELL_SERVER__METRICS_LISTEN"] {
+    let keys = ["SALEBELL_SERVER__LISTEN", "SALEBELL_SERVER__GRPC_LISTEN", "SALEBELL_SERVER__METRICS_LISTEN"];
+    for key in keys {
         let mut api = start_api(&database, &[(key, &address)]);
         assert!(api.logged("cannot listen on").await.contains(&address));
         assert_eq!(api.exit_code().await, Some(1));

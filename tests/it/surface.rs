@@ -10,7 +10,7 @@ use salebell::app::App;
 use salebell::error::{Error, Problem};
 use salebell::http;
 use salebell::http::body::{self, Json};
-use salebell::http::trace::TraceContext;
+use salebell::trace::TraceContext;
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{TestApp, raw};

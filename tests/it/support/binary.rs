@@ -35,6 +35,7 @@ impl Binary {
         let settings = [
             ("SALEBELL_DATABASE__URL", database.url.as_str()),
             ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+            ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
             ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
         ];
         Binary::start(&["api"], &settings)

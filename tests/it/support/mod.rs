@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod database;
 pub mod ec2;
 pub mod gate;
+pub mod grpc;
 pub mod instance;
 pub mod issuer;
 pub mod journal;
@@ -240,6 +241,7 @@ impl TestApp {
             ("SALEBELL_FILES__RESERVE_BYTES", "0"),
             ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
             ("SALEBELL_SERVER__LINGER_S", "0"),
+            ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
             ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
             ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
             ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),

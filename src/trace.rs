@@ -1,4 +1,5 @@
-//! W3C Trace Context: <https://www.w3.org/TR/trace-context/>.
+//! What a request is called in logs: its id, and where it stands in a trace
+//! (W3C Trace Context: <https://www.w3.org/TR/trace-context/>).
 
 use std::convert::Infallible;
 
@@ -6,6 +7,18 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use uuid::Uuid;
+
+/// The caller's `x-request-id` if it is short and plain enough to be repeated in a header and a log, else a new one.
+pub fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get("x-request-id").and_then(|id| id.to_str().ok());
+    given.filter(|id| is_request_id(id)).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn is_request_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= 128
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=+".contains(&b))
+}
 
 /// Where a request stands in a trace: the caller's trace with a span of our own, or a trace that begins here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

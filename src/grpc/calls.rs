@@ -1,0 +1,324 @@
+//! What every call passes through: its id, deadline and place among the streams, the net under a panic, the end of
+//! streams when the listener closes, access log and metrics.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use metrics::{counter, gauge, histogram};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Status};
+
+use super::{METHODS, Method};
+use crate::app::App;
+use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::trace::{TraceContext, request_id};
+
+/// Streams that are open at once in this process. Nobody logs in for them, so there is no limit of one caller; a call
+/// that is no stream needs no place among them.
+const MAX_STREAMS: usize = 100;
+
+/// What load balancers ask every few seconds.
+const PROBE: &str = "/grpc.health.v1.Health/Check";
+
+/// What calls share.
+#[derive(Clone)]
+pub struct Calls {
+    app: App,
+    /// The listener goes.
+    closing: CancellationToken,
+    places: Arc<Semaphore>,
+}
+
+impl Calls {
+    pub fn new(app: App, closing: CancellationToken) -> Calls {
+        Calls { app, closing, places: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    }
+}
+
+/// The outermost layer: everything that is answered has passed it.
+pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next) -> Response {
+    const ID: HeaderName = HeaderName::from_static("x-request-id");
+    calls.app.dead_man.hear(request.headers());
+    let id = request_id(request.headers());
+    let method = METHODS.iter().find(|method| method.path == request.uri().path());
+    let mut record = Record::new(&calls.app, method, id.clone(), TraceContext::of(request.headers()));
+    if !is_grpc(request.headers()) {
+        // As the protocol has it: who speaks something else does not know our codes.
+        record.code = Some(Code::InvalidArgument);
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    }
+    let work = REQUEST_ID.scope(id.clone(), answer(&calls, method, request, next));
+    let (mut response, end) = match work.await {
+        Ok((response, end)) => (response, Some(end)),
+        Err(refusal) => (refusal.into_http(), None),
+    };
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(ID, id);
+    }
+    record.hear(response.headers());
+    response.map(|body| Body::new(Answer { body, end, record }))
+}
+
+/// The protocol's media type, with or without what the messages are made of.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let rest = media.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+async fn answer(
+    calls: &Calls,
+    method: Option<&Method>,
+    request: Request,
+    next: Next,
+) -> Result<(Response, End), Status> {
+    let method = method.ok_or_else(|| Error::new(Kind::MethodNotAllowed, "There is no such method here."))?;
+    let begin = Instant::now();
+    let limit = calls.app.config.server.request_timeout;
+    let deadline = read_timeout(request.headers())?.and_then(|timeout| begin.checked_add(timeout));
+    // For the request to arrive, and to be understood.
+    let soon = deadline.unwrap_or(begin + limit).min(begin + limit);
+    let place = match method.streams {
+        true => Some(Place::take(&calls.places)?),
+        false => None,
+    };
+    // A service may read on when nobody hears it any more, and would keep the connection from ending.
+    let over = CancellationToken::new();
+    let request = request
+        .map(|body| Body::from_stream(body.into_data_stream().take_until(over.clone().cancelled_owned())));
+    let over = over.drop_guard();
+    let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = tokio::time::timeout_at(soon, work).await.map_err(|_| too_late())?;
+    let response = response.map_err(|_| Error::internal("a call panicked"))?;
+    let until = if method.streams { deadline } else { Some(soon) };
+    let closing = calls.closing.clone();
+    let reason = async move {
+        tokio::select! {
+            () = pass(until) => too_late(),
+            () = closing.cancelled() => Error::new(Kind::Unavailable, "The process is stopping.").into(),
+        }
+    };
+    Ok((response, End { reason: reason.boxed(), _place: place, _over: over }))
+}
+
+fn too_late() -> Status {
+    Error::new(Kind::Timeout, "The deadline has passed.").into()
+}
+
+/// Returns at this instant; never, where there is none.
+async fn pass(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+///
+/// # Errors
+/// `Malformed`
+fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(text) = headers.get("grpc-timeout") else { return Ok(None) };
+    let read = || {
+        let text = text.to_str().ok()?;
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        let count: u64 = digits.parse().ok().filter(|_| plain)?;
+        Some(match unit {
+            "H" => Duration::from_secs(count * 3600),
+            "M" => Duration::from_secs(count * 60),
+            "S" => Duration::from_secs(count),
+            "m" => Duration::from_millis(count),
+            "u" => Duration::from_micros(count),
+            "n" => Duration::from_nanos(count),
+            _ => return None,
+        })
+    };
+    let refusal =
+        || Error::malformed("grpc-timeout must be one to eight digits and one of H, M, S, m, u, n.");
+    read().map(Some).ok_or_else(refusal)
+}
+
+/// A place among the streams, for as long as this lives.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(places: &Arc<Semaphore>) -> Result<Place> {
+        let refusal = || {
+            Error::new(
+                Kind::TooManyRequests,
+                format!("{MAX_STREAMS} streams are open; that is all there are."),
+            )
+        };
+        let permit = places.clone().try_acquire_owned().map_err(|_| refusal())?;
+        gauge!("grpc_streams").increment(1);
+        Ok(Place { _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        gauge!("grpc_streams").decrement(1);
+    }
+}
+
+/// What ends an answer that does not end by itself.
+struct End {
+    reason: BoxFuture<'static, Status>,
+    _place: Option<Place>,
+    _over: DropGuard,
+}
+
+/// The body of an answer, with the code of the call behind it.
+struct Answer {
+    body: Body,
+    /// `None`: it is over.
+    end: Option<End>,
+    record: Record,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = &mut *self;
+        let Some(end) = &mut this.end else { return Poll::Ready(None) };
+        // What is there goes first: a drain lets a call finish that needs no waiting.
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            if let Some(Ok(frame)) = &frame
+                && let Some(trailers) = frame.trailers_ref()
+            {
+                this.record.hear(trailers);
+            }
+            return Poll::Ready(frame);
+        }
+        let status = ready!(end.reason.as_mut().poll(cx));
+        let mut trailers = HeaderMap::new();
+        // It has no details that could not be written.
+        let _ = status.add_header(&mut trailers);
+        this.record.hear(&trailers);
+        this.end = None;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.end.is_none() || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Becomes the line of the access log and the metrics when the call is over, also when its client goes away.
+struct Record {
+    app: App,
+    id: String,
+    trace: TraceContext,
+    /// One of few: what a caller has made up is not logged.
+    route: &'static str,
+    begin: Instant,
+    /// `None`: nobody has waited for the answer.
+    code: Option<Code>,
+}
+
+impl Record {
+    fn new(app: &App, method: Option<&Method>, id: String, trace: TraceContext) -> Record {
+        let route = method.map_or("unmatched", |method| method.path);
+        Record { app: app.clone(), id, trace, route, begin: Instant::now(), code: None }
+    }
+
+    /// Headers or trailers may tell the code.
+    fn hear(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let took = self.begin.elapsed();
+        let code = self.code.map_or_else(|| "aborted".to_owned(), |code| format!("{code:?}"));
+        counter!("grpc_requests_total", "route" => self.route, "code" => code.clone()).increment(1);
+        histogram!("grpc_request_duration_seconds", "route" => self.route, "code" => code.clone())
+            .record(took);
+        if !self.app.config.log.access {
+            return;
+        }
+        // Nobody wants to read that load balancers were answered.
+        let probe = self.route == PROBE && self.code == Some(Code::Ok);
+        let level = if probe { log::Level::Debug } else { log::Level::Info };
+        log::log!(target: "salebell::access", level,
+            "request.id" = self.id.as_str(),
+            "trace.id" = self.trace.trace_id().as_str(),
+            "account.id" = "-",
+            "grpc.code" = self.code.map_or(-1, i32::from),
+            "duration_ms" = took.as_micros() as f64 / 1000.0;
+            "gRPC {} {code}", self.route);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_digits_and_a_unit() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_bytes(text.as_bytes()).unwrap());
+            read_timeout(&headers).ok().flatten()
+        };
+        assert_eq!(read_timeout(&HeaderMap::new()).ok(), Some(None));
+        for (text, expected) in [
+            ("1H", Duration::from_secs(3600)),
+            ("2M", Duration::from_secs(120)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("0n", Duration::ZERO),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+        ] {
+            assert_eq!(read(text), Some(expected), "{text}");
+        }
+        for wrong in ["", "1", "S", "100000000S", "-1S", "+1S", "1.5S", " 1S", "1 S", "1s", "1é", "é"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_media_type_of_grpc_is_grpc() {
+        for (media, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
+            assert_eq!(is_grpc(&headers), expected, "{media}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,118 @@
+//! Whether calls can be served, as grpc.health.v1 tells it
+//! (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>): what `/healthz` says, and from SIGTERM on
+//! what `/readyz` says. The database is not asked: taking every instance out of service would not mend it.
+
+use std::time::Duration;
+
+use async_stream::stream;
+use futures_util::Stream;
+use futures_util::stream::{BoxStream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
+
+use super::SERVICES;
+use crate::error::{Error, Kind};
+use crate::instance::dead_man;
+
+/// A watch is told its status again after so long: a load balancer closes a stream in which nothing comes for 60 s,
+/// and what HTTP/2 sends for itself does not count.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// `grpc.health.v1.Health`
+pub struct Health {
+    stopping: CancellationToken,
+}
+
+impl Health {
+    /// Serving until `stopping`.
+    pub fn new(stopping: CancellationToken) -> Health {
+        Health { stopping }
+    }
+}
+
+/// `None`: there is no such service. The empty name is the server as a whole.
+fn status(service: &str, stopping: &CancellationToken) -> Option<ServingStatus> {
+    let known = service.is_empty() || SERVICES.contains(&service);
+    known.then(|| match stopping.is_cancelled() {
+        true => ServingStatus::NotServing,
+        false => ServingStatus::Serving,
+    })
+}
+
+/// The status now, each other one, and the last one again after `again`. Never ends.
+fn statuses(
+    service: String,
+    stopping: CancellationToken,
+    again: Duration,
+) -> impl Stream<Item = ServingStatus> + Send + 'static {
+    stream! {
+        loop {
+            // A service that is unknown stays so: it comes with another version of us.
+            let now = status(&service, &stopping).unwrap_or(ServingStatus::ServiceUnknown);
+            yield now;
+            match now {
+                ServingStatus::Serving => drop(tokio::time::timeout(again, stopping.cancelled()).await),
+                _ => tokio::time::sleep(again).await,
+            }
+        }
+    }
+}
+
+fn reply(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let Some(status) = status(&request.get_ref().service, &self.stopping) else {
+            return Err(Error::new(Kind::NotFound, "There is no such service here.").into());
+        };
+        // It reads the code of an answer and not the answer.
+        if status != ServingStatus::Serving && dead_man::is_health_check(request.metadata().as_ref()) {
+            return Err(Error::new(Kind::Unavailable, "The process is stopping.").into());
+        }
+        Ok(Response::new(reply(status)))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let statuses = statuses(request.into_inner().service, self.stopping.clone(), TELL_AGAIN);
+        Ok(Response::new(statuses.map(|status| Ok(reply(status))).boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_hears_the_status_at_once_when_it_changes_and_again_and_again() {
+        let stopping = CancellationToken::new();
+        let often = Duration::from_millis(1);
+        let mut known = statuses(SERVICES[0].to_owned(), stopping.clone(), often).boxed();
+        let mut rarely = statuses(String::new(), stopping.clone(), Duration::from_secs(600)).boxed();
+        let mut unknown = statuses("what".to_owned(), stopping.clone(), often).boxed();
+        for _ in 0..3 {
+            assert_eq!(known.next().await, Some(ServingStatus::Serving));
+            assert_eq!(unknown.next().await, Some(ServingStatus::ServiceUnknown));
+        }
+        assert_eq!(rarely.next().await, Some(ServingStatus::Serving));
+        let change = tokio::spawn(async move { rarely.next().await });
+        stopping.cancel();
+        assert_eq!(change.await.unwrap(), Some(ServingStatus::NotServing));
+        for _ in 0..3 {
+            assert_eq!(known.next().await, Some(ServingStatus::NotServing));
+            assert_eq!(unknown.next().await, Some(ServingStatus::ServiceUnknown));
+        }
+    }
+}

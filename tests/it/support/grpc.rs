@@ -1,0 +1,72 @@
+//! grpcio of Python as a client, told line by line what to do: `tests/clients/grpc_client.py`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use salebell::server::Server;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::TestApp;
+
+/// Serves gRPC for this app too, and returns the address, such as `https://127.0.0.1:9000`.
+pub async fn serve(app: &TestApp) -> String {
+    let server = Server::bind_grpc(app.app.clone()).await.unwrap().expect("it is on");
+    let url = server.url().unwrap();
+    tokio::spawn(server.run());
+    url
+}
+
+/// One client, killed when it is dropped.
+pub struct Client {
+    _child: Child,
+    commands: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Client {
+    /// Of this address, with TLS for https.
+    pub fn start(url: &str) -> Client {
+        Client::start_as(url, None)
+    }
+
+    /// The same with a name of its own.
+    pub fn start_as(url: &str, user_agent: Option<&str>) -> Client {
+        let python = std::env::var("SALEBELL_TEST_PYTHON")
+            .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
+        let (scheme, address) = url.split_once("://").unwrap();
+        let options = json!({"address": address, "tls": scheme == "https", "user_agent": user_agent});
+        let mut child = Command::new(python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/grpc_client.py"))
+            .arg(options.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (commands, answers) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Client { _child: child, commands, answers: BufReader::new(answers).lines() }
+    }
+
+    /// Does something and returns what came of it first.
+    pub async fn ask(&mut self, what: &str, mut arguments: Value) -> Value {
+        arguments["do"] = json!(what);
+        self.commands.write_all(format!("{arguments}\n").as_bytes()).await.unwrap();
+        self.next().await
+    }
+
+    /// The status that a check tells, or the code of its refusal.
+    pub async fn check(&mut self, service: &str) -> String {
+        let answer = self.ask("check", json!({"service": service})).await;
+        let told = answer.get("status").or(answer.get("code"));
+        told.and_then(Value::as_str).expect("a status or a code").to_owned()
+    }
+
+    /// What it tells next.
+    pub async fn next(&mut self) -> Value {
+        let line = tokio::time::timeout(Duration::from_secs(40), self.answers.next_line());
+        let line = line.await.expect("it tells something").unwrap().expect("it goes on");
+        serde_json::from_str(&line).unwrap()
+    }
+}
