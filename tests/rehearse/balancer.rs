@@ -31,7 +31,7 @@ pub enum Health {
 }
 
 pub struct Balancer {
-    process: Child,
+    _process: Child,
     socket: PathBuf,
 }
 
@@ -51,7 +51,7 @@ impl Balancer {
         command.args(["--pdeathsig", "KILL", "haproxy", "-db", "-f"]).arg(&file).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let process = command.spawn().expect("setpriv");
-        let balancer = Balancer { process, socket };
+        let balancer = Balancer { _process: process, socket };
         for _ in 0..200 {
             if balancer.ask("show info").await.is_some() {
                 return balancer;
@@ -59,10 +59,6 @@ impl Balancer {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("haproxy does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());
-    }
-
-    pub fn is_running(&mut self) -> bool {
-        self.process.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     /// Says something on its socket; `None` when it does not answer.
@@ -155,9 +151,9 @@ defaults
   timeout check 2s
   retries 0
   option forwardfor
-  http-request set-header X-Forwarded-Proto https
 frontend front
   bind {HOST}:443 ssl crt {certificate} alpn h2,http/1.1
+  http-request set-header X-Forwarded-Proto https
   default_backend fleet
 backend fleet
   balance leastconn

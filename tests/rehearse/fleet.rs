@@ -61,7 +61,10 @@ pub struct Fleet {
     pub image: Image,
     /// What it was before the rollout that goes on: what it goes back to.
     before: Option<Image>,
-    launches_failed: usize,
+    /// Launches of the present image that failed.
+    pub launches_failed: usize,
+    /// No more work: everything is taken down.
+    pub stopped: bool,
     /// The last rollout was given up.
     pub gave_up: bool,
     pub desired: usize,
@@ -107,6 +110,7 @@ impl Fleet {
             image,
             before: None,
             launches_failed: 0,
+            stopped: false,
             gave_up: false,
             desired: 0,
             lost_zones: BTreeSet::new(),
@@ -235,6 +239,9 @@ impl Fleet {
             self.timeline.event(&format!("{}: {hook}, power off", member.id));
             if !member.registered && member.image == self.image {
                 self.launches_failed += 1;
+                for line in member.machine.complaints() {
+                    self.timeline.event(&format!("{}: {line}", member.id));
+                }
             }
         }
         member.machine.switch_off();
@@ -386,7 +393,13 @@ impl Fleet {
 pub fn work(fleet: Shared) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            fleet.lock().await.work().await;
+            {
+                let mut fleet = fleet.lock().await;
+                if fleet.stopped {
+                    return;
+                }
+                fleet.work().await;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     })

@@ -21,7 +21,6 @@ pub struct Ledger {
 /// What was found, for the table and to be told.
 #[derive(Clone, Default)]
 pub struct Balance {
-    pub reports: usize,
     pub notices: usize,
     pub repeated: usize,
     pub problems: Vec<String>,
@@ -86,7 +85,7 @@ impl Ledger {
         if tally.doubled > 0 {
             problems.push(format!("{} pairs of a watch and a sale rang twice", tally.doubled));
         }
-        Balance { reports: acknowledged.len(), notices, repeated: tally.repeated, problems }
+        Balance { notices, repeated: tally.repeated, problems }
     }
 }
 

@@ -179,10 +179,6 @@ impl Caller {
         std::mem::take(&mut self.given_up.lock().unwrap())
     }
 
-    pub fn give_up(&self, what: String) {
-        self.given_up.lock().unwrap().push(what);
-    }
-
     /// Whether clients are to wait between scenarios.
     async fn turn(&self) {
         while self.paused.load(Ordering::SeqCst) {

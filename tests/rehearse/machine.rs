@@ -67,6 +67,13 @@ impl Machine {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// What its console says went wrong, as far as it is ours.
+    pub fn complaints(&self) -> Vec<String> {
+        let console = self.console();
+        let ours = |line: &&str| line.contains("salebell") && (line.contains("ERROR") || line.contains("]: salebell: ") || line.contains("]:   "));
+        console.lines().filter(ours).map(|line| line.trim().chars().take(300).collect()).collect()
+    }
+
     pub fn is_off(&mut self) -> bool {
         self.child.try_wait().map_or(true, |ended| ended.is_some())
     }

@@ -38,9 +38,9 @@ impl Outcome {
     }
 }
 
-const HEAD: [&str; 8] = ["scenario", "seconds", "requests", "failed", "allowed", "resumed", "notices", "verdict"];
+const HEAD: [&str; 9] = ["scenario", "seconds", "requests", "failed", "allowed", "resumed", "notices", "repeated", "verdict"];
 
-fn row(outcome: &Outcome) -> [String; 8] {
+fn row(outcome: &Outcome) -> [String; 9] {
     [
         outcome.scenario.to_owned(),
         format!("{:.0}", outcome.ended - outcome.begun),
@@ -49,6 +49,7 @@ fn row(outcome: &Outcome) -> [String; 8] {
         outcome.allowed.to_string(),
         outcome.resumed.to_string(),
         outcome.notices.to_string(),
+        outcome.repeated.to_string(),
         outcome.verdict().to_owned(),
     ]
 }
@@ -75,7 +76,7 @@ pub fn write(timeline: &Timeline, outcomes: &[Outcome]) -> PathBuf {
         let _ = writeln!(rows, "<tr class={class} title=\"{}\">{cells}</tr>", escape(outcome.about));
         let told = outcome.failures.iter().map(|(what, times)| format!("{times} × {what}"));
         for line in outcome.problems.iter().cloned().chain(told) {
-            let _ = writeln!(rows, "<tr class=note><td colspan=8>{}</td></tr>", escape(&line));
+            let _ = writeln!(rows, "<tr class=note><td colspan=9>{}</td></tr>", escape(&line));
         }
     }
     let head: String = HEAD.iter().map(|cell| format!("<th>{cell}</th>")).collect();

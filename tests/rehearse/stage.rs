@@ -22,7 +22,7 @@ use super::scenarios::Scenario;
 use super::scratch::Scratch;
 use super::sink::Sink;
 use super::timeline::{Timeline, now};
-use super::{interrupted, network};
+use super::interrupted;
 
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 /// Instances at the beginning of each scenario.
@@ -48,7 +48,6 @@ pub struct Stage {
     /// When the fault of this scenario began.
     pub fault_at: Option<f64>,
     ledger: Ledger,
-    _folder: Scratch,
 }
 
 /// Performs the scenarios and reports. Whether all have passed; `false` too when we were interrupted.
@@ -58,13 +57,14 @@ pub async fn perform(scenarios: &[Scenario]) -> bool {
     let mut outcomes = Vec::new();
     let fleet = Arc::new(Mutex::new(None));
     let finished = tokio::select! {
-        () = play(scenarios, &timeline, folder, &mut outcomes, &fleet) => true,
+        () = play(scenarios, &timeline, &folder, &mut outcomes, &fleet) => true,
         signal = interrupted() => {
             crate::say!("{signal}: taking everything down");
             false
         }
     };
     take_down(fleet).await;
+    drop(folder);
     let file = report::write(&timeline, &outcomes);
     print!("{}", report::table(&outcomes));
     println!("report: {}", file.display());
@@ -74,7 +74,7 @@ pub async fn perform(scenarios: &[Scenario]) -> bool {
 async fn play(
     scenarios: &[Scenario],
     timeline: &Timeline,
-    folder: Scratch,
+    folder: &Scratch,
     outcomes: &mut Vec<Outcome>,
     handle: &Mutex<Option<fleet::Shared>>,
 ) {
@@ -107,6 +107,7 @@ async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
     let Some(fleet) = fleet.lock().await.take() else { return };
     let mut fleet = fleet.lock().await;
     crate::say!("taking {} instances down", fleet.members.len());
+    fleet.stopped = true;
     let mut members = std::mem::take(&mut fleet.members);
     members.iter_mut().for_each(|member| member.machine.cut_power());
     drop(tokio::task::spawn_blocking(move || drop(members)).await);
@@ -115,7 +116,7 @@ async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
 impl Stage {
     async fn build(
         timeline: Timeline,
-        folder: Scratch,
+        folder: &Scratch,
         handle: &Mutex<Option<fleet::Shared>>,
     ) -> Result<Stage, String> {
         crate::say!("AWS (an emulator), PostgreSQL with a standby, haproxy");
@@ -137,7 +138,7 @@ impl Stage {
             ("webhook/encryption_keys", &key),
             ("webhook/allow_http", "true"),
             ("webhook/allow_networks", "10.77.0.0/24"),
-            ("server/trusted_proxies", &network::HOST.to_string()),
+            ("server/trusted_proxies", "10.77.0.1/32"),
             // In the proportion of the health checks: one a second, and not one in ten.
             ("server/linger_s", "6"),
             ("instance/dead_man_s", "20"),
@@ -160,7 +161,10 @@ impl Stage {
         *handle.lock().await = Some(fleet.clone());
         let working = fleet::work(fleet.clone());
         fleet.lock().await.desired = FLEET;
-        wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
+        wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| fleet.is_settled() || fleet.launches_failed > 0).await?;
+        if fleet.lock().await.launches_failed > 0 {
+            return Err("an instance does not boot".to_owned());
+        }
         let caller = Caller::new(token.trim().to_owned(), timeline.clone(), true).await;
         let look = database.look().await;
         timeline.event("the load begins");
@@ -178,7 +182,6 @@ impl Stage {
             password,
             fault_at: None,
             ledger: Ledger::default(),
-            _folder: folder,
         })
     }
 
