@@ -12,9 +12,11 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 use super::ec2::metadata::REGION;
-use super::network::HOST;
+use super::network::{HOST, Way};
 
 pub const PORT: u16 = 4566;
+/// The way to SNS and SQS, which can be closed.
+const BUS: u16 = 4568;
 /// The environment of the rehearsal: the instances' tag.
 pub const ENVIRONMENT: &str = "rehearsal";
 const BUCKET: &str = "salebell-files";
@@ -22,6 +24,7 @@ const BUCKET: &str = "salebell-files";
 /// The running emulator.
 pub struct Cloud {
     _process: Child,
+    bus: Way,
     config: SdkConfig,
     ssm: aws_sdk_ssm::Client,
     secrets: aws_sdk_secretsmanager::Client,
@@ -53,6 +56,7 @@ impl Cloud {
             .build();
         let cloud = Cloud {
             _process: process,
+            bus: Way::open(BUS, PORT).await,
             ssm: aws_sdk_ssm::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
             config,
@@ -91,10 +95,15 @@ impl Cloud {
             ("bus/prices_topic", &topic),
             ("bus/prices_queue", &queue),
             ("bus/prices_dead_queue", &dead),
-            ("bus/endpoint", &format!("http://{HOST}:{PORT}")),
+            ("bus/endpoint", &format!("http://{HOST}:{BUS}")),
         ] {
             self.put(name, value).await;
         }
+    }
+
+    /// SNS and SQS are away, or there again.
+    pub fn close_bus(&self, closed: bool) {
+        self.bus.lead((!closed).then_some(PORT));
     }
 
     /// Sets a parameter, such as `database/url`.

@@ -1,20 +1,15 @@
 //! PostgreSQL: a primary and a standby that streams from it, behind two addresses that stay when the two change places.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
 
-use super::network::{HOST, listen};
+use super::network::{HOST, Way};
 
 const PRIMARY: u16 = 5440;
 const STANDBY: u16 = 5441;
@@ -29,8 +24,8 @@ pub struct Database {
     folder: PathBuf,
     primary: Option<Child>,
     _standby: Child,
-    writer: Address,
-    _reader: Address,
+    writer: Way,
+    _reader: Way,
 }
 
 impl Database {
@@ -67,8 +62,8 @@ impl Database {
             folder,
             primary: Some(primary),
             _standby: standby,
-            writer: Address::open(WRITER, PRIMARY).await,
-            _reader: Address::open(READER, STANDBY).await,
+            writer: Way::open(WRITER, PRIMARY).await,
+            _reader: Way::open(READER, STANDBY).await,
         }
     }
 
@@ -175,38 +170,4 @@ async fn serve(programs: &Path, data: &Path, port: u16) -> Child {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("PostgreSQL does not start: {}", std::fs::read_to_string(data.with_extension("log")).unwrap_or_default());
-}
-
-/// An address that leads to one server or another: what a name with a short life is at AWS.
-struct Address {
-    target: Arc<watch::Sender<Option<u16>>>,
-}
-
-impl Address {
-    async fn open(port: u16, target: u16) -> Address {
-        let listener: TcpListener = listen(port).await;
-        let target = Arc::new(watch::Sender::new(Some(target)));
-        let to = target.clone();
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut to = to.subscribe();
-                let Some(port) = *to.borrow_and_update() else { continue };
-                tokio::spawn(async move {
-                    let server = SocketAddr::from((HOST, port));
-                    let Ok(mut server) = TcpStream::connect(server).await else { return };
-                    let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        _ = to.changed() => {}
-                    }
-                });
-            }
-        });
-        Address { target }
-    }
-
-    /// Leads elsewhere from now on; connections end.
-    fn lead(&self, port: Option<u16>) {
-        self.target.send_replace(port);
-    }
 }

@@ -30,6 +30,13 @@ impl Ledger {
     /// Waits until all that is on its way has arrived, and compares. The load is to be at rest.
     pub async fn balance(&mut self, caller: &Caller, sink: &Sink, look: &PgPool) -> Balance {
         let begun = Instant::now();
+        let mut told = begun;
+        let mut wait_of = |what: &str| {
+            if told.elapsed() > Duration::from_secs(10) {
+                told = Instant::now();
+                crate::say!("waiting for {what}");
+            }
+        };
         let mut problems = Vec::new();
         let acknowledged = caller.acknowledged();
         for (batch, accepted) in &acknowledged {
@@ -50,7 +57,11 @@ impl Ledger {
                         problems.push(format!("batch {batch} is not done: {found:?}"));
                         break;
                     }
-                    _ => tokio::time::sleep(Duration::from_millis(100)).await,
+                    found => {
+                        let how = found.map_or_else(|| "no answer".to_owned(), |found| found.to_string());
+                        wait_of(&format!("batch {batch}: {how}"));
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
                 }
             }
             self.settled.insert(batch.clone());
@@ -70,6 +81,7 @@ impl Ledger {
             if offers == notices && tally.notices == notices {
                 break;
             }
+            wait_of(&format!("{} of {notices} notices of {offers} sales to come", tally.notices));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let observations: usize = acknowledged.values().sum();

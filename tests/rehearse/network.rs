@@ -1,10 +1,13 @@
 //! The network that everything is in, and nothing of the host's.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, unshare};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 
 /// Where instances find everything but each other.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -60,4 +63,39 @@ pub async fn resolve_nothing() {
             let _ = socket.send_to(&message[..length], peer).await;
         }
     });
+}
+
+/// An address that leads to one server or another: what a name with a short life is at AWS.
+pub struct Way {
+    target: Arc<watch::Sender<Option<u16>>>,
+}
+
+impl Way {
+    /// Opens a port that leads to another one.
+    pub async fn open(port: u16, target: u16) -> Way {
+        let listener: TcpListener = listen(port).await;
+        let target = Arc::new(watch::Sender::new(Some(target)));
+        let to = target.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut to = to.subscribe();
+                let Some(port) = *to.borrow_and_update() else { continue };
+                tokio::spawn(async move {
+                    let server = SocketAddr::from((HOST, port));
+                    let Ok(mut server) = TcpStream::connect(server).await else { return };
+                    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        _ = to.changed() => {}
+                    }
+                });
+            }
+        });
+        Way { target }
+    }
+
+    /// Leads elsewhere from now on, or nowhere; connections end.
+    pub fn lead(&self, port: Option<u16>) {
+        self.target.send_replace(port);
+    }
 }

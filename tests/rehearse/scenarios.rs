@@ -17,6 +17,7 @@ pub enum Scenario {
     LoseZone,
     FailOver,
     RotatePassword,
+    StopQueue,
     StopMetadata,
     FillDisk,
     StopHealthChecks,
@@ -25,9 +26,10 @@ pub enum Scenario {
 
 /// How long requests may still be sent to an instance that has died without a word: the balancer's two checks.
 const UNNOTICED_S: f64 = 10.0;
+const QUEUE_AWAY_S: f64 = 12.0;
 
 impl Scenario {
-    const ALL: [Scenario; 13] = [
+    const ALL: [Scenario; 14] = [
         Scenario::Roll,
         Scenario::RollBack,
         Scenario::BadImage,
@@ -36,6 +38,7 @@ impl Scenario {
         Scenario::CutNetwork,
         Scenario::LoseZone,
         Scenario::RotatePassword,
+        Scenario::StopQueue,
         Scenario::StopMetadata,
         Scenario::FillDisk,
         Scenario::StopHealthChecks,
@@ -72,6 +75,7 @@ impl Scenario {
             Scenario::LoseZone => "lose-zone",
             Scenario::FailOver => "fail-over",
             Scenario::RotatePassword => "rotate-password",
+            Scenario::StopQueue => "stop-queue",
             Scenario::StopMetadata => "stop-metadata",
             Scenario::FillDisk => "fill-disk",
             Scenario::StopHealthChecks => "stop-health-checks",
@@ -90,6 +94,7 @@ impl Scenario {
             Scenario::LoseZone => "all instances of a zone are cut off, and none can be launched there",
             Scenario::FailOver => "the database's primary dies, the standby takes over",
             Scenario::RotatePassword => "the database's password changes",
+            Scenario::StopQueue => "SNS and SQS are away for a while",
             Scenario::StopMetadata => "instance metadata are away for a while",
             Scenario::FillDisk => "an instance's disk is full",
             Scenario::StopHealthChecks => "the balancer forgets an instance: the dead man's switch",
@@ -105,6 +110,8 @@ impl Scenario {
             Scenario::KillInit | Scenario::Freeze | Scenario::CutNetwork | Scenario::LoseZone => {
                 (-30.0..UNNOTICED_S).contains(&since)
             }
+            // Nothing is acknowledged that is not on the bus.
+            Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
             Scenario::FailOver => (-30.0..30.0).contains(&since),
             _ => false,
         }
@@ -137,6 +144,7 @@ impl Scenario {
                 Ok(())
             }
             Scenario::RotatePassword => rotate_password(stage).await,
+            Scenario::StopQueue => stop_queue(stage).await,
             Scenario::StopMetadata => stop_metadata(stage).await,
             Scenario::FillDisk => fill_disk(stage).await,
             Scenario::StopHealthChecks => stop_health_checks(stage).await,
@@ -231,6 +239,16 @@ async fn rotate_password(stage: &mut Stage) -> Result<(), String> {
     stage.timeline.event("every connection of the old password ends");
     stage.database.end_connections().await;
     tokio::time::sleep(Duration::from_secs(15)).await;
+    Ok(())
+}
+
+async fn stop_queue(stage: &mut Stage) -> Result<(), String> {
+    stage.fault("SNS and SQS are away");
+    stage.cloud.close_bus(true);
+    tokio::time::sleep(Duration::from_secs_f64(QUEUE_AWAY_S)).await;
+    stage.cloud.close_bus(false);
+    stage.timeline.event("SNS and SQS are there again");
+    tokio::time::sleep(Duration::from_secs(10)).await;
     Ok(())
 }
 

@@ -142,6 +142,8 @@ impl Stage {
             // In the proportion of the health checks: one a second, and not one in ten.
             ("server/linger_s", "6"),
             ("instance/dead_man_s", "20"),
+            // A message that SQS gave to a worker that was about to end comes again after so long.
+            ("worker/lease_s", "15"),
         ] {
             cloud.put(name, value).await;
         }
