@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # `make rehearse`: boots a fleet on this machine, puts a load on it, and has happen to it what happens to fleets
 # (docs/decisions/rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
-#   SALEBELL_REHEARSE_IMAGES  one or two folders of `make bake-local`, to roll from and to; without it the debug build
-#                             with our units on a plain Debian
-#   SALEBELL_REHEARSE_REPORT  where the report goes; without it below the target folder
+#   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it the debug build
+#                               with our units on a plain Debian
+#   SALEBELL_REHEARSE_SETTINGS  parameters over those of the rehearsal, such as `server/linger_s=0`
+#   SALEBELL_REHEARSE_REPORT    where the report goes; without it below the target folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then

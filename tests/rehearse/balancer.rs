@@ -42,7 +42,8 @@ impl Balancer {
         let socket = folder.join("socket");
         let names = vec![HOST.to_string(), "salebell.test".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let pem = pem("CERTIFICATE", made.cert.der()) + &pem("PRIVATE KEY", &made.signing_key.serialize_der());
+        let pem =
+            pem("CERTIFICATE", made.cert.der()) + &pem("PRIVATE KEY", &made.signing_key.serialize_der());
         std::fs::write(folder.join("front.pem"), pem).expect("its file");
         let file = folder.join("haproxy.cfg");
         std::fs::write(&file, settings(&folder, &socket)).expect("its settings");
@@ -102,12 +103,15 @@ impl Balancer {
         let mut lines = table.trim_start_matches("# ").lines();
         let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
         let column = |name: &str| columns.iter().position(|column| *column == name).unwrap_or(usize::MAX);
-        let (backend, server, status, current) = (column("pxname"), column("svname"), column("status"), column("scur"));
+        let (backend, server, status, current) =
+            (column("pxname"), column("svname"), column("status"), column("scur"));
         let mut found = BTreeMap::new();
         for line in lines {
             let cells: Vec<&str> = line.split(',').collect();
             let cell = |at: usize| cells.get(at).copied().unwrap_or_default();
-            let Some(number) = cell(server).strip_prefix('t').and_then(|number| number.parse().ok()) else { continue };
+            let Some(number) = cell(server).strip_prefix('t').and_then(|number| number.parse().ok()) else {
+                continue;
+            };
             if cell(backend) != "fleet" {
                 continue;
             }
@@ -128,7 +132,8 @@ impl Balancer {
 /// RFC 7468.
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 

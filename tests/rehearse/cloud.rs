@@ -33,7 +33,8 @@ pub struct Cloud {
 impl Cloud {
     /// Starts it, with a topic, queues and a bucket, and the settings that lead there.
     pub async fn start() -> Cloud {
-        let python = std::env::var("SALEBELL_TEST_PYTHON").expect("SALEBELL_TEST_PYTHON is set by `make rehearse`");
+        let python =
+            std::env::var("SALEBELL_TEST_PYTHON").expect("SALEBELL_TEST_PYTHON is set by `make rehearse`");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/s3.py");
         let mut command = Command::new(python);
         // It ends with its standard input, and so with us.
@@ -84,7 +85,8 @@ impl Cloud {
     /// Prices go through SNS and SQS, as docs/operations.md asks for them.
     async fn make_bus(&self) {
         let (sns, sqs) = (aws_sdk_sns::Client::new(&self.config), aws_sdk_sqs::Client::new(&self.config));
-        let topic = sns.create_topic().name("prices").send().await.expect("a topic").topic_arn.expect("its ARN");
+        let topic =
+            sns.create_topic().name("prices").send().await.expect("a topic").topic_arn.expect("its ARN");
         let (dead, dead_arn) = make_queue(&sqs, "prices-dead", None).await;
         let redrive = json!({"deadLetterTargetArn": dead_arn, "maxReceiveCount": 5}).to_string();
         let (queue, arn) = make_queue(&sqs, "prices", Some(redrive)).await;

@@ -31,18 +31,26 @@ pub struct Database {
 impl Database {
     /// Starts both, with an empty database and a user for it.
     pub async fn start(folder: &Path, password: &str) -> Database {
-        let found = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/find-postgres.sh")).output().await;
+        let found =
+            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/find-postgres.sh")).output().await;
         let programs = PathBuf::from(String::from_utf8(found.expect("the script").stdout).unwrap().trim());
         let folder = folder.join("postgres");
         std::fs::create_dir(&folder).expect("a folder");
         let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("a user postgres");
         nix::unistd::chown(&folder, Some(user.uid), Some(user.gid)).expect("its owner");
         let (old, new) = (folder.join("1"), folder.join("2"));
-        run(&programs.join("initdb").display().to_string(), &["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D", text(&old)])
-            .await;
+        run(
+            &programs.join("initdb").display().to_string(),
+            &["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D", text(&old)],
+        )
+        .await;
         // Instances have a password, the rehearsal and the standby none.
         let mut rules = String::new();
-        for who in ["local all postgres trust", "host all postgres 10.77.0.1/32 trust", "host replication postgres 10.77.0.1/32 trust"] {
+        for who in [
+            "local all postgres trust",
+            "host all postgres 10.77.0.1/32 trust",
+            "host replication postgres 10.77.0.1/32 trust",
+        ] {
             writeln!(rules, "{who}").unwrap();
         }
         rules.push_str("host all all 10.77.0.0/24 scram-sha-256\n");
@@ -53,9 +61,16 @@ impl Database {
         std::fs::write(new.join("postgresql.auto.conf"), source).expect("where it streams from");
         std::fs::write(new.join("standby.signal"), "").expect("that it does");
         let primary = serve(&programs, &old, PRIMARY).await;
-        let mut admin = PgConnection::connect(&format!("{ADMIN}:{PRIMARY}/postgres")).await.expect("the primary answers");
-        for statement in [format!("create role {USER} login password '{password}'"), format!("create database salebell owner {USER}")] {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.expect("an empty database");
+        let mut admin =
+            PgConnection::connect(&format!("{ADMIN}:{PRIMARY}/postgres")).await.expect("the primary answers");
+        for statement in [
+            format!("create role {USER} login password '{password}'"),
+            format!("create database salebell owner {USER}"),
+        ] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+                .execute(&mut admin)
+                .await
+                .expect("an empty database");
         }
         let standby = serve(&programs, &new, STANDBY).await;
         Database {
@@ -86,7 +101,8 @@ impl Database {
     pub async fn migrate_further(&self, number: usize) {
         let folder = self.folder.join(format!("migrations-{number}"));
         std::fs::create_dir(&folder).expect("a folder");
-        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().flatten() {
+        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap().flatten()
+        {
             std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("a migration");
         }
         let next = include_str!("next.sql").replace("rehearsed", &format!("rehearsed_{number}"));
@@ -105,7 +121,8 @@ impl Database {
             let _ = primary.kill().await;
         }
         self.writer.lead(None);
-        let mut standby = PgConnection::connect(&format!("{ADMIN}:{STANDBY}/postgres")).await.expect("it answers");
+        let mut standby =
+            PgConnection::connect(&format!("{ADMIN}:{STANDBY}/postgres")).await.expect("it answers");
         sqlx::raw_sql("select pg_promote()").execute(&mut standby).await.expect("it is promoted");
         self.writer.lead(Some(STANDBY));
     }
@@ -169,5 +186,8 @@ async fn serve(programs: &Path, data: &Path, port: u16) -> Child {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("PostgreSQL does not start: {}", std::fs::read_to_string(data.with_extension("log")).unwrap_or_default());
+    panic!(
+        "PostgreSQL does not start: {}",
+        std::fs::read_to_string(data.with_extension("log")).unwrap_or_default()
+    );
 }

@@ -156,7 +156,8 @@ impl Fleet {
         for at in 0..self.members.len() {
             self.attend(at, &health).await;
         }
-        let gone: Vec<_> = self.members.extract_if(.., |member| member.going_off && member.machine.is_off()).collect();
+        let gone: Vec<_> =
+            self.members.extract_if(.., |member| member.going_off && member.machine.is_off()).collect();
         for member in gone {
             self.timeline.event(&format!("{} is off", member.id));
             self.balancer.forget(member.number).await;
@@ -206,7 +207,9 @@ impl Fleet {
                 }
             }
             State::InService => {}
-            State::TerminatingWait | State::TerminatingProceed | State::Terminated => self.see_off(at, state, seen).await,
+            State::TerminatingWait | State::TerminatingProceed | State::Terminated => {
+                self.see_off(at, state, seen).await
+            }
         }
     }
 
@@ -423,8 +426,11 @@ pub async fn wait_for(
                 return Ok(());
             }
             if begun.elapsed() > limit {
-                let states: Vec<_> =
-                    fleet.members.iter().map(|member| format!("{} {:?}", member.id, fleet.state(&member.id))).collect();
+                let states: Vec<_> = fleet
+                    .members
+                    .iter()
+                    .map(|member| format!("{} {:?}", member.id, fleet.state(&member.id)))
+                    .collect();
                 let console = fleet.members.iter().rev().find(|member| !member.serving);
                 let console = console.map_or_else(String::new, |member| member.machine.console());
                 let end: Vec<&str> = console.lines().rev().take(12).collect();

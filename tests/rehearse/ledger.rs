@@ -49,7 +49,8 @@ impl Ledger {
                         let recorded = found["recorded"].as_u64().unwrap_or_default();
                         let unchanged = found["unchanged"].as_u64().unwrap_or_default();
                         if recorded + unchanged != *accepted as u64 {
-                            problems.push(format!("batch {batch} of {accepted} observations came to {found}"));
+                            problems
+                                .push(format!("batch {batch} of {accepted} observations came to {found}"));
                         }
                         break;
                     }

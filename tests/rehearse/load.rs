@@ -93,7 +93,11 @@ impl Caller {
     }
 
     /// One attempt: counted, and failed when there is no answer, or one of 5xx.
-    pub async fn attempt(&self, kind: &'static str, request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), String> {
+    pub async fn attempt(
+        &self,
+        kind: &'static str,
+        request: RequestBuilder,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
         let (at, begun) = (now(), Instant::now());
         let answered = async {
             let answer = self.authorise(request).send().await.map_err(|error| describe(&error))?;
@@ -189,7 +193,8 @@ impl Caller {
 
 /// A title of words that no search takes for another's.
 fn title(number: usize) -> String {
-    let name = ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel", "Ivy", "Juniper"][number];
+    let name =
+        ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel", "Ivy", "Juniper"][number];
     format!("{name} Rehearsal")
 }
 

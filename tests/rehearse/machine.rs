@@ -70,7 +70,10 @@ impl Machine {
     /// What its console says went wrong, as far as it is ours.
     pub fn complaints(&self) -> Vec<String> {
         let console = self.console();
-        let ours = |line: &&str| line.contains("salebell") && (line.contains("ERROR") || line.contains("]: salebell: ") || line.contains("]:   "));
+        let ours = |line: &&str| {
+            line.contains("salebell")
+                && (line.contains("ERROR") || line.contains("]: salebell: ") || line.contains("]:   "))
+        };
         console.lines().filter(ours).map(|line| line.trim().chars().take(300).collect()).collect()
     }
 

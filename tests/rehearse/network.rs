@@ -19,9 +19,12 @@ pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 /// We are not root, or may not.
 pub fn enter_namespace() -> Result<(), String> {
     if !nix::unistd::Uid::effective().is_root() {
-        return Err("a rehearsal is root's: it boots instances, in network namespaces and on overlays".to_owned());
+        return Err(
+            "a rehearsal is root's: it boots instances, in network namespaces and on overlays".to_owned()
+        );
     }
-    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("no network namespace can be made: {error}"))?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|error| format!("no network namespace can be made: {error}"))?;
     for arguments in [
         "link set lo up",
         "link add instances type bridge",

@@ -38,7 +38,8 @@ impl Outcome {
     }
 }
 
-const HEAD: [&str; 9] = ["scenario", "seconds", "requests", "failed", "allowed", "resumed", "notices", "repeated", "verdict"];
+const HEAD: [&str; 9] =
+    ["scenario", "seconds", "requests", "failed", "allowed", "resumed", "notices", "repeated", "verdict"];
 
 fn row(outcome: &Outcome) -> [String; 9] {
     [
@@ -120,7 +121,11 @@ fn chart(timeline: &Timeline, outcomes: &[Outcome]) -> String {
     let (mut good, mut bad, mut slow) = (vec![0.0; seconds], vec![0.0; seconds], vec![Vec::new(); seconds]);
     for attempt in timeline.attempts(0.0).iter().filter(|attempt| attempt.kind != "notice") {
         let at = (attempt.at as usize).min(seconds - 1);
-        if attempt.error.is_some() { bad[at] += 1.0 } else { good[at] += 1.0 }
+        if attempt.error.is_some() {
+            bad[at] += 1.0
+        } else {
+            good[at] += 1.0
+        }
         slow[at].push(attempt.millis);
     }
     let tail = |mut millis: Vec<f64>| {
@@ -151,7 +156,8 @@ fn chart(timeline: &Timeline, outcomes: &[Outcome]) -> String {
             .enumerate()
             .map(|(at, value)| format!("{:.1},{:.1} ", x(at as f64), top + height * (1.0 - value / most)))
             .collect();
-        let _ = write!(svg, "<polyline points=\"{points}\" fill=none stroke=\"{colour}\" stroke-width=1.5 />");
+        let _ =
+            write!(svg, "<polyline points=\"{points}\" fill=none stroke=\"{colour}\" stroke-width=1.5 />");
     };
     line(&mut svg, &good, REQUESTS, most, "#2563a8");
     for (at, failed) in bad.iter().enumerate().filter(|(_, failed)| **failed > 0.0) {
@@ -189,7 +195,8 @@ fn chart(timeline: &Timeline, outcomes: &[Outcome]) -> String {
 /// How many there were of each kind, one upon the other.
 fn instances(svg: &mut String, timeline: &Timeline, end: f64, x: impl Fn(f64) -> f64) {
     let counts = timeline.counts();
-    let most = counts.iter().map(|count| count.serving + count.coming + count.leaving).max().unwrap_or(1).max(1);
+    let most =
+        counts.iter().map(|count| count.serving + count.coming + count.leaving).max().unwrap_or(1).max(1);
     let unit = (INSTANCES.1 - 14.0) / most as f64;
     for (at, count) in counts.iter().enumerate() {
         let until = counts.get(at + 1).map_or(end, |next| next.at);

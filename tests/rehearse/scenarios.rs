@@ -132,9 +132,13 @@ impl Scenario {
                 roll(stage, image).await
             }
             Scenario::BadImage => bad_image(stage).await,
-            Scenario::KillInit => lose_one(stage, "kill -9 of the init of", |member| member.machine.kill_init()).await,
+            Scenario::KillInit => {
+                lose_one(stage, "kill -9 of the init of", |member| member.machine.kill_init()).await
+            }
             Scenario::Freeze => lose_one(stage, "SIGSTOP for all of", |member| member.machine.freeze()).await,
-            Scenario::CutNetwork => lose_one(stage, "no network for", |member| member.machine.cut_network()).await,
+            Scenario::CutNetwork => {
+                lose_one(stage, "no network for", |member| member.machine.cut_network()).await
+            }
             Scenario::LoseZone => lose_zone(stage).await,
             Scenario::FailOver => {
                 stage.fault("the primary dies");
@@ -152,7 +156,10 @@ impl Scenario {
                 for desired in [6, 2, FLEET] {
                     stage.timeline.event(&format!("{desired} instances are wanted"));
                     stage.fleet.lock().await.desired = desired;
-                    wait_for(&stage.fleet, "the fleet has that size", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
+                    wait_for(&stage.fleet, "the fleet has that size", SETTLE_LIMIT, |fleet| {
+                        fleet.is_settled()
+                    })
+                    .await?;
                 }
                 Ok(())
             }
@@ -184,10 +191,15 @@ async fn bad_image(stage: &mut Stage) -> Result<(), String> {
     bad.version = "image-bad".to_owned();
     let broken = "[Service]\nExecStart=\nExecStart=/usr/bin/false\n[Unit]\nStartLimitBurst=2\n";
     bad.files.push(("systemd/system/salebell-api.service.d/broken.conf".to_owned(), broken.to_owned()));
-    let before: Vec<String> = stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
+    let before: Vec<String> =
+        stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
     stage.fleet.lock().await.refresh(bad);
-    wait_for(&stage.fleet, "the refresh is given up", SETTLE_LIMIT, |fleet| fleet.gave_up && fleet.is_settled()).await?;
-    let after: Vec<String> = stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
+    wait_for(&stage.fleet, "the refresh is given up", SETTLE_LIMIT, |fleet| {
+        fleet.gave_up && fleet.is_settled()
+    })
+    .await?;
+    let after: Vec<String> =
+        stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
     if before != after {
         return Err(format!("the fleet was {before:?} and is {after:?}"));
     }
@@ -217,7 +229,11 @@ async fn lose_zone(stage: &mut Stage) -> Result<(), String> {
     {
         let mut fleet = stage.fleet.lock().await;
         fleet.lost_zones.insert(zone);
-        fleet.members.iter().filter(|member| member.zone == zone).for_each(|member| member.machine.cut_network());
+        fleet
+            .members
+            .iter()
+            .filter(|member| member.zone == zone)
+            .for_each(|member| member.machine.cut_network());
     }
     let replaced = wait_for(&stage.fleet, "the other zones have taken over", SETTLE_LIMIT, |fleet| {
         fleet.is_settled() && fleet.members.iter().all(|member| member.zone != zone)
@@ -263,19 +279,31 @@ async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
+/// The API finds no room wherever it writes. It is not replaced by itself: it serves all but uploads, and those go on at
+/// another instance. In the end somebody has it replaced.
 async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
     let fleet = stage.fleet.lock().await;
     let member = &fleet.members[0];
-    stage.timeline.event(&format!("the disk of {} is full", member.id));
-    // A file system of its own that is full, where the services keep what they keep.
-    let fill = "for folder in /var/lib/salebell /var/lib/salebell/files /var/tmp /tmp; do \
-                  init=$(systemctl show --value --property MainPID salebell-api); \
-                  nsenter --target $init --mount -- sh -c \"mount -t tmpfs -o size=64k full $folder && \
-                  { cat /dev/zero >$folder/full; true; } 2>/dev/null\" || true; done";
-    let _ = member.machine.run(fill).await;
+    let id = member.id.clone();
+    stage.timeline.event(&format!("the disk of {id} is full for its API"));
+    // The instances' real disk is this machine's. So a full one goes over what its sandbox lets it write to.
+    let fill = "set -e; api=$(systemctl show --value --property MainPID salebell-api); \
+                for folder in /var/lib/salebell/files /var/tmp /tmp; do \
+                  nsenter --target $api --mount -- mount -t tmpfs -o size=64k full $folder; \
+                  nsenter --target $api --mount -- dd if=/dev/zero of=$folder/full bs=1k status=none || true; \
+                done";
+    let filled = member.machine.run(fill).await;
     drop(fleet);
+    if !filled.status.success() {
+        return Err(format!("the disk cannot be filled: {}", String::from_utf8_lossy(&filled.stderr)));
+    }
     tokio::time::sleep(Duration::from_secs(20)).await;
-    Ok(())
+    stage.timeline.event(&format!("{id} is marked unhealthy by hand"));
+    stage.fleet.lock().await.ec2.world().group.set_health(&id, false, std::time::Instant::now());
+    wait_for(&stage.fleet, "it is replaced", SETTLE_LIMIT, |fleet| {
+        fleet.member(&id).is_none() && fleet.is_settled()
+    })
+    .await
 }
 
 async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {

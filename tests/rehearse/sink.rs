@@ -66,7 +66,9 @@ async fn hear(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> Stat
     let id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let Ok(body) = serde_json::from_slice::<Value>(&body) else { return StatusCode::BAD_REQUEST };
     let text = |key: &str| body["data"][key].as_str().map(str::to_owned);
-    let (Some(watch), Some(sale)) = (text("watch_id"), text("sale_id")) else { return StatusCode::NO_CONTENT };
+    let (Some(watch), Some(sale)) = (text("watch_id"), text("sale_id")) else {
+        return StatusCode::NO_CONTENT;
+    };
     sink.heard.lock().unwrap().notices.entry(id).or_insert((0, (watch, sale))).0 += 1;
     sink.timeline.attempt(Attempt { at: now(), millis: 0.0, kind: "notice", error: None });
     StatusCode::NO_CONTENT

@@ -13,6 +13,7 @@ use super::balancer::Balancer;
 use super::cloud::Cloud;
 use super::database::Database;
 use super::fleet::{self, Fleet, wait_for};
+use super::interrupted;
 use super::ledger::Ledger;
 use super::load::{Caller, Load};
 use super::machine::Image;
@@ -22,7 +23,6 @@ use super::scenarios::Scenario;
 use super::scratch::Scratch;
 use super::sink::Sink;
 use super::timeline::{Timeline, now};
-use super::interrupted;
 
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 /// Instances at the beginning of each scenario.
@@ -147,6 +147,12 @@ impl Stage {
         ] {
             cloud.put(name, value).await;
         }
+        // To see it fail: `server/linger_s=0`.
+        for setting in std::env::var("SALEBELL_REHEARSE_SETTINGS").unwrap_or_default().split_whitespace() {
+            let (name, value) =
+                setting.split_once('=').ok_or_else(|| format!("{setting} is not NAME=VALUE"))?;
+            cloud.put(name, value).await;
+        }
         crate::say!("salebell migrate");
         let settings = [
             ("SALEBELL_DATABASE__URL", Database::url(&password)),
@@ -155,7 +161,8 @@ impl Stage {
         ];
         salebell(&["migrate"], &settings).await?;
         let scopes = ["--scope", "prices:write", "--scope", "catalogue:write"];
-        let token = salebell(&[&["key", "create", "--subject", "load"][..], &scopes].concat(), &settings).await?;
+        let token =
+            salebell(&[&["key", "create", "--subject", "load"][..], &scopes].concat(), &settings).await?;
 
         let images = images(folder.path())?;
         let fleet = Fleet::new(folder.path().to_owned(), balancer, images[0].clone(), timeline.clone()).await;
@@ -163,7 +170,10 @@ impl Stage {
         *handle.lock().await = Some(fleet.clone());
         let working = fleet::work(fleet.clone());
         fleet.lock().await.desired = FLEET;
-        wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| fleet.is_settled() || fleet.launches_failed > 0).await?;
+        wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| {
+            fleet.is_settled() || fleet.launches_failed > 0
+        })
+        .await?;
         if fleet.lock().await.launches_failed > 0 {
             return Err("an instance does not boot".to_owned());
         }
@@ -219,7 +229,8 @@ impl Stage {
         let allowed = failed.iter().filter(|attempt| scenario.allows(attempt, self.fault_at)).count();
         let failures = self.timeline.failures(begun);
         problems.extend((failed.len() > allowed).then(|| {
-            let reasons: Vec<String> = failures.iter().map(|(what, times)| format!("{times} × {what}")).collect();
+            let reasons: Vec<String> =
+                failures.iter().map(|(what, times)| format!("{times} × {what}")).collect();
             format!("requests failed that had no reason to: {}", reasons.join("; "))
         }));
         Outcome {
@@ -291,7 +302,11 @@ fn images(folder: &Path) -> Result<[Image; 2], String> {
 /// Runs a subcommand as the deploy step does; returns what it printed.
 async fn salebell(arguments: &[&str], settings: &[(&str, String)]) -> Result<String, String> {
     let mut command = Command::new(SALEBELL);
-    command.args(arguments).env_clear().envs(settings.iter().map(|(key, value)| (key, value))).kill_on_drop(true);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(settings.iter().map(|(key, value)| (key, value)))
+        .kill_on_drop(true);
     let output = command.current_dir("/").output().await.map_err(|error| error.to_string())?;
     if !output.status.success() {
         return Err(format!("salebell {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));

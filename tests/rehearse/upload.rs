@@ -135,14 +135,17 @@ impl Run {
         let sent = Sha256::digest(&self.content);
         let mut last = String::new();
         for _ in 0..10 {
-            let request = self.caller.client.get(url(&format!("{path}/content"))).timeout(Duration::from_secs(60));
+            let request =
+                self.caller.client.get(url(&format!("{path}/content"))).timeout(Duration::from_secs(60));
             let found = async {
                 let answer = self.caller.authorise(request).send().await?.error_for_status()?;
                 answer.bytes().await
             };
             match found.await {
                 Ok(found) if Sha256::digest(&found) == sent => return Ok(()),
-                Ok(found) => return Err(format!("{} bytes came back, and others than were sent", found.len())),
+                Ok(found) => {
+                    return Err(format!("{} bytes came back, and others than were sent", found.len()));
+                }
                 Err(error) => last = error.to_string(),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
