@@ -198,7 +198,8 @@ impl Fleet {
                     self.timeline.event(&format!("{id} gets requests"));
                 }
             }
-            State::InService if member.serving => {
+            // One that was taken out by hand is no matter of the group's.
+            State::InService if member.serving && seen == Health::Unhealthy => {
                 let since = *member.unhealthy_since.get_or_insert_with(Instant::now);
                 if believed && since.elapsed() > UNHEALTHY_AFTER {
                     member.serving = false;

@@ -311,6 +311,7 @@ async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
         let fleet = stage.fleet.lock().await;
         (fleet.members[0].id.clone(), fleet.members[0].number)
     };
+    let told = stage.fleet.lock().await.ec2.calls("SetInstanceHealth");
     stage.timeline.event(&format!("{id} is taken out of the balancer by hand, and nobody tells the group"));
     {
         let fleet = stage.fleet.lock().await;
@@ -321,6 +322,10 @@ async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
         fleet.member(&id).is_none() && fleet.is_settled()
     })
     .await;
-    stage.fleet.lock().await.balancer.check(number, true).await;
-    replaced
+    let fleet = stage.fleet.lock().await;
+    fleet.balancer.check(number, true).await;
+    match fleet.ec2.calls("SetInstanceHealth") - told {
+        1 => replaced,
+        times => Err(format!("{times} instances have had themselves replaced, and not one")),
+    }
 }
