@@ -327,7 +327,11 @@ impl Fleet {
     }
 
     fn launch(&mut self) {
-        let in_zone = |zone: &&&str| self.members.iter().filter(|member| member.zone == **zone).count();
+        let stays = |member: &&Member| {
+            let (state, healthy) = self.state(&member.id);
+            healthy && matches!(state, State::PendingWait | State::PendingProceed | State::InService)
+        };
+        let in_zone = |zone: &&&str| self.members.iter().filter(stays).filter(|it| it.zone == **zone).count();
         let zones = ZONES.iter().filter(|zone| !self.lost_zones.contains(**zone));
         let zone = *zones.min_by_key(in_zone).expect("a zone is left");
         self.launched += 1;

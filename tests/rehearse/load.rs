@@ -37,6 +37,8 @@ pub fn url(path: &str) -> String {
 /// What all of the load's tasks share.
 pub struct Caller {
     pub client: Client,
+    /// Of uploads: in HTTP/2 all streams of a connection wait in haproxy 2.6 while one of them cannot be passed on.
+    pub sender: Client,
     token: String,
     pub timeline: Timeline,
     games: Vec<String>,
@@ -52,15 +54,13 @@ pub struct Caller {
 
 impl Caller {
     /// A player with a webhook channel and a watch for each of some games.
-    pub async fn new(token: String, timeline: Timeline, http2: bool) -> Caller {
-        let mut builder = Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
-        builder = builder.timeout(Duration::from_secs(30)).pool_max_idle_per_host(8);
-        if !http2 {
-            builder = builder.http1_only();
-        }
-        let client = builder.build().expect("a client");
+    pub async fn new(token: String, timeline: Timeline) -> Caller {
+        let builder = || Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+        let client = builder().timeout(Duration::from_secs(30)).build().expect("a client");
+        let sender = builder().http1_only().build().expect("a client");
         let mut caller = Caller {
             client,
+            sender,
             token,
             timeline,
             games: Vec::new(),

@@ -22,7 +22,7 @@ use super::report::{self, Outcome};
 use super::scenarios::Scenario;
 use super::scratch::Scratch;
 use super::sink::Sink;
-use super::timeline::{Timeline, now};
+use super::timeline::{Attempt, Timeline, now};
 
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 /// Instances at the beginning of each scenario.
@@ -177,7 +177,7 @@ impl Stage {
         if fleet.lock().await.launches_failed > 0 {
             return Err("an instance does not boot".to_owned());
         }
-        let caller = Caller::new(token.trim().to_owned(), timeline.clone(), true).await;
+        let caller = Caller::new(token.trim().to_owned(), timeline.clone()).await;
         let look = database.look().await;
         timeline.event("the load begins");
         Ok(Stage {
@@ -225,13 +225,17 @@ impl Stage {
         self.load.resume();
         let attempts = self.timeline.attempts(begun);
         let requests: Vec<_> = attempts.iter().filter(|attempt| attempt.kind != "notice").collect();
-        let failed: Vec<_> = requests.iter().filter(|attempt| attempt.error.is_some()).collect();
-        let allowed = failed.iter().filter(|attempt| scenario.allows(attempt, self.fault_at)).count();
+        let failed: Vec<&Attempt> = requests.iter().copied().filter(|attempt| attempt.error.is_some()).collect();
+        let (allowed, wrong): (Vec<&Attempt>, Vec<&Attempt>) =
+            failed.iter().partition(|attempt| scenario.allows(attempt, self.fault_at));
         let failures = self.timeline.failures(begun);
-        problems.extend((failed.len() > allowed).then(|| {
-            let reasons: Vec<String> =
-                failures.iter().map(|(what, times)| format!("{times} × {what}")).collect();
-            format!("requests failed that had no reason to: {}", reasons.join("; "))
+        problems.extend(wrong.iter().take(20).map(|attempt| {
+            let error = attempt.error.as_deref().unwrap_or_default();
+            let since = attempt.at - self.fault_at.unwrap_or(begun);
+            format!(
+                "{} failed for no reason that is allowed, {since:.1} s after it began: {error}",
+                attempt.kind
+            )
         }));
         Outcome {
             scenario: scenario.name(),
@@ -240,7 +244,7 @@ impl Stage {
             ended,
             requests: requests.len(),
             failed: failed.len(),
-            allowed,
+            allowed: allowed.len(),
             resumed: uploaded.resumed,
             notices: balance.notices,
             repeated: balance.repeated,

@@ -17,6 +17,8 @@ const PIECE: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often it may be broken off.
 const BREAKS: usize = 60;
+/// For a request without bytes of the file.
+const CALL: Duration = Duration::from_secs(10);
 
 /// An upload under way.
 pub struct Upload {
@@ -84,7 +86,8 @@ impl Run {
     async fn create(&self) -> Result<String, String> {
         let mut last = String::new();
         for _ in 0..10 {
-            let request = self.caller.client.post(url("/v1/files")).header("tus-resumable", "1.0.0");
+            let request =
+                self.caller.sender.post(url("/v1/files")).timeout(CALL).header("tus-resumable", "1.0.0");
             let request = self.caller.authorise(request.header("upload-length", SIZE)).send().await;
             match request {
                 Ok(answer) if answer.status() == 201 => {
@@ -103,7 +106,7 @@ impl Run {
 
     /// How much has arrived; `None`: nobody says.
     async fn offset(&self, path: &str) -> Option<usize> {
-        let request = self.caller.client.head(url(path)).header("tus-resumable", "1.0.0");
+        let request = self.caller.sender.head(url(path)).timeout(CALL).header("tus-resumable", "1.0.0");
         let answer = self.caller.authorise(request).send().await.ok()?;
         answer.headers().get("upload-offset")?.to_str().ok()?.parse().ok()
     }
@@ -122,7 +125,7 @@ impl Run {
                 }
             }
         };
-        let request = self.caller.client.patch(url(path)).header("tus-resumable", "1.0.0");
+        let request = self.caller.sender.patch(url(path)).header("tus-resumable", "1.0.0");
         let request = request.header("upload-offset", offset).header("content-length", SIZE - offset);
         let request = request.header("content-type", "application/offset+octet-stream");
         let request = request.timeout(Duration::from_secs(600)).body(reqwest::Body::wrap_stream(pieces));
@@ -136,7 +139,7 @@ impl Run {
         let mut last = String::new();
         for _ in 0..10 {
             let request =
-                self.caller.client.get(url(&format!("{path}/content"))).timeout(Duration::from_secs(60));
+                self.caller.sender.get(url(&format!("{path}/content"))).timeout(Duration::from_secs(60));
             let found = async {
                 let answer = self.caller.authorise(request).send().await?.error_for_status()?;
                 answer.bytes().await
