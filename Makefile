@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test format bake bake-local bake-compare bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test format bake bake-local bake-compare rehearse bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl")
 
 bake-compare: ## bakes twice and compares the images file by file
 	@scripts/compare-bakes.sh
+
+rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=roll for one; docs/decisions/rehearsal.md)
+	@scripts/rehearse.sh $(SCENARIO)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# boot-instance.sh FOLDER BINARY ADDRESS: boots an instance under systemd-nspawn, from a root file system of
-# make-root.sh with our units and this binary, and becomes its console. Whatever it changes is in FOLDER, from which it
-# boots again; what lies in FOLDER/etc before the first boot goes over its /etc.
+# boot-instance.sh FOLDER IMAGE ADDRESS: boots an instance under systemd-nspawn and becomes its console. IMAGE is a folder
+# of `make bake-local`, or a salebell program, which is then put into a root file system of make-root.sh with our units.
+# Whatever the instance changes is in FOLDER, from which it boots again; what lies in FOLDER/etc before the first boot goes
+# over its /etc.
 #
 # It has a network namespace of its own, and in it eth0 with ADDRESS (10.77.0.11). Runs as root in a network namespace
 # that holds the bridge "instances" with 10.77.0.1/24, and on it 169.254.169.254 with the metadata: the caller's work.
@@ -13,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=${1:?a folder for what the instance changes}
-binary=${2:?the salebell program}
+image=${2:?a folder of make bake-local, or the salebell program}
 address=${3:?an address such as 10.77.0.11}
 if [ "$(id -u)" -ne 0 ]; then
   echo "an instance is booted by root" >&2
@@ -31,12 +32,21 @@ if [ "${SALEBELL_BOOT_INSIDE:-}" != yes ]; then
   SALEBELL_BOOT_INSIDE=yes exec unshare --mount --propagation private "$0" "$@"
 fi
 
-base=$(scripts/make-root.sh)
+program=()
+if [ -d "$image/root" ]; then
+  base=$image/root
+else
+  base=$(scripts/make-root.sh)
+  program=(--bind-ro="$(realpath "$image"):/usr/bin/salebell")
+fi
 mkdir -p "$folder"/{changes,work,root}
 mount -t overlay overlay -o "lowerdir=$base,upperdir=$folder/changes,workdir=$folder/work" "$folder/root"
 root=$folder/root
-if ! [ -e "$root/usr/lib/salebell" ]; then
-  scripts/install-units.sh "$root"
+if ! [ -e "$folder/changed" ]; then
+  if [ ${#program[@]} -gt 0 ]; then
+    scripts/install-units.sh "$root"
+    touch "$root/usr/bin/salebell"
+  fi
   if [ -d "$folder/etc" ]; then
     cp -r "$folder/etc/." "$root/etc/"
   fi
@@ -48,7 +58,7 @@ if ! [ -e "$root/usr/lib/salebell" ]; then
   done
   rm -f "$root/etc/resolv.conf"
   echo "nameserver 10.77.0.1" >"$root/etc/resolv.conf"
-  touch "$root/usr/bin/salebell"
+  touch "$folder/changed"
 fi
 
 # A control group of its own: systemd takes the one that it finds itself in for the root of all.
@@ -98,7 +108,7 @@ ip -n "$network" route add default via 10.77.0.1
   UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
     --resolv-conf=off --link-journal=no --timezone=off \
     --machine="salebell-instance-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
-    --bind-ro="$(realpath "$binary"):/usr/bin/salebell" --console=read-only --boot
+    "${program[@]}" --console=read-only --boot
 ) </dev/null &
 machine=$!
 trap 'kill -TERM $machine 2>/dev/null || true' INT TERM

@@ -49,6 +49,8 @@ if [ "$purpose" = test ]; then
   has systemd-nspawn || want systemd-container
   has mmdebstrap || want mmdebstrap
   has ip || want iproute2
+  # The load balancer of a rehearsal.
+  [ -x /usr/sbin/haproxy ] || want haproxy
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0
@@ -95,4 +97,8 @@ if [[ " ${wanted[*]} " == *" postgresql "* ]]; then
   echo "create_main_cluster = false" | "${as_root[@]}" tee "$drop_in" >/dev/null
 fi
 apt install -y --no-install-recommends "${wanted[@]}"
+if [[ " ${wanted[*]} " == *" haproxy "* ]] && [ -d /run/systemd/system ]; then
+  # The program is all that is wanted, not a service of the whole machine.
+  "${as_root[@]}" systemctl --quiet disable --now haproxy.service
+fi
 echo "==> installed"

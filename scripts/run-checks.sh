@@ -25,6 +25,8 @@ step shellcheck -x "${shell_files[@]}"
 step scripts/check-units.sh
 step scripts/check-packer.sh
 step cargo clippy --locked --all-targets -- -D warnings
+# No part of all targets: `cargo test` is not to run it.
+step cargo clippy --locked --test rehearse -- -D warnings
 
 echo "==> cargo sqlx prepare --check"
 (
@@ -43,5 +45,6 @@ if [ $# -eq 0 ]; then
   echo "==> baking the image (found again while nothing in it changes)"
   image=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
   step tests/image/break-image.sh "$image"
+  step scripts/rehearse.sh roll
 fi
 echo "==> all checks passed"

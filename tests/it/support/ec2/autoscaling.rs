@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::metadata::{ACCESS_KEY, REGION, SESSION_TOKEN, ZONE};
+use super::metadata::{ACCESS_KEY, REGION, SESSION_TOKEN};
 use super::{Outcome, World, fault};
 
 const NAMESPACE: &str = "http://autoscaling.amazonaws.com/doc/2011-01-01/";
@@ -134,9 +134,10 @@ fn describe_instances(world: &World, form: &Form) -> String {
         .map(|(id, instance)| {
             format!(
                 "<member><InstanceId>{id}</InstanceId><AutoScalingGroupName>{}</AutoScalingGroupName>\
-                 <AvailabilityZone>{ZONE}</AvailabilityZone><LifecycleState>{}</LifecycleState>\
+                 <AvailabilityZone>{}</AvailabilityZone><LifecycleState>{}</LifecycleState>\
                  <HealthStatus>{}</HealthStatus><ProtectedFromScaleIn>false</ProtectedFromScaleIn></member>",
                 world.group.name,
+                instance.zone,
                 instance.state.name(),
                 if instance.healthy { "HEALTHY" } else { "UNHEALTHY" },
             )

@@ -70,6 +70,8 @@ pub struct Ended {
 pub struct Instance {
     pub state: State,
     pub healthy: bool,
+    /// The availability zone.
+    pub zone: String,
     wait: Option<Wait>,
     /// Heartbeats by hook.
     pub heartbeats: BTreeMap<String, usize>,
@@ -90,6 +92,9 @@ pub struct Group {
     pub name: String,
     pub launch_hook: Option<Hook>,
     pub termination_hook: Option<Hook>,
+    /// An unhealthy instance stays until another has come (the maintenance policy's 100 %): whoever drives the group sees
+    /// to it.
+    pub replaces_first: bool,
     pub instances: BTreeMap<String, Instance>,
 }
 
@@ -115,6 +120,7 @@ impl Group {
         let mut instance = Instance {
             state: State::PendingWait,
             healthy: true,
+            zone: super::metadata::ZONE.to_owned(),
             wait: None,
             heartbeats: BTreeMap::new(),
             results: Vec::new(),
@@ -149,7 +155,7 @@ impl Group {
     pub fn set_health(&mut self, id: &str, healthy: bool, now: Instant) -> bool {
         let Some(instance) = self.instances.get_mut(id) else { return false };
         instance.healthy = healthy;
-        if !healthy && instance.state == State::InService {
+        if !healthy && instance.state == State::InService && !self.replaces_first {
             self.terminate(id, now);
         }
         true

@@ -163,7 +163,7 @@ fn read(world: &World, id: &str, path: &str) -> Response {
         "meta-data/local-hostname" => Some(format!("{id}.{REGION}.compute.internal")),
         "meta-data/instance-id" => Some(id.to_owned()),
         "meta-data/placement/region" => Some(REGION.to_owned()),
-        "meta-data/placement/availability-zone" => Some(ZONE.to_owned()),
+        "meta-data/placement/availability-zone" => Some(instance.zone.clone()),
         "meta-data/autoscaling/target-lifecycle-state" => Some(instance.target().to_owned()),
         "meta-data/spot/instance-action" => instance.spot_action.clone(),
         "meta-data/events/recommendations/rebalance" => instance.rebalance.clone(),
@@ -187,7 +187,7 @@ fn read(world: &World, id: &str, path: &str) -> Response {
 fn read_document(world: &World, id: &str, path: &str) -> Response {
     let document = match path {
         "dynamic/instance-identity/document" => json!({
-            "accountId": "123456789012", "architecture": "arm64", "availabilityZone": ZONE, "billingProducts": null,
+            "accountId": "123456789012", "architecture": "arm64", "availabilityZone": world.group.instance(id).zone, "billingProducts": null,
             "imageId": "ami-0abcdef1234567890", "instanceId": id, "instanceType": "t4g.medium",
             "pendingTime": "2026-11-20T00:00:00Z", "privateIp": "10.77.0.11", "region": REGION,
             "version": "2017-09-30",

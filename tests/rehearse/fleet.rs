@@ -1,0 +1,453 @@
+//! A strict little Auto Scaling group over the stand-in of the tests (`ec2`): it launches instances, waits for the
+//! launch hook, registers with the load balancer, looks at both healths, replaces and refreshes by the group's rules
+//! (minimum healthy 100 %, maximum 200 %), and lets none go before the termination hook and the deregistration delay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::balancer::{Balancer, Health, TARGETS};
+use super::cloud::ENVIRONMENT;
+use super::ec2::{Ec2, Group, Hook, Outcome, State};
+use super::machine::{Image, Machine};
+use super::network::{METADATA, listen};
+use super::timeline::{Count, Timeline, now};
+
+/// Where instances find Auto Scaling.
+pub const AUTO_SCALING: u16 = 4567;
+pub const ZONES: [&str; 3] = ["eu-central-1a", "eu-central-1b", "eu-central-1c"];
+/// For a boot, on a machine with much else to do.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(180);
+/// How long a termination hook waits for an instance that says nothing. An hour by default at AWS.
+const TERMINATION_LIMIT: Duration = Duration::from_secs(40);
+/// The load balancer hears so much later than the instance that it is to go: they are told one after the other, and
+/// in no order that AWS promises.
+const DEREGISTERED_AFTER: Duration = Duration::from_secs(1);
+/// For requests in flight, after deregistration.
+const DEREGISTRATION_DELAY: Duration = Duration::from_secs(30);
+/// How long the balancer sees no answer until the group believes it.
+const UNHEALTHY_AFTER: Duration = Duration::from_secs(2);
+/// A rollout whose instances fail to launch so often is given up.
+const LAUNCHES_IN_VAIN: usize = 2;
+
+/// One instance of the group.
+pub struct Member {
+    pub id: String,
+    pub number: u8,
+    pub zone: &'static str,
+    pub image: Image,
+    pub machine: Machine,
+    launched: Instant,
+    registered: bool,
+    /// It has been healthy once, and is so still: the balancer sends requests.
+    pub serving: bool,
+    unhealthy_since: Option<Instant>,
+    leaving_since: Option<Instant>,
+    deregistered: bool,
+    going_off: bool,
+    /// From its launch until the balancer saw it healthy.
+    pub ready_after: Option<Duration>,
+}
+
+pub struct Fleet {
+    pub ec2: Ec2,
+    pub balancer: Balancer,
+    pub members: Vec<Member>,
+    /// What new instances are made from: the launch template.
+    pub image: Image,
+    /// What it was before the rollout that goes on: what it goes back to.
+    before: Option<Image>,
+    /// Launches of the present image that failed.
+    pub launches_failed: usize,
+    /// No more work: everything is taken down.
+    pub stopped: bool,
+    /// The last rollout was given up.
+    pub gave_up: bool,
+    pub desired: usize,
+    /// Zones where nothing can be launched.
+    pub lost_zones: BTreeSet<&'static str>,
+    timeline: Timeline,
+    folder: PathBuf,
+    launched: usize,
+    next: u8,
+    last: Option<Count>,
+}
+
+/// The fleet as those see it who watch it while it works.
+pub type Shared = Arc<Mutex<Fleet>>;
+
+impl Fleet {
+    pub async fn new(folder: PathBuf, balancer: Balancer, image: Image, timeline: Timeline) -> Fleet {
+        let group = Group {
+            launch_hook: Some(Hook::new("salebell-launch", LAUNCH_LIMIT, Outcome::Abandon)),
+            termination_hook: Some(Hook::new("salebell-termination", TERMINATION_LIMIT, Outcome::Continue)),
+            replaces_first: true,
+            ..Group::new("salebell-rehearsal")
+        };
+        let ec2 = Ec2::start(group).await;
+        ec2.world().user_data = Some(include_str!("../../userdata/first-boot.sh").to_owned());
+        let metadata = tokio::net::TcpListener::bind((METADATA, 80)).await.expect("port 80 of the namespace");
+        ec2.serve_metadata(metadata);
+        let target = ec2.autoscaling();
+        let listener = listen(AUTO_SCALING).await;
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    if let Ok(mut server) = tokio::net::TcpStream::connect(target).await {
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    }
+                });
+            }
+        });
+        Fleet {
+            ec2,
+            balancer,
+            members: Vec::new(),
+            image,
+            before: None,
+            launches_failed: 0,
+            stopped: false,
+            gave_up: false,
+            desired: 0,
+            lost_zones: BTreeSet::new(),
+            timeline,
+            folder,
+            launched: 0,
+            next: *TARGETS.start(),
+            last: None,
+        }
+    }
+
+    /// Begins a rollout: every instance of another image is replaced.
+    pub fn refresh(&mut self, image: Image) {
+        self.timeline.event(&format!("instance refresh from {} to {}", self.image.version, image.version));
+        self.before = Some(std::mem::replace(&mut self.image, image));
+        (self.launches_failed, self.gave_up) = (0, false);
+    }
+
+    fn state(&self, id: &str) -> (State, bool) {
+        let world = self.ec2.world();
+        let instance = world.group.instance(id);
+        (instance.state, instance.healthy)
+    }
+
+    /// In service, of the launch template's image, and the balancer sends it requests.
+    fn is_good(&self, member: &Member) -> bool {
+        let (state, healthy) = self.state(&member.id);
+        state == State::InService && healthy && member.serving && member.image == self.image
+    }
+
+    /// As many instances as there should be serve, all of one image, and no other is there.
+    pub fn is_settled(&self) -> bool {
+        self.members.len() == self.desired && self.members.iter().all(|member| self.is_good(member))
+    }
+
+    pub fn member(&mut self, id: &str) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// One round of the group's work.
+    async fn work(&mut self) {
+        let health = self.balancer.health().await;
+        for at in 0..self.members.len() {
+            self.attend(at, &health).await;
+        }
+        let gone: Vec<_> =
+            self.members.extract_if(.., |member| member.going_off && member.machine.is_off()).collect();
+        for member in gone {
+            self.timeline.event(&format!("{} is off", member.id));
+            self.balancer.forget(member.number).await;
+            // It waits for boot-instance.sh to tidy up.
+            drop(tokio::task::spawn_blocking(move || drop(member)));
+        }
+        self.launch_and_terminate();
+        self.count();
+    }
+
+    /// What one instance needs.
+    async fn attend(&mut self, at: usize, health: &BTreeMap<u8, Health>) {
+        let (state, believed) = self.state(&self.members[at].id);
+        let number = self.members[at].number;
+        let seen = health.get(&number).copied().unwrap_or(Health::Unknown);
+        let is_off = self.members[at].machine.is_off();
+        let member = &mut self.members[at];
+        let id = member.id.clone();
+        if is_off && !member.going_off && state != State::Terminated {
+            // EC2 sees that the machine is off, and asks nobody.
+            self.timeline.event(&format!("{id} is off by itself"));
+            self.lose(at).await;
+            return;
+        }
+        match state {
+            State::PendingWait | State::PendingProceed => {}
+            State::InService if !member.registered => {
+                member.registered = true;
+                let age = member.launched.elapsed().as_secs_f64();
+                self.timeline.event(&format!("{id} has completed its launch hook after {age:.1} s"));
+                self.balancer.register(number).await;
+            }
+            State::InService if seen == Health::Healthy => {
+                member.unhealthy_since = None;
+                if !member.serving {
+                    member.serving = true;
+                    member.ready_after.get_or_insert(member.launched.elapsed());
+                    self.timeline.event(&format!("{id} gets requests"));
+                }
+            }
+            // One that was taken out by hand is no matter of the group's.
+            State::InService if member.serving && seen == Health::Unhealthy => {
+                let since = *member.unhealthy_since.get_or_insert_with(Instant::now);
+                if believed && since.elapsed() > UNHEALTHY_AFTER {
+                    member.serving = false;
+                    self.timeline.event(&format!("{id} is unhealthy for the balancer"));
+                    self.ec2.world().group.set_health(&id, false, Instant::now());
+                }
+            }
+            State::InService => {}
+            State::TerminatingWait | State::TerminatingProceed | State::Terminated => {
+                self.see_off(at, state, seen).await
+            }
+        }
+    }
+
+    /// An instance that is to go: deregistered, its hook awaited, requests in flight awaited, off.
+    async fn see_off(&mut self, at: usize, state: State, seen: Health) {
+        let member = &mut self.members[at];
+        member.serving = false;
+        let leaving = *member.leaving_since.get_or_insert_with(Instant::now);
+        if member.registered && !member.deregistered {
+            if leaving.elapsed() >= DEREGISTERED_AFTER {
+                member.deregistered = true;
+                self.balancer.deregister(member.number).await;
+            }
+            return;
+        }
+        let drained = !member.registered
+            || !matches!(seen, Health::Leaving(1..))
+            || leaving.elapsed() > DEREGISTERED_AFTER + DEREGISTRATION_DELAY;
+        if state != State::Terminated || !drained {
+            return;
+        }
+        if !member.going_off {
+            member.going_off = true;
+            let ended = self.ec2.world().group.instance(&member.id).results.last().cloned();
+            let hook = match ended {
+                Some(ended) if ended.by_default => "its hook's time is over",
+                Some(ended) if ended.outcome == Outcome::Abandon => "it has abandoned its launch",
+                _ => "it has completed its hook",
+            };
+            self.timeline.event(&format!("{}: {hook}, power off", member.id));
+            if !member.registered && member.image == self.image {
+                self.launches_failed += 1;
+                for line in member.machine.complaints() {
+                    self.timeline.event(&format!("{}: {line}", member.id));
+                }
+            }
+        }
+        member.machine.switch_off();
+    }
+
+    /// The instance is no more.
+    async fn lose(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        if !member.registered && member.image == self.image {
+            self.launches_failed += 1;
+        }
+        (member.going_off, member.serving) = (true, false);
+        let (id, number) = (member.id.clone(), member.number);
+        self.balancer.forget(number).await;
+        let mut world = self.ec2.world();
+        let state = world.group.instance(&id).state;
+        if matches!(state, State::InService | State::PendingWait) {
+            world.group.terminate(&id, Instant::now());
+        }
+        // There is nobody to wait for.
+        let _ = world.group.complete(&id, "salebell-termination", Outcome::Continue, Instant::now());
+    }
+
+    fn launch_and_terminate(&mut self) {
+        if self.launches_failed >= LAUNCHES_IN_VAIN
+            && let Some(before) = self.before.take()
+        {
+            self.timeline.event(&format!("{} does not launch: the refresh is given up", self.image.version));
+            (self.image, self.gave_up, self.launches_failed) = (before, true, 0);
+        }
+        let (mut good, mut coming, mut serving) = (Vec::new(), 0, 0);
+        let (mut unhealthy, mut outdated) = (Vec::new(), Vec::new());
+        for member in &self.members {
+            let (state, healthy) = self.state(&member.id);
+            let is_leaving = !matches!(state, State::PendingWait | State::PendingProceed | State::InService);
+            serving += usize::from(state == State::InService && healthy && member.serving);
+            match () {
+                () if is_leaving || member.going_off => {}
+                () if !healthy => unhealthy.push(member.id.clone()),
+                () if member.image != self.image => outdated.push((member.id.clone(), state, member.serving)),
+                () if state == State::InService && member.serving => good.push(member.id.clone()),
+                () => coming += 1,
+            }
+        }
+        // Replacements all at once, a rollout one by one; never more than 200 %.
+        let missing = self.desired.saturating_sub(good.len() + coming);
+        let lost = self.desired.saturating_sub(good.len() + coming + outdated.len());
+        let by_rollout = usize::from(coming == 0 && missing > 0 && !outdated.is_empty());
+        let room = (2 * self.desired).saturating_sub(self.members.len());
+        for _ in 0..lost.max(by_rollout).min(room) {
+            self.launch();
+        }
+        let world = &self.ec2;
+        if let Some(id) = unhealthy.first().filter(|_| serving >= self.desired) {
+            self.timeline.event(&format!("{id} is terminated: unhealthy, and replaced"));
+            world.world().group.terminate(id, Instant::now());
+        } else if let Some((id, state, is_serving)) = outdated.first() {
+            // Minimum healthy 100 %: only once there is one more than there has to be.
+            let never_served = !is_serving && *state == State::PendingWait;
+            if never_served || (serving > self.desired && *is_serving) {
+                self.timeline.event(&format!("{id} is terminated: of another image"));
+                world.world().group.terminate(id, Instant::now());
+            }
+        } else if good.len() > self.desired && coming == 0 {
+            let id = &self.surplus(&good);
+            self.timeline.event(&format!("{id} is terminated: scale-in"));
+            world.world().group.terminate(id, Instant::now());
+        }
+    }
+
+    /// The oldest instance of the fullest zone.
+    fn surplus(&self, good: &[String]) -> String {
+        let of_zone = |zone: &str| {
+            self.members.iter().filter(|member| good.contains(&member.id) && member.zone == zone).count()
+        };
+        let candidates = self.members.iter().filter(|member| good.contains(&member.id));
+        let chosen = candidates.rev().max_by_key(|member| of_zone(member.zone)).expect("there are some");
+        chosen.id.clone()
+    }
+
+    fn launch(&mut self) {
+        let stays = |member: &&Member| {
+            let (state, healthy) = self.state(&member.id);
+            healthy && matches!(state, State::PendingWait | State::PendingProceed | State::InService)
+        };
+        let in_zone = |zone: &&&str| self.members.iter().filter(stays).filter(|it| it.zone == **zone).count();
+        let zones = ZONES.iter().filter(|zone| !self.lost_zones.contains(**zone));
+        let zone = *zones.min_by_key(in_zone).expect("a zone is left");
+        self.launched += 1;
+        let (id, number) = (format!("i-{:08x}", self.launched), self.next_address());
+        let address = Ipv4Addr::new(10, 77, 0, number);
+        self.ec2.launch_at(&id, IpAddr::V4(address));
+        {
+            let mut world = self.ec2.world();
+            let instance = world.group.instance_mut(&id);
+            instance.zone = zone.to_owned();
+            for (name, value) in [
+                ("Environment", ENVIRONMENT),
+                ("aws:cloudformation:stack-name", "salebell-rehearsal"),
+                ("Version", &self.image.version),
+            ] {
+                instance.tags.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        let folder = self.folder.join(&id);
+        std::fs::create_dir(&folder).expect("a folder");
+        self.timeline.event(&format!("{id} is launched in {zone} from {}", self.image.version));
+        self.members.push(Member {
+            machine: Machine::boot(&self.image, &folder, address),
+            id,
+            number,
+            zone,
+            image: self.image.clone(),
+            launched: Instant::now(),
+            registered: false,
+            serving: false,
+            unhealthy_since: None,
+            leaving_since: None,
+            deregistered: false,
+            going_off: false,
+            ready_after: None,
+        });
+    }
+
+    fn next_address(&mut self) -> u8 {
+        loop {
+            let number = self.next;
+            self.next = if number == *TARGETS.end() { *TARGETS.start() } else { number + 1 };
+            if self.members.iter().all(|member| member.number != number) {
+                return number;
+            }
+        }
+    }
+
+    fn count(&mut self) {
+        let mut count = Count { at: now(), serving: 0, coming: 0, leaving: 0 };
+        for member in &self.members {
+            match self.state(&member.id).0 {
+                State::InService if member.serving => count.serving += 1,
+                State::PendingWait | State::PendingProceed | State::InService => count.coming += 1,
+                _ => count.leaving += 1,
+            }
+        }
+        let changed = self.last.is_none_or(|last| Count { at: count.at, ..last } != count);
+        if changed {
+            self.last = Some(count);
+            self.timeline.count(count);
+        }
+    }
+}
+
+/// The group works, until the task is ended.
+pub fn work(fleet: Shared) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            {
+                let mut fleet = fleet.lock().await;
+                if fleet.stopped {
+                    return;
+                }
+                fleet.work().await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+}
+
+/// Waits until `condition` holds of it.
+///
+/// # Errors
+/// It does not within `limit`; what there was instead.
+pub async fn wait_for(
+    fleet: &Shared,
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut(&mut MutexGuard<'_, Fleet>) -> bool,
+) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        {
+            let mut fleet = fleet.lock().await;
+            if condition(&mut fleet) {
+                return Ok(());
+            }
+            if begun.elapsed() > limit {
+                let states: Vec<_> = fleet
+                    .members
+                    .iter()
+                    .map(|member| format!("{} {:?}", member.id, fleet.state(&member.id)))
+                    .collect();
+                let console = fleet.members.iter().rev().find(|member| !member.serving);
+                let console = console.map_or_else(String::new, |member| member.machine.console());
+                let end: Vec<&str> = console.lines().rev().take(12).collect();
+                let end: Vec<&str> = end.into_iter().rev().collect();
+                return Err(format!(
+                    "not within {} s: {what}; there are {}\n{}",
+                    limit.as_secs(),
+                    states.join(", "),
+                    end.join("\n")
+                ));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

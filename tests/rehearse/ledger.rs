@@ -1,0 +1,112 @@
+//! What must come out in the end: everything that was acknowledged is recorded, and every watch has rung once for each
+//! sale, neither less nor more.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sqlx::PgPool;
+
+use super::load::{Caller, url};
+use super::sink::Sink;
+
+const LIMIT: Duration = Duration::from_secs(150);
+
+#[derive(Default)]
+pub struct Ledger {
+    /// Batches that were found done before.
+    settled: BTreeSet<String>,
+}
+
+/// What was found, for the table and to be told.
+#[derive(Clone, Default)]
+pub struct Balance {
+    pub notices: usize,
+    pub repeated: usize,
+    pub problems: Vec<String>,
+}
+
+impl Ledger {
+    /// Waits until all that is on its way has arrived, and compares. The load is to be at rest.
+    pub async fn balance(&mut self, caller: &Caller, sink: &Sink, look: &PgPool) -> Balance {
+        let begun = Instant::now();
+        let mut told = begun;
+        let mut wait_of = |what: &str| {
+            if told.elapsed() > Duration::from_secs(10) {
+                told = Instant::now();
+                crate::say!("waiting for {what}");
+            }
+        };
+        let mut problems = Vec::new();
+        let acknowledged = caller.acknowledged();
+        for (batch, accepted) in &acknowledged {
+            if self.settled.contains(batch) {
+                continue;
+            }
+            loop {
+                match find_batch(caller, batch).await {
+                    Some(found) if found["done"] == true => {
+                        let recorded = found["recorded"].as_u64().unwrap_or_default();
+                        let unchanged = found["unchanged"].as_u64().unwrap_or_default();
+                        if recorded + unchanged != *accepted as u64 {
+                            problems
+                                .push(format!("batch {batch} of {accepted} observations came to {found}"));
+                        }
+                        break;
+                    }
+                    found if begun.elapsed() > LIMIT => {
+                        problems.push(format!("batch {batch} is not done: {found:?}"));
+                        break;
+                    }
+                    found => {
+                        let how = found.map_or_else(|| "no answer".to_owned(), |found| found.to_string());
+                        wait_of(&format!("batch {batch}: {how}"));
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+            self.settled.insert(batch.clone());
+        }
+        let (mut offers, mut notices, mut tally) = (0, 0, sink.tally());
+        while begun.elapsed() < LIMIT {
+            // By no query of ours: what it says must not hang on what is tested.
+            let found: Result<(i64, i64), _> = sqlx::query_as(
+                "select (select count(*) from offers where sku like 'r-%'), (select count(*) from notices)",
+            )
+            .fetch_one(look)
+            .await;
+            if let Ok(found) = found {
+                (offers, notices) = (found.0 as usize, found.1 as usize);
+            }
+            tally = sink.tally();
+            if offers == notices && tally.notices == notices {
+                break;
+            }
+            wait_of(&format!("{} of {notices} notices of {offers} sales to come", tally.notices));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let observations: usize = acknowledged.values().sum();
+        if offers < observations {
+            problems.push(format!("{observations} observations were acknowledged, {offers} are recorded"));
+        }
+        if notices != offers {
+            problems.push(format!("{offers} sales made {notices} notices"));
+        }
+        if tally.notices != notices {
+            problems.push(format!("{notices} notices were made, {} came to the receiver", tally.notices));
+        }
+        if tally.doubled > 0 {
+            problems.push(format!("{} pairs of a watch and a sale rang twice", tally.doubled));
+        }
+        Balance { notices, repeated: tally.repeated, problems }
+    }
+}
+
+async fn find_batch(caller: &Caller, batch: &str) -> Option<Value> {
+    let request = caller.client.get(url(&format!("/v1/batches/{batch}")));
+    let answer = caller.authorise(request).send().await.ok()?;
+    if !answer.status().is_success() {
+        return None;
+    }
+    answer.json().await.ok()
+}

@@ -1,0 +1,74 @@
+//! `make rehearse`: a fleet of booted instances with everything around it on one machine, under a steady load, while
+//! what happens to a fleet happens to it.
+//!
+//! ```text
+//! a network namespace of its own, bridge "instances" 10.77.0.1
+//!   load  → haproxy :443 (the load balancer) → :8443 of instances in service, 10.77.0.11 …
+//!   fleet → the group's rules over tests/it/support/ec2 (metadata :80, Auto Scaling :4567)
+//!   cloud → SSM, Secrets Manager, SNS, SQS, S3 of an emulator :4566
+//!   database → PostgreSQL, its writer's address :5432 and its reader's :5433
+//!   sink  ← webhooks :8000
+//! ```
+//!
+//! Whatever becomes of this process, nothing of it is left: all that it starts dies with it.
+
+mod balancer;
+mod cloud;
+mod database;
+#[path = "../it/support/ec2/mod.rs"]
+#[allow(dead_code, reason = "what the tests do to it, and nobody here")]
+mod ec2;
+mod fleet;
+mod ledger;
+mod load;
+mod machine;
+mod network;
+mod report;
+mod scenarios;
+mod scratch;
+mod sink;
+mod stage;
+mod timeline;
+mod upload;
+
+use std::process::ExitCode;
+
+use scenarios::Scenario;
+
+/// A line of progress.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => { $crate::timeline::say(&format!($($text)*)) };
+}
+
+fn main() -> ExitCode {
+    let scenarios = match Scenario::chosen(std::env::args().skip(1).collect()) {
+        Ok(scenarios) => scenarios,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    // While there is one thread: every other one, and every process, is born into it.
+    if let Err(problem) = network::enter_namespace() {
+        eprintln!("{problem}");
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let passed = runtime.block_on(stage::perform(&scenarios));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Waits for a signal that wants us to end.
+async fn interrupted() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let [mut interrupt, mut terminate, mut hangup] =
+        [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+            .map(|kind| signal(kind).expect("a signal's handler"));
+    tokio::select! {
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "terminated",
+        _ = hangup.recv() => "hung up",
+    }
+}

@@ -1,0 +1,331 @@
+//! What happens to the fleet, and which requests may fail because of it.
+
+use std::time::Duration;
+
+use super::fleet::wait_for;
+use super::stage::{FLEET, SETTLE_LIMIT, Stage};
+use super::timeline::Attempt;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scenario {
+    Roll,
+    RollBack,
+    BadImage,
+    KillInit,
+    Freeze,
+    CutNetwork,
+    LoseZone,
+    FailOver,
+    RotatePassword,
+    StopQueue,
+    StopMetadata,
+    FillDisk,
+    StopHealthChecks,
+    Scale,
+}
+
+/// How long requests may still be sent to an instance that has died without a word: the balancer's two checks.
+const UNNOTICED_S: f64 = 10.0;
+const QUEUE_AWAY_S: f64 = 12.0;
+
+impl Scenario {
+    const ALL: [Scenario; 14] = [
+        Scenario::Roll,
+        Scenario::RollBack,
+        Scenario::BadImage,
+        Scenario::KillInit,
+        Scenario::Freeze,
+        Scenario::CutNetwork,
+        Scenario::LoseZone,
+        Scenario::RotatePassword,
+        Scenario::StopQueue,
+        Scenario::StopMetadata,
+        Scenario::FillDisk,
+        Scenario::StopHealthChecks,
+        Scenario::Scale,
+        // Last: there is no standby afterwards.
+        Scenario::FailOver,
+    ];
+
+    /// Those that are named; all without a name.
+    ///
+    /// # Errors
+    /// One that there is not.
+    pub fn chosen(names: Vec<String>) -> Result<Vec<Scenario>, String> {
+        if names.is_empty() {
+            return Ok(Scenario::ALL.to_vec());
+        }
+        let find = |name: &String| {
+            Scenario::ALL.into_iter().find(|scenario| scenario.name() == name).ok_or_else(|| {
+                let known = Scenario::ALL.map(Scenario::name).join(", ");
+                format!("there is no scenario {name:?}; there are {known}")
+            })
+        };
+        names.iter().map(find).collect()
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Roll => "roll",
+            Scenario::RollBack => "roll-back",
+            Scenario::BadImage => "bad-image",
+            Scenario::KillInit => "kill-init",
+            Scenario::Freeze => "freeze",
+            Scenario::CutNetwork => "cut-network",
+            Scenario::LoseZone => "lose-zone",
+            Scenario::FailOver => "fail-over",
+            Scenario::RotatePassword => "rotate-password",
+            Scenario::StopQueue => "stop-queue",
+            Scenario::StopMetadata => "stop-metadata",
+            Scenario::FillDisk => "fill-disk",
+            Scenario::StopHealthChecks => "stop-health-checks",
+            Scenario::Scale => "scale",
+        }
+    }
+
+    pub fn about(self) -> &'static str {
+        match self {
+            Scenario::Roll => "a migration, then another image on every instance",
+            Scenario::RollBack => "the image before, on the newer schema",
+            Scenario::BadImage => "an image whose services do not start is given up, the fleet stays",
+            Scenario::KillInit => "kill -9 of an instance's init",
+            Scenario::Freeze => "all processes of an instance stand still",
+            Scenario::CutNetwork => "an instance's network is cut",
+            Scenario::LoseZone => "all instances of a zone are cut off, and none can be launched there",
+            Scenario::FailOver => "the database's primary dies, the standby takes over",
+            Scenario::RotatePassword => "the database's password changes",
+            Scenario::StopQueue => "SNS and SQS are away for a while",
+            Scenario::StopMetadata => "instance metadata are away for a while",
+            Scenario::FillDisk => "an instance's disk is full",
+            Scenario::StopHealthChecks => "the balancer forgets an instance: the dead man's switch",
+            Scenario::Scale => "out to six, in to two",
+        }
+    }
+
+    /// Whether a failed attempt is the scenario's doing: requests that an instance had, or was given, when it died.
+    pub fn allows(self, attempt: &Attempt, fault: Option<f64>) -> bool {
+        let Some(fault) = fault else { return false };
+        let since = attempt.at - fault;
+        match self {
+            Scenario::KillInit | Scenario::Freeze | Scenario::CutNetwork | Scenario::LoseZone => {
+                (-30.0..UNNOTICED_S).contains(&since)
+            }
+            // Nothing is acknowledged that is not on the bus.
+            Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
+            Scenario::FailOver => (-30.0..30.0).contains(&since),
+            _ => false,
+        }
+    }
+
+    /// Does it, and waits until it has been overcome.
+    pub async fn perform(self, stage: &mut Stage) -> Result<(), String> {
+        match self {
+            Scenario::Roll => {
+                stage.rollouts += 1;
+                stage.timeline.event("the migration step of the next version");
+                stage.database.migrate_further(stage.rollouts).await;
+                let image = stage.other_image().await;
+                roll(stage, image).await
+            }
+            Scenario::RollBack => {
+                let image = stage.other_image().await;
+                roll(stage, image).await
+            }
+            Scenario::BadImage => bad_image(stage).await,
+            Scenario::KillInit => {
+                lose_one(stage, "kill -9 of the init of", |member| member.machine.kill_init()).await
+            }
+            Scenario::Freeze => lose_one(stage, "SIGSTOP for all of", |member| member.machine.freeze()).await,
+            Scenario::CutNetwork => {
+                lose_one(stage, "no network for", |member| member.machine.cut_network()).await
+            }
+            Scenario::LoseZone => lose_zone(stage).await,
+            Scenario::FailOver => {
+                stage.fault("the primary dies");
+                stage.database.fail_over().await;
+                stage.timeline.event("the standby is the primary");
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                Ok(())
+            }
+            Scenario::RotatePassword => rotate_password(stage).await,
+            Scenario::StopQueue => stop_queue(stage).await,
+            Scenario::StopMetadata => stop_metadata(stage).await,
+            Scenario::FillDisk => fill_disk(stage).await,
+            Scenario::StopHealthChecks => stop_health_checks(stage).await,
+            Scenario::Scale => {
+                for desired in [6, 2, FLEET] {
+                    stage.timeline.event(&format!("{desired} instances are wanted"));
+                    stage.fleet.lock().await.desired = desired;
+                    wait_for(&stage.fleet, "the fleet has that size", SETTLE_LIMIT, |fleet| {
+                        fleet.is_settled()
+                    })
+                    .await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn roll(stage: &mut Stage, image: super::machine::Image) -> Result<(), String> {
+    stage.fleet.lock().await.refresh(image.clone());
+    wait_for(&stage.fleet, "the rollout has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
+    let fleet = stage.fleet.lock().await;
+    if fleet.gave_up {
+        return Err("the rollout was given up".to_owned());
+    }
+    // Not by what the group believes.
+    for member in &fleet.members {
+        let found = member.machine.run("cat /etc/salebell-image").await;
+        let found = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        if found != image.version {
+            return Err(format!("{} runs {found:?} and not {}", member.id, image.version));
+        }
+    }
+    Ok(())
+}
+
+async fn bad_image(stage: &mut Stage) -> Result<(), String> {
+    let current = stage.fleet.lock().await.image.clone();
+    let mut bad = current.clone();
+    bad.version = "image-bad".to_owned();
+    let broken = "[Service]\nExecStart=\nExecStart=/usr/bin/false\n[Unit]\nStartLimitBurst=2\n";
+    bad.files.push(("systemd/system/salebell-api.service.d/broken.conf".to_owned(), broken.to_owned()));
+    let before: Vec<String> =
+        stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
+    stage.fleet.lock().await.refresh(bad);
+    wait_for(&stage.fleet, "the refresh is given up", SETTLE_LIMIT, |fleet| {
+        fleet.gave_up && fleet.is_settled()
+    })
+    .await?;
+    let after: Vec<String> =
+        stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
+    if before != after {
+        return Err(format!("the fleet was {before:?} and is {after:?}"));
+    }
+    Ok(())
+}
+
+/// Something happens to one instance, and it is replaced.
+async fn lose_one(
+    stage: &mut Stage,
+    what: &str,
+    happen: impl Fn(&mut super::fleet::Member),
+) -> Result<(), String> {
+    let id = stage.fleet.lock().await.members[0].id.clone();
+    stage.fault(&format!("{what} {id}"));
+    if let Some(member) = stage.fleet.lock().await.member(&id) {
+        happen(member);
+    }
+    wait_for(&stage.fleet, "it is replaced", SETTLE_LIMIT, |fleet| {
+        fleet.member(&id).is_none() && fleet.is_settled()
+    })
+    .await
+}
+
+async fn lose_zone(stage: &mut Stage) -> Result<(), String> {
+    let zone = stage.fleet.lock().await.members[0].zone;
+    stage.fault(&format!("{zone} is lost"));
+    {
+        let mut fleet = stage.fleet.lock().await;
+        fleet.lost_zones.insert(zone);
+        fleet
+            .members
+            .iter()
+            .filter(|member| member.zone == zone)
+            .for_each(|member| member.machine.cut_network());
+    }
+    let replaced = wait_for(&stage.fleet, "the other zones have taken over", SETTLE_LIMIT, |fleet| {
+        fleet.is_settled() && fleet.members.iter().all(|member| member.zone != zone)
+    })
+    .await;
+    stage.fleet.lock().await.lost_zones.clear();
+    replaced
+}
+
+async fn rotate_password(stage: &mut Stage) -> Result<(), String> {
+    let password = format!("{}-rotated", stage.password);
+    stage.timeline.event("the password changes, then the secret");
+    // As Secrets Manager does: the database first.
+    stage.database.change_password(&password).await;
+    let secret = serde_json::json!({"password": password}).to_string();
+    stage.cloud.put_secret("rehearsal/database", &secret).await;
+    stage.password = password;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stage.timeline.event("every connection of the old password ends");
+    stage.database.end_connections().await;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    Ok(())
+}
+
+async fn stop_queue(stage: &mut Stage) -> Result<(), String> {
+    stage.fault("SNS and SQS are away");
+    stage.cloud.close_bus(true);
+    tokio::time::sleep(Duration::from_secs_f64(QUEUE_AWAY_S)).await;
+    stage.cloud.close_bus(false);
+    stage.timeline.event("SNS and SQS are there again");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    Ok(())
+}
+
+async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
+    use super::ec2::Fault;
+    stage.timeline.event("metadata answer 503");
+    stage.fleet.lock().await.ec2.world().metadata_outage = Some(Fault::Status(503));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stage.fleet.lock().await.ec2.world().metadata_outage = None;
+    stage.timeline.event("metadata answer again");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+/// The API finds no room wherever it writes. It is not replaced by itself: it serves all but uploads, and those go on at
+/// another instance. In the end somebody has it replaced.
+async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
+    let fleet = stage.fleet.lock().await;
+    let member = &fleet.members[0];
+    let id = member.id.clone();
+    stage.timeline.event(&format!("the disk of {id} is full for its API"));
+    // The instances' real disk is this machine's. So a full one goes over what its sandbox lets it write to.
+    let fill = "set -e; api=$(systemctl show --value --property MainPID salebell-api); \
+                for folder in /var/lib/salebell/files /var/tmp /tmp; do \
+                  nsenter --target $api --mount -- mount -t tmpfs -o size=64k full $folder; \
+                  nsenter --target $api --mount -- dd if=/dev/zero of=$folder/full bs=1k status=none || true; \
+                done";
+    let filled = member.machine.run(fill).await;
+    drop(fleet);
+    if !filled.status.success() {
+        return Err(format!("the disk cannot be filled: {}", String::from_utf8_lossy(&filled.stderr)));
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stage.timeline.event(&format!("{id} is marked unhealthy by hand"));
+    stage.fleet.lock().await.ec2.world().group.set_health(&id, false, std::time::Instant::now());
+    wait_for(&stage.fleet, "it is replaced", SETTLE_LIMIT, |fleet| {
+        fleet.member(&id).is_none() && fleet.is_settled()
+    })
+    .await
+}
+
+async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
+    let (id, number) = {
+        let fleet = stage.fleet.lock().await;
+        (fleet.members[0].id.clone(), fleet.members[0].number)
+    };
+    let told = stage.fleet.lock().await.ec2.calls("SetInstanceHealth");
+    stage.timeline.event(&format!("{id} is taken out of the balancer by hand, and nobody tells the group"));
+    {
+        let fleet = stage.fleet.lock().await;
+        fleet.balancer.deregister(number).await;
+        fleet.balancer.check(number, false).await;
+    }
+    let replaced = wait_for(&stage.fleet, "the switch has had it replaced", SETTLE_LIMIT, |fleet| {
+        fleet.member(&id).is_none() && fleet.is_settled()
+    })
+    .await;
+    let fleet = stage.fleet.lock().await;
+    fleet.balancer.check(number, true).await;
+    match fleet.ec2.calls("SetInstanceHealth") - told {
+        1 => replaced,
+        times => Err(format!("{times} instances have had themselves replaced, and not one")),
+    }
+}

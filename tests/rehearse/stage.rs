@@ -1,0 +1,319 @@
+//! Everything that a rehearsal needs, built up and taken down; and the order of the scenarios.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::process::Command;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::balancer::Balancer;
+use super::cloud::Cloud;
+use super::database::Database;
+use super::fleet::{self, Fleet, wait_for};
+use super::interrupted;
+use super::ledger::Ledger;
+use super::load::{Caller, Load};
+use super::machine::Image;
+use super::network::resolve_nothing;
+use super::report::{self, Outcome};
+use super::scenarios::Scenario;
+use super::scratch::Scratch;
+use super::sink::Sink;
+use super::timeline::{Attempt, Timeline, now};
+
+const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
+/// Instances at the beginning of each scenario.
+pub const FLEET: usize = 3;
+/// For a fleet to be as it should be again.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(240);
+
+/// The fields are dropped in this order.
+pub struct Stage {
+    pub load: Load,
+    pub fleet: fleet::Shared,
+    working: JoinHandle<()>,
+    pub database: Database,
+    pub cloud: Cloud,
+    pub sink: Sink,
+    pub timeline: Timeline,
+    pub look: PgPool,
+    /// What a scenario rolls to, again and again; never the one that is in service.
+    pub images: [Image; 2],
+    /// Rollouts so far.
+    pub rollouts: usize,
+    pub password: String,
+    /// When the fault of this scenario began.
+    pub fault_at: Option<f64>,
+    ledger: Ledger,
+}
+
+/// Performs the scenarios and reports. Whether all have passed; `false` too when we were interrupted.
+pub async fn perform(scenarios: &[Scenario]) -> bool {
+    let timeline = Timeline::default();
+    let folder = Scratch::new();
+    let mut outcomes = Vec::new();
+    let fleet = Arc::new(Mutex::new(None));
+    let finished = tokio::select! {
+        () = play(scenarios, &timeline, &folder, &mut outcomes, &fleet) => true,
+        signal = interrupted() => {
+            crate::say!("{signal}: taking everything down");
+            false
+        }
+    };
+    take_down(fleet).await;
+    drop(folder);
+    let file = report::write(&timeline, &outcomes);
+    print!("{}", report::table(&outcomes));
+    println!("report: {}", file.display());
+    finished && outcomes.len() == scenarios.len() && outcomes.iter().all(Outcome::passed)
+}
+
+async fn play(
+    scenarios: &[Scenario],
+    timeline: &Timeline,
+    folder: &Scratch,
+    outcomes: &mut Vec<Outcome>,
+    handle: &Mutex<Option<fleet::Shared>>,
+) {
+    let mut stage = match Stage::build(timeline.clone(), folder, handle).await {
+        Ok(stage) => stage,
+        Err(problem) => {
+            crate::say!("the fleet does not come up: {problem}");
+            return;
+        }
+    };
+    // What a steady state looks like.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (number, scenario) in scenarios.iter().enumerate() {
+        let outcome = stage.play(*scenario, number as u64).await;
+        crate::say!("{}: {}", scenario.name(), outcome.verdict());
+        for problem in &outcome.problems {
+            crate::say!("  {problem}");
+        }
+        let goes_on = outcome.settled;
+        outcomes.push(outcome);
+        if !goes_on {
+            crate::say!("the fleet has not recovered: no further scenario");
+            return;
+        }
+    }
+}
+
+/// Machines go first: what they would say to the others is of no interest any more.
+async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
+    let Some(fleet) = fleet.lock().await.take() else { return };
+    let mut fleet = fleet.lock().await;
+    crate::say!("taking {} instances down", fleet.members.len());
+    fleet.stopped = true;
+    let mut members = std::mem::take(&mut fleet.members);
+    members.iter_mut().for_each(|member| member.machine.cut_power());
+    drop(tokio::task::spawn_blocking(move || drop(members)).await);
+}
+
+impl Stage {
+    async fn build(
+        timeline: Timeline,
+        folder: &Scratch,
+        handle: &Mutex<Option<fleet::Shared>>,
+    ) -> Result<Stage, String> {
+        crate::say!("AWS (an emulator), PostgreSQL with a standby, haproxy");
+        resolve_nothing().await;
+        let password = "first-password".to_owned();
+        let (cloud, database, balancer) = tokio::join!(
+            Cloud::start(),
+            Database::start(folder.path(), &password),
+            Balancer::start(folder.path())
+        );
+        let sink = Sink::start(timeline.clone()).await;
+        let key = salebell::secrets::generate_key().map_err(|error| error.to_string())?;
+        let key = secrecy::ExposeSecret::expose_secret(&key).to_owned();
+        cloud.put_secret("rehearsal/database", &serde_json::json!({"password": password}).to_string()).await;
+        for (name, value) in [
+            ("database/url", "postgres://salebell@10.77.0.1:5432/salebell"),
+            ("database/reader_url", "postgres://salebell@10.77.0.1:5433/salebell"),
+            ("database/password", "secret:rehearsal/database#password"),
+            ("webhook/encryption_keys", &key),
+            ("webhook/allow_http", "true"),
+            ("webhook/allow_networks", "10.77.0.0/24"),
+            ("server/trusted_proxies", "10.77.0.1/32"),
+            // In the proportion of the health checks: one a second, and not one in ten.
+            ("server/linger_s", "6"),
+            ("instance/dead_man_s", "20"),
+            // A message that SQS gave to a worker that was about to end comes again after so long.
+            ("worker/lease_s", "15"),
+        ] {
+            cloud.put(name, value).await;
+        }
+        // To see it fail: `server/linger_s=0`.
+        for setting in std::env::var("SALEBELL_REHEARSE_SETTINGS").unwrap_or_default().split_whitespace() {
+            let (name, value) =
+                setting.split_once('=').ok_or_else(|| format!("{setting} is not NAME=VALUE"))?;
+            cloud.put(name, value).await;
+        }
+        crate::say!("salebell migrate");
+        let settings = [
+            ("SALEBELL_DATABASE__URL", Database::url(&password)),
+            ("SALEBELL_DATABASE__READER_URL", Database::reader_url(&password)),
+            ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.clone()),
+        ];
+        salebell(&["migrate"], &settings).await?;
+        let scopes = ["--scope", "prices:write", "--scope", "catalogue:write"];
+        let token =
+            salebell(&[&["key", "create", "--subject", "load"][..], &scopes].concat(), &settings).await?;
+
+        let images = images(folder.path())?;
+        let fleet = Fleet::new(folder.path().to_owned(), balancer, images[0].clone(), timeline.clone()).await;
+        let fleet = Arc::new(Mutex::new(fleet));
+        *handle.lock().await = Some(fleet.clone());
+        let working = fleet::work(fleet.clone());
+        fleet.lock().await.desired = FLEET;
+        wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| {
+            fleet.is_settled() || fleet.launches_failed > 0
+        })
+        .await?;
+        if fleet.lock().await.launches_failed > 0 {
+            return Err("an instance does not boot".to_owned());
+        }
+        let caller = Caller::new(token.trim().to_owned(), timeline.clone()).await;
+        let look = database.look().await;
+        timeline.event("the load begins");
+        Ok(Stage {
+            load: Load::start(caller),
+            fleet,
+            working,
+            database,
+            cloud,
+            sink,
+            timeline,
+            look,
+            images,
+            rollouts: 0,
+            password,
+            fault_at: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// One scenario under load, and whether all is as it should be afterwards.
+    async fn play(&mut self, scenario: Scenario, number: u64) -> Outcome {
+        self.timeline.event(&format!("— {}: {}", scenario.name(), scenario.about()));
+        let begun = now();
+        self.fault_at = None;
+        let upload = self.load.upload(number + 1);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let performed = scenario.perform(self).await;
+        let mut problems: Vec<String> = performed.err().into_iter().collect();
+        let settled = match self.settle().await {
+            Ok(()) => true,
+            Err(problem) => {
+                problems.push(problem);
+                false
+            }
+        };
+        // What comes late because of it counts too.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let ended = now();
+        let uploaded = upload.finish().await;
+        problems.extend(uploaded.problem);
+        self.load.pause().await;
+        let balance = self.ledger.balance(&self.load.caller, &self.sink, &self.look).await;
+        problems.extend(balance.problems.iter().cloned());
+        problems.extend(self.load.caller.take_given_up());
+        self.load.resume();
+        let attempts = self.timeline.attempts(begun);
+        let requests: Vec<_> = attempts.iter().filter(|attempt| attempt.kind != "notice").collect();
+        let failed: Vec<&Attempt> = requests.iter().copied().filter(|attempt| attempt.error.is_some()).collect();
+        let (allowed, wrong): (Vec<&Attempt>, Vec<&Attempt>) =
+            failed.iter().partition(|attempt| scenario.allows(attempt, self.fault_at));
+        let failures = self.timeline.failures(begun);
+        problems.extend(wrong.iter().take(20).map(|attempt| {
+            let error = attempt.error.as_deref().unwrap_or_default();
+            let since = attempt.at - self.fault_at.unwrap_or(begun);
+            format!(
+                "{} failed for no reason that is allowed, {since:.1} s after it began: {error}",
+                attempt.kind
+            )
+        }));
+        Outcome {
+            scenario: scenario.name(),
+            about: scenario.about(),
+            begun,
+            ended,
+            requests: requests.len(),
+            failed: failed.len(),
+            allowed: allowed.len(),
+            resumed: uploaded.resumed,
+            notices: balance.notices,
+            repeated: balance.repeated,
+            failures,
+            problems,
+            settled,
+        }
+    }
+
+    /// Waits for a fleet of the usual size that is in order.
+    async fn settle(&self) -> Result<(), String> {
+        self.fleet.lock().await.desired = FLEET;
+        wait_for(&self.fleet, "the fleet is in order", SETTLE_LIMIT, |fleet| fleet.is_settled()).await
+    }
+
+    /// The image that is not in service.
+    pub async fn other_image(&self) -> Image {
+        let current = self.fleet.lock().await.image.clone();
+        self.images.iter().find(|image| **image != current).expect("there are two").clone()
+    }
+
+    /// What requests may fail for, from now on and for a while.
+    pub fn fault(&mut self, what: &str) {
+        self.timeline.event(what);
+        self.fault_at = Some(now());
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.working.abort();
+    }
+}
+
+/// Two images: of `SALEBELL_REHEARSE_IMAGES` (folders of `make bake-local`, or programs, with a space between), or the
+/// program that was built, twice.
+fn images(folder: &Path) -> Result<[Image; 2], String> {
+    let named = std::env::var("SALEBELL_REHEARSE_IMAGES").unwrap_or_default();
+    let named: Vec<PathBuf> = named.split_whitespace().map(PathBuf::from).collect();
+    let sources = match &named[..] {
+        [] => {
+            let folders = ["old", "new"].map(|name| folder.join(name));
+            for folder in &folders {
+                std::fs::create_dir(folder).map_err(|error| error.to_string())?;
+                std::fs::copy(SALEBELL, folder.join("salebell")).map_err(|error| error.to_string())?;
+            }
+            folders.map(|folder| folder.join("salebell"))
+        }
+        [one] => [one.clone(), one.clone()],
+        [old, new, ..] => [old.clone(), new.clone()],
+    };
+    let mut number = 0;
+    Ok(sources.map(|source| {
+        number += 1;
+        Image { version: format!("image-{number}"), source, files: Vec::new() }
+    }))
+}
+
+/// Runs a subcommand as the deploy step does; returns what it printed.
+async fn salebell(arguments: &[&str], settings: &[(&str, String)]) -> Result<String, String> {
+    let mut command = Command::new(SALEBELL);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(settings.iter().map(|(key, value)| (key, value)))
+        .kill_on_drop(true);
+    let output = command.current_dir("/").output().await.map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("salebell {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,86 @@
+//! What happened when: requests, events, and how many instances there were.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Instant;
+
+static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Seconds since the rehearsal began.
+pub fn now() -> f64 {
+    BEGUN.elapsed().as_secs_f64()
+}
+
+/// Prints a line of progress.
+pub fn say(text: &str) {
+    println!("[{:4.0} s] {text}", now());
+}
+
+/// One attempt of a request.
+#[derive(Clone)]
+pub struct Attempt {
+    pub at: f64,
+    pub millis: f64,
+    pub kind: &'static str,
+    /// Why it failed: a status of 5xx, or no answer.
+    pub error: Option<String>,
+}
+
+/// How many instances there were.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Count {
+    pub at: f64,
+    pub serving: usize,
+    pub coming: usize,
+    pub leaving: usize,
+}
+
+#[derive(Default)]
+struct Entries {
+    attempts: Vec<Attempt>,
+    counts: Vec<Count>,
+    events: Vec<(f64, String)>,
+}
+
+#[derive(Clone, Default)]
+pub struct Timeline(Arc<Mutex<Entries>>);
+
+impl Timeline {
+    pub fn attempt(&self, attempt: Attempt) {
+        self.0.lock().unwrap().attempts.push(attempt);
+    }
+
+    /// Says it, and keeps it for the report.
+    pub fn event(&self, text: &str) {
+        say(text);
+        self.0.lock().unwrap().events.push((now(), text.to_owned()));
+    }
+
+    pub fn count(&self, count: Count) {
+        self.0.lock().unwrap().counts.push(count);
+    }
+
+    pub fn attempts(&self, since: f64) -> Vec<Attempt> {
+        let entries = self.0.lock().unwrap();
+        entries.attempts.iter().filter(|attempt| attempt.at >= since).cloned().collect()
+    }
+
+    pub fn counts(&self) -> Vec<Count> {
+        self.0.lock().unwrap().counts.clone()
+    }
+
+    pub fn events(&self) -> Vec<(f64, String)> {
+        self.0.lock().unwrap().events.clone()
+    }
+
+    /// Failed attempts, by what and why.
+    pub fn failures(&self, since: f64) -> BTreeMap<String, usize> {
+        let mut failures = BTreeMap::new();
+        for attempt in self.attempts(since) {
+            if let Some(error) = attempt.error {
+                *failures.entry(format!("{}: {error}", attempt.kind)).or_default() += 1;
+            }
+        }
+        failures
+    }
+}
