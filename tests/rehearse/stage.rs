@@ -225,7 +225,8 @@ impl Stage {
         self.load.resume();
         let attempts = self.timeline.attempts(begun);
         let requests: Vec<_> = attempts.iter().filter(|attempt| attempt.kind != "notice").collect();
-        let failed: Vec<&Attempt> = requests.iter().copied().filter(|attempt| attempt.error.is_some()).collect();
+        let failed: Vec<&Attempt> =
+            requests.iter().copied().filter(|attempt| attempt.error.is_some()).collect();
         let (allowed, wrong): (Vec<&Attempt>, Vec<&Attempt>) =
             failed.iter().partition(|attempt| scenario.allows(attempt, self.fault_at));
         let failures = self.timeline.failures(begun);
