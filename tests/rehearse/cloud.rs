@@ -1,6 +1,7 @@
 //! AWS: one emulator with Parameter Store, Secrets Manager, SNS, SQS and S3, reached over the bridge.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ const BUCKET: &str = "salebell-files";
 /// The running emulator.
 pub struct Cloud {
     _process: Child,
+    log: PathBuf,
     bus: Way,
     config: SdkConfig,
     ssm: aws_sdk_ssm::Client,
@@ -32,16 +34,18 @@ pub struct Cloud {
 
 impl Cloud {
     /// Starts it, with a topic, queues and a bucket, and the settings that lead there.
-    pub async fn start() -> Cloud {
+    pub async fn start(folder: &Path) -> Cloud {
         let python =
             std::env::var("SALEBELL_TEST_PYTHON").expect("SALEBELL_TEST_PYTHON is set by `make rehearse`");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/s3.py");
+        let file = folder.join("aws.log");
+        let log = std::fs::File::create(&file).expect("its log");
         let mut command = Command::new(python);
         // It ends with its standard input, and so with us.
         command.arg(script).arg("0.0.0.0").arg(PORT.to_string()).process_group(0);
         // Addresses that it makes up, as those of queues, are to lead here too.
         command.env("MOTO_PORT", PORT.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let process = command.spawn().expect("the emulator starts");
         let endpoint = format!("http://{HOST}:{PORT}");
         while tokio::net::TcpStream::connect((HOST, PORT)).await.is_err() {
@@ -57,6 +61,7 @@ impl Cloud {
             .build();
         let cloud = Cloud {
             _process: process,
+            log: file,
             bus: Way::open(BUS, PORT).await,
             ssm: aws_sdk_ssm::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
@@ -101,6 +106,13 @@ impl Cloud {
         ] {
             self.put(name, value).await;
         }
+    }
+
+    /// What went wrong in it last: the emulator has faults of its own.
+    pub fn complaints(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let errors = log.lines().rev().filter(|line| line.contains("Error") || line.contains("\" 500 "));
+        errors.take(3).map(str::to_owned).collect()
     }
 
     /// SNS and SQS are away, or there again.

@@ -73,6 +73,10 @@ impl Database {
                 .expect("an empty database");
         }
         let standby = serve(&programs, &new, STANDBY).await;
+        // What is committed is in both: Aurora's instances share their storage, so a failover loses nothing.
+        for statement in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
+            sqlx::raw_sql(statement).execute(&mut admin).await.expect("a setting");
+        }
         Database {
             folder,
             primary: Some(primary),

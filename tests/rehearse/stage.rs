@@ -93,6 +93,11 @@ async fn play(
         for problem in &outcome.problems {
             crate::say!("  {problem}");
         }
+        if !outcome.passed() {
+            for line in stage.cloud.complaints() {
+                crate::say!("  the emulator of AWS: {line}");
+            }
+        }
         let goes_on = outcome.settled;
         outcomes.push(outcome);
         if !goes_on {
@@ -123,7 +128,7 @@ impl Stage {
         resolve_nothing().await;
         let password = "first-password".to_owned();
         let (cloud, database, balancer) = tokio::join!(
-            Cloud::start(),
+            Cloud::start(folder.path()),
             Database::start(folder.path(), &password),
             Balancer::start(folder.path())
         );

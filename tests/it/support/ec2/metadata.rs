@@ -187,7 +187,8 @@ fn read(world: &World, id: &str, path: &str) -> Response {
 fn read_document(world: &World, id: &str, path: &str) -> Response {
     let document = match path {
         "dynamic/instance-identity/document" => json!({
-            "accountId": "123456789012", "architecture": "arm64", "availabilityZone": world.group.instance(id).zone, "billingProducts": null,
+            "accountId": "123456789012", "architecture": "arm64", "billingProducts": null,
+            "availabilityZone": world.group.instance(id).zone,
             "imageId": "ami-0abcdef1234567890", "instanceId": id, "instanceType": "t4g.medium",
             "pendingTime": "2026-11-20T00:00:00Z", "privateIp": "10.77.0.11", "region": REGION,
             "version": "2017-09-30",
