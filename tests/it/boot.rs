@@ -365,6 +365,7 @@ async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_alon
         ("email/from", "Salebell <bell@example.com>"),
         ("email/smtp_url", "smtps://mail.example.com"),
         ("server/listen", "127.0.0.1:0"),
+        ("server/grpc_listen", "127.0.0.1:0"),
         ("server/metrics_listen", "127.0.0.1:0"),
         ("worker/metrics_listen", "127.0.0.1:0"),
         ("files/directory", machine.folder.path().to_str().unwrap()),
