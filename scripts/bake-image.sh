@@ -84,9 +84,8 @@ stage=$work/salebell-bake
 mkdir -p "$stage" "$work/output"
 install -m 0755 "$SALEBELL_BINARY" "$stage/salebell"
 strip "$stage/salebell" 2>/dev/null || true # a debug build's symbols, or another architecture's binary
-cp -r packer/scripts packer/files packer/packages.txt "$stage/"
+cp -r packer/scripts packer/files packer/packages.txt systemd "$stage/"
 [ ! -d packer/keys ] || cp -r packer/keys "$stage/"
-[ ! -d systemd ] || cp -r systemd "$stage/"
 inputs=$({
   echo "$architecture"
   cd "$stage" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum

@@ -8,14 +8,12 @@ fi
 
 # What the presets name, and nothing else, starts. Without the units of the machine that bakes (/run/systemd), some of
 # which are masked there. preset-all goes on after a failure and calls it none.
-if compgen -G '/usr/lib/systemd/system-preset/*salebell*' >/dev/null; then
-  told=$(unshare --mount sh -c 'mount -t tmpfs tmpfs /run/systemd && systemctl --quiet --root=/ preset-all' 2>&1)
-  if [ -n "$told" ]; then
-    printf '%s\n' "$told" >&2
-    exit 1
-  fi
-  systemctl --quiet --root=/ set-default multi-user.target
+told=$(unshare --mount sh -c 'mount -t tmpfs tmpfs /run/systemd && systemctl --quiet --root=/ preset-all' 2>&1)
+if [ -n "$told" ]; then
+  printf '%s\n' "$told" >&2
+  exit 1
 fi
+systemctl --quiet --root=/ set-default multi-user.target
 
 # No prompt on any console. A shell is an audited session of Systems Manager.
 systemctl --quiet --root=/ mask getty@.service serial-getty@.service console-getty.service container-getty@.service \

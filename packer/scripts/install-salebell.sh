@@ -26,19 +26,15 @@ copy() {
 comm -23 <(find /etc/cloud/cloud.cfg.d -type f | LC_ALL=C sort) <(cat /var/lib/dpkg/info/cloud-init.* | LC_ALL=C sort) |
   xargs -r -d '\n' rm -v
 
-if [ -d "$stage/systemd" ]; then
-  copy system /usr/lib/systemd/system
-  for folder in system-preset journald.conf.d system.conf.d timesyncd.conf.d; do
-    copy "$folder" "/usr/lib/systemd/$folder"
-  done
-  copy sysusers.d /usr/lib/sysusers.d
-  copy tmpfiles.d /usr/lib/tmpfiles.d
-  copy cloud /etc/cloud/cloud.cfg.d
-  copy salebell /usr/lib/salebell
-  copy checks /usr/lib/salebell 0755
-else
-  echo "no systemd/: an image with the binary alone" >&2
-fi
+copy system /usr/lib/systemd/system
+for folder in system-preset journald.conf.d system.conf.d timesyncd.conf.d; do
+  copy "$folder" "/usr/lib/systemd/$folder"
+done
+copy sysusers.d /usr/lib/sysusers.d
+copy tmpfiles.d /usr/lib/tmpfiles.d
+copy cloud /etc/cloud/cloud.cfg.d
+copy salebell /usr/lib/salebell
+copy checks /usr/lib/salebell 0755
 
 # Static users get their numbers now, so that they are the same on every instance.
 systemd-sysusers
