@@ -36,7 +36,7 @@ const MILESTONES: [(&str, &str); 4] = [
     ("Run /init as init process", "initrd"),
     ("systemd[1]: Detected architecture", "systemd"),
     ("Reached target multi-user.target", "multi-user"),
-    ("the launch hook is completed", "ready"),
+    ("the hook salebell-launch is completed", "ready"),
 ];
 /// What the console says when an orderly end is over.
 const POWER_DOWN: &str = "reboot: Power down";
@@ -242,7 +242,7 @@ async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String>
     let mut seen = 0;
     wait_for(fleet, "the machine serves", BOOT_LIMIT, |fleet| {
         let Some(member) = fleet.members.first() else { return false };
-        let console = member.machine.console();
+        let console = plain(&member.machine.console());
         while let Some((_, name)) = MILESTONES.get(seen).filter(|(text, _)| console.contains(text)) {
             let line = format!("{name} {:.1} s", begun.elapsed().as_secs_f64());
             crate::say!("{line}");
@@ -317,6 +317,13 @@ fn same(first: &str, second: &str) -> Result<String, String> {
             Err(format!("machine-id {id:?} and {later:?}, {boots} boots in its journal"))
         }
     }
+}
+
+/// Without colours.
+fn plain(console: &str) -> String {
+    let mut pieces = console.split('\u{1b}');
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.split_once('m').map_or("", |(_, rest)| rest))
 }
 
 fn tells(machine: &Machine, text: &str) -> Result<(), String> {
