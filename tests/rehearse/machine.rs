@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -123,9 +124,10 @@ impl Machine {
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// How large the disk of a virtual machine is.
-    pub fn volume_megabytes(&self) -> u64 {
-        std::fs::metadata(self.folder.join("volume")).map_or(0, |volume| volume.len() / 1_048_576)
+    /// How large the disk of a virtual machine is, and how much of it has been written to, in MiB.
+    pub fn volume_megabytes(&self) -> (u64, u64) {
+        std::fs::metadata(self.folder.join("volume"))
+            .map_or((0, 0), |volume| (volume.len() >> 20, volume.blocks() >> 11))
     }
 
     /// What its console says went wrong, as far as it is ours.

@@ -26,7 +26,7 @@ use super::vpc;
 /// From power on to requests, on a machine with much else to do.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// For the look at it from inside.
-const LOOK_LIMIT: Duration = Duration::from_secs(180);
+const LOOK_LIMIT: Duration = Duration::from_secs(300);
 /// For the drain, the hook, and the way off.
 const END_LIMIT: Duration = Duration::from_secs(240);
 /// Requests each time that it serves.
@@ -297,14 +297,12 @@ fn fact<'a>(report: &'a str, name: &str) -> &'a str {
     report.lines().find_map(of_name).unwrap_or_default()
 }
 
-fn grown(report: &str, volume_megabytes: u64) -> Result<String, String> {
+fn grown(report: &str, (volume, written): (u64, u64)) -> Result<String, String> {
     let megabytes: u64 = fact(report, "root-megabytes").parse().unwrap_or_default();
     let root = fact(report, "root");
-    // Of what the file system itself needs.
-    match megabytes * 100 > volume_megabytes * 90 && root.contains("rw,") {
-        true => Ok(format!("{megabytes} of {volume_megabytes} MB, {root}")),
-        false => Err(format!("{megabytes} of {volume_megabytes} MB, {root}")),
-    }
+    let text = format!("{megabytes} MB of a volume of {volume}, {written} written; {root}");
+    // The rest is what the file system itself needs.
+    if megabytes * 100 > volume * 90 && root.contains(" rw,") { Ok(text) } else { Err(text) }
 }
 
 fn same(first: &str, second: &str) -> Result<String, String> {
