@@ -239,21 +239,27 @@ fn image() -> Result<Image, String> {
 /// Follows the first boot on the console until the balancer sends requests. Returns when it was where.
 async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String> {
     let mut passed: Vec<String> = Vec::new();
-    let mut seen = 0;
+    let mut console = String::new();
     wait_for(fleet, "the machine serves", BOOT_LIMIT, |fleet| {
+        if fleet.launches_failed > 0 {
+            return true;
+        }
         let Some(member) = fleet.members.first() else { return false };
-        let console = plain(&member.machine.console());
-        while let Some((_, name)) = MILESTONES.get(seen).filter(|(text, _)| console.contains(text)) {
+        console = plain(&member.machine.console());
+        while let Some((_, name)) = MILESTONES.get(passed.len()).filter(|(text, _)| console.contains(text)) {
             let line = format!("{name} {:.1} s", begun.elapsed().as_secs_f64());
             crate::say!("{line}");
             passed.push(line);
-            seen += 1;
         }
-        fleet.is_settled() || fleet.launches_failed > 0
+        fleet.is_settled()
     })
     .await?;
     if fleet.lock().await.launches_failed > 0 {
-        return Err("the launch is given up".to_owned());
+        return Err(format!("the machine has gone off:\n{}", end_of(&console)));
+    }
+    // With its disk built in, a kernel boots without an initrd as well.
+    if let Some((text, name)) = MILESTONES.get(passed.len()) {
+        return Err(format!("it serves, and its console has not said {text:?} ({name})"));
     }
     Ok(format!("{}, requests {:.1} s", passed.join(", "), begun.elapsed().as_secs_f64()))
 }
@@ -275,13 +281,17 @@ async fn look(fleet: &fleet::Shared, proofs: &mut Proofs, when: &str) -> Result<
         other => Err(other.unwrap_or("check-instance.sh does not end").to_owned()),
     };
     proofs.note(&format!("the checks, {when}"), checked)?;
+    let errors: Vec<_> = report.lines().filter_map(|line| line.strip_prefix("error ")).collect();
+    if !errors.is_empty() {
+        return proofs.note(&format!("the journal, {when}"), Err(errors.join("; "))).map(|()| report);
+    }
     let times = format!(
         "systemd {} ms, multi-user {} ms, ready {} ms",
         fact(&report, "systemd-ms"),
         fact(&report, "multi-user-ms"),
         fact(&report, "ready-ms")
     );
-    proofs.note(&format!("its own clock, {when}"), Ok(times))?;
+    proofs.note(&format!("from the kernel on, {when}"), Ok(times))?;
     let wrong_by = fact(&report, "clock").parse::<i64>().unwrap_or_default() - chrono::Utc::now().timestamp();
     let clock = match wrong_by.abs() {
         // A look ends before it is read.
