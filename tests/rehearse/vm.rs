@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
+use salebell::app::Clock;
 use serde_json::json;
 use tokio::sync::Mutex;
 
@@ -94,7 +95,10 @@ pub async fn perform() -> bool {
     print!("{}", proofs.table());
     match &ended {
         Ok(()) => println!("passed after {:.0} s", now()),
-        Err(problem) => println!("FAILED after {:.0} s: {problem}", now()),
+        Err(problem) => {
+            let first = problem.lines().next().unwrap_or_default();
+            println!("FAILED after {:.0} s: {first}", now());
+        }
     }
     ended.is_ok()
 }
@@ -292,7 +296,8 @@ async fn look(fleet: &fleet::Shared, proofs: &mut Proofs, when: &str) -> Result<
         fact(&report, "ready-ms")
     );
     proofs.note(&format!("from the kernel on, {when}"), Ok(times))?;
-    let wrong_by = fact(&report, "clock").parse::<i64>().unwrap_or_default() - chrono::Utc::now().timestamp();
+    let wrong_by =
+        fact(&report, "clock").parse::<i64>().unwrap_or_default() - Clock::system().now().timestamp();
     let clock = match wrong_by.abs() {
         // A look ends before it is read.
         0..10 => Ok(format!("right, and was two minutes slow; cloud-init sees {}", fact(&report, "cloud"))),
@@ -343,7 +348,7 @@ fn tells(machine: &Machine, text: &str) -> Result<(), String> {
 
 fn end_of(console: &str) -> String {
     let lines: Vec<&str> = console.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 async fn console_says(machine: &mut Machine, text: &str, limit: Duration) -> Result<(), String> {

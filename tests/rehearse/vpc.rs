@@ -38,7 +38,9 @@ pub async fn start(folder: &Path) -> Vpc {
     std::fs::write(&settings, lines).expect("its settings");
     let log = std::fs::File::create(folder.join("dnsmasq.log")).expect("its log");
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "dnsmasq", "--keep-in-foreground", "--user=root", "--pid-file="]);
+    command.args(["--pdeathsig", "KILL", "dnsmasq", "--keep-in-foreground", "--pid-file="]);
+    // Who changes its user or group is not told any more that its parent has died.
+    command.args(["--user=root", "--group=root"]);
     command.arg("--log-facility=-").arg(format!("--conf-file={}", settings.display())).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
     let mut dhcp = command.spawn().expect("setpriv");
