@@ -80,7 +80,7 @@ mkfifo "$folder"/monitor.{in,out}
 # shellcheck disable=SC2054  # the commas are qemu's
 arguments=(
   -name "salebell-$last" -no-user-config -nodefaults -display none -no-reboot
-  # Of Nitro it is the PCI, NVMe and the one serial port that a guest sees.
+  # Of what a guest sees of Nitro: ACPI, PCI, NVMe, a serial port for the console.
   -machine pc -cpu max -smp 2 -m 2048
   -accel "${SALEBELL_VM_ACCELERATOR:-tcg}"
   # By this cloud-init knows EC2.
