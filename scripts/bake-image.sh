@@ -52,14 +52,13 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # What an earlier run left that was killed before it could tidy up.
 mkdir -p "$images"
+work=$images/bake.$$
 for old in "$images"/bake.*; do
-  if [ -e "$old/runner" ] && ! kill -0 "$(cat "$old/runner")" 2>/dev/null; then
+  if [ "$old" = "$work" ] || ! [ -d "/proc/${old##*.}" ]; then
     packer/local/remove-folder.sh "$old"
   fi
 done
-
-work=$(mktemp -d "$images/bake.XXXXXX")
-echo $$ >"$work/runner"
+mkdir "$work"
 as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo) # a local bake is root's
 bake_pid=

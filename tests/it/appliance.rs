@@ -285,9 +285,10 @@ async fn a_machine_that_nothing_boots_is_given_up() {
     // Without metadata there is no user data.
     let around = Surroundings::new().await;
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
-    let quick = "[Timer]\nOnBootSec=\nOnBootSec=5\n";
-    let quick = ("systemd/system/salebell-overdue.timer.d/quick.conf", quick);
-    let instance = around.launch_with(11, &[quick, SOON_OFF]);
+    let timer = ("systemd/system/salebell-overdue.timer.d/quick.conf", "[Timer]\nOnBootSec=\nOnBootSec=5\n");
+    // Nothing else begins while it looks for them.
+    let patience = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
+    let instance = around.launch_with(11, &[timer, patience, SOON_OFF]);
     let failed = Failed::of(around, instance).await;
     failed.tells("nothing has booted this machine within its time");
 }
