@@ -17,6 +17,7 @@ scripts/install-packages.sh test
 SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
 export SALEBELL_TEST_PYTHON SQLX_OFFLINE=true
 if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
+  echo "==> building, and baking the image (found again while nothing in it changes)"
   cargo build --locked --quiet --bin salebell
   SALEBELL_REHEARSE_IMAGES=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
   export SALEBELL_REHEARSE_IMAGES

@@ -73,9 +73,11 @@ def describe(entry):
     if ours and target == "salebell::emf" and message.startswith("{"):
         return "metrics", message
     time = datetime.datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, datetime.UTC)
+    # Whoever writes to the journal may write anything.
+    priority = text(entry.get("PRIORITY"))
     line = {
         "time": time.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "level": LEVELS[int(text(entry.get("PRIORITY")) or 6) & 7],
+        "level": LEVELS[int(priority)] if re.fullmatch("[0-7]", priority) else "info",
         "unit": unit.removesuffix(".service") or text(entry.get("SYSLOG_IDENTIFIER")),
         "message": message,
     }

@@ -163,6 +163,8 @@ async fn the_agent_finds_the_logs(instance: &Instance) {
     let sizes = "cd /var/log/salebell && stat --format '%n %s' *.log *.log.1 2>/dev/null; true";
     eventually("a file is the second one", async || instance.ask(sizes).await.contains("system.log.1 "))
         .await;
+    // Nobody stops it with an odd entry.
+    instance.ask(r"printf 'MESSAGE=odd\nPRIORITY=odd\n' | logger --journald").await;
     instance.ask("logger --tag end 'the last line'").await;
     let last = "grep -q 'the last line' /var/log/salebell/system.log*";
     eventually("the last line is carried", async || instance.run(last).await.status.success()).await;
