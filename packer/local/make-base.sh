@@ -13,8 +13,8 @@ key=$(printf '%s\n' "$release" "$architecture" "$(date +%Y-%m)" "${packages[@]}"
 base=$folder/$release-$architecture-$key.tar.zst
 if ! [ -s "$base" ]; then
   mkdir -p "$folder"
-  # Older ones serve nobody any more.
-  rm -f "$folder/$release-$architecture-"*
+  # Older ones serve nobody any more; one of this month may be another checkout's.
+  find "$folder" -name "$release-$architecture-*" -mtime +31 -delete
   echo "==> making the base with mmdebstrap: ${#packages[@]} packages and what they need (about a minute)" >&2
   # A fixed date: files that were made and not unpacked get it. It is the one of the release.
   SOURCE_DATE_EPOCH=1754690400 mmdebstrap --quiet --mode=root --variant=apt --architectures="$architecture" \
@@ -25,4 +25,5 @@ if ! [ -s "$base" ]; then
     "$release" "$part" >&2
   mv "$part" "$base"
 fi
+touch "$base"
 echo "$base"
