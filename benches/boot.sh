@@ -14,4 +14,4 @@ fi
 say "building"
 [ -n "${SKIP_BUILD:-}" ] || build_release
 make_database boot
-"${XDG_CACHE_HOME:-$HOME/.cache}/salebell/python/bin/python" benches/boot.py "$binary" "$(database_url boot)" "${STARTS:-10}"
+"$(scripts/prepare-python.sh)/bin/python" benches/boot.py "$binary" "$(database_url boot)" "${STARTS:-10}"

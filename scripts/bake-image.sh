@@ -21,9 +21,8 @@ bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
 scripts/install-packages.sh bake >&2
 scripts/fetch-packer.sh >&2
-scripts/prepare-python.sh >&2
+python=$(scripts/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
-python=$cache/python/bin/python
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
 
@@ -53,14 +52,13 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # What an earlier run left that was killed before it could tidy up.
 mkdir -p "$images"
+work=$images/bake.$$
 for old in "$images"/bake.*; do
-  if [ -e "$old/runner" ] && ! kill -0 "$(cat "$old/runner")" 2>/dev/null; then
+  if [ "$old" = "$work" ] || ! [ -d "/proc/${old##*.}" ]; then
     packer/local/remove-folder.sh "$old"
   fi
 done
-
-work=$(mktemp -d "$images/bake.XXXXXX")
-echo $$ >"$work/runner"
+mkdir "$work"
 as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo) # a local bake is root's
 bake_pid=
@@ -137,9 +135,10 @@ packer/local/remove-folder.sh "$result"
 mv "$work/output" "$result"
 touch "$result/complete"
 if [ "$where" = local ]; then
-  # The two newest before it stay: a fleet is rolled from one image to another.
+  # The two newest before it stay: a fleet is rolled from one image to another. So does one that was booted within the
+  # hour: instances of another checkout may run on it.
   find "$images" -mindepth 2 -maxdepth 2 -path '*/local-*/complete' -printf '%T@ %h\n' |
-    sort -rn | tail -n +4 | cut -d ' ' -f 2- |
+    sort -rn | tail -n +4 | awk -v "limit=$(date -d '1 hour ago' +%s)" '$1 < limit' | cut -d ' ' -f 2- |
     while read -r old; do
       packer/local/remove-folder.sh "$old"
     done

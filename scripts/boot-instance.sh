@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # boot-instance.sh FOLDER IMAGE ADDRESS: boots an instance under systemd-nspawn and becomes its console. IMAGE is a folder
-# of `make bake-local`, or a salebell program, which is then put into a root file system of make-root.sh with our units.
-# Whatever the instance changes is in FOLDER, from which it boots again; what lies in FOLDER/etc before the first boot goes
-# over its /etc.
+# of `make bake-local`. Whatever the instance changes is in FOLDER, from which it boots again; what lies in FOLDER/etc
+# before the first boot goes over its /etc.
 #
 # It has a network namespace of its own, and in it eth0 with ADDRESS (10.77.0.11). Runs as root in a network namespace
 # that holds the bridge "instances" with 10.77.0.1/24, and on it 169.254.169.254 with the metadata: the caller's work.
@@ -14,44 +13,37 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 folder=${1:?a folder for what the instance changes}
-image=${2:?a folder of make bake-local, or the salebell program}
+image=${2:?a folder of make bake-local}
 address=${3:?an address such as 10.77.0.11}
 if [ "$(id -u)" -ne 0 ]; then
   echo "an instance is booted by root" >&2
   exit 1
 fi
-for program in systemd-nspawn mmdebstrap ip nsenter setpriv; do
+for program in systemd-nspawn ip nsenter setpriv; do
   if ! command -v "$program" >/dev/null; then
     echo "$program is missing; 'make test' installs it" >&2
     exit 1
   fi
 done
+if ! [ -d "$image/root" ]; then
+  echo "$image is no image: it has no root file system. 'make bake-local' makes one, and prints its folder" >&2
+  exit 1
+fi
+# So that scripts/bake-image.sh keeps it.
+touch --no-create "$image/complete"
 
 # In a mount namespace of its own, so that mounts and named network namespaces end with it.
 if [ "${SALEBELL_BOOT_INSIDE:-}" != yes ]; then
   SALEBELL_BOOT_INSIDE=yes exec unshare --mount --propagation private "$0" "$@"
 fi
 
-program=()
-if [ -d "$image/root" ]; then
-  base=$image/root
-else
-  base=$(scripts/make-root.sh)
-  program=(--bind-ro="$(realpath "$image"):/usr/bin/salebell")
-fi
 mkdir -p "$folder"/{changes,work,root}
-mount -t overlay overlay -o "lowerdir=$base,upperdir=$folder/changes,workdir=$folder/work" "$folder/root"
+mount -t overlay overlay -o "lowerdir=$image/root,upperdir=$folder/changes,workdir=$folder/work" "$folder/root"
 root=$folder/root
 if ! [ -e "$folder/changed" ]; then
-  if [ ${#program[@]} -gt 0 ]; then
-    scripts/install-units.sh "$root"
-    touch "$root/usr/bin/salebell"
-  fi
   if [ -d "$folder/etc" ]; then
     cp -r "$folder/etc/." "$root/etc/"
   fi
-  # An image has what systemd makes anew after an update (caches of the linker, of messages).
-  touch "$root/etc/.updated" "$root/var/.updated"
   # The network is set from outside, and so is the resolver.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
@@ -61,26 +53,10 @@ if ! [ -e "$folder/changed" ]; then
   touch "$folder/changed"
 fi
 
-# A control group of its own: systemd takes the one that it finds itself in for the root of all.
-groups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
-if [ -z "$groups" ]; then
-  echo "an instance needs control groups of version 2 (cgroup2), and none are mounted here" >&2
-  exit 1
-fi
+# shellcheck source=scripts/control-groups.sh
+. scripts/control-groups.sh
+groups=$(control_groups)
 group=$groups/salebell-instance-$$
-# Ends what is in a control group, and removes it.
-remove_group() {
-  local try
-  for try in {1..50}; do
-    if [ -e "$1/cgroup.kill" ]; then
-      echo 1 >"$1/cgroup.kill"
-    fi
-    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    [ -d "$1" ] || return 0
-    sleep 0.1
-  done
-  echo "$1 cannot be removed after $try tries" >&2
-}
 # What those left that were killed.
 for old in "$groups"/salebell-instance-* /run/systemd/nspawn/propagate/salebell-instance-*; do
   if [ -d "$old" ] && ! [ -d "/proc/${old##*-}" ]; then
@@ -108,7 +84,7 @@ ip -n "$network" route add default via 10.77.0.1
   UNIFIED_CGROUP_HIERARCHY=yes exec setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit \
     --resolv-conf=off --link-journal=no --timezone=off \
     --machine="salebell-instance-$$" --directory="$root" --network-namespace-path="/run/netns/$network" \
-    "${program[@]}" --console=read-only --boot
+    --console=read-only --boot
 ) </dev/null &
 machine=$!
 trap 'kill -TERM $machine 2>/dev/null || true' INT TERM

@@ -1,15 +1,23 @@
 #!/usr/bin/env bash
-# Fetches the Python packages of tests/clients/requirements.txt into ${XDG_CACHE_HOME:-~/.cache}/salebell/python, unless
-# they are there in these versions.
+# Prints the folder of a Python that has the packages of tests/clients/requirements.txt: bin/python is in it. It is below
+# ${XDG_CACHE_HOME:-~/.cache}/salebell and made once for each list of packages, so that checkouts with different ones do
+# not take it away from each other. One that nobody has asked for in a month goes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 wanted=tests/clients/requirements.txt
-if ! cmp -s "$wanted" "$cache/python.made-from"; then
-  echo "==> fetching the Python packages: clients, an AWS, a mail server"
-  mkdir -p "$cache"
-  rm -rf "$cache/python"
-  python3 -m venv "$cache/python"
-  "$cache/python/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-  cp "$wanted" "$cache/python.made-from"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/pythons
+# Programs in it know where it is, and which Python of the machine it was made with.
+folder=$cache/$({ python3 --version && cat "$wanted"; } | sha256sum | cut -c -12)
+mkdir -p "$cache"
+# Two at once: the second one waits, and finds it.
+exec 9>"$folder.lock"
+flock 9
+if ! [ -e "$folder/complete" ]; then
+  echo "==> fetching the Python packages: clients, an AWS, a mail server" >&2
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted" >&2
 fi
+touch "$folder/complete"
+find "$cache" -mindepth 2 -maxdepth 2 -name complete -mtime +30 -printf '%h\0' | xargs -0 -r rm -rf
+echo "$folder"

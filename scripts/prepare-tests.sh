@@ -10,22 +10,9 @@ cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 mkdir -p "$cache"
 
-# fresh NAME FILE: whether what NAME stands for was made from this very FILE.
-fresh() {
-  cmp -s "$2" "$cache/$1.made-from"
-}
-
 scripts/fetch-packer.sh
-scripts/prepare-python.sh
-clients=tests/clients
-if ! fresh node "$clients/package.json"; then
-  echo "==> fetching the Node clients"
-  rm -rf "$cache/node"
-  mkdir "$cache/node"
-  cp "$clients/package.json" "$cache/node/"
-  npm install --prefix "$cache/node" --no-package-lock --no-audit --no-fund --silent
-  cp "$clients/package.json" "$cache/node.made-from"
-fi
+scripts/prepare-python.sh >/dev/null
+scripts/prepare-node.sh >/dev/null
 
 sqlx_version=0.9.0
 if ! { cargo sqlx --version || "$cache/tools/bin/cargo-sqlx" sqlx --version; } 2>/dev/null | grep -qF "$sqlx_version"; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # `make rehearse`: boots a fleet on this machine, puts a load on it, and has happen to it what happens to fleets
 # (docs/decisions/rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
-#   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it the debug build
-#                               with our units on a plain Debian
+#   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it an image of the
+#                               debug build, which is found again while nothing in it changes
 #   SALEBELL_REHEARSE_SETTINGS  parameters over those of the rehearsal, such as `server/linger_s=0`
 #   SALEBELL_REHEARSE_REPORT    where the report goes; without it below the target folder
 set -euo pipefail
@@ -12,14 +12,17 @@ if [ "$(id -u)" -ne 0 ]; then
   exit 1
 fi
 scripts/install-packages.sh test
-scripts/prepare-python.sh
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
-export SALEBELL_TEST_PYTHON=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/python/bin/python
-# There is one whether or not it has been made yet; two minutes of its making are no part of a boot.
-scripts/make-root.sh >/dev/null
+SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
+export SALEBELL_TEST_PYTHON SQLX_OFFLINE=true
+if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
+  echo "==> building, and baking the image (found again while nothing in it changes)"
+  cargo build --locked --quiet --bin salebell
+  SALEBELL_REHEARSE_IMAGES=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
+  export SALEBELL_REHEARSE_IMAGES
+fi
 # For the AWS of the rehearsal, which believes everybody; yours are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
-export SQLX_OFFLINE=true
 exec cargo test --locked --quiet --test rehearse -- "$@"

@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 export PATH=$PATH:$cache/tools/bin
 # Where tests/it finds the receivers' own libraries.
-export SALEBELL_TEST_PYTHON=$cache/python/bin/python
-export SALEBELL_TEST_NODE_PATH=$cache/node/node_modules
+SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
+SALEBELL_TEST_NODE_PATH=$(scripts/prepare-node.sh)
+export SALEBELL_TEST_PYTHON SALEBELL_TEST_NODE_PATH
 # For the S3 of the tests, which believes everybody; yours are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
@@ -22,7 +23,6 @@ step() {
 step cargo fmt --check
 mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
 step shellcheck -x "${shell_files[@]}"
-step scripts/check-units.sh
 step scripts/check-packer.sh
 step cargo clippy --locked --all-targets -- -D warnings
 # No part of all targets: `cargo test` is not to run it.
@@ -37,14 +37,19 @@ echo "==> cargo sqlx prepare --check"
   cargo sqlx prepare --check -- --all-targets
 )
 
+# The tests that boot instances (tests/it/appliance.rs) want the image; who asks for others does not wait for it.
+case "$*" in
+  '' | *appliance*)
+    step cargo build --locked --bin salebell
+    echo "==> baking the image (found again while nothing in it changes)"
+    SALEBELL_TEST_IMAGE=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
+    export SALEBELL_TEST_IMAGE
+    step scripts/check-units.sh "$SALEBELL_TEST_IMAGE"
+    step tests/image/break-image.sh "$SALEBELL_TEST_IMAGE"
+    ;;
+esac
 step cargo test --locked "$@"
-
-# Who asks for some of the tests does not wait for an image.
 if [ $# -eq 0 ]; then
-  step cargo build --locked --bin salebell
-  echo "==> baking the image (found again while nothing in it changes)"
-  image=$(SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
-  step tests/image/break-image.sh "$image"
-  step scripts/rehearse.sh roll
+  SALEBELL_REHEARSE_IMAGES=$SALEBELL_TEST_IMAGE step scripts/rehearse.sh roll
 fi
 echo "==> all checks passed"

@@ -13,8 +13,8 @@ key=$(printf '%s\n' "$release" "$architecture" "$(date +%Y-%m)" "${packages[@]}"
 base=$folder/$release-$architecture-$key.tar.zst
 if ! [ -s "$base" ]; then
   mkdir -p "$folder"
-  # Older ones serve nobody any more.
-  rm -f "$folder/$release-$architecture-"*
+  # Older ones serve nobody any more; one of this month may be another checkout's.
+  find "$folder" -name "$release-$architecture-*" -mtime +31 -delete
   echo "==> making the base with mmdebstrap: ${#packages[@]} packages and what they need (about a minute)" >&2
   # As Debian's images on AWS have it, but for the boot loader's partition; scripts/boot-vm.sh makes a partition of this
   # name. Theirs has been made where the root file system was seen, and so its initrd has the checker of it; here it is
@@ -33,4 +33,5 @@ HOOK
     --essential-hook="sh -eu '$part.hook' \"\$1\"" "$release" "$part" >&2
   mv "$part" "$base"
 fi
+touch "$base"
 echo "$base"

@@ -16,10 +16,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Looks at dead messages, some each time, of one run of the job that counts them.
 const MAX_LOOKS: usize = 1_000;
-/// How long a bus that cannot ring is asked for a message.
+/// How long a bus that cannot ring is asked for a message. The question is heard to its end also when we are to stop: what
+/// is handed to a question that nobody listens to any more rests for a lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// How long that question is still listened to after we were told to stop: with messages there, its answer is near.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Records messages until `app.stopping`; one of `worker.record_concurrency` such loops.
 pub async fn run(app: App) {
@@ -58,15 +57,7 @@ async fn round(app: &App, patience: Duration, beat: &(dyn Fn() + Sync)) -> Resul
     if !app.readiness.reasons().await.is_empty() {
         return Ok(false);
     }
-    let receive = app.bus.receive(1, app.config.worker.lease, patience);
-    let last_word = async {
-        app.stopping.cancelled().await;
-        tokio::time::sleep(LAST_WORD).await;
-    };
-    let received = tokio::select! {
-        received = receive => received?.pop(),
-        () = last_word => None,
-    };
+    let received = app.bus.receive(1, app.config.worker.lease, patience).await?.pop();
     let Some(received) = received else { return Ok(false) };
     settle(app, &received, beat).await?;
     Ok(true)

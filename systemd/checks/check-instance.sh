@@ -8,13 +8,15 @@ set -u
 export LC_ALL=C
 
 services=(salebell-api salebell-worker salebell-terminating)
+# The journal, for the agent that the image has on AWS.
+[ ! -e /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent ] || services+=(salebell-logs)
 # Listens where nobody else can reach it: systemd-resolved, and DHCP.
 other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp ([0-9.]+|\[[0-9a-f:]+\])(%[a-z0-9]+)?:(68|546) '
 # What the machine itself has running (hostnamed for half a minute, when DHCP has told a name), the agents that the image
 # has on AWS, and ours.
-running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating))\.service$'
+running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs))\.service$'
 # What starts by itself: the presets of the image name the same, and generators make some more, of fstab.
-enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer)$'
+enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
 # A shell of Session Manager: the agent makes the account, without a password.
 may_have_shell='^(ssm-user)$'
 # Files that lend the rights of their owner or group to whoever runs them: none.
@@ -82,7 +84,7 @@ check_logins() { # no password, no shell, no prompt
   systemctl list-units --plain --no-legend '*getty@*' console-getty.service debug-shell.service |
     awk '{ print $1 }' | none 'a prompt' || return
   local user
-  for user in salebell salebell-boot; do
+  for user in salebell salebell-boot salebell-logs; do
     [ "$(getent passwd "$user" | cut -d: -f7)" = /usr/sbin/nologin ] || { echo "$user has a shell, or is not there"; return 1; }
   done
 }
@@ -141,7 +143,7 @@ check_sandbox() { # each service: no rights, no new ones, filtered calls, a file
     # What is mounted for writing, but for what holds no files; a mount may be hidden below another, so each is tried.
     writable=$(awk '{ for (i = 7; $i != "-"; i++); split($6, options, ",")
         if (options[1] == "rw" && $(i + 1) ~ /^(ext[234]|xfs|btrfs|vfat|overlay|tmpfs|nfs4?)$/) print $5 }' "/proc/$pid/mountinfo" |
-      sort -u | grep -Ev '^(/tmp|/var/tmp|/dev|/dev/shm|/var/lib/salebell(/.*)?|/run/credentials/.*|/run/host/.*)$' |
+      sort -u | grep -Ev '^(/tmp|/var/tmp|/dev|/dev/shm|/var/lib/salebell(/.*)?|/var/log/salebell|/run/credentials/.*|/run/host/.*)$' |
       while read -r place; do
         [ ! -w "/proc/$pid/root$place" ] || echo "$place"
       done)

@@ -1,5 +1,6 @@
 //! An instance of the appliance, booted: units, user data, hooks. Needs root.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use salebell::domain::week::Week;
@@ -36,6 +37,13 @@ async fn an_instance_boots_serves_and_goes() {
     let mut instance = around.launch(11);
     instance.in_service(&around).await;
     eprintln!("in service after {:?}", instance.age());
+    // Nobody reads the logs here, until there is an agent.
+    instance.shows("salebell-logs", "ConditionResult", "no").await;
+    instance
+        .ask(&format!(
+            "install -D /dev/null {AGENT}/bin/amazon-cloudwatch-agent; systemctl start salebell-logs"
+        ))
+        .await;
 
     let checked = instance.run(CHECK).await;
     let table = String::from_utf8_lossy(&checked.stdout);
@@ -89,6 +97,83 @@ async fn an_instance_boots_serves_and_goes() {
         instance.shows(service, "ActiveState", "inactive").await;
         instance.shows(service, "Result", "success").await;
     }
+    the_agent_finds_the_logs(&instance).await;
+}
+
+/// Where the CloudWatch agent is, on AWS.
+const AGENT: &str = "/opt/aws/amazon-cloudwatch-agent";
+
+/// What the services have said, to their last line, in the files that the agent's configuration names.
+async fn the_agent_finds_the_logs(instance: &Instance) {
+    let config = instance.ask(&format!("cat {AGENT}/etc/amazon-cloudwatch-agent.json")).await;
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let mut logs = BTreeMap::new();
+    for file in config["logs"]["logs_collected"]["files"]["collect_list"].as_array().unwrap() {
+        assert_eq!(file["retention_in_days"], 90, "{file}");
+        let name = file["log_group_name"].as_str().unwrap().strip_prefix("/salebell/").unwrap();
+        logs.insert(name, file["file_path"].as_str().unwrap());
+    }
+    assert_eq!(logs.keys().copied().collect::<Vec<_>>(), ["access", "application", "metrics", "system"]);
+    // One that dies goes on where it was.
+    instance.signal("salebell-logs", "KILL").await;
+    instance.shows("salebell-logs", "NRestarts", "1").await;
+    let in_journal = "journalctl --quiet --output=cat TARGET=salebell::emf | grep '^{'";
+    let in_journal = instance.ask(in_journal).await;
+    let carried = async || instance.ask(&format!("cat {}", logs["metrics"])).await;
+    eventually("all metrics are carried", async || carried().await == in_journal).await;
+    let services: BTreeSet<String> = in_journal
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["service"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(services.contains("api") && services.contains("worker"), "{services:?}");
+
+    let read = async |log: &str| -> Vec<Value> {
+        let text = instance.ask(&format!("cat {}", logs[log])).await;
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
+    };
+    let is_time =
+        |line: &&Value| chrono::DateTime::parse_from_rfc3339(line["time"].as_str().unwrap()).is_ok();
+    let access = read("access").await;
+    let is_upload = |line: &&Value| line["message"] == "POST /v1/files 201";
+    let upload = access.iter().find(is_upload).unwrap();
+    assert!(
+        is_time(&upload) && upload["request_id"].is_string() && upload["unit"] == "salebell-api",
+        "{upload}"
+    );
+    let application = read("application").await;
+    let says = |line: &Value, text: &str| line["message"].as_str().unwrap().contains(text);
+    assert!(application.iter().any(|line| line["unit"] == "salebell-worker" && says(line, "stopped")));
+    assert!(application.iter().all(|line| line["target"] != "salebell::access"));
+    let system = read("system").await;
+    assert!(
+        system.iter().any(|line| line["unit"] == "init.scope" && says(line, "Salebell API")),
+        "{system:?}"
+    );
+    assert!(system.iter().all(|line| is_time(&line)));
+
+    // However much there is to carry, the disk has room for it.
+    instance
+        .ask(
+            "mkdir -p /run/systemd/system/salebell-logs.service.d; \
+             printf '[Service]\\nEnvironment=SALEBELL_LOGS_MAX_BYTES=20000\\n' \
+             >/run/systemd/system/salebell-logs.service.d/small.conf; \
+             systemctl daemon-reload; systemctl stop salebell-logs; rm /var/log/salebell/*; systemctl start salebell-logs",
+        )
+        .await;
+    let sizes = "cd /var/log/salebell && stat --format '%n %s' *.log *.log.1 2>/dev/null; true";
+    eventually("a file is the second one", async || instance.ask(sizes).await.contains("system.log.1 "))
+        .await;
+    // Nobody stops it with an odd entry.
+    instance.ask(r"printf 'MESSAGE=odd\nPRIORITY=odd\n' | logger --journald").await;
+    instance.ask("logger --tag end 'the last line'").await;
+    let last = "grep -q 'the last line' /var/log/salebell/system.log*";
+    eventually("the last line is carried", async || instance.run(last).await.status.success()).await;
+    for line in instance.ask(sizes).await.lines() {
+        let (name, size) = line.split_once(' ').unwrap();
+        assert!(size.parse::<u32>().unwrap() <= 20_000, "{name}: {size}");
+    }
+    let files = instance.ask("ls /var/log/salebell").await;
+    assert!(files.lines().count() <= 9, "{files}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,11 +267,15 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     failed.tells("Assertion failed for").tells("this machine is given up");
 }
 
+/// The group cannot be found, and is not looked for as long as usual.
+const SOON_OFF: (&str, &str) =
+    ("systemd/system/salebell-boot-failed.service.d/quick.conf", "[Service]\nTimeoutStartSec=5\n");
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_whose_metadata_go_away_is_given_up() {
     // For cloud-init, which asks without a token, they are there.
     let around = Surroundings::new().await;
-    let instance = around.launch(11);
+    let instance = around.launch_with(11, &[SOON_OFF]);
     around.ec2.world().outage_below = "/latest/api";
     around.ec2.world().metadata_outage = Some(Fault::Status(503));
     let failed = Failed::of(around, instance).await;
@@ -198,8 +287,10 @@ async fn a_machine_that_nothing_boots_is_given_up() {
     // Without metadata there is no user data.
     let around = Surroundings::new().await;
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
-    let quick = "[Timer]\nOnBootSec=\nOnBootSec=20\n";
-    let instance = around.launch_with(11, &[("systemd/system/salebell-overdue.timer.d/quick.conf", quick)]);
+    let timer = ("systemd/system/salebell-overdue.timer.d/quick.conf", "[Timer]\nOnBootSec=\nOnBootSec=5\n");
+    // Nothing else begins while it looks for them.
+    let patience = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
+    let instance = around.launch_with(11, &[timer, patience, SOON_OFF]);
     let failed = Failed::of(around, instance).await;
     failed.tells("nothing has booted this machine within its time");
 }

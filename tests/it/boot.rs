@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aws_sdk_ssm::types::ParameterType;
+use reqwest::StatusCode;
 use salebell::secrets;
 use secrecy::ExposeSecret;
 
@@ -229,6 +230,22 @@ async fn throttling_and_slowness_are_waited_out_in_both_retry_modes() {
         assert!(boot.success, "{mode}: {}", boot.errors);
         assert_eq!(machine.environment.requests(READ_PARAMETERS), 3 + 2, "{mode}");
         assert_eq!(machine.environment.requests(READ_SECRET), 3, "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_asked_for_again() {
+    for fault in [
+        Fault::Foreign(StatusCode::SERVICE_UNAVAILABLE, "<html>Service Unavailable</html>"),
+        Fault::Foreign(StatusCode::INTERNAL_SERVER_ERROR, "{\"__type\": \"Internal"),
+        Fault::Foreign(StatusCode::BAD_GATEWAY, ""),
+        Fault::CutOff,
+    ] {
+        let machine = Machine::complete().await;
+        machine.environment.fail(READ_PARAMETERS, [fault.clone(), fault.clone()]);
+        let boot = machine.boot().await;
+        assert!(boot.success, "{fault:?}: {}", boot.errors);
+        assert_eq!(machine.environment.requests(READ_PARAMETERS), 3, "{fault:?}");
     }
 }
 

@@ -276,6 +276,29 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
     assert_eq!(other.batch(&shop, &accepted).await["recorded"], 1);
 }
 
+/// SQS hands a message to a question that nobody listens to any more, and then it rests for a lease.
+#[tokio::test]
+async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
+    let app = TestApp::spawn_on_bus_with(Carrier::Aws, &[("SALEBELL_WORKER__LEASE_S", "600")]).await;
+    let (shop, queues) = (app.user("shop", SHOP).await, app.queues.as_ref().unwrap());
+    let settings = queues.settings();
+    let settings = [&settings[..], &[("SALEBELL_DATABASE__URL", app.database.url.as_str())]].concat();
+    let other = TestApp::spawn_with(&settings).await;
+    let recording = tokio::spawn(record::run(app.app.clone()));
+    let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
+    done(&other, &shop, &first).await;
+    // By now it asks for more, for 20 s.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    app.app.stopping.cancel();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!recording.is_finished(), "it listens");
+    let second = other.report(&shop, json!([seen("a", "8.99", 2)])).await;
+    tokio::time::timeout(Duration::from_secs(30), recording).await.expect("it ends").unwrap();
+    assert_eq!(queues.held().await, 0);
+    other.record_all().await;
+    assert_eq!(other.batch(&shop, &second).await["recorded"], 1);
+}
+
 async fn dead_messages_are_told_and_redriven_from_a_shell(carrier: Carrier) {
     let app = TestApp::spawn_on_bus(carrier).await;
     assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 0 are dead.\n");

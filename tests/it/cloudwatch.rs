@@ -121,6 +121,13 @@ fn totals(text: &str) -> BTreeMap<String, f64> {
     totals
 }
 
+/// Waits until it has told what happened since its last line.
+async fn next_line(process: &Binary) {
+    let lines = || process.printed_so_far().lines().count();
+    let before = lines();
+    eventually("a further line", async || lines() > before).await;
+}
+
 async fn scrape(process: &Binary) -> String {
     let url = process.logged("metrics on ").await;
     reqwest::get(url).await.unwrap().text().await.unwrap()
@@ -173,7 +180,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
         for path in ["v1/deals", "v1/nothing", "v1/me?email=ben@example.com", "healthz"] {
             app.client.get(format!("{url}/{path}")).send().await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        next_line(&api).await;
     }
     sink.wait_for("/a-secret-path?token=secret-token", 5).await;
     let path = format!("/v1/channels/{}/deliveries", hook.id);
@@ -284,7 +291,7 @@ async fn without_a_database_the_lines_come_and_tell_nothing_that_nobody_knows() 
     assert!(text.contains("deliveries_oldest_due_age_seconds NaN"), "{text}");
     for _ in 0..3 {
         assert_eq!(reqwest::get(format!("{url}/v1/deals")).await.unwrap().status(), 503);
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        next_line(&api).await;
     }
     api.signal(Signal::SIGTERM);
     let lines = parse(&api.printed().await);

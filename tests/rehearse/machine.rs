@@ -53,7 +53,7 @@ const LOOK: [(&str, &str); 4] = [
 pub struct Image {
     /// As the tag `Version` has it.
     pub version: String,
-    /// A folder of `make bake-local`, or a program for a root file system of make-root.sh.
+    /// A folder of `make bake-local`.
     pub source: PathBuf,
     /// Below /etc of its instances: path and text.
     pub files: Vec<(String, String)>,

@@ -1,6 +1,6 @@
 //! Everything that a rehearsal needs, built up and taken down; and the order of the scenarios.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,9 +184,9 @@ impl Stage {
         folder: &Scratch,
         handle: &Mutex<Option<fleet::Shared>>,
     ) -> Result<Stage, String> {
+        let images = images()?;
         let Surroundings { cloud, database, balancer, token, password } = Surroundings::build(folder).await?;
         let sink = Sink::start(timeline.clone()).await;
-        let images = images(folder.path())?;
         let fleet = Fleet::new(folder.path().to_owned(), balancer, images[0].clone(), timeline.clone()).await;
         let fleet = Arc::new(Mutex::new(fleet));
         *handle.lock().await = Some(fleet.clone());
@@ -302,23 +302,26 @@ impl Drop for Stage {
     }
 }
 
-/// Two images: of `SALEBELL_REHEARSE_IMAGES` (folders of `make bake-local`, or programs, with a space between), or the
-/// program that was built, twice.
-fn images(folder: &Path) -> Result<[Image; 2], String> {
+/// Two images: `SALEBELL_REHEARSE_IMAGES` names folders of `make bake-local`, with a space between. One alone is rolled to
+/// itself.
+fn images() -> Result<[Image; 2], String> {
     let named = std::env::var("SALEBELL_REHEARSE_IMAGES").unwrap_or_default();
     let named: Vec<PathBuf> = named.split_whitespace().map(PathBuf::from).collect();
     let sources = match &named[..] {
-        [] => {
-            let folders = ["old", "new"].map(|name| folder.join(name));
-            for folder in &folders {
-                std::fs::create_dir(folder).map_err(|error| error.to_string())?;
-                std::fs::copy(SALEBELL, folder.join("salebell")).map_err(|error| error.to_string())?;
-            }
-            folders.map(|folder| folder.join("salebell"))
-        }
         [one] => [one.clone(), one.clone()],
-        [old, new, ..] => [old.clone(), new.clone()],
+        [old, new] => [old.clone(), new.clone()],
+        _ => {
+            return Err("SALEBELL_REHEARSE_IMAGES names one or two folders of `make bake-local`; \
+                        run `make rehearse`, which makes one"
+                .to_owned());
+        }
     };
+    if let Some(wrong) = sources.iter().find(|source| !source.join("root").is_dir()) {
+        return Err(format!(
+            "SALEBELL_REHEARSE_IMAGES: {} is no folder of `make bake-local`",
+            wrong.display()
+        ));
+    }
     let mut number = 0;
     Ok(sources.map(|source| {
         number += 1;

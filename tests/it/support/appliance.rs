@@ -1,4 +1,4 @@
-//! Booted instances: a root file system with a real systemd for each (scripts/boot-instance.sh), on one bridge with what
+//! Booted instances: the machine image with a real systemd for each (scripts/boot-instance.sh), on one bridge with what
 //! an instance has around it: metadata, Auto Scaling, AWS, PostgreSQL.
 //!
 //! ```text
@@ -20,7 +20,6 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::aws::Environment;
-use super::binary::SALEBELL;
 use super::database::TestDatabase;
 use super::ec2::{Ec2, Group, Hook, Outcome, State};
 use super::proxy::Proxy;
@@ -35,6 +34,20 @@ pub const LAUNCH_HOOK: &str = "salebell-launch";
 pub const TERMINATION_HOOK: &str = "salebell-termination";
 /// For a boot, on a machine with much else to do.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// A folder of `make bake-local`, which instances are booted from; `make test` has one made of what it tests.
+fn image() -> PathBuf {
+    let image = std::env::var("SALEBELL_TEST_IMAGE").map(PathBuf::from).expect(
+        "SALEBELL_TEST_IMAGE names the machine image to boot, the folder that `make bake-local` prints as its last \
+         line; run `make test ARGS=appliance`, which makes one",
+    );
+    assert!(
+        image.join("root").is_dir(),
+        "SALEBELL_TEST_IMAGE: {} is no folder of `make bake-local`",
+        image.display()
+    );
+    image
+}
 
 /// What has to be there before anything else is tried.
 fn require_root() {
@@ -125,6 +138,7 @@ impl Surroundings {
     /// A group with both hooks, and an environment whose parameters are complete: the database of `app`.
     pub async fn new() -> Surroundings {
         require_root();
+        image();
         let namespace = Namespace::new();
         for arguments in [
             "link set lo up",
@@ -224,7 +238,7 @@ impl Surroundings {
         let (folder, address) = (instance.folder.path().to_owned(), instance.address.to_string());
         let mut child = self.namespace.run(move || {
             let mut command = Command::new(script);
-            command.arg(folder).arg(SALEBELL).arg(address).process_group(0);
+            command.arg(folder).arg(image()).arg(address).process_group(0);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         });
         let console = Arc::<Mutex<String>>::default();

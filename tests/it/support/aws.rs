@@ -30,6 +30,10 @@ pub enum Fault {
     /// Answers after so long.
     Slow(Duration),
     Refuse(&'static str, String),
+    /// A status with a body that is not AWS's.
+    Foreign(StatusCode, &'static str),
+    /// The connection ends in the middle of the answer.
+    CutOff,
 }
 
 /// The settings of one environment.
@@ -158,6 +162,13 @@ async fn lead(target: String, way: Arc<Mutex<Way>>) -> String {
                     return refuse("ThrottlingException", json!({"message": "Rate exceeded"}));
                 }
                 Some(Fault::Refuse(code, message)) => return refuse(code, json!({"Message": message})),
+                Some(Fault::Foreign(status, body)) => {
+                    return Response::builder().status(status).body(Body::from(body)).unwrap();
+                }
+                Some(Fault::CutOff) => {
+                    let part = futures_util::stream::iter([Ok("{\"Parameters\": ["), Err("cut off")]);
+                    return Response::new(Body::from_stream(part));
+                }
                 Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
                 None => {}
             }

@@ -21,7 +21,8 @@ pub struct Binary {
     child: Child,
     log: Arc<Mutex<String>>,
     reading: JoinHandle<()>,
-    printed: JoinHandle<String>,
+    printed: Arc<Mutex<Vec<u8>>>,
+    printing: JoinHandle<()>,
 }
 
 impl Binary {
@@ -62,10 +63,13 @@ impl Binary {
     fn run(mut command: Command) -> Binary {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = child.stdout.take().unwrap();
-        let printed = tokio::spawn(async move {
-            let mut printed = String::new();
-            stdout.read_to_string(&mut printed).await.unwrap();
-            printed
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let into = printed.clone();
+        let printing = tokio::spawn(async move {
+            let mut bytes = [0; 8192];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes).await {
+                into.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
         });
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -77,7 +81,7 @@ impl Binary {
                 log.push('\n');
             }
         });
-        Binary { child, log, reading, printed }
+        Binary { child, log, reading, printed, printing }
     }
 
     /// What it has logged so far.
@@ -125,7 +129,12 @@ impl Binary {
     /// Waits for its end, and returns what it has printed.
     pub async fn printed(mut self) -> String {
         self.exit_code().await;
-        (&mut self.printed).await.unwrap()
+        (&mut self.printing).await.unwrap();
+        self.printed_so_far()
+    }
+
+    pub fn printed_so_far(&self) -> String {
+        String::from_utf8(self.printed.lock().unwrap().clone()).unwrap()
     }
 
     pub fn is_running(&mut self) -> bool {
