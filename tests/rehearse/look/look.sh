@@ -17,7 +17,12 @@ echo "fact root $(findmnt --noheadings --output SOURCE,FSTYPE,OPTIONS / | tr -s 
 echo "fact root-megabytes $(df --block-size=1M --output=size / | tail -n 1 | tr -d ' ')"
 echo "fact address $(ip -4 -oneline address show scope global | awk '{ print $2, $4 }')"
 echo "fact resolver $(resolvectl dns | sed -n 's/^Link [0-9]* (.*): *//p')"
-journalctl --boot --quiet --no-pager --priority=err --output=cat | sort -u | sed 's/^/error /'
+errors() {
+  journalctl --boot --quiet --no-pager --priority=err --output=cat "$@" | sort -u
+}
+errors _TRANSPORT=journal _TRANSPORT=syslog _TRANSPORT=stdout | sed 's/^/error /'
+# What it has against emulated hardware is told, and no fault of the image.
+errors _TRANSPORT=kernel | sed 's/^/kernel /'
 /usr/lib/salebell/check-instance.sh | sed 's/^/check /'
 echo "fact clock $(date +%s)"
 echo end
