@@ -44,6 +44,8 @@ if ! [ -e "$folder/changed" ]; then
   if [ -d "$folder/etc" ]; then
     cp -r "$folder/etc/." "$root/etc/"
   fi
+  # It has no disk of its own to check, to mount anew or to let grow.
+  : >"$root/etc/fstab"
   # The network is set from outside, and so is the resolver.
   for unit in systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service systemd-resolved.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark or the machine image
-# (argument: run, test, bench, bake).
+# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image or a virtual
+# machine of it (argument: run, test, bench, bake, vm).
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-purpose=${1:?run, test, bench or bake}
+purpose=${1:?run, test, bench, bake or vm}
 wanted=()
 want() {
   wanted+=("$@")
@@ -51,6 +51,12 @@ if [ "$purpose" = test ]; then
   has ip || want iproute2
   # The load balancer of a rehearsal.
   [ -x /usr/sbin/haproxy ] || want haproxy
+fi
+if [ "$purpose" = vm ]; then
+  has qemu-system-x86_64 || want qemu-system-x86
+  has sfdisk || want fdisk
+  has mkfs.ext4 || want e2fsprogs
+  [ -x /usr/sbin/dnsmasq ] || want dnsmasq-base
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0

@@ -100,12 +100,14 @@ printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 0755 "$root/usr/sbin/policy-rc.d"
 
 say "booting it"
-# Masked: what would touch the network that it shares with this machine, or leave traces that an instance makes itself.
+# Masked: what would touch the network and the disk that it shares with this machine, or leave traces that an instance
+# makes itself.
 masked=()
 for unit in systemd-networkd.service systemd-networkd.socket systemd-resolved.service systemd-timesyncd.service \
   cloud-init-local.service cloud-init.service cloud-init-main.service cloud-init-network.service cloud-config.service \
   cloud-final.service cloud-init-hotplugd.socket ssh.socket apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
-  systemd-firstboot.service systemd-machine-id-commit.service systemd-update-done.service ldconfig.service \
+  systemd-remount-fs.service systemd-growfs-root.service systemd-fsck-root.service systemd-firstboot.service \
+  systemd-machine-id-commit.service systemd-update-done.service ldconfig.service \
   systemd-journal-catalog-update.service systemd-hwdb-update.service systemd-tmpfiles-clean.timer; do
   masked+=("systemd.mask=$unit")
 done

@@ -47,8 +47,24 @@ diff <(cut -f 1,2 "$share/packages.tsv" 2>/dev/null) \
   sed -n 's/^[<>] //p' | tr '\t' '=' | none "packages differ from the manifest"
 sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --quiet 2>&1 |
   none "files differ from the manifest"
-compgen -G "$root/boot/vmlinuz-*" >/dev/null || problem "no kernel in /boot"
-compgen -G "$root/boot/initrd.img-*" >/dev/null || problem "no initrd in /boot"
+# What the boot loader takes, and what they need for EC2's disks and network: in the kernel, a module, or in the initrd.
+for release in "$root"/usr/lib/modules/*; do
+  release=${release##*/}
+  [ -s "$root/boot/vmlinuz-$release" ] || problem "no kernel in /boot: vmlinuz-$release"
+  for module in nvme ext4 ena virtio_net; do
+    in_root modinfo --set-version "$release" "$module" >/dev/null 2>&1 || problem "$release has no $module"
+  done
+  initrd=boot/initrd.img-$release
+  if ! listed=$(in_root lsinitramfs "/$initrd" 2>&1); then
+    problem "no initrd in /boot, or one that cannot be read: /$initrd"
+    continue
+  fi
+  for file in init usr/lib/systemd/systemd-udevd usr/sbin/fsck.ext4 "usr/lib/modules/$release/modules.dep"; do
+    grep -qxF "$file" <<<"$listed" || problem "/$initrd has no /$file"
+  done
+done
+awk '$1 ~ /^(PARTUUID|UUID|LABEL)=/ && $2 == "/" && $3 == "ext4" && $4 ~ /(^|,)rw(,|$)/ && $4 ~ /x-systemd.growfs/ { found = 1 }
+  END { exit !found }' "$root/etc/fstab" || problem "/etc/fstab has no root file system that is ext4, rw and grows"
 # In 512 bytes and of each inode once. `du -x` leaves files of an overlay out.
 size=$(files -type f -printf '%D:%i %b\n' | sort -u | awk '{ blocks += $2 } END { printf "%d", blocks / 2048 + 0.5 }')
 [ "$size" -lt "$most_megabytes" ] || problem "$size MB, more than $most_megabytes"

@@ -11,11 +11,12 @@ services=(salebell-api salebell-worker salebell-terminating)
 # The journal, for the agent that the image has on AWS.
 [ ! -e /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent ] || services+=(salebell-logs)
 # Listens where nobody else can reach it: systemd-resolved, and DHCP.
-other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp [0-9a-f.:\[\]%]+[a-z0-9%]*:(68|546) '
-# What the machine itself has running, the agents that the image has on AWS, and ours.
-running='^(cloud-init-main|cloud-final|dbus|systemd-(journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs))\.service$'
-# What starts by itself: the presets of the image name the same, and generators two more.
-enabled='^(systemd-remount-fs\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
+other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp ([0-9.]+|\[[0-9a-f:]+\])(%[a-z0-9]+)?:(68|546) '
+# What the machine itself has running (hostnamed for half a minute, when DHCP has told a name), the agents that the image
+# has on AWS, and ours.
+running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs))\.service$'
+# What starts by itself: the presets of the image name the same, and generators make some more, of fstab.
+enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
 # A shell of Session Manager: the agent makes the account, without a password.
 may_have_shell='^(ssm-user)$'
 # Files that lend the rights of their owner or group to whoever runs them: none.
@@ -167,7 +168,8 @@ check_clock() { # by the Amazon Time Service alone
   systemctl is-enabled --quiet systemd-timesyncd || { echo 'systemd-timesyncd is not enabled'; return 1; }
   # A container has its host's clock, and systemd does not touch that.
   systemd-detect-virt --quiet --container && return
-  [ "$(timedatectl show --property NTPSynchronized --value)" = yes ] || { echo 'not synchronised'; return 1; }
+  # timedatectl would start a service to tell the same.
+  [ -e /run/systemd/timesync/synchronized ] || { echo 'not synchronised'; return 1; }
 }
 # Of a unit or of the machine, in milliseconds.
 moment() {
@@ -196,7 +198,7 @@ check_journal() { # structured, kept, and of a limited size
   curl --silent --insecure --max-time 5 "https://127.0.0.1:${port##*:}/check-instance" >/dev/null || { echo 'the API does not answer'; return 1; }
   local field line until=$((SECONDS + 3))
   while [ "$SECONDS" -lt "$until" ]; do
-    line=$(journalctl --unit salebell-api --output json --reverse --lines 50 --quiet | grep '"REQUEST_ID"' | head -n 1)
+    line=$(journalctl --unit salebell-api --output json --reverse --lines 50 --quiet | grep -m 1 '"REQUEST_ID"')
     [ -n "$line" ] && break
     sleep 0.2
   done

@@ -31,6 +31,9 @@ fault 'packages differ from the manifest: curl=' sed -i '/^Package: curl$/,/^$/d
 fault '/usr/bin/salebell is missing' chmod 0775 $root/usr/bin/salebell
 fault '/usr/share/salebell/sbom.cdx.json is missing' rm $root/usr/share/salebell/sbom.cdx.json
 fault 'no kernel in /boot' find $root/boot -name 'vmlinuz-*' -delete
+fault 'no initrd in /boot' find $root/boot -name 'initrd.img-*' -delete
+fault 'has no ena' find $root/usr/lib/modules -name 'ena.ko*' -delete
+fault '/etc/fstab has no root file system' sed -i 's/,x-systemd.growfs//' $root/etc/fstab
 fault 'MB, more than 500' fallocate -l 500M $root/usr/large
 fault 'SSH is still there: /etc/ssh/ssh_host_ed25519_key ' write $root/etc/ssh/ssh_host_ed25519_key
 fault ' /usr/sbin/sshd' write $root/usr/sbin/sshd

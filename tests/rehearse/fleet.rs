@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::balancer::{Balancer, Health, TARGETS};
 use super::cloud::ENVIRONMENT;
 use super::ec2::{Ec2, Group, Hook, Outcome, State};
-use super::machine::{Image, Machine};
+use super::machine::{Hardware, Image, Machine};
 use super::network::{METADATA, listen};
 use super::timeline::{Count, Timeline, now};
 
@@ -57,6 +57,8 @@ pub struct Fleet {
     pub ec2: Ec2,
     pub balancer: Balancer,
     pub members: Vec<Member>,
+    /// What new instances are booted on.
+    pub hardware: Hardware,
     /// What new instances are made from: the launch template.
     pub image: Image,
     /// What it was before the rollout that goes on: what it goes back to.
@@ -107,6 +109,7 @@ impl Fleet {
             ec2,
             balancer,
             members: Vec::new(),
+            hardware: Hardware::Container,
             image,
             before: None,
             launches_failed: 0,
@@ -354,7 +357,7 @@ impl Fleet {
         std::fs::create_dir(&folder).expect("a folder");
         self.timeline.event(&format!("{id} is launched in {zone} from {}", self.image.version));
         self.members.push(Member {
-            machine: Machine::boot(&self.image, &folder, address),
+            machine: Machine::boot(&self.image, self.hardware, &folder, address),
             id,
             number,
             zone,

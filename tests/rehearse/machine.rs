@@ -1,7 +1,8 @@
-//! A booted instance: scripts/boot-instance.sh and what is below it.
+//! A booted instance: scripts/boot-instance.sh, or boot-vm.sh, and what is below it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -13,8 +14,39 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::network::{HOST, ip};
 use super::{cloud, fleet};
 
-/// How long a machine may take to switch itself off before its power is cut.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What instances are booted on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Hardware {
+    /// This machine's kernel.
+    Container,
+    /// An emulated machine and the image's own kernel.
+    Virtual,
+}
+
+impl Hardware {
+    fn script(self) -> &'static str {
+        match self {
+            Hardware::Container => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-instance.sh"),
+            Hardware::Virtual => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-vm.sh"),
+        }
+    }
+
+    /// How long a machine may take to switch itself off before its power is cut.
+    fn patience(self) -> Duration {
+        match self {
+            Hardware::Container => Duration::from_secs(20),
+            Hardware::Virtual => Duration::from_secs(120),
+        }
+    }
+}
+
+/// Credentials by which a virtual machine looks at itself.
+const LOOK: [(&str, &str); 4] = [
+    ("rehearsal.look", include_str!("look/look.sh")),
+    ("systemd.extra-unit.rehearsal-look.service", include_str!("look/look.service")),
+    ("systemd.extra-unit.rehearsal-wait.service", include_str!("look/wait.service")),
+    ("systemd.unit-dropin.multi-user.target~rehearsal", "[Unit]\nWants=rehearsal-wait.service\n"),
+];
 
 /// What instances are made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,13 +64,16 @@ pub struct Machine {
     child: Child,
     /// The machine is switched off when this ends, whatever becomes of us.
     power: Option<ChildStdin>,
+    hardware: Hardware,
+    image: PathBuf,
+    address: Ipv4Addr,
     /// When it was told to go off.
     told: Option<Instant>,
 }
 
 impl Machine {
     /// Switches one on that nobody has seen before. `folder` is for what it changes.
-    pub fn boot(image: &Image, folder: &Path, address: Ipv4Addr) -> Machine {
+    pub fn boot(image: &Image, hardware: Hardware, folder: &Path, address: Ipv4Addr) -> Machine {
         // No hand of ours is on the units: all processes of an instance look for AWS here.
         let endpoints = format!(
             "[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{HOST}:{} \
@@ -53,18 +88,46 @@ impl Machine {
             std::fs::create_dir_all(path.parent().expect("below etc")).expect("a folder");
             std::fs::write(path, text).expect("a file");
         }
-        let console = File::create(folder.join("console")).expect("its console");
-        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-instance.sh"));
-        command.arg(folder).arg(&image.source).arg(address.to_string()).process_group(0);
-        command.stdin(Stdio::piped()).stdout(console.try_clone().expect("a handle")).stderr(console);
-        let mut child = command.spawn().expect("boot-instance.sh");
-        let power = child.stdin.take();
-        Machine { folder: folder.to_owned(), child, power, told: None }
+        if hardware == Hardware::Virtual {
+            // Nobody can enter it from outside.
+            std::fs::create_dir(folder.join("credentials")).expect("a folder");
+            for (name, text) in LOOK {
+                std::fs::write(folder.join("credentials").join(name), text).expect("a file");
+            }
+        }
+        let (child, power) = switch_on(hardware, folder, &image.source, address);
+        Machine {
+            folder: folder.to_owned(),
+            child,
+            power,
+            hardware,
+            image: image.source.clone(),
+            address,
+            told: None,
+        }
+    }
+
+    /// Switches on what is off, with all that it has on its disk. Its console begins anew.
+    pub fn boot_again(&mut self) {
+        (self.child, self.power) = switch_on(self.hardware, &self.folder, &self.image, self.address);
+        self.told = None;
     }
 
     pub fn console(&self) -> String {
         let bytes = std::fs::read(self.folder.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What a virtual machine has told of itself (look/look.sh), since it was switched on.
+    pub fn report(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("report")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// How large the disk of a virtual machine is, and how much of it has been written to, in MiB.
+    pub fn volume_megabytes(&self) -> (u64, u64) {
+        std::fs::metadata(self.folder.join("volume"))
+            .map_or((0, 0), |volume| (volume.len() >> 20, volume.blocks() >> 11))
     }
 
     /// What its console says went wrong, as far as it is ours.
@@ -90,7 +153,7 @@ impl Machine {
                     let _ = kill(Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
                 }
             }
-            Some(told) if told.elapsed() > PATIENCE => drop(self.power.take()),
+            Some(told) if told.elapsed() > self.hardware.patience() => drop(self.power.take()),
             Some(_) => {}
         }
     }
@@ -136,6 +199,22 @@ impl Machine {
         let output = inside.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
         output.await.expect("nsenter")
     }
+}
+
+fn switch_on(
+    hardware: Hardware,
+    folder: &Path,
+    image: &Path,
+    address: Ipv4Addr,
+) -> (Child, Option<ChildStdin>) {
+    let _ = std::fs::remove_file(folder.join("report"));
+    let console = File::create(folder.join("console")).expect("its console");
+    let mut command = Command::new(hardware.script());
+    command.arg(folder).arg(image).arg(address.to_string()).process_group(0);
+    command.stdin(Stdio::piped()).stdout(console.try_clone().expect("a handle")).stderr(console);
+    let mut child = command.spawn().expect("the script of the repository");
+    let power = child.stdin.take();
+    (child, power)
 }
 
 fn stop_all(group: &Path) {

@@ -30,6 +30,8 @@ mod sink;
 mod stage;
 mod timeline;
 mod upload;
+mod vm;
+mod vpc;
 
 use std::process::ExitCode;
 
@@ -42,7 +44,10 @@ macro_rules! say {
 }
 
 fn main() -> ExitCode {
-    let scenarios = match Scenario::chosen(std::env::args().skip(1).collect()) {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    // No scenario of a fleet (`make rehearse-vm`).
+    let is_vm = names == ["vm"];
+    let scenarios = match Scenario::chosen(if is_vm { Vec::new() } else { names }) {
         Ok(scenarios) => scenarios,
         Err(problem) => {
             eprintln!("{problem}");
@@ -55,7 +60,8 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let passed = runtime.block_on(stage::perform(&scenarios));
+    let passed = runtime
+        .block_on(async { if is_vm { vm::perform().await } else { stage::perform(&scenarios).await } });
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -108,7 +108,7 @@ async fn play(
 }
 
 /// Machines go first: what they would say to the others is of no interest any more.
-async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
+pub async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
     let Some(fleet) = fleet.lock().await.take() else { return };
     let mut fleet = fleet.lock().await;
     crate::say!("taking {} instances down", fleet.members.len());
@@ -118,13 +118,19 @@ async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
     drop(tokio::task::spawn_blocking(move || drop(members)).await);
 }
 
-impl Stage {
-    async fn build(
-        timeline: Timeline,
-        folder: &Scratch,
-        handle: &Mutex<Option<fleet::Shared>>,
-    ) -> Result<Stage, String> {
-        let images = images()?;
+/// What instances have around them.
+pub struct Surroundings {
+    pub cloud: Cloud,
+    pub database: Database,
+    pub balancer: Balancer,
+    /// Of a client who may report.
+    pub token: String,
+    pub password: String,
+}
+
+impl Surroundings {
+    /// All of it, with the settings of an environment, and a database that has been migrated.
+    pub async fn build(folder: &Scratch) -> Result<Surroundings, String> {
         crate::say!("AWS (an emulator), PostgreSQL with a standby, haproxy");
         resolve_nothing().await;
         let password = "first-password".to_owned();
@@ -133,7 +139,6 @@ impl Stage {
             Database::start(folder.path(), &password),
             Balancer::start(folder.path())
         );
-        let sink = Sink::start(timeline.clone()).await;
         let key = salebell::secrets::generate_key().map_err(|error| error.to_string())?;
         let key = secrecy::ExposeSecret::expose_secret(&key).to_owned();
         cloud.put_secret("rehearsal/database", &serde_json::json!({"password": password}).to_string()).await;
@@ -169,7 +174,19 @@ impl Stage {
         let scopes = ["--scope", "prices:write", "--scope", "catalogue:write"];
         let token =
             salebell(&[&["key", "create", "--subject", "load"][..], &scopes].concat(), &settings).await?;
+        Ok(Surroundings { cloud, database, balancer, token: token.trim().to_owned(), password })
+    }
+}
 
+impl Stage {
+    async fn build(
+        timeline: Timeline,
+        folder: &Scratch,
+        handle: &Mutex<Option<fleet::Shared>>,
+    ) -> Result<Stage, String> {
+        let images = images()?;
+        let Surroundings { cloud, database, balancer, token, password } = Surroundings::build(folder).await?;
+        let sink = Sink::start(timeline.clone()).await;
         let fleet = Fleet::new(folder.path().to_owned(), balancer, images[0].clone(), timeline.clone()).await;
         let fleet = Arc::new(Mutex::new(fleet));
         *handle.lock().await = Some(fleet.clone());
@@ -182,7 +199,7 @@ impl Stage {
         if fleet.lock().await.launches_failed > 0 {
             return Err("an instance does not boot".to_owned());
         }
-        let caller = Caller::new(token.trim().to_owned(), timeline.clone()).await;
+        let caller = Caller::new(token, timeline.clone()).await;
         let look = database.look().await;
         timeline.event("the load begins");
         Ok(Stage {

@@ -160,6 +160,8 @@ fn read(world: &World, id: &str, path: &str) -> Response {
         "user-data" => world.user_data.clone(),
         // Of what there is, as much as cloud-init wants to know.
         "meta-data/" => Some("instance-id\nlocal-hostname".to_owned()),
+        // Where it sees hardware of EC2.
+        "dynamic/instance-identity" => Some("document".to_owned()),
         "meta-data/local-hostname" => Some(format!("{id}.{REGION}.compute.internal")),
         "meta-data/instance-id" => Some(id.to_owned()),
         "meta-data/placement/region" => Some(REGION.to_owned()),

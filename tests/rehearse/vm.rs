@@ -1,0 +1,429 @@
+//! `make rehearse-vm`: one instance as a full virtual machine, with the kernel, the initrd, the fstab and the network
+//! settings of its image, in the same surroundings as a fleet. It is launched, serves, loses its power, serves again and is
+//! terminated; another one, which nothing can boot, is given up and stays so.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::{Client, StatusCode};
+use salebell::app::Clock;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::ec2::{Hook, Outcome};
+use super::fleet::{self, Fleet, wait_for};
+use super::interrupted;
+use super::load::url;
+use super::machine::{Hardware, Image, Machine};
+use super::network::HOST;
+use super::scratch::Scratch;
+use super::stage::{Surroundings, take_down};
+use super::timeline::{Timeline, now};
+use super::vpc;
+
+/// From power on to requests, on a machine with much else to do.
+const BOOT_LIMIT: Duration = Duration::from_secs(600);
+/// For the look at it from inside.
+const LOOK_LIMIT: Duration = Duration::from_secs(300);
+/// For the drain, the hook, and the way off.
+const END_LIMIT: Duration = Duration::from_secs(240);
+/// Requests each time that it serves.
+const REQUESTS: usize = 100;
+/// What its console says on its way, and what we call it.
+const MILESTONES: [(&str, &str); 4] = [
+    ("Run /init as init process", "initrd"),
+    ("systemd[1]: Detected architecture", "systemd"),
+    ("Reached target multi-user.target", "multi-user"),
+    ("the hook salebell-launch is completed", "ready"),
+];
+/// What the console says when an orderly end is over.
+const POWER_DOWN: &str = "reboot: Power down";
+
+/// A line of the table at the end: what was proven, and when.
+struct Proof {
+    what: String,
+    at: f64,
+    outcome: Result<String, String>,
+}
+
+#[derive(Default)]
+struct Proofs(Vec<Proof>);
+
+impl Proofs {
+    /// Notes how something has ended.
+    ///
+    /// # Errors
+    /// It has failed; so has all of it.
+    fn note(&mut self, what: &str, outcome: Result<String, String>) -> Result<(), String> {
+        let failed = outcome.as_ref().err().cloned();
+        let (verdict, text) = match &outcome {
+            Ok(text) => ("ok", text),
+            Err(text) => ("FAILED", text),
+        };
+        crate::say!("{what}: {verdict} {text}");
+        self.0.push(Proof { what: what.to_owned(), at: now(), outcome });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn table(&self) -> String {
+        let mut text = String::new();
+        for proof in &self.0 {
+            let (verdict, about) = match &proof.outcome {
+                Ok(about) => ("ok", about.as_str()),
+                Err(about) => ("FAILED", about.lines().next().unwrap_or_default()),
+            };
+            let _ = writeln!(text, "{:5.0} s  {:<6}  {:<34}  {about}", proof.at, verdict, proof.what);
+        }
+        text
+    }
+}
+
+/// Performs it; whether all was as it should be. `false` too when we were interrupted.
+pub async fn perform() -> bool {
+    let folder = Scratch::new();
+    let fleet = Arc::new(Mutex::new(None));
+    let mut proofs = Proofs::default();
+    let ended = tokio::select! {
+        ended = play(&folder, &fleet, &mut proofs) => ended,
+        signal = interrupted() => Err(format!("{signal}: taking everything down")),
+    };
+    take_down(fleet).await;
+    drop(folder);
+    print!("{}", proofs.table());
+    match &ended {
+        Ok(()) => println!("passed after {:.0} s", now()),
+        Err(problem) => {
+            let first = problem.lines().next().unwrap_or_default();
+            println!("FAILED after {:.0} s: {first}", now());
+        }
+    }
+    ended.is_ok()
+}
+
+async fn play(
+    folder: &Scratch,
+    handle: &Mutex<Option<fleet::Shared>>,
+    proofs: &mut Proofs,
+) -> Result<(), String> {
+    let image = image()?;
+
+    let around = Surroundings::build(folder).await?;
+    let _vpc = vpc::start(folder.path()).await;
+    let timeline = Timeline::default();
+    let mut fleet = Fleet::new(folder.path().to_owned(), around.balancer, image.clone(), timeline).await;
+    fleet.hardware = Hardware::Virtual;
+    fleet.ec2.world().group.launch_hook = Some(Hook::new("salebell-launch", BOOT_LIMIT, Outcome::Abandon));
+    fleet.ec2.world().group.termination_hook =
+        Some(Hook::new("salebell-termination", END_LIMIT, Outcome::Continue));
+    fleet.desired = 1;
+    let fleet = Arc::new(Mutex::new(fleet));
+    *handle.lock().await = Some(fleet.clone());
+    let _working = Working(fleet::work(fleet.clone()));
+    let client = Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
+    let client = client.timeout(Duration::from_secs(30)).build().map_err(|error| error.to_string())?;
+    let caller = Caller { client, token: around.token };
+
+    // The first boot, as the group wants it.
+    let begun = Instant::now();
+    let booted = follow(&fleet, begun).await;
+    proofs.note("a launch, to the first request", booted)?;
+    let size = fleet.lock().await.members[0].machine.volume_megabytes();
+    proofs.note("requests through the balancer", caller.ask(REQUESTS).await)?;
+    let first = look(&fleet, proofs, "the first boot").await?;
+    proofs.note("the root file system has grown", grown(&first, size))?;
+
+    // The power goes in the middle of it, and comes again. Nobody replaces it meanwhile: the group stands still.
+    {
+        let mut fleet = fleet.lock().await;
+        crate::say!("its power is cut; it is switched on again");
+        fleet.members[0].machine.cut_power();
+        off(&mut fleet.members[0].machine, Duration::from_secs(30)).await?;
+        fleet.members[0].machine.boot_again();
+        let begun = Instant::now();
+        let again = "waits for nothing: the instance is InService";
+        let booted = console_says(&mut fleet.members[0].machine, again, BOOT_LIMIT).await;
+        let booted = booted.map(|()| format!("{:.1} s", begun.elapsed().as_secs_f64()));
+        proofs.note("the same disk boots again", booted)?;
+    }
+    wait_for(&fleet, "it gets requests again", BOOT_LIMIT, |fleet| fleet.is_settled()).await?;
+    caller.until_served().await?;
+    proofs.note("requests through the balancer", caller.ask(REQUESTS).await)?;
+    let second = look(&fleet, proofs, "the second boot").await?;
+    proofs.note("it is the same machine", same(&first, &second))?;
+
+    // The end, as the group wants it.
+    let (id, console) = {
+        let mut fleet = fleet.lock().await;
+        let member = &fleet.members[0];
+        let console = folder.path().join("console-of-the-end");
+        std::fs::hard_link(member.machine.folder.join("console"), &console)
+            .map_err(|error| error.to_string())?;
+        let id = member.id.clone();
+        fleet.desired = 0;
+        (id, console)
+    };
+    let begun = Instant::now();
+    let gone = wait_for(&fleet, "it is off", END_LIMIT, |fleet| fleet.members.is_empty()).await;
+    let results = fleet.lock().await.ec2.world().group.instance(&id).results.clone();
+    let console = std::fs::read(console).map_err(|error| error.to_string())?;
+    let in_order = results.len() == 2 && results.iter().all(|it| !it.by_default);
+    let ended = gone.and_then(|()| match String::from_utf8_lossy(&console).contains(POWER_DOWN) {
+        true if in_order => {
+            Ok(format!("{:.1} s: drained, both hooks completed, off by ACPI", begun.elapsed().as_secs_f64()))
+        }
+        true => Err(format!("it has completed {results:?}")),
+        false => Err("its power had to be cut".to_owned()),
+    });
+    proofs.note("a termination in order", ended)?;
+
+    refuse(folder, &fleet, &image, proofs).await
+}
+
+/// A boot that fails: the machine goes off by itself, and refuses a second boot, when all would be well.
+async fn refuse(
+    folder: &Scratch,
+    fleet: &fleet::Shared,
+    image: &Image,
+    proofs: &mut Proofs,
+) -> Result<(), String> {
+    let (id, address) = ("i-without-a-tag", Ipv4Addr::new(10, 77, 0, 100));
+    let fleet = fleet.lock().await;
+    fleet.ec2.launch_at(id, address.into());
+    let place = folder.path().join(id);
+    std::fs::create_dir(&place).map_err(|error| error.to_string())?;
+    crate::say!("another one is launched, without its tags");
+    let mut machine = Machine::boot(image, Hardware::Virtual, &place, address);
+    let begun = Instant::now();
+    let state = || fleet.ec2.world().group.instance(id).state;
+    let given_up = async {
+        off(&mut machine, BOOT_LIMIT).await?;
+        tells(&machine, "first-boot: the tag Environment is missing, or is no name")?;
+        tells(&machine, POWER_DOWN)?;
+        let results = fleet.ec2.world().group.instance(id).results.clone();
+        match results.first() {
+            Some(ended) if ended.outcome == Outcome::Abandon && !ended.by_default => Ok(()),
+            _ => Err(format!("the launch hook has ended with {results:?}, the instance is {:?}", state())),
+        }
+    };
+    let given_up = given_up.await.map(|()| format!("{:.1} s, by itself", begun.elapsed().as_secs_f64()));
+    proofs.note("a failed boot is given up", given_up)?;
+
+    let tags = [("Environment", super::cloud::ENVIRONMENT), ("aws:cloudformation:stack-name", "salebell")];
+    for (name, value) in tags {
+        fleet.ec2.world().group.instance_mut(id).tags.insert(name.to_owned(), value.to_owned());
+    }
+    machine.boot_again();
+    let begun = Instant::now();
+    let refused = async {
+        off(&mut machine, BOOT_LIMIT).await?;
+        tells(&machine, "Assertion failed for")?;
+        tells(&machine, POWER_DOWN)
+    };
+    let refused = refused.await.map(|()| format!("{:.1} s, by itself", begun.elapsed().as_secs_f64()));
+    proofs.note("it refuses a second boot", refused)
+}
+
+/// The image that `SALEBELL_REHEARSE_IMAGES` names.
+fn image() -> Result<Image, String> {
+    let named = std::env::var("SALEBELL_REHEARSE_IMAGES").unwrap_or_default();
+    let source = named.split_whitespace().next().map(PathBuf::from).unwrap_or_default();
+    if !source.join("root/boot").is_dir() {
+        return Err(
+            "SALEBELL_REHEARSE_IMAGES names no folder of `make bake-local`; run `make rehearse-vm`, \
+                    which bakes one"
+                .to_owned(),
+        );
+    }
+    Ok(Image { version: "image-1".to_owned(), source, files: Vec::new() })
+}
+
+/// Follows the first boot on the console until the balancer sends requests. Returns when it was where.
+async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String> {
+    let mut passed: Vec<String> = Vec::new();
+    let mut console = String::new();
+    wait_for(fleet, "the machine serves", BOOT_LIMIT, |fleet| {
+        if fleet.launches_failed > 0 {
+            return true;
+        }
+        let Some(member) = fleet.members.first() else { return false };
+        console = plain(&member.machine.console());
+        while let Some((_, name)) = MILESTONES.get(passed.len()).filter(|(text, _)| console.contains(text)) {
+            let line = format!("{name} {:.1} s", begun.elapsed().as_secs_f64());
+            crate::say!("{line}");
+            passed.push(line);
+        }
+        fleet.is_settled()
+    })
+    .await?;
+    if fleet.lock().await.launches_failed > 0 {
+        return Err(format!("the machine has gone off:\n{}", end_of(&console)));
+    }
+    // With its disk built in, a kernel boots without an initrd as well.
+    if let Some((text, name)) = MILESTONES.get(passed.len()) {
+        return Err(format!("it serves, and its console has not said {text:?} ({name})"));
+    }
+    Ok(format!("{}, requests {:.1} s", passed.join(", "), begun.elapsed().as_secs_f64()))
+}
+
+/// Waits for what the machine tells of itself, notes it, and returns it.
+async fn look(fleet: &fleet::Shared, proofs: &mut Proofs, when: &str) -> Result<String, String> {
+    let waited = wait_for(fleet, "it has looked at itself", LOOK_LIMIT, |fleet| {
+        fleet.members.first().is_some_and(|member| member.machine.report().lines().any(|line| line == "end"))
+    });
+    let waited = waited.await;
+    let report = fleet.lock().await.members.first().map(|member| member.machine.report()).unwrap_or_default();
+    for line in report.lines().filter(|line| *line != "end") {
+        crate::say!("  {line}");
+    }
+    waited?;
+    let count = report.lines().find(|line| line.starts_with("check ") && line.contains(" checks, "));
+    let checked = match count {
+        Some(line) if line.ends_with(" 0 failed") => Ok(line.trim_start_matches("check ").to_owned()),
+        other => Err(other.unwrap_or("check-instance.sh does not end").to_owned()),
+    };
+    proofs.note(&format!("the checks, {when}"), checked)?;
+    let errors: Vec<_> = report.lines().filter_map(|line| line.strip_prefix("error ")).collect();
+    if !errors.is_empty() {
+        return proofs.note(&format!("the journal, {when}"), Err(errors.join("; "))).map(|()| report);
+    }
+    let times = format!(
+        "systemd {} ms, multi-user {} ms, ready {} ms",
+        fact(&report, "systemd-ms"),
+        fact(&report, "multi-user-ms"),
+        fact(&report, "ready-ms")
+    );
+    proofs.note(&format!("from the kernel on, {when}"), Ok(times))?;
+    let wrong_by =
+        fact(&report, "clock").parse::<i64>().unwrap_or_default() - Clock::system().now().timestamp();
+    let clock = match wrong_by.abs() {
+        // A look ends before it is read.
+        0..10 => Ok(format!("right, and was two minutes slow; cloud-init sees {}", fact(&report, "cloud"))),
+        _ => Err(format!("wrong by {wrong_by} s")),
+    };
+    proofs.note(&format!("time and place, {when}"), clock)?;
+    Ok(report)
+}
+
+fn fact<'a>(report: &'a str, name: &str) -> &'a str {
+    let of_name = |line: &'a str| line.strip_prefix("fact ")?.strip_prefix(name)?.strip_prefix(' ');
+    report.lines().find_map(of_name).unwrap_or_default()
+}
+
+fn grown(report: &str, (volume, written): (u64, u64)) -> Result<String, String> {
+    let megabytes: u64 = fact(report, "root-megabytes").parse().unwrap_or_default();
+    let root = fact(report, "root");
+    let text = format!("{megabytes} MB of a volume of {volume}, {written} written; {root}");
+    // The rest is what the file system itself needs.
+    if megabytes * 100 > volume * 90 && root.contains(" rw,") { Ok(text) } else { Err(text) }
+}
+
+fn same(first: &str, second: &str) -> Result<String, String> {
+    let of = |name| (fact(first, name), fact(second, name));
+    let ((id, later), (boot, boot_later)) = (of("machine-id"), of("boot-id"));
+    match id.len() == 32 && id == later && boot != boot_later && fact(second, "boots") == "2" {
+        true => Ok(format!("machine-id {id}, its journal has both boots")),
+        false => {
+            let boots = fact(second, "boots");
+            Err(format!("machine-id {id:?} and {later:?}, {boots} boots in its journal"))
+        }
+    }
+}
+
+/// Without colours.
+fn plain(console: &str) -> String {
+    let mut pieces = console.split('\u{1b}');
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| text + piece.split_once('m').map_or("", |(_, rest)| rest))
+}
+
+fn tells(machine: &Machine, text: &str) -> Result<(), String> {
+    match machine.console().contains(text) {
+        true => Ok(()),
+        false => Err(format!("{text:?} is not on the console:\n{}", end_of(&machine.console()))),
+    }
+}
+
+fn end_of(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+async fn console_says(machine: &mut Machine, text: &str, limit: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    while !machine.console().contains(text) {
+        if machine.is_off() || begun.elapsed() > limit {
+            return Err(format!("{text:?} is not on the console:\n{}", end_of(&machine.console())));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+async fn off(machine: &mut Machine, limit: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    while !machine.is_off() {
+        if begun.elapsed() > limit {
+            return Err(format!("not off after {} s:\n{}", limit.as_secs(), end_of(&machine.console())));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// The group works as long as this lives.
+struct Working(tokio::task::JoinHandle<()>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A client of the service, through the balancer.
+struct Caller {
+    client: Client,
+    token: String,
+}
+
+impl Caller {
+    async fn get(&self) -> Result<StatusCode, String> {
+        let asked = self.client.get(url("/v1/games")).bearer_auth(&self.token).send().await;
+        asked.map(|answer| answer.status()).map_err(|error| error.to_string())
+    }
+
+    /// Waits until the balancer has it back.
+    async fn until_served(&self) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            match self.get().await {
+                Ok(StatusCode::OK) => return Ok(()),
+                last if begun.elapsed() > BOOT_LIMIT => return Err(format!("no request succeeds: {last:?}")),
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    /// As many reads and, of every tenth, a game; none may fail.
+    async fn ask(&self, times: usize) -> Result<String, String> {
+        let mut slowest = Duration::ZERO;
+        for number in 0..times {
+            let begun = Instant::now();
+            let (found, wanted) = if number % 10 == 0 {
+                let title = format!("A game of {}", uuid::Uuid::now_v7().simple());
+                let made = self.client.post(url("/v1/games")).bearer_auth(&self.token);
+                let made = made.json(&json!({"title": title})).send().await;
+                (made.map(|made| made.status()).map_err(|error| error.to_string()), StatusCode::CREATED)
+            } else {
+                (self.get().await, StatusCode::OK)
+            };
+            if found != Ok(wanted) {
+                return Err(format!("the {number}th came to {found:?}, not {wanted}"));
+            }
+            slowest = slowest.max(begun.elapsed());
+        }
+        Ok(format!("{times} at {HOST}:443, none failed, the slowest {} ms", slowest.as_millis()))
+    }
+}
