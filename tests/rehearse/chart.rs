@@ -161,7 +161,7 @@ impl Chart<'_> {
         self.line("good", &good, requests_top(), REQUESTS, most);
         for (at, failed) in bad.iter().enumerate().filter(|(_, failed)| **failed > 0.0) {
             let height = (REQUESTS * failed / most).max(4.0);
-            let (x, y) = (self.x(self.from + at as f64), requests_top() + REQUESTS - height);
+            let (x, y) = (self.x(self.from + at as f64 + 0.5), requests_top() + REQUESTS - height);
             let _ = write!(
                 self.svg,
                 "<rect class=failures x={x:.1} y={y:.1} width=3 height={height:.1}><title>{failed} failed</title></rect>"
@@ -190,7 +190,7 @@ impl Chart<'_> {
             .iter()
             .enumerate()
             .map(|(at, value)| {
-                let x = self.x(self.from + at as f64);
+                let x = self.x(self.from + at as f64 + 0.5);
                 format!("{x:.1},{:.1} ", top + height * (1.0 - value / most))
             })
             .collect();

@@ -220,7 +220,7 @@ fn describe(error: &reqwest::Error) -> String {
 fn title_of(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    line.trim_start_matches("<html><body><h1>").chars().take(80).collect()
+    line.trim_start_matches("<html><body><h1>").trim_end_matches("</h1>").chars().take(80).collect()
 }
 
 /// The running load. It ends when it is dropped.

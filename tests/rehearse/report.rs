@@ -47,20 +47,12 @@ const HEAD: [&str; 11] = [
     "scenario", "seconds", "requests", "failed", "allowed", "replaced", "pause", "resumed", "notices",
     "repeated", "verdict",
 ];
-/// What the page says where the pointer is over a head.
-const MEANINGS: [&str; 11] = [
-    "",
-    "until the fleet was in order again",
-    "reads and reports, each attempt",
-    "attempts without an answer, or with one of 5xx; each was repeated and succeeded",
-    "failed ones that the lost instance had, or that the scenario explains",
-    "instances that others stand in for now",
-    "the longest time without a good answer to anybody, in seconds",
-    "how often the large upload went on where it was broken off",
-    "notices that came to the receiver; none is missing, none came under two ids",
-    "notices that came again under their id",
-    "",
-];
+/// What the page says below the table.
+const MEANINGS: &str = "<p class=legend><b>requests</b>: reads and reports, each attempt. <b>failed</b>: without an answer, or \
+    with one of 5xx; each was repeated and has succeeded. <b>allowed</b>: those of them that the lost instance had, or that \
+    the scenario explains. <b>pause</b>: the longest time without a good answer to anybody, in seconds. <b>resumed</b>: how \
+    often the large upload went on where it was broken off. <b>notices</b>: none of them is missing, and none came under two \
+    ids; <b>repeated</b>: those that came again under their own.</p>";
 
 fn row(outcome: &Outcome) -> [String; 11] {
     [
@@ -130,9 +122,9 @@ fn summary(outcomes: &[Outcome], end: f64) -> String {
     let (failed, allowed) = (sum(|outcome| outcome.failed), sum(|outcome| outcome.allowed));
     let resumed = sum(|outcome| outcome.resumed);
     format!(
-        "<p>A fleet of booted instances behind a load balancer, under a steady load, for {:.0} minutes: {} requests, \
-         of which {failed} failed, {allowed} of them in flight on what was lost; {} notices to a webhook; {} large uploads \
-         that were broken off {resumed} times; {} instances replaced.</p>",
+        "<p>Instances booted from their image, behind a load balancer, under a steady load for {:.0} minutes: {} requests, of \
+         which {failed} failed, {allowed} of them as the scenario allows; {} notices to a webhook; {} large uploads, broken \
+         off and resumed {resumed} times in all; {} instances replaced.</p>",
         (end / 60.0).ceil(),
         sum(|outcome| outcome.requests),
         sum(|outcome| outcome.notices),
@@ -154,12 +146,10 @@ fn scenarios(outcomes: &[Outcome]) -> String {
             let _ = writeln!(rows, "<tr class=note><td colspan=11>{}</td></tr>", escape(problem));
         }
     }
-    let head: String = HEAD
-        .iter()
-        .zip(MEANINGS)
-        .map(|(name, meaning)| format!("<th title=\"{meaning}\">{name}</th>"))
-        .collect();
-    format!("<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>")
+    let head: String = HEAD.iter().map(|name| format!("<th>{name}</th>")).collect();
+    format!(
+        "<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{MEANINGS}"
+    )
 }
 
 fn one(timeline: &Timeline, outcome: &Outcome) -> String {
