@@ -335,6 +335,7 @@ async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
 
 /// An instance finds no room wherever it writes, and has itself replaced.
 async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
+    stage.forget_replacements().await?;
     let fleet = stage.fleet.lock().await;
     let member = &fleet.members[0];
     let id = member.id.clone();
@@ -357,6 +358,7 @@ async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
 }
 
 async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
+    stage.forget_replacements().await?;
     let (id, number) = {
         let fleet = stage.fleet.lock().await;
         (fleet.members[0].id.clone(), fleet.members[0].number)

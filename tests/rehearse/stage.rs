@@ -305,6 +305,15 @@ impl Stage {
         self.fault = Some(Fault { at: now(), lost });
     }
 
+    /// As if ten minutes had passed: an instance may have itself replaced again.
+    ///
+    /// # Errors
+    /// The database does not take it.
+    pub async fn forget_replacements(&self) -> Result<(), String> {
+        let forgotten = sqlx::query("delete from self_terminations").execute(&self.look).await;
+        forgotten.map(drop).map_err(|error| error.to_string())
+    }
+
     async fn ids(&self) -> BTreeSet<String> {
         self.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect()
     }
