@@ -12,7 +12,6 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -231,10 +230,12 @@ struct Places {
 impl Places {
     /// Blocks.
     fn look(&self) -> Found {
-        let shared = self.shared.as_deref().and_then(device);
+        // A shared store that hangs must not be touched: it hangs for all instances.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let shared = self.shared.as_deref().map(|shared| file_system(&mounts, shared));
         let (mut least, mut problem) = (None, None);
         for folder in &self.folders {
-            if self.shared.is_some() && device(folder) == shared {
+            if shared == Some(file_system(&mounts, folder)) {
                 continue;
             }
             let found = probe(folder);
@@ -253,9 +254,15 @@ impl Places {
     }
 }
 
-/// The file system of a folder that may still have to be made.
-fn device(folder: &Path) -> Option<u64> {
-    folder.ancestors().find_map(|folder| fs::metadata(folder).ok()).map(|found| found.dev())
+/// The device of the file system that a folder is on, or will be, as proc_pid_mountinfo(5) tells it; the folder itself is
+/// not asked.
+fn file_system<'a>(mounts: &'a str, folder: &Path) -> Option<&'a str> {
+    let find = |line: &'a str| {
+        let mut fields = line.split(' ');
+        let (device, point) = (fields.nth(2)?, fields.nth(1)?);
+        folder.starts_with(point).then_some((point.len(), device))
+    };
+    mounts.lines().filter_map(find).max_by_key(|(length, _)| *length).map(|(_, device)| device)
 }
 
 /// Writes a little to a file without a name; returns how many bytes are free beside it.
@@ -322,6 +329,20 @@ mod tests {
         now += 3600 * SECOND;
         fullness.look(false, now);
         assert_eq!(fullness.lasts, Some(LONGEST_TICK));
+    }
+
+    #[test]
+    fn a_folder_is_on_the_file_system_that_was_mounted_last_and_nearest() {
+        let mounts = "21 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n\
+                      30 21 0:26 / /var/lib/salebell/files rw - nfs4 127.0.0.1:/ rw\n\
+                      31 21 259:1 /var/tmp/systemd-private/tmp /var/tmp rw - ext4 /dev/nvme0n1p1 rw\n\
+                      32 30 0:27 / /var/lib/salebell/files rw - tmpfs small rw\n";
+        let find = |folder: &str| file_system(mounts, Path::new(folder));
+        assert_eq!(find("/var/tmp/not-made-yet"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell/files-of-others"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell/files/ab"), Some("0:27"));
+        assert_eq!(file_system("", Path::new("/")), None);
     }
 
     #[test]

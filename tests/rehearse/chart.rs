@@ -40,8 +40,11 @@ pub fn whole(timeline: &Timeline, outcomes: &[Outcome], end: f64) -> String {
             bottom() - top,
             escape(outcome.about),
         );
+    }
+    // A name may be longer than its band.
+    for (at, outcome) in outcomes.iter().enumerate() {
         let class = if outcome.passed() { "name" } else { "name bad" };
-        chart.label(from + 2.0, at, class, outcome.scenario);
+        chart.label(chart.x(outcome.begun) + 2.0, at, class, outcome.scenario);
     }
     chart.marks(false);
     chart.finish()

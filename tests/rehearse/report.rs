@@ -165,7 +165,7 @@ fn one(timeline: &Timeline, outcome: &Outcome) -> String {
 
 const LEGEND: &str = "<p class=legend><i class=good></i>answered <i class=failures></i>failed <i class=slow></i>time \
     <i class=serving></i>serving <i class=starting></i>starting <i class=leaving></i>leaving \
-    <i class=mark></i>something is done to the fleet</p>";
+    <i class=mark></i>something is done to the fleet. Between two scenarios the clients rest while everything is counted.</p>";
 
 const STYLE: &str = "\
 :root{--text:#1d2530;--soft:#5b6675;--line:#d5dbe5;--back:#fff;--band:#eef3fb;--other:#f8f4e9;--good:#2563a8;\
