@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::gauges::Gauges;
 use crate::iam::Tokens;
 use crate::instance::dead_man::DeadMan;
+use crate::instance::disk::Disk;
 use crate::listeners::Listeners;
 use crate::outbound::addresses::system_look_up;
 use crate::outbound::blobs::Blobs;
@@ -80,6 +81,8 @@ pub struct AppState {
     pub pulses: Pulses,
     /// Hears the load balancer.
     pub dead_man: DeadMan,
+    /// What `/readyz` knows of the instance's own disk.
+    pub disk: Disk,
     /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
     pub stopping: CancellationToken,
 }
@@ -133,6 +136,7 @@ impl AppState {
             uploads: Uploads::default(),
             listeners: Listeners::default(),
             games: GameLoader::new(reader.clone()),
+            disk: Disk::new(&config.instance),
             config,
             writer,
             reader,

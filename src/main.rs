@@ -8,7 +8,7 @@ use salebell::app::{App, AppState, Clock};
 use salebell::config::{Config, Problems};
 use salebell::error::Result;
 use salebell::instance::renewal::{Origin, Renewal};
-use salebell::instance::{dead_man, ready, terminating};
+use salebell::instance::{dead_man, disk, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
 use salebell::telemetry::emf::Reporter;
@@ -163,6 +163,9 @@ async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     }
     if app.config.instance.dead_man.is_some() {
         parts.push(Part::new("the dead man's switch", dead_man::run(app.clone())));
+    }
+    if app.config.instance.disk_full.is_some() {
+        parts.push(Part::new("the look at the disk", disk::run(app.clone())));
     }
     let ended = process::run(app.clone(), "api", metrics, parts).await;
     match app.dead_man.has_fired() {

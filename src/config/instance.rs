@@ -28,12 +28,17 @@ pub struct Instance {
     /// `instance.dead_man_s`: after how long without a health check of the load balancer the instance has itself
     /// replaced. `None` (0): never.
     pub dead_man: Option<Duration>,
+    /// `instance.disk_full_s`: after how long without room on its own disk the instance has itself replaced. `None` (0):
+    /// never.
+    pub disk_full: Option<Duration>,
+    /// `instance.min_free_bytes`: a disk with fewer is full.
+    pub min_free_bytes: u64,
 }
 
 impl Instance {
     pub(super) fn read(r: &mut Reader) -> Option<Instance> {
         let filled = |text: &String| !text.is_empty();
-        let dead_man = r.seconds("instance.dead_man_s", 0)?;
+        let some = |time: Duration| (!time.is_zero()).then_some(time);
         let (heartbeat, poll) = (r.seconds("instance.heartbeat_s", 15)?, r.seconds("instance.poll_s", 2)?);
         Some(Instance {
             group: r.optional("instance.group").filter(filled),
@@ -44,7 +49,9 @@ impl Instance {
             heartbeat: at_least_a_second(r, "instance.heartbeat_s", heartbeat),
             poll: at_least_a_second(r, "instance.poll_s", poll),
             drain_on_rebalance: r.get("instance.drain_on_rebalance", "false")?,
-            dead_man: (!dead_man.is_zero()).then_some(dead_man),
+            dead_man: some(r.seconds("instance.dead_man_s", 0)?),
+            disk_full: some(r.seconds("instance.disk_full_s", 0)?),
+            min_free_bytes: r.get("instance.min_free_bytes", "134217728")?,
         })
     }
 }

@@ -19,6 +19,9 @@ pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
 pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
     app.dead_man.hear(&headers);
     let mut reasons = app.readiness.reasons().await;
+    if let Some(detail) = app.disk.reason() {
+        reasons.push(FieldError { pointer: "disk".to_owned(), detail: detail.to_owned() });
+    }
     if app.stopping.is_cancelled() {
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }

@@ -14,15 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
-use chrono::TimeDelta;
 use metrics::{counter, gauge};
 
-use super::autoscaling::AutoScaling;
-use super::metadata::Metadata;
+use super::replacement::{LONGEST_ROUND, RETRY, Replacement, Verdict};
 use crate::app::App;
-use crate::error::{Result, chain};
-use crate::failure::Failure;
-use crate::store::{health, self_terminations};
+use crate::error::Result;
 
 /// What `salebell api` exits with after the switch: systemd should not start it anew.
 pub const EXIT_CODE: u8 = 90;
@@ -32,13 +28,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A process that was stopped or whose machine slept has heard nothing all that time, and that says nothing: between two
 /// looks no more than this counts as silence.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
-/// When the instance could not have itself replaced, it tries again so much later.
-const RETRY: Duration = Duration::from_secs(10);
-/// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.
-const PAUSE: TimeDelta = TimeDelta::minutes(10);
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
-/// No round takes longer, the calls of AWS included.
-const LONGEST_ROUND: Duration = Duration::from_secs(120);
 
 /// What the process has heard of the load balancer.
 #[derive(Default)]
@@ -107,28 +96,15 @@ impl Silence {
     }
 }
 
-/// What became of the wish to be replaced.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Replaced,
-    /// A health check has come after all.
-    Heard,
-    /// The group does not want the instance in service, so nobody asks for its health.
-    NotInService(String),
-    /// Another instance is being replaced.
-    HeldBack,
-}
-
 /// Watches until `app.stopping`, which is what it brings about in the end.
 ///
 /// # Errors
 /// The address of the instance metadata is none.
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.dead_man else { return Ok(()) };
-    let metadata = Metadata::from_environment().map_err(crate::error::Error::internal)?.with_attempts(2);
+    let mut replacement = Replacement::new(app.clone())?;
     let pulse = app.pulses.start("the dead man's switch", LONGEST_ROUND);
     let mut silence = Silence::new(Instant::now());
-    let mut group = None;
     let mut not_before = Instant::now();
     loop {
         pulse.beat();
@@ -147,7 +123,7 @@ pub async fn run(app: App) -> Result<()> {
         }
         let seconds = lasts.as_secs();
         let verdict = tokio::select! {
-            verdict = fire(&app, &metadata, &mut group, heard) => verdict,
+            verdict = replacement.ask(|| app.dead_man.heard() == heard) => verdict,
             () = app.stopping.cancelled() => return Ok(()),
         };
         not_before = Instant::now() + RETRY;
@@ -160,7 +136,7 @@ pub async fn run(app: App) -> Result<()> {
                 app.stopping.cancel();
                 return Ok(());
             }
-            Ok(Verdict::Heard) => "heard",
+            Ok(Verdict::CalledOff) => "heard",
             Ok(Verdict::NotInService(state)) => {
                 log::info!(target: "salebell::dead_man",
                     "no health check for {seconds} s, as it should be: the group wants this instance {state}");
@@ -179,61 +155,6 @@ pub async fn run(app: App) -> Result<()> {
             }
         };
         counter!("salebell_dead_man_total", "outcome" => outcome).increment(1);
-    }
-}
-
-/// Has the instance replaced, if it may. Can be dropped at any point: what was claimed expires by itself.
-async fn fire(
-    app: &App,
-    metadata: &Metadata,
-    group: &mut Option<AutoScaling>,
-    heard: u64,
-) -> Result<Verdict, Failure> {
-    match metadata.target_lifecycle_state().await? {
-        Some(state) if state == "InService" => {}
-        other => return Ok(Verdict::NotInService(other.unwrap_or_else(|| "in no group".to_owned()))),
-    }
-    let group = match group {
-        Some(group) => group,
-        None => {
-            let chain = Some(app.aws.clone());
-            group.insert(AutoScaling::connect(metadata, &app.config.instance, chain).await?)
-        }
-    };
-    if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
-        return Ok(Verdict::HeldBack);
-    }
-    if app.dead_man.heard() != heard {
-        release(app, group).await;
-        return Ok(Verdict::Heard);
-    }
-    match group.mark_unhealthy().await {
-        Ok(()) => Ok(Verdict::Replaced),
-        Err(not_done) => {
-            // Without an answer it may have been done all the same: then no other instance may follow.
-            if not_done.refused {
-                release(app, group).await;
-            }
-            Err(not_done.failure)
-        }
-    }
-}
-
-/// Whether no other instance of the group is being replaced. The database's clock counts.
-async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
-    let claiming = async {
-        let asked = Instant::now();
-        app.clock.hear(health::read_clock(&app.writer).await?, asked);
-        let now = app.clock.now();
-        self_terminations::claim(&app.writer, &group.group, &group.instance, now, now + PAUSE).await
-    };
-    app.suspicion.limit(DATABASE_TIMEOUT, claiming).await?
-}
-
-async fn release(app: &App, group: &AutoScaling) {
-    let releasing = self_terminations::release(&app.writer, &group.group, &group.instance);
-    if let Ok(Err(error)) = app.suspicion.limit(DATABASE_TIMEOUT, releasing).await {
-        log::warn!(target: "salebell::dead_man", "others are held back for ten minutes: {}", chain(&error));
     }
 }
 

@@ -121,6 +121,8 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_dead_man_armed", Gauge, COUNT, &[], No, "1: the load balancer has asked at least once"),
     metric("salebell_dead_man_silence_seconds", Gauge, SECONDS, &[], By(&[]), "for how long it has not"),
     metric("salebell_dead_man_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "what became of the wish to be replaced"),
+    metric("salebell_disk_free_bytes", Gauge, BYTES, &[], By(&[]), "free on the instance's own disk, where `instance.disk_full_s` is set"),
+    metric("salebell_disk_replacements_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "what became of the wish to be replaced because of it"),
 ];
 
 /// The metric of this name.

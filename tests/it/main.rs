@@ -18,6 +18,7 @@ mod deals;
 mod deliveries;
 mod delivery_turns;
 mod dev;
+mod disk;
 mod downloads;
 mod exports;
 mod file_clock;

@@ -33,7 +33,12 @@ pub enum Health {
 pub struct Balancer {
     _process: Child,
     socket: PathBuf,
+    /// A line for each request: its `HEADER` and its target.
+    requests: PathBuf,
 }
+
+/// The number of a request, by which the balancer's log has it.
+pub const HEADER: &str = "x-rehearsal";
 
 impl Balancer {
     pub async fn start(folder: &Path) -> Balancer {
@@ -50,9 +55,11 @@ impl Balancer {
         let log = std::fs::File::create(folder.join("log")).expect("its log");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "haproxy", "-db", "-f"]).arg(&file).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        let requests = folder.join("requests");
+        let lines = std::fs::File::create(&requests).expect("its log of requests");
+        command.stdin(Stdio::null()).stdout(lines).stderr(log).kill_on_drop(true);
         let process = command.spawn().expect("setpriv");
-        let balancer = Balancer { _process: process, socket };
+        let balancer = Balancer { _process: process, socket, requests };
         for _ in 0..200 {
             if balancer.ask("show info").await.is_some() {
                 return balancer;
@@ -95,6 +102,16 @@ impl Balancer {
     pub async fn check(&self, number: u8, on: bool) {
         let verb = if on { "enable" } else { "disable" };
         self.ask(&format!("{verb} health fleet/t{number}")).await;
+    }
+
+    /// Which target each request was given to; one that was given to none is left out.
+    pub fn targets(&self) -> BTreeMap<u64, u8> {
+        let log = std::fs::read_to_string(&self.requests).unwrap_or_default();
+        let read = |line: &str| {
+            let (request, target) = line.split_once(' ')?;
+            Some((request.parse().ok()?, target.strip_prefix('t')?.parse().ok()?))
+        };
+        log.lines().filter_map(read).collect()
     }
 
     /// What it thinks of its targets.
@@ -142,6 +159,7 @@ fn settings(folder: &Path, socket: &Path) -> String {
     let mut text = format!(
         "\
 global
+  log stdout format raw local0
   stats socket {socket} mode 600 level admin
   maxconn 4000
   nbthread 2
@@ -158,6 +176,9 @@ defaults
   option forwardfor
 frontend front
   bind {HOST}:443 ssl crt {certificate} alpn h2,http/1.1
+  log global
+  http-request capture req.hdr({HEADER}) len 20
+  log-format \"%[capture.req.hdr(0)] %s\"
   http-request set-header X-Forwarded-Proto https
   default_backend fleet
 backend fleet

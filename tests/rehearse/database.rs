@@ -131,6 +131,23 @@ impl Database {
         self.writer.lead(Some(STANDBY));
     }
 
+    /// The port of the server that takes what is written.
+    ///
+    /// # Errors
+    /// It takes nothing.
+    pub async fn written_to(&self) -> Result<u16, String> {
+        let query = "select current_setting('port'), pg_is_in_recovery()";
+        let mut admin = PgConnection::connect(&format!("{ADMIN}:{WRITER}/salebell"))
+            .await
+            .map_err(|error| error.to_string())?;
+        let (port, replica): (String, bool) =
+            sqlx::query_as(query).fetch_one(&mut admin).await.map_err(|error| error.to_string())?;
+        match (port.parse(), replica) {
+            (Ok(port), false) => Ok(port),
+            _ => Err(format!("the server on port {port} is a replica")),
+        }
+    }
+
     /// Gives the user another password. Connections that are open stay.
     pub async fn change_password(&self, password: &str) {
         let statement = format!("alter role {USER} password '{password}'");

@@ -16,6 +16,7 @@ use super::ec2::{Ec2, Group, Hook, Outcome, State};
 use super::machine::{Hardware, Image, Machine};
 use super::network::{METADATA, listen};
 use super::timeline::{Count, Timeline, now};
+use super::volume;
 
 /// Where instances find Auto Scaling.
 pub const AUTO_SCALING: u16 = 4567;
@@ -74,7 +75,8 @@ pub struct Fleet {
     pub lost_zones: BTreeSet<&'static str>,
     timeline: Timeline,
     folder: PathBuf,
-    launched: usize,
+    /// How many there have been.
+    pub launched: usize,
     next: u8,
     last: Option<Count>,
 }
@@ -127,7 +129,7 @@ impl Fleet {
 
     /// Begins a rollout: every instance of another image is replaced.
     pub fn refresh(&mut self, image: Image) {
-        self.timeline.event(&format!("instance refresh from {} to {}", self.image.version, image.version));
+        self.timeline.mark(&format!("instance refresh from {} to {}", self.image.version, image.version));
         self.before = Some(std::mem::replace(&mut self.image, image));
         (self.launches_failed, self.gave_up) = (0, false);
     }
@@ -355,6 +357,7 @@ impl Fleet {
         }
         let folder = self.folder.join(&id);
         std::fs::create_dir(&folder).expect("a folder");
+        volume::attach(&folder);
         self.timeline.event(&format!("{id} is launched in {zone} from {}", self.image.version));
         self.members.push(Member {
             machine: Machine::boot(&self.image, self.hardware, &folder, address),

@@ -2,7 +2,7 @@
 //! client as ours should be: what is safe to repeat is repeated when it fails, a few times.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use super::balancer;
 use super::network::HOST;
 use super::sink;
 use super::timeline::{Attempt, Timeline, now};
@@ -25,8 +26,8 @@ const OBSERVATIONS: usize = 5;
 /// Between two requests of one reader or reporter.
 const READ_PAUSE: Duration = Duration::from_millis(80);
 const REPORT_PAUSE: Duration = Duration::from_millis(400);
-/// How often something safe to repeat is tried.
-const TRIES: usize = 40;
+/// For how long something safe to repeat is tried: longer than the key of a report is locked whose instance has died (30 s).
+const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where clients find the load balancer.
@@ -47,6 +48,7 @@ pub struct Caller {
     /// What failed although it was repeated.
     given_up: Mutex<Vec<String>>,
     next_sku: AtomicUsize,
+    next_attempt: AtomicU64,
     /// Reports and reads that are under way now.
     under_way: AtomicUsize,
     paused: AtomicBool,
@@ -67,6 +69,7 @@ impl Caller {
             acknowledged: Mutex::default(),
             given_up: Mutex::default(),
             next_sku: AtomicUsize::new(0),
+            next_attempt: AtomicU64::new(1),
             under_way: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
         };
@@ -99,43 +102,48 @@ impl Caller {
         request: RequestBuilder,
     ) -> Result<(StatusCode, Vec<u8>), String> {
         let (at, begun) = (now(), Instant::now());
+        let number = self.next_attempt.fetch_add(1, Ordering::SeqCst);
         let answered = async {
+            let request = request.header(balancer::HEADER, number);
             let answer = self.authorise(request).send().await.map_err(|error| describe(&error))?;
             let (status, by) = (answer.status(), answer.headers().get("x-request-id").is_some());
-            let body = answer.bytes().await.map_err(|error| format!("the body: {}", describe(&error)))?;
-            match status.is_server_error() {
-                true if by => Err(format!("{status} of an instance: {}", String::from_utf8_lossy(&body))),
-                true => Err(format!("{status}: {}", title_of(&body))),
-                false => Ok((status, body.to_vec())),
-            }
+            let body = answer.bytes().await.map_err(|error| format!("the body: {}", describe(&error)));
+            Ok((status, by, body?.to_vec()))
         };
-        let answered = answered.await;
+        let answered: Result<(StatusCode, bool, Vec<u8>), String> = answered.await;
         let millis = begun.elapsed().as_secs_f64() * 1000.0;
-        self.timeline.attempt(Attempt { at, millis, kind, error: answered.as_ref().err().cloned() });
-        answered
+        let by_instance = answered.as_ref().is_ok_and(|(_, by_instance, _)| *by_instance);
+        let outcome = match answered {
+            Ok((status, true, body)) if status.is_server_error() => {
+                Err(format!("{status} of an instance: {}", String::from_utf8_lossy(&body)))
+            }
+            Ok((status, false, body)) if status.is_server_error() => {
+                Err(format!("{status}: {}", title_of(&body)))
+            }
+            Ok((status, _, body)) => Ok((status, body)),
+            Err(error) => Err(error),
+        };
+        let error = outcome.as_ref().err().cloned();
+        self.timeline.attempt(Attempt { number, at, millis, kind, error, answered: by_instance });
+        outcome
     }
 
-    /// Tries until it succeeds, a few times.
+    /// Tries until it succeeds, for a while.
     async fn insist(&self, kind: &'static str, request: impl Fn() -> RequestBuilder) -> Option<Vec<u8>> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
-        let mut last = String::new();
-        let mut body = None;
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                tokio::time::sleep(RETRY_PAUSE).await;
+        let begun = Instant::now();
+        let body = loop {
+            let last = match self.attempt(kind, request()).await {
+                Ok((status, found)) if status.is_success() => break Some(found),
+                Ok((status, found)) => format!("{status}: {}", String::from_utf8_lossy(&found)),
+                Err(error) => error,
+            };
+            if begun.elapsed() > PATIENCE {
+                self.given_up.lock().unwrap().push(format!("{kind}: {last}"));
+                break None;
             }
-            match self.attempt(kind, request()).await {
-                Ok((status, found)) if status.is_success() => {
-                    body = Some(found);
-                    break;
-                }
-                Ok((status, found)) => last = format!("{status}: {}", String::from_utf8_lossy(&found)),
-                Err(error) => last = error,
-            }
-        }
-        if body.is_none() {
-            self.given_up.lock().unwrap().push(format!("{kind}: {last}"));
-        }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        };
         self.under_way.fetch_sub(1, Ordering::SeqCst);
         body
     }
@@ -212,7 +220,7 @@ fn describe(error: &reqwest::Error) -> String {
 fn title_of(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    line.trim_start_matches("<html><body><h1>").chars().take(80).collect()
+    line.trim_start_matches("<html><body><h1>").trim_end_matches("</h1>").chars().take(80).collect()
 }
 
 /// The running load. It ends when it is dropped.

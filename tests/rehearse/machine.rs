@@ -240,6 +240,7 @@ impl Drop for Machine {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        super::volume::detach(&self.folder);
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

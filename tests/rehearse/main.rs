@@ -13,11 +13,13 @@
 //! Whatever becomes of this process, nothing of it is left: all that it starts dies with it.
 
 mod balancer;
+mod chart;
 mod cloud;
 mod database;
 #[path = "../it/support/ec2/mod.rs"]
 #[allow(dead_code, reason = "what the tests do to it, and nobody here")]
 mod ec2;
+mod facts;
 mod fleet;
 mod ledger;
 mod load;
@@ -31,6 +33,7 @@ mod stage;
 mod timeline;
 mod upload;
 mod vm;
+mod volume;
 mod vpc;
 
 use std::process::ExitCode;

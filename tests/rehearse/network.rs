@@ -13,7 +13,7 @@ use tokio::sync::watch;
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
-/// Puts this process into a network namespace with a bridge for instances.
+/// Puts this process into a network namespace with a bridge for instances, and into a mount namespace for their disks.
 ///
 /// # Errors
 /// We are not root, or may not.
@@ -23,8 +23,9 @@ pub fn enter_namespace() -> Result<(), String> {
             "a rehearsal is root's: it boots instances, in network namespaces and on overlays".to_owned()
         );
     }
-    unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|error| format!("no network namespace can be made: {error}"))?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .map_err(|error| format!("no namespaces for network and mounts can be made: {error}"))?;
+    run("mount", "--make-rprivate /")?;
     for arguments in [
         "link set lo up",
         "link add instances type bridge",
@@ -42,12 +43,16 @@ pub fn enter_namespace() -> Result<(), String> {
 /// # Errors
 /// What it said.
 pub fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.map_err(|error| format!("ip (iproute2): {error}"))?;
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> Result<(), String> {
+    let output = Command::new(program).args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("ip {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 pub async fn listen(port: u16) -> TcpListener {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::timeline::{Timeline, now};
+use super::{chart, facts};
 
 /// How a scenario ended.
 pub struct Outcome {
@@ -17,9 +18,13 @@ pub struct Outcome {
     pub failed: usize,
     /// Of the failed ones.
     pub allowed: usize,
+    /// Instances that were there at the beginning and were not at the end.
+    pub replaced: usize,
+    /// The longest time without a good answer to anybody, in seconds.
+    pub pause: f64,
     /// How often the upload went on where it was broken off.
     pub resumed: usize,
-    /// Notices so far, and how many came again under the same id.
+    /// Notices that came, and how many of them again under the same id.
     pub notices: usize,
     pub repeated: usize,
     pub failures: BTreeMap<String, usize>,
@@ -38,16 +43,26 @@ impl Outcome {
     }
 }
 
-const HEAD: [&str; 9] =
-    ["scenario", "seconds", "requests", "failed", "allowed", "resumed", "notices", "repeated", "verdict"];
+const HEAD: [&str; 11] = [
+    "scenario", "seconds", "requests", "failed", "allowed", "replaced", "pause", "resumed", "notices",
+    "repeated", "verdict",
+];
+/// What the page says below the table.
+const MEANINGS: &str = "<p class=legend><b>requests</b>: reads and reports, each attempt. <b>failed</b>: without an answer, or \
+    with one of 5xx; each was repeated and has succeeded. <b>allowed</b>: those of them that the lost instance had, or that \
+    the scenario explains. <b>pause</b>: the longest time without a good answer to anybody, in seconds. <b>resumed</b>: how \
+    often the large upload went on where it was broken off. <b>notices</b>: none of them is missing, and none came under two \
+    ids; <b>repeated</b>: those that came again under their own.</p>";
 
-fn row(outcome: &Outcome) -> [String; 9] {
+fn row(outcome: &Outcome) -> [String; 11] {
     [
         outcome.scenario.to_owned(),
         format!("{:.0}", outcome.ended - outcome.begun),
         outcome.requests.to_string(),
         outcome.failed.to_string(),
         outcome.allowed.to_string(),
+        outcome.replaced.to_string(),
+        format!("{:.1}", outcome.pause),
         outcome.resumed.to_string(),
         outcome.notices.to_string(),
         outcome.repeated.to_string(),
@@ -66,160 +81,117 @@ pub fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// Writes the page; returns where it is.
-pub fn write(timeline: &Timeline, outcomes: &[Outcome]) -> PathBuf {
+/// Writes the page; returns where it is. `chosen` are the scenarios that were to be performed.
+pub fn write(timeline: &Timeline, outcomes: &[Outcome], chosen: usize) -> PathBuf {
     let file = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/rehearsal.html"));
     let file = std::env::var_os("SALEBELL_REHEARSE_REPORT").map_or(file, PathBuf::from);
-    let mut rows = String::new();
-    for outcome in outcomes {
-        let class = if outcome.passed() { "passed" } else { "failed" };
-        let cells: String = row(outcome).iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
-        let _ = writeln!(rows, "<tr class={class} title=\"{}\">{cells}</tr>", escape(outcome.about));
-        let told = outcome.failures.iter().map(|(what, times)| format!("{times} × {what}"));
-        for line in outcome.problems.iter().cloned().chain(told) {
-            let _ = writeln!(rows, "<tr class=note><td colspan=9>{}</td></tr>", escape(&line));
-        }
-    }
-    let head: String = HEAD.iter().map(|cell| format!("<th>{cell}</th>")).collect();
-    let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
-    let requests: usize = outcomes.iter().map(|outcome| outcome.requests).sum();
-    let mut events = String::new();
-    for (at, text) in timeline.events() {
-        let _ = writeln!(events, "<tr><td>{at:.1}</td><td>{}</td></tr>", escape(&text));
-    }
-    let page = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><title>Salebell: rehearsal</title><style>{STYLE}</style>\
-         <h1>Rehearsal</h1><p>{passed} of {} scenarios passed; {requests} requests in {:.0} s.</p>{}\
-         <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>\
-         <details><summary>Everything that happened</summary><table class=events>{events}</table></details></html>",
-        outcomes.len(),
-        now(),
-        chart(timeline, outcomes),
-    );
-    std::fs::write(&file, page).expect("the report is written");
+    std::fs::write(&file, page(timeline, outcomes, chosen)).expect("the report is written");
     file
 }
 
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#1d2530}\
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #dde;text-align:right}\
-td:first-child,th:first-child,td:last-child,.events td,.note td{text-align:left}.passed td:last-child{color:#177245}\
-.failed td:last-child{color:#b00020;font-weight:600}.note td{color:#666;font-size:13px;border:0}\
-svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#556}";
-
-const WIDTH: f64 = 1100.0;
-const LEFT: f64 = 60.0;
-/// Top and height of the panels.
-const REQUESTS: (f64, f64) = (30.0, 120.0);
-const LATENCY: (f64, f64) = (180.0, 80.0);
-const INSTANCES: (f64, f64) = (290.0, 110.0);
-const BOTTOM: f64 = 420.0;
-
-fn chart(timeline: &Timeline, outcomes: &[Outcome]) -> String {
-    let end = now().max(1.0);
-    let x = |at: f64| LEFT + at / end * (WIDTH - LEFT - 10.0);
-    let seconds = end as usize + 1;
-    let (mut good, mut bad, mut slow) = (vec![0.0; seconds], vec![0.0; seconds], vec![Vec::new(); seconds]);
-    for attempt in timeline.attempts(0.0).iter().filter(|attempt| attempt.kind != "notice") {
-        let at = (attempt.at as usize).min(seconds - 1);
-        if attempt.error.is_some() {
-            bad[at] += 1.0
-        } else {
-            good[at] += 1.0
-        }
-        slow[at].push(attempt.millis);
+fn page(timeline: &Timeline, outcomes: &[Outcome], chosen: usize) -> String {
+    let end = outcomes.last().map_or_else(now, |last| last.ended);
+    let passed = outcomes.iter().filter(|outcome| outcome.passed()).count();
+    let class = if passed == chosen { "passed" } else { "failed" };
+    let facts: String = facts::gather()
+        .iter()
+        .map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(value)))
+        .collect();
+    let mut events = String::new();
+    for event in timeline.events() {
+        let _ = writeln!(events, "<tr><td>{:.1} s</td><td>{}</td></tr>", event.at, escape(&event.text));
     }
-    let tail = |mut millis: Vec<f64>| {
-        millis.sort_by(f64::total_cmp);
-        millis.get(millis.len() * 95 / 100).copied().unwrap_or(0.0)
-    };
-    let slow: Vec<f64> = slow.into_iter().map(tail).collect();
-    let most = good.iter().zip(&bad).map(|(good, bad)| good + bad).fold(1.0, f64::max);
-    let slowest = slow.iter().copied().fold(1.0, f64::max);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {BOTTOM}\" role=img>");
-    for (number, outcome) in outcomes.iter().enumerate() {
-        let (from, to) = (x(outcome.begun), x(outcome.ended));
-        let fill = if number % 2 == 0 { "#eef3fb" } else { "#f7f3e8" };
-        let _ = write!(
-            svg,
-            "<rect x={from:.1} y=18 width={:.1} height={:.1} fill=\"{fill}\"><title>{}</title></rect>\
-             <text x={:.1} y=14>{}</text>",
-            to - from,
-            BOTTOM - 38.0,
-            escape(outcome.about),
-            from + 2.0,
-            outcome.scenario
-        );
-    }
-    let line = |svg: &mut String, values: &[f64], (top, height): (f64, f64), most: f64, colour: &str| {
-        let points: String = values
-            .iter()
-            .enumerate()
-            .map(|(at, value)| format!("{:.1},{:.1} ", x(at as f64), top + height * (1.0 - value / most)))
-            .collect();
+    format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <meta name=color-scheme content=\"light dark\"><title>Salebell: rehearsal of a fleet</title>\
+         <style>{STYLE}</style><h1>Rehearsal of a fleet</h1>\
+         <p class=\"verdict {class}\">{passed} of {chosen} scenarios passed</p>{}<dl>{facts}</dl>\
+         <h2>What happened to it</h2>{}<h2>When</h2>{}{LEGEND}\
+         <h2>One by one</h2>{}<details><summary>Everything that happened</summary>\
+         <table class=events>{events}</table></details></html>",
+        summary(outcomes, end),
+        scenarios(outcomes),
+        chart::whole(timeline, outcomes, end),
+        outcomes.iter().map(|outcome| one(timeline, outcome)).collect::<String>(),
+    )
+}
+
+/// In a few sentences.
+fn summary(outcomes: &[Outcome], end: f64) -> String {
+    let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
+    let (failed, allowed) = (sum(|outcome| outcome.failed), sum(|outcome| outcome.allowed));
+    let resumed = sum(|outcome| outcome.resumed);
+    format!(
+        "<p>Instances booted from their image, behind a load balancer, under a steady load for {:.0} minutes: {} requests, of \
+         which {failed} failed, {allowed} of them as the scenario allows; {} notices to a webhook; {} large uploads, broken \
+         off and resumed {resumed} times in all; {} instances replaced.</p>",
+        (end / 60.0).ceil(),
+        sum(|outcome| outcome.requests),
+        sum(|outcome| outcome.notices),
+        outcomes.len(),
+        sum(|outcome| outcome.replaced),
+    )
+}
+
+fn scenarios(outcomes: &[Outcome]) -> String {
+    let mut rows = String::new();
+    for outcome in outcomes {
+        let class = if outcome.passed() { "passed" } else { "failed" };
+        let [name, cells @ ..] = row(outcome);
+        let cells: String = cells.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
+        let about = escape(outcome.about);
         let _ =
-            write!(svg, "<polyline points=\"{points}\" fill=none stroke=\"{colour}\" stroke-width=1.5 />");
-    };
-    line(&mut svg, &good, REQUESTS, most, "#2563a8");
-    for (at, failed) in bad.iter().enumerate().filter(|(_, failed)| **failed > 0.0) {
-        let height = (REQUESTS.1 * failed / most).max(3.0);
-        let top = REQUESTS.0 + REQUESTS.1 - height;
-        let _ = write!(
-            svg,
-            "<rect x={:.1} y={top:.1} width=2.5 height={height:.1} fill=\"#c0182c\"><title>{failed} failed</title></rect>",
-            x(at as f64)
-        );
-    }
-    line(&mut svg, &slow, LATENCY, slowest, "#8a5a00");
-    instances(&mut svg, timeline, end, x);
-    for (at, text) in timeline.events() {
-        let (x, text) = (x(at), escape(&text));
-        let _ = write!(
-            svg,
-            "<line x1={x:.1} x2={x:.1} y1=404 y2=412 stroke=\"#667\"><title>{at:.1} s: {text}</title></line>"
-        );
-    }
-    for (label, (top, _)) in [
-        (format!("requests/s, failed in red (top: {most:.0})"), REQUESTS),
-        (format!("p95 in ms (top: {slowest:.0})"), LATENCY),
-        ("instances: serving, coming, leaving".to_owned(), INSTANCES),
-    ] {
-        let _ = write!(svg, "<text x={LEFT} y={:.1}>{label}</text>", top + 8.0);
-    }
-    for tick in 0..=6 {
-        let at = end * f64::from(tick) / 6.0;
-        let _ = write!(svg, "<text x={:.1} y={BOTTOM} text-anchor=middle>{at:.0} s</text>", x(at));
-    }
-    svg + "</svg>"
-}
-
-/// How many there were of each kind, one upon the other.
-fn instances(svg: &mut String, timeline: &Timeline, end: f64, x: impl Fn(f64) -> f64) {
-    let counts = timeline.counts();
-    let most =
-        counts.iter().map(|count| count.serving + count.coming + count.leaving).max().unwrap_or(1).max(1);
-    let unit = (INSTANCES.1 - 14.0) / most as f64;
-    for (at, count) in counts.iter().enumerate() {
-        let until = counts.get(at + 1).map_or(end, |next| next.at);
-        let (from, width) = (x(count.at), x(until) - x(count.at));
-        let mut bottom = INSTANCES.0 + INSTANCES.1;
-        for (number, colour, what) in [
-            (count.serving, "#3c9a6a", "serving"),
-            (count.coming, "#8fc7e8", "coming"),
-            (count.leaving, "#e2a76f", "leaving"),
-        ] {
-            let height = unit * number as f64;
-            bottom -= height;
-            if number > 0 {
-                let _ = write!(
-                    svg,
-                    "<rect x={from:.1} y={bottom:.1} width={width:.1} height={height:.1} fill=\"{colour}\">\
-                     <title>{number} {what}</title></rect>"
-                );
-            }
+            writeln!(rows, "<tr class={class}><td><b>{name}</b><br><small>{about}</small></td>{cells}</tr>");
+        for problem in &outcome.problems {
+            let _ = writeln!(rows, "<tr class=note><td colspan=11>{}</td></tr>", escape(problem));
         }
     }
+    let head: String = HEAD.iter().map(|name| format!("<th>{name}</th>")).collect();
+    format!(
+        "<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{MEANINGS}"
+    )
 }
 
-fn escape(text: &str) -> String {
+fn one(timeline: &Timeline, outcome: &Outcome) -> String {
+    let told = outcome.failures.iter().map(|(what, times)| format!("<li>{times} × {}</li>", escape(what)));
+    format!(
+        "<details><summary>{}: {}</summary>{}<ul>{}</ul></details>",
+        outcome.scenario,
+        escape(outcome.about),
+        chart::of(timeline, outcome),
+        told.collect::<String>()
+    )
+}
+
+const LEGEND: &str = "<p class=legend><i class=good></i>answered <i class=failures></i>failed <i class=slow></i>time \
+    <i class=serving></i>serving <i class=starting></i>starting <i class=leaving></i>leaving \
+    <i class=mark></i>something is done to the fleet. Between two scenarios the clients rest while everything is counted.</p>";
+
+const STYLE: &str = "\
+:root{--text:#1d2530;--soft:#5b6675;--line:#d5dbe5;--back:#fff;--band:#eef3fb;--other:#f8f4e9;--good:#2563a8;\
+--bad:#c0182c;--slow:#8a5a00;--serving:#3c9a6a;--starting:#7db8de;--leaving:#e2a76f;--passed:#14683c}\
+@media(prefers-color-scheme:dark){:root{--text:#e4e9f0;--soft:#9aa6b6;--line:#39424f;--back:#14181e;--band:#1b2430;\
+--other:#25221a;--good:#6ea8e8;--bad:#ff6b7a;--slow:#d9a441;--serving:#3f8f66;--starting:#4f86ab;--leaving:#b27a45;\
+--passed:#6fcf97}}\
+body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:var(--text);\
+background:var(--back)}h1{margin-bottom:.3rem}h2{font-size:1.15rem;margin:1.8rem 0 .4rem}\
+.verdict{font-size:1.3rem;font-weight:600;margin:.2rem 0 .6rem}.verdict.passed{color:var(--passed)}\
+.verdict.failed{color:var(--bad)}dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;margin:.6rem 0;\
+font-size:14px}dt{color:var(--soft)}dd{margin:0}.wide{overflow-x:auto}\
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
+td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}\
+th{font-size:13px;color:var(--soft);font-weight:600}td:first-child,th:first-child,.events td,.note td{text-align:left}\
+small,.note td,.legend{color:var(--soft);font-size:13px}.passed td:last-child{color:var(--passed)}\
+.failed td:last-child,.note td{color:var(--bad)}.failed td:last-child{font-weight:600}\
+svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}svg .name{fill:var(--text)}\
+svg .name.bad{fill:var(--bad)}.band{fill:var(--band)}.band.other{fill:var(--other)}.axis{stroke:var(--line)}\
+line.mark{stroke:var(--text);stroke-dasharray:2 3;opacity:.55}polyline{fill:none;stroke-width:1.4}\
+.good{stroke:var(--good);background:var(--good)}.slow{stroke:var(--slow);background:var(--slow)}\
+.failures{fill:var(--bad);background:var(--bad)}.serving{fill:var(--serving);background:var(--serving)}\
+.starting{fill:var(--starting);background:var(--starting)}.leaving{fill:var(--leaving);background:var(--leaving)}\
+.legend i{display:inline-block;width:.8em;height:.8em;margin:0 .35em 0 .9em}.legend i.mark{background:var(--text);\
+width:2px}details{margin:.4rem 0}summary{cursor:pointer}";
+
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

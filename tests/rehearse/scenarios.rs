@@ -1,5 +1,6 @@
 //! What happens to the fleet, and which requests may fail because of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::fleet::wait_for;
@@ -22,6 +23,21 @@ pub enum Scenario {
     FillDisk,
     StopHealthChecks,
     Scale,
+}
+
+/// What requests may fail for.
+pub struct Fault {
+    pub at: f64,
+    /// The instances that are lost, by their numbers.
+    pub lost: BTreeSet<u8>,
+}
+
+/// What came of a scenario, for its verdict.
+pub struct Seen {
+    pub failed: usize,
+    pub replaced: usize,
+    pub resumed: usize,
+    pub repeated: usize,
 }
 
 /// How long requests may still be sent to an instance that has died without a word: the balancer's two checks.
@@ -96,19 +112,20 @@ impl Scenario {
             Scenario::RotatePassword => "the database's password changes",
             Scenario::StopQueue => "SNS and SQS are away for a while",
             Scenario::StopMetadata => "instance metadata are away for a while",
-            Scenario::FillDisk => "an instance's disk is full",
+            Scenario::FillDisk => "an instance's disk is full: it has itself replaced",
             Scenario::StopHealthChecks => "the balancer forgets an instance: the dead man's switch",
             Scenario::Scale => "out to six, in to two",
         }
     }
 
     /// Whether a failed attempt is the scenario's doing: requests that an instance had, or was given, when it died.
-    pub fn allows(self, attempt: &Attempt, fault: Option<f64>) -> bool {
-        let Some(fault) = fault else { return false };
-        let since = attempt.at - fault;
+    /// `target` is whom the balancer has given it to.
+    pub fn allows(self, attempt: &Attempt, fault: &Fault, target: Option<u8>) -> bool {
+        let since = attempt.at - fault.at;
         match self {
             Scenario::KillInit | Scenario::Freeze | Scenario::CutNetwork | Scenario::LoseZone => {
-                (-30.0..UNNOTICED_S).contains(&since)
+                let of_the_lost = target.is_some_and(|target| fault.lost.contains(&target));
+                of_the_lost && !attempt.answered && (-30.0..UNNOTICED_S).contains(&since)
             }
             // Nothing is acknowledged that is not on the bus.
             Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
@@ -117,12 +134,35 @@ impl Scenario {
         }
     }
 
+    /// What must have been seen, or it has shown nothing.
+    pub fn expects(self, seen: &Seen) -> Option<&'static str> {
+        match self {
+            // It takes longer than they do, and has an instance that leaves.
+            Scenario::Roll | Scenario::RollBack if seen.resumed == 0 => {
+                Some("the upload was never broken off")
+            }
+            Scenario::Roll | Scenario::RollBack if seen.replaced < FLEET => {
+                Some("not every instance was replaced")
+            }
+            Scenario::StopQueue if seen.failed == 0 => Some("nobody noticed that SNS and SQS were away"),
+            Scenario::BadImage if seen.replaced > 0 => Some("an instance was replaced by one of a bad image"),
+            _ if seen.repeated > 0 && !self.breaks() => Some("a notice came twice, under one id"),
+            _ => None,
+        }
+    }
+
+    /// Whether something is broken, and not only changed.
+    fn breaks(self) -> bool {
+        use Scenario::{CutNetwork, FailOver, FillDisk, Freeze, KillInit, LoseZone, StopQueue};
+        matches!(self, KillInit | Freeze | CutNetwork | LoseZone | FillDisk | StopQueue | FailOver)
+    }
+
     /// Does it, and waits until it has been overcome.
     pub async fn perform(self, stage: &mut Stage) -> Result<(), String> {
         match self {
             Scenario::Roll => {
                 stage.rollouts += 1;
-                stage.timeline.event("the migration step of the next version");
+                stage.timeline.mark("the migration step of the next version");
                 stage.database.migrate_further(stage.rollouts).await;
                 let image = stage.other_image().await;
                 roll(stage, image).await
@@ -141,11 +181,15 @@ impl Scenario {
             }
             Scenario::LoseZone => lose_zone(stage).await,
             Scenario::FailOver => {
-                stage.fault("the primary dies");
+                let before = stage.database.written_to().await?;
+                stage.fault("the primary dies", BTreeSet::new());
                 stage.database.fail_over().await;
-                stage.timeline.event("the standby is the primary");
+                stage.timeline.mark("the standby is the primary");
                 tokio::time::sleep(Duration::from_secs(20)).await;
-                Ok(())
+                match stage.database.written_to().await? {
+                    after if after == before => Err("the primary is the one that it was".to_owned()),
+                    _ => Ok(()),
+                }
             }
             Scenario::RotatePassword => rotate_password(stage).await,
             Scenario::StopQueue => stop_queue(stage).await,
@@ -154,7 +198,7 @@ impl Scenario {
             Scenario::StopHealthChecks => stop_health_checks(stage).await,
             Scenario::Scale => {
                 for desired in [6, 2, FLEET] {
-                    stage.timeline.event(&format!("{desired} instances are wanted"));
+                    stage.timeline.mark(&format!("{desired} instances are wanted"));
                     stage.fleet.lock().await.desired = desired;
                     wait_for(&stage.fleet, "the fleet has that size", SETTLE_LIMIT, |fleet| {
                         fleet.is_settled()
@@ -194,10 +238,10 @@ async fn bad_image(stage: &mut Stage) -> Result<(), String> {
     let before: Vec<String> =
         stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
     stage.fleet.lock().await.refresh(bad);
-    wait_for(&stage.fleet, "the refresh is given up", SETTLE_LIMIT, |fleet| {
-        fleet.gave_up && fleet.is_settled()
-    })
-    .await?;
+    wait_for(&stage.fleet, "the refresh has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
+    if !stage.fleet.lock().await.gave_up {
+        return Err("the image was not given up".to_owned());
+    }
     let after: Vec<String> =
         stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
     if before != after {
@@ -212,8 +256,11 @@ async fn lose_one(
     what: &str,
     happen: impl Fn(&mut super::fleet::Member),
 ) -> Result<(), String> {
-    let id = stage.fleet.lock().await.members[0].id.clone();
-    stage.fault(&format!("{what} {id}"));
+    let (id, number) = {
+        let fleet = stage.fleet.lock().await;
+        (fleet.members[0].id.clone(), fleet.members[0].number)
+    };
+    stage.fault(&format!("{what} {id}"), BTreeSet::from([number]));
     if let Some(member) = stage.fleet.lock().await.member(&id) {
         happen(member);
     }
@@ -224,8 +271,15 @@ async fn lose_one(
 }
 
 async fn lose_zone(stage: &mut Stage) -> Result<(), String> {
-    let zone = stage.fleet.lock().await.members[0].zone;
-    stage.fault(&format!("{zone} is lost"));
+    let (zone, lost) = {
+        let fleet = stage.fleet.lock().await;
+        let zone = fleet.members[0].zone;
+        (
+            zone,
+            fleet.members.iter().filter(|member| member.zone == zone).map(|member| member.number).collect(),
+        )
+    };
+    stage.fault(&format!("{zone} is lost"), lost);
     {
         let mut fleet = stage.fleet.lock().await;
         fleet.lost_zones.insert(zone);
@@ -245,74 +299,72 @@ async fn lose_zone(stage: &mut Stage) -> Result<(), String> {
 
 async fn rotate_password(stage: &mut Stage) -> Result<(), String> {
     let password = format!("{}-rotated", stage.password);
-    stage.timeline.event("the password changes, then the secret");
+    stage.timeline.mark("the password changes, then the secret");
     // As Secrets Manager does: the database first.
     stage.database.change_password(&password).await;
     let secret = serde_json::json!({"password": password}).to_string();
     stage.cloud.put_secret("rehearsal/database", &secret).await;
     stage.password = password;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    stage.timeline.event("every connection of the old password ends");
+    stage.timeline.mark("every connection of the old password ends");
     stage.database.end_connections().await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     Ok(())
 }
 
 async fn stop_queue(stage: &mut Stage) -> Result<(), String> {
-    stage.fault("SNS and SQS are away");
+    stage.fault("SNS and SQS are away", BTreeSet::new());
     stage.cloud.close_bus(true);
     tokio::time::sleep(Duration::from_secs_f64(QUEUE_AWAY_S)).await;
     stage.cloud.close_bus(false);
-    stage.timeline.event("SNS and SQS are there again");
+    stage.timeline.mark("SNS and SQS are there again");
     tokio::time::sleep(Duration::from_secs(10)).await;
     Ok(())
 }
 
 async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
     use super::ec2::Fault;
-    stage.timeline.event("metadata answer 503");
+    stage.timeline.mark("metadata answer 503");
     stage.fleet.lock().await.ec2.world().metadata_outage = Some(Fault::Status(503));
     tokio::time::sleep(Duration::from_secs(20)).await;
     stage.fleet.lock().await.ec2.world().metadata_outage = None;
-    stage.timeline.event("metadata answer again");
+    stage.timeline.mark("metadata answer again");
     tokio::time::sleep(Duration::from_secs(5)).await;
     Ok(())
 }
 
-/// The API finds no room wherever it writes. It is not replaced by itself: it serves all but uploads, and those go on at
-/// another instance. In the end somebody has it replaced.
+/// An instance finds no room wherever it writes, and has itself replaced.
 async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
+    stage.forget_replacements().await?;
     let fleet = stage.fleet.lock().await;
     let member = &fleet.members[0];
     let id = member.id.clone();
-    stage.timeline.event(&format!("the disk of {id} is full for its API"));
-    // The instances' real disk is this machine's. So a full one goes over what its sandbox lets it write to.
-    let fill = "set -e; api=$(systemctl show --value --property MainPID salebell-api); \
-                for folder in /var/lib/salebell/files /var/tmp /tmp; do \
-                  nsenter --target $api --mount -- mount -t tmpfs -o size=64k full $folder; \
-                  nsenter --target $api --mount -- dd if=/dev/zero of=$folder/full bs=1k status=none || true; \
-                done";
+    let told = fleet.ec2.calls("SetInstanceHealth");
+    stage.timeline.mark(&format!("the disk of {id} is full"));
+    let fill = "dd if=/dev/zero of=/var/tmp/filler bs=1M status=none; ! dd if=/dev/zero of=/var/lib/more count=8 status=none";
     let filled = member.machine.run(fill).await;
     drop(fleet);
     if !filled.status.success() {
         return Err(format!("the disk cannot be filled: {}", String::from_utf8_lossy(&filled.stderr)));
     }
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    stage.timeline.event(&format!("{id} is marked unhealthy by hand"));
-    stage.fleet.lock().await.ec2.world().group.set_health(&id, false, std::time::Instant::now());
-    wait_for(&stage.fleet, "it is replaced", SETTLE_LIMIT, |fleet| {
+    let replaced = wait_for(&stage.fleet, "it has itself replaced", SETTLE_LIMIT, |fleet| {
         fleet.member(&id).is_none() && fleet.is_settled()
     })
-    .await
+    .await;
+    match stage.fleet.lock().await.ec2.calls("SetInstanceHealth") - told {
+        1 => replaced,
+        times => Err(format!("{times} instances have had themselves replaced, and not one")),
+    }
 }
 
 async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
+    stage.forget_replacements().await?;
     let (id, number) = {
         let fleet = stage.fleet.lock().await;
         (fleet.members[0].id.clone(), fleet.members[0].number)
     };
     let told = stage.fleet.lock().await.ec2.calls("SetInstanceHealth");
-    stage.timeline.event(&format!("{id} is taken out of the balancer by hand, and nobody tells the group"));
+    stage.timeline.mark(&format!("{id} is taken out of the balancer by hand, and nobody tells the group"));
     {
         let fleet = stage.fleet.lock().await;
         fleet.balancer.deregister(number).await;

@@ -70,6 +70,13 @@ async fn hear(State(sink): State<Sink>, headers: HeaderMap, body: Bytes) -> Stat
         return StatusCode::NO_CONTENT;
     };
     sink.heard.lock().unwrap().notices.entry(id).or_insert((0, (watch, sale))).0 += 1;
-    sink.timeline.attempt(Attempt { at: now(), millis: 0.0, kind: "notice", error: None });
+    sink.timeline.attempt(Attempt {
+        number: 0,
+        at: now(),
+        millis: 0.0,
+        kind: "notice",
+        error: None,
+        answered: true,
+    });
     StatusCode::NO_CONTENT
 }

@@ -1,5 +1,6 @@
 //! Everything that a rehearsal needs, built up and taken down; and the order of the scenarios.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::load::{Caller, Load};
 use super::machine::Image;
 use super::network::resolve_nothing;
 use super::report::{self, Outcome};
-use super::scenarios::Scenario;
+use super::scenarios::{Fault, Scenario, Seen};
 use super::scratch::Scratch;
 use super::sink::Sink;
 use super::timeline::{Attempt, Timeline, now};
@@ -27,6 +28,8 @@ use super::timeline::{Attempt, Timeline, now};
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 /// Instances at the beginning of each scenario.
 pub const FLEET: usize = 3;
+/// Requests in a second: with fewer a scenario has shown nothing.
+const LEAST_LOAD: f64 = 5.0;
 /// For a fleet to be as it should be again.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
@@ -45,8 +48,11 @@ pub struct Stage {
     /// Rollouts so far.
     pub rollouts: usize,
     pub password: String,
-    /// When the fault of this scenario began.
-    pub fault_at: Option<f64>,
+    /// The fault of this scenario.
+    pub fault: Option<Fault>,
+    /// Notices before this scenario, and those that came again.
+    notices: usize,
+    repeated: usize,
     ledger: Ledger,
 }
 
@@ -65,7 +71,7 @@ pub async fn perform(scenarios: &[Scenario]) -> bool {
     };
     take_down(fleet).await;
     drop(folder);
-    let file = report::write(&timeline, &outcomes);
+    let file = report::write(&timeline, &outcomes, scenarios.len());
     print!("{}", report::table(&outcomes));
     println!("report: {}", file.display());
     finished && outcomes.len() == scenarios.len() && outcomes.iter().all(Outcome::passed)
@@ -153,6 +159,9 @@ impl Surroundings {
             // In the proportion of the health checks: one a second, and not one in ten.
             ("server/linger_s", "6"),
             ("instance/dead_man_s", "20"),
+            // So many bytes of an instance's little disk.
+            ("files/reserve_bytes", "67108864"),
+            ("instance/disk_full_s", "10"),
             // A message that SQS gave to a worker that was about to end comes again after so long.
             ("worker/lease_s", "15"),
         ] {
@@ -214,7 +223,9 @@ impl Stage {
             images,
             rollouts: 0,
             password,
-            fault_at: None,
+            fault: None,
+            notices: 0,
+            repeated: 0,
             ledger: Ledger::default(),
         })
     }
@@ -223,7 +234,8 @@ impl Stage {
     async fn play(&mut self, scenario: Scenario, number: u64) -> Outcome {
         self.timeline.event(&format!("— {}: {}", scenario.name(), scenario.about()));
         let begun = now();
-        self.fault_at = None;
+        self.fault = None;
+        let before = self.ids().await;
         let upload = self.load.upload(number + 1);
         tokio::time::sleep(Duration::from_secs(3)).await;
         let performed = scenario.perform(self).await;
@@ -249,14 +261,27 @@ impl Stage {
         let requests: Vec<_> = attempts.iter().filter(|attempt| attempt.kind != "notice").collect();
         let failed: Vec<&Attempt> =
             requests.iter().copied().filter(|attempt| attempt.error.is_some()).collect();
-        let (allowed, wrong): (Vec<&Attempt>, Vec<&Attempt>) =
-            failed.iter().partition(|attempt| scenario.allows(attempt, self.fault_at));
+        let targets = self.fleet.lock().await.balancer.targets();
+        let (allowed, wrong): (Vec<&Attempt>, Vec<&Attempt>) = failed.iter().partition(|attempt| {
+            let target = targets.get(&attempt.number).copied();
+            self.fault.as_ref().is_some_and(|fault| scenario.allows(attempt, fault, target))
+        });
+        let replaced = before.difference(&self.ids().await).count();
+        let repeated = balance.repeated - std::mem::replace(&mut self.repeated, balance.repeated);
+        let seen = Seen { failed: failed.len(), replaced, resumed: uploaded.resumed, repeated };
+        problems.extend(scenario.expects(&seen).map(str::to_owned));
+        if (requests.len() as f64) < (ended - begun) * LEAST_LOAD {
+            problems.push(format!("{} requests are no load", requests.len()));
+        }
         let failures = self.timeline.failures(begun);
         problems.extend(wrong.iter().take(20).map(|attempt| {
             let error = attempt.error.as_deref().unwrap_or_default();
-            let since = attempt.at - self.fault_at.unwrap_or(begun);
+            let since = attempt.at - self.fault.as_ref().map_or(begun, |fault| fault.at);
+            let target = targets
+                .get(&attempt.number)
+                .map_or_else(|| "no instance".to_owned(), |t| format!("10.77.0.{t}"));
             format!(
-                "{} failed for no reason that is allowed, {since:.1} s after it began: {error}",
+                "{} at {target} failed for no reason that is allowed, {since:.1} s after it began: {error}",
                 attempt.kind
             )
         }));
@@ -268,9 +293,11 @@ impl Stage {
             requests: requests.len(),
             failed: failed.len(),
             allowed: allowed.len(),
+            replaced,
+            pause: longest_pause(&requests, begun, ended),
             resumed: uploaded.resumed,
-            notices: balance.notices,
-            repeated: balance.repeated,
+            notices: balance.notices - std::mem::replace(&mut self.notices, balance.notices),
+            repeated,
             failures,
             problems,
             settled,
@@ -289,11 +316,34 @@ impl Stage {
         self.images.iter().find(|image| **image != current).expect("there are two").clone()
     }
 
-    /// What requests may fail for, from now on and for a while.
-    pub fn fault(&mut self, what: &str) {
-        self.timeline.event(what);
-        self.fault_at = Some(now());
+    /// What requests may fail for, from now on and for a while: those of the instances that are lost by it.
+    pub fn fault(&mut self, what: &str, lost: BTreeSet<u8>) {
+        self.timeline.mark(what);
+        self.fault = Some(Fault { at: now(), lost });
     }
+
+    /// As if ten minutes had passed: an instance may have itself replaced again.
+    ///
+    /// # Errors
+    /// The database does not take it.
+    pub async fn forget_replacements(&self) -> Result<(), String> {
+        let forgotten = sqlx::query("delete from self_terminations").execute(&self.look).await;
+        forgotten.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn ids(&self) -> BTreeSet<String> {
+        self.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect()
+    }
+}
+
+/// The longest time, in seconds, in which nobody got a good answer.
+fn longest_pause(requests: &[&Attempt], begun: f64, ended: f64) -> f64 {
+    let answers = requests.iter().filter(|attempt| attempt.error.is_none());
+    let mut times: Vec<f64> = answers.map(|attempt| attempt.at + attempt.millis / 1000.0).collect();
+    times.extend([begun, ended]);
+    times.retain(|at| *at <= ended);
+    times.sort_by(f64::total_cmp);
+    times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
 }
 
 impl Drop for Stage {

@@ -19,11 +19,15 @@ pub fn say(text: &str) {
 /// One attempt of a request.
 #[derive(Clone)]
 pub struct Attempt {
+    /// As the balancer's log has it; 0: it did not come by there.
+    pub number: u64,
     pub at: f64,
     pub millis: f64,
     pub kind: &'static str,
     /// Why it failed: a status of 5xx, or no answer.
     pub error: Option<String>,
+    /// An instance has answered, and not the balancer in its place.
+    pub answered: bool,
 }
 
 /// How many instances there were.
@@ -39,7 +43,16 @@ pub struct Count {
 struct Entries {
     attempts: Vec<Attempt>,
     counts: Vec<Count>,
-    events: Vec<(f64, String)>,
+    events: Vec<Event>,
+}
+
+/// Something that happened.
+#[derive(Clone)]
+pub struct Event {
+    pub at: f64,
+    pub text: String,
+    /// It was done on purpose.
+    pub is_mark: bool,
 }
 
 #[derive(Clone, Default)]
@@ -52,8 +65,17 @@ impl Timeline {
 
     /// Says it, and keeps it for the report.
     pub fn event(&self, text: &str) {
+        self.keep(text, false);
+    }
+
+    /// The same, of what is done to the fleet: the report shows it in the chart.
+    pub fn mark(&self, text: &str) {
+        self.keep(text, true);
+    }
+
+    fn keep(&self, text: &str, is_mark: bool) {
         say(text);
-        self.0.lock().unwrap().events.push((now(), text.to_owned()));
+        self.0.lock().unwrap().events.push(Event { at: now(), text: text.to_owned(), is_mark });
     }
 
     pub fn count(&self, count: Count) {
@@ -69,7 +91,7 @@ impl Timeline {
         self.0.lock().unwrap().counts.clone()
     }
 
-    pub fn events(&self) -> Vec<(f64, String)> {
+    pub fn events(&self) -> Vec<Event> {
         self.0.lock().unwrap().events.clone()
     }
 

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use super::load::{Caller, url};
 use super::timeline::say;
 
-const SIZE: usize = 64 * 1024 * 1024;
-const PIECE: usize = 64 * 1024;
-/// Between two pieces: some 0.6 MB/s.
+const SIZE: usize = 32 * 1024 * 1024;
+const PIECE: usize = 32 * 1024;
+/// Between two pieces: some 0.3 MB/s.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often it may be broken off.
 const BREAKS: usize = 60;

@@ -1,0 +1,366 @@
+//! The instance's own disk: one that stays full, or cannot be written to, has the instance replaced.
+//!
+//! ```text
+//! every two seconds                → what is free is looked at, and some bytes are written
+//! disk_full_s of nothing but full  → /readyz says so
+//!                                  → is no other of the group being replaced? → SetInstanceHealth Unhealthy
+//! ```
+//!
+//! Such an instance serves nearly everything still, and goes on until the group has launched another. A store that
+//! instances share is never looked at: it is full for all of them. docs/decisions/full-disk.md tells more.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge};
+use nix::sys::statvfs::statvfs;
+use tokio::task::JoinHandle;
+
+use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, Verdict};
+use crate::app::App;
+use crate::config::{self, Config, FileStore};
+use crate::error::Result;
+
+/// How often the disk is looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// A process that was stopped has not looked: between two looks no more than this counts.
+const LONGEST_TICK: Duration = Duration::from_secs(4);
+/// A disk that takes longer to answer than this cannot be written to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What is written to see whether it can be.
+const PROBE: [u8; 4096] = [0; 4096];
+
+/// What `/readyz` knows of the disk.
+pub struct Disk {
+    reason: Mutex<Option<&'static str>>,
+}
+
+impl Disk {
+    /// Not good before it has been looked at, if it is to be.
+    pub fn new(settings: &config::Instance) -> Disk {
+        let reason = settings.disk_full.map(|_| "has not been looked at yet");
+        Disk { reason: Mutex::new(reason) }
+    }
+
+    /// What is wrong with it for so long that it counts. In few words: everybody may ask.
+    pub fn reason(&self) -> Option<&'static str> {
+        *self.reason.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn tell(&self, reason: Option<&'static str>) {
+        *self.reason.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = reason;
+    }
+}
+
+/// For how long the disk has been full, by a clock that only goes forward.
+#[derive(Debug)]
+struct Fullness {
+    limit: Duration,
+    lasts: Option<Duration>,
+    looked_at: Instant,
+    was_good: bool,
+}
+
+impl Fullness {
+    fn new(limit: Duration, now: Instant) -> Fullness {
+        Fullness { limit, lasts: None, looked_at: now, was_good: false }
+    }
+
+    /// The disk was found good, or full. One good look ends it: what was full for a moment is no reason.
+    fn look(&mut self, good: bool, now: Instant) {
+        let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
+        self.looked_at = now;
+        self.was_good |= good;
+        self.lasts = match good {
+            true => None,
+            false => Some(self.lasts.map_or(Duration::ZERO, |lasts| lasts + since)),
+        };
+    }
+
+    /// It has lasted too long.
+    fn is_lasting(&self) -> bool {
+        self.lasts.is_some_and(|lasts| lasts >= self.limit)
+    }
+
+    /// An instance that has never had room is not ready from the beginning.
+    fn is_told(&self) -> bool {
+        self.is_lasting() || !self.was_good
+    }
+}
+
+/// Looks until `app.stopping`.
+///
+/// # Errors
+/// The address of the instance metadata is none.
+pub async fn run(app: App) -> Result<()> {
+    let Some(limit) = app.config.instance.disk_full else { return Ok(()) };
+    let mut replacement = Replacement::new(app.clone())?;
+    let pulse = app.pulses.start("the look at the disk", LONGEST_ROUND);
+    let mut fullness = Fullness::new(limit, Instant::now());
+    let mut looks = Looks::new(&app.config);
+    let mut not_before = Instant::now();
+    loop {
+        pulse.beat();
+        let found = tokio::select! {
+            found = looks.next() => found,
+            () = app.stopping.cancelled() => return Ok(()),
+        };
+        gauge!("salebell_disk_free_bytes").set(found.free.map_or(f64::NAN, |free| free as f64));
+        let began = fullness.lasts.is_none();
+        fullness.look(found.problem.is_none(), Instant::now());
+        app.disk.tell(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
+        if let Some(problem) = found.problem.as_ref().filter(|_| began) {
+            log::warn!(target: "salebell::disk", "the disk {problem}");
+        }
+        if let Some(problem) = found.problem.filter(|_| fullness.is_lasting() && Instant::now() >= not_before)
+        {
+            let verdict = tokio::select! {
+                // The look is seconds old at most, and a disk that has just got room will be full again.
+                verdict = replacement.ask(|| true) => verdict,
+                () = app.stopping.cancelled() => return Ok(()),
+            };
+            not_before = Instant::now() + RETRY;
+            let seconds = fullness.lasts.unwrap_or_default().as_secs();
+            let outcome = match verdict {
+                Ok(Verdict::Replaced) => {
+                    // The group launches another one first. Should it have forgotten, it hears of it again.
+                    not_before = Instant::now() + PAUSE;
+                    log::error!(target: "salebell::disk", "disk.full_s" = seconds;
+                        "for {seconds} s the disk {problem}: this instance has itself replaced");
+                    "replaced"
+                }
+                Ok(Verdict::NotInService(state)) => {
+                    log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
+                        "for {seconds} s the disk {problem}; the group wants this instance {state}");
+                    "not_in_service"
+                }
+                Ok(Verdict::HeldBack | Verdict::CalledOff) => {
+                    log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
+                        "for {seconds} s the disk {problem}; held back: another instance of the group is being replaced");
+                    "held_back"
+                }
+                Err(failure) => {
+                    log::error!(target: "salebell::disk", "disk.full_s" = seconds;
+                        "for {seconds} s the disk {problem}, and this instance goes on: {failure}");
+                    "failed"
+                }
+            };
+            counter!("salebell_disk_replacements_total", "outcome" => outcome).increment(1);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = app.stopping.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// What a look has found.
+struct Found {
+    /// Bytes; of several folders the fewest. `None`: nobody can tell.
+    free: Option<u64>,
+    problem: Option<Problem>,
+}
+
+/// What is wrong with the disk.
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    what: &'static str,
+    /// For the log.
+    detail: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.what, self.detail)
+    }
+}
+
+/// One look after the other, never two at once: each may hold a thread for as long as the disk hangs.
+struct Looks {
+    places: Places,
+    under_way: Option<JoinHandle<Found>>,
+}
+
+impl Looks {
+    fn new(config: &Config) -> Looks {
+        let mut folders = vec![config.worker.scratch.clone()];
+        let shared = match config.files.store {
+            FileStore::Directory => Some(config.files.directory.clone()),
+            // Where parts are gathered.
+            FileStore::S3 => {
+                folders.push(config.files.directory.clone());
+                None
+            }
+        };
+        let places = Places { folders, shared, floor: config.instance.min_free_bytes };
+        Looks { places, under_way: None }
+    }
+
+    async fn next(&mut self) -> Found {
+        let places = self.places.clone();
+        let look = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || places.look()));
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(ended) => {
+                self.under_way = None;
+                ended.unwrap_or_else(|panic| unknown("cannot be looked at", panic.to_string()))
+            }
+            Err(_) => unknown("does not answer", format!("within {} s", PATIENCE.as_secs())),
+        }
+    }
+}
+
+fn unknown(what: &'static str, detail: String) -> Found {
+    Found { free: None, problem: Some(Problem { what, detail }) }
+}
+
+/// Where the process writes.
+#[derive(Clone)]
+struct Places {
+    folders: Vec<PathBuf>,
+    /// What others write to as well, or what lasts longer than the instance: neither it nor its file system counts.
+    shared: Option<PathBuf>,
+    /// Fewer bytes than this are too few.
+    floor: u64,
+}
+
+impl Places {
+    /// Blocks.
+    fn look(&self) -> Found {
+        // A shared store that hangs must not be touched: it hangs for all instances.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let shared = self.shared.as_deref().map(|shared| file_system(&mounts, shared));
+        let (mut least, mut problem) = (None, None);
+        for folder in &self.folders {
+            if shared == Some(file_system(&mounts, folder)) {
+                continue;
+            }
+            let found = probe(folder);
+            if let Ok(free) = found {
+                least = Some(least.map_or(free, |least: u64| least.min(free)));
+            }
+            let (what, detail) = match found {
+                Ok(free) if free >= self.floor => continue,
+                Ok(free) => ("has no room", format!("{free} bytes are free, fewer than {}", self.floor)),
+                Err(error) => ("cannot be written to", error.to_string()),
+            };
+            let detail = format!("{}: {detail}", folder.display());
+            problem.get_or_insert(Problem { what, detail });
+        }
+        Found { free: least, problem }
+    }
+}
+
+/// The device of the file system that a folder is on, or will be, as proc_pid_mountinfo(5) tells it; the folder itself is
+/// not asked.
+fn file_system<'a>(mounts: &'a str, folder: &Path) -> Option<&'a str> {
+    let find = |line: &'a str| {
+        let mut fields = line.split(' ');
+        let (device, point) = (fields.nth(2)?, fields.nth(1)?);
+        folder.starts_with(point).then_some((point.len(), device))
+    };
+    mounts.lines().filter_map(find).max_by_key(|(length, _)| *length).map(|(_, device)| device)
+}
+
+/// Writes a little to a file without a name; returns how many bytes are free beside it.
+fn probe(folder: &Path) -> io::Result<u64> {
+    fs::create_dir_all(folder)?;
+    // O_TMPFILE is not known to every file system. What is left by a kill between two of these lines is empty.
+    let path = folder.join(format!(".salebell-probe-{}", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let mut file = File::create_new(&path)?;
+    fs::remove_file(&path)?;
+    file.write_all(&PROBE)?;
+    let found = statvfs(folder)?;
+    Ok(found.blocks_available() * found.fragment_size())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+        let mut now = Instant::now();
+        let mut fullness = Fullness::new(60 * SECOND, now);
+        let mut look = |good: bool, seconds: u32| {
+            now += SECOND * seconds;
+            fullness.look(good, now);
+            (fullness.is_told(), fullness.is_lasting())
+        };
+        assert_eq!(look(true, 2), (false, false));
+        for _ in 0..30 {
+            assert_eq!(look(false, 2), (false, false));
+        }
+        assert_eq!(look(true, 2), (false, false));
+        // 60 s from the first look that found it full.
+        for _ in 0..30 {
+            assert_eq!(look(false, 2), (false, false));
+        }
+        assert_eq!(look(false, 2), (true, true));
+        assert_eq!(look(true, 2), (false, false));
+    }
+
+    #[test]
+    fn an_instance_without_room_is_not_ready_from_the_beginning() {
+        let mut now = Instant::now();
+        let mut fullness = Fullness::new(60 * SECOND, now);
+        assert!(fullness.is_told());
+        for _ in 0..3 {
+            now += 2 * SECOND;
+            fullness.look(false, now);
+            assert!(fullness.is_told() && !fullness.is_lasting());
+        }
+        fullness.look(true, now);
+        assert!(!fullness.is_told());
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_between_two_moments_has_not_seen_an_hour() {
+        let mut now = Instant::now();
+        let mut fullness = Fullness::new(60 * SECOND, now);
+        fullness.look(true, now);
+        fullness.look(false, now);
+        now += 3600 * SECOND;
+        fullness.look(false, now);
+        assert_eq!(fullness.lasts, Some(LONGEST_TICK));
+    }
+
+    #[test]
+    fn a_folder_is_on_the_file_system_that_was_mounted_last_and_nearest() {
+        let mounts = "21 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n\
+                      30 21 0:26 / /var/lib/salebell/files rw - nfs4 127.0.0.1:/ rw\n\
+                      31 21 259:1 /var/tmp/systemd-private/tmp /var/tmp rw - ext4 /dev/nvme0n1p1 rw\n\
+                      32 30 0:27 / /var/lib/salebell/files rw - tmpfs small rw\n";
+        let find = |folder: &str| file_system(mounts, Path::new(folder));
+        assert_eq!(find("/var/tmp/not-made-yet"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell/files-of-others"), Some("259:1"));
+        assert_eq!(find("/var/lib/salebell/files/ab"), Some("0:27"));
+        assert_eq!(file_system("", Path::new("/")), None);
+    }
+
+    #[test]
+    fn the_file_system_of_a_shared_store_does_not_count() {
+        let own = std::env::temp_dir();
+        let look = |shared: Option<&str>| {
+            // More than any disk has.
+            let shared = shared.map(PathBuf::from);
+            Places { folders: vec![own.clone()], shared, floor: u64::MAX }.look()
+        };
+        let full = look(None);
+        assert!(full.free.is_some());
+        assert_eq!(full.problem.unwrap().what, "has no room");
+        assert!(look(Some("/proc")).problem.is_some(), "another file system");
+        let same = look(own.to_str());
+        assert_eq!((same.free, same.problem), (None, None));
+        let gone = Places { folders: vec!["/proc/none".into()], shared: None, floor: 0 }.look();
+        let problem = gone.problem.unwrap().to_string();
+        assert!(problem.starts_with("cannot be written to (/proc/none: "), "{problem}");
+    }
+}

@@ -1,0 +1,237 @@
+//! An instance whose own disk stays full has itself replaced, one of the group at a time, and serves until then. The
+//! processes and the small disks are real; Auto Scaling is the stand-in of `support/ec2`.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::binary::Binary;
+use crate::support::ec2::{Ec2, Fault, Group, State};
+use crate::support::instance::start_under;
+use crate::support::scratch::Scratch;
+use crate::support::{TestApp, eventually};
+
+/// Mounts a small file system over a folder, which only the process that follows sees.
+const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
+    'mount -t tmpfs -o size=16m salebell \"$SMALL_DISK\" && exec \"$@\"' sh \"$@\"";
+
+/// An API on an instance that is in service, and its disk.
+struct Member {
+    id: &'static str,
+    api: Binary,
+    url: String,
+    metrics: String,
+    scratch: Scratch,
+}
+
+impl Member {
+    async fn start(app: &TestApp, ec2: &Ec2, id: &'static str, more: &[(&str, &str)]) -> Member {
+        let metadata = ec2.launch(id).await;
+        let environment = ec2.environment(&metadata);
+        let mut settings: Vec<(&str, &str)> =
+            environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let scratch = Scratch::new();
+        let folder = scratch.path().to_str().unwrap();
+        settings.extend([
+            ("SMALL_DISK", folder),
+            ("SALEBELL_WORKER__SCRATCH", folder),
+            ("SALEBELL_INSTANCE__DISK_FULL_S", "3"),
+            ("SALEBELL_INSTANCE__MIN_FREE_BYTES", "4194304"),
+        ]);
+        settings.extend(more);
+        let api = start_under(&["sh", "-c", ON_A_SMALL_DISK, "sh"], app, "api", &settings);
+        let url = api.url().await;
+        let metrics = format!("http://{}", api.logged("metrics on http://").await);
+        Member { id, api, url, metrics, scratch }
+    }
+
+    /// A file that takes so many of the 16 MiB.
+    fn fill(&self, mib: usize) {
+        let mut file = File::create(self.filler()).unwrap();
+        for _ in 0..mib {
+            // What does not fit any more is not wanted.
+            let _ = file.write_all(&[1; 1 << 20]);
+        }
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> String {
+        format!("/proc/{}/root{}/filler", self.api.id(), self.scratch.path().display())
+    }
+
+    /// What `/readyz` says of the disk; `None`: the instance is ready.
+    async fn complaint(&self, app: &TestApp) -> Option<String> {
+        let answer = app.client.get(format!("{}/readyz", self.url)).send().await.unwrap();
+        if answer.status() == 200 {
+            return None;
+        }
+        assert_eq!(answer.status(), 503);
+        let problem: Value = answer.json().await.unwrap();
+        assert_eq!(problem["errors"][0]["pointer"], "disk", "{problem}");
+        Some(problem["errors"][0]["detail"].as_str().unwrap().to_owned())
+    }
+
+    async fn is_ready(&self, app: &TestApp) {
+        eventually("it is ready", async || self.complaint(app).await.is_none()).await;
+    }
+
+    /// Its metrics that begin so.
+    async fn metrics(&self, app: &TestApp, name: &str) -> Vec<String> {
+        let text = app.client.get(&self.metrics).send().await.unwrap().text().await.unwrap();
+        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+    }
+
+    fn state(&self, ec2: &Ec2) -> State {
+        ec2.world().group.instance(self.id).state
+    }
+}
+
+async fn group() -> (TestApp, Ec2) {
+    let ec2 = Ec2::start(Group { replaces_first: true, ..Group::new("salebell-test") }).await;
+    (TestApp::spawn().await, ec2)
+}
+
+#[tokio::test]
+async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_then() {
+    let (app, ec2) = group().await;
+    let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
+    member.is_ready(&app).await;
+    // 6 MiB are enough, and the metric says what there is.
+    member.fill(10);
+    eventually("it looks", async || {
+        member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 6287360"]
+    })
+    .await;
+    assert_eq!(member.complaint(&app).await, None);
+    member.fill(16);
+    let filled = Instant::now();
+    eventually("it is not ready", async || member.complaint(&app).await.is_some()).await;
+    // One look may have been just before, and looks are two seconds apart.
+    assert!(filled.elapsed() >= Duration::from_secs(3), "{:?}", filled.elapsed());
+    assert_eq!(member.complaint(&app).await.as_deref(), Some("cannot be written to"));
+    let call = "SetInstanceHealth HealthStatus=Unhealthy InstanceId=i-1 ShouldRespectGracePeriod=false";
+    eventually("it has itself replaced", async || ec2.calls(call) == 1).await;
+    member.api.logged("this instance has itself replaced").await;
+    // Until the group comes it does all that it can do without a disk. The load balancer hears nothing of it.
+    for path in ["/healthz", "/v1/deals", "/v1/games"] {
+        let answer = app.client.get(format!("{}{path}", member.url)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+    // It is told once.
+    let looks = Instant::now();
+    eventually("some more looks", async || looks.elapsed() > Duration::from_secs(5)).await;
+    assert_eq!(ec2.calls("SetInstanceHealth"), 1);
+    assert!(member.api.is_running());
+    let told = r#"salebell_disk_replacements_total{outcome="replaced"} 1"#;
+    assert_eq!(member.metrics(&app, "salebell_disk_replacements_total").await, [told]);
+    member.empty();
+    member.is_ready(&app).await;
+}
+
+#[tokio::test]
+async fn of_two_instances_whose_disks_are_full_one_is_replaced() {
+    let (app, ec2) = group().await;
+    let mut members =
+        [Member::start(&app, &ec2, "i-1", &[]).await, Member::start(&app, &ec2, "i-2", &[]).await];
+    for member in &members {
+        member.is_ready(&app).await;
+        member.fill(16);
+    }
+    eventually("both have decided", async || {
+        let held = members.iter().filter(|member| member.api.log().contains("held back")).count();
+        ec2.calls("SetInstanceHealth") == 1 && held == 1
+    })
+    .await;
+    for member in &mut members {
+        assert!(member.api.is_running());
+        // The group of this test has no other to launch, and ends nothing before it has.
+        assert_eq!(member.state(&ec2), State::InService);
+    }
+    let unhealthy = |member: &&Member| !ec2.world().group.instance(member.id).healthy;
+    assert_eq!(members.iter().filter(unhealthy).count(), 1);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_for_a_moment_is_no_reason() {
+    let (app, ec2) = group().await;
+    let member = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__DISK_FULL_S", "8")]).await;
+    member.is_ready(&app).await;
+    for times in 1..=2 {
+        member.fill(16);
+        eventually("it has seen it", async || {
+            member.api.log().matches("the disk cannot be").count() == times
+        })
+        .await;
+        assert_eq!(member.complaint(&app).await, None);
+        member.empty();
+        eventually("it looks again", async || {
+            member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 16773120"]
+        })
+        .await;
+    }
+    assert_eq!(member.complaint(&app).await, None);
+    assert_eq!(ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_instances_share_may_be_full() {
+    let (app, ec2) = group().await;
+    // Where it sorts lies on the same file system.
+    let shared = app.files.path().to_str().unwrap().to_owned();
+    let inside = format!("{shared}/scratch");
+    let more = [("SMALL_DISK", shared.as_str()), ("SALEBELL_WORKER__SCRATCH", inside.as_str())];
+    let mut member = Member::start(&app, &ec2, "i-1", &more).await;
+    member.is_ready(&app).await;
+    let mut file = File::create(format!("/proc/{}/root{shared}/filler", member.api.id())).unwrap();
+    while file.write_all(&[1; 1 << 16]).is_ok() {}
+    let full = Instant::now();
+    eventually("longer than an own disk may be full", async || {
+        assert_eq!(member.complaint(&app).await, None);
+        full.elapsed() > Duration::from_secs(9)
+    })
+    .await;
+    assert_eq!(member.metrics(&app, "salebell_disk_free_bytes").await, ["salebell_disk_free_bytes NaN"]);
+    assert!(member.api.is_running());
+    assert_eq!(ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_never_had_room_is_not_put_into_service() {
+    let (app, ec2) = group().await;
+    let more = [("SALEBELL_INSTANCE__MIN_FREE_BYTES", "17000000"), ("SALEBELL_INSTANCE__DISK_FULL_S", "600")];
+    let member = Member::start(&app, &ec2, "i-1", &more).await;
+    eventually("it has looked", async || {
+        // Not for a moment ready.
+        member.complaint(&app).await.expect("not ready") == "has no room"
+    })
+    .await;
+    assert_eq!(ec2.calls("SetInstanceHealth"), 0);
+}
+
+#[tokio::test]
+async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
+    let (app, ec2) = group().await;
+    let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
+    member.is_ready(&app).await;
+    ec2.world().autoscaling_outage = Some(Fault::Status(400));
+    member.fill(16);
+    member.api.logged("and this instance goes on: ").await;
+    assert!(member.api.is_running());
+    // Nobody is held back by a refusal.
+    let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
+        .fetch_one(&app.app.writer)
+        .await
+        .unwrap();
+    assert_eq!(held, 0);
+    ec2.world().autoscaling_outage = None;
+    eventually("it has itself replaced", async || {
+        member.api.log().contains("this instance has itself replaced")
+    })
+    .await;
+    assert!(!ec2.world().group.instance("i-1").healthy);
+}
