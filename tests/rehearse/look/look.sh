@@ -1,3 +1,4 @@
+#!/bin/bash
 # What a virtual machine of a rehearsal tells of itself, on its second serial port: facts, a line each, and what
 # check-instance.sh says.
 exec >/dev/ttyS1 2>&1 </dev/null
