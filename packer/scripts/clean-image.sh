@@ -37,6 +37,9 @@ find /usr/share/doc -mindepth 1 \( -type f -o -type l \) -not -name copyright -d
 find /usr/share/doc -mindepth 1 -depth -type d -empty -delete
 rm -rf /usr/share/{man,info,locale,lintian,bug,doc-base,pixmaps,applications,bash-completion,zsh}
 
+# What the tools of Debian's packages have left of themselves when they ran: Python does not write it the same each time.
+rm -rf /usr/share/python3/debpython/__pycache__
+
 # apt and dpkg: no lists, no caches, no history, no settings of the bake.
 apt-get clean
 rm -rf /var/lib/apt/lists/* /var/lib/apt/{periodic,extended_states}* /var/backups/*
