@@ -290,6 +290,7 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     // By now it asks for more, for 20 s.
     tokio::time::sleep(Duration::from_secs(1)).await;
     app.app.stopping.cancel();
+    // Longer than the moment for which one would listen that gives its question up.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!recording.is_finished(), "it listens");
     let second = other.report(&shop, json!([seen("a", "8.99", 2)])).await;

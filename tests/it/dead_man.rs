@@ -9,7 +9,7 @@ use salebell::store::self_terminations;
 use crate::support::binary::Binary;
 use crate::support::ec2::{Ec2, Fault, Group, State};
 use crate::support::grpc::Client;
-use crate::support::instance::start;
+use crate::support::instance::launch;
 use crate::support::proxy::Proxy;
 use crate::support::{TestApp, eventually};
 
@@ -25,15 +25,8 @@ struct Member {
 
 impl Member {
     async fn start(app: &TestApp, ec2: &Ec2, id: &'static str, more: &[(&str, &str)]) -> Member {
-        let metadata = ec2.launch(id).await;
-        let environment = ec2.environment(&metadata);
-        let mut settings: Vec<(&str, &str)> =
-            environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        settings.push(("SALEBELL_INSTANCE__DEAD_MAN_S", "2"));
-        settings.extend(more);
-        let api = start(app, "api", &settings);
-        let url = api.url().await;
-        let metrics = format!("http://{}", api.logged("metrics on http://").await);
+        let settings = [&[("SALEBELL_INSTANCE__DEAD_MAN_S", "2")], more].concat();
+        let (api, url, metrics) = launch(&[], app, ec2, id, &settings).await;
         Member { id, api, url, metrics }
     }
 

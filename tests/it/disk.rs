@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::binary::Binary;
 use crate::support::ec2::{Ec2, Fault, Group, State};
-use crate::support::instance::start_under;
+use crate::support::instance::launch;
 use crate::support::scratch::Scratch;
 use crate::support::{TestApp, eventually};
 
@@ -28,22 +28,16 @@ struct Member {
 
 impl Member {
     async fn start(app: &TestApp, ec2: &Ec2, id: &'static str, more: &[(&str, &str)]) -> Member {
-        let metadata = ec2.launch(id).await;
-        let environment = ec2.environment(&metadata);
-        let mut settings: Vec<(&str, &str)> =
-            environment.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let scratch = Scratch::new();
         let folder = scratch.path().to_str().unwrap();
-        settings.extend([
+        let settings = [
             ("SMALL_DISK", folder),
             ("SALEBELL_WORKER__SCRATCH", folder),
             ("SALEBELL_INSTANCE__DISK_FULL_S", "3"),
             ("SALEBELL_INSTANCE__MIN_FREE_BYTES", "4194304"),
-        ]);
-        settings.extend(more);
-        let api = start_under(&["sh", "-c", ON_A_SMALL_DISK, "sh"], app, "api", &settings);
-        let url = api.url().await;
-        let metrics = format!("http://{}", api.logged("metrics on http://").await);
+        ];
+        let settings = [&settings, more].concat();
+        let (api, url, metrics) = launch(&["sh", "-c", ON_A_SMALL_DISK, "sh"], app, ec2, id, &settings).await;
         Member { id, api, url, metrics, scratch }
     }
 

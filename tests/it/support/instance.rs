@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 
 use super::binary::{Binary, command};
 use super::bus::Queues;
+use super::ec2::Ec2;
 use super::{TestApp, User, raw};
 
 /// The settings under which a process shares the test's database and store.
@@ -53,6 +54,25 @@ pub fn start_under(wrapper: &[&str], app: &TestApp, command: &str, more: &[(&str
     let settings: Vec<(&str, &str)> =
         settings.iter().map(|(key, value)| (&**key, &**value)).chain(more.iter().copied()).collect();
     Binary::start_under(wrapper, &[command], &settings)
+}
+
+/// Launches an instance and starts an API on it, by way of another program where one is named; returns it with the
+/// addresses of its API and of its metrics.
+pub async fn launch(
+    wrapper: &[&str],
+    app: &TestApp,
+    ec2: &Ec2,
+    id: &str,
+    more: &[(&str, &str)],
+) -> (Binary, String, String) {
+    let metadata = ec2.launch(id).await;
+    let environment = ec2.environment(&metadata);
+    let settings: Vec<(&str, &str)> =
+        environment.iter().map(|(key, value)| (*key, value.as_str())).chain(more.iter().copied()).collect();
+    let api = start_under(wrapper, app, "api", &settings);
+    let url = api.url().await;
+    let metrics = format!("http://{}", api.logged("metrics on http://").await);
+    (api, url, metrics)
 }
 
 /// A running `salebell api`, and who calls it.
