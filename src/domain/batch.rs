@@ -195,6 +195,7 @@ mod tests {
             platform: None,
             url: None,
             sale_ends_at: None,
+            available: true,
         }
     }
 

@@ -50,6 +50,17 @@ pub struct Observation {
         with = "chrono::serde::ts_microseconds_option"
     )]
     pub sale_ends_at: Option<DateTime<Utc>>,
+    /// Whether the store takes orders for it, also ahead of its release. What cannot be bought is no sale.
+    #[serde(rename = "b", default = "yes", skip_serializing_if = "is_yes")]
+    pub available: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 impl Observation {
@@ -87,6 +98,7 @@ pub struct ReportedObservation {
     pub url: Option<String>,
     pub sale_ends_at: Option<String>,
     pub observed_at: Option<String>,
+    pub availability: Option<String>,
 }
 
 /// What is wrong with one field: its name and a sentence about it.
@@ -154,6 +166,10 @@ impl ReportedObservation {
         let sale_ends_at = self.sale_ends_at.as_deref().and_then(|text| {
             parse_instant(text).map_err(|problem| problems.push(("sale_ends_at", problem))).ok()
         });
+        let available = check_availability(self.availability.as_deref()).unwrap_or_else(|problem| {
+            problems.push(("availability", problem));
+            false
+        });
         let title = optional(&mut problems, "title", self.title.as_deref(), 500);
         let platform = optional(&mut problems, "platform", self.platform.as_deref(), 50);
         let url = optional(&mut problems, "url", self.url.as_deref(), 2000);
@@ -174,6 +190,7 @@ impl ReportedObservation {
                 platform: platform.map(str::to_lowercase),
                 url: url.map(str::to_owned),
                 sale_ends_at,
+                available,
             }),
             _ => Err(problems),
         }
@@ -188,6 +205,17 @@ pub fn check_region(region: Option<&str>) -> Result<String, String> {
             Ok(code.to_ascii_uppercase())
         }
         Some(_) => Err("must be an ISO 3166-1 code of two letters, or \"ZZ\" for everywhere".to_owned()),
+    }
+}
+
+/// Whether what is called so can be bought: the words of Google's product data
+/// (<https://support.google.com/merchants/answer/6324448>), in any case, with `_`, `-` or a blank. Nothing said: it can.
+pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
+    let plain = availability.unwrap_or_default().trim().to_ascii_lowercase().replace([' ', '-'], "_");
+    match plain.as_str() {
+        "" | "in_stock" | "preorder" | "pre_order" | "backorder" | "back_order" => Ok(true),
+        "out_of_stock" => Ok(false),
+        _ => Err("must be one of in_stock, out_of_stock, preorder and backorder".to_owned()),
     }
 }
 
@@ -292,6 +320,23 @@ mod tests {
             r#"{"store": "s", "sku": "a", "price": "9.99", "regular_price": "5.00", "currency": "EUR"}"#,
         );
         assert_eq!(problems.unwrap_err(), [("regular_price", "is below the price".to_owned())]);
+    }
+
+    #[test]
+    fn what_can_be_bought_is_told_in_the_words_of_product_feeds() {
+        for (text, available) in [
+            (None, true),
+            (Some(""), true),
+            (Some("in_stock"), true),
+            (Some("In Stock"), true),
+            (Some("PREORDER"), true),
+            (Some("backorder"), true),
+            (Some(" out of stock "), false),
+            (Some("out-of-stock"), false),
+        ] {
+            assert_eq!(check_availability(text), Ok(available), "{text:?}");
+        }
+        assert!(check_availability(Some("sold")).is_err());
     }
 
     #[test]

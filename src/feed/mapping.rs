@@ -13,7 +13,7 @@ use super::records::trim;
 use crate::failure::Failure;
 
 /// The fields of an observation, as `POST /v1/prices` takes them.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "store",
     "sku",
     "price",
@@ -25,6 +25,7 @@ const FIELDS: [&str; 11] = [
     "url",
     "sale_ends_at",
     "observed_at",
+    "availability",
 ];
 /// Without these the API takes no observation.
 const REQUIRED: [&str; 4] = ["store", "sku", "price", "currency"];

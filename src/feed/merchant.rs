@@ -49,6 +49,7 @@ impl Merchant {
             url: owned("link"),
             sale_ends_at: period.filter(|_| sale.is_some()).map(|(_, end)| end.to_rfc3339()),
             observed_at: None,
+            availability: owned("availability"),
         })
     }
 }

@@ -265,6 +265,7 @@ mod tests {
             platform: None,
             url: None,
             sale_ends_at: None,
+            available: true,
         };
         Seen { line, observation }
     }

@@ -176,6 +176,7 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
         platform: None,
         url: None,
         sale_ends_at: None,
+        available: true,
     };
     let mut observations: Vec<Observation> = (0..offers).map(observation).collect();
     if turned {
