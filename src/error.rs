@@ -29,6 +29,8 @@ pub enum Kind {
     Timeout,
     /// It clashes with what is there.
     Conflict,
+    /// Somebody else is at it, and does not end.
+    Locked,
     /// `If-Match` does not match.
     PreconditionFailed,
     /// The body is larger than what is taken.
@@ -43,8 +45,10 @@ pub enum Kind {
     UnsupportedMediaType,
     /// The file has no such bytes.
     RangeNotSatisfiable,
-    /// The bytes that came are not those that were sent.
+    /// The bytes that came are not those that were sent, by the checksum of tus.
     ChecksumMismatch,
+    /// The same by a digest of HTTP.
+    DigestMismatch,
     /// It can be read, but fields are wrong; `errors` tells which.
     Invalid,
     /// Too many requests.
@@ -68,6 +72,7 @@ impl Kind {
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Locked => StatusCode::LOCKED,
             Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::QuotaExceeded => StatusCode::PAYLOAD_TOO_LARGE,
@@ -77,6 +82,7 @@ impl Kind {
             Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
             // Of tus; HTTP has none for it.
             Kind::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
+            Kind::DigestMismatch => StatusCode::BAD_REQUEST,
             Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -96,9 +102,9 @@ impl Kind {
             Kind::MethodNotAllowed => Code::Unimplemented,
             Kind::Timeout => Code::DeadlineExceeded,
             // Read it again, and try with that.
-            Kind::Conflict | Kind::PreconditionFailed => Code::Aborted,
+            Kind::Conflict | Kind::Locked | Kind::PreconditionFailed => Code::Aborted,
             Kind::RangeNotSatisfiable => Code::OutOfRange,
-            Kind::ChecksumMismatch => Code::DataLoss,
+            Kind::ChecksumMismatch | Kind::DigestMismatch => Code::DataLoss,
             Kind::TooLarge | Kind::QuotaExceeded | Kind::TooManyRequests | Kind::InsufficientStorage => {
                 Code::ResourceExhausted
             }
@@ -116,6 +122,7 @@ impl Kind {
             Kind::MethodNotAllowed => ("method-not-allowed", "The path has no such method"),
             Kind::Timeout => ("timeout", "The request did not arrive in time"),
             Kind::Conflict => ("conflict", "It clashes with what is there"),
+            Kind::Locked => ("locked", "Somebody else is at it"),
             Kind::PreconditionFailed => ("precondition-failed", "It has changed since it was read"),
             Kind::TooLarge => ("too-large", "The body is too large"),
             Kind::QuotaExceeded => ("quota-exceeded", "The account has no room left"),
@@ -124,6 +131,7 @@ impl Kind {
             Kind::UnsupportedMediaType => ("unsupported-media-type", "The body's type is not taken here"),
             Kind::RangeNotSatisfiable => ("range-not-satisfiable", "There are no such bytes"),
             Kind::ChecksumMismatch => ("checksum-mismatch", "The bytes are not those that were sent"),
+            Kind::DigestMismatch => ("digest-mismatch", "The bytes are not those of their digest"),
             Kind::Invalid => ("invalid", "Fields are wrong"),
             Kind::TooManyRequests => ("too-many-requests", "Too many requests"),
             Kind::Internal => ("internal", "Something went wrong on our side"),

@@ -16,6 +16,7 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -255,6 +256,7 @@ impl Connections {
         async move {
             // Answers are written whole, so waiting for more to send only adds latency.
             let _ = stream.set_nodelay(true);
+            hand_over_little(&stream);
             end_when_stalled(&stream, conversation.limits.stalled);
             let Some(tls) = tls else { return conversation.hold(stream, only_http2).await };
             let stream = tokio::select! {
@@ -291,6 +293,16 @@ fn end_when_stalled(stream: &TcpStream, after: Duration) {
     let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
     if let Err(error) = setsockopt(stream, TcpUserTimeout, &millis) {
         log::debug!(target: "salebell::server", "a connection is not watched for stalls: {error}");
+    }
+}
+
+/// The kernel takes no more than this to send later. It would take megabytes, which are lost with a client that goes
+/// away, and count as given out where bytes are counted.
+const MOST_UNSENT: u32 = 128 * 1024;
+
+fn hand_over_little(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MOST_UNSENT) {
+        log::debug!(target: "salebell::server", "a connection takes as much as it likes: {error}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 
 /// How long a request that is told to end may take to make durable what it has.
 const END_WITHIN: Duration = Duration::from_secs(10);
-/// How long who asks for the offset waits for what is on its way to the disk.
+/// How long somebody who looks on waits for what is on its way to the disk.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Handles to the uploads of the process.
@@ -71,23 +71,31 @@ impl Uploads {
     /// Begins to receive an upload; a request that is at it is ended first, and has then made durable what it had.
     ///
     /// # Errors
-    /// `TooManyRequests` or `Unavailable` beyond the limits; `Conflict` when the other request does not end.
+    /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
     pub async fn begin(&self, file: Uuid, account: Uuid, limits: Limits) -> Result<Receiving> {
         loop {
-            let other = {
-                let mut active = lock(&self.active);
-                match active.get(&file) {
-                    Some(other) => other.clone(),
-                    None => return self.enter(&mut active, file, account, limits),
-                }
-            };
-            other.stop.cancel();
-            if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
-                let mut refusal = Error::conflict("Another request that writes this upload does not end.");
-                refusal.retry_after_s = Some(END_WITHIN.as_secs());
-                return Err(refusal);
+            self.take_over(file).await?;
+            let mut active = lock(&self.active);
+            if !active.contains_key(&file) {
+                return self.enter(&mut active, file, account, limits);
             }
         }
+    }
+
+    /// Ends the request by which this process receives an upload, if there is one; it has then made durable what it had.
+    ///
+    /// # Errors
+    /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
+    pub async fn take_over(&self, file: Uuid) -> Result<()> {
+        let Some(other) = lock(&self.active).get(&file).cloned() else { return Ok(()) };
+        other.stop.cancel();
+        if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
+            let detail = "Another request that writes this upload does not end.";
+            let mut refusal = Error::new(Kind::Locked, detail);
+            refusal.retry_after_s = Some(END_WITHIN.as_secs());
+            return Err(refusal);
+        }
+        Ok(())
     }
 
     fn enter(
@@ -117,7 +125,8 @@ impl Uploads {
         lock(&self.active).len()
     }
 
-    /// Waits until what this process has received of an upload is durable and can be told; not for long.
+    /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
+    /// brings it goes on.
     pub async fn settle(&self, file: Uuid) {
         let Some(active) = lock(&self.active).get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();

@@ -12,6 +12,8 @@ pub const UNFINISHED_LIFE: TimeDelta = TimeDelta::hours(24);
 /// The longest name, in bytes: what file systems take.
 const MAX_NAME_BYTES: usize = 255;
 const OCTETS: &str = "application/octet-stream";
+/// What requests call the bytes that they bring; no file is of such a type.
+const TRANSFERS: [&str; 2] = ["application/partial-upload", "application/offset+octet-stream"];
 
 /// When a file made at `created_at` goes that is wanted until `wanted`.
 ///
@@ -66,7 +68,7 @@ pub fn clean_media_type(given: &str) -> String {
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&b))
     };
     match essence.split_once('/') {
-        Some((kind, sub)) if token(kind) && token(sub) => essence,
+        Some((kind, sub)) if token(kind) && token(sub) && !TRANSFERS.contains(&&*essence) => essence,
         _ => OCTETS.to_owned(),
     }
 }
@@ -97,7 +99,9 @@ pub enum Wanted {
 
 /// RFC 9110, section 14: one range of bytes. What cannot be read, or is several, means the whole.
 pub fn parse_range(header: &str, length: u64) -> Wanted {
-    let Some((first, last)) = header.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+    // Range units are compared without regard to case (section 14.1).
+    let of_bytes = header.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
+    let Some((first, last)) = of_bytes.and_then(|(_, range)| range.split_once('-')) else {
         return Wanted::Whole;
     };
     let number = |text: &str| {
@@ -160,6 +164,8 @@ mod tests {
             ("text", OCTETS),
             ("text/a b", OCTETS),
             ("text/csv\r\nx: y", OCTETS),
+            ("application/partial-upload", OCTETS),
+            ("Application/Offset+Octet-Stream; a=b", OCTETS),
         ] {
             assert_eq!(clean_media_type(given), expected, "{given:?}");
         }
@@ -180,6 +186,8 @@ mod tests {
             ("bytes=-5000", Wanted::Part(0, 1000)),
             ("bytes=990-", Wanted::Part(990, 1000)),
             ("bytes=0-0", Wanted::Part(0, 1)),
+            ("Bytes=0-0", Wanted::Part(0, 1)),
+            ("BYTES=-1", Wanted::Part(999, 1000)),
             ("bytes=990-5000", Wanted::Part(990, 1000)),
             ("bytes=990-99999999999999999999999", Wanted::Part(990, 1000)),
             ("bytes=1000-", Wanted::Nothing),

@@ -6,6 +6,7 @@ pub mod export;
 pub mod file;
 pub mod history;
 pub mod ledger;
+pub mod link;
 pub mod money;
 pub mod observation;
 pub mod price;

@@ -77,6 +77,7 @@ pub fn parse_concat(header: &str) -> Result<Concat, String> {
 pub enum ChecksumAlgorithm {
     Sha1,
     Sha256,
+    Sha512,
 }
 
 /// As `Tus-Checksum-Algorithm` lists them.
@@ -102,11 +103,58 @@ pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
     let bytes = match algorithm {
         ChecksumAlgorithm::Sha1 => 20,
         ChecksumAlgorithm::Sha256 => 32,
+        ChecksumAlgorithm::Sha512 => 64,
     };
     match value.len() == bytes {
         true => Ok(Checksum { algorithm, value }),
         false => Err(format!("has a value that is not of {bytes} bytes")),
     }
+}
+
+/// `Content-Digest` and `Repr-Digest` (RFC 9530): those whose algorithm is known here and still good. Others are
+/// passed over, as the RFC lets a recipient do.
+///
+/// # Errors
+/// A sentence about what is wrong.
+pub fn parse_digest(header: &str) -> Result<Vec<Checksum>, String> {
+    let mut checksums = Vec::new();
+    for member in header.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+        let (key, value) = member.split_once('=').ok_or("has an algorithm without a value")?;
+        let algorithm = match key {
+            "" => return Err("has a value without an algorithm".to_owned()),
+            "sha-256" => ChecksumAlgorithm::Sha256,
+            "sha-512" => ChecksumAlgorithm::Sha512,
+            _ => continue,
+        };
+        let value = value.split(';').next().unwrap_or_default().trim();
+        let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
+        let value = value.and_then(|value| STANDARD.decode(value).ok());
+        let value = value.ok_or_else(|| format!("has a value of {key} that is not base64 between colons"))?;
+        checksums.push(Checksum { algorithm, value });
+    }
+    Ok(checksums)
+}
+
+/// The value of a structured field that is an item (RFC 9651), without its parameters.
+fn item(header: &str) -> &str {
+    header.split(';').next().unwrap_or_default().trim()
+}
+
+/// A structured field that is a boolean. Another value is as if the field were not there.
+pub fn parse_boolean(header: &str) -> Option<bool> {
+    match item(header) {
+        "?1" => Some(true),
+        "?0" => Some(false),
+        _ => None,
+    }
+}
+
+/// A structured field that is an integer of 0 or more. Another value is as if the field were not there.
+pub fn parse_integer(header: &str) -> Option<u64> {
+    const MAX_DIGITS: usize = 15;
+    let digits = item(header);
+    let is_one = (1..=MAX_DIGITS).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    if is_one { digits.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -133,6 +181,30 @@ mod tests {
         assert_eq!(parse_concat(&header), Ok(Concat::Final(vec![a, b])));
         for wrong in ["", "final", "final;", "final;/v1/files/1", "whole"] {
             assert!(parse_concat(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn digests_are_those_of_known_algorithms() {
+        let digests = parse_digest("md5=:AAAA:, sha-256=:AAEC:;a=1 ,sha-512=:AwQ=:, id-sha-256=x").unwrap();
+        let expected = [(ChecksumAlgorithm::Sha256, vec![0, 1, 2]), (ChecksumAlgorithm::Sha512, vec![3, 4])];
+        assert_eq!(digests, expected.map(|(algorithm, value)| Checksum { algorithm, value }));
+        assert_eq!(parse_digest("").unwrap(), []);
+        for wrong in ["sha-256", "sha-256=AAEC", "sha-256=:AAEC", "sha-256=:*:", "=:AAEC:", "SHA"] {
+            assert!(parse_digest(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn structured_fields_are_what_they_should_be_or_nothing() {
+        assert_eq!((parse_boolean("?1"), parse_boolean(" ?0 ; a=b")), (Some(true), Some(false)));
+        for wrong in ["", "1", "true", "?2", "?1, ?0"] {
+            assert_eq!(parse_boolean(wrong), None, "{wrong}");
+        }
+        assert_eq!((parse_integer("0"), parse_integer(" 12;x ")), (Some(0), Some(12)));
+        assert_eq!(parse_integer("999999999999999"), Some(999_999_999_999_999));
+        for wrong in ["", "-1", "1.0", "1000000000000000", "\"1\"", "1, 2", "abc"] {
+            assert_eq!(parse_integer(wrong), None, "{wrong}");
         }
     }
 

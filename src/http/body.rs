@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Frame;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Sleep;
@@ -288,6 +289,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        check_query_text(parts)?;
         let pairs: Vec<(String, String)> =
             query_pairs(parts).into_iter().filter(|(name, _)| name != "limit" && name != "cursor").collect();
         let mut names = HashSet::new();
@@ -313,6 +315,16 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
                 }
             })
     }
+}
+
+/// What is no UTF-8 would become another text, silently.
+fn check_query_text(parts: &Parts) -> Result<()> {
+    let is_text = |encoded: &str| percent_decode_str(encoded).decode_utf8().is_ok();
+    for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !is_text(pair)) {
+        let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
+        return Err(bad_parameter(&brief(&name), "is not UTF-8"));
+    }
+    Ok(())
 }
 
 /// The decoded pairs of the query, in order.

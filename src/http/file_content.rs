@@ -5,6 +5,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
 use super::auth::Caller;
 use super::body::Id;
+use super::served::{self, Served};
 use crate::app::App;
 use crate::domain::file::{Wanted, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
@@ -48,41 +50,49 @@ pub async fn get(
         refusal.retry_after_s = Some(1);
         return Err(refusal);
     }
-    let answer = Answer::to(&file, &headers)?;
+    let answer = Answer::to(&file, &method, &headers)?;
     if let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
         answer.note(&app, &file, &method);
         return Ok(redirect);
     }
-    let response = answer.send(&app, &file, &method).await?;
+    let response = answer.send(&app, &file, &method, None).await?;
     answer.note(&app, &file, &method);
     Ok(response)
 }
 
-/// `GET` and `HEAD /d/{token}`: for whoever knows the link.
+/// `GET` and `HEAD /d/{token}`: for anybody who knows the link.
 pub async fn shared(
     State(app): State<App>,
-    Path(token): Path<String>,
+    token: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
+    // A token that is no UTF-8 is nobody's.
+    let Path(token) = token.map_err(|_| file_links::no_link())?;
     let digest = digest(&SHA256, token.as_bytes());
-    let (link, file, limited) =
-        file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
-    let answer = Answer::to(&file, &headers)?;
-    if method == Method::GET
-        && let Answer::Bytes { start, end, .. } = answer
-    {
-        let length = file.length.unwrap_or_default();
-        let bytes = (end - start) as i64;
-        file_links::count_download(&app.writer, link, start as i64, bytes, length).await?;
+    let shared = file_links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
+    let file = &shared.file;
+    if shared.most.is_some_and(|most| shared.usage.is_used_up(most)) {
+        return Err(file_links::no_link());
     }
-    // A limited link gives no address that could be used more than once.
-    if !limited && let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
-        answer.note(&app, &file, &method);
-        return Ok(redirect);
-    }
-    let mut response = answer.send(&app, &file, &method).await?;
-    answer.note(&app, &file, &method);
+    let answer = Answer::to(file, &method, &headers)?;
+    let mut response = match (answer, &method) {
+        (Answer::Bytes { start, end, .. }, &Method::GET) => {
+            // A limited link gives no address that could be used more than once.
+            if shared.most.is_none()
+                && let Some(redirect) = answer.redirect(&app, file, &method, &headers).await?
+            {
+                // Nobody tells us how much is fetched there: all that was asked for counts.
+                file_links::count_served(&app.writer, shared.link, 0, start, end - start).await?;
+                answer.note(&app, file, &method);
+                return Ok(redirect);
+            }
+            let served = served::begin(&app, &shared, start, end).await?;
+            answer.send(&app, file, &method, Some(served)).await?
+        }
+        _ => answer.send(&app, file, &method, None).await?,
+    };
+    answer.note(&app, file, &method);
     // What was shared with one is not for the caches of others.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     Ok(response)
@@ -103,7 +113,7 @@ enum Answer {
 
 impl Answer {
     /// In the order of RFC 9110, section 13.2.2.
-    fn to(file: &StoredFile, headers: &HeaderMap) -> Result<Answer> {
+    fn to(file: &StoredFile, method: &Method, headers: &HeaderMap) -> Result<Answer> {
         let tag = entity_tag(file);
         let modified = file.completed_at.unwrap_or(file.created_at);
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -122,7 +132,8 @@ impl Answer {
         }
         let length = file.length.unwrap_or_default().unsigned_abs();
         let whole = Answer::Bytes { start: 0, end: length, partial: false };
-        let Some(range) = text(header::RANGE) else { return Ok(whole) };
+        // RFC 9110, section 14.2: a range is one of GET alone.
+        let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Ok(whole) };
         let holds = text(header::IF_RANGE).is_none_or(|condition| {
             // A date would do only where it is the very one that we have told.
             condition == tag || parse_date(condition).is_some_and(|date| date == whole_seconds(modified))
@@ -174,7 +185,14 @@ impl Answer {
         Ok(Some(response))
     }
 
-    async fn send(self, app: &App, file: &StoredFile, method: &Method) -> Result<Response> {
+    /// `served` counts what is sent.
+    async fn send(
+        self,
+        app: &App,
+        file: &StoredFile,
+        method: &Method,
+        served: Option<Served>,
+    ) -> Result<Response> {
         let length = file.length.unwrap_or_default().unsigned_abs();
         let mut response = match self {
             Answer::NotModified => StatusCode::NOT_MODIFIED.into_response(),
@@ -187,7 +205,13 @@ impl Answer {
             Answer::Bytes { start, end, partial } => {
                 let body = match *method == Method::HEAD {
                     true => Body::empty(),
-                    false => Body::from_stream(read(app, file, start, end).await?),
+                    false => {
+                        let bytes = read(app, file, start, end).await?;
+                        match served {
+                            Some(served) => Body::from_stream(served.count(bytes)),
+                            None => Body::from_stream(bytes),
+                        }
+                    }
                 };
                 let mut response = Response::new(body);
                 let headers = response.headers_mut();

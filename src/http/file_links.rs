@@ -1,6 +1,7 @@
 //! `/v1/files/{id}/links`: addresses under which anybody may fetch a file.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -37,7 +38,10 @@ pub struct LinkResponse {
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     max_downloads: Option<i32>,
+    /// Whole copies that were given out, in one answer or in pieces.
     downloads: i32,
+    /// Bytes of all answers, those under way as if they were sent.
+    bytes_served: i64,
 }
 
 /// A link just made: the only time that its address is shown.
@@ -51,8 +55,8 @@ struct CreatedLinkResponse {
 
 impl From<FileLink> for LinkResponse {
     fn from(link: FileLink) -> LinkResponse {
-        let FileLink { id, created_at, expires_at, max_downloads, downloads } = link;
-        LinkResponse { id, created_at, expires_at, max_downloads, downloads }
+        let FileLink { id, created_at, expires_at, max_downloads, downloads, bytes_served } = link;
+        LinkResponse { id, created_at, expires_at, max_downloads, downloads, bytes_served }
     }
 }
 
@@ -116,8 +120,10 @@ pub async fn list(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Path((id, link)): Path<(Uuid, Uuid)>,
+    path: Result<Path<(Uuid, Uuid)>, PathRejection>,
 ) -> Result<Response> {
+    // What is not a UUID names nothing.
+    let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     file_links::delete_link(&app.writer, file.id, link).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -1,8 +1,9 @@
 //! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,12 @@ struct UpdateFileRequest {
 /// `OPTIONS` of files: what both protocols want to know before they begin.
 pub async fn options(State(app): State<App>) -> Response {
     let mut response = tus::describe(&app);
-    draft::put_limits(&app, response.headers_mut());
+    let headers = response.headers_mut();
+    draft::put_limits(&app, headers, None);
+    let patches = format!("{}, {}, application/merge-patch+json", tus::BYTES, draft::BYTES);
+    if let Ok(patches) = HeaderValue::from_str(&patches) {
+        headers.insert("accept-patch", patches);
+    }
     response
 }
 
@@ -149,7 +155,7 @@ async fn create_once(
         return Ok(tus::create(app, caller, params, request).await);
     }
     match draft::is_meant(request.headers()) {
-        true => draft::create(app, caller, params, request).await,
+        true => Ok(draft::create(app, caller, params, request).await),
         false => plain::create(app, caller, params, request).await,
     }
 }
@@ -158,10 +164,11 @@ async fn create_once(
 pub async fn put(
     State(app): State<App>,
     caller: Caller,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     Params(mut params): Params<UploadParams>,
     request: Request,
 ) -> Result<Response> {
+    let Path(name) = name.map_err(|_| Error::malformed("The name of a file must be UTF-8."))?;
     params.name_it(name);
     plain::create(&app, &caller, &params, request).await
 }
@@ -174,7 +181,15 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    conditional::respond(&headers, &FileResponse::from(file))
+    if file.is_complete() {
+        return conditional::respond(&headers, &FileResponse::from(file));
+    }
+    // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
+    app.uploads.settle(id).await;
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let mut response = conditional::respond(&headers, &FileResponse::from(file.clone()))?;
+    draft::put_state(&app, response.headers_mut(), &file);
+    Ok(response)
 }
 
 /// `HEAD /v1/files/{id}`: how far an upload has come.
@@ -196,7 +211,7 @@ pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: 
         return Ok(tus::patch(&app, &caller, id, request).await);
     }
     match media_type(request.headers()).as_deref() {
-        Some(draft::BYTES) => draft::patch(&app, &caller, id, request).await,
+        Some(draft::BYTES) => Ok(draft::patch(&app, &caller, id, request).await),
         Some("application/json" | "application/merge-patch+json") => update(&app, &caller, id, request).await,
         _ => {
             let detail =

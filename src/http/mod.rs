@@ -35,6 +35,7 @@ pub mod prices;
 pub mod quarantine;
 pub mod rate_limit;
 pub mod request;
+pub mod served;
 pub mod stats;
 pub mod stores;
 pub mod uploads;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -23,6 +23,9 @@ use super::head;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
 use crate::trace::{TraceContext, request_id};
+
+/// What is allowed somewhere, for a path that nothing is at.
+const METHODS: &str = "GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS";
 
 /// A body up to this is there when its request is.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
@@ -90,6 +93,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
     let private = auth::is_private(request.headers());
     let version = request.version();
+    let in_table = request.extensions().get::<MatchedPath>().is_some();
 
     let refusal = head::check(&request).err();
     let close = refusal.is_some();
@@ -114,6 +118,10 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let mut answer = answer.as_mut().await;
     hang_up.0 = None;
     put_headers(answer.headers_mut(), &id, private);
+    // The router tells it for the paths that it knows.
+    if answer.status() == StatusCode::METHOD_NOT_ALLOWED && !in_table {
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
     if version < Version::HTTP_2 && (close || progress.left_some()) {
         // The rest is not read: the client shall not send its next request behind it. Nor is anything believed that
         // follows a head which two of us may read differently.

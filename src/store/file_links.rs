@@ -1,9 +1,11 @@
 //! Share links: addresses under which anybody may fetch a file, for a time and a number of downloads.
 
 use chrono::{DateTime, Utc};
+use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use super::files::StoredFile;
+use crate::domain::link::{Admission, Usage};
 use crate::error::{Error, Result};
 use crate::store::pool::PgPool;
 
@@ -14,7 +16,10 @@ pub struct FileLink {
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub max_downloads: Option<i32>,
+    /// Whole copies that were given out.
     pub downloads: i32,
+    /// Bytes of all answers, those under way as if they were sent.
+    pub bytes_served: i64,
 }
 
 pub struct NewLink<'a> {
@@ -44,7 +49,7 @@ pub async fn create_link(
          select $1, f.id, $3, $4, $5, $6
          from (select id from files where id = $2 for no key update) f
          where (select count(*) from file_links where file_id = $2) < $7
-         returning id, created_at, expires_at, max_downloads, downloads",
+         returning id, created_at, expires_at, max_downloads, downloads, bytes_served",
         new.id,
         file,
         new.digest,
@@ -62,7 +67,7 @@ pub async fn create_link(
 pub async fn list_links(pool: &PgPool, file: Uuid, before: Option<Uuid>, rows: i64) -> Result<Vec<FileLink>> {
     let links = sqlx::query_as!(
         FileLink,
-        "select id, created_at, expires_at, max_downloads, downloads from file_links
+        "select id, created_at, expires_at, max_downloads, downloads, bytes_served from file_links
          where file_id = $1 and id < $2 order by id desc limit $3",
         file,
         before.unwrap_or(Uuid::max()),
@@ -83,17 +88,23 @@ pub async fn delete_link(pool: &PgPool, file: Uuid, id: Uuid) -> Result<()> {
     if deleted.rows_affected() == 0 { Err(Error::not_found("link")) } else { Ok(()) }
 }
 
-/// The file of a link that is valid, for whoever knows its token, and whether its downloads are limited.
+/// A link and its file, for anybody who knows its token.
+pub struct SharedFile {
+    pub link: Uuid,
+    pub file: StoredFile,
+    /// Downloads; `None`: any number.
+    pub most: Option<u64>,
+    pub usage: Usage,
+}
+
+/// The file of a link that is valid.
 ///
 /// # Errors
 /// `NotFound`: there is no such link, or its time is over, or its file's.
-pub async fn find_shared(
-    pool: &PgPool,
-    digest: &[u8],
-    now: DateTime<Utc>,
-) -> Result<(Uuid, StoredFile, bool)> {
+pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Result<SharedFile> {
     let link = sqlx::query!(
-        "select l.id, l.file_id, f.account_id, l.max_downloads from file_links l join files f on f.id = l.file_id
+        "select l.id, l.file_id, f.account_id, l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
+         from file_links l join files f on f.id = l.file_id
          where l.digest = $1 and l.expires_at > $2 and f.state = 'complete'",
         digest,
         now,
@@ -103,35 +114,88 @@ pub async fn find_shared(
     .ok_or_else(no_link)?;
     let file =
         super::files::find_file(pool, link.account_id, link.file_id, now).await.map_err(|_| no_link())?;
-    Ok((link.id, file, link.max_downloads.is_some()))
+    Ok(SharedFile {
+        link: link.id,
+        file,
+        most: link.max_downloads.map(|most| u64::from(most.unsigned_abs())),
+        usage: usage(link.length, link.downloads, link.bytes_served, &link.given),
+    })
 }
 
-/// Counts a download that begins at byte `start` and asks for `bytes` of a file of `length`.
-///
-/// What begins at the first byte is a download. What begins behind it goes on with one, and a limited link gives no
-/// more bytes that way than its downloads could have left open: so ranges are no way around the limit.
+/// Promises the bytes from `start` to before `end` to an answer. From here on they count as given out, also when the
+/// process dies; what was not sent is given back by `count_served`.
 ///
 /// # Errors
-/// `NotFound`: its downloads are used up, or it was taken back meanwhile.
-pub async fn count_download(pool: &PgPool, link: Uuid, start: i64, bytes: i64, length: i64) -> Result<()> {
-    let counted = sqlx::query!(
-        "update file_links set downloads = downloads + case when $2::bigint = 0 then 1 else 0 end,
-            continued_bytes = continued_bytes + case when $2::bigint = 0 then 0 else $3::bigint end
-         where id = $1 and case
-            when max_downloads is null then true
-            when $2::bigint = 0 then downloads < max_downloads
-            else continued_bytes + $3::bigint <= downloads * $4::bigint
-         end",
-        link,
-        start,
-        bytes,
-        length,
-    )
-    .execute(pool)
-    .await?;
-    if counted.rows_affected() == 0 { Err(no_link()) } else { Ok(()) }
+/// `NotFound`: the link was taken back.
+pub async fn promise_bytes(pool: &PgPool, link: Uuid, start: u64, end: u64) -> Result<Admission> {
+    let mut transaction = pool.begin().await?;
+    let (most, usage) = lock_link(&mut transaction, link).await?.ok_or_else(no_link)?;
+    let admission = usage.admit(most.unwrap_or(u64::MAX), start, end);
+    if admission == Admission::Granted {
+        sqlx::query!(
+            "update file_links set bytes_served = bytes_served + $2 where id = $1",
+            link,
+            to_i64(end - start),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+    }
+    Ok(admission)
 }
 
-fn no_link() -> Error {
+/// Counts `sent` bytes from `start` on, of which `promised` were counted before they were sent.
+pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, sent: u64) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    // It may have been taken back meanwhile.
+    let Some((_, mut usage)) = lock_link(&mut transaction, link).await? else { return Ok(()) };
+    usage.give(start, sent);
+    let given: Vec<i64> = usage.given.iter().copied().map(to_i64).collect();
+    sqlx::query!(
+        "update file_links set downloads = $2, bytes_served = bytes_served + $3, given = $4 where id = $1",
+        link,
+        i32::try_from(usage.downloads).unwrap_or(i32::MAX),
+        to_i64(sent) - to_i64(promised),
+        &given,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn lock_link(
+    transaction: &mut Transaction<'static, Postgres>,
+    link: Uuid,
+) -> Result<Option<(Option<u64>, Usage)>> {
+    let link = sqlx::query!(
+        "select l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
+         from file_links l join files f on f.id = l.file_id where l.id = $1 for no key update of l",
+        link,
+    )
+    .fetch_optional(&mut **transaction)
+    .await?;
+    Ok(link.map(|link| {
+        let most = link.max_downloads.map(|most| u64::from(most.unsigned_abs()));
+        (most, usage(link.length, link.downloads, link.bytes_served, &link.given))
+    }))
+}
+
+fn usage(length: Option<i64>, downloads: i32, bytes: i64, given: &[i64]) -> Usage {
+    Usage {
+        length: length.unwrap_or_default().unsigned_abs(),
+        downloads: u64::from(downloads.unsigned_abs()),
+        bytes: bytes.max(0).unsigned_abs(),
+        given: given.iter().map(|part| part.max(&0).unsigned_abs()).collect(),
+    }
+}
+
+/// A number of bytes as the database has it.
+fn to_i64(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// There is no such link, or it gives nothing any more: nobody is told which.
+pub fn no_link() -> Error {
     Error::not_found("link")
 }

@@ -141,6 +141,31 @@ pub async fn begin_writing(
     }))
 }
 
+/// Whether nobody writes an upload, so that the offset stands which its row tells. A writer that has told of nothing since
+/// `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
+pub async fn take_from_silent(pool: &PgPool, id: Uuid, silent_since: DateTime<Utc>) -> Result<bool> {
+    // Nobody's name: it is not null, for its place was not left well.
+    let nobody = Uuid::nil();
+    sqlx::query!(
+        "update files set writer = $2
+         where id = $1 and state = 'uploading' and writer <> $2 and updated_at <= $3",
+        id,
+        nobody,
+        silent_since,
+    )
+    .execute(pool)
+    .await?;
+    let written = sqlx::query_scalar!(
+        r#"select exists (
+            select from files where id = $1 and state = 'uploading' and writer is not null and writer <> $2) as "written!""#,
+        id,
+        nobody,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(!written)
+}
+
 /// What a writer has made durable.
 pub struct Written<'a> {
     pub file: Uuid,

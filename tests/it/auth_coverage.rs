@@ -38,7 +38,7 @@ const SHARED: &[&str] =
     &["/v1/games/", "/v1/offers/", "/v1/stores/", "/v1/quarantine/", "/v1/admin/stats/weekly/", "/d/"];
 
 /// The URL table as it stands in the source, so that nothing can be in it and not here.
-fn routes() -> Vec<(Method, String)> {
+pub fn routes() -> Vec<(Method, String)> {
     let source = include_str!("../../src/http/mod.rs");
     let from = source.find("fn routes()").expect("the URL table");
     let table = &source[from..from + source[from..].find("\n}").unwrap()];
@@ -70,7 +70,7 @@ fn routes() -> Vec<(Method, String)> {
     found
 }
 
-fn at(path: &str, id: impl ToString) -> String {
+pub fn at(path: &str, id: impl ToString) -> String {
     let (before, after) = (path.find('{'), path.find('}'));
     match (before, after) {
         (Some(before), Some(after)) => {

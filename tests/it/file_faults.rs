@@ -53,7 +53,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let (feed, body) = fed();
     let sending = tokio::spawn(api.patch(&path, 0, body).send());
     feed.send(Ok(whole.slice(..3 * MIB))).unwrap();
-    while api.offset(&path).await.unwrap() < 3 * MIB {}
+    while api.stored(&path).await < 3 * MIB {}
     // Somebody else fills the disk.
     let disk = format!("/proc/{}/root{}", api.binary.id(), app.files.path().display());
     let filler = format!("{disk}/filler");

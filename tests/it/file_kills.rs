@@ -47,14 +47,14 @@ async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store)
         let dead = CancellationToken::new();
         (told, sent) = (at, at);
         let asks = async {
-            // Somebody asks for the offset all the time: what is told must be there afterwards.
+            // Somebody looks on all the time: what is told must be there afterwards.
             let began = Instant::now();
             while told == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
-                told = api.offset(&path).await.unwrap();
+                told = api.stored(&path).await;
             }
             let dies_at = Instant::now() + dies_after;
             while Instant::now() < dies_at {
-                told = told.max(api.offset(&path).await.unwrap());
+                told = told.max(api.stored(&path).await);
             }
             dead.cancel();
         };

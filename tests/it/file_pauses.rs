@@ -33,7 +33,7 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
         let path = one.create(whole.len()).await;
         let mut stream = one.begin_patch(&path, 0, whole.len()).await;
         stream.write_all(&whole[..7 * MIB]).await.unwrap();
-        while one.offset(&path).await.unwrap() < 7 * MIB {}
+        while one.stored(&path).await < 7 * MIB {}
         // What follows is on its way as it is paused, and is not what the other is sent.
         stream.write_all(&bytes(MIB)).await.unwrap();
         one.binary.signal(Signal::SIGSTOP);

@@ -62,7 +62,7 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
 async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
     let app = TestApp::spawn_on(store).await;
     let anna = app.user("anna", &[]).await;
-    for how in ["whole", "broken", "parallel"] {
+    for how in ["whole", "broken", "parallel", "draft", "draft broken"] {
         upload(&app, &anna, "tus-js-client", how).await;
     }
 }

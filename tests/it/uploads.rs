@@ -94,6 +94,11 @@ pub async fn offset(app: &TestApp, user: &User, path: &str) -> usize {
     header(&head, "upload-offset").parse().unwrap()
 }
 
+/// How many bytes are there for good, asked by somebody who looks on; an upload that is under way goes on.
+pub async fn stored(app: &TestApp, user: &User, path: &str) -> usize {
+    app.see(user, path).await["offset"].as_u64().unwrap().try_into().unwrap()
+}
+
 /// What the file is now, and its bytes once it is whole.
 pub async fn content(app: &TestApp, user: &User, path: &str) -> Bytes {
     let answer = sent(app.get(&format!("{path}/content")).bearer_auth(&user.token)).await;
@@ -245,7 +250,7 @@ async fn a_broken_connection_keeps_what_arrived(store: Store) {
         drop(stream);
         let mut told = 0;
         for _ in 0..500 {
-            told = offset(&app, &anna, &path).await;
+            told = stored(&app, &anna, &path).await;
             if told == end {
                 break;
             }
@@ -268,7 +273,7 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(sto
     // The connection is open and silent. What has arrived is told all the same.
     let mut told = 0;
     while told < 200_000 {
-        told = offset(&app, &anna, &path).await;
+        told = stored(&app, &anna, &path).await;
     }
     assert_eq!(told, 200_000);
     let second = sent(patch(&app, &anna, &path, 200_000, whole.slice(200_000..))).await;
@@ -288,7 +293,7 @@ async fn another_instance_goes_on_with_an_upload(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..300_000))).unwrap();
-    while offset(&app, &anna, &path).await < 300_000 {}
+    while stored(&app, &anna, &path).await < 300_000 {}
     // The other instance knows nothing of the open request, and takes the upload from it.
     assert_eq!(offset(&other, &anna, &path).await, 300_000);
     let second = sent(patch(&other, &anna, &path, 300_000, whole.slice(300_000..600_000))).await;
@@ -505,7 +510,7 @@ async fn quotas_and_limits_hold(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(10))).unwrap();
-    while offset(&app, &anna, &path).await < 10 {}
+    while stored(&app, &anna, &path).await < 10 {}
     assert_eq!(sent(patch(&app, &anna, &deferred, 300, "x")).await.status(), 429);
     drop(feed);
     assert_eq!(first.await.unwrap().status(), 204);
@@ -529,9 +534,9 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(10))).unwrap();
-    while offset(&app, &anna, &path).await < 10 {}
+    while stored(&app, &anna, &path).await < 10 {}
     feed.send(Ok(bytes(20))).unwrap();
-    while offset(&app, &anna, &path).await < 30 {}
+    while stored(&app, &anna, &path).await < 30 {}
     app.app.stopping.cancel();
     let answer = tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);

@@ -4,6 +4,7 @@
 //! `104 (Upload Resumption Supported)` is not sent: the server below has no way to send interim answers. A client
 //! that wants to resume creates with `Upload-Complete: ?0` and appends.
 
+use axum::body::HttpBody;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,13 +12,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    Announced, Incoming, Refusal, UploadParams, announce, byte_count, header, keep_until, plain, receive,
+    Announced, Ends, Expected, Incoming, Refusal, UploadParams, announce, check_size, end_writing, header,
+    keep_until, metadata, plain, receive, remove,
 };
 use crate::app::App;
-use crate::domain::file::MAX_LIFE;
-use crate::error::{Error, Kind, Result};
+use crate::domain::file::{MAX_LIFE, clean_media_type, clean_name};
+use crate::domain::upload::{parse_boolean, parse_integer};
+use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::http::auth::Caller;
-use crate::http::body::{begin_stream, media_type};
+use crate::http::body::begin_stream;
 use crate::http::files::FileResponse;
 use crate::store::files::{self, StoredFile};
 
@@ -30,102 +33,188 @@ pub const BYTES: &str = "application/partial-upload";
 
 /// Whether a request that makes a file speaks the draft.
 pub fn is_meant(headers: &HeaderMap) -> bool {
-    headers.contains_key(COMPLETE)
+    is_last(headers).is_some()
 }
 
-/// `Upload-Limit`: what the server takes.
-pub fn put_limits(app: &App, headers: &mut HeaderMap) {
-    let (size, age) = (app.config.files.max_bytes, MAX_LIFE.num_seconds());
+/// `Upload-Limit`: what the server takes, and how long an upload is there.
+pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>) {
+    let life = file.map_or(MAX_LIFE, |file| file.keep_until - app.clock.now());
+    let (size, age) = (app.config.files.max_bytes, life.num_seconds().max(0));
     if let Ok(limits) = HeaderValue::from_str(&format!("max-size={size}, max-age={age}")) {
         headers.insert(LIMIT, limits);
     }
 }
 
+/// A refusal; the draft has problem types of its own.
+enum Refused {
+    OtherOffset { stored: u64, told: u64 },
+    Lengths,
+    Completed,
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Error(error)
+    }
+}
+
+impl Refused {
+    /// Whatever is refused, the answer is not that of the whole upload: it says `Upload-Complete: ?0`.
+    fn answer(self, app: &App) -> Response {
+        let mut answer = match self {
+            Refused::OtherOffset { stored, told } => {
+                let title = "offset from request does not match offset of resource";
+                let more = json!({"expected-offset": stored, "provided-offset": told});
+                let mut answer = problem(StatusCode::CONFLICT, "mismatching-upload-offset", title, more);
+                answer.headers_mut().insert(OFFSET, HeaderValue::from(stored));
+                answer
+            }
+            Refused::Lengths => {
+                let title = "inconsistent length values for upload";
+                problem(StatusCode::BAD_REQUEST, "inconsistent-upload-length", title, json!({}))
+            }
+            Refused::Completed => {
+                let title = "upload is already completed";
+                problem(StatusCode::BAD_REQUEST, "completed-upload", title, json!({}))
+            }
+            Refused::Error(error) => error.into_response(),
+        };
+        answer.headers_mut().insert(COMPLETE, boolean(false));
+        put_limits(app, answer.headers_mut(), None);
+        answer
+    }
+}
+
 /// POST: creation, with the first bytes or all.
-pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
+pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Response {
+    begin(app, caller, params, request).await.unwrap_or_else(|refused| refused.answer(app))
+}
+
+async fn begin(
+    app: &App,
+    caller: &Caller,
+    params: &UploadParams,
+    request: Request,
+) -> Result<Response, Refused> {
     let headers = request.headers().clone();
-    let ends = is_complete(&headers)?.unwrap_or(true);
-    let length = byte_count(&headers, "upload-length")?;
+    let here = is_last(&headers).unwrap_or(true);
+    let (length, coming) = (integer(&headers, LENGTH), request.body().size_hint().exact());
+    check_size(app, length.max(coming))?;
+    check_lengths(length, 0, coming, here)?;
+    let expected = if here { Expected::of_whole(&headers)? } else { Expected::of_part(&headers)? };
+    let (metadata, told) = (metadata(&headers)?, plain::announced_by(&headers, params)?);
     let announced = Announced {
+        name: metadata.name.map_or(told.name, |name| clean_name(&name)),
+        media_type: metadata.media_type.map_or(told.media_type, |kind| clean_media_type(&kind)),
         length,
+        metadata: metadata.header,
         keep_until: keep_until(params, app.clock.now())?,
-        ..plain::announced_by(&headers, params)
     };
     let file = announce(app, caller, &announced, None).await?;
     if !file.is_complete() {
         begin_stream(&request);
-        let incoming = Incoming { length, ends, ..Incoming::new(caller.account, file.id, 0) };
+        let ends = if here { Ends::Here } else { Ends::Later };
+        let incoming = Incoming { length, expected, ends, ..Incoming::new(caller.account, file.id, 0) };
         if let Err(refusal) = receive(app, incoming, request.into_body()).await {
+            let refused = refused_by(refusal, 0);
+            // Nothing that could be gone on with: the same again would be refused again.
+            if matches!(&refused, Refused::Lengths)
+                || matches!(&refused, Refused::Error(error)
+                    if matches!(error.kind, Kind::DigestMismatch | Kind::TooLarge | Kind::QuotaExceeded))
+            {
+                let _ = remove(app, caller.account, file.id).await;
+                return Err(refused);
+            }
             // What has arrived is kept: the client finds it at the address, if it gets this answer.
-            let mut refusal = refusal.into_error().into_response();
-            put_location(refusal.headers_mut(), &file)?;
-            return Ok(refusal);
+            let mut answer = refused.answer(app);
+            put_location(answer.headers_mut(), &file)?;
+            return Ok(answer);
         }
     }
-    answer(app, caller, file.id, StatusCode::CREATED).await
+    Ok(answer(app, caller, file.id, StatusCode::CREATED).await?)
 }
 
-/// HEAD: how far it has come.
+/// HEAD: how far it has come. The request that writes it is ended, as the draft recommends.
 pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Result<Response> {
     if [OFFSET, COMPLETE, LENGTH].iter().any(|name| headers.contains_key(name)) {
         return Err(Error::malformed("A request for the offset must not tell one, nor a length."));
     }
-    files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    app.uploads.settle(id).await;
-    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let file = end_writing(app, caller.account, id).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     put_state(app, response.headers_mut(), &file);
     Ok(response)
 }
 
 /// PATCH: further bytes.
-pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+    append(app, caller, id, request).await.unwrap_or_else(|refused| refused.answer(app))
+}
+
+async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response, Refused> {
     let headers = request.headers().clone();
-    if media_type(&headers).as_deref() != Some(BYTES) {
-        return Err(Error::new(Kind::UnsupportedMediaType, format!("The body must be {BYTES}.")));
-    }
-    let missing = |name: &str| Error::malformed(format!("{name} is missing."));
-    let offset = byte_count(&headers, "upload-offset")?.ok_or_else(|| missing("Upload-Offset"))?;
-    let ends = is_complete(&headers)?.ok_or_else(|| missing("Upload-Complete"))?;
+    let missing = |name: &str| Error::malformed(format!("{name} is missing, or is none."));
+    let offset = integer(&headers, OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
+    let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
+    let expected = Expected::of_part(&headers)?;
+    let (told, coming) = (integer(&headers, LENGTH), request.body().size_hint().exact());
+    // A stranger must not end the request that writes.
+    files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    app.uploads.take_over(id).await?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    let length = byte_count(&headers, "upload-length")?;
     if file.is_complete() {
-        let problem = json!({
-            "type": "https://iana.org/assignments/http-problem-types#completed-upload",
-            "title": "upload is already completed",
-            "status": 400,
-        });
-        return Ok(problem_document(StatusCode::BAD_REQUEST, &problem));
+        return Err(if coming == Some(0) { Refused::Completed } else { Refused::Lengths });
     }
-    if let (Some(known), Some(told)) = (file.length, length)
-        && known.unsigned_abs() != told
-    {
-        let problem = json!({
-            "type": "https://iana.org/assignments/http-problem-types#inconsistent-upload-length",
-            "title": "inconsistent length values",
-            "status": 400,
-        });
-        return Ok(problem_document(StatusCode::BAD_REQUEST, &problem));
+    let stored = file.stored.unsigned_abs();
+    if stored != offset {
+        return Err(Refused::OtherOffset { stored, told: offset });
     }
+    let known = file.length.map(i64::unsigned_abs);
+    if known.is_some() && told.is_some() && known != told {
+        return Err(Refused::Lengths);
+    }
+    let length = known.or(told);
+    // The draft has an upload end with this, whether its client has miscounted or mixed up two files.
+    let beyond = length.zip(coming).is_some_and(|(length, coming)| offset.saturating_add(coming) > length);
+    if beyond {
+        return Err(end(app, caller, id).await);
+    }
+    check_lengths(length, offset, coming, here)?;
     begin_stream(&request);
-    let incoming = Incoming { length, ends, ..Incoming::new(caller.account, id, offset) };
+    let ends = if here { Ends::Here } else { Ends::Later };
+    let incoming = Incoming { length: told, expected, ends, ..Incoming::new(caller.account, id, offset) };
     match receive(app, incoming, request.into_body()).await {
-        Ok(received) if received.complete => answer(app, caller, id, StatusCode::OK).await,
-        Ok(_) => answer(app, caller, id, StatusCode::NO_CONTENT).await,
-        Err(Refusal::OtherOffset(stored)) => {
-            let problem = json!({
-                "type": "https://iana.org/assignments/http-problem-types#mismatching-upload-offset",
-                "title": "offset from request does not match offset of resource",
-                "status": 409,
-                "expected-offset": stored,
-                "provided-offset": offset,
-            });
-            let mut refusal = problem_document(StatusCode::CONFLICT, &problem);
-            refusal.headers_mut().insert(OFFSET, HeaderValue::from(stored));
-            refusal.headers_mut().insert(COMPLETE, boolean(false));
-            Ok(refusal)
-        }
-        Err(refusal) => Err(refusal.into_error()),
+        Ok(received) if received.complete => Ok(answer(app, caller, id, StatusCode::OK).await?),
+        Ok(_) => Ok(answer(app, caller, id, StatusCode::NO_CONTENT).await?),
+        Err(Refusal::BeyondLength) => Err(end(app, caller, id).await),
+        Err(refusal) => Err(refused_by(refusal, offset)),
+    }
+}
+
+/// An upload that was sent more than it was told to have is no more.
+async fn end(app: &App, caller: &Caller, id: Uuid) -> Refused {
+    match remove(app, caller.account, id).await {
+        Ok(()) => Refused::Lengths,
+        Err(error) => error.into(),
+    }
+}
+
+fn refused_by(refusal: Refusal, told: u64) -> Refused {
+    match refusal {
+        Refusal::OtherOffset(stored) => Refused::OtherOffset { stored, told },
+        Refusal::BeyondLength | Refusal::BeforeLength => Refused::Lengths,
+        Refusal::Error(error) => Refused::Error(error),
+    }
+}
+
+/// Whether the lengths that a request tells agree: that of the file, and that of its body where the client says that it
+/// is the last one.
+fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bool) -> Result<(), Refused> {
+    let (Some(length), Some(coming)) = (length, coming) else { return Ok(()) };
+    let end = offset.saturating_add(coming);
+    match end > length || (here && end != length) {
+        true => Err(Refused::Lengths),
+        false => Ok(()),
     }
 }
 
@@ -147,14 +236,15 @@ fn put_location(headers: &mut HeaderMap, file: &StoredFile) -> Result<()> {
     Ok(())
 }
 
-fn put_state(app: &App, headers: &mut HeaderMap, file: &StoredFile) {
+/// How far an upload is.
+pub fn put_state(app: &App, headers: &mut HeaderMap, file: &StoredFile) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OFFSET, HeaderValue::from(file.stored));
     headers.insert(COMPLETE, boolean(file.is_complete()));
     if let Some(length) = file.length {
         headers.insert(LENGTH, HeaderValue::from(length));
     }
-    put_limits(app, headers);
+    put_limits(app, headers, Some(file));
 }
 
 /// A boolean of structured fields (RFC 9651).
@@ -162,16 +252,21 @@ fn boolean(value: bool) -> HeaderValue {
     HeaderValue::from_static(if value { "?1" } else { "?0" })
 }
 
-fn is_complete(headers: &HeaderMap) -> Result<Option<bool>> {
-    match (headers.contains_key(COMPLETE), header(headers, COMPLETE.as_str())) {
-        (false, _) => Ok(None),
-        (true, Some("?1")) => Ok(Some(true)),
-        (true, Some("?0")) => Ok(Some(false)),
-        (true, _) => Err(Error::malformed("Upload-Complete must be ?0 or ?1.")),
-    }
+/// `Upload-Complete`
+fn is_last(headers: &HeaderMap) -> Option<bool> {
+    header(headers, COMPLETE.as_str()).and_then(parse_boolean)
 }
 
-fn problem_document(status: StatusCode, problem: &serde_json::Value) -> Response {
-    let kind = HeaderValue::from_static("application/problem+json");
-    (status, [(header::CONTENT_TYPE, kind)], problem.to_string()).into_response()
+fn integer(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    header(headers, name.as_str()).and_then(parse_integer)
+}
+
+/// A problem of a type that the draft defines.
+fn problem(status: StatusCode, kind: &str, title: &str, mut document: serde_json::Value) -> Response {
+    document["type"] = format!("https://iana.org/assignments/http-problem-types#{kind}").into();
+    document["title"] = title.into();
+    document["status"] = status.as_u16().into();
+    document["instance"] = REQUEST_ID.try_with(Clone::clone).ok().into();
+    let media_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, media_type)], document.to_string()).into_response()
 }

@@ -8,21 +8,25 @@ pub mod draft;
 pub mod plain;
 pub mod tus;
 
+use std::time::Duration;
+
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-pub use self::receive::{Incoming, Received, Refusal, receive};
+pub use self::receive::{Ends, Incoming, Received, Refusal, receive};
+pub use self::room::check_size;
 pub use self::sum::Expected;
 use super::auth::Caller;
 use crate::app::App;
 use crate::assembly::assemble;
 use crate::domain::file;
+use crate::domain::upload::{parse_metadata, text_of};
 use crate::error::{Error, Kind, Result, chain};
-use crate::store::file_removal;
 use crate::store::files::{self, NewFile, Quota, StoredFile};
+use crate::store::{file_removal, file_writing};
 
 /// The query of requests that make files.
 #[derive(Deserialize)]
@@ -83,6 +87,7 @@ pub async fn announce(
     concat: Option<&str>,
 ) -> Result<StoredFile> {
     let length = announced.length.map(to_bytes).transpose()?;
+    check_size(app, announced.length)?;
     room::check_free(app, announced.length.unwrap_or(0)).await?;
     let new = NewFile {
         id: Uuid::now_v7(),
@@ -150,6 +155,55 @@ pub async fn put_together(
     files::find_file(&app.writer, account, file.id, app.clock.now()).await
 }
 
+/// What `Upload-Metadata` tells of a file, in both protocols.
+#[derive(Default)]
+pub struct Metadata {
+    pub header: String,
+    pub name: Option<String>,
+    pub media_type: Option<String>,
+}
+
+/// # Errors
+/// `Malformed`
+pub fn metadata(headers: &HeaderMap) -> Result<Metadata> {
+    let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
+    let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
+    Ok(Metadata {
+        header,
+        name: text_of(&pairs, &["filename", "name"]),
+        media_type: text_of(&pairs, &["filetype", "type", "contentType", "content_type"]),
+    })
+}
+
+/// A writer that has told of nothing for so long is taken to be dead, or to hang.
+const SILENCE: Duration = Duration::from_secs(3);
+/// And one that goes on telling is waited for no longer than this.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Ends the request that writes an upload, and returns the file with an offset at which the next request can go on: what
+/// a broken connection has brought is durable, and nothing that comes later of it counts. One that another instance
+/// receives ends by itself when its connection is cut; else it is taken the upload from.
+///
+/// # Errors
+/// `NotFound`, also for another account's; `Locked` when the request does not end.
+pub async fn end_writing(app: &App, account: Uuid, id: Uuid) -> Result<StoredFile> {
+    // A stranger must not end the request that writes.
+    let file = files::find_file(&app.writer, account, id, app.clock.now()).await?;
+    if file.is_complete() {
+        return Ok(file);
+    }
+    app.uploads.take_over(id).await?;
+    let began = Instant::now();
+    loop {
+        let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
+        let silent_since = app.clock.now() - patience;
+        if file_writing::take_from_silent(&app.writer, id, silent_since).await? {
+            return files::find_file(&app.writer, account, id, app.clock.now()).await;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Removes a file with its bytes. What cannot be removed now, the worker removes later.
 ///
 /// # Errors
@@ -170,6 +224,20 @@ pub async fn remove(app: &App, account: Uuid, id: Uuid) -> Result<()> {
 /// A header as text; what is no text is not there.
 pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A header as text, in all of its lines.
+///
+/// # Errors
+/// `Malformed` for what is no text.
+pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
+    let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
+    let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
+    Ok((!lines.is_empty()).then(|| lines.join(", ").trim().to_owned()))
+}
+
+fn wrong(header: &str, problem: &str) -> Error {
+    Error::malformed(format!("{header} {problem}."))
 }
 
 /// A header that is a number of bytes.

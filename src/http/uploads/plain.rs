@@ -3,8 +3,11 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 
-use super::{Announced, Incoming, UploadParams, announce, header, keep_until, receive, remove};
+use super::{
+    Announced, Ends, Expected, Incoming, UploadParams, announce, keep_until, receive, remove, wrong,
+};
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
 use crate::error::{Error, Kind, Result};
@@ -14,16 +17,21 @@ use crate::http::files::FileResponse;
 use crate::store::files;
 
 /// What the headers of a request tell of the file in its body.
-pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Announced {
-    let disposition = header(headers, "content-disposition").and_then(file_name);
-    let name = params.name.clone().or(disposition).unwrap_or_default();
-    Announced {
-        name: clean_name(&name),
+///
+/// # Errors
+/// `Malformed`: a name that is no UTF-8.
+pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announced> {
+    let name = match &params.name {
+        Some(name) => Some(name.clone()),
+        None => file_name(headers)?,
+    };
+    Ok(Announced {
+        name: clean_name(&name.unwrap_or_default()),
         media_type: clean_media_type(&media_type(headers).unwrap_or_default()),
         length: None,
         metadata: String::new(),
         keep_until: chrono::DateTime::UNIX_EPOCH,
-    }
+    })
 }
 
 /// Takes the whole body as a file. One that breaks off leaves nothing: its client does not know its address.
@@ -36,12 +44,14 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     let announced = Announced {
         length: axum::body::HttpBody::size_hint(request.body()).exact(),
         keep_until: keep_until(params, app.clock.now())?,
-        ..announced_by(headers, params)
+        ..announced_by(headers, params)?
     };
+    let expected = Expected::of_whole(headers)?;
     let file = announce(app, caller, &announced, None).await?;
     if !file.is_complete() {
         begin_stream(&request);
-        let incoming = Incoming { ends: true, ..Incoming::new(caller.account, file.id, 0) };
+        let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), Ends::Here);
+        let incoming = Incoming { expected, ends, ..incoming };
         // In a task of its own: the file is removed also when nobody waits for the answer any more.
         let (app, account, id, body) = (app.clone(), caller.account, file.id, request.into_body());
         let work = tokio::spawn(async move {
@@ -59,11 +69,25 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 
-/// `filename` of a `Content-Disposition`, with or without quotes.
-fn file_name(disposition: &str) -> Option<String> {
-    let (_, value) = disposition.split_once("filename=")?;
-    match value.strip_prefix('"') {
+/// `filename` of a `Content-Disposition`, with or without quotes; or `filename*` (RFC 8187), where there is one.
+fn file_name(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(disposition) = headers.get(header::CONTENT_DISPOSITION) else { return Ok(None) };
+    // Many clients send a name in UTF-8 as it is.
+    let disposition =
+        str::from_utf8(disposition.as_bytes()).map_err(|_| wrong("Content-Disposition", "must be UTF-8"))?;
+    if let Some((_, value)) = disposition.split_once("filename*=") {
+        let value = value.split(';').next().unwrap_or_default().trim();
+        if let [charset, _, name] = value.splitn(3, '\'').collect::<Vec<_>>()[..]
+            && charset.eq_ignore_ascii_case("utf-8")
+        {
+            let name = percent_decode_str(name).decode_utf8();
+            let name = name.map_err(|_| wrong("Content-Disposition", "must have a name in UTF-8"))?;
+            return Ok(Some(name.into_owned()));
+        }
+    }
+    let Some((_, value)) = disposition.split_once("filename=") else { return Ok(None) };
+    Ok(match value.strip_prefix('"') {
         Some(quoted) => quoted.split('"').next().map(str::to_owned),
         None => value.split(';').next().map(|bare| bare.trim().to_owned()),
-    }
+    })
 }

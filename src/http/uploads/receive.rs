@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
-use super::room::{check_free, disk_error};
+use super::room::{check_free, check_size, disk_error};
 use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
 use crate::app::App;
@@ -49,14 +49,25 @@ pub struct Incoming {
     pub offset: u64,
     /// Of the whole file, when the request tells it.
     pub length: Option<u64>,
-    pub checksum: Expected,
-    /// The end of the body is the end of the file.
-    pub ends: bool,
+    pub expected: Expected,
+    pub ends: Ends,
+}
+
+/// What makes the file complete.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// That its bytes are as many as it was told to have.
+    AtItsLength,
+    /// The end of this body.
+    Here,
+    /// A later request, even where all bytes are there.
+    Later,
 }
 
 impl Incoming {
     pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
-        Incoming { account, file, offset, length: None, checksum: Expected::Nothing, ends: false }
+        let (expected, ends) = (Expected::default(), Ends::AtItsLength);
+        Incoming { account, file, offset, length: None, expected, ends }
     }
 }
 
@@ -72,6 +83,10 @@ pub struct Received {
 pub enum Refusal {
     /// The file has so many bytes, not as many as the client thinks.
     OtherOffset(u64),
+    /// The body goes on behind the end that the file was told to have.
+    BeyondLength,
+    /// The body, which ends the file, ends before that.
+    BeforeLength,
     Error(Error),
 }
 
@@ -81,6 +96,8 @@ impl Refusal {
             Refusal::OtherOffset(stored) => {
                 Error::conflict(format!("The upload has {stored} bytes; go on from there."))
             }
+            Refusal::BeyondLength => too_long(),
+            Refusal::BeforeLength => Error::malformed("The body ends before the file does."),
             Refusal::Error(error) => error,
         }
     }
@@ -95,8 +112,8 @@ impl From<Error> for Refusal {
 /// Takes the bytes of a body into a file.
 ///
 /// # Errors
-/// `OtherOffset`; the errors of `begin_writing`; `TooLarge` beyond the length; `ChecksumMismatch`; `Timeout` or
-/// `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
+/// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
+/// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
 pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Received, Refusal> {
     let Incoming { account, file, offset, .. } = incoming;
     // A stranger must not end the request that writes.
@@ -108,7 +125,9 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
     let receiving = app.uploads.begin(file, account, limits).await?;
     let announced = body.size_hint().exact();
     // A body whose end is that of the file tells the file's length.
-    let length = incoming.length.or(announced.filter(|_| incoming.ends).map(|coming| offset + coming));
+    let here = announced.filter(|_| incoming.ends == Ends::Here);
+    let length = incoming.length.or(here.map(|coming| offset.saturating_add(coming)));
+    check_size(app, length)?;
     check_free(app, length.unwrap_or(offset).saturating_sub(offset)).await?;
     let id = Uuid::now_v7();
     let writer = Writer {
@@ -126,7 +145,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         Beginning::Complete if announced == Some(0) => {
             return Ok(Received { stored: offset, complete: true });
         }
-        Beginning::Complete => return Err(too_long().into()),
+        Beginning::Complete => return Err(Refusal::BeyondLength),
         Beginning::Begun(turn) => turn,
     };
     if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
@@ -141,11 +160,16 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
             progress: turn.progress.as_ref(),
         };
         file_writing::record_written(&app.writer, &written, true, app.clock.now()).await?;
-        return Err(too_long().into());
+        return Err(beyond(&turn));
     }
     let work = Work::begin(app.clone(), incoming, id, turn, receiving).await?;
     let request = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
     tokio::spawn(REQUEST_ID.scope(request, work.run(body))).await.map_err(Error::internal)?
+}
+
+/// A body that does not fit: into the length that was told, or into what the account may have.
+fn beyond(turn: &Turn) -> Refusal {
+    if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
 }
 
 fn too_long() -> Error {
@@ -156,7 +180,7 @@ fn too_long() -> Error {
 enum End {
     Whole(Option<HeaderMap>),
     /// It broke off, or was cut off: what has arrived is kept, and this is told.
-    Broken(Error),
+    Broken(Refusal),
 }
 
 /// One request while it writes.
@@ -207,7 +231,7 @@ impl Work {
             None => Sha256::new(),
             Some(state) => restore(state)?,
         };
-        let sum = Sum::new(&incoming.checksum);
+        let sum = Sum::new(&incoming.expected);
         let told = Told {
             stored: turn.stored,
             hash_state: hasher.serialize().to_vec(),
@@ -249,9 +273,9 @@ impl Work {
     async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
-            End::Broken(error) => {
+            End::Broken(refusal) => {
                 self.keep_what_came().await?;
-                Err(error.into())
+                Err(refusal)
             }
         }
     }
@@ -267,10 +291,11 @@ impl Work {
             tokio::select! {
                 biased;
                 () = self.receiving.stop.cancelled() => {
-                    return Ok(End::Broken(Error::conflict("Another request has taken over this upload.")));
+                    let detail = "Another request has taken over this upload.";
+                    return Ok(End::Broken(Error::conflict(detail).into()));
                 }
                 () = self.app.stopping.cancelled() => {
-                    return Ok(End::Broken(Error::unavailable("the process ends")));
+                    return Ok(End::Broken(Error::unavailable("the process ends").into()));
                 }
                 Some(tell) = self.receiving.settle.recv() => {
                     self.record_now().await?;
@@ -278,10 +303,10 @@ impl Work {
                 }
                 frame = body.frame() => match frame {
                     None => return Ok(End::Whole(None)),
-                    Some(Err(error)) => return Ok(End::Broken(broken_off(&error))),
+                    Some(Err(error)) => return Ok(End::Broken(broken_off(&error).into())),
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(bytes) if self.arrived + bytes.len() as u64 > self.turn.room.unsigned_abs() => {
-                            return Ok(End::Broken(too_long()));
+                            return Ok(End::Broken(beyond(&self.turn)));
                         }
                         Ok(bytes) => self.take(bytes).await?,
                         Err(frame) => return Ok(End::Whole(frame.into_trailers().ok())),
@@ -292,7 +317,8 @@ impl Work {
                     let (since, had) = looked_back;
                     if since.elapsed() >= slow_after {
                         if self.arrived - had < self.least_in(since.elapsed()) {
-                            return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
+                            let detail = "The body comes too slowly.";
+                            return Ok(End::Broken(Error::new(Kind::Timeout, detail).into()));
                         }
                         looked_back = (Instant::now(), self.arrived);
                     }
@@ -301,7 +327,7 @@ impl Work {
             if self.arrived - looked_at >= RECORD_EVERY_BYTES {
                 looked_at = self.arrived;
                 if let Err(error) = check_free(&self.app, 0).await {
-                    return Ok(End::Broken(error));
+                    return Ok(End::Broken(error.into()));
                 }
                 self.record_if_ripe().await?;
             }
@@ -363,7 +389,7 @@ impl Work {
         if let Some(recording) = self.recording.take_if(|recording| recording.is_finished()) {
             self.recorded_or_lost(recording).await?;
         }
-        if self.recording.is_some() || self.recorded == self.arrived || !matches!(self.sum, Sum::None) {
+        if self.recording.is_some() || self.recorded == self.arrived || !self.sum.is_none() {
             return Ok(());
         }
         let hash_state = self.drain().await?;
@@ -421,18 +447,18 @@ impl Work {
 
     /// The body is whole.
     async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
-        let sum = std::mem::replace(&mut self.sum, Sum::None);
-        if let Err(error) = sum.check(&self.incoming.checksum, trailers.as_ref()) {
+        let sum = std::mem::take(&mut self.sum);
+        if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
             self.forget_what_came().await?;
             return Err(error.into());
         }
         let stored = self.stored()?;
-        let length = self.turn.length.or(Some(stored).filter(|_| self.incoming.ends));
-        if length != Some(stored) {
+        let here = self.incoming.ends == Ends::Here;
+        let length = self.turn.length.or(Some(stored).filter(|_| here));
+        if length != Some(stored) || self.incoming.ends == Ends::Later {
             self.keep_what_came().await?;
-            if self.incoming.ends {
-                let detail = "The body ends before the file does.";
-                return Err(Error::malformed(detail).into());
+            if here {
+                return Err(Refusal::BeforeLength);
             }
             return Ok(Received { stored: stored.unsigned_abs(), complete: false });
         }
@@ -463,7 +489,7 @@ impl Work {
     /// Makes durable and tells what has arrived, and leaves the place to whoever comes next.
     async fn keep_what_came(&mut self) -> Result<()> {
         // What has not been held against its checksum cannot be kept.
-        if !matches!(self.sum, Sum::None) {
+        if !self.sum.is_none() {
             return self.forget_what_came().await;
         }
         let hash_state = self.drain().await?;

@@ -5,6 +5,21 @@ use std::io;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 
+/// Whether a file may be so large, which needs no look at the disk or at what the account has.
+///
+/// # Errors
+/// `TooLarge`
+pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
+    let largest = app.config.files.max_bytes;
+    match length.is_some_and(|length| length > largest.unsigned_abs()) {
+        true => {
+            let detail = format!("A file has no more than {largest} bytes.");
+            Err(Error::new(Kind::TooLarge, detail))
+        }
+        false => Ok(()),
+    }
+}
+
 /// Whether the disk has room.
 ///
 /// # Errors

@@ -1,79 +1,165 @@
-//! The checksum that a client tells of one request's body.
+//! The checksums that a client tells of one request's body.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
-use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum};
+use super::{header_text, wrong};
+use crate::domain::upload::{Checksum, ChecksumAlgorithm, parse_checksum, parse_digest};
 use crate::error::{Error, Kind, Result};
 
-/// What the body must have for a checksum, or none of it is kept.
-pub enum Expected {
-    Nothing,
-    Given(Checksum),
-    /// It comes in the trailer `Upload-Checksum`.
-    InTrailer,
+/// What tells a checksum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// `Upload-Checksum` of tus.
+    Tus,
+    /// `Content-Digest` (RFC 9530), which other requests than those of tus have too.
+    Content,
+    /// `Repr-Digest`, where the body is the whole file.
+    Whole,
 }
 
-/// The checksum of a body while it comes.
-pub enum Sum {
-    None,
-    Sha1(Sha1),
-    Sha256(Box<Sha256>),
-    /// Which of the two is told at the end.
-    Both(Sha1, Box<Sha256>),
-}
-
-impl Sum {
-    pub fn new(expected: &Expected) -> Sum {
-        match expected {
-            Expected::Nothing => Sum::None,
-            Expected::InTrailer => Sum::Both(Sha1::new(), Box::default()),
-            Expected::Given(checksum) => match checksum.algorithm {
-                ChecksumAlgorithm::Sha1 => Sum::Sha1(Sha1::new()),
-                ChecksumAlgorithm::Sha256 => Sum::Sha256(Box::default()),
-            },
-        }
-    }
-
-    /// The next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
+impl Source {
+    fn header(self) -> &'static str {
         match self {
-            Sum::None => {}
-            Sum::Sha1(sum) => sum.update(bytes),
-            Sum::Sha256(sum) => sum.update(bytes),
-            Sum::Both(one, other) => {
-                one.update(bytes);
-                other.update(bytes);
-            }
+            Source::Tus => "Upload-Checksum",
+            Source::Content => "Content-Digest",
+            Source::Whole => "Repr-Digest",
         }
     }
 
     /// # Errors
-    /// `ChecksumMismatch`; `Malformed` when the trailer is missing or cannot be read.
-    pub fn check(self, expected: &Expected, trailers: Option<&HeaderMap>) -> Result<()> {
-        let expected = match expected {
-            Expected::Nothing => return Ok(()),
-            Expected::Given(checksum) => checksum.clone(),
-            Expected::InTrailer => {
-                let trailer = trailers.and_then(|trailers| trailers.get("upload-checksum")?.to_str().ok());
-                let trailer =
-                    trailer.ok_or_else(|| Error::malformed("The trailer Upload-Checksum is missing."))?;
-                parse_checksum(trailer)
-                    .map_err(|problem| Error::malformed(format!("Upload-Checksum {problem}.")))?
-            }
+    /// `Malformed`
+    fn read(self, headers: &HeaderMap) -> Result<Option<Vec<Checksum>>> {
+        let Some(text) = header_text(headers, self.header())? else { return Ok(None) };
+        let checksums = match self {
+            Source::Tus => parse_checksum(&text).map(|checksum| vec![checksum]),
+            Source::Content | Source::Whole => parse_digest(&text),
         };
-        let value = match (self, expected.algorithm) {
-            (Sum::Sha1(sum) | Sum::Both(sum, _), ChecksumAlgorithm::Sha1) => sum.finalize().to_vec(),
-            (Sum::Sha256(sum) | Sum::Both(_, sum), ChecksumAlgorithm::Sha256) => sum.finalize().to_vec(),
-            _ => return Err(Error::internal("another checksum was made than asked for")),
-        };
-        match value == expected.value {
-            true => Ok(()),
-            false => {
-                let detail = "The body does not have the checksum of Upload-Checksum; none of it is kept.";
-                Err(Error::new(Kind::ChecksumMismatch, detail))
+        checksums.map(Some).map_err(|problem| wrong(self.header(), &problem))
+    }
+}
+
+/// What the body must have for checksums, or none of it is kept.
+#[derive(Default)]
+pub struct Expected {
+    given: Vec<(Source, Checksum)>,
+    /// They come behind the body.
+    in_trailers: Vec<Source>,
+}
+
+impl Expected {
+    /// Of a request of tus.
+    ///
+    /// # Errors
+    /// `Malformed`
+    pub fn of_tus(headers: &HeaderMap) -> Result<Expected> {
+        Expected::read(headers, &[Source::Tus, Source::Content])
+    }
+
+    /// Of another request, whose body is a part of a file.
+    ///
+    /// # Errors
+    /// `Malformed`
+    pub fn of_part(headers: &HeaderMap) -> Result<Expected> {
+        Expected::read(headers, &[Source::Content])
+    }
+
+    /// Of a request whose body is a whole file.
+    ///
+    /// # Errors
+    /// `Malformed`
+    pub fn of_whole(headers: &HeaderMap) -> Result<Expected> {
+        Expected::read(headers, &[Source::Content, Source::Whole])
+    }
+
+    fn read(headers: &HeaderMap, sources: &[Source]) -> Result<Expected> {
+        let mut expected = Expected::default();
+        let named = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
+        let named: Vec<&str> = named.flat_map(|names| names.split(',')).map(str::trim).collect();
+        for &source in sources {
+            match source.read(headers)? {
+                Some(checksums) => expected.given.extend(checksums.into_iter().map(|one| (source, one))),
+                None if named.iter().any(|name| name.eq_ignore_ascii_case(source.header())) => {
+                    expected.in_trailers.push(source);
+                }
+                None => {}
             }
         }
+        Ok(expected)
+    }
+}
+
+/// The checksums of a body while it comes.
+#[derive(Default)]
+pub struct Sum {
+    sha1: Option<Sha1>,
+    sha256: Option<Box<Sha256>>,
+    sha512: Option<Box<Sha512>>,
+}
+
+impl Sum {
+    pub fn new(expected: &Expected) -> Sum {
+        let mut sum = Sum::default();
+        let of_trailers = expected.in_trailers.iter().flat_map(|source| match source {
+            Source::Tus => [ChecksumAlgorithm::Sha1, ChecksumAlgorithm::Sha256],
+            Source::Content | Source::Whole => [ChecksumAlgorithm::Sha256, ChecksumAlgorithm::Sha512],
+        });
+        for algorithm in expected.given.iter().map(|(_, checksum)| checksum.algorithm).chain(of_trailers) {
+            match algorithm {
+                ChecksumAlgorithm::Sha1 => sum.sha1 = Some(Sha1::new()),
+                ChecksumAlgorithm::Sha256 => sum.sha256 = Some(Box::default()),
+                ChecksumAlgorithm::Sha512 => sum.sha512 = Some(Box::default()),
+            }
+        }
+        sum
+    }
+
+    /// Whether the body may have any sum.
+    pub fn is_none(&self) -> bool {
+        self.sha1.is_none() && self.sha256.is_none() && self.sha512.is_none()
+    }
+
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        if let Some(sum) = &mut self.sha1 {
+            sum.update(bytes);
+        }
+        if let Some(sum) = &mut self.sha256 {
+            sum.update(bytes);
+        }
+        if let Some(sum) = &mut self.sha512 {
+            sum.update(bytes);
+        }
+    }
+
+    /// # Errors
+    /// `ChecksumMismatch`, `DigestMismatch`; `Malformed` when a trailer is missing or cannot be read.
+    pub fn check(self, expected: &Expected, trailers: Option<&HeaderMap>) -> Result<()> {
+        let mut wanted = expected.given.clone();
+        for &source in &expected.in_trailers {
+            let told = trailers.map(|trailers| source.read(trailers)).transpose()?.flatten();
+            let missing = || Error::malformed(format!("The trailer {} is missing.", source.header()));
+            wanted.extend(told.ok_or_else(missing)?.into_iter().map(|one| (source, one)));
+        }
+        let sha1 = self.sha1.map(|sum| sum.finalize().to_vec());
+        let sha256 = self.sha256.map(|sum| sum.finalize().to_vec());
+        let sha512 = self.sha512.map(|sum| sum.finalize().to_vec());
+        for (source, checksum) in wanted {
+            let value = match checksum.algorithm {
+                ChecksumAlgorithm::Sha1 => &sha1,
+                ChecksumAlgorithm::Sha256 => &sha256,
+                ChecksumAlgorithm::Sha512 => &sha512,
+            };
+            if value.as_ref() != Some(&checksum.value) {
+                let kind = match source {
+                    Source::Tus => Kind::ChecksumMismatch,
+                    Source::Content | Source::Whole => Kind::DigestMismatch,
+                };
+                let detail = format!("The body is not the one of {}; none of it is kept.", source.header());
+                return Err(Error::new(kind, detail));
+            }
+        }
+        Ok(())
     }
 }

@@ -7,14 +7,12 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::{
-    Announced, Expected, Incoming, Received, Refusal, UploadParams, announce, byte_count, header, keep_until,
+    Announced, Expected, Incoming, Received, Refusal, UploadParams, announce, byte_count, end_writing,
+    header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
 };
-use super::{put_together, receive, remove};
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
-use crate::domain::upload::{
-    CHECKSUM_ALGORITHMS, Concat, parse_checksum, parse_concat, parse_metadata, text_of,
-};
+use crate::domain::upload::{CHECKSUM_ALGORITHMS, Concat, parse_concat};
 use crate::error::{Error, Kind, Result};
 use crate::http::auth::Caller;
 use crate::http::body::{begin_stream, media_type};
@@ -26,6 +24,8 @@ const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,\
     termination,concatenation";
+/// What a file knows besides a POST that stands for one of them.
+const OTHER_METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,OPTIONS,PATCH,DELETE,PUT");
 /// What the body of a PATCH is.
 pub const BYTES: &str = "application/offset+octet-stream";
 
@@ -66,15 +66,14 @@ pub fn describe(app: &App) -> Response {
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Response {
     let headers = request.headers().clone();
     speak(&headers, async {
-        let metadata = text_header(&headers, "upload-metadata")?.unwrap_or_default();
-        let pairs = parse_metadata(&metadata).map_err(|problem| wrong("Upload-Metadata", &problem))?;
+        let metadata = metadata(&headers)?;
         let length = byte_count(&headers, "upload-length")?;
         let deferred = match header(&headers, "upload-defer-length") {
             None => false,
             Some("1") => true,
             Some(_) => return Err(wrong("Upload-Defer-Length", "must be 1")),
         };
-        let upload_concat = text_header(&headers, "upload-concat")?;
+        let upload_concat = header_text(&headers, "Upload-Concat")?;
         let concat = upload_concat.as_deref().map(parse_concat).transpose();
         let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
@@ -84,13 +83,12 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         if !is_final && length.is_some() == deferred {
             return Err(Error::malformed("One of Upload-Length and Upload-Defer-Length: 1 is needed."));
         }
-        let name = text_of(&pairs, &["filename", "name"]).or_else(|| params.name.clone()).unwrap_or_default();
-        let kind = text_of(&pairs, &["filetype", "type", "contentType", "content_type"]).unwrap_or_default();
+        let name = metadata.name.or_else(|| params.name.clone()).unwrap_or_default();
         let announced = Announced {
             name: clean_name(&name),
-            media_type: clean_media_type(&kind),
+            media_type: clean_media_type(&metadata.media_type.unwrap_or_default()),
             length,
-            metadata,
+            metadata: metadata.header,
             keep_until: keep_until(params, app.clock.now())?,
         };
         if let (Some(Concat::Final(parts)), Some(upload_concat)) = (&concat, &upload_concat) {
@@ -101,14 +99,14 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         if !brings_bytes && !request.body().is_end_stream() {
             return Err(Error::new(Kind::UnsupportedMediaType, format!("The body must be {BYTES}.")));
         }
-        let checksum = expected_checksum(&headers)?;
+        let expected = Expected::of_tus(&headers)?;
         let concat = concat.map(|_| "partial");
         let file = announce(app, caller, &announced, concat).await?;
         if !brings_bytes || file.is_complete() {
             return created(&file, None);
         }
         begin_stream(&request);
-        let incoming = Incoming { checksum, ..Incoming::new(caller.account, file.id, 0) };
+        let incoming = Incoming { expected, ..Incoming::new(caller.account, file.id, 0) };
         match receive(app, incoming, request.into_body()).await {
             Ok(received) => created(&file, Some(received)),
             Err(refusal) => Err(refusal.into_error()),
@@ -137,10 +135,7 @@ fn created(file: &StoredFile, received: Option<Received>) -> Result<Response> {
 /// HEAD: how far it has come.
 pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Response {
     speak(headers, async {
-        // What is on its way to the disk counts; so does what a broken connection has left.
-        files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-        app.uploads.settle(id).await;
-        let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+        let file = end_writing(app, caller.account, id).await?;
         let mut response = StatusCode::OK.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -181,7 +176,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
         let offset = offset.ok_or_else(|| Error::malformed("Upload-Offset is missing."))?;
         let incoming = Incoming {
             length: byte_count(&headers, "upload-length")?,
-            checksum: expected_checksum(&headers)?,
+            expected: Expected::of_tus(&headers)?,
             ..Incoming::new(caller.account, id, offset)
         };
         begin_stream(&request);
@@ -229,32 +224,11 @@ pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) 
         Some("HEAD") => head(app, caller, id, &headers).await.map(|_| Body::empty()),
         _ => {
             let detail = "A POST needs X-HTTP-Method-Override of PATCH, DELETE or HEAD here.";
-            Error::new(Kind::MethodNotAllowed, detail).into_response()
+            let mut refusal = Error::new(Kind::MethodNotAllowed, detail).into_response();
+            refusal.headers_mut().insert(header::ALLOW, OTHER_METHODS);
+            refusal
         }
     }
-}
-
-fn expected_checksum(headers: &HeaderMap) -> Result<Expected> {
-    if let Some(checksum) = text_header(headers, "upload-checksum")? {
-        let checksum = parse_checksum(&checksum).map_err(|problem| wrong("Upload-Checksum", &problem))?;
-        return Ok(Expected::Given(checksum));
-    }
-    let named = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
-    let in_trailer = named
-        .flat_map(|names| names.split(','))
-        .any(|name| name.trim().eq_ignore_ascii_case("upload-checksum"));
-    Ok(if in_trailer { Expected::InTrailer } else { Expected::Nothing })
-}
-
-fn text_header(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
-    match (headers.get(name), header(headers, name)) {
-        (Some(_), None) => Err(wrong(name, "must be ASCII")),
-        (_, text) => Ok(text.map(str::to_owned)),
-    }
-}
-
-fn wrong(header: &str, problem: &str) -> Error {
-    Error::malformed(format!("{header} {problem}."))
 }
 
 fn put_expiry(headers: &mut HeaderMap, file: &StoredFile) {

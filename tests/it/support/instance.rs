@@ -131,6 +131,15 @@ impl<'a> Api<'a> {
         Some(head.headers()["upload-offset"].to_str().unwrap().parse().unwrap())
     }
 
+    /// How many bytes are there for good, asked by somebody who looks on.
+    pub async fn stored(&self, path: &str) -> usize {
+        let look =
+            self.app.client.get(self.url_for(path)).bearer_auth(&self.user.token).send().await.unwrap();
+        assert_eq!(look.status(), 200, "{}", self.binary.log());
+        let file: serde_json::Value = look.json().await.unwrap();
+        file["offset"].as_u64().unwrap().try_into().unwrap()
+    }
+
     /// A connection with the head of a PATCH that will bring so many bytes.
     pub async fn begin_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
         let mut stream = raw::connect(&self.url).await;

@@ -1,0 +1,143 @@
+//! What a share link gives out is counted while it is sent: promised before the first byte, settled before the last one
+//! goes, so that a link which is used up is so by the time the client has the file.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::link::Admission;
+use crate::error::{Error, Result, chain};
+use crate::store::file_links::{self, SharedFile};
+
+/// What goes to the connection at once, which takes some pieces ahead: what a client that goes away did not get should
+/// not be counted.
+const PIECE: usize = 64 << 10;
+/// A client that only looks, and then asks for parts, goes away in this time; only then the first byte follows the head.
+const HELD_BACK: Duration = Duration::from_millis(100);
+/// How long a request waits for answers under way that may break off, and how often it looks.
+const WAITS: Duration = Duration::from_secs(1);
+const LOOKS_EVERY: Duration = Duration::from_millis(50);
+
+/// Bytes of a link that one answer sends. Dropped early, it counts those that were sent and gives back the others.
+pub struct Served {
+    app: App,
+    link: Uuid,
+    promised: u64,
+    start: u64,
+    length: u64,
+    held_back: bool,
+    sent: u64,
+    settled: bool,
+}
+
+/// Begins an answer with the bytes from `start` to before `end`.
+///
+/// # Errors
+/// `NotFound`: the link gives no more.
+pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64) -> Result<Served> {
+    let limited = shared.most.is_some();
+    let (length, whole) = (end - start, shared.usage.length);
+    let served = Served {
+        app: app.clone(),
+        link: shared.link,
+        promised: if limited { length } else { 0 },
+        start,
+        length,
+        held_back: limited && length == whole,
+        sent: 0,
+        settled: false,
+    };
+    if !limited {
+        return Ok(served);
+    }
+    // In a task of its own: when the client has gone, what was promised is given back.
+    tokio::spawn(promise(served)).await.map_err(Error::internal)?
+}
+
+async fn promise(mut served: Served) -> Result<Served> {
+    let mut left = WAITS;
+    // Nothing is promised yet that could be given back.
+    served.settled = true;
+    loop {
+        let (start, end) = (served.start, served.start + served.length);
+        match file_links::promise_bytes(&served.app.writer, served.link, start, end).await? {
+            Admission::Granted => break,
+            Admission::Later if !left.is_zero() => {
+                sleep(LOOKS_EVERY).await;
+                left = left.saturating_sub(LOOKS_EVERY);
+            }
+            Admission::Later | Admission::Never => return Err(file_links::no_link()),
+        }
+    }
+    served.settled = false;
+    if served.length == 0 {
+        // Of an empty file nobody asks for a last byte.
+        served.settle().await;
+    }
+    Ok(served)
+}
+
+impl Served {
+    /// The same bytes, counted as they go.
+    pub fn count(
+        self,
+        bytes: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let begin = (self, bytes, Bytes::new());
+        stream::unfold(begin, |(mut served, mut bytes, mut piece)| async move {
+            if std::mem::take(&mut served.held_back) {
+                sleep(HELD_BACK).await;
+            }
+            while piece.is_empty() {
+                match bytes.next().await {
+                    Some(Ok(next)) => piece = next,
+                    Some(Err(error)) => return Some((Err(error), (served, bytes, piece))),
+                    None => return None,
+                }
+            }
+            let next = piece.split_to(piece.len().min(PIECE));
+            served.sent += next.len() as u64;
+            if served.sent >= served.length {
+                served.settle().await;
+            }
+            Some((Ok(next), (served, bytes, piece)))
+        })
+    }
+
+    /// Counts what was sent, also when the client goes away meanwhile.
+    async fn settle(&mut self) {
+        if let Some(counting) = self.count_once() {
+            let _ = tokio::spawn(counting).await;
+        }
+    }
+
+    fn count_once(&mut self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let settled = std::mem::replace(&mut self.settled, true);
+        let (app, link) = (self.app.clone(), self.link);
+        let (promised, start, sent) = (self.promised, self.start, self.sent);
+        (!settled).then(|| async move { count(&app, link, promised, start, sent).await })
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Without a runtime the process is at its end, and what was promised stays counted.
+        if let Some(counting) = self.count_once()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(counting);
+        }
+    }
+}
+
+async fn count(app: &App, link: Uuid, promised: u64, start: u64, sent: u64) {
+    if let Err(error) = file_links::count_served(&app.writer, link, promised, start, sent).await {
+        log::warn!(target: "salebell::files", "link.id" = link.to_string();
+            "what a link had promised stays counted: {}", chain(&error));
+    }
+}
