@@ -119,14 +119,19 @@ impl Answer {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let names =
             |list: &str| list.split(',').any(|one| matches!(one.trim(), one if one == "*" || one == tag));
-        match (text(header::IF_MATCH), text(header::IF_UNMODIFIED_SINCE).and_then(parse_date)) {
-            (Some(list), _) if !names(list) => return Err(changed()),
+        // A list may come in several lines; what is no text names no version.
+        let list = |name: &HeaderName| {
+            let lines: Vec<_> = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("")).collect();
+            (!lines.is_empty()).then(|| lines.join(","))
+        };
+        match (list(&header::IF_MATCH), text(header::IF_UNMODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if !names(&list) => return Err(changed()),
             (None, Some(since)) if whole_seconds(modified) > since => return Err(changed()),
             _ => {}
         }
         let weakly = |list: &str| list.split(',').any(|one| names(one.trim().trim_start_matches("W/")));
-        match (text(header::IF_NONE_MATCH), text(header::IF_MODIFIED_SINCE).and_then(parse_date)) {
-            (Some(list), _) if weakly(list) => return Ok(Answer::NotModified),
+        match (list(&header::IF_NONE_MATCH), text(header::IF_MODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if weakly(&list) => return Ok(Answer::NotModified),
             (None, Some(since)) if whole_seconds(modified) <= since => return Ok(Answer::NotModified),
             _ => {}
         }
@@ -134,7 +139,8 @@ impl Answer {
         let whole = Answer::Bytes { start: 0, end: length, partial: false };
         // RFC 9110, section 14.2: a range is one of GET alone.
         let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Ok(whole) };
-        let holds = text(header::IF_RANGE).is_none_or(|condition| {
+        let holds = headers.get(header::IF_RANGE).is_none_or(|condition| {
+            let condition = condition.to_str().unwrap_or_default();
             // A date would do only where it is the very one that we have told.
             condition == tag || parse_date(condition).is_some_and(|date| date == whole_seconds(modified))
         });

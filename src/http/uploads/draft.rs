@@ -28,6 +28,7 @@ const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
 /// What the body of a PATCH is.
 pub const BYTES: &str = "application/partial-upload";
 
@@ -114,8 +115,8 @@ async fn begin(
     let file = announce(app, caller, &announced, None).await?;
     if !file.is_complete() {
         begin_stream(&request);
-        let ends = if here { Ends::Here } else { Ends::Later };
-        let incoming = Incoming { length, expected, ends, ..Incoming::new(caller.account, file.id, 0) };
+        let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), ends(&headers, here));
+        let incoming = Incoming { length, expected, ends, ..incoming };
         if let Err(refusal) = receive(app, incoming, request.into_body()).await {
             let refused = refused_by(refusal, 0);
             // Nothing that could be gone on with: the same again would be refused again.
@@ -181,13 +182,23 @@ async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
     }
     check_lengths(length, offset, coming, here)?;
     begin_stream(&request);
-    let ends = if here { Ends::Here } else { Ends::Later };
-    let incoming = Incoming { length: told, expected, ends, ..Incoming::new(caller.account, id, offset) };
+    let (incoming, ends) = (Incoming::new(caller.account, id, offset), ends(&headers, here));
+    let incoming = Incoming { length: told, expected, ends, ..incoming };
     match receive(app, incoming, request.into_body()).await {
         Ok(received) if received.complete => Ok(answer(app, caller, id, StatusCode::OK).await?),
         Ok(_) => Ok(answer(app, caller, id, StatusCode::NO_CONTENT).await?),
         Err(Refusal::BeyondLength) => Err(end(app, caller, id).await),
         Err(refusal) => Err(refused_by(refusal, offset)),
+    }
+}
+
+/// What completes an upload: that a request says so, and nothing else. Clients of older versions of the draft are
+/// satisfied when all bytes are there: tus-js-client says `?0` of the last bytes of a stream, too.
+fn ends(headers: &HeaderMap, here: bool) -> Ends {
+    match integer(headers, VERSION) {
+        _ if here => Ends::Here,
+        Some(..=7) => Ends::AtItsLength,
+        _ => Ends::Later,
     }
 }
 
