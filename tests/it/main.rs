@@ -40,6 +40,7 @@ mod kills;
 mod layering;
 mod lifecycle;
 mod logging;
+mod machine;
 mod metadata;
 mod metrics;
 mod notices;

@@ -25,8 +25,8 @@ pub async fn connect_with(client: &TlsConnector, address: &str) -> io::Result<Tl
     client.connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
-/// A client that offers these protocols, and keeps the sessions of its connections. With `early_data` it sends data before
-/// the end of the handshake where a session allows that.
+/// A client that offers these protocols, and keeps the sessions of its connections. With `early_data` it asks to send data
+/// before the end of the handshake where a session allows that.
 pub fn client(protocols: &[&str], early_data: bool) -> TlsConnector {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
@@ -36,7 +36,7 @@ pub fn client(protocols: &[&str], early_data: bool) -> TlsConnector {
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     config.enable_early_data = early_data;
-    TlsConnector::from(Arc::new(config)).early_data(early_data)
+    TlsConnector::from(Arc::new(config))
 }
 
 #[derive(Debug)]
