@@ -7,6 +7,7 @@
 #   SALEBELL_IMAGES      folder of the results; without it salebell/images in the cache folder
 #   SALEBELL_BASES       folder of the bases; without it salebell/base in the cache folder
 #   SALEBELL_BAKE_AGAIN  not empty: bakes although the image is there
+#   SOURCE_DATE_EPOCH    seconds since 1970, which nothing in the image is younger than; without it the commit's time
 set -euo pipefail
 cd "$(dirname "$0")/.."
 where=${1:?local or aws}
@@ -19,12 +20,12 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
+# shellcheck source=scripts/require-rust.sh
+. scripts/require-rust.sh
 scripts/install-packages.sh bake >&2
 scripts/fetch-packer.sh >&2
 python=$(scripts/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
 
 if [ "$where" = aws ]; then
   for agent in amazon-ssm-agent amazon-cloudwatch-agent; do
@@ -108,7 +109,7 @@ arguments=(
   -var "architecture=$architecture"
   -var "version=$version"
   -var "commit=$commit"
-  -var "committed_at=$(git log -1 --format=%ct)"
+  -var "committed_at=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
   -var "stage=$stage"
   -var "output=$work/output"
   -var "python=$python"

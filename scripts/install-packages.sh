@@ -4,6 +4,8 @@
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/system-programs.sh
+. scripts/system-programs.sh
 
 purpose=${1:?run, test, bench, bake or vm}
 wanted=()
@@ -26,7 +28,7 @@ if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
 fi
 if [ "$purpose" = bench ]; then
   has wrk || want wrk
-  [ -x /usr/sbin/nginx ] || want nginx
+  has nginx || want nginx
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
   if ! grep -q '^ID=debian$' /etc/os-release; then
@@ -50,13 +52,13 @@ if [ "$purpose" = test ]; then
   has mmdebstrap || want mmdebstrap
   has ip || want iproute2
   # The load balancer of a rehearsal.
-  [ -x /usr/sbin/haproxy ] || want haproxy
+  has haproxy || want haproxy
 fi
 if [ "$purpose" = vm ]; then
   has qemu-system-x86_64 || want qemu-system-x86
   has sfdisk || want fdisk
   has mkfs.ext4 || want e2fsprogs
-  [ -x /usr/sbin/dnsmasq ] || want dnsmasq-base
+  has dnsmasq || want dnsmasq-base
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0

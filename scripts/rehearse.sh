@@ -7,13 +7,11 @@
 #   SALEBELL_REHEARSE_REPORT    where the report goes; without it below the target folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ "$(id -u)" -ne 0 ]; then
-  echo "A rehearsal boots instances, in network namespaces and on overlays: run it as root." >&2
-  exit 1
-fi
-scripts/install-packages.sh test
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
+# shellcheck source=scripts/system-programs.sh
+. scripts/system-programs.sh
+scripts/install-packages.sh test
 SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
 export SALEBELL_TEST_PYTHON SQLX_OFFLINE=true
 if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
@@ -25,4 +23,5 @@ fi
 # For the AWS of the rehearsal, which believes everybody; yours are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
-exec cargo test --locked --quiet --test rehearse -- "$@"
+program=$(scripts/find-test.sh rehearse)
+exec scripts/run-as-root.sh "$program" "$@"

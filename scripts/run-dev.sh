@@ -3,9 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/install-packages.sh run
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
+scripts/install-packages.sh run
 echo "==> building (some minutes the first time)"
 cargo build --locked --bin salebell
 exec cargo run --locked --quiet --bin salebell -- dev "$@"

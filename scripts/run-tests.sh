@@ -3,8 +3,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/install-packages.sh test
-scripts/prepare-tests.sh
 # shellcheck source=scripts/require-rust.sh
 . scripts/require-rust.sh
+# shellcheck source=scripts/system-programs.sh
+. scripts/system-programs.sh
+# Before anything is installed: who would rather be root, or on another machine, hears of it now.
+# shellcheck source=scripts/describe-machine.sh
+. scripts/describe-machine.sh
+scripts/install-packages.sh test
+scripts/prepare-tests.sh
+export SALEBELL_TEST_LEFT_OUT=$left_out
 exec scripts/with-postgres.sh scripts/run-checks.sh "$@"

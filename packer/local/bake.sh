@@ -4,6 +4,8 @@
 # emulator for an instance and is told to find it there. Leaves the image in WORK/output/root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/system-programs.sh
+. scripts/system-programs.sh
 if [ "$(id -u)" -ne 0 ]; then
   # A root file system has files of many users.
   exec sudo env "PATH=$PATH" "HOME=$HOME" "$0" "$@"
@@ -172,8 +174,9 @@ say "powering it off"
 stop_machine
 # What the last boot left after clean-image.sh was done.
 rm -rf "$root"/var/log/journal/* "$root"/var/tmp/* "$root"/var/lib/systemd/{timers,linger,random-seed}
-committed_at=$(sed -n 's/^ "committed_at": \([0-9]*\),/\1/p' "$work/output/manifest.json")
-find "$root" -xdev -newermt "@$committed_at" -print0 | xargs -0 -r touch --no-dereference --date="@$committed_at"
+SOURCE_DATE_EPOCH=$(sed -n 's/^ "committed_at": \([0-9]*\),/\1/p' "$work/output/manifest.json")
+export SOURCE_DATE_EPOCH
+packer/scripts/set-times.sh "$root"
 
 say "validating what came out"
 packer/scripts/validate-image.sh "$root"

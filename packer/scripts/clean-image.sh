@@ -69,4 +69,4 @@ rm -rf /var/cache/*
 : >/var/.updated
 
 # Nothing is younger than the commit.
-find / -xdev -newermt "@$SOURCE_DATE_EPOCH" -print0 | xargs -0 -r touch --no-dereference --date="@$SOURCE_DATE_EPOCH"
+"$(dirname "$0")/set-times.sh" /

@@ -200,3 +200,45 @@ fn imports_are_found_however_they_are_written() {
     let text = "use crate::{store, domain::money::Money,\n  app::{App, Clock}};\ncrate::error::chain(x)";
     assert_eq!(imports(text), ["store", "domain", "app", "error"]);
 }
+
+/// Starts programs of the machine, and need not run once more on another Debian.
+const OF_ONE_VERSION: [(&str, &str); 2] = [
+    ("webhooks", "libraries of pinned versions"),
+    ("machine", "our own scripts, on the machine that they describe"),
+];
+
+#[test]
+fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let listed = fs::read_to_string(folder.join("outside-tools.txt")).unwrap();
+    let mut files = Vec::new();
+    sources(&folder.join("it"), &mut files);
+    let (mut wrong, mut calling) = (Vec::new(), 0);
+    for file in files.iter().filter(|file| file.parent().unwrap().ends_with("it")) {
+        let module = file.file_stem().unwrap().to_string_lossy();
+        let text = fs::read_to_string(file).unwrap();
+        // What POSIX has is the same everywhere.
+        let programs: Vec<&str> = text
+            .split("Command::new(\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .filter(|program| !matches!(*program, "sh" | "sleep" | "true"))
+            .collect();
+        calling += usize::from(!programs.is_empty());
+        let known = listed.lines().any(|line| line.starts_with(&format!("{module}::")))
+            || OF_ONE_VERSION.iter().any(|(name, _)| *name == module);
+        if !programs.is_empty() && !known {
+            wrong.push(format!("{module} calls {programs:?}, and is not in tests/outside-tools.txt"));
+        }
+    }
+    assert!(calling >= 3, "the search finds what there is");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // A name that no test has any more would select nothing.
+    for line in listed.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let module = name.split("::").next().unwrap_or_default();
+        let test = name.rsplit("::").next().unwrap_or_default();
+        let text = fs::read_to_string(folder.join(format!("it/{module}.rs"))).unwrap_or_default();
+        assert!(!text.is_empty() && text.contains(test), "{name} is no test");
+    }
+}

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Semaphore, watch};
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
@@ -217,36 +217,42 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     ];
     let mut services = Services::start(&app, &anna, &settings, &more).await;
 
+    let ready = format!("{}/readyz", services.api.url);
+    eventually("the API is ready", async || {
+        app.client.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+
     // A delivery in the worker's hands.
     let rung = app.ring(&anna, &[channel.id]).await;
     sink.wait_for("/hook", 1).await;
     // An upload in flight, and a request whose body comes slowly.
     let file = services.api.create(1000).await;
-    let mut upload = services.api.begin_patch(&file, 0, 1000).await;
-    upload.write_all(&[7; 400]).await.unwrap();
+    let mut upload = services.api.asks_for_patch(&file, 0, 1000).await;
     let body = r#"{"name": "made while draining"}"#;
     let head = format!(
         "POST /v1/keys HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-         expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+         content-length: {}\r\n",
         anna.token,
         body.len()
     );
-    let mut slow = raw::connect(&services.api.url).await;
-    slow.write_all(head.as_bytes()).await.unwrap();
-    // It asks for the body: the request is in its handler.
-    let mut asked = [0; 25];
-    slow.read_exact(&mut asked).await.unwrap();
+    let mut slow = raw::begin(&services.api.url, &head).await;
 
-    // A load balancer that asks twice a second, and clients behind it.
-    let in_rotation = Arc::new(AtomicBool::new(true));
+    // A load balancer that asks twice a second, and clients behind it. It gives them no instance that is not ready, and
+    // after the termination never again one that was not ready once.
+    let (rotate, rotation) = watch::channel(false);
+    let terminated = Arc::new(AtomicBool::new(false));
     let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let balancer = tokio::spawn({
-        let (client, url, in_rotation) = (app.client.clone(), services.api.url.clone(), in_rotation.clone());
+        let (client, url, terminated) = (app.client.clone(), services.api.url.clone(), terminated.clone());
         async move {
             loop {
+                let leaves = terminated.load(Ordering::SeqCst);
                 let health = client.get(format!("{url}/readyz")).send().await;
-                if health.is_ok_and(|answer| answer.status() == 503) {
-                    break in_rotation.store(false, Ordering::SeqCst);
+                let ready = health.is_ok_and(|answer| answer.status() == 200);
+                rotate.send_replace(ready);
+                if leaves && !ready {
+                    break;
                 }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -255,14 +261,17 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     let clients: Vec<_> = (0..8)
         .map(|_| {
             let (client, url) = (app.client.clone(), services.api.url.clone());
-            let (in_rotation, served, failed) = (in_rotation.clone(), served.clone(), failed.clone());
+            let (mut rotation, terminated) = (rotation.clone(), terminated.clone());
+            let (served, failed) = (served.clone(), failed.clone());
             tokio::spawn(async move {
-                while in_rotation.load(Ordering::SeqCst) {
+                while rotation.wait_for(|ready| *ready).await.is_ok() {
+                    // Before that, a refusal is the affair of a process that is only just beginning.
+                    let counts = terminated.load(Ordering::SeqCst);
                     match client.get(format!("{url}/v1/deals")).send().await {
                         Ok(answer) if answer.status() == 200 => served.fetch_add(1, Ordering::SeqCst),
                         other => {
                             eprintln!("{other:?}");
-                            failed.fetch_add(1, Ordering::SeqCst)
+                            failed.fetch_add(usize::from(counts), Ordering::SeqCst)
                         }
                     };
                 }
@@ -271,6 +280,8 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
         .collect();
     eventually("requests are served", async || served.load(Ordering::SeqCst) > 100).await;
 
+    terminated.store(true, Ordering::SeqCst);
+    upload.write_all(&[7; 400]).await.unwrap();
     ec2.world().group.terminate(ID, Instant::now());
     services.terminating.logged("draining: the group terminates the instance").await;
     services.api.binary.logged("told to drain: the group terminates the instance").await;

@@ -42,6 +42,7 @@ mod layering;
 mod lifecycle;
 mod links;
 mod logging;
+mod machine;
 mod metadata;
 mod metrics;
 mod notices;

@@ -8,14 +8,18 @@ use axum::Router;
 use axum::routing::get;
 use nix::sys::signal::Signal;
 use salebell::http;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Notify;
+use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
 use crate::support::scratch::Scratch;
-use crate::support::tls::{MINTED, connect};
+use crate::support::tls::{self, MINTED, connect};
 use crate::support::{TestApp, instance, raw};
 
 fn address(app: &TestApp) -> &str {
@@ -42,62 +46,82 @@ async fn a_minted_certificate_serves_http1_and_http2_by_alpn() {
     assert!(strict.get(format!("{}/healthz", app.url)).send().await.is_err());
 }
 
-/// What `openssl s_client` says, with these options.
-async fn openssl(app: &TestApp, options: &[&str]) -> (bool, String) {
-    let mut command = Command::new("openssl");
-    command.args(["s_client", "-connect", address(app)]).args(options).stdin(Stdio::null());
-    let ended = tokio::time::timeout(Duration::from_secs(20), command.output()).await.unwrap().unwrap();
-    let text = [ended.stdout, ended.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    (ended.status.success(), text.join("\n"))
+/// What a client on OpenSSL agrees on with the app, as tests/clients/tls.py has it.
+async fn openssl(app: &TestApp, mut asked: Value) -> Value {
+    asked["address"] = address(app).into();
+    let mut command = Command::new(std::env::var("SALEBELL_TEST_PYTHON").expect("`make test` sets it"));
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/tls.py")).kill_on_drop(true);
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    client.stdin.take().unwrap().write_all(asked.to_string().as_bytes()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), client.wait_with_output()).await.unwrap();
+    serde_json::from_slice(&ended.unwrap().stdout).unwrap_or_else(|_| panic!("no answer to {asked}"))
+}
+
+/// The bytes of a certificate in PEM.
+fn der(pem: &Value) -> Vec<u8> {
+    CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes()).unwrap().to_vec()
 }
 
 #[tokio::test]
 async fn openssl_agrees_on_tls_1_2_and_1_3_and_on_nothing_older() {
     let app = TestApp::spawn_with(&[MINTED]).await;
-    let anything = ["-cipher", "ALL:@SECLEVEL=0"];
-    for (option, name) in [("-tls1_2", Some("TLSv1.2")), ("-tls1_3", Some("TLSv1.3"))]
-        .into_iter()
-        .chain([("-tls1", None), ("-tls1_1", None)])
-    {
-        let (succeeded, said) = openssl(&app, &[&[option][..], &anything].concat()).await;
-        assert_eq!(succeeded, name.is_some(), "{option}: {said}");
-        if let Some(name) = name {
-            assert!(said.contains(&format!("New, {name}, Cipher is")), "{said}");
-            assert!(said.contains("CN = salebell") && said.contains("id-ecPublicKey"), "{said}");
-        }
+    let anything = "ALL:@SECLEVEL=0";
+    for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
+        let agreed = openssl(&app, json!({"version": version, "ciphers": anything})).await;
+        assert_eq!(agreed["version"], name, "{agreed}");
+    }
+    for version in ["TLSv1", "TLSv1_1"] {
+        let agreed = openssl(&app, json!({"version": version, "ciphers": anything})).await;
+        assert!(agreed["refused"].is_string(), "{version}: {agreed}");
     }
     // No static RSA, no CBC, no 3DES.
     for weak in ["AES128-SHA", "ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES128-SHA256"] {
-        let (succeeded, said) = openssl(&app, &["-tls1_2", "-cipher", &format!("{weak}:@SECLEVEL=0")]).await;
-        assert!(!succeeded, "{weak}: {said}");
-    }
-    let (_, text) = openssl(&app, &["-showcerts"]).await;
-    let mut x509 = Command::new("openssl");
-    x509.args(["x509", "-noout", "-text"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut x509 = x509.spawn().unwrap();
-    x509.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
-    let shown = String::from_utf8(x509.wait_with_output().await.unwrap().stdout).unwrap();
-    for part in ["NIST CURVE: P-256", "DNS:localhost", "IP Address:127.0.0.1", "Digital Signature"] {
-        assert!(shown.contains(part), "{part} is missing in {shown}");
+        let asked = json!({"version": "TLSv1_2", "ciphers": format!("{weak}:@SECLEVEL=0")});
+        let agreed = openssl(&app, asked).await;
+        assert!(agreed["refused"].is_string(), "{weak}: {agreed}");
     }
 }
 
 #[tokio::test]
-async fn openssl_resumes_a_session_instead_of_a_second_handshake() {
+async fn the_minted_certificate_is_for_this_machine_and_for_ecdsa_on_p_256() {
     let app = TestApp::spawn_with(&[MINTED]).await;
-    let folder = Scratch::new();
-    let session = folder.path().join("session").to_str().unwrap().to_owned();
-    // It waits for the ticket: TLS 1.3 sends it behind the handshake, with the answer.
-    let mut first = Command::new("openssl");
-    first.args(["s_client", "-connect", address(&app), "-sess_out", &session, "-ign_eof"]);
-    let mut first = first.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    let mut stdin = first.stdin.take().unwrap();
-    stdin.write_all(request).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(20), first.wait()).await.unwrap().unwrap();
-    let (succeeded, said) = openssl(&app, &["-sess_in", &session]).await;
-    assert!(succeeded && said.contains("Reused, TLSv1.3"), "{said}");
-    assert!(said.contains("Max Early Data: 0") || !said.contains("Early data was accepted"), "{said}");
+    let minted = openssl(&app, json!({})).await["certificate"].clone();
+    let trusting = openssl(&app, json!({"trusts": minted, "name": "127.0.0.1"})).await;
+    assert_eq!(trusting["subject"], json!([["commonName", "salebell"]]), "{trusting}");
+    let names = trusting["names"].as_array().unwrap();
+    for name in [json!(["DNS", "localhost"]), json!(["IP Address", "127.0.0.1"])] {
+        assert!(names.contains(&name), "{name} is missing in {trusting}");
+    }
+    let other = openssl(&app, json!({"trusts": minted, "name": "elsewhere.example"})).await;
+    assert_eq!(other["refused"], "CERTIFICATE_VERIFY_FAILED");
+    // As DER has them: id-ecPublicKey with the curve prime256v1 (RFC 5480), and the critical extension keyUsage with the
+    // one bit digitalSignature (RFC 5280).
+    let key = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+    let usage = b"\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02\x07\x80";
+    let der = der(&minted);
+    for part in [&key[..], usage] {
+        assert!(der.windows(part.len()).any(|bytes| bytes == part), "{part:x?} is missing in {der:x?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_data() {
+    let app = TestApp::spawn_with(&[MINTED]).await;
+    for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
+        let agreed = openssl(&app, json!({"version": version, "resumes": true})).await;
+        assert_eq!((&agreed["version"], &agreed["resumed"]), (&json!(name), &json!(true)), "{agreed}");
+    }
+    let client = tls::client(&["http/1.1"], true);
+    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let mut stream = tls::connect_with(&client, address(&app)).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        // With the answer comes the ticket.
+        raw::read_to_end(&mut stream).await;
+        let agreed = stream.get_ref().1;
+        assert_eq!(agreed.handshake_kind(), Some(kind));
+        assert!(!agreed.is_early_data_accepted(), "early data can be replayed");
+    }
 }
 
 #[tokio::test]
@@ -221,8 +245,9 @@ async fn a_certificate_of_ones_own_is_read_from_files_and_what_is_wrong_with_it_
         ]
     };
     let app = TestApp::spawn_with(&files(&one[0], &one[1])).await;
-    let (succeeded, said) = openssl(&app, &[]).await;
-    assert!(succeeded && said.contains("CN = of-a-file"), "{said}");
+    let shown = openssl(&app, json!({})).await;
+    let own = std::fs::read_to_string(&one[0]).unwrap().into();
+    assert_eq!(der(&shown["certificate"]), der(&own));
 
     let database = TestDatabase::create().await;
     for (certificate, key, problem) in [

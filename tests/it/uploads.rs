@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
+use crate::support::instance::head_of_patch;
 use crate::support::s3::Store;
 use crate::support::{TestApp, User, raw};
 
@@ -28,6 +29,7 @@ crate::on_both_stores!(
     quotas_and_limits_hold,
     a_full_disk_refuses_before_and_keeps_what_came,
     a_stopping_process_keeps_what_came,
+    a_stopping_process_takes_what_had_been_sent,
 );
 
 /// Bytes that repeat nowhere in the size of a block.
@@ -544,4 +546,29 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
         sqlx::query_as("select stored, writer is null from files").fetch_one(&app.app.writer).await.unwrap();
     assert_eq!(stored, (30, true));
     drop(feed);
+}
+
+async fn a_stopping_process_takes_what_had_been_sent(store: Store) {
+    let app = TestApp::spawn_on(store).await;
+    let anna = app.user("anna", &[]).await;
+    // Not so much that a write waits until the server reads: all of it is in the kernel as the process is stopped.
+    let sent = 100_000;
+    let (part, whole) = (create(&app, &anna, 1_000_000).await, create(&app, &anna, sent).await);
+    let begin =
+        async |path: &str, length| raw::begin(&app.url, &head_of_patch(&anna.token, path, 0, length)).await;
+    let (mut more, mut all) = (begin(&part, 1_000_000).await, begin(&whole, sent).await);
+    for stream in [&mut more, &mut all] {
+        stream.write_all(&bytes(sent)).await.unwrap();
+    }
+    app.app.stopping.cancel();
+    let answer = raw::read_answer(&mut more).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let answer = raw::read_answer(&mut all).await;
+    assert!(answer.starts_with("HTTP/1.1 204 "), "what is whole is done: {answer}");
+    let stored: Vec<(i64, bool)> =
+        sqlx::query_as("select stored, sha256 is not null from files order by length desc")
+            .fetch_all(&app.app.writer)
+            .await
+            .unwrap();
+    assert_eq!(stored, [(sent as i64, false), (sent as i64, true)]);
 }

@@ -10,10 +10,11 @@ use axum::body::{Body, HttpBody};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
@@ -40,6 +41,11 @@ const RECORD_EVERY: Duration = Duration::from_secs(2);
 /// and every so many bytes, so that the disk is never far behind and the end need not wait for it; the room that the disk
 /// has left is looked at then, too.
 const RECORD_EVERY_BYTES: u64 = 64 << 20;
+/// A process that ends still takes the bytes that had reached this machine. Nobody knows how many they are, so it reads on
+/// until nothing comes for this long,
+const QUIET: Duration = Duration::from_millis(250);
+/// and no longer than this: a client may send for ever.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A request that writes to an upload.
 pub struct Incoming {
@@ -294,23 +300,13 @@ impl Work {
                     let detail = "Another request has taken over this upload.";
                     return Ok(End::Broken(Error::conflict(detail).into()));
                 }
-                () = self.app.stopping.cancelled() => {
-                    return Ok(End::Broken(Error::unavailable("the process ends").into()));
-                }
+                () = self.app.stopping.cancelled() => return self.take_what_is_here(body).await,
                 Some(tell) = self.receiving.settle.recv() => {
                     self.record_now().await?;
                     let _ = tell.send(());
                 }
-                frame = body.frame() => match frame {
-                    None => return Ok(End::Whole(None)),
-                    Some(Err(error)) => return Ok(End::Broken(broken_off(&error).into())),
-                    Some(Ok(frame)) => match frame.into_data() {
-                        Ok(bytes) if self.arrived + bytes.len() as u64 > self.turn.room.unsigned_abs() => {
-                            return Ok(End::Broken(beyond(&self.turn)));
-                        }
-                        Ok(bytes) => self.take(bytes).await?,
-                        Err(frame) => return Ok(End::Whole(frame.into_trailers().ok())),
-                    },
+                frame = body.frame() => if let Some(end) = self.take_frame(frame).await? {
+                    return Ok(end);
                 },
                 _ = record.tick() => {
                     self.record_if_ripe().await?;
@@ -332,6 +328,34 @@ impl Work {
                 self.record_if_ripe().await?;
             }
         }
+    }
+
+    /// One piece of the body; returns how the body ended, if it did.
+    async fn take_frame(&mut self, frame: Option<Result<Frame<Bytes>, axum::Error>>) -> Result<Option<End>> {
+        let bytes = match frame {
+            None => return Ok(Some(End::Whole(None))),
+            Some(Err(error)) => return Ok(Some(End::Broken(broken_off(&error).into()))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => bytes,
+                Err(frame) => return Ok(Some(End::Whole(frame.into_trailers().ok()))),
+            },
+        };
+        if self.arrived + bytes.len() as u64 > self.turn.room.unsigned_abs() {
+            return Ok(Some(End::Broken(beyond(&self.turn))));
+        }
+        self.take(bytes).await?;
+        Ok(None)
+    }
+
+    /// Reads what the client had sent before it could know that the process ends: it need not send that again.
+    async fn take_what_is_here(&mut self, mut body: Body) -> Result<End> {
+        let until = Instant::now() + LEAVE_WITHIN;
+        while let Ok(frame) = timeout_at(until.min(Instant::now() + QUIET), body.frame()).await {
+            if let Some(end) = self.take_frame(frame).await? {
+                return Ok(end);
+            }
+        }
+        Ok(End::Broken(Error::unavailable("the process ends").into()))
     }
 
     /// The fewest bytes that may come in so much time.

@@ -75,6 +75,15 @@ pub async fn launch(
     (api, url, metrics)
 }
 
+/// The lines of the head of a PATCH of tus, without the empty one.
+pub fn head_of_patch(token: &str, path: &str, offset: usize, length: usize) -> String {
+    format!(
+        "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nTus-Resumable: 1.0.0\r\n\
+         Content-Type: application/offset+octet-stream\r\nUpload-Offset: {offset}\r\n\
+         Content-Length: {length}\r\n",
+    )
+}
+
 /// A running `salebell api`, and who calls it.
 pub struct Api<'a> {
     pub binary: Binary,
@@ -143,14 +152,14 @@ impl<'a> Api<'a> {
     /// A connection with the head of a PATCH that will bring so many bytes.
     pub async fn begin_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
         let mut stream = raw::connect(&self.url).await;
-        let head = format!(
-            "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n\
-             Content-Type: application/offset+octet-stream\r\nUpload-Offset: {offset}\r\n\
-             Content-Length: {length}\r\n\r\n",
-            self.user.token,
-        );
+        let head = head_of_patch(&self.user.token, path, offset, length) + "\r\n";
         stream.write_all(head.as_bytes()).await.unwrap();
         stream
+    }
+
+    /// The same, once the API asks for these bytes.
+    pub async fn asks_for_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
+        raw::begin(&self.url, &head_of_patch(&self.user.token, path, offset, length)).await
     }
 
     /// `kill -9`, and waits until it is dead.

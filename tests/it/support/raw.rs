@@ -34,6 +34,27 @@ pub async fn connect(url: &str) -> TcpStream {
     TcpStream::connect(url.trim_start_matches("http://")).await.unwrap()
 }
 
+/// Sends the head of a request whose body is still to come, with `expect: 100-continue` added to it, and waits until the
+/// server asks for the body: the request is in its handler by then. One that is refused for now (503) is sent again.
+pub async fn begin(url: &str, head: &str) -> TcpStream {
+    const ASKS: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    for _ in 0..100 {
+        let mut stream = connect(url).await;
+        let head = format!("{head}expect: 100-continue\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; ASKS.len()];
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer)).await;
+        read.expect("the server answers").unwrap();
+        if answer == ASKS.as_bytes() {
+            return stream;
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("refused for now, again and again");
+}
+
 /// Sends bytes and reads until the server closes or has answered whole.
 pub async fn exchange(url: &str, request: impl AsRef<[u8]>) -> String {
     let mut stream = connect(url).await;

@@ -16,6 +16,18 @@ pub const MINTED: (&str, &str) = ("SALEBELL_SERVER__TLS", "minted");
 
 /// A connection to `address`, such as `127.0.0.1:8443`, that offers these protocols.
 pub async fn connect(address: &str, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
+    connect_with(&client(protocols, false), address).await
+}
+
+/// A connection of a client that may have been here before: it offers the session that it has.
+pub async fn connect_with(client: &TlsConnector, address: &str) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    client.connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+/// A client that offers these protocols, and keeps the sessions of its connections. With `early_data` it asks to send data
+/// before the end of the handshake where a session allows that.
+pub fn client(protocols: &[&str], early_data: bool) -> TlsConnector {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -23,8 +35,8 @@ pub async fn connect(address: &str, protocols: &[&str]) -> io::Result<TlsStream<
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    config.enable_early_data = early_data;
+    TlsConnector::from(Arc::new(config))
 }
 
 #[derive(Debug)]
