@@ -16,6 +16,7 @@ use super::{
 use crate::app::App;
 use crate::domain::file::MAX_LIFE;
 use crate::error::{Error, Kind, Result};
+use crate::http::answer::Answer;
 use crate::http::auth::Caller;
 use crate::http::body::{begin_stream, media_type};
 use crate::http::files::FileResponse;
@@ -133,7 +134,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
 async fn answer(app: &App, caller: &Caller, id: Uuid, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let mut response = match file.is_complete() {
-        true => (status, axum::Json(FileResponse::from(file.clone()))).into_response(),
+        true => (status, Answer(FileResponse::from(file.clone()))).into_response(),
         false => status.into_response(),
     };
     put_location(response.headers_mut(), &file)?;
