@@ -359,8 +359,18 @@ fn read_seconds(value: &HeaderValue) -> Option<Duration> {
 fn describe(status: StatusCode, body: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(body) {
         Ok(problem) => format!("{status}: {}", describe_problem(&problem)),
-        Err(_) => status.to_string(),
+        Err(_) => match sentence(body) {
+            Some(text) => format!("{status}: {text}"),
+            None => status.to_string(),
+        },
     }
+}
+
+/// A short text in one line, as a load balancer may answer; no page and no data.
+fn sentence(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let is_one = !text.is_empty() && text.len() <= 200 && !text.starts_with(['<', '{', '[']);
+    (is_one && !text.contains(char::is_control)).then_some(text)
 }
 
 /// A problem in one line: its fields, where it names some, else its detail.

@@ -40,7 +40,7 @@ pub async fn explain_unreachable(options: &PgConnectOptions) -> Option<String> {
         }
         (Some("57P03"), _) => format!("PostgreSQL at {peer} is starting or stopping"),
         (Some("53300"), _) => format!("PostgreSQL at {peer} has no connection left"),
-        (_, sqlx::Error::Protocol(_)) => format!("what listens at {peer} is not PostgreSQL"),
+        (_, sqlx::Error::Protocol(_)) => format!("what listens at {peer} does not answer as PostgreSQL does"),
         _ => explain(&error, &peer).unwrap_or_else(|| format!("no connection to {peer}: {error}")),
     })
 }
