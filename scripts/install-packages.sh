@@ -22,6 +22,10 @@ has curl || want curl
 if [ "$purpose" != bake ]; then
   scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
+if [ "$purpose" = run ]; then
+  # The README's receiver of webhooks.
+  has python3 || want python3
+fi
 if [ "$purpose" = test ] || [ "$purpose" = bench ]; then
   has node || want nodejs
   has npm || want npm

@@ -222,6 +222,8 @@ pub struct Webhook {
 pub struct Stats {
     /// `stats.mail_to`: who gets the report on every week.
     pub mail_to: Vec<Address>,
+    /// `stats.compute_every_s`: how often the running week is computed.
+    pub compute_every: Duration,
 }
 
 /// `[log]`
@@ -431,7 +433,10 @@ impl Config {
         let files = Files::read(r)?;
         let email = Email::read(r)?;
         let instance = Instance::read(r)?;
-        let stats = Stats { mail_to: r.words("stats.mail_to")? };
+        let stats = Stats {
+            mail_to: r.words("stats.mail_to")?,
+            compute_every: r.seconds("stats.compute_every_s", 3600)?,
+        };
         let telemetry = Telemetry::read(r, &aws)?;
         let log = Log {
             level: r.get("log.level", "info")?,
@@ -461,6 +466,7 @@ impl Config {
             ("worker.record_concurrency", worker.record_concurrency as u64, 1),
             ("worker.deliver_concurrency", worker.deliver_concurrency as u64, 1),
             ("worker.fanout_slice", worker.fanout_slice.max(0) as u64, 1),
+            ("stats.compute_every_s", stats.compute_every.as_secs(), 1),
             ("webhook.in_flight_per_channel", webhook.in_flight_per_channel as u64, 1),
             ("webhook.channels_per_account", webhook.channels_per_account.max(0) as u64, 1),
         ] {

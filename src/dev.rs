@@ -7,10 +7,10 @@ mod owner;
 mod programs;
 mod sample;
 mod token;
+mod welcome;
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -18,12 +18,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::cluster::Cluster;
 use self::home::Home;
+use self::welcome::{Place, Welcome, quote};
 use crate::app::{App, AppState, Clock};
-use crate::client::ApiClient;
+use crate::client::running_dev::RunningDev;
 use crate::config::Config;
 use crate::failure::{Explain, Failure};
 use crate::process::{self, Part};
 use crate::server::Server;
+use crate::store::unreachable::explain_unreachable;
+use crate::telemetry::Quiet;
 use crate::{secrets, store, telemetry, worker};
 
 /// Where metrics are, unless that is taken.
@@ -108,6 +111,7 @@ struct Ready {
     app: App,
     server: Server,
     grpc: Option<Server>,
+    metrics: Server,
     welcome: Welcome,
 }
 
@@ -122,10 +126,17 @@ async fn prepare(
         (None, Some(cluster)) => cluster.url(),
         (None, None) => return Err(Failure::new("there is neither a cluster nor a database URL")),
     };
-    let config = load_config(arguments, config_file, home, &database_url)?;
+    let taken = [METRICS, GRPC].map(|address| (!is_free(address)).then_some(address));
+    let config = load_config(arguments, config_file, home, &database_url, taken)?;
+    let quiet = Quiet::start();
     telemetry::start_logging(&config.log);
     let app = AppState::new(config, Clock::system()).explain(|| "cannot start")?;
-    store::migrate(&app.writer).await.explain(|| "cannot bring the database up to date")?;
+    if let Err(error) = store::migrate(&app.writer).await {
+        return match explain_unreachable(&app.writer.connect_options()).await {
+            Some(why) => Err(Failure::new(format!("the database is away: {why}"))),
+            None => Err(error).explain(|| "cannot bring the database up to date"),
+        };
+    }
     let token_file = home.path("dev-token");
     let token = token::find_or_create(&app, &token_file).await?;
     let server = Server::bind(app.clone()).await.explain(|| "cannot listen")?;
@@ -134,7 +145,11 @@ async fn prepare(
     let grpc = Server::bind_grpc(app.clone()).await.explain(|| "cannot listen for gRPC")?;
     let grpc_address =
         grpc.as_ref().map(Server::address).transpose().explain(|| "cannot tell the address")?;
-    home.announce(&url)?;
+    let metrics = Server::bind_metrics(app.clone(), app.config.server.metrics_listen).await;
+    let metrics = metrics.explain(|| "cannot listen for metrics")?;
+    let metrics_address = metrics.address().explain(|| "cannot tell the address")?;
+    let program = home.link_program()?;
+    home.announce(&RunningDev { url: url.clone(), token_file: token_file.clone(), database_url })?;
     let database = match cluster {
         Some(cluster) => format!(
             "{}: PGPASSWORD=$(cat {}) psql -h 127.0.0.1 -p {} -U salebell salebell",
@@ -144,17 +159,30 @@ async fn prepare(
         ),
         None => "the PostgreSQL of --database-url".to_owned(),
     };
-    let grpc_address = grpc_address.map(reachable);
-    let sample = !arguments.no_sample;
-    let welcome = Welcome { url, grpc: grpc_address, token, token_file, database, sample };
-    Ok(Ready { app, server, grpc, welcome })
+    let [metrics_taken, grpc_taken] = taken;
+    let place = |address: SocketAddr, taken: Option<SocketAddr>| Place {
+        address: reachable(address),
+        instead_of: taken.filter(|taken| taken.port() != address.port()),
+    };
+    let welcome = Welcome {
+        url,
+        grpc: grpc_address.map(|address| place(address, grpc_taken)),
+        metrics: place(metrics_address, metrics_taken),
+        token,
+        token_file,
+        database,
+        program,
+        project: home.project().to_owned(),
+        sample: !arguments.no_sample,
+        quiet,
+    };
+    Ok(Ready { app, server, grpc, metrics, welcome })
 }
 
 async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failure> {
-    let Ready { app, server, grpc, welcome } = ready;
+    let Ready { app, server, grpc, metrics, welcome } = ready;
     let processes = async {
         let welcome = tokio::spawn(welcome.greet(app.clone()));
-        let metrics = app.config.server.metrics_listen;
         let mut parts =
             vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
         parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
@@ -179,76 +207,14 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failur
     }
 }
 
-/// What a person is told once all is ready.
-struct Welcome {
-    url: String,
-    grpc: Option<SocketAddr>,
-    token: SecretString,
-    token_file: PathBuf,
-    database: String,
-    sample: bool,
-}
-
-impl Welcome {
-    /// Loads the sample into an empty catalogue and says that all is ready, and what to try. When that fails, it
-    /// stops the process.
-    async fn greet(self, app: App) -> Result<(), Failure> {
-        let greet = async {
-            let client =
-                ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;
-            if self.sample {
-                sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
-            }
-            let text = describe_ready(&self.url, self.grpc, &self.token_file, &self.database);
-            // Whoever has closed our output does not want to know.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            Ok(())
-        };
-        let greeted = greet.await;
-        if greeted.is_err() {
-            app.stopping.cancel();
-        }
-        greeted
-    }
-}
-
-fn describe_ready(url: &str, grpc: Option<SocketAddr>, token_file: &Path, database: &str) -> String {
-    let token = quote(token_file);
-    let grpc = grpc.map_or_else(|| "off".to_owned(), |address| format!("{address} (without TLS)"));
-    format!(
-        r#"
-Salebell is ready. Ctrl-C stops it.
-
-  API       {url}
-  gRPC      {grpc}
-  token     {token} (every scope)
-  database  {database}
-
-Try, in another terminal:
-
-  curl -s '{url}/v1/games?q=witcher+3'
-
-  curl -s '{url}/v1/deals?currency=EUR&min_cut=50&limit=3'
-
-  curl -s '{url}/v1/prices' -H "Authorization: Bearer $(cat {token})" -H 'Content-Type: application/json' -d '{{"observations": [{{"store": "Pixel Harbor", "sku": "ph-the-witcher-3-wild-hunt", "price": "7.99", "currency": "EUR"}}]}}'
-
-"#
-    )
-}
-
-/// A path as a shell takes it.
-fn quote(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
-/// Defaults of a laptop < the configuration file < the environment < our database and `--listen`.
+/// Defaults of a laptop < the configuration file < the environment < our database and `--listen`. `taken` are the usual
+/// addresses of metrics and gRPC, where another program listens on them.
 fn load_config(
     arguments: &Arguments,
     file: Option<&Path>,
     home: &Home,
     database_url: &SecretString,
+    taken: [Option<SocketAddr>; 2],
 ) -> Result<Config, Failure> {
     let key_file = home.path("webhook-key");
     let key = match home::read_secret(&key_file)? {
@@ -259,8 +225,10 @@ fn load_config(
             key
         }
     };
-    let [metrics, grpc] = [METRICS, GRPC]
-        .map(|address| if is_free(address) { address } else { SocketAddr::new(address.ip(), 0) });
+    let [metrics, grpc] = [(METRICS, taken[0]), (GRPC, taken[1])].map(|(address, taken)| match taken {
+        Some(_) => SocketAddr::new(address.ip(), 0),
+        None => address,
+    });
     let defaults = [
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
@@ -269,6 +237,8 @@ fn load_config(
         ("SALEBELL_SERVER__GRPC_LISTEN", grpc.to_string()),
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
+        // Whoever tries it out does not wait an hour.
+        ("SALEBELL_STATS__COMPUTE_EVERY_S", "15".to_owned()),
     ];
     let ours = [
         ("SALEBELL_DATABASE__URL", database_url.expose_secret().to_owned()),

@@ -274,7 +274,9 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         self.log_source();
         let problem = self.problem();
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut body = serde_json::to_vec(&problem).unwrap_or_default();
+        // As all our JSON (`http::answer`).
+        body.push(b'\n');
         let mut response = (self.kind.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -28,6 +28,7 @@ pub mod callers;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod connection;
 pub mod dev;
 pub mod domain;
 pub mod error;

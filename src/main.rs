@@ -1,18 +1,24 @@
 //! Subcommands, nothing else.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use salebell::app::{App, AppState, Clock};
+use salebell::client::running_dev::RunningDev;
 use salebell::config::{Config, Problems};
-use salebell::error::Result;
+use salebell::error::{Kind, Result};
+use salebell::failure::Failure;
 use salebell::instance::renewal::{Origin, Renewal};
 use salebell::instance::{dead_man, disk, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
+use salebell::store::unreachable::explain_unreachable;
 use salebell::telemetry::emf::Reporter;
 use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
+use secrecy::ExposeSecret;
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -80,7 +86,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(execute(arguments));
     // A read of standard input that nobody waits for any more must not hold the process.
@@ -88,12 +94,17 @@ fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error
     code
 }
 
-async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn std::error::Error>> {
+async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let file = Config::locate(arguments.config.clone(), credentials);
     let config = || Config::load(file.as_deref(), std::env::vars());
     let origin = || Origin { file: file.clone(), environment: std::env::vars().collect() };
     let service = || config().inspect(|config| telemetry::start_logging(&config.log));
+    let of_operator = || {
+        let config = config_or_dev(file.as_deref())?;
+        telemetry::start_logging(&config.log);
+        Ok::<_, Failure>(config)
+    };
     let beside = || {
         let (config, problems) = Config::load_beside(file.as_deref(), std::env::vars())?;
         telemetry::start_logging(&config.log);
@@ -108,7 +119,10 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     match arguments.command {
         Command::Api => return Ok(api(service()?, origin()).await?),
         Command::Worker => worker(service()?, origin()).await?,
-        Command::Migrate => store::migrate(&open(service()?).await?.writer).await?,
+        Command::Migrate => {
+            let app = open(service()?).await?;
+            in_plain_words(&app, store::migrate(&app.writer).await).await?;
+        }
         Command::Boot(boot) => {
             println!("{}", salebell::instance::boot::run(boot, arguments.config.as_deref()).await?);
         }
@@ -128,20 +142,21 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Ready { .. } => ready::ready(&beside()?).await?,
         Command::Terminating => terminating::run(&beside()?).await?,
         Command::Bus(action) => {
-            let app = open(service()?).await?;
-            print!("{}", bus_command::run(&app, action).await?);
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, bus_command::run(&app, action).await).await?);
         }
         Command::Redrive => {
-            let app = open(service()?).await?;
-            print!("{}", bus_command::run(&app, bus_command::Action::Redrive).await?);
+            let app = open(of_operator()?).await?;
+            let redriven = bus_command::run(&app, bus_command::Action::Redrive).await;
+            print!("{}", in_plain_words(&app, redriven).await?);
         }
         Command::Key(action) => {
-            let app = open(service()?).await?;
-            println!("{}", key_command::run(&app, action).await?);
+            let app = open(of_operator()?).await?;
+            println!("{}", in_plain_words(&app, key_command::run(&app, action).await).await?);
         }
         Command::Stats(action) => {
-            let app = open(service()?).await?;
-            print!("{}", stats_command::run(&app, action).await?);
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, stats_command::run(&app, action).await).await?);
         }
         Command::Dev(dev) => salebell::dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return Ok(files_command::run(action).await?),
@@ -155,7 +170,7 @@ async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
     log::info!(target: "salebell::process", "listening on {}", server.url()?);
-    let metrics = app.config.server.metrics_listen;
+    let metrics = Server::bind_metrics(app.clone(), app.config.server.metrics_listen).await?;
     let mut parts = vec![Part::new("the API", server.run())];
     if let Some(grpc) = Server::bind_grpc(app.clone()).await? {
         log::info!(target: "salebell::process", "gRPC on {}", grpc.url()?);
@@ -177,9 +192,44 @@ async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
 async fn worker(config: Config, origin: Origin) -> Result<()> {
     let app = AppState::new(config, Clock::system())?;
     keep_new(&app, origin);
-    let metrics = app.config.worker.metrics_listen;
+    let metrics = Server::bind_metrics(app.clone(), app.config.worker.metrics_listen).await?;
     let part = Part::new("the worker", salebell::worker::run(app.clone()));
     process::run(app, "worker", metrics, vec![part]).await
+}
+
+/// The configuration of a command that asks the database itself. Where nothing names a database, it is that of the
+/// `salebell dev` of this folder.
+fn config_or_dev(file: Option<&Path>) -> std::result::Result<Config, Failure> {
+    const URL: &str = "SALEBELL_DATABASE__URL";
+    let mut settings: BTreeMap<String, String> = std::env::vars().collect();
+    let mut hint = String::new();
+    if file.is_none() && settings.get(URL).is_none_or(String::is_empty) {
+        match RunningDev::find() {
+            Ok(dev) => {
+                // The reader too, or somebody else's would answer.
+                for name in [URL, "SALEBELL_DATABASE__READER_URL"] {
+                    settings.insert(name.to_owned(), dev.database_url.expose_secret().to_owned());
+                }
+            }
+            Err(absent) => hint = format!("\n{absent}"),
+        }
+    }
+    Config::load(file, settings).map_err(|problems| Failure::new(format!("{problems}{hint}")))
+}
+
+/// What went wrong between a command and its database, for the person who has typed it.
+async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> std::result::Result<T, Box<dyn Error>> {
+    let error = match outcome {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    if !matches!(error.kind, Kind::Unavailable | Kind::Internal) {
+        return Err(error.into());
+    }
+    if let Some(why) = explain_unreachable(&app.writer.connect_options()).await {
+        return Err(Failure::new(format!("the database is away: {why}")).into());
+    }
+    Err(error.into())
 }
 
 /// For a command that ends: what a service would wait for must be there.

@@ -6,7 +6,6 @@
 //! a second signal   → exit at once
 //! ```
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -48,21 +47,15 @@ pub fn forbid_core_dumps() -> Result<()> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
 }
 
-/// Runs the parts until a signal, and then until they have drained. Serves metrics on `metrics_listen` and writes them
-/// for CloudWatch as those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
+/// Runs the parts until a signal, and then until they have drained. Serves `metrics` and writes them for CloudWatch as
+/// those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
 ///
 /// # Errors
-/// `metrics_listen` is taken; a part ended before it was told to, or did not end after it was.
-pub async fn run(
-    app: App,
-    service: &'static str,
-    metrics_listen: SocketAddr,
-    parts: Vec<Part>,
-) -> Result<()> {
+/// A part ended before it was told to, or did not end after it was.
+pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Part>) -> Result<()> {
     let signals = Signals::new()?;
     // Before anything is counted.
     let reporter = Reporter::start(&app.config.telemetry, service);
-    let metrics = Server::bind_metrics(app.clone(), metrics_listen).await?;
     log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
     let drained = CancellationToken::new();
     let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));

@@ -10,6 +10,7 @@ pub mod table;
 mod tally;
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -38,13 +39,39 @@ pub fn start_logging(settings: &Log) {
     }
 }
 
+/// Whether only what goes wrong is logged just now.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Keeps the log to what goes wrong until it is dropped: for a start that a person follows. Of a library's
+/// warnings, such as a statement that took long, nothing is shown either.
+pub struct Quiet(());
+
+impl Quiet {
+    pub fn start() -> Quiet {
+        QUIET.store(true, Ordering::Relaxed);
+        Quiet(())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.store(false, Ordering::Relaxed);
+    }
+}
+
+fn is_wanted(metadata: &log::Metadata<'_>) -> bool {
+    let ours = metadata.target().starts_with("salebell");
+    let limit = if ours { log::Level::Warn } else { log::Level::Error };
+    !QUIET.load(Ordering::Relaxed) || metadata.level() <= limit
+}
+
 /// Counts what goes wrong, by the part that says so: whatever is worth a warning is worth a figure. And drops what a
 /// library says at `trace` that shows secrets: what is signed, with the session of who signs it.
 struct Screened<L>(L);
 
 impl<L: log::Log> log::Log for Screened<L> {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        !metadata.target().starts_with("aws_sigv4") && self.0.enabled(metadata)
+        !metadata.target().starts_with("aws_sigv4") && is_wanted(metadata) && self.0.enabled(metadata)
     }
 
     fn log(&self, record: &log::Record<'_>) {

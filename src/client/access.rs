@@ -4,24 +4,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
+use url::Url;
 
 use super::ApiClient;
+use super::running_dev::{Absent, RunningDev};
 use crate::failure::{Explain, Failure};
 
-/// Where `salebell dev` leaves its token.
-const DEV_TOKEN: &str = ".salebell/dev-token";
+/// Where `salebell api` listens unless it is told otherwise.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 /// What every command that talks to an API takes.
 #[derive(Debug, clap::Args)]
 pub struct Access {
-    /// Where the API is.
-    #[arg(long, env = "SALEBELL_URL", default_value = "http://127.0.0.1:8080")]
-    pub url: String,
+    /// Where the API is [default: where the `salebell dev` of this folder is, else http://127.0.0.1:8080 for a token
+    /// that is given].
+    #[arg(long, env = "SALEBELL_URL")]
+    url: Option<String>,
     /// A token; to report prices it needs the scope prices:write. Other users of this machine can see arguments;
     /// prefer the variable.
     #[arg(long, env = "SALEBELL_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token, before all others [default: .salebell/dev-token where there is one].
+    /// A file with the token, before all others [default: that of the `salebell dev` of this folder].
     #[arg(long)]
     token_file: Option<PathBuf>,
     /// How long to try again when the API does not answer: seconds, or with s, m, h behind.
@@ -35,7 +38,8 @@ impl Access {
     /// # Errors
     /// There is no token, or the URL is none.
     pub fn connect(&self, say: Box<dyn Fn(&str) + Send + Sync>) -> Result<ApiClient, Failure> {
-        ApiClient::new(&self.url, Some(&self.find_token()?), self.max_wait, say)
+        let url = self.find_url()?;
+        ApiClient::new(&url, Some(&self.find_token(&url)?), self.max_wait, say)
     }
 
     /// A client for the API at `url`, for what needs no token.
@@ -50,36 +54,50 @@ impl Access {
         ApiClient::new(url, None, self.max_wait, say)
     }
 
-    fn find_token(&self) -> Result<SecretString, Failure> {
-        if let (Some(token), None) = (&self.token, &self.token_file) {
+    /// Where the API is.
+    ///
+    /// # Errors
+    /// Nothing says so.
+    pub fn find_url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let has_token = self.token.is_some() || self.token_file.is_some();
+        match RunningDev::find() {
+            Ok(dev) => Ok(dev.url),
+            Err(Absent::Nothing { .. }) if has_token => Ok(DEFAULT_URL.to_owned()),
+            Err(absent) => Err(Failure::new(format!("{absent}. Or say with --url where the API is."))),
+        }
+    }
+
+    fn find_token(&self, url: &str) -> Result<SecretString, Failure> {
+        if let Some(path) = &self.token_file {
+            return read_token(path);
+        }
+        if let Some(token) = &self.token {
             return Ok(SecretString::from(token.trim()));
         }
-        let path = self.token_file.as_deref().unwrap_or(Path::new(DEV_TOKEN));
-        // The token of `salebell dev` may do everything, and is nobody else's business.
-        if self.token_file.is_none() && !is_this_machine(&self.url) {
-            return Err(Failure::new(format!(
-                "no token for {}: give --token-file or SALEBELL_TOKEN",
-                self.url
-            )));
-        }
-        match std::fs::read_to_string(path) {
-            Ok(token) => Ok(SecretString::from(token.trim())),
-            Err(error) if self.token_file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Failure::new(format!(
-                    "no token: neither --token-file nor SALEBELL_TOKEN is given, and there is no {DEV_TOKEN} here"
-                )))
+        let wanted = format!("no token for {url}: give --token-file or SALEBELL_TOKEN");
+        match RunningDev::find() {
+            // Its token may do everything, and goes nowhere else: another program may listen at another port.
+            Ok(dev) if is_same_origin(url, &dev.url) => read_token(&dev.token_file),
+            Ok(dev) => {
+                Err(Failure::new(format!("{wanted}; the `salebell dev` of this folder is at {}", dev.url)))
             }
-            Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+            Err(absent) => Err(Failure::new(format!("{wanted}; {absent}"))),
         }
     }
 }
 
-fn is_this_machine(url: &str) -> bool {
-    match url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+fn read_token(path: &Path) -> Result<SecretString, Failure> {
+    let token = std::fs::read_to_string(path).explain(|| format!("cannot read {}", path.display()))?;
+    Ok(SecretString::from(token.trim()))
+}
+
+fn is_same_origin(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => one.origin() == other.origin(),
+        _ => false,
     }
 }
 
@@ -105,6 +123,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_token_of_dev_goes_to_its_own_port_alone() {
+        let dev = "http://127.0.0.1:8080";
+        assert!(is_same_origin("http://127.0.0.1:8080/", dev));
+        for other in ["http://127.0.0.1:8081", "http://[::1]:8080", "https://127.0.0.1:8080", "nonsense"] {
+            assert!(!is_same_origin(other, dev), "{other}");
+        }
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -1,24 +1,30 @@
 //! What the commands that talk to an API share: one client that outlives broken connections and restarts
-//! (`mod.rs`), where the API is and who asks (`access.rs`), what a killed run leaves (`state.rs`), and how far it
-//! is (`progress.rs`).
+//! (`mod.rs`), where the API is and who asks (`access.rs`, `running_dev.rs`), what a killed run leaves (`state.rs`), and
+//! how far it is (`progress.rs`).
 
 pub mod access;
 pub mod progress;
+pub mod running_dev;
 pub mod state;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
+use crate::connection::{self, UnknownName};
 use crate::error::Problem;
 use crate::failure::{Explain, Failure};
 
 /// The first wait after something went wrong; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A connection on which nothing moves for so long is a broken one.
 pub const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// An answer names at most every line of a slice; more than this is none of ours, in bytes.
@@ -127,12 +133,10 @@ impl ApiClient {
         let build = || {
             let http = reqwest::Client::builder()
                 .user_agent(concat!("salebell-cli/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(Duration::from_secs(10))
+                .connect_timeout(CONNECT_LIMIT)
+                .dns_resolver(Arc::new(SystemNames))
                 .redirect(reqwest::redirect::Policy::none());
-            match base.host_str() {
-                Some("localhost" | "127.0.0.1" | "[::1]") => http.no_proxy(),
-                _ => http,
-            }
+            if base.host_str().is_some_and(is_loopback) { http.no_proxy() } else { http }
         };
         let http = build().read_timeout(STALLED_AFTER).build().explain(|| "cannot make an HTTP client")?;
         let sending = build().build().explain(|| "cannot make an HTTP client")?;
@@ -271,7 +275,42 @@ pub async fn ask(request: RequestBuilder) -> Answer<Reply> {
 pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
     match error.is_builder() {
         true => Answer::Refused(Failure::new(error.to_string()).into()),
-        false => Answer::Later(Later::new(crate::error::chain(error))),
+        false => Answer::Later(Later::new(describe_trouble(error))),
+    }
+}
+
+/// Why there was no answer, for a person.
+fn describe_trouble(error: &reqwest::Error) -> String {
+    let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
+    if error.is_timeout() {
+        return match error.is_connect() {
+            true => format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs()),
+            false => format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs()),
+        };
+    }
+    let here = error.url().and_then(Url::host_str).is_some_and(is_loopback);
+    match connection::explain(error, &peer) {
+        Some(text) if here && connection::is_refused(error) => format!("{text}; is `make run` running?"),
+        Some(text) => text,
+        None => crate::error::chain(error),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+/// Names as the system resolves them, with an error that tells an unknown one from a connection that failed.
+struct SystemNames;
+
+impl Resolve for SystemNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(found) => Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs),
+                Err(_) => Err(UnknownName(name.as_str().to_owned()).into()),
+            }
+        })
     }
 }
 
@@ -288,7 +327,7 @@ pub async fn hear(mut response: Response) -> Answer<Reply> {
             }
             Ok(None) => break,
             // What was asked for may have been done or not: a key or an offset makes asking again safe.
-            Err(error) => return Answer::Later(Later { why: crate::error::chain(&error), after }),
+            Err(error) => return Answer::Later(Later { why: describe_trouble(&error), after }),
         }
     }
     if status.is_success() {
@@ -304,7 +343,8 @@ pub async fn hear(mut response: Response) -> Answer<Reply> {
         StatusCode::UNAUTHORIZED => Answer::Refused(Refused {
             status: Some(status),
             failure: Failure::new(format!(
-                "{why} Give a token with --token-file, SALEBELL_TOKEN, or by running where .salebell/dev-token is."
+                "{why} Give another token with --token-file or SALEBELL_TOKEN, or run this in the folder of a running \
+                 `salebell dev`."
             )),
         }),
         _ => Answer::Refused(Refused { status: Some(status), failure: Failure::new(why) }),
@@ -319,8 +359,18 @@ fn read_seconds(value: &HeaderValue) -> Option<Duration> {
 fn describe(status: StatusCode, body: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(body) {
         Ok(problem) => format!("{status}: {}", describe_problem(&problem)),
-        Err(_) => status.to_string(),
+        Err(_) => match sentence(body) {
+            Some(text) => format!("{status}: {text}"),
+            None => status.to_string(),
+        },
     }
+}
+
+/// A short text in one line, as a load balancer may answer; no page and no data.
+fn sentence(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let is_one = !text.is_empty() && text.len() <= 200 && !text.starts_with(['<', '{', '[']);
+    (is_one && !text.contains(char::is_control)).then_some(text)
 }
 
 /// A problem in one line: its fields, where it names some, else its detail.

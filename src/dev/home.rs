@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
+use crate::client::running_dev::{self, RunningDev};
 use crate::failure::{Explain, Failure};
 
 /// `.salebell` in the folder where `salebell dev` was started, locked for this process.
 #[derive(Debug)]
 pub struct Home {
+    project: PathBuf,
     folder: PathBuf,
     lock: FolderLock,
 }
@@ -30,12 +32,14 @@ impl Home {
         make_folder(&folder, mode)?;
         let folder = folder.canonicalize().explain(|| format!("cannot resolve {}", folder.display()))?;
         let lock = FolderLock::take(&folder)?;
+        // Of a run that was killed.
+        let _ = fs::remove_file(folder.join(running_dev::FILE));
         // The token and the password must not be committed by accident, wherever this was started.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
             fs::write(&ignore, "*\n").explain(|| format!("cannot write {}", ignore.display()))?;
         }
-        Ok(Self { folder, lock })
+        Ok(Self { project: project.to_owned(), folder, lock })
     }
 
     /// The absolute path of a file in the folder.
@@ -43,12 +47,39 @@ impl Home {
         self.folder.join(name)
     }
 
-    /// Writes down where this process can be reached, for whoever finds the folder locked.
+    /// The folder that it is in.
+    pub fn project(&self) -> &Path {
+        &self.project
+    }
+
+    /// Writes down where this process can be reached: for a second `salebell dev`, which finds the folder locked, and
+    /// for the other commands.
     ///
     /// # Errors
-    /// When the lock file cannot be written.
-    pub fn announce(&mut self, address: &str) -> Result<(), Failure> {
-        self.lock.announce(address)
+    /// When a file cannot be written.
+    pub fn announce(&mut self, dev: &RunningDev) -> Result<(), Failure> {
+        self.lock.announce(&dev.url)?;
+        write_secret(&self.path(running_dev::FILE), &dev.describe()?)
+    }
+
+    /// Makes `.salebell/salebell` a link to this program: it was built somewhere, and is in nobody's PATH.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn link_program(&self) -> Result<PathBuf, Failure> {
+        let (link, beside) = (self.path("salebell"), self.path("salebell.new"));
+        let program = std::env::current_exe().explain(|| "cannot tell where this program is")?;
+        let _ = fs::remove_file(&beside);
+        let made = std::os::unix::fs::symlink(program, &beside).and_then(|()| fs::rename(&beside, &link));
+        made.explain(|| format!("cannot make {}", link.display()))?;
+        Ok(link)
+    }
+}
+
+impl Drop for Home {
+    /// Still under the lock: the file of the next one stays.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.path(running_dev::FILE));
     }
 }
 

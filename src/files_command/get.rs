@@ -61,7 +61,7 @@ pub struct Arguments {
 /// Whatever ends it early.
 pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let display = Display::default();
-    let source = Source::parse(&arguments.source, &arguments.access.url)?;
+    let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
     let client = match &source {
         Source::Own(_) => arguments.access.connect(display.as_say())?,
         Source::Link(url) => arguments.access.connect_without_token(
@@ -91,16 +91,20 @@ enum Source {
 }
 
 impl Source {
-    fn parse(given: &str, api: &str) -> Result<Self, Failure> {
+    /// `find_api` says where the API is, which a whole share link does not need to know.
+    fn parse(given: &str, find_api: impl Fn() -> Result<String, Failure>) -> Result<Self, Failure> {
         if let Ok(id) = given.parse() {
             return Ok(Source::Own(id));
         }
         let wrong =
             || Failure::new(format!("{given} is neither the id of a file nor the address of a share link"));
-        let api: Url = api.parse().explain(|| format!("{api} is no URL"))?;
+        let api = || -> Result<Url, Failure> {
+            let api = find_api()?;
+            api.parse().explain(|| format!("{api} is no URL"))
+        };
         // As the API tells paths: below its own address.
         let url = match given.starts_with('/') {
-            true => api.join(given).map_err(|_| wrong())?,
+            true => api()?.join(given).map_err(|_| wrong())?,
             false => given.parse().map_err(|_| wrong())?,
         };
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
@@ -108,7 +112,9 @@ impl Source {
         }
         let path: Vec<&str> = url.path().trim_end_matches('/').split('/').collect();
         match path.as_slice() {
-            [.., "v1", "files", id] | [.., "v1", "files", id, "content"] if url.origin() == api.origin() => {
+            [.., "v1", "files", id] | [.., "v1", "files", id, "content"]
+                if url.origin() == api()?.origin() =>
+            {
                 id.parse().map(Source::Own).map_err(|_| wrong())
             }
             [.., "d", token] if !token.is_empty() => Ok(Source::Link(url)),
@@ -496,13 +502,16 @@ mod tests {
     #[test]
     fn a_file_is_named_by_its_id_its_address_or_a_link() {
         let id = Uuid::now_v7();
-        let api = "https://api.example/bell/";
+        let api = || Ok("https://api.example/bell/".to_owned());
+        let none = || Err(Failure::new("no API is running here"));
         for given in [id.to_string(), format!("https://api.example/bell/v1/files/{id}/content")] {
             assert_eq!(Source::parse(&given, api).unwrap(), Source::Own(id));
         }
         let link = |url: &str| Source::Link(url.parse().unwrap());
         assert_eq!(Source::parse("https://b.example/d/x", api).unwrap(), link("https://b.example/d/x"));
         assert_eq!(Source::parse("/d/x", api).unwrap(), link("https://api.example/d/x"));
+        assert_eq!(Source::parse("https://b.example/d/x", none).unwrap(), link("https://b.example/d/x"));
+        assert!(Source::parse("/d/x", none).is_err());
         // The token is for one API only.
         for wrong in [
             &format!("https://b.example/v1/files/{id}"),

@@ -7,6 +7,7 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::auth::Caller;
 use super::body::{Id, Json, Params, present};
 use super::conditional;
@@ -16,6 +17,7 @@ use super::page::Paging;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::secrets;
+use crate::store::Creation;
 use crate::store::channels::{self, Channel, NewChannel};
 use crate::store::deliveries::{self, DeliveryState};
 
@@ -121,7 +123,7 @@ impl From<Channel> for ChannelResponse {
     }
 }
 
-/// `POST /v1/channels`
+/// `POST /v1/channels`: a new one, or the one of this kind and URL that is there. The secret is shown with a new one alone.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -139,7 +141,14 @@ pub async fn create(
         sealed_secret: &app.keyring.seal_secret(id, &secret)?,
     };
     let limit = app.config.webhook.channels_per_account;
-    let channel = channels::create_channel(&app.writer, caller.account, &new, limit, app.clock.now()).await?;
+    let created = channels::create_channel(&app.writer, caller.account, &new, limit, app.clock.now()).await?;
+    let channel = match created {
+        Creation::Made(channel) => channel,
+        Creation::Found(channel) => {
+            let location = format!("/v1/channels/{}", channel.id);
+            return conditional::found(&location, &ChannelResponse::from(channel));
+        }
+    };
     let body = ChannelWithSecretResponse {
         channel: channel.into(),
         secret: secrets::show_webhook_secret(&secret),
@@ -211,17 +220,13 @@ pub async fn remove(
 
 /// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
 /// disabled channel, and counts for nothing.
-pub async fn test(
-    State(app): State<App>,
-    caller: Caller,
-    Id(id): Id,
-) -> Result<axum::Json<TestChannelResponse>> {
+pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Answer<TestChannelResponse>> {
     let now = app.clock.now();
     let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
     let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
-    Ok(axum::Json(TestChannelResponse {
+    Ok(Answer(TestChannelResponse {
         delivered: attempt.succeeded(),
         status: attempt.status,
         duration_ms: attempt.duration_ms,
@@ -251,13 +256,13 @@ pub async fn recover(
     caller: Caller,
     Id(id): Id,
     Json(request): Json<RecoverChannelRequest>,
-) -> Result<axum::Json<RecoverChannelResponse>> {
+) -> Result<Answer<RecoverChannelResponse>> {
     if request.since.is_some_and(|since| !(1970..=9999).contains(&since.year())) {
         return Err(Error::invalid("/since", "must be in the years 1970 to 9999"));
     }
     let (channel, recovered) =
         channels::recover_channel(&app.writer, caller.account, id, request.since, app.clock.now()).await?;
-    Ok(axum::Json(RecoverChannelResponse { channel: channel.into(), recovered }))
+    Ok(Answer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
 /// `GET /v1/channels/{id}/deliveries`

@@ -7,13 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
+use super::answer::{Answer, JSON, to_json};
 use crate::error::{Error, Kind, Result};
-
-const JSON: &str = "application/json";
 
 /// Answers with JSON and its entity tag, or with 304 when the caller has it already.
 pub fn respond<T: Serialize>(headers: &HeaderMap, value: &T) -> Result<Response> {
-    respond_as(headers, JSON, serde_json::to_vec(value).map_err(Error::internal)?)
+    respond_as(headers, JSON, to_json(value)?)
 }
 
 /// The same with a body of another media type.
@@ -36,9 +35,18 @@ pub fn created<T: Serialize>(location: &str, value: &T) -> Result<Response> {
     Ok(response)
 }
 
+/// 200 after a POST that would have made what is there already: what is there, where, and its entity tag.
+pub fn found<T: Serialize>(location: &str, value: &T) -> Result<Response> {
+    let (mut response, _) = with_entity_tag(value)?;
+    // `Location` would speak of a redirect or of something new (RFC 9110, section 10.2.2).
+    let location = HeaderValue::from_str(location).map_err(Error::internal)?;
+    response.headers_mut().insert(header::CONTENT_LOCATION, location);
+    Ok(response)
+}
+
 /// An answer that holds a secret: nobody keeps it, and it has no entity tag, for it can never be read again.
 pub fn shown_once<T: Serialize>(status: StatusCode, location: Option<&str>, value: &T) -> Result<Response> {
-    let mut response = (status, axum::Json(value)).into_response();
+    let mut response = (status, Answer(value)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(location) = location {
@@ -53,7 +61,7 @@ pub fn changed<T: Serialize>(value: &T) -> Result<Response> {
 }
 
 fn with_entity_tag<T: Serialize>(value: &T) -> Result<(Response, String)> {
-    tagged(JSON, serde_json::to_vec(value).map_err(Error::internal)?)
+    tagged(JSON, to_json(value)?)
 }
 
 fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
@@ -72,7 +80,7 @@ pub fn check_if_match<T: Serialize>(headers: &HeaderMap, current: &T) -> Result<
     if wanted.peek().is_none() {
         return Ok(());
     }
-    let tag = entity_tag(&serde_json::to_vec(current).map_err(Error::internal)?);
+    let tag = entity_tag(&to_json(current)?);
     if wanted.any(|wanted| names(wanted, &tag, false)) {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::auth::Caller;
 use super::body::Id;
 use super::conditional;
@@ -96,7 +97,7 @@ pub async fn redeliver(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id,
-) -> Result<axum::Json<DeliveryWithAttemptsResponse>> {
+) -> Result<Answer<DeliveryWithAttemptsResponse>> {
     let due = deliveries::redeliver(&app.writer, caller.account, id, app.clock.now()).await?;
-    Ok(axum::Json(due.into()))
+    Ok(Answer(due.into()))
 }

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use super::answer::Answer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
 use crate::instance::terminating::DRAIN_REASON;
@@ -12,7 +13,7 @@ use crate::telemetry;
 /// `GET /healthz`: the process answers. It asks nothing else: restarting us would not mend a database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
     app.dead_man.hear(&headers);
-    axum::Json(serde_json::json!({"status": "ok"})).into_response()
+    Answer(serde_json::json!({"status": "ok"})).into_response()
 }
 
 /// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
@@ -26,7 +27,7 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }
     if reasons.is_empty() {
-        return Ok(axum::Json(serde_json::json!({"status": "ready"})).into_response());
+        return Ok(Answer(serde_json::json!({"status": "ready"})).into_response());
     }
     let mut refusal = Error::new(Kind::Unavailable, "Not ready; see errors for why.");
     refusal.retry_after_s = Some(1);

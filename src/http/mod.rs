@@ -7,6 +7,7 @@
 //!       the handler     its extractors: Caller (401), Id (404), Params (400), Json (413, 415, 422)
 //! ```
 
+pub mod answer;
 pub mod auth;
 pub mod batches;
 pub mod body;
@@ -20,6 +21,7 @@ pub mod file_content;
 pub mod file_links;
 pub mod files;
 pub mod forwarded;
+pub mod front;
 pub mod games;
 pub mod head;
 pub mod health;
@@ -57,6 +59,7 @@ pub fn router(app: App) -> Router {
 /// Every route, one a line: `tests/it/auth_coverage.rs` reads this table.
 fn routes() -> Router<App> {
     Router::new()
+        .route("/", get(front::show))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/v1/me", get(auth::me))

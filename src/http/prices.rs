@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::auth::{Caller, KnownCaller};
 use super::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
@@ -96,7 +97,7 @@ pub async fn report(
 impl IntoResponse for ReportResponse {
     fn into_response(self) -> Response {
         let location = format!("/v1/batches/{}", self.batch_id);
-        (StatusCode::ACCEPTED, [(header::LOCATION, location)], axum::Json(self)).into_response()
+        (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(self)).into_response()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::domain::money::{Currency, Money};
 use crate::domain::observation::check_region;
 use crate::domain::watch::{Miss, Rule, misses};
 use crate::error::Result;
+use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
 
 /// The most entries of each list of a watch.
@@ -267,15 +268,18 @@ pub async fn show(
     conditional::respond(&headers, &WatchResponse::from(watch))
 }
 
-/// `POST /v1/watches`
+/// `POST /v1/watches`: a new one, or the same one that is there.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateWatchRequest>,
 ) -> Result<Response> {
     let (game, fields) = request.check()?;
-    let watch = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
-    conditional::created(&format!("/v1/watches/{}", watch.id), &WatchResponse::from(watch))
+    let location = |watch: &Watch| format!("/v1/watches/{}", watch.id);
+    match watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await? {
+        Creation::Made(watch) => conditional::created(&location(&watch), &WatchResponse::from(watch)),
+        Creation::Found(watch) => conditional::found(&location(&watch), &WatchResponse::from(watch)),
+    }
 }
 
 /// `PATCH /v1/watches/{id}`

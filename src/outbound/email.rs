@@ -15,6 +15,7 @@ use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 
 use crate::config::{self, MailServer, MailTls};
+use crate::connection;
 
 /// A message has arrived when the server says so; how long its answer to our farewell is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -71,7 +72,11 @@ impl Unsent {
 
     /// Before the server has heard of the message: whatever it is, an operator may mend it.
     fn on_the_way(error: lettre::transport::smtp::Error) -> Unsent {
-        Unsent::new(false, error.status().map(u16::from), error)
+        let status = error.status().map(u16::from);
+        match connection::explain(&error, "the mail server") {
+            Some(reason) => Unsent::new(false, status, reason),
+            None => Unsent::new(false, status, error),
+        }
     }
 
     /// After that a refusal is for good if the server says so, but for one that asks for a log-in (RFC 4954). A client

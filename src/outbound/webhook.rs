@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::addresses::{Forbidden, Guard, GuardedResolver, LookUp};
 use crate::config;
+use crate::connection;
 use crate::domain::money::Money;
 use crate::domain::retries;
 use crate::error::{Error, Result, chain};
@@ -238,7 +239,8 @@ impl Webhooks {
             };
         }
         // The first link names the URL, which the owner knows and a log must not.
-        let reason = error.source().map_or_else(|| error.to_string(), chain);
+        let reason = connection::explain(error, "the receiver")
+            .unwrap_or_else(|| error.source().map_or_else(|| error.to_string(), chain));
         let text = match error.is_connect() {
             true => format!("no connection: {reason}"),
             false => format!("no answer: {reason}"),

@@ -137,7 +137,7 @@ async fn send_all(
         Box::new(move |line: &str| progress.say(line))
     };
     let client = arguments.access.connect(say)?;
-    let mut session = open_session(source, arguments, &cutter)?;
+    let mut session = open_session(source, arguments, &cutter, client.base().as_str())?;
     if session.resumed() > 0 {
         let lines = session.resumed();
         progress.say(&format!("taking up an earlier report: {lines} slices are there already"));
@@ -252,15 +252,18 @@ fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Re
     (receiver, cutting)
 }
 
-fn open_session(source: &Source, arguments: &Arguments, cutter: &Cutter) -> Result<Session, Failure> {
+fn open_session(
+    source: &Source,
+    arguments: &Arguments,
+    cutter: &Cutter,
+    url: &str,
+) -> Result<Session, Failure> {
     match source {
         // A pipe given as a file cannot be read again either.
         Source::File(path) if path.is_file() => {
             let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
-            let options = format!(
-                "{} {mapping} {:?} {} {}",
-                arguments.access.url, cutter.delimiter, cutter.lines, arguments.backfill
-            );
+            let options =
+                format!("{url} {mapping} {:?} {} {}", cutter.delimiter, cutter.lines, arguments.backfill);
             Session::open(path, &options)
         }
         _ => Ok(Session::unremembered()),

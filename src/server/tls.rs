@@ -110,7 +110,7 @@ impl Tls {
 /// Tells who speaks plain HTTP to the port that it is the wrong one.
 async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
-        content-length: 29\r\n\r\nThis port speaks HTTPS alone.";
+        content-length: 30\r\n\r\nThis port speaks HTTPS alone.\n";
     stream.write_all(ANSWER).await?;
     stream.shutdown().await?;
     // What is not read would make the kernel reset the connection, and the answer be lost. Not more than a head.

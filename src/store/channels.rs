@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::accounts;
+use super::{Creation, accounts};
 use crate::error::{Error, Kind, Result};
 use crate::store::deliveries::DEAD;
 use crate::store::pool::PgPool;
@@ -47,7 +47,10 @@ pub struct NewChannel<'a> {
     pub sealed_secret: &'a [u8],
 }
 
-/// Keeps a new channel of `account`, unless it has `limit` already.
+/// Keeps a new channel of `account`, unless it has one of this kind and URL, or `limit` already.
+///
+/// A lock and no unique index: there may be duplicates, from before and from a PATCH. Of these the first active one is
+/// found. One that is being deleted counts as gone.
 ///
 /// # Errors
 /// `Conflict` at the limit.
@@ -57,9 +60,25 @@ pub async fn create_channel(
     new: &NewChannel<'_>,
     limit: i64,
     now: DateTime<Utc>,
-) -> Result<Channel> {
+) -> Result<Creation<Channel>> {
     let mut transaction = pool.begin().await?;
     accounts::lock_account(&mut *transaction, account).await?;
+    let present = sqlx::query_as!(
+        Channel,
+        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+         from channels where account_id = $1 and kind = $2 and disabled_reason is distinct from 'deleted'
+         order by state, id",
+        account,
+        new.kind,
+    )
+    .fetch_all(&mut *transaction)
+    .await?;
+    // `https://EXAMPLE.com` and `https://example.com:443/` are one address.
+    let wanted = url::Url::parse(new.url).ok();
+    let is_same = |url: &str| url == new.url || (wanted.is_some() && url::Url::parse(url).ok() == wanted);
+    if let Some(same) = present.into_iter().find(|channel| is_same(&channel.url)) {
+        return Ok(Creation::Found(same));
+    }
     let created = sqlx::query_as!(
         Channel,
         "insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
@@ -79,7 +98,7 @@ pub async fn create_channel(
     .await?
     .ok_or_else(|| Error::conflict(format!("An account has at most {limit} channels.")))?;
     transaction.commit().await?;
-    Ok(created)
+    Ok(Creation::Made(created))
 }
 
 /// The newest first; `before` is the id after which the page begins.

@@ -39,23 +39,34 @@ pub mod search;
 pub mod self_terminations;
 pub mod statistics;
 pub mod stores;
+pub mod unreachable;
 pub mod wakeups;
 pub mod watches;
 pub mod weekly_mails;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_transient};
 use crate::store::pool::PgPool;
+
+/// What came of making something that may be there already.
+#[derive(Debug)]
+pub enum Creation<T> {
+    Made(T),
+    Found(T),
+}
 
 /// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
 ///
 /// A binary that is older than the schema runs on it, as it must after a roll-back.
 ///
 /// # Errors
-/// A migration failed, or one that has run was edited since.
+/// A migration failed, or one that has run was edited since. `Unavailable` when the database is away.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    migrator().run(pool).await.map_err(Error::internal)
+    migrator().run(pool).await.map_err(|error| match error {
+        MigrateError::Execute(error) if is_transient(&error) => Error::unavailable(error),
+        error => Error::internal(error),
+    })
 }
 
 /// The migrations that the binary carries; expand, then contract.

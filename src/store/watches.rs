@@ -9,6 +9,7 @@ use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
 use crate::store::pool::PgPool;
 use crate::store::prices::known_price;
+use crate::store::{Creation, accounts};
 
 /// A person's rule for a game.
 #[derive(Clone, Debug)]
@@ -149,7 +150,10 @@ pub async fn get_watch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -
     row.ok_or_else(|| Error::not_found("watch"))?.try_into()
 }
 
-/// Makes a watch.
+/// Makes a watch, unless the account has the same one: that of this game, rule and scope, with the same channels and
+/// cadence. The order of a list is no difference, and neither are `paused` and `priority`.
+///
+/// A lock and no unique index, as for channels: of duplicates that are there the first is found.
 ///
 /// # Errors
 /// `Invalid` when the game, a store or a channel is unknown or not the account's; `Conflict` at `MAX_WATCHES`.
@@ -159,9 +163,40 @@ pub async fn create_watch(
     game: Uuid,
     fields: &WatchFields,
     now: DateTime<Utc>,
-) -> Result<Watch> {
+) -> Result<Creation<Watch>> {
     let mut transaction = pool.begin().await?;
     let (stores, channels) = check_references(&mut transaction, account, fields).await?;
+    let (target, cut) = targets(&fields.rule);
+    accounts::lock_account(&mut *transaction, account).await?;
+    let same = sqlx::query_scalar!(
+        "select id from watches
+         where account_id = $1 and game_id = $2 and rule = $3 and cadence = $11
+             and target_amount is not distinct from $4 and target_currency is not distinct from $5
+             and target_cut is not distinct from $6 and currency is not distinct from $7
+             -- lists as sets; one that is missing is not an empty one
+             and (stores = $8 or stores @> $8 and stores <@ $8 or coalesce(stores, $8) is null)
+             and (regions = $9 or regions @> $9 and regions <@ $9 or coalesce(regions, $9) is null)
+             and (platforms = $10 or platforms @> $10 and platforms <@ $10 or coalesce(platforms, $10) is null)
+             and (channels = $12 or channels @> $12 and channels <@ $12 or coalesce(channels, $12) is null)
+         order by id limit 1",
+        account,
+        game,
+        fields.rule.name(),
+        target.map(|money| money.minor),
+        target.map(|money| money.currency.code()),
+        cut,
+        fields.currency.map(Currency::code),
+        stores.as_deref(),
+        fields.regions.as_deref(),
+        fields.platforms.as_deref(),
+        fields.cadence,
+        channels,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if let Some(same) = same {
+        return Ok(Creation::Found(get_watch(&mut *transaction, account, same).await?));
+    }
     let own = sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account)
         .fetch_one(&mut *transaction)
         .await?;
@@ -169,7 +204,6 @@ pub async fn create_watch(
         return Err(Error::conflict(format!("An account has at most {MAX_WATCHES} watches.")));
     }
     let id = Uuid::now_v7();
-    let (target, cut) = targets(&fields.rule);
     sqlx::query!(
         "insert into watches (id, account_id, game_id, rule, target_amount, target_currency, target_cut, stores, regions,
             currency, platforms, channels, paused, cadence, priority, created_at, updated_at)
@@ -195,7 +229,7 @@ pub async fn create_watch(
     .await?;
     let watch = get_watch(&mut *transaction, account, id).await?;
     transaction.commit().await?;
-    Ok(watch)
+    Ok(Creation::Made(watch))
 }
 
 /// Changes a watch to what `change` makes of it; the row is locked meanwhile.

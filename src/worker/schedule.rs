@@ -53,9 +53,9 @@ impl Job {
         }
     }
 
-    fn period(self) -> TimeDelta {
+    fn period(self, app: &App) -> TimeDelta {
         match self {
-            Job::ComputeStatistics => TimeDelta::hours(1),
+            Job::ComputeStatistics => TimeDelta::seconds(app.config.stats.compute_every.as_secs() as i64),
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
             Job::AssembleFiles | Job::RemoveFiles | Job::CountDead => TimeDelta::minutes(1),
@@ -129,7 +129,7 @@ pub async fn step(app: &App) -> Result<usize> {
         if let Some(failure) = &failure {
             log::error!(target: "salebell::schedule", "the job {} failed: {failure}", job.name());
         }
-        let next_at = now + if failure.is_some() { RETRY } else { job.period() };
+        let next_at = now + if failure.is_some() { RETRY } else { job.period(app) };
         let finish = jobs::finish_job(&app.writer, job.name(), app.clock.now(), next_at, failure.as_deref());
         app.suspicion.limit(app.config.worker.lease, finish).await??;
         done += 1;

@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::TestApp;
 use crate::support::sink::{Behaviour, Sink};
+use crate::support::{TestApp, User};
 
 #[tokio::test]
 async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
@@ -69,13 +69,88 @@ async fn a_channel_that_cannot_be_is_refused_with_every_reason() {
 async fn an_account_has_only_so_many_channels() {
     let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__CHANNELS_PER_ACCOUNT", "2")]).await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
-    let body = json!({"kind": "webhook", "name": "a", "url": "http://127.0.0.1/"});
-    let at_once = (0..5).map(|_| app.call(&anna, Method::POST, "/v1/channels", body.clone()));
+    let body = |n: usize| json!({"kind": "webhook", "name": "a", "url": format!("http://127.0.0.1/{n}")});
+    let at_once = (0..5).map(|n| app.call(&anna, Method::POST, "/v1/channels", body(n)));
     let mut statuses: Vec<u16> =
         futures_util::future::join_all(at_once).await.iter().map(|answered| answered.status).collect();
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 201, 409, 409, 409]);
-    assert_eq!(app.call(&ben, Method::POST, "/v1/channels", body).await.status, 201);
+    assert_eq!(app.call(&ben, Method::POST, "/v1/channels", body(0)).await.status, 201);
+    // What is there already needs no place.
+    let there = app.see(&anna, "/v1/channels").await["items"][0]["url"].clone();
+    let again = json!({"kind": "webhook", "name": "a", "url": there});
+    assert_eq!(app.call(&anna, Method::POST, "/v1/channels", again).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_same_channel_made_again_is_the_one_that_is_there() {
+    let app = TestApp::spawn().await;
+    let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
+    let post = async |user: &User, name: &str, url: &str| {
+        let body = json!({"kind": "webhook", "name": name, "url": url});
+        app.call(user, Method::POST, "/v1/channels", body).await
+    };
+    let made = post(&anna, "mine", "http://127.0.0.1:80/a?b").await;
+    assert_eq!(made.status, 201);
+    // By another name, and its address written in another way.
+    for url in ["http://127.0.0.1:80/a?b", "HTTP://127.0.0.1/a?b"] {
+        let again = post(&anna, "other", url).await;
+        assert_eq!(again.status, 200, "{}", again.body);
+        let channel = app.see(&anna, &format!("/v1/channels/{}", made.body["id"].as_str().unwrap())).await;
+        assert_eq!(again.body, channel, "no secret is in it, and its name stays");
+        assert_eq!(channel["name"], "mine");
+        assert!(again.etag.is_some());
+    }
+    for (user, url) in [(&anna, "http://127.0.0.1/a?c"), (&ben, "http://127.0.0.1/a?b")] {
+        assert_eq!(post(user, "mine", url).await.status, 201, "{url}");
+    }
+
+    // A disabled one too: making it again must not hide that it was disabled.
+    sqlx::query("update channels set state = 'disabled', disabled_reason = 'gone'")
+        .execute(&app.app.writer)
+        .await
+        .unwrap();
+    let disabled = post(&anna, "mine", "http://127.0.0.1/a?b").await;
+    assert_eq!((disabled.status, &disabled.body["state"]), (200, &json!("disabled")));
+    // Of duplicates, which there were before, an active one. One whose deletion was cut short counts as gone.
+    let copy = |state: &'static str, reason: Option<&'static str>| {
+        sqlx::query_scalar::<_, Uuid>(
+            "insert into channels (id, account_id, kind, name, url, state, disabled_reason, secret, created_at, updated_at)
+             select uuid_v7($2), account_id, kind, name, url, $3, $4, secret, created_at, updated_at
+             from channels where id = $1 returning id",
+        )
+        .bind(made.body["id"].as_str().unwrap().parse::<Uuid>().unwrap())
+        .bind(app.clock.now())
+        .bind(state)
+        .bind(reason)
+        .fetch_one(&app.app.writer)
+    };
+    copy("disabled", Some("deleted")).await.unwrap();
+    let active = copy("active", None).await.unwrap();
+    copy("active", None).await.unwrap();
+    let found = post(&anna, "mine", "http://127.0.0.1/a?b").await;
+    assert_eq!((found.status, &found.body["id"]), (200, &json!(active)));
+    sqlx::query("update channels set state = 'disabled', disabled_reason = 'deleted'")
+        .execute(&app.app.writer)
+        .await
+        .unwrap();
+    assert_eq!(post(&anna, "mine", "http://127.0.0.1/a?b").await.status, 201);
+}
+
+#[tokio::test]
+async fn of_twenty_that_make_the_same_channel_at_once_one_makes_it() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &[]).await;
+    let body = json!({"kind": "webhook", "name": "mine", "url": "http://127.0.0.1/"});
+    let at_once = (0..20).map(|_| app.call(&anna, Method::POST, "/v1/channels", body.clone()));
+    let answers = futures_util::future::join_all(at_once).await;
+    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
+    assert_eq!(made.len(), 1);
+    assert!(made[0].body["secret"].is_string());
+    for answer in answers.iter().filter(|answer| answer.status != 201) {
+        assert_eq!((answer.status, &answer.body["id"]), (200, &made[0].body["id"]), "{}", answer.body);
+        assert_eq!(answer.body["secret"], Value::Null);
+    }
 }
 
 #[tokio::test]
@@ -83,8 +158,8 @@ async fn channels_are_listed_page_by_page() {
     let app = TestApp::spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let mut made = Vec::new();
-    for _ in 0..5 {
-        made.insert(0, app.hook(&anna, "http://127.0.0.1/").await.id.to_string());
+    for n in 0..5 {
+        made.insert(0, app.hook(&anna, &format!("http://127.0.0.1/{n}")).await.id.to_string());
     }
     app.hook(&ben, "http://127.0.0.1/").await;
     let (mut listed, mut path) = (Vec::new(), "/v1/channels?limit=2".to_owned());
@@ -136,7 +211,7 @@ async fn a_channel_goes_with_its_deliveries() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let (gone, stays) =
-        (app.hook(&anna, "http://127.0.0.1/").await, app.hook(&anna, "http://127.0.0.1/").await);
+        (app.hook(&anna, "http://127.0.0.1/a").await, app.hook(&anna, "http://127.0.0.1/b").await);
     let rung = app.ring(&anna, &[gone.id, stays.id]).await;
     let path = format!("/v1/channels/{}", gone.id);
     assert_eq!(app.call(&anna, Method::DELETE, &path, Value::Null).await.status, 204);

@@ -338,8 +338,8 @@ async fn workers_at_once_never_send_twice() {
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     let mut waiting = 0;
-    for _ in 0..15 {
-        let hook = app.hook(&anna, &sink.url("/")).await;
+    for n in 0..15 {
+        let hook = app.hook(&anna, &sink.url(&format!("/?{n}"))).await;
         let rung = app.ring(&anna, &[hook.id]).await;
         waiting += 1 + app.ring_again(&anna, &rung, hook.id, 29).await.len();
     }

@@ -20,8 +20,8 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     let mut hooks = Vec::new();
-    for _ in 0..5 {
-        let hook = app.hook(&anna, &sink.url("/")).await;
+    for n in 0..5 {
+        let hook = app.hook(&anna, &sink.url(&format!("/?{n}"))).await;
         hooks.push((app.ring(&anna, &[hook.id]).await, hook));
     }
     let mut waiting = hooks.len();

@@ -1,8 +1,10 @@
 //! `salebell dev`: the real program, the real PostgreSQL, killed in every way.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -13,17 +15,19 @@ use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::support::database::TestDatabase;
+use crate::support::eventually;
 use crate::support::scratch::Scratch;
 
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A `salebell dev` that has said that it is ready.
-struct Dev {
+pub struct Dev {
     process: Child,
-    url: String,
+    pub url: String,
     curls: Vec<String>,
     said: String,
+    log: PathBuf,
 }
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
@@ -39,9 +43,11 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 impl Dev {
-    fn start(folder: &Path, arguments: &[&str]) -> Dev {
+    pub fn start(folder: &Path, arguments: &[&str]) -> Dev {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
-        let mut process = command(folder, &arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let log = folder.join("log-of-dev");
+        let mut command = command(folder, &arguments);
+        let mut process = command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -61,12 +67,17 @@ impl Dev {
                 }
                 Err(_) => {
                     let _ = process.kill();
-                    panic!("it never became ready; it said: {said}");
+                    panic!("it never became ready; it said: {said}{}", std::fs::read_to_string(log).unwrap());
                 }
             }
         }
         let url = said.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
-        Dev { process, url, curls, said }
+        Dev { process, url, curls, said, log }
+    }
+
+    /// What it has logged.
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     fn signal(&self, signal: Signal) {
@@ -221,4 +232,127 @@ fn a_taken_port_is_told_before_anything_is_made() {
     assert!(!output.status.success());
     assert!(refusal.contains(&format!("another program listens on {address}")), "{refusal}");
     assert!(!scratch.path().join(".salebell/postgres").exists());
+}
+
+/// Another command than `dev`, with nothing of the test's own settings.
+pub fn beside(folder: &Path, program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SALEBELL_")) {
+        command.env_remove(name);
+    }
+    command.env("XDG_STATE_HOME", folder.join("state"));
+    command
+}
+
+/// Whether it succeeded, and what it printed.
+fn run(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+}
+
+#[tokio::test]
+async fn the_first_start_says_what_runs_where_and_little_else() {
+    // Where another test, or another program, is quicker, they are taken too.
+    let _taken = [TcpListener::bind("127.0.0.1:9000"), TcpListener::bind("127.0.0.1:9100")];
+    let scratch = Scratch::new();
+    let dev = Dev::start(scratch.path(), &[]);
+    let log = dev.log();
+    assert!(log.lines().count() < 10, "{log}");
+    for noise in ["sqlx", "select ", "GET ", "POST "] {
+        assert!(!log.contains(noise), "{noise} in {log}");
+    }
+    let line = |name: &str| {
+        let found = dev.said.lines().find_map(|line| line.trim().strip_prefix(name));
+        found.unwrap_or_else(|| panic!("{name} is not in {}", dev.said)).trim().to_owned()
+    };
+    assert!(line("gRPC ").ends_with("(without TLS; another program listens on port 9000)"), "{}", dev.said);
+    let metrics = line("metrics ");
+    let (metrics, why) = metrics.split_once(' ').unwrap();
+    assert_eq!(why, "(another program listens on port 9100)");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let told = client.get(metrics).send().await.unwrap().text().await.unwrap();
+    assert!(told.contains("http_requests_total"), "{told}");
+    assert!(line("token ").starts_with('/') && line("program ").starts_with('/'), "{}", dev.said);
+
+    // The log goes on from there.
+    dev.get("/v1/stores").await.unwrap();
+    eventually("the access log", async || dev.log().contains("salebell::access GET /v1/stores 200")).await;
+
+    // Nobody waits an hour for the statistics of what was just done.
+    let token = std::fs::read_to_string(scratch.path().join(".salebell/dev-token")).unwrap();
+    eventually("statistics", async || {
+        let weeks = client.get(format!("{}/v1/stats/weekly", dev.url)).bearer_auth(&token).send().await;
+        weeks.unwrap().json::<Value>().await.unwrap()["items"][0]["reports"] == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
+    let scratch = Scratch::new();
+    let folder = scratch.path();
+    let mut dev = Dev::start(folder, &[]);
+    let state = folder.join(".salebell/dev.json");
+    assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o600);
+    let program = folder.join(".salebell/salebell");
+    std::fs::write(folder.join("a.csv"), "store,sku,price,currency\nAttic Games,1,9.99,EUR\n").unwrap();
+
+    // Its port, its token and its database.
+    for (arguments, expected) in [
+        (["files", "put", "a.csv", "--json"].as_slice(), "\"name\":\"a.csv\""),
+        (&["files", "ls"], "a.csv"),
+        (&["report", "a.csv"], "1 accepted, 0 refused"),
+        (&["key", "list", "--issuer", "salebell:dev", "--subject", "dev"], "salebell dev"),
+        (&["stats", "show"], "week"),
+        (&["bus", "status"], "dead"),
+    ] {
+        let (success, printed) = run(&mut beside(folder, &program, arguments));
+        assert!(success && printed.contains(expected), "{arguments:?}: {printed}");
+    }
+    let files = &["files", "ls", "--max-wait", "0"];
+    let keys = &["key", "list", "--issuer", "salebell:dev", "--subject", "dev"];
+
+    // What is given explicitly wins: another API without a token of its own gets none, and another database is asked.
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = format!("http://{}", stranger.local_addr().unwrap());
+    let (success, printed) = run(beside(folder, &program, files).env("SALEBELL_URL", &elsewhere));
+    assert!(!success && printed.contains(&format!("no token for {elsewhere}")), "{printed}");
+    let (success, printed) = run(&mut beside(folder, &program, &["files", "ls", "--url", &dev.url]));
+    assert!(success, "{printed}");
+    let (success, printed) = run(beside(folder, &program, files).env("SALEBELL_TOKEN", "sbk_wrong"));
+    assert!(!success && printed.contains("401"), "{printed}");
+    let database = TestDatabase::create().await;
+    let (success, printed) = run(beside(folder, &program, keys).env("SALEBELL_DATABASE__URL", &database.url));
+    assert!(!success && printed.contains("no such account"), "{printed}");
+
+    // Elsewhere there is none.
+    let other = Scratch::new();
+    for arguments in [files.as_slice(), keys] {
+        let (success, printed) = run(&mut beside(other.path(), &program, arguments));
+        let expected = format!("no `salebell dev` is running in {}", other.path().display());
+        assert!(!success && printed.contains(&expected), "{arguments:?}: {printed}");
+    }
+
+    // A file that a killed one has left leads nowhere, whoever listens at its port now.
+    dev.signal(Signal::SIGKILL);
+    dev.wait();
+    assert!(state.exists());
+    let stranger = TcpListener::bind(dev.url.trim_start_matches("http://")).unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    for arguments in [files.as_slice(), keys, &["report", "a.csv"], &["files", "ls", "--url", &dev.url]] {
+        let (success, printed) = run(&mut beside(folder, &program, arguments));
+        let expected = format!("(process {}) is not running any more", dev.process.id());
+        assert!(!success && printed.contains(&expected), "{arguments:?}: {printed}");
+    }
+    assert!(stranger.accept().is_err(), "somebody came");
+    drop(stranger);
+
+    // One that ends as it should leaves none.
+    let mut dev = Dev::start(folder, &[]);
+    assert!(run(&mut beside(folder, &program, files)).0);
+    dev.signal(Signal::SIGTERM);
+    dev.wait();
+    assert!(!state.exists());
 }

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::{get, post};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
+use reqwest::Method;
 use salebell::app::App;
 use salebell::error::{Error, Problem};
 use salebell::http;
 use salebell::http::body::{self, Json};
 use salebell::trace::TraceContext;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{TestApp, raw};
@@ -77,6 +82,107 @@ async fn answers_tell_browsers_and_caches_to_be_careful() {
     assert_eq!(answer.headers()["cache-control"], "private, no-cache");
     assert_eq!(app.get("/healthz").send().await.unwrap().headers()["cache-control"], "no-cache");
     assert_eq!(app.get("/v1/me").send().await.unwrap().headers()["cache-control"], "no-store");
+}
+
+#[tokio::test]
+async fn json_ends_with_a_line_feed_and_its_length_and_tag_count_it() {
+    let app = TestApp::spawn().await;
+    let user = app.user("anna", &["prices:write", "catalogue:write", "operator"]).await;
+    let call = async |method: Method, path: &str, body: Option<Value>| {
+        let request = app.request(method.clone(), path).bearer_auth(&user.token);
+        let request = if let Some(body) = body { request.json(&body) } else { request };
+        let answer = request.send().await.unwrap();
+        let media = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        let (length, status) =
+            (answer.headers()["content-length"].to_str().unwrap().to_owned(), answer.status());
+        let text = answer.text().await.unwrap();
+        assert!(
+            media == "application/json" || media == "application/problem+json",
+            "{method} {path}: {media}"
+        );
+        assert!(text.ends_with("}\n"), "{method} {path}: {text:?}");
+        assert_eq!(length, text.len().to_string(), "{method} {path}");
+        (status.as_u16(), serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let observation =
+        json!({"store": "gog", "sku": "1", "title": "Hades", "price": "9.99", "currency": "EUR"});
+    let report = json!({"observations": [observation, {}]});
+    let (_, batch) = call(Method::POST, "/v1/prices", Some(report)).await;
+    app.record_all().await;
+    let (_, games) = call(Method::GET, "/v1/games", None).await;
+    let watch = json!({"game_id": games["items"][0]["id"], "rule": {"any_sale": {}}});
+    let channel = json!({"kind": "webhook", "name": "mine", "url": "http://127.0.0.1:9/"});
+    let mut paths = vec![format!("/v1/batches/{}", batch["batch_id"].as_str().unwrap())];
+    for (place, body) in [("/v1/watches", watch), ("/v1/channels", channel)] {
+        // Made, found, changed.
+        assert_eq!(call(Method::POST, place, Some(body.clone())).await.0, 201);
+        let (status, found) = call(Method::POST, place, Some(body)).await;
+        assert_eq!(status, 200);
+        let path = format!("{place}/{}", found["id"].as_str().unwrap());
+        assert_eq!(call(Method::PATCH, &path, Some(json!({}))).await.0, 200);
+        paths.push(path);
+    }
+    for action in ["test", "rotate-secret", "recover"] {
+        call(Method::POST, &format!("{}/{action}", paths[2]), Some(json!({}))).await;
+    }
+    for (method, path, status) in [
+        (Method::GET, "/v1/nothing", 404),
+        (Method::GET, "/v1/games?color=red", 400),
+        (Method::PUT, "/v1/me", 405),
+        (Method::POST, "/v1/watches", 415),
+    ] {
+        assert_eq!(call(method, path, None).await.0, status, "{path}");
+    }
+    paths.extend(["/", "/healthz", "/readyz", "/v1/me", "/v1/deals", "/v1/files"].map(str::to_owned));
+    for path in &paths {
+        call(Method::GET, path, None).await;
+        let get = app.get(path).bearer_auth(&user.token).send().await.unwrap();
+        let head = app.request(Method::HEAD, path).bearer_auth(&user.token).send().await.unwrap();
+        assert_eq!(head.headers()["content-length"], get.headers()["content-length"], "{path}");
+        let Some(tag) = get.headers().get("etag") else { continue };
+        let known = app.get(path).bearer_auth(&user.token).header("if-none-match", tag).send().await.unwrap();
+        assert_eq!(known.status(), 304, "{path}");
+        // The tag is that of these bytes, not of the ones before there was a line feed.
+        let digest = digest(&SHA256, &get.bytes().await.unwrap());
+        let expected = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
+        assert_eq!(known.headers()["etag"], expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is() {
+    let app = TestApp::spawn().await;
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let page = app.get("/").header("accept", browser).send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+    assert_eq!(page.headers()["vary"], "accept");
+    let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    for part in ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    let text = page.text().await.unwrap();
+    assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>\n"), "{text}");
+    for part in ["game", "sale", "README.md", "docs/api.md"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    for part in ["<script", "style", "http:", "https:", "<form", "<img"] {
+        assert!(!text.contains(part), "{part} is in {text}");
+    }
+    // Its links lead somewhere.
+    let links: Vec<&str> =
+        text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(links.len() > 2);
+    for link in links {
+        assert_eq!(app.get(link).send().await.unwrap().status(), 200, "{link}");
+    }
+    for accept in ["*/*", "application/json", "text/html;q=0.1, application/json"] {
+        let answer = app.get("/").header("accept", accept).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/json", "{accept}");
+        let front: Value = answer.json().await.unwrap();
+        assert!(front["documentation"].as_str().unwrap().contains("docs/api.md"), "{front}");
+    }
+    assert_eq!(app.post("/").send().await.unwrap().status(), 405);
 }
 
 #[tokio::test]
@@ -204,8 +310,6 @@ async fn an_unknown_or_repeated_query_parameter_is_named() {
 
 #[tokio::test]
 async fn a_forged_cursor_is_a_bad_request() {
-    use base64::Engine;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let app = TestApp::spawn().await;
     // The hash has no secret: whoever reads the source can make one.
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"/v1/stores []");

@@ -129,7 +129,7 @@ async fn plain_http_hears_that_it_is_the_wrong_port() {
     let app = TestApp::spawn_with(&[MINTED]).await;
     let plain = app.url.replace("https", "http");
     let answer = raw::exchange(&plain, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("HTTPS alone."), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("HTTPS alone.\n"), "{answer}");
     // What is neither is closed, with or without an alert.
     for bytes in [&b"\0\0\0\0\0\0\0\0"[..], b"SSH-2.0", b"\x16\x03\x01\x40\x01garbage", b"\x80\x2e\x01\0\x02"]
     {

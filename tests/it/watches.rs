@@ -1,6 +1,7 @@
 //! Watches: kept by their owner, explained, and ringing once for each sale.
 
 use chrono::TimeDelta;
+use reqwest::Method;
 use salebell::store::dispatch as queue;
 use salebell::worker::{deliver, dispatch};
 use serde_json::{Value, json};
@@ -134,7 +135,8 @@ async fn the_explanation_and_the_dispatch_agree() {
         json!({"regions": ["de"]}),
         json!({"platforms": ["Switch"]}),
         json!({"currency": "EUR"}),
-        json!({"paused": true}),
+        // Every region that is offered: without it, this one would be the first.
+        json!({"paused": true, "regions": ["ZZ", "DE", "US"]}),
         json!({"stores": ["steam"], "regions": ["FR"], "platforms": ["windows"]}),
     ];
     let mut watches = Vec::new();
@@ -175,8 +177,9 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
-    for _ in 0..10 {
-        watch(&app, &anna, json!({"game_id": game, "rule": {"any_sale": {}}})).await;
+    for percent in 1..=10 {
+        let rule = json!({"cut_at_least": {"percent": percent}});
+        watch(&app, &anna, json!({"game_id": game, "rule": rule})).await;
     }
     app.report(&shop, json!([seen("a", "15.00", 2)])).await;
     app.record_all().await;
@@ -338,4 +341,89 @@ async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_r
     assert_eq!(deliver::step(&app.app).await.unwrap().sent, 1);
     assert_eq!(sink.received("/hook")[0].json()["data"]["price"]["amount"], "9.00");
     assert_eq!(notices(&app).await.len(), 1, "the notice is still one");
+}
+
+#[tokio::test]
+async fn the_same_watch_made_again_is_the_one_that_is_there() {
+    let app = TestApp::spawn().await;
+    let (shop, anna, ben) = (shop(&app).await, app.user("anna", &[]).await, app.user("ben", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    app.report(
+        &shop,
+        json!([{"store": "gog", "sku": "b", "title": "Celeste", "price": "20.00", "currency": "EUR"}]),
+    )
+    .await;
+    app.record_all().await;
+    let games = app.see(&anna, "/v1/games").await;
+    let [game, other] = [&games["items"][0]["id"], &games["items"][1]["id"]];
+    let channels =
+        [app.hook(&anna, "http://127.0.0.1/a").await.id, app.hook(&anna, "http://127.0.0.1/b").await.id];
+    let full = json!({"game_id": game, "rule": target("12.00"), "stores": ["steam", "gog"], "regions": ["DE", "US"],
+        "currency": "EUR", "platforms": ["windows", "linux"], "channels": channels});
+    let plain = json!({"game_id": game, "rule": {"any_sale": {}}});
+    let with = |base: &Value, field: &str, value: Value| {
+        let mut body = base.clone();
+        body[field] = value;
+        body
+    };
+    let post =
+        async |user: &User, body: &Value| app.call(user, Method::POST, "/v1/watches", body.clone()).await;
+    let (made_full, made_plain) = (post(&anna, &full).await, post(&anna, &plain).await);
+    assert_eq!((made_full.status, made_plain.status), (201, 201), "{} {}", made_full.body, made_plain.body);
+
+    // The same however it is written: lists in another order or with repetitions, stores by name, another number of
+    // decimal places, and what is not part of it.
+    for (made, again) in [
+        (&made_full, with(&full, "stores", json!(["GOG", "Steam", "gog"]))),
+        (&made_full, with(&full, "regions", json!(["us", "de"]))),
+        (&made_full, with(&full, "platforms", json!(["Linux", "windows"]))),
+        (&made_full, with(&full, "channels", json!([channels[1], channels[0]]))),
+        (&made_full, with(&full, "rule", target("12"))),
+        (&made_full, with(&full, "priority", json!("high"))),
+        (&made_plain, plain.clone()),
+        (&made_plain, with(&plain, "stores", Value::Null)),
+        (&made_plain, with(&plain, "paused", json!(true))),
+        (&made_plain, with(&plain, "cadence", json!("immediate"))),
+    ] {
+        let found = post(&anna, &again).await;
+        assert_eq!((found.status, &found.body), (200, &made.body), "{again}");
+        assert_eq!(found.etag, made.etag, "{again}");
+    }
+    // Another one, whatever differs.
+    for another in [
+        with(&full, "game_id", other.clone()),
+        with(&full, "rule", target("12.01")),
+        with(&full, "stores", json!(["gog"])),
+        with(&full, "regions", Value::Null),
+        with(&full, "platforms", json!(["windows", "linux", "mac"])),
+        with(&full, "currency", Value::Null),
+        with(&full, "channels", json!([channels[0]])),
+        with(&full, "channels", json!([])),
+        with(&full, "channels", Value::Null),
+        with(&full, "cadence", json!("daily")),
+        with(&plain, "rule", json!({"new_low": {}})),
+        with(&plain, "rule", json!({"cut_at_least": {"percent": 10}})),
+        with(&plain, "rule", json!({"cut_at_least": {"percent": 11}})),
+    ] {
+        assert_eq!(post(&anna, &another).await.status, 201, "{another}");
+        assert_eq!(post(&anna, &another).await.status, 200, "{another}");
+    }
+    assert_eq!(post(&ben, &plain).await.status, 201, "another's is another");
+}
+
+#[tokio::test]
+async fn of_twenty_that_make_the_same_watch_at_once_one_makes_it() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let body = json!({"game_id": only_game(&app).await, "rule": target("12.00")});
+    let at_once = (0..20).map(|_| app.call(&anna, Method::POST, "/v1/watches", body.clone()));
+    let answers = futures_util::future::join_all(at_once).await;
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [[200; 19].as_slice(), &[201]].concat());
+    assert!(answers.iter().all(|answer| answer.body == answers[0].body));
+    // It rings once.
+    tell(&app, &shop, seen("a", "10.00", 2)).await;
+    assert_eq!(notices(&app).await.len(), 1);
 }

@@ -73,7 +73,7 @@ async fn receivers_libraries_accept_what_is_sent_and_nothing_else() {
     assert_eq!(verify(&hook.secret, &received[0]).await.unwrap(), "sale.started.v1");
     assert_eq!(verify(&hook.secret, &received[1]).await.unwrap(), "channel.test.v1");
 
-    let other = app.hook(&anna, &sink.url("/")).await;
+    let other = app.hook(&anna, &sink.url("/other")).await;
     verify(&other.secret, &received[0]).await.unwrap_err();
     let mut forged = received[0].clone();
     forged.body = String::from_utf8(forged.body).unwrap().replace("9.99", "0.01").into_bytes();

@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::domain::file::{MAX_LIFE, clean_media_type, clean_name};
 use crate::domain::upload::{parse_boolean, parse_integer};
 use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::http::answer::Answer;
 use crate::http::auth::Caller;
 use crate::http::body::begin_stream;
 use crate::http::files::FileResponse;
@@ -233,7 +234,7 @@ fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bo
 async fn answer(app: &App, caller: &Caller, id: Uuid, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let mut response = match file.is_complete() {
-        true => (status, axum::Json(FileResponse::from(file.clone()))).into_response(),
+        true => (status, Answer(FileResponse::from(file.clone()))).into_response(),
         false => status.into_response(),
     };
     put_location(response.headers_mut(), &file)?;

@@ -11,6 +11,7 @@ use super::{
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
 use crate::error::{Error, Kind, Result};
+use crate::http::answer::Answer;
 use crate::http::auth::Caller;
 use crate::http::body::{begin_stream, media_type};
 use crate::http::files::FileResponse;
@@ -65,7 +66,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     }
     let file = files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await?;
     let location = HeaderValue::from_str(&format!("/v1/files/{}", file.id)).map_err(Error::internal)?;
-    let body = axum::Json(FileResponse::from(file));
+    let body = Answer(FileResponse::from(file));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 

@@ -202,7 +202,9 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    // A query makes another channel, and no other path.
+    let target = line.split(' ').nth(1).unwrap_or_default();
+    let path = target.split('?').next().unwrap_or_default().to_owned();
     let mut headers = HashMap::new();
     loop {
         line.clear();

@@ -1,0 +1,60 @@
+//! `/`: what somebody sees who opens the address in a browser.
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use serde::Serialize;
+
+use super::conditional;
+use super::stats::accept::{Format, choose};
+use crate::error::Result;
+
+/// Nothing is loaded, nothing runs, and nothing can be sent anywhere.
+const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const PAGE: &str = r#"<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Salebell</title>
+</head>
+<body>
+<h1>Salebell</h1>
+<p>Rings when a video game that you want goes on sale. This is its API; there are no pages yet.</p>
+<p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/api.md</code> every
+route, <code>docs/operations.md</code> the settings.</p>
+<p>To look around without a token: <a href="/v1/deals?limit=10">deals</a>, <a href="/v1/games?limit=10">games</a>,
+<a href="/v1/stores">stores</a>.</p>
+</body>
+</html>
+"#;
+
+#[derive(Serialize)]
+struct FrontResponse {
+    name: &'static str,
+    description: &'static str,
+    documentation: &'static str,
+}
+
+/// `GET /`: a page for browsers, the same as JSON for everybody else.
+pub async fn show(headers: HeaderMap) -> Result<Response> {
+    let mut response = match choose(&headers, &[Format::Json, Format::Html]) {
+        Format::Html => {
+            let body = PAGE.as_bytes().to_vec();
+            let mut response = conditional::respond_as(&headers, "text/html; charset=utf-8", body)?;
+            let policy = HeaderValue::from_static(POLICY);
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            response
+        }
+        _ => {
+            let front = FrontResponse {
+                name: "Salebell",
+                description: "The API of a bell that rings when a video game goes on sale.",
+                documentation: "README.md and docs/api.md in the source code",
+            };
+            conditional::respond(&headers, &front)?
+        }
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
