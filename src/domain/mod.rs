@@ -6,6 +6,7 @@ pub mod export;
 pub mod file;
 pub mod history;
 pub mod ledger;
+pub mod mail_domain;
 pub mod money;
 pub mod observation;
 pub mod price;

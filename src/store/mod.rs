@@ -55,7 +55,8 @@ use crate::store::pool::PgPool;
 /// # Errors
 /// A migration failed, or one that has run was edited since.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    migrator().run(pool).await.map_err(Error::internal)
+    let mut connection = pool.acquire().await?;
+    migrator().run(&mut *connection).await.map_err(Error::internal)
 }
 
 /// The migrations that the binary carries; expand, then contract.

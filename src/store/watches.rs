@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
@@ -161,6 +162,7 @@ pub async fn create_watch(
     now: DateTime<Utc>,
 ) -> Result<Watch> {
     let mut transaction = pool.begin().await?;
+    accounts::lock_account(&mut *transaction, account).await?;
     let (stores, channels) = check_references(&mut transaction, account, fields).await?;
     let own = sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account)
         .fetch_one(&mut *transaction)

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
@@ -261,8 +261,7 @@ impl Work {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let (mut looked_at, mut looked_back) = (0, (Instant::now(), 0));
-        let slow_after = self.app.config.files.slow_after;
+        let mut looked_at = 0;
         loop {
             tokio::select! {
                 biased;
@@ -287,16 +286,7 @@ impl Work {
                         Err(frame) => return Ok(End::Whole(frame.into_trailers().ok())),
                     },
                 },
-                _ = record.tick() => {
-                    self.record_if_ripe().await?;
-                    let (since, had) = looked_back;
-                    if since.elapsed() >= slow_after {
-                        if self.arrived - had < self.least_in(since.elapsed()) {
-                            return Ok(End::Broken(Error::new(Kind::Timeout, "The body comes too slowly.")));
-                        }
-                        looked_back = (Instant::now(), self.arrived);
-                    }
-                }
+                _ = record.tick() => self.record_if_ripe().await?,
             }
             if self.arrived - looked_at >= RECORD_EVERY_BYTES {
                 looked_at = self.arrived;
@@ -306,11 +296,6 @@ impl Work {
                 self.record_if_ripe().await?;
             }
         }
-    }
-
-    /// The fewest bytes that may come in so much time.
-    fn least_in(&self, time: Duration) -> u64 {
-        (self.app.config.files.min_bytes_per_minute as f64 * time.as_secs_f64() / 60.0) as u64
     }
 
     async fn take(&mut self, bytes: Bytes) -> Result<()> {
