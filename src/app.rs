@@ -1,13 +1,12 @@
 //! What every part of the process shares: pools, configuration, clock, bus.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use sqlx::ConnectOptions;
-use sqlx::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::Activity;
@@ -31,7 +30,7 @@ use crate::pulses::Pulses;
 use crate::readiness::Readiness;
 use crate::secrets::Keyring;
 use crate::store::game_loader::GameLoader;
-use crate::store::pool::{Password, PgPool};
+use crate::store::pool::{self, OnConnect, Password, PgPool};
 use crate::store::wakeups::Wakeups;
 use crate::suspicion::Suspicion;
 use crate::uploads::Uploads;
@@ -98,7 +97,16 @@ impl AppState {
         let suspicion = Suspicion::default();
         let password = Password::default();
         let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
-            Ok(PgPool::new(name, pool(settings, url, writer, &suspicion)?, password.clone()))
+            Ok(PgPool::new(pool::Settings {
+                max_connections: settings.max_connections,
+                acquire_timeout: settings.acquire_timeout,
+                // The server ends by itself what takes longer than `statement_timeout`.
+                settle_timeout: settings.statement_timeout + SETTLE_GRACE,
+                on_connect: writer.map(hear_clock),
+                suspicion: suspicion.clone(),
+                password: password.clone(),
+                ..pool::Settings::new(name, connect_options(settings, url)?)
+            }))
         };
         let writer = make("writer", &config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
@@ -187,15 +195,8 @@ impl AppState {
     }
 }
 
-/// Idle connections older than this are pinged before use, fresher ones are not: a round trip on every query
-/// would cost a third of the throughput.
-const PING_AFTER_IDLE: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Whether the server behind a connection gives a sign of life within a second.
-async fn answers(connection: &mut PgConnection) -> bool {
-    let ping = sqlx::Connection::ping(connection);
-    matches!(tokio::time::timeout(std::time::Duration::from_secs(1), ping).await, Ok(Ok(())))
-}
+/// What a statement that was ended by its own time-out may take to be rolled back.
+const SETTLE_GRACE: Duration = Duration::from_secs(5);
 
 fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
     let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
@@ -215,51 +216,21 @@ fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
     ]))
 }
 
-/// A pool of the writer tells the clock what time it is there, before anything else is asked.
-fn pool(
-    settings: &Database,
-    url: &str,
-    writer: Option<&Clock>,
-    suspicion: &Suspicion,
-) -> Result<sqlx::PgPool> {
-    let (writer, suspicion) = (writer.cloned(), suspicion.clone());
-    let options = connect_options(settings, url)?;
-    let pool = PgPoolOptions::new()
-        .max_connections(settings.max_connections)
-        .min_connections(0)
-        .acquire_timeout(settings.acquire_timeout)
-        .max_lifetime(std::time::Duration::from_secs(300))
-        .idle_timeout(std::time::Duration::from_secs(60))
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                if meta.idle_for < PING_AFTER_IDLE {
-                    return Ok(true);
-                }
-                // A connection that does not answer is closed, and another one taken.
-                Ok(answers(connection).await)
-            })
+/// Tells the clock what time it is in the writer, before anything else is asked.
+fn hear_clock(clock: &Clock) -> OnConnect {
+    let clock = clock.clone();
+    Arc::new(move |connection| {
+        let clock = clock.clone();
+        Box::pin(async move {
+            let asked = Instant::now();
+            // After a failover the old writer's name may still lead to what is a replica now.
+            let (replica, time): (bool, DateTime<Utc>) =
+                sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
+            if replica {
+                return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
+            }
+            clock.hear(time, asked);
+            Ok(())
         })
-        .after_release(move |connection, _| {
-            let suspicious = suspicion.is_raised();
-            Box::pin(async move { Ok(!suspicious || answers(connection).await) })
-        })
-        .after_connect(move |connection, _| {
-            let writer = writer.clone();
-            Box::pin(async move {
-                let Some(clock) = writer else { return Ok(()) };
-                let asked = Instant::now();
-                // After a failover the old writer's name may still lead to what is a replica now.
-                let (replica, time): (bool, DateTime<Utc>) =
-                    sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()")
-                        .fetch_one(connection)
-                        .await?;
-                if replica {
-                    return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
-                }
-                clock.hear(time, asked);
-                Ok(())
-            })
-        });
-    Ok(pool.connect_lazy_with(options))
+    })
 }

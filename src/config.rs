@@ -95,14 +95,39 @@ pub struct Server {
     /// `server.drain_s`: how long requests in flight may finish after that. The unit's stop time must be longer
     /// than both together.
     pub drain: Duration,
-    /// `server.max_connections`: connections at once; further ones wait in the listener's queue. 0: no limit.
-    pub max_connections: usize,
+    /// `server.max_connections`: connections of a listener at once. Beyond them only health checks are answered.
+    pub max_connections: ConnectionLimit,
     /// `server.max_json_bytes`: the largest JSON body.
     pub max_json_bytes: usize,
     /// `server.rate_limit_per_minute`: requests of one account, or of one address without a token. 0: no limit.
     pub rate_limit_per_minute: u64,
     /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// `server.max_connections`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionLimit {
+    /// `auto`: what the process may open, less a reserve for everything else.
+    Automatic,
+    /// `0`
+    Unlimited,
+    Count(usize),
+}
+
+impl FromStr for ConnectionLimit {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<ConnectionLimit, Self::Err> {
+        match text {
+            "auto" => Ok(ConnectionLimit::Automatic),
+            number => match number.parse() {
+                Ok(0) => Ok(ConnectionLimit::Unlimited),
+                Ok(count) => Ok(ConnectionLimit::Count(count)),
+                Err(_) => Err("must be auto or a number"),
+            },
+        }
+    }
 }
 
 /// Of a listener that can be off; Parameter Store keeps no empty value.
@@ -393,7 +418,7 @@ impl Config {
             body_idle_timeout: r.seconds("server.body_idle_timeout_s", 30)?,
             linger: r.seconds("server.linger_s", 1)?,
             drain: r.seconds("server.drain_s", 25)?,
-            max_connections: r.get("server.max_connections", "0")?,
+            max_connections: r.get("server.max_connections", "auto")?,
             max_json_bytes: r.get("server.max_json_bytes", "1048576")?,
             rate_limit_per_minute: r.get("server.rate_limit_per_minute", "0")?,
             trusted_proxies: r.words("server.trusted_proxies")?,

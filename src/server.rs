@@ -5,29 +5,34 @@
 //! `pipeline_flush` stays off: with it hyper 1.12 forgets to send even that.
 
 mod pace;
+mod room;
 mod tls;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Version, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::Either;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use self::pace::{Answering, Overdue, Pace, Watched};
+use self::pace::{Answering, Arriving, Overdue, Pace, Watched};
+use self::room::{Place, Room};
 use self::tls::Tls;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::http::head::MAX_HEADER_BYTES;
 use crate::http::request::Peer;
 use crate::{config, grpc, http, telemetry};
@@ -43,6 +48,12 @@ pub struct Server {
     /// No further request on any connection.
     closing: CancellationToken,
 }
+
+/// Limits of a connection on which only health checks are answered: as a whole, and until its request has come. The next
+/// one wants its place.
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const HEALTH_CHECK_PAUSE: Duration = Duration::from_secs(1);
+const FULL: &str = "All connections are in use; please try again in a moment.";
 
 /// What is spoken on a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -171,26 +182,29 @@ impl Server {
     async fn accept(&self, connections: &Connections) {
         const ROUND: Duration = Duration::from_secs(1);
         let pulse = self.app.pulses.start(self.name, 10 * ROUND);
-        let slots = match self.app.config.server.max_connections {
-            0 => Semaphore::MAX_PERMITS,
-            some => some.min(Semaphore::MAX_PERMITS),
-        };
-        let slots = Arc::new(Semaphore::new(slots));
+        let room = Room::new(&self.app.config, self.speaks);
+        let mut full = false;
         loop {
             pulse.beat();
             // Comes round although nobody connects: the watchdog wants to see it.
-            let next = async {
-                // The semaphore is never closed.
-                let slot = slots.clone().acquire_owned().await.ok();
-                (slot, self.listener.accept().await)
-            };
-            let Ok((slot, accepted)) = tokio::time::timeout(ROUND, next).await else { continue };
+            let next = async { (room.place().await, self.listener.accept().await) };
+            let Ok((place, accepted)) = tokio::time::timeout(ROUND, next).await else { continue };
             match accepted {
                 Ok((stream, peer)) => {
-                    let connection = connections.serve(stream, peer);
+                    let place = room.upgrade(place);
+                    let only_health = matches!(place, Place::Reserve { .. });
+                    if only_health && !full {
+                        log::warn!(target: "salebell::server", "{}: all connections of server.max_connections are in use, \
+                            further ones are refused", self.name);
+                    }
+                    full = only_health;
+                    let connection = connections.serve(stream, peer, only_health);
                     connections.tasks.spawn(async move {
-                        connection.await;
-                        drop(slot);
+                        match only_health {
+                            true => drop(tokio::time::timeout(HEALTH_CHECK_TIMEOUT, connection).await),
+                            false => connection.await,
+                        }
+                        drop(place);
                     });
                 }
                 Err(error) if is_of_the_peer(&error) => {}
@@ -242,15 +256,31 @@ struct Limits {
     stalled: Duration,
 }
 
+impl Limits {
+    /// No longer than this for what a client may do at leisure.
+    fn at_most(self, limit: Duration) -> Limits {
+        Limits { header: self.header.min(limit), idle: self.idle.min(limit), ..self }
+    }
+}
+
 impl Connections {
-    /// Serves one connection to its end.
-    fn serve(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+    /// Serves one connection to its end. With `only_health` it answers one health check, or refuses something else.
+    fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        only_health: bool,
+    ) -> impl Future<Output = ()> + use<> {
         let conversation = Conversation {
             router: self.router.clone(),
             peer: Peer { address: peer, encrypted: self.tls.is_some() },
-            limits: self.limits,
-            closing: self.closing.clone(),
+            limits: match only_health {
+                true => self.limits.at_most(HEALTH_CHECK_PAUSE),
+                false => self.limits,
+            },
+            closing: if only_health { self.closing.child_token() } else { self.closing.clone() },
             cut: self.cut.clone(),
+            only_health: only_health.then_some(self.speaks),
         };
         let (tls, only_http2) = (self.tls.clone(), self.speaks == Speaks::Grpc);
         async move {
@@ -260,7 +290,7 @@ impl Connections {
             end_when_stalled(&stream, conversation.limits.stalled);
             let Some(tls) = tls else { return conversation.hold(stream, only_http2).await };
             let stream = tokio::select! {
-                stream = tokio::time::timeout(conversation.limits.header, tls.accept(stream)) => stream,
+                stream = tokio::time::timeout(conversation.limits.header, tls.accept(stream, only_health)) => stream,
                 // Nobody has asked anything yet.
                 () = conversation.closing.cancelled() => return,
             };
@@ -313,6 +343,33 @@ struct Conversation {
     limits: Limits,
     closing: CancellationToken,
     cut: CancellationToken,
+    /// Nothing else is answered, and the connection is closed after the first answer.
+    only_health: Option<Speaks>,
+}
+
+/// Answers a request for which there is no room, unless it is a health check. The connection ends with it.
+async fn answer_health(
+    router: Router,
+    speaks: Speaks,
+    request: Request,
+    closing: CancellationToken,
+) -> Result<Response, Infallible> {
+    let (http1, path) = (request.version() < Version::HTTP_2, request.uri().path());
+    let mut answer = match speaks {
+        Speaks::Http if matches!(path, "/healthz" | "/readyz") => router.oneshot(request).await?,
+        Speaks::Grpc if path == grpc::HEALTH_CHECK => router.oneshot(request).await?,
+        Speaks::Http => {
+            let mut refusal = Error::new(Kind::Unavailable, FULL);
+            refusal.retry_after_s = Some(1);
+            refusal.into_response()
+        }
+        Speaks::Grpc => tonic::Status::unavailable(FULL).into_http(),
+    };
+    if http1 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    closing.cancel();
+    Ok(answer)
 }
 
 impl Conversation {
@@ -320,9 +377,13 @@ impl Conversation {
         let pace = Pace::new(http2);
         let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
             let in_flight = pace.begin(request.version() == hyper::Version::HTTP_2);
-            let mut request = request.map(Body::new);
+            let mut request = request.map(|body| Body::new(Arriving::new(body, pace.clone())));
             request.extensions_mut().insert(self.peer);
-            let answer = self.router.clone().oneshot(request);
+            let router = self.router.clone();
+            let answer = match self.only_health {
+                None => Either::Left(router.oneshot(request)),
+                Some(speaks) => Either::Right(answer_health(router, speaks, request, self.closing.clone())),
+            };
             async move { answer.await.map(|answer| answer.map(|body| Answering::new(body, in_flight))) }
         });
         let builder = builder(http2, self.limits);

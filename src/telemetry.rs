@@ -30,7 +30,7 @@ pub fn start_logging(settings: &Log) {
     log::set_max_level(settings.level);
     std::panic::set_hook(Box::new(log_panic));
     if to_journal && let Ok(journal) = systemd_journal_logger::JournalLog::new() {
-        drop(log::set_boxed_logger(Box::new(Screened(journal))));
+        drop(log::set_boxed_logger(Box::new(Screened(Journal(journal)))));
         return;
     }
     match StderrLog::start() {
@@ -63,6 +63,36 @@ fn is_wanted(metadata: &log::Metadata<'_>) -> bool {
     let ours = metadata.target().starts_with("salebell");
     let limit = if ours { log::Level::Warn } else { log::Level::Error };
     !QUIET.load(Ordering::Relaxed) || metadata.level() <= limit
+}
+
+/// The journal, with the priorities that its readers know the levels by. The library puts `info` down as a notice (5) and
+/// `debug` as information (6).
+struct Journal(systemd_journal_logger::JournalLog);
+
+impl Journal {
+    /// The level that the library gives the priority of `level`.
+    fn shifted(level: log::Level) -> log::Level {
+        match level {
+            log::Level::Info => log::Level::Debug,
+            log::Level::Debug => log::Level::Trace,
+            other => other,
+        }
+    }
+}
+
+impl log::Log for Journal {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut shifted = record.to_builder();
+        self.0.log(&shifted.level(Journal::shifted(record.level())).build());
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// Counts what goes wrong, by the part that says so: whatever is worth a warning is worth a figure. And drops what a

@@ -17,6 +17,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
 use crate::connection::{self, UnknownName};
+use crate::clock::Clock;
+use crate::domain::retries;
 use crate::error::Problem;
 use crate::failure::{Explain, Failure};
 
@@ -317,7 +319,7 @@ impl Resolve for SystemNames {
 /// Reads an answer to its end and judges it.
 pub async fn hear(mut response: Response) -> Answer<Reply> {
     let (status, headers) = (response.status(), response.headers().clone());
-    let after = headers.get(RETRY_AFTER).and_then(read_seconds);
+    let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -351,9 +353,9 @@ pub async fn hear(mut response: Response) -> Answer<Reply> {
     }
 }
 
-/// `Retry-After` in seconds; a date is not worth a parser here, our own waits will do.
-fn read_seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+/// The earliest time of the next try, as a wait from now.
+fn read_retry_after(value: &HeaderValue) -> Option<Duration> {
+    retries::parse_retry_after(value.to_str().ok()?, Clock::system().now())?.to_std().ok()
 }
 
 fn describe(status: StatusCode, body: &[u8]) -> String {
@@ -397,4 +399,20 @@ fn random_fraction() -> f64 {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_try_again_is_read_as_seconds_and_as_a_date() {
+        let read = |text: &str| read_retry_after(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(read("45"), Some(Duration::from_secs(45)));
+        let date = std::time::SystemTime::now() + Duration::from_secs(120);
+        let wait = read(&httpdate::fmt_http_date(date)).unwrap();
+        assert!((Duration::from_secs(110)..=Duration::from_secs(120)).contains(&wait), "{wait:?}");
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!((read("soon"), read("-1")), (None, None));
+    }
 }

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use lettre::Address;
 use lettre::message::Mailbox;
 use secrecy::SecretString;
 use url::{Host, Url};
 
 use super::Reader;
+use crate::domain::mail_domain;
 
 /// `[email]`
 #[derive(Clone, Debug)]
@@ -85,7 +87,16 @@ impl Email {
         let off = Some(Email { server: None, timeout });
         let Some(url) = url else { return off };
         let from: Option<Mailbox> = match from.as_deref().map(str::parse) {
-            Some(Ok(from)) => Some(from),
+            Some(Ok(Mailbox { name, email })) => {
+                let domain = mail_domain::to_ascii(email.domain()).ok();
+                match domain.and_then(|domain| Address::new(email.user(), domain).ok()) {
+                    Some(email) => Some(Mailbox { name, email }),
+                    None => {
+                        r.problem("email.from", "has a domain that cannot be");
+                        None
+                    }
+                }
+            }
             Some(Err(_)) => {
                 r.problem("email.from", "must be an address such as Salebell <salebell@example.com>");
                 None
@@ -131,12 +142,24 @@ fn read_url(text: &str) -> Option<Url> {
     (matches!(url.scheme(), "smtp" | "smtps") && plain && !host_of(&url).is_empty()).then_some(url)
 }
 
+/// Empty where there is none, or one that cannot be.
 fn host_of(url: &Url) -> String {
     match url.host() {
         Some(Host::Ipv6(ip)) => ip.to_string(),
+        // Of a scheme that it does not know, the library percent-encodes what is not ASCII.
+        Some(Host::Domain(name)) => {
+            let name = percent_decoded(name).unwrap_or_default();
+            mail_domain::to_ascii(&name).map(std::borrow::Cow::into_owned).unwrap_or_default()
+        }
         Some(host) => host.to_string(),
         None => String::new(),
     }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    // The form's decoder knows two characters more than an address has.
+    let form = text.replace('+', "%2B").replace('&', "%26");
+    url::form_urlencoded::parse(format!("a={form}").as_bytes()).next().map(|(_, text)| text.into_owned())
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -149,12 +172,7 @@ fn read_credentials(
     user: Option<String>,
     password: Option<String>,
 ) -> Option<(String, SecretString)> {
-    // The form's decoder knows two characters more than an address has.
-    let decoded = |text: &str| {
-        let form = text.replace('+', "%2B").replace('&', "%26");
-        url::form_urlencoded::parse(format!("a={form}").as_bytes()).next().map(|(_, text)| text.into_owned())
-    };
-    let in_url = |text: &str| (!text.is_empty()).then(|| decoded(text)).flatten();
+    let in_url = |text: &str| (!text.is_empty()).then(|| percent_decoded(text)).flatten();
     let (url_user, url_password) = (in_url(url.username()), url.password().and_then(in_url));
     for (key, apart, within) in
         [("email.user", &user, &url_user), ("email.password", &password, &url_password)]

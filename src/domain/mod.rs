@@ -7,6 +7,7 @@ pub mod file;
 pub mod history;
 pub mod ledger;
 pub mod link;
+pub mod mail_domain;
 pub mod money;
 pub mod observation;
 pub mod price;

@@ -10,17 +10,20 @@ const SCHEDULE_S: [i64; 9] =
 /// A planned wait is moved by up to so many percent, so that what failed together does not come back together.
 const JITTER_PERCENT: i64 = 20;
 
+/// A receiver may put off the next try for so long beyond the plan.
+const MAX_EXTENSION: TimeDelta = TimeDelta::hours(24);
+
 /// How long to wait after `tries` failed tries (1: the first has just failed). `None`: there is no further try.
 ///
-/// `random` decides the jitter, whatever its range. `retry_after` is what the receiver asked for; it may make
-/// the wait longer, up to twice the planned one, and never shorter.
+/// `random` decides the jitter, whatever its range. `retry_after` is what the receiver asked for: the earliest time of
+/// the next try, up to `MAX_EXTENSION` beyond the planned one. It never makes the wait shorter.
 pub fn wait_after(tries: usize, random: u64, retry_after: Option<TimeDelta>) -> Option<TimeDelta> {
     let base_ms = SCHEDULE_S.get(tries.checked_sub(1)?)? * 1_000;
     let spread_ms = base_ms * JITTER_PERCENT / 100;
     // Modulo: the bias is one in 2^64 / 35,000,000.
     let jitter_ms = (random % (2 * spread_ms + 1) as u64) as i64 - spread_ms;
     let planned = TimeDelta::milliseconds(base_ms + jitter_ms);
-    Some(retry_after.map_or(planned, |asked| asked.clamp(planned, planned * 2)))
+    Some(retry_after.map_or(planned, |asked| asked.clamp(planned, planned + MAX_EXTENSION)))
 }
 
 /// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date. `None` when it is neither.
@@ -31,9 +34,12 @@ pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
         let seconds = value.parse::<i64>().unwrap_or(i64::MAX).min(10 * SCHEDULE_S[8]);
         return Some(TimeDelta::seconds(seconds));
     }
-    // Of the three forms of an HTTP date two are obsolete; a generator must not send them.
-    let date = DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).max(TimeDelta::zero()))
+    // All three forms of an HTTP date; some servers write a zone of RFC 2822 in place of GMT.
+    let date = match httpdate::parse_http_date(value) {
+        Ok(date) => DateTime::<Utc>::from(date),
+        Err(_) => DateTime::parse_from_rfc2822(value).ok()?.to_utc(),
+    };
+    Some((date - now).max(TimeDelta::zero()))
 }
 
 #[cfg(test)]
@@ -58,9 +64,16 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let now = DateTime::parse_from_rfc3339("1994-11-06T08:49:00Z").unwrap().to_utc();
         assert_eq!(parse_retry_after(" 120 ", now), Some(TimeDelta::seconds(120)));
-        assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(TimeDelta::seconds(37)));
+        for date in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 Nov 1994 09:49:37 +0100",
+        ] {
+            assert_eq!(parse_retry_after(date, now), Some(TimeDelta::seconds(37)), "{date}");
+        }
         assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:00:00 GMT", now), Some(TimeDelta::zero()));
-        for wrong in ["", "-1", "1.5", "soon", "٣", "+5"] {
+        for wrong in ["", "-1", "1.5", "soon", "٣", "+5", "1994-11-06T08:49:37Z"] {
             assert_eq!(parse_retry_after(wrong, now), None, "{wrong:?}");
         }
         assert!(parse_retry_after("99999999999999999999999", now).is_some());
@@ -74,9 +87,11 @@ mod tests {
             prop_assert!((base * 8 / 10..=base * 12 / 10).contains(&planned.num_milliseconds()));
             let asked = asked.map(TimeDelta::seconds);
             let wait = wait_after(tries, random, asked).unwrap();
-            prop_assert!(wait >= planned && wait <= planned * 2);
-            if let Some(asked) = asked && asked >= planned && asked <= planned * 2 {
-                prop_assert_eq!(wait, asked);
+            let longest = planned + TimeDelta::hours(24);
+            prop_assert!(wait >= planned && wait <= longest);
+            if let Some(asked) = asked {
+                prop_assert!(wait >= asked.min(longest));
+                prop_assert!(asked < planned || wait <= asked);
             }
         }
 

@@ -28,10 +28,13 @@ struct Method {
     streams: bool,
 }
 
+/// What a load balancer asks; answered also where nothing else is.
+pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// Every method, one a line: no other is answered, and `tests/it/grpc.rs` reads this table. None of them needs a token:
 /// load balancers have none, and reflection tells what everybody can read here.
 const METHODS: &[Method] = &[
-    Method { path: "/grpc.health.v1.Health/Check", streams: false },
+    Method { path: HEALTH_CHECK, streams: false },
     Method { path: "/grpc.health.v1.Health/Watch", streams: true },
     Method { path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams: true },
     // What older clients ask, the one of grpcio among them.

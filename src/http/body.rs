@@ -17,7 +17,7 @@ use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
 
 use super::request::Progress;
@@ -54,7 +54,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 }
 
 /// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
-/// its end, and `server.body_idle_timeout_s` limits its pauses.
+/// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
     if let Some(progress) = request.extensions().get::<Arc<Progress>>() {
         progress.streams();
@@ -137,8 +137,8 @@ pub async fn hash_body(request: Request) -> Result<Digest> {
 pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut next = Some(error);
     while let Some(cause) = next {
-        if cause.is::<Paused>() {
-            return Error::new(Kind::Timeout, "The body paused for too long.");
+        if let Some(stalled) = cause.downcast_ref::<Stalled>() {
+            return Error::new(Kind::Timeout, format!("The body {stalled}."));
         }
         // An I/O error hides what it wraps from `source`.
         let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -147,19 +147,48 @@ pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
     Error::malformed(format!("The body broke off: {error}."))
 }
 
-/// A request's body under watch: its pauses are limited, its end is noted.
+/// The slowest that a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Longest pause between two pieces.
+    pub idle: Duration,
+    /// Fewest bytes of a stream in a minute of waiting for them,
+    pub min_bytes_per_minute: u64,
+    /// and the time over which that is measured.
+    pub slow_after: Duration,
+}
+
+/// A request's body under watch: its pace is limited, its end is noted.
 pub struct Watched {
     body: Body,
-    idle: Duration,
+    pace: Pace,
     pause: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// When we began to wait for the next piece. The clock runs only while we wait for the client, not while it waits
+    /// for us.
+    waiting_since: Option<Instant>,
+    /// Time spent waiting since the pace was last judged, and the bytes that came in it.
+    waited: Duration,
+    bytes: u64,
     progress: Arc<Progress>,
 }
 
 impl Watched {
-    /// `idle` is the longest pause between two pieces.
-    pub fn new(body: Body, idle: Duration, progress: Arc<Progress>) -> Watched {
-        Watched { body, idle, pause: Box::pin(tokio::time::sleep(idle)), waiting: false, progress }
+    pub fn new(body: Body, pace: Pace, progress: Arc<Progress>) -> Watched {
+        let pause = Box::pin(tokio::time::sleep(pace.idle));
+        Watched { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
+    }
+
+    /// Whether too little has come in the time that we have waited.
+    fn is_too_slow(&mut self, piece: usize) -> bool {
+        self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.bytes += piece as u64;
+        if self.waited < self.pace.slow_after {
+            return false;
+        }
+        let least = self.pace.min_bytes_per_minute as f64 * self.waited.as_secs_f64() / 60.0;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.waited = Duration::ZERO;
+        bytes < least as u64
     }
 }
 
@@ -172,17 +201,21 @@ impl HttpBody for Watched {
         context: &mut std::task::Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            // The clock runs only while we wait for the client, not while it waits for us.
-            if !self.waiting {
-                self.waiting = true;
-                let until = tokio::time::Instant::now() + self.idle;
+            if self.waiting_since.is_none() {
+                let now = Instant::now();
+                self.waiting_since = Some(now);
+                let until = now + self.pace.idle;
                 self.pause.as_mut().reset(until);
             }
-            return self.pause.as_mut().poll(context).map(|()| Some(Err(axum::Error::new(Paused))));
+            return self.pause.as_mut().poll(context).map(|()| Some(Err(axum::Error::new(Stalled::Paused))));
         };
-        self.waiting = false;
+        let piece =
+            frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, |data| data.len());
+        let too_slow = self.is_too_slow(piece);
         if frame.is_none() || self.body.is_end_stream() {
             self.progress.body_ended();
+        } else if too_slow && self.progress.is_stream() {
+            return Poll::Ready(Some(Err(axum::Error::new(Stalled::Slow))));
         }
         Poll::Ready(frame)
     }
@@ -196,16 +229,23 @@ impl HttpBody for Watched {
     }
 }
 
-#[derive(Debug)]
-struct Paused;
+/// Why the rest of a body is not waited for.
+#[derive(Clone, Copy, Debug)]
+enum Stalled {
+    Paused,
+    Slow,
+}
 
-impl std::fmt::Display for Paused {
+impl std::fmt::Display for Stalled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the body paused for too long")
+        f.write_str(match self {
+            Stalled::Paused => "paused for too long",
+            Stalled::Slow => "comes too slowly",
+        })
     }
 }
 
-impl std::error::Error for Paused {}
+impl std::error::Error for Stalled {}
 
 /// For an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
 pub fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(

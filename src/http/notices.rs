@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::auth::Caller;
-use super::body::{Id, Json, Params};
+use super::body::{Id, Json, Params, present};
 use super::conditional;
 use super::page::Paging;
 use crate::app::App;
@@ -28,7 +28,8 @@ pub struct ListNoticesParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNoticeRequest {
-    read: bool,
+    #[serde(default, deserialize_with = "present")]
+    read: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -143,7 +144,7 @@ pub async fn update(
     Json(request): Json<UpdateNoticeRequest>,
 ) -> Result<Response> {
     let check = |current: Notice| conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?);
-    let read_at = request.read.then(|| app.clock.now());
-    let changed = notices::mark_notice(&app.writer, caller.account, id, check, read_at).await?;
+    let mark = request.read.map(|read| read.then(|| app.clock.now()));
+    let changed = notices::mark_notice(&app.writer, caller.account, id, check, mark).await?;
     conditional::changed(&NoticeResponse::try_from(changed)?)
 }

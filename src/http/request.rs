@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::auth;
-use super::body::Watched;
+use super::body::{Pace, Watched};
 use super::head;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
@@ -59,6 +59,11 @@ impl Progress {
         self.streamed.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it is.
+    pub fn is_stream(&self) -> bool {
+        self.streamed.load(Ordering::Relaxed)
+    }
+
     /// The body has arrived whole.
     pub fn body_ended(&self) {
         let _ = self.body_ended.set(Instant::now());
@@ -76,7 +81,7 @@ impl Progress {
             tokio::time::sleep_until(until).await;
             let now = Instant::now();
             until = match self.body_ended.get() {
-                _ if !self.streamed.load(Ordering::Relaxed) => return,
+                _ if !self.is_stream() => return,
                 None => now + limit,
                 Some(&ended) if ended + limit > now => ended + limit,
                 Some(_) => return,
@@ -99,7 +104,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     let close = refusal.is_some();
     request.extensions_mut().insert(trace);
     request.extensions_mut().insert(progress.clone());
-    let request = request.map(|body| watch(body, app.config.server.body_idle_timeout, &progress));
+    let request = request.map(|body| watch(body, pace(&app), &progress));
     let answer = async {
         if let Some(refusal) = refusal {
             return refusal.into_response();
@@ -131,14 +136,22 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
     answer
 }
 
-fn watch(body: Body, idle: Duration, progress: &Arc<Progress>) -> Body {
+fn pace(app: &App) -> Pace {
+    Pace {
+        idle: app.config.server.body_idle_timeout,
+        min_bytes_per_minute: app.config.files.min_bytes_per_minute,
+        slow_after: app.config.files.slow_after,
+    }
+}
+
+fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
     if body.is_end_stream() {
         progress.body_ended();
         return body;
     }
     let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
     progress.large.store(large, Ordering::Relaxed);
-    Body::new(Watched::new(body, idle, progress.clone()))
+    Body::new(Watched::new(body, pace, progress.clone()))
 }
 
 /// Returns once the request has taken too long; what it waits for may be a database that is gone.

@@ -9,13 +9,14 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Attachment as Part, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
-use lettre::transport::smtp::extension::ClientId;
+use lettre::transport::smtp::extension::{ClientId, Extension};
 use lettre::{Address, Message};
 use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 
 use crate::config::{self, MailServer, MailTls};
 use crate::connection;
+use crate::domain::mail_domain;
 
 /// A message has arrived when the server says so; how long its answer to our farewell is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -121,12 +122,18 @@ impl Mailer {
         let Some(server) = &self.settings.server else {
             return Err(Unsent::new(true, None, "mail is off: email.smtp_url is not set"));
         };
-        let message = build(email, &server.from).map_err(|error| Unsent::new(true, None, error))?;
-        let envelope = Envelope::new(Some(server.from.email.clone()), vec![email.to.clone()])
-            .map_err(|error| Unsent::new(true, None, error))?;
+        let lasting = |error: &dyn fmt::Display| Unsent::new(true, None, error);
+        let to = with_ascii_domain(&email.to).map_err(|error| lasting(&error))?;
+        let from = &server.from.email;
+        let message = build(email, &to, &server.from).map_err(|error| lasting(&error))?;
+        let envelope =
+            Envelope::new(Some(from.clone()), vec![to.clone()]).map_err(|error| lasting(&error))?;
         let limit = self.settings.timeout;
         let sending = async {
             let mut connection = self.connect(server).await?;
+            if !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
+                check_local_parts(&to, from)?;
+            }
             connection.send(&envelope, &message.formatted()).await.map_err(Unsent::of_message)?;
             Ok(connection)
         };
@@ -194,8 +201,36 @@ impl Mailer {
     }
 }
 
+/// The same mailbox, in the form that every server takes.
+fn with_ascii_domain(address: &Address) -> Result<Address, String> {
+    let domain = mail_domain::to_ascii(address.domain())
+        .map_err(|_| "the address has a domain that cannot be".to_owned())?;
+    Address::new(address.user(), domain).map_err(|error| error.to_string())
+}
+
+/// Only the domain has a form in ASCII. Another local part is another mailbox, and may be another person's.
+///
+/// # Errors
+/// A server without SMTPUTF8 (RFC 6531) has no way to take one of the addresses.
+fn check_local_parts(to: &Address, from: &Address) -> Result<(), Unsent> {
+    let refuse = |permanent, whose| {
+        let problem = "has letters beyond ASCII before the @, and the mail server offers no SMTPUTF8";
+        Err(Unsent::new(permanent, None, format!("{whose} {problem}")))
+    };
+    match (to.user().is_ascii(), from.user().is_ascii()) {
+        (false, _) => refuse(true, "the recipient's address"),
+        // The operator may choose another.
+        (_, false) => refuse(false, "email.from"),
+        _ => Ok(()),
+    }
+}
+
 /// The message as it goes over the wire: text and HTML as alternatives, and what is attached.
-fn build(email: &Email, from: &Mailbox) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
+fn build(
+    email: &Email,
+    to: &Address,
+    from: &Mailbox,
+) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
     // The library encodes some of them, and panics on others.
     let names = email.attachments.iter().map(|attachment| &attachment.name).chain(&from.name);
     if names.chain([&email.id, &email.subject]).any(|text| text.contains(char::is_control)) {
@@ -213,13 +248,11 @@ fn build(email: &Email, from: &Mailbox) -> Result<Message, Box<dyn std::error::E
     // Machines that are away answer people, not this: https://www.rfc-editor.org/rfc/rfc3834
     let automatic =
         HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned());
-    // A Message-ID is ASCII.
-    let domain = Some(from.email.domain()).filter(|domain| domain.is_ascii()).unwrap_or("salebell");
     let message = Message::builder()
-        .message_id(Some(format!("<{}@{domain}>", email.id)))
+        .message_id(Some(format!("<{}@{}>", email.id, from.email.domain())))
         .date(email.date.into())
         .from(from.clone())
-        .to(email.to.clone().into())
+        .to(to.clone().into())
         .subject(email.subject.clone())
         .raw_header(automatic)
         .multipart(parts)?;
@@ -250,16 +283,16 @@ mod tests {
     fn nothing_that_is_put_in_makes_a_header() {
         let from: Mailbox = "Bell \"Ö\" <bell@example.com>".parse().unwrap();
         let good = email("anna@example.com", "Größe, \"quoted\" & <so on>");
-        let wire = String::from_utf8(build(&good, &from).unwrap().formatted()).unwrap();
+        let wire = String::from_utf8(build(&good, &good.to, &from).unwrap().formatted()).unwrap();
         assert!(wire.contains("Message-ID: <a-1@example.com>\r\n"), "{wire}");
         assert!(wire.is_ascii(), "{wire}");
         let evil = "hello\r\nBcc: eve@example.com\r\n\r\nbody";
-        assert!(build(&email("anna@example.com", evil), &from).is_err());
-        assert!(build(&Email { id: evil.to_owned(), ..good.clone() }, &from).is_err());
-        assert!(build(&good, &Mailbox::new(Some(evil.to_owned()), from.email.clone())).is_err());
+        assert!(build(&email("anna@example.com", evil), &good.to, &from).is_err());
+        assert!(build(&Email { id: evil.to_owned(), ..good.clone() }, &good.to, &from).is_err());
+        assert!(build(&good, &good.to, &Mailbox::new(Some(evil.to_owned()), from.email.clone())).is_err());
         let mut attached = good.clone();
         attached.attachments[0].name = evil.to_owned();
-        assert!(build(&attached, &from).is_err());
+        assert!(build(&attached, &good.to, &from).is_err());
         for wrong in
             ["anna@example.com\r\nRCPT TO:<eve@example.com>", "anna@example.com>\r\n", "a b@example.com"]
         {

@@ -10,16 +10,18 @@
 //! reasons too, such as pings, and a connection without a request is idle.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// The pace of one connection.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ struct State {
     http2: bool,
     /// Bytes of a head have come, but not all.
     head: bool,
+    /// The body of the last request has not been read to its end.
+    body: bool,
     /// When the connection began to be idle, or the head to arrive.
     since: Instant,
 }
@@ -45,7 +49,13 @@ pub enum Overdue {
 impl Pace {
     /// Of a connection that is there from now on.
     pub fn new(http2: bool) -> Pace {
-        Pace(Arc::new(Mutex::new(State { requests: 0, http2, head: false, since: Instant::now() })))
+        Pace(Arc::new(Mutex::new(State {
+            requests: 0,
+            http2,
+            head: false,
+            body: false,
+            since: Instant::now(),
+        })))
     }
 
     /// A request's head is whole; it is in flight until the guard is dropped.
@@ -64,6 +74,17 @@ impl Pace {
             state.head = true;
             state.since = Instant::now();
         }
+    }
+
+    /// The body of the last request has, or has not, been read to its end.
+    fn note_body(&self, unread: bool) {
+        self.state().body = unread;
+    }
+
+    /// Whether the client may be sending something that nobody reads. HTTP/2 resets the stream, and the connection lives.
+    fn leaves_unread(&self) -> bool {
+        let state = self.state();
+        !state.http2 && (state.head || state.body)
     }
 
     /// It begins to idle anew.
@@ -144,15 +165,83 @@ impl HttpBody for Answering {
     }
 }
 
-/// A stream whose pace is watched.
-pub struct Watched<S> {
-    stream: S,
+/// A body of a request; the connection knows whether it was read to its end.
+pub struct Arriving {
+    body: Incoming,
     pace: Pace,
 }
 
+impl Arriving {
+    pub fn new(body: Incoming, pace: Pace) -> Arriving {
+        pace.note_body(!body.is_end_stream());
+        Arriving { body, pace }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.pace.note_body(false);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose pace is watched, and which is closed so that its client sees the last answer.
+pub struct Watched<S> {
+    stream: S,
+    pace: Pace,
+    end: End,
+}
+
+/// How far the closing has come.
+enum End {
+    Open,
+    /// We have said that nothing more comes, and read on.
+    Lingering {
+        timeout: Pin<Box<Sleep>>,
+        left: usize,
+        _place: SemaphorePermit<'static>,
+    },
+    Closed,
+}
+
+/// The kernel answers bytes that arrive for a closed socket with a reset, which makes the other end forget what it has not
+/// read yet: the refusal of what it is still sending. So we read on: for so long,
+const LINGER: Duration = Duration::from_secs(5);
+/// for so many bytes,
+const LINGER_BYTES: usize = 16 << 20;
+/// and on so many connections at once (RFC 9112, section 9.6).
+static LINGERING: Semaphore = Semaphore::const_new(256);
+
 impl<S> Watched<S> {
     pub fn new(stream: S, pace: Pace) -> Watched<S> {
-        Watched { stream, pace }
+        Watched { stream, pace, end: End::Open }
+    }
+
+    /// What follows the last byte that we send.
+    fn linger(&self) -> End {
+        match LINGERING.try_acquire() {
+            Ok(place) if self.pace.leaves_unread() => {
+                End::Lingering { timeout: Box::pin(sleep(LINGER)), left: LINGER_BYTES, _place: place }
+            }
+            _ => End::Closed,
+        }
     }
 }
 
@@ -171,7 +260,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -181,7 +270,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        loop {
+            match &mut this.end {
+                End::Open => {
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                    this.end = this.linger();
+                }
+                End::Lingering { timeout, left, .. } => {
+                    let mut buffer = [MaybeUninit::uninit(); 8 * 1024];
+                    let mut buffer = ReadBuf::uninit(&mut buffer);
+                    let read = match timeout.as_mut().poll(cx) {
+                        Poll::Ready(()) => Ok(()),
+                        Poll::Pending => ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)),
+                    };
+                    *left = left.saturating_sub(buffer.filled().len());
+                    if read.is_err() || buffer.filled().is_empty() || *left == 0 {
+                        this.end = End::Closed;
+                    }
+                }
+                End::Closed => return Poll::Ready(Ok(())),
+            }
+        }
     }
 
     fn poll_write_vectored(

@@ -78,9 +78,9 @@ impl Tls {
         Ok(Some(Tls { acceptor, certificate, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) }))
     }
 
-    /// The handshake, which a client may drag out: whoever calls this has a limit of time. `None`: there is nobody to
-    /// talk to.
-    pub async fn accept(&self, mut stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    /// The handshake, which a client may drag out: whoever calls this has a limit of time. An `urgent` one does not wait
+    /// behind others. `None`: there is nobody to talk to.
+    pub async fn accept(&self, mut stream: TcpStream, urgent: bool) -> Option<TlsStream<TcpStream>> {
         // Who is silent takes nobody's place.
         let mut first = [0];
         if stream.peek(&mut first).await.ok()? == 0 {
@@ -91,7 +91,10 @@ impl Tls {
             return None;
         }
         // The semaphore is never closed.
-        let _place = self.handshakes.acquire().await.ok()?;
+        let _place = match urgent {
+            true => None,
+            false => Some(self.handshakes.acquire().await.ok()?),
+        };
         // What goes wrong is the client's doing, and common: a port scan, a health check over TCP.
         self.acceptor.accept(stream).await.ok()
     }

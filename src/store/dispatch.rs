@@ -1,12 +1,12 @@
 //! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor, Postgres, Transaction};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::domain::price::Kind;
 use crate::error::Result;
-use crate::store::pool::PgPool;
+use crate::store::pool::{PgPool, Transaction};
 use crate::store::{delivery_queue, wakeups};
 
 /// An event with watches to look at, leased to this process.
@@ -105,7 +105,7 @@ pub struct Slice {
 
 /// A slice whose notices and deliveries are made and not yet committed.
 pub struct MadeSlice {
-    transaction: Transaction<'static, Postgres>,
+    transaction: Transaction,
     slice: Slice,
     pub notices: i64,
     pub deliveries: i64,

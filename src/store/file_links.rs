@@ -43,12 +43,18 @@ pub async fn create_link(
     new: &NewLink<'_>,
     now: DateTime<Utc>,
 ) -> Result<FileLink> {
+    let mut transaction = pool.begin().await?;
+    // By a statement before the one that counts: a statement that waits for a lock still counts what was there when it
+    // began.
+    sqlx::query!("select 1 as one from files where id = $1 for no key update", file)
+        .fetch_optional(&mut *transaction)
+        .await?;
     let made = sqlx::query_as!(
         FileLink,
         "insert into file_links (id, file_id, digest, created_at, expires_at, max_downloads)
          select $1, f.id, $3, $4, $5, $6
-         from (select id from files where id = $2 for no key update) f
-         where (select count(*) from file_links where file_id = $2) < $7
+         from files f
+         where f.id = $2 and (select count(*) from file_links where file_id = $2) < $7
          returning id, created_at, expires_at, max_downloads, downloads, bytes_served",
         new.id,
         file,
@@ -58,8 +64,9 @@ pub async fn create_link(
         new.max_downloads,
         MAX_LINKS,
     )
-    .fetch_optional(pool)
+    .fetch_optional(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     made.ok_or_else(|| Error::conflict(format!("A file has no more than {MAX_LINKS} links.")))
 }
 

@@ -1,13 +1,13 @@
 //! Files as their owner sees them; how they are written is in `file_writing`, how they go in `file_removal`.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder, Transaction};
+use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::accounts;
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::error::{Error, Kind, Result};
-use crate::store::pool::PgPool;
+use crate::store::pool::{PgPool, Transaction};
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]
@@ -94,7 +94,7 @@ pub async fn create_file(
 }
 
 async fn insert_file(
-    transaction: &mut Transaction<'static, Postgres>,
+    transaction: &mut Transaction,
     account: Uuid,
     new: &NewFile<'_>,
     now: DateTime<Utc>,
@@ -114,7 +114,7 @@ async fn insert_file(
 
 /// How many files an account may still make, and bytes it may still send. The account is locked meanwhile.
 pub(super) async fn lock_room(
-    transaction: &mut Transaction<'static, Postgres>,
+    transaction: &mut Transaction,
     account: Uuid,
     quota: Quota,
 ) -> Result<(i64, i64)> {

@@ -7,14 +7,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::Postgres;
-use sqlx::pool::PoolConnection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::games::{Game, find_games};
 use crate::error::{Error, Kind, Result};
-use crate::store::pool::PgPool;
+use crate::store::pool::{Connection, PgPool};
 
 /// Queries under way at once: the fewer they are, the more games each of them brings.
 const MAX_QUERIES: usize = 1;
@@ -73,7 +71,7 @@ impl GameLoader {
 struct Turn {
     loader: GameLoader,
     /// Kept from query to query: giving it back to the pool costs a round trip of its own.
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Connection>,
     queries: u32,
     ended: bool,
 }

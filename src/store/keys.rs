@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::error::{Error, Result};
 use crate::store::pool::PgPool;
 
@@ -83,13 +84,9 @@ pub struct NewKey<'a> {
 ///
 /// # Errors
 /// `Conflict` when the account has too many already.
-pub async fn create_key(
-    executor: impl PgExecutor<'_>,
-    account: Uuid,
-    key: &NewKey<'_>,
-    now: DateTime<Utc>,
-) -> Result<Key> {
-    // Two at once may go one over the limit, which is there against thousands.
+pub async fn create_key(pool: &PgPool, account: Uuid, key: &NewKey<'_>, now: DateTime<Utc>) -> Result<Key> {
+    let mut transaction = pool.begin().await?;
+    accounts::lock_account(&mut *transaction, account).await?;
     let made = sqlx::query_as!(
         Key,
         "insert into api_keys (id, account_id, name, hint, digest, scopes, created_at, expires_at)
@@ -106,8 +103,9 @@ pub async fn create_key(
         key.expires_at,
         MAX_KEYS,
     )
-    .fetch_optional(executor)
+    .fetch_optional(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     made.ok_or_else(|| Error::conflict(format!("There are {MAX_KEYS} keys already; delete one first.")))
 }
 

@@ -63,7 +63,8 @@ pub enum Creation<T> {
 /// # Errors
 /// A migration failed, or one that has run was edited since. `Unavailable` when the database is away.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    migrator().run(pool).await.map_err(|error| match error {
+    let mut connection = pool.acquire().await?;
+    migrator().run(&mut *connection).await.map_err(|error| match error {
         MigrateError::Execute(error) if is_transient(&error) => Error::unavailable(error),
         error => Error::internal(error),
     })

@@ -70,7 +70,8 @@ pub async fn find_notice(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid)
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
 }
 
-/// Marks a notice as read at `read_at`, or as unread, when `check` lets it. One that is read already keeps its time.
+/// Marks a notice as read at a time, or as unread, when `check` lets it; `None` leaves it as it is. One that is read
+/// already keeps its time.
 ///
 /// # Errors
 /// `NotFound`, also for another account's; and those of `check`.
@@ -79,13 +80,15 @@ pub async fn mark_notice(
     account: Uuid,
     id: Uuid,
     check: impl FnOnce(Notice) -> Result<()>,
-    read_at: Option<DateTime<Utc>>,
+    mark: Option<Option<DateTime<Utc>>>,
 ) -> Result<Notice> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("select id from notices where id = $1 and account_id = $2 for no key update", id, account)
         .fetch_optional(&mut *transaction)
         .await?;
-    check(find_notice(&mut *transaction, account, id).await?)?;
+    let found = find_notice(&mut *transaction, account, id).await?;
+    check(found.clone())?;
+    let Some(read_at) = mark else { return Ok(found) };
     sqlx::query!(
         "update notices set read_at = case when $3::timestamptz is null then null else coalesce(read_at, $3) end
          where id = $1 and account_id = $2",

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::accounts;
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
@@ -165,6 +166,7 @@ pub async fn create_watch(
     now: DateTime<Utc>,
 ) -> Result<Creation<Watch>> {
     let mut transaction = pool.begin().await?;
+    accounts::lock_account(&mut *transaction, account).await?;
     let (stores, channels) = check_references(&mut transaction, account, fields).await?;
     let (target, cut) = targets(&fields.rule);
     accounts::lock_account(&mut *transaction, account).await?;

@@ -6,6 +6,7 @@ user, password   who may send
 rcpt, data       answers to one command after another, null or none at all for a good one; "hold" keeps what has come,
                  tells it and never answers
 deaf             does not answer a farewell
+smtputf8         offer it
 """
 
 import asyncio
@@ -89,7 +90,7 @@ async def main():
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         authority.issue_cert("127.0.0.1").configure_cert(context)
         authority.cert_pem.write_to_path(OPTIONS["ca"])
-    settings = {"hostname": "mail.test", "tls_context": context if OPTIONS.get("starttls") else None}
+    settings = {"hostname": "mail.test", "enable_SMTPUTF8": OPTIONS.get("smtputf8", False), "tls_context": context if OPTIONS.get("starttls") else None}
     if "user" in OPTIONS:
         settings |= {"authenticator": authenticate, "auth_required": True, "auth_require_tls": False}
     loop = asyncio.get_running_loop()

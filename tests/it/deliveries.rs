@@ -130,12 +130,19 @@ async fn a_failing_delivery_is_tried_by_the_schedule_and_then_dead() {
 }
 
 #[tokio::test]
-async fn a_receiver_may_ask_for_up_to_twice_the_planned_wait() {
+async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
+    const DAY: f64 = 24.0 * 3600.0;
     for (asked, least, most) in [
         ("Retry-After: 1\r\n", 4.0, 6.0),
         ("Retry-After: 7\r\n", 7.0, 7.0),
-        ("Retry-After: 3600\r\n", 8.0, 12.0),
-        ("Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n", 8.0, 12.0),
+        ("Retry-After: 45\r\n", 45.0, 45.0),
+        ("Retry-After: 3600\r\n", 3600.0, 3600.0),
+        ("Retry-After: 90000\r\n", DAY + 4.0, DAY + 6.0),
+        ("Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n", DAY + 4.0, DAY + 6.0),
+        ("Retry-After: Sunday, 06-Nov-94 08:49:37 GMT\r\n", 4.0, 6.0),
+        ("Retry-After: Sun Nov  6 08:49:37 1994\r\n", 4.0, 6.0),
+        ("Retry-After: 0\r\n", 4.0, 6.0),
+        ("Retry-After: -7\r\n", 4.0, 6.0),
         ("Retry-After: soon\r\n", 4.0, 6.0),
     ] {
         let app = TestApp::spawn().await;

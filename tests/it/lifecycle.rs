@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tokio::io::AsyncWriteExt;
+use salebell::store::pool::{PgPool, Settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch};
 
 use crate::support::binary::Binary;
@@ -90,8 +91,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     })
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
-    let pool = sqlx::PgPool::connect(&bare.url).await.unwrap();
-    let pool = salebell::store::pool::PgPool::new("writer", pool, Default::default());
+    let pool = PgPool::new(Settings::new("writer", bare.url.parse().unwrap()));
     salebell::store::migrate(&pool).await.unwrap();
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
     assert_eq!(ec2.world().group.instance(ID).state, State::InService);

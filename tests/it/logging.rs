@@ -8,10 +8,11 @@ use nix::unistd::Pid;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::TestApp;
 use crate::support::binary::{Binary, command};
 use crate::support::database::TestDatabase;
 use crate::support::issuer::SigningKey;
+use crate::support::journal::Journal;
+use crate::support::{TestApp, eventually};
 
 #[tokio::test]
 async fn no_secret_and_nothing_personal_is_in_the_log() {
@@ -151,4 +152,34 @@ async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
     let ended = tokio::time::timeout(Duration::from_secs(20), api.wait()).await;
     assert!(ended.expect("nor its end").unwrap().success());
     drop(lines);
+}
+
+#[tokio::test]
+async fn the_journal_has_each_level_under_the_priority_of_its_name() {
+    let (database, journal) = (TestDatabase::create().await, Journal::start());
+    let settings = [
+        ("SALEBELL_DATABASE__URL", database.url.as_str()),
+        ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0"),
+        ("SALEBELL_LOG__LEVEL", "debug"),
+        ("SALEBELL_LOG__TO", "journal"),
+    ];
+    let api = Binary::start_under(&journal.wrapper(), &["api"], &settings);
+    let url = api.url().await;
+    reqwest::get(format!("{url}/healthz")).await.unwrap();
+    // syslog's informational and debug, and not a notice (5).
+    for (target, text, priority) in
+        [("salebell::process", "metrics on ", "6"), ("salebell::access", "GET /healthz 200", "7")]
+    {
+        eventually("it is logged", async || {
+            let entries = journal.of(target);
+            let found = entries.iter().find(|entry| entry["MESSAGE"].contains(text));
+            found.is_some_and(|entry| {
+                assert_eq!(entry["PRIORITY"], priority, "{entry:?}");
+                true
+            })
+        })
+        .await;
+    }
 }

@@ -173,3 +173,47 @@ async fn who_takes_nothing_of_an_answer_loses_it_and_who_takes_a_little_does_not
     assert!(ended.is_ok(), "the answer without an end has ended");
     slow.read_exact(&mut buffer).await.unwrap();
 }
+
+/// Sends one byte of a chunked report after another; returns the answer.
+async fn drip(app: &TestApp, token: &str, report: &str, pause: Duration) -> String {
+    let stream = raw::open(&app.url).await;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let head = format!(
+        "POST /v1/prices HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let report = report.to_owned();
+    let dripping = tokio::spawn(async move {
+        writer.write_all(head.as_bytes()).await.unwrap();
+        for byte in report.chars() {
+            if writer.write_all(format!("1\r\n{byte}\r\n").as_bytes()).await.is_err() {
+                return;
+            }
+            sleep(pause).await;
+        }
+        let _ = writer.write_all(b"0\r\n\r\n").await;
+        // A connection that is closed too early would hide the answer.
+        sleep(Duration::from_secs(20)).await;
+    });
+    let answer = raw::read_answer(&mut reader).await;
+    dripping.abort();
+    answer
+}
+
+#[tokio::test]
+async fn a_report_that_hardly_moves_is_cut_off_and_a_slow_one_is_spared() {
+    for tls in [PLAIN, MINTED] {
+        // Ten bytes a second, judged every second.
+        let settings =
+            [tls, ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"), ("SALEBELL_FILES__SLOW_AFTER_S", "1")];
+        let app = TestApp::spawn_with(&settings).await;
+        let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+        let report = r#"{"store": "gog", "sku": "1", "price": "1", "currency": "EUR"}"#;
+        let (hardly, slow) = tokio::join!(
+            drip(&app, &shop.token, report, Duration::from_millis(200)),
+            drip(&app, &shop.token, report, Duration::from_millis(40)),
+        );
+        assert!(hardly.starts_with("HTTP/1.1 408 ") && hardly.contains("too slowly"), "{hardly}");
+        assert!(slow.starts_with("HTTP/1.1 202 ") && slow.contains(r#""accepted":1"#), "{slow}");
+    }
+}

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::{TestApp, raw};
+use crate::support::{TestApp, eventually, grpc, raw};
 
 const API: [(&str, &str); 4] = [
     ("SALEBELL_SERVER__LISTEN", "127.0.0.1:0"),
@@ -78,18 +78,60 @@ async fn http2_by_prior_knowledge_is_served_beside_http1() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_their_turn() {
+async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else_is_refused() {
+    for tls in ["off", "minted"] {
+        let settings = [("SALEBELL_SERVER__MAX_CONNECTIONS", "1"), ("SALEBELL_SERVER__TLS", tls)];
+        let app = TestApp::spawn_with(&settings).await;
+        let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut first = raw::open(&app.url).await;
+        first.write_all(ask("/v1/games").as_bytes()).await.unwrap();
+        assert!(raw::read_answer(&mut first).await.starts_with("HTTP/1.1 200 "));
+        for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/v1/games", 503), ("/healthzz", 503)] {
+            let mut further = raw::open(&app.url).await;
+            // What follows in the same connection is not answered.
+            further.write_all([ask(path), ask("/healthz")].concat().as_bytes()).await.unwrap();
+            let answer = String::from_utf8(raw::read_to_end(&mut further).await).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{path}: {answer}");
+            assert!(answer.contains("connection: close"), "{path}: {answer}");
+            if status == 503 {
+                assert!(
+                    answer.contains("retry-after: 1") && answer.contains("/problems/unavailable"),
+                    "{answer}"
+                );
+            }
+        }
+        // Those who only connect keep no health check out.
+        let mut idle = Vec::new();
+        for _ in 0..100 {
+            idle.push(raw::connect(app.url.trim_start_matches("https://")).await);
+        }
+        let mut checked = raw::open(&app.url).await;
+        checked.write_all(ask("/healthz").as_bytes()).await.unwrap();
+        let answer = String::from_utf8(raw::read_to_end(&mut checked).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        drop((first, idle));
+        eventually("there is room again", async || {
+            let mut further = raw::open(&app.url).await;
+            further.write_all(ask("/v1/games").as_bytes()).await.unwrap();
+            raw::read_answer(&mut further).await.starts_with("HTTP/1.1 200 ")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_connections_grpc_health_checks_are_answered() {
     let app = TestApp::spawn_with(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).await;
-    let mut first = raw::connect(&app.url).await;
-    let request = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
-    first.write_all(request).await.unwrap();
-    assert!(raw::read_answer(&mut first).await.starts_with("HTTP/1.1 200 "));
-    let mut second = raw::connect(&app.url).await;
-    second.write_all(request).await.unwrap();
-    let waiting = tokio::time::timeout(Duration::from_millis(300), raw::read_answer(&mut second)).await;
-    assert!(waiting.is_err(), "the second is not served while the first is there");
-    drop(first);
-    assert!(raw::read_answer(&mut second).await.starts_with("HTTP/1.1 200 "));
+    let url = grpc::serve(&app).await;
+    // Names of their own keep the clients from sharing a connection.
+    let mut first = grpc::Client::start_as(&url, Some("first"));
+    assert_eq!(first.check("").await, "SERVING");
+    let mut second = grpc::Client::start_as(&url, Some("second"));
+    for _ in 0..2 {
+        assert_eq!(second.check("").await, "SERVING");
+    }
+    assert_eq!(first.check("").await, "SERVING");
 }
 
 #[tokio::test]

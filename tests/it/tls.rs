@@ -195,20 +195,6 @@ async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_their_turn_with_tls_too() {
-    let app = TestApp::spawn_with(&[MINTED, ("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).await;
-    let first = connect(address(&app), &[]).await.unwrap();
-    let second = tokio::spawn({
-        let address = address(&app).to_owned();
-        async move { connect(&address, &[]).await.unwrap() }
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!second.is_finished(), "the second waits while the first is there");
-    drop(first);
-    second.await.unwrap();
-}
-
-#[tokio::test]
 async fn a_file_is_the_same_over_tls() {
     let app = TestApp::spawn_with(&[MINTED]).await;
     let anna = app.user("anna", &[]).await;

@@ -245,6 +245,48 @@ async fn a_server_without_a_password_is_used_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_domain_beyond_ascii_is_reached_through_every_server() {
+    for smtputf8 in [false, true] {
+        let server = MailServer::start(json!({"smtputf8": smtputf8})).await;
+        let addresses = [
+            ("SALEBELL_STATS__MAIL_TO", "anna@bücher.example"),
+            ("SALEBELL_EMAIL__FROM", "Glöckchen <bell@glöckchen.example>"),
+        ];
+        let app = spawn_for(&server, &addresses).await;
+        mail_all(&app).await;
+        let mail = server.wait_for(1).await.remove(0);
+        assert_eq!(mail["rcpt_to"], json!(["anna@xn--bcher-kva.example"]));
+        assert_eq!(mail["mail_from"], "bell@xn--glckchen-o4a.example");
+        assert_eq!(mail["headers"]["To"], "anna@xn--bcher-kva.example");
+        assert_eq!(mail["headers"]["From"], "Glöckchen <bell@xn--glckchen-o4a.example>");
+        assert!(id_of(&mail).ends_with("@xn--glckchen-o4a.example>"), "{mail}");
+        assert_eq!(rows(&app).await[0].state, "sent");
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_beyond_ascii_is_never_taken_for_another() {
+    for (smtputf8, state) in [(false, "failed"), (true, "sent")] {
+        let server = MailServer::start(json!({"smtputf8": smtputf8})).await;
+        let app = spawn_for(&server, &[("SALEBELL_STATS__MAIL_TO", "änna@bücher.example")]).await;
+        mail_all(&app).await;
+        let row = rows(&app).await.remove(0);
+        assert_eq!(row.state, state, "{row:?}");
+        match smtputf8 {
+            false => {
+                let error = row.last_error.unwrap();
+                assert!(
+                    error.contains("letters beyond ASCII before the @") && error.contains("SMTPUTF8"),
+                    "{error}"
+                );
+                assert_eq!(server.told(), Vec::<Value>::new());
+            }
+            true => assert_eq!(server.wait_for(1).await[0]["rcpt_to"], json!(["änna@xn--bcher-kva.example"])),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_transient_refusal_is_tried_again_under_the_same_id() {
     let server = MailServer::start(json!({"data": ["451 4.3.0 try later", "421 4.3.2 closing"]})).await;
     let app = spawn_for(&server, &[]).await;

@@ -291,8 +291,7 @@ impl Work {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
         record.reset();
-        let (mut looked_at, mut looked_back) = (0, (Instant::now(), 0));
-        let slow_after = self.app.config.files.slow_after;
+        let mut looked_at = 0;
         loop {
             tokio::select! {
                 biased;
@@ -308,17 +307,7 @@ impl Work {
                 frame = body.frame() => if let Some(end) = self.take_frame(frame).await? {
                     return Ok(end);
                 },
-                _ = record.tick() => {
-                    self.record_if_ripe().await?;
-                    let (since, had) = looked_back;
-                    if since.elapsed() >= slow_after {
-                        if self.arrived - had < self.least_in(since.elapsed()) {
-                            let detail = "The body comes too slowly.";
-                            return Ok(End::Broken(Error::new(Kind::Timeout, detail).into()));
-                        }
-                        looked_back = (Instant::now(), self.arrived);
-                    }
-                }
+                _ = record.tick() => self.record_if_ripe().await?,
             }
             if self.arrived - looked_at >= RECORD_EVERY_BYTES {
                 looked_at = self.arrived;
@@ -356,11 +345,6 @@ impl Work {
             }
         }
         Ok(End::Broken(Error::unavailable("the process ends").into()))
-    }
-
-    /// The fewest bytes that may come in so much time.
-    fn least_in(&self, time: Duration) -> u64 {
-        (self.app.config.files.min_bytes_per_minute as f64 * time.as_secs_f64() / 60.0) as u64
     }
 
     async fn take(&mut self, bytes: Bytes) -> Result<()> {

@@ -1,6 +1,8 @@
 //! A TCP proxy in front of PostgreSQL that fails as networks and hosts do.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,6 +42,8 @@ pub struct Proxy {
     pub port: u16,
     mode: Arc<watch::Sender<Mode>>,
     given_up: Arc<GivenUp>,
+    /// Milliseconds for which a new connection hears nothing at first.
+    delay_ms: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -64,13 +68,27 @@ impl Proxy {
         let (mode, _) = watch::channel(Mode::Open);
         let mode = Arc::new(mode);
         let given_up = Arc::new(watch::channel(false).0);
-        let (modes, gives_up) = (mode.clone(), given_up.clone());
+        let delay_ms = Arc::<AtomicU64>::default();
+        let (modes, gives_up, delay) = (mode.clone(), given_up.clone(), delay_ms.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_on(client, target.clone(), modes.subscribe(), gives_up.subscribe()));
+                let passing = pass_on(client, target.clone(), modes.subscribe(), gives_up.subscribe());
+                let delay = Duration::from_millis(delay.load(Ordering::Relaxed));
+                let in_time = *modes.borrow() == Mode::Open;
+                tokio::spawn(async move {
+                    if in_time {
+                        tokio::time::sleep(delay).await;
+                    }
+                    passing.await;
+                });
             }
         });
-        Proxy { port, mode, given_up }
+        Proxy { port, mode, given_up, delay_ms }
+    }
+
+    /// From now on a log-in takes so much longer.
+    pub fn delay_log_ins(&self, delay: Duration) {
+        self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub fn open(&self) {

@@ -1,0 +1,43 @@
+//! Domains of mail addresses. Names with letters beyond ASCII are in the DNS in a form of ASCII alone (UTS 46, RFC 5890),
+//! and that form is what every mail server takes.
+
+use std::borrow::Cow;
+
+/// A domain as the DNS has it. An ASCII one, or an address in brackets, stays as it is.
+///
+/// # Errors
+/// It has a character or a length that no domain has.
+pub fn to_ascii(domain: &str) -> Result<Cow<'_, str>, idna::Errors> {
+    match domain.is_ascii() {
+        true => Ok(Cow::Borrowed(domain)),
+        false => idna::domain_to_ascii_strict(domain).map(Cow::Owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_becomes_what_the_dns_has() {
+        for (domain, ascii) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.example", "xn--bcher-kva.example"),
+            ("bu\u{308}cher.example", "xn--bcher-kva.example"),
+            ("faß.example", "xn--fa-hia.example"),
+            ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+            ("Plain.Example", "Plain.Example"),
+            ("[192.0.2.1]", "[192.0.2.1]"),
+        ] {
+            assert_eq!(to_ascii(domain).unwrap(), ascii);
+        }
+        for wrong in [
+            "bü cher.example",
+            "-bücher.example",
+            "ü\u{200b}\u{ffff}.example",
+            &format!("{}.example", "ü".repeat(64)),
+        ] {
+            assert!(to_ascii(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

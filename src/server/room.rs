@@ -1,0 +1,117 @@
+//! How many connections a listener takes, and how health checks get through when it takes no more.
+
+use std::sync::Arc;
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Speaks;
+use crate::config::{Config, ConnectionLimit};
+
+/// Connections beyond the limit, on which only health checks are answered.
+const RESERVE: usize = 64;
+/// Descriptors for what is neither connection, database nor webhook: listeners, logs, AWS, mail.
+const OTHERS: u64 = 64;
+/// No limit is as good as this.
+const MOST_DESCRIPTORS: u64 = 1 << 20;
+/// A listener takes at least so many, whatever there is.
+const FEWEST: u64 = 16;
+
+/// The places of one listener.
+pub(super) struct Room {
+    whole: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+}
+
+/// A place of one connection, free again when it is dropped.
+pub(super) enum Place {
+    Whole {
+        _permit: Option<OwnedSemaphorePermit>,
+    },
+    /// Only for health checks.
+    Reserve {
+        _permit: Option<OwnedSemaphorePermit>,
+    },
+}
+
+impl Room {
+    pub(super) fn new(config: &Config, speaks: Speaks) -> Room {
+        let places = match config.server.max_connections {
+            ConnectionLimit::Unlimited => Semaphore::MAX_PERMITS,
+            ConnectionLimit::Count(count) => count.min(Semaphore::MAX_PERMITS),
+            ConnectionLimit::Automatic => {
+                let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+                automatic(config, descriptors, speaks)
+            }
+        };
+        Room { whole: Arc::new(Semaphore::new(places)), reserve: Arc::new(Semaphore::new(RESERVE)) }
+    }
+
+    /// Waits until there is a place of either kind.
+    pub(super) async fn place(&self) -> Place {
+        // Neither semaphore is ever closed.
+        tokio::select! {
+            biased;
+            permit = self.whole.clone().acquire_owned() => Place::Whole { _permit: permit.ok() },
+            permit = self.reserve.clone().acquire_owned() => Place::Reserve { _permit: permit.ok() },
+        }
+    }
+
+    /// A better place, if one has become free since.
+    pub(super) fn upgrade(&self, place: Place) -> Place {
+        match (place, self.whole.clone().try_acquire_owned()) {
+            (Place::Reserve { .. }, Ok(permit)) => Place::Whole { _permit: Some(permit) },
+            (place, _) => place,
+        }
+    }
+}
+
+/// Most connections of a listener in a process that may open so many descriptors. A connection of HTTP may need a second
+/// one, for the file that it sends or receives.
+fn automatic(config: &Config, descriptors: u64, speaks: Speaks) -> usize {
+    let pools = 2 * u64::from(config.database.max_connections);
+    let webhooks = config.worker.deliver_concurrency as u64;
+    let free =
+        descriptors.min(MOST_DESCRIPTORS).saturating_sub(pools + webhooks + OTHERS + 2 * RESERVE as u64);
+    let places = match speaks {
+        Speaks::Http => free / 5 * 2,
+        Speaks::Grpc => free / 5,
+    };
+    places.max(FEWEST) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_their_files_leave_descriptors_for_the_rest() {
+        let url = ("SALEBELL_DATABASE__URL".to_owned(), "postgres://a@b/c".to_owned());
+        let config = Config::load(None, [url]).unwrap();
+        assert_eq!(config.server.max_connections, ConnectionLimit::Automatic);
+        for descriptors in [1024, 65_536, 262_144, 1 << 40] {
+            let (http, grpc) = (
+                automatic(&config, descriptors, Speaks::Http),
+                automatic(&config, descriptors, Speaks::Grpc),
+            );
+            let most = 2 * (http + RESERVE) + grpc + RESERVE;
+            let (pools, webhooks) =
+                (2 * config.database.max_connections as usize, config.worker.deliver_concurrency);
+            assert!(((most + pools + webhooks) as u64) < descriptors, "{http} and {grpc} of {descriptors}");
+            assert!((http as u64) > descriptors.min(1 << 20) / 8, "{http} of {descriptors}");
+        }
+        assert_eq!(automatic(&config, 256, Speaks::Http), 16);
+    }
+
+    #[tokio::test]
+    async fn the_reserve_is_for_when_all_places_are_taken() {
+        let room = Room { whole: Arc::new(Semaphore::new(1)), reserve: Arc::new(Semaphore::new(1)) };
+        let first = room.place().await;
+        assert!(matches!(first, Place::Whole { .. }));
+        let second = room.place().await;
+        assert!(matches!(second, Place::Reserve { .. }));
+        drop(first);
+        assert!(matches!(room.upgrade(second), Place::Whole { .. }));
+        assert!(matches!(room.upgrade(room.place().await), Place::Whole { .. }));
+    }
+}
