@@ -12,7 +12,7 @@ use salebell::instance::{dead_man, disk, ready, terminating};
 use salebell::process::{self, Part};
 use salebell::server::Server;
 use salebell::telemetry::emf::Reporter;
-use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
+use salebell::{bus_command, files_command, games_command, key_command, stats_command, store, telemetry};
 
 /// Rings when a video game goes on sale.
 #[derive(Parser)]
@@ -40,6 +40,8 @@ enum Command {
     Report(salebell::report::Arguments),
     #[command(subcommand)]
     Files(files_command::Action),
+    #[command(subcommand)]
+    Games(games_command::Action),
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
     Key(key_command::Action),
@@ -134,6 +136,10 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         Command::Redrive => {
             let app = open(service()?).await?;
             print!("{}", bus_command::run(&app, bus_command::Action::Redrive).await?);
+        }
+        Command::Games(action) => {
+            let app = open(service()?).await?;
+            print!("{}", games_command::run(&app, action).await?);
         }
         Command::Key(action) => {
             let app = open(service()?).await?;

@@ -27,6 +27,7 @@ pub mod idempotency;
 pub mod imports;
 pub mod jobs;
 pub mod keys;
+pub mod matching;
 pub mod new_offers;
 pub mod notices;
 pub mod offers;
@@ -48,14 +49,17 @@ use sqlx::migrate::Migrator;
 use crate::error::{Error, Result};
 use crate::store::pool::PgPool;
 
-/// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
+/// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do. Then the rows
+/// that SQL cannot fill, in slices.
 ///
 /// A binary that is older than the schema runs on it, as it must after a roll-back.
 ///
 /// # Errors
 /// A migration failed, or one that has run was edited since.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    migrator().run(pool).await.map_err(Error::internal)
+    migrator().run(pool).await.map_err(Error::internal)?;
+    matching::fill_keys(pool).await?;
+    Ok(())
 }
 
 /// The migrations that the binary carries; expand, then contract.
