@@ -77,6 +77,8 @@ struct Games<'a> {
     by_key: HashMap<String, Vec<KnownGame>>,
     /// By game and store: the spellings, each with a sku that has it.
     sold: HashMap<(Uuid, Uuid), Vec<(String, String)>>,
+    /// By store and sku: the game that it is of in another region.
+    elsewhere: HashMap<(Uuid, String), Uuid>,
     made: Vec<NewGame<'a>>,
 }
 
@@ -151,8 +153,8 @@ impl<'a> Games<'a> {
         (choices, self.made)
     }
 
-    /// The oldest game that is spelled so; else the oldest of which the store sells nothing of another spelling; else a
-    /// new one.
+    /// The game that the sku is of in another region; else the oldest that is spelled so; else the oldest of which the
+    /// store sells nothing of another spelling; else a new one.
     fn choose_one(&mut self, offer: &Offer<'_, 'a>, may_be_spelled_otherwise: bool) -> Choice {
         let Wanted { title, store_id, sku } = *offer.wanted;
         let games = self.by_key.get(&offer.key).map(Vec::as_slice).unwrap_or_default();
@@ -162,10 +164,12 @@ impl<'a> Games<'a> {
                 sold.iter().any(|(spelling, other)| *spelling != offer.spelling && other != sku)
             })
         };
+        let elsewhere = self.elsewhere.get(&(store_id, sku.to_owned()));
         let (same, others): (Vec<&KnownGame>, Vec<&KnownGame>) =
             games.iter().partition(|game| game.spelling == offer.spelling);
         let others = others.into_iter().filter(|_| may_be_spelled_otherwise);
-        let found = same.into_iter().chain(others).find(is_free);
+        let found = games.iter().find(|game| Some(&game.id) == elsewhere);
+        let found = found.or_else(|| same.into_iter().chain(others).find(is_free));
         let (game_id, is_spelled_so) = match found {
             Some(game) => (game.id, game.spelling == offer.spelling),
             None => {
@@ -181,6 +185,7 @@ impl<'a> Games<'a> {
     }
 
     fn sell(&mut self, game: Uuid, store: Uuid, sku: &str, spelling: &str) {
+        self.elsewhere.entry((store, sku.to_owned())).or_insert(game);
         let sold = self.sold.entry((game, store)).or_default();
         if !sold.iter().any(|(known, _)| known == spelling) {
             sold.push((spelling.to_owned(), sku.to_owned()));
