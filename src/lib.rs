@@ -35,6 +35,7 @@ pub mod error;
 pub mod failure;
 pub mod feed;
 pub mod files_command;
+pub mod games_command;
 pub mod gauges;
 pub mod grpc;
 pub mod http;

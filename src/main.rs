@@ -17,7 +17,7 @@ use salebell::process::{self, Part};
 use salebell::server::Server;
 use salebell::store::unreachable::explain_unreachable;
 use salebell::telemetry::emf::Reporter;
-use salebell::{bus_command, files_command, key_command, stats_command, store, telemetry};
+use salebell::{bus_command, files_command, games_command, key_command, stats_command, store, telemetry};
 use secrecy::ExposeSecret;
 
 /// Rings when a video game goes on sale.
@@ -46,6 +46,8 @@ enum Command {
     Report(salebell::report::Arguments),
     #[command(subcommand)]
     Files(files_command::Action),
+    #[command(subcommand)]
+    Games(games_command::Action),
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
     Key(key_command::Action),
@@ -149,6 +151,10 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             let app = open(of_operator()?).await?;
             let redriven = bus_command::run(&app, bus_command::Action::Redrive).await;
             print!("{}", in_plain_words(&app, redriven).await?);
+        }
+        Command::Games(action) => {
+            let app = open(service()?).await?;
+            print!("{}", games_command::run(&app, action).await?);
         }
         Command::Key(action) => {
             let app = open(of_operator()?).await?;

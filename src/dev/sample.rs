@@ -76,7 +76,9 @@ mod tests {
         let mut newest = DateTime::<Utc>::MIN_UTC;
         for line in moved.lines() {
             let reported: ReportedObservation = serde_json::from_str(line).unwrap();
-            let observation = reported.check(now).unwrap_or_else(|problems| panic!("{line}: {problems:?}"));
+            let checked = reported.check(now).unwrap_or_else(|problems| panic!("{line}: {problems:?}"));
+            assert_eq!(checked.warnings, []);
+            let observation = checked.observation;
             newest = newest.max(observation.observed_at);
         }
         assert_eq!(moved.lines().count(), FEED.lines().count());

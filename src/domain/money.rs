@@ -98,6 +98,22 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
+/// A price as shops write it, cut into its number and the three letters before or after it that name a currency:
+/// `18.49 EUR`, `EUR18.49`. Neither is judged.
+pub fn split_code(text: &str) -> (&str, Option<&str>) {
+    let text = text.trim();
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let after = text.trim_start_matches(is_letter);
+    if text.len() - after.len() == 3 {
+        return (after.trim_start(), Some(&text[..3]));
+    }
+    let before = text.trim_end_matches(is_letter);
+    match text.len() - before.len() {
+        3 => (before.trim_end(), Some(&text[before.len()..])),
+        _ => (text, None),
+    }
+}
+
 /// An amount with its currency; `{"amount": "18.49", "currency": "EUR"}` outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Money {
@@ -172,6 +188,25 @@ mod tests {
         }
         assert!(currency("EUR").parse_amount("99999999999999999999").is_err());
         assert!(currency("JPY").parse_amount("1.5").is_err());
+    }
+
+    #[test]
+    fn a_price_may_have_its_currency_on_either_side() {
+        for (text, number, code) in [
+            ("18.49 EUR", "18.49", Some("EUR")),
+            ("EUR 18.49", "18.49", Some("EUR")),
+            (" EUR\u{a0}18.49 ", "18.49", Some("EUR")),
+            ("EUR18.49", "18.49", Some("EUR")),
+            ("18.49", "18.49", None),
+            ("EUR 18.49 EUR", "18.49 EUR", Some("EUR")),
+            ("EUR", "", Some("EUR")),
+            ("18.49 EURO", "18.49 EURO", None),
+            ("1e3", "1e3", None),
+            ("€18", "€18", None),
+            ("", "", None),
+        ] {
+            assert_eq!(split_code(text), (number, code), "{text:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! An observation: somebody saw a price for an offer at a time.
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::money::Currency;
+use super::instant::Time;
+use super::money::{Currency, split_code};
+use super::region::check_region;
+use super::text::fold_white_space;
+use super::title;
 
 /// One checked observation, as it lies on the bus. Field names are short because a message holds thousands; they
 /// are a contract with the version before and after, so they may only be added to.
@@ -99,10 +105,21 @@ pub struct ReportedObservation {
     pub sale_ends_at: Option<String>,
     pub observed_at: Option<String>,
     pub availability: Option<String>,
+    /// What the reader of a file has left out already.
+    #[serde(skip)]
+    pub warnings: Vec<FieldProblem>,
 }
 
 /// What is wrong with one field: its name and a sentence about it.
 pub type FieldProblem = (&'static str, String);
+
+/// An observation that can be recorded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub observation: Observation,
+    /// Fields that it was taken without, since the price is right without them.
+    pub warnings: Vec<FieldProblem>,
+}
 
 /// How far ahead of our clock a reporter's may be.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
@@ -113,11 +130,11 @@ impl ReportedObservation {
     /// Checks every field and collects what is wrong with each, so that a reporter mends a line once.
     ///
     /// `now` is when the report came, the default of `observed_at`.
-    pub fn check(self, now: DateTime<Utc>) -> Result<Observation, Vec<FieldProblem>> {
-        let mut problems = Vec::new();
+    pub fn check(self, now: DateTime<Utc>) -> Result<Checked, Vec<FieldProblem>> {
+        let (mut problems, mut warnings) = (Vec::new(), self.warnings);
         let store = required(&mut problems, "store", self.store.as_deref(), 100);
         let sku = required(&mut problems, "sku", self.sku.as_deref(), 200);
-        let slug = super::title::slug(store);
+        let slug = title::slug(&store);
         if !store.is_empty() && slug.is_empty() {
             problems.push(("store", "must have a letter or a digit".to_owned()));
         }
@@ -125,27 +142,28 @@ impl ReportedObservation {
             problems.push(("region", problem));
             String::new()
         });
-        let code = self.currency.as_deref().map(str::trim).unwrap_or_default();
-        let currency = match code.parse::<Currency>() {
+        let (price, price_code) = split_code(self.price.as_deref().unwrap_or_default());
+        let (regular_price, regular_code) = split_code(self.regular_price.as_deref().unwrap_or_default());
+        let code = self.currency.as_deref().map(str::trim).filter(|code| !code.is_empty()).or(price_code);
+        let currency = match code.unwrap_or_default().parse::<Currency>() {
             Ok(currency) => Some(currency),
             Err(problem) => {
-                problems.push(("currency", if code.is_empty() { "is required".to_owned() } else { problem }));
+                let problem = if code.is_none() { "is required".to_owned() } else { problem };
+                problems.push(("currency", problem));
                 None
             }
         };
-        let price = self.price.as_deref().map(str::trim).unwrap_or_default();
-        let regular_price = self.regular_price.as_deref().map(str::trim).filter(|text| !text.is_empty());
         let (mut amount, mut regular) = (0, None);
         if price.is_empty() {
             problems.push(("price", "is required".to_owned()));
         } else if let Some(currency) = currency {
-            match currency.parse_amount(price) {
+            match read_amount(currency, price, price_code) {
                 Ok(minor) => amount = minor,
                 Err(problem) => problems.push(("price", problem)),
             }
         }
-        if let (Some(currency), Some(text)) = (currency, regular_price) {
-            match currency.parse_amount(text) {
+        if let Some(currency) = currency.filter(|_| !regular_price.is_empty()) {
+            match read_amount(currency, regular_price, regular_code) {
                 Ok(minor) if minor < amount => {
                     problems.push(("regular_price", "is below the price".to_owned()));
                 }
@@ -170,60 +188,104 @@ impl ReportedObservation {
             problems.push(("availability", problem));
             false
         });
-        let title = optional(&mut problems, "title", self.title.as_deref(), 500);
+        let title = self.title.as_deref().map(title::clean);
+        let title = optional(&mut problems, "title", title.as_deref(), 500);
         let platform = optional(&mut problems, "platform", self.platform.as_deref(), 50);
-        let url = optional(&mut problems, "url", self.url.as_deref(), 2000);
-        if url.is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
-            problems.push(("url", "must start with https:// or http://".to_owned()));
+        // Where it can be bought says nothing about the price: a wrong address costs itself and no more.
+        let url = optional(&mut warnings, "url", self.url.as_deref(), 2000).filter(|url| {
+            let is_web = is_web_address(url);
+            if !is_web {
+                warnings.push(("url", "must start with https:// or http://".to_owned()));
+            }
+            is_web
+        });
+        for (_, problem) in warnings.iter_mut().filter(|(field, _)| *field == "url") {
+            problem.push_str("; it was left out");
         }
         match currency {
-            Some(currency) if problems.is_empty() => Ok(Observation {
-                store_name: (store != slug).then(|| store.to_owned()),
-                store: slug,
-                sku: sku.to_owned(),
-                region,
-                currency,
-                amount,
-                regular,
-                observed_at,
-                title: title.map(str::to_owned),
-                platform: platform.map(str::to_lowercase),
-                url: url.map(str::to_owned),
-                sale_ends_at,
-                available,
-            }),
+            Some(currency) if problems.is_empty() => {
+                let observation = Observation {
+                    store_name: (store != slug).then(|| store.into_owned()),
+                    store: slug,
+                    sku: sku.into_owned(),
+                    region,
+                    currency,
+                    amount,
+                    regular,
+                    observed_at,
+                    title: title.map(Cow::into_owned),
+                    platform: platform.map(|platform| platform.to_lowercase()),
+                    url: url.map(Cow::into_owned),
+                    sale_ends_at,
+                    available,
+                };
+                Ok(Checked { observation, warnings })
+            }
             _ => Err(problems),
         }
     }
 }
 
-/// `None` and the empty text are everywhere, `ZZ`.
-pub fn check_region(region: Option<&str>) -> Result<String, String> {
-    match region.map(str::trim) {
-        None | Some("") => Ok("ZZ".to_owned()),
-        Some(code) if code.len() == 2 && code.bytes().all(|b| b.is_ascii_alphabetic()) => {
-            Ok(code.to_ascii_uppercase())
-        }
-        Some(_) => Err("must be an ISO 3166-1 code of two letters, or \"ZZ\" for everywhere".to_owned()),
+/// An amount whose text may name its currency: that must be the observation's.
+fn read_amount(currency: Currency, number: &str, code: Option<&str>) -> Result<i64, String> {
+    match code.filter(|code| *code != currency.code()) {
+        Some(other) => Err(format!("is in {other}, and the currency is {currency}")),
+        None => currency.parse_amount(number),
     }
+}
+
+fn is_web_address(url: &str) -> bool {
+    ["https://", "http://"].iter().any(|scheme| {
+        url.split_at_checked(scheme.len())
+            .is_some_and(|(begin, rest)| begin.eq_ignore_ascii_case(scheme) && !rest.is_empty())
+    })
 }
 
 /// Whether what is called so can be bought: the words of Google's product data
-/// (<https://support.google.com/merchants/answer/6324448>), in any case, with `_`, `-` or a blank. Nothing said: it can.
+/// (<https://support.google.com/merchants/answer/6324448>), those that it had before, and those of
+/// <https://schema.org/ItemAvailability>, in any case, with `_`, `-`, a blank or nothing between. Nothing said: it can.
 pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
-    let plain = availability.unwrap_or_default().trim().to_ascii_lowercase().replace([' ', '-'], "_");
+    let given = availability.unwrap_or_default().trim();
+    let schema = ["https://schema.org/", "http://schema.org/", "schema.org/", "schema:"];
+    let lower = given.to_ascii_lowercase();
+    let word = schema.iter().find_map(|schema| lower.strip_prefix(schema)).unwrap_or(&lower);
+    let plain: String = word.chars().filter(|c| !c.is_whitespace() && !matches!(c, '_' | '-')).collect();
     match plain.as_str() {
-        "" | "in_stock" | "preorder" | "pre_order" | "backorder" | "back_order" => Ok(true),
-        "out_of_stock" => Ok(false),
-        _ => Err("must be one of in_stock, out_of_stock, preorder and backorder".to_owned()),
+        "" if given.is_empty() => Ok(true),
+        "instock"
+        | "preorder"
+        | "backorder"
+        | "availablefororder"
+        | "available"
+        | "presale"
+        | "limitedavailability"
+        | "onlineonly"
+        | "instoreonly"
+        | "madetoorder" => Ok(true),
+        // What is reserved is so for somebody else, and what comes soon takes no orders yet.
+        "outofstock" | "soldout" | "discontinued" | "unavailable" | "notavailable" | "reserved"
+        | "comingsoon" => Ok(false),
+        _ => {
+            let named: String = given.chars().filter(|c| !c.is_control()).take(40).collect();
+            Err(format!("must be one of in_stock, out_of_stock, preorder and backorder, not {named:?}"))
+        }
     }
 }
 
-/// RFC 3339, with an offset. Years 1970 to 9999 and microseconds, which is what is kept.
+/// An instant as `Time::read` takes them. Years 1970 to 9999 and microseconds, which is what is kept.
+///
+/// # Errors
+/// A sentence: no time, or one without its offset from UTC.
 pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
-    let instant = DateTime::parse_from_rfc3339(text.trim())
-        .map_err(|_| "must be an RFC 3339 instant such as \"2026-11-20T12:00:00Z\"".to_owned())?
-        .to_utc();
+    let instant = match Time::read(text) {
+        Some(Time::Instant(instant)) => instant,
+        Some(Time::Local(_)) => {
+            return Err("must name its offset from UTC, such as \"Z\" or \"+01:00\"".to_owned());
+        }
+        Some(Time::Date(_)) | None => {
+            return Err("must be an RFC 3339 instant such as \"2026-11-20T12:00:00Z\"".to_owned());
+        }
+    };
     if instant.year() < FIRST_YEAR || instant.year() > 9999 {
         return Err("must lie between the years 1970 and 9999".to_owned());
     }
@@ -236,26 +298,27 @@ fn required<'t>(
     field: &'static str,
     text: Option<&'t str>,
     max: usize,
-) -> &'t str {
+) -> Cow<'t, str> {
     optional(problems, field, text, max).unwrap_or_else(|| {
         if !problems.iter().any(|(name, _)| *name == field) {
             problems.push((field, "is required".to_owned()));
         }
-        ""
+        Cow::Borrowed("")
     })
 }
 
+/// A text with its white space folded; the empty one is none.
 fn optional<'t>(
     problems: &mut Vec<FieldProblem>,
     field: &'static str,
     text: Option<&'t str>,
     max: usize,
-) -> Option<&'t str> {
-    let text = text?.trim();
+) -> Option<Cow<'t, str>> {
+    let text = fold_white_space(text?);
     if text.is_empty() {
         return None;
     }
-    if let Err(problem) = check_text(text, max) {
+    if let Err(problem) = check_text(&text, max) {
         problems.push((field, problem));
         return None;
     }
@@ -277,9 +340,21 @@ pub fn check_text(text: &str, max: usize) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    fn check(json: &str) -> Result<Observation, Vec<FieldProblem>> {
+    fn check_all(json: &str) -> Result<Checked, Vec<FieldProblem>> {
         let now = parse_instant("2026-11-20T12:00:00Z").unwrap();
         serde_json::from_str::<ReportedObservation>(json).unwrap().check(now)
+    }
+
+    fn check(json: &str) -> Result<Observation, Vec<FieldProblem>> {
+        check_all(json).map(|checked| {
+            assert_eq!(checked.warnings, []);
+            checked.observation
+        })
+    }
+
+    /// The shortest report, with `more` of it.
+    fn short(more: &str) -> String {
+        format!(r#"{{"store": "s", "sku": "a", "price": "9.99", "currency": "EUR"{more}}}"#)
     }
 
     #[test]
@@ -301,17 +376,120 @@ mod tests {
         )
         .unwrap_err();
         let fields: Vec<_> = problems.iter().map(|(field, _)| *field).collect();
-        assert_eq!(fields, ["store", "sku", "region", "price", "regular_price", "observed_at", "url"]);
+        assert_eq!(fields, ["store", "sku", "region", "price", "regular_price", "observed_at"]);
+    }
+
+    #[test]
+    fn a_wrong_address_costs_itself_and_not_the_price() {
+        let long = format!("https://s/{}", "x".repeat(2_000));
+        for url in [
+            "javascript:alert(1)",
+            "shop.example/a",
+            "//shop.example/a",
+            "ftp://s/a",
+            "https://",
+            "/a",
+            "ht\\u0001tps://s",
+            &long,
+        ] {
+            let checked = check_all(&short(&format!(r#", "url": "{url}""#))).unwrap();
+            assert_eq!((checked.observation.amount, checked.observation.url), (999, None), "{url}");
+            let [("url", why)] = checked.warnings.as_slice() else { panic!("{:?}", checked.warnings) };
+            assert!(why.ends_with("it was left out"), "{why}");
+        }
+        assert_eq!(
+            check(&short(r#", "url": " HTTPS://shop.example/a ""#)).unwrap().url.as_deref(),
+            Some("HTTPS://shop.example/a")
+        );
+    }
+
+    #[test]
+    fn every_text_has_its_white_space_folded_and_a_title_what_nobody_sees() {
+        let seen = check(
+            r#"{"store": "My\n\tShop", "sku": "a\u00a0 b", "price": " 9.99\n", "currency": "EUR",
+                "platform": "Nintendo\t Switch", "title": "Bur\u00adrow\r\nTales &amp;\u200b Co"}"#,
+        )
+        .unwrap();
+        assert_eq!((seen.store_name.as_deref(), seen.sku.as_str()), (Some("My Shop"), "a b"));
+        assert_eq!(seen.platform.as_deref(), Some("nintendo switch"));
+        assert_eq!(seen.title.as_deref(), Some("Burrow Tales & Co"));
+        assert_eq!(check(&short(r#", "title": "&shy;\u200b""#)).unwrap().title, None);
+        assert!(check(&short(r#", "title": "a\u0007b""#)).is_err());
+    }
+
+    #[test]
+    fn a_price_may_name_its_currency_but_no_other() {
+        let seen = |price: &str, regular: &str, currency: &str| {
+            let report = format!(
+                r#"{{"store": "s", "sku": "a", "price": "{price}", "regular_price": "{regular}", "currency": "{currency}"}}"#
+            );
+            check(&report).map(|seen| (seen.currency.code(), seen.amount, seen.regular))
+        };
+        for price in
+            ["9.99", "9.99 EUR", "EUR 9.99", "EUR9.99", "9.99EUR", "EUR\\u00a09.99", "9.99\\u202fEUR"]
+        {
+            assert_eq!(seen(price, "19.99", "EUR"), Ok(("EUR", 999, Some(1999))), "{price}");
+            assert_eq!(seen("1.00", price, "EUR"), Ok(("EUR", 100, Some(999))), "{price}");
+        }
+        assert_eq!(seen("9.99 EUR", "", ""), Ok(("EUR", 999, None)));
+        let problem =
+            |price: &str, regular: &str, currency: &str| seen(price, regular, currency).unwrap_err();
+        assert_eq!(
+            problem("9.99 USD", "", "EUR"),
+            [("price", "is in USD, and the currency is EUR".to_owned())]
+        );
+        assert_eq!(problem("9.99", "19.99 USD", "EUR")[0].0, "regular_price");
+        assert_eq!(problem("9.99", "", "")[0], ("currency", "is required".to_owned()));
+        for odd in [
+            "EUR 9.99 EUR",
+            "9,99 EUR",
+            "1,299.00",
+            "1.299,00 EUR",
+            "1 299.00",
+            "€9.99",
+            "9.99 €",
+            "$9.99",
+            "1e3",
+            "1e3 EUR",
+            "+5",
+            "-0",
+            "-5 EUR",
+            ".99",
+            "5.",
+            "EUR",
+            "9.99 eur",
+            "９.９９",
+            "٩.٩٩",
+            "EUR 9.999",
+            "free",
+            "0x10",
+            "9.99 EURO",
+        ] {
+            assert!(seen(odd, "", "EUR").is_err(), "{odd:?} was accepted");
+        }
     }
 
     #[test]
     fn impossible_instants_are_refused() {
-        for text in
-            ["10000-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "2026-02-30T00:00:00Z", "2026-11-20", "now", ""]
-        {
+        for text in [
+            "10000-01-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2026-02-30T00:00:00Z",
+            "2026-11-20",
+            "now",
+            "",
+            "9999-12-31T23:59:60Z",
+            "9999-12-31T23:59:59-01:00",
+            "0000-01-01T00:00:00Z",
+            "2026-11-20T12:00:00",
+        ] {
             assert!(parse_instant(text).is_err(), "{text:?} was accepted");
         }
-        assert!(parse_instant("2025-07-15T22:33:15+02:00").is_ok());
+        let instant = parse_instant("2025-07-15T20:33:15Z");
+        for text in ["2025-07-15T22:33:15+02:00", "2025-07-15 22:33:15+02", "2025-07-15 20:33:15 GMT"] {
+            assert_eq!(parse_instant(text), instant);
+        }
+        assert!(instant.is_ok());
     }
 
     #[test]
@@ -333,10 +511,23 @@ mod tests {
             (Some("backorder"), true),
             (Some(" out of stock "), false),
             (Some("out-of-stock"), false),
+            (Some("InStock"), true),
+            (Some("https://schema.org/InStock"), true),
+            (Some("http://schema.org/OutOfStock"), false),
+            (Some("pre-order"), true),
+            (Some("available for order"), true),
+            (Some("limited availability"), true),
+            (Some("Back Order"), true),
+            (Some("Discontinued"), false),
+            (Some("SoldOut"), false),
+            (Some("coming soon"), false),
         ] {
             assert_eq!(check_availability(text), Ok(available), "{text:?}");
         }
-        assert!(check_availability(Some("sold")).is_err());
+        for unknown in ["sold", "maybe", "1", "in", "https://schema.org/", "-", "in\u{0}stock"] {
+            assert!(check_availability(Some(unknown)).is_err(), "{unknown:?}");
+        }
+        assert!(check_availability(Some("sold")).unwrap_err().ends_with("not \"sold\""));
     }
 
     #[test]

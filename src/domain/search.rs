@@ -3,6 +3,9 @@
 /// The most words of a search that are looked at.
 pub const MAX_WORDS: usize = 10;
 
+/// What a title gets beside its score that means the very game which was typed (`domain::title::key`).
+pub const EXACT: i32 = 400;
+
 /// The words of a normalised search.
 pub fn words(query: &str) -> Vec<&str> {
     query.split(' ').filter(|word| !word.is_empty()).take(MAX_WORDS).collect()

@@ -3,13 +3,16 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{NaiveTime, SecondsFormat};
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::records::trim;
+use crate::domain::instant::{Time, Twice, Zone};
+use crate::domain::money::Currency;
+use crate::domain::region::check_region;
 use crate::failure::Failure;
 
 /// The fields of an observation, as `POST /v1/prices` takes them.
@@ -29,12 +32,17 @@ const FIELDS: [&str; 12] = [
 ];
 /// Without these the API takes no observation.
 const REQUIRED: [&str; 4] = ["store", "sku", "price", "currency"];
+/// What `--set` takes beside the fields: the zone of times that name none.
+const TIME_ZONE: &str = "time_zone";
 
 /// `--map` and `--set`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Mapping {
     columns: Vec<(&'static str, String)>,
     constants: Vec<(&'static str, String)>,
+    /// Of times that name no offset; without it they are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<Zone>,
 }
 
 impl Mapping {
@@ -51,11 +59,25 @@ impl Mapping {
                 let Some((field, value)) = pair.split_once('=') else {
                     return Err(Failure::new(format!("{option} {pair}: wants field=…")));
                 };
-                let Some(field) = FIELDS.into_iter().find(|known| *known == field.trim()) else {
+                let (field, value) = (field.trim(), value.trim());
+                let wrong = |problem| Failure::new(format!("{option} {pair}: {field} {problem}"));
+                if (option, field) == ("--set", TIME_ZONE) {
+                    if mapping.zone.replace(value.parse().map_err(wrong)?).is_some() {
+                        return Err(Failure::new(format!("{field} is named by --set more than once")));
+                    }
+                    continue;
+                }
+                let Some(field) = FIELDS.into_iter().find(|known| *known == field) else {
                     let known = FIELDS.join(", ");
                     return Err(Failure::new(format!("{option} {pair}: {field} is none of {known}")));
                 };
-                list.push((field, value.trim().to_owned()));
+                // They would be wrong on every line.
+                match (option, field) {
+                    ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(wrong)?,
+                    ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(wrong)?,
+                    _ => {}
+                }
+                list.push((field, value.to_owned()));
             }
         }
         let mut seen = Vec::new();
@@ -116,8 +138,8 @@ impl Mapping {
             .filter(|(place, _)| columns.iter().all(|(_, taken)| taken != place))
             .map(|(_, name)| name.clone())
             .collect();
-        let width = header.len();
-        Ok(ColumnMapping { columns, constants: self.constants.clone(), width, ignored })
+        let (constants, width, zone) = (self.constants.clone(), header.len(), self.zone);
+        Ok(ColumnMapping { columns, constants, zone, width, ignored })
     }
 
     /// One line of NDJSON as one for the API. With `--map`, keys that are neither mapped nor fields are left
@@ -137,16 +159,17 @@ impl Mapping {
             let fields_of_key = self.columns.iter().filter(|(_, column)| column == key.as_ref());
             let before = fields.len();
             for (field, _) in fields_of_key {
-                fields.push((field, Value::of_raw(field, raw)));
+                fields.push((field, Value::of_raw(field, raw, self.zone)));
             }
             let is_named =
                 self.columns.iter().chain(&self.constants).any(|(named, _)| *named == key.as_ref());
             let is_known = FIELDS.contains(&key.as_ref()) || self.columns.is_empty();
             if fields.len() == before && is_known && !is_named {
-                fields.push((key, Value::of_raw(key, raw)));
+                fields.push((key, Value::of_raw(key, raw, self.zone)));
             }
         }
-        fields.extend(self.constants.iter().map(|(field, value)| (*field, Value::of_text(field, value))));
+        let constants = self.constants.iter();
+        fields.extend(constants.map(|(field, value)| (*field, Value::of_text(field, value, self.zone))));
         Ok(write_line(&fields))
     }
 }
@@ -156,6 +179,7 @@ impl Mapping {
 pub struct ColumnMapping {
     columns: Vec<(&'static str, usize)>,
     constants: Vec<(&'static str, String)>,
+    zone: Option<Zone>,
     width: usize,
     /// The columns that are not reported.
     pub ignored: Vec<String>,
@@ -181,7 +205,7 @@ impl ColumnMapping {
         let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
         for (field, text) in columns.chain(constants) {
             if !text.is_empty() {
-                fields.push((field, Value::of_text(field, text)));
+                fields.push((field, Value::of_text(field, text, self.zone)));
             }
         }
         Ok(write_line(&fields))
@@ -194,20 +218,20 @@ enum Value<'v> {
 }
 
 impl<'v> Value<'v> {
-    fn of_text(field: &str, text: &'v str) -> Self {
+    fn of_text(field: &str, text: &'v str, zone: Option<Zone>) -> Self {
         match field {
-            "observed_at" | "sale_ends_at" => Self::Text(normalise_instant(text)),
+            "observed_at" | "sale_ends_at" => Self::Text(normalise_instant(field, text, zone)),
             _ => Self::Text(Cow::Borrowed(text)),
         }
     }
 
     /// Numbers stand in JSON as they like; prices (and skus that are numbers) go on digit for digit as text.
-    fn of_raw(field: &str, raw: &'v RawValue) -> Self {
+    fn of_raw(field: &str, raw: &'v RawValue, zone: Option<Zone>) -> Self {
         let text = raw.get();
         match text.as_bytes().first() {
             Some(b'"') => match serde_json::from_str::<String>(text) {
                 Ok(text) if matches!(field, "observed_at" | "sale_ends_at") => {
-                    Self::Text(Cow::Owned(normalise_instant(trim(&text)).into_owned()))
+                    Self::Text(Cow::Owned(normalise_instant(field, trim(&text), zone).into_owned()))
                 }
                 Ok(text) => Self::Text(Cow::Owned(trim(&text).to_owned())),
                 Err(_) => Self::Raw(raw),
@@ -247,28 +271,27 @@ fn write_line(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
     line
 }
 
-/// `2025-07-15 22:33:15+02:00` and its likes as RFC 3339 in UTC, to the last digit of the second. What is not
-/// understood, also a time without its offset from UTC, is left for the API to refuse.
-fn normalise_instant(text: &str) -> Cow<'_, str> {
-    const FORMATS: [&str; 4] = [
-        "%Y-%m-%d %H:%M:%S%.f%:z",
-        "%Y-%m-%d %H:%M:%S%.f %:z",
-        "%Y-%m-%dT%H:%M:%S%.f%:z",
-        "%Y-%m-%d %H:%M%:z",
-    ];
+/// `2025-07-15 22:33:15+02:00` and its likes as RFC 3339 in UTC, to the last digit of the second. A time without an
+/// offset is one of `zone`; a sale ends at the end of the day on which it ends. What is not understood is left for the
+/// API to refuse.
+fn normalise_instant<'t>(field: &str, text: &'t str, zone: Option<Zone>) -> Cow<'t, str> {
     // chrono keeps nanoseconds; more digits than that would be cut.
     let fraction =
         text.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
-    let (text_with_offset, utc) = match text.strip_suffix("UTC").or_else(|| text.strip_suffix('Z')) {
-        Some(rest) => (format!("{}+00:00", rest.trim_end()), true),
-        None => (text.to_owned(), false),
-    };
-    if fraction > 9 || (utc && text.contains('+')) {
+    if fraction > 9 {
         return Cow::Borrowed(text);
     }
-    let parsed = FORMATS.iter().find_map(|format| DateTime::parse_from_str(&text_with_offset, format).ok());
-    match parsed {
-        Some(instant) => Cow::Owned(instant.to_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true)),
+    let instant = match (Time::read(text), zone) {
+        (Some(Time::Instant(instant)), _) => Some(instant),
+        (Some(Time::Local(local)), Some(zone)) => zone.instant(local, Twice::Earlier),
+        (Some(Time::Date(date)), Some(zone)) if field == "sale_ends_at" => {
+            let last = NaiveTime::from_hms_opt(23, 59, 59).unwrap_or(NaiveTime::MIN);
+            zone.instant(date.and_time(last), Twice::Later)
+        }
+        _ => None,
+    };
+    match instant {
+        Some(instant) => Cow::Owned(instant.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
         None => Cow::Borrowed(text),
     }
 }
@@ -381,8 +404,48 @@ mod tests {
             ("2025-07-15 22:33:15", "2025-07-15 22:33:15"),
             ("15.07.2025", "15.07.2025"),
             ("2025-07-15T22:33:15.1234567891Z", "2025-07-15T22:33:15.1234567891Z"),
+            ("2025-07-15 22:33:15+02", "2025-07-15T20:33:15Z"),
+            ("2025-07-15T22:33Z", "2025-07-15T22:33:00Z"),
+            ("2025-07-15 22:33 GMT", "2025-07-15T22:33:00Z"),
+            ("2025-07-15 22:33:60Z", "2025-07-15 22:33:60Z"),
         ] {
-            assert_eq!(normalise_instant(text), expected);
+            assert_eq!(normalise_instant("observed_at", text, None), expected);
         }
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_one_of_the_zone_that_is_set() {
+        let mapping = Mapping::parse(
+            &[],
+            &strings(&["store=s", "price=1", "currency=EUR", "time_zone=Europe/Berlin", "region=uk"]),
+        )
+        .unwrap();
+        let columns = mapping.for_columns(&strings(&["sku", "observed_at", "sale_ends_at"])).unwrap();
+        let times = |observed: &str, ends: &str| {
+            let mapped = columns.map_record(&strings(&["a", observed, ends])).unwrap();
+            let mapped: serde_json::Value = serde_json::from_slice(&mapped).unwrap();
+            let of = |field: &str| mapped[field].as_str().unwrap().to_owned();
+            let json = format!(r#"{{"sku": "a", "observed_at": "{observed}", "sale_ends_at": "{ends}"}}"#);
+            let same: serde_json::Value = serde_json::from_slice(&mapping.map_json(&json).unwrap()).unwrap();
+            assert_eq!(same, mapped);
+            (of("observed_at"), of("sale_ends_at"))
+        };
+        let expected = |observed: &str, ends: &str| (observed.to_owned(), ends.to_owned());
+        assert_eq!(
+            times("2026-11-20 12:00", "2026-11-29"),
+            expected("2026-11-20T11:00:00Z", "2026-11-29T22:59:59Z")
+        );
+        assert_eq!(
+            times("2026-11-20 12:00:00-08", "2026-07-01 00:00:00"),
+            expected("2026-11-20T20:00:00Z", "2026-06-30T22:00:00Z")
+        );
+        // A day is not when a price was seen.
+        assert_eq!(times("2026-11-20", "soon"), expected("2026-11-20", "soon"));
+        for wrong in ["time_zone=Berlin", "region=EU", "currency=euro"] {
+            let problem = Mapping::parse(&[], &strings(&[wrong])).unwrap_err().to_string();
+            assert!(problem.contains(wrong), "{problem}");
+        }
+        assert!(Mapping::parse(&strings(&["time_zone=Zone"]), &[]).is_err());
+        assert!(Mapping::parse(&[], &strings(&["time_zone=UTC", "time_zone=UTC"])).is_err());
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::mapping::Mapping;
 use super::merchant::Merchant;
 use super::rows::Meaning;
+use crate::domain::instant::Zone;
+use crate::domain::region::check_region;
 
 /// Of a column's name or a constant, in bytes; no field of an observation is longer.
 const LONGEST: usize = 2_000;
@@ -55,14 +57,23 @@ impl ImportOptions {
         if !self.columns.is_empty() {
             return Err("product data has its own columns: only constants can be given".to_owned());
         }
-        if let Some(other) =
-            self.constants.keys().find(|key| !["store", "region", "platform"].contains(&key.as_str()))
-        {
-            return Err(format!("of product data store, region and platform can be given, not {other}"));
+        const TAKEN: [&str; 5] = ["store", "region", "platform", "currency", "time_zone"];
+        if let Some(other) = self.constants.keys().find(|key| !TAKEN.contains(&key.as_str())) {
+            return Err(format!("of product data {} can be given, not {other}", TAKEN.join(", ")));
         }
         let of = |field: &str| self.constants.get(field).cloned();
+        let wrong = |field: &'static str| move |problem: String| format!("the constant {field} {problem}");
         let store = of("store").ok_or("product data does not name its store: constants must have it")?;
-        Ok(Meaning::Products(Merchant { store, region: of("region"), platform: of("platform") }))
+        let region = of("region").map(|region| check_region(Some(&region))).transpose();
+        let currency = of("currency").map(|code| code.trim().parse()).transpose();
+        let zone = of("time_zone").map_or(Ok(Zone::UTC), |zone| zone.parse());
+        Ok(Meaning::Products(Merchant {
+            store,
+            region: region.map_err(wrong("region"))?,
+            platform: of("platform"),
+            currency: currency.map_err(wrong("currency"))?,
+            zone: zone.map_err(wrong("time_zone"))?,
+        }))
     }
 }
 
@@ -81,13 +92,26 @@ mod tests {
             meaning(r#"{"columns": {"sku": "ID"}, "constants": {"store": "Steam"}}"#),
             Ok(Meaning::Fields(_))
         ));
-        let shop = r#"{"format": "merchant", "constants": {"store": "Shop", "region": "DE"}}"#;
+        assert!(meaning(r#"{"constants": {"time_zone": "-08:00"}}"#).is_ok());
+        let shop = r#"{"format": "merchant", "constants":
+            {"store": "Shop", "region": "UK", "currency": "GBP", "time_zone": "Europe/London"}}"#;
         assert!(matches!(meaning(shop), Ok(Meaning::Products(_))));
         for (options, why) in [
             (r#"{"columns": {"prize": "x"}}"#, "prize is none of"),
             (r#"{"format": "merchant"}"#, "store"),
             (r#"{"format": "merchant", "columns": {"sku": "x"}}"#, "its own columns"),
             (r#"{"format": "merchant", "constants": {"store": "x", "price": "1"}}"#, "not price"),
+            (r#"{"format": "merchant", "constants": {"store": "x", "region": "EU"}}"#, "\"EU\" is neither"),
+            (
+                r#"{"format": "merchant", "constants": {"store": "x", "currency": "euro"}}"#,
+                "currency must be",
+            ),
+            (
+                r#"{"format": "merchant", "constants": {"store": "x", "time_zone": "CEST"}}"#,
+                "time_zone must be",
+            ),
+            (r#"{"constants": {"region": "EN"}}"#, "\"EN\" is neither"),
+            (r#"{"constants": {"time_zone": "+1"}}"#, "time_zone must be"),
         ] {
             let problem = meaning(options).unwrap_err();
             assert!(problem.contains(why), "{options}: {problem}");

@@ -14,6 +14,7 @@ use super::page::Paging;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
+use crate::domain::region::check_region;
 use crate::error::{Error, Result};
 use crate::store::exports::{self, Export};
 use crate::tables::TableFormat;
@@ -83,9 +84,12 @@ pub async fn create(
     caller: Caller,
     Json(request): Json<CreateExportRequest>,
 ) -> Result<Response> {
-    let CreateExportRequest { kind, format, filter, expires_in } = request;
+    let CreateExportRequest { kind, format, mut filter, expires_in } = request;
     if let Some((field, problem)) = filter.problem(kind) {
         return Err(Error::invalid(format!("/filter/{field}"), problem));
+    }
+    if let Some(region) = &mut filter.region {
+        *region = check_region(Some(region)).map_err(|problem| Error::invalid("/filter/region", problem))?;
     }
     let now = app.clock.now();
     let wanted = expires_in.map(|seconds| {

@@ -14,7 +14,6 @@ use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
-use crate::domain::title;
 use crate::error::{Error, Result};
 use crate::store::games::{self, Game, GameFields};
 use crate::store::search;
@@ -111,9 +110,7 @@ pub async fn list(
 ) -> Result<Response> {
     if let Some(text) = params.q.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
         check_text(text, MAX_SEARCH).map_err(|problem| bad_parameter("q", &problem))?;
-        let found =
-            search::search_games(&app.reader, &title::normalise(text), paging.after()?, paging.rows())
-                .await?;
+        let found = search::search_games(&app.reader, text, paging.after()?, paging.rows()).await?;
         let page = paging.page(found, |(place, _)| *place)?;
         return conditional::respond(&headers, &page.map(|(_, game)| GameResponse::from(game)));
     }

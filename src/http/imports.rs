@@ -65,8 +65,11 @@ struct ImportResponse {
     options: serde_json::Value,
     progress: Progress,
     accepted: i64,
+    /// Rows that were not taken.
     refused: i64,
-    /// Where the refused rows are told, with their lines.
+    /// Rows that were taken without a field that could not be understood.
+    warnings: i64,
+    /// Where both are told, with their lines.
     refusals: String,
     #[serde(flatten)]
     counts: Counts,
@@ -125,6 +128,7 @@ impl ImportResponse {
             options: import.options,
             accepted: import.accepted,
             refused: import.refused,
+            warnings: import.warnings,
             refusals: format!("/v1/imports/{}/refusals", import.id),
             counts: batch.counts,
             created_at: import.created_at,
@@ -272,7 +276,7 @@ enum RefusalFormat {
     Ndjson,
 }
 
-/// `GET /v1/imports/{id}/refusals`: the rows that could not be taken, as a file.
+/// `GET /v1/imports/{id}/refusals`: the rows that could not be taken, or not with all of their fields, as a file.
 pub async fn refusals(
     State(app): State<App>,
     caller: Caller,
@@ -282,7 +286,7 @@ pub async fn refusals(
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
     let (kind, ending, head) = match params.format {
-        RefusalFormat::Csv => ("text/csv; charset=utf-8", "csv", "line,reason\r\n"),
+        RefusalFormat::Csv => ("text/csv; charset=utf-8", "csv", "line,reason,kind\r\n"),
         RefusalFormat::Ndjson => ("application/x-ndjson", "ndjson", ""),
     };
     let begin = (app, Some(-1), Bytes::from_static(head.as_bytes()));
@@ -305,11 +309,13 @@ pub async fn refusals(
 }
 
 fn write_refusal(text: &mut Vec<u8>, format: RefusalFormat, refusal: &RowRefusal) {
+    let RowRefusal { line, reason, warning } = refusal;
+    let kind = if *warning { "warning" } else { "refused" };
     let line = match format {
         // RFC 4180; a reason never begins with what a spreadsheet would take for a formula.
-        RefusalFormat::Csv => format!("{},\"{}\"\r\n", refusal.line, refusal.reason.replace('"', "\"\"")),
+        RefusalFormat::Csv => format!("{line},\"{}\",{kind}\r\n", reason.replace('"', "\"\"")),
         RefusalFormat::Ndjson => {
-            format!("{}\n", serde_json::json!({"line": refusal.line, "reason": refusal.reason}))
+            format!("{}\n", serde_json::json!({"line": line, "reason": reason, "kind": kind}))
         }
     };
     text.extend_from_slice(line.as_bytes());

@@ -15,7 +15,7 @@ use super::page::Paging;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
 use crate::domain::money::Money;
-use crate::domain::observation::check_region;
+use crate::domain::region::check_region;
 use crate::error::{Error, Result};
 use crate::store::games;
 use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};

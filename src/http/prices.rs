@@ -22,7 +22,7 @@ use super::idempotency::{self, Begun};
 use super::lines::{Line, Lines};
 use crate::app::App;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
-use crate::domain::observation::{Observation, ReportedObservation};
+use crate::domain::observation::{Checked, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, REQUEST_ID, Result};
 use crate::store::{batches, new_offers};
 use crate::trace::TraceContext;
@@ -62,6 +62,9 @@ struct ReportResponse {
     /// All refusals, also those beyond the ones that are told.
     rejected_count: i64,
     rejected: Vec<Rejected>,
+    /// Observations that were taken without a field that could not be understood, also those that are not told.
+    warnings_count: i64,
+    warnings: Vec<Rejected>,
 }
 
 #[derive(Serialize)]
@@ -115,6 +118,8 @@ struct Report {
     waiting_bytes: usize,
     sent: Closing,
     rejected: Vec<Rejected>,
+    warnings_count: i64,
+    warnings: Vec<Rejected>,
     /// About so many bytes of answer they are.
     told_bytes: usize,
 }
@@ -132,6 +137,8 @@ impl Report {
             waiting_bytes: 0,
             sent: Closing { parts: 0, accepted: 0, rejected: 0 },
             rejected: Vec::new(),
+            warnings_count: 0,
+            warnings: Vec::new(),
             told_bytes: 0,
         }
     }
@@ -199,9 +206,16 @@ impl Report {
             .or_else(|_| parse_json(text))
             .and_then(|reported| reported.check(self.app.clock.now()).map_err(field_errors));
         match reported {
-            Ok(observation) => {
+            Ok(Checked { observation, warnings }) => {
                 self.waiting_bytes += text.len();
                 self.waiting.push((index, observation));
+                if !warnings.is_empty() {
+                    self.warnings_count += 1;
+                    let warning = field_errors(warnings);
+                    if self.may_tell(&warning, self.warnings.len()) {
+                        self.warnings.push(Rejected { index, problem: warning.problem() });
+                    }
+                }
             }
             Err(error) => self.refuse(index, error),
         }
@@ -209,12 +223,17 @@ impl Report {
 
     fn refuse(&mut self, index: u64, error: Error) {
         self.sent.rejected += 1;
+        if self.may_tell(&error, self.rejected.len()) {
+            self.rejected.push(Rejected { index, problem: error.problem() });
+        }
+    }
+
+    /// Whether there is room in the answer for one more, where so many of its kind are told.
+    fn may_tell(&mut self, error: &Error, told: usize) -> bool {
         let size = |text: &str| text.len() + 100;
         self.told_bytes += size(&error.detail)
             + error.errors.iter().map(|field| size(&field.detail) + field.pointer.len()).sum::<usize>();
-        if self.rejected.len() < MAX_TOLD_REFUSALS && self.told_bytes < MAX_TOLD_BYTES {
-            self.rejected.push(Rejected { index, problem: error.problem() });
-        }
+        told < MAX_TOLD_REFUSALS && self.told_bytes < MAX_TOLD_BYTES
     }
 
     /// Whoever may not write the catalogue may not invent stores.
@@ -324,6 +343,8 @@ impl Report {
             accepted: self.sent.accepted,
             rejected_count: self.sent.rejected,
             rejected: self.rejected,
+            warnings_count: self.warnings_count,
+            warnings: self.warnings,
         })
     }
 }

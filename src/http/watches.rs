@@ -14,7 +14,7 @@ use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
 use crate::domain::money::{Currency, Money};
-use crate::domain::observation::check_region;
+use crate::domain::region::check_region;
 use crate::domain::watch::{Miss, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
@@ -130,8 +130,9 @@ impl From<Watch> for WatchResponse {
     }
 }
 
-/// Checks what both a new watch and a patched one must keep to.
-fn check(mut wanted: WatchFields) -> Result<WatchFields> {
+/// Checks what both a new watch and a patched one must keep to. Regions that the watch has already (`known`) may be from
+/// a time when others were taken.
+fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
     let mut fields = Fields::default();
     match wanted.rule {
         Rule::CutAtLeast { percent } if !(1..=100).contains(&percent) => {
@@ -161,6 +162,7 @@ fn check(mut wanted: WatchFields) -> Result<WatchFields> {
     for (at, region) in wanted.regions.iter_mut().flatten().enumerate() {
         match check_region(Some(region)) {
             Ok(code) => *region = code,
+            Err(_) if known.contains(region) => {}
             Err(problem) => fields.refuse(&format!("regions/{at}"), problem),
         }
     }
@@ -187,14 +189,14 @@ impl CreateWatchRequest {
             cadence: self.cadence.name(),
             priority: self.priority.name(),
         };
-        Ok((self.game_id, check(fields)?))
+        Ok((self.game_id, check(fields, &[])?))
     }
 }
 
 impl UpdateWatchRequest {
     fn apply(self, watch: &Watch) -> Result<WatchFields> {
         let slugs = watch.store_slugs.clone();
-        check(WatchFields {
+        let fields = WatchFields {
             rule: self.rule.unwrap_or(watch.rule),
             stores: self.stores.apply(slugs),
             regions: self.regions.apply(watch.scope.regions.clone()),
@@ -204,7 +206,8 @@ impl UpdateWatchRequest {
             paused: self.paused.apply(Some(watch.paused)).unwrap_or_default(),
             cadence: self.cadence.apply(Cadence::named(&watch.cadence)).unwrap_or_default().name(),
             priority: self.priority.apply(Priority::named(&watch.priority)).unwrap_or_default().name(),
-        })
+        };
+        check(fields, watch.scope.regions.as_deref().unwrap_or_default())
     }
 }
 

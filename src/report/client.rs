@@ -18,9 +18,12 @@ pub struct Receipt {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     pub rejected: Vec<RejectedLine>,
+    /// Lines that were accepted without a field that could not be understood.
+    #[serde(default)]
+    pub warnings: Vec<RejectedLine>,
 }
 
-/// One line that the API refused.
+/// One line that the API refused, or warns of.
 #[derive(Debug, Deserialize)]
 pub struct RejectedLine {
     /// The line of the request, from 0.

@@ -41,7 +41,8 @@ const PRINTED_OBSERVATIONS: usize = 5;
 ///
 /// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
 /// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
-/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at.
+/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
+/// --set time_zone=Europe/Berlin says where the clocks stand by which times without an offset were written.
 ///
 /// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
 /// some were refused, 1 when it failed.
@@ -66,7 +67,7 @@ pub struct Arguments {
     /// The prices are history: they ring nobody's bell.
     #[arg(long)]
     backfill: bool,
-    /// A file for every refused line, as NDJSON of line and reason.
+    /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
     #[arg(long)]
     rejects: Option<PathBuf>,
     /// Do not wait until what was accepted is recorded.
@@ -82,11 +83,16 @@ pub struct Arguments {
 struct Tally {
     accepted: u64,
     refused: u64,
+    warnings: u64,
 }
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} accepted, {} refused", self.accepted, self.refused)
+        write!(f, "{} accepted, {} refused", self.accepted, self.refused)?;
+        match self.warnings {
+            0 => Ok(()),
+            warnings => write!(f, ", {warnings} with a warning"),
+        }
     }
 }
 
@@ -165,9 +171,13 @@ async fn send_all(
         };
         summary.tally.accepted += accepted.accepted;
         summary.tally.refused += accepted.refused.len() as u64;
+        summary.tally.warnings += accepted.warnings.len() as u64;
         batches.extend(accepted.batch_id);
         for refusal in &accepted.refused {
-            refusals.tell(refusal)?;
+            refusals.tell(refusal, Kind::Refused)?;
+        }
+        for warning in &accepted.warnings {
+            refusals.tell(warning, Kind::Warning)?;
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
@@ -189,13 +199,19 @@ async fn send_slice(
     backfill: bool,
 ) -> Result<AcceptedSlice, Failure> {
     let mut refused = slice.refused.clone();
-    let (mut batch_id, mut accepted) = (None, 0);
+    let (mut batch_id, mut accepted, mut warnings) = (None, 0, Vec::new());
     if !slice.lines.is_empty() {
         let receipt = client.report(&session.key(slice), &slice.body, backfill).await?;
-        for RejectedLine { index, problem } in &receipt.rejected {
+        let name_line = |RejectedLine { index, problem }: &RejectedLine| {
             let line = slice.lines.get(*index).copied();
-            let line = line.ok_or_else(|| Failure::new("the answer refuses a line that was not sent"))?;
-            refused.push(Refusal { line, reason: describe_problem(problem) });
+            let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
+            Ok::<_, Failure>(Refusal { line, reason: describe_problem(problem) })
+        };
+        for rejected in &receipt.rejected {
+            refused.push(name_line(rejected)?);
+        }
+        for warning in &receipt.warnings {
+            warnings.push(name_line(warning)?);
         }
         refused.sort_by_key(|refusal| refusal.line);
         if receipt.accepted + receipt.rejected.len() as u64 != slice.lines.len() as u64 {
@@ -208,7 +224,8 @@ async fn send_slice(
         }
         (batch_id, accepted) = (receipt.batch_id.filter(|_| receipt.accepted > 0), receipt.accepted);
     }
-    Ok(AcceptedSlice { number: slice.number, digest: slice.digest.clone(), batch_id, accepted, refused })
+    let (number, digest) = (slice.number, slice.digest.clone());
+    Ok(AcceptedSlice { number, digest, batch_id, accepted, refused, warnings })
 }
 
 async fn check_only(
@@ -228,7 +245,7 @@ async fn check_only(
         summary.tally.accepted += slice.lines.len() as u64;
         summary.tally.refused += slice.refused.len() as u64;
         for refusal in &slice.refused {
-            refusals.tell(refusal)?;
+            refusals.tell(refusal, Kind::Refused)?;
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
@@ -284,7 +301,7 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
 
 fn print_summary(arguments: &Arguments, summary: &Summary) {
     if arguments.dry_run {
-        let Tally { accepted, refused } = summary.tally;
+        let Tally { accepted, refused, .. } = summary.tally;
         println!("{accepted} lines can be sent, {refused} cannot");
         return;
     }
@@ -304,7 +321,24 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
     }
 }
 
-/// Tells refused lines: the first on standard error, all of them to a file.
+/// What becomes of a line that is told of.
+#[derive(Clone, Copy, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Refused,
+    /// It was accepted, without the field that the reason names.
+    Warning,
+}
+
+/// A line of the file of `--rejects`.
+#[derive(serde::Serialize)]
+struct Told<'r> {
+    #[serde(flatten)]
+    refusal: &'r Refusal,
+    kind: Kind,
+}
+
+/// Tells refused lines and warnings: the first on standard error, all of them to a file.
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: u64,
@@ -323,10 +357,10 @@ impl Refusals {
         Ok(Self { file, told: 0, progress })
     }
 
-    fn tell(&mut self, refusal: &Refusal) -> Result<(), Failure> {
+    fn tell(&mut self, refusal: &Refusal, kind: Kind) -> Result<(), Failure> {
         if let Some((path, file)) = &mut self.file {
             let write = || {
-                serde_json::to_writer(&mut *file, refusal)?;
+                serde_json::to_writer(&mut *file, &Told { refusal, kind })?;
                 file.write_all(b"\n")
             };
             let mut write = write;
@@ -334,7 +368,8 @@ impl Refusals {
         }
         self.told += 1;
         if self.told <= PRINTED_REFUSALS {
-            self.progress.say(&format!("line {}: {}", refusal.line, refusal.reason));
+            let warning = if matches!(kind, Kind::Warning) { "warning: " } else { "" };
+            self.progress.say(&format!("line {}: {warning}{}", refusal.line, refusal.reason));
         }
         Ok(())
     }
@@ -343,7 +378,7 @@ impl Refusals {
         if self.told > PRINTED_REFUSALS {
             let more = self.told - PRINTED_REFUSALS;
             let hint = if self.file.is_none() { " (--rejects FILE has all)" } else { "" };
-            eprintln!("and {more} more refused lines{hint}");
+            eprintln!("and {more} more such lines{hint}");
         }
         match self.file {
             Some((path, mut file)) => file.flush().explain(|| format!("cannot write {}", path.display())),

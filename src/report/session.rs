@@ -28,6 +28,9 @@ pub struct AcceptedSlice {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     pub refused: Vec<Refusal>,
+    /// Lines that were accepted without one of their fields, and which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Refusal>,
 }
 
 #[derive(Serialize, Deserialize)]

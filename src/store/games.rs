@@ -74,12 +74,13 @@ pub async fn create_game(
 ) -> Result<Game> {
     let game = sqlx::query_as!(
         Game,
-        "insert into games (id, title, normalised_title, publisher, released_on, url, created_at, updated_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $7)
+        "insert into games (id, title, normalised_title, match_title, publisher, released_on, url, created_at, updated_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $8)
          returning id, title, publisher, released_on, url, created_at, updated_at",
         Uuid::now_v7(),
         fields.title,
         title::normalise(&fields.title),
+        title::key(&fields.title),
         fields.publisher,
         fields.released_on,
         fields.url,
@@ -115,12 +116,13 @@ pub async fn update_game(
     let game = sqlx::query_as!(
         Game,
         "update games
-         set title = $2, normalised_title = $3, publisher = $4, released_on = $5, url = $6, updated_at = $7
+         set title = $2, normalised_title = $3, match_title = $4, publisher = $5, released_on = $6, url = $7, updated_at = $8
          where id = $1
          returning id, title, publisher, released_on, url, created_at, updated_at",
         id,
         fields.title,
         title::normalise(&fields.title),
+        title::key(&fields.title),
         fields.publisher,
         fields.released_on,
         fields.url,

@@ -29,6 +29,7 @@ pub struct Import {
     pub bytes_read: i64,
     pub bytes_total: i64,
     pub refused: i64,
+    pub warnings: i64,
     pub accepted: i64,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -37,7 +38,7 @@ pub struct Import {
 
 const COLUMNS: &str =
     "id, file_id, file_name, options, backfill, state, failure, rows_read, bytes_read, bytes_total,
-    refused, accepted, created_at, started_at, finished_at";
+    refused, warnings, accepted, created_at, started_at, finished_at";
 
 pub struct NewImport<'a> {
     pub id: Uuid,
@@ -134,17 +135,19 @@ pub async fn cancel_import(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime
     find_import(pool, account, id).await
 }
 
-/// A row that could not be taken.
+/// A row that could not be taken, or not with all of its fields.
 pub struct RowRefusal {
     pub line: i64,
     pub reason: String,
+    /// It was taken, without what the reason names.
+    pub warning: bool,
 }
 
 /// Some refusals of an import, by line, after the one named.
 pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
     let refusals = sqlx::query_as!(
         RowRefusal,
-        "select line, reason from import_refusals where import_id = $1 and line > $2 order by line limit $3",
+        "select line, reason, warning from import_refusals where import_id = $1 and line > $2 order by line limit $3",
         id,
         after,
         max,
@@ -182,7 +185,8 @@ pub async fn claim_import(
     let claimed = sqlx::query_as!(
         Claimed,
         "update imports set state = 'reading', holder = $1, leased_until = $3, tries = tries + 1,
-            started_at = coalesce(started_at, $2), rows_read = 0, bytes_read = 0, refused = 0
+            started_at = coalesce(started_at, $2), rows_read = 0, bytes_read = 0, refused = 0,
+            warnings = 0
          where id = (
             select id from imports
             where state in ('queued', 'reading') and (leased_until is null or leased_until <= $2)
@@ -204,6 +208,7 @@ pub struct Reached {
     pub rows: i64,
     pub bytes: i64,
     pub refused: i64,
+    pub warnings: i64,
     /// Portions of the input that are dealt with, and the messages and observations that they became.
     pub portions: i32,
     pub parts: i32,
@@ -220,7 +225,7 @@ pub async fn record_progress(
 ) -> Result<bool> {
     let kept = sqlx::query!(
         "update imports set rows_read = $3, bytes_read = $4, refused = $5, portions_sent = $6, parts_sent = $7,
-            accepted = $8, leased_until = $9
+            accepted = $8, leased_until = $9, warnings = $10
          where id = $1 and holder = $2 and state = 'reading'",
         id,
         holder,
@@ -231,21 +236,26 @@ pub async fn record_progress(
         reached.parts,
         reached.accepted,
         lease,
+        reached.warnings,
     )
     .execute(pool)
     .await?;
     Ok(kept.rows_affected() == 1)
 }
 
-/// Keeps rows that could not be taken, for their owner to read.
-pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[RowRefusal]) -> Result<()> {
+/// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
+/// the refusal is kept.
+pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
-        "insert into import_refusals (import_id, line, reason)
-         select $1, r.line, r.reason from unnest($2::bigint[], $3::text[]) as r (line, reason)
-         on conflict (import_id, line) do nothing",
+        "insert into import_refusals (import_id, line, reason, warning)
+         select $1, r.line, r.reason, r.warning
+         from unnest($2::bigint[], $3::text[], $4::boolean[]) as r (line, reason, warning)
+         on conflict (import_id, line) do update set reason = excluded.reason, warning = false
+            where import_refusals.warning and not excluded.warning",
         id,
         &refusals.iter().map(|refusal| refusal.line).collect::<Vec<_>>(),
         &refusals.iter().map(|refusal| refusal.reason.clone()).collect::<Vec<_>>(),
+        &refusals.iter().map(|refusal| refusal.warning).collect::<Vec<_>>(),
     )
     .execute(pool)
     .await?;
@@ -273,7 +283,7 @@ pub async fn finish_import(
     let mut transaction = pool.begin().await?;
     let finished = sqlx::query!(
         "update imports set state = case when $3::text is null then 'sent' else 'failed' end, failure = $3, holder = null,
-            leased_until = null, rows_read = $4, bytes_read = $5, refused = $6, finished_at = $7
+            leased_until = null, rows_read = $4, bytes_read = $5, refused = $6, finished_at = $7, warnings = $8
          where id = $1 and holder = $2 and state = 'reading'",
         id,
         holder,
@@ -282,6 +292,7 @@ pub async fn finish_import(
         reached.bytes,
         reached.refused,
         now,
+        reached.warnings,
     )
     .execute(&mut *transaction)
     .await?;

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::title;
+use crate::domain::title::normalise;
 use crate::error::Result;
+use crate::store::matching::{self, Wanted};
 use crate::store::prices::{OfferSights, Sights};
 
 /// New offers that are made in one transaction.
@@ -67,7 +68,7 @@ pub async fn unknown_stores(executor: impl sqlx::PgExecutor<'_>, slugs: &[&str])
     Ok(unknown)
 }
 
-/// Makes offers, each matched to a game by its normalised title, or with a new game.
+/// Makes offers, each matched to a game by its title, or with a new game.
 ///
 /// One at a time in the whole fleet, so that two reports of a new game do not make it twice; in slices, so that others
 /// wait no longer for their turn than the database lets a statement run, and what is made stays made.
@@ -87,60 +88,52 @@ async fn create_slice(
     unknown: &[&OfferSights<'_>],
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let mut titles: Vec<&str> = Vec::with_capacity(unknown.len());
-    let mut normalised: Vec<String> = Vec::with_capacity(unknown.len());
-    let (mut stores, mut skus, mut regions) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut platforms, mut urls) = (Vec::new(), Vec::new());
+    let mut wanted: Vec<Wanted<'_>> = Vec::with_capacity(unknown.len());
+    let (mut regions, mut platforms, mut urls) = (Vec::new(), Vec::new(), Vec::new());
     for offer in unknown {
         let first = offer.observations[0];
         let Some(store_id) = offer.store_id else { continue };
         // Without a title the sku is all that is known.
-        let text = offer.titled().title.as_deref().unwrap_or(&first.sku);
-        titles.push(text);
-        normalised.push(title::normalise(text));
-        stores.push(store_id);
-        skus.push(first.sku.as_str());
+        let title = offer.titled().title.as_deref().unwrap_or(&first.sku);
+        wanted.push(Wanted { title, store_id, sku: &first.sku });
         regions.push(first.region.as_str());
         platforms.push(offer.observations.iter().find_map(|seen| seen.platform.as_deref()));
         urls.push(offer.observations.iter().find_map(|seen| seen.url.as_deref()));
     }
-    let ids: Vec<Uuid> = titles.iter().map(|_| Uuid::now_v7()).collect();
-    let game_ids: Vec<Uuid> = titles.iter().map(|_| Uuid::now_v7()).collect();
 
     let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtext('salebell new offers'))::text as locked")
         .fetch_one(&mut *transaction)
         .await?;
+    let (choices, new_games) = matching::choose_games(&mut transaction, &wanted).await?;
+    let normalised: Vec<String> = new_games.iter().map(|game| normalise(game.title)).collect();
     sqlx::query!(
-        r#"insert into games (id, title, normalised_title, created_at, updated_at)
-        select distinct on (n.normalised) n.id, n.title, n.normalised, $4, $4
-        from unnest($1::uuid[], $2::text[], $3::text[]) as n (id, title, normalised)
-        where not exists (select from games g where g.normalised_title = n.normalised)
-        order by n.normalised, n.id"#,
-        &game_ids,
-        &titles as &[&str],
+        "insert into games (id, title, normalised_title, match_title, created_at, updated_at)
+         select id, title, normalised, key, $5, $5
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as n (id, title, normalised, key)",
+        &new_games.iter().map(|game| game.id).collect::<Vec<_>>(),
+        &new_games.iter().map(|game| game.title).collect::<Vec<_>>() as &[&str],
         &normalised,
+        &new_games.iter().map(|game| game.key.as_str()).collect::<Vec<_>>() as &[&str],
         now,
     )
     .execute(&mut *transaction)
     .await?;
-    // Of several games of one title the oldest: two editions are told apart by whoever keeps the catalogue. Not by `limit 1`
-    // for each: before the first ANALYZE, PostgreSQL would go through all games by id for it.
     sqlx::query!(
-        r#"insert into offers (id, game_id, store_id, sku, region, platform, url, created_at, updated_at)
-        select distinct on (n.id) n.id, g.id, n.store_id, n.sku, n.region, n.platform, n.url, $8, $8
-        from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[])
-            as n (id, normalised, store_id, sku, region, platform, url)
-        join games g on g.normalised_title = n.normalised
-        order by n.id, g.id
-        on conflict (store_id, sku, region) do nothing"#,
-        &ids,
-        &normalised,
-        &stores,
-        &skus as &[&str],
+        "insert into offers (id, game_id, store_id, sku, region, platform, url, spelling, created_at, updated_at)
+         select n.id, g.id, n.store_id, n.sku, n.region, n.platform, n.url, n.spelling, $9, $9
+         from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+             as n (id, game_id, store_id, sku, region, platform, url, spelling)
+         join games g on g.id = n.game_id
+         on conflict (store_id, sku, region) do nothing",
+        &choices.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>(),
+        &choices.iter().map(|choice| choice.game_id).collect::<Vec<_>>(),
+        &wanted.iter().map(|offer| offer.store_id).collect::<Vec<_>>(),
+        &wanted.iter().map(|offer| offer.sku).collect::<Vec<_>>() as &[&str],
         &regions as &[&str],
         &platforms as &[Option<&str>],
         &urls as &[Option<&str>],
+        &choices.iter().map(|choice| choice.spelling.as_deref()).collect::<Vec<_>>() as &[Option<&str>],
         now,
     )
     .execute(&mut *transaction)

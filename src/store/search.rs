@@ -10,7 +10,8 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::games::Game;
-use crate::domain::search::{allowed_distance, distance, score, swaps_and_omissions, words};
+use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_omissions, words};
+use crate::domain::title::{key, normalise};
 use crate::error::Result;
 use crate::store::pool::PgPool;
 
@@ -53,16 +54,19 @@ struct Candidate {
 
 const COLUMNS: &str = "id, title, publisher, released_on, url, created_at, updated_at, normalised_title";
 
-/// Finds games by a normalised title, the best first; `after` is the place of the last one of the page before.
+/// Finds games by what somebody types of their title, the best first; `after` is the place of the last one of the page
+/// before.
 ///
 /// # Errors
 /// The database's.
 pub async fn search_games(
     pool: &PgPool,
-    query: &str,
+    text: &str,
     after: Option<Place>,
     rows: i64,
 ) -> Result<Vec<(Place, Game)>> {
+    let (query, wanted) = (normalise(text), key(text));
+    let query = query.as_str();
     let ways = match &after {
         Some(place) => vec![place.way],
         None => vec![Way::Typed, Way::Mended, Way::Alike],
@@ -97,6 +101,8 @@ pub async fn search_games(
                     Way::Alike => candidate.likeness,
                     _ => score(query, &candidate.normalised_title),
                 };
+                // The words of "Burrow Tales" and "Burrow Tales+" are the same.
+                let score = score + if key(&candidate.game.title) == wanted { EXACT } else { 0 };
                 (Place { way, score, id: candidate.game.id }, candidate.game)
             })
             .collect();
@@ -142,15 +148,16 @@ async fn holding(
 }
 
 /// The `tsquery` of words, each with what it may have been meant to be, and the last with what it may become:
-/// `('wicther' | 'witcher') & ('wil' | 'wild' | 'wilds')`.
+/// `('wicther' | 'witcher') & ('wil' | 'wild' | 'wilds')`. Among others, "and" need not be there: it may be a "&".
 fn tsquery(typed: &[&str], completions: &[String], alternatives: &HashMap<String, Vec<String>>) -> String {
     let last = typed.len().saturating_sub(1);
-    let terms = typed.iter().enumerate().map(|(at, word)| {
-        let mut terms = vec![term(word)];
-        terms.extend(completions.iter().filter(|_| at == last).map(|word| term(word)));
-        terms.extend(alternatives.get(*word).into_iter().flatten().map(|word| term(word)));
-        format!("({})", terms.join(" | "))
-    });
+    let terms =
+        typed.iter().enumerate().filter(|(at, word)| **word != "and" || *at == last).map(|(at, word)| {
+            let mut terms = vec![term(word)];
+            terms.extend(completions.iter().filter(|_| at == last).map(|word| term(word)));
+            terms.extend(alternatives.get(*word).into_iter().flatten().map(|word| term(word)));
+            format!("({})", terms.join(" | "))
+        });
     terms.collect::<Vec<_>>().join(" & ")
 }
 

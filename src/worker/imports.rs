@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
-use crate::domain::observation::Observation;
+use crate::domain::observation::{Checked, Observation};
 use crate::error::{Error, Kind, Result, chain};
 use crate::failure::{Explain, Failure};
 use crate::feed::input::{self, Input};
@@ -47,7 +47,7 @@ const MAX_TRIES: i32 = 5;
 const MAX_DEATHS: i32 = 20;
 /// After a failure on our side it is tried again this much later.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
-/// So many refusals are kept; the rest are counted.
+/// So many refusals are kept, and as many warnings; the rest are counted.
 const MAX_REFUSALS: i64 = 100_000;
 /// Refusals are written by so many.
 const REFUSALS_AT_ONCE: usize = 1_000;
@@ -152,6 +152,7 @@ struct Sending<'a> {
     known_stores: HashMap<String, bool>,
     told_at: Instant,
     refusals_kept: i64,
+    warnings_kept: i64,
 }
 
 /// Counted by the reading thread.
@@ -159,6 +160,7 @@ struct Sending<'a> {
 struct ReadSoFar {
     rows: AtomicU64,
     refused: AtomicU64,
+    warnings: AtomicU64,
 }
 
 impl<'a> Sending<'a> {
@@ -180,6 +182,7 @@ impl<'a> Sending<'a> {
             known_stores: HashMap::new(),
             told_at: Instant::now(),
             refusals_kept: 0,
+            warnings_kept: 0,
         }
     }
 
@@ -305,18 +308,21 @@ impl<'a> Sending<'a> {
         let why = "store is unknown; catalogue:write is needed to make one";
         let refusals: Vec<RowRefusal> = refused
             .into_iter()
-            .map(|seen| RowRefusal { line: seen.line as i64, reason: why.to_owned() })
+            .map(|seen| RowRefusal { line: seen.line as i64, reason: why.to_owned(), warning: false })
             .collect();
         self.refuse(&refusals).await?;
         Ok(taken.into_iter().map(|seen| seen.observation).collect())
     }
 
     async fn refuse(&mut self, refusals: &[RowRefusal]) -> Result<(), Stop> {
-        let room = usize::try_from(MAX_REFUSALS - self.refusals_kept).unwrap_or(0);
-        let kept = &refusals[..refusals.len().min(room)];
-        self.refusals_kept += kept.len() as i64;
+        let has_room = |refusal: &&RowRefusal| {
+            let kept = if refusal.warning { &mut self.warnings_kept } else { &mut self.refusals_kept };
+            *kept += 1;
+            *kept <= MAX_REFUSALS
+        };
+        let kept: Vec<&RowRefusal> = refusals.iter().filter(has_room).collect();
         if !kept.is_empty() {
-            imports::record_refusals(&self.app.writer, self.import.id, kept).await?;
+            imports::record_refusals(&self.app.writer, self.import.id, &kept).await?;
         }
         Ok(())
     }
@@ -343,6 +349,7 @@ impl<'a> Sending<'a> {
     fn count(&mut self, bytes: &AtomicU64) {
         self.reached.rows = self.read.rows.load(Ordering::Relaxed) as i64;
         self.reached.refused = self.read.refused.load(Ordering::Relaxed) as i64;
+        self.reached.warnings = self.read.warnings.load(Ordering::Relaxed) as i64;
         self.reached.bytes = bytes.load(Ordering::Relaxed) as i64;
     }
 
@@ -445,14 +452,22 @@ impl Reading {
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
             let checked = row.reported.and_then(|reported| reported.check(self.now).map_err(in_words));
-            match (checked, &mut sorter) {
-                (Ok(observation), Some(sorter)) => {
-                    sorter.push(Seen { line: row.line, observation }).explain(scratch)?;
+            let line = row.line as i64;
+            match checked {
+                Ok(Checked { observation, warnings }) => {
+                    if !warnings.is_empty() {
+                        self.read.warnings.fetch_add(1, Ordering::Relaxed);
+                        refused.push(RowRefusal { line, reason: in_words(warnings), warning: true });
+                    }
+                    let seen = Seen { line: row.line, observation };
+                    match &mut sorter {
+                        Some(sorter) => sorter.push(seen).explain(scratch)?,
+                        None => portion.push(seen),
+                    }
                 }
-                (Ok(observation), None) => portion.push(Seen { line: row.line, observation }),
-                (Err(reason), _) => {
+                Err(reason) => {
                     self.read.refused.fetch_add(1, Ordering::Relaxed);
-                    refused.push(RowRefusal { line: row.line as i64, reason });
+                    refused.push(RowRefusal { line, reason, warning: false });
                 }
             }
             if portion.is_full() {

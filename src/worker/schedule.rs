@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::store::{health, jobs};
+use crate::store::{health, jobs, matching};
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
@@ -28,10 +28,12 @@ enum Job {
     RemoveFiles,
     SweepFiles,
     CountDead,
+    /// Of games that the version before has written.
+    FillKeys,
 }
 
 impl Job {
-    const ALL: [Job; 7] = [
+    const ALL: [Job; 8] = [
         Job::ComputeStatistics,
         Job::MakePartitions,
         Job::Sweep,
@@ -39,6 +41,7 @@ impl Job {
         Job::RemoveFiles,
         Job::SweepFiles,
         Job::CountDead,
+        Job::FillKeys,
     ];
 
     fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Job {
             Job::RemoveFiles => "remove_files",
             Job::SweepFiles => "sweep_files",
             Job::CountDead => "count_dead",
+            Job::FillKeys => "fill_keys",
         }
     }
 
@@ -58,7 +62,7 @@ impl Job {
             Job::ComputeStatistics => TimeDelta::seconds(app.config.stats.compute_every.as_secs() as i64),
             Job::MakePartitions => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
-            Job::AssembleFiles | Job::RemoveFiles | Job::CountDead => TimeDelta::minutes(1),
+            Job::AssembleFiles | Job::RemoveFiles | Job::CountDead | Job::FillKeys => TimeDelta::minutes(1),
             Job::SweepFiles => TimeDelta::days(1),
         }
     }
@@ -82,6 +86,7 @@ impl Job {
             Job::RemoveFiles => files::remove_expired(app).await,
             Job::SweepFiles => files::sweep_orphans(app).await,
             Job::CountDead => record::count_dead(app).await,
+            Job::FillKeys => matching::fill_keys(&app.writer).await.map(|_| ()),
         }
     }
 }

@@ -18,7 +18,7 @@ crate::on_both_buses!(
     a_killed_worker_is_followed_by_another,
 );
 
-const SCOPES: [&str; 2] = ["prices:write", "catalogue:write"];
+pub const SCOPES: [&str; 2] = ["prices:write", "catalogue:write"];
 
 async fn upload(app: &TestApp, user: &User, name: &str, body: impl Into<reqwest::Body>) -> String {
     let request = app.request(Method::PUT, &format!("/v1/files/{name}")).bearer_auth(&user.token).body(body);
@@ -26,7 +26,7 @@ async fn upload(app: &TestApp, user: &User, name: &str, body: impl Into<reqwest:
     file["id"].as_str().unwrap().to_owned()
 }
 
-async fn import(
+pub async fn import(
     app: &TestApp,
     user: &User,
     mut options: Value,
@@ -40,7 +40,7 @@ async fn import(
 }
 
 /// Lets a worker do what there is to do, and returns what has become of the import.
-async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
+pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
     let path = format!("/v1/imports/{}", import["id"].as_str().unwrap());
     let recording = tokio::spawn({
         let app = app.app.clone();
@@ -201,7 +201,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     assert!(told.headers()["content-disposition"].to_str().unwrap().starts_with("attachment"));
     let told = told.text().await.unwrap();
     let lines: Vec<&str> = told.lines().collect();
-    assert_eq!(lines[0], "line,reason");
+    assert_eq!(lines[0], "line,reason,kind");
     assert!(lines[1].starts_with("2,\"is not a JSON object"), "{told}");
     assert!(lines[2].starts_with("4,\"sku is required; price"), "{told}");
     assert!(lines[3].starts_with("5,\"unknown field `=cmd`"), "{told}");

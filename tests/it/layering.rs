@@ -110,6 +110,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["*"]),
     ("lib", &["*"]),
     ("bus_command", &["*"]),
+    ("games_command", &["*"]),
     ("files_command", &["*"]),
     ("key_command", &["*"]),
     ("stats_command", &["*"]),

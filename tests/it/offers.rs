@@ -167,3 +167,42 @@ async fn offers_are_filtered_and_paged() {
     let cursor = app.read("/v1/offers?store=steam&limit=1").await["next_cursor"].as_str().unwrap().to_owned();
     assert_eq!(answer(app.get(&format!("/v1/offers?store=epic&limit=1&cursor={cursor}"))).await.status, 400);
 }
+
+#[tokio::test]
+async fn what_was_reported_for_the_uk_is_of_its_code_after_the_migration() {
+    let app = TestApp::spawn().await;
+    let user = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let seen = |sku: &str, region: &str| json!({"store": "steam", "sku": sku, "region": region, "price": "5.00", "regular_price": "20.00", "currency": "GBP"});
+    app.report(&user, json!([seen("a", "FR"), seen("b", "FR"), seen("b", "GB"), seen("c", "DE")])).await;
+    app.record_all().await;
+    let anna = app.user("anna", &[]).await;
+    let game = app.read("/v1/games").await["items"][0]["id"].clone();
+    let body = json!({"game_id": game, "rule": {"any_sale": {}}, "regions": ["FR", "GB", "DE"]});
+    assert_eq!(
+        app.post("/v1/watches").bearer_auth(&anna.token).json(&body).send().await.unwrap().status(),
+        201
+    );
+    for before in [
+        "update offers set region = 'UK' where region = 'FR'",
+        "update sales set region = 'UK' where region = 'FR'",
+        "update watches set regions = array_replace(regions, 'FR', 'UK')",
+    ] {
+        sqlx::query(before).execute(&app.app.writer).await.unwrap();
+    }
+    let regions = async || {
+        sqlx::query_scalar::<_, String>(
+            "select string_agg(concat_ws(' ', o.sku, o.region, s.region), ', ' order by o.sku, o.region)
+                || '; ' || (select array_to_string(array(select unnest(regions) order by 1), ' ') from watches)
+             from offers o join sales s on s.offer_id = o.id",
+        )
+        .fetch_one(&app.app.writer)
+        .await
+        .unwrap()
+    };
+    // Twice: the second time there is nothing to do.
+    for _ in 0..2 {
+        let migration = include_str!("../../migrations/20261129040200_rename_uk.sql");
+        sqlx::raw_sql(migration).execute(&app.app.writer).await.unwrap();
+        assert_eq!(regions().await, "a GB GB, b GB GB, b UK UK, c DE DE; DE GB");
+    }
+}

@@ -198,3 +198,101 @@ async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
     let answer: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((&answer["rejected_count"], answer["rejected"].as_array().unwrap().len()), (&json!(200), 200));
 }
+
+#[tokio::test]
+async fn what_is_taken_without_a_field_is_told_as_a_warning() {
+    let app = TestApp::spawn().await;
+    let shop = shop(&app).await;
+    let seen = |sku: &str, url: &str| json!({"store": "steam", "sku": sku, "price": "9.99", "currency": "EUR", "url": url});
+    let some = [
+        seen("a", "https://shop.example/a"),
+        seen("b", "javascript:alert(1)"),
+        seen("c", "shop.example/c"),
+        json!({"store": "steam", "sku": "d"}),
+    ];
+    let lines: String = some.iter().map(|seen| format!("{seen}\n")).collect();
+    for answer in [app.report(&shop, json!(some)).await, accepted(ndjson(&app, &shop, lines)).await] {
+        assert_eq!((&answer["accepted"], &answer["rejected_count"]), (&json!(3), &json!(1)));
+        assert_eq!(answer["warnings_count"], 2);
+        for (at, index) in [(0, 1), (1, 2)] {
+            let warning = &answer["warnings"][at];
+            assert_eq!(warning["index"], index);
+            assert_eq!(warning["problem"]["errors"][0]["pointer"], "/url", "{warning}");
+        }
+    }
+    app.record_all().await;
+    let offers = app.read("/v1/offers").await;
+    let urls: Vec<&Value> = offers["items"].as_array().unwrap().iter().map(|offer| &offer["url"]).collect();
+    assert_eq!(urls, [&json!("https://shop.example/a"), &Value::Null, &Value::Null]);
+}
+
+#[tokio::test]
+async fn times_regions_and_prices_are_read_as_the_trade_writes_them() {
+    let app = TestApp::spawn().await;
+    let shop = shop(&app).await;
+    let mut some = Vec::new();
+    let times = [
+        "2026-01-20 12:00:00+01",
+        "2026-01-20T11:00Z",
+        "2026-01-20 11:00:00 GMT",
+        "2026-01-20T12:00:00.000+0100",
+        "2026-01-20 11:00+00",
+    ];
+    for (sku, time) in times.iter().enumerate() {
+        some.push(json!({"store": "steam", "sku": sku.to_string(), "price": "EUR\u{a0}9.99", "regular_price": "19.99 EUR",
+            "currency": "EUR", "region": "UK", "observed_at": time, "sale_ends_at": time, "title": "Tom\n &amp;\tJerry"}));
+    }
+    for (field, value) in [
+        ("region", "EU"),
+        ("region", "EN"),
+        ("observed_at", "2026-01-20 12:00:00"),
+        ("sale_ends_at", "9999-12-31T23:59:60Z"),
+        ("price", "9.99 USD"),
+        ("price", "1,299.00"),
+        ("availability", "perhaps"),
+    ] {
+        let mut odd = json!({"store": "steam", "sku": "odd", "price": "9.99", "currency": "EUR"});
+        odd[field] = json!(value);
+        some.push(odd);
+    }
+    let answer = app.report(&shop, json!(some)).await;
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected_count"]),
+        (&json!(times.len()), &json!(7)),
+        "{answer}"
+    );
+    let details: Vec<&str> = answer["rejected"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["problem"]["detail"].as_str().unwrap())
+        .collect();
+    for (detail, field) in details.iter().zip([
+        "region",
+        "region",
+        "observed_at",
+        "sale_ends_at",
+        "price",
+        "price",
+        "availability",
+    ]) {
+        assert!(detail.starts_with(field), "{details:?}");
+    }
+    app.record_all().await;
+    for region in ["UK", "gb"] {
+        let offers = app.read(&format!("/v1/offers?region={region}")).await;
+        let offers = offers["items"].as_array().unwrap();
+        assert_eq!(offers.len(), times.len());
+        for offer in offers {
+            assert_eq!(
+                (&offer["region"], &offer["observed_at"]),
+                (&json!("GB"), &json!("2026-01-20T11:00:00Z"))
+            );
+            assert_eq!(offer["price"]["amount"], "9.99");
+        }
+    }
+    assert_eq!(app.get("/v1/offers?region=EU").send().await.unwrap().status(), 400);
+    let games = app.read("/v1/games").await;
+    assert_eq!(games["items"].as_array().unwrap().len(), 1);
+    assert_eq!(games["items"][0]["title"], "Tom & Jerry");
+}

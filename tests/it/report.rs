@@ -500,3 +500,44 @@ async fn a_dry_run_sends_nothing() {
     assert!(out.ends_with("20 lines can be sent, 0 cannot\n"), "{out}");
     assert_eq!(count_accepted(&app).await, 0);
 }
+
+#[tokio::test]
+async fn a_line_that_is_taken_without_a_field_is_no_failure() {
+    let app = TestApp::spawn().await;
+    let scratch = Scratch::new();
+    let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let csv = "sku,title,price,url,observed_at,sale_ends_at\n\
+        a,\"Two\nlines &amp; more\",EUR 9.99,https://shop.example/a,2026-01-20 12:00,2098-11-29\n\
+        b,B,9.99,shop.example/b,2026-01-20 11:00:00+00,\n";
+    let file = write(&scratch, "prices.csv", csv);
+    let rejects = scratch.path().join("rejects.ndjson");
+    let arguments = [
+        "--set",
+        "store=Steam",
+        "--set",
+        "currency=EUR",
+        "--set",
+        "time_zone=Europe/Berlin",
+        "--set",
+        "region=uk",
+        "--rejects",
+        rejects.to_str().unwrap(),
+        &file,
+    ];
+    let output = report(&app, &scratch, &app.url, &shop, &arguments).await;
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("2 accepted, 0 refused, 1 with a warning"), "{out}");
+    assert!(err.contains("line 4: warning: url must start with"), "{err}");
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(&rejects).unwrap()).unwrap();
+    assert_eq!((&told["line"], &told["kind"]), (&serde_json::json!(4), &serde_json::json!("warning")));
+    let offers = app.read("/v1/offers").await;
+    for offer in offers["items"].as_array().unwrap() {
+        assert_eq!((&offer["region"], &offer["observed_at"]), (&"GB".into(), &"2026-01-20T11:00:00Z".into()));
+    }
+    let games = app.read("/v1/games").await;
+    assert!(
+        games["items"].as_array().unwrap().iter().any(|game| game["title"] == "Two lines & more"),
+        "{games}"
+    );
+}

@@ -81,6 +81,33 @@ async fn what_is_meant_comes_first() {
 }
 
 #[tokio::test]
+async fn the_signs_that_tell_games_apart_choose_between_them() {
+    let app = TestApp::spawn().await;
+    let user = catalogue(&app).await;
+    for title in
+        ["Burrow Tales", "Burrow Tales+", "Burrow Tales++", "Tom & Jerry", "Rosencrantz and Guildenstern"]
+    {
+        app.new_game(&user, title).await;
+    }
+    for (query, first, count) in [
+        ("burrow tales", "Burrow Tales", 3),
+        ("burrow tales+", "Burrow Tales+", 3),
+        ("Burrow Tales ++", "Burrow Tales++", 3),
+        ("tom and jerry", "Tom & Jerry", 1),
+        ("TOM & JERRY", "Tom & Jerry", 1),
+        ("tom jerry", "Tom & Jerry", 1),
+        ("rosencrantz & guildenstern", "Rosencrantz and Guildenstern", 1),
+        ("baldur´s gate 3", "Baldur's Gate 3", 1),
+        ("witcher 3", "The Witcher® 3: Wild Hunt", 2),
+        ("and", "Rosencrantz and Guildenstern", 2),
+    ] {
+        let found = app.read(&path(query)).await;
+        let found = titles(found["items"].as_array().unwrap());
+        assert_eq!((found.first(), found.len()), (Some(&first), count), "{query}: {found:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_search_is_whole_by_pages() {
     let app = TestApp::spawn().await;
     let user = catalogue(&app).await;

@@ -312,6 +312,7 @@ async fn a_watch_is_kept_and_seen_by_its_owner_alone() {
         (json!({"rule": {"some_sale": {}}}), "/rule"),
         (json!({"stores": ["nowhere"]}), "/stores/0"),
         (json!({"regions": ["Europe"]}), "/regions/0"),
+        (json!({"regions": ["DE", "EU"]}), "/regions/1"),
         (json!({"channels": [game]}), "/channels/0"),
         (json!({"currency": "XXX"}), "/currency"),
     ] {
@@ -426,4 +427,28 @@ async fn of_twenty_that_make_the_same_watch_at_once_one_makes_it() {
     // It rings once.
     tell(&app, &shop, seen("a", "10.00", 2)).await;
     assert_eq!(notices(&app).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_watch_takes_countries_and_keeps_what_it_had() {
+    let app = TestApp::spawn().await;
+    let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
+    tell(&app, &shop, seen("a", "20.00", 1)).await;
+    let body =
+        json!({"game_id": only_game(&app).await, "rule": {"any_sale": {}}, "regions": ["uk", "de", "ZZ"]});
+    let made = watch(&app, &anna, body).await;
+    assert_eq!(made["regions"], json!(["GB", "DE", "ZZ"]));
+    // From a time when every two letters were a region.
+    sqlx::query("update watches set regions = '{EU,DE}'").execute(&app.app.writer).await.unwrap();
+    let path = format!("/v1/watches/{}", made["id"].as_str().unwrap());
+    let patch = async |body: Value| {
+        let request = app.request(reqwest::Method::PATCH, &path).bearer_auth(&anna.token).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let (status, paused) = patch(json!({"paused": true})).await;
+    assert_eq!((status, &paused["regions"]), (200, &json!(["EU", "DE"])), "{paused}");
+    let (status, refused) = patch(json!({"regions": ["EN"]})).await;
+    assert_eq!(status, 422, "{refused}");
+    assert!(refused["errors"][0]["detail"].as_str().unwrap().contains("\"EN\""), "{refused}");
 }

@@ -1,0 +1,48 @@
+//! `salebell games`: what an operator tidies up in the catalogue.
+
+use std::fmt::Write;
+
+use clap::Subcommand;
+
+use crate::app::App;
+use crate::error::Result;
+use crate::store::matching;
+
+/// Look through the catalogue of games, straight in the database.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Lists games that are there more than once: their titles differ only in what does not tell games apart, such as
+    /// "Tom & Jerry" and "Tom and Jerry". Nothing is merged.
+    Duplicates,
+}
+
+/// Does what is asked, and returns what to print.
+///
+/// # Errors
+/// The database is away.
+pub async fn run(app: &App, action: Action) -> Result<String> {
+    match action {
+        Action::Duplicates => {
+            // A list without those that have no key yet would be another one tomorrow.
+            matching::fill_keys(&app.writer).await?;
+            let games = matching::list_same_games(&app.writer).await?;
+            if games.is_empty() {
+                return Ok("No two games have the same title.\n".to_owned());
+            }
+            let mut text = String::new();
+            for (at, game) in games.iter().enumerate() {
+                if at > 0 && games[at - 1].key != game.key {
+                    text.push('\n');
+                }
+                let noun = if game.offers == 1 { "offer" } else { "offers" };
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{}  {} {noun}  {}", game.id, game.offers, game.title);
+            }
+            text.push_str(
+                "\nTo merge two: PATCH /v1/offers/{id} with the other's \"game_id\", then DELETE /v1/games/{id}. Where one store \
+                 sells both, they are kept apart on purpose.\n",
+            );
+            Ok(text)
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Which game a reported title means.
+//!
+//! Games of one key (`domain::title::key`) are one game in whatever store. Only where one store sells two things whose
+//! titles differ in their signs (`Foo: Bar` and `Foo Bar`), each of them is a game of its own.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::title::{key, normalise, normalise_as_before, spelling};
+use crate::error::Result;
+use crate::store::pool::PgPool;
+
+/// Games of one key that are looked at, the oldest first.
+const MAX_GAMES: i64 = 50;
+/// Offers of one game that are looked at, the newest first: those of a report stand together.
+const MAX_OFFERS: i64 = 200;
+/// Games that get their keys in one statement.
+const SLICE: i64 = 1_000;
+/// Titles that are listed as meaning the same game.
+const MAX_LISTED: i64 = 1_000;
+
+/// An offer for which a game is wanted.
+pub struct Wanted<'a> {
+    pub title: &'a str,
+    pub store_id: Uuid,
+    pub sku: &'a str,
+}
+
+/// The game of an offer.
+pub struct Choice {
+    pub game_id: Uuid,
+    /// How the store calls it, where that is not how the game is called.
+    pub spelling: Option<String>,
+}
+
+/// A game that is to be made.
+pub struct NewGame<'a> {
+    pub id: Uuid,
+    pub title: &'a str,
+    pub key: String,
+}
+
+/// Chooses a game for each of `wanted`, in their order, and says which have to be made first. Nobody else may make games
+/// meanwhile.
+///
+/// # Errors
+/// The database's.
+pub async fn choose_games<'a>(
+    connection: &mut PgConnection,
+    wanted: &[Wanted<'a>],
+) -> Result<(Vec<Choice>, Vec<NewGame<'a>>)> {
+    let offers: Vec<Offer<'_, 'a>> = wanted
+        .iter()
+        .map(|wanted| Offer { wanted, key: key(wanted.title), spelling: spelling(wanted.title) })
+        .collect();
+    let mut games = Games::default();
+    games.load(connection, &offers).await?;
+    Ok(games.choose(&offers))
+}
+
+struct Offer<'w, 'a> {
+    wanted: &'w Wanted<'a>,
+    key: String,
+    spelling: String,
+}
+
+struct KnownGame {
+    id: Uuid,
+    spelling: String,
+}
+
+/// The games of the keys that are asked for, and what the stores that ask sell of them.
+#[derive(Default)]
+struct Games<'a> {
+    by_key: HashMap<String, Vec<KnownGame>>,
+    /// By game and store: the spellings, each with a sku that has it.
+    sold: HashMap<(Uuid, Uuid), Vec<(String, String)>>,
+    /// By store and sku: the game that it is of in another region.
+    elsewhere: HashMap<(Uuid, String), Uuid>,
+    made: Vec<NewGame<'a>>,
+}
+
+impl<'a> Games<'a> {
+    async fn load(&mut self, connection: &mut PgConnection, offers: &[Offer<'_, 'a>]) -> Result<()> {
+        let keys: BTreeSet<&str> = offers.iter().map(|offer| offer.key.as_str()).collect();
+        let titles: BTreeSet<String> =
+            offers.iter().map(|offer| normalise_as_before(offer.wanted.title)).collect();
+        let stores: BTreeSet<Uuid> = offers.iter().map(|offer| offer.wanted.store_id).collect();
+        // Of the version before: games that have no key yet.
+        let rows = sqlx::query!(
+            r#"select id as "id!", title as "title!" from (
+                select id, title, row_number() over (partition by match_title order by id) as place
+                from games where match_title = any($1)
+            ) keyed where place <= $3
+            union all
+            select id, title from games where match_title is null and normalised_title = any($2)"#,
+            &keys.into_iter().collect::<Vec<_>>() as &[&str],
+            &titles.into_iter().collect::<Vec<_>>(),
+            MAX_GAMES,
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut spellings = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let spelling = spelling(&row.title);
+            spellings.insert(row.id, spelling.clone());
+            self.by_key.entry(key(&row.title)).or_default().push(KnownGame { id: row.id, spelling });
+        }
+        for games in self.by_key.values_mut() {
+            games.sort_unstable_by_key(|game| game.id);
+        }
+        if spellings.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query!(
+            r#"select known.id as "game_id!", o.store_id, o.sku, o.spelling
+            from unnest($1::uuid[]) as known (id)
+            cross join lateral (
+                select store_id, sku, spelling from offers where game_id = known.id order by id desc limit $3
+            ) o
+            where o.store_id = any($2)"#,
+            &spellings.keys().copied().collect::<Vec<_>>(),
+            &stores.into_iter().collect::<Vec<_>>(),
+            MAX_OFFERS,
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in rows {
+            let spelling = row.spelling.or_else(|| spellings.get(&row.game_id).cloned()).unwrap_or_default();
+            self.sell(row.game_id, row.store_id, &row.sku, &spelling);
+        }
+        Ok(())
+    }
+
+    fn choose(mut self, offers: &[Offer<'_, 'a>]) -> (Vec<Choice>, Vec<NewGame<'a>>) {
+        // Stores that name several things alike but for their signs: none of these joins a game of another spelling.
+        let mut first = HashMap::with_capacity(offers.len());
+        let mut several = HashSet::new();
+        for offer in offers {
+            let of_store = (offer.wanted.store_id, offer.key.as_str());
+            if *first.entry(of_store).or_insert(offer.spelling.as_str()) != offer.spelling {
+                several.insert(of_store);
+            }
+        }
+        let choose = |offer| {
+            let Offer { wanted, key, .. }: &Offer<'_, 'a> = offer;
+            let alone = !several.contains(&(wanted.store_id, key.as_str()));
+            self.choose_one(offer, alone)
+        };
+        let choices: Vec<Choice> = offers.iter().map(choose).collect();
+        (choices, self.made)
+    }
+
+    /// The game that the sku is of in another region; else the oldest that is spelled so; else the oldest of which the
+    /// store sells nothing of another spelling; else a new one.
+    fn choose_one(&mut self, offer: &Offer<'_, 'a>, may_be_spelled_otherwise: bool) -> Choice {
+        let Wanted { title, store_id, sku } = *offer.wanted;
+        let games = self.by_key.get(&offer.key).map(Vec::as_slice).unwrap_or_default();
+        let is_free = |game: &&KnownGame| {
+            let sold = self.sold.get(&(game.id, store_id));
+            !sold.is_some_and(|sold| {
+                sold.iter().any(|(spelling, other)| *spelling != offer.spelling && other != sku)
+            })
+        };
+        let elsewhere = self.elsewhere.get(&(store_id, sku.to_owned()));
+        let (same, others): (Vec<&KnownGame>, Vec<&KnownGame>) =
+            games.iter().partition(|game| game.spelling == offer.spelling);
+        let others = others.into_iter().filter(|_| may_be_spelled_otherwise);
+        let found = games.iter().find(|game| Some(&game.id) == elsewhere);
+        let found = found.or_else(|| same.into_iter().chain(others).find(is_free));
+        let (game_id, is_spelled_so) = match found {
+            Some(game) => (game.id, game.spelling == offer.spelling),
+            None => {
+                let id = Uuid::now_v7();
+                let game = KnownGame { id, spelling: offer.spelling.clone() };
+                self.by_key.entry(offer.key.clone()).or_default().push(game);
+                self.made.push(NewGame { id, title, key: offer.key.clone() });
+                (id, true)
+            }
+        };
+        self.sell(game_id, store_id, sku, &offer.spelling);
+        Choice { game_id, spelling: (!is_spelled_so).then(|| offer.spelling.clone()) }
+    }
+
+    fn sell(&mut self, game: Uuid, store: Uuid, sku: &str, spelling: &str) {
+        self.elsewhere.entry((store, sku.to_owned())).or_insert(game);
+        let sold = self.sold.entry((game, store)).or_default();
+        if !sold.iter().any(|(known, _)| known == spelling) {
+            sold.push((spelling.to_owned(), sku.to_owned()));
+        }
+    }
+}
+
+/// Gives games their keys that have none: those from before there were keys, and those of a version before that still
+/// runs. Safe to run twice at once; a game whose title changes meanwhile is left for the next time. Returns how many.
+///
+/// # Errors
+/// The database's; what has its key keeps it.
+pub async fn fill_keys(pool: &PgPool) -> Result<u64> {
+    let mut filled = 0;
+    loop {
+        let games = sqlx::query!("select id, title from games where match_title is null limit $1", SLICE)
+            .fetch_all(pool)
+            .await?;
+        if games.is_empty() {
+            return Ok(filled);
+        }
+        let (ids, titles): (Vec<Uuid>, Vec<String>) =
+            games.into_iter().map(|game| (game.id, game.title)).unzip();
+        let keys: Vec<String> = titles.iter().map(|title| key(title)).collect();
+        let normalised: Vec<String> = titles.iter().map(|title| normalise(title)).collect();
+        let done = sqlx::query!(
+            "update games g set match_title = k.key, normalised_title = k.normalised
+             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as k (id, title, key, normalised)
+             where g.id = k.id and g.title = k.title and g.match_title is null",
+            &ids,
+            &titles,
+            &keys,
+            &normalised,
+        )
+        .execute(pool)
+        .await?
+        .rows_affected();
+        if done == 0 {
+            return Ok(filled);
+        }
+        filled += done;
+    }
+}
+
+/// A game whose title means the same as another's.
+pub struct SameGame {
+    pub key: String,
+    pub id: Uuid,
+    pub title: String,
+    pub offers: i64,
+}
+
+/// Games that share their key with another, by key, the oldest first; the first thousand keys.
+pub async fn list_same_games(pool: &PgPool) -> Result<Vec<SameGame>> {
+    let games = sqlx::query_as!(
+        SameGame,
+        r#"select g.match_title as "key!", g.id, g.title,
+            (select count(*) from offers o where o.game_id = g.id) as "offers!"
+        from games g
+        where g.match_title in (
+            select match_title from games where match_title is not null
+            group by match_title having count(*) > 1 order by match_title limit $1)
+        order by g.match_title, g.id"#,
+        MAX_LISTED,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(games)
+}
