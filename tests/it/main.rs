@@ -21,6 +21,7 @@ mod dev;
 mod disk;
 mod downloads;
 mod exports;
+mod feeds;
 mod file_clock;
 mod file_faults;
 mod file_kills;
