@@ -8,16 +8,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_util::io::SyncIoBridge;
 
+use super::encoding::{self, Decoding};
 use crate::failure::{Explain, Failure};
 
 /// The first bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// How the mark that some programs put in front of UTF-8 looks.
-const BYTE_ORDER_MARK: &[u8] = &[0xef, 0xbb, 0xbf];
+/// What a zstd decoder keeps of a frame, as a power of two: 8 MiB, which RFC 8878 asks every decoder for and all levels
+/// up to 19 keep within. The frame itself names how much it wants, up to gigabytes.
+const ZSTD_WINDOW_LOG: u32 = 23;
+/// A declaration of XML ends within this, in bytes.
+const DECLARATION: u64 = 512;
 /// What is packed may unpack to so many times its size, and to so many bytes whatever its size.
 const MAX_RATIO: u64 = 1_000;
 const RATIO_GRACE: u64 = 16 << 20;
@@ -38,7 +43,7 @@ pub enum Format {
 /// An input that is open and known.
 pub struct Input {
     pub format: Format,
-    /// The decompressed bytes, without a byte order mark.
+    /// The decompressed bytes as UTF-8, without a byte order mark.
     pub reader: Box<dyn BufRead + Send>,
     /// How many bytes have been read so far, compressed as they are.
     pub read: Arc<AtomicU64>,
@@ -46,8 +51,8 @@ pub struct Input {
     pub size: Option<u64>,
 }
 
-/// What bytes are: their compression by the first of them, their format by the name that they go by, else by the first
-/// character (`{` begins NDJSON, `<` XML).
+/// What bytes are: their compression by the first of them, their encoding by a byte order mark or the declaration of
+/// XML, their format by the name that they go by, else by the first character (`{` begins NDJSON, `<` XML).
 ///
 /// # Errors
 /// When they cannot be read, or are evidently something else.
@@ -89,7 +94,7 @@ async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
         decoder.multiple_members(true);
         Box::new(decoder)
     } else if zstd {
-        let mut decoder = ZstdDecoder::new(buffered);
+        let mut decoder = ZstdDecoder::with_params(buffered, &[DParameter::window_log_max(ZSTD_WINDOW_LOG)]);
         decoder.multiple_members(true);
         Box::new(decoder)
     } else {
@@ -98,16 +103,19 @@ async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
 }
 
 fn identify(
-    mut reader: Box<dyn BufRead + Send>,
+    reader: Box<dyn BufRead + Send>,
     path: Option<&Path>,
 ) -> Result<(Format, Box<dyn BufRead + Send>), Failure> {
-    let mut first = Vec::new();
-    reader.by_ref().take(512).read_to_end(&mut first).explain(|| "cannot read the input")?;
-    if first.starts_with(&[0xff, 0xfe]) || first.starts_with(&[0xfe, 0xff]) {
-        return Err(Failure::new("the input is UTF-16; `iconv -f UTF-16 -t UTF-8` makes it readable"));
-    }
-    if first.starts_with(BYTE_ORDER_MARK) {
-        first.drain(..BYTE_ORDER_MARK.len());
+    let (mut first, mut reader) = peek(reader)?;
+    let found = encoding::find_by_marks(&first);
+    if let Some((encoding, mark)) = found {
+        // The mark of UTF-8 goes, and its bytes are checked where they are read; UTF-16 is decoded.
+        reader.fill_buf().explain(|| "cannot read the input")?;
+        reader.consume(mark);
+        if encoding != encoding_rs::UTF_8 {
+            reader = Box::new(Decoding::new(reader, encoding));
+        }
+        (first, reader) = peek(reader)?;
     }
     let begin = first.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
     let format = path.and_then(format_of_name).unwrap_or(match begin {
@@ -120,7 +128,24 @@ fn identify(
             "the input is one JSON array; give one object a line (`jq -c '.[]'` makes that)",
         ));
     }
-    Ok((format, Box::new(BufReader::with_capacity(BUFFER, Read::chain(std::io::Cursor::new(first), reader)))))
+    if format == Format::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
+        let encoding = match found {
+            Some((encoding, _)) => encoding,
+            None => encoding::find_declared(&first).map_err(|name| {
+                Failure::new(format!("the XML says that it is in {name}, which is no known encoding"))
+            })?,
+        };
+        reader = Box::new(Decoding::new(reader, encoding));
+    }
+    Ok((format, reader))
+}
+
+/// The first bytes of a reader, and a reader that has them still.
+fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead + Send>), Failure> {
+    let mut first = Vec::new();
+    reader.by_ref().take(DECLARATION).read_to_end(&mut first).explain(|| "cannot read the input")?;
+    let whole = Read::chain(std::io::Cursor::new(first.clone()), reader);
+    Ok((first, Box::new(BufReader::with_capacity(BUFFER, whole))))
 }
 
 /// By the ending below `.gz` and `.zst`.

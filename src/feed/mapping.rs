@@ -186,6 +186,11 @@ pub struct ColumnMapping {
 }
 
 impl ColumnMapping {
+    /// The column that is this field.
+    pub fn place(&self, field: &str) -> Option<usize> {
+        self.columns.iter().find(|(known, _)| *known == field).map(|(_, place)| *place)
+    }
+
     /// Whether a column or a constant is this field.
     pub fn has(&self, field: &str) -> bool {
         let columns = self.columns.iter().map(|(known, _)| *known);

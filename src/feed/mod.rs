@@ -1,9 +1,11 @@
 //! Feeds: files of prices as shops and programs write them, read record by record into what is reported.
 
+pub mod encoding;
 pub mod input;
 pub mod mapping;
 pub mod merchant;
 pub mod options;
+pub mod quotes;
 pub mod records;
 pub mod rows;
 pub mod sorting;

@@ -1,16 +1,28 @@
 //! Cuts an input into records with the numbers of their lines, in bounded memory whatever the input holds.
+//!
+//! A record of CSV or TSV is a line, unless a quoted field reaches over several. Whether it does is decided in
+//! `quotes.rs`, so that a quotation mark that is never closed costs its own line and no other.
 
-use std::io::BufRead;
+use std::io::{self, BufRead};
+use std::ops::Range;
 
-use csv_core::ReadRecordResult;
+use memchr::{memchr, memmem};
 
+use super::encoding::UNREADABLE;
 use super::input::Format;
+use super::quotes::{self, Dialect, Fields, Table, Verdict};
 use crate::failure::{Explain, Failure};
 
-/// The longest record that is taken, in bytes; a longer one is refused with its number.
+/// The longest record that is taken, in bytes; a longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;
 /// The most columns that a CSV file may have.
-const MOST_COLUMNS: usize = 1024;
+pub const MOST_COLUMNS: usize = 1024;
+/// The longest reason of a refusal, in bytes. Reasons quote the input, and thousands of them are held at once.
+const LONGEST_REASON: usize = 400;
+/// What is looked at again after an open quotation mark may be this many times what was read, and this many bytes more.
+/// A file in which every line opens a quotation mark must not be read over and over.
+const LOOK_AGAIN: u64 = 16;
+const LOOK_AGAIN_GRACE: u64 = 4 << 20;
 
 /// One record of the input.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,21 +45,40 @@ pub enum Content {
 
 /// Reads records one after another.
 pub struct Records {
-    input: Box<dyn BufRead + Send>,
+    lines: Lines,
     format: Format,
-    csv: csv_core::Reader,
-    /// How many line ends have been read.
-    line_ends: u64,
-    output: Vec<u8>,
-    ends: Vec<usize>,
+    table: Table,
+    /// Lines up to this place in the input may belong to the quoted field that begins on that line, or be rows.
+    ambiguous: Option<(u64, u64)>,
+    /// Bytes that were looked at and then read again.
+    looked_again: u64,
 }
 
 impl Records {
-    /// Of an input; `delimiter` stands between the fields of CSV.
-    pub fn new(input: Box<dyn BufRead + Send>, format: Format, delimiter: u8) -> Self {
-        let csv = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-        let (output, ends) = (vec![0; LONGEST_RECORD], vec![0; MOST_COLUMNS]);
-        Self { input, format, csv, line_ends: 0, output, ends }
+    /// Of an input; `delimiter` stands between the fields of CSV, or what the header has most of.
+    ///
+    /// # Errors
+    /// The input cannot be read.
+    pub fn open(
+        input: Box<dyn BufRead + Send>,
+        format: Format,
+        delimiter: Option<u8>,
+    ) -> Result<Records, Failure> {
+        let mut lines = Lines::new(input);
+        let mut table = Table::new(Dialect { delimiter: delimiter.unwrap_or(b','), line_end: b'\n' });
+        if format == Format::Csv {
+            let what = || "cannot read the input";
+            lines.begin_csv().explain(what)?;
+            let named = lines.take_separator_line().explain(what)?;
+            table.dialect.line_end = lines.line_end;
+            if let Line::At(header) = lines.find().explain(what)? {
+                let header = &lines.window[header];
+                let delimiter = delimiter.or(named).unwrap_or_else(|| guess_delimiter(header));
+                table.dialect.delimiter = delimiter;
+                table.spaced = memmem::find(header, &[delimiter, b' ']).is_some();
+            }
+        }
+        Ok(Records { lines, format, table, ambiguous: None, looked_again: 0 })
     }
 
     /// The first record of CSV, which names the columns.
@@ -57,11 +88,19 @@ impl Records {
     pub fn read_header(&mut self) -> Result<Vec<String>, Failure> {
         match self.read_next()? {
             None => Err(Failure::new("the input is empty")),
-            Some(Record { content: Content::Fields(header), .. }) => Ok(header),
+            Some(Record { content: Content::Fields(header), .. }) => {
+                self.table.columns = Some(header.len());
+                Ok(header)
+            }
             Some(Record { line, content: Content::Broken(why) | Content::Json(why) }) => {
                 Err(Failure::new(format!("the header on line {line} {why}")))
             }
         }
+    }
+
+    /// Which column has the price. It helps to tell rows from lines of text in a quoted field.
+    pub fn set_price_column(&mut self, column: Option<usize>) {
+        self.table.price = column;
     }
 
     /// The next record that is not empty; `None` at the end.
@@ -69,115 +108,157 @@ impl Records {
     /// # Errors
     /// When the input breaks off, e.g. in the middle of a compressed stream.
     pub fn read_next(&mut self) -> Result<Option<Record>, Failure> {
-        while self.skip_blank().explain(|| "cannot read the input")? {
-            let line = self.line_ends + 1;
-            let read = match self.format {
-                Format::Csv => self.read_csv(),
-                Format::Ndjson | Format::Xml => self.read_json(),
-            };
-            let content = read.explain(|| format!("cannot read the input after line {line}"))?;
+        loop {
+            let read = self.read_content();
+            let read = read.explain(|| format!("cannot read the input after line {}", self.lines.number))?;
+            let Some((line, content)) = read else { return Ok(None) };
+            // A line of white space is no record of NDJSON.
             if !matches!(&content, Content::Json(text) if text.trim().is_empty()) {
                 return Ok(Some(Record { line, content }));
             }
         }
-        Ok(None)
     }
 
-    /// Passes over empty lines; whether anything follows.
-    fn skip_blank(&mut self) -> std::io::Result<bool> {
-        loop {
-            let buffer = self.input.fill_buf()?;
-            if buffer.is_empty() {
-                return Ok(false);
+    fn read_content(&mut self) -> io::Result<Option<(u64, Content)>> {
+        let Some(line) = self.lines.find_filled()? else { return Ok(None) };
+        let number = self.lines.number;
+        let content = match line {
+            Line::TooLong => {
+                self.lines.skip_long()?;
+                Content::Broken(format!("is longer than {LONGEST_RECORD} bytes"))
             }
-            let blank = buffer.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            self.line_ends += count_line_ends(&buffer[..blank]);
-            let more = blank < buffer.len();
-            self.input.consume(blank);
-            if more {
-                return Ok(true);
+            Line::At(_) if self.is_ambiguous() => {
+                self.lines.consume_line(line);
+                let begin = self.ambiguous.map_or(number, |(_, begin)| begin);
+                Content::Broken(format!(
+                    "may belong to the quoted field that begins on line {begin}, or be a row; nothing is guessed"
+                ))
             }
-        }
-    }
-
-    fn read_csv(&mut self) -> std::io::Result<Content> {
-        let first_line = self.line_ends + 1;
-        let (mut written, mut fields, mut length) = (0, 0, 0);
-        let mut too_long = false;
-        loop {
-            let buffer = self.input.fill_buf()?;
-            let (result, read, wrote, ended) =
-                self.csv.read_record(buffer, &mut self.output[written..], &mut self.ends[fields..]);
-            self.line_ends += count_line_ends(&buffer[..read]);
-            self.input.consume(read);
-            length += read;
-            written += wrote;
-            fields += ended;
-            too_long |= length > LONGEST_RECORD;
-            match result {
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
-                    // Read on to its end, over what was kept of it.
-                    too_long = true;
-                    (written, fields) = (0, 0);
+            Line::At(ref span) => {
+                let text = &self.lines.window[span.clone()];
+                if self.format != Format::Csv {
+                    let content = json(text);
+                    self.lines.consume_line(line);
+                    content
+                } else if memchr(b'"', text).is_none() {
+                    let content = split(text, &self.table);
+                    self.lines.consume_line(line);
+                    content
+                } else {
+                    let alone = quotes::read_line(text, &self.table.dialect);
+                    match alone.is_open {
+                        true => self.read_open(&alone)?,
+                        false => {
+                            let content = content_of(text, &alone);
+                            self.lines.consume_line(line);
+                            content
+                        }
+                    }
                 }
-                ReadRecordResult::Record | ReadRecordResult::End => break,
             }
-            if too_long {
-                (written, fields) = (0, 0);
-            }
-        }
-        if too_long {
-            let last_line = self.line_ends.max(first_line);
-            return Ok(Content::Broken(format!(
-                "is longer than {LONGEST_RECORD} bytes or has more than {MOST_COLUMNS} columns; it reaches to line {last_line}, which a quotation mark that is never closed would explain"
-            )));
-        }
-        let Ok(text) = std::str::from_utf8(&self.output[..written]) else {
-            return Ok(Content::Broken("is not UTF-8".to_owned()));
         };
-        let mut begin = 0;
-        let mut values = Vec::with_capacity(fields);
-        for &end in &self.ends[..fields] {
-            // A field that ends inside a character would be a bug of the parser; `get` keeps it from being ours.
-            values.push(trim(text.get(begin..end).unwrap_or_default()).to_owned());
-            begin = end;
-        }
-        Ok(Content::Fields(values))
+        Ok(Some((number, content)))
     }
 
-    fn read_json(&mut self) -> std::io::Result<Content> {
-        let mut line = Vec::new();
-        let mut too_long = false;
-        loop {
-            let buffer = self.input.fill_buf()?;
-            if buffer.is_empty() {
-                break;
-            }
-            let end = buffer.iter().position(|&byte| byte == b'\n');
-            let part = &buffer[..end.unwrap_or(buffer.len())];
-            too_long |= line.len() + part.len() > LONGEST_RECORD;
-            if too_long {
-                line = Vec::new();
-            } else {
-                line.extend_from_slice(part);
-            }
-            let read = part.len() + usize::from(end.is_some());
-            self.input.consume(read);
-            if end.is_some() {
-                self.line_ends += 1;
-                break;
+    fn is_ambiguous(&self) -> bool {
+        self.ambiguous.is_some_and(|(end, _)| self.lines.place < end)
+    }
+
+    /// A record whose line has a quotation mark that is not closed on it; `alone` is what it has without it.
+    fn read_open(&mut self, alone: &Fields) -> io::Result<Content> {
+        let may_look = self.looked_again <= self.lines.place.saturating_mul(LOOK_AGAIN) + LOOK_AGAIN_GRACE;
+        if may_look {
+            let begin = self.lines.number;
+            let (ahead, whole) = self.lines.look_ahead()?;
+            let judged = quotes::judge(ahead, whole, alone, &self.table);
+            match judged.verdict {
+                Verdict::OneRecord(fields, length) => {
+                    let content = content_of(&ahead[..length], &fields);
+                    self.lines.consume(length);
+                    return Ok(content);
+                }
+                Verdict::Ambiguous(length) => {
+                    self.ambiguous = Some((self.lines.place + length as u64, begin));
+                    self.lines.consume_next_line();
+                    return Ok(Content::Broken(
+                        "has a quotation mark that may begin a field of several lines, or be a character of this \
+                         row; nothing is guessed"
+                            .to_owned(),
+                    ));
+                }
+                Verdict::OpenQuote => self.looked_again += judged.looked as u64,
             }
         }
-        Ok(if too_long {
-            Content::Broken(format!("is longer than {LONGEST_RECORD} bytes"))
-        } else {
-            match String::from_utf8(line) {
-                Ok(line) => Content::Json(line),
-                Err(_) => Content::Broken("is not UTF-8".to_owned()),
-            }
-        })
+        // Looking ahead may have moved the line.
+        let Line::At(span) = self.lines.find()? else { return Ok(Content::Broken("is gone".to_owned())) };
+        let text = &self.lines.window[span];
+        // The mark is a character like others where the line is a row with it. Without having looked, nobody knows.
+        let content = match may_look && self.table.columns.is_none_or(|columns| columns == alone.count()) {
+            true => content_of(text, alone),
+            false => Content::Broken(format!(
+                "has a quotation mark that is never closed, and {} fields without it",
+                alone.count()
+            )),
+        };
+        self.lines.consume_next_line();
+        Ok(content)
     }
+}
+
+/// The reason of a refusal, no longer than is useful: it may quote the input.
+pub fn shorten(mut reason: String) -> String {
+    if reason.len() > LONGEST_REASON {
+        let end = reason.floor_char_boundary(LONGEST_REASON);
+        reason.truncate(end);
+        reason.push('…');
+        reason.shrink_to_fit();
+    }
+    reason
+}
+
+fn json(line: &[u8]) -> Content {
+    match text_of(line) {
+        Ok(text) => Content::Json(text.to_owned()),
+        Err(why) => Content::Broken(why),
+    }
+}
+
+fn text_of(bytes: &[u8]) -> Result<&str, String> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if memmem::find(bytes, UNREADABLE.as_bytes()).is_none() => Ok(text),
+        _ => Err("is not UTF-8".to_owned()),
+    }
+}
+
+/// A line without quotation marks.
+fn split(line: &[u8], table: &Table) -> Content {
+    let delimiter = char::from(table.dialect.delimiter);
+    let text = match text_of(line) {
+        Ok(text) => text,
+        Err(why) => return Content::Broken(why),
+    };
+    let mut fields = Vec::with_capacity(table.columns.unwrap_or_default().min(MOST_COLUMNS));
+    for field in text.split(delimiter) {
+        if fields.len() == MOST_COLUMNS {
+            return too_many();
+        }
+        fields.push(trim(field).to_owned());
+    }
+    Content::Fields(fields)
+}
+
+fn content_of(record: &[u8], fields: &Fields) -> Content {
+    if fields.count() > MOST_COLUMNS {
+        return too_many();
+    }
+    match text_of(record) {
+        Ok(text) => Content::Fields(fields.texts(text).map(|field| trim(&field).to_owned()).collect()),
+        Err(why) => Content::Broken(why),
+    }
+}
+
+fn too_many() -> Content {
+    Content::Broken(format!("has more than {MOST_COLUMNS} columns"))
 }
 
 /// Without outer spaces, and without the invisible marks that foreign files carry inside of fields.
@@ -185,114 +266,212 @@ pub fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'))
 }
 
-fn count_line_ends(bytes: &[u8]) -> u64 {
-    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
-}
-
 /// Which of comma, semicolon and tab stands between the columns: the one that the header has most of, outside
 /// of quotation marks.
-pub fn guess_delimiter(reader: &mut dyn BufRead) -> std::io::Result<u8> {
-    let mut counts = [(b',', 0), (b';', 0), (b'\t', 0)];
-    let mut quoted = false;
-    for &byte in reader.fill_buf()?.iter() {
-        match byte {
-            b'"' => quoted = !quoted,
-            b'\n' if !quoted => break,
-            _ if !quoted => counts.iter_mut().filter(|(d, _)| *d == byte).for_each(|(_, n)| *n += 1),
-            _ => {}
+fn guess_delimiter(header: &[u8]) -> u8 {
+    let count = |heed_quotes: bool| {
+        let mut counts = [(b',', 0), (b';', 0), (b'\t', 0)];
+        let mut quoted = false;
+        for &byte in header {
+            match byte {
+                b'"' => quoted = heed_quotes && !quoted,
+                _ if !quoted => counts.iter_mut().filter(|(d, _)| *d == byte).for_each(|(_, n)| *n += 1),
+                _ => {}
+            }
+        }
+        counts
+    };
+    let closed = header.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
+    // Of equals, `max_by_key` takes the last; the comma has to win.
+    count(closed).into_iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| delimiter)
+}
+
+/// The input a line at a time, with what stands behind the line where that matters.
+struct Lines {
+    input: Box<dyn BufRead + Send>,
+    /// What has been taken from the input; from `start` on it has not been read.
+    window: Vec<u8>,
+    start: usize,
+    ended: bool,
+    /// `\n` (with or without a `\r` before it), or `\r` as old spreadsheets of the Mac write.
+    line_end: u8,
+    /// The line that comes next, from 1, and how many bytes stand before it.
+    number: u64,
+    place: u64,
+}
+
+/// A line of the window.
+enum Line {
+    At(Range<usize>),
+    TooLong,
+}
+
+/// Enough that what is looked ahead at is seldom moved to the front.
+const WINDOW: usize = 4 * LONGEST_RECORD;
+
+impl Lines {
+    fn new(input: Box<dyn BufRead + Send>) -> Lines {
+        Lines { input, window: Vec::new(), start: 0, ended: false, line_end: b'\n', number: 1, place: 0 }
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.window[self.start..]
+    }
+
+    /// Takes more of the input; false at its end.
+    fn fill(&mut self) -> io::Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        if self.start == self.window.len() {
+            self.window.clear();
+            self.start = 0;
+        }
+        let found = loop {
+            match self.input.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                found => break found?,
+            }
+        };
+        let count = found.len().min(LONGEST_RECORD);
+        if self.window.len() + count > WINDOW {
+            self.window.drain(..self.start);
+            self.start = 0;
+        }
+        self.window.extend_from_slice(&found[..count]);
+        self.input.consume(count);
+        self.ended = count == 0;
+        Ok(!self.ended)
+    }
+
+    /// Finds out how lines end, by the first that does outside of quotation marks.
+    fn begin_csv(&mut self) -> io::Result<()> {
+        loop {
+            let (mut quoted, mut seen) = (false, None);
+            let unread = self.unread();
+            for (place, &byte) in unread.iter().enumerate().take(LONGEST_RECORD) {
+                match byte {
+                    b'"' => quoted = !quoted,
+                    b'\n' if !quoted => seen = Some(b'\n'),
+                    b'\r' if !quoted => {
+                        seen = match unread.get(place + 1) {
+                            Some(b'\n') => Some(b'\n'),
+                            Some(_) => Some(b'\r'),
+                            None => break,
+                        }
+                    }
+                    _ => {}
+                }
+                if seen.is_some() {
+                    break;
+                }
+            }
+            if let Some(line_end) = seen {
+                self.line_end = line_end;
+                return Ok(());
+            }
+            if unread.len() >= LONGEST_RECORD || !self.fill()? {
+                return Ok(());
+            }
         }
     }
-    // Of equals, `max_by_key` takes the last; the comma has to win.
-    Ok(counts.into_iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| delimiter))
+
+    /// Excel's `sep=;`: its first line names what stands between the columns.
+    fn take_separator_line(&mut self) -> io::Result<Option<u8>> {
+        let line = self.find()?;
+        let Line::At(ref span) = line else { return Ok(None) };
+        let bare = match &self.window[span.clone()] {
+            [b'"', inner @ .., b'"'] => inner,
+            bare => bare,
+        };
+        let delimiter = match bare {
+            [name @ .., delimiter] if name.eq_ignore_ascii_case(b"sep=") && delimiter.is_ascii() => {
+                *delimiter
+            }
+            _ => return Ok(None),
+        };
+        self.consume_line(line);
+        Ok(Some(delimiter).filter(|delimiter| !matches!(delimiter, b'"' | b'\r' | b'\n')))
+    }
+
+    /// Where the next line stands in the window, without its end; at the end of the input it is empty.
+    fn find(&mut self) -> io::Result<Line> {
+        let mut known = 0;
+        let length = loop {
+            let unread = self.unread();
+            match memchr(self.line_end, &unread[known..]) {
+                Some(end) => break known + end,
+                None if unread.len() > LONGEST_RECORD + 1 => return Ok(Line::TooLong),
+                None => known = unread.len(),
+            }
+            if !self.fill()? {
+                break known;
+            }
+        };
+        let line = quotes::without_return(&self.window[self.start..self.start + length], self.line_end);
+        Ok(match line.len() {
+            length if length > LONGEST_RECORD => Line::TooLong,
+            length => Line::At(self.start..self.start + length),
+        })
+    }
+
+    /// As [`Lines::find`], of the next line that is not empty; `None` at the end.
+    fn find_filled(&mut self) -> io::Result<Option<Line>> {
+        loop {
+            match self.find()? {
+                Line::At(span) if span.is_empty() => match self.unread().is_empty() {
+                    true => return Ok(None),
+                    false => self.consume_line(Line::At(span)),
+                },
+                line => return Ok(Some(line)),
+            }
+        }
+    }
+
+    /// Up to a record's length of what comes next, and whether that is all there is.
+    fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
+        while self.unread().len() <= LONGEST_RECORD && self.fill()? {}
+        let unread = self.unread();
+        let whole = unread.len() <= LONGEST_RECORD;
+        Ok((&unread[..unread.len().min(LONGEST_RECORD)], whole))
+    }
+
+    /// Goes on behind a line that was found, as long as nothing else was read since.
+    fn consume_line(&mut self, line: Line) {
+        let Line::At(span) = line else { return };
+        // A `\r` may stand between the line and its end.
+        let ends = self.window[span.end..].iter().take(2).position(|&byte| byte == self.line_end);
+        let after = ends.map_or(self.window.len(), |end| span.end + end + 1);
+        self.number += u64::from(ends.is_some());
+        self.place += (after - self.start) as u64;
+        self.start = after;
+    }
+
+    fn consume_next_line(&mut self) {
+        let unread = self.unread();
+        let length = memchr(self.line_end, unread).map_or(unread.len(), |end| end + 1);
+        self.consume(length);
+    }
+
+    fn consume(&mut self, length: usize) {
+        let ends = memchr::memchr_iter(self.line_end, &self.unread()[..length]).count();
+        self.number += ends as u64;
+        self.place += length as u64;
+        self.start += length;
+    }
+
+    /// Goes on behind a line that is too long, without keeping it.
+    fn skip_long(&mut self) -> io::Result<()> {
+        loop {
+            let unread = self.unread();
+            let end = memchr(self.line_end, unread);
+            self.consume(end.map_or(unread.len(), |end| end + 1));
+            if end.is_some() || !self.fill()? {
+                return Ok(());
+            }
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{BufReader, Cursor};
-
-    /// All records, read through a buffer of every small size, which must not matter.
-    fn read(format: Format, input: &str) -> Vec<(u64, Content)> {
-        let mut results = Vec::new();
-        for capacity in [1, 2, 3, 7, 4096] {
-            let reader = BufReader::with_capacity(capacity, Cursor::new(input.as_bytes().to_vec()));
-            let mut records = Records::new(Box::new(reader), format, b',');
-            let mut all = Vec::new();
-            while let Some(record) = records.read_next().unwrap() {
-                all.push((record.line, record.content));
-            }
-            results.push(all);
-        }
-        assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{results:?}");
-        results.remove(0)
-    }
-
-    fn fields(line: u64, fields: &[&str]) -> (u64, Content) {
-        (line, Content::Fields(fields.iter().map(|field| (*field).to_owned()).collect()))
-    }
-
-    #[test]
-    fn csv_lines_are_counted_through_quotes_blank_lines_and_both_line_ends() {
-        let input = "a,b\r\n1, \u{feff}x \r\n\r\n\n\"2\nand \"\"more\"\"\r\n\",y\n3,\"z\"";
-        assert_eq!(
-            read(Format::Csv, input),
-            [
-                fields(1, &["a", "b"]),
-                fields(2, &["1", "x"]),
-                fields(5, &["2\nand \"more\"", "y"]),
-                fields(8, &["3", "z"]),
-            ]
-        );
-    }
-
-    #[test]
-    fn a_record_beyond_the_limit_is_broken_and_the_next_is_read() {
-        let long = "x".repeat(LONGEST_RECORD + 1);
-        for format in [Format::Csv, Format::Ndjson] {
-            let input = format!("first\n{long}\nthird\n");
-            let reader = BufReader::with_capacity(1000, Cursor::new(input.into_bytes()));
-            let mut records = Records::new(Box::new(reader), format, b',');
-            let lines: Vec<_> = std::iter::from_fn(|| records.read_next().unwrap()).collect();
-            assert_eq!(lines.iter().map(|record| record.line).collect::<Vec<_>>(), [1, 2, 3]);
-            assert!(matches!(lines[1].content, Content::Broken(_)));
-            assert!(!matches!(lines[2].content, Content::Broken(_)));
-        }
-    }
-
-    #[test]
-    fn an_unclosed_quote_costs_bounded_memory_and_says_how_far_it_reaches() {
-        let input = format!("a\n\"b\n{}", "c\n".repeat(LONGEST_RECORD));
-        let mut records = Records::new(Box::new(Cursor::new(input.into_bytes())), Format::Csv, b',');
-        records.read_next().unwrap();
-        let broken = records.read_next().unwrap().unwrap();
-        assert_eq!(broken.line, 2);
-        let Content::Broken(why) = broken.content else { panic!("{broken:?}") };
-        assert!(why.contains("reaches to line 65538"), "{why}");
-        assert_eq!(records.read_next().unwrap(), None);
-    }
-
-    #[test]
-    fn json_lines_are_counted_and_invalid_utf8_is_one_broken_line() {
-        assert_eq!(
-            read(Format::Ndjson, "{}\r\n\n{\"a\":1}"),
-            [(1, Content::Json("{}\r".to_owned())), (3, Content::Json("{\"a\":1}".to_owned()))]
-        );
-        let mut records =
-            Records::new(Box::new(Cursor::new(b"\xff\xff\n{}\n".to_vec())), Format::Ndjson, b',');
-        assert_eq!(records.read_next().unwrap().unwrap().content, Content::Broken("is not UTF-8".to_owned()));
-        assert_eq!(records.read_next().unwrap().unwrap().line, 2);
-    }
-
-    #[test]
-    fn the_delimiter_is_what_the_header_has_most_of() {
-        for (header, delimiter) in [
-            ("a,b;c,d\n;;;;;", b','),
-            ("a;b;c\n", b';'),
-            ("a\tb\n", b'\t'),
-            ("\"a;b;c\",d\n", b','),
-            ("a", b','),
-        ] {
-            assert_eq!(guess_delimiter(&mut header.as_bytes()).unwrap(), delimiter, "{header}");
-        }
-    }
-}
+mod tests;

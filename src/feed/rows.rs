@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 use super::input::{Format, Input};
 use super::mapping::{ColumnMapping, Mapping};
 use super::merchant::{Merchant, attribute_name};
-use super::records::{Content, Record, Records, guess_delimiter};
+use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
-use crate::failure::{Explain, Failure};
+use crate::failure::Failure;
 
 /// What the rows of a feed mean.
 #[derive(Clone, Debug)]
@@ -43,12 +43,11 @@ impl Rows {
     ///
     /// # Errors
     /// The input cannot be read, or does not fit its meaning.
-    pub fn open(mut input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, Failure> {
-        let delimiter = guess_delimiter(input.reader.as_mut()).explain(|| "cannot read the input")?;
+    pub fn open(input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, Failure> {
         let source = match (input.format, meaning) {
             (Format::Xml, Meaning::Products(shop)) => Source::Items(Items::new(input.reader), shop.clone()),
             (Format::Csv, Meaning::Products(shop)) => {
-                let mut records = Records::new(input.reader, Format::Csv, delimiter);
+                let mut records = Records::open(input.reader, Format::Csv, None)?;
                 let names: Vec<String> =
                     records.read_header()?.iter().map(|name| attribute_name(name)).collect();
                 for wanted in ["id", "price"] {
@@ -56,15 +55,17 @@ impl Rows {
                         return Err(Failure::new(format!("the product data has no column {wanted:?}")));
                     }
                 }
+                records.set_price_column(names.iter().position(|name| name == "price"));
                 Source::Products(records, names, shop.clone())
             }
             (Format::Csv, Meaning::Fields(mapping)) => {
-                let mut records = Records::new(input.reader, Format::Csv, delimiter);
+                let mut records = Records::open(input.reader, Format::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
+                records.set_price_column(columns.place("price"));
                 Source::Columns(records, columns)
             }
             (Format::Ndjson, Meaning::Fields(mapping)) => {
-                Source::Lines(Records::new(input.reader, Format::Ndjson, delimiter), mapping.clone())
+                Source::Lines(Records::open(input.reader, Format::Ndjson, None)?, mapping.clone())
             }
             (Format::Ndjson, Meaning::Products(_)) => {
                 return Err(Failure::new("the input is NDJSON; product data is TSV, CSV, RSS or Atom"));
@@ -90,6 +91,11 @@ impl Rows {
     /// # Errors
     /// The input breaks off.
     pub fn read_next(&mut self) -> Result<Option<Row>, Failure> {
+        let row = self.read_whole()?;
+        Ok(row.map(|row| Row { reported: row.reported.map_err(shorten), ..row }))
+    }
+
+    fn read_whole(&mut self) -> Result<Option<Row>, Failure> {
         match &mut self.source {
             Source::Items(items, shop) => {
                 let Some(item) = items.read_next()? else { return Ok(None) };

@@ -1,29 +1,49 @@
 //! Cuts a feed of RSS or Atom into its items, in bounded memory whatever it holds.
+//!
+//! Elements count by their namespace, not by the prefix that it has or by the local name: shops put elements of others
+//! (`c:price`, `media:title`) beside Google's.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
 use std::rc::Rc;
 
-use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
-use quick_xml::events::Event;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
 
+use super::encoding::UNREADABLE;
 use super::merchant::attribute_name;
 use super::records::LONGEST_RECORD;
 use crate::failure::{Explain, Failure};
 
 /// A tag, a text or a comment is no longer than this, in bytes.
 const LONGEST_PIECE: u64 = 1 << 20;
-/// The most attributes of an item.
+/// An item with all its markup and comments is no longer than this, in bytes; what it says is a record.
+const LONGEST_ITEM: u64 = 1 << 20;
+/// The most attributes of an item that are kept, and the most of a tag that are read.
 const MOST_ATTRIBUTES: usize = 1024;
+/// The most elements of an item, those inside of others too.
+const MOST_ELEMENTS: usize = 16 << 10;
 /// How deep elements may stand in each other.
 const DEEPEST: usize = 64;
+/// A name of an element, a prefix or a namespace is no longer than this, in bytes: those of open elements are kept.
+const LONGEST_NAME: usize = 1024;
+/// Prefixes that may be bound at once.
+const MOST_BINDINGS: usize = 256;
+
+const ATOM: [&str; 2] = ["http://www.w3.org/2005/Atom", "http://purl.org/atom/ns#"];
+const RSS: [&str; 4] = [
+    "http://purl.org/rss/1.0/",
+    "http://my.netscape.com/rdf/simple/0.9/",
+    "http://backend.userland.com/rss2",
+    "http://blogs.law.harvard.edu/tech/rss",
+];
 
 /// One `item` or `entry`.
 pub struct Item {
     /// The line on which it begins.
     pub line: u64,
-    /// Names without a prefix, with their texts, in their order; or why it cannot be taken.
+    /// Names without a prefix, with their texts, those of Google before the feed's own; or why it cannot be taken.
     pub attributes: Result<Vec<(String, String)>, String>,
 }
 
@@ -33,12 +53,14 @@ pub struct Items {
     meter: Rc<Meter>,
     buffer: Vec<u8>,
     depth: usize,
+    spaces: Spaces,
 }
 
 /// What the reader has taken, told to who reads from it.
 #[derive(Default)]
 struct Meter {
     line_ends: Cell<u64>,
+    bytes: Cell<u64>,
     since_event: Cell<u64>,
 }
 
@@ -47,11 +69,50 @@ struct Metered {
     meter: Rc<Meter>,
 }
 
+/// Whose an element is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Space {
+    /// Product data, whatever the prefix; also `g:` where nobody says what that is.
+    Google,
+    /// No namespace, as RSS 2.0 has none.
+    None,
+    Atom,
+    Rss,
+    /// That of the outermost element, where it is none of these.
+    Root,
+    Foreign,
+}
+
+/// Which namespaces hold where.
+#[derive(Default)]
+struct Spaces {
+    /// The depth of the element that binds it, its prefix (empty: the default), and what it is.
+    bindings: Vec<(usize, String, Space)>,
+    root: Option<String>,
+}
+
+/// In which order attributes of one name count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Google,
+    Own,
+    /// Atom's link inside of an item of RSS.
+    Beside,
+}
+
+struct Attribute {
+    rank: Rank,
+    name: String,
+    value: String,
+}
+
 impl Items {
     pub fn new(input: Box<dyn BufRead + Send>) -> Items {
         let meter = Rc::new(Meter::default());
-        let reader = Reader::from_reader(Metered { inner: input, meter: meter.clone() });
-        Items { reader, meter, buffer: Vec::new(), depth: 0 }
+        let mut reader = Reader::from_reader(Metered { inner: input, meter: meter.clone() });
+        // Shops write `Tom & Jerry` and `?a=1&b=2` as they are.
+        reader.config_mut().allow_dangling_amp = true;
+        Items { reader, meter, buffer: Vec::new(), depth: 0, spaces: Spaces::default() }
     }
 
     /// The next item; `None` at the end.
@@ -60,82 +121,101 @@ impl Items {
     /// What cannot be read as XML; nothing after it can be understood.
     pub fn read_next(&mut self) -> Result<Option<Item>, Failure> {
         loop {
-            match self.next_event()? {
+            match self.next_event(false)? {
                 Piece::End | Piece::Text(_) => {}
-                Piece::Begin(name, _) if matches!(name.as_str(), "item" | "entry") => {
-                    return self.read_item().map(Some);
+                Piece::Begin(element) if element.is_item() => return self.read_item(element.space).map(Some),
+                Piece::Empty(element) if element.is_item() => {
+                    return Ok(Some(Item { line: self.line(), attributes: Ok(Vec::new()) }));
                 }
-                Piece::Begin(..) | Piece::Empty(..) => {}
+                Piece::Begin(_) | Piece::Empty(_) => {}
                 Piece::Over if self.depth > 0 => return Err(self.broken("ends in the middle")),
                 Piece::Over => return Ok(None),
             }
         }
     }
 
-    fn read_item(&mut self) -> Result<Item, Failure> {
-        let (line, outside) = (self.line(), self.depth);
-        let mut attributes: Vec<(String, String)> = Vec::new();
-        let (mut text, mut bytes, mut too_large) = (String::new(), 0, false);
+    fn read_item(&mut self, item: Space) -> Result<Item, Failure> {
+        let (line, outside, begin) = (self.line(), self.depth, self.meter.bytes.get());
+        let mut attributes: Vec<Attribute> = Vec::new();
+        // The element of which the text is being read.
+        let mut open: Option<Attribute> = None;
+        let (mut bytes, mut elements, mut refusal) = (0, 0, None);
         while self.depth >= outside {
-            match self.next_event()? {
-                Piece::Begin(name, link) | Piece::Empty(name, link) => {
-                    text.clear();
-                    // Atom has the address in an attribute.
-                    if let Some(link) = link {
-                        attributes.push((name, link));
-                    } else if self.depth == outside + 1 {
-                        attributes.push((name, String::new()));
-                    }
+            let wants_text =
+                open.as_ref().is_some_and(|open| self.depth == outside + 1 || open.name == "title");
+            match self.next_event(wants_text && refusal.is_none())? {
+                Piece::Begin(element) if self.depth == outside + 1 => {
+                    elements += 1;
+                    open = element.attribute_of(item);
                 }
+                Piece::Empty(element) if self.depth == outside => {
+                    elements += 1;
+                    attributes.extend(element.attribute_of(item));
+                }
+                Piece::Begin(_) | Piece::Empty(_) => elements += 1,
                 Piece::Text(more) => {
                     bytes += more.len();
-                    too_large |= bytes > LONGEST_RECORD || attributes.len() > MOST_ATTRIBUTES;
-                    if !too_large {
-                        text.push_str(&more);
+                    // What stands in an attribute of the link is not text.
+                    if let Some(open) = open.as_mut().filter(|_| wants_text && bytes <= LONGEST_RECORD) {
+                        open.value.push_str(&more);
                     }
                 }
-                Piece::End if self.depth == outside => {
-                    if let Some((_, value)) = attributes.last_mut().filter(|(_, value)| value.is_empty()) {
-                        *value = std::mem::take(&mut text).trim().to_owned();
-                    }
-                }
+                Piece::End if self.depth == outside => attributes.extend(open.take()),
                 Piece::End => {}
                 Piece::Over => return Err(self.broken("ends in the middle of an item")),
             }
+            // At every event, whatever it is: a million empty elements have no text.
+            if bytes > LONGEST_RECORD || self.meter.bytes.get() - begin > LONGEST_ITEM {
+                refusal.get_or_insert_with(|| format!("is longer than {LONGEST_RECORD} bytes"));
+            } else if attributes.len() > MOST_ATTRIBUTES || elements > MOST_ELEMENTS {
+                refusal.get_or_insert_with(|| "has more elements than any product".to_owned());
+            }
+            if refusal.is_some() {
+                (attributes, open) = (Vec::new(), None);
+            }
         }
-        let attributes = match too_large {
-            true => Err(format!("is longer than {LONGEST_RECORD} bytes or has too many attributes")),
-            false => Ok(attributes),
-        };
-        Ok(Item { line, attributes })
+        if refusal.is_none() && attributes.iter().any(|one| one.value.contains(UNREADABLE)) {
+            refusal = Some("has bytes that are not of the encoding of the file".to_owned());
+        }
+        // Stable: of one name and rank the first counts, and one that says nothing gives way.
+        attributes.sort_by_key(|one| one.rank);
+        let pairs = attributes.into_iter().map(|one| (one.name, one.value.trim().to_owned()));
+        let pairs = pairs.filter(|(_, value)| !value.is_empty()).collect();
+        Ok(Item { line, attributes: refusal.map_or(Ok(pairs), Err) })
     }
 
-    fn next_event(&mut self) -> Result<Piece, Failure> {
+    /// `wants_text`: text is given, else an empty one in its place.
+    fn next_event(&mut self, wants_text: bool) -> Result<Piece, Failure> {
         self.buffer.clear();
         self.meter.since_event.set(0);
         let line = self.line();
         let what = || format!("the XML cannot be read on line {line}");
         let event = self.reader.read_event_into(&mut self.buffer).explain(what)?;
+        let text = |text: &dyn Fn() -> String| Piece::Text(if wants_text { text() } else { String::new() });
         let piece = match event {
             Event::Start(start) => {
                 self.depth += 1;
-                Piece::Begin(local_name(start.local_name().as_ref()), link_of(&start))
+                Piece::Begin(self.spaces.open(&start, self.depth)?)
             }
-            Event::Empty(start) => Piece::Empty(local_name(start.local_name().as_ref()), link_of(&start)),
+            Event::Empty(start) => {
+                let element = self.spaces.open(&start, self.depth + 1)?;
+                self.spaces.close(self.depth + 1);
+                Piece::Empty(element)
+            }
             Event::End(_) => {
+                self.spaces.close(self.depth);
                 self.depth = self.depth.saturating_sub(1);
                 Piece::End
             }
-            Event::Text(text) => Piece::Text(text.xml10_content().into_owned()),
-            Event::CData(text) => Piece::Text(text.xml10_content().into_owned()),
-            Event::GeneralRef(reference) => {
-                let known = reference.resolve_char_ref().explain(what)?.map(String::from);
-                let name = reference.into_inner();
-                let text = known.or_else(|| resolve_predefined_entity(&name).map(str::to_owned));
-                Piece::Text(text.unwrap_or_else(|| format!("&{name};")))
-            }
+            Event::Text(given) => text(&|| given.xml10_content().into_owned()),
+            Event::CData(given) => text(&|| given.xml10_content().into_owned()),
+            Event::GeneralRef(reference) => text(&|| {
+                let character = reference.resolve_char_ref().ok().flatten().map(String::from);
+                let known = || resolve_predefined_entity(&reference.xml10_content()).map(str::to_owned);
+                // A document type may define entities; we know none but those of XML itself.
+                character.or_else(known).unwrap_or_else(|| format!("&{};", reference.xml10_content()))
+            }),
             Event::Eof => Piece::Over,
-            // A document type may define entities; we know none but those of XML itself.
             Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => {
                 Piece::Text(String::new())
             }
@@ -156,24 +236,149 @@ impl Items {
 }
 
 enum Piece {
-    /// An element, and the `href` of a link.
-    Begin(String, Option<String>),
-    Empty(String, Option<String>),
+    Begin(Element),
+    Empty(Element),
     Text(String),
     End,
     Over,
 }
 
-fn local_name(name: &str) -> String {
-    attribute_name(name)
+struct Element {
+    space: Space,
+    /// Without a prefix.
+    name: String,
+    /// Of a link of Atom, `href` and `rel`.
+    link: Option<(String, String)>,
 }
 
-fn link_of(start: &quick_xml::events::BytesStart<'_>) -> Option<String> {
-    if start.local_name().as_ref() != "link" {
-        return None;
+impl Element {
+    fn is_item(&self) -> bool {
+        self.space != Space::Foreign && matches!(self.name.as_str(), "item" | "entry")
     }
-    let href = start.attributes().flatten().find(|attribute| attribute.key.as_ref() == "href")?;
-    Some(href.value.replace("&amp;", "&"))
+
+    /// What it says of the item that it stands in, where that is Google's or the feed's own.
+    fn attribute_of(self, item: Space) -> Option<Attribute> {
+        let is_link = self.name == "link";
+        let rank = match self.space {
+            Space::Google => Rank::Google,
+            Space::None => Rank::Own,
+            space if space == item => Rank::Own,
+            Space::Atom if is_link => Rank::Beside,
+            _ => return None,
+        };
+        // Atom's id is that of the entry. It may change whenever the feed is written; a product has Google's.
+        if self.space == Space::Atom && self.name == "id" {
+            return None;
+        }
+        let value = match self.link {
+            // `self`, `edit` and `enclosure` are no pages of the product.
+            Some((_, rel)) if !is_alternate(&rel) => return None,
+            Some((href, _)) => href,
+            None => String::new(),
+        };
+        Some(Attribute { rank, name: attribute_name(&self.name), value })
+    }
+}
+
+/// Of a link of Atom (RFC 4287, 4.2.7.2): nothing is `alternate`.
+fn is_alternate(rel: &str) -> bool {
+    let rel = rel.trim().rsplit('/').next().unwrap_or_default();
+    rel.is_empty() || rel.eq_ignore_ascii_case("alternate")
+}
+
+impl Spaces {
+    /// The element of a tag, with what it binds.
+    fn open(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<Element, Failure> {
+        if start.name().as_ref().len() > LONGEST_NAME {
+            return Err(Failure::new(format!("the XML has a name of more than {LONGEST_NAME} bytes")));
+        }
+        if start.attributes_raw().contains("xmlns") {
+            self.bind(start, depth)?;
+        }
+        let name = start.local_name();
+        let name: &str = name.as_ref();
+        let space = self.find(start.name().prefix().map(|prefix| prefix.into_inner()).unwrap_or_default());
+        let mut link = None;
+        if name == "link" {
+            let (mut href, mut rel) = (None, None);
+            for attribute in start.attributes().with_checks(false).take(MOST_ATTRIBUTES).flatten() {
+                let wanted = match attribute.key.as_ref() {
+                    "href" => &mut href,
+                    "rel" => &mut rel,
+                    _ => continue,
+                };
+                let value = attribute.normalized_value(XmlVersion::Implicit1_0);
+                *wanted = Some(value.unwrap_or_else(|_| attribute.value.clone()).into_owned());
+            }
+            link = href.map(|href| (href, rel.unwrap_or_default()));
+        }
+        Ok(Element { space, name: name.to_owned(), link })
+    }
+
+    fn bind(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<(), Failure> {
+        for attribute in start.attributes().with_checks(false).take(MOST_ATTRIBUTES).flatten() {
+            let prefix = match attribute.key.as_ref() {
+                "xmlns" => "",
+                key => match key.strip_prefix("xmlns:") {
+                    Some(prefix) => prefix,
+                    None => continue,
+                },
+            };
+            let uri = attribute.value.trim();
+            if prefix.len() > LONGEST_NAME || uri.len() > LONGEST_NAME || self.bindings.len() == MOST_BINDINGS
+            {
+                return Err(Failure::new("the XML has more or longer namespaces than any feed"));
+            }
+            if depth == 1
+                && start.name().prefix().map(|prefix| prefix.into_inner()).unwrap_or_default() == prefix
+            {
+                self.root = Some(uri.to_owned());
+            }
+            let space = self.of_uri(uri);
+            self.bindings.push((depth, prefix.to_owned(), space));
+        }
+        Ok(())
+    }
+
+    /// The element that bound them at this depth is closed.
+    fn close(&mut self, depth: usize) {
+        while self.bindings.last().is_some_and(|(bound, ..)| *bound >= depth) {
+            self.bindings.pop();
+        }
+    }
+
+    fn find(&self, prefix: &str) -> Space {
+        let bound = self.bindings.iter().rev().find(|(_, known, _)| known == prefix);
+        match bound {
+            Some((_, _, space)) => *space,
+            None if prefix.is_empty() => Space::None,
+            // Some shops forget to say what it is.
+            None if prefix == "g" => Space::Google,
+            None => Space::Foreign,
+        }
+    }
+
+    fn of_uri(&self, uri: &str) -> Space {
+        if uri.is_empty() {
+            Space::None
+        } else if is_google(uri) {
+            Space::Google
+        } else if ATOM.contains(&uri) {
+            Space::Atom
+        } else if RSS.contains(&uri) {
+            Space::Rss
+        } else if self.root.as_deref() == Some(uri) {
+            Space::Root
+        } else {
+            Space::Foreign
+        }
+    }
+}
+
+/// `http://base.google.com/ns/1.0`; `…/cns/1.0` is that of custom attributes.
+fn is_google(uri: &str) -> bool {
+    let rest = uri.strip_prefix("http://").or_else(|| uri.strip_prefix("https://"));
+    rest.is_some_and(|rest| rest.trim_end_matches('/') == "base.google.com/ns/1.0")
 }
 
 impl Read for Metered {
@@ -196,10 +401,11 @@ impl BufRead for Metered {
 
     fn consume(&mut self, count: usize) {
         if let Ok(read) = self.inner.fill_buf() {
-            let ends = read[..count.min(read.len())].iter().filter(|&&byte| byte == b'\n').count();
+            let ends = memchr::memchr_iter(b'\n', &read[..count.min(read.len())]).count();
             self.meter.line_ends.set(self.meter.line_ends.get() + ends as u64);
         }
         self.meter.since_event.set(self.meter.since_event.get() + count as u64);
+        self.meter.bytes.set(self.meter.bytes.get() + count as u64);
         self.inner.consume(count);
     }
 }
@@ -207,10 +413,10 @@ impl BufRead for Metered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Cursor;
+    use std::io::{BufReader, Cursor};
 
     fn items(text: &str) -> Items {
-        Items::new(Box::new(Cursor::new(text.to_owned().into_bytes())))
+        Items::new(Box::new(BufReader::new(Cursor::new(text.to_owned().into_bytes()))))
     }
 
     const RSS: &str = r#"<?xml version="1.0"?>
@@ -244,13 +450,167 @@ mod tests {
         assert!(items.read_next().unwrap().is_none());
     }
 
+    /// What the only item of a feed says, in order.
+    fn pairs(feed: &str) -> Vec<(String, String)> {
+        let mut items = items(feed);
+        let item = items.read_next().unwrap().expect("an item");
+        assert!(items.read_next().unwrap().is_none());
+        item.attributes.unwrap()
+    }
+
+    /// Of each name what counts: the first.
+    fn of(feed: &str, name: &str) -> Option<String> {
+        pairs(feed).into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    const GOOGLE: &str = "http://base.google.com/ns/1.0";
+
     #[test]
     fn atom_has_its_links_in_attributes() {
-        let atom = r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:g="x"><entry><g:id>7</g:id>
-            <link href="https://s/7?a=1&amp;b=2"/><title type="text">Seven</title></entry></feed>"#;
-        let attributes = items(atom).read_next().unwrap().unwrap().attributes.unwrap();
-        let pairs: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        assert_eq!(pairs, [("id", "7"), ("link", "https://s/7?a=1&b=2"), ("title", "Seven")]);
+        let atom = format!(
+            r#"<feed xmlns="http://www.w3.org/2005/Atom" xmlns:g="{GOOGLE}"><entry><id>tag:7</id><g:id>7</g:id>
+            <link rel="self" href="https://s/self"/><link rel='edit' href="https://s/edit"></link>
+            <link rel="enclosure" href="https://s/picture"/><link href="https://s/7?a=1&amp;b=2&#38;c=&quot;"/>
+            <link rel="alternate" href="https://s/other"/><title type="text">Seven</title></entry></feed>"#
+        );
+        let pairs = pairs(&atom);
+        let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(
+            pairs,
+            [
+                ("id", "7"),
+                ("link", "https://s/7?a=1&b=2&c=\""),
+                ("link", "https://s/other"),
+                ("title", "Seven")
+            ]
+        );
+        // The id of an entry is not that of a product, and what names no page is no link of it.
+        let bare = r#"<a:feed xmlns:a="http://www.w3.org/2005/Atom"><a:entry><a:id>tag:7</a:id><a:title>T</a:title>
+            <a:link rel="self" href="https://s/self"/></a:entry></a:feed>"#;
+        assert_eq!((of(bare, "id"), of(bare, "link"), of(bare, "title")), (None, None, Some("T".to_owned())));
+    }
+
+    #[test]
+    fn elements_count_by_their_namespace() {
+        let foreign = "<c:price>3.00 EUR</c:price><c:sale_price>2.00 EUR</c:sale_price><c:id>c</c:id>\
+            <media:title>Picture</media:title><dc:title>Other</dc:title>\
+            <atom:link rel=\"self\" href=\"https://s/self\"/><media:link>https://s/media</media:link>";
+        let own = "<title>Game</title><link>https://s/1</link><guid>x</guid>";
+        let declared = format!(
+            "xmlns:c=\"http://base.google.com/cns/1.0\" xmlns:media=\"http://search.yahoo.com/mrss/\" \
+             xmlns:dc=\"http://purl.org/dc/elements/1.1/\" xmlns:atom=\"http://www.w3.org/2005/Atom\" \
+             xmlns:g=\"{GOOGLE}\""
+        );
+        for product in [
+            "<g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
+            // Whatever the prefix, bound wherever; or none.
+            format!("<x:id xmlns:x='{GOOGLE}'>1</x:id><x:price xmlns:x=\"{GOOGLE}\">20.00 EUR</x:price>"),
+            format!("<id xmlns='{GOOGLE}'>1</id><price xmlns=\"{GOOGLE}\">20.00 EUR</price>"),
+            // What is bound to something else inside is that there, and Google's again behind.
+            "<w xmlns:g='x'><g:price>1 EUR</g:price></w><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
+            "<g:price xmlns:g='x'>1 EUR</g:price><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
+            "<g:price xmlns:g='x'/><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
+            // In an element of others it is not the product's.
+            "<g:shipping><g:price>4.99 EUR</g:price><g:id>s</g:id></g:shipping><g:id>1</g:id><g:price>20.00 EUR</g:price>"
+                .to_owned(),
+            "<g:price>20.00 EUR<g:price>1.00 EUR</g:price></g:price><c:more><g:id>9</g:id></c:more><g:id>1</g:id>"
+                .to_owned(),
+        ] {
+            for inside in [format!("{foreign}{own}{product}"), format!("{product}{own}{foreign}")] {
+                let feed = format!("<rss {declared}><channel><title>Shop</title><item>{inside}</item></channel></rss>");
+                for (name, value) in
+                    [("id", "1"), ("price", "20.00 EUR"), ("title", "Game"), ("link", "https://s/1")]
+                {
+                    assert_eq!(of(&feed, name).as_deref(), Some(value), "{name}: {inside}");
+                }
+                assert_eq!(of(&feed, "sale_price"), None, "{inside}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_words_of_google_go_before_those_of_the_feed() {
+        let feed = |inside: &str| format!("<rss><channel><item>{inside}</item></channel></rss>");
+        // `g:` is Google's, also where nobody says so. An empty one says nothing.
+        let both = feed(
+            "<title>Feed</title><link>https://s/f</link><g:link>https://s/g</g:link><g:title>Google</g:title>",
+        );
+        assert_eq!(
+            (of(&both, "title").unwrap(), of(&both, "link").unwrap()),
+            ("Google".into(), "https://s/g".into())
+        );
+        assert_eq!(of(&feed("<g:title> </g:title><title>Feed</title>"), "title").unwrap(), "Feed");
+        // Without any namespace the names are the product's; other prefixes that nobody explains are not.
+        assert_eq!(of(&feed("<c:price>3</c:price><price>20</price><id>1</id>"), "price").unwrap(), "20");
+        assert_eq!(of(&feed("<c:price>3</c:price><id>1</id>"), "price"), None);
+        // RSS 1.0, a namespace of one's own for the whole feed, Google's as the default.
+        for (open, close) in [
+            (
+                "<rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\" xmlns=\"http://purl.org/rss/1.0/\">",
+                "</rdf:RDF>",
+            ),
+            ("<rss xmlns=\"https://shop.example/feed\" xmlns:x=\"y\">", "</rss>"),
+            ("<products xmlns=\"http://base.google.com/ns/1.0\" xmlns:x=\"y\">", "</products>"),
+        ] {
+            let feed =
+                format!("{open}<item><title>T</title><g:id>1</g:id><x:title>X</x:title></item>{close}");
+            assert_eq!(
+                (of(&feed, "title").unwrap(), of(&feed, "id").unwrap()),
+                ("T".into(), "1".into()),
+                "{open}"
+            );
+        }
+        // An item of somebody else is none.
+        let other = "<rss xmlns:m=\"m\"><channel><m:item><title>x</title></m:item></channel></rss>";
+        assert!(items(other).read_next().unwrap().is_none());
+        // A link of Atom in an item of RSS, where there is no other.
+        let beside =
+            "<rss xmlns:a=\"http://www.w3.org/2005/Atom\"><item><a:link href=\"https://s/a\"/></item></rss>";
+        assert_eq!(of(beside, "link").unwrap(), "https://s/a");
+    }
+
+    #[test]
+    fn text_is_read_as_shops_write_it() {
+        let feed = "<rss><item><title>Tom & Jerry &#x26; <b>the</b> dog &nbsp;&#0;</title><link>https://s/?a=1&b=2</link>\
+            </item></rss>";
+        assert_eq!(of(feed, "title").unwrap(), "Tom & Jerry & the dog &nbsp;&#0;");
+        assert_eq!(of(feed, "link").unwrap(), "https://s/?a=1&b=2");
+        let unreadable = "<rss><item><title>a\u{ffff}</title></item><item><title>b</title></item></rss>";
+        let mut items = items(unreadable);
+        assert!(items.read_next().unwrap().unwrap().attributes.unwrap_err().contains("encoding"));
+        assert_eq!(items.read_next().unwrap().unwrap().attributes.unwrap()[0].1, "b");
+    }
+
+    #[test]
+    fn an_item_without_end_is_refused_and_the_next_is_read() {
+        let cdata = format!("<title><![CDATA[{}]]></title>", "x".repeat(2 * LONGEST_RECORD));
+        for (unit, times) in [
+            ("<x/>", 300_000),
+            ("<g:x/>", 300_000),
+            ("<g:image>u</g:image>", 5_000),
+            ("<g:a><g:b/></g:a>", 20_000),
+            ("<!-- -->", 300_000),
+            ("<?p i?>", 300_000),
+            ("<x a='1' b='2'/>", 300_000),
+            ("<link href='u'/>", 300_000),
+            ("<title>&amp;&#65;</title>", 300_000),
+            (cdata.as_str(), 1),
+        ] {
+            let feed = format!("<rss><item>{}</item><item><id>2</id></item></rss>", unit.repeat(times));
+            let mut items = items(&feed);
+            assert!(items.read_next().unwrap().unwrap().attributes.is_err(), "{unit:.40}");
+            assert_eq!(items.read_next().unwrap().unwrap().attributes.unwrap()[0].1, "2", "{unit:.40}");
+        }
+        let name = "x".repeat(LONGEST_NAME + 1);
+        let bindings: String = (0..=MOST_BINDINGS).map(|number| format!(" xmlns:p{number}='u'")).collect();
+        for endless in [
+            format!("<rss><{name}/>"),
+            format!("<rss{bindings}><item/></rss>"),
+            format!("<rss xmlns:a='{name}'><item/></rss>"),
+            format!("<!DOCTYPE rss [{}]><rss/>", "<!ENTITY a 'b'>".repeat(100_000)),
+        ] {
+            assert!(items(&endless).read_next().is_err(), "{endless:.40}");
+        }
     }
 
     #[test]

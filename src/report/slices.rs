@@ -6,10 +6,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::client::hex;
-use crate::failure::{Explain, Failure};
+use crate::failure::Failure;
 use crate::feed::input::{Format, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
-use crate::feed::records::{Content, Record, Records, guess_delimiter};
+use crate::feed::records::{Content, Record, Records, shorten};
 
 /// A slice is cut before it grows beyond this, in bytes, however few lines it has.
 const LARGEST_SLICE: usize = 4 << 20;
@@ -56,28 +56,27 @@ impl Cutter {
     /// When the input breaks off or its header does not fit the mapping.
     pub fn cut(
         &self,
-        mut input: Input,
+        input: Input,
         slices: &mpsc::Sender<Slice>,
         ignored: impl FnOnce(&[String]),
     ) -> Result<(), Failure> {
-        let delimiter = match self.delimiter {
-            Some(delimiter) => delimiter,
-            None => guess_delimiter(input.reader.as_mut()).explain(|| "cannot read the input")?,
-        };
         let format = input.format;
-        let mut records = Records::new(input.reader, format, delimiter);
+        let mut records = Records::open(input.reader, format, self.delimiter)?;
         let columns = match format {
             Format::Ndjson | Format::Xml => None,
             Format::Csv => {
                 let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
+                records.set_price_column(columns.place("price"));
                 Some(columns)
             }
         };
         let mut next = Draft::new(0);
         while let Some(record) = records.read_next()? {
             match self.map(columns.as_ref(), &record) {
-                Err(reason) => next.refused.push(Refusal { line: record.line, reason }),
+                Err(reason) => {
+                    next.refused.push(Refusal { line: record.line, reason: shorten(reason) });
+                }
                 Ok(line) => {
                     if !next.lines.is_empty() && next.body.len() + line.len() > LARGEST_SLICE {
                         let number = next.number + 1;

@@ -49,6 +49,8 @@ const MAX_DEATHS: i32 = 20;
 const RETRY: TimeDelta = TimeDelta::seconds(10);
 /// So many refusals are kept, and as many warnings; the rest are counted.
 const MAX_REFUSALS: i64 = 100_000;
+/// As many stores are remembered, whether they are known or not.
+const MOST_KNOWN_STORES: usize = 10_000;
 /// Refusals are written by so many.
 const REFUSALS_AT_ONCE: usize = 1_000;
 
@@ -292,6 +294,10 @@ impl<'a> Sending<'a> {
     /// Whoever may not write the catalogue may not invent stores.
     async fn without_unknown_stores(&mut self, seen: Vec<Seen>) -> Result<Vec<Observation>, Stop> {
         if !self.import.may_create_stores {
+            // A file may name a new one on every line.
+            if self.known_stores.len() > MOST_KNOWN_STORES {
+                self.known_stores.clear();
+            }
             let mut slugs: Vec<&str> = seen.iter().map(|seen| seen.observation.store.as_str()).collect();
             slugs.sort_unstable();
             slugs.dedup();

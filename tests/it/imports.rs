@@ -20,7 +20,7 @@ crate::on_both_buses!(
 
 pub const SCOPES: [&str; 2] = ["prices:write", "catalogue:write"];
 
-async fn upload(app: &TestApp, user: &User, name: &str, body: impl Into<reqwest::Body>) -> String {
+pub async fn upload(app: &TestApp, user: &User, name: &str, body: impl Into<reqwest::Body>) -> String {
     let request = app.request(Method::PUT, &format!("/v1/files/{name}")).bearer_auth(&user.token).body(body);
     let file: Value = request.send().await.unwrap().json().await.unwrap();
     file["id"].as_str().unwrap().to_owned()
@@ -234,7 +234,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
         ("empty.csv", Vec::new(), json!({}), "empty"),
         ("a.csv", b"a,b\n1,2\n".to_vec(), json!({}), "nothing in the input says store"),
         ("a.csv.zst", cut, json!({}), "cannot read the input after line"),
-        ("utf16.csv", b"\xff\xfea\0".to_vec(), json!({}), "UTF-16"),
+        ("utf16.csv", b"\xff\xfea\0".to_vec(), json!({}), "nothing in the input says store"),
         (
             "a.xml",
             b"<rss><item>".to_vec(),

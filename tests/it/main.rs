@@ -26,6 +26,7 @@ mod downloads;
 mod early_refusals;
 mod empty_patches;
 mod exports;
+mod feeds;
 mod file_clock;
 mod file_faults;
 mod file_kills;

@@ -1,0 +1,342 @@
+//! What a quotation mark means in CSV and TSV: the begin of a quoted field, or a character like others.
+//!
+//! A quoted field is enclosed as a whole: the mark that closes it stands before a delimiter, a line end or the end of
+//! the input, and marks inside are doubled (RFC 4180). A mark that is not closed like that is a character. One that is
+//! closed only lines later is ambiguous: shops leave marks open, and the next mark at the end of a cell, some rows
+//! below, would close it. [`judge`] decides by what the lines in between look like; docs/decisions/imports.md has the
+//! rule in words.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use memchr::{memchr, memchr2};
+
+use super::records::MOST_COLUMNS;
+
+/// A price with its currency is no longer than this, in bytes.
+const LONGEST_PRICE: usize = 40;
+
+/// How records are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialect {
+    pub delimiter: u8,
+    /// `\n`, also behind a `\r`; or `\r`.
+    pub line_end: u8,
+}
+
+/// What is known of all records of a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    pub dialect: Dialect,
+    /// How many fields the header has; `None` before it was read.
+    pub columns: Option<usize>,
+    /// The column of the price.
+    pub price: Option<usize>,
+    /// The header has spaces behind its delimiters.
+    pub spaced: bool,
+}
+
+/// The fields of a record, by their places in it.
+#[derive(Debug, Default)]
+pub struct Fields {
+    list: Vec<Field>,
+    /// A field begins with a mark that is not closed before the bytes end.
+    pub is_open: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    begin: usize,
+    end: usize,
+    /// Begin and end are those of the text between the marks.
+    quoted: bool,
+}
+
+/// What an open quotation mark is.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It begins a field of several lines: the fields, and the length of the record with its line end, in bytes.
+    OneRecord(Fields, usize),
+    /// It is a character: the line is a record of its own, and so are the next.
+    OpenQuote,
+    /// It may be either, for this many bytes.
+    Ambiguous(usize),
+}
+
+/// A verdict, and how many bytes it took to come to it.
+#[derive(Debug)]
+pub struct Judged {
+    pub verdict: Verdict,
+    pub looked: usize,
+}
+
+impl Table {
+    pub fn new(dialect: Dialect) -> Table {
+        Table { dialect, columns: None, price: None, spaced: false }
+    }
+}
+
+impl Fields {
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The texts of the record that these are the fields of.
+    pub fn texts<'t>(&self, record: &'t str) -> impl Iterator<Item = Cow<'t, str>> {
+        self.list.iter().map(|field| {
+            // Fields end at ASCII characters, which no other character has inside; `get` cannot fail.
+            let text = record.get(field.begin..field.end).unwrap_or_default();
+            match field.quoted && text.contains("\"\"") {
+                true => Cow::Owned(text.replace("\"\"", "\"")),
+                false => Cow::Borrowed(text),
+            }
+        })
+    }
+}
+
+/// The fields of one line, which comes without its end.
+pub fn read_line(line: &[u8], dialect: &Dialect) -> Fields {
+    read(line, true, dialect, MOST_COLUMNS + 1).fields
+}
+
+/// A line without the `\r` that belongs to its end.
+pub fn without_return(line: &[u8], line_end: u8) -> &[u8] {
+    match line_end {
+        b'\n' => line.strip_suffix(b"\r").unwrap_or(line),
+        _ => line,
+    }
+}
+
+struct Read {
+    fields: Fields,
+    /// With the line end; `None`: the bytes end before the record, or it has more than `most` fields.
+    length: Option<usize>,
+    looked: usize,
+}
+
+enum Close {
+    At(usize),
+    /// The mark at this place is followed by text: it does not close a field.
+    Text(usize),
+    Never,
+}
+
+/// The first record of `bytes`; `whole`: nothing follows them.
+fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
+    let mut fields = Fields::default();
+    let (mut place, mut looked) = (0, 0);
+    loop {
+        let mut quoted = None;
+        if bytes.get(place) == Some(&b'"') {
+            match find_close(bytes, place + 1, whole, dialect) {
+                Close::At(end) => quoted = Some(end),
+                Close::Text(end) => looked = looked.max(end),
+                Close::Never => {
+                    fields.is_open = true;
+                    looked = bytes.len();
+                }
+            }
+        }
+        let (field, mut next) = match quoted {
+            Some(end) => (Field { begin: place + 1, end, quoted: true }, end + 1),
+            None => {
+                let end = memchr2(dialect.delimiter, dialect.line_end, &bytes[place..]);
+                let next = end.map_or(bytes.len(), |end| place + end);
+                (Field { begin: place, end: next, quoted: false }, next)
+            }
+        };
+        fields.list.push(field);
+        looked = looked.max(next);
+        if bytes.get(next) == Some(&dialect.delimiter) {
+            if fields.count() == most {
+                return Read { fields, length: None, looked };
+            }
+            place = next + 1;
+            continue;
+        }
+        if quoted.is_some() && bytes.get(next) == Some(&b'\r') && dialect.line_end == b'\n' {
+            next += 1;
+        }
+        let ends = next < bytes.len() || whole;
+        if let Some(last) = fields.list.last_mut().filter(|last| !last.quoted && ends) {
+            last.end = last.begin + without_return(&bytes[last.begin..last.end], dialect.line_end).len();
+        }
+        return Read { fields, length: ends.then_some((next + 1).min(bytes.len())), looked };
+    }
+}
+
+fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Close {
+    let mut place = begin;
+    while let Some(found) = memchr(b'"', &bytes[place..]) {
+        let mark = place + found;
+        match bytes[mark + 1..] {
+            [b'"', ..] => place = mark + 2,
+            [] => return if whole { Close::At(mark) } else { Close::Never },
+            [next, ..] if next == dialect.delimiter || next == dialect.line_end => return Close::At(mark),
+            [b'\r', b'\n', ..] if dialect.line_end == b'\n' => return Close::At(mark),
+            [b'\r'] if dialect.line_end == b'\n' => {
+                return if whole { Close::At(mark) } else { Close::Never };
+            }
+            _ => return Close::Text(mark),
+        }
+    }
+    Close::Never
+}
+
+/// Whether the record that begins `bytes` reaches over several lines. `alone` are the fields of its first line when
+/// that stands alone; `whole`: nothing follows the bytes.
+///
+/// By the bytes alone nobody can tell a field of several lines from rows of which the first begins a cell with a mark
+/// and the last ends one with a mark. What tells them apart is whether the lines could be rows: as many fields as the
+/// header has, with something like a price in the price's column.
+pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged {
+    let dialect = &table.dialect;
+    let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
+    let judged = |verdict| Judged { verdict, looked: read.looked };
+    let Some(length) = read.length else { return judged(Verdict::OpenQuote) };
+    let is_one_line = memchr(dialect.line_end, bytes).is_none_or(|end| length <= end + 1);
+    if is_one_line || table.columns.is_some_and(|columns| columns != read.fields.count()) {
+        return judged(Verdict::OpenQuote);
+    }
+    if table.columns.is_none() && is_confirmed(&bytes[length..], &read.fields, alone, dialect) {
+        return judged(Verdict::OneRecord(read.fields, length));
+    }
+    let wanted = Row {
+        dialect,
+        columns: table.columns.unwrap_or(alone.count()),
+        // A record without a price is refused in any case; then its lines need none either.
+        price: table.price.filter(|&price| {
+            read.fields.list.get(price).is_some_and(|field| is_like_price(&bytes[field.begin..field.end]))
+        }),
+    };
+    let (mut lines, mut rows, mut first_may_be_row) = (0, 0, false);
+    let (mut later, mut telling) = (0, 0);
+    let mut begin = 0;
+    while begin < length {
+        let end = memchr(dialect.line_end, &bytes[begin..length]).map_or(length, |end| begin + end);
+        let line = without_return(&bytes[begin..end], dialect.line_end);
+        if !line.is_empty() {
+            lines += 1;
+            let likeness = wanted.likeness(line);
+            rows += usize::from(likeness == Some(Likeness::Row));
+            if likeness.is_some() && begin == 0 {
+                first_may_be_row = true;
+            } else if likeness.is_some() {
+                later += 1;
+                telling += usize::from(is_telling(bytes, begin..end, &read.fields, table));
+            }
+        }
+        begin = end + 1;
+    }
+    let verdict = if rows * 2 > lines {
+        Verdict::OpenQuote
+    } else if (first_may_be_row && later > 0) || telling > 0 {
+        Verdict::Ambiguous(length)
+    } else {
+        Verdict::OneRecord(read.fields, length)
+    };
+    Judged { verdict, looked: read.looked }
+}
+
+/// Whether the line below a header of several lines has as many fields as that, and not as its first line alone.
+fn is_confirmed(below: &[u8], header: &Fields, alone: &Fields, dialect: &Dialect) -> bool {
+    let line = below.split(|byte| *byte == dialect.line_end).next().unwrap_or_default();
+    let columns = read_line(without_return(line, dialect.line_end), dialect).count();
+    columns == header.count() && columns != alone.count()
+}
+
+/// What a line must have to be a row.
+struct Row<'d> {
+    dialect: &'d Dialect,
+    columns: usize,
+    price: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// As many fields as a row, and no price.
+    Priceless,
+    Row,
+}
+
+impl Row<'_> {
+    /// In whichever of the ways in which marks can be read on one line it is most like a row; `None`: in none.
+    fn likeness(&self, line: &[u8]) -> Option<Likeness> {
+        let readings = [
+            read(line, true, self.dialect, self.columns),
+            read_regardless(line, self.dialect, self.columns, false),
+            read_regardless(line, self.dialect, self.columns, true),
+        ];
+        readings.iter().filter_map(|read| self.likeness_of(line, read)).max()
+    }
+
+    fn likeness_of(&self, line: &[u8], read: &Read) -> Option<Likeness> {
+        let fields = &read.fields.list;
+        if read.length.is_none() || fields.len() != self.columns {
+            return None;
+        }
+        let Some(price) = self.price else { return Some(Likeness::Row) };
+        let cell = fields.get(price).map(|field| &line[field.begin..field.end])?;
+        match cell.trim_ascii().is_empty() {
+            true => Some(Likeness::Priceless),
+            false => is_like_price(cell).then_some(Likeness::Row),
+        }
+    }
+}
+
+/// The fields of a line, with marks as characters; or with those as closing that stand at the end of a cell, also where
+/// they are doubled.
+fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool) -> Read {
+    let mut fields = Fields::default();
+    let (mut place, mut begin, mut inside) = (0, 0, false);
+    while place <= line.len() {
+        let at = line.get(place).copied();
+        if heed_marks && place == begin && at == Some(b'"') {
+            inside = true;
+        } else if inside
+            && at == Some(b'"')
+            && line.get(place + 1).is_none_or(|next| *next == dialect.delimiter)
+        {
+            inside = false;
+        } else if at.is_none_or(|at| at == dialect.delimiter && !inside) {
+            fields.list.push(Field { begin, end: place, quoted: false });
+            begin = place + 1;
+            if fields.count() > most {
+                return Read { fields, length: None, looked: place };
+            }
+        }
+        place += 1;
+    }
+    Read { fields, length: Some(line.len()), looked: line.len() }
+}
+
+/// Something that was meant as a price.
+fn is_like_price(cell: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(cell) else { return false };
+    let text = text.trim_matches(|c: char| c == '"' || c.is_whitespace());
+    let letters = text.chars().filter(char::is_ascii_alphabetic).count();
+    text.len() <= LONGEST_PRICE
+        && letters <= 4
+        && text.contains(|c: char| c.is_ascii_digit())
+        && text
+            .chars()
+            .all(|c| c.is_alphanumeric() || c.is_whitespace() || !c.is_ascii() || "\".,'+-$".contains(c))
+}
+
+/// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in
+/// the last line of a first column, nor where all of them are commas of prose, with a space behind.
+fn is_telling(bytes: &[u8], line: Range<usize>, fields: &Fields, table: &Table) -> bool {
+    let delimiter = table.dialect.delimiter;
+    let (mut delimiters, mut spaced) = (0, 0);
+    for field in fields.list.iter().filter(|field| field.quoted) {
+        let (from, to) = (field.begin.max(line.start), field.end.min(line.end));
+        for place in from..to.max(from) {
+            if bytes[place] == delimiter {
+                delimiters += 1;
+                spaced += usize::from(bytes.get(place + 1) == Some(&b' '));
+            }
+        }
+    }
+    let may_be_prose = !table.spaced && delimiter != b'\t' && delimiters == spaced;
+    delimiters > 0 && !may_be_prose
+}
