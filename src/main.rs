@@ -153,8 +153,8 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             print!("{}", in_plain_words(&app, redriven).await?);
         }
         Command::Games(action) => {
-            let app = open(service()?).await?;
-            print!("{}", games_command::run(&app, action).await?);
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, games_command::run(&app, action).await).await?);
         }
         Command::Key(action) => {
             let app = open(of_operator()?).await?;

@@ -50,7 +50,6 @@ use sqlx::migrate::{MigrateError, Migrator};
 use crate::error::{Error, Result, is_transient};
 use crate::store::pool::PgPool;
 
-<<<<<<< HEAD
 /// What came of making something that may be there already.
 #[derive(Debug)]
 pub enum Creation<T> {
@@ -58,28 +57,21 @@ pub enum Creation<T> {
     Found(T),
 }
 
-/// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do.
-=======
 /// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do. Then the rows
 /// that SQL cannot fill, in slices.
->>>>>>> fields
 ///
 /// A binary that is older than the schema runs on it, as it must after a roll-back.
 ///
 /// # Errors
 /// A migration failed, or one that has run was edited since. `Unavailable` when the database is away.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-<<<<<<< HEAD
     let mut connection = pool.acquire().await?;
     migrator().run(&mut *connection).await.map_err(|error| match error {
         MigrateError::Execute(error) if is_transient(&error) => Error::unavailable(error),
         error => Error::internal(error),
-    })
-=======
-    migrator().run(pool).await.map_err(Error::internal)?;
+    })?;
     matching::fill_keys(pool).await?;
     Ok(())
->>>>>>> fields
 }
 
 /// The migrations that the binary carries; expand, then contract.
