@@ -16,8 +16,8 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
-use crate::connection::{self, UnknownName};
 use crate::clock::Clock;
+use crate::connection::{self, UnknownName};
 use crate::domain::retries;
 use crate::error::Problem;
 use crate::failure::{Explain, Failure};

@@ -121,7 +121,8 @@ impl Answer {
             |list: &str| list.split(',').any(|one| matches!(one.trim(), one if one == "*" || one == tag));
         // A list may come in several lines; what is no text names no version.
         let list = |name: &HeaderName| {
-            let lines: Vec<_> = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("")).collect();
+            let lines: Vec<_> =
+                headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("")).collect();
             (!lines.is_empty()).then(|| lines.join(","))
         };
         match (list(&header::IF_MATCH), text(header::IF_UNMODIFIED_SINCE).and_then(parse_date)) {

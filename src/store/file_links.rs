@@ -1,7 +1,7 @@
 //! Share links: addresses under which anybody may fetch a file, for a time and a number of downloads.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Postgres, Transaction};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::files::StoredFile;
@@ -171,16 +171,13 @@ pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, 
     Ok(())
 }
 
-async fn lock_link(
-    transaction: &mut Transaction<'static, Postgres>,
-    link: Uuid,
-) -> Result<Option<(Option<u64>, Usage)>> {
+async fn lock_link(connection: &mut PgConnection, link: Uuid) -> Result<Option<(Option<u64>, Usage)>> {
     let link = sqlx::query!(
         "select l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
          from file_links l join files f on f.id = l.file_id where l.id = $1 for no key update of l",
         link,
     )
-    .fetch_optional(&mut **transaction)
+    .fetch_optional(&mut *connection)
     .await?;
     Ok(link.map(|link| {
         let most = link.max_downloads.map(|most| u64::from(most.unsigned_abs()));

@@ -66,7 +66,9 @@ pub enum Creation<T> {
 /// A migration failed, or one that has run was edited since. `Unavailable` when the database is away.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     let mut connection = pool.acquire().await?;
-    migrator().run(&mut *connection).await.map_err(|error| match error {
+    let migrated = migrator().run(&mut *connection).await;
+    drop(connection);
+    migrated.map_err(|error| match error {
         MigrateError::Execute(error) if is_transient(&error) => Error::unavailable(error),
         error => Error::internal(error),
     })?;

@@ -8,9 +8,9 @@ use super::accounts;
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
+use crate::store::Creation;
 use crate::store::pool::PgPool;
 use crate::store::prices::known_price;
-use crate::store::{Creation, accounts};
 
 /// A person's rule for a game.
 #[derive(Clone, Debug)]

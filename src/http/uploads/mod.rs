@@ -1,6 +1,7 @@
 //! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
 
 mod receive;
+mod refusal;
 mod room;
 mod sum;
 
@@ -16,7 +17,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
-pub use self::receive::{Ends, Incoming, Received, Refusal, receive};
+pub use self::receive::{Ends, Incoming, Received, receive};
+pub use self::refusal::Refusal;
 pub use self::room::check_size;
 pub use self::sum::Expected;
 use super::auth::Caller;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
+use super::refusal::{Refusal, too_long};
 use super::room::{check_free, check_size, disk_error};
 use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
@@ -85,36 +86,6 @@ pub struct Received {
     pub complete: bool,
 }
 
-/// Why nothing, or not all, was taken.
-pub enum Refusal {
-    /// The file has so many bytes, not as many as the client thinks.
-    OtherOffset(u64),
-    /// The body goes on behind the end that the file was told to have.
-    BeyondLength,
-    /// The body, which ends the file, ends before that.
-    BeforeLength,
-    Error(Error),
-}
-
-impl Refusal {
-    pub fn into_error(self) -> Error {
-        match self {
-            Refusal::OtherOffset(stored) => {
-                Error::conflict(format!("The upload has {stored} bytes; go on from there."))
-            }
-            Refusal::BeyondLength => too_long(),
-            Refusal::BeforeLength => Error::malformed("The body ends before the file does."),
-            Refusal::Error(error) => error,
-        }
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Refusal {
-        Refusal::Error(error)
-    }
-}
-
 /// Takes the bytes of a body into a file.
 ///
 /// # Errors
@@ -176,10 +147,6 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
 /// A body that does not fit: into the length that was told, or into what the account may have.
 fn beyond(turn: &Turn) -> Refusal {
     if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
-}
-
-fn too_long() -> Error {
-    Error::new(Kind::TooLarge, "The body is longer than what the file has room for.")
 }
 
 /// How the body ended.

@@ -1,0 +1,37 @@
+//! Why bytes of an upload were not taken.
+
+use crate::error::{Error, Kind};
+
+/// Why nothing, or not all, was taken.
+pub enum Refusal {
+    /// The file has so many bytes, not as many as the client thinks.
+    OtherOffset(u64),
+    /// The body goes on behind the end that the file was told to have.
+    BeyondLength,
+    /// The body, which ends the file, ends before that.
+    BeforeLength,
+    Error(Error),
+}
+
+impl Refusal {
+    pub fn into_error(self) -> Error {
+        match self {
+            Refusal::OtherOffset(stored) => {
+                Error::conflict(format!("The upload has {stored} bytes; go on from there."))
+            }
+            Refusal::BeyondLength => too_long(),
+            Refusal::BeforeLength => Error::malformed("The body ends before the file does."),
+            Refusal::Error(error) => error,
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+pub fn too_long() -> Error {
+    Error::new(Kind::TooLarge, "The body is longer than what the file has room for.")
+}
