@@ -24,8 +24,8 @@ $$;
 insert into stores (id, slug, name, created_at, updated_at)
 select gen_random_uuid(), 'store-' || n, 'Store ' || n, '2026-01-01Z', '2026-01-01Z' from generate_series(1, 20) n;
 
-insert into games (id, title, normalised_title, publisher, released_on, created_at, updated_at)
-select uuid_v7('2026-01-01Z'::timestamptz + n * interval '1 second'), title, lower(title), 'Publisher ' || n % 1000,
+insert into games (id, title, normalised_title, match_title, publisher, released_on, created_at, updated_at)
+select uuid_v7('2026-01-01Z'::timestamptz + n * interval '1 second'), title, lower(title), lower(title), 'Publisher ' || n % 1000,
     date '2000-01-01' + n % 9000, '2026-01-01Z', '2026-01-01Z'
 from (
     select n, (select string_agg(pg_temp.word(), ' ') from generate_series(1, 2 + n % 4))

@@ -2,8 +2,8 @@
 -- The channels are due tomorrow at the earliest: their watches are daily.
 insert into stores (id, slug, name, created_at, updated_at) values
     ('00000000-0000-7000-8000-000000000001', 'bench', 'Bench', now(), now());
-insert into games (id, title, normalised_title, created_at, updated_at) values
-    ('00000000-0000-7000-8000-000000000002', 'Game', 'game', now(), now());
+insert into games (id, title, normalised_title, match_title, created_at, updated_at) values
+    ('00000000-0000-7000-8000-000000000002', 'Game', 'game', 'game', now(), now());
 insert into offers (id, game_id, store_id, sku, region, created_at, updated_at, currency, amount, regular, observed_at,
     low, low_at, sale_id) values
     ('00000000-0000-7000-8000-000000000003', '00000000-0000-7000-8000-000000000002',

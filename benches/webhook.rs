@@ -129,8 +129,8 @@ async fn seed(app: &App, url: &str) -> Result<()> {
     for sql in [
         "insert into stores (id, slug, name, created_at, updated_at)
          values (gen_random_uuid(), 'bench', 'Bench', now(), now())",
-        "insert into games (id, title, normalised_title, created_at, updated_at)
-         values (gen_random_uuid(), 'The Witcher® 3: Wild Hunt', 'the witcher 3 wild hunt', now(), now())",
+        "insert into games (id, title, normalised_title, match_title, created_at, updated_at)
+         values (gen_random_uuid(), 'The Witcher® 3: Wild Hunt', 'the witcher 3 wild hunt', 'the witcher 3 wild hunt', now(), now())",
         "insert into offers (id, game_id, store_id, sku, region, platform, url, currency, amount, regular, observed_at,
             low, low_at, created_at, updated_at)
          select gen_random_uuid(), games.id, stores.id, 'sku', 'DE', 'windows', 'https://shop.example/game/292030',

@@ -24,7 +24,7 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
     match action {
         Action::Duplicates => {
             // A list without those that have no key yet would be another one tomorrow.
-            matching::fill_keys(&app.writer).await?;
+            while matching::fill_keys(&app.writer).await? > 0 {}
             let games = matching::list_same_games(&app.writer).await?;
             if games.is_empty() {
                 return Ok("No two games have the same title.\n".to_owned());

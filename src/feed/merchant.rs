@@ -185,6 +185,7 @@ pub fn attribute_name(given: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn shop() -> Merchant {
         Merchant {
@@ -405,6 +406,17 @@ mod tests {
                 );
                 let sale = [("id", "1"), ("price", "99.00 EUR"), ("sale_price", odd)];
                 assert!(observe_of(shop, &sale, now).is_err(), "{odd:?} was accepted");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_period_is_too_odd(text in "[0-9TZ:+/, -]{0,40}", other in ".{0,60}", zone in prop::sample::select(vec!["UTC", "-0800", "Pacific/Apia"])) {
+            for text in [&text, &other, &format!("2026-11-28{text}")] {
+                if let Ok(period) = Period::read(text, zone.parse().unwrap()) {
+                    prop_assert!(period.begin < period.over_at && period.ends_at <= period.over_at);
+                }
             }
         }
     }

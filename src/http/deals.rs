@@ -15,6 +15,7 @@ use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
 use crate::domain::money::{Currency, Money};
 use crate::domain::observation::check_text;
+use crate::domain::text::fold_white_space;
 use crate::error::Result;
 use crate::store::deals::{self, Deal, DealFilter, DealSort};
 
@@ -97,7 +98,7 @@ impl DealParams {
         if self.min_cut.is_some_and(|cut| !(0..=100).contains(&cut)) {
             return Err(bad_parameter("min_cut", "must be 0 to 100"));
         }
-        let platform = self.platform.map(|platform| platform.trim().to_lowercase());
+        let platform = self.platform.map(|platform| fold_white_space(&platform).to_lowercase());
         if let Some(platform) = &platform {
             check_text(platform, 50).map_err(|problem| bad_parameter("platform", &problem))?;
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::domain::observation::check_text;
+use crate::domain::text::fold_white_space;
 use crate::error::{Error, FieldError, Result};
 
 /// The longest URL that is taken, in characters.
@@ -59,6 +60,12 @@ impl Fields {
             },
         }
         String::new()
+    }
+
+    /// A text that is compared with what is reported: its white space is folded as there.
+    pub fn folded_text(&mut self, name: &str, text: Option<&str>, max: usize) -> String {
+        let text = text.map(fold_white_space);
+        self.text(name, text.as_deref(), max)
     }
 
     /// A text that may be missing; the empty text is none.

@@ -87,7 +87,7 @@ impl CreateOfferRequest {
     fn check(self) -> Result<NewOffer> {
         let mut fields = Fields::default();
         let store = fields.text("store", self.store.as_deref(), 100);
-        let sku = fields.text("sku", self.sku.as_deref(), 200);
+        let sku = fields.folded_text("sku", self.sku.as_deref(), 200);
         let region = check_region(self.region.as_deref()).unwrap_or_else(|problem| {
             fields.refuse("region", problem);
             String::new()
@@ -110,7 +110,9 @@ fn check_fields(
     }
     OfferFields {
         game_id: game_id.unwrap_or_default(),
-        platform: fields.optional_text("platform", platform, 50).map(|platform| platform.to_lowercase()),
+        platform: platform
+            .filter(|platform| !platform.trim().is_empty())
+            .map(|platform| fields.folded_text("platform", Some(platform), 50).to_lowercase()),
         url: fields.optional_url("url", url),
     }
 }

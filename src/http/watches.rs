@@ -167,7 +167,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         }
     }
     for (at, platform) in wanted.platforms.iter_mut().flatten().enumerate() {
-        *platform = fields.text(&format!("platforms/{at}"), Some(platform), 50).to_lowercase();
+        *platform = fields.folded_text(&format!("platforms/{at}"), Some(platform), 50).to_lowercase();
     }
     for (at, store) in wanted.stores.iter_mut().flatten().enumerate() {
         *store = fields.text(&format!("stores/{at}"), Some(store), 100);

@@ -244,12 +244,13 @@ pub async fn record_progress(
 }
 
 /// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
-/// the refusal is kept.
+/// the refusal is kept. XML may have many rows on one line: their reasons are told together, each once.
 pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
         "insert into import_refusals (import_id, line, reason, warning)
-         select $1, r.line, r.reason, r.warning
+         select $1, line, left(string_agg(distinct reason, '; '), 1000), bool_and(warning)
          from unnest($2::bigint[], $3::text[], $4::boolean[]) as r (line, reason, warning)
+         group by line
          on conflict (import_id, line) do update set reason = excluded.reason, warning = false
             where import_refusals.warning and not excluded.warning",
         id,

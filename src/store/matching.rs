@@ -193,41 +193,31 @@ impl<'a> Games<'a> {
     }
 }
 
-/// Gives games their keys that have none: those from before there were keys, and those of a version before that still
-/// runs. Safe to run twice at once; a game whose title changes meanwhile is left for the next time. Returns how many.
+/// Gives some games their keys that have none: those from before there were keys, and those of a version before that
+/// still runs. Safe to run twice at once; a game whose title changes meanwhile is left for the next time. Returns how
+/// many: call it again until there are none.
 ///
 /// # Errors
-/// The database's; what has its key keeps it.
+/// The database's.
 pub async fn fill_keys(pool: &PgPool) -> Result<u64> {
-    let mut filled = 0;
-    loop {
-        let games = sqlx::query!("select id, title from games where match_title is null limit $1", SLICE)
-            .fetch_all(pool)
-            .await?;
-        if games.is_empty() {
-            return Ok(filled);
-        }
-        let (ids, titles): (Vec<Uuid>, Vec<String>) =
-            games.into_iter().map(|game| (game.id, game.title)).unzip();
-        let keys: Vec<String> = titles.iter().map(|title| key(title)).collect();
-        let normalised: Vec<String> = titles.iter().map(|title| normalise(title)).collect();
-        let done = sqlx::query!(
-            "update games g set match_title = k.key, normalised_title = k.normalised
-             from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as k (id, title, key, normalised)
-             where g.id = k.id and g.title = k.title and g.match_title is null",
-            &ids,
-            &titles,
-            &keys,
-            &normalised,
-        )
-        .execute(pool)
-        .await?
-        .rows_affected();
-        if done == 0 {
-            return Ok(filled);
-        }
-        filled += done;
-    }
+    let games = sqlx::query!("select id, title from games where match_title is null limit $1", SLICE)
+        .fetch_all(pool)
+        .await?;
+    let (ids, titles): (Vec<Uuid>, Vec<String>) = games.into_iter().map(|game| (game.id, game.title)).unzip();
+    let keys: Vec<String> = titles.iter().map(|title| key(title)).collect();
+    let normalised: Vec<String> = titles.iter().map(|title| normalise(title)).collect();
+    let filled = sqlx::query!(
+        "update games g set match_title = k.key, normalised_title = k.normalised
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as k (id, title, key, normalised)
+         where g.id = k.id and g.title = k.title and g.match_title is null",
+        &ids,
+        &titles,
+        &keys,
+        &normalised,
+    )
+    .execute(pool)
+    .await?;
+    Ok(filled.rows_affected())
 }
 
 /// A game whose title means the same as another's.

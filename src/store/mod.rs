@@ -72,7 +72,7 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
         MigrateError::Execute(error) if is_transient(&error) => Error::unavailable(error),
         error => Error::internal(error),
     })?;
-    matching::fill_keys(pool).await?;
+    while matching::fill_keys(pool).await? > 0 {}
     Ok(())
 }
 

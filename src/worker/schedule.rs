@@ -86,7 +86,10 @@ impl Job {
             Job::RemoveFiles => files::remove_expired(app).await,
             Job::SweepFiles => files::sweep_orphans(app).await,
             Job::CountDead => record::count_dead(app).await,
-            Job::FillKeys => matching::fill_keys(&app.writer).await.map(|_| ()),
+            Job::FillKeys => {
+                while matching::fill_keys(&app.writer).await? > 0 && !app.stopping.is_cancelled() {}
+                Ok(())
+            }
         }
     }
 }

@@ -123,6 +123,31 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
 }
 
 #[tokio::test]
+async fn a_feed_of_one_line_tells_every_reason() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &SCOPES).await;
+    let rows = [
+        ["1", "", "", "20,00 EUR", "", "", ""],
+        ["2", "", "shop.example/2", "20.00 EUR", "", "", ""],
+        ["3", "", "", "20.00 EUR", "", "", "perhaps"],
+        ["4", "", "", "1,000 EUR", "", "", ""],
+    ];
+    let rss = feeds(&rows).remove(0).1.replace('\n', "");
+    let options = json!({"format": "merchant", "constants": {"store": "Shop"}});
+    let done = finish(&app, &anna, &import(&app, &anna, options, "feed.xml", rss).await).await;
+    assert_eq!(
+        (&done["recorded"], &done["refused"], &done["warnings"]),
+        (&json!(1), &json!(3), &json!(1)),
+        "{done}"
+    );
+    let told = refusals(&app, &anna, &done).await;
+    assert_eq!((told.len(), &told[0]["line"], &told[0]["kind"]), (1, &json!(1), &json!("refused")));
+    for why in ["price must be a decimal number", "\"perhaps\"", "url must start with"] {
+        assert_eq!(told[0]["reason"].as_str().unwrap().matches(why).count(), 1, "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn titles_are_shown_as_they_are_meant_in_every_format() {
     let rows = [
         ["1", "Assassin&#8217;s  Creed\n Caf&eacute;", "", "1 EUR", "", "", ""],
