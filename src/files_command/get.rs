@@ -233,7 +233,7 @@ impl Get<'_> {
                 let headers = match head.await {
                     Ok(reply) => reply.headers,
                     Err(refused) if refused.is_gone() => {
-                        let why = "no such link: it is wrong, was taken back, or its time is over";
+                        let why = "no such link: it is wrong, used up, or taken back, or its time is over";
                         return Err(Failure::new(why));
                     }
                     Err(refused) => return Err(refused.failure),

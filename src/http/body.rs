@@ -359,12 +359,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
 
 /// What is no UTF-8 would become another text, silently.
 fn check_query_text(parts: &Parts) -> Result<()> {
-    let is_text = |encoded: &str| percent_decode_str(encoded).decode_utf8().is_ok();
-    for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !is_text(pair)) {
-        let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
-        return Err(bad_parameter(&brief(&name), "is not UTF-8"));
-    }
-    Ok(())
+    let is_text = |encoded: &&str| percent_decode_str(encoded).decode_utf8().is_ok();
+    let Some(pair) = parts.uri.query().unwrap_or_default().split('&').find(|pair| !is_text(pair)) else {
+        return Ok(());
+    };
+    let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
+    Err(bad_parameter(&brief(&name), "is not UTF-8"))
 }
 
 /// The decoded pairs of the query, in order.

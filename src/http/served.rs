@@ -20,8 +20,8 @@ const PIECE: usize = 64 << 10;
 /// A client that only looks, and then asks for parts, goes away in this time; only then the first byte follows the head.
 const HELD_BACK: Duration = Duration::from_millis(100);
 /// How long a request waits for answers under way that may break off, and how often it looks.
-const WAITS: Duration = Duration::from_secs(1);
-const LOOKS_EVERY: Duration = Duration::from_millis(50);
+const WAITS: Duration = Duration::from_secs(3);
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
 
 /// Bytes of a link that one answer sends. Dropped early, it counts those that were sent and gives back the others.
 pub struct Served {
@@ -120,7 +120,7 @@ impl Served {
         let settled = std::mem::replace(&mut self.settled, true);
         let (app, link) = (self.app.clone(), self.link);
         let (promised, start, sent) = (self.promised, self.start, self.sent);
-        (!settled).then(|| async move { count(&app, link, promised, start, sent).await })
+        (!settled).then_some(async move { count(&app, link, promised, start, sent).await })
     }
 }
 

@@ -118,7 +118,7 @@ async fn a_header_that_is_no_utf8_is_refused_with_a_problem_or_ignored() {
         ("POST", "/v1/files", vec![bearer, b"Tus-Resumable: \xff"], 412),
         ("POST", "/v1/files", vec![bearer, b"Upload-Complete: ?0", b"Upload-Metadata: \xff"], 400),
         ("POST", "/v1/files", vec![bearer, b"Content-Digest: \xff", b"Content-Length: 0"], 400),
-        ("PUT", "/v1/files/a", vec![bearer, b"Content-Disposition: attachment; filename=\"\xff\""], 400),
+        ("POST", "/v1/files", vec![bearer, b"Content-Disposition: attachment; filename=\"\xff\""], 400),
         ("POST", &file, vec![bearer, b"X-HTTP-Method-Override: \xff"], 405),
         ("GET", "/healthz", vec![b"Host: \xff"], 400),
         ("GET", "/d/none", vec![b"Range: \xff", b"If-Match: \xff"], 404),

@@ -31,11 +31,9 @@ async fn stored(app: &TestApp, user: &User) -> u64 {
     let files = app.see(user, "/v1/files").await;
     let mut sum = 0;
     for file in files["items"].as_array().unwrap() {
-        // HEAD makes durable what is on its way.
-        let path = format!("/v1/files/{}", id(file));
-        let head = app.request(reqwest::Method::HEAD, &path).header("tus-resumable", "1.0.0");
-        let head = head.bearer_auth(&user.token).send().await.unwrap();
-        sum += head.headers()["upload-offset"].to_str().unwrap().parse::<u64>().unwrap();
+        // Asked for by itself, it tells what is on its way, too.
+        let looked = app.see(user, &format!("/v1/files/{}", id(file))).await;
+        sum += looked["offset"].as_u64().unwrap();
     }
     sum
 }

@@ -202,7 +202,7 @@ pub async fn end_writing(app: &App, account: Uuid, id: Uuid) -> Result<StoredFil
         if file_writing::take_from_silent(&app.writer, id, silent_since).await? {
             return files::find_file(&app.writer, account, id, app.clock.now()).await;
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
