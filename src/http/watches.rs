@@ -274,6 +274,7 @@ pub async fn create(
     Json(request): Json<CreateWatchRequest>,
 ) -> Result<Response> {
     let (game, fields) = request.check()?;
+    let _turn = app.uploads.turn(caller.account).await;
     let watch = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
     conditional::created(&format!("/v1/watches/{}", watch.id), &WatchResponse::from(watch))
 }
