@@ -14,6 +14,7 @@ use crate::aws::Chain;
 use crate::callers::Callers;
 pub use crate::clock::Clock;
 use crate::config::{Config, Database};
+use crate::cpu_time::CpuTime;
 use crate::error::{Error, Result};
 use crate::gauges::Gauges;
 use crate::iam::Tokens;
@@ -30,6 +31,7 @@ use crate::pulses::Pulses;
 use crate::readiness::Readiness;
 use crate::secrets::Keyring;
 use crate::store::game_loader::GameLoader;
+use crate::store::idempotency::KeptAnswers;
 use crate::store::pool::{self, OnConnect, Password, PgPool};
 use crate::store::wakeups::Wakeups;
 use crate::suspicion::Suspicion;
@@ -53,6 +55,8 @@ pub struct AppState {
     /// Reads single games through `reader`.
     pub games: GameLoader,
     pub clock: Clock,
+    /// Whose turn it is to compute.
+    pub cpu: CpuTime,
     pub bus: Bus,
     /// Where other teams hear of events.
     pub events_topic: Option<Topic>,
@@ -66,6 +70,8 @@ pub struct AppState {
     pub blobs: Blobs,
     /// Those that this process receives just now.
     pub uploads: Uploads,
+    /// How much is kept for idempotency keys.
+    pub kept_answers: KeptAnswers,
     /// Who follows an import.
     pub listeners: Listeners,
     /// Rings when another process has put something into a queue of the database.
@@ -142,6 +148,7 @@ impl AppState {
             activity,
             blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
             uploads: Uploads::default(),
+            kept_answers: KeptAnswers::default(),
             listeners: Listeners::default(),
             games: GameLoader::new(reader.clone()),
             disk: Disk::new(&config.instance),
@@ -152,6 +159,7 @@ impl AppState {
             tokens,
             aws,
             clock,
+            cpu: CpuTime::default(),
             keyring,
             wakeups: Wakeups::default(),
             suspicion,

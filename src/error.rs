@@ -210,21 +210,41 @@ impl Error {
         let Some(source) = &self.source else { return };
         let request_id = REQUEST_ID.try_with(Clone::clone);
         let request_id = request_id.as_deref().unwrap_or("-");
-        log::error!(target: "salebell::error", "request.id" = request_id, status = self.kind.status().as_u16();
+        let status = self.kind.status();
+        let level = if status.is_server_error() { log::Level::Error } else { log::Level::Warn };
+        log::log!(target: "salebell::error", level, "request.id" = request_id, status = status.as_u16();
             "request failed: {}", chain(source.as_ref()));
     }
 
-    /// The problem document, as it also stands for a refused item inside an answer.
+    /// The problem document, as it also stands for a refused item inside an answer. What it repeats of a request is cut
+    /// off, so that an answer is not larger than its question.
     pub fn problem(&self) -> Problem {
         let (slug, title) = self.kind.slug_and_title();
+        let errors = self.errors.iter().take(MAX_ERRORS);
+        let errors = errors.map(|FieldError { pointer, detail }| FieldError {
+            pointer: brief(pointer, MAX_TEXT),
+            detail: brief(detail, MAX_TEXT),
+        });
         Problem {
             r#type: format!("/problems/{slug}"),
             title: title.to_owned(),
             status: self.kind.status().as_u16(),
-            detail: self.detail.clone(),
+            detail: brief(&self.detail, MAX_TEXT),
             instance: REQUEST_ID.try_with(Clone::clone).ok(),
-            errors: self.errors.clone(),
+            errors: errors.collect(),
         }
+    }
+}
+
+/// The most characters of each text of a problem, and the most fields that it names.
+const MAX_TEXT: usize = 500;
+const MAX_ERRORS: usize = 100;
+
+/// The beginning of a text, up to `most` characters.
+pub fn brief(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -304,11 +324,9 @@ impl From<sqlx::Error> for Error {
             return Error::unavailable(error);
         }
         match &error {
-            // A text or an instant that PostgreSQL cannot hold, such as one from a forged cursor.
-            sqlx::Error::Database(database)
-                if matches!(database.code().as_deref(), Some("22021" | "22008")) =>
-            {
-                Error::malformed("A value of the request is out of range.")
+            _ if is_bad_data(&error) => {
+                let detail = "A value of the request is out of range, or holds what cannot be kept.";
+                Error { source: Some(error.into()), ..Error::malformed(detail) }
             }
             // It refuses our log-in: the password is being changed, or is wrong.
             sqlx::Error::Database(database)
@@ -337,6 +355,28 @@ fn on_constraint(name: &str) -> Option<Error> {
         "offers_game_id_fkey" | "watches_game_id_fkey" => Error::invalid("/game_id", "is unknown"),
         _ => return None,
     })
+}
+
+/// Whether PostgreSQL, or the driver before it, cannot take a value as it is. What is checked before never comes here, so
+/// this is for what nobody has thought of, such as the values of a forged cursor; the log has it.
+///
+/// SQLSTATE class 22 without what only our own statements can do wrong (such as 22012, division by zero): text that is too
+/// long, has a NUL or cannot be translated, numbers and times that are out of range or none. 23514: a check refuses it.
+/// Class 54: it is too large for an index, or has too many parts.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+pub fn is_bad_data(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Encode(_) => true,
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            code.starts_with("54")
+                || matches!(
+                    code.as_ref(),
+                    "22001" | "22003" | "22007" | "22008" | "22009" | "22015" | "22021" | "22023" | "22026"
+                )
+                || matches!(code.as_ref(), "22030" | "22032" | "22P02" | "22P03" | "22P05" | "23514")
+        }),
+        _ => false,
+    }
 }
 
 /// Whether the database is away, failing over or overloaded, so that the same again may succeed.

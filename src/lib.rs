@@ -29,6 +29,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cpu_time;
 pub mod dev;
 pub mod domain;
 pub mod error;

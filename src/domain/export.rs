@@ -1,7 +1,9 @@
 //! What is exported.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+use super::observation::{Timestamp, check_text};
+use super::region::check_region;
 
 /// Which rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +30,27 @@ pub struct ExportFilter {
     pub region: Option<String>,
     /// Prices seen at this instant or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<DateTime<Utc>>,
+    pub since: Option<Timestamp>,
     /// And before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<DateTime<Utc>>,
+    pub until: Option<Timestamp>,
 }
 
 impl ExportFilter {
+    /// The filter with its texts as the rows have them.
+    ///
+    /// # Errors
+    /// What is no text, or no region: the field and why.
+    pub fn normalise(mut self) -> Result<ExportFilter, (&'static str, String)> {
+        if let Some(store) = &self.store {
+            check_text(store, 100).map_err(|problem| ("store", problem))?;
+        }
+        if let Some(region) = &self.region {
+            self.region = Some(check_region(Some(region)).map_err(|problem| ("region", problem))?);
+        }
+        Ok(self)
+    }
+
     /// What does not fit a kind of rows: the field and why.
     pub fn problem(&self, kind: ExportKind) -> Option<(&'static str, &'static str)> {
         let given = [

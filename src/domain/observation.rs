@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::instant::Time;
 use super::money::{Currency, split_code};
@@ -289,8 +289,24 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     if instant.year() < FIRST_YEAR || instant.year() > 9999 {
         return Err("must lie between the years 1970 and 9999".to_owned());
     }
+    // chrono takes a second 60 for more than a second's worth of nanoseconds, and comes out in the next year.
+    if instant.timestamp_subsec_nanos() >= 1_000_000_000 {
+        return Err("must not be a leap second".to_owned());
+    }
     // PostgreSQL keeps microseconds: the same instant must be the same after a round trip.
     DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or_else(|| "is out of range".to_owned())
+}
+
+/// An instant of a JSON body, which is read by `parse_instant`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Timestamp(pub DateTime<Utc>);
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        parse_instant(&text).map(Timestamp).map_err(serde::de::Error::custom)
+    }
 }
 
 fn required<'t>(
@@ -482,6 +498,8 @@ mod tests {
             "9999-12-31T23:59:59-01:00",
             "0000-01-01T00:00:00Z",
             "2026-11-20T12:00:00",
+            "-262143-01-01T00:00:00Z",
+            "2016-12-31T23:59:60Z",
         ] {
             assert!(parse_instant(text).is_err(), "{text:?} was accepted");
         }

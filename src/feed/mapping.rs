@@ -14,6 +14,7 @@ use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::Currency;
 use crate::domain::region::check_region;
 use crate::failure::Failure;
+use crate::tables::text::unguard;
 
 /// The fields of an observation, as `POST /v1/prices` takes them.
 const FIELDS: [&str; 12] = [
@@ -206,7 +207,8 @@ impl ColumnMapping {
             return Err(format!("has {} fields where the header has {}", record.len(), self.width));
         }
         let mut fields = Vec::with_capacity(self.columns.len() + self.constants.len());
-        let columns = self.columns.iter().map(|(field, place)| (*field, record[*place].as_str()));
+        // People edit CSV in spreadsheets, and our exports are made for those.
+        let columns = self.columns.iter().map(|(field, place)| (*field, unguard(&record[*place])));
         let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
         for (field, text) in columns.chain(constants) {
             if !text.is_empty() {

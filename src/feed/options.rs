@@ -46,6 +46,12 @@ impl ImportOptions {
         let pairs = |map: &BTreeMap<String, String>| {
             map.iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>()
         };
+        // A name in a header may have a line end, but nothing has this, nor can it be kept.
+        let texts =
+            [&self.columns, &self.constants].into_iter().flatten().flat_map(|(key, value)| [key, value]);
+        if texts.into_iter().any(|text| text.contains('\0')) {
+            return Err("has a column or a constant with a NUL in it".to_owned());
+        }
         // They would be in every row.
         if self.columns.values().chain(self.constants.values()).any(|text| text.len() > LONGEST) {
             return Err(format!("has a column or a constant that is longer than {LONGEST} bytes"));

@@ -22,12 +22,15 @@ use uuid::Uuid;
 
 use super::request::Progress;
 use crate::app::App;
-use crate::error::{Error, FieldError, Kind, Result};
+use crate::callers::Caller;
+use crate::cpu_time::give_way;
+use crate::domain::observation::check_text;
+use crate::error::{Error, FieldError, Kind, Result, brief};
 
 /// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, app: &App) -> Result<Self> {
@@ -38,8 +41,21 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         check_not_encoded(request.headers())?;
         let (parts, body) = request.into_parts();
         let bytes = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
-        parse_json(&bytes).map(Json)
+        let account = parts.extensions.get::<Caller>().map(|caller| caller.account);
+        parse_body(app, account, bytes).await.map(Json)
     }
+}
+
+/// Reads a whole body as JSON, a large one in the turn of its account.
+///
+/// # Errors
+/// As `parse_json`.
+pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
+    app: &App,
+    account: Option<Uuid>,
+    bytes: bytes::Bytes,
+) -> Result<T> {
+    app.cpu.compute(account, bytes.len(), move || parse_json(&bytes)).await?
 }
 
 /// # Errors
@@ -129,6 +145,7 @@ pub async fn hash_body(request: Request) -> Result<Digest> {
     let mut pieces = request.into_body().into_data_stream();
     while let Some(piece) = pieces.next().await {
         hash.update(&piece.map_err(|error| broken_off(&error))?);
+        give_way().await;
     }
     Ok(hash.value())
 }
@@ -290,20 +307,17 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
         if !error.inner().is_data() {
             return Error::malformed(format!("The body is not JSON: {}.", error.inner()));
         }
-        Error::invalid(pointer(error.path()), brief(without_position(&error.inner().to_string())))
+        Error::invalid(
+            pointer(error.path()),
+            brief(without_position(&error.inner().to_string()), MAX_REPEATED),
+        )
     })?;
     deserializer.end().map_err(|error| Error::malformed(format!("The body is not JSON: {error}.")))?;
     Ok(value)
 }
 
-/// What is repeated of somebody's input: its beginning, so that an answer is not larger than its question.
-fn brief(text: &str) -> String {
-    const MAX: usize = 200;
-    match text.char_indices().nth(MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
+/// The most characters that are repeated of a name or a value, so that the sentence around them is not cut off.
+const MAX_REPEATED: usize = 200;
 
 /// RFC 6901.
 fn pointer(path: &serde_path_to_error::Path) -> String {
@@ -311,7 +325,7 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     path.iter().fold(String::new(), |pointer, segment| match segment {
         Segment::Seq { index } => format!("{pointer}/{index}"),
         Segment::Map { key } | Segment::Enum { variant: key } => {
-            format!("{pointer}/{}", brief(key).replace('~', "~0").replace('/', "~1"))
+            format!("{pointer}/{}", brief(key, MAX_REPEATED).replace('~', "~0").replace('/', "~1"))
         }
         Segment::Unknown => pointer,
     })
@@ -374,8 +388,9 @@ pub fn query_pairs(parts: &Parts) -> Vec<(String, String)> {
 
 /// A query parameter that cannot be taken: 400.
 pub fn bad_parameter(name: &str, detail: &str) -> Error {
+    let (name, detail) = (brief(name, MAX_REPEATED), brief(detail, MAX_REPEATED));
     let mut refusal = Error::malformed(format!("The query parameter {name} {detail}."));
-    refusal.errors.push(FieldError { pointer: name.to_owned(), detail: detail.to_owned() });
+    refusal.errors.push(FieldError { pointer: name, detail });
     refusal
 }
 
@@ -393,7 +408,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// The `{id}` of a path where a slug may stand for it. What is longer than any slug names nothing: 404.
+/// The `{id}` of a path where a slug may stand for it. What is longer than any slug, or no text, names nothing: 404.
 pub struct Reference(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Reference {
@@ -401,7 +416,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Reference {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         match Path::<String>::from_request_parts(parts, state).await {
-            Ok(Path(reference)) if reference.chars().nth(100).is_none() => Ok(Reference(reference)),
+            Ok(Path(reference)) if check_text(&reference, 100).is_ok() => Ok(Reference(reference)),
             _ => Err(Error::not_found("thing")),
         }
     }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use chrono::{DateTime, Datelike, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -12,10 +12,11 @@ use super::auth::Caller;
 use super::body::{Id, Json, Params, present};
 use super::conditional;
 use super::deliveries::DeliveryResponse;
-use super::fields::Fields;
+use super::fields::{Fields, MAX_URL};
 use super::page::Paging;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::domain::observation::{Timestamp, check_text};
+use crate::error::Result;
 use crate::secrets;
 use crate::store::Creation;
 use crate::store::channels::{self, Channel, NewChannel};
@@ -54,7 +55,7 @@ pub struct UpdateChannelRequest {
 pub struct RecoverChannelRequest {
     /// Deliveries made at this time or later that died are tried again; none are without it.
     #[serde(default)]
-    since: Option<DateTime<Utc>>,
+    since: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -258,11 +259,9 @@ pub async fn recover(
     Id(id): Id,
     Json(request): Json<RecoverChannelRequest>,
 ) -> Result<Answer<RecoverChannelResponse>> {
-    if request.since.is_some_and(|since| !(1970..=9999).contains(&since.year())) {
-        return Err(Error::invalid("/since", "must be in the years 1970 to 9999"));
-    }
+    let since = request.since.map(|since| since.0);
     let (channel, recovered) =
-        channels::recover_channel(&app.writer, caller.account, id, request.since, app.clock.now()).await?;
+        channels::recover_channel(&app.writer, caller.account, id, since, app.clock.now()).await?;
     Ok(Answer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
@@ -293,7 +292,9 @@ fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {
     if name.is_some() {
         fields.text("name", name, 100);
     }
-    if let Some(Err(problem)) = url.map(|url| app.webhooks.check_url(url)) {
+    // A URL is kept as it was given, and its parser passes over what is no text.
+    let check_url = |url: &str| check_text(url, MAX_URL).and_then(|()| app.webhooks.check_url(url));
+    if let Some(Err(problem)) = url.map(check_url) {
         fields.refuse("url", problem);
     }
     fields.finish()

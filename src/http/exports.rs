@@ -84,13 +84,12 @@ pub async fn create(
     caller: Caller,
     Json(request): Json<CreateExportRequest>,
 ) -> Result<Response> {
-    let CreateExportRequest { kind, format, mut filter, expires_in } = request;
+    let CreateExportRequest { kind, format, filter, expires_in } = request;
     if let Some((field, problem)) = filter.problem(kind) {
         return Err(Error::invalid(format!("/filter/{field}"), problem));
     }
-    if let Some(region) = &mut filter.region {
-        *region = check_region(Some(region)).map_err(|problem| Error::invalid("/filter/region", problem))?;
-    }
+    let filter =
+        filter.normalise().map_err(|(field, problem)| Error::invalid(format!("/filter/{field}"), problem))?;
     let now = app.clock.now();
     let wanted = expires_in.map(|seconds| {
         let life = TimeDelta::try_seconds(seconds).and_then(|life| now.checked_add_signed(life));

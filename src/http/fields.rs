@@ -7,7 +7,7 @@ use crate::domain::text::fold_white_space;
 use crate::error::{Error, FieldError, Result};
 
 /// The longest URL that is taken, in characters.
-const MAX_URL: usize = 2_000;
+pub const MAX_URL: usize = 2_000;
 
 /// A field of a merge patch (RFC 7396). Give it `#[serde(default)]`.
 #[derive(Clone, Debug, Default, PartialEq)]

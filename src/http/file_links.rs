@@ -17,6 +17,7 @@ use super::conditional;
 use super::fields::Fields;
 use super::page::Paging;
 use crate::app::App;
+use crate::domain::observation::Timestamp;
 use crate::error::{Error, Result};
 use crate::store::file_links::{self, FileLink, NewLink};
 use crate::store::files;
@@ -26,7 +27,7 @@ use crate::store::files;
 pub struct CreateLinkRequest {
     /// Without it, as long as the file.
     #[serde(default)]
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Timestamp>,
     /// Without it, any number.
     #[serde(default)]
     max_downloads: Option<i32>,
@@ -75,7 +76,7 @@ pub async fn create(
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, id, now).await?;
     let mut fields = Fields::default();
-    if request.expires_at.is_some_and(|end| end <= now) {
+    if request.expires_at.is_some_and(|end| end.0 <= now) {
         fields.refuse("expires_at", "must be in the future");
     }
     if request.max_downloads.is_some_and(|most| most < 1) {
@@ -93,7 +94,7 @@ pub async fn create(
         id: Uuid::now_v7(),
         digest: digest.as_ref(),
         // A file that is kept longer later does not prolong what was promised.
-        expires_at: request.expires_at.unwrap_or(file.expires_at),
+        expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
         max_downloads: request.max_downloads,
     };
     let _turn = app.uploads.turn(caller.account).await;

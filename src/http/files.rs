@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::auth::Caller;
 use super::body::{
-    BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_json, present, read_limited,
+    BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_body, present, read_limited,
 };
 use super::conditional::{self, check_if_match};
 use super::fields::Fields;
@@ -20,7 +20,8 @@ use super::page::Paging;
 use super::uploads::{self, UploadParams, draft, plain, tus};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
-use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::domain::observation::Timestamp;
+use crate::error::{Error, Kind, Result};
 use crate::store::files::{self, FileChange, StoredFile};
 
 /// A file, whole or on its way.
@@ -86,7 +87,7 @@ struct UpdateFileRequest {
     name: Option<String>,
     /// Sooner or later, but never 14 days after it was made.
     #[serde(default, deserialize_with = "present")]
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Timestamp>,
 }
 
 /// `OPTIONS` of files: what both protocols want to know before they begin.
@@ -136,13 +137,12 @@ pub async fn create(
     };
     let hash = BodyHash::default();
     let request = request.map(|body| Body::new(Hashed::new(body, hash.clone())));
-    // In a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+    let (outliving, account) = (app.clone(), caller.account);
     let work = async move {
         let answer = create_once(&app, &caller, &params, request).await;
         execution.finish(answer.unwrap_or_else(IntoResponse::into_response), hash.value().as_ref()).await
     };
-    let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
-    tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
+    idempotency::outlive(&outliving, account, work).await
 }
 
 async fn create_once(
@@ -225,13 +225,13 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
-    let wanted: UpdateFileRequest = parse_json(&body)?;
+    let wanted: UpdateFileRequest = parse_body(app, Some(caller.account), body).await?;
     let now = app.clock.now();
     let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
         check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
         let mut fields = Fields::default();
         let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
-        let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted), file.created_at, now));
+        let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
         let keep_until = keep.transpose().unwrap_or_else(|problem| {
             fields.refuse("expires_at", problem);
             None

@@ -7,6 +7,9 @@
 //! - An execution goes on when its client hangs up, so that the repetition finds its answer. When the process dies,
 //!   the repetition takes over as soon as the lock has run out; what the dead one had committed without an answer is
 //!   then done again, so handlers keep one transaction.
+//! - Of an answer beyond 64 KiB a short form is kept, where it has one (`Abridged`): a report's names its batch and counts
+//!   the refusals. An account has room for 100,000 keys and 64 MiB of answers in a day; beyond that a new key is refused
+//!   with 429, because a key that is forgotten too early would let a request have its effect twice.
 //! - Bodies are sealed with `webhook.encryption_keys`: some hold a secret that is shown once. Without a key, successes
 //!   with `Cache-Control: no-store` are kept without their body, and their repetition is a 409 that says so.
 //! - While the database is away no key is known. All requests with one are refused then, but for reports of prices on a
@@ -24,6 +27,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use chrono::TimeDelta;
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
@@ -49,8 +53,14 @@ const LOCK: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// And where prices are taken without their key sooner than not at all.
 const PRICES_PATIENCE: Duration = Duration::from_secs(2);
-/// A larger answer is not saved, in bytes; none of ours is.
-const MAX_SAVED: u64 = 16 * 1024 * 1024;
+/// The most bytes of an answer that is kept as it is. Of a larger one its `Abridged` form is kept, where it has one.
+const MAX_KEPT: usize = 64 << 10;
+/// A larger answer is not looked at, in bytes; none of ours is.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// What is kept of an answer that is too large to be kept whole; its handler puts it on the response.
+#[derive(Clone)]
+pub struct Abridged(pub Bytes);
 
 /// What is sealed begins with its version, which is not 0 (see `secrets`).
 const PLAIN: u8 = 0;
@@ -85,6 +95,7 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
         Begun::Execution(execution) => execution,
     };
     let request = Request::from_parts(parts, Body::from(body));
+    let outliving = app.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
         let answer = match app.suspicion.limit(app.config.server.request_timeout, answer).await {
@@ -94,8 +105,21 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
         };
         execution.finish(answer, hash.as_ref()).await
     };
-    // In a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+    outlive(&outliving, caller.account, work).await
+}
+
+/// Does work in a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+///
+/// # Errors
+/// `Internal`: the work panicked.
+pub async fn outlive<T: Send + 'static>(
+    app: &App,
+    account: Uuid,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T> {
     let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+    let cpu = app.cpu.clone();
+    let work = async move { cpu.share(|| Some(account), work).await };
     tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
 }
 
@@ -133,7 +157,11 @@ pub async fn begin(
         Found::Nothing { began_at } => {
             let claim = Claim { app: app.clone(), account: caller.account, key, began_at };
             let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
-            Ok(Begun::Execution(Execution(Some(Open { claim, heart, closed: false }))))
+            let execution = Execution(Some(Open { claim, heart, closed: false }));
+            // Where there is no room for another, it is given up again.
+            let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
+            app.suspicion.limit(PATIENCE, room).await??;
+            Ok(Begun::Execution(execution))
         }
         Found::Answered(saved) => {
             let owner = owner(caller.account, &key);
@@ -251,7 +279,7 @@ impl Execution {
     pub async fn finish(mut self, answer: Response, hash: &[u8]) -> Response {
         let Some(open) = self.0.as_mut() else { return answer };
         let known = axum::body::HttpBody::size_hint(answer.body()).exact();
-        if !may_be_repeated(answer.status()) || known.is_none_or(|size| size > MAX_SAVED) {
+        if !may_be_repeated(answer.status()) || known.is_none_or(|size| size > MAX_ANSWER) {
             open.closed = true;
             open.claim.give_up().await;
             return answer;
@@ -264,7 +292,11 @@ impl Execution {
         // From here on it is answered. When that is not saved, the caller must hear it all the same, and the lock
         // runs out by itself.
         open.closed = true;
-        let save = open.claim.save(parts.status, &parts.headers, &body, hash);
+        let kept = match body.len() > MAX_KEPT {
+            true => parts.extensions.get::<Abridged>().map(|short| short.0.clone()),
+            false => Some(body.clone()),
+        };
+        let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
         if let Ok(Err(error)) = open.claim.app.suspicion.limit(PATIENCE, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
@@ -291,15 +323,24 @@ fn may_be_repeated(status: StatusCode) -> bool {
 }
 
 impl Claim {
-    async fn save(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], hash: &[u8]) -> Result<()> {
+    /// Without `body` the answer is too large to be kept.
+    async fn save(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+        hash: &[u8],
+    ) -> Result<()> {
         let keyring = &self.app.keyring;
         let unstored = headers.get(header::CACHE_CONTROL).is_some_and(|value| value == "no-store");
         let secret = unstored && status.is_success();
-        let body = match (keyring.can_seal(), secret) {
-            (true, _) => Some(keyring.seal(owner(self.account, &self.key), body)?),
-            (false, true) => None,
-            (false, false) => Some([&[PLAIN], body].concat()),
+        let body = match body {
+            Some(body) if keyring.can_seal() => Some(keyring.seal(owner(self.account, &self.key), body)?),
+            Some(body) if !secret => Some([&[PLAIN], body].concat()),
+            _ => None,
         };
+        let bytes = body.as_ref().map_or(0, Vec::len);
+        self.app.kept_answers.note_kept(self.account, bytes);
         let text = |value: &HeaderValue| value.to_str().ok().map(Value::from);
         let headers: Map<String, Value> =
             headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
@@ -325,7 +366,9 @@ impl Repetition {
             return Err(another_request());
         }
         let lost = || {
-            Error::conflict("It was done, but its answer held a secret that is not kept or does not open.")
+            let detail = "It was done, but its answer is not kept: it held a secret, or was too large.";
+            let location = self.saved.headers.get("location").and_then(Value::as_str);
+            Error::conflict(location.map_or(detail.to_owned(), |at| format!("{detail} It is at {at}.")))
         };
         let body = match self.saved.body.as_deref() {
             None => return Err(lost()),

@@ -27,6 +27,7 @@ use crate::listeners::Listening;
 use crate::store::batches::{self, Batch};
 use crate::store::files;
 use crate::store::imports::{self, Import, NewImport, RowRefusal};
+use crate::tables::text::quote;
 
 /// How often somebody who listens is told.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -313,8 +314,7 @@ fn write_refusal(text: &mut Vec<u8>, format: RefusalFormat, refusal: &RowRefusal
     let RowRefusal { line, reason, warning } = refusal;
     let kind = if *warning { "warning" } else { "refused" };
     let line = match format {
-        // RFC 4180; a reason never begins with what a spreadsheet would take for a formula.
-        RefusalFormat::Csv => format!("{line},\"{}\",{kind}\r\n", reason.replace('"', "\"\"")),
+        RefusalFormat::Csv => format!("{line},{},{kind}\r\n", quote(reason)),
         RefusalFormat::Ndjson => {
             format!("{}\n", serde_json::json!({"line": line, "reason": reason, "kind": kind}))
         }

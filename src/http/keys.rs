@@ -15,6 +15,7 @@ use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
 use crate::domain::api_key;
+use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::secrets;
 use crate::store::keys::{self, Key, NewKey};
@@ -29,7 +30,7 @@ pub struct CreateKeyRequest {
     #[serde(default)]
     scopes: Vec<String>,
     #[serde(default)]
-    expires_at: Option<DateTime<Utc>>,
+    expires_at: Option<Timestamp>,
 }
 
 /// A merge patch of a key.
@@ -41,7 +42,7 @@ pub struct UpdateKeyRequest {
     #[serde(default, deserialize_with = "present")]
     scopes: Option<Vec<String>>,
     #[serde(default)]
-    expires_at: Patch<DateTime<Utc>>,
+    expires_at: Patch<Timestamp>,
 }
 
 /// A key as it is shown: by its beginning.
@@ -164,6 +165,7 @@ pub async fn create(
 ) -> Result<Response> {
     let now = app.clock.now();
     let CreateKeyRequest { name, scopes, expires_at } = request;
+    let expires_at = expires_at.map(|end| end.0);
     let wanted = Wanted { name, scopes, expires_at }.check(&caller, None, now)?;
     let key = secrets::generate_api_key()?;
     let new = NewKey {
@@ -194,7 +196,7 @@ pub async fn update(
         let wanted = Wanted {
             name: request.name.unwrap_or_else(|| key.name.clone()),
             scopes: request.scopes.unwrap_or_else(|| key.scopes.clone()),
-            expires_at: request.expires_at.apply(key.expires_at),
+            expires_at: request.expires_at.apply(key.expires_at.map(Timestamp)).map(|end| end.0),
         };
         let Wanted { name, scopes, expires_at } = wanted.check(&caller, Some(&key), now)?;
         Ok(Key { name, scopes, expires_at, ..key })

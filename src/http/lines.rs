@@ -3,15 +3,18 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use axum::extract::Request;
 use axum::http::header;
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio_util::io::StreamReader;
 
 use super::body::{BodyHash, begin_stream, broken_off};
+use crate::cpu_time::{Stride, poll_give_way};
 use crate::error::{Error, Kind, Result};
 
 /// The longest line, in bytes.
@@ -19,6 +22,8 @@ pub const MAX_LINE: usize = 64 << 10;
 /// A packed body may not unpack to more than so many times its size (after the first megabyte).
 const MAX_RATIO: u64 = 200;
 const RATIO_GRACE: u64 = 1 << 20;
+/// A decoder gets so much at once, in bytes: what it makes of that, it makes without giving way.
+const PIECE: usize = 16 << 10;
 
 /// One line of a body.
 pub enum Line {
@@ -35,6 +40,7 @@ pub struct Lines {
     packed: Option<Arc<AtomicU64>>,
     unpacked: u64,
     index: u64,
+    stride: Stride,
 }
 
 impl Lines {
@@ -57,7 +63,7 @@ impl Lines {
                     hash.update(bytes);
                 }
             });
-        let body = StreamReader::new(Box::pin(stream));
+        let body = StreamReader::new(Pieces { stream: Box::pin(stream), rest: Bytes::new() });
         let (reader, packed): (Pin<Box<dyn AsyncRead + Send>>, _) = match encoding.as_deref() {
             None | Some(b"identity") => (Box::pin(body), None),
             Some(b"gzip") => {
@@ -78,7 +84,7 @@ impl Lines {
             }
         };
         let reader = BufReader::with_capacity(64 << 10, reader);
-        Ok(Lines { reader, packed, unpacked: 0, index: 0 })
+        Ok(Lines { reader, packed, unpacked: 0, index: 0, stride: Stride::default() })
     }
 
     /// The next line that is not blank, with its place in the body from 0 (blank lines count).
@@ -118,6 +124,8 @@ impl Lines {
             self.reader.consume(used);
             self.unpacked += used as u64;
             self.check_ratio()?;
+            // Blank lines, and what of a line is too long, come to nobody who could give way.
+            self.stride.advance(used).await;
             if last {
                 return Ok(Some(if too_long { Line::TooLong } else { Line::Text(text) }));
             }
@@ -134,5 +142,27 @@ impl Lines {
             ));
         }
         Ok(())
+    }
+}
+
+/// A stream of bytes in small pieces, which gives way between them.
+struct Pieces<S> {
+    stream: Pin<Box<S>>,
+    rest: Bytes,
+}
+
+impl<S: Stream<Item = std::io::Result<Bytes>>> Stream for Pieces<S> {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(poll_give_way(context));
+        if self.rest.is_empty() {
+            match ready!(self.stream.as_mut().poll_next(context)) {
+                Some(Ok(bytes)) => self.rest = bytes,
+                end => return Poll::Ready(end),
+            }
+        }
+        let length = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.rest.split_to(length))))
     }
 }

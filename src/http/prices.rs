@@ -3,27 +3,31 @@
 //! On a bus that outlives the database a report is taken while that is away. Its messages say what its batch is, so that
 //! whoever records them can write it down; an unknown store is judged then too, and not here.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::answer::Answer;
+use super::answer::{Answer, to_json};
 use super::auth::{Caller, KnownCaller};
 use super::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
-use super::idempotency::{self, Begun};
-use super::lines::{Line, Lines};
+use super::idempotency::{self, Abridged, Begun};
+use super::lines::{Line, Lines, MAX_LINE};
 use crate::app::App;
+use crate::cpu_time::Stride;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
-use crate::domain::observation::{Checked, Observation, ReportedObservation};
-use crate::error::{Error, FieldError, Kind, Problem, REQUEST_ID, Result};
+use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
+use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::{batches, new_offers};
 use crate::trace::TraceContext;
 
@@ -33,10 +37,12 @@ const MAX_JSON_OBSERVATIONS: usize = 1000;
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
 /// How long the database may take for what a report can do without.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So many refusals are told one by one; the rest are counted.
-const MAX_TOLD_REFUSALS: usize = 20_000;
-/// And about so many bytes of them.
-const MAX_TOLD_BYTES: usize = 8 << 20;
+/// The most items of a report that its answer tells of one by one; the others are counted,
+const MAX_TOLD: usize = 1_000;
+/// and the most bytes that they may have together.
+const MAX_TOLD_BYTES: usize = 256 << 10;
+/// What an observation costs until it is a message, in bytes, about: more of it go to a thread of their own.
+const WORK_OF_ONE: usize = 128;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,9 +56,39 @@ pub struct ReportParams {
 #[serde(deny_unknown_fields)]
 struct ReportRequest<'a> {
     #[serde(borrow)]
-    observations: Vec<&'a RawValue>,
+    observations: Observations<'a>,
     #[serde(default)]
     backfill: bool,
+}
+
+/// The observations of a JSON report as they stand in it: no more are looked at than it may have.
+struct Observations<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Observations<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+                let mut found = Vec::new();
+                while let Some(item) = items.next_element::<&'de RawValue>()? {
+                    if found.len() == MAX_JSON_OBSERVATIONS {
+                        let detail =
+                            format!("has more than {MAX_JSON_OBSERVATIONS} items; use application/x-ndjson");
+                        return Err(serde::de::Error::custom(detail));
+                    }
+                    found.push(item);
+                }
+                Ok(Observations(found))
+            }
+        }
+        deserializer.deserialize_seq(Items)
+    }
 }
 
 #[derive(Serialize)]
@@ -65,6 +101,36 @@ struct ReportResponse {
     /// Observations that were taken without a field that could not be understood, also those that are not told.
     warnings_count: i64,
     warnings: Vec<Rejected>,
+    /// Why there are none of them in the lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+}
+
+/// What is left of an answer for what it tells item by item. The lists of one answer share it.
+struct Room {
+    items: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn new() -> Room {
+        Room { items: MAX_TOLD, bytes: MAX_TOLD_BYTES }
+    }
+
+    /// Nothing further is told, only counted.
+    fn is_used_up(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Takes the room of one more item. False: there is too little, and none for what comes after it either, so that
+    /// what is told is the beginning.
+    fn take(&mut self, item: &impl Serialize) -> bool {
+        let bytes = if self.is_used_up() { None } else { serde_json::to_vec(item).ok() };
+        let left = bytes.and_then(|bytes| self.bytes.checked_sub(bytes.len() + 1));
+        self.items = if left.is_some() { self.items - 1 } else { 0 };
+        self.bytes = left.unwrap_or(0);
+        left.is_some()
+    }
 }
 
 #[derive(Serialize)]
@@ -94,13 +160,22 @@ pub async fn report(
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
-    Ok(report.read_json(&body, params.backfill).await?.into_response())
+    Ok(report.read_json(body, params.backfill).await?.into_response())
 }
 
 impl IntoResponse for ReportResponse {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
         let location = format!("/v1/batches/{}", self.batch_id);
-        (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(self)).into_response()
+        let mut response =
+            (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(&self)).into_response();
+        self.rejected.clear();
+        self.warnings.clear();
+        self.detail =
+            Some("The first answer told refusals and warnings one by one; those are not kept, only their count.");
+        if let Ok(short) = to_json(&self) {
+            response.extensions_mut().insert(Abridged(short.into()));
+        }
+        response
     }
 }
 
@@ -120,8 +195,7 @@ struct Report {
     rejected: Vec<Rejected>,
     warnings_count: i64,
     warnings: Vec<Rejected>,
-    /// About so many bytes of answer they are.
-    told_bytes: usize,
+    room: Room,
 }
 
 impl Report {
@@ -139,19 +213,26 @@ impl Report {
             rejected: Vec::new(),
             warnings_count: 0,
             warnings: Vec::new(),
-            told_bytes: 0,
+            room: Room::new(),
         }
     }
 
-    async fn read_json(mut self, body: &[u8], backfill: bool) -> Result<ReportResponse> {
-        let request: ReportRequest<'_> = parse_json(body)?;
-        if request.observations.len() > MAX_JSON_OBSERVATIONS {
-            let detail = format!("has more than {MAX_JSON_OBSERVATIONS} items; use application/x-ndjson");
-            return Err(Error::invalid("/observations", detail));
-        }
-        self.backfill = backfill || request.backfill;
-        for (index, raw) in request.observations.iter().enumerate() {
-            self.take(index as u64, raw.get().as_bytes());
+    async fn read_json(mut self, body: Bytes, backfill: bool) -> Result<ReportResponse> {
+        let length = body.len();
+        let parse = move || {
+            let request: ReportRequest<'_> = parse_json(&body)?;
+            let items = request.observations.0.iter().map(|raw| body.slice_ref(raw.get().as_bytes()));
+            Ok::<_, Error>((items.collect::<Vec<Bytes>>(), request.backfill))
+        };
+        let (items, backfilled) = self.app.cpu.compute(Some(self.caller.account), length, parse).await??;
+        self.backfill = backfill || backfilled;
+        let mut stride = Stride::default();
+        for (index, item) in items.iter().enumerate() {
+            match item.len() > MAX_LINE {
+                true => self.refuse(index as u64, Error::new(Kind::TooLarge, "The observation is too long.")),
+                false => self.take(index as u64, item),
+            }
+            stride.advance(item.len()).await;
         }
         self.finish().await
     }
@@ -169,12 +250,12 @@ impl Report {
         // A report that breaks off is given up: what of it is on the bus may come again, and changes nothing then.
         self.read_ndjson(lines, backfill).await?;
         // One that has come whole is finished even when its client hangs up now: the repetition finds its answer.
+        let (app, account) = (self.app.clone(), self.caller.account);
         let work = async move {
             let answer = self.finish().await.into_response();
             execution.finish(answer, hash.value().as_ref()).await
         };
-        let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
-        tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
+        idempotency::outlive(&app, account, work).await
     }
 
     async fn read_ndjson(&mut self, mut lines: Lines, backfill: bool) -> Result<()> {
@@ -191,7 +272,7 @@ impl Report {
                     if self.sent.parts == 0 {
                         self.note_batch(None).await?;
                     }
-                    let messages = self.take_messages()?;
+                    let messages = self.take_messages().await?;
                     self.send(messages, None).await?;
                 }
             }
@@ -201,20 +282,24 @@ impl Report {
 
     /// Checks one observation.
     fn take(&mut self, index: u64, text: &[u8]) {
-        // The path of a wrong field costs time, so it is looked for only when there is one.
-        let reported = serde_json::from_slice::<ReportedObservation>(text)
-            .or_else(|_| parse_json(text))
-            .and_then(|reported| reported.check(self.app.clock.now()).map_err(field_errors));
+        // The path of a wrong field costs time, so it is looked for only when there is one, and somebody is told of it.
+        let reported = match serde_json::from_slice::<ReportedObservation>(text) {
+            Ok(reported) => Ok(reported),
+            Err(_) if self.room.is_used_up() => {
+                self.sent.rejected += 1;
+                return;
+            }
+            Err(_) => parse_json(text),
+        };
+        let reported =
+            reported.and_then(|reported| reported.check(self.app.clock.now()).map_err(field_errors));
         match reported {
             Ok(Checked { observation, warnings }) => {
                 self.waiting_bytes += text.len();
                 self.waiting.push((index, observation));
                 if !warnings.is_empty() {
                     self.warnings_count += 1;
-                    let warning = field_errors(warnings);
-                    if self.may_tell(&warning, self.warnings.len()) {
-                        self.warnings.push(Rejected { index, problem: warning.problem() });
-                    }
+                    self.warn(index, warnings);
                 }
             }
             Err(error) => self.refuse(index, error),
@@ -223,17 +308,23 @@ impl Report {
 
     fn refuse(&mut self, index: u64, error: Error) {
         self.sent.rejected += 1;
-        if self.may_tell(&error, self.rejected.len()) {
-            self.rejected.push(Rejected { index, problem: error.problem() });
+        if self.room.is_used_up() {
+            return;
+        }
+        let rejected = Rejected { index, problem: error.problem() };
+        if self.room.take(&rejected) {
+            self.rejected.push(rejected);
         }
     }
 
-    /// Whether there is room in the answer for one more, where so many of its kind are told.
-    fn may_tell(&mut self, error: &Error, told: usize) -> bool {
-        let size = |text: &str| text.len() + 100;
-        self.told_bytes += size(&error.detail)
-            + error.errors.iter().map(|field| size(&field.detail) + field.pointer.len()).sum::<usize>();
-        told < MAX_TOLD_REFUSALS && self.told_bytes < MAX_TOLD_BYTES
+    fn warn(&mut self, index: u64, warnings: Vec<FieldProblem>) {
+        if self.room.is_used_up() {
+            return;
+        }
+        let warned = Rejected { index, problem: field_errors(warnings).problem() };
+        if self.room.take(&warned) {
+            self.warnings.push(warned);
+        }
     }
 
     /// Whoever may not write the catalogue may not invent stores.
@@ -283,20 +374,24 @@ impl Report {
     }
 
     /// What waits, as the observations of messages that the bus can carry.
-    fn take_messages(&mut self) -> Result<Vec<Vec<Observation>>> {
+    async fn take_messages(&mut self) -> Result<Vec<Vec<Observation>>> {
         self.waiting_bytes = 0;
         let observations: Vec<Observation> = self.waiting.drain(..).map(|(_, seen)| seen).collect();
-        match self.app.bus.max_payload() {
-            _ if observations.is_empty() => Ok(Vec::new()),
-            None => Ok(vec![observations]),
-            Some(max) => batch::split(observations, max).map_err(Error::internal),
+        let Some(max) = self.app.bus.max_payload() else {
+            return Ok(if observations.is_empty() { Vec::new() } else { vec![observations] });
+        };
+        if observations.is_empty() {
+            return Ok(Vec::new());
         }
+        let (account, work) = (Some(self.caller.account), observations.len() * WORK_OF_ONE);
+        let split = self.app.cpu.compute(account, work, move || batch::split(observations, max));
+        split.await?.map_err(Error::internal)
     }
 
     /// Puts messages on the bus. With `closing` they are the last.
     async fn send(&mut self, messages: Vec<Vec<Observation>>, closing: Option<&Closing>) -> Result<()> {
         let carries = self.app.bus.outlives_database();
-        let (mut payloads, mut accepted) = (Vec::new(), 0);
+        let (mut parts, mut accepted) = (Vec::new(), 0);
         for (part, observations) in (self.sent.parts..).zip(messages) {
             accepted += observations.len() as i64;
             let message = PriceMessage {
@@ -309,8 +404,12 @@ impl Report {
                 observations,
                 batch: carries.then(|| self.note(closing.cloned())),
             };
-            payloads.push(message.pack().map_err(Error::internal)?);
+            parts.push(message);
         }
+        let pack = move || parts.iter().map(PriceMessage::pack).collect::<std::io::Result<Vec<_>>>();
+        let work = accepted as usize * WORK_OF_ONE;
+        let payloads = self.app.cpu.compute(Some(self.caller.account), work, pack).await?;
+        let payloads = payloads.map_err(Error::internal)?;
         self.app.bus.send_batch(&payloads).await?;
         self.sent.parts += payloads.len() as i32;
         self.sent.accepted += accepted;
@@ -323,7 +422,7 @@ impl Report {
     async fn finish(mut self) -> Result<ReportResponse> {
         // A refusal by the way may have left nothing to send.
         self.refuse_unknown_stores().await?;
-        let mut messages = self.take_messages()?;
+        let mut messages = self.take_messages().await?;
         let waiting: usize = messages.iter().map(Vec::len).sum();
         let mut closing = Closing {
             parts: self.sent.parts + messages.len() as i32,
@@ -345,6 +444,7 @@ impl Report {
             rejected: self.rejected,
             warnings_count: self.warnings_count,
             warnings: self.warnings,
+            detail: None,
         })
     }
 }

@@ -109,8 +109,9 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
         if let Some(refusal) = refusal {
             return refusal.into_response();
         }
+        let work = app.cpu.share(|| progress.account.get().copied(), next.run(request));
         // A panic leaves nothing half done behind that another request could see: transactions roll back.
-        let work = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let work = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
             answer = work => answer.unwrap_or_else(|_| Error::internal("a handler panicked").into_response()),
             () = give_up(&app, &progress) => overdue(&progress).into_response(),

@@ -13,6 +13,7 @@ use super::conditional::{self, check_if_match};
 use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
+use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
 use crate::store::offers::StoreRef;
@@ -121,7 +122,7 @@ pub struct StoreParams {}
 /// `Malformed` when it names none.
 pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
     let Some(reference) = reference else { return Ok(None) };
-    if reference.len() > 4 * MAX_NAME {
+    if check_text(reference, MAX_NAME).is_err() {
         return Err(bad_parameter("store", "names no store"));
     }
     match stores::find_store(&app.reader, reference).await? {

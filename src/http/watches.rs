@@ -13,6 +13,7 @@ use super::conditional::{self, check_if_match};
 use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
+use crate::cpu_time::give_way;
 use crate::domain::money::{Currency, Money};
 use crate::domain::region::check_region;
 use crate::domain::watch::{Miss, Rule, misses};
@@ -350,25 +351,23 @@ pub async fn explain(
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
-    let offers: Vec<OfferExplanation> = watches::explain_offers(&app.writer, &watch)
-        .await?
-        .into_iter()
-        .map(|offer| {
-            let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen);
-            let money = |minor| offer.seen.price.map(|price| Money { minor, currency: price.currency });
-            OfferExplanation {
-                offer_id: offer.offer_id,
-                store: offer.store_slug,
-                price: offer.seen.price.and_then(|price| money(price.amount)),
-                regular_price: offer.seen.price.and_then(|price| money(price.regular)),
-                region: offer.seen.region,
-                platform: offer.seen.platform,
-                would_ring: misses.is_empty(),
-                notice_id: offer.notice_id,
-                reasons: misses.into_iter().map(|code| Reason { code, detail: code.detail() }).collect(),
-            }
-        })
-        .collect();
+    let mut offers = Vec::new();
+    for offer in watches::explain_offers(&app.writer, &watch).await? {
+        give_way().await;
+        let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen);
+        let money = |minor| offer.seen.price.map(|price| Money { minor, currency: price.currency });
+        offers.push(OfferExplanation {
+            offer_id: offer.offer_id,
+            store: offer.store_slug,
+            price: offer.seen.price.and_then(|price| money(price.amount)),
+            regular_price: offer.seen.price.and_then(|price| money(price.regular)),
+            region: offer.seen.region,
+            platform: offer.seen.platform,
+            would_ring: misses.is_empty(),
+            notice_id: offer.notice_id,
+            reasons: misses.into_iter().map(|code| Reason { code, detail: code.detail() }).collect(),
+        });
+    }
     let would_ring = offers.iter().any(|offer| offer.would_ring);
     conditional::respond(&headers, &ExplainResponse { watch_id: watch.id, would_ring, offers })
 }

@@ -17,10 +17,19 @@ use crate::failure::Failure;
 pub struct Receipt {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
+    /// All that were refused; of many the API tells only the first.
+    pub rejected_count: u64,
     pub rejected: Vec<RejectedLine>,
     /// Lines that were accepted without a field that could not be understood.
     #[serde(default)]
     pub warnings: Vec<RejectedLine>,
+}
+
+impl Receipt {
+    /// Whether every refusal is told.
+    pub fn tells_all(&self) -> bool {
+        self.rejected.len() as u64 == self.rejected_count
+    }
 }
 
 /// One line that the API refused, or warns of.

@@ -18,7 +18,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use self::client::{BatchCounts, RejectedLine};
+use self::client::{BatchCounts, Receipt, RejectedLine};
 use self::input::Source;
 use self::session::{AcceptedSlice, Session};
 use self::slices::{Cutter, Refusal, Slice};
@@ -201,31 +201,71 @@ async fn send_slice(
     let mut refused = slice.refused.clone();
     let (mut batch_id, mut accepted, mut warnings) = (None, 0, Vec::new());
     if !slice.lines.is_empty() {
-        let receipt = client.report(&session.key(slice), &slice.body, backfill).await?;
-        let name_line = |RejectedLine { index, problem }: &RejectedLine| {
-            let line = slice.lines.get(*index).copied();
-            let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
-            Ok::<_, Failure>(Refusal { line, reason: describe_problem(problem) })
-        };
-        for rejected in &receipt.rejected {
-            refused.push(name_line(rejected)?);
+        let key = session.key(slice);
+        let receipt = client.report(&key, &slice.body, backfill).await?;
+        check_receipt(&receipt, slice.lines.len())?;
+        match receipt.tells_all() {
+            true => refused.extend(read_lines(&receipt.rejected, &slice.lines)?),
+            false => refused.extend(find_refusals(client, &key, slice, backfill).await?),
         }
-        for warning in &receipt.warnings {
-            warnings.push(name_line(warning)?);
-        }
+        warnings = read_lines(&receipt.warnings, &slice.lines)?;
         refused.sort_by_key(|refusal| refusal.line);
-        if receipt.accepted + receipt.rejected.len() as u64 != slice.lines.len() as u64 {
-            return Err(Failure::new(format!(
-                "of {} lines the API accepted {} and refused {}",
-                slice.lines.len(),
-                receipt.accepted,
-                receipt.rejected.len()
-            )));
-        }
         (batch_id, accepted) = (receipt.batch_id.filter(|_| receipt.accepted > 0), receipt.accepted);
     }
     let (number, digest) = (slice.number, slice.digest.clone());
     Ok(AcceptedSlice { number, digest, batch_id, accepted, refused, warnings })
+}
+
+/// Which lines of a slice are refused, where its answer does not tell all of them: it is sent again in smaller and smaller
+/// parts, until each answer does. What has been accepted before changes nothing when it comes again.
+async fn find_refusals(
+    client: &ApiClient,
+    key: &str,
+    slice: &Slice,
+    backfill: bool,
+) -> Result<Vec<Refusal>, Failure> {
+    let ends: Vec<usize> =
+        (slice.body.iter().enumerate()).filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+    let begin_of =
+        |line: usize| line.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
+    let halves = |part: std::ops::Range<usize>| {
+        let middle = part.start + part.len() / 2;
+        [middle..part.end, part.start..middle]
+    };
+    let mut refused = Vec::new();
+    let mut waiting = Vec::from(halves(0..ends.len()));
+    while let Some(part) = waiting.pop() {
+        let key = format!("{}-{}-{}\"", key.trim_end_matches('"'), part.start, part.end);
+        let body = slice.body.slice(begin_of(part.start)..begin_of(part.end));
+        let receipt = client.report(&key, &body, backfill).await?;
+        check_receipt(&receipt, part.len())?;
+        if receipt.tells_all() || part.len() == 1 {
+            refused.extend(read_lines(&receipt.rejected, slice.lines.get(part).unwrap_or_default())?);
+        } else {
+            waiting.extend(halves(part));
+        }
+    }
+    Ok(refused)
+}
+
+fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
+    let Receipt { accepted, rejected_count, .. } = receipt;
+    match accepted + rejected_count == lines as u64 {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "of {lines} lines the API accepted {accepted} and refused {rejected_count}"
+        ))),
+    }
+}
+
+/// What the answer says of lines of the request, by the lines of the input.
+fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Failure> {
+    let read = |RejectedLine { index, problem }: &RejectedLine| {
+        let line = lines.get(*index).copied();
+        let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
+        Ok(Refusal { line, reason: describe_problem(problem) })
+    };
+    told.iter().map(read).collect()
 }
 
 async fn check_only(

@@ -5,9 +5,14 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::domain::export::ExportFilter;
-use crate::domain::money::Currency;
 use crate::error::Result;
 use crate::store::pool::PgPool;
+
+/// The end of the year 9999: no price was seen later.
+const LAST_INSTANT: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(instant) => instant,
+    None => DateTime::UNIX_EPOCH,
+};
 
 /// Amounts are minor units of `currency`.
 pub struct PriceRow {
@@ -47,8 +52,8 @@ pub async fn list_prices(
         after.1,
         filter.store,
         filter.region,
-        filter.since.unwrap_or(DateTime::UNIX_EPOCH),
-        filter.until.unwrap_or(DateTime::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::UNIX_EPOCH)),
+        filter.since.map_or(DateTime::UNIX_EPOCH, |since| since.0),
+        filter.until.map_or(LAST_INSTANT, |until| until.0),
         rows,
     )
     .fetch_all(pool)
@@ -208,11 +213,4 @@ pub async fn list_files(
     .fetch_all(pool)
     .await?;
     Ok(rows)
-}
-
-/// A decimal with the places of its currency.
-pub fn in_decimals(amount: i64, currency: &str) -> String {
-    currency
-        .parse::<Currency>()
-        .map_or_else(|_| amount.to_string(), |currency| currency.format_amount(amount))
 }

@@ -3,13 +3,31 @@
 //! A row without a status is a request in flight. It is locked for a moment, which the process that works on it
 //! prolongs; after that it died, and the next one takes it over.
 
-use chrono::{DateTime, Utc};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::store::pool::PgPool;
+
+/// The most keys of an account that are kept at once,
+pub const MAX_KEYS: i64 = 100_000;
+/// and the most bytes of what is kept with them.
+pub const MAX_BYTES: i64 = 64 << 20;
+/// What a key costs beside its answer, in bytes, about.
+const BYTES_OF_A_KEY: i64 = 512;
+/// An account is counted anew after this long,
+const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
+/// or when it has used this part of what it may have since: counting costs more the more there is.
+const COUNT_AFTER: i64 = 100;
+/// An account that has no room hears so for this long, without being counted again.
+const FULL_FOR: TimeDelta = TimeDelta::seconds(10);
+/// Accounts that are remembered.
+const MAX_ACCOUNTS: usize = 10_000;
 
 /// Which request: one key of one account.
 #[derive(Clone, Copy)]
@@ -149,4 +167,89 @@ pub async fn give_up(executor: impl PgExecutor<'_>, name: Name<'_>, began_at: Da
     .execute(executor)
     .await?;
     Ok(())
+}
+
+/// How much is kept for each account, counted now and then: exact counts would make the requests of an account wait for
+/// each other. With several processes an account can have some hundredths more than its room.
+#[derive(Clone, Default)]
+pub struct KeptAnswers(Arc<Mutex<HashMap<Uuid, Counted>>>);
+
+struct Counted {
+    at: DateTime<Utc>,
+    full: bool,
+    /// Since it was counted.
+    keys: i64,
+    bytes: i64,
+}
+
+impl KeptAnswers {
+    /// Checks that an account has room for one more key, which has been begun already.
+    ///
+    /// # Errors
+    /// `TooManyRequests`: it has not.
+    pub async fn check(
+        &self,
+        pool: &PgPool,
+        account: Uuid,
+        now: DateTime<Utc>,
+        oldest: DateTime<Utc>,
+    ) -> Result<()> {
+        if let Some(full) = self.look(account, now) {
+            return if full { Err(no_room()) } else { Ok(()) };
+        }
+        let kept = sqlx::query!(
+            r#"select count(*) as "keys!",
+                coalesce(sum(octet_length(route) + coalesce(octet_length(body), 0)), 0)::bigint as "bytes!"
+            from idempotency_keys where account_id = $1 and created_at >= $2"#,
+            account,
+            oldest,
+        )
+        .fetch_one(pool)
+        .await?;
+        let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
+        let mut accounts = self.lock();
+        if accounts.len() >= MAX_ACCOUNTS {
+            accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
+            if accounts.len() >= MAX_ACCOUNTS {
+                accounts.clear();
+            }
+        }
+        accounts.insert(account, Counted { at: now, full, keys: 0, bytes: 0 });
+        if full { Err(no_room()) } else { Ok(()) }
+    }
+
+    /// Whether the account has no room, where that is known; one more key is begun.
+    fn look(&self, account: Uuid, now: DateTime<Utc>) -> Option<bool> {
+        let mut accounts = self.lock();
+        let counted = accounts.get_mut(&account)?;
+        let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
+        let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
+        if now - counted.at >= lasts || (much && !counted.full) {
+            return None;
+        }
+        counted.keys += 1;
+        Some(counted.full)
+    }
+
+    /// So many bytes are kept for an account.
+    pub fn note_kept(&self, account: Uuid, bytes: usize) {
+        if let Some(counted) = self.lock().get_mut(&account) {
+            counted.bytes += bytes as i64;
+        }
+    }
+
+    /// Whoever panicked with the lock had changed one entry or none.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Counted>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn no_room() -> Error {
+    let detail = format!(
+        "The account has used its room for Idempotency-Keys: {MAX_KEYS} keys and {} MiB of answers in 24 hours.",
+        MAX_BYTES >> 20
+    );
+    let mut refusal = Error::new(Kind::TooManyRequests, detail);
+    refusal.retry_after_s = Some(60);
+    refusal
 }

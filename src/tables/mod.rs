@@ -1,7 +1,7 @@
 //! Tables of rows as bytes: CSV, NDJSON and Parquet, a piece at a time.
 
 mod parquet;
-mod text;
+pub mod text;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use self::parquet::ParquetWriter;
 use self::text::TextWriter;
+use crate::domain::money::Money;
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,8 @@ pub enum ColumnKind {
     Text,
     Integer,
     Boolean,
+    /// An amount; a column of text beside it names its currency.
+    Money,
     /// UTC, in microseconds.
     Time,
 }
@@ -54,6 +57,7 @@ pub enum Cell {
     Text(String),
     Integer(i64),
     Boolean(bool),
+    Money(Money),
     Time(DateTime<Utc>),
 }
 
@@ -84,6 +88,12 @@ impl From<i64> for Cell {
 impl From<bool> for Cell {
     fn from(value: bool) -> Cell {
         Cell::Boolean(value)
+    }
+}
+
+impl From<Money> for Cell {
+    fn from(money: Money) -> Cell {
+        Cell::Money(money)
     }
 }
 

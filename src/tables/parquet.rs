@@ -12,7 +12,12 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 
 use super::{Cell, ColumnKind, Columns};
+use crate::domain::money::Money;
 
+/// Money is a `DECIMAL(18, 4)`: no currency of ISO 4217 has more places, and `MAX_MINOR_UNITS` of one without places are
+/// 17 digits.
+const MONEY_PRECISION: i32 = 18;
+const MONEY_SCALE: i32 = 4;
 /// Rows of a group, which stand in memory until it is full.
 const GROUP: usize = 32 * 1024;
 
@@ -51,6 +56,9 @@ impl ParquetWriter {
                 ColumnKind::Text => (PhysicalType::BYTE_ARRAY, Some(LogicalType::String)),
                 ColumnKind::Integer => (PhysicalType::INT64, None),
                 ColumnKind::Boolean => (PhysicalType::BOOLEAN, None),
+                ColumnKind::Money => {
+                    (PhysicalType::INT64, Some(LogicalType::decimal(MONEY_SCALE, MONEY_PRECISION)))
+                }
                 ColumnKind::Time => {
                     (PhysicalType::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS)))
                 }
@@ -58,6 +66,10 @@ impl ParquetWriter {
             let field = Type::primitive_type_builder(name, physical)
                 .with_logical_type(logical)
                 .with_repetition(Repetition::OPTIONAL);
+            let field = match kind {
+                ColumnKind::Money => field.with_precision(MONEY_PRECISION).with_scale(MONEY_SCALE),
+                _ => field,
+            };
             field.build().map(Arc::new)
         });
         let fields = fields.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
@@ -107,9 +119,12 @@ impl ParquetWriter {
                         .write_batch(&values, Some(&levels), None)
                         .map_err(wrong)?;
                 }
-                ColumnKind::Integer | ColumnKind::Time => {
+                ColumnKind::Integer | ColumnKind::Money | ColumnKind::Time => {
                     let values = there().map(|cell| match (cell, kind) {
                         (Cell::Integer(number), ColumnKind::Integer) => Ok(*number),
+                        (Cell::Money(money), ColumnKind::Money) => {
+                            scaled(*money).ok_or_else(|| io::Error::other("an amount is too large"))
+                        }
                         (Cell::Time(time), ColumnKind::Time) => Ok(time.timestamp_micros()),
                         _ => Err(other(name)),
                     });
@@ -132,6 +147,14 @@ impl ParquetWriter {
     }
 }
 
+/// An amount in units of the fourth place; `None` beyond `DECIMAL(18, 4)`.
+fn scaled(money: Money) -> Option<i64> {
+    let places = u32::try_from(money.currency.places()).ok()?;
+    let scale = 10_i64.pow(MONEY_SCALE.unsigned_abs().checked_sub(places)?);
+    let most = 10_i64.pow(MONEY_PRECISION.unsigned_abs()) - 1;
+    money.minor.checked_mul(scale).filter(|amount| amount.abs() <= most)
+}
+
 fn wrong(error: ParquetError) -> io::Error {
     io::Error::other(error)
 }
@@ -143,6 +166,7 @@ fn other(column: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::money::{Currency, MAX_MINOR_UNITS};
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::RowAccessor;
 
@@ -177,6 +201,44 @@ mod tests {
         assert!(read[3].get_string(0).is_err(), "empty");
         let mixed = ParquetWriter::new(COLUMNS).unwrap().finish_with(vec![vec![1_i64.into(); 4]]);
         assert!(mixed.unwrap_err().to_string().contains("title"));
+    }
+
+    #[test]
+    fn money_is_a_decimal_whatever_its_currency() {
+        let letters = || 'A'..='Z';
+        let codes =
+            letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| format!("{a}{b}{c}"))));
+        let currencies: Vec<Currency> = codes.filter_map(|code| code.parse().ok()).collect();
+        assert!(currencies.len() > 150);
+        for currency in currencies {
+            let amount = |minor| scaled(Money { minor, currency });
+            assert!(amount(MAX_MINOR_UNITS).is_some(), "{currency}");
+            assert_eq!(amount(1), Some(10_i64.pow(4 - currency.places() as u32)));
+        }
+        const COLUMNS: Columns = &[("currency", ColumnKind::Text), ("price", ColumnKind::Money)];
+        let rows = [("EUR", "18.49"), ("JPY", "1000000000000"), ("KWD", "0.005"), ("CLF", "1.2345")];
+        let rows = rows.map(|(code, amount)| {
+            let currency: Currency = code.parse().unwrap();
+            let minor = currency.parse_amount(amount).unwrap();
+            vec![Cell::Text(code.to_owned()), Money { minor, currency }.into()]
+        });
+        let bytes = ParquetWriter::new(COLUMNS).unwrap().finish_with(rows.to_vec()).unwrap();
+        let reader = SerializedFileReader::new(bytes).unwrap();
+        let schema = reader.metadata().file_metadata().schema_descr().column(1);
+        assert_eq!((schema.type_precision(), schema.type_scale()), (18, 4));
+        let read: Vec<String> =
+            reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
+        assert_eq!(
+            read,
+            [
+                "{currency: \"EUR\", price: 18.4900}",
+                "{currency: \"JPY\", price: 1000000000000.0000}",
+                "{currency: \"KWD\", price: 0.0050}",
+                "{currency: \"CLF\", price: 1.2345}",
+            ]
+        );
+        let number = ParquetWriter::new(COLUMNS).unwrap().finish_with(vec![vec![Cell::Empty, 1_i64.into()]]);
+        assert!(number.unwrap_err().to_string().contains("price"));
     }
 
     impl ParquetWriter {

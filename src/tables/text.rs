@@ -1,4 +1,10 @@
 //! CSV (RFC 4180) and NDJSON.
+//!
+//! People open CSV files in spreadsheets, which take a cell for a formula when it begins like one, quoted or not, unless it
+//! begins with an apostrophe: <https://owasp.org/www-community/attacks/CSV_Injection>. So a text that begins like a formula
+//! gets one in front (`guard`). An import takes it away again (`unguard`): what was exported comes back as it was.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use chrono::SecondsFormat;
@@ -22,7 +28,7 @@ impl TextWriter {
         for row in rows {
             match self.json {
                 true => self.write_object(&mut text, row),
-                false => write_record(&mut text, row.iter().map(in_words)),
+                false => write_record(&mut text, row.iter().map(in_csv)),
             }
         }
         text.into()
@@ -47,12 +53,47 @@ impl TextWriter {
                 Cell::Empty => Value::Null,
                 Cell::Integer(number) => Value::from(*number),
                 Cell::Boolean(value) => Value::from(*value),
-                Cell::Text(_) | Cell::Time(_) => Value::from(in_words(cell)),
+                Cell::Text(_) | Cell::Money(_) | Cell::Time(_) => Value::from(in_words(cell)),
             };
             ((*name).to_owned(), value)
         });
         text.push_str(&Value::Object(pairs.collect::<Map<_, _>>()).to_string());
         text.push('\n');
+    }
+}
+
+/// A text as it stands in CSV.
+pub fn guard(text: &str) -> Cow<'_, str> {
+    match begins_formula(text) {
+        true => Cow::Owned(format!("'{text}")),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// The text of which `guard` made this. An apostrophe before anything but a formula is a part of the text.
+pub fn unguard(text: &str) -> &str {
+    text.strip_prefix('\'').filter(|rest| begins_formula(rest)).unwrap_or(text)
+}
+
+/// Apostrophes of the text itself do not count: else one that was there could not be told from one that was put there.
+fn begins_formula(text: &str) -> bool {
+    let text = text.trim_start_matches('\'');
+    let begins = |c: char| "=+-@|%\t\r\n＝＋－＠".contains(c);
+    // Some programs skip what cannot be seen, so the first thing that can be counts too.
+    let seen = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
+    text.starts_with(begins) || seen.starts_with(begins)
+}
+
+/// A cell of CSV, in quotes.
+pub fn quote(text: &str) -> String {
+    format!("\"{}\"", guard(text).replace('"', "\"\""))
+}
+
+/// A cell of CSV.
+fn in_csv(cell: &Cell) -> String {
+    match cell {
+        Cell::Text(text) => guard(text).into_owned(),
+        other => in_words(other),
     }
 }
 
@@ -62,6 +103,7 @@ fn in_words(cell: &Cell) -> String {
         Cell::Text(text) => text.clone(),
         Cell::Integer(number) => number.to_string(),
         Cell::Boolean(value) => value.to_string(),
+        Cell::Money(money) => money.currency.format_amount(money.minor),
         Cell::Time(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
     }
 }
@@ -87,6 +129,7 @@ fn write_record(text: &mut String, fields: impl Iterator<Item = String>) {
 mod tests {
     use super::super::ColumnKind;
     use super::*;
+    use proptest::prelude::*;
 
     const COLUMNS: Columns =
         &[("title", ColumnKind::Text), ("count", ColumnKind::Integer), ("at", ColumnKind::Time)];
@@ -110,6 +153,46 @@ mod tests {
             "title,count,at\r\n\"a \"\"b\"\", c\n\",-1,2026-11-20T12:00:00.500Z\r\n,,\r\n"
         );
         assert_eq!(TextWriter::new(COLUMNS, false).finish(), "title,count,at\r\n");
+    }
+
+    #[test]
+    fn a_text_is_never_a_formula_and_comes_back_as_it_was() {
+        for (text, guarded) in [
+            ("anna", "anna"),
+            ("", ""),
+            ("=1+1", "'=1+1"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", "'\t=1"),
+            ("\rx", "'\rx"),
+            (" =1", "' =1"),
+            ("\u{feff}=1", "'\u{feff}=1"),
+            ("＝1", "'＝1"),
+            ("a=b", "a=b"),
+            ("'tis", "'tis"),
+            ("'=1", "''=1"),
+            ("''-", "'''-"),
+            ("'", "'"),
+        ] {
+            assert_eq!(guard(text), guarded);
+            assert_eq!(unguard(guarded), text);
+        }
+        assert_eq!(quote("=a \"b\", c\r\n"), "\"'=a \"\"b\"\", c\r\n\"");
+        let row = [Cell::Text("-5 days".to_owned()), Cell::Integer(-5), Cell::Empty];
+        let text = TextWriter::new(COLUMNS, false).write(&[row.to_vec()]);
+        assert_eq!(text, "title,count,at\r\n'-5 days,-5,\r\n");
+        let text = TextWriter::new(COLUMNS, true).write(&[row.to_vec()]);
+        assert_eq!(text, "{\"at\":null,\"count\":-5,\"title\":\"-5 days\"}\n", "no spreadsheet reads it");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_guarded_comes_back(text in "['=+@ \ta-]{0,6}") {
+            let guarded = guard(&text);
+            prop_assert_eq!(unguard(&guarded), &text);
+            prop_assert!(!guarded.starts_with(['=', '+', '-', '@', '\t']));
+        }
     }
 
     #[test]

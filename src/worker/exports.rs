@@ -28,6 +28,8 @@ use crate::tables::{TableFormat, TableWriter};
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// So many bytes are written at once.
 const WRITE_AT_ONCE: usize = 256 * 1024;
+/// What writing a row costs, in bytes, about.
+const WORK_OF_A_ROW: usize = 128;
 /// An export that fails so often on our side is given up.
 const MAX_TRIES: i32 = 5;
 /// After a failure on our side it is tried again this much later.
@@ -169,8 +171,15 @@ impl Writing<'_> {
                 return Err(Stop::Stopping);
             }
             self.written.rows += page.len() as i64;
-            let bytes = table.write(&page)?;
-            self.append(&mut file, bytes).await?;
+            // A group of Parquet rows is packed all at once.
+            let (account, work) = (Some(export.account_id), page.len() * WORK_OF_A_ROW);
+            let write = move || {
+                let bytes = table.write(&page);
+                (table, bytes)
+            };
+            let (same, bytes) = app.cpu.compute(account, work, write).await?;
+            table = same;
+            self.append(&mut file, bytes?).await?;
             if told_at.elapsed() >= TELL_EVERY {
                 told_at = Instant::now();
                 self.tell().await?;
@@ -179,7 +188,8 @@ impl Writing<'_> {
                 }
             }
         }
-        self.append(&mut file, table.finish()?).await?;
+        let rest = app.cpu.compute(Some(export.account_id), usize::MAX, move || table.finish()).await?;
+        self.append(&mut file, rest?).await?;
         self.flush(&mut file).await?;
         file.piece.seal().await?;
         // Whoever cancels from here on comes too late for the file, but not for the export.

@@ -160,7 +160,9 @@ async fn give_back(app: &App, received: &Received, failure: &str, counts: bool) 
 /// Records a message while holding it: the lease is extended for as long as it takes.
 async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     let damaged = |error| Failure::Lasting(format!("damaged: {error}"));
-    let message = PriceMessage::unpack(&received.payload).map_err(damaged)?;
+    let payload = received.payload.clone();
+    let unpack = app.cpu.compute(None, payload.len(), move || PriceMessage::unpack(&payload)).await;
+    let message = unpack.map_err(|error| Failure::Lasting(chain(&error)))?.map_err(damaged)?;
     let lease = app.config.worker.lease;
     let work = async {
         note_batch(app, &message).await?;

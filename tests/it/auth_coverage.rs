@@ -158,7 +158,7 @@ async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
 }
 
 /// One thing of each kind that somebody can own: where it is, and a body that a write to it would take.
-async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uuid, Value)> {
+pub async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uuid, Value)> {
     let id = |value: &Value| value["id"].as_str().unwrap().parse::<Uuid>().unwrap();
     let channel = app.hook(anna, "http://127.0.0.1:9/never").await.id;
     let rung = app.ring(anna, &[channel]).await;

@@ -98,6 +98,64 @@ async fn exported_prices_are_what_an_import_reads() {
 }
 
 #[tokio::test]
+async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
+    let (one, other) = (TestApp::spawn().await, TestApp::spawn().await);
+    let (anna, ben) = (one.user("anna", &SCOPES).await, other.user("ben", &SCOPES).await);
+    let titles = [
+        "=HYPERLINK(\"https://example.com\")",
+        "-273 Degrees",
+        "+1 Up",
+        "@Home",
+        "|pipe",
+        "'=Quoted",
+        "'Twas the Night",
+        "''-Twice",
+        "Plain = equal",
+    ];
+    let seen: Vec<Value> = titles
+        .iter()
+        .enumerate()
+        .map(|(n, title)| json!({"store": "gog", "sku": format!("-{n}"), "title": title, "price": "1.00", "currency": "EUR"}))
+        .collect();
+    one.report(&anna, json!(seen)).await;
+    one.record_all().await;
+    let offers = async |app: &TestApp| {
+        let sql = "select o.sku, g.title from offers o join games g on g.id = o.game_id order by o.sku";
+        sqlx::query_as::<_, (String, String)>(sql).fetch_all(&app.app.writer).await.unwrap()
+    };
+    let before = offers(&one).await;
+    assert_eq!(before.len(), titles.len());
+    let csv = export(&one, &anna, json!({"kind": "prices"})).await;
+    for guarded in [
+        "'-0,\"'=HYPERLINK(",
+        "'-1,'-273 Degrees,",
+        "'-5,''=Quoted,",
+        "'-6,'Twas the Night,",
+        "'-8,Plain = equal,",
+    ] {
+        assert!(text(&csv).contains(guarded), "{guarded}: {}", text(&csv));
+    }
+    for (name, bytes) in [
+        ("a.csv", csv),
+        ("a.ndjson", export(&one, &anna, json!({"kind": "prices", "format": "ndjson"})).await),
+    ] {
+        let put =
+            other.request(Method::PUT, &format!("/v1/files/{name}")).bearer_auth(&ben.token).body(bytes);
+        let file: Value = put.send().await.unwrap().json().await.unwrap();
+        let import = other.post("/v1/imports").bearer_auth(&ben.token).json(&json!({"file_id": file["id"]}));
+        assert_eq!(import.send().await.unwrap().status(), 201);
+        while imports::step(&other.app, || ()).await.unwrap() {}
+        other.record_all().await;
+        assert_eq!(offers(&other).await, before, "{name}");
+    }
+    // A file's name is its owner's to choose.
+    let put = one.request(Method::PUT, "/v1/files/=1+1.csv").bearer_auth(&anna.token).body("x");
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let files = export(&one, &anna, json!({"kind": "files"})).await;
+    assert!(text(&files).contains(",'=1+1.csv,"), "{}", text(&files));
+}
+
+#[tokio::test]
 async fn deals_and_ones_own_things_are_written_in_every_form() {
     let app = TestApp::spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
@@ -106,7 +164,10 @@ async fn deals_and_ones_own_things_are_written_in_every_form() {
             .unwrap();
     let rows: Vec<_> = deals.get_row_iter(None).unwrap().map(Result::unwrap).collect();
     assert_eq!(rows.len(), 6);
-    assert_eq!((rows[0].get_string(8).unwrap().as_str(), rows[0].get_long(10).unwrap()), ("7.50", 63));
+    let decimal = deals.metadata().file_metadata().schema_descr().column(8);
+    assert_eq!((decimal.name(), decimal.type_precision(), decimal.type_scale()), ("price", 18, 4));
+    assert_eq!(rows[0].get_decimal(8).unwrap().data(), 75_000_i64.to_be_bytes());
+    assert_eq!((rows[0].get_string(7).unwrap().as_str(), rows[0].get_long(10).unwrap()), ("EUR", 63));
     assert!(rows[0].get_bool(11).unwrap(), "a new low");
 
     let game = app.read("/v1/games").await["items"][0]["id"].clone();

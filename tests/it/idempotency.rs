@@ -282,3 +282,110 @@ async fn the_answer_of_a_stronger_token_is_not_for_a_weaker_one() {
     assert_eq!(weak.account, anna.account);
     assert_eq!(post(&weak.token).await.unwrap().status(), 422);
 }
+
+#[tokio::test]
+async fn many_refusals_are_told_and_kept_within_limits() {
+    let app = TestApp::spawn().await;
+    let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let good = json!({"store": "gog", "sku": "a", "price": "1.00", "currency": "EUR"}).to_string() + "\n";
+    let bad = json!({"store": "gog", "sku": "a", "price": "x", "currency": "y", "region": "z", "url": "u"});
+    let lines = good + &(bad.to_string() + "\n").repeat(5_000) + &"{\"x\":1}\n".repeat(5_000);
+    let send = |key: &str, body: String| {
+        let request =
+            app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", key.to_owned());
+        request.header("content-type", "application/x-ndjson").body(body).send()
+    };
+    let first = send("many", lines.clone()).await.unwrap();
+    let told: Value = serde_json::from_slice(&first.bytes().await.unwrap()).unwrap();
+    let rejected = told["rejected"].as_array().unwrap();
+    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(1), &json!(10_000)));
+    assert!((100..=1_000).contains(&rejected.len()), "{}", rejected.len());
+    assert!(told.to_string().len() < (256 << 10) + 1_000, "{}", told.to_string().len());
+    assert_eq!(rejected.last().unwrap()["index"], rejected.len(), "the first ones");
+    assert_eq!(told["detail"], Value::Null);
+
+    let again = send("many", lines).await.unwrap();
+    assert_eq!(
+        (again.status().as_u16(), &again.headers()["idempotency-replayed"]),
+        (202, &"true".parse().unwrap())
+    );
+    assert_eq!(again.headers()["location"], format!("/v1/batches/{}", told["batch_id"].as_str().unwrap()));
+    let again: Value = again.json().await.unwrap();
+    for field in ["batch_id", "accepted", "rejected_count"] {
+        assert_eq!(again[field], told[field], "{field}");
+    }
+    assert_eq!(again["rejected"], json!([]));
+    assert!(again["detail"].as_str().unwrap().contains("not kept"), "{again}");
+    let kept = "select coalesce(sum(octet_length(body)), 0)::bigint from idempotency_keys";
+    assert!(count(&app, kept).await < 64 << 10);
+
+    // A few are kept whole.
+    let few = |_: u8| send("few", (bad.to_string() + "\n").repeat(3));
+    let (first, again) = (few(1).await.unwrap(), few(2).await.unwrap());
+    assert_eq!(essence(again).await, essence(first).await);
+    // JSON reports have the same bounds.
+    let body = json!({"observations": vec![bad.clone(); 1_000]});
+    let json = |_: u8| {
+        let request = app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", "json");
+        request.json(&body).send()
+    };
+    let told: Value = json(1).await.unwrap().json().await.unwrap();
+    assert!(told["rejected"].as_array().unwrap().len() < 1_000 && told["rejected_count"] == 1_000);
+    let again: Value = json(2).await.unwrap().json().await.unwrap();
+    assert_eq!((&again["rejected_count"], &again["rejected"]), (&json!(1_000), &json!([])));
+    assert!(count(&app, kept).await < 3 * (64 << 10));
+}
+
+#[tokio::test]
+async fn an_answer_too_large_to_be_kept_is_not_given_twice() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let app = TestApp::spawn_router(&[], {
+        let calls = calls.clone();
+        move |app| {
+            let answer = move || async move {
+                calls.fetch_add(1, Ordering::SeqCst);
+                "x".repeat((64 << 10) + 1)
+            };
+            http::layered(Router::new().route("/large", post(answer)), app)
+        }
+    })
+    .await;
+    let anna = app.user("anna", &[]).await;
+    let send = || status(app.post("/large").bearer_auth(&anna.token).header("idempotency-key", "a"));
+    assert_eq!((send().await, send().await), (200, 409));
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(count(&app, "select count(*) from idempotency_keys where body is not null").await, 0);
+}
+
+#[tokio::test]
+async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
+    let app = TestApp::spawn().await;
+    for (name, keys, bytes) in [("anna", idempotency::MAX_KEYS, 10), ("ben", 1_100, 63_000)] {
+        let user = app.user(name, &[]).await;
+        assert_eq!(status(make_key(&app, &user, "old", "till")).await, 201);
+        let fill = "insert into idempotency_keys
+                (account_id, key, route, body_digest, locked_until, status, headers, body, created_at)
+            select $1, 'k' || n, '/', '', $2, 201, '{}', convert_to(repeat('x', $3), 'UTF8'), $2
+            from generate_series(1, $4) n";
+        let now = app.app.clock.now();
+        let fill = sqlx::query(fill).bind(user.account).bind(now).bind(bytes).bind(keys);
+        fill.execute(&app.app.writer).await.unwrap();
+        // What was counted a while ago is counted anew.
+        app.clock.advance(TimeDelta::minutes(2));
+        let refused = make_key(&app, &user, "new", "till").send().await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["retry-after"]),
+            (429, &"60".parse().unwrap())
+        );
+        assert_eq!(status(make_key(&app, &user, "newer", "till")).await, 429);
+        let mine = app.post("/v1/keys").bearer_auth(&user.token).json(&json!({"name": "without a key"}));
+        assert_eq!(status(mine).await, 201);
+        // A repetition is answered all the same, and nobody else is refused.
+        let again = make_key(&app, &user, "old", "till").send().await.unwrap();
+        assert_eq!(again.headers()["idempotency-replayed"], "true");
+        let other = app.user("somebody", &[]).await;
+        assert_eq!(status(make_key(&app, &other, name, "till")).await, 201);
+        app.clock.advance(TimeDelta::hours(24));
+        assert_eq!(status(make_key(&app, &user, "new", "till")).await, 201);
+    }
+}

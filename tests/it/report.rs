@@ -147,6 +147,37 @@ async fn refused_lines_are_told_with_their_numbers_in_the_file() {
 }
 
 #[tokio::test]
+async fn every_one_of_many_refused_lines_is_told() {
+    let app = TestApp::spawn().await;
+    let scratch = Scratch::new();
+    let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let mut csv = "store,sku,price,currency\n".to_owned();
+    // More than the API tells of one by one, and what is right in between.
+    for line in 2..3_502 {
+        let price = if line % 7 == 0 { "1.00" } else { "none" };
+        csv += &format!("gog,sku-{line},{price},EUR\n");
+    }
+    let file = write(&scratch, "prices.csv", &csv);
+    let rejects = scratch.path().join("rejects.ndjson");
+    let arguments = ["--rejects", rejects.to_str().unwrap(), &file];
+    let output = report(&app, &scratch, &app.url, &shop, &arguments).await;
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{out}{err}");
+    assert!(out.contains("500 accepted, 3000 refused"), "{out}");
+    // They were sent more than once, and changed nothing the second time.
+    app.record_all().await;
+    let offers = "select count(*) from offers o where o.amount = 100
+        and (select count(*) from price_history h where h.offer_id = o.id) = 1";
+    assert_eq!(sqlx::query_scalar::<_, i64>(offers).fetch_one(&app.app.writer).await.unwrap(), 500);
+    let told: Vec<u64> = std::fs::read_to_string(&rejects)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap())
+        .collect();
+    assert_eq!(told, (2..3_502).filter(|line| line % 7 != 0).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
 async fn gzip_zstd_standard_input_and_ndjson_are_read_alike() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();

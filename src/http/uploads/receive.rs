@@ -18,12 +18,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use uuid::Uuid;
 
 use super::super::body::broken_off;
+use super::super::idempotency::outlive;
 use super::refusal::{Refusal, too_long};
 use super::room::{check_free, check_size, disk_error};
 use super::sum::{Expected, Sum};
 use super::{quota, to_bytes};
 use crate::app::App;
-use crate::error::{Error, Kind, REQUEST_ID, Result, chain};
+use crate::cpu_time::give_way;
+use crate::error::{Error, Kind, Result, chain};
 use crate::outbound::blobs::{Blobs, Piece, Progress};
 use crate::store::file_writing::{self, Beginning, Turn, Writer, Written};
 use crate::store::files;
@@ -140,8 +142,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         return Err(beyond(&turn));
     }
     let work = Work::begin(app.clone(), incoming, id, turn, receiving).await?;
-    let request = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
-    tokio::spawn(REQUEST_ID.scope(request, work.run(body))).await.map_err(Error::internal)?
+    outlive(app, account, work.run(body)).await?
 }
 
 /// A body that does not fit: into the length that was told, or into what the account may have.
@@ -319,6 +320,8 @@ impl Work {
             return Ok(());
         }
         self.sum.update(&bytes);
+        // After a checksum of megabytes that were all there.
+        give_way().await;
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);

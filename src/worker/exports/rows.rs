@@ -6,10 +6,11 @@ use uuid::Uuid;
 use super::ExportOptions;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
-use crate::error::Result;
-use crate::store::exported_rows::{self, in_decimals};
+use crate::domain::money::Money as Amount;
+use crate::error::{Error, Result};
+use crate::store::exported_rows;
 use crate::store::exports;
-use crate::tables::ColumnKind::{Boolean, Integer, Text, Time};
+use crate::tables::ColumnKind::{Boolean, Integer, Money, Text, Time};
 use crate::tables::{Cell, Columns};
 
 /// Rows of a page.
@@ -24,8 +25,8 @@ const PRICES: Columns = &[
     ("platform", Text),
     ("url", Text),
     ("currency", Text),
-    ("price", Text),
-    ("regular_price", Text),
+    ("price", Money),
+    ("regular_price", Money),
     ("observed_at", Time),
 ];
 const DEALS: Columns = &[
@@ -37,8 +38,8 @@ const DEALS: Columns = &[
     ("platform", Text),
     ("url", Text),
     ("currency", Text),
-    ("price", Text),
-    ("regular_price", Text),
+    ("price", Money),
+    ("regular_price", Money),
     ("cut", Integer),
     ("new_low", Boolean),
     ("started_at", Time),
@@ -49,7 +50,7 @@ const WATCHES: Columns = &[
     ("game_id", Text),
     ("title", Text),
     ("rule", Text),
-    ("target_price", Text),
+    ("target_price", Money),
     ("target_currency", Text),
     ("target_cut", Integer),
     ("regions", Text),
@@ -67,8 +68,8 @@ const NOTICES: Columns = &[
     ("title", Text),
     ("store", Text),
     ("currency", Text),
-    ("price", Text),
-    ("regular_price", Text),
+    ("price", Money),
+    ("regular_price", Money),
     ("cut", Integer),
     ("new_low", Boolean),
     ("created_at", Time),
@@ -145,9 +146,9 @@ impl RowSource {
                 rows.into_iter()
                     .map(|row| {
                         last = (row.offer_id, row.observed_at);
-                        let (price, regular) =
-                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
-                        vec![
+                        let price = money(row.amount, &row.currency)?;
+                        let regular = money(row.regular, &row.currency)?;
+                        Ok(vec![
                             row.store.into(),
                             row.sku.into(),
                             row.title.into(),
@@ -158,18 +159,18 @@ impl RowSource {
                             price.into(),
                             regular.into(),
                             row.observed_at.into(),
-                        ]
+                        ])
                     })
-                    .collect()
+                    .collect::<Result<_>>()?
             }
             ExportKind::Deals => {
                 let rows = exported_rows::list_deals(reader, filter, after.0, PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
-                        let (price, regular) =
-                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
-                        vec![
+                        let price = money(row.amount, &row.currency)?;
+                        let regular = money(row.regular, &row.currency)?;
+                        Ok(vec![
                             row.id.into(),
                             row.store.into(),
                             row.sku.into(),
@@ -184,9 +185,9 @@ impl RowSource {
                             row.new_low.into(),
                             row.started_at.into(),
                             row.ends_at.into(),
-                        ]
+                        ])
                     })
-                    .collect()
+                    .collect::<Result<_>>()?
             }
             ExportKind::Watches => {
                 let rows = exported_rows::list_watches(writer, account, after.0, PAGE).await?;
@@ -194,12 +195,12 @@ impl RowSource {
                     .map(|row| {
                         last.0 = row.id;
                         let target = row.target_amount.zip(row.target_currency.as_deref());
-                        vec![
+                        Ok(vec![
                             row.id.into(),
                             row.game_id.into(),
                             row.title.into(),
                             row.rule.into(),
-                            target.map(|(amount, currency)| in_decimals(amount, currency)).into(),
+                            target.map(|(amount, currency)| money(amount, currency)).transpose()?.into(),
                             row.target_currency.into(),
                             row.target_cut.map(i64::from).into(),
                             row.regions.map(|regions| regions.join(" ")).into(),
@@ -209,18 +210,18 @@ impl RowSource {
                             row.cadence.into(),
                             row.priority.into(),
                             row.created_at.into(),
-                        ]
+                        ])
                     })
-                    .collect()
+                    .collect::<Result<_>>()?
             }
             ExportKind::Notices => {
                 let rows = exported_rows::list_notices(writer, account, after.0, PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
-                        let (price, regular) =
-                            (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
-                        vec![
+                        let price = money(row.amount, &row.currency)?;
+                        let regular = money(row.regular, &row.currency)?;
+                        Ok(vec![
                             row.id.into(),
                             row.watch_id.into(),
                             row.event_kind.into(),
@@ -233,9 +234,9 @@ impl RowSource {
                             row.new_low.into(),
                             row.created_at.into(),
                             row.read_at.into(),
-                        ]
+                        ])
                     })
-                    .collect()
+                    .collect::<Result<_>>()?
             }
             ExportKind::Files => {
                 let now = self.app.clock.now();
@@ -243,7 +244,7 @@ impl RowSource {
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
-                        vec![
+                        Ok(vec![
                             row.id.into(),
                             row.name.into(),
                             row.media_type.into(),
@@ -254,13 +255,17 @@ impl RowSource {
                             row.created_at.into(),
                             row.completed_at.into(),
                             row.expires_at.into(),
-                        ]
+                        ])
                     })
-                    .collect()
+                    .collect::<Result<_>>()?
             }
         };
         self.after = last;
         self.over = (page.len() as i64) < PAGE;
         Ok(Some(page).filter(|page| !page.is_empty()))
     }
+}
+
+fn money(minor: i64, currency: &str) -> Result<Amount> {
+    Ok(Amount { minor, currency: currency.parse().map_err(Error::internal)? })
 }
