@@ -349,11 +349,12 @@ pub async fn explain(
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
+    let now = app.clock.now();
     let offers: Vec<OfferExplanation> = watches::explain_offers(&app.writer, &watch)
         .await?
         .into_iter()
         .map(|offer| {
-            let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen);
+            let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen, now);
             let money = |minor| offer.seen.price.map(|price| Money { minor, currency: price.currency });
             OfferExplanation {
                 offer_id: offer.offer_id,

@@ -9,6 +9,7 @@ use crate::domain::export::{ExportFilter, ExportKind};
 use crate::error::Result;
 use crate::store::exported_rows::{self, in_decimals};
 use crate::store::exports;
+use crate::store::known_price::known_low;
 use crate::tables::ColumnKind::{Boolean, Integer, Text, Time};
 use crate::tables::{Cell, Columns};
 
@@ -23,6 +24,8 @@ const PRICES: Columns = &[
     ("region", Text),
     ("platform", Text),
     ("url", Text),
+    ("sale_ends_at", Time),
+    ("availability", Text),
     ("currency", Text),
     ("price", Text),
     ("regular_price", Text),
@@ -43,6 +46,8 @@ const DEALS: Columns = &[
     ("new_low", Boolean),
     ("started_at", Time),
     ("ends_at", Time),
+    ("low", Text),
+    ("low_at", Time),
 ];
 const WATCHES: Columns = &[
     ("id", Text),
@@ -73,6 +78,7 @@ const NOTICES: Columns = &[
     ("new_low", Boolean),
     ("created_at", Time),
     ("read_at", Time),
+    ("observed_at", Time),
 ];
 const FILES: Columns = &[
     ("id", Text),
@@ -145,6 +151,7 @@ impl RowSource {
                 rows.into_iter()
                     .map(|row| {
                         last = (row.offer_id, row.observed_at);
+                        let availability = if row.available { "in_stock" } else { "out_of_stock" };
                         let (price, regular) =
                             (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
                         vec![
@@ -154,6 +161,8 @@ impl RowSource {
                             row.region.into(),
                             row.platform.into(),
                             row.url.into(),
+                            row.holds_until.into(),
+                            availability.to_owned().into(),
                             row.currency.into(),
                             price.into(),
                             regular.into(),
@@ -163,12 +172,14 @@ impl RowSource {
                     .collect()
             }
             ExportKind::Deals => {
-                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE).await?;
+                let now = self.app.clock.now();
+                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
                         let (price, regular) =
                             (in_decimals(row.amount, &row.currency), in_decimals(row.regular, &row.currency));
+                        let low = known_low(row.low, row.low_at);
                         vec![
                             row.id.into(),
                             row.store.into(),
@@ -177,13 +188,15 @@ impl RowSource {
                             row.region.into(),
                             row.platform.into(),
                             row.url.into(),
-                            row.currency.into(),
+                            row.currency.clone().into(),
                             price.into(),
                             regular.into(),
                             i64::from(row.cut).into(),
                             row.new_low.into(),
                             row.started_at.into(),
                             row.ends_at.into(),
+                            low.map(|low| in_decimals(low.amount, &row.currency)).into(),
+                            low.map(|low| low.at).into(),
                         ]
                     })
                     .collect()
@@ -233,6 +246,7 @@ impl RowSource {
                             row.new_low.into(),
                             row.created_at.into(),
                             row.read_at.into(),
+                            row.observed_at.into(),
                         ]
                     })
                     .collect()
