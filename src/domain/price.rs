@@ -380,10 +380,10 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
     Outcome::Changed(Change {
         new_low: same_currency && (below_low || first_giveaway),
         ends_sale: before.sale.is_some() && (kind == Kind::SaleEnded || !same_currency),
-        reason: (kind == Kind::SaleEnded).then(|| match () {
-            () if !seen.available => EndReason::Unavailable,
-            () if is_over => EndReason::ToldEnd,
-            () => EndReason::Price,
+        reason: (kind == Kind::SaleEnded).then_some(match (seen.available, is_over) {
+            (false, _) => EndReason::Unavailable,
+            (true, true) => EndReason::ToldEnd,
+            (true, false) => EndReason::Price,
         }),
         rings_again,
         ..Change::of(after, kind, after.sale.map_or(told.or(come), |sale| sale.ends_at))

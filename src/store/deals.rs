@@ -153,7 +153,7 @@ pub fn list_deals_query(
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<QueryBuilder<Postgres>> {
-    // What is over and not ended yet are the few of the last seconds. They are gathered by an index of their own, so that
+    // What is over and not ended yet are the few of the last half minute. They are gathered by an index of their own, so that
     // the orders need not hold the ends.
     let mut query = QueryBuilder::new(
         "with named as materialized (select id from sales where ended_at is null

@@ -67,8 +67,8 @@ impl Job {
     fn period(self, app: &App) -> TimeDelta {
         match self {
             Job::ComputeStatistics => TimeDelta::seconds(app.config.stats.compute_every.as_secs() as i64),
-            // Every time that somebody looks.
-            Job::EndSales => TimeDelta::seconds(5),
+            // Nobody waits for it but other teams: lists and deliveries go by the end itself.
+            Job::EndSales => TimeDelta::seconds(30),
             Job::MakePartitions | Job::RecomputeLows => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
             Job::AssembleFiles | Job::RemoveFiles | Job::CountDead | Job::FillKeys => TimeDelta::minutes(1),
