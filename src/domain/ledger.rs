@@ -33,7 +33,7 @@ pub struct Changes {
     pub history: Vec<PastPrice>,
     /// Sights older than what is known.
     pub stale: Vec<PastPrice>,
-    /// Offers whose last change of price holds until another instant than was said before.
+    /// Offers whose last change of price before the message holds until another instant than was said then.
     pub moved_ends: Vec<(Uuid, Option<DateTime<Utc>>)>,
     pub started_sales: Vec<SaleChange>,
     pub changed_sales: Vec<SaleChange>,

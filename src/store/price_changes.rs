@@ -82,10 +82,11 @@ pub async fn write_prices(
     now: DateTime<Utc>,
 ) -> Result<()> {
     write_offers(connection, changes).await?;
-    write_history(connection, changes).await?;
+    // Before there are newer rows.
     if !changes.moved_ends.is_empty() {
         move_ends(connection, &changes.moved_ends).await?;
     }
+    write_history(connection, changes).await?;
     if !changes.stale.is_empty() {
         write_stale(connection, changes).await?;
     }
@@ -198,7 +199,7 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
     Ok(())
 }
 
-/// The last change of each offer holds until another instant than was said before.
+/// The last change of each offer that was known before the message holds until another instant than was said then.
 async fn move_ends(connection: &mut PgConnection, moved: &[(Uuid, Option<DateTime<Utc>>)]) -> Result<()> {
     let (offers, ends): (Vec<Uuid>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
     sqlx::query!(

@@ -1,6 +1,7 @@
 //! Sales: when they are over, when they are the same again, what counts as a low, and whom all of it rings.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use salebell::app::Clock;
 use salebell::store::pool::PgPool;
 use salebell::worker::{deliver, dispatch, exports, publish, schedule};
 use serde_json::{Value, json};
@@ -19,9 +20,13 @@ fn at(app: &TestApp, minutes: i64) -> String {
     instant(app, minutes).to_rfc3339()
 }
 
+/// Now is the minute in which the test began, and as much as it has moved its clock since: the same however slow it is.
 fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
-    let whole = app.clock.now().timestamp() / 60 * 60;
-    DateTime::from_timestamp(whole, 0).unwrap() + TimeDelta::minutes(minutes)
+    let begun: uuid::Uuid = app.database.url.rsplit('_').next().unwrap().parse().unwrap();
+    let (seconds, _) = begun.get_timestamp().unwrap().to_unix();
+    let moved = (app.clock.now() - Clock::system().now()).num_seconds() + 30;
+    let minute = seconds as i64 / 60 + moved.div_euclid(60) + minutes;
+    DateTime::from_timestamp(minute * 60, 0).unwrap()
 }
 
 /// An observation of the one offer, of 20.00 EUR, so many minutes from now.
@@ -267,6 +272,47 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
     assert_eq!(deliver_all(&app).await.sent, 1);
     assert_eq!(sink.received("/hook")[0].json()["type"], "sale.started.v1");
     assert_eq!(app.see(&anna, "/v1/notices").await["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn history_says_until_when_each_price_held() {
+    let app = TestApp::spawn().await;
+    let shop = shop(&app).await;
+    let told = |price: &str, minute, end: i64| {
+        with(seen(&app, price, minute), json!({"sale_ends_at": at(&app, end)}))
+    };
+    let begin = instant(&app, 0);
+    tell(&app, &shop, json!([told("10.00", -50, -20)])).await;
+    // Told again, and then another price, in one message; and one that comes late.
+    tell(&app, &shop, json!([told("10.00", -45, -30), told("12.00", -40, -10)])).await;
+    tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
+    tell(&app, &shop, json!([seen(&app, "12.00", -5)])).await;
+    let game = offer(&app).await["game_id"].as_str().unwrap().to_owned();
+    let minutes = |value: &Value| {
+        value.as_str().map(|text| (text.parse::<DateTime<Utc>>().unwrap() - begin).num_minutes())
+    };
+    let history = app.read(&format!("/v1/games/{game}/prices")).await;
+    let points: Vec<_> = history["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| {
+            let price = point["price"]["amount"].as_str().unwrap().to_owned();
+            (minutes(&point["observed_at"]).unwrap(), price, minutes(&point["holds_until"]))
+        })
+        .collect();
+    let point = |minute: i64, price: &str, until| (minute, price.to_owned(), until);
+    assert_eq!(
+        points,
+        [
+            point(-60, "20.00", None),
+            point(-50, "10.00", Some(-30)),
+            point(-40, "12.00", Some(-10)),
+            point(-5, "12.00", None)
+        ]
+    );
+    let days = app.read(&format!("/v1/games/{game}/prices?resolution=month")).await;
+    assert_eq!(days["items"].as_array().unwrap().last().unwrap()["holds_until"], Value::Null);
 }
 
 #[tokio::test]

@@ -180,11 +180,11 @@ impl Stored {
         for (_, price) in changes.offers {
             self.price = Some(price);
         }
-        for past in changes.history {
-            self.history.insert(past.price.observed_at, past);
-        }
         for (_, end) in changes.moved_ends {
             self.history.last_entry().unwrap().get_mut().holds_until = end;
+        }
+        for past in changes.history {
+            self.history.insert(past.price.observed_at, past);
         }
         self.sales.extend(changes.started_sales.into_iter().map(|sale| {
             let new_low = sale.new_low == Some(true);
