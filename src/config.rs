@@ -39,7 +39,7 @@ use self::reader::Reader;
 pub use self::telemetry::{EmfTarget, Telemetry};
 pub use self::tls::Tls;
 use crate::domain::api_key;
-use crate::domain::price::GlitchRules;
+use crate::domain::price::{GlitchRules, Rules};
 use crate::domain::public_keys::read_keys;
 
 /// A worker keeps one connection to listen on, and some transactions of the dispatch open while it asks for more.
@@ -57,7 +57,7 @@ pub struct Config {
     pub auth: Auth,
     pub worker: Worker,
     pub webhook: Webhook,
-    pub quarantine: GlitchRules,
+    pub prices: Rules,
     pub bus: Bus,
     pub files: Files,
     pub email: Email,
@@ -449,10 +449,17 @@ impl Config {
                 .collect(),
         };
         let confirm_after_s: u32 = r.get("quarantine.confirm_after_s", "600")?;
-        let quarantine = GlitchRules {
+        let glitches = GlitchRules {
             min_percent: r.get("quarantine.min_percent", "3")?,
             max_jump: r.get("quarantine.max_jump", "10")?,
             confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
+        };
+        let same_sale_within_s: u32 = r.get("prices.same_sale_within_s", "21600")?;
+        let rings_within_s: u32 = r.get("prices.rings_within_s", "604800")?;
+        let prices = Rules {
+            glitches,
+            same_sale_within: TimeDelta::seconds(i64::from(same_sale_within_s)),
+            rings_within: TimeDelta::seconds(i64::from(rings_within_s)),
         };
         let bus = Bus::read(r)?;
         let files = Files::read(r)?;
@@ -512,7 +519,7 @@ impl Config {
             auth,
             worker,
             webhook,
-            quarantine,
+            prices,
             bus,
             files,
             email,

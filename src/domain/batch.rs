@@ -153,6 +153,9 @@ pub struct Counts {
     pub failed: i64,
     /// Changes that were a new low.
     pub new_lows: i64,
+    /// Of all, those that were so old when they were reported that they ring nobody. Without them: a version before.
+    #[serde(default)]
+    pub too_old_to_ring: i64,
     /// Changes by kind, such as `sale.started`.
     pub transitions: BTreeMap<String, i64>,
 }

@@ -51,6 +51,8 @@ pub struct InForce {
     pub currency: Currency,
     pub amount: i64,
     pub regular: i64,
+    /// Until when it is known to be, as the store said of its sale; `None`: until the next change.
+    pub holds_until: Option<DateTime<Utc>>,
 }
 
 /// What changed in one bucket.
@@ -132,7 +134,7 @@ mod tests {
     }
 
     fn euros(amount: i64) -> InForce {
-        InForce { currency: "EUR".parse().unwrap(), amount, regular: 1000 }
+        InForce { currency: "EUR".parse().unwrap(), amount, regular: 1000, holds_until: None }
     }
 
     #[test]

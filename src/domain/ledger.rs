@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::batch::Counts;
 use super::money::Currency;
-use super::price::{GlitchRules, Kind, Outcome, Price, Seen, observe};
+use super::price::{Change, EndReason, Kind, Outcome, Price, Rules, Sale, Seen, observe};
 
 /// An offer as it is known when a message begins.
 #[derive(Clone, Debug)]
@@ -13,7 +13,6 @@ pub struct KnownOffer {
     pub id: Uuid,
     pub game_id: Uuid,
     pub price: Option<Price>,
-    pub sale_id: Option<Uuid>,
     /// Its quarantined observations that nobody has judged yet.
     pub held: Vec<Held>,
 }
@@ -28,11 +27,14 @@ pub struct Held {
 /// Everything that a message changes, in the order in which it happened. One row of the schema each.
 #[derive(Debug, Default)]
 pub struct Changes {
-    pub offers: Vec<OfferChange>,
+    /// Offers with their price after the message.
+    pub offers: Vec<(Uuid, Price)>,
     /// The changes of prices.
-    pub history: Vec<(Uuid, Price)>,
+    pub history: Vec<PastPrice>,
     /// Sights older than what is known.
-    pub stale: Vec<(Uuid, Price)>,
+    pub stale: Vec<PastPrice>,
+    /// Offers whose last change of price before the message holds until another instant than was said then.
+    pub moved_ends: Vec<(Uuid, Option<DateTime<Utc>>)>,
     pub started_sales: Vec<SaleChange>,
     pub changed_sales: Vec<SaleChange>,
     pub events: Vec<Event>,
@@ -40,15 +42,17 @@ pub struct Changes {
     /// Quarantined observations that a second one has confirmed.
     pub confirmed: Vec<Uuid>,
     pub counts: Counts,
+    /// Sales that are over because the end has come that the store had told: no observation's doing.
+    pub told_ends: u64,
 }
 
-/// An offer's current price after the message.
-#[derive(Debug)]
-pub struct OfferChange {
-    pub id: Uuid,
+/// A price from its time of sight on.
+#[derive(Clone, Copy, Debug)]
+pub struct PastPrice {
+    pub offer_id: Uuid,
     pub price: Price,
-    pub sale_id: Option<Uuid>,
-    pub sale_ends_at: Option<DateTime<Utc>>,
+    /// When it stops to hold, as the store says.
+    pub holds_until: Option<DateTime<Utc>>,
 }
 
 /// A sale that has begun, moved or ended.
@@ -75,8 +79,12 @@ pub struct Event {
     pub price: Price,
     pub previous_amount: Option<i64>,
     pub new_low: bool,
-    /// A watch can want to know.
+    /// Of `sale.ended`.
+    pub reason: Option<EndReason>,
+    /// The dispatch looks at it: a watch can want to know, or is owed what could not be sent of an interrupted sale.
     pub rings: bool,
+    /// Those too whom the sale has rung already.
+    pub rings_again: bool,
 }
 
 /// An observation that is held back.
@@ -85,6 +93,7 @@ pub struct Quarantined {
     pub id: Uuid,
     pub offer_id: Uuid,
     pub price: Price,
+    pub sale_ends_at: Option<DateTime<Utc>>,
     pub reason: &'static str,
     /// A second sight within the same message has agreed already.
     pub confirmed: bool,
@@ -92,37 +101,32 @@ pub struct Quarantined {
 
 /// One offer while a message is applied to it.
 pub struct Ledger<'a> {
-    rules: &'a GlitchRules,
+    rules: &'a Rules,
     changes: &'a mut Changes,
     offer: KnownOffer,
-    sale: Option<OpenSale>,
-    sale_ends_at: Option<DateTime<Utc>>,
+    /// What has become of its sales and is not written yet. Each is written once, however often it moves.
+    sales: Vec<SaleChange>,
+    /// Of those, the ones that this message has started.
+    started: Vec<Uuid>,
     touched: bool,
 }
 
-/// The sale that is open now, and what of it is not written yet.
-struct OpenSale {
-    id: Uuid,
-    is_new: bool,
-    unwritten: Option<SaleChange>,
-}
-
 impl<'a> Ledger<'a> {
-    pub fn open(offer: KnownOffer, rules: &'a GlitchRules, changes: &'a mut Changes) -> Ledger<'a> {
-        let sale = offer.sale_id.map(|id| OpenSale { id, is_new: false, unwritten: None });
-        Ledger { rules, changes, offer, sale, sale_ends_at: None, touched: false }
+    pub fn open(offer: KnownOffer, rules: &'a Rules, changes: &'a mut Changes) -> Ledger<'a> {
+        Ledger { rules, changes, offer, sales: Vec::new(), started: Vec::new(), touched: false }
     }
 
     /// Applies one observation. Those of one offer come in the order of their time.
-    pub fn apply(&mut self, seen: &Seen, sale_ends_at: Option<DateTime<Utc>>) {
+    pub fn apply(&mut self, seen: &Seen) {
+        self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, false);
         let Outcome::Quarantined { held, reason } = outcome else {
-            self.settle(outcome, sale_ends_at);
+            self.settle(outcome, seen);
             return;
         };
         let agreed = self.offer.held.iter().position(|other| agree(&other.seen, &held));
         match agreed {
-            Some(at) if apart(&self.offer.held[at].seen, seen) >= self.rules.confirm_after => {
+            Some(at) if apart(&self.offer.held[at].seen, seen) >= self.rules.glitches.confirm_after => {
                 // The first takes effect at its own time, then the second.
                 let first = self.offer.held.swap_remove(at);
                 match self.changes.quarantined.iter_mut().rev().find(|row| row.id == first.id) {
@@ -136,11 +140,14 @@ impl<'a> Ledger<'a> {
                 let new_lows = self.changes.counts.new_lows;
                 // The first was counted when it was held; what counts now is the second, and what both changed.
                 self.changes.counts = Counts { transitions, new_lows, ..before };
-                if recorded && self.says_nothing_new(seen) {
-                    self.touch(seen);
-                    self.changes.counts.recorded += 1;
-                } else {
-                    self.trust(seen);
+                self.lapse(seen.observed_at);
+                let second = observe(self.offer.price.as_ref(), seen, self.rules, true);
+                match second {
+                    Outcome::Unchanged { after } if recorded => {
+                        self.see_again(after);
+                        self.changes.counts.recorded += 1;
+                    }
+                    second => self.settle(second, seen),
                 }
             }
             Some(_) => self.changes.counts.quarantined += 1,
@@ -151,6 +158,7 @@ impl<'a> Ledger<'a> {
                     id,
                     offer_id: self.offer.id,
                     price: held,
+                    sale_ends_at: seen.sale_ends_at,
                     reason,
                     confirmed: false,
                 });
@@ -162,28 +170,56 @@ impl<'a> Ledger<'a> {
 
     /// Applies an observation whatever the glitch rules say.
     pub fn trust(&mut self, seen: &Seen) {
+        self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, true);
-        self.settle(outcome, None);
+        self.settle(outcome, seen);
     }
 
-    /// Ends the message for this offer: what it has become is written.
-    pub fn close(mut self) {
-        self.put_sale_down();
-        if let Some(price) = self.offer.price.filter(|_| self.touched) {
-            let sale_id = self.sale.map(|sale| sale.id);
-            let sale_ends_at = self.sale_ends_at.filter(|_| sale_id.is_some());
-            self.changes.offers.push(OfferChange { id: self.offer.id, price, sale_id, sale_ends_at });
+    /// Ends the sale if the end has come by this instant that the store told.
+    pub fn lapse(&mut self, by: DateTime<Utc>) {
+        let Some((before, sale)) = self.offer.price.and_then(|price| Some((price, price.sale?))) else {
+            return;
+        };
+        let Some(after) = before.lapse(by) else { return };
+        if let Some(ended) = after.ended {
+            self.note_sale(&sale, before, None, Some(ended.at));
+            self.changes.told_ends += 1;
+            self.changes.events.push(Event {
+                id: Uuid::now_v7(),
+                kind: Kind::SaleEnded,
+                offer_id: self.offer.id,
+                game_id: self.offer.game_id,
+                sale_id: Some(sale.id),
+                price: Price { observed_at: ended.at, ..before },
+                previous_amount: Some(before.amount),
+                new_low: false,
+                reason: Some(EndReason::ToldEnd),
+                rings: false,
+                rings_again: false,
+            });
+        } else if let Some(sale) = after.sale {
+            self.note_sale(&sale, after, None, None);
+        }
+        self.set_price(after);
+    }
+
+    /// Writes the open sale anew as the offer has it.
+    pub fn restate_sale(&mut self) {
+        if let Some((price, sale)) = self.offer.price.and_then(|price| Some((price, price.sale?))) {
+            self.note_sale(&sale, price, None, None);
         }
     }
 
-    fn says_nothing_new(&self, seen: &Seen) -> bool {
-        let outcome = observe(self.offer.price.as_ref(), seen, self.rules, true);
-        matches!(outcome, Outcome::Unchanged { .. })
-    }
-
-    fn touch(&mut self, seen: &Seen) {
-        if let Outcome::Unchanged { after } = observe(self.offer.price.as_ref(), seen, self.rules, true) {
-            self.set_price(after);
+    /// Ends the message for this offer: what it has become is written.
+    pub fn close(self) {
+        for sale in self.sales {
+            match self.started.contains(&sale.id) {
+                true => self.changes.started_sales.push(sale),
+                false => self.changes.changed_sales.push(sale),
+            }
+        }
+        if let Some(price) = self.offer.price.filter(|_| self.touched) {
+            self.changes.offers.push((self.offer.id, price));
         }
     }
 
@@ -193,58 +229,63 @@ impl<'a> Ledger<'a> {
         self.offer.price = Some(price);
     }
 
-    fn settle(&mut self, outcome: Outcome, sale_ends_at: Option<DateTime<Utc>>) {
+    fn settle(&mut self, outcome: Outcome, seen: &Seen) {
         match outcome {
             Outcome::Unchanged { after } => {
                 self.changes.counts.unchanged += 1;
-                self.set_price(after);
-                if sale_ends_at.is_some() && self.sale.is_some() {
-                    self.sale_ends_at = sale_ends_at;
-                    self.touched = true;
-                    self.move_sale(after, None, None);
-                }
+                self.see_again(after);
             }
             Outcome::Stale { past } => {
                 self.changes.counts.stale += 1;
-                self.changes.stale.push((self.offer.id, past));
+                let holds_until = seen.sale_ends_at.filter(|_| past.amount < past.regular);
+                self.changes.stale.push(PastPrice { offer_id: self.offer.id, price: past, holds_until });
             }
-            Outcome::Changed { after, kind, new_low, ends_sale } => {
-                self.change(after, kind, new_low, ends_sale, sale_ends_at);
-            }
+            Outcome::Changed(change) => self.change(&change),
             // Only `apply` judges, and it does not pass these on.
             Outcome::Quarantined { .. } => self.changes.counts.quarantined += 1,
         }
     }
 
-    fn change(
-        &mut self,
-        after: Price,
-        kind: Kind,
-        new_low: bool,
-        ends_sale: bool,
-        sale_ends_at: Option<DateTime<Utc>>,
-    ) {
-        let before = self.offer.price;
-        let mut event_sale = self.sale.as_ref().map(|sale| sale.id);
-        if ends_sale {
-            self.move_sale(after, None, Some(after.observed_at));
-            self.put_sale_down();
-            self.sale = None;
-        }
-        if kind == Kind::SaleStarted || self.sale.is_none() {
-            self.sale_ends_at = None;
-        }
-        self.sale_ends_at = sale_ends_at.or(self.sale_ends_at);
-        match kind {
-            Kind::SaleStarted => {
-                let id = Uuid::now_v7();
-                event_sale = Some(id);
-                self.sale = Some(OpenSale { id, is_new: true, unwritten: None });
-                self.move_sale(after, Some(new_low), None);
+    /// The price is the same; its sale may end at another time now.
+    fn see_again(&mut self, after: Price) {
+        let end_of = |price: &Price| price.sale.map(|sale| sale.ends_at);
+        if let Some(sale) = after.sale
+            && self.offer.price.as_ref().and_then(end_of) != Some(sale.ends_at)
+        {
+            self.note_sale(&sale, after, None, None);
+            let offer_id = self.offer.id;
+            match self.changes.history.last_mut().filter(|last| last.offer_id == offer_id) {
+                Some(last) => last.holds_until = sale.ends_at,
+                None => {
+                    self.changes.moved_ends.retain(|(other, _)| *other != offer_id);
+                    self.changes.moved_ends.push((offer_id, sale.ends_at));
+                }
             }
-            Kind::SaleDeepened | Kind::SaleReduced => self.move_sale(after, Some(new_low), None),
-            Kind::RegularChanged => self.move_sale(after, None, None),
-            Kind::FirstSeen | Kind::SaleEnded | Kind::PriceLowered | Kind::PriceRaised => {}
+        }
+        self.set_price(after);
+    }
+
+    fn change(&mut self, change: &Change) {
+        let Change { after, kind, new_low, .. } = *change;
+        let before = self.offer.price;
+        let sale_before = before.and_then(|price| price.sale);
+        if change.ends_sale
+            && let Some((sale, before)) = sale_before.zip(before)
+        {
+            // An ended sale keeps the last price that it had.
+            self.note_sale(&sale, before, None, Some(after.observed_at));
+        }
+        if let Some(sale) = after.sale {
+            match kind {
+                Kind::SaleStarted => {
+                    self.started.push(sale.id);
+                    self.note_sale(&sale, after, Some(new_low), None);
+                }
+                Kind::RegularChanged => self.note_sale(&sale, after, None, None),
+                // As low as it was.
+                Kind::SaleResumed if after.amount == sale.best => self.note_sale(&sale, after, None, None),
+                _ => self.note_sale(&sale, after, Some(new_low), None),
+            }
         }
         let counts = &mut self.changes.counts;
         counts.recorded += 1;
@@ -254,56 +295,56 @@ impl<'a> Ledger<'a> {
             None => drop(counts.transitions.insert(kind.name().to_owned(), 1)),
         }
         // A second change at the same instant, by a lower price, outdoes the first.
-        let same = |(offer, price): &(Uuid, Price)| {
-            *offer == self.offer.id && price.observed_at == after.observed_at
-        };
+        let same =
+            |past: &PastPrice| past.offer_id == self.offer.id && past.price.observed_at == after.observed_at;
         if self.changes.history.last().is_some_and(same) {
             self.changes.history.pop();
         }
-        self.changes.history.push((self.offer.id, after));
+        let holds_until = change.holds_until;
+        self.changes.history.push(PastPrice { offer_id: self.offer.id, price: after, holds_until });
+        let rings =
+            kind == Kind::SaleResumed || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
         self.changes.events.push(Event {
             id: Uuid::now_v7(),
             kind,
             offer_id: self.offer.id,
             game_id: self.offer.game_id,
-            sale_id: event_sale,
+            sale_id: after.sale.or(sale_before).map(|sale| sale.id),
             price: after,
             previous_amount: before.map(|price| price.amount),
             new_low,
-            rings: kind.rings(before.map_or(0, |price| price.cut()), after.cut()),
+            reason: change.reason,
+            rings: rings && after.sale.is_some(),
+            rings_again: change.rings_again,
         });
         self.touched = true;
         self.offer.price = Some(after);
     }
 
-    /// Notes what the open sale has become; it is written once, however often it moves within a message.
-    fn move_sale(&mut self, price: Price, new_low: Option<bool>, ended_at: Option<DateTime<Utc>>) {
-        let Some(sale) = &mut self.sale else { return };
-        let earlier = sale.unwritten.take();
-        let started_at = earlier.as_ref().map_or(price.observed_at, |earlier| earlier.started_at);
-        // An ended sale keeps the last price that it had.
-        let last =
-            earlier.as_ref().map(|earlier| earlier.price).or(self.offer.price.filter(|_| !sale.is_new));
-        let price = if ended_at.is_some() { last.unwrap_or(price) } else { price };
-        sale.unwritten = Some(SaleChange {
+    /// Notes what a sale has become.
+    fn note_sale(
+        &mut self,
+        sale: &Sale,
+        price: Price,
+        new_low: Option<bool>,
+        ended_at: Option<DateTime<Utc>>,
+    ) {
+        if let Some(noted) = self.sales.iter_mut().find(|noted| noted.id == sale.id) {
+            noted.price = price;
+            noted.new_low = new_low.or(noted.new_low);
+            noted.ends_at = sale.ends_at;
+            noted.ended_at = ended_at;
+            return;
+        }
+        self.sales.push(SaleChange {
             id: sale.id,
             offer_id: self.offer.id,
             price,
-            new_low: new_low.or(earlier.and_then(|earlier| earlier.new_low)),
-            started_at,
-            ends_at: self.sale_ends_at,
+            new_low,
+            started_at: price.observed_at,
+            ends_at: sale.ends_at,
             ended_at,
         });
-    }
-
-    fn put_sale_down(&mut self) {
-        let Some(sale) = &mut self.sale else { return };
-        if let Some(change) = sale.unwritten.take() {
-            match sale.is_new {
-                true => self.changes.started_sales.push(change),
-                false => self.changes.changed_sales.push(change),
-            }
-        }
     }
 }
 
@@ -318,106 +359,4 @@ fn apart(first: &Seen, second: &Seen) -> TimeDelta {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seen(minute: i64, amount: i64, regular: i64) -> Seen {
-        let observed_at = DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap();
-        Seen { currency: "EUR".parse().unwrap(), amount, regular: Some(regular), observed_at }
-    }
-
-    fn apply(sights: &[Seen]) -> Changes {
-        let mut changes = Changes::default();
-        let offer = KnownOffer {
-            id: Uuid::now_v7(),
-            game_id: Uuid::now_v7(),
-            price: None,
-            sale_id: None,
-            held: Vec::new(),
-        };
-        let rules = GlitchRules::default();
-        let mut ledger = Ledger::open(offer, &rules, &mut changes);
-        sights.iter().for_each(|sight| ledger.apply(sight, None));
-        ledger.close();
-        changes
-    }
-
-    #[test]
-    fn a_sale_that_begins_and_ends_within_a_message_is_written_once() {
-        let changes =
-            apply(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(2, 500, 1000), seen(3, 1000, 1000)]);
-        assert_eq!(changes.counts.recorded, 4);
-        assert_eq!(changes.history.len(), 4);
-        assert_eq!((changes.started_sales.len(), changes.changed_sales.len()), (1, 0));
-        let sale = &changes.started_sales[0];
-        assert_eq!((sale.price.amount, sale.started_at), (500, seen(1, 0, 0).observed_at));
-        assert_eq!(sale.ended_at, Some(seen(3, 0, 0).observed_at));
-        assert_eq!(changes.offers.len(), 1);
-        assert_eq!(changes.offers[0].sale_id, None);
-        let sales: Vec<_> = changes.events.iter().map(|event| event.sale_id).collect();
-        assert_eq!(sales, [None, Some(sale.id), Some(sale.id), Some(sale.id)]);
-    }
-
-    #[test]
-    fn a_glitch_takes_effect_when_a_second_sight_ten_minutes_later_agrees() {
-        let glitch = |minute| seen(minute, 10, 1000);
-        let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(5)]);
-        assert_eq!((held.counts.recorded, held.counts.quarantined, held.quarantined.len()), (1, 2, 1));
-        let confirmed = apply(&[seen(0, 1000, 1000), glitch(1), glitch(11)]);
-        assert_eq!((confirmed.counts.recorded, confirmed.counts.quarantined), (2, 1));
-        assert!(confirmed.quarantined[0].confirmed && confirmed.confirmed.is_empty());
-        assert_eq!(confirmed.started_sales[0].started_at, glitch(1).observed_at);
-        assert_eq!(confirmed.offers[0].price.observed_at, glitch(11).observed_at);
-        let total = |counts: &Counts| counts.recorded + counts.unchanged + counts.stale + counts.quarantined;
-        assert_eq!((total(&held.counts), total(&confirmed.counts)), (3, 3));
-    }
-
-    #[test]
-    fn a_glitch_that_was_overtaken_goes_into_history_when_it_is_confirmed() {
-        let changes =
-            apply(&[seen(0, 1000, 1000), seen(1, 10, 1000), seen(2, 900, 1000), seen(20, 10, 1000)]);
-        assert_eq!(changes.stale.len(), 1);
-        assert_eq!(changes.counts.transitions["sale.deepened"], 1);
-        assert_eq!((changes.counts.recorded, changes.counts.quarantined, changes.counts.stale), (3, 1, 0));
-    }
-
-    #[test]
-    fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
-        let changes =
-            apply(&[seen(0, 2000, 2000), seen(5, 1000, 2000), seen(5, 10, 2000), seen(20, 10, 2000)]);
-        let mut instants: Vec<_> = changes.history.iter().map(|(_, price)| price.observed_at).collect();
-        instants.dedup();
-        assert_eq!(instants.len(), changes.history.len());
-        assert_eq!(changes.offers[0].price.amount, 10);
-    }
-
-    #[test]
-    fn an_end_that_the_store_tells_stays_with_its_sale() {
-        let mut changes = Changes::default();
-        let offer = KnownOffer {
-            id: Uuid::now_v7(),
-            game_id: Uuid::now_v7(),
-            price: None,
-            sale_id: None,
-            held: Vec::new(),
-        };
-        let rules = GlitchRules::default();
-        let mut ledger = Ledger::open(offer, &rules, &mut changes);
-        let end = seen(99, 0, 0).observed_at;
-        ledger.apply(&seen(1, 500, 1000), Some(end));
-        ledger.apply(&seen(0, 400, 1000), Some(seen(50, 0, 0).observed_at));
-        ledger.apply(&seen(2, 1000, 1000), None);
-        ledger.apply(&seen(3, 500, 1000), None);
-        ledger.close();
-        let ends: Vec<_> = changes.started_sales.iter().map(|sale| sale.ends_at).collect();
-        assert_eq!(ends, [Some(end), None]);
-        assert_eq!(changes.offers[0].sale_ends_at, None);
-    }
-
-    #[test]
-    fn the_same_sight_twice_writes_nothing() {
-        let changes = apply(&[seen(0, 500, 1000), seen(0, 500, 1000), seen(0, 600, 1000)]);
-        assert_eq!((changes.counts.recorded, changes.counts.unchanged), (1, 2));
-        assert_eq!((changes.history.len(), changes.events.len(), changes.started_sales.len()), (1, 1, 1));
-    }
-}
+mod tests;

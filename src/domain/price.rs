@@ -1,10 +1,11 @@
 //! What an observation changes: the transition from an offer's price before to its price after.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
 
 use super::money::{Currency, cut_percent};
 
-/// An offer's current price. Amounts are minor units of `currency`.
+/// An offer's current price, and what of its past the rules need. Amounts are minor units of `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
     pub currency: Currency,
@@ -12,20 +13,75 @@ pub struct Price {
     pub regular: i64,
     /// When it was last seen.
     pub observed_at: DateTime<Utc>,
-    /// The lowest amount ever observed, and when.
-    pub low: i64,
-    pub low_at: DateTime<Utc>,
+    /// Whether the store took orders then.
+    pub available: bool,
+    /// `None`: nothing has been paid for it yet, as it was only ever free, or never to be had.
+    pub low: Option<Low>,
+    /// When its latest giveaway began.
+    pub was_free_at: Option<DateTime<Utc>>,
+    /// The sale that is open. The end that the store told may have passed: see `is_on_sale`.
+    pub sale: Option<Sale>,
+    /// The last sale, when none is open.
+    pub ended: Option<EndedSale>,
+}
+
+/// The lowest amount that was ever paid for an offer, and when it was first seen. A giveaway does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Low {
+    pub amount: i64,
+    pub at: DateTime<Utc>,
+}
+
+/// The sale that an offer is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sale {
+    pub id: Uuid,
+    /// Its lowest amount so far.
+    pub best: i64,
+    /// When the store says that it ends.
+    pub ends_at: Option<DateTime<Utc>>,
+    /// When it last ended, if it has begun again since and not been below its best since then.
+    pub interrupted_at: Option<DateTime<Utc>>,
+}
+
+/// A sale that is over. It goes on if the offer is soon on sale again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedSale {
+    pub id: Uuid,
+    /// Its lowest amount.
+    pub best: i64,
+    pub at: DateTime<Utc>,
 }
 
 impl Price {
-    /// A price below the regular one is a sale; free to play (0 of 0) is none.
-    pub fn on_sale(&self) -> bool {
-        self.amount < self.regular
+    /// Whether it is on sale at this instant, as far as is known: what the store said would be over is over. Free to
+    /// play (0 of 0) is no sale, nor is what cannot be bought.
+    pub fn is_on_sale(&self, now: DateTime<Utc>) -> bool {
+        self.sale.is_some_and(|sale| sale.ends_at.is_none_or(|end| now < end))
+    }
+
+    /// Since when nobody knows the price: its sale has ended as the store had said, and it was not seen since.
+    pub fn unknown_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let told = self.sale.and_then(|sale| sale.ends_at);
+        let ended = self.ended.map(|ended| ended.at);
+        told.or(ended).filter(|end| *end <= now && *end > self.observed_at)
     }
 
     /// Whole percent below the regular price.
     pub fn cut(&self) -> i16 {
         cut_percent(self.amount, self.regular)
+    }
+
+    /// The price once the end has come that the store told of its sale. `None`: no such end has come by this instant.
+    pub fn lapse(&self, by: DateTime<Utc>) -> Option<Price> {
+        let sale = self.sale?;
+        let end = sale.ends_at.filter(|end| *end <= by)?;
+        if end <= self.observed_at {
+            // It was seen on sale after that, by a version that took no notice of ends: the store was wrong about it.
+            return Some(Price { sale: Some(Sale { ends_at: None, ..sale }), ..*self });
+        }
+        let ended = EndedSale { id: sale.id, best: sale.best, at: end };
+        Some(Price { sale: None, ended: Some(ended), ..*self })
     }
 
     fn says_the_same(&self, other: &Price) -> bool {
@@ -41,6 +97,10 @@ pub struct Seen {
     /// `None`: the offer's last regular price stands.
     pub regular: Option<i64>,
     pub observed_at: DateTime<Utc>,
+    /// Whether the store takes orders. What cannot be bought is no sale.
+    pub available: bool,
+    /// When the store says that its sale ends. `None`: what it said before stands.
+    pub sale_ends_at: Option<DateTime<Utc>>,
 }
 
 /// The kinds of transition; exactly one for each change.
@@ -50,11 +110,13 @@ pub enum Kind {
     FirstSeen,
     /// On sale now and not before; also a first sight below the regular price.
     SaleStarted,
-    /// Still on sale, for less.
+    /// On sale again soon after a sale ended, at a price not below that sale's best: it is that sale.
+    SaleResumed,
+    /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best.
     SaleDeepened,
     /// Still on sale, for more.
     SaleReduced,
-    /// On sale before and after, and only the regular price moved.
+    /// Only the regular price moved, and a sale neither began nor ended.
     RegularChanged,
     /// On sale before and not now.
     SaleEnded,
@@ -70,6 +132,7 @@ impl Kind {
         match self {
             Kind::FirstSeen => "first.seen",
             Kind::SaleStarted => "sale.started",
+            Kind::SaleResumed => "sale.resumed",
             Kind::SaleDeepened => "sale.deepened",
             Kind::SaleReduced => "sale.reduced",
             Kind::RegularChanged => "regular.changed",
@@ -85,29 +148,93 @@ impl Kind {
             Kind::SaleStarted | Kind::SaleDeepened => true,
             // The regular price may have grown more than the price.
             Kind::SaleReduced | Kind::RegularChanged => cut_after > cut_before,
-            Kind::FirstSeen | Kind::SaleEnded | Kind::PriceLowered | Kind::PriceRaised => false,
+            Kind::FirstSeen
+            | Kind::SaleResumed
+            | Kind::SaleEnded
+            | Kind::PriceLowered
+            | Kind::PriceRaised => false,
         }
     }
+}
+
+/// Why a sale ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The store had said that it would end then, or says that it is over.
+    ToldEnd,
+    /// It costs its regular price.
+    Price,
+    /// It cannot be bought.
+    Unavailable,
+}
+
+impl EndReason {
+    /// The name outside.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndReason::ToldEnd => "told_end",
+            EndReason::Price => "price",
+            EndReason::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A price that is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub after: Price,
+    pub kind: Kind,
+    /// A paid price strictly below every earlier paid one in this currency, or the first giveaway; never on the first
+    /// sight.
+    pub new_low: bool,
+    /// The sale that was open before is over: `sale.ended`, or a change of currency.
+    pub ends_sale: bool,
+    /// Of `sale.ended`.
+    pub reason: Option<EndReason>,
+    /// A sale that had been interrupted is below its best for the first time since: those hear of it too whom it has
+    /// rung already, as they would of a new sale.
+    pub rings_again: bool,
+    /// When the price stops to hold, as the store says.
+    pub holds_until: Option<DateTime<Utc>>,
 }
 
 /// What an observation does to an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The price is `after` now, and that is news.
-    Changed {
+    Changed(Change),
+    /// The same as before, seen again: no more than the time of sight, the availability and the told end have moved.
+    Unchanged {
         after: Price,
-        kind: Kind,
-        /// Strictly below every earlier price in this currency; never on the first sight.
-        new_low: bool,
-        /// The sale that was open before is over: `sale.ended`, or a change of currency.
-        ends_sale: bool,
     },
-    /// The same as before, seen again: only the time of sight moves, to `after`.
-    Unchanged { after: Price },
     /// Older than what is known: `past` goes into history and changes nothing else.
-    Stale { past: Price },
+    Stale {
+        past: Price,
+    },
     /// Looks like a glitch, for this reason; `held` is what it says.
-    Quarantined { held: Price, reason: &'static str },
+    Quarantined {
+        held: Price,
+        reason: &'static str,
+    },
+}
+
+/// What prices are judged by. Configuration: `prices.*`, `quarantine.*`.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub glitches: GlitchRules,
+    /// A sale that begins no later than this after the last one ended may be that one.
+    pub same_sale_within: TimeDelta,
+    /// An observation that was older than this when it was reported rings nobody.
+    pub rings_within: TimeDelta,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            glitches: GlitchRules::default(),
+            same_sale_within: TimeDelta::hours(6),
+            rings_within: TimeDelta::days(7),
+        }
+    }
 }
 
 /// When an observation is taken for a glitch. Configuration: `quarantine.*`.
@@ -146,232 +273,136 @@ impl GlitchRules {
     }
 }
 
-/// Judges one observation of an offer whose price was `before` (`None`: never seen).
+/// Judges one observation of an offer whose price was `before` (`None`: never seen), for which no end of a sale has
+/// passed since (`Price::lapse`).
 ///
 /// `trusted` skips the glitch rules: a second observation agreed, or an operator released it.
-pub fn observe(before: Option<&Price>, seen: &Seen, rules: &GlitchRules, trusted: bool) -> Outcome {
+pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool) -> Outcome {
     // A regular price that was not told is the last one, but a price above it shows that it has risen.
     let last_regular = before.filter(|price| price.currency == seen.currency).map(|price| price.regular);
     let regular = seen.regular.unwrap_or_else(|| last_regular.unwrap_or(seen.amount).max(seen.amount));
+    let is_paid = seen.available && seen.amount > 0;
+    let is_giveaway = seen.available && seen.amount == 0 && regular > 0;
     let mut after = Price {
         currency: seen.currency,
         amount: seen.amount,
         regular,
         observed_at: seen.observed_at,
-        low: seen.amount,
-        low_at: seen.observed_at,
+        available: seen.available,
+        low: is_paid.then_some(Low { amount: seen.amount, at: seen.observed_at }),
+        was_free_at: is_giveaway.then_some(seen.observed_at),
+        sale: None,
+        ended: None,
     };
     // What is old is not measured by what is new: prices, and even currencies, may have changed since.
     let measure = before.filter(|price| price.observed_at <= seen.observed_at);
-    if !trusted && let Some(reason) = rules.judge(measure, &after) {
+    if !trusted && let Some(reason) = rules.glitches.judge(measure, &after) {
         return Outcome::Quarantined { held: after, reason };
     }
+    let told = seen.sale_ends_at.filter(|_| seen.amount < regular);
+    let is_over = told.is_some_and(|end| end <= seen.observed_at);
+    let is_sale = seen.available && seen.amount < regular && !is_over;
+    let begin = || Sale { id: Uuid::now_v7(), best: seen.amount, ends_at: told, interrupted_at: None };
     let Some(before) = before else {
-        let kind = if after.on_sale() { Kind::SaleStarted } else { Kind::FirstSeen };
-        return Outcome::Changed { after, kind, new_low: false, ends_sale: false };
+        after.sale = is_sale.then(begin);
+        let kind = if is_sale { Kind::SaleStarted } else { Kind::FirstSeen };
+        return Outcome::Changed(Change::of(after, kind, told));
     };
     if seen.observed_at < before.observed_at {
         return Outcome::Stale { past: after };
     }
     let same_currency = before.currency == after.currency;
-    if same_currency && before.low <= after.amount {
-        (after.low, after.low_at) = (before.low, before.low_at);
+    // An end that has come in the meantime stands, unless the store names a later one.
+    let come = before.ended.map(|ended| ended.at).filter(|at| same_currency && *at > seen.observed_at);
+    let is_sale = is_sale && (come.is_none() || told > come);
+    // Of two prices at the same instant the lower stands, and of two equal ones that which can be paid.
+    let rank = |price: &Price| (price.amount, !price.available);
+    if same_currency && seen.observed_at == before.observed_at && rank(&after) >= rank(before) {
+        let agreed = before.sale.filter(|_| before.says_the_same(&after));
+        // The later end, in whatever order they come.
+        let sale = agreed.map(|sale| Sale { ends_at: sale.ends_at.max(told.filter(|_| !is_over)), ..sale });
+        return Outcome::Unchanged { after: Price { sale: sale.or(before.sale), ..*before } };
     }
-    // Of two prices at the same instant the lower stands.
-    let outdone = seen.observed_at == before.observed_at && same_currency && seen.amount >= before.amount;
-    if outdone || before.says_the_same(&after) {
-        return Outcome::Unchanged { after: Price { observed_at: seen.observed_at, ..*before } };
-    }
-    let kind = match (before.on_sale() && same_currency, after.on_sale()) {
-        (false, true) => Kind::SaleStarted,
-        (true, false) => Kind::SaleEnded,
-        (true, true) if after.amount < before.amount => Kind::SaleDeepened,
-        (true, true) if after.amount > before.amount => Kind::SaleReduced,
-        (true, true) => Kind::RegularChanged,
-        (false, false) if !same_currency => Kind::FirstSeen,
-        (false, false) if after.amount < before.amount => Kind::PriceLowered,
-        (false, false) => Kind::PriceRaised,
+    after.was_free_at = match before.was_free_at {
+        Some(at) if !is_giveaway || before.amount == 0 => Some(at),
+        _ => after.was_free_at,
     };
-    Outcome::Changed {
-        after,
-        kind,
-        new_low: same_currency && after.amount < before.low,
-        ends_sale: before.on_sale() && (kind == Kind::SaleEnded || !same_currency),
+    if same_currency && let Some(low) = before.low.filter(|low| !is_paid || low.amount <= seen.amount) {
+        after.low = Some(low);
+    }
+    let open = before.sale.filter(|_| same_currency);
+    if before.says_the_same(&after) && open.is_some() == is_sale {
+        after.sale = open.map(|sale| Sale { ends_at: told.or(sale.ends_at), ..sale });
+        after.ended = before.ended;
+        return Outcome::Unchanged { after };
+    }
+    let recent = before
+        .ended
+        .filter(|ended| same_currency && is_sale && seen.observed_at - ended.at <= rules.same_sale_within);
+    let kind = match (open, is_sale) {
+        (None, true) => match recent {
+            None => Kind::SaleStarted,
+            Some(ended) if seen.amount < ended.best => Kind::SaleDeepened,
+            Some(_) => Kind::SaleResumed,
+        },
+        (Some(_), false) => Kind::SaleEnded,
+        (None, false) if !same_currency => Kind::FirstSeen,
+        (Some(_), true) if after.amount < before.amount => Kind::SaleDeepened,
+        (Some(_), true) if after.amount > before.amount => Kind::SaleReduced,
+        (None, false) if after.amount < before.amount => Kind::PriceLowered,
+        (None, false) if after.amount > before.amount => Kind::PriceRaised,
+        (_, _) => Kind::RegularChanged,
+    };
+    let resumed = recent.map(|ended| Sale {
+        id: ended.id,
+        best: ended.best,
+        ends_at: told,
+        interrupted_at: Some(ended.at),
+    });
+    let goes_on = open.or(resumed).filter(|_| is_sale);
+    let rings_again = goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && seen.amount < sale.best);
+    after.sale = match goes_on {
+        Some(sale) => Some(Sale {
+            id: sale.id,
+            best: sale.best.min(seen.amount),
+            ends_at: told.or(sale.ends_at),
+            interrupted_at: sale.interrupted_at.filter(|_| !rings_again),
+        }),
+        None => is_sale.then(begin),
+    };
+    after.ended = match open {
+        _ if is_sale || !same_currency => None,
+        Some(sale) => Some(EndedSale { id: sale.id, best: sale.best, at: seen.observed_at }),
+        None => before.ended,
+    };
+    let below_low = is_paid && before.low.is_some_and(|low| seen.amount < low.amount);
+    let first_giveaway = is_giveaway && before.was_free_at.is_none();
+    Outcome::Changed(Change {
+        new_low: same_currency && (below_low || first_giveaway),
+        ends_sale: before.sale.is_some() && (kind == Kind::SaleEnded || !same_currency),
+        reason: (kind == Kind::SaleEnded).then_some(match (seen.available, is_over) {
+            (false, _) => EndReason::Unavailable,
+            (true, true) => EndReason::ToldEnd,
+            (true, false) => EndReason::Price,
+        }),
+        rings_again,
+        ..Change::of(after, kind, after.sale.map_or(told.or(come), |sale| sale.ends_at))
+    })
+}
+
+impl Change {
+    fn of(after: Price, kind: Kind, holds_until: Option<DateTime<Utc>>) -> Change {
+        Change {
+            after,
+            kind,
+            new_low: false,
+            ends_sale: false,
+            reason: None,
+            rings_again: false,
+            holds_until,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn at(minute: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap()
-    }
-
-    fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> Seen {
-        Seen { currency: "EUR".parse().unwrap(), amount, regular: regular.into(), observed_at: at(minute) }
-    }
-
-    /// Runs observations one after another and returns the kinds of what changed.
-    fn kinds(sights: &[Seen]) -> Vec<(&'static str, bool)> {
-        let mut price = None;
-        let mut kinds = Vec::new();
-        for sight in sights {
-            match observe(price.as_ref(), sight, &GlitchRules::default(), false) {
-                Outcome::Changed { after, kind, new_low, .. } => {
-                    price = Some(after);
-                    kinds.push((kind.name(), new_low));
-                }
-                Outcome::Unchanged { after } => price = Some(after),
-                Outcome::Stale { .. } => kinds.push(("stale", false)),
-                Outcome::Quarantined { reason, .. } => kinds.push((reason, false)),
-            }
-        }
-        kinds
-    }
-
-    #[test]
-    fn a_sale_runs_its_course() {
-        let course = [
-            seen(0, 1849, 1849),
-            seen(1, 1849, None),
-            seen(2, 1479, None),
-            seen(3, 1479, 1999),
-            seen(4, 999, None),
-            seen(5, 1499, None),
-            seen(6, 1999, None),
-            seen(7, 1799, 1799),
-            seen(8, 2099, None),
-        ];
-        assert_eq!(
-            kinds(&course),
-            [
-                ("first.seen", false),
-                ("sale.started", true),
-                ("regular.changed", false),
-                ("sale.deepened", true),
-                ("sale.reduced", false),
-                ("sale.ended", false),
-                ("price.lowered", false),
-                ("price.raised", false),
-            ]
-        );
-    }
-
-    #[test]
-    fn a_first_sight_below_the_regular_price_is_a_sale_and_no_new_low() {
-        assert_eq!(kinds(&[seen(0, 500, 1000)]), [("sale.started", false)]);
-        assert_eq!(kinds(&[seen(0, 0, 1000)]), [("sale.started", false)]);
-        assert_eq!(kinds(&[seen(0, 0, 0)]), [("first.seen", false)]);
-    }
-
-    #[test]
-    fn a_low_that_is_only_reached_again_is_not_new() {
-        assert_eq!(
-            kinds(&[seen(0, 1000, 1000), seen(1, 500, 1000), seen(2, 1000, 1000), seen(3, 500, 1000)]),
-            [("first.seen", false), ("sale.started", true), ("sale.ended", false), ("sale.started", false)]
-        );
-    }
-
-    #[test]
-    fn of_two_prices_at_one_instant_the_lower_stands_whichever_comes_first() {
-        assert_eq!(kinds(&[seen(0, 500, 1000), seen(0, 700, 1000)]), [("sale.started", false)]);
-        assert_eq!(
-            kinds(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(1, 500, 1000)]),
-            [("first.seen", false), ("sale.started", true), ("sale.deepened", true)]
-        );
-    }
-
-    #[test]
-    fn glitches_are_held_back() {
-        assert_eq!(kinds(&[seen(0, 29, 1000)]), [("price_far_below_regular", false)]);
-        assert_eq!(kinds(&[seen(0, 30, 1000)]), [("sale.started", false)]);
-        assert_eq!(
-            kinds(&[seen(0, 1000, 1000), seen(1, 11_000, 11_000)]),
-            [("first.seen", false), ("regular_price_jumped", false)]
-        );
-        let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 1000, 1000) };
-        assert_eq!(
-            kinds(&[seen(0, 1000, 1000), dollars]),
-            [("first.seen", false), ("currency_changed", false)]
-        );
-    }
-
-    #[test]
-    fn what_was_believed_is_not_doubted_again() {
-        let rules = GlitchRules::default();
-        let believed = match observe(None, &seen(0, 10, 1000), &rules, true) {
-            Outcome::Changed { after, .. } => after,
-            other => panic!("{other:?}"),
-        };
-        let again = observe(Some(&believed), &seen(1, 10, 1000), &rules, false);
-        assert!(matches!(again, Outcome::Unchanged { .. }), "{again:?}");
-    }
-
-    #[test]
-    fn a_game_may_become_free_to_play() {
-        assert_eq!(
-            kinds(&[seen(0, 1000, 1000), seen(1, 0, 0)]),
-            [("first.seen", false), ("price.lowered", true)]
-        );
-    }
-
-    #[test]
-    fn the_past_is_not_measured_by_the_present() {
-        let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
-        assert_eq!(kinds(&[seen(1, 1000, 1000), dollars]), [("first.seen", false), ("stale", false)]);
-    }
-
-    #[test]
-    fn a_better_cut_rings_even_for_a_higher_price() {
-        assert!(Kind::SaleReduced.rings(50, 90));
-        assert!(!Kind::SaleReduced.rings(50, 40));
-        assert!(!Kind::RegularChanged.rings(50, 40));
-    }
-
-    #[test]
-    fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
-        let before = match observe(None, &seen(0, 500, 1000), &GlitchRules::default(), false) {
-            Outcome::Changed { after, .. } => after,
-            other => panic!("{other:?}"),
-        };
-        let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 400, 1000) };
-        match observe(Some(&before), &dollars, &GlitchRules::default(), true) {
-            Outcome::Changed { after, kind, new_low, ends_sale } => {
-                assert_eq!((kind, new_low, ends_sale, after.low), (Kind::SaleStarted, false, true, 400));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order: the price is that of the newest instant (the lower of two), the low is
-        /// the lowest that took effect, and telling everything twice changes nothing.
-        #[test]
-        fn the_newest_sight_stands(sights in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
-            let sights: Vec<Seen> = sights.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
-            let (mut price, mut low) = (None::<Price>, i64::MAX);
-            for round in 0..2 {
-                for sight in &sights {
-                    match observe(price.as_ref(), sight, &GlitchRules::default(), false) {
-                        Outcome::Changed { after, kind, new_low, .. } => {
-                            prop_assert_eq!(round, 0);
-                            prop_assert_eq!(new_low, price.is_some() && after.amount < low);
-                            prop_assert_eq!(kind == Kind::SaleEnded, !after.on_sale() && price.is_some_and(|p| p.on_sale()));
-                            low = low.min(after.amount);
-                            price = Some(after);
-                        }
-                        Outcome::Unchanged { after } => price = Some(after),
-                        Outcome::Stale { past } => prop_assert!(past.observed_at < price.unwrap().observed_at),
-                        Outcome::Quarantined { .. } => prop_assert!(false),
-                    }
-                }
-            }
-            let newest = sights.iter().map(|s| s.observed_at).max().unwrap();
-            let stands = sights.iter().filter(|s| s.observed_at == newest).map(|s| s.amount).min().unwrap();
-            let price = price.unwrap();
-            prop_assert_eq!((price.observed_at, price.amount, price.low), (newest, stands, low));
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! What a watch wants, and why an offer is or is not it.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ pub enum Rule {
         /// Whole percent.
         percent: i16,
     },
-    /// A sale at the lowest price ever observed for the offer.
+    /// A sale at the lowest price ever paid for the offer, and its first giveaway.
     NewLow {},
 }
 
@@ -68,6 +69,10 @@ pub enum Miss {
     OtherCurrency,
     OtherPlatform,
     NotOnSale,
+    /// Beside `NotOnSale`: it would be, if it could be bought.
+    Unavailable,
+    /// Beside `NotOnSale`: it was, and the store said that it would be over by now.
+    SaleIsOver,
     PriceTooHigh,
     CutTooSmall,
     NotANewLow,
@@ -83,6 +88,10 @@ impl Miss {
             Miss::OtherCurrency => "The offer's currency is not the watch's.",
             Miss::OtherPlatform => "The offer's platform is not one of the watch's.",
             Miss::NotOnSale => "The offer is not on sale.",
+            Miss::Unavailable => "The offer cannot be bought now.",
+            Miss::SaleIsOver => {
+                "Its store said that the sale would be over by now; the price was not seen since."
+            }
             Miss::PriceTooHigh => "The price is above the target.",
             Miss::CutTooSmall => "The cut is below the target.",
             Miss::NotANewLow => "The price is not a new low.",
@@ -93,7 +102,13 @@ impl Miss {
 /// Everything that keeps a watch from ringing for an offer; nothing: it rings, once for each sale.
 ///
 /// `store::dispatch` says the same in SQL, for a million watches at once.
-pub fn misses(rule: &Rule, scope: &Scope, paused: bool, offer: &WatchedOffer) -> Vec<Miss> {
+pub fn misses(
+    rule: &Rule,
+    scope: &Scope,
+    paused: bool,
+    offer: &WatchedOffer,
+    now: DateTime<Utc>,
+) -> Vec<Miss> {
     let mut misses = Vec::new();
     let mut check = |holds: bool, miss: Miss| {
         if !holds {
@@ -117,7 +132,10 @@ pub fn misses(rule: &Rule, scope: &Scope, paused: bool, offer: &WatchedOffer) ->
         return misses;
     };
     check(scope.currency.is_none_or(|currency| currency == price.currency), Miss::OtherCurrency);
-    check(price.on_sale(), Miss::NotOnSale);
+    let on_sale = price.is_on_sale(now);
+    check(on_sale, Miss::NotOnSale);
+    check(on_sale || price.available, Miss::Unavailable);
+    check(price.unknown_since(now).is_none(), Miss::SaleIsOver);
     match rule {
         Rule::AnySale {} => {}
         Rule::PriceAtMost(target) if target.currency != price.currency => check(false, Miss::OtherCurrency),

@@ -29,6 +29,8 @@ struct BatchResponse {
     quarantined: i64,
     failed: i64,
     new_lows: i64,
+    /// So old when they were reported that they ring nobody.
+    too_old_to_ring: i64,
     transitions: BTreeMap<String, i64>,
 }
 
@@ -54,6 +56,7 @@ impl From<Batch> for BatchResponse {
             quarantined: counts.quarantined,
             failed: counts.failed,
             new_lows: counts.new_lows,
+            too_old_to_ring: counts.too_old_to_ring,
             transitions: counts.transitions,
         }
     }

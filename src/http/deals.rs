@@ -36,11 +36,14 @@ pub struct DealResponse {
     pub regular_price: Money,
     /// Whole percent below the regular price.
     pub cut: i16,
-    /// Whether it is the lowest price ever observed for the offer.
+    /// Whether it is the lowest price ever paid for the offer, or its first giveaway.
     pub new_low: bool,
     pub started_at: DateTime<Utc>,
     /// When the store says that it ends.
     pub ends_at: Option<DateTime<Utc>>,
+    /// The lowest price ever paid for the offer, and when it was first seen; null when it was only ever free.
+    pub low: Option<Money>,
+    pub low_at: Option<DateTime<Utc>>,
 }
 
 impl From<Deal> for DealResponse {
@@ -60,6 +63,8 @@ impl From<Deal> for DealResponse {
             new_low: deal.new_low,
             started_at: deal.started_at,
             ends_at: deal.ends_at,
+            low: deal.low.map(|low| Money { minor: low.amount, currency: deal.currency }),
+            low_at: deal.low.map(|low| low.at),
         }
     }
 }
@@ -123,7 +128,8 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response> {
     let filter = params.check(&app).await?;
-    let deals = deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows()).await?;
+    let deals =
+        deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows(), app.clock.now()).await?;
     let page = paging.page(deals, |deal| filter.sort.key(deal))?;
     conditional::respond(&headers, &page.map(DealResponse::from))
 }

@@ -47,17 +47,23 @@ pub struct ChangeResponse {
     pub regular_price: Money,
     /// Whole percent below the regular price.
     pub cut: i16,
+    /// Whether the store took orders for it.
+    pub available: bool,
+    /// Until when the price is known, as the store said of its sale; null: until the next change.
+    pub holds_until: Option<DateTime<Utc>>,
 }
 
 impl From<Change> for ChangeResponse {
     fn from(change: Change) -> Self {
-        let Change { offer, observed_at, price } = change;
+        let Change { offer, observed_at, price, available } = change;
         ChangeResponse {
             offer: offer.into(),
             observed_at,
             price: money(price, price.amount),
             regular_price: money(price, price.regular),
             cut: cut_percent(price.amount, price.regular),
+            available,
+            holds_until: price.holds_until,
         }
     }
 }
@@ -75,6 +81,8 @@ pub struct BucketResponse {
     pub regular_price: Money,
     /// Whole percent of `last` below the regular price.
     pub cut: i16,
+    /// Until when `last` is known, as the store said of its sale: from then on nobody knows the price until it is seen again.
+    pub holds_until: Option<DateTime<Utc>>,
 }
 
 impl From<(PricedOffer, Bucket)> for BucketResponse {
@@ -88,6 +96,7 @@ impl From<(PricedOffer, Bucket)> for BucketResponse {
             last: money(last, last.amount),
             regular_price: money(last, last.regular),
             cut: cut_percent(last.amount, last.regular),
+            holds_until: last.holds_until,
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct NoticeResponse {
     cut: i16,
     new_low: bool,
     url: Option<String>,
+    /// When the price was seen that rang; `null` for notices from before this was kept.
+    observed_at: Option<DateTime<Utc>>,
     read: bool,
     read_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
@@ -102,6 +104,7 @@ impl TryFrom<Notice> for NoticeResponse {
             cut: notice.cut,
             new_low: notice.new_low,
             url: notice.url,
+            observed_at: notice.observed_at,
             read: notice.read_at.is_some(),
             read_at: notice.read_at,
             created_at: notice.created_at,

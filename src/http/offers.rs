@@ -35,19 +35,29 @@ pub struct OfferResponse {
     /// Whole percent below the regular price.
     pub cut: Option<i16>,
     pub on_sale: bool,
+    /// Whether the store took orders when it was last seen.
+    pub available: Option<bool>,
     pub observed_at: Option<DateTime<Utc>>,
-    /// The lowest price ever observed, and when.
+    /// Since when nobody knows the price, which is the last one that was seen: its sale has ended as the store had said.
+    pub unknown_since: Option<DateTime<Utc>>,
+    /// The lowest price ever paid, and when it was first seen; null when it was only ever free.
     pub low: Option<Money>,
     pub low_at: Option<DateTime<Utc>>,
+    /// When its latest giveaway began.
+    pub was_free_at: Option<DateTime<Utc>>,
     pub sale_started_at: Option<DateTime<Utc>>,
     pub sale_ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
-impl From<Offer> for OfferResponse {
-    fn from(offer: Offer) -> Self {
+impl OfferResponse {
+    /// As it is at `now`: a sale ends when its store said so.
+    fn new(offer: Offer, now: DateTime<Utc>) -> Self {
         let price = offer.price;
+        let low = price.and_then(|price| price.low);
+        let on_sale = price.is_some_and(|price| price.is_on_sale(now));
+        let sale = price.and_then(|price| price.sale).filter(|_| on_sale);
         OfferResponse {
             id: offer.id,
             game_id: offer.game_id,
@@ -59,12 +69,15 @@ impl From<Offer> for OfferResponse {
             price: price.map(|price| Money { minor: price.amount, currency: price.currency }),
             regular_price: price.map(|price| Money { minor: price.regular, currency: price.currency }),
             cut: price.map(|price| price.cut()),
-            on_sale: price.is_some_and(|price| price.on_sale()),
+            on_sale,
+            available: price.map(|price| price.available),
             observed_at: price.map(|price| price.observed_at),
-            low: price.map(|price| Money { minor: price.low, currency: price.currency }),
-            low_at: price.map(|price| price.low_at),
-            sale_started_at: offer.sale_started_at,
-            sale_ends_at: offer.sale_ends_at,
+            unknown_since: price.and_then(|price| price.unknown_since(now)),
+            low: low.zip(price).map(|(low, price)| Money { minor: low.amount, currency: price.currency }),
+            low_at: low.map(|low| low.at),
+            was_free_at: price.and_then(|price| price.was_free_at),
+            sale_started_at: offer.sale_started_at.filter(|_| on_sale),
+            sale_ends_at: sale.and_then(|sale| sale.ends_at),
             created_at: offer.created_at,
             updated_at: offer.updated_at,
         }
@@ -223,13 +236,14 @@ async fn respond_with_offers(
 ) -> Result<Response> {
     let offers = offers::list_offers(&app.reader, filter, paging.after()?, paging.rows()).await?;
     let page = paging.page(offers, |offer| offer.id)?;
-    conditional::respond(headers, &page.map(OfferResponse::from))
+    let now = app.clock.now();
+    conditional::respond(headers, &page.map(|offer| OfferResponse::new(offer, now)))
 }
 
 /// `GET /v1/offers/{id}`
 pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
     let offer = offers::find_offer(&app.reader, id).await?.ok_or_else(|| Error::not_found("offer"))?;
-    conditional::respond(&headers, &OfferResponse::from(offer))
+    conditional::respond(&headers, &OfferResponse::new(offer, app.clock.now()))
 }
 
 /// `POST /v1/offers`
@@ -239,8 +253,9 @@ pub async fn create(
     Json(request): Json<CreateOfferRequest>,
 ) -> Result<Response> {
     caller.require("catalogue:write")?;
-    let offer = offers::create_offer(&app.writer, &request.check()?, app.clock.now()).await?;
-    conditional::created(&format!("/v1/offers/{}", offer.id), &OfferResponse::from(offer))
+    let now = app.clock.now();
+    let offer = offers::create_offer(&app.writer, &request.check()?, now).await?;
+    conditional::created(&format!("/v1/offers/{}", offer.id), &OfferResponse::new(offer, now))
 }
 
 /// `PATCH /v1/offers/{id}`
@@ -252,12 +267,13 @@ pub async fn update(
     Json(request): Json<UpdateOfferRequest>,
 ) -> Result<Response> {
     caller.require("catalogue:write")?;
-    let offer = offers::update_offer(&app.writer, id, app.clock.now(), |offer| {
-        check_if_match(&headers, &OfferResponse::from(offer.clone()))?;
+    let now = app.clock.now();
+    let offer = offers::update_offer(&app.writer, id, now, |offer| {
+        check_if_match(&headers, &OfferResponse::new(offer.clone(), now))?;
         request.apply(offer)
     })
     .await?;
-    conditional::changed(&OfferResponse::from(offer))
+    conditional::changed(&OfferResponse::new(offer, now))
 }
 
 /// `DELETE /v1/offers/{id}`: with its history.
@@ -268,7 +284,8 @@ pub async fn remove(
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;
-    let check = |offer: &Offer| check_if_match(&headers, &OfferResponse::from(offer.clone()));
+    let now = app.clock.now();
+    let check = |offer: &Offer| check_if_match(&headers, &OfferResponse::new(offer.clone(), now));
     offers::delete_offer(&app.writer, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -95,6 +95,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
 struct ReportResponse {
     batch_id: Uuid,
     accepted: i64,
+    /// Of those, the ones that are too old to ring anybody (`prices.rings_within_s`).
+    too_old_to_ring: i64,
     /// All refusals, also those beyond the ones that are told.
     rejected_count: i64,
     rejected: Vec<Rejected>,
@@ -193,6 +195,7 @@ struct Report {
     /// The bytes of their text, which bound what a report holds in memory.
     waiting_bytes: usize,
     sent: Closing,
+    too_old_to_ring: i64,
     rejected: Vec<Rejected>,
     warnings_count: i64,
     warnings: Vec<Rejected>,
@@ -211,6 +214,7 @@ impl Report {
             waiting: Vec::new(),
             waiting_bytes: 0,
             sent: Closing { parts: 0, accepted: 0, rejected: 0 },
+            too_old_to_ring: 0,
             rejected: Vec::new(),
             warnings_count: 0,
             warnings: Vec::new(),
@@ -392,16 +396,19 @@ impl Report {
     /// Puts messages on the bus. With `closing` they are the last.
     async fn send(&mut self, messages: Vec<Vec<Observation>>, closing: Option<&Closing>) -> Result<()> {
         let carries = self.app.bus.outlives_database();
-        let (mut parts, mut accepted) = (Vec::new(), 0);
+        let (mut parts, mut accepted, mut too_old) = (Vec::new(), 0, 0);
+        let reported_at = self.app.clock.now();
+        let rings_from = reported_at - self.app.config.prices.rings_within;
         for (part, observations) in (self.sent.parts..).zip(messages) {
             accepted += observations.len() as i64;
+            too_old += observations.iter().filter(|seen| seen.observed_at < rings_from).count() as i64;
             let message = PriceMessage {
                 batch_id: self.batch_id,
                 part,
                 may_create_stores: self.caller.may("catalogue:write"),
                 backfill: self.backfill,
                 traceparent: Some(self.traceparent.clone()),
-                reported_at: self.app.clock.now(),
+                reported_at,
                 observations,
                 batch: carries.then(|| self.note(closing.cloned())),
             };
@@ -414,6 +421,8 @@ impl Report {
         self.app.bus.send_batch(&payloads).await?;
         self.sent.parts += payloads.len() as i32;
         self.sent.accepted += accepted;
+        // What is history rings nobody anyway.
+        self.too_old_to_ring += if self.backfill { 0 } else { too_old };
         metrics::counter!("salebell_prices_accepted_total").increment(accepted as u64);
         Ok(())
     }
@@ -441,6 +450,7 @@ impl Report {
         Ok(ReportResponse {
             batch_id: self.batch_id,
             accepted: self.sent.accepted,
+            too_old_to_ring: self.too_old_to_ring,
             rejected_count: self.sent.rejected,
             rejected: self.rejected,
             warnings_count: self.warnings_count,

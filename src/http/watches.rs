@@ -351,10 +351,11 @@ pub async fn explain(
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
+    let now = app.clock.now();
     let mut offers = Vec::new();
     for offer in watches::explain_offers(&app.writer, &watch).await? {
         give_way().await;
-        let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen);
+        let misses = misses(&watch.rule, &watch.scope, watch.paused, &offer.seen, now);
         let money = |minor| offer.seen.price.map(|price| Money { minor, currency: price.currency });
         offers.push(OfferExplanation {
             offer_id: offer.offer_id,

@@ -35,7 +35,10 @@ struct EventData<'a> {
     /// Whole percent below the regular price.
     cut: i16,
     new_low: bool,
-    /// When the price was seen.
+    /// Why a sale has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    /// When the price was seen, or when a sale was over as its store had said.
     observed_at: String,
     /// Historical: it rings no bells.
     backfill: bool,
@@ -79,6 +82,7 @@ pub fn message(event: &Waiting, fifo: bool) -> Result<Message> {
             regular_price: Money { minor: event.regular, currency },
             cut: event.cut,
             new_low: event.new_low,
+            reason: event.reason.as_deref(),
             observed_at: rfc3339(event.observed_at),
             backfill: event.backfill,
         },

@@ -344,8 +344,11 @@ pub struct SaleData<'a> {
     pub regular_price: Money,
     /// Whole percent below the regular price.
     pub cut: i16,
-    /// Strictly below every earlier price of the offer.
+    /// Strictly below every earlier price that was paid for the offer, or its first giveaway.
     pub new_low: bool,
+    /// When the price was seen that rang; absent for notices from before this was kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<DateTime<Utc>>,
     /// Where the offer can be bought.
     pub url: Option<&'a str>,
     /// When the store says that the sale ends.
@@ -470,6 +473,7 @@ mod tests {
             regular_price: euros,
             cut: 100,
             new_low: true,
+            observed_at: DateTime::from_timestamp(1_750_000_000, 1_000),
             url: Some(&"u".repeat(2_000)),
             sale_ends_at: DateTime::from_timestamp(1_750_000_000, 1_000),
         };

@@ -50,6 +50,9 @@ pub struct BatchCounts {
     pub quarantined: u64,
     pub failed: u64,
     pub new_lows: u64,
+    /// 0 also where the API is of a version before.
+    #[serde(default)]
+    pub too_old_to_ring: u64,
     pub transitions: std::collections::BTreeMap<String, u64>,
 }
 

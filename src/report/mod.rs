@@ -334,6 +334,7 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
     sum.quarantined += batch.quarantined;
     sum.failed += batch.failed;
     sum.new_lows += batch.new_lows;
+    sum.too_old_to_ring += batch.too_old_to_ring;
     for (kind, count) in batch.transitions {
         *sum.transitions.entry(kind).or_default() += count;
     }
@@ -358,6 +359,9 @@ fn print_summary(arguments: &Arguments, summary: &Summary) {
         counts.transitions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     if !kinds.is_empty() {
         println!("transitions: {}", kinds.join(", "));
+    }
+    if counts.too_old_to_ring > 0 {
+        println!("{} were seen too long ago to ring anybody", counts.too_old_to_ring);
     }
 }
 

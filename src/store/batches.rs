@@ -99,6 +99,7 @@ pub async fn list_batches(executor: impl PgExecutor<'_>, account: Uuid, ids: &[U
             coalesce(sum(p.quarantined), 0)::bigint as "quarantined!",
             coalesce(sum(p.failed), 0)::bigint as "failed!",
             coalesce(sum(p.new_lows), 0)::bigint as "new_lows!",
+            coalesce(sum(p.too_old_to_ring), 0)::bigint as "too_old_to_ring!",
             (select coalesce(jsonb_object_agg(kind, total), '{}') from (
                 select t.key as kind, sum(t.value::bigint) as total
                 from batch_parts q, jsonb_each_text(q.transitions) t where q.batch_id = b.id group by t.key
@@ -125,6 +126,7 @@ pub async fn list_batches(executor: impl PgExecutor<'_>, account: Uuid, ids: &[U
                 quarantined: row.quarantined,
                 failed: row.failed,
                 new_lows: row.new_lows,
+                too_old_to_ring: row.too_old_to_ring,
                 transitions: serde_json::from_value(row.transitions).map_err(Error::internal)?,
             },
         })

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::known_price::known_low;
 use super::offers::{StoreRef, parse_currency};
 use crate::domain::money::Currency;
+use crate::domain::price::Low;
 use crate::error::{Error, Result};
 
 /// An open sale with what is shown beside it. Amounts are minor units of `currency`.
@@ -29,6 +31,8 @@ pub struct Deal {
     pub new_low: bool,
     pub started_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
+    /// The lowest amount that was ever paid for the offer.
+    pub low: Option<Low>,
 }
 
 /// The orders of deals, each ending in the sale's id.
@@ -106,6 +110,8 @@ struct DealRow {
     new_low: bool,
     started_at: DateTime<Utc>,
     ends_at: Option<DateTime<Utc>>,
+    low: Option<i64>,
+    low_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<DealRow> for Deal {
@@ -128,11 +134,13 @@ impl TryFrom<DealRow> for Deal {
             new_low: row.new_low,
             started_at: row.started_at,
             ends_at: row.ends_at,
+            low: known_low(row.low, row.low_at),
         })
     }
 }
 
-/// Deals in their order; `after` is the place of the last one of the page before.
+/// Deals in their order; `after` is the place of the last one of the page before. What its store said would be over by
+/// `now` is none.
 ///
 /// The page is cut along an index of the order, which holds all that there are filters for: only the rows of the page
 /// itself are looked at. What no index leads with is checked on the way, so that price reports have few indexes to keep.
@@ -143,9 +151,15 @@ pub fn list_deals_query(
     filter: &DealFilter,
     after: Option<DealKey>,
     rows: i64,
+    now: DateTime<Utc>,
 ) -> Result<QueryBuilder<Postgres>> {
-    let mut query =
-        QueryBuilder::new("with named as materialized (select id from sales where ended_at is null");
+    // What is over and not ended yet are the few of the last half minute. They are gathered by an index of their own, so that
+    // the orders need not hold the ends.
+    let mut query = QueryBuilder::new(
+        "with named as materialized (select id from sales where ended_at is null
+            and id not in (select id from sales where ended_at is null and ends_at <= ",
+    );
+    query.push_bind(now).push(")");
     if let Some(store_id) = filter.store_id {
         query.push(" and store_id = ").push_bind(store_id);
     }
@@ -187,7 +201,7 @@ pub fn list_deals_query(
             select s.* from named cross join lateral (select * from sales where id = named.id limit 1) s
         ) select page.id, page.offer_id, page.game_id, g.title, page.store_id, s.slug as store_slug,
             s.name as store_name, page.region, page.platform, o.url, page.currency, page.amount, page.regular,
-            page.cut, page.new_low, page.started_at, page.ends_at
+            page.cut, page.new_low, page.started_at, page.ends_at, o.low, o.low_at
         from page
         join games g on g.id = page.game_id
         join stores s on s.id = page.store_id
@@ -211,8 +225,9 @@ pub async fn list_deals(
     filter: &DealFilter,
     after: Option<DealKey>,
     rows: i64,
+    now: DateTime<Utc>,
 ) -> Result<Vec<Deal>> {
-    let mut query = list_deals_query(filter, after, rows)?;
+    let mut query = list_deals_query(filter, after, rows, now)?;
     // Planned for its values each time: whether an index is walked or a rare value gathered depends on them.
     let rows: Vec<DealRow> = query.build_query_as().persistent(false).fetch_all(executor).await?;
     rows.into_iter().map(Deal::try_from).collect()

@@ -118,9 +118,9 @@ pub async fn queue_again(
 ) -> Result<()> {
     sqlx::query!(
         "insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
-            watch_id, sale_id, event_kind, traceparent, noticed_at)
+            watch_id, sale_id, event_kind, traceparent, noticed_at, observed_at)
          select d.id, d.channel_id, $2, d.attempts, d.attempts, d.notice_id, n.watch_id, n.sale_id, n.event_kind,
-            e.traceparent, n.created_at
+            e.traceparent, n.created_at, n.observed_at
          from deliveries d join notices n on n.id = d.notice_id left join events e on e.id = n.event_id
          where d.id = any($1) and d.state = 'pending'
          on conflict (delivery_id) do update
@@ -154,6 +154,8 @@ pub struct DueDelivery {
     pub noticed_at: DateTime<Utc>,
     /// When its event was recorded. `None`: it was to wait for its hour, or is sent again.
     pub event_at: Option<DateTime<Utc>>,
+    /// When the price was seen that rang. `None`: its notice is from before that was kept.
+    pub observed_at: Option<DateTime<Utc>>,
     pub event_kind: String,
     pub watch_id: Uuid,
     pub sale_id: Uuid,
@@ -181,6 +183,7 @@ pub struct DueSale {
     pub cut: i16,
     pub new_low: bool,
     pub ends_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 /// Reads what is due in leased channels: of each so many of the first, without those of `in_hand`.
@@ -204,7 +207,7 @@ pub async fn list_due_deliveries(
         r#"select
             s.id, g.id as game_id, g.title, o.id as offer_id, o.region, o.platform, o.url,
             st.slug as store_slug, st.name as store_name, s.currency, s.amount, s.regular,
-            s.cut, s.new_low, s.ends_at
+            s.cut, s.new_low, s.ends_at, s.ended_at
         from unnest($1::uuid[]) as named (sale_id)
         cross join lateral (select * from sales where id = named.sale_id limit 1) s
         cross join lateral (select * from offers where id = s.offer_id limit 1) o
@@ -220,7 +223,7 @@ pub async fn list_due_deliveries(
 
 /// Cancels deliveries that must not be sent any more, each for its `reason`. Returns how many that were.
 ///
-/// One whose price has changed since it was judged stays as it is. The sales are locked meanwhile: a price that
+/// One whose price or end has changed since it was judged stays as it is. The sales are locked meanwhile: a price that
 /// changes later finds its deliveries cancelled, and makes those due again that it suits (`dispatch`).
 pub async fn cancel_deliveries(
     pool: &PgPool,
@@ -231,23 +234,29 @@ pub async fn cancel_deliveries(
     let price = |of: fn(&DueSale) -> i64| -> Vec<Option<i64>> {
         judged.iter().map(|delivery| sales.get(&delivery.sale_id).map(|sale| of(sale))).collect()
     };
+    let instant = |of: fn(&DueSale) -> Option<DateTime<Utc>>| -> Vec<Option<DateTime<Utc>>> {
+        judged.iter().map(|delivery| sales.get(&delivery.sale_id).and_then(|sale| of(sale))).collect()
+    };
     let mut transaction = pool.begin().await?;
     let cancelled = sqlx::query!(
         r#"with sale as materialized (
-            select id, amount, regular from sales where id = any($3) order by id for share
+            select id, amount, regular, ends_at, ended_at from sales where id = any($3) order by id for share
         )
         update deliveries d set state = 'cancelled', reason = j.reason, finished_at = $6
-        from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[])
-                as j (id, reason, sale_id, amount, regular)
+        from unnest($1::uuid[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $7::timestamptz[], $8::timestamptz[])
+                as j (id, reason, sale_id, amount, regular, ends_at, ended_at)
             left join sale on sale.id = j.sale_id
         where d.id = j.id and d.state = 'pending'
-            and (j.amount, j.regular) is not distinct from (sale.amount, sale.regular)"#,
+            and (j.amount, j.regular, j.ends_at, j.ended_at)
+                is not distinct from (sale.amount, sale.regular, sale.ends_at, sale.ended_at)"#,
         &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
         &judged.iter().map(|delivery| delivery.reason.clone()).collect::<Vec<_>>() as &[Option<String>],
         &judged.iter().map(|delivery| delivery.sale_id).collect::<Vec<_>>(),
         &price(|sale| sale.amount) as &[Option<i64>],
         &price(|sale| sale.regular) as &[Option<i64>],
         now,
+        &instant(|sale| sale.ends_at) as &[Option<DateTime<Utc>>],
+        &instant(|sale| sale.ended_at) as &[Option<DateTime<Utc>>],
     )
     .execute(&mut *transaction)
     .await?;

@@ -16,6 +16,8 @@ pub struct Waiting {
     pub kind: String,
     pub game_id: Uuid,
     pub recorded_at: DateTime<Utc>,
+    /// Those too whom its sale has rung already.
+    pub rings_again: bool,
     /// How far its dispatch has come: the last watch that was looked at.
     pub last_watch_id: Option<Uuid>,
     /// Where its next slice ends; `None`: with the last watch of the game.
@@ -50,7 +52,7 @@ pub async fn claim_events(
             leased_until = case when w.watched then $3::timestamptz end,
             dispatched_at = case when not w.watched then $2::timestamptz end
         from waiting w where e.id = w.id
-        returning e.id, e.kind, e.game_id, e.recorded_at, e.last_watch_id, w.watched as "watched!",
+        returning e.id, e.kind, e.game_id, e.recorded_at, e.rings_again, e.last_watch_id, w.watched as "watched!",
             (
                 select w.id from watches w
                 where w.game_id = e.game_id and w.id > coalesce(e.last_watch_id, $4)
@@ -73,6 +75,7 @@ pub async fn claim_events(
             kind: row.kind,
             game_id: row.game_id,
             recorded_at: row.recorded_at,
+            rings_again: row.rings_again,
             last_watch_id: row.last_watch_id,
             slice_end: row.slice_end,
         })
@@ -122,7 +125,11 @@ pub struct Times {
 
 /// Matches a slice of the watches of an event's game, and makes notices and deliveries, in one statement.
 ///
-/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice.
+/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice. An event that rings again renews the
+/// notices that there are, unless they tell of it or of a lower price already, and has them delivered once more.
+///
+/// A sale that is over, because the store had said so, rings nobody. One that was resumed makes no notice: it only owes
+/// what was not sent because of the interruption (`rearm_deliveries`).
 pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Times) -> Result<MadeSlice> {
     let mut transaction = pool.begin().await?;
     // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
@@ -134,7 +141,9 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
     let row = sqlx::query!(
         r#"with event as (
             select e.*, o.store_id, o.region, o.platform
-            from events e join offers o on o.id = e.offer_id where e.id = $1
+            from events e join offers o on o.id = e.offer_id
+            where e.id = $1 and e.kind <> $7
+                and not exists (select from sales s where s.id = e.sale_id and s.ends_at <= $5)
         ),
         slice as materialized (
             select w.id, w.account_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores, w.regions,
@@ -143,11 +152,9 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
             where w.game_id = $2 and not w.paused and w.id > $3 and ($4::uuid is null or w.id <= $4)
             order by w.id
         ),
-        made as (
-            insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id, currency,
-                amount, regular, cut, new_low, created_at)
-            select uuid_v7($5), w.account_id, w.id, e.sale_id, e.id, e.kind, e.game_id, e.offer_id, e.currency,
-                e.amount, e.regular, e.cut, e.new_low, $5
+        matching as not materialized (
+            select w.account_id, w.id as watch_id, e.sale_id, e.id as event_id, e.kind, e.game_id, e.offer_id, e.currency,
+                e.amount, e.regular, e.cut, e.new_low, e.observed_at
             from event e join slice w on
                 case w.rule
                     when 'any_sale' then true
@@ -160,8 +167,25 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
                 and (w.currency is null or e.currency = w.currency)
                 and (w.platforms is null or e.platform = any(w.platforms))
             where e.sale_id is not null
+        ),
+        renewed as (
+            update notices n set event_id = m.event_id, event_kind = m.kind, currency = m.currency, amount = m.amount,
+                regular = m.regular, cut = m.cut, new_low = m.new_low, observed_at = m.observed_at, read_at = null
+            from matching m
+            where $8 and n.watch_id = m.watch_id and n.sale_id = m.sale_id and n.amount > m.amount
+            returning n.id, n.watch_id, n.account_id
+        ),
+        made as (
+            insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id, currency,
+                amount, regular, cut, new_low, observed_at, created_at)
+            select uuid_v7($5), account_id, watch_id, sale_id, event_id, kind, game_id, offer_id, currency, amount,
+                regular, cut, new_low, observed_at, $5
+            from matching
             on conflict (watch_id, sale_id) do nothing
             returning id, watch_id, account_id
+        ),
+        told as (
+            select *, false as again from made union all select *, true from renewed
         ),
         addressed as materialized (
             select uuid_v7($5) as id, n.id as notice_id, c.id as channel_id, n.account_id, n.watch_id,
@@ -170,11 +194,17 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
                     else $5::timestamptz - case w.priority when 'high' then interval '1 hour'
                         when 'low' then interval '-1 second' else interval '0' end
                 end as next_attempt_at
-            from made n
+            from told n
             -- By its key and not from the slice: how many are made is beyond any estimate.
             join watches w on w.id = n.watch_id
             join channels c on c.account_id = n.account_id and c.state = 'active'
                 and (w.channels is null or c.id = any(w.channels))
+                -- What waits for its hour or its next try, or is made due again below, will tell the new price.
+                and not (n.again and exists (
+                    select from deliveries d left join delivery_queue q on q.delivery_id = d.id
+                    where d.notice_id = n.id and d.channel_id = c.id
+                        and (q.next_attempt_at > $5 or d.state = 'cancelled' and d.reason = any($9))
+                ))
         ),
         sent as (
             insert into deliveries (id, notice_id, channel_id, account_id, created_at)
@@ -182,18 +212,22 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
         ),
         queued as (
             insert into delivery_queue (delivery_id, channel_id, next_attempt_at, attempts, schedule_from, notice_id,
-                watch_id, sale_id, event_kind, traceparent, noticed_at, event_at)
+                watch_id, sale_id, event_kind, traceparent, noticed_at, event_at, observed_at)
             select a.id, a.channel_id, a.next_attempt_at, 0, 0, a.notice_id, a.watch_id, e.sale_id, e.kind,
-                e.traceparent, $5, case when a.next_attempt_at <= $5 + interval '1 second' then e.recorded_at end
+                e.traceparent, $5, case when a.next_attempt_at <= $5 + interval '1 second' then e.recorded_at end,
+                e.observed_at
             from addressed a cross join event e
         )
-        select (select count(*) from made) as "notices!", (select count(*) from addressed) as "deliveries!""#,
+        select (select count(*) from told) as "notices!", (select count(*) from addressed) as "deliveries!""#,
         event.id,
         event.game_id,
         slice.after.unwrap_or_default(),
         slice.end,
         times.now,
         times.daily,
+        Kind::SaleResumed.name(),
+        event.rings_again,
+        &REARMED as &[&str],
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -230,8 +264,12 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
     Ok(true)
 }
 
-/// A better price makes a delivery due again that was cancelled because the price no longer fitted: its notice was
-/// made, so it is all that the watch will have of this sale. Whether it fits now is judged before it is sent.
+/// Why a delivery was cancelled that is made due again when its sale goes on.
+const REARMED: [&str; 3] = ["price_no_longer_matches", "watch_paused", "sale_ended"];
+
+/// A better price makes a delivery due again that was cancelled because the price no longer fitted, and a sale that goes
+/// on one that was cancelled because it had ended: its notice was made, so it is all that the watch will have of this
+/// sale. Whether it fits now is judged before it is sent.
 async fn rearm_deliveries(
     connection: &mut PgConnection,
     event: &Waiting,
@@ -245,12 +283,13 @@ async fn rearm_deliveries(
         "update deliveries d set state = 'pending', reason = null, finished_at = null
          from watches w join events e on e.id = $1 join notices n on n.watch_id = w.id and n.sale_id = e.sale_id
          where w.game_id = $2 and w.id > $3 and ($4::uuid is null or w.id <= $4) and not w.paused and d.notice_id = n.id
-            and d.state = 'cancelled' and d.reason in ('price_no_longer_matches', 'watch_paused')
+            and d.state = 'cancelled' and d.reason = any($5)
          returning d.id",
         event.id,
         event.game_id,
         slice.after.unwrap_or_default(),
         slice.end,
+        &REARMED as &[&str],
     )
     .fetch_all(&mut *connection)
     .await?;

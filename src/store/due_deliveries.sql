@@ -18,7 +18,7 @@ with due as materialized (
 ),
 -- Many deliveries are about few sales.
 sale as materialized (
-    select s.id, s.currency, s.amount, s.cut, s.ended_at, o.low
+    select s.id, s.currency, s.amount, s.cut, s.ended_at, s.ends_at, o.low
     from (select distinct sale_id from due) named
     cross join lateral (select * from sales where id = named.sale_id limit 1) s
     cross join lateral (select * from offers where id = s.offer_id limit 1) o
@@ -29,17 +29,18 @@ select
     -- what is of a high priority is due before there was a notice, to go first
     greatest(due.next_attempt_at, due.noticed_at) as "due_at!",
     due.traceparent as "traceparent?", due.notice_id as "notice_id!", due.noticed_at as "noticed_at!",
-    due.event_at as "event_at?",
+    due.event_at as "event_at?", due.observed_at as "observed_at?",
     due.event_kind as "event_kind!", due.watch_id as "watch_id!", due.sale_id as "sale_id!",
     case
         when w.id is null then 'watch_deleted'
         when w.paused then 'watch_paused'
-        when sale.id is null or sale.ended_at is not null then 'sale_ended'
+        when sale.id is null or sale.ended_at is not null or sale.ends_at <= $3 then 'sale_ended'
         when w.rule = 'price_at_most'
             and not (sale.currency = w.target_currency and sale.amount <= w.target_amount)
             then 'price_no_longer_matches'
         when w.rule = 'cut_at_least' and sale.cut < w.target_cut then 'price_no_longer_matches'
-        when w.rule = 'new_low' and sale.amount > sale.low then 'price_no_longer_matches'
+        -- A low of 0 says that none is known.
+        when w.rule = 'new_low' and sale.amount > sale.low and sale.low > 0 then 'price_no_longer_matches'
     end as "reason?"
 from due
 left join sale on sale.id = due.sale_id

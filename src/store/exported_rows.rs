@@ -27,6 +27,9 @@ pub struct PriceRow {
     pub amount: i64,
     pub regular: i64,
     pub observed_at: DateTime<Utc>,
+    /// Until when it holds, as the store said.
+    pub holds_until: Option<DateTime<Utc>>,
+    pub available: bool,
 }
 
 /// The history of prices by offer and time.
@@ -39,7 +42,7 @@ pub async fn list_prices(
     let rows = sqlx::query_as!(
         PriceRow,
         "select h.offer_id, s.slug as store, o.sku, g.title, o.region, o.platform, o.url, h.currency, h.amount, h.regular,
-            h.observed_at
+            h.observed_at, h.holds_until, h.available
          from price_history h
          join offers o on o.id = h.offer_id
          join games g on g.id = o.game_id
@@ -77,6 +80,8 @@ pub struct DealRow {
     pub new_low: bool,
     pub started_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
+    pub low: Option<i64>,
+    pub low_at: Option<DateTime<Utc>>,
 }
 
 /// The sales that are going on, by id.
@@ -85,22 +90,24 @@ pub async fn list_deals(
     filter: &ExportFilter,
     after: Uuid,
     rows: i64,
+    now: DateTime<Utc>,
 ) -> Result<Vec<DealRow>> {
     let rows = sqlx::query_as!(
         DealRow,
         "select x.id, s.slug as store, o.sku, g.title, o.region, o.platform, o.url, x.currency, x.amount, x.regular, x.cut,
-            x.new_low, x.started_at, x.ends_at
+            x.new_low, x.started_at, x.ends_at, o.low, o.low_at
          from sales x
          join offers o on o.id = x.offer_id
          join games g on g.id = x.game_id
          join stores s on s.id = x.store_id
-         where x.ended_at is null and x.id > $1
+         where x.ended_at is null and (x.ends_at is null or x.ends_at > $5) and x.id > $1
             and ($2::text is null or s.slug = $2) and ($3::text is null or x.region = $3)
          order by x.id limit $4",
         after,
         filter.store,
         filter.region,
         rows,
+        now,
     )
     .fetch_all(pool)
     .await?;
@@ -156,6 +163,7 @@ pub struct NoticeRow {
     pub new_low: bool,
     pub created_at: DateTime<Utc>,
     pub read_at: Option<DateTime<Utc>>,
+    pub observed_at: Option<DateTime<Utc>>,
 }
 
 /// An account's notices, by id.
@@ -163,7 +171,7 @@ pub async fn list_notices(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) 
     let rows = sqlx::query_as!(
         NoticeRow,
         r#"select n.id, n.watch_id, n.event_kind, g.title as "title?", s.slug as "store?", n.currency, n.amount, n.regular,
-            n.cut, n.new_low, n.created_at, n.read_at
+            n.cut, n.new_low, n.created_at, n.read_at, n.observed_at
          from notices n
          left join games g on g.id = n.game_id
          left join offers o on o.id = n.offer_id

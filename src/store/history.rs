@@ -36,6 +36,8 @@ pub struct Change {
     pub offer: PricedOffer,
     pub observed_at: DateTime<Utc>,
     pub price: InForce,
+    /// Whether the store took orders for it.
+    pub available: bool,
 }
 
 /// The last point of the page before: its offer, and the instant or the beginning of the bucket.
@@ -70,6 +72,8 @@ struct ChangeRow {
     currency: String,
     amount: i64,
     regular: i64,
+    holds_until: Option<DateTime<Utc>>,
+    available: bool,
 }
 
 /// One bucket with changes, or an offer without any, beside the price that was in force before them.
@@ -81,6 +85,7 @@ struct BucketRow {
     before_currency: Option<String>,
     before_amount: Option<i64>,
     before_regular: Option<i64>,
+    before_holds_until: Option<DateTime<Utc>>,
     start: Option<DateTime<Utc>>,
     first_at: Option<DateTime<Utc>>,
     min: Option<i64>,
@@ -88,6 +93,7 @@ struct BucketRow {
     last_currency: Option<String>,
     last_amount: Option<i64>,
     last_regular: Option<i64>,
+    last_holds_until: Option<DateTime<Utc>>,
 }
 
 /// The game's offers in the order of their ids, from that of the page before on, each with the instant `lower` from
@@ -134,14 +140,14 @@ pub fn list_changes_query(
     push_offers(&mut query, filter, after, filter.since);
     query.push(
         ") o cross join lateral (
-            (select observed_at, currency, amount, regular from price_history
+            (select observed_at, currency, amount, regular, holds_until, available from price_history
             where offer_id = o.id and observed_at <= o.lower and not o.begun and observed_at < ",
     );
     query.push_bind(filter.until);
     query.push(
         " order by observed_at desc limit 1)
             union all
-            (select observed_at, currency, amount, regular from price_history
+            (select observed_at, currency, amount, regular, holds_until, available from price_history
             where offer_id = o.id and observed_at > o.lower and observed_at > ",
     );
     // The bound that is the same for all offers lets the planner leave months out.
@@ -149,7 +155,8 @@ pub fn list_changes_query(
     query.push(" order by observed_at limit ").push_bind(rows);
     query.push(")) h order by o.id, h.observed_at limit ").push_bind(rows);
     query.push(format_args!(
-        ") select {OFFER_COLUMNS}, page.observed_at, page.currency, page.amount, page.regular
+        ") select {OFFER_COLUMNS}, page.observed_at, page.currency, page.amount, page.regular,
+            page.holds_until, page.available
         from page join stores s on s.id = page.store_id order by page.id, page.observed_at"
     ));
     query
@@ -166,8 +173,9 @@ pub async fn list_changes(
         list_changes_query(filter, after, rows).build_query_as().fetch_all(executor).await?;
     rows.into_iter()
         .map(|row| {
-            let price = in_force(&row.currency, row.amount, row.regular)?;
-            Ok(Change { offer: row.offer.into(), observed_at: row.observed_at, price })
+            let price = in_force(&row.currency, row.amount, row.regular, row.holds_until)?;
+            let (observed_at, available) = (row.observed_at, row.available);
+            Ok(Change { offer: row.offer.into(), observed_at, price, available })
         })
         .collect()
 }
@@ -191,13 +199,13 @@ pub fn list_buckets_query(
     let mut query = QueryBuilder::new(
         "with page as materialized (
             select o.*, begins.begins_at, before.currency as before_currency, before.amount as before_amount,
-                before.regular as before_regular, b.*
+                before.regular as before_regular, before.holds_until as before_holds_until, b.*
             from (",
     );
     push_offers(&mut query, filter, after, since);
     query.push(
         ") o left join lateral (
-            select currency, amount, regular from price_history
+            select currency, amount, regular, holds_until from price_history
             where offer_id = o.id and observed_at < o.lower and observed_at < ",
     );
     query.push_bind(filter.until);
@@ -218,18 +226,19 @@ pub fn list_buckets_query(
             ) end as begins_at
         ) begins
         left join lateral (
-            select start, min(observed_at) as first_at, last_currency, last_amount, last_regular,
+            select start, min(observed_at) as first_at, last_currency, last_amount, last_regular, last_holds_until,
                 min(amount) filter (where currency = last_currency) as min,
                 max(amount) filter (where currency = last_currency) as max
             from (
                 select start, observed_at, currency, amount, first_value(currency) over latest as last_currency,
                     first_value(amount) over latest as last_amount,
-                    first_value(regular) over latest as last_regular
+                    first_value(regular) over latest as last_regular,
+                    first_value(holds_until) over latest as last_holds_until
                 from (
                     select date_trunc(",
     );
     query.push_bind(name).push(
-        ", observed_at, 'UTC') as start, observed_at, currency, amount, regular from price_history
+        ", observed_at, 'UTC') as start, observed_at, currency, amount, regular, holds_until from price_history
                     where offer_id = o.id and observed_at >= begins.begins_at
                         and observed_at < begins.begins_at + ",
     );
@@ -239,14 +248,15 @@ pub fn list_buckets_query(
         ") starts
                 window latest as (partition by start order by observed_at desc)
             ) changes
-            group by start, last_currency, last_amount, last_regular
+            group by start, last_currency, last_amount, last_regular, last_holds_until
         ) b on true
         where begins.begins_at < ",
     );
     query.push_bind(filter.until).push(" order by o.id, b.start limit ").push_bind(rows);
     query.push(format_args!(
-        ") select {OFFER_COLUMNS}, page.begins_at, page.before_currency, page.before_amount, page.before_regular,
-            page.start, page.first_at, page.min, page.max, page.last_currency, page.last_amount, page.last_regular
+        ") select {OFFER_COLUMNS}, page.begins_at, page.before_currency, page.before_amount, page.before_regular, page.before_holds_until,
+            page.start, page.first_at, page.min, page.max, page.last_currency, page.last_amount, page.last_regular,
+            page.last_holds_until
         from page join stores s on s.id = page.store_id order by page.id, page.start"
     ));
     query
@@ -266,7 +276,9 @@ pub async fn list_buckets(
     let mut found = found.into_iter().peekable();
     while let Some(row) = found.next() {
         let before = match (&row.before_currency, row.before_amount, row.before_regular) {
-            (Some(currency), Some(amount), Some(regular)) => Some(in_force(currency, amount, regular)?),
+            (Some(currency), Some(amount), Some(regular)) => {
+                Some(in_force(currency, amount, regular, row.before_holds_until)?)
+            }
             _ => None,
         };
         let mut changes = Vec::new();
@@ -287,13 +299,18 @@ fn bucket_changes(row: &BucketRow) -> Result<Option<BucketChanges>> {
     let (Some(start), Some(first_at)) = (row.start, row.first_at) else { return Ok(None) };
     match (row.min, row.max, &row.last_currency, row.last_amount, row.last_regular) {
         (Some(min), Some(max), Some(currency), Some(amount), Some(regular)) => {
-            let last = in_force(currency, amount, regular)?;
+            let last = in_force(currency, amount, regular, row.last_holds_until)?;
             Ok(Some(BucketChanges { start, first_at, min, max, last }))
         }
         _ => Err(Error::internal("a bucket of price_history has no last price")),
     }
 }
 
-fn in_force(currency: &str, amount: i64, regular: i64) -> Result<InForce> {
-    Ok(InForce { currency: parse_currency(currency)?, amount, regular })
+fn in_force(
+    currency: &str,
+    amount: i64,
+    regular: i64,
+    holds_until: Option<DateTime<Utc>>,
+) -> Result<InForce> {
+    Ok(InForce { currency: parse_currency(currency)?, amount, regular, holds_until })
 }

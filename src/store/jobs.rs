@@ -50,6 +50,12 @@ pub async fn ensure_partitions(pool: &PgPool, until: DateTime<Utc>) -> Result<i3
     Ok(made)
 }
 
+/// Makes lows of 0 anew that a version has written which counted giveaways.
+pub async fn recompute_lows(pool: &PgPool) -> Result<()> {
+    sqlx::query_scalar!("select recompute_zero_lows(null)").fetch_one(pool).await?;
+    Ok(())
+}
+
 /// Rows of each kind that one statement removes at the most, so that none takes long.
 const SWEEP: i64 = 10_000;
 

@@ -29,6 +29,8 @@ pub struct Notice {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
+    /// When the price was seen that rang. `None`: from before that was kept.
+    pub observed_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub read_at: Option<DateTime<Utc>>,
 }
@@ -36,7 +38,7 @@ pub struct Notice {
 const SELECT: &str =
     "select n.id, n.watch_id, n.sale_id, n.event_kind, n.game_id, g.title as game_title, n.offer_id,
         st.slug as store_slug, st.name as store_name, o.region, o.platform, o.url,
-        n.currency, n.amount, n.regular, n.cut, n.new_low, n.created_at, n.read_at
+        n.currency, n.amount, n.regular, n.cut, n.new_low, n.observed_at, n.created_at, n.read_at
     from notices n
     left join games g on g.id = n.game_id
     left join offers o on o.id = n.offer_id

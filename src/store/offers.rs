@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::known_price::PriceColumns;
 use super::stores;
 use crate::domain::money::Currency;
 use crate::domain::price::Price;
@@ -31,10 +32,8 @@ pub struct Offer {
     pub url: Option<String>,
     /// `None` until the first observation.
     pub price: Option<Price>,
-    /// When the sale began that is going on.
+    /// When the sale began that is open.
     pub sale_started_at: Option<DateTime<Utc>>,
-    /// When the store says that the sale ends.
-    pub sale_ends_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -78,14 +77,9 @@ struct OfferRow {
     region: String,
     platform: Option<String>,
     url: Option<String>,
-    currency: Option<String>,
-    amount: Option<i64>,
-    regular: Option<i64>,
-    observed_at: Option<DateTime<Utc>>,
-    low: Option<i64>,
-    low_at: Option<DateTime<Utc>>,
+    #[sqlx(flatten)]
+    price: PriceColumns,
     sale_started_at: Option<DateTime<Utc>>,
-    sale_ends_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -94,13 +88,6 @@ impl TryFrom<OfferRow> for Offer {
     type Error = Error;
 
     fn try_from(row: OfferRow) -> Result<Offer> {
-        let price = match (row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at) {
-            (Some(currency), Some(amount), Some(regular), Some(observed_at), Some(low), Some(low_at)) => {
-                let currency = parse_currency(&currency)?;
-                Some(Price { currency, amount, regular, observed_at, low, low_at })
-            }
-            _ => None,
-        };
         Ok(Offer {
             id: row.id,
             game_id: row.game_id,
@@ -109,9 +96,8 @@ impl TryFrom<OfferRow> for Offer {
             region: row.region,
             platform: row.platform,
             url: row.url,
-            price,
+            price: row.price.price()?,
             sale_started_at: row.sale_started_at,
-            sale_ends_at: row.sale_ends_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -149,8 +135,9 @@ pub fn list_offers_query(filter: &OfferFilter, after: Option<Uuid>, rows: i64) -
     query.push(" order by id limit ").push_bind(rows);
     query.push(
         ") select o.id, o.game_id, o.store_id, s.slug as store_slug, s.name as store_name, o.sku, o.region,
-            o.platform, o.url, o.currency, o.amount, o.regular, o.observed_at, o.low, o.low_at,
-            sale.started_at as sale_started_at, o.sale_ends_at, o.created_at, o.updated_at
+            o.platform, o.url, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
+            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
+            sale.started_at as sale_started_at, o.created_at, o.updated_at
         from page o join stores s on s.id = o.store_id left join sales sale on sale.id = o.sale_id
         order by o.id",
     );

@@ -5,9 +5,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::batch::PriceMessage;
-use crate::domain::ledger::{Changes, SaleChange};
+use crate::domain::ledger::{Changes, Event, PastPrice, SaleChange};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
+use crate::store::known_price::NEVER_PAID;
 use crate::store::{publications, wakeups};
 
 /// Writes everything of a message. False when the message has been recorded before: then nothing may be committed.
@@ -15,15 +16,15 @@ pub async fn write(
     connection: &mut PgConnection,
     changes: &Changes,
     message: &PriceMessage,
-    publish: bool,
+    source: &Source<'_>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
     let counts = &changes.counts;
     let transitions = serde_json::to_value(&counts.transitions).map_err(Error::internal)?;
     let first_time = sqlx::query!(
         "insert into batch_parts (batch_id, part, recorded_at, recorded, unchanged, stale, quarantined, failed,
-            new_lows, transitions)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (batch_id, part) do nothing",
+            new_lows, transitions, too_old_to_ring)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (batch_id, part) do nothing",
         message.batch_id,
         message.part,
         now,
@@ -34,15 +35,15 @@ pub async fn write(
         counts.failed as i32,
         counts.new_lows as i32,
         transitions,
+        counts.too_old_to_ring as i32,
     )
     .execute(&mut *connection)
     .await?;
     if first_time.rows_affected() == 0 {
         return Ok(false);
     }
-    let source = Source { backfill: message.backfill, traceparent: message.traceparent.as_deref(), publish };
-    write_prices(connection, changes, &source, now).await?;
-    if changes.events.iter().any(|event| publish || (event.rings && !message.backfill)) {
+    write_prices(connection, changes, source, now).await?;
+    if changes.events.iter().any(|event| source.publish || source.rings(event)) {
         sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
             .fetch_one(connection)
             .await?;
@@ -58,6 +59,19 @@ pub struct Source<'a> {
     pub traceparent: Option<&'a str>,
     /// Other teams hear of the events.
     pub publish: bool,
+    /// What was seen before this was too old to ring when it was reported.
+    pub rings_from: DateTime<Utc>,
+}
+
+impl Source<'_> {
+    /// Whether what was seen then rings nobody for its age alone.
+    pub fn is_too_old(&self, observed_at: DateTime<Utc>) -> bool {
+        !self.backfill && observed_at < self.rings_from
+    }
+
+    fn rings(&self, event: &Event) -> bool {
+        event.rings && !self.backfill && event.price.observed_at >= self.rings_from
+    }
 }
 
 /// Writes prices, history, sales, events and quarantine.
@@ -68,6 +82,10 @@ pub async fn write_prices(
     now: DateTime<Utc>,
 ) -> Result<()> {
     write_offers(connection, changes).await?;
+    // Before there are newer rows.
+    if !changes.moved_ends.is_empty() {
+        move_ends(connection, &changes.moved_ends).await?;
+    }
     write_history(connection, changes).await?;
     if !changes.stale.is_empty() {
         write_stale(connection, changes).await?;
@@ -95,19 +113,34 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     if rows.is_empty() {
         return Ok(());
     }
-    let prices = Prices::of(rows.iter().map(|row| (row.id, &row.price)));
-    let lows: Vec<i64> = rows.iter().map(|row| row.price.low).collect();
-    let low_ats: Vec<DateTime<Utc>> = rows.iter().map(|row| row.price.low_at).collect();
-    let sales: Vec<Option<Uuid>> = rows.iter().map(|row| row.sale_id).collect();
-    let ends: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.sale_ends_at).collect();
+    let prices = Prices::of(rows.iter().map(|(id, price)| (*id, price)));
+    let lows: Vec<i64> = rows.iter().map(|(_, price)| price.low.map_or(0, |low| low.amount)).collect();
+    let low_ats: Vec<DateTime<Utc>> =
+        rows.iter().map(|(_, price)| price.low.map_or(NEVER_PAID, |low| low.at)).collect();
+    let sales = sparse(rows.iter().map(|(_, price)| price.sale.map(|sale| sale.id)));
+    let ends = sparse(rows.iter().map(|(_, price)| price.sale.and_then(|sale| sale.ends_at)));
+    let available = sparse(rows.iter().map(|(_, price)| (!price.available).then_some(false)));
+    let free_ats = sparse(rows.iter().map(|(_, price)| price.was_free_at));
+    // Of the open sale, or of the one that has ended last.
+    let ended = sparse(rows.iter().map(|(_, price)| price.ended.map(|ended| ended.id)));
+    let bests = sparse(
+        rows.iter()
+            .map(|(_, price)| price.sale.map(|sale| sale.best).or(price.ended.map(|ended| ended.best))),
+    );
+    let ended_ats = sparse(rows.iter().map(|(_, price)| {
+        price.sale.and_then(|sale| sale.interrupted_at).or(price.ended.map(|ended| ended.at))
+    }));
     sqlx::query!(
         r#"update offers o set currency = u.currency, amount = u.amount, regular = u.regular,
             observed_at = u.observed_at, low = u.low, low_at = u.low_at, sale_id = u.sale_id,
-            sale_ends_at = case when u.sale_id is not distinct from o.sale_id
-                then coalesce(u.sale_ends_at, o.sale_ends_at) else u.sale_ends_at end
+            sale_ends_at = u.sale_ends_at, available = coalesce(u.available, true), was_free_at = u.was_free_at,
+            recent_sale_id = coalesce(u.sale_id, u.ended_sale_id), recent_sale_best = u.recent_sale_best,
+            recent_sale_ended_at = u.recent_sale_ended_at
         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[],
-            $7::timestamptz[], $8::uuid[], $9::timestamptz[])
-            as u (id, currency, amount, regular, observed_at, low, low_at, sale_id, sale_ends_at)
+            $7::timestamptz[], $8::uuid[], $9::timestamptz[], $10::boolean[], $11::timestamptz[], $12::uuid[],
+            $13::bigint[], $14::timestamptz[])
+            as u (id, currency, amount, regular, observed_at, low, low_at, sale_id, sale_ends_at, available, was_free_at,
+                ended_sale_id, recent_sale_best, recent_sale_ended_at)
         where o.id = u.id"#,
         &prices.ids,
         &prices.currencies as &[&str],
@@ -118,30 +151,70 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
         &low_ats,
         &sales as &[Option<Uuid>],
         &ends as &[Option<DateTime<Utc>>],
+        &available as &[Option<bool>],
+        &free_ats as &[Option<DateTime<Utc>>],
+        &ended as &[Option<Uuid>],
+        &bests as &[Option<i64>],
+        &ended_ats as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await?;
     Ok(())
 }
 
+/// A column that has a value in few rows, and mostly in none: `unnest` fills a shorter array up with nulls.
+fn sparse<T>(values: impl Iterator<Item = Option<T>>) -> Vec<Option<T>> {
+    let mut column: Vec<Option<T>> = values.collect();
+    if column.iter().all(Option::is_none) {
+        column.clear();
+    }
+    column
+}
+
 async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Result<()> {
     if changes.history.is_empty() {
         return Ok(());
     }
-    let prices = Prices::of(changes.history.iter().map(|(offer, price)| (*offer, price)));
+    let rows = PastPrices::of(&changes.history);
     // A row of the same instant is one that the lower price has just outdone.
     sqlx::query!(
-        r#"insert into price_history (offer_id, observed_at, currency, amount, regular)
-        select offer_id, observed_at, currency, amount, regular
-        from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bigint[], $5::bigint[])
-            as u (offer_id, observed_at, currency, amount, regular)
+        r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
+        select offer_id, observed_at, currency, amount, regular, holds_until, coalesce(available, true)
+        from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+            $7::boolean[])
+            as u (offer_id, observed_at, currency, amount, regular, holds_until, available)
         on conflict (offer_id, observed_at) do update
-            set currency = excluded.currency, amount = excluded.amount, regular = excluded.regular"#,
-        &prices.ids,
-        &prices.instants,
-        &prices.currencies as &[&str],
-        &prices.amounts,
-        &prices.regulars,
+            set currency = excluded.currency, amount = excluded.amount, regular = excluded.regular,
+                holds_until = excluded.holds_until, available = excluded.available"#,
+        &rows.prices.ids,
+        &rows.prices.instants,
+        &rows.prices.currencies as &[&str],
+        &rows.prices.amounts,
+        &rows.prices.regulars,
+        &rows.ends as &[Option<DateTime<Utc>>],
+        &rows.available as &[Option<bool>],
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The last change of each offer that was known before the message holds until another instant than was said then.
+async fn move_ends(connection: &mut PgConnection, moved: &[(Uuid, Option<DateTime<Utc>>)]) -> Result<()> {
+    let (offers, ends): (Vec<Uuid>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
+    sqlx::query!(
+        r#"update price_history h set holds_until = last.holds_until
+        from (
+            select u.offer_id, u.holds_until, newest.observed_at
+            from unnest($1::uuid[], $2::timestamptz[]) as u (offer_id, holds_until)
+            cross join lateral (
+                select p.observed_at from price_history p
+                where p.offer_id = u.offer_id order by p.observed_at desc limit 1
+            ) newest
+        ) last
+        where h.offer_id = last.offer_id and h.observed_at = last.observed_at"#,
+        &offers,
+        &ends as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await?;
@@ -150,35 +223,45 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
 
 /// Puts sights from the past into history, so that it still holds changes and not repetitions.
 async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result<()> {
-    let mut stale: Vec<&(Uuid, Price)> = changes.stale.iter().collect();
+    let mut stale = changes.stale.clone();
     // One row an instant, the lowest.
-    stale.sort_by_key(|(offer, price)| (*offer, price.observed_at, price.amount));
-    stale.dedup_by_key(|(offer, price)| (*offer, price.observed_at));
-    let prices = Prices::of(stale.iter().map(|(offer, price)| (*offer, price)));
+    stale.sort_by_key(|past| {
+        (past.offer_id, past.price.observed_at, past.price.amount, !past.price.available)
+    });
+    stale.dedup_by_key(|past| (past.offer_id, past.price.observed_at));
+    let rows = PastPrices::of(&stale);
     sqlx::query!(
-        r#"insert into price_history (offer_id, observed_at, currency, amount, regular)
-        select offer_id, observed_at, currency, amount, regular
-        from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bigint[], $5::bigint[])
-            as u (offer_id, observed_at, currency, amount, regular)
+        r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
+        select offer_id, observed_at, currency, amount, regular, holds_until, coalesce(available, true)
+        from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[],
+            $7::boolean[])
+            as u (offer_id, observed_at, currency, amount, regular, holds_until, available)
         on conflict (offer_id, observed_at) do update
-            set currency = excluded.currency, amount = excluded.amount, regular = excluded.regular
-            where excluded.currency = price_history.currency and excluded.amount < price_history.amount"#,
-        &prices.ids,
-        &prices.instants,
-        &prices.currencies as &[&str],
-        &prices.amounts,
-        &prices.regulars,
+            set currency = excluded.currency, amount = excluded.amount, regular = excluded.regular,
+                holds_until = excluded.holds_until, available = excluded.available
+            where excluded.currency = price_history.currency
+                and (excluded.amount, not excluded.available) < (price_history.amount, not price_history.available)"#,
+        &rows.prices.ids,
+        &rows.prices.instants,
+        &rows.prices.currencies as &[&str],
+        &rows.prices.amounts,
+        &rows.prices.regulars,
+        &rows.ends as &[Option<DateTime<Utc>>],
+        &rows.available as &[Option<bool>],
     )
     .execute(&mut *connection)
     .await?;
     // Where each offer's history has changed from.
-    stale.dedup_by_key(|(offer, _)| *offer);
-    let offers: Vec<Uuid> = stale.iter().map(|(offer, _)| *offer).collect();
-    let since: Vec<DateTime<Utc>> = stale.iter().map(|(_, price)| price.observed_at).collect();
+    stale.dedup_by_key(|past| past.offer_id);
+    let offers: Vec<Uuid> = stale.iter().map(|past| past.offer_id).collect();
+    let since: Vec<DateTime<Utc>> = stale.iter().map(|past| past.price.observed_at).collect();
     // A sight between the last change and now parts the current price in two: it came back afterwards.
     sqlx::query!(
-        r#"insert into price_history (offer_id, observed_at, currency, amount, regular)
-        select o.id, o.observed_at, o.currency, o.amount, o.regular
+        r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
+        select o.id, o.observed_at, o.currency, o.amount, o.regular,
+            -- As the store said of the sale that is open, or was the last: it has ended since the offer was seen.
+            coalesce(o.sale_ends_at, case when o.recent_sale_ended_at > o.observed_at then o.recent_sale_ended_at end),
+            o.available
         from offers o cross join lateral (
             select h.currency, h.amount, h.regular from price_history h
             where h.offer_id = o.id order by h.observed_at desc limit 1
@@ -193,12 +276,16 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
     // What says the same as the row before it, from the last row before the first that has come.
     sqlx::query!(
         r#"delete from price_history h using (
-            select s.offer_id, s.observed_at, (s.currency, s.amount, s.regular) is not distinct from
-                lag((s.currency, s.amount, s.regular)) over (partition by s.offer_id order by s.observed_at) as repeats
+            select s.offer_id, s.observed_at, (s.currency, s.amount, s.regular, s.available) is not distinct from
+                lag((s.currency, s.amount, s.regular, s.available)) over earlier
+                -- A price that held no more is none to repeat, and one that holds no more is told of.
+                and (lag(s.holds_until) over earlier <= s.observed_at) is not true
+                and (s.holds_until <= s.observed_at) is not true as repeats
             from unnest($1::uuid[], $2::timestamptz[]) as u (offer_id, since)
             join price_history s on s.offer_id = u.offer_id and s.observed_at >= coalesce(
                 (select max(p.observed_at) from price_history p
                  where p.offer_id = u.offer_id and p.observed_at < u.since), u.since)
+            window earlier as (partition by s.offer_id order by s.observed_at)
         ) stretch
         where stretch.repeats and h.offer_id = stretch.offer_id and h.observed_at = stretch.observed_at"#,
         &offers,
@@ -242,7 +329,7 @@ async fn update_sales(connection: &mut PgConnection, sales: &[SaleChange]) -> Re
     sqlx::query!(
         r#"update sales s set currency = u.currency, amount = u.amount, regular = u.regular, cut = u.cut,
             new_low = coalesce(u.new_low, s.new_low), changed_at = u.changed_at,
-            ends_at = coalesce(u.ends_at, s.ends_at), ended_at = u.ended_at
+            ends_at = u.ends_at, ended_at = u.ended_at
         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::smallint[], $6::boolean[],
             $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
             as u (id, currency, amount, regular, cut, new_low, changed_at, ends_at, ended_at)
@@ -277,13 +364,19 @@ async fn insert_events(
     let previous: Vec<Option<i64>> = events.iter().map(|event| event.previous_amount).collect();
     let cuts: Vec<i16> = events.iter().map(|event| event.price.cut()).collect();
     let new_lows: Vec<bool> = events.iter().map(|event| event.new_low).collect();
-    let rings: Vec<bool> = events.iter().map(|event| event.rings && !source.backfill).collect();
+    let rings: Vec<bool> = events.iter().map(|event| source.rings(event)).collect();
+    let reasons = sparse(events.iter().map(|event| event.reason.map(|reason| reason.name())));
+    let again = sparse(events.iter().map(|event| event.rings_again.then_some(true)));
     sqlx::query!(
         r#"insert into events (id, kind, offer_id, game_id, sale_id, currency, amount, regular, previous_amount, cut,
-            new_low, observed_at, rings, recorded_at, traceparent)
-        select u.*, $14, $15
+            new_low, observed_at, rings, reason, rings_again, recorded_at, traceparent)
+        select u.id, u.kind, u.offer_id, u.game_id, u.sale_id, u.currency, u.amount, u.regular, u.previous_amount, u.cut,
+            u.new_low, u.observed_at, u.rings, u.reason, coalesce(u.rings_again, false), $16, $17
         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::bigint[],
-            $8::bigint[], $9::bigint[], $10::smallint[], $11::boolean[], $12::timestamptz[], $13::boolean[]) as u"#,
+            $8::bigint[], $9::bigint[], $10::smallint[], $11::boolean[], $12::timestamptz[], $13::boolean[],
+            $14::text[], $15::boolean[])
+            as u (id, kind, offer_id, game_id, sale_id, currency, amount, regular, previous_amount, cut, new_low,
+                observed_at, rings, reason, rings_again)"#,
         &ids,
         &kinds as &[&str],
         &prices.ids,
@@ -297,6 +390,8 @@ async fn insert_events(
         &new_lows,
         &prices.instants,
         &rings,
+        &reasons as &[Option<&str>],
+        &again as &[Option<bool>],
         now,
         source.traceparent,
     )
@@ -324,15 +419,17 @@ async fn write_quarantine(
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let reasons: Vec<&str> = rows.iter().map(|row| row.reason).collect();
     let confirmed: Vec<bool> = rows.iter().map(|row| row.confirmed).collect();
+    let available: Vec<bool> = rows.iter().map(|row| row.price.available).collect();
+    let ends: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.sale_ends_at).collect();
     sqlx::query!(
         r#"insert into quarantined_prices (id, offer_id, currency, amount, regular, observed_at, reason, state,
-            resolved_at, backfill, created_at)
+            resolved_at, backfill, created_at, available, sale_ends_at)
         select u.id, u.offer_id, u.currency, u.amount, u.regular, u.observed_at, u.reason,
             case when u.confirmed then 'confirmed' else 'held' end, case when u.confirmed then $10::timestamptz end,
-            $9, $10
+            $9, $10, u.available, u.sale_ends_at
         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::text[],
-            $8::boolean[])
-            as u (id, offer_id, currency, amount, regular, observed_at, reason, confirmed)"#,
+            $8::boolean[], $11::boolean[], $12::timestamptz[])
+            as u (id, offer_id, currency, amount, regular, observed_at, reason, confirmed, available, sale_ends_at)"#,
         &ids,
         &prices.ids,
         &prices.currencies as &[&str],
@@ -343,6 +440,8 @@ async fn write_quarantine(
         &confirmed,
         backfill,
         now,
+        &available,
+        &ends as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await?;
@@ -377,6 +476,24 @@ impl Prices {
             columns.instants.push(price.observed_at);
         }
         columns
+    }
+}
+
+/// The history as columns.
+struct PastPrices {
+    prices: Prices,
+    ends: Vec<Option<DateTime<Utc>>>,
+    /// Null is true.
+    available: Vec<Option<bool>>,
+}
+
+impl PastPrices {
+    fn of(rows: &[PastPrice]) -> PastPrices {
+        PastPrices {
+            prices: Prices::of(rows.iter().map(|past| (past.offer_id, &past.price))),
+            ends: sparse(rows.iter().map(|past| past.holds_until)),
+            available: sparse(rows.iter().map(|past| (!past.price.available).then_some(false))),
+        }
     }
 }
 

@@ -13,11 +13,21 @@ use uuid::Uuid;
 use crate::domain::batch::{Counts, PriceMessage};
 use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
 use crate::domain::observation::Observation;
-use crate::domain::price::{GlitchRules, Price, Seen};
+use crate::domain::price::{Price, Rules, Seen};
 use crate::error::{Error, Result};
+use crate::store::known_price::price_columns;
+use crate::store::offers::parse_currency;
 use crate::store::pool::PgPool;
 use crate::store::price_changes::Source;
 use crate::store::{new_offers, price_changes, wakeups};
+
+/// What has come of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    pub counts: Counts,
+    /// Sales whose told end had come before what was seen next.
+    pub told_ends: u64,
+}
 
 /// Records a message; `None` when it has been recorded before. With `publish`, other teams hear of its events.
 ///
@@ -26,10 +36,10 @@ use crate::store::{new_offers, price_changes, wakeups};
 pub async fn record(
     pool: &PgPool,
     message: &PriceMessage,
-    rules: &GlitchRules,
+    rules: &Rules,
     publish: bool,
     now: DateTime<Utc>,
-) -> Result<Option<Counts>> {
+) -> Result<Option<Recorded>> {
     let mut sights = Sights::of(&message.observations);
     let mut connection = pool.acquire().await?;
     let stores = new_offers::find_stores(&mut connection, &sights, message.may_create_stores, now).await?;
@@ -46,13 +56,19 @@ pub async fn record(
             new_offers::create_offers(&mut connection, &unknown, now).await?;
             continue;
         }
-        let changes = apply(&sights, offers, rules);
-        if !price_changes::write(&mut transaction, &changes, message, publish, now).await? {
+        let source = Source {
+            backfill: message.backfill,
+            traceparent: message.traceparent.as_deref(),
+            publish,
+            rings_from: message.reported_at - rules.rings_within,
+        };
+        let changes = apply(&sights, offers, rules, &source);
+        if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
             transaction.rollback().await?;
             return Ok(None);
         }
         transaction.commit().await?;
-        return Ok(Some(changes.counts));
+        return Ok(Some(Recorded { counts: changes.counts, told_ends: changes.told_ends }));
     }
 }
 
@@ -89,7 +105,7 @@ impl<'a> Sights<'a> {
         }
         for offer in &mut offers {
             // Of two at the same instant the lower stands: it comes first, and the other changes nothing.
-            offer.observations.sort_by_key(|seen| (seen.observed_at, seen.amount));
+            offer.observations.sort_by_key(|seen| (seen.observed_at, seen.amount, !seen.available));
         }
         Sights { offers }
     }
@@ -133,8 +149,9 @@ async fn load_offers(
         regions.push(offer.observations[0].region.as_str());
     }
     let rows = sqlx::query!(
-        r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.low,
-            o.low_at, o.sale_id
+        r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low,
+            o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
+            o.recent_sale_ended_at
         from unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) as k (place, store_id, sku, region)
         join offers o on o.store_id = k.store_id and o.sku = k.sku and o.region = k.region
         order by o.id
@@ -149,12 +166,22 @@ async fn load_offers(
 
     let mut offers = HashMap::with_capacity(rows.len());
     let mut ids = Vec::with_capacity(rows.len());
+    let mut foreign = Vec::new();
     for row in rows {
         ids.push(row.id);
-        let price = known_price(row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at)?;
+        let columns = price_columns!(row);
+        if columns.has_foreign_low() {
+            foreign.push(row.id);
+        }
         let offer =
-            KnownOffer { id: row.id, game_id: row.game_id, price, sale_id: row.sale_id, held: Vec::new() };
+            KnownOffer { id: row.id, game_id: row.game_id, price: columns.price()?, held: Vec::new() };
         offers.insert(row.place as usize, offer);
+    }
+    if !foreign.is_empty() {
+        let mut lows = recompute_lows(&mut *connection, &foreign).await?;
+        for offer in offers.values_mut() {
+            offer.price = lows.remove(&offer.id).unwrap_or(offer.price);
+        }
     }
     let mut held = load_held(connection, &ids).await?;
     if !held.is_empty() {
@@ -165,27 +192,36 @@ async fn load_offers(
     Ok(offers)
 }
 
-/// The price columns of an offer; `None` while it has never been seen.
-pub fn known_price(
-    currency: Option<String>,
-    amount: Option<i64>,
-    regular: Option<i64>,
-    observed_at: Option<DateTime<Utc>>,
-    low: Option<i64>,
-    low_at: Option<DateTime<Utc>>,
-) -> Result<Option<Price>> {
-    let (Some(currency), Some(amount), Some(regular), Some(observed_at), Some(low), Some(low_at)) =
-        (currency, amount, regular, observed_at, low, low_at)
-    else {
-        return Ok(None);
-    };
-    let currency = currency.parse().map_err(Error::internal)?;
-    Ok(Some(Price { currency, amount, regular, observed_at, low, low_at }))
+/// Makes lows anew that the version before has written, and returns the prices with them.
+async fn recompute_lows(
+    connection: &mut PgConnection,
+    offers: &[Uuid],
+) -> Result<HashMap<Uuid, Option<Price>>> {
+    sqlx::query_scalar!("select recompute_zero_lows($1)", offers).fetch_one(&mut *connection).await?;
+    let known = lock_offers(connection, offers).await?;
+    Ok(known.into_iter().map(|offer| (offer.id, offer.price)).collect())
+}
+
+/// Locks offers and returns them, without what of them is held in quarantine.
+pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
+    let rows = sqlx::query!(
+        "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
+            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at
+        from offers o where o.id = any($1) order by o.id for no key update",
+        ids,
+    )
+    .fetch_all(connection)
+    .await?;
+    let known = rows.into_iter().map(|row| {
+        let (id, game_id) = (row.id, row.game_id);
+        Ok(KnownOffer { id, game_id, price: price_columns!(row).price()?, held: Vec::new() })
+    });
+    known.collect()
 }
 
 async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<Held>>> {
     let rows = sqlx::query!(
-        "select id, offer_id, currency, amount, regular, observed_at from quarantined_prices
+        "select id, offer_id, currency, amount, regular, observed_at, available, sale_ends_at from quarantined_prices
          where state = 'held' and offer_id = any($1)",
         offers,
     )
@@ -193,15 +229,25 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
     .await?;
     let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
     for row in rows {
-        let currency = row.currency.parse().map_err(Error::internal)?;
-        let seen =
-            Seen { currency, amount: row.amount, regular: Some(row.regular), observed_at: row.observed_at };
+        let seen = Seen {
+            currency: parse_currency(&row.currency)?,
+            amount: row.amount,
+            regular: Some(row.regular),
+            observed_at: row.observed_at,
+            available: row.available,
+            sale_ends_at: row.sale_ends_at,
+        };
         held.entry(row.offer_id).or_default().push(Held { id: row.id, seen });
     }
     Ok(held)
 }
 
-fn apply(sights: &Sights<'_>, mut offers: HashMap<usize, KnownOffer>, rules: &GlitchRules) -> Changes {
+fn apply(
+    sights: &Sights<'_>,
+    mut offers: HashMap<usize, KnownOffer>,
+    rules: &Rules,
+    source: &Source<'_>,
+) -> Changes {
     let mut changes = Changes::default();
     for (place, sight) in sights.offers.iter().enumerate() {
         let Some(offer) = offers.remove(&place) else {
@@ -209,10 +255,12 @@ fn apply(sights: &Sights<'_>, mut offers: HashMap<usize, KnownOffer>, rules: &Gl
             changes.counts.failed += sight.observations.len() as i64;
             continue;
         };
+        let old = sight.observations.iter().filter(|seen| source.is_too_old(seen.observed_at)).count();
+        changes.counts.too_old_to_ring += old as i64;
         let mut ledger = Ledger::open(offer, rules, &mut changes);
         for seen in &sight.observations {
-            let Observation { currency, amount, regular, observed_at, .. } = **seen;
-            ledger.apply(&Seen { currency, amount, regular, observed_at }, seen.sale_ends_at);
+            let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } = **seen;
+            ledger.apply(&Seen { currency, amount, regular, observed_at, available, sale_ends_at });
         }
         ledger.close();
     }
@@ -226,24 +274,21 @@ fn apply(sights: &Sights<'_>, mut offers: HashMap<usize, KnownOffer>, rules: &Gl
 pub async fn release(
     pool: &PgPool,
     id: Uuid,
-    rules: &GlitchRules,
+    rules: &Rules,
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     // The offer first, as recording does, then the row that hangs on it.
-    let offer = sqlx::query!(
-        r#"select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.low, o.low_at, o.sale_id
-        from offers o where o.id = (select offer_id from quarantined_prices where id = $1)
-        for no key update"#,
-        id,
-    )
-    .fetch_optional(&mut *transaction)
-    .await?
-    .ok_or_else(|| Error::not_found("quarantined observation"))?;
+    let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id)
+        .fetch_optional(&mut *transaction)
+        .await?
+        .ok_or_else(|| Error::not_found("quarantined observation"))?;
+    let known = lock_offers(&mut transaction, &[offer]).await?.pop();
+    let known = known.ok_or_else(|| Error::not_found("quarantined observation"))?;
     let held = sqlx::query!(
         "update quarantined_prices set state = 'released', resolved_at = $2 where id = $1 and state = 'held'
-         returning currency, amount, regular, observed_at, backfill",
+         returning currency, amount, regular, observed_at, available, sale_ends_at, backfill, created_at",
         id,
         now,
     )
@@ -251,18 +296,21 @@ pub async fn release(
     .await?
     .ok_or_else(|| Error::conflict("It has been judged already."))?;
 
-    let price =
-        known_price(offer.currency, offer.amount, offer.regular, offer.observed_at, offer.low, offer.low_at)?;
-    let known =
-        KnownOffer { id: offer.id, game_id: offer.game_id, price, sale_id: offer.sale_id, held: Vec::new() };
-    let currency = held.currency.parse().map_err(Error::internal)?;
-    let seen =
-        Seen { currency, amount: held.amount, regular: Some(held.regular), observed_at: held.observed_at };
+    let seen = Seen {
+        currency: parse_currency(&held.currency)?,
+        amount: held.amount,
+        regular: Some(held.regular),
+        observed_at: held.observed_at,
+        available: held.available,
+        sale_ends_at: held.sale_ends_at,
+    };
     let mut changes = Changes::default();
     let mut ledger = Ledger::open(known, rules, &mut changes);
     ledger.trust(&seen);
     ledger.close();
-    let source = Source { backfill: held.backfill, traceparent: None, publish };
+    // How old it was when it was reported counts, not how long the operator took.
+    let rings_from = held.created_at - rules.rings_within;
+    let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
     price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
         .fetch_one(&mut *transaction)

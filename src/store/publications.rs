@@ -20,6 +20,7 @@ pub struct Waiting {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
+    pub reason: Option<String>,
     pub observed_at: DateTime<Utc>,
     pub recorded_at: DateTime<Utc>,
     pub traceparent: Option<String>,
@@ -63,7 +64,7 @@ pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec
     let waiting = sqlx::query_as!(
         Waiting,
         r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id, e.currency, e.amount, e.regular,
-            e.cut, e.new_low, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
+            e.cut, e.new_low, e.reason, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
             s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"
         from publications p
         join events e on e.id = p.event_id

@@ -9,8 +9,8 @@ use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
 use crate::store::Creation;
+use crate::store::known_price::price_columns;
 use crate::store::pool::PgPool;
-use crate::store::prices::known_price;
 
 /// A person's rule for a game.
 #[derive(Clone, Debug)]
@@ -353,8 +353,9 @@ pub struct ExplainedOffer {
 /// All offers of a watch's game as the watch sees them.
 pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Result<Vec<ExplainedOffer>> {
     let rows = sqlx::query!(
-        r#"select o.id, o.store_id, s.slug, o.region, o.platform, o.currency, o.amount, o.regular, o.observed_at, o.low,
-            o.low_at, coalesce(d.new_low, false) as "new_low!", n.id as "notice_id?"
+        r#"select o.id, o.store_id, s.slug, o.region, o.platform, o.currency, o.amount, o.regular, o.observed_at,
+            o.available, o.low, o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
+            o.recent_sale_ended_at, coalesce(d.new_low, false) as "new_low!", n.id as "notice_id?"
         from offers o
         join stores s on s.id = o.store_id
         left join sales d on d.id = o.sale_id
@@ -366,15 +367,15 @@ pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Res
     .fetch_all(executor)
     .await?;
     let explained = rows.into_iter().map(|row| {
-        let price = known_price(row.currency, row.amount, row.regular, row.observed_at, row.low, row.low_at)?;
+        let (offer_id, notice_id) = (row.id, row.notice_id);
         let seen = WatchedOffer {
             store_id: row.store_id,
             region: row.region,
             platform: row.platform,
-            price,
             new_low: row.new_low,
+            price: price_columns!(row).price()?,
         };
-        Ok(ExplainedOffer { offer_id: row.id, store_slug: row.slug, seen, notice_id: row.notice_id })
+        Ok(ExplainedOffer { offer_id, store_slug: row.slug, seen, notice_id })
     });
     explained.collect()
 }

@@ -220,6 +220,7 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
         regular_price: Money { minor: sale.regular, currency },
         cut: sale.cut,
         new_low: sale.new_low,
+        observed_at: delivery.observed_at,
         url: sale.url.as_deref(),
         sale_ends_at: sale.ends_at,
     };

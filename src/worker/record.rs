@@ -6,9 +6,11 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 
 use crate::app::App;
-use crate::domain::batch::{Counts, PriceMessage};
+use crate::domain::batch::PriceMessage;
+use crate::domain::price::Kind as Transition;
 use crate::error::{Kind, Result, chain};
 use crate::outbound::bus::{MAX_RECEIVES, Received};
+use crate::store::prices::Recorded;
 use crate::store::{batches, prices};
 
 /// How long a message that could not be recorded rests before its next try.
@@ -167,12 +169,12 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     let work = async {
         note_batch(app, &message).await?;
         let publish = app.events_topic.is_some();
-        prices::record(&app.writer, &message, &app.config.quarantine, publish, app.clock.now()).await
+        prices::record(&app.writer, &message, &app.config.prices, publish, app.clock.now()).await
     };
     tokio::pin!(work);
-    let counts = loop {
+    let recorded = loop {
         tokio::select! {
-            counts = &mut work => break counts.map_err(|error| match error.kind {
+            recorded = &mut work => break recorded.map_err(|error| match error.kind {
                 Kind::Unavailable => Failure::Passing(chain(&error)),
                 _ => Failure::Lasting(chain(&error)),
             })?,
@@ -183,8 +185,8 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
             }
         }
     };
-    if let Some(counts) = counts {
-        count(&counts);
+    if let Some(recorded) = recorded {
+        count(&recorded);
         let waited = app.clock.now() - message.reported_at;
         histogram!("salebell_record_lag_seconds").record(waited.as_seconds_f64());
     }
@@ -240,7 +242,7 @@ pub async fn redrive(app: &App) -> Result<usize> {
     Ok(redriven)
 }
 
-fn count(counts: &Counts) {
+fn count(Recorded { counts, told_ends }: &Recorded) {
     for (outcome, observations) in [
         ("recorded", counts.recorded),
         ("unchanged", counts.unchanged),
@@ -250,7 +252,15 @@ fn count(counts: &Counts) {
     ] {
         counter!("salebell_observations_total", "outcome" => outcome).increment(observations as u64);
     }
+    count_told_ends(*told_ends);
     for (kind, changes) in &counts.transitions {
         counter!("salebell_transitions_total", "kind" => kind.clone()).increment(*changes as u64);
+    }
+}
+
+/// Sales that are over as their stores had said.
+pub fn count_told_ends(sales: u64) {
+    if sales > 0 {
+        counter!("salebell_transitions_total", "kind" => Transition::SaleEnded.name()).increment(sales);
     }
 }

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::store::{health, jobs, matching};
+use crate::store::{health, jobs, matching, told_ends};
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
@@ -22,6 +22,9 @@ const PARTITIONS_AHEAD: TimeDelta = TimeDelta::days(180);
 enum Job {
     /// Before `Sweep`, which removes what it counts.
     ComputeStatistics,
+    /// What a store said is over at this instant.
+    EndSales,
+    RecomputeLows,
     MakePartitions,
     Sweep,
     AssembleFiles,
@@ -33,8 +36,10 @@ enum Job {
 }
 
 impl Job {
-    const ALL: [Job; 8] = [
+    const ALL: [Job; 10] = [
         Job::ComputeStatistics,
+        Job::EndSales,
+        Job::RecomputeLows,
         Job::MakePartitions,
         Job::Sweep,
         Job::AssembleFiles,
@@ -47,6 +52,8 @@ impl Job {
     fn name(self) -> &'static str {
         match self {
             Job::ComputeStatistics => "compute_statistics",
+            Job::EndSales => "end_sales",
+            Job::RecomputeLows => "recompute_lows",
             Job::MakePartitions => "make_partitions",
             Job::Sweep => "sweep",
             Job::AssembleFiles => "assemble_files",
@@ -60,7 +67,9 @@ impl Job {
     fn period(self, app: &App) -> TimeDelta {
         match self {
             Job::ComputeStatistics => TimeDelta::seconds(app.config.stats.compute_every.as_secs() as i64),
-            Job::MakePartitions => TimeDelta::days(1),
+            // Nobody waits for it but other teams: lists and deliveries go by the end itself.
+            Job::EndSales => TimeDelta::seconds(30),
+            Job::MakePartitions | Job::RecomputeLows => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
             Job::AssembleFiles | Job::RemoveFiles | Job::CountDead | Job::FillKeys => TimeDelta::minutes(1),
             Job::SweepFiles => TimeDelta::days(1),
@@ -71,6 +80,8 @@ impl Job {
         let now = app.clock.now();
         match self {
             Job::ComputeStatistics => statistics::compute_due(app).await,
+            Job::EndSales => end_sales(app).await,
+            Job::RecomputeLows => jobs::recompute_lows(&app.writer).await,
             Job::MakePartitions => {
                 let made = jobs::ensure_partitions(&app.writer, now + PARTITIONS_AHEAD).await?;
                 if made > 0 {
@@ -143,4 +154,15 @@ pub async fn step(app: &App) -> Result<usize> {
         done += 1;
     }
     Ok(done)
+}
+
+async fn end_sales(app: &App) -> Result<()> {
+    let (rules, publish) = (&app.config.prices, app.events_topic.is_some());
+    loop {
+        let ended = told_ends::end_sales(&app.writer, rules, publish, app.clock.now()).await?;
+        record::count_told_ends(ended.sales);
+        if !ended.more || app.stopping.is_cancelled() {
+            return Ok(());
+        }
+    }
 }

@@ -154,6 +154,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
     let webhooks = [
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
+        crate::support::RINGS_ALWAYS,
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key),
     ];
     // The API writes every second; the worker's first line is its last.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::binary::Binary;
 use crate::support::bus::{Carrier, Queues};
 use crate::support::sink::Sink;
-use crate::support::{TestApp, User, eventually};
+use crate::support::{RINGS_ALWAYS, TestApp, User, eventually};
 
 crate::on_both_buses!(
     workers_killed_again_and_again_lose_and_double_nothing,
@@ -51,6 +51,7 @@ fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
         ("SALEBELL_WORKER__FANOUT_SLICE", "7".to_owned()),
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8".to_owned()),
+        (RINGS_ALWAYS.0, RINGS_ALWAYS.1.to_owned()),
         ("SALEBELL_WEBHOOK__TIMEOUT_MS", "1000".to_owned()),
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", config.webhook.encryption_keys[0].expose_secret().to_owned()),
     ];

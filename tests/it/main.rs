@@ -70,6 +70,7 @@ mod report;
 mod resumable_uploads;
 mod role_credentials;
 mod s3_files;
+mod sales;
 mod search;
 mod secrets;
 mod server;

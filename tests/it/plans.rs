@@ -154,6 +154,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     }
 
     let euro = Some("EUR".parse().unwrap());
+    let now = salebell::app::Clock::system().now();
     for sort in [DealSort::Cut, DealSort::Price, DealSort::Newest] {
         let after = match sort {
             DealSort::Cut => DealKey::Cut(50, Uuid::max()),
@@ -181,7 +182,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
         ] {
             for after in [None, Some(after.clone())] {
                 let text = format!("deals of {name} by {sort:?} after {after:?}");
-                queries.push((text, deals::list_deals_query(&filter, after, PAGE).unwrap()));
+                queries.push((text, deals::list_deals_query(&filter, after, PAGE, now).unwrap()));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::domain::batch::{Counts, PriceMessage};
 use salebell::domain::observation::Observation;
-use salebell::domain::price::GlitchRules;
+use salebell::domain::price::Rules;
 use salebell::store::prices;
 use salebell::worker::record;
 use serde_json::{Value, json};
@@ -196,7 +196,8 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
 }
 
 async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
-    prices::record(&app.app.writer, message, &GlitchRules::default(), false, now).await.unwrap()
+    let recorded = prices::record(&app.app.writer, message, &Rules::default(), false, now).await.unwrap();
+    recorded.map(|recorded| recorded.counts)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -97,6 +97,22 @@ async fn count_accepted(app: &TestApp) -> i64 {
 }
 
 #[tokio::test]
+async fn what_was_seen_too_long_ago_to_ring_is_counted() {
+    let app = TestApp::spawn_with(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).await;
+    let scratch = Scratch::new();
+    let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+    let csv = format!("{}new,New,1.00,{}\n", many(3), app.clock.now().to_rfc3339());
+    let file = write(&scratch, "prices.csv", csv);
+    let said = "3 were seen too long ago to ring anybody";
+    let output =
+        report(&app, &scratch, &app.url, &shop, &[&COLUMNS, [file.as_str()].as_slice()].concat()).await;
+    assert!(text(&output.stdout).contains(said), "{output:?}");
+    let history = [&COLUMNS, ["--backfill", &file].as_slice()].concat();
+    let output = report(&app, &scratch, &app.url, &shop, &history).await;
+    assert!(!text(&output.stdout).contains("ring"), "{output:?}");
+}
+
+#[tokio::test]
 async fn refused_lines_are_told_with_their_numbers_in_the_file() {
     let app = TestApp::spawn().await;
     let scratch = Scratch::new();

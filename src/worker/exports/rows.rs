@@ -10,6 +10,7 @@ use crate::domain::money::Money as Amount;
 use crate::error::{Error, Result};
 use crate::store::exported_rows;
 use crate::store::exports;
+use crate::store::known_price::known_low;
 use crate::tables::ColumnKind::{Boolean, Integer, Money, Text, Time};
 use crate::tables::{Cell, Columns};
 
@@ -24,6 +25,8 @@ const PRICES: Columns = &[
     ("region", Text),
     ("platform", Text),
     ("url", Text),
+    ("sale_ends_at", Time),
+    ("availability", Text),
     ("currency", Text),
     ("price", Money),
     ("regular_price", Money),
@@ -44,6 +47,8 @@ const DEALS: Columns = &[
     ("new_low", Boolean),
     ("started_at", Time),
     ("ends_at", Time),
+    ("low", Money),
+    ("low_at", Time),
 ];
 const WATCHES: Columns = &[
     ("id", Text),
@@ -74,6 +79,7 @@ const NOTICES: Columns = &[
     ("new_low", Boolean),
     ("created_at", Time),
     ("read_at", Time),
+    ("observed_at", Time),
 ];
 const FILES: Columns = &[
     ("id", Text),
@@ -146,6 +152,7 @@ impl RowSource {
                 rows.into_iter()
                     .map(|row| {
                         last = (row.offer_id, row.observed_at);
+                        let availability = if row.available { "in_stock" } else { "out_of_stock" };
                         let price = money(row.amount, &row.currency)?;
                         let regular = money(row.regular, &row.currency)?;
                         Ok(vec![
@@ -155,6 +162,8 @@ impl RowSource {
                             row.region.into(),
                             row.platform.into(),
                             row.url.into(),
+                            row.holds_until.into(),
+                            availability.to_owned().into(),
                             row.currency.into(),
                             price.into(),
                             regular.into(),
@@ -164,12 +173,15 @@ impl RowSource {
                     .collect::<Result<_>>()?
             }
             ExportKind::Deals => {
-                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE).await?;
+                let now = self.app.clock.now();
+                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
                         let price = money(row.amount, &row.currency)?;
                         let regular = money(row.regular, &row.currency)?;
+                        let low = known_low(row.low, row.low_at);
+                        let lowest = low.map(|low| money(low.amount, &row.currency)).transpose()?;
                         Ok(vec![
                             row.id.into(),
                             row.store.into(),
@@ -178,13 +190,15 @@ impl RowSource {
                             row.region.into(),
                             row.platform.into(),
                             row.url.into(),
-                            row.currency.into(),
+                            row.currency.clone().into(),
                             price.into(),
                             regular.into(),
                             i64::from(row.cut).into(),
                             row.new_low.into(),
                             row.started_at.into(),
                             row.ends_at.into(),
+                            lowest.into(),
+                            low.map(|low| low.at).into(),
                         ])
                     })
                     .collect::<Result<_>>()?
@@ -234,6 +248,7 @@ impl RowSource {
                             row.new_low.into(),
                             row.created_at.into(),
                             row.read_at.into(),
+                            row.observed_at.into(),
                         ])
                     })
                     .collect::<Result<_>>()?

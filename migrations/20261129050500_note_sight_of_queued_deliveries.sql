@@ -1,0 +1,1 @@
+alter table delivery_queue add column observed_at timestamptz;

@@ -1,0 +1,1 @@
+alter table deliveries drop constraint deliveries_notice_channel_key;

@@ -1,0 +1,297 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use proptest::prelude::*;
+
+fn seen(minute: i64, amount: i64, regular: i64) -> Seen {
+    Seen {
+        currency: "EUR".parse().unwrap(),
+        amount,
+        regular: Some(regular),
+        observed_at: at(minute),
+        available: true,
+        sale_ends_at: None,
+    }
+}
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap()
+}
+
+fn unseen() -> KnownOffer {
+    KnownOffer { id: Uuid::now_v7(), game_id: Uuid::now_v7(), price: None, held: Vec::new() }
+}
+
+fn apply(sights: &[Seen]) -> Changes {
+    let mut changes = Changes::default();
+    let rules = Rules::default();
+    let mut ledger = Ledger::open(unseen(), &rules, &mut changes);
+    sights.iter().for_each(|sight| ledger.apply(sight));
+    ledger.close();
+    changes
+}
+
+#[test]
+fn a_sale_that_begins_and_ends_within_a_message_is_written_once() {
+    let changes = apply(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(2, 500, 1000), seen(3, 1000, 1000)]);
+    assert_eq!(changes.counts.recorded, 4);
+    assert_eq!(changes.history.len(), 4);
+    assert_eq!((changes.started_sales.len(), changes.changed_sales.len()), (1, 0));
+    let sale = &changes.started_sales[0];
+    assert_eq!((sale.price.amount, sale.started_at), (500, seen(1, 0, 0).observed_at));
+    assert_eq!(sale.ended_at, Some(seen(3, 0, 0).observed_at));
+    assert_eq!(changes.offers.len(), 1);
+    assert_eq!(changes.offers[0].1.sale, None);
+    let sales: Vec<_> = changes.events.iter().map(|event| event.sale_id).collect();
+    assert_eq!(sales, [None, Some(sale.id), Some(sale.id), Some(sale.id)]);
+}
+
+#[test]
+fn a_glitch_takes_effect_when_a_second_sight_ten_minutes_later_agrees() {
+    let glitch = |minute| seen(minute, 10, 1000);
+    let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(5)]);
+    assert_eq!((held.counts.recorded, held.counts.quarantined, held.quarantined.len()), (1, 2, 1));
+    let confirmed = apply(&[seen(0, 1000, 1000), glitch(1), glitch(11)]);
+    assert_eq!((confirmed.counts.recorded, confirmed.counts.quarantined), (2, 1));
+    assert!(confirmed.quarantined[0].confirmed && confirmed.confirmed.is_empty());
+    assert_eq!(confirmed.started_sales[0].started_at, glitch(1).observed_at);
+    assert_eq!(confirmed.offers[0].1.observed_at, glitch(11).observed_at);
+    let total = |counts: &Counts| counts.recorded + counts.unchanged + counts.stale + counts.quarantined;
+    assert_eq!((total(&held.counts), total(&confirmed.counts)), (3, 3));
+}
+
+#[test]
+fn a_glitch_that_was_overtaken_goes_into_history_when_it_is_confirmed() {
+    let changes = apply(&[seen(0, 1000, 1000), seen(1, 10, 1000), seen(2, 900, 1000), seen(20, 10, 1000)]);
+    assert_eq!(changes.stale.len(), 1);
+    assert_eq!(changes.counts.transitions["sale.deepened"], 1);
+    assert_eq!((changes.counts.recorded, changes.counts.quarantined, changes.counts.stale), (3, 1, 0));
+}
+
+#[test]
+fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
+    let changes = apply(&[seen(0, 2000, 2000), seen(5, 1000, 2000), seen(5, 10, 2000), seen(20, 10, 2000)]);
+    let mut instants: Vec<_> = changes.history.iter().map(|past| past.price.observed_at).collect();
+    instants.dedup();
+    assert_eq!(instants.len(), changes.history.len());
+    assert_eq!(changes.offers[0].1.amount, 10);
+}
+
+/// With the end that the store tells.
+fn told(minute: i64, amount: i64, end: i64) -> Seen {
+    Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
+}
+
+#[test]
+fn an_end_that_the_store_tells_stays_with_its_sale() {
+    let changes = apply(&[told(1, 500, 99), told(0, 400, 50), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]);
+    let ends: Vec<_> = changes.started_sales.iter().map(|sale| sale.ends_at).collect();
+    assert_eq!(ends, [Some(at(99)), None]);
+    assert_eq!(changes.offers[0].1.sale.unwrap().ends_at, None);
+}
+
+#[test]
+fn a_sale_that_is_resumed_within_a_message_is_one_row() {
+    let wobble: Vec<Seen> = [1000, 500, 1000, 500, 1000, 500, 450]
+        .iter()
+        .enumerate()
+        .map(|(minute, amount)| seen(minute as i64, *amount, 1000))
+        .collect();
+    let changes = apply(&wobble);
+    assert_eq!((changes.started_sales.len(), changes.changed_sales.len()), (1, 0));
+    let sale = &changes.started_sales[0];
+    assert_eq!((sale.price.amount, sale.started_at, sale.ended_at), (450, at(1), None));
+    let bells: Vec<_> = changes
+        .events
+        .iter()
+        .filter(|event| event.rings && event.kind != Kind::SaleResumed)
+        .map(|event| (event.price.amount, event.rings_again))
+        .collect();
+    assert_eq!(bells, [(500, false), (450, true)]);
+    assert_eq!(changes.counts.transitions["sale.resumed"], 2);
+}
+
+#[test]
+fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
+    let changes = apply(&[told(0, 500, 10), seen(20, 1000, 1000)]);
+    let ends: Vec<_> = changes
+        .events
+        .iter()
+        .map(|event| (event.kind, event.price.observed_at, event.price.amount, event.reason, event.rings))
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            (Kind::SaleStarted, at(0), 500, None, true),
+            (Kind::SaleEnded, at(10), 500, Some(EndReason::ToldEnd), false),
+            (Kind::PriceRaised, at(20), 1000, None, false),
+        ]
+    );
+    assert_eq!((changes.counts.recorded, changes.counts.transitions.values().sum::<i64>()), (2, 2));
+    assert_eq!((changes.told_ends, changes.started_sales[0].ended_at), (1, Some(at(10))));
+    assert_eq!(changes.history[0].holds_until, Some(at(10)));
+}
+
+#[test]
+fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
+    let changes = apply(&[told(0, 500, 10)]);
+    let price = Price { observed_at: at(15), ..changes.offers[0].1 };
+    let (mut later, rules) = (Changes::default(), Rules::default());
+    let mut ledger = Ledger::open(KnownOffer { price: Some(price), ..unseen() }, &rules, &mut later);
+    ledger.lapse(at(20));
+    ledger.close();
+    assert_eq!(
+        (later.events.len(), later.changed_sales[0].ends_at, later.changed_sales[0].ended_at),
+        (0, None, None)
+    );
+    assert!(later.offers[0].1.is_on_sale(at(20)), "it was seen on sale after that");
+}
+
+#[test]
+fn a_glitch_that_is_confirmed_keeps_what_was_said_beside_it() {
+    let glitch = |minute| Seen { available: false, ..told(minute, 10, 500) };
+    let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
+    assert_eq!((held.counts.transitions.get("sale.started"), held.offers[0].1.available), (None, false));
+    let glitch = |minute| told(minute, 10, 15);
+    let over = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
+    assert_eq!(over.started_sales[0].ended_at, Some(at(15)));
+    assert_eq!(over.offers[0].1.sale, None, "told as over already");
+}
+
+#[test]
+fn the_same_sight_twice_writes_nothing() {
+    let changes = apply(&[seen(0, 500, 1000), seen(0, 500, 1000), seen(0, 600, 1000)]);
+    assert_eq!((changes.counts.recorded, changes.counts.unchanged), (1, 2));
+    assert_eq!((changes.history.len(), changes.events.len(), changes.started_sales.len()), (1, 1, 1));
+}
+
+/// What the database holds of one offer.
+#[derive(Default)]
+struct Stored {
+    price: Option<Price>,
+    sales: Vec<(SaleChange, bool)>,
+    history: BTreeMap<DateTime<Utc>, PastPrice>,
+    events: Vec<Event>,
+    counts: Counts,
+}
+
+impl Stored {
+    fn write(&mut self, changes: Changes) {
+        for (_, price) in changes.offers {
+            self.price = Some(price);
+        }
+        for (_, end) in changes.moved_ends {
+            self.history.last_entry().unwrap().get_mut().holds_until = end;
+        }
+        for past in changes.history {
+            self.history.insert(past.price.observed_at, past);
+        }
+        self.sales.extend(changes.started_sales.into_iter().map(|sale| {
+            let new_low = sale.new_low == Some(true);
+            (sale, new_low)
+        }));
+        for sale in changes.changed_sales {
+            let (stored, new_low) = self.sales.iter_mut().find(|(stored, _)| stored.id == sale.id).unwrap();
+            *new_low = sale.new_low.unwrap_or(*new_low);
+            *stored = SaleChange { started_at: stored.started_at, ..sale };
+        }
+        self.events.extend(changes.events);
+        let counts = changes.counts;
+        self.counts.recorded += counts.recorded;
+        self.counts.unchanged += counts.unchanged;
+        self.counts.new_lows += counts.new_lows;
+        for (kind, count) in counts.transitions {
+            *self.counts.transitions.entry(kind).or_default() += count;
+        }
+    }
+
+    /// Everything, with sales numbered in place of their ids.
+    fn told(&self) -> Vec<String> {
+        let number = |id: Uuid| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
+        let price = self.price.map(|price| {
+            let open = price.sale.map(|sale| (number(sale.id), sale.best, sale.ends_at, sale.interrupted_at));
+            let ended = price.ended.map(|ended| (number(ended.id), ended.best, ended.at));
+            format!("{:?} {open:?} {ended:?}", Price { sale: None, ended: None, ..price })
+        });
+        let sales = self.sales.iter().map(|(sale, new_low)| {
+            let SaleChange { price, started_at, ends_at, ended_at, .. } = sale;
+            format!("{} {} {new_low} {started_at} {ends_at:?} {ended_at:?}", price.amount, price.observed_at)
+        });
+        let history = self.history.values().map(|past| {
+            let PastPrice { price, holds_until, .. } = past;
+            format!("{} {} {} {holds_until:?}", price.observed_at, price.amount, price.available)
+        });
+        let events = self.events.iter().map(|event| {
+            let Event { kind, price, previous_amount, new_low, reason, rings, rings_again, .. } = event;
+            let sale = event.sale_id.map(number);
+            format!(
+                "{kind:?} {sale:?} {} {} {previous_amount:?} {new_low} {reason:?} {rings} {rings_again}",
+                price.amount, price.observed_at
+            )
+        });
+        price
+            .into_iter()
+            .chain(sales)
+            .chain(history)
+            .chain(events)
+            .chain([format!("{:?}", self.counts)])
+            .collect()
+    }
+}
+
+/// Applies messages, and lets the schedule look after each: at its last sight, and half-way to the next one.
+fn record(messages: &[&[Seen]], looks: bool) -> Stored {
+    let (mut stored, rules) = (Stored::default(), Rules::default());
+    let offer = unseen();
+    for (n, message) in messages.iter().enumerate() {
+        let mut changes = Changes::default();
+        let mut ledger =
+            Ledger::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
+        message.iter().for_each(|sight| ledger.apply(sight));
+        ledger.close();
+        stored.write(changes);
+        let Some(next) = messages.get(n + 1).filter(|_| looks) else { continue };
+        let last = message.last().unwrap().observed_at;
+        for by in [last, last + (next[0].observed_at - last) / 2] {
+            let mut changes = Changes::default();
+            let mut ledger =
+                Ledger::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
+            ledger.lapse(by);
+            ledger.close();
+            stored.write(changes);
+        }
+    }
+    stored
+}
+
+proptest! {
+    /// However observations are parted into messages, and whenever the schedule looks in between: the price, the sales, the
+    /// history, the events and the counts are the same.
+    #[test]
+    fn messages_are_no_matter(
+        sights in prop::collection::vec(
+            (0_i64..60, prop::sample::select(vec![0, 500, 700, 900, 1000, 1000]), prop::bool::weighted(0.9),
+                prop::option::weighted(0.3, -1_i64..12)), 1..30),
+        cuts in prop::collection::btree_set(1_usize..30, 0..6),
+    ) {
+        let mut sights: Vec<Seen> = sights
+            .into_iter()
+            .map(|(hour, amount, available, end)| Seen {
+                available,
+                sale_ends_at: end.map(|hours| at((hour + hours) * 60)),
+                ..seen(hour * 60, amount, 1000)
+            })
+            .collect();
+        sights.sort_by_key(|sight| (sight.observed_at, sight.amount, !sight.available));
+        let mut messages = Vec::new();
+        let mut begin = 0;
+        for cut in cuts.into_iter().filter(|cut| *cut < sights.len()) {
+            messages.push(&sights[begin..cut]);
+            begin = cut;
+        }
+        messages.push(&sights[begin..]);
+        let whole = record(&[&sights], false).told();
+        prop_assert_eq!(&record(&messages, false).told(), &whole);
+        prop_assert_eq!(&record(&messages, true).told(), &whole);
+    }
+}

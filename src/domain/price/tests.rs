@@ -1,0 +1,523 @@
+use super::*;
+use proptest::prelude::*;
+
+fn at(minute: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap()
+}
+
+fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> Seen {
+    Seen {
+        currency: "EUR".parse().unwrap(),
+        amount,
+        regular: regular.into(),
+        observed_at: at(minute),
+        available: true,
+        sale_ends_at: None,
+    }
+}
+
+/// Runs observations one after another, each after the ends that have come before it, and returns what changed.
+fn changes(sights: &[Seen]) -> (Option<Price>, Vec<Change>) {
+    let (mut price, mut changes) = (None::<Price>, Vec::new());
+    for sight in sights {
+        price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
+        match observe(price.as_ref(), sight, &Rules::default(), false) {
+            Outcome::Changed(change) => {
+                price = Some(change.after);
+                changes.push(change);
+            }
+            Outcome::Unchanged { after } => price = Some(after),
+            Outcome::Stale { .. } | Outcome::Quarantined { .. } => {}
+        }
+    }
+    (price, changes)
+}
+
+/// Runs observations one after another and returns the kinds of what changed.
+fn kinds(sights: &[Seen]) -> Vec<(&'static str, bool)> {
+    let mut price = None::<Price>;
+    let mut kinds = Vec::new();
+    for sight in sights {
+        price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
+        match observe(price.as_ref(), sight, &Rules::default(), false) {
+            Outcome::Changed(Change { after, kind, new_low, .. }) => {
+                price = Some(after);
+                kinds.push((kind.name(), new_low));
+            }
+            Outcome::Unchanged { after } => price = Some(after),
+            Outcome::Stale { .. } => kinds.push(("stale", false)),
+            Outcome::Quarantined { reason, .. } => kinds.push((reason, false)),
+        }
+    }
+    kinds
+}
+
+#[test]
+fn a_sale_runs_its_course() {
+    let course = [
+        seen(0, 1849, 1849),
+        seen(1, 1849, None),
+        seen(2, 1479, None),
+        seen(3, 1479, 1999),
+        seen(4, 999, None),
+        seen(5, 1499, None),
+        seen(6, 1999, None),
+        seen(7, 1799, 1799),
+        seen(8, 2099, None),
+    ];
+    assert_eq!(
+        kinds(&course),
+        [
+            ("first.seen", false),
+            ("sale.started", true),
+            ("regular.changed", false),
+            ("sale.deepened", true),
+            ("sale.reduced", false),
+            ("sale.ended", false),
+            ("price.lowered", false),
+            ("price.raised", false),
+        ]
+    );
+}
+
+#[test]
+fn a_first_sight_below_the_regular_price_is_a_sale_and_no_new_low() {
+    assert_eq!(kinds(&[seen(0, 500, 1000)]), [("sale.started", false)]);
+    assert_eq!(kinds(&[seen(0, 0, 1000)]), [("sale.started", false)]);
+    assert_eq!(kinds(&[seen(0, 0, 0)]), [("first.seen", false)]);
+}
+
+#[test]
+fn a_low_that_is_only_reached_again_is_not_new() {
+    assert_eq!(
+        kinds(&[seen(0, 1000, 1000), seen(1, 500, 1000), seen(2, 1000, 1000), seen(2 + 361, 500, 1000)]),
+        [("first.seen", false), ("sale.started", true), ("sale.ended", false), ("sale.started", false)]
+    );
+}
+
+#[test]
+fn of_two_prices_at_one_instant_the_lower_stands_whichever_comes_first() {
+    assert_eq!(kinds(&[seen(0, 500, 1000), seen(0, 700, 1000)]), [("sale.started", false)]);
+    assert_eq!(
+        kinds(&[seen(0, 1000, 1000), seen(1, 700, 1000), seen(1, 500, 1000)]),
+        [("first.seen", false), ("sale.started", true), ("sale.deepened", true)]
+    );
+}
+
+#[test]
+fn glitches_are_held_back() {
+    assert_eq!(kinds(&[seen(0, 29, 1000)]), [("price_far_below_regular", false)]);
+    assert_eq!(kinds(&[seen(0, 30, 1000)]), [("sale.started", false)]);
+    assert_eq!(
+        kinds(&[seen(0, 1000, 1000), seen(1, 11_000, 11_000)]),
+        [("first.seen", false), ("regular_price_jumped", false)]
+    );
+    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 1000, 1000) };
+    assert_eq!(kinds(&[seen(0, 1000, 1000), dollars]), [("first.seen", false), ("currency_changed", false)]);
+}
+
+#[test]
+fn what_was_believed_is_not_doubted_again() {
+    let rules = Rules::default();
+    let believed = match observe(None, &seen(0, 10, 1000), &rules, true) {
+        Outcome::Changed(change) => change.after,
+        other => panic!("{other:?}"),
+    };
+    let again = observe(Some(&believed), &seen(1, 10, 1000), &rules, false);
+    assert!(matches!(again, Outcome::Unchanged { .. }), "{again:?}");
+}
+
+#[test]
+fn a_game_may_become_free_to_play() {
+    assert_eq!(
+        kinds(&[seen(0, 1000, 1000), seen(1, 0, 0)]),
+        [("first.seen", false), ("price.lowered", false)],
+        "free to play is no low"
+    );
+}
+
+#[test]
+fn the_past_is_not_measured_by_the_present() {
+    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
+    assert_eq!(kinds(&[seen(1, 1000, 1000), dollars]), [("first.seen", false), ("stale", false)]);
+}
+
+#[test]
+fn a_better_cut_rings_even_for_a_higher_price() {
+    assert!(Kind::SaleReduced.rings(50, 90));
+    assert!(!Kind::SaleReduced.rings(50, 40));
+    assert!(!Kind::RegularChanged.rings(50, 40));
+}
+
+#[test]
+fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
+    let before = match observe(None, &seen(0, 500, 1000), &Rules::default(), false) {
+        Outcome::Changed(change) => change.after,
+        other => panic!("{other:?}"),
+    };
+    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 400, 1000) };
+    match observe(Some(&before), &dollars, &Rules::default(), true) {
+        Outcome::Changed(Change { after, kind, new_low, ends_sale, .. }) => {
+            let low = Some(Low { amount: 400, at: at(1) });
+            assert_eq!((kind, new_low, ends_sale, after.low), (Kind::SaleStarted, false, true, low));
+            assert_ne!(after.sale.map(|sale| sale.id), before.sale.map(|sale| sale.id));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The kinds of what changed, and whether each is a new low, with sales numbered in the order of their beginning.
+fn course(sights: &[Seen]) -> Vec<(&'static str, bool, Option<usize>)> {
+    let (_, changes) = changes(sights);
+    let mut known = Vec::new();
+    let mut number = |id: Uuid| match known.iter().position(|other| *other == id) {
+        Some(at) => at,
+        None => {
+            known.push(id);
+            known.len() - 1
+        }
+    };
+    changes
+        .iter()
+        .map(|change| (change.kind.name(), change.new_low, change.after.sale.map(|sale| number(sale.id))))
+        .collect()
+}
+
+#[test]
+fn a_giveaway_is_no_low_and_the_first_one_is_news() {
+    let amounts = [2000, 1500, 2000, 0, 2000, 400, 2000, 0];
+    let sights: Vec<Seen> =
+        amounts.iter().enumerate().map(|(n, amount)| seen(n as i64 * 400, *amount, 2000)).collect();
+    let (price, changes) = changes(&sights);
+    let lows: Vec<i64> = changes.iter().filter(|c| c.new_low).map(|c| c.after.amount).collect();
+    assert_eq!(lows, [1500, 0, 400], "and the second giveaway is no news");
+    let price = price.unwrap();
+    assert_eq!(
+        (price.low, price.was_free_at),
+        (Some(Low { amount: 400, at: at(5 * 400) }), Some(at(7 * 400)))
+    );
+}
+
+#[test]
+fn what_was_only_ever_free_has_no_low() {
+    let (price, free) = changes(&[seen(0, 0, 2000)]);
+    let price = price.unwrap();
+    assert_eq!((price.low, price.was_free_at, free[0].new_low), (None, Some(at(0)), false));
+    let (price, paid) =
+        changes(&[seen(0, 0, 2000), seen(1, 2000, 2000), seen(2, 0, 2000), seen(3, 1500, 2000)]);
+    assert_eq!(price.unwrap().low.unwrap().amount, 1500);
+    assert_eq!(paid.iter().map(|c| c.new_low).collect::<Vec<_>>(), [false, false, false, true]);
+    let (price, _) = changes(&[seen(0, 0, 0)]);
+    assert_eq!((price.unwrap().low, price.unwrap().was_free_at), (None, None), "free to play is no giveaway");
+}
+
+#[test]
+fn a_sale_that_begins_again_within_six_hours_is_that_sale() {
+    let wobble = [2000, 1000, 2000, 1000, 2000, 1000, 900];
+    let sights: Vec<Seen> =
+        wobble.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
+    assert_eq!(
+        course(&sights),
+        [
+            ("first.seen", false, None),
+            ("sale.started", true, Some(0)),
+            ("sale.ended", false, None),
+            ("sale.resumed", false, Some(0)),
+            ("sale.ended", false, None),
+            ("sale.resumed", false, Some(0)),
+            ("sale.deepened", true, Some(0)),
+        ]
+    );
+    let (_, changed) = changes(&sights);
+    let again: Vec<bool> = changed.iter().map(|change| change.rings_again).collect();
+    assert_eq!(again, [false, false, false, false, false, false, true]);
+    let begins = |minute, amount| {
+        let sights =
+            [seen(0, 2000, 2000), seen(1, 1000, 2000), seen(2, 2000, 2000), seen(minute, amount, 2000)];
+        course(&sights)[3]
+    };
+    assert_eq!(begins(2 + 360, 1000), ("sale.resumed", false, Some(0)), "at the last moment");
+    assert_eq!(begins(2 + 360, 1500), ("sale.resumed", false, Some(0)), "for more");
+    assert_eq!(begins(3, 999), ("sale.deepened", true, Some(0)), "below its best");
+    assert_eq!(begins(2 + 361, 1000), ("sale.started", false, Some(1)), "too late");
+    assert_eq!(begins(2 + 361, 999), ("sale.started", true, Some(1)));
+}
+
+#[test]
+fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
+    let again = |amounts: &[i64]| {
+        let sights: Vec<Seen> =
+            amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
+        let rings = changes(&sights).1.into_iter().filter(|change| change.rings_again);
+        rings.map(|change| change.after.amount).collect::<Vec<_>>()
+    };
+    assert_eq!(again(&[2000, 1000, 900, 800]), [0_i64; 0], "one that was never interrupted has rung");
+    assert_eq!(again(&[2000, 1000, 2000, 900, 800]), [900]);
+    assert_eq!(again(&[2000, 1000, 2000, 1000, 1200, 1000, 900, 800]), [900]);
+    assert_eq!(again(&[2000, 1000, 2000, 900, 2000, 900, 800]), [900, 800]);
+}
+
+/// An observation at this minute whose store says when its sale ends.
+fn told(minute: i64, amount: i64, end: i64) -> Seen {
+    Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
+}
+
+#[test]
+fn a_sale_is_over_when_its_store_said_so() {
+    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+    let price = price.unwrap();
+    assert!(price.is_on_sale(at(99)) && !price.is_on_sale(at(100)));
+    assert_eq!((price.unknown_since(at(99)), price.unknown_since(at(100))), (None, Some(at(100))));
+    assert_eq!(price.lapse(at(99)), None);
+    let over = price.lapse(at(100)).unwrap();
+    assert_eq!(
+        (over.sale, over.ended.unwrap().at, over.unknown_since(at(500))),
+        (None, at(100), Some(at(100)))
+    );
+    assert_eq!(over.lapse(at(100)), None, "once");
+}
+
+#[test]
+fn an_end_that_is_told_again_counts_without_a_change_of_price() {
+    let ends = |sights: &[Seen]| changes(sights).0.unwrap().sale.map(|sale| sale.ends_at);
+    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 200)]), Some(Some(at(200))));
+    assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 50)]), Some(Some(at(50))), "a nearer one too");
+    assert_eq!(
+        ends(&[told(1, 1000, 100), seen(2, 1000, 2000)]),
+        Some(Some(at(100))),
+        "silence changes nothing"
+    );
+    assert_eq!(ends(&[seen(1, 1000, 2000), told(2, 1000, 100)]), Some(Some(at(100))));
+    assert_eq!(
+        ends(&[told(1, 1000, 100), told(1, 1000, 200)]),
+        Some(Some(at(200))),
+        "at one instant the later"
+    );
+    assert_eq!(ends(&[told(1, 1000, 200), told(1, 1000, 100)]), Some(Some(at(200))), "in either order");
+}
+
+#[test]
+fn after_the_told_end_the_next_sight_says_what_it_is() {
+    let course = |last: Seen| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
+    assert_eq!(
+        course(seen(100, 1000, 2000)),
+        [("sale.resumed", false, Some(0))],
+        "its store has prolonged it"
+    );
+    assert_eq!(course(seen(100 + 360, 1000, 2000)), [("sale.resumed", false, Some(0))]);
+    assert_eq!(course(seen(100 + 361, 1000, 2000)), [("sale.started", false, Some(1))]);
+    assert_eq!(course(seen(101, 900, 2000)), [("sale.deepened", true, Some(0))]);
+    assert_eq!(course(seen(101, 2000, 2000)), [("price.raised", false, None)]);
+}
+
+#[test]
+fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end() {
+    let (price, _) = changes(&[seen(0, 2000, 2000), told(1, 1000, 100)]);
+    let over = price.unwrap().lapse(at(150)).unwrap();
+    for late in [seen(50, 1000, 2000), told(50, 1000, 100), told(50, 1000, 90)] {
+        let Outcome::Unchanged { after } = observe(Some(&over), &late, &Rules::default(), false) else {
+            panic!("{late:?}")
+        };
+        assert_eq!((after.sale, after.unknown_since(at(150))), (None, Some(at(100))), "{late:?}");
+    }
+    match observe(Some(&over), &told(50, 1000, 200), &Rules::default(), false) {
+        Outcome::Changed(change) => {
+            assert_eq!((change.kind, change.after.sale.unwrap().ends_at), (Kind::SaleResumed, Some(at(200))));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_sale_that_is_told_as_over_is_none() {
+    assert_eq!(kinds(&[told(5, 1000, 5)]), [("first.seen", false)]);
+    assert_eq!(
+        kinds(&[seen(0, 2000, 2000), told(5, 1000, 4)]),
+        [("first.seen", false), ("price.lowered", true)]
+    );
+    let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
+    assert_eq!((changes[1].kind, changes[1].reason), (Kind::SaleEnded, Some(EndReason::ToldEnd)));
+    assert!(!price.unwrap().is_on_sale(at(5)));
+    // An end beside a price that is no sale says nothing.
+    assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
+}
+
+#[test]
+fn what_cannot_be_bought_is_no_sale_and_no_low() {
+    let gone = |minute, amount| Seen { available: false, ..seen(minute, amount, 2000) };
+    assert_eq!(kinds(&[gone(0, 1000)]), [("first.seen", false)]);
+    assert_eq!(
+        kinds(&[seen(0, 2000, 2000), gone(1, 1000), gone(2, 2000), gone(3, 0)]),
+        [("first.seen", false), ("price.lowered", false), ("price.raised", false), ("price.lowered", false)]
+    );
+    let (price, changed) = changes(&[seen(0, 2000, 2000), seen(1, 1500, 2000), gone(2, 1000), gone(3, 1000)]);
+    assert_eq!((changed[2].kind, changed[2].reason), (Kind::SaleEnded, Some(EndReason::Unavailable)));
+    let price = price.unwrap();
+    assert_eq!((price.low.unwrap().amount, price.available, price.amount), (1500, false, 1000));
+    assert_eq!(
+        course(&[seen(0, 2000, 2000), gone(1, 1000), seen(2, 1000, 2000)])[2],
+        ("sale.started", true, Some(0)),
+        "back on sale it is one"
+    );
+    assert_eq!(
+        course(&[seen(0, 1000, 2000), gone(1, 1000), seen(2, 1000, 2000)])[2],
+        ("sale.resumed", false, Some(0)),
+        "and soon after it was sold out, the same"
+    );
+    assert_eq!(
+        kinds(&[gone(0, 1000), seen(0, 1000, 2000)])[1].0,
+        "sale.started",
+        "of two alike the one to be had"
+    );
+    assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
+}
+
+/// What the rules come to, for prices of one offer in the order of time: said by whole courses and not step by step.
+struct Model {
+    /// Of each sale its beginning, its end so far, its lowest amount.
+    sales: Vec<(DateTime<Utc>, Option<DateTime<Utc>>, i64)>,
+    low: Option<i64>,
+}
+
+impl Model {
+    fn of(sights: &[Seen], now: DateTime<Utc>) -> Model {
+        // What stands at each instant.
+        let mut standing: Vec<Seen> = Vec::new();
+        for sight in sights {
+            match standing.last_mut().filter(|last| last.observed_at == sight.observed_at) {
+                // The first of an instant is the lowest; of those alike the latest end counts, if any is on sale at all.
+                Some(last) if (last.amount, last.available) == (sight.amount, sight.available) => {
+                    let comes = |end: Option<DateTime<Utc>>| end.is_none_or(|end| end > sight.observed_at);
+                    if comes(last.sale_ends_at) && comes(sight.sale_ends_at) {
+                        last.sale_ends_at = last.sale_ends_at.max(sight.sale_ends_at);
+                    }
+                }
+                Some(_) => {}
+                None => standing.push(*sight),
+            }
+        }
+        let paid = standing.iter().filter(|s| s.available && s.amount > 0).map(|s| s.amount);
+        let mut model = Model { sales: Vec::new(), low: paid.min() };
+        let mut end = None;
+        for (n, sight) in standing.iter().enumerate() {
+            let told = sight.sale_ends_at.filter(|_| sight.amount < 2000);
+            let is_sale =
+                sight.available && sight.amount < 2000 && told.is_none_or(|end| end > sight.observed_at);
+            if !is_sale {
+                end = None;
+                continue;
+            }
+            // Silence leaves the end as it was told, until it has come.
+            end = told.or(end.filter(|end| *end > sight.observed_at));
+            let next = standing.get(n + 1).map(|next| next.observed_at);
+            let until =
+                [end, next].into_iter().flatten().min().filter(|until| next.is_some() || *until <= now);
+            match model.sales.last_mut() {
+                Some((_, last, best))
+                    if last.is_some_and(|last| sight.observed_at - last <= TimeDelta::hours(6)) =>
+                {
+                    (*last, *best) = (until, sight.amount.min(*best));
+                }
+                _ => model.sales.push((sight.observed_at, until, sight.amount)),
+            }
+        }
+        model
+    }
+}
+
+fn sights() -> impl Strategy<Value = Vec<Seen>> {
+    let amounts = prop::sample::select(vec![0, 700, 1000, 1500, 2000, 2000, 2000]);
+    let end = prop::option::weighted(0.3, -1_i64..12);
+    let sight = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
+    prop::collection::vec(sight, 1..40).prop_map(|sights| {
+        let mut sights: Vec<Seen> = sights
+            .into_iter()
+            .map(|(hour, amount, available, end)| Seen {
+                available,
+                sale_ends_at: end.map(|hours| at((hour + hours) * 60)),
+                ..seen(hour * 60, amount, 2000)
+            })
+            .collect();
+        sights.sort_by_key(|sight| (sight.observed_at, sight.amount, !sight.available));
+        sights
+    })
+}
+
+proptest! {
+    /// Sales are the stretches below the regular price, joined where no more than six hours lie between.
+    #[test]
+    fn sales_are_stretches_with_six_hours_between(sights in sights()) {
+        let now = sights.last().unwrap().observed_at;
+        let model = Model::of(&sights, now);
+        let (price, changes) = changes(&sights);
+        let price = price.unwrap();
+        let mut begun: Vec<(Uuid, DateTime<Utc>)> = Vec::new();
+        for change in &changes {
+            if let Some(sale) = change.after.sale {
+                let known = begun.iter().any(|(id, _)| *id == sale.id);
+                prop_assert_eq!(!known, change.kind == Kind::SaleStarted);
+                if !known {
+                    begun.push((sale.id, change.after.observed_at));
+                }
+            }
+        }
+        let begins: Vec<_> = model.sales.iter().map(|(begin, ..)| *begin).collect();
+        prop_assert_eq!(begun.iter().map(|(_, begin)| *begin).collect::<Vec<_>>(), begins);
+        let last = price.sale.map(|sale| (sale.id, sale.best)).or(price.ended.map(|ended| (ended.id, ended.best)));
+        prop_assert_eq!(last.map(|(_, best)| best), model.sales.last().map(|(.., best)| *best));
+        prop_assert_eq!(last.map(|(id, _)| id), begun.last().map(|(id, _)| *id));
+        prop_assert_eq!(price.low.map(|low| low.amount), model.low);
+    }
+
+    /// A bell is rung for a first price that is on sale, for a sale that begins long after the last one, and for what is
+    /// below the price before: never for what was as cheap a moment ago.
+    #[test]
+    fn what_rings_is_better_than_what_was(sights in sights()) {
+        let (_, changes) = changes(&sights);
+        let mut rung: std::collections::HashMap<Uuid, i64> = Default::default();
+        for change in &changes {
+            let Some(sale) = change.after.sale else { continue };
+            match change.kind {
+                Kind::SaleStarted => drop(rung.insert(sale.id, change.after.amount)),
+                Kind::SaleResumed => prop_assert!(change.after.amount >= rung[&sale.id]),
+                Kind::SaleDeepened if change.rings_again => {
+                    prop_assert!(change.after.amount < rung[&sale.id]);
+                    rung.insert(sale.id, change.after.amount);
+                }
+                _ => {
+                    let best = rung[&sale.id].min(change.after.amount);
+                    rung.insert(sale.id, best);
+                }
+            }
+        }
+    }
+
+    /// Whatever comes in whatever order: the price is that of the newest instant (the lower of two), the low is the lowest
+    /// that took effect, and telling everything twice changes nothing.
+    #[test]
+    fn the_newest_sight_stands(sights in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
+        let sights: Vec<Seen> = sights.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
+        let (mut price, mut low) = (None::<Price>, i64::MAX);
+        for round in 0..2 {
+            for sight in &sights {
+                match observe(price.as_ref(), sight, &Rules::default(), false) {
+                    Outcome::Changed(Change { after, kind, new_low, .. }) => {
+                        prop_assert_eq!(round, 0);
+                        prop_assert_eq!(new_low, price.is_some() && after.amount < low);
+                        prop_assert_eq!(kind == Kind::SaleEnded, after.sale.is_none() && price.is_some_and(|p| p.sale.is_some()));
+                        low = low.min(after.amount);
+                        price = Some(after);
+                    }
+                    Outcome::Unchanged { after } => price = Some(after),
+                    Outcome::Stale { past } => prop_assert!(past.observed_at < price.unwrap().observed_at),
+                    Outcome::Quarantined { .. } => prop_assert!(false),
+                }
+            }
+        }
+        let newest = sights.iter().map(|s| s.observed_at).max().unwrap();
+        let stands = sights.iter().filter(|s| s.observed_at == newest).map(|s| s.amount).min().unwrap();
+        let price = price.unwrap();
+        let known = price.low.map(|low| low.amount);
+        prop_assert_eq!((price.observed_at, price.amount, known), (newest, stands, Some(low)));
+    }
+}

@@ -1,0 +1,101 @@
+//! The columns of an offer that are its price, and what they say.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::offers::parse_currency;
+use crate::domain::price::{EndedSale, Low, Price, Sale};
+use crate::error::Result;
+
+/// Stands in the place of when the low was reached, beside a low of 0, of an offer for which nothing was ever paid. The
+/// version before knows no offer without a low.
+pub const NEVER_PAID: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+/// The columns of `offers`; all that can be null is so while the offer has never been seen.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct PriceColumns {
+    pub currency: Option<String>,
+    pub amount: Option<i64>,
+    pub regular: Option<i64>,
+    pub observed_at: Option<DateTime<Utc>>,
+    pub available: bool,
+    pub low: Option<i64>,
+    pub low_at: Option<DateTime<Utc>>,
+    pub was_free_at: Option<DateTime<Utc>>,
+    pub sale_id: Option<Uuid>,
+    pub sale_ends_at: Option<DateTime<Utc>>,
+    pub recent_sale_id: Option<Uuid>,
+    pub recent_sale_best: Option<i64>,
+    pub recent_sale_ended_at: Option<DateTime<Utc>>,
+}
+
+/// The columns of a row that has them all.
+macro_rules! price_columns {
+    ($row:expr) => {
+        $crate::store::known_price::PriceColumns {
+            currency: $row.currency,
+            amount: $row.amount,
+            regular: $row.regular,
+            observed_at: $row.observed_at,
+            available: $row.available,
+            low: $row.low,
+            low_at: $row.low_at,
+            was_free_at: $row.was_free_at,
+            sale_id: $row.sale_id,
+            sale_ends_at: $row.sale_ends_at,
+            recent_sale_id: $row.recent_sale_id,
+            recent_sale_best: $row.recent_sale_best,
+            recent_sale_ended_at: $row.recent_sale_ended_at,
+        }
+    };
+}
+pub(crate) use price_columns;
+
+/// The low that two columns hold. One of 0 is none: a giveaway is not paid for.
+pub fn known_low(low: Option<i64>, low_at: Option<DateTime<Utc>>) -> Option<Low> {
+    let (amount, at) = low.zip(low_at)?;
+    (amount > 0).then_some(Low { amount, at })
+}
+
+impl PriceColumns {
+    /// A low of 0 that the version before has written: it counts giveaways.
+    pub fn has_foreign_low(&self) -> bool {
+        self.low == Some(0) && self.low_at != Some(NEVER_PAID)
+    }
+
+    /// `None` while the offer has never been seen.
+    pub fn price(self) -> Result<Option<Price>> {
+        let (Some(currency), Some(amount), Some(regular), Some(observed_at)) =
+            (self.currency, self.amount, self.regular, self.observed_at)
+        else {
+            return Ok(None);
+        };
+        // What is known of a sale, if it is known of this one: the version before moves `sale_id` alone.
+        let recent = self.recent_sale_id.filter(|id| self.sale_id.is_none_or(|open| open == *id));
+        let best = recent.and(self.recent_sale_best).map_or(amount, |best| best.min(amount));
+        let ended_at = recent.and(self.recent_sale_ended_at);
+        Ok(Some(Price {
+            currency: parse_currency(&currency)?,
+            amount,
+            regular,
+            observed_at,
+            available: self.available,
+            low: known_low(self.low, self.low_at),
+            was_free_at: self.was_free_at,
+            sale: self.sale_id.map(|id| Sale {
+                id,
+                best,
+                ends_at: self.sale_ends_at,
+                interrupted_at: ended_at,
+            }),
+            ended: match self.sale_id {
+                Some(_) => None,
+                None => recent.zip(self.recent_sale_best).zip(ended_at).map(|((id, best), at)| EndedSale {
+                    id,
+                    best,
+                    at,
+                }),
+            },
+        }))
+    }
+}
