@@ -263,8 +263,9 @@ fn check_address(listen: SocketAddr) -> Result<(), Failure> {
     match std::net::TcpListener::bind(listen) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::new(format!(
-            "another program listens on {listen}; --listen {} takes a free port",
-            SocketAddr::new(listen.ip(), 0)
+            "another program listens on {listen}; --listen {free} takes a free port \
+             (make run ARGS=\"--listen {free}\")",
+            free = SocketAddr::new(listen.ip(), 0)
         ))),
         Err(error) => Err(error).explain(|| format!("cannot listen on {listen}")),
     }
