@@ -210,7 +210,7 @@ async fn what_an_operator_can_mend_is_tried_again() {
         (with_password(encrypted.port), String::new(), "certificate"),
         (with_password(encrypted.port), "/nowhere/ca.pem".to_owned(), "email.ca_file /nowhere/ca.pem"),
         (with_password(plain.port), String::new(), "offers no STARTTLS"),
-        (format!("smtp://127.0.0.1:{nobody}"), String::new(), "refused"),
+        (format!("smtp://127.0.0.1:{nobody}"), String::new(), "nothing listens at the mail server"),
         ("smtp://nowhere.invalid".to_owned(), String::new(), "lookup address"),
     ] {
         let mut settings = vec![("SALEBELL_EMAIL__SMTP_URL", url.as_str())];
