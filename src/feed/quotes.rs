@@ -221,6 +221,8 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
             rows += usize::from(likeness == Some(Likeness::Row));
             if likeness.is_some() && begin == 0 {
                 first_may_be_row = true;
+            } else if begin > 0 && wanted.begins(bytes, begin..end, whole, &read.fields) {
+                (later, telling) = (later + 1, telling + 1);
             } else if likeness.is_some() {
                 later += 1;
                 telling += usize::from(is_telling(bytes, begin..end, &read.fields, table));
@@ -268,6 +270,18 @@ impl Row<'_> {
             read_regardless(line, self.dialect, self.columns, true),
         ];
         readings.iter().filter_map(|read| self.likeness_of(line, read)).max()
+    }
+
+    /// Whether a row of several lines begins with this one: what closes a field of the lines before opens one of it.
+    fn begins(&self, bytes: &[u8], line: Range<usize>, whole: bool, before: &Fields) -> bool {
+        let closes = |field: &&Field| field.quoted && field.begin < line.start && line.contains(&field.end);
+        let Some(mark) = before.list.iter().find(closes).map(|field| field.end - line.start) else {
+            return false;
+        };
+        let read = read(&bytes[line.start..], whole, self.dialect, self.columns);
+        read.fields.list.iter().any(|field| field.quoted && field.begin == mark + 1)
+            && read.length.is_some_and(|length| length > line.len() + 1)
+            && self.likeness_of(&bytes[line.start..], &read).is_some()
     }
 
     fn likeness_of(&self, line: &[u8], read: &Read) -> Option<Likeness> {

@@ -541,3 +541,29 @@ async fn a_line_that_is_taken_without_a_field_is_no_failure() {
         "{games}"
     );
 }
+
+#[tokio::test]
+async fn an_open_quote_gives_no_line_the_price_of_another() {
+    let rows = "r1\tGame one\t\"Best game\t10\nr2\tGame two\tfine\t1\nr3\tGame three\tsay \"hi\"\t2\nr4\tGame four\tz\t3\n";
+    for (name, body) in [
+        ("open.tsv", rows.to_owned()),
+        // A mark some rows below would close it.
+        ("closed.tsv", rows.replace("say \"hi\"", "24\"")),
+        ("closed.csv", rows.replace("say \"hi\"", "24\"").replace('\t', ";")),
+    ] {
+        let app = TestApp::spawn().await;
+        let scratch = Scratch::new();
+        let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
+        let header = if name.ends_with("tsv") { "id\ttitle\tnote\tprice\n" } else { "id;title;note;price\n" };
+        let file = write(&scratch, name, format!("{header}{body}"));
+        let arguments = ["--map", "sku=id", "--set", "store=Shop", "--set", "currency=EUR", &file];
+        let output = report(&app, &scratch, &app.url, &shop, &arguments).await;
+        assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
+        let offers: Vec<(String, i64)> = sqlx::query_as("select sku, amount from offers order by sku")
+            .fetch_all(&app.app.writer)
+            .await
+            .unwrap();
+        let expected = [("r1", 1000), ("r2", 100), ("r3", 200), ("r4", 300)];
+        assert_eq!(offers, expected.map(|(sku, amount)| (sku.to_owned(), amount)), "{name}");
+    }
+}

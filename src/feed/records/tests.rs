@@ -184,6 +184,11 @@ fn an_open_quote_costs_its_own_line_at_most() {
             "r1\t\"a\ttab\tx\nline\ttwo\"\t4 EUR\t1 EUR\nr3\tThree\tz\t2 EUR\n",
             vec!["!2", "!3", "r3|Three|z|2 EUR"],
         ),
+        // A mark too many, and the mark that opens a field of the next row would close it.
+        (
+            "r1\tOne\t\"a\nb\"\"\t4 EUR\nr2\t\"\tx\ny\"\tz\t2 EUR\nr3\tThree\tz\t2 EUR\n",
+            vec!["!2", "!3", "!4", "y\"|z|2 EUR", "r3|Three|z|2 EUR"],
+        ),
         // What is meant as one field of several lines.
         (
             "r1\tOne\t\"a \"\"word\"\", a\ttab and\n\nan end\"\t4 EUR\nr2\tTwo\tz\t1 EUR\n",
@@ -285,7 +290,7 @@ fn rows_of(field: &str) -> Vec<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(800))]
 
     #[test]
     fn no_row_has_a_cell_of_another_and_none_is_lost((rows, columns, delimiter, price, body) in damaged()) {
@@ -356,7 +361,7 @@ proptest! {
         let separator = char::from(delimiter).to_string();
         let end = if returns { "\r\n" } else { "\n" };
         // Commas as people write them, line ends, marks; a tab in a table of tabs, and then no line ends beside it.
-        let spaced = if delimiter == b'\t' { "a\tb".to_owned() } else { format!("{separator} ") };
+        let spaced = if delimiter == b'\t' { "a\tb".to_owned() } else { format!("b{separator} a") };
         let words = ["game", "and", "é", "\"", "\"\"", "one \"two\"", spaced.as_str(), "\n", "\r\n", "\n\n", "|", "x"];
         let text = |row: usize, word: usize| match words[word] {
             other if delimiter == b'\t' && other.contains(if row % 2 == 0 { '\n' } else { '\t' }) => "x",
