@@ -378,7 +378,7 @@ fn check_query_text(parts: &Parts) -> Result<()> {
         return Ok(());
     };
     let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
-    Err(bad_parameter(&brief(&name), "is not UTF-8"))
+    Err(bad_parameter(&name, "is not UTF-8"))
 }
 
 /// The decoded pairs of the query, in order.

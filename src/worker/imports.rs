@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result, chain};
 use crate::failure::{Explain, Failure};
 use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
+use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{Seen, Sorter};
 use crate::outbound::blobs::{Span, read_spans};
@@ -463,7 +464,7 @@ impl Reading {
                 Ok(Checked { observation, warnings }) => {
                     if !warnings.is_empty() {
                         self.read.warnings.fetch_add(1, Ordering::Relaxed);
-                        refused.push(RowRefusal { line, reason: in_words(warnings), warning: true });
+                        refused.push(RowRefusal { line, reason: shorten(in_words(warnings)), warning: true });
                     }
                     let seen = Seen { line: row.line, observation };
                     match &mut sorter {
@@ -473,7 +474,7 @@ impl Reading {
                 }
                 Err(reason) => {
                     self.read.refused.fetch_add(1, Ordering::Relaxed);
-                    refused.push(RowRefusal { line, reason, warning: false });
+                    refused.push(RowRefusal { line, reason: shorten(reason), warning: false });
                 }
             }
             if portion.is_full() {
