@@ -96,6 +96,7 @@ pub async fn create(
         expires_at: request.expires_at.unwrap_or(file.expires_at),
         max_downloads: request.max_downloads,
     };
+    let _turn = app.uploads.turn(caller.account).await;
     let link = file_links::create_link(&app.writer, file.id, &new, now).await?;
     let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
     conditional::shown_once(StatusCode::CREATED, None, &created)

@@ -278,6 +278,7 @@ pub async fn create(
     Json(request): Json<CreateWatchRequest>,
 ) -> Result<Response> {
     let (game, fields) = request.check()?;
+    let _turn = app.uploads.turn(caller.account).await;
     let location = |watch: &Watch| format!("/v1/watches/{}", watch.id);
     match watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await? {
         Creation::Made(watch) => conditional::created(&location(&watch), &WatchResponse::from(watch)),

@@ -11,7 +11,7 @@ const REQUESTS = [
   ["POST", "/v1/watches", { "Content-Type": "application/json", ...bearer }],
   ["POST", "/v1/watches", { "Content-Type": "text/html", ...bearer }],
   ["POST", "/v1/prices", { "Content-Type": "application/x-ndjson" }],
-  ["POST", "/v1/games?limit=none", { "Content-Type": "application/json", "Idempotency-Key": "a b", ...bearer }],
+  ["POST", "/v1/prices?backfill=what", { "Content-Type": "application/x-ndjson", ...bearer }],
   ["PUT", "/v1/nothing", {}],
 ];
 const body = Buffer.alloc(5 << 20, "x");

@@ -165,8 +165,15 @@ async fn the_journal_has_each_level_under_the_priority_of_its_name() {
         ("SALEBELL_LOG__LEVEL", "debug"),
         ("SALEBELL_LOG__TO", "journal"),
     ];
-    let api = Binary::start_under(&journal.wrapper(), &["api"], &settings);
-    let url = api.url().await;
+    let _api = Binary::start_under(&journal.wrapper(), &["api"], &settings);
+    let mut url = String::new();
+    eventually("it listens", async || {
+        let entries = journal.of("salebell::process");
+        let found = entries.iter().find_map(|entry| entry["MESSAGE"].strip_prefix("listening on "));
+        url = found.unwrap_or_default().to_owned();
+        !url.is_empty()
+    })
+    .await;
     reqwest::get(format!("{url}/healthz")).await.unwrap();
     // syslog's informational and debug, and not a notice (5).
     for (target, text, priority) in
