@@ -60,7 +60,7 @@ async fn notices_are_read_and_unread_again() {
 
     let unread = app.call(&anna, Method::PATCH, &path, json!({"read": false})).await;
     assert_eq!((&unread.body["read"], &unread.body["read_at"]), (&json!(false), &Value::Null));
-    for refused in [json!({}), json!({"read": null}), json!({"read": 1}), json!({"read": true, "x": 1})] {
+    for refused in [json!({"read": null}), json!({"read": 1}), json!({"read": true, "x": 1})] {
         let answered = app.call(&anna, Method::PATCH, &path, refused.clone()).await;
         assert_eq!(answered.status, 422, "{refused}");
     }

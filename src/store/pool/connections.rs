@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::guard::{Connection, Live};
+use super::password::{RING_AGAIN, is_refusal};
 use crate::error::is_transient;
 
 /// Why there is no connection; several waiters may hear the same reason.
@@ -37,6 +38,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ATTEMPTS: usize = (ATTEMPT_TIMEOUT.as_millis() / SLOW.as_millis()) as usize;
 /// Pause between two attempts while the database is away; after it is back nobody waits longer than this and a log-in.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
+/// Pause after the password was refused, unless another is known before.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// An attempt that has not been refused for so long is a log-in under way.
 const NOT_REFUSED_AFTER: Duration = Duration::from_millis(50);
 /// Longest wait for a connection while log-ins are under way.
@@ -233,6 +236,11 @@ impl Connections {
             // Another password may be known by now.
             Err(_) if generation != state.generation => self.open_more(&mut state),
             Err(error) if is_transient(&error) => self.attempt_failed(&mut state, error, silent),
+            // Those that were made with an older password go on serving.
+            Err(error) if is_refusal(&error) && state.open > 0 => {
+                self.pause(&mut state, error, REFUSED_PAUSE);
+                tokio::spawn(self.clone().ask_for_password(generation));
+            }
             Err(error) => {
                 // The same would be answered again: whoever waits must hear it.
                 let reason = Arc::new(error);
@@ -272,14 +280,30 @@ impl Connections {
         if state.failure.is_none() {
             self.test_idle(state);
         }
-        (state.failure, state.silent) = (Some(Arc::new(error)), silent);
+        self.pause(state, error, RETRY_EVERY);
+        state.silent = silent;
+    }
+
+    /// Begins no attempt for a while.
+    fn pause(self: &Arc<Self>, state: &mut State, error: sqlx::Error, pause: Duration) {
+        state.failure = Some(Arc::new(error));
         state.wanted = 0;
-        state.not_before = Some(Instant::now() + RETRY_EVERY);
+        state.not_before = Some(Instant::now() + pause);
         let pool = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(RETRY_EVERY).await;
+            tokio::time::sleep(pause).await;
             pool.open_more(&mut pool.state());
         });
+    }
+
+    /// Asks for another password until there is one, or the refused one is tried once more.
+    async fn ask_for_password(self: Arc<Self>, generation: u64) {
+        let Some(number) = self.settings.password.generation() else { return };
+        let until = Instant::now() + REFUSED_PAUSE;
+        while Instant::now() < until && self.state().generation == generation {
+            self.settings.password.refuse(number);
+            tokio::time::sleep(RING_AGAIN).await;
+        }
     }
 
     /// Hands a connection to whoever has waited longest, or keeps it.
@@ -401,9 +425,12 @@ impl Connections {
         self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_options(&self, options: PgConnectOptions) {
+    pub(super) fn set_options(self: &Arc<Self>, options: PgConnectOptions) {
         *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
-        self.state().generation += 1;
+        let mut state = self.state();
+        state.generation += 1;
+        (state.failure, state.not_before) = (None, None);
+        self.open_more(&mut state);
     }
 
     pub(super) fn open_count(&self) -> u32 {

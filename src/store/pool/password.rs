@@ -12,7 +12,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// What somebody hears who has waited for the first password in vain.
 pub(super) const NO_PASSWORD_YET: &str = "there is no token yet to log in to the database with";
 /// How often somebody who waits asks for another password.
-const RING_AGAIN: Duration = Duration::from_millis(250);
+pub(super) const RING_AGAIN: Duration = Duration::from_millis(250);
 
 /// The generation before the first password.
 pub(super) const NONE_YET: u64 = 0;
@@ -63,6 +63,12 @@ impl Password {
         *self.generation.borrow()
     }
 
+    /// Says that the database has refused the one of this number.
+    pub(super) fn refuse(&self, number: u64) {
+        self.refused.fetch_max(number, Ordering::SeqCst);
+        self.bell.notify_one();
+    }
+
     /// Waits until the database has refused the one that the pools have now.
     pub async fn refused(&self) {
         loop {
@@ -79,8 +85,7 @@ impl Password {
         let mut generation = self.generation.subscribe();
         let waiting = async {
             loop {
-                self.refused.fetch_max(before, Ordering::SeqCst);
-                self.bell.notify_one();
+                self.refuse(before);
                 let other = generation.wait_for(|now| now.is_some_and(|number| number != before));
                 if let Ok(found) = tokio::time::timeout(RING_AGAIN, other).await {
                     return found.is_ok();
