@@ -376,7 +376,7 @@ fn check_query_text(parts: &Parts) -> Result<()> {
     let is_text = |encoded: &str| percent_decode_str(encoded).decode_utf8().is_ok();
     for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !is_text(pair)) {
         let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
-        return Err(bad_parameter(&brief(&name), "is not UTF-8"));
+        return Err(bad_parameter(&name, "is not UTF-8"));
     }
     Ok(())
 }

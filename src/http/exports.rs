@@ -14,7 +14,6 @@ use super::page::Paging;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
-use crate::domain::region::check_region;
 use crate::error::{Error, Result};
 use crate::store::exports::{self, Export};
 use crate::tables::TableFormat;

@@ -170,8 +170,9 @@ impl IntoResponse for ReportResponse {
             (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(&self)).into_response();
         self.rejected.clear();
         self.warnings.clear();
-        self.detail =
-            Some("The first answer told refusals and warnings one by one; those are not kept, only their count.");
+        self.detail = Some(
+            "The first answer told refusals and warnings one by one; those are not kept, only their count.",
+        );
         if let Ok(short) = to_json(&self) {
             response.extensions_mut().insert(Abridged(short.into()));
         }
