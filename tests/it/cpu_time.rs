@@ -55,7 +55,11 @@ fn check(address: &str) -> Duration {
 /// The same while threads that have nothing to do with the process's work are busy: what the machine alone does to it.
 async fn slowest_check_beside_others(app: &TestApp) -> Duration {
     let over = AtomicBool::new(false);
-    let burn = || while !over.load(Ordering::Relaxed) {};
+    let burn = || {
+        while !over.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
     let address = app.url.trim_start_matches("http://").to_owned();
     // Four, as many as there are bodies.
     tokio::task::block_in_place(|| {

@@ -67,6 +67,7 @@ mod readme;
 mod record;
 mod renewal;
 mod report;
+mod report_rows;
 mod resumable_uploads;
 mod role_credentials;
 mod s3_files;
