@@ -61,6 +61,9 @@ case "$*:$left_out" in
     ;;
 esac
 
+# Most tests wait for something most of the time: one more at once than there are cores.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
+
 # What boots instances is root's. A user has the rest by cargo, and these by sudo.
 if [ $# -gt 0 ]; then
   if [ -n "$image" ] && [ "$(id -u)" -ne 0 ]; then
