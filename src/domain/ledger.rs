@@ -81,7 +81,7 @@ pub struct Event {
     pub new_low: bool,
     /// Of `sale.ended`.
     pub reason: Option<EndReason>,
-    /// The dispatch looks at it: a watch can want to know, or is owed what could not be sent of an interrupted sale.
+    /// The dispatch looks at it: a watch can want to know, or is owed what could not be told of an interrupted sale.
     pub rings: bool,
     /// Those too whom the sale has rung already.
     pub rings_again: bool,
@@ -282,8 +282,9 @@ impl<'a> Ledger<'a> {
                     self.note_sale(&sale, after, Some(new_low), None);
                 }
                 Kind::RegularChanged => self.note_sale(&sale, after, None, None),
-                // As low as it was.
-                Kind::SaleResumed if after.amount == sale.best => self.note_sale(&sale, after, None, None),
+                Kind::SaleResumed if is_as_low_as_it_was(&sale, &after) => {
+                    self.note_sale(&sale, after, None, None);
+                }
                 _ => self.note_sale(&sale, after, Some(new_low), None),
             }
         }
@@ -302,8 +303,11 @@ impl<'a> Ledger<'a> {
         }
         let holds_until = change.holds_until;
         self.changes.history.push(PastPrice { offer_id: self.offer.id, price: after, holds_until });
-        let rings =
-            kind == Kind::SaleResumed || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
+        // A new low may come for more than the price before it: paid after a giveaway. A sale that was resumed is owed to
+        // watches that could not be rung when it started.
+        let rings = new_low
+            || kind == Kind::SaleResumed
+            || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
         self.changes.events.push(Event {
             id: Uuid::now_v7(),
             kind,
@@ -345,6 +349,14 @@ impl<'a> Ledger<'a> {
             ends_at: sale.ends_at,
             ended_at,
         });
+    }
+}
+
+/// Whether a resumed sale is a new low if it was one when it ended: nothing has cost less since.
+fn is_as_low_as_it_was(sale: &Sale, price: &Price) -> bool {
+    match price.amount {
+        0 => sale.best.is_none(),
+        paid => sale.best == Some(paid) && price.low.is_none_or(|low| low.amount >= paid),
     }
 }
 

@@ -151,7 +151,8 @@ async fn load_offers(
     let rows = sqlx::query!(
         r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low,
             o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
-            o.recent_sale_ended_at
+            o.recent_sale_ended_at,
+            o.recent_sale_was_free
         from unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) as k (place, store_id, sku, region)
         join offers o on o.store_id = k.store_id and o.sku = k.sku and o.region = k.region
         order by o.id
@@ -206,7 +207,8 @@ async fn recompute_lows(
 pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
     let rows = sqlx::query!(
         "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
-            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at
+            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
+            o.recent_sale_was_free
         from offers o where o.id = any($1) order by o.id for no key update",
         ids,
     )
