@@ -62,7 +62,8 @@ pub async fn record(
             publish,
             rings_from: message.reported_at - rules.rings_within,
         };
-        let changes = apply(&sights, offers, rules, &source);
+        let mut changes = apply(&sights, offers, rules, &source);
+        changes.resume_what_was_over(now);
         if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
             transaction.rollback().await?;
             return Ok(None);
@@ -313,6 +314,7 @@ pub async fn release(
     // How old it was when it was reported counts, not how long the operator took.
     let rings_from = held.created_at - rules.rings_within;
     let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
+    changes.resume_what_was_over(now);
     price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
         .fetch_one(&mut *transaction)

@@ -76,7 +76,7 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
     let (shop, anna, otto) = (shop(&app).await, app.user("anna", &[]).await, app.user("otto", &[]).await);
     let day = 24 * 60;
     let of = |title: &str, observation| with(observation, json!({"sku": title, "title": title}));
-    for title in ["Over", "Old"] {
+    for title in ["Over", "Late", "Old"] {
         tell(&app, &shop, json!([of(title, seen(&app, "20.00", -9 * day))])).await;
         for rule in [json!({"any_sale": {}}), json!({"new_low": {}})] {
             watch(&app, &anna, title, json!({"rule": rule})).await;
@@ -92,14 +92,19 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
     let batch = tell(&app, &shop, prolonged).await;
     assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
     assert_eq!((rung(&anna).await, rung(&otto).await), (2, 0), "not a watch that was made while it flapped");
+    // The same, with an observation from before the end that nobody has recorded yet.
+    tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -9), ends(-5)))])).await;
+    let batch = tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -7), ends(day)))])).await;
+    assert_eq!((&batch["unchanged"], &batch["transitions"]), (&json!(1), &json!({})));
+    assert_eq!(rung(&anna).await, 4);
     // Too old when it was reported, and not over yet.
     tell(&app, &shop, json!([of("Old", seen(&app, "10.00", -8 * day))])).await;
     tell(&app, &shop, json!([of("Old", seen(&app, "20.00", -60))])).await;
-    assert_eq!(rung(&anna).await, 2);
+    assert_eq!(rung(&anna).await, 4);
     for minute in [-30, -10] {
         let batch = tell(&app, &shop, json!([of("Old", seen(&app, "10.00", minute))])).await;
         assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
-        assert_eq!(rung(&anna).await, 4, "once for the sale");
+        assert_eq!(rung(&anna).await, 6, "once for the sale");
         tell(&app, &shop, json!([of("Old", seen(&app, "20.00", minute + 5))])).await;
     }
 }

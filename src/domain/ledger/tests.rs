@@ -186,6 +186,25 @@ fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
 }
 
 #[test]
+fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
+    let mut first = apply(&[told(0, 500, 10)]);
+    let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
+    let events = |end, now| {
+        let (mut later, rules) = (Changes::default(), Rules::default());
+        let mut ledger = Ledger::open(known.clone(), &rules, &mut later);
+        ledger.apply(&told(5, 500, end));
+        ledger.close();
+        later.resume_what_was_over(at(now));
+        later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
+    };
+    let sale = known.price.unwrap().sale.map(|sale| sale.id);
+    assert_eq!(events(60, 10), [(Kind::SaleResumed, sale, true)]);
+    assert_eq!(events(60, 9), [], "it was not over");
+    assert_eq!(events(20, 30), [], "it is over all the same");
+    assert_eq!(events(10, 30), [], "nothing has moved");
+}
+
+#[test]
 fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
     let changes = apply(&[seen(0, 2000, 2000), seen(1, 0, 2000), seen(2, 1500, 2000)]);
     let last = changes.events.last().unwrap();

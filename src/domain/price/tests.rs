@@ -518,7 +518,8 @@ proptest! {
             prop_assert!(change.kind != Kind::SaleResumed || !better);
             let rings = better && change.kind == Kind::SaleDeepened;
             // A told end interrupts too, and is no change.
-            prop_assert!(if change.rings_again { rings } else { !(rings && interrupted) });
+            prop_assert!(rings || !change.rings_again);
+            prop_assert!(change.rings_again || !(rings && interrupted));
             known.insert(sale.id, (best_with(best, amount), interrupted && !change.rings_again));
         }
     }
