@@ -72,7 +72,7 @@ async fn paid_prices_ring_after_a_giveaway() {
 
 #[tokio::test]
 async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on() {
-    let app = TestApp::spawn().await;
+    let app = TestApp::spawn_with(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).await;
     let (shop, anna, otto) = (shop(&app).await, app.user("anna", &[]).await, app.user("otto", &[]).await);
     let day = 24 * 60;
     let of = |title: &str, observation| with(observation, json!({"sku": title, "title": title}));
