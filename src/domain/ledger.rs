@@ -38,12 +38,25 @@ pub struct Changes {
     pub started_sales: Vec<SaleChange>,
     pub changed_sales: Vec<SaleChange>,
     pub events: Vec<Event>,
+    /// Sales from before the message for which the store has named a later end at the same price, with the end that they
+    /// had: news if that had come already (`resume_what_was_over`).
+    prolonged: Vec<(DateTime<Utc>, Event)>,
     pub quarantined: Vec<Quarantined>,
     /// Quarantined observations that a second one has confirmed.
     pub confirmed: Vec<Uuid>,
     pub counts: Counts,
     /// Sales that are over because the end has come that the store had told: no observation's doing.
     pub told_ends: u64,
+}
+
+impl Changes {
+    /// Adds `sale.resumed` for the sales that were over by now, and are not as their stores say: nobody had ended them yet,
+    /// but they were no deals, and their bells were not rung. That is nobody's transition, as the end would have been.
+    pub fn resume_what_was_over(&mut self, now: DateTime<Utc>) {
+        let prolonged = std::mem::take(&mut self.prolonged).into_iter();
+        let resumed = prolonged.filter(|(end, event)| *end <= now && event.price.is_on_sale(now));
+        self.events.extend(resumed.map(|(_, event)| event));
+    }
 }
 
 /// A price from its time of sight on.
@@ -81,7 +94,7 @@ pub struct Event {
     pub new_low: bool,
     /// Of `sale.ended`.
     pub reason: Option<EndReason>,
-    /// The dispatch looks at it: a watch can want to know, or is owed what could not be sent of an interrupted sale.
+    /// The dispatch looks at it: a watch can want to know, or is owed what could not be told of an interrupted sale.
     pub rings: bool,
     /// Those too whom the sale has rung already.
     pub rings_again: bool,
@@ -248,12 +261,30 @@ impl<'a> Ledger<'a> {
 
     /// The price is the same; its sale may end at another time now.
     fn see_again(&mut self, after: Price) {
-        let end_of = |price: &Price| price.sale.map(|sale| sale.ends_at);
+        let end_before = self.offer.price.and_then(|price| price.sale).map(|sale| sale.ends_at);
         if let Some(sale) = after.sale
-            && self.offer.price.as_ref().and_then(end_of) != Some(sale.ends_at)
+            && end_before != Some(sale.ends_at)
         {
             self.note_sale(&sale, after, None, None);
             let offer_id = self.offer.id;
+            if let Some(end) = end_before.flatten()
+                && !self.started.contains(&sale.id)
+            {
+                let event = Event {
+                    id: Uuid::now_v7(),
+                    kind: Kind::SaleResumed,
+                    offer_id,
+                    game_id: self.offer.game_id,
+                    sale_id: Some(sale.id),
+                    price: after,
+                    previous_amount: Some(after.amount),
+                    new_low: false,
+                    reason: None,
+                    rings: true,
+                    rings_again: false,
+                };
+                self.changes.prolonged.push((end, event));
+            }
             match self.changes.history.last_mut().filter(|last| last.offer_id == offer_id) {
                 Some(last) => last.holds_until = sale.ends_at,
                 None => {
@@ -282,8 +313,9 @@ impl<'a> Ledger<'a> {
                     self.note_sale(&sale, after, Some(new_low), None);
                 }
                 Kind::RegularChanged => self.note_sale(&sale, after, None, None),
-                // As low as it was.
-                Kind::SaleResumed if after.amount == sale.best => self.note_sale(&sale, after, None, None),
+                Kind::SaleResumed if is_as_low_as_it_was(&sale, &after) => {
+                    self.note_sale(&sale, after, None, None);
+                }
                 _ => self.note_sale(&sale, after, Some(new_low), None),
             }
         }
@@ -302,8 +334,11 @@ impl<'a> Ledger<'a> {
         }
         let holds_until = change.holds_until;
         self.changes.history.push(PastPrice { offer_id: self.offer.id, price: after, holds_until });
-        let rings =
-            kind == Kind::SaleResumed || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
+        // A new low may come for more than the price before it: paid after a giveaway. A sale that was resumed is owed to
+        // watches that could not be rung when it started.
+        let rings = new_low
+            || kind == Kind::SaleResumed
+            || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
         self.changes.events.push(Event {
             id: Uuid::now_v7(),
             kind,
@@ -345,6 +380,14 @@ impl<'a> Ledger<'a> {
             ends_at: sale.ends_at,
             ended_at,
         });
+    }
+}
+
+/// Whether a resumed sale is a new low if it was one when it ended: nothing has cost less since.
+fn is_as_low_as_it_was(sale: &Sale, price: &Price) -> bool {
+    match price.amount {
+        0 => sale.best.is_none(),
+        paid => sale.best == Some(paid) && price.low.is_none_or(|low| low.amount >= paid),
     }
 }
 

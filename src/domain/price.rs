@@ -36,8 +36,10 @@ pub struct Low {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale {
     pub id: Uuid,
-    /// Its lowest amount so far.
-    pub best: i64,
+    /// The lowest amount so far that was paid in it. `None`: it has only been free.
+    pub best: Option<i64>,
+    /// It has been free.
+    pub was_free: bool,
     /// When the store says that it ends.
     pub ends_at: Option<DateTime<Utc>>,
     /// When it last ended, if it has begun again since and not been below its best since then.
@@ -48,9 +50,31 @@ pub struct Sale {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSale {
     pub id: Uuid,
-    /// Its lowest amount.
-    pub best: i64,
+    /// The lowest amount that was paid in it.
+    pub best: Option<i64>,
+    pub was_free: bool,
     pub at: DateTime<Utc>,
+}
+
+impl Sale {
+    /// Whether this amount is a better one than all that the sale has had. Giveaways and paid prices are compared among
+    /// themselves only: otherwise nothing could be below the best of a sale that was free once.
+    fn is_bettered_by(&self, amount: i64) -> bool {
+        match amount {
+            0 => !self.was_free,
+            paid => self.best.is_none_or(|best| paid < best),
+        }
+    }
+
+    fn end(&self, at: DateTime<Utc>) -> EndedSale {
+        EndedSale { id: self.id, best: self.best, was_free: self.was_free, at }
+    }
+}
+
+impl EndedSale {
+    fn resume(&self, ends_at: Option<DateTime<Utc>>) -> Sale {
+        Sale { id: self.id, best: self.best, was_free: self.was_free, ends_at, interrupted_at: Some(self.at) }
+    }
 }
 
 impl Price {
@@ -80,8 +104,7 @@ impl Price {
             // It was seen on sale after that, by a version that took no notice of ends: the store was wrong about it.
             return Some(Price { sale: Some(Sale { ends_at: None, ..sale }), ..*self });
         }
-        let ended = EndedSale { id: sale.id, best: sale.best, at: end };
-        Some(Price { sale: None, ended: Some(ended), ..*self })
+        Some(Price { sale: None, ended: Some(sale.end(end)), ..*self })
     }
 
     fn says_the_same(&self, other: &Price) -> bool {
@@ -110,9 +133,10 @@ pub enum Kind {
     FirstSeen,
     /// On sale now and not before; also a first sight below the regular price.
     SaleStarted,
-    /// On sale again soon after a sale ended, at a price not below that sale's best: it is that sale.
+    /// On sale again soon after a sale ended, at a price no better than that sale's best: it is that sale.
     SaleResumed,
-    /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best.
+    /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best (of the paid prices), or
+    /// free for the first time in it.
     SaleDeepened,
     /// Still on sale, for more.
     SaleReduced,
@@ -191,8 +215,8 @@ pub struct Change {
     pub ends_sale: bool,
     /// Of `sale.ended`.
     pub reason: Option<EndReason>,
-    /// A sale that had been interrupted is below its best for the first time since: those hear of it too whom it has
-    /// rung already, as they would of a new sale.
+    /// A sale that had been interrupted is better than its best for the first time since: those hear of it too whom it
+    /// has rung already, as they would of a new sale.
     pub rings_again: bool,
     /// When the price stops to hold, as the store says.
     pub holds_until: Option<DateTime<Utc>>,
@@ -302,7 +326,14 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
     let told = seen.sale_ends_at.filter(|_| seen.amount < regular);
     let is_over = told.is_some_and(|end| end <= seen.observed_at);
     let is_sale = seen.available && seen.amount < regular && !is_over;
-    let begin = || Sale { id: Uuid::now_v7(), best: seen.amount, ends_at: told, interrupted_at: None };
+    let paid = Some(seen.amount).filter(|_| is_paid);
+    let begin = || Sale {
+        id: Uuid::now_v7(),
+        best: paid,
+        was_free: is_giveaway,
+        ends_at: told,
+        interrupted_at: None,
+    };
     let Some(before) = before else {
         after.sale = is_sale.then(begin);
         let kind = if is_sale { Kind::SaleStarted } else { Kind::FirstSeen };
@@ -342,7 +373,7 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
     let kind = match (open, is_sale) {
         (None, true) => match recent {
             None => Kind::SaleStarted,
-            Some(ended) if seen.amount < ended.best => Kind::SaleDeepened,
+            Some(ended) if ended.resume(told).is_bettered_by(seen.amount) => Kind::SaleDeepened,
             Some(_) => Kind::SaleResumed,
         },
         (Some(_), false) => Kind::SaleEnded,
@@ -353,18 +384,14 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
         (None, false) if after.amount > before.amount => Kind::PriceRaised,
         (_, _) => Kind::RegularChanged,
     };
-    let resumed = recent.map(|ended| Sale {
-        id: ended.id,
-        best: ended.best,
-        ends_at: told,
-        interrupted_at: Some(ended.at),
-    });
-    let goes_on = open.or(resumed).filter(|_| is_sale);
-    let rings_again = goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && seen.amount < sale.best);
+    let goes_on = open.or(recent.map(|ended| ended.resume(told))).filter(|_| is_sale);
+    let rings_again = kind == Kind::SaleDeepened
+        && goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
     after.sale = match goes_on {
         Some(sale) => Some(Sale {
             id: sale.id,
-            best: sale.best.min(seen.amount),
+            best: sale.best.into_iter().chain(paid).min(),
+            was_free: sale.was_free || is_giveaway,
             ends_at: told.or(sale.ends_at),
             interrupted_at: sale.interrupted_at.filter(|_| !rings_again),
         }),
@@ -372,7 +399,7 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
     };
     after.ended = match open {
         _ if is_sale || !same_currency => None,
-        Some(sale) => Some(EndedSale { id: sale.id, best: sale.best, at: seen.observed_at }),
+        Some(sale) => Some(sale.end(seen.observed_at)),
         None => before.ended,
     };
     let below_low = is_paid && before.low.is_some_and(|low| seen.amount < low.amount);

@@ -346,7 +346,7 @@ pub struct SaleData<'a> {
     pub cut: i16,
     /// Strictly below every earlier price that was paid for the offer, or its first giveaway.
     pub new_low: bool,
-    /// When the price was seen that rang; absent for notices from before this was kept.
+    /// When this price was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<DateTime<Utc>>,
     /// Where the offer can be bought.

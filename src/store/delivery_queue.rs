@@ -124,7 +124,8 @@ pub async fn queue_again(
          from deliveries d join notices n on n.id = d.notice_id left join events e on e.id = n.event_id
          where d.id = any($1) and d.state = 'pending'
          on conflict (delivery_id) do update
-            set next_attempt_at = excluded.next_attempt_at, schedule_from = excluded.schedule_from",
+            set next_attempt_at = excluded.next_attempt_at, schedule_from = excluded.schedule_from,
+                event_kind = excluded.event_kind, observed_at = excluded.observed_at",
         deliveries,
         now,
     )
@@ -154,8 +155,6 @@ pub struct DueDelivery {
     pub noticed_at: DateTime<Utc>,
     /// When its event was recorded. `None`: it was to wait for its hour, or is sent again.
     pub event_at: Option<DateTime<Utc>>,
-    /// When the price was seen that rang. `None`: its notice is from before that was kept.
-    pub observed_at: Option<DateTime<Utc>>,
     pub event_kind: String,
     pub watch_id: Uuid,
     pub sale_id: Uuid,
@@ -182,6 +181,8 @@ pub struct DueSale {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
+    /// When this price was seen.
+    pub changed_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
 }
@@ -207,7 +208,7 @@ pub async fn list_due_deliveries(
         r#"select
             s.id, g.id as game_id, g.title, o.id as offer_id, o.region, o.platform, o.url,
             st.slug as store_slug, st.name as store_name, s.currency, s.amount, s.regular,
-            s.cut, s.new_low, s.ends_at, s.ended_at
+            s.cut, s.new_low, s.changed_at, s.ends_at, s.ended_at
         from unnest($1::uuid[]) as named (sale_id)
         cross join lateral (select * from sales where id = named.sale_id limit 1) s
         cross join lateral (select * from offers where id = s.offer_id limit 1) o

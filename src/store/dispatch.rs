@@ -126,10 +126,12 @@ pub struct Times {
 /// Matches a slice of the watches of an event's game, and makes notices and deliveries, in one statement.
 ///
 /// A notice is unique by watch and sale, so whatever is repeated makes nothing twice. An event that rings again renews the
-/// notices that there are, unless they tell of it or of a lower price already, and has them delivered once more.
+/// notices that there are, unless they tell of it, of a later price or of a lower one already, and has them delivered
+/// once more.
 ///
-/// A sale that is over, because the store had said so, rings nobody. One that was resumed makes no notice: it only owes
-/// what was not sent because of the interruption (`rearm_deliveries`).
+/// A sale that is over, because the store had said so, rings nobody. One that was resumed rings the watches from before it
+/// that have no notice of it: they could not be rung when it started (it was over by then, or seen too long ago). And it
+/// owes what was not sent because of the interruption (`rearm_deliveries`).
 pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Times) -> Result<MadeSlice> {
     let mut transaction = pool.begin().await?;
     // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
@@ -140,10 +142,12 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
     // The rules stand in domain::watch too, for explanations; tests/it/watches.rs holds both against each other.
     let row = sqlx::query!(
         r#"with event as (
-            select e.*, o.store_id, o.region, o.platform
-            from events e join offers o on o.id = e.offer_id
-            where e.id = $1 and e.kind <> $7
-                and not exists (select from sales s where s.id = e.sale_id and s.ends_at <= $5)
+            select e.id, e.kind, e.sale_id, e.game_id, e.offer_id, e.currency, e.amount, e.regular, e.cut,
+                -- What is resumed is as low as it was, which is no news but to those who were not rung.
+                e.new_low or e.kind = $7 and coalesce(s.new_low and s.amount = e.amount, false) as new_low,
+                e.observed_at, e.recorded_at, e.traceparent, o.store_id, o.region, o.platform
+            from events e join offers o on o.id = e.offer_id left join sales s on s.id = e.sale_id
+            where e.id = $1 and (s.ends_at <= $5) is not true
         ),
         slice as materialized (
             select w.id, w.account_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores, w.regions,
@@ -166,14 +170,24 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
                 and (w.regions is null or e.region = 'ZZ' or e.region = any(w.regions))
                 and (w.currency is null or e.currency = w.currency)
                 and (w.platforms is null or e.platform = any(w.platforms))
-            where e.sale_id is not null
+            -- Ids grow with time: a watch that was made after the sale had begun is not rung because it flaps.
+            where e.sale_id is not null and (e.kind <> $7 or w.id < e.sale_id)
         ),
         renewed as (
             update notices n set event_id = m.event_id, event_kind = m.kind, currency = m.currency, amount = m.amount,
                 regular = m.regular, cut = m.cut, new_low = m.new_low, observed_at = m.observed_at, read_at = null
             from matching m
-            where $8 and n.watch_id = m.watch_id and n.sale_id = m.sale_id and n.amount > m.amount
-            returning n.id, n.watch_id, n.account_id
+            where $8 and n.watch_id = m.watch_id and n.sale_id = m.sale_id
+                -- Nothing costs less than a giveaway, and what is paid after it is news all the same.
+                and (n.amount > m.amount or n.amount = 0)
+                and n.event_id <> m.event_id and coalesce(n.observed_at <= m.observed_at, true)
+            returning n.id, n.watch_id, n.account_id, n.event_kind, n.observed_at
+        ),
+        -- What waits for its hour or its next try tells of the notice as it is now. What is due may be on its way.
+        retold as (
+            update delivery_queue q set event_kind = n.event_kind, observed_at = n.observed_at
+            from renewed n join deliveries d on d.notice_id = n.id
+            where q.delivery_id = d.id and q.next_attempt_at > $5
         ),
         made as (
             insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id, currency,
@@ -185,7 +199,8 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
             returning id, watch_id, account_id
         ),
         told as (
-            select *, false as again from made union all select *, true from renewed
+            select id, watch_id, account_id, false as again from made
+            union all select id, watch_id, account_id, true from renewed
         ),
         addressed as materialized (
             select uuid_v7($5) as id, n.id as notice_id, c.id as channel_id, n.account_id, n.watch_id,

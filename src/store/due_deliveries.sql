@@ -29,7 +29,7 @@ select
     -- what is of a high priority is due before there was a notice, to go first
     greatest(due.next_attempt_at, due.noticed_at) as "due_at!",
     due.traceparent as "traceparent?", due.notice_id as "notice_id!", due.noticed_at as "noticed_at!",
-    due.event_at as "event_at?", due.observed_at as "observed_at?",
+    due.event_at as "event_at?",
     due.event_kind as "event_kind!", due.watch_id as "watch_id!", due.sale_id as "sale_id!",
     case
         when w.id is null then 'watch_deleted'

@@ -26,6 +26,7 @@ pub struct PriceColumns {
     pub sale_ends_at: Option<DateTime<Utc>>,
     pub recent_sale_id: Option<Uuid>,
     pub recent_sale_best: Option<i64>,
+    pub recent_sale_was_free: bool,
     pub recent_sale_ended_at: Option<DateTime<Utc>>,
 }
 
@@ -45,6 +46,7 @@ macro_rules! price_columns {
             sale_ends_at: $row.sale_ends_at,
             recent_sale_id: $row.recent_sale_id,
             recent_sale_best: $row.recent_sale_best,
+            recent_sale_was_free: $row.recent_sale_was_free,
             recent_sale_ended_at: $row.recent_sale_ended_at,
         }
     };
@@ -72,7 +74,10 @@ impl PriceColumns {
         };
         // What is known of a sale, if it is known of this one: the version before moves `sale_id` alone.
         let recent = self.recent_sale_id.filter(|id| self.sale_id.is_none_or(|open| open == *id));
-        let best = recent.and(self.recent_sale_best).map_or(amount, |best| best.min(amount));
+        // A best of 0 says that nothing has been paid in it. The version before writes it for any sale that was free.
+        let recent_best = recent.and(self.recent_sale_best);
+        let was_free = recent.is_some() && (self.recent_sale_was_free || recent_best == Some(0));
+        let recent_paid = recent_best.filter(|best| *best > 0);
         let ended_at = recent.and(self.recent_sale_ended_at);
         Ok(Some(Price {
             currency: parse_currency(&currency)?,
@@ -84,15 +89,17 @@ impl PriceColumns {
             was_free_at: self.was_free_at,
             sale: self.sale_id.map(|id| Sale {
                 id,
-                best,
+                best: recent_paid.into_iter().chain((amount > 0).then_some(amount)).min(),
+                was_free: was_free || amount == 0,
                 ends_at: self.sale_ends_at,
                 interrupted_at: ended_at,
             }),
             ended: match self.sale_id {
                 Some(_) => None,
-                None => recent.zip(self.recent_sale_best).zip(ended_at).map(|((id, best), at)| EndedSale {
+                None => recent.filter(|_| recent_best.is_some()).zip(ended_at).map(|(id, at)| EndedSale {
                     id,
-                    best,
+                    best: recent_paid,
+                    was_free,
                     at,
                 }),
             },

@@ -137,6 +137,7 @@ pub fn list_offers_query(filter: &OfferFilter, after: Option<Uuid>, rows: i64) -
         ") select o.id, o.game_id, o.store_id, s.slug as store_slug, s.name as store_name, o.sku, o.region,
             o.platform, o.url, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
             o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
+            o.recent_sale_was_free,
             sale.started_at as sale_started_at, o.created_at, o.updated_at
         from page o join stores s on s.id = o.store_id left join sales sale on sale.id = o.sale_id
         order by o.id",

@@ -123,10 +123,14 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     let free_ats = sparse(rows.iter().map(|(_, price)| price.was_free_at));
     // Of the open sale, or of the one that has ended last.
     let ended = sparse(rows.iter().map(|(_, price)| price.ended.map(|ended| ended.id)));
-    let bests = sparse(
-        rows.iter()
-            .map(|(_, price)| price.sale.map(|sale| sale.best).or(price.ended.map(|ended| ended.best))),
-    );
+    let best_of = |price: &Price| {
+        let open = price.sale.map(|sale| (sale.best, sale.was_free));
+        open.or(price.ended.map(|ended| (ended.best, ended.was_free)))
+    };
+    // 0: nothing has been paid in it.
+    let bests = sparse(rows.iter().map(|(_, price)| best_of(price).map(|(best, _)| best.unwrap_or(0))));
+    let were_free =
+        sparse(rows.iter().map(|(_, price)| best_of(price).map(|(_, free)| free).filter(|free| *free)));
     let ended_ats = sparse(rows.iter().map(|(_, price)| {
         price.sale.and_then(|sale| sale.interrupted_at).or(price.ended.map(|ended| ended.at))
     }));
@@ -135,12 +139,12 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
             observed_at = u.observed_at, low = u.low, low_at = u.low_at, sale_id = u.sale_id,
             sale_ends_at = u.sale_ends_at, available = coalesce(u.available, true), was_free_at = u.was_free_at,
             recent_sale_id = coalesce(u.sale_id, u.ended_sale_id), recent_sale_best = u.recent_sale_best,
-            recent_sale_ended_at = u.recent_sale_ended_at
+            recent_sale_ended_at = u.recent_sale_ended_at, recent_sale_was_free = coalesce(u.recent_sale_was_free, false)
         from unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[],
             $7::timestamptz[], $8::uuid[], $9::timestamptz[], $10::boolean[], $11::timestamptz[], $12::uuid[],
-            $13::bigint[], $14::timestamptz[])
+            $13::bigint[], $14::timestamptz[], $15::boolean[])
             as u (id, currency, amount, regular, observed_at, low, low_at, sale_id, sale_ends_at, available, was_free_at,
-                ended_sale_id, recent_sale_best, recent_sale_ended_at)
+                ended_sale_id, recent_sale_best, recent_sale_ended_at, recent_sale_was_free)
         where o.id = u.id"#,
         &prices.ids,
         &prices.currencies as &[&str],
@@ -156,6 +160,7 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
         &ended as &[Option<Uuid>],
         &bests as &[Option<i64>],
         &ended_ats as &[Option<DateTime<Utc>>],
+        &were_free as &[Option<bool>],
     )
     .execute(connection)
     .await?;

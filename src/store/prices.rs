@@ -62,7 +62,8 @@ pub async fn record(
             publish,
             rings_from: message.reported_at - rules.rings_within,
         };
-        let changes = apply(&sights, offers, rules, &source);
+        let mut changes = apply(&sights, offers, rules, &source);
+        changes.resume_what_was_over(now);
         if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
             transaction.rollback().await?;
             return Ok(None);
@@ -151,7 +152,8 @@ async fn load_offers(
     let rows = sqlx::query!(
         r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low,
             o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
-            o.recent_sale_ended_at
+            o.recent_sale_ended_at,
+            o.recent_sale_was_free
         from unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) as k (place, store_id, sku, region)
         join offers o on o.store_id = k.store_id and o.sku = k.sku and o.region = k.region
         order by o.id
@@ -206,7 +208,8 @@ async fn recompute_lows(
 pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
     let rows = sqlx::query!(
         "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
-            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at
+            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
+            o.recent_sale_was_free
         from offers o where o.id = any($1) order by o.id for no key update",
         ids,
     )
@@ -311,6 +314,7 @@ pub async fn release(
     // How old it was when it was reported counts, not how long the operator took.
     let rings_from = held.created_at - rules.rings_within;
     let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
+    changes.resume_what_was_over(now);
     price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
         .fetch_one(&mut *transaction)

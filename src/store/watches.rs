@@ -355,7 +355,7 @@ pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Res
     let rows = sqlx::query!(
         r#"select o.id, o.store_id, s.slug, o.region, o.platform, o.currency, o.amount, o.regular, o.observed_at,
             o.available, o.low, o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
-            o.recent_sale_ended_at, coalesce(d.new_low, false) as "new_low!", n.id as "notice_id?"
+            o.recent_sale_ended_at, o.recent_sale_was_free, coalesce(d.new_low, false) as "new_low!", n.id as "notice_id?"
         from offers o
         join stores s on s.id = o.store_id
         left join sales d on d.id = o.sale_id

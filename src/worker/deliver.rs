@@ -201,7 +201,7 @@ async fn send(app: &App, outbound: &Outbound, now: DateTime<Utc>) -> Result<Atte
     app.webhooks.send(receiver, &outgoing).await
 }
 
-/// The message: what happened and when is the notice's, the price is the one that stands now.
+/// The message: what happened is the notice's; the price is the one that stands now, and so is the time of its sight.
 fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
     let currency: Currency = sale.currency.parse().map_err(Error::internal)?;
     let kind = format!("{}.v1", delivery.event_kind);
@@ -220,7 +220,7 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
         regular_price: Money { minor: sale.regular, currency },
         cut: sale.cut,
         new_low: sale.new_low,
-        observed_at: delivery.observed_at,
+        observed_at: Some(sale.changed_at),
         url: sale.url.as_deref(),
         sale_ends_at: sale.ends_at,
     };

@@ -71,10 +71,17 @@ async fn a_delivery_arrives_and_is_recorded() {
         "regular_price": {"amount": "19.99", "currency": "EUR"},
         "cut": 50,
         "new_low": true,
+        "observed_at": body["data"]["observed_at"],
         "url": "https://shop.example/3",
         "sale_ends_at": null,
     });
     assert_eq!(body["data"], expected);
+    let seen_at: DateTime<Utc> = sqlx::query_scalar("select changed_at from sales where id = $1")
+        .bind(rung.sale)
+        .fetch_one(&app.app.writer)
+        .await
+        .unwrap();
+    assert_eq!(time(&body["data"]["observed_at"]), seen_at);
 
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
     assert_eq!(delivery["state"], "delivered");

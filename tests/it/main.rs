@@ -6,6 +6,7 @@ mod appliance;
 mod auth_coverage;
 mod bad_bytes;
 mod bad_values;
+mod bells;
 mod boot;
 mod browser_users;
 mod bus;

@@ -11,17 +11,17 @@ use crate::support::s3::emulator;
 use crate::support::sink::Sink;
 use crate::support::{TestApp, User};
 
-async fn shop(app: &TestApp) -> User {
+pub async fn shop(app: &TestApp) -> User {
     app.user("shop", &["prices:write", "catalogue:write"]).await
 }
 
 /// So many minutes from now on the test's clock, as text.
-fn at(app: &TestApp, minutes: i64) -> String {
+pub fn at(app: &TestApp, minutes: i64) -> String {
     instant(app, minutes).to_rfc3339()
 }
 
 /// Now is the minute in which the test began, and as much as it has moved its clock since: the same however slow it is.
-fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
+pub fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
     let begun: uuid::Uuid = app.database.url.rsplit('_').next().unwrap().parse().unwrap();
     let (seconds, _) = begun.get_timestamp().unwrap().to_unix();
     let moved = (app.clock.now() - Clock::system().now()).num_seconds() + 30;
@@ -30,18 +30,18 @@ fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
 }
 
 /// An observation of the one offer, of 20.00 EUR, so many minutes from now.
-fn seen(app: &TestApp, price: &str, minutes: i64) -> Value {
+pub fn seen(app: &TestApp, price: &str, minutes: i64) -> Value {
     json!({"store": "steam", "sku": "a", "title": "Hades", "price": price, "regular_price": "20.00",
         "currency": "EUR", "observed_at": at(app, minutes)})
 }
 
-fn with(mut observation: Value, more: Value) -> Value {
+pub fn with(mut observation: Value, more: Value) -> Value {
     observation.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     observation
 }
 
 /// Reports, records, dispatches; returns the batch.
-async fn tell(app: &TestApp, shop: &User, observations: Value) -> Value {
+pub async fn tell(app: &TestApp, shop: &User, observations: Value) -> Value {
     let accepted = app.report(shop, observations).await;
     app.record_all().await;
     while dispatch::step(&app.app).await.unwrap() {}
@@ -69,7 +69,7 @@ async fn events(pool: &PgPool) -> Vec<(String, Option<String>, DateTime<Utc>)> {
     sqlx::query_as("select kind, reason, observed_at from events order by id").fetch_all(pool).await.unwrap()
 }
 
-async fn deliver_all(app: &TestApp) -> deliver::Step {
+pub async fn deliver_all(app: &TestApp) -> deliver::Step {
     let mut sum = deliver::Step::default();
     loop {
         let step = deliver::step(&app.app).await.unwrap();

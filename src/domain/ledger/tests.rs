@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::domain::price::EndedSale;
 use proptest::prelude::*;
 
 fn seen(minute: i64, amount: i64, regular: i64) -> Seen {
@@ -165,6 +166,54 @@ fn the_same_sight_twice_writes_nothing() {
     assert_eq!((changes.history.len(), changes.events.len(), changes.started_sales.len()), (1, 1, 1));
 }
 
+#[test]
+fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
+    let new_low = |sights: &[Seen]| {
+        let stored = record(&[sights], false);
+        let open = stored.price.unwrap().sale.unwrap().id;
+        stored.sales.iter().find(|(sale, _)| sale.id == open).unwrap().1
+    };
+    let first = seen(0, 2000, 2000);
+    let course = |last: &[Seen]| new_low(&[&[first], last].concat());
+    assert!(course(&[seen(1, 1000, 2000), seen(2, 2000, 2000), seen(3, 1000, 2000)]));
+    assert!(
+        !course(&[seen(1, 1000, 2000), seen(2, 900, 900), seen(3, 1000, 2000)]),
+        "the regular price was lower"
+    );
+    let over = |minute, amount, end| Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) };
+    assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "told as over, and paid");
+    assert!(course(&[seen(1, 0, 2000), seen(2, 2000, 2000), seen(3, 0, 2000)]), "the first giveaway");
+}
+
+#[test]
+fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
+    let mut first = apply(&[told(0, 500, 10)]);
+    let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
+    let events = |end, now| {
+        let (mut later, rules) = (Changes::default(), Rules::default());
+        let mut ledger = Ledger::open(known.clone(), &rules, &mut later);
+        ledger.apply(&told(5, 500, end));
+        ledger.close();
+        later.resume_what_was_over(at(now));
+        later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
+    };
+    let sale = known.price.unwrap().sale.map(|sale| sale.id);
+    assert_eq!(events(60, 10), [(Kind::SaleResumed, sale, true)]);
+    assert_eq!(events(60, 9), [], "it was not over");
+    assert_eq!(events(20, 30), [], "it is over all the same");
+    assert_eq!(events(10, 30), [], "nothing has moved");
+}
+
+#[test]
+fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
+    let changes = apply(&[seen(0, 2000, 2000), seen(1, 0, 2000), seen(2, 1500, 2000)]);
+    let last = changes.events.last().unwrap();
+    assert_eq!(
+        (last.kind, last.new_low, last.rings, last.rings_again),
+        (Kind::SaleReduced, true, true, false)
+    );
+}
+
 /// What the database holds of one offer.
 #[derive(Default)]
 struct Stored {
@@ -209,8 +258,8 @@ impl Stored {
     fn told(&self) -> Vec<String> {
         let number = |id: Uuid| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
         let price = self.price.map(|price| {
-            let open = price.sale.map(|sale| (number(sale.id), sale.best, sale.ends_at, sale.interrupted_at));
-            let ended = price.ended.map(|ended| (number(ended.id), ended.best, ended.at));
+            let open = price.sale.map(|sale| (number(sale.id), Sale { id: Uuid::nil(), ..sale }));
+            let ended = price.ended.map(|ended| (number(ended.id), EndedSale { id: Uuid::nil(), ..ended }));
             format!("{:?} {open:?} {ended:?}", Price { sale: None, ended: None, ..price })
         });
         let sales = self.sales.iter().map(|(sale, new_low)| {
@@ -290,7 +339,16 @@ proptest! {
             begin = cut;
         }
         messages.push(&sights[begin..]);
-        let whole = record(&[&sights], false).told();
+        let whole = record(&[&sights], false);
+        // What is shown as a new low has not cost less, and what is news of an open sale rings.
+        let open = whole.price.and_then(|price| Some((price, price.sale?)));
+        if let Some((price, sale)) = open {
+            let new_low = whole.sales.iter().any(|(stored, new_low)| stored.id == sale.id && *new_low);
+            prop_assert!(!new_low || price.amount == 0 || price.low.unwrap().amount == price.amount);
+        }
+        let silent = |event: &Event| event.new_low && event.price.sale.is_some() && !event.rings;
+        prop_assert!(!whole.events.iter().any(silent));
+        let whole = whole.told();
         prop_assert_eq!(&record(&messages, false).told(), &whole);
         prop_assert_eq!(&record(&messages, true).told(), &whole);
     }

@@ -257,6 +257,28 @@ fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
     assert_eq!(again(&[2000, 1000, 2000, 900, 2000, 900, 800]), [900, 800]);
 }
 
+#[test]
+fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
+    let course = |amounts: &[i64]| {
+        let sights: Vec<Seen> =
+            amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
+        let (_, changes) = changes(&sights);
+        let sales: std::collections::HashSet<Uuid> =
+            changes.iter().filter_map(|change| change.after.sale).map(|sale| sale.id).collect();
+        assert_eq!(sales.len(), 1, "{amounts:?}");
+        let lows: Vec<i64> = changes.iter().filter(|c| c.new_low).map(|c| c.after.amount).collect();
+        let again: Vec<i64> = changes.iter().filter(|c| c.rings_again).map(|c| c.after.amount).collect();
+        (lows, again)
+    };
+    assert_eq!(course(&[2000, 1500, 2000, 0, 2000, 400]), (vec![1500, 0, 400], vec![0, 400]));
+    assert_eq!(course(&[0, 2000, 1500, 0, 2000, 1400]), (vec![1500, 1400], vec![1500, 1400]));
+    assert_eq!(course(&[1500, 2000, 0, 2000, 400]), (vec![0, 400], vec![0, 400]));
+    assert_eq!(course(&[0, 2000, 1500, 1400]), (vec![1500, 1400], vec![1500]), "once for each interruption");
+    assert_eq!(course(&[0, 400, 2000, 300]), (vec![300], vec![300]));
+    assert_eq!(course(&[2000, 0, 2000, 0, 2000, 0]), (vec![0], vec![]), "a giveaway that flaps is one bell");
+    assert_eq!(course(&[2000, 0, 2000, 1500, 2000, 0, 2000, 1500]), (vec![0, 1500], vec![1500]));
+}
+
 /// An observation at this minute whose store says when its sale ends.
 fn told(minute: i64, amount: i64, end: i64) -> Seen {
     Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
@@ -372,10 +394,19 @@ fn what_cannot_be_bought_is_no_sale_and_no_low() {
     assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
 }
 
+type Best = (Option<i64>, bool);
+
+fn best_with((paid, free): Best, amount: i64) -> Best {
+    match amount {
+        0 => (paid, true),
+        amount => (Some(paid.map_or(amount, |paid| paid.min(amount))), free),
+    }
+}
+
 /// What the rules come to, for prices of one offer in the order of time: said by whole courses and not step by step.
 struct Model {
-    /// Of each sale its beginning, its end so far, its lowest amount.
-    sales: Vec<(DateTime<Utc>, Option<DateTime<Utc>>, i64)>,
+    /// Of each sale its beginning, its end so far, its lowest amount that was paid, and whether it was free.
+    sales: Vec<(DateTime<Utc>, Option<DateTime<Utc>>, Best)>,
     low: Option<i64>,
 }
 
@@ -416,9 +447,9 @@ impl Model {
                 Some((_, last, best))
                     if last.is_some_and(|last| sight.observed_at - last <= TimeDelta::hours(6)) =>
                 {
-                    (*last, *best) = (until, sight.amount.min(*best));
+                    (*last, *best) = (until, best_with(*best, sight.amount));
                 }
-                _ => model.sales.push((sight.observed_at, until, sight.amount)),
+                _ => model.sales.push((sight.observed_at, until, best_with((None, false), sight.amount))),
             }
         }
         model
@@ -463,32 +494,33 @@ proptest! {
         }
         let begins: Vec<_> = model.sales.iter().map(|(begin, ..)| *begin).collect();
         prop_assert_eq!(begun.iter().map(|(_, begin)| *begin).collect::<Vec<_>>(), begins);
-        let last = price.sale.map(|sale| (sale.id, sale.best)).or(price.ended.map(|ended| (ended.id, ended.best)));
+        let open = price.sale.map(|sale| (sale.id, (sale.best, sale.was_free)));
+        let last = open.or(price.ended.map(|ended| (ended.id, (ended.best, ended.was_free))));
         prop_assert_eq!(last.map(|(_, best)| best), model.sales.last().map(|(.., best)| *best));
         prop_assert_eq!(last.map(|(id, _)| id), begun.last().map(|(id, _)| *id));
         prop_assert_eq!(price.low.map(|low| low.amount), model.low);
     }
 
     /// A bell is rung for a first price that is on sale, for a sale that begins long after the last one, and for what is
-    /// below the price before: never for what was as cheap a moment ago.
+    /// below the price before: never for what was as cheap a moment ago. Giveaways are not compared with what is paid.
     #[test]
     fn what_rings_is_better_than_what_was(sights in sights()) {
         let (_, changes) = changes(&sights);
-        let mut rung: std::collections::HashMap<Uuid, i64> = Default::default();
+        let mut known: std::collections::HashMap<Uuid, (Best, bool)> = Default::default();
+        let mut open = None;
         for change in &changes {
+            let before = std::mem::replace(&mut open, change.after.sale.map(|sale| sale.id));
             let Some(sale) = change.after.sale else { continue };
-            match change.kind {
-                Kind::SaleStarted => drop(rung.insert(sale.id, change.after.amount)),
-                Kind::SaleResumed => prop_assert!(change.after.amount >= rung[&sale.id]),
-                Kind::SaleDeepened if change.rings_again => {
-                    prop_assert!(change.after.amount < rung[&sale.id]);
-                    rung.insert(sale.id, change.after.amount);
-                }
-                _ => {
-                    let best = rung[&sale.id].min(change.after.amount);
-                    rung.insert(sale.id, best);
-                }
-            }
+            let amount = change.after.amount;
+            let (best, mut interrupted) = known.get(&sale.id).copied().unwrap_or(((None, false), false));
+            interrupted |= change.kind != Kind::SaleStarted && before != Some(sale.id);
+            let better = best_with(best, amount) != best;
+            prop_assert!(change.kind != Kind::SaleResumed || !better);
+            let rings = better && change.kind == Kind::SaleDeepened;
+            // A told end interrupts too, and is no change.
+            prop_assert!(rings || !change.rings_again);
+            prop_assert!(change.rings_again || !(rings && interrupted));
+            known.insert(sale.id, (best_with(best, amount), interrupted && !change.rings_again));
         }
     }
 
