@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::input::{Format, Input};
 use super::mapping::{ColumnMapping, Mapping};
-use super::merchant::{Merchant, attribute_name};
+use super::merchant::{Merchant, PLAIN, attribute_name};
 use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
@@ -55,6 +55,13 @@ impl Rows {
                         return Err(Failure::new(format!("the product data has no column {wanted:?}")));
                     }
                 }
+                for name in ["title"].into_iter().chain(PLAIN) {
+                    if names.iter().filter(|known| *known == name).count() > 1 {
+                        return Err(Failure::new(format!(
+                            "the product data has the column {name:?} more than once"
+                        )));
+                    }
+                }
                 records.set_price_column(names.iter().position(|name| name == "price"));
                 Source::Products(records, names, shop.clone())
             }
@@ -103,7 +110,7 @@ impl Rows {
                     let find = |name: &str| {
                         attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
                     };
-                    shop.observe(find, self.now)
+                    shop.observe_marked_up(find, &item.mixed, self.now)
                 });
                 Ok(Some(Row { line: item.line, reported }))
             }

@@ -108,8 +108,8 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
             "has no end",
             "no time",
             "above the price",
-            "url",
-            "url",
+            "link must start with",
+            "link must start with",
             "\"perhaps\"",
             "price",
         ]) {
