@@ -32,6 +32,8 @@ pub struct Table {
     pub columns: Option<usize>,
     /// The column of the price.
     pub price: Option<usize>,
+    /// That of the sku.
+    pub sku: Option<usize>,
     /// The header has spaces behind its delimiters.
     pub spaced: bool,
 }
@@ -72,7 +74,7 @@ pub struct Judged {
 
 impl Table {
     pub fn new(dialect: Dialect) -> Table {
-        Table { dialect, columns: None, price: None, spaced: false }
+        Table { dialect, columns: None, price: None, sku: None, spaced: false }
     }
 }
 
@@ -204,6 +206,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
     let wanted = Row {
         dialect,
         columns: table.columns.unwrap_or(alone.count()),
+        sku: table.sku,
         // A record without a price is refused in any case; then its lines need none either.
         price: table.price.filter(|&price| {
             read.fields.list.get(price).is_some_and(|field| is_like_price(&bytes[field.begin..field.end]))
@@ -263,11 +266,12 @@ struct Row<'d> {
     dialect: &'d Dialect,
     columns: usize,
     price: Option<usize>,
+    sku: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
-    /// A field too few or one too many, and a price in or beside the price's column.
+    /// A field too few or one too many, and a price and a sku in their columns or beside them.
     Ragged,
     /// As many fields as a row, and no price.
     Priceless,
@@ -312,10 +316,13 @@ impl Row<'_> {
         };
         let cell_of = |place: usize| fields.get(place).map(|field| &line[field.begin..field.end]);
         if is_ragged {
-            // The cell that is missing or too much may stand before the price.
-            let moved = if fields.len() > self.columns { Some(price + 1) } else { price.checked_sub(1) };
-            let mut cells = [Some(price), moved].into_iter().flatten().filter_map(cell_of);
-            return cells.any(is_like_price).then_some(Likeness::Ragged);
+            // The cell that is missing or too much may stand before it.
+            let is_any = |place: usize, is_like: fn(&[u8]) -> bool| {
+                let moved = if fields.len() > self.columns { Some(place + 1) } else { place.checked_sub(1) };
+                [Some(place), moved].into_iter().flatten().filter_map(cell_of).any(is_like)
+            };
+            let is_row = is_any(price, is_like_price) && self.sku.is_none_or(|sku| is_any(sku, is_like_sku));
+            return is_row.then_some(Likeness::Ragged);
         }
         let cell = cell_of(price)?;
         match cell.trim_ascii().is_empty() {
@@ -362,6 +369,12 @@ fn is_like_price(cell: &[u8]) -> bool {
         && text
             .chars()
             .all(|c| c.is_alphanumeric() || c.is_whitespace() || !c.is_ascii() || "\".,'+-$".contains(c))
+}
+
+/// One word, as prose seldom is between two delimiters.
+fn is_like_sku(cell: &[u8]) -> bool {
+    let cell = cell.trim_ascii();
+    !cell.is_empty() && !cell.contains(&b' ')
 }
 
 /// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in

@@ -106,9 +106,9 @@ impl Records {
         }
     }
 
-    /// Which column has the price. It helps to tell rows from lines of text in a quoted field.
-    pub fn set_price_column(&mut self, column: Option<usize>) {
-        self.table.price = column;
+    /// Which columns have the price and the sku. It helps to tell rows from lines of text in a quoted field.
+    pub fn set_columns(&mut self, price: Option<usize>, sku: Option<usize>) {
+        (self.table.price, self.table.sku) = (price, sku);
     }
 
     /// The next record that is not empty; `None` at the end.

@@ -62,13 +62,14 @@ impl Rows {
                         )));
                     }
                 }
-                records.set_price_column(names.iter().position(|name| name == "price"));
+                let place = |wanted| names.iter().position(|name| name == wanted);
+                records.set_columns(place("price"), place("id"));
                 Source::Products(records, names, shop.clone())
             }
             (Format::Csv, Meaning::Fields(mapping)) => {
                 let mut records = Records::open(input.reader, Format::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
-                records.set_price_column(columns.place("price"));
+                records.set_columns(columns.place("price"), columns.place("sku"));
                 Source::Columns(records, columns)
             }
             (Format::Ndjson, Meaning::Fields(mapping)) => {

@@ -170,7 +170,7 @@ async fn invisible_characters_around_a_sku_make_no_other_offer_by_any_route() {
     let lines = format!("\u{feff}{}\n{}\n", line("d1"), line("\u{200b}d1"));
     let told = app.post("/v1/prices").header("content-type", "application/x-ndjson").bearer_auth(&anna.token);
     let told: Value = told.body(lines.clone()).send().await.unwrap().json().await.unwrap();
-    assert_eq!((&told["accepted"], &told["refused"]), (&json!(2), &json!(0)), "{told}");
+    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(2), &json!(0)), "{told}");
     let csv = "sku,title,store,region,price,currency\n\u{2060}d1\u{feff},Game,Shop,DE,9.99,EUR\n";
     let xml = "<rss><item><g:id>\u{200b}d1</g:id><title>Game</title><g:price>9.99 EUR</g:price></item></rss>";
     for (name, options, body) in

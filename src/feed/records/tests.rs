@@ -17,7 +17,7 @@ fn read_through(capacity: usize, format: Format, of: As, input: &[u8]) -> Vec<(u
     let mut all = Vec::new();
     if format == Format::Csv && !input.is_empty() {
         all.push((records.lines.number, Content::Fields(records.read_header().unwrap())));
-        records.set_price_column(of.price);
+        records.set_columns(of.price, None);
     }
     while let Some(record) = records.read_next().unwrap() {
         all.push((record.line, record.content));
