@@ -108,6 +108,9 @@ pub struct ReportedObservation {
     /// What the reader of a file has left out already.
     #[serde(skip)]
     pub warnings: Vec<FieldProblem>,
+    /// What its file calls `url`, where that is another name.
+    #[serde(skip)]
+    pub url_name: Option<&'static str>,
 }
 
 /// What is wrong with one field: its name and a sentence about it.
@@ -192,14 +195,15 @@ impl ReportedObservation {
         let title = optional(&mut problems, "title", title.as_deref(), 500);
         let platform = optional(&mut problems, "platform", self.platform.as_deref(), 50);
         // Where it can be bought says nothing about the price: a wrong address costs itself and no more.
-        let url = optional(&mut warnings, "url", self.url.as_deref(), 2000).filter(|url| {
+        let url_name = self.url_name.unwrap_or("url");
+        let url = optional(&mut warnings, url_name, self.url.as_deref(), 2000).filter(|url| {
             let is_web = is_web_address(url);
             if !is_web {
-                warnings.push(("url", "must start with https:// or http://".to_owned()));
+                warnings.push((url_name, "must start with https:// or http://".to_owned()));
             }
             is_web
         });
-        for (_, problem) in warnings.iter_mut().filter(|(field, _)| *field == "url") {
+        for (_, problem) in warnings.iter_mut().filter(|(field, _)| *field == url_name) {
             problem.push_str("; it was left out");
         }
         match currency {
@@ -367,6 +371,25 @@ mod tests {
     /// The shortest report, with `more` of it.
     fn short(more: &str) -> String {
         format!(r#"{{"store": "s", "sku": "a", "price": "9.99", "currency": "EUR"{more}}}"#)
+    }
+
+    #[test]
+    fn invisible_characters_around_a_text_make_no_other_offer() {
+        for around in ["", "\\u200b", "\\ufeff", "\\u2060", "\\u200d \\u200b", "\\u00ad", "\\u00a0"] {
+            let around = |text: &str| format!("{around}{text}{around}");
+            let seen = check(&format!(
+                r#"{{"store": "{}", "sku": "{}", "platform": "{}", "price": "9.9", "currency": "EUR"}}"#,
+                around("GOG.com"),
+                around("a b"),
+                around("Switch"),
+            ))
+            .unwrap();
+            assert_eq!((seen.sku.as_str(), seen.platform.as_deref()), ("a b", Some("switch")));
+            assert_eq!((seen.store.as_str(), seen.store_name.as_deref()), ("gog-com", Some("GOG.com")));
+        }
+        let none =
+            check(r#"{"store": "s", "sku": "\u200b", "price": "9.9", "currency": "EUR"}"#).unwrap_err();
+        assert_eq!(none, [("sku", "is required".to_owned())]);
     }
 
     #[test]

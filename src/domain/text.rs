@@ -2,10 +2,16 @@
 
 use std::borrow::Cow;
 
-/// Without white space around it, and with one space for each run of white space inside: line ends, tabs and the
+/// Without white space and invisible characters around it: foreign files carry byte order marks and zero-width spaces
+/// inside of fields, and two skus that differ by those alone are one.
+pub fn trim_unseen(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
+}
+
+/// Without what is unseen around it, and with one space for each run of white space inside: line ends, tabs and the
 /// spaces that do not break too.
 pub fn fold_white_space(text: &str) -> Cow<'_, str> {
-    let text = text.trim();
+    let text = trim_unseen(text);
     let mut after_space = false;
     let is_folded = text.chars().all(|c| {
         let is_doubled = after_space && c == ' ';
@@ -78,6 +84,10 @@ mod tests {
             ("a\u{a0}b", "a b"),
             ("a\u{85}b\u{2028}c", "a b c"),
             ("\t", ""),
+            // What nobody sees is cut at the ends alone, also between spaces.
+            ("\u{feff}a\u{200b}b\u{200b}", "a\u{200b}b"),
+            ("\u{200b} \u{2060}\u{ad}a  b \u{200d} ", "a b"),
+            ("\u{200b}", ""),
         ] {
             assert_eq!(fold_white_space(text), folded, "{text:?}");
         }

@@ -9,10 +9,10 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::records::trim;
 use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::Currency;
 use crate::domain::region::check_region;
+use crate::domain::text::trim_unseen;
 use crate::failure::Failure;
 use crate::tables::text::unguard;
 
@@ -114,11 +114,15 @@ impl Mapping {
         }
         for field in FIELDS {
             let is_named = self.columns.iter().chain(&self.constants).any(|(named, _)| *named == field);
-            if let Some(place) = header.iter().position(|column| column == field)
-                && !is_named
-            {
-                columns.push((field, place));
+            if is_named {
+                continue;
             }
+            let mut places = header.iter().enumerate().filter(|(_, column)| *column == field);
+            let Some((place, _)) = places.next() else { continue };
+            if places.next().is_some() {
+                return Err(Failure::new(format!("the input has the column {field:?} more than once")));
+            }
+            columns.push((field, place));
         }
         let has = |field: &str| {
             columns.iter().any(|(known, _)| *known == field)
@@ -238,9 +242,9 @@ impl<'v> Value<'v> {
         match text.as_bytes().first() {
             Some(b'"') => match serde_json::from_str::<String>(text) {
                 Ok(text) if matches!(field, "observed_at" | "sale_ends_at") => {
-                    Self::Text(Cow::Owned(normalise_instant(field, trim(&text), zone).into_owned()))
+                    Self::Text(Cow::Owned(normalise_instant(field, trim_unseen(&text), zone).into_owned()))
                 }
-                Ok(text) => Self::Text(Cow::Owned(trim(&text).to_owned())),
+                Ok(text) => Self::Text(Cow::Owned(trim_unseen(&text).to_owned())),
                 Err(_) => Self::Raw(raw),
             },
             Some(b'-' | b'0'..=b'9') if matches!(field, "price" | "regular_price" | "sku") => {
@@ -377,6 +381,10 @@ mod tests {
         assert!(refuse(&["price=a"], &["price=1"], &[]).contains("more than once"));
         assert!(refuse(&["price=a"], &[], &["b"]).contains("no column \"a\"; it has \"b\""));
         assert!(refuse(&["price=a"], &[], &["a", "a"]).contains("column \"a\" more than once"));
+        assert!(
+            refuse(&[], &["store=s", "currency=EUR"], &["sku", "price", "price"])
+                .contains("column \"price\" more than once")
+        );
         assert!(refuse(&[], &[], &["sku", "price"]).contains("says store, currency"));
     }
 

@@ -8,6 +8,11 @@ use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::{Currency, split_code};
 use crate::domain::observation::ReportedObservation;
 
+/// Attributes that are read and are text alone, without elements of XML inside. A title may be marked up.
+pub const PLAIN: [&str; 6] = ["id", "price", "sale_price", "sale_price_effective_date", "availability", LINK];
+/// It says nothing of the price: one that cannot be understood costs itself.
+const LINK: &str = "link";
+
 /// How a shop's products become observations.
 #[derive(Clone, Debug)]
 pub struct Merchant {
@@ -23,6 +28,28 @@ pub struct Merchant {
 }
 
 impl Merchant {
+    /// One product of XML; `mixed` are those of `PLAIN` that have elements inside. Of `19<sup>99</sup> EUR` nobody knows
+    /// what it says: the link is left out then, and any other costs the product.
+    ///
+    /// # Errors
+    /// As [`Merchant::observe`].
+    pub fn observe_marked_up<'a>(
+        &self,
+        attribute: impl Fn(&str) -> Option<&'a str>,
+        mixed: &[&str],
+        now: DateTime<Utc>,
+    ) -> Result<ReportedObservation, String> {
+        if let Some(name) = mixed.iter().find(|name| **name != LINK) {
+            return Err(format!("has elements inside of its {name}, which is text alone"));
+        }
+        let has_link = !mixed.contains(&LINK);
+        let mut seen = self.observe(|name| attribute(name).filter(|_| has_link || name != LINK), now)?;
+        if !has_link {
+            seen.warnings.push((LINK, "has elements inside; it was left out".to_owned()));
+        }
+        Ok(seen)
+    }
+
     /// One product; `attribute` gives its attributes by their name without `g:`. `now` decides whether a sale price
     /// holds. A sale that cannot be understood is left out with a warning: the regular price is right without it.
     ///
@@ -69,6 +96,7 @@ impl Merchant {
             observed_at: None,
             availability: owned("availability"),
             warnings,
+            url_name: Some(LINK),
         })
     }
 

@@ -32,6 +32,8 @@ pub struct Table {
     pub columns: Option<usize>,
     /// The column of the price.
     pub price: Option<usize>,
+    /// That of the sku.
+    pub sku: Option<usize>,
     /// The header has spaces behind its delimiters.
     pub spaced: bool,
 }
@@ -72,7 +74,7 @@ pub struct Judged {
 
 impl Table {
     pub fn new(dialect: Dialect) -> Table {
-        Table { dialect, columns: None, price: None, spaced: false }
+        Table { dialect, columns: None, price: None, sku: None, spaced: false }
     }
 }
 
@@ -204,13 +206,15 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
     let wanted = Row {
         dialect,
         columns: table.columns.unwrap_or(alone.count()),
+        sku: table.sku,
         // A record without a price is refused in any case; then its lines need none either.
         price: table.price.filter(|&price| {
             read.fields.list.get(price).is_some_and(|field| is_like_price(&bytes[field.begin..field.end]))
         }),
     };
-    let (mut lines, mut rows, mut first_may_be_row) = (0, 0, false);
-    let (mut later, mut telling) = (0, 0);
+    let (mut lines, mut rows) = (0, 0);
+    let (mut first_may_be_row, mut first_may_be_ragged) = (false, false);
+    let (mut later, mut telling, mut hidden) = (0, 0, false);
     let mut begin = 0;
     while begin < length {
         let end = memchr(dialect.line_end, &bytes[begin..length]).map_or(length, |end| begin + end);
@@ -218,21 +222,31 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
         if !line.is_empty() {
             lines += 1;
             let likeness = wanted.likeness(line);
+            let (is_row, is_ragged) =
+                (likeness >= Some(Likeness::Priceless), likeness == Some(Likeness::Ragged));
+            let tells = is_telling(bytes, begin..end, &read.fields, table);
             rows += usize::from(likeness == Some(Likeness::Row));
-            if likeness.is_some() && begin == 0 {
-                first_may_be_row = true;
-            } else if begin > 0 && wanted.begins(bytes, begin..end, whole, &read.fields) {
+            hidden |= tells;
+            if begin == 0 {
+                (first_may_be_row, first_may_be_ragged) = (is_row, is_ragged);
+            } else if wanted.begins(bytes, begin..end, whole, &read.fields) {
                 (later, telling) = (later + 1, telling + 1);
-            } else if likeness.is_some() {
-                later += 1;
-                telling += usize::from(is_telling(bytes, begin..end, &read.fields, table));
+            } else {
+                later += usize::from(is_row || (is_ragged && wanted.price.is_some()));
+                telling += usize::from((is_row || is_ragged) && tells);
             }
         }
         begin = end + 1;
     }
+    // Cells of a later line would be cells of the row that begins on the first.
+    let first_end = memchr(dialect.line_end, bytes).unwrap_or(length);
+    let joins = hidden && read.fields.list.iter().any(|field| field.begin > first_end);
     let verdict = if rows * 2 > lines {
         Verdict::OpenQuote
-    } else if (first_may_be_row && later > 0) || telling > 0 {
+    } else if (first_may_be_row && later > 0)
+        || telling > 0
+        || ((first_may_be_row || first_may_be_ragged) && joins)
+    {
         Verdict::Ambiguous(length)
     } else {
         Verdict::OneRecord(read.fields, length)
@@ -252,10 +266,13 @@ struct Row<'d> {
     dialect: &'d Dialect,
     columns: usize,
     price: Option<usize>,
+    sku: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
+    /// A field too few or one too many, and a price and a sku in their columns or beside them.
+    Ragged,
     /// As many fields as a row, and no price.
     Priceless,
     Row,
@@ -265,9 +282,9 @@ impl Row<'_> {
     /// In whichever of the ways in which marks can be read on one line it is most like a row; `None`: in none.
     fn likeness(&self, line: &[u8]) -> Option<Likeness> {
         let readings = [
-            read(line, true, self.dialect, self.columns),
-            read_regardless(line, self.dialect, self.columns, false),
-            read_regardless(line, self.dialect, self.columns, true),
+            read(line, true, self.dialect, self.columns + 1),
+            read_regardless(line, self.dialect, self.columns + 1, false),
+            read_regardless(line, self.dialect, self.columns + 1, true),
         ];
         readings.iter().filter_map(|read| self.likeness_of(line, read)).max()
     }
@@ -281,16 +298,33 @@ impl Row<'_> {
         let read = read(&bytes[line.start..], whole, self.dialect, self.columns);
         read.fields.list.iter().any(|field| field.quoted && field.begin == mark + 1)
             && read.length.is_some_and(|length| length > line.len() + 1)
-            && self.likeness_of(&bytes[line.start..], &read).is_some()
+            && self.likeness_of(&bytes[line.start..], &read) >= Some(Likeness::Priceless)
     }
 
     fn likeness_of(&self, line: &[u8], read: &Read) -> Option<Likeness> {
         let fields = &read.fields.list;
-        if read.length.is_none() || fields.len() != self.columns {
+        if read.length.is_none() || fields.len().abs_diff(self.columns) > 1 {
             return None;
         }
-        let Some(price) = self.price else { return Some(Likeness::Row) };
-        let cell = fields.get(price).map(|field| &line[field.begin..field.end])?;
+        let is_ragged = fields.len() != self.columns;
+        let Some(price) = self.price else {
+            // One field is a line of any text.
+            return match is_ragged {
+                true => (fields.len() > 1).then_some(Likeness::Ragged),
+                false => Some(Likeness::Row),
+            };
+        };
+        let cell_of = |place: usize| fields.get(place).map(|field| &line[field.begin..field.end]);
+        if is_ragged {
+            // The cell that is missing or too much may stand before it.
+            let is_any = |place: usize, is_like: fn(&[u8]) -> bool| {
+                let moved = if fields.len() > self.columns { Some(place + 1) } else { place.checked_sub(1) };
+                [Some(place), moved].into_iter().flatten().filter_map(cell_of).any(is_like)
+            };
+            let is_row = is_any(price, is_like_price) && self.sku.is_none_or(|sku| is_any(sku, is_like_sku));
+            return is_row.then_some(Likeness::Ragged);
+        }
+        let cell = cell_of(price)?;
         match cell.trim_ascii().is_empty() {
             true => Some(Likeness::Priceless),
             false => is_like_price(cell).then_some(Likeness::Row),
@@ -335,6 +369,12 @@ fn is_like_price(cell: &[u8]) -> bool {
         && text
             .chars()
             .all(|c| c.is_alphanumeric() || c.is_whitespace() || !c.is_ascii() || "\".,'+-$".contains(c))
+}
+
+/// One word, as prose seldom is between two delimiters.
+fn is_like_sku(cell: &[u8]) -> bool {
+    let cell = cell.trim_ascii();
+    !cell.is_empty() && !cell.contains(&b' ')
 }
 
 /// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in

@@ -11,6 +11,7 @@ use memchr::{memchr, memmem};
 use super::encoding::UNREADABLE;
 use super::input::Format;
 use super::quotes::{self, Dialect, Fields, Table, Verdict};
+use crate::domain::text::trim_unseen;
 use crate::failure::{Explain, Failure};
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
@@ -88,7 +89,14 @@ impl Records {
     pub fn read_header(&mut self) -> Result<Vec<String>, Failure> {
         match self.read_next()? {
             None => Err(Failure::new("the input is empty")),
-            Some(Record { content: Content::Fields(header), .. }) => {
+            Some(Record { line, content: Content::Fields(header) }) => {
+                let is_open = |name: &&String| name.starts_with('"') && name.matches('"').count() % 2 == 1;
+                if let Some(name) = header.iter().find(is_open) {
+                    let name: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
+                    return Err(Failure::new(format!(
+                        "the header on line {line} has a quotation mark that is never closed, before {name:?}"
+                    )));
+                }
                 self.table.columns = Some(header.len());
                 Ok(header)
             }
@@ -98,9 +106,9 @@ impl Records {
         }
     }
 
-    /// Which column has the price. It helps to tell rows from lines of text in a quoted field.
-    pub fn set_price_column(&mut self, column: Option<usize>) {
-        self.table.price = column;
+    /// Which columns have the price and the sku. It helps to tell rows from lines of text in a quoted field.
+    pub fn set_columns(&mut self, price: Option<usize>, sku: Option<usize>) {
+        (self.table.price, self.table.sku) = (price, sku);
     }
 
     /// The next record that is not empty; `None` at the end.
@@ -242,7 +250,7 @@ fn split(line: &[u8], table: &Table) -> Content {
         if fields.len() == MOST_COLUMNS {
             return too_many();
         }
-        fields.push(trim(field).to_owned());
+        fields.push(trim_unseen(field).to_owned());
     }
     Content::Fields(fields)
 }
@@ -252,18 +260,13 @@ fn content_of(record: &[u8], fields: &Fields) -> Content {
         return too_many();
     }
     match text_of(record) {
-        Ok(text) => Content::Fields(fields.texts(text).map(|field| trim(&field).to_owned()).collect()),
+        Ok(text) => Content::Fields(fields.texts(text).map(|field| trim_unseen(&field).to_owned()).collect()),
         Err(why) => Content::Broken(why),
     }
 }
 
 fn too_many() -> Content {
     Content::Broken(format!("has more than {MOST_COLUMNS} columns"))
-}
-
-/// Without outer spaces, and without the invisible marks that foreign files carry inside of fields.
-pub fn trim(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'))
 }
 
 /// Which of comma, semicolon and tab stands between the columns: the one that the header has most of, outside

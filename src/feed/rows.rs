@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::input::{Format, Input};
 use super::mapping::{ColumnMapping, Mapping};
-use super::merchant::{Merchant, attribute_name};
+use super::merchant::{Merchant, PLAIN, attribute_name};
 use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
@@ -55,13 +55,21 @@ impl Rows {
                         return Err(Failure::new(format!("the product data has no column {wanted:?}")));
                     }
                 }
-                records.set_price_column(names.iter().position(|name| name == "price"));
+                for name in ["title"].into_iter().chain(PLAIN) {
+                    if names.iter().filter(|known| *known == name).count() > 1 {
+                        return Err(Failure::new(format!(
+                            "the product data has the column {name:?} more than once"
+                        )));
+                    }
+                }
+                let place = |wanted| names.iter().position(|name| name == wanted);
+                records.set_columns(place("price"), place("id"));
                 Source::Products(records, names, shop.clone())
             }
             (Format::Csv, Meaning::Fields(mapping)) => {
                 let mut records = Records::open(input.reader, Format::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
-                records.set_price_column(columns.place("price"));
+                records.set_columns(columns.place("price"), columns.place("sku"));
                 Source::Columns(records, columns)
             }
             (Format::Ndjson, Meaning::Fields(mapping)) => {
@@ -103,7 +111,7 @@ impl Rows {
                     let find = |name: &str| {
                         attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
                     };
-                    shop.observe(find, self.now)
+                    shop.observe_marked_up(find, &item.mixed, self.now)
                 });
                 Ok(Some(Row { line: item.line, reported }))
             }

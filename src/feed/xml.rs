@@ -12,7 +12,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
 use super::encoding::UNREADABLE;
-use super::merchant::attribute_name;
+use super::merchant::{PLAIN, attribute_name};
 use super::records::LONGEST_RECORD;
 use crate::failure::{Explain, Failure};
 
@@ -45,6 +45,8 @@ pub struct Item {
     pub line: u64,
     /// Names without a prefix, with their texts, those of Google before the feed's own; or why it cannot be taken.
     pub attributes: Result<Vec<(String, String)>, String>,
+    /// Which attributes of `PLAIN` have elements inside: what is left of their text is not what they say.
+    pub mixed: Vec<&'static str>,
 }
 
 /// Reads items one after another.
@@ -104,6 +106,7 @@ struct Attribute {
     rank: Rank,
     name: String,
     value: String,
+    has_elements: bool,
 }
 
 impl Items {
@@ -125,7 +128,11 @@ impl Items {
                 Piece::End | Piece::Text(_) => {}
                 Piece::Begin(element) if element.is_item() => return self.read_item(element.space).map(Some),
                 Piece::Empty(element) if element.is_item() => {
-                    return Ok(Some(Item { line: self.line(), attributes: Ok(Vec::new()) }));
+                    return Ok(Some(Item {
+                        line: self.line(),
+                        attributes: Ok(Vec::new()),
+                        mixed: Vec::new(),
+                    }));
                 }
                 Piece::Begin(_) | Piece::Empty(_) => {}
                 Piece::Over if self.depth > 0 => return Err(self.broken("ends in the middle")),
@@ -152,7 +159,12 @@ impl Items {
                     elements += 1;
                     attributes.extend(element.attribute_of(item));
                 }
-                Piece::Begin(_) | Piece::Empty(_) => elements += 1,
+                Piece::Begin(_) | Piece::Empty(_) => {
+                    elements += 1;
+                    if let Some(open) = &mut open {
+                        open.has_elements = true;
+                    }
+                }
                 Piece::Text(more) => {
                     bytes += more.len();
                     // What stands in an attribute of the link is not text.
@@ -179,9 +191,20 @@ impl Items {
         }
         // Stable: of one name and rank the first counts, and one that says nothing gives way.
         attributes.sort_by_key(|one| one.rank);
-        let pairs = attributes.into_iter().map(|one| (one.name, one.value.trim().to_owned()));
-        let pairs = pairs.filter(|(_, value)| !value.is_empty()).collect();
-        Ok(Item { line, attributes: refusal.map_or(Ok(pairs), Err) })
+        let (mut pairs, mut mixed) = (Vec::<(String, String)>::new(), Vec::new());
+        for Attribute { name, value, has_elements, .. } in attributes {
+            let plain = PLAIN.into_iter().find(|plain| has_elements && *plain == name);
+            if let Some(plain) = plain.filter(|plain| !mixed.contains(plain))
+                && pairs.iter().all(|(before, _)| *before != name)
+            {
+                mixed.push(plain);
+            }
+            let value = value.trim();
+            if !value.is_empty() {
+                pairs.push((name, value.to_owned()));
+            }
+        }
+        Ok(Item { line, attributes: refusal.map_or(Ok(pairs), Err), mixed })
     }
 
     /// `wants_text`: text is given, else an empty one in its place.
@@ -276,7 +299,7 @@ impl Element {
             Some((href, _)) => href,
             None => String::new(),
         };
-        Some(Attribute { rank, name: attribute_name(&self.name), value })
+        Some(Attribute { rank, name: attribute_name(&self.name), value, has_elements: false })
     }
 }
 

@@ -14,6 +14,7 @@ use super::fields::{Fields, Patch};
 use super::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
+use crate::domain::title;
 use crate::error::{Error, Result};
 use crate::store::games::{self, Game, GameFields};
 use crate::store::search;
@@ -51,7 +52,17 @@ pub struct CreateGameRequest {
     url: Option<String>,
 }
 
+/// A title as observations give it to a game: what is told of one is not two games.
+fn clean_title(title: &str) -> String {
+    title::clean(title).into_owned()
+}
+
 impl CreateGameRequest {
+    /// As a client sends it; what is kept already stays as it is.
+    fn clean(self) -> Self {
+        Self { title: self.title.as_deref().map(clean_title), ..self }
+    }
+
     fn check(self) -> Result<GameFields> {
         let mut fields = Fields::default();
         let checked = GameFields {
@@ -85,7 +96,11 @@ pub struct UpdateGameRequest {
 impl UpdateGameRequest {
     fn apply(self, game: &Game) -> Result<GameFields> {
         CreateGameRequest {
-            title: self.title.apply(Some(game.title.clone())),
+            // What is kept has been cleaned, and decoding it again would change it.
+            title: match self.title {
+                Patch::Value(title) => Some(clean_title(&title)),
+                kept => kept.apply(Some(game.title.clone())),
+            },
             publisher: self.publisher.apply(game.publisher.clone()),
             released_on: self.released_on.apply(game.released_on),
             url: self.url.apply(game.url.clone()),
@@ -133,7 +148,7 @@ pub async fn create(
     Json(request): Json<CreateGameRequest>,
 ) -> Result<Response> {
     caller.require("catalogue:write")?;
-    let game = games::create_game(&app.writer, &request.check()?, app.clock.now()).await?;
+    let game = games::create_game(&app.writer, &request.clean().check()?, app.clock.now()).await?;
     conditional::created(&format!("/v1/games/{}", game.id), &GameResponse::from(game))
 }
 

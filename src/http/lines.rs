@@ -25,6 +25,9 @@ const RATIO_GRACE: u64 = 1 << 20;
 /// A decoder gets so much at once, in bytes: what it makes of that, it makes without giving way.
 const PIECE: usize = 16 << 10;
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// One line of a body.
 pub enum Line {
     /// Without its end.
@@ -93,8 +96,15 @@ impl Lines {
     /// The body broke off, is damaged, unpacks too far, or paused for too long.
     pub async fn next(&mut self) -> Result<Option<(u64, Line)>> {
         loop {
-            let Some(line) = self.next_line().await? else { return Ok(None) };
+            let Some(mut line) = self.next_line().await? else { return Ok(None) };
             let index = self.index;
+            // Windows' editors write a byte order mark, which is no part of the first line.
+            if let Line::Text(text) = &mut line
+                && index == 0
+                && text.starts_with(BYTE_ORDER_MARK)
+            {
+                text.drain(..BYTE_ORDER_MARK.len());
+            }
             self.index += 1;
             match &line {
                 Line::Text(text) if text.trim_ascii().is_empty() => {}

@@ -67,7 +67,7 @@ impl Cutter {
             Format::Csv => {
                 let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
-                records.set_price_column(columns.place("price"));
+                records.set_columns(columns.place("price"), columns.place("sku"));
                 Some(columns)
             }
         };

@@ -86,6 +86,103 @@ async fn rows_that_may_be_one_field_are_refused_each_with_its_line() {
 }
 
 #[tokio::test]
+async fn an_open_quote_beside_a_ragged_row_gives_no_product_the_price_of_another() {
+    for (name, body) in [
+        (
+            "a.tsv",
+            "id\ttitle\tdescription\tprice\nr1\tCable\t\"2m\t10.00 EUR\nr2\tMonitor 24\"\t99.00 EUR\nr3\tThree\tz\t3.00 EUR\n",
+        ),
+        (
+            "b.tsv",
+            "id\tdescription\tprice\ttitle\tsale_price\nr1\tnice\t10.00 EUR\t\"G1\t\nr2\tG2\"\t1.00 EUR\nr3\tx\t3 EUR\tG3\t\n",
+        ),
+        (
+            "c.csv",
+            "price,title,id\n10.00 EUR,\"Best game,r1\n1.00 EUR,Foo,Bar\",r2\n3.00 EUR,Game three,r3\n",
+        ),
+    ] {
+        let app = TestApp::spawn().await;
+        let anna = app.user("anna", &SCOPES).await;
+        let done = finish(&app, &anna, &import(&app, &anna, merchant(), name, body).await).await;
+        assert_eq!((&done["accepted"], &done["refused"]), (&json!(1), &json!(2)), "{name}: {done}");
+        assert_eq!(offers(&app).await, expect(&[("r3", 300)]), "{name}");
+        let told = refusals(&app, &anna, &done).await;
+        assert_eq!(
+            told.iter().map(|one| one["line"].as_i64().unwrap()).collect::<Vec<_>>(),
+            [2, 3],
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_can_be_read_in_two_ways_fails_the_import() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &SCOPES).await;
+    for (header, why) in [
+        ("id,\"title,price", "the header on line 1 has a quotation mark that is never closed"),
+        ("id,price,Price", "the product data has the column \"price\" more than once"),
+    ] {
+        let body = format!("{header}\nr1,1.00 EUR,2.00 EUR\n");
+        let done = finish(&app, &anna, &import(&app, &anna, merchant(), "a.csv", body).await).await;
+        assert_eq!(done["state"], "failed", "{header}: {done}");
+        assert!(done.to_string().replace("\\\"", "\"").contains(why), "{header}: {done}");
+    }
+    assert_eq!(offers(&app).await, []);
+}
+
+#[tokio::test]
+async fn text_beside_elements_inside_of_an_attribute_is_not_what_it_says() {
+    let product = |id: &str, more: &str| format!("<item>{id}<title>Game {}</title>{more}</item>", id.len());
+    let items = [
+        product("<g:id>a</g:id>", "<g:price>19<sup>99</sup> EUR</g:price>"),
+        product("<g:id>bb</g:id>", "<g:price>2<b>0</b> EUR</g:price>"),
+        product(
+            "<g:id>ccc</g:id>",
+            "<g:price>20 EUR</g:price><g:sale_price>1<sup>9</sup> EUR</g:sale_price>",
+        ),
+        product(
+            "<g:id>dddd</g:id>",
+            "<g:price>20 EUR</g:price><g:availability>in_stock<i> no</i></g:availability>",
+        ),
+        product("<g:id>e<b>1</b></g:id>", "<g:price>20 EUR</g:price>"),
+        product("<g:id>link</g:id>", "<g:price>20 EUR</g:price><g:link>https://s.example/<b>1</b></g:link>"),
+    ];
+    let body = format!("<rss xmlns:g=\"http://base.google.com/ns/1.0\">\n{}\n</rss>", items.join("\n"));
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &SCOPES).await;
+    let done = finish(&app, &anna, &import(&app, &anna, merchant(), "a.xml", body).await).await;
+    assert_eq!(offers(&app).await, expect(&[("link", 2000)]), "{done}");
+    let told = refusals(&app, &anna, &done).await;
+    let reasons: Vec<&str> = told.iter().map(|one| one["reason"].as_str().unwrap()).collect();
+    for (reason, name) in reasons.iter().zip(["price", "price", "sale_price", "availability", "id", "link"]) {
+        assert!(reason.contains("elements inside") && reason.contains(name), "{reasons:?}");
+    }
+    assert_eq!(reasons.len(), 6, "{reasons:?}");
+}
+
+#[tokio::test]
+async fn invisible_characters_around_a_sku_make_no_other_offer_by_any_route() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &SCOPES).await;
+    let line = |sku: &str| json!({"store": "Shop", "sku": sku, "title": "Game", "region": "DE", "price": "9.99", "currency": "EUR"});
+    // With a byte order mark before its first line, as Windows' editors write.
+    let lines = format!("\u{feff}{}\n{}\n", line("d1"), line("\u{200b}d1"));
+    let told = app.post("/v1/prices").header("content-type", "application/x-ndjson").bearer_auth(&anna.token);
+    let told: Value = told.body(lines.clone()).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&told["accepted"], &told["rejected_count"]), (&json!(2), &json!(0)), "{told}");
+    let csv = "sku,title,store,region,price,currency\n\u{2060}d1\u{feff},Game,Shop,DE,9.99,EUR\n";
+    let xml = "<rss><item><g:id>\u{200b}d1</g:id><title>Game</title><g:price>9.99 EUR</g:price></item></rss>";
+    for (name, options, body) in
+        [("a.ndjson", json!({}), lines.as_str()), ("a.csv", json!({}), csv), ("a.xml", merchant(), xml)]
+    {
+        let done = finish(&app, &anna, &import(&app, &anna, options, name, body.to_owned()).await).await;
+        assert_eq!(done["refused"], 0, "{name}: {done}");
+        assert_eq!(offers(&app).await, expect(&[("d1", 999)]), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn elements_count_by_namespace_and_not_by_local_name() {
     let declared = "xmlns:x=\"http://base.google.com/ns/1.0\" xmlns:c=\"http://base.google.com/cns/1.0\" \
         xmlns:media=\"http://search.yahoo.com/mrss/\" xmlns:dc=\"http://purl.org/dc/elements/1.1/\"";

@@ -11,7 +11,7 @@ use crate::support::catalogue::answer;
 async fn a_game_is_made_read_changed_and_removed() {
     let app = TestApp::spawn().await;
     let user = app.librarian().await;
-    let body = json!({"title": " The Witcher® 3: Wild Hunt ", "publisher": "CD PROJEKT RED", "released_on": "2015-05-19", "url": "https://thewitcher.com"});
+    let body = json!({"title": " The\tWitcher® 3:  Wild&nbsp;Hunt \u{200b}", "publisher": "CD PROJEKT RED", "released_on": "2015-05-19", "url": "https://thewitcher.com"});
     let created = app.create(&user, "/v1/games", body).await;
     assert_eq!(created.status, 201);
     let path = format!("/v1/games/{}", created.id());
@@ -27,7 +27,8 @@ async fn a_game_is_made_read_changed_and_removed() {
     // A merge patch: what is absent stays, what is null goes.
     let patch = |body| app.request(Method::PATCH, &path).bearer_auth(&user.token).json(&body);
     let patched = answer(
-        patch(json!({"publisher": null, "title": "The Witcher 3"})).header("if-match", read.header("etag")),
+        patch(json!({"publisher": null, "title": "The \n Witcher&#32;3"}))
+            .header("if-match", read.header("etag")),
     )
     .await;
     assert_eq!(patched.status, 200, "{}", patched.body);

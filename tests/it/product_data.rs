@@ -108,8 +108,8 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
             "has no end",
             "no time",
             "above the price",
-            "url",
-            "url",
+            "link must start with",
+            "link must start with",
             "\"perhaps\"",
             "price",
         ]) {
@@ -142,7 +142,7 @@ async fn a_feed_of_one_line_tells_every_reason() {
     );
     let told = refusals(&app, &anna, &done).await;
     assert_eq!((told.len(), &told[0]["line"], &told[0]["kind"]), (1, &json!(1), &json!("refused")));
-    for why in ["price must be a decimal number", "\"perhaps\"", "url must start with"] {
+    for why in ["price must be a decimal number", "\"perhaps\"", "link must start with"] {
         assert_eq!(told[0]["reason"].as_str().unwrap().matches(why).count(), 1, "{told:?}");
     }
 }

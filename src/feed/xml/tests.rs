@@ -161,6 +161,27 @@ fn text_is_read_as_shops_write_it() {
 }
 
 #[test]
+fn elements_inside_of_an_attribute_are_not_passed_over() {
+    let feed = |inside: &str| format!("<rss xmlns:g='{GOOGLE}' xmlns:c='c'><item>{inside}</item></rss>");
+    let mixed = |inside: &str| items(&feed(inside)).read_next().unwrap().unwrap().mixed;
+    for (inside, expected) in [
+        ("<g:id>d<b>1</b></g:id>", vec!["id"]),
+        ("<g:price>19<sup>99</sup> EUR</g:price>", vec!["price"]),
+        ("<g:price>1<br/>9 EUR</g:price>", vec!["price"]),
+        ("<g:price><c:b>9 EUR</c:b></g:price><price>19 EUR</price>", vec!["price"]),
+        ("<price>1<b>9</b> EUR</price><g:sale_price>1<b/></g:sale_price>", vec!["sale_price", "price"]),
+        ("<availability>in_stock<i> no</i></availability>", vec!["availability"]),
+        ("<link>https://s/<b>1</b></link>", vec!["link"]),
+        // What says nothing of the product, or not before another.
+        ("<title>a <b>b</b></title><g:shipping><g:price>1 EUR</g:price></g:shipping>", vec![]),
+        ("<price>1<b>9</b> EUR</price><g:price>19 EUR</g:price>", vec![]),
+        ("<g:price><!-- no element -->1<![CDATA[9]]> EUR<?p i?></g:price>", vec![]),
+    ] {
+        assert_eq!(mixed(inside), expected, "{inside}");
+    }
+}
+
+#[test]
 fn an_item_without_end_is_refused_and_the_next_is_read() {
     let cdata = format!("<title><![CDATA[{}]]></title>", "x".repeat(2 * LONGEST_RECORD));
     for (unit, times) in [
