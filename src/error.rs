@@ -187,6 +187,7 @@ impl Error {
     /// Several wrong fields of a body.
     pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
+            [one] if one.pointer.is_empty() => one.detail.clone(),
             [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
             many => format!("{} fields are wrong.", many.len()),
         };

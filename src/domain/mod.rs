@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod link;
 pub mod mail_domain;
 pub mod money;
+pub mod object;
 pub mod observation;
 pub mod price;
 pub mod public_keys;

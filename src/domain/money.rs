@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::object::object;
+
 /// No amount is larger than this many minor units (a thousand million of them): a larger one is a mistake, and
 /// sums and tenfold comparisons stay far from overflow.
 pub const MAX_MINOR_UNITS: i64 = 1_000_000_000_000;
@@ -139,7 +141,7 @@ impl Serialize for Money {
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = MoneyOnTheWire::deserialize(deserializer)?;
+        let wire: MoneyOnTheWire = object(deserializer)?;
         let minor = wire
             .currency
             .parse_amount(&wire.amount)

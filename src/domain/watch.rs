@@ -1,15 +1,16 @@
 //! What a watch wants, and why an offer is or is not it.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::money::{Currency, Money};
+use super::object::object;
 use super::price::Price;
 
 /// When a watch rings. Externally tagged on the wire: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// Any price below the regular one.
     AnySale {},
@@ -22,6 +23,37 @@ pub enum Rule {
     },
     /// A sale at the lowest price ever paid for the offer, and its first giveaway.
     NewLow {},
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(match object(deserializer)? {
+            RuleOnTheWire::AnySale(Nothing {}) => Rule::AnySale {},
+            RuleOnTheWire::PriceAtMost(most) => Rule::PriceAtMost(most),
+            RuleOnTheWire::CutAtLeast(CutOnTheWire { percent }) => Rule::CutAtLeast { percent },
+            RuleOnTheWire::NewLow(Nothing {}) => Rule::NewLow {},
+        })
+    }
+}
+
+/// A rule whose parts are objects, too.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RuleOnTheWire {
+    AnySale(#[serde(deserialize_with = "object")] Nothing),
+    PriceAtMost(Money),
+    CutAtLeast(#[serde(deserialize_with = "object")] CutOnTheWire),
+    NewLow(#[serde(deserialize_with = "object")] Nothing),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CutOnTheWire {
+    percent: i16,
 }
 
 impl Rule {

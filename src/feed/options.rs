@@ -38,6 +38,23 @@ pub enum ImportFormat {
 }
 
 impl ImportOptions {
+    /// A text that no file has: `columns` or `constants`, the name in it, and what is wrong.
+    pub fn bad_text(&self) -> Option<(&'static str, &str, String)> {
+        let lists = [("columns", &self.columns), ("constants", &self.constants)];
+        let texts = lists.into_iter().flat_map(|(list, map)| map.iter().map(move |pair| (list, pair)));
+        for (list, (name, value)) in texts {
+            // A name in a header may have a line end, but nothing has this, nor can it be kept.
+            if name.contains('\0') || value.contains('\0') {
+                return Some((list, name, "has a NUL in it".to_owned()));
+            }
+            // It would be in every row.
+            if value.len() > LONGEST {
+                return Some((list, name, format!("is longer than {LONGEST} bytes")));
+            }
+        }
+        None
+    }
+
     /// What its rows mean.
     ///
     /// # Errors
@@ -46,15 +63,8 @@ impl ImportOptions {
         let pairs = |map: &BTreeMap<String, String>| {
             map.iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>()
         };
-        // A name in a header may have a line end, but nothing has this, nor can it be kept.
-        let texts =
-            [&self.columns, &self.constants].into_iter().flatten().flat_map(|(key, value)| [key, value]);
-        if texts.into_iter().any(|text| text.contains('\0')) {
-            return Err("has a column or a constant with a NUL in it".to_owned());
-        }
-        // They would be in every row.
-        if self.columns.values().chain(self.constants.values()).any(|text| text.len() > LONGEST) {
-            return Err(format!("has a column or a constant that is longer than {LONGEST} bytes"));
+        if let Some((list, name, problem)) = self.bad_text() {
+            return Err(format!("has in {list} a {name} that {problem}"));
         }
         if self.format == ImportFormat::Observations {
             let mapping = Mapping::parse(&pairs(&self.columns), &pairs(&self.constants));

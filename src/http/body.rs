@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, Sleep};
 use uuid::Uuid;
 
@@ -24,6 +24,7 @@ use super::request::Progress;
 use crate::app::App;
 use crate::callers::Caller;
 use crate::cpu_time::give_way;
+use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
 
@@ -297,20 +298,21 @@ pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Resu
     }
 }
 
-/// Reads JSON; a wrong field is named by its pointer.
+/// Reads a JSON object; a wrong field is named by its pointer.
 ///
 /// # Errors
-/// `Malformed` when it is not JSON at all, `Invalid` when a field does not fit.
+/// `Malformed` when it is not JSON at all, `Invalid` when it is no object or a field does not fit.
 pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        if !error.inner().is_data() {
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let text = error.inner().to_string();
+        let text = without_position(&text);
+        // Of an enum that is neither text nor object, serde_json speaks as if it were no JSON.
+        let is_value = || text == "expected value" && serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if !error.inner().is_data() && !is_value() {
             return Error::malformed(format!("The body is not JSON: {}.", error.inner()));
         }
-        Error::invalid(
-            pointer(error.path()),
-            brief(without_position(&error.inner().to_string()), MAX_REPEATED),
-        )
+        Error::invalid(pointer(error.path()), brief(&plain(text), MAX_REPEATED))
     })?;
     deserializer.end().map_err(|error| Error::malformed(format!("The body is not JSON: {error}.")))?;
     Ok(value)
@@ -319,20 +321,65 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
 /// The most characters that are repeated of a name or a value, so that the sentence around them is not cut off.
 const MAX_REPEATED: usize = 200;
 
+/// What serde says of a value, in the words of JSON and not those of Rust.
+fn plain(message: &str) -> String {
+    if message == "expected value" {
+        return "is of a wrong type".to_owned();
+    }
+    let parts = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid "));
+    let Some((kind, (found, wanted))) =
+        parts.and_then(|(kind, rest)| Some((kind, rest.rsplit_once(", expected ")?)))
+    else {
+        return message.to_owned();
+    };
+    let is_number =
+        wanted.len() <= 5 && wanted.starts_with(['i', 'u']) && wanted.ends_with(|c: char| c.is_ascii_digit());
+    let wanted = match wanted {
+        _ if is_number && kind == "invalid value" => return "is out of range".to_owned(),
+        _ if is_number => "a whole number",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        "a boolean" => "true or false",
+        rust if ["struct", "newtype", "enum", "variant"].iter().any(|word| rust.starts_with(word)) => {
+            "an object"
+        }
+        other => other,
+    };
+    let found = match found.split_once(' ') {
+        None if found == "sequence" => "an array".to_owned(),
+        None if found == "map" => "an object".to_owned(),
+        Some(("string", text)) => format!("the string {text}"),
+        Some(("boolean", value)) => value.to_owned(),
+        Some(("integer", value)) => format!("the number {value}"),
+        Some(("floating", value)) => format!("the number {}", value.trim_start_matches("point ")),
+        _ => found.to_owned(),
+    };
+    // An object without the one name that it must have.
+    if wanted == found {
+        return "must not be empty".to_owned();
+    }
+    format!("must be {wanted}, not {found}")
+}
+
+/// A name as a part of a pointer.
+pub fn pointer_part(name: &str) -> String {
+    brief(name, MAX_REPEATED).replace('~', "~0").replace('/', "~1")
+}
+
 /// RFC 6901.
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter().fold(String::new(), |pointer, segment| match segment {
         Segment::Seq { index } => format!("{pointer}/{index}"),
         Segment::Map { key } | Segment::Enum { variant: key } => {
-            format!("{pointer}/{}", brief(key, MAX_REPEATED).replace('~', "~0").replace('/', "~1"))
+            format!("{pointer}/{}", pointer_part(key))
         }
         Segment::Unknown => pointer,
     })
 }
 
 /// serde_json ends its messages with ` at line 1 column 7`, which the pointer tells better.
-pub fn without_position(message: &str) -> &str {
+fn without_position(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 

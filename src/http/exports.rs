@@ -14,6 +14,7 @@ use super::page::Paging;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
+use crate::domain::object::object;
 use crate::error::{Error, Result};
 use crate::store::exports::{self, Export};
 use crate::tables::TableFormat;
@@ -24,7 +25,7 @@ pub struct CreateExportRequest {
     kind: ExportKind,
     #[serde(default)]
     format: TableFormat,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     filter: ExportFilter,
     /// Seconds from now after which its file goes.
     #[serde(default)]

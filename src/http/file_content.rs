@@ -77,7 +77,7 @@ pub async fn shared(
     }
     let answer = Answer::to(file, &method, &headers)?;
     let mut response = match (answer, &method) {
-        (Answer::Bytes { start, end, .. }, &Method::GET) => {
+        (Answer::Bytes { start, end, partial }, &Method::GET) => {
             // A limited link gives no address that could be used more than once.
             if shared.most.is_none()
                 && let Some(redirect) = answer.redirect(&app, file, &method, &headers).await?
@@ -87,7 +87,7 @@ pub async fn shared(
                 answer.note(&app, file, &method);
                 return Ok(redirect);
             }
-            let served = served::begin(&app, &shared, start, end).await?;
+            let served = served::begin(&app, &shared, start, end, partial).await?;
             answer.send(&app, file, &method, Some(served)).await?
         }
         _ => answer.send(&app, file, &method, None).await?,

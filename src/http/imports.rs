@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::auth::Caller;
-use super::body::{Id, Json, Params};
+use super::body::{Id, Json, Params, pointer_part};
 use super::conditional;
 use super::page::{Page, Paging};
 use crate::app::App;
@@ -157,6 +157,9 @@ pub async fn create(
     caller.require("prices:write")?;
     let CreateImportRequest { file_id, format, columns, constants, backfill } = request;
     let options = ImportOptions { format, columns, constants };
+    if let Some((list, name, problem)) = options.bad_text() {
+        return Err(Error::invalid(format!("/{list}/{}", pointer_part(name)), problem));
+    }
     options.meaning().map_err(|problem| Error::invalid("/format", problem))?;
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, file_id, now).await?;

@@ -26,6 +26,7 @@ use super::lines::{Line, Lines, MAX_LINE};
 use crate::app::App;
 use crate::cpu_time::Stride;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::object::Object;
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::{batches, new_offers};
@@ -288,8 +289,8 @@ impl Report {
     /// Checks one observation.
     fn take(&mut self, index: u64, text: &[u8]) {
         // The path of a wrong field costs time, so it is looked for only when there is one, and somebody is told of it.
-        let reported = match serde_json::from_slice::<ReportedObservation>(text) {
-            Ok(reported) => Ok(reported),
+        let reported = match serde_json::from_slice::<Object<ReportedObservation>>(text) {
+            Ok(Object(reported)) => Ok(reported),
             Err(_) if self.room.is_used_up() => {
                 self.sent.rejected += 1;
                 return;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::link::Admission;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Kind, Result, chain};
 use crate::store::file_links::{self, SharedFile};
 
 /// What goes to the connection at once, which takes some pieces ahead: what a client that goes away did not get should
@@ -21,7 +21,13 @@ const PIECE: usize = 64 << 10;
 const HELD_BACK: Duration = Duration::from_millis(100);
 /// How long a request waits for answers under way that may break off, and how often it looks.
 const WAITS: Duration = Duration::from_secs(3);
+/// A part is waited for longer: some clients that fetch a file in parts give up at the first refusal.
+const PART_WAITS: Duration = Duration::from_secs(10);
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
+/// The most bytes of an answer that broke off which may still have been in buffers between us and its client,
+const MOST_UNREAD: u64 = 8 << 20;
+/// and how long they are not counted as given out, so that they can be asked for again.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Bytes of a link that one answer sends. Dropped early, it counts those that were sent and gives back the others.
 pub struct Served {
@@ -30,16 +36,20 @@ pub struct Served {
     promised: u64,
     start: u64,
     length: u64,
+    /// A range was asked for, of all or
+    by_range: bool,
+    /// of less.
+    is_part: bool,
     held_back: bool,
     sent: u64,
     settled: bool,
 }
 
-/// Begins an answer with the bytes from `start` to before `end`.
+/// Begins an answer with the bytes from `start` to before `end`, `by_range` when a range was asked for.
 ///
 /// # Errors
-/// `NotFound`: the link gives no more.
-pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64) -> Result<Served> {
+/// `NotFound`: the link gives no more. `Unavailable`: it may give this part later.
+pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64, by_range: bool) -> Result<Served> {
     let limited = shared.most.is_some();
     let (length, whole) = (end - start, shared.usage.length);
     let served = Served {
@@ -48,6 +58,8 @@ pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64) -> Resu
         promised: if limited { length } else { 0 },
         start,
         length,
+        by_range,
+        is_part: length < whole,
         held_back: limited && length == whole,
         sent: 0,
         settled: false,
@@ -60,7 +72,7 @@ pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64) -> Resu
 }
 
 async fn promise(mut served: Served) -> Result<Served> {
-    let mut left = WAITS;
+    let mut left = if served.by_range { PART_WAITS } else { WAITS };
     // Nothing is promised yet that could be given back.
     served.settled = true;
     loop {
@@ -70,6 +82,13 @@ async fn promise(mut served: Served) -> Result<Served> {
             Admission::Later if !left.is_zero() => {
                 sleep(LOOKS_EVERY).await;
                 left = left.saturating_sub(LOOKS_EVERY);
+            }
+            // Clients give up at a 404.
+            Admission::Later if served.by_range => {
+                let detail = "Other answers of this link are under way. Please try again in a moment.";
+                let mut later = Error::new(Kind::Unavailable, detail);
+                later.retry_after_s = Some(1);
+                return Err(later);
             }
             Admission::Later | Admission::Never => return Err(file_links::no_link()),
         }
@@ -120,7 +139,13 @@ impl Served {
         let settled = std::mem::replace(&mut self.settled, true);
         let (app, link) = (self.app.clone(), self.link);
         let (promised, start, sent) = (self.promised, self.start, self.sent);
-        (!settled).then_some(async move { count(&app, link, promised, start, sent).await })
+        let unsure = match sent < self.length {
+            _ if promised == 0 => 0,
+            true => sent.min(MOST_UNREAD),
+            // Its client may hang up yet, and ask for it again in other parts: the link is not used up at once.
+            false => u64::from(self.is_part),
+        };
+        (!settled).then_some(count_with_grace(app, link, promised, start, sent, unsure))
     }
 }
 
@@ -132,6 +157,19 @@ impl Drop for Served {
         {
             runtime.spawn(counting);
         }
+    }
+}
+
+/// Counts an answer; what its client may not have got counts later. Until then it stays promised, also when the process
+/// dies.
+async fn count_with_grace(app: App, link: Uuid, promised: u64, start: u64, sent: u64, unsure: u64) {
+    let got = sent - unsure;
+    count(&app, link, promised - unsure, start, got).await;
+    if unsure > 0 {
+        tokio::spawn(async move {
+            sleep(GRACE).await;
+            count(&app, link, unsure, start + got, unsure).await;
+        });
     }
 }
 

@@ -105,8 +105,11 @@ impl<'a> Sights<'a> {
             offers[place].observations.push(seen);
         }
         for offer in &mut offers {
-            // Of two at the same instant the lower stands: it comes first, and the other changes nothing.
-            offer.observations.sort_by_key(|seen| (seen.observed_at, seen.amount, !seen.available));
+            // Of two at the same instant the lower stands: it comes first, and the other changes nothing. Of two alike
+            // one that names the sale's end comes before one that leaves the end as it was.
+            offer.observations.sort_by_key(|seen| {
+                (seen.observed_at, seen.amount, !seen.available, seen.sale_ends_at.is_none())
+            });
         }
         Sights { offers }
     }

@@ -385,8 +385,9 @@ async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
     let world = world().await;
     let file = world.body(&Method::POST, "/v1/imports").await["file_id"].clone();
     for (path, body, pointer) in [
-        ("/v1/imports", json!({"file_id": file, "columns": {"sku": "a\0b"}}), "/format"),
-        ("/v1/imports", json!({"file_id": file, "constants": {"store": "a\0b"}}), "/format"),
+        ("/v1/imports", json!({"file_id": file, "columns": {"sku": "a\0b"}}), "/columns/sku"),
+        ("/v1/imports", json!({"file_id": file, "columns": {"a\0/b": "c"}}), "/columns/a\0~1b"),
+        ("/v1/imports", json!({"file_id": file, "constants": {"store": "a\0b"}}), "/constants/store"),
         ("/v1/exports", json!({"kind": "prices", "filter": {"store": "a\0b"}}), "/filter/store"),
         ("/v1/exports", json!({"kind": "prices", "filter": {"region": "a\0b"}}), "/filter/region"),
         (
@@ -411,6 +412,76 @@ async fn what_no_text_and_no_time_can_be_is_refused_by_its_field() {
         "sale_ends_at": "9999-12-31T23:59:60Z"});
     let answer = world.app.report(&world.anna, json!([observation])).await;
     assert_eq!(answer["rejected"][0]["problem"]["errors"][0]["pointer"], "/sale_ends_at", "{answer}");
+}
+
+#[tokio::test]
+async fn an_array_is_no_object() {
+    let world = world().await;
+    let ask = async |method: &Method, path: &str, body: &Value| {
+        let answer = world.request(method, path).json(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let mut refused = 0;
+    for (method, route) in routes() {
+        if !matches!(method, Method::POST | Method::PATCH | Method::PUT) {
+            continue;
+        }
+        let path = world.path(&route).await;
+        // Others read no JSON.
+        if ask(&method, &path, &json!(5)).await.0 != 422 {
+            continue;
+        }
+        let body = world.body(&method, &route).await;
+        let fields: Vec<&Value> = body.as_object().unwrap().values().collect();
+        for array in [json!([]), json!([null]), json!([true]), json!([null, 5]), json!(fields)] {
+            let (status, text) = ask(&method, &path, &array).await;
+            assert_eq!(status, 422, "{method} {route} {array}: {text}");
+            let problem: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(problem["errors"][0]["pointer"], "", "{text}");
+            assert_eq!(problem["detail"], "must be an object, not an array", "{text}");
+        }
+        refused += 1;
+    }
+    assert!(refused >= 14, "{refused}");
+
+    let game = world.first("/v1/games").await;
+    for (rule, pointer) in [
+        (json!({"any_sale": []}), "/rule/any_sale"),
+        (json!({"new_low": []}), "/rule/new_low"),
+        (json!({"price_at_most": ["5.00", "EUR"]}), "/rule/price_at_most"),
+        (json!({"cut_at_least": [50]}), "/rule/cut_at_least"),
+        (json!({"cut_at_least": {"percent": "5"}}), "/rule/cut_at_least/percent"),
+        (json!(["any_sale", {}]), "/rule"),
+        (json!("any_sale"), "/rule"),
+        (json!({}), "/rule"),
+        (json!({"any_sale": {}, "new_low": {}}), "/rule"),
+    ] {
+        let (status, text) = ask(&Method::POST, "/v1/watches", &json!({"game_id": game, "rule": rule})).await;
+        assert_eq!(status, 422, "{rule}: {text}");
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{text}");
+        assert!(!text.contains("struct") && !text.contains("invalid type"), "{text}");
+    }
+    for (body, pointer) in [
+        (json!({"kind": "prices", "filter": ["gog"]}), "/filter"),
+        (json!({"kind": "prices", "filter": []}), "/filter"),
+        (json!({"kind": 5}), "/kind"),
+        (json!({"kind": ["prices"]}), "/kind"),
+    ] {
+        let (status, text) = ask(&Method::POST, "/v1/exports", &body).await;
+        assert_eq!(status, 422, "{body}: {text}");
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{text}");
+    }
+
+    let seen = json!(["gog", "z", "1.00", "EUR", null, null, null, null, null, null, null, null]);
+    let lines = world.request(&Method::POST, "/v1/prices").header("content-type", "application/x-ndjson");
+    let lines = lines.body(seen.to_string()).send().await.unwrap().json::<Value>().await.unwrap();
+    for answer in [world.app.report(&world.anna, json!([seen])).await, lines] {
+        assert_eq!((&answer["accepted"], &answer["rejected_count"]), (&json!(0), &json!(1)), "{answer}");
+        let problem = &answer["rejected"][0]["problem"];
+        assert_eq!(problem["detail"], "must be an object, not an array", "{answer}");
+    }
 }
 
 #[tokio::test]

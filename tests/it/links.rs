@@ -73,6 +73,12 @@ impl Shared {
         self.app.see(&self.anna, &format!("{}/links", self.file)).await["items"][0].clone()
     }
 
+    /// What was fetched in parts may be asked for again for some seconds.
+    async fn becomes_used_up(&self) {
+        eventually("it is used up", async || self.ask(Method::HEAD, &[]).await.0 == 404).await;
+        self.is_used_up().await;
+    }
+
     async fn is_used_up(&self) {
         for method in [Method::GET, Method::HEAD] {
             for headers in [
@@ -130,7 +136,8 @@ async fn a_copy_by_ranges_is_a_download() {
         copy.push(bytes);
     }
     assert_eq!([&copy[1][..], &copy[2], &copy[0]].concat(), shared.whole);
-    shared.is_used_up().await;
+    assert_eq!(shared.ask(Method::GET, &[]).await.0, 404, "a second copy, at once");
+    shared.becomes_used_up().await;
     let listed = shared.listed().await;
     assert_eq!((&listed["downloads"], &listed["bytes_served"]), (&json!(1), &json!(300_000)));
 
@@ -151,7 +158,7 @@ async fn of_two_downloads_at_once_where_one_is_left_one_is_refused() {
     assert_eq!(status, "200");
     // It does not read on, so it is not done.
     assert_eq!(shared.ask(Method::GET, &[]).await.0, 404);
-    assert_eq!(shared.range("bytes=0-").await, 404);
+    assert_eq!(shared.range("bytes=0-").await, 503);
     // It breaks off: what it got is counted, and the download is there again.
     drop(first);
     eventually("the bytes that were not sent are given back", async || {
@@ -179,7 +186,7 @@ async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
         let parts: Vec<String> = (0..4).map(part).collect();
         let answers = join_all(parts.iter().map(|part| shared.range(part))).await;
         assert_eq!(answers, [206; 4], "{size}");
-        shared.is_used_up().await;
+        shared.becomes_used_up().await;
         assert_eq!(shared.listed().await["downloads"], 1);
 
         // As aria2 does: it goes on with the first answer, and hangs up where the next part begins.
@@ -192,10 +199,48 @@ async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
         first.read_exact(&mut own).await.unwrap();
         assert!(own == shared.whole[..size / 4]);
         drop(first);
-        eventually("it is used up", async || shared.ask(Method::HEAD, &[]).await.0 == 404).await;
-        shared.is_used_up().await;
+        shared.becomes_used_up().await;
         assert_eq!(shared.listed().await["downloads"], 1);
     }
+}
+
+#[tokio::test]
+async fn parts_that_are_cut_and_asked_for_again_are_one_download() {
+    // Open-ended ranges at once, each cut where the next one began.
+    let size = 20 * MIB;
+    let shared = Shared::new(size, 1).await;
+    let fetch = async |start: usize, length: usize| {
+        loop {
+            let (mut stream, status) = shared.begin(Some(&format!("bytes={start}-"))).await;
+            match status.as_str() {
+                "206" => {}
+                "503" => continue,
+                _ => return status,
+            }
+            let mut part = vec![0; length];
+            stream.read_exact(&mut part).await.unwrap();
+            assert!(part == shared.whole[start..][..length]);
+            return status;
+        }
+    };
+    assert_eq!(join_all((0..4).map(|i| fetch(i * size / 4, size / 4))).await, ["206"; 4]);
+    shared.becomes_used_up().await;
+    assert_eq!(shared.listed().await["downloads"], 1);
+
+    // Parts that fit into the buffers: sent whole, of one of them half is read, and the other half is asked for again.
+    let size = MIB;
+    let shared = Shared::new(size, 1).await;
+    let part = |i: usize| format!("bytes={}-{}", i * size / 16, (i + 1) * size / 16 - 1);
+    let (unread, status) = shared.begin(Some(&part(0))).await;
+    assert_eq!(status, "206");
+    for i in 1..16 {
+        assert_eq!(shared.range(&part(i)).await, 206);
+    }
+    drop(unread);
+    let rest = format!("bytes={}-{}", size / 32, size / 16 - 1);
+    assert_eq!(shared.range(&rest).await, 206);
+    shared.becomes_used_up().await;
+    assert_eq!(shared.listed().await["downloads"], 1);
 }
 
 #[tokio::test]
@@ -215,8 +260,8 @@ async fn curl_resumes_within_one_download() {
     let resumed = Command::new("curl").args(["-sf", "-C", "-", "-o", to, &url]).status().await.unwrap();
     assert!(resumed.success(), "after {had}");
     assert!(std::fs::read(&part).unwrap() == shared.whole);
+    shared.becomes_used_up().await;
     assert_eq!(shared.listed().await["downloads"], 1);
-    shared.is_used_up().await;
 }
 
 #[tokio::test]

@@ -215,7 +215,12 @@ async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
     for (name, value, status) in [
         ("upload-length", "-1", 400),
         ("upload-length", "many", 400),
-        ("upload-length", "99999999999999999999", 400),
+        ("upload-length", "99999999999999999999", 413),
+        ("upload-length", "9223372036854775807", 413),
+        ("upload-length", "9223372036854775808", 413),
+        ("upload-length", "18446744073709551616", 413),
+        ("upload-length", "99999999999999999999999999", 413),
+        ("upload-length", "99999999999999999999999999a", 400),
         ("upload-length", "6442450945", 413),
         ("upload-defer-length", "2", 400),
         ("upload-concat", "whole", 400),

@@ -331,7 +331,7 @@ proptest! {
                 ..seen(hour * 60, amount, 1000)
             })
             .collect();
-        sights.sort_by_key(|sight| (sight.observed_at, sight.amount, !sight.available));
+        sights.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
         let mut messages = Vec::new();
         let mut begin = 0;
         for cut in cuts.into_iter().filter(|cut| *cut < sights.len()) {

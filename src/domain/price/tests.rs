@@ -469,7 +469,7 @@ fn sights() -> impl Strategy<Value = Vec<Seen>> {
                 ..seen(hour * 60, amount, 2000)
             })
             .collect();
-        sights.sort_by_key(|sight| (sight.observed_at, sight.amount, !sight.available));
+        sights.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
         sights
     })
 }

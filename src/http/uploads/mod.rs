@@ -250,7 +250,9 @@ pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let digits =
         value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    match digits.and_then(|text| text.parse().ok()).filter(|&count| i64::try_from(count).is_ok()) {
+    // What is beyond the numbers of the database is beyond all files, too.
+    let most = i64::MAX.unsigned_abs();
+    match digits.map(|text| text.parse::<u64>().map_or(most, |count| count.min(most))) {
         Some(count) => Ok(Some(count)),
         None => Err(Error::malformed(format!("{name} must be a number of bytes."))),
     }
