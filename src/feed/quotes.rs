@@ -214,7 +214,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
     };
     let (mut lines, mut rows) = (0, 0);
     let (mut first_may_be_row, mut first_may_be_ragged) = (false, false);
-    let (mut later, mut telling, mut hidden) = (0, 0, false);
+    let (mut later, mut telling) = (0, 0);
     let mut begin = 0;
     while begin < length {
         let end = memchr(dialect.line_end, &bytes[begin..length]).map_or(length, |end| begin + end);
@@ -224,29 +224,27 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
             let likeness = wanted.likeness(line);
             let (is_row, is_ragged) =
                 (likeness >= Some(Likeness::Priceless), likeness == Some(Likeness::Ragged));
-            let tells = is_telling(bytes, begin..end, &read.fields, table);
             rows += usize::from(likeness == Some(Likeness::Row));
-            hidden |= tells;
             if begin == 0 {
                 (first_may_be_row, first_may_be_ragged) = (is_row, is_ragged);
             } else if wanted.begins(bytes, begin..end, whole, &read.fields) {
                 (later, telling) = (later + 1, telling + 1);
             } else {
                 later += usize::from(is_row || (is_ragged && wanted.price.is_some()));
-                telling += usize::from((is_row || is_ragged) && tells);
+                telling +=
+                    usize::from(likeness.is_some() && is_telling(bytes, begin..end, &read.fields, table));
             }
         }
         begin = end + 1;
     }
     // Cells of a later line would be cells of the row that begins on the first.
     let first_end = memchr(dialect.line_end, bytes).unwrap_or(length);
-    let joins = hidden && read.fields.list.iter().any(|field| field.begin > first_end);
+    let joins = (first_may_be_row || first_may_be_ragged)
+        && read.fields.list.iter().any(|field| field.begin > first_end)
+        && hides_delimiters(bytes, several_lines(bytes, &read.fields, dialect), table);
     let verdict = if rows * 2 > lines {
         Verdict::OpenQuote
-    } else if (first_may_be_row && later > 0)
-        || telling > 0
-        || ((first_may_be_row || first_may_be_ragged) && joins)
-    {
+    } else if (first_may_be_row && later > 0) || telling > 0 || joins {
         Verdict::Ambiguous(length)
     } else {
         Verdict::OneRecord(read.fields, length)
@@ -380,11 +378,27 @@ fn is_like_sku(cell: &[u8]) -> bool {
 /// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in
 /// the last line of a first column, nor where all of them are commas of prose, with a space behind.
 fn is_telling(bytes: &[u8], line: Range<usize>, fields: &Fields, table: &Table) -> bool {
+    let quoted = fields.list.iter().filter(|field| field.quoted);
+    let parts = quoted.map(|field| field.begin.max(line.start)..field.end.min(line.end));
+    hides_delimiters(bytes, parts, table)
+}
+
+/// The quoted fields with a line end inside.
+fn several_lines<'f>(
+    bytes: &'f [u8],
+    fields: &'f Fields,
+    dialect: &'f Dialect,
+) -> impl Iterator<Item = Range<usize>> + 'f {
+    let quoted = fields.list.iter().filter(|field| field.quoted).map(|field| field.begin..field.end);
+    quoted.filter(|field| memchr(dialect.line_end, &bytes[field.clone()]).is_some())
+}
+
+/// Whether these parts of quoted fields have delimiters that are not those of prose.
+fn hides_delimiters(bytes: &[u8], parts: impl Iterator<Item = Range<usize>>, table: &Table) -> bool {
     let delimiter = table.dialect.delimiter;
     let (mut delimiters, mut spaced) = (0, 0);
-    for field in fields.list.iter().filter(|field| field.quoted) {
-        let (from, to) = (field.begin.max(line.start), field.end.min(line.end));
-        for place in from..to.max(from) {
+    for part in parts {
+        for place in part {
             if bytes[place] == delimiter {
                 delimiters += 1;
                 spaced += usize::from(bytes.get(place + 1) == Some(&b' '));
