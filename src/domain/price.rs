@@ -349,7 +349,8 @@ pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool
     // Of two prices at the same instant the lower stands, and of two equal ones that which can be paid.
     let rank = |price: &Price| (price.amount, !price.available);
     if same_currency && seen.observed_at == before.observed_at && rank(&after) >= rank(before) {
-        let agreed = before.sale.filter(|_| before.says_the_same(&after));
+        // What cannot be bought says nothing of the sale of what can.
+        let agreed = before.sale.filter(|_| before.says_the_same(&after) && seen.available);
         // The later end, in whatever order they come.
         let sale = agreed.map(|sale| Sale { ends_at: sale.ends_at.max(told.filter(|_| !is_over)), ..sale });
         return Outcome::Unchanged { after: Price { sale: sale.or(before.sale), ..*before } };
