@@ -393,7 +393,11 @@ fn what_cannot_be_bought_is_no_sale_and_no_low() {
     );
     assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
     let (price, _) = changes(&[told(0, 1000, 60), Seen { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
-    assert_eq!(price.unwrap().sale.and_then(|sale| sale.ends_at), Some(at(60)), "and its end is that of the sale");
+    assert_eq!(
+        price.unwrap().sale.and_then(|sale| sale.ends_at),
+        Some(at(60)),
+        "and its end is that of the sale"
+    );
 }
 
 type Best = (Option<i64>, bool);
