@@ -17,8 +17,9 @@ from resolve import ROOT
 OTHERS = set(
     "awk cat curl date df dig du echo export find for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
 )
-# Options of every `aws` command, and the commands that are not one call of AWS.
+# Options of every `aws` command, options that it calls otherwise than AWS does, and commands that are not one call of AWS.
 ANYWHERE = {"output", "query", "region", "profile", "max-items", "starting-token", "no-cli-pager"}
+RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
 MORE = {
     ("s3", "cp"): {"recursive", "exclude", "include"},
     ("rds", "generate-db-auth-token"): {"hostname", "port", "username"},
@@ -49,7 +50,10 @@ def typed(page):
 
 
 def all_typed():
-    return [(name, command) for name, page in pages().items() for command in typed(page)]
+    found = [(name, command) for name, page in pages().items() for command in typed(page)]
+    # The bodies of the short forms.
+    short = (ROOT / "scripts/stacks/at-night.sh").read_text()
+    return found + [("at-night.sh", command) for command in shell_lines.commands(short) if command[0] == "aws"]
 
 
 def test_each_page_has_the_four_headings_and_says_something():
@@ -131,6 +135,7 @@ def test_aws_commands_are_there_with_their_options():
         elif operation in operations(service):
             members = operations(service)[operation]
             known = set(members) | {f"no-{option}" for option, kind in members.items() if kind == "boolean"}
+            known |= RENAMED.get((service, operation), set())
         else:
             problems.append(f"{name}: aws {service} {operation}")
             continue

@@ -1,0 +1,39 @@
+"""docs/operations/assumptions.md has all that the emulated deployment does not show."""
+
+import re
+
+import stubs
+
+from resolve import ROOT
+
+PAGE = (ROOT / "docs/operations/assumptions.md").read_text()
+
+
+def rows(heading):
+    """The cells of the table below a heading."""
+    section = re.split(r"^## ", PAGE.split(f"## {heading}\n")[1], flags=re.M)[0]
+    table = [line.strip().strip("|").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in table[2:]]
+
+
+def test_assumptions_are_numbered_and_say_how_to_see_them():
+    numbered = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in PAGE.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row[0]) for row in numbered] == list(range(1, len(numbered) + 1))
+    for row in numbered:
+        assert len(row) >= 3 and len(row[1].split()) > 3, row
+    # What cannot be seen in ten minutes is rare.
+    assert sum(len(row) > 3 and len(row[3]) > 3 for row in numbered) > 0.9 * len(numbered)
+
+
+def test_every_stand_in_is_listed():
+    listed = rows("Types that have a stand-in in the emulated deployment")
+    assert [row[0].strip("`") for row in listed] == sorted(stubs.STUBS)
+    assert all(len(row[1].split()) > 3 for row in listed)
+
+
+def test_what_is_asserted_on_the_template_is_asserted():
+    for what, why, by in rows("Asserted on the template instead"):
+        assert len(why.split()) > 3, what
+        for file, test in re.findall(r"`(test_\w+)::(test_\w+)`", by):
+            assert f"def {test}(" in (ROOT / f"tests/stacks/{file}.py").read_text(), f"{what}: {file}::{test}"
+        assert "::" in by, what
