@@ -6,6 +6,9 @@ import re
 import alarms
 from resolve import ENVIRONMENTS, of_type
 
+# These look at everything, so mutants that are about something else would often be theirs too.
+MUTANTS = {"alarms.yaml"}
+
 
 def topics(resolved):
     """ARN → `urgent` or `ordinary`."""

@@ -13,9 +13,11 @@ import alarms
 import shell_lines
 from resolve import ROOT
 
+MUTANTS = {"alarms.yaml"}
+
 # Programs that an operator has, or that are on an instance.
 OTHERS = set(
-    "awk cat curl date df dig du echo export find for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
+    "awk cat curl date df dig du echo export find read rm for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
 )
 # Options of every `aws` command, options that it calls otherwise than AWS does, and commands that are not one call of AWS.
 ANYWHERE = {"output", "query", "region", "profile", "max-items", "starting-token", "no-cli-pager"}
