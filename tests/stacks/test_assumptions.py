@@ -27,8 +27,15 @@ def test_assumptions_are_numbered_and_say_how_to_see_them():
 
 def test_every_stand_in_is_listed():
     listed = rows("Types that have a stand-in in the emulated deployment")
-    assert [row[0].strip("`") for row in listed] == sorted(stubs.STUBS)
-    assert all(len(row[1].split()) > 3 for row in listed)
+    wanted = [f"`{kind}`" for kind in sorted(stubs.STUBS)] + [f"`{kind}` with `{part}`" for kind, part in sorted(stubs.PARTS)]
+    assert [row[0] for row in listed] == wanted
+    last = int(re.findall(r"^\| (\d+) \|", PAGE, re.M)[-1])
+    for kind, seen in listed:
+        assert len(seen.split()) > 3, kind
+        # Of the tables above, behind a colon.
+        numbers = re.findall(r"\d+", seen.rpartition(": ")[2])
+        assert all(0 < int(one) <= last for one in numbers), kind
+
 
 
 def test_what_is_asserted_on_the_template_is_asserted():
