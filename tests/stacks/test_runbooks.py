@@ -6,8 +6,9 @@ import shutil
 import subprocess
 
 import botocore.session
-from botocore import xform_name
+import jmespath
 import pytest
+from botocore import xform_name
 
 import alarms
 import shell_lines
@@ -132,6 +133,12 @@ def test_aws_commands_are_there_with_their_options():
         count += 1
         service, operation, *rest = command[1:] + ["", ""]
         options = {word[2:] for word in rest if re.match(r"--[a-z]", word)}
+        if "query" in options:
+            query = rest[rest.index("--query") + 1]
+            try:
+                jmespath.compile(re.sub(r"\$\w+", "x", query))
+            except jmespath.exceptions.ParseError:
+                problems.append(f"{name}: --query {query!r}")
         if (service, operation) in MORE:
             known = MORE[service, operation]
         elif operation in operations(service):
