@@ -167,6 +167,10 @@ def test_outputs_and_parameters_are_those_of_the_stacks(stacks):
         for stack, parameter in re.findall(r"`([a-z]+)\.([A-Z]\w+)`", page):
             if parameter not in (stacks.templates.get(stack, {}).get("Parameters") or {}):
                 problems.append(f"{name}: {stack}.{parameter}")
+        for stack, given in re.findall(r"\bSTACK=([a-z]+)\s+PARAMETERS=\"([^\"]*)\"", page):
+            for parameter in re.findall(r"(\w+)=", given):
+                if parameter not in (stacks.templates.get(stack, {}).get("Parameters") or {}):
+                    problems.append(f"{name}: {stack} {parameter}")
         for stack in re.findall(r"\bSTACK=([a-z]+)", page):
             if stack not in stacks.templates:
                 problems.append(f"{name}: STACK={stack}")
