@@ -203,6 +203,8 @@ def differences(row, properties, parameters):
         yield f"has a period of {sorted(map(str, periods))} s"
     if properties.get("TreatMissingData", "missing") != row.get("missing", "notBreaching"):
         yield f"takes missing data for {properties.get('TreatMissingData', 'missing')}"
+    if row.get("missing") == "breaching" and "WarmUpConfiguration" not in properties:
+        yield "fires as soon as its stack is made, before there can be a figure"
     if "low_samples" in row and properties.get("EvaluateLowSampleCountPercentile") != row["low_samples"]:
         yield "evaluates few samples too"
 
