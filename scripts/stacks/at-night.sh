@@ -3,7 +3,7 @@
 #   . scripts/stacks/at-night.sh prod
 # They only read. Credentials and region come from the environment, as for any `aws` command; `aws` is version 1 or 2.
 ENV=${1:?an environment: dev, stage or prod}
-export ENV AWS_PAGER=''
+export AWS_PAGER=''
 
 # out STACK NAME: an output of a stack, such as `out service LiveGroup`.
 out() {

@@ -5,10 +5,9 @@ import re
 import shutil
 import subprocess
 
-import botocore.session
+import awscli.clidriver
 import jmespath
 import pytest
-from botocore import xform_name
 
 import alarms
 import shell_lines
@@ -20,13 +19,8 @@ MUTANTS = {"alarms.yaml"}
 OTHERS = set(
     "awk cat curl date df dig du echo export find read rm for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
 )
-# Options of every `aws` command, options that it calls otherwise than AWS does, and commands that are not one call of AWS.
-ANYWHERE = {"output", "query", "region", "profile", "max-items", "starting-token", "no-cli-pager"}
-RENAMED = {("sns", "subscribe"): {"notification-endpoint"}}
-MORE = {
-    ("s3", "cp"): {"recursive", "exclude", "include"},
-    ("rds", "generate-db-auth-token"): {"hostname", "port", "username"},
-}
+# Options of every `aws` command.
+ANYWHERE = {"output", "query", "region", "profile"}
 LOG_GROUPS = {"access", "application", "system", "metrics", "sessions", "aws-waf-logs-salebell"}
 
 
@@ -109,20 +103,11 @@ def test_programs_are_known():
 
 
 @functools.cache
-def operations(service):
-    """Operation as `aws` writes it → the names of its options."""
-    session = botocore.session.get_session()
-    if service not in session.get_available_services():
-        return {}
-    model = session.get_service_model(service)
-    found = {}
-    for name in model.operation_names:
-        shape = model.operation_model(name).input_shape
-        options = {}
-        for member, of in (shape.members if shape else {}).items():
-            options[xform_name(member, "-")] = of.type_name
-        found[xform_name(name, "-")] = options
-    return found
+def options(service, operation):
+    """Those that `aws SERVICE OPERATION` has, asked of the command itself; None where there is no such command."""
+    service = awscli.clidriver.create_clidriver()._get_command_table().get(service)
+    table = service and (getattr(service, "subcommand_table", None) or service._get_command_table())
+    return set(table[operation].arg_table) if table and operation in table else None
 
 
 def test_aws_commands_are_there_with_their_options():
@@ -132,23 +117,18 @@ def test_aws_commands_are_there_with_their_options():
             continue
         count += 1
         service, operation, *rest = command[1:] + ["", ""]
-        options = {word[2:] for word in rest if re.match(r"--[a-z]", word)}
-        if "query" in options:
+        if options(service, operation) is None:
+            problems.append(f"{name}: aws {service} {operation}")
+            continue
+        given = {word[2:] for word in rest if re.match(r"--[a-z]", word)}
+        # Not by an abbreviation either: `--endpoint` of `sns subscribe` would be taken for `--endpoint-url`.
+        problems += [f"{name}: aws {service} {operation} --{option}" for option in given - options(service, operation) - ANYWHERE]
+        if "query" in given:
             query = rest[rest.index("--query") + 1]
             try:
                 jmespath.compile(re.sub(r"\$\w+", "x", query))
             except jmespath.exceptions.ParseError:
                 problems.append(f"{name}: --query {query!r}")
-        if (service, operation) in MORE:
-            known = MORE[service, operation]
-        elif operation in operations(service):
-            members = operations(service)[operation]
-            known = set(members) | {f"no-{option}" for option, kind in members.items() if kind == "boolean"}
-            known |= RENAMED.get((service, operation), set())
-        else:
-            problems.append(f"{name}: aws {service} {operation}")
-            continue
-        problems += [f"{name}: aws {service} {operation} --{option}" for option in options - known - ANYWHERE]
     assert count > 80 and not problems
 
 
