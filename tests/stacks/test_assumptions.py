@@ -41,6 +41,10 @@ def test_every_stand_in_is_listed():
 def test_what_is_asserted_on_the_template_is_asserted():
     for what, why, by in rows("Asserted on the template instead"):
         assert len(why.split()) > 3, what
-        for file, test in re.findall(r"`(test_\w+)::(test_\w+)`", by):
-            assert f"def {test}(" in (ROOT / f"tests/stacks/{file}.py").read_text(), f"{what}: {file}::{test}"
-        assert "::" in by, what
+        named = re.findall(r"`([\w.]+)::(\w+)`", by)
+        assert named, what
+        for file, name in named:
+            # A test, or a guard rule.
+            test = ROOT / f"tests/stacks/{file}.py"
+            text = test.read_text() if test.exists() else (ROOT / "cloudformation/rules" / file).read_text()
+            assert f"def {name}(" in text or f"rule {name} " in text, f"{what}: {file}::{name}"
