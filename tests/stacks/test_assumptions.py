@@ -33,7 +33,7 @@ def test_every_stand_in_is_listed():
     for kind, seen in listed:
         assert len(seen.split()) > 3, kind
         # Of the tables above, behind a colon.
-        numbers = re.findall(r"\d+", seen.rpartition(": ")[2])
+        numbers = re.findall(r"\d+", seen.partition(": ")[2])
         assert all(0 < int(one) <= last for one in numbers), kind
 
 
