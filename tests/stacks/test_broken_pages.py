@@ -32,7 +32,6 @@ BROKEN = [
     ("test_settings_and_commands_of_ours_are_there", "dead-man-fired", "make status", "make state", "state"),
     ("test_shell_blocks_are_shell", "db-cpu", "figures AWS/RDS ACU", "figures 'AWS/RDS ACU", "db-cpu"),
     ("test_sql_is_understood_by_the_schema", "notices-wait", "last_watch_id from events", "last_watch from events", "last_watch"),
-    ("test_sql_is_understood_by_the_schema", "db-cpu", "analyze price_history", "analyze prices", "prices"),
 ]  # fmt: skip
 
 

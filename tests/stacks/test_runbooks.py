@@ -103,11 +103,21 @@ def test_programs_are_known():
 
 
 @functools.cache
+def commands_of(service):
+    """The table of `aws SERVICE`, asked of the command itself; empty where there is no such service."""
+    command = services().get(service)
+    return command and (getattr(command, "subcommand_table", None) or command._get_command_table()) or {}
+
+
+@functools.cache
+def services():
+    return awscli.clidriver.create_clidriver()._get_command_table()
+
+
 def options(service, operation):
-    """Those that `aws SERVICE OPERATION` has, asked of the command itself; None where there is no such command."""
-    service = awscli.clidriver.create_clidriver()._get_command_table().get(service)
-    table = service and (getattr(service, "subcommand_table", None) or service._get_command_table())
-    return set(table[operation].arg_table) if table and operation in table else None
+    """Those of `aws SERVICE OPERATION`; None where there is no such command."""
+    table = commands_of(service)
+    return set(table[operation].arg_table) if operation in table else None
 
 
 def test_aws_commands_are_there_with_their_options():
