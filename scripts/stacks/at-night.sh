@@ -70,7 +70,7 @@ targets() {
   name=$(out service "$1")
   # arn:aws:elasticloadbalancing:REGION:ACCOUNT:loadbalancer/… of the load balancer, up to the account.
   arn=$(out edge BalancerArn)
-  aws elbv2 describe-target-health --target-group-arn "${arn%%:loadbalancer/*}:${name##*:}" --output text \
+  aws elbv2 describe-target-health --target-group-arn "${arn%%:loadbalancer/*}:targetgroup/${name#targetgroup/}" --output text \
     --query 'TargetHealthDescriptions[].[Target.Id, TargetHealth.State, TargetHealth.Reason, TargetHealth.Description]'
 }
 
