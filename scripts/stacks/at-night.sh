@@ -78,6 +78,7 @@ targets() {
 queue() {
   local url
   url=$(aws sqs get-queue-url --queue-name "$(out bus "$1")" --query QueueUrl --output text) || return
-  aws sqs get-queue-attributes --queue-url "$url" --output text --query 'Attributes' \
-    --attribute-names ApproximateNumberOfMessages ApproximateNumberOfMessagesNotVisible
+  aws sqs get-queue-attributes --queue-url "$url" --output text \
+    --attribute-names ApproximateNumberOfMessages ApproximateNumberOfMessagesNotVisible --query \
+    "Attributes.join(' ', [ApproximateNumberOfMessages, 'wait,', ApproximateNumberOfMessagesNotVisible, 'are worked on'])"
 }
