@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
-# a mail server, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
+# a mail server, what checks the stacks, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
 # ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +12,7 @@ mkdir -p "$cache"
 
 scripts/fetch-packer.sh
 scripts/prepare-python.sh >/dev/null
+scripts/prepare-python.sh tests/stacks/requirements.txt >/dev/null
 scripts/prepare-node.sh >/dev/null
 
 sqlx_version=0.9.0
