@@ -115,7 +115,8 @@ def parameters_of(stack, environment, root=templates.FOLDER):
 
 
 def resolve(template, environment, parameters=None, outputs=None, stack=None):
-    """The template as it is in an environment.
+    """The template as it is in an environment: its Parameters, Conditions, Resources and Outputs as values, and of each
+    resource what CloudFormation would know by Names, Refs and Arns.
 
     `template` is the name of a stack, or a template (then `stack` is its name). `parameters` stand before those of the
     file. `outputs` are those of other stacks, `{"network": {"VpcId": "vpc-1"}}`; what is not in it is taken from the
@@ -188,12 +189,16 @@ class _Resolver:
             for name, output in (self.template.get("Outputs") or {}).items()
             if self.exists(output)
         }
+        made = {name: self.template["Resources"][name] for name in resources}
         return {
             "Stack": self.stack,
             "Environment": self.environment,
             "Account": self.account,
             "Parameters": self.parameters,
             "Conditions": {name: self.condition(name) for name in self.template.get("Conditions") or {}},
+            "Names": {name: self.physical(name, resource) for name, resource in made.items()},
+            "Refs": {name: self.ref(name) for name in made},
+            "Arns": {name: self.arn(name, resource) for name, resource in made.items() if resource["Type"] in ARNS},
             "Resources": resources,
             "Outputs": outputs,
         }
