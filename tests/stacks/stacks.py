@@ -1,0 +1,86 @@
+"""All templates together, and what they are in each environment: what the tests of this folder look at."""
+
+import copy
+import functools
+import json
+
+import cfnlint
+
+import resolve
+import templates
+from resolve import ENVIRONMENTS, ROOT, of_type  # noqa: F401
+
+SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
+
+
+class Stacks:
+    """The templates by the name of their stack, in the order of deployment. Tests do not change them."""
+
+    def __init__(self, by_name=None, folder=templates.FOLDER):
+        self.folder = folder
+        self.templates = by_name if by_name is not None else templates.stacks()
+        self._resolved = {}
+
+    def resolved(self, environment, **parameters):
+        """All stacks as they are in an environment. `parameters` go to each stack that has a parameter of that name."""
+        key = (environment, *sorted(parameters.items()))
+        if key not in self._resolved:
+            given = {
+                stack: {name: value for name, value in parameters.items() if name in (template.get("Parameters") or {})}
+                for stack, template in self.templates.items()
+            }
+            self._resolved[key] = resolve.resolve_all(environment, self.templates, given)
+        return self._resolved[key]
+
+    def variants(self, only=None):
+        """Everything that can be deployed, one switch at a time: pairs of a label and a resolved stack. The three
+        environments as their files say, then prod with each other value that a parameter may have."""
+        for environment in ENVIRONMENTS:
+            for stack, resolved in self.resolved(environment).items():
+                if only in (None, stack):
+                    yield f"{stack} in {environment}", resolved
+        for name, value, users in self.switches():
+            for stack in users:
+                if only in (None, stack):
+                    yield f"{stack} in prod with {name}={value}", self.resolved("prod", **{name: value})[stack]
+
+    def switches(self):
+        """Each value of a parameter with AllowedValues that is not its value in prod, with the stacks that have it."""
+        values = {}
+        for stack, template in self.templates.items():
+            for name, parameter in (template.get("Parameters") or {}).items():
+                if name == "Environment":
+                    continue
+                for value in parameter.get("AllowedValues", []):
+                    if str(value) != self.resolved("prod")[stack]["Parameters"][name]:
+                        values.setdefault((name, str(value)), []).append(stack)
+        return [(name, value, users) for (name, value), users in values.items()]
+
+    def changed(self, stack, change):
+        """The same with one template changed by `change(template)`."""
+        changed = dict(self.templates)
+        changed[stack] = copy.deepcopy(changed[stack])
+        change(changed[stack])
+        return Stacks(changed, self.folder)
+
+
+@functools.cache
+def _schema_files():
+    return json.loads((SCHEMAS / "providers" / f"{resolve.REGION}.json").read_text())
+
+
+@functools.cache
+def schema(kind):
+    """CloudFormation's schema of a type of resource, as cfn-lint ships it."""
+    return json.loads((SCHEMAS / "resources" / f"{_schema_files()[kind]}.json").read_text())
+
+
+def walk(node, path=()):
+    """Every dictionary and list in `node`, and every value, with the path to it."""
+    yield path, node
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from walk(value, (*path, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from walk(value, (*path, index))
