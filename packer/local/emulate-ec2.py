@@ -1,6 +1,6 @@
 """An EC2 and an S3 on a free port of 127.0.0.1, for the bake: with Debian's machine images in it and a bucket. Prints its
 address, ends with whoever holds the other side of its standard input, and writes down what the bake asks of it
-(tests/clients/calls.py)."""
+(tests/clients/recorder.py)."""
 
 import json
 import os
@@ -45,9 +45,9 @@ with tempfile.NamedTemporaryFile("w", suffix=".json") as images:
     for region in ("eu-central-1", "eu-west-1"):
         boto3.client("ec2", endpoint_url=endpoint, region_name=region).describe_images(Owners=["136693071363"])
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests/clients"))
-    import calls
+    import recorder
 
-    calls.record("bake")
+    recorder.record("bake")
     print(endpoint, flush=True)
     sys.stdin.read()
     os._exit(0)

@@ -58,7 +58,7 @@ impl Cloud {
                 "test", "test", None, None, "test",
             )))
             .endpoint_url(&endpoint)
-            // Not the product: tests/clients/calls.py.
+            // Not the product: tests/clients/recorder.py.
             .app_name(AppName::new("tests").expect("a name"))
             .build();
         let cloud = Cloud {

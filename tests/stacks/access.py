@@ -15,20 +15,9 @@ import subprocess
 
 import policies
 from resolve import ACCOUNTS, REGION, ROOT
-from stacks import Stacks
 
 # An account that is none of ours.
 STRANGER = "999900001111"
-
-# The attribute of a resource that is its ARN, for what policies are about.
-ARNS = {
-    "AWS::IAM::Role": "Arn",
-    "AWS::KMS::Key": "Arn",
-    "AWS::SQS::Queue": "Arn",
-    "AWS::SNS::Topic": "TopicArn",
-    "AWS::S3::Bucket": "Arn",
-    "AWS::EFS::FileSystem": "Arn",
-}
 
 # Who may decrypt by a key, where its own policy is not what is asked about.
 ANYBODY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]}
@@ -70,47 +59,55 @@ class Role:
 
 
 class World:
-    """The roles and the policies of resources in one environment, with parameters in place of those of its file."""
+    """The roles and the policies of resources in one environment, from its resolved templates."""
 
-    def __init__(self, stacks, environment, **parameters):
+    def __init__(self, environment, stacks):
         self.environment, self.account = environment, ACCOUNTS[environment]
-        self.stacks = _with_arns(stacks).resolved(environment, **parameters)
-        self.arns = {
-            (stack, name[len(_OURS) :]): output["Value"]
-            for stack, template in self.stacks.items()
-            for name, output in template["Outputs"].items()
-            if name.startswith(_OURS)
-        }
+        self.stacks = stacks
         self.policies = list(policies.find(self.stacks))
         self.resource_policies = dict(self._resource_policies())
         self.roles = {role.name: role for role in self._roles()}
 
-    def _roles(self):
-        boundaries = {}
+    def fingerprint(self, names):
+        """The same for environments whose policies, and what of `names` (pairs of a stack and an output) is in them, are
+        the same."""
+        parts = [(policy.where, policy.kind, policy.document) for policy in self.policies]
+        outputs = [self.named(*name) for name in sorted(names)]
+        roles = [(role.arn, role.properties) for role in self.roles.values()]
+        return json.dumps([self.environment, parts, outputs, roles, sorted(self._keys.items())], sort_keys=True)
+
+    def named(self, stack, name):
+        """An output of a stack, or the ARN of a resource; nothing where there is none in this environment."""
+        template = self.stacks.get(stack, {"Outputs": {}, "Arns": {}})
+        return template["Outputs"].get(name, {}).get("Value") or template["Arns"].get(name)
+
+    def resources(self, *kinds):
+        """The resources of some types, as (stack, id, properties)."""
         for stack, template in self.stacks.items():
             for id, resource in template["Resources"].items():
-                if resource["Type"] == "AWS::IAM::ManagedPolicy":
-                    properties = resource["Properties"]
-                    name = properties.get("ManagedPolicyName", f"salebell-{self.environment}-{stack}-{id}")
-                    arn = f"arn:aws:iam::{template['Account']}:policy/{name}"
-                    boundaries[arn] = properties["PolicyDocument"]
-        for (stack, id), arn in self.arns.items():
-            resource = self.stacks[stack]["Resources"][id]
-            if resource["Type"] == "AWS::IAM::Role":
-                properties = resource["Properties"]
-                own = [p for p in self.policies if (p.stack, p.resource, p.kind) == (stack, id, "identity")]
-                for managed in properties.get("ManagedPolicyArns", []):
-                    if managed in boundaries:
-                        own.append(policies.Policy(stack, id, "managed", managed, boundaries[managed]))
-                boundary = boundaries.get(properties.get("PermissionsBoundary"))
-                yield Role(stack, id, arn, own, boundary, properties["AssumeRolePolicyDocument"], properties)
+                if resource["Type"] in kinds:
+                    yield stack, id, resource.get("Properties", {})
+
+    def arn(self, stack, id):
+        return self.stacks[stack]["Arns"][id]
+
+    def _roles(self):
+        managed = {self.arn(s, id): properties for s, id, properties in self.resources("AWS::IAM::ManagedPolicy")}
+        for stack, id, properties in self.resources("AWS::IAM::Role"):
+            own = [p for p in self.policies if (p.stack, p.resource, p.kind) == (stack, id, "identity")]
+            for arn in properties.get("ManagedPolicyArns", []):
+                if arn in managed:
+                    own.append(policies.Policy(stack, id, "managed", arn, managed[arn]["PolicyDocument"]))
+            boundary = managed.get(properties.get("PermissionsBoundary"), {}).get("PolicyDocument")
+            trust = properties["AssumeRolePolicyDocument"]
+            yield Role(stack, id, self.arn(stack, id), own, boundary, trust, properties)
 
     def _resource_policies(self):
         """Pairs of the ARN of a resource and its policy."""
         for policy in self.policies:
             properties = self.stacks[policy.stack]["Resources"][policy.resource]["Properties"]
             if policy.kind in ("key", "trust", "file system"):
-                yield self.arns[policy.stack, policy.resource], policy.document
+                yield self.arn(policy.stack, policy.resource), policy.document
             elif policy.kind == "bucket":
                 yield f"arn:aws:s3:::{properties['Bucket']}", policy.document
             elif policy.kind == "queue":
@@ -129,10 +126,35 @@ class World:
             return self.resource_policies.get(resource) or delegating(resource.split(":")[4])
         return self.resource_policies.get(resource)
 
-    def output(self, stack, name):
-        """An output of a stack, or nothing where it has none in this environment."""
-        found = self.stacks.get(stack, {"Outputs": {}})["Outputs"].get(name)
-        return found and found["Value"]
+    @functools.cached_property
+    def _keys(self):
+        """The key of each thing that is encrypted, by ARN."""
+        found = {}
+        for stack, template in self.stacks.items():
+            for id, resource in template["Resources"].items():
+                properties = resource.get("Properties", {})
+                key = properties.get("KmsMasterKeyId") or properties.get("KmsKeyId")
+                for rule in properties.get("BucketEncryption", {}).get("ServerSideEncryptionConfiguration", []):
+                    key = rule.get("ServerSideEncryptionByDefault", {}).get("KMSMasterKeyID")
+                if key and id in template["Arns"]:
+                    found[self.arn(stack, id)] = self.key(key)
+        return found
+
+    def key(self, name):
+        """The ARN of a key by its ARN, its id or its alias."""
+        if not name or name.startswith("arn:aws:kms:") and ":alias/" not in name:
+            return name
+        for stack, _, properties in self.resources("AWS::KMS::Alias"):
+            if name.split(":")[-1] == properties["AliasName"]:
+                return self.key(properties["TargetKeyId"])
+        for stack, id, _ in self.resources("AWS::KMS::Key"):
+            if name == self.stacks[stack]["Refs"][id]:
+                return self.arn(stack, id)
+        return None
+
+    def key_of(self, resource):
+        """The key of the templates by which a thing, or an object of a bucket, is encrypted."""
+        return self._keys.get(resource.split("/")[0] if resource.startswith("arn:aws:s3:::") else resource)
 
     def request(self, role, action, resource, context, documents=None, policy=None):
         """A role's request. `documents`: policies in place of the role's; `policy`: in place of the resource's."""
@@ -169,21 +191,9 @@ def _queue(url):
     return f"arn:aws:sqs:{host.split('.')[1]}:{account}:{name}"
 
 
-_OURS = "ArnOf"
-
-
-@functools.cache
-def _with_arns(stacks):
-    """The same templates with the ARN of each resource that a policy may be about as an output."""
-    augmented = {}
-    for stack, template in stacks.templates.items():
-        outputs = dict(template.get("Outputs") or {})
-        for id, resource in template["Resources"].items():
-            if attribute := ARNS.get(resource["Type"]):
-                condition = {"Condition": resource["Condition"]} if "Condition" in resource else {}
-                outputs[_OURS + id] = {"Value": {"Fn::GetAtt": [id, attribute]}, **condition}
-        augmented[stack] = {**template, "Outputs": outputs}
-    return Stacks(augmented, stacks.folder)
+def encrypted(resource):
+    """What the encryption context of a thing names: with a bucket key the bucket in place of the object."""
+    return resource.split("/")[0] if resource.startswith("arn:aws:s3:::") else resource
 
 
 # The simulator
@@ -214,32 +224,47 @@ def _ask_simulator(question):
     return json.loads(answer)
 
 
-_decided = {}
+_decided, _texts = {}, {}
+
+
+def _text(document):
+    """A document as text. Documents are not changed, so that its place in memory tells which one it is."""
+    if id(document) not in _texts:
+        _texts[id(document)] = document, json.dumps(document, sort_keys=True)
+    return _texts[id(document)][1]
 
 
 def decide(requests):
     """The decisions of requests, in their order: {"result", "why", "ignored"}. What was decided once is known."""
-    keys = [json.dumps(request, sort_keys=True) for request in requests]
-    open_ = {key: request for key, request in zip(keys, requests) if key not in _decided}
-    if open_:
+    keys = [
+        (
+            request["principal"], request["action"], request["resource"], request["account"],
+            tuple((name, str(value)) for name, value in request["context"].items()),
+            tuple(map(_text, request["identity"])), tuple(map(_text, request["boundary"])),
+            _text(request["policy"]) if request["policy"] else None,
+        )
+        for request in requests
+    ]  # fmt: skip
+    asked = {key: request for key, request in zip(keys, requests) if key not in _decided}
+    if asked:
         documents, numbers = [], {}
 
         def number(document):
-            text = json.dumps(document, sort_keys=True)
+            text = _text(document)
             if text not in numbers:
                 numbers[text] = len(documents)
                 documents.append(document)
             return numbers[text]
 
-        asked = []
-        for request in open_.values():
-            one = {key: value for key, value in request.items() if key != "policy"}
-            one["identity"] = [number(document) for document in request["identity"]]
-            one["boundary"] = [number(document) for document in request["boundary"]]
-            if request["policy"] is not None:
-                one["resourcePolicy"] = number(request["policy"])
-            asked.append(one)
-        _decided.update(zip(open_, _ask_simulator({"policies": documents, "requests": asked})))
+        lines = []
+        for request in asked.values():
+            line = {key: value for key, value in request.items() if key != "policy"}
+            line["identity"] = list(map(number, request["identity"]))
+            line["boundary"] = list(map(number, request["boundary"]))
+            if request["policy"]:
+                line["resourcePolicy"] = number(request["policy"])
+            lines.append(line)
+        _decided.update(zip(asked, _ask_simulator({"policies": documents, "requests": lines})))
     return [_decided[key] for key in keys]
 
 
@@ -252,17 +277,11 @@ def global_condition_keys():
 # Changes that must turn a decision
 
 
-def foreign(resource, environment):
-    """The same resource of another account and of another environment, as far as its ARN names them."""
-    fields = resource.split(":", 5)
-    if len(fields) == 6 and re.fullmatch(r"\d{12}", fields[4]):
-        elsewhere = [*fields]
-        elsewhere[4] = STRANGER
-        yield "another account's", ":".join(elsewhere).replace(fields[4], STRANGER)
+def foreign(account, environment):
+    """Changes of ARNs to those of another account and of another environment, as far as they name them."""
     other = "stage" if environment == "prod" else "prod"
-    renamed = re.sub(rf"(salebell[-/]){environment}\b", rf"\1{other}", resource)
-    if renamed != resource:
-        yield "another environment's", renamed
+    yield "another account's", lambda text: text.replace(account, STRANGER)
+    yield "another environment's", lambda text: re.sub(rf"(salebell[-/]){environment}\b", rf"\1{other}", text)
 
 
 def without(documents, index, number, action):

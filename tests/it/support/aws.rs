@@ -24,7 +24,7 @@ pub const READ_SECRET: &str = "secretsmanager.GetSecretValue";
 pub const REGION: &str = "eu-central-1";
 
 /// What the tests' own clients of AWS call themselves, so that their calls are not taken for the product's
-/// (tests/clients/calls.py).
+/// (tests/clients/recorder.py).
 pub fn tests() -> AppName {
     AppName::new("tests").unwrap()
 }

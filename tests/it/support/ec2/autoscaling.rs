@@ -52,7 +52,7 @@ async fn answer(State(world): State<Shared>, request: Request) -> Response {
     }
 }
 
-/// Writes down that the product calls this, as tests/clients/calls.py does where the emulator answers.
+/// Writes down that the product calls this, as tests/clients/recorder.py does where the emulator answers.
 fn record(action: &str) {
     let Some(file) = std::env::var_os("SALEBELL_TEST_CALLS") else { return };
     let line = format!("instance autoscaling:{action}\n");

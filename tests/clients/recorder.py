@@ -1,5 +1,5 @@
 """Writes down what the product asks of AWS in the tests: a line such as `instance sqs:ReceiveMessage` for each operation,
-once, in the file that SALEBELL_TEST_CALLS names. scripts/compare-calls.py holds the lines against cloudformation/calls/.
+once, in the file that SALEBELL_TEST_CALLS names. tests/stacks/recorded.py holds the lines against cloudformation/calls.
 
 The product signs what it asks. The tests sign too, where they use a library of AWS: with `app/tests` in the user agent.
 """

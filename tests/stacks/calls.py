@@ -1,0 +1,129 @@
+"""The tables of cloudformation/calls: what each role calls on AWS.
+
+A table names the template and the role; a call has an action, the ARNs of what it is about (`*` without them) and the
+condition keys that come with it:
+
+    template: 60-service
+    role: InstanceRole
+    calls:
+      - { action: sqs:ReceiveMessage, resources: ["${bus.PricesQueueArn}"], when: "a worker is idle" }
+      - { action: kms:Decrypt, resources: ["${foundation.BusKeyArn}"],
+          context: { "kms:ViaService": "sqs.${Region}.amazonaws.com" } }
+    deny:
+      - { action: sqs:PurgeQueue, resources: ["${bus.PricesQueueArn}"] }
+
+`${Region}`, `${Account}`, `${Environment}` and `${stack.OutputName}`, or `${stack.LogicalId}` for an ARN, are filled in for
+each environment. A call of an output that the environment has not is none there. `when` is for people.
+"""
+
+import dataclasses
+import functools
+import re
+
+import yaml
+from access import World
+from resolve import ACCOUNTS, REGION
+
+# Dev and prod differ in most switches; stage is between them.
+ENVIRONMENTS = ("dev", "prod")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call as it is in one environment."""
+
+    action: str
+    resource: str
+    context: tuple
+
+    def __str__(self):
+        context = "".join(f", {key} {value}" for key, value in self.context)
+        return f"{self.action} on {self.resource}{context}"
+
+
+class Table:
+    """One file of cloudformation/calls."""
+
+    def __init__(self, path):
+        self.name = path.stem
+        self.content = yaml.safe_load(path.read_text())
+        self.stack = re.sub(r"^\d\d-|\.yaml$", "", str(self.content["template"]))
+        self.role = f"{self.stack}/{self.content['role']}"
+
+    def calls(self, world, key="calls"):
+        """The calls that there are in an environment."""
+        found = []
+        for line in self.content.get(key) or []:
+            for resource in line.get("resources") or ["*"]:
+                try:
+                    resource = fill(resource, world, self.stack)
+                    context = {fill(k, world, self.stack): fill(v, world, self.stack) for k, v in (line.get("context") or {}).items()}
+                except NotThere:
+                    continue
+                # A call is about one thing: a star of the table stands for any.
+                resource = resource if resource == "*" else resource.replace("*", "any")
+                found.append(Call(line["action"], resource, tuple(context.items())))
+        return found
+
+    def lines(self):
+        """Each call of the table, as it is written."""
+        return self.content.get("calls") or []
+
+
+class NotThere(LookupError):
+    """An output that the environment does not have."""
+
+
+def fill(text, world, stack):
+    """A text of a table with its placeholders filled in."""
+    known = {
+        "Region": REGION,
+        "Account": world.stacks[stack]["Account"],
+        "Environment": world.environment,
+        "Tools": ACCOUNTS["tools"],
+        "Partition": "aws",
+    }
+    known |= {f"AWS::{name}": value for name, value in known.items()} | {"AWS::AccountId": known["Account"]}
+
+    def one(match):
+        name = match[1]
+        if name in known:
+            return known[name]
+        found = world.named(*name.split(".", 1)) if "." in name else None
+        if found is None:
+            raise NotThere(name)
+        return str(found)
+
+    if not isinstance(text, str):
+        return text
+    return re.sub(r"\$\{([^}]+)\}", one, text)
+
+
+@functools.cache
+def tables(folder):
+    """All tables by the role that they are of."""
+    found = [Table(path) for path in sorted((folder / "calls").glob("*.yaml"))]
+    return {table.role: table for table in found}
+
+
+_worlds = {}
+
+
+def worlds(stacks):
+    """Each environment with other policies: dev and prod, and prod with each switch the other way, as (label, world)."""
+    if stacks not in _worlds:
+        found, names = {}, set()
+        for table in tables(stacks.folder).values():
+            names |= {tuple(name.split(".", 1)) for name in re.findall(r"\$\{(\w+\.\w+)\}", str(table.content))}
+        plans = [(environment, {}) for environment in ENVIRONMENTS]
+        plans += [("prod", {name: value}) for name, value, _ in stacks.switches()]
+        for environment, parameters in plans:
+            world = World(environment, stacks.resolved(environment, **parameters))
+            label = f"{environment}{''.join(f' with {name}={value}' for name, value in parameters.items())}"
+            found.setdefault(world.fingerprint(names), (label, world))
+        # The same policies in other templates, as in a mutant, are the same world: what was found in it is known.
+        _worlds[stacks] = [_known.setdefault(fingerprint, one) for fingerprint, one in found.items()]
+    return _worlds[stacks]
+
+
+_known = {}

@@ -1,0 +1,173 @@
+"""Each role may do what it has to, and nothing else: its calls (cloudformation/calls) decided by its policies, its
+boundary and the policies of keys, buckets, queues, topics and roles, as AWS would decide them (P8)."""
+
+import functools
+
+import access
+import calls
+from access import ANYBODY, STRANGER, decide, delegating, foreign, without
+
+
+def problems_of(stacks, check, role=None):
+    """What a check finds in each environment, for one role or all."""
+    found = []
+    for table in calls.tables(stacks.folder).values():
+        if role in (None, table.role):
+            for label, world in calls.worlds(stacks):
+                if table.role in world.roles:
+                    found += [f"{table.name} in {label}: {text}" for text in once(check, world, table)]
+    return found
+
+
+@functools.cache
+def once(check, world, table):
+    """What a check finds: the same for the same policies."""
+    return list(check(world, world.roles[table.role], table))
+
+
+def request(world, role, call, **changes):
+    """The request that a call is."""
+    return world.request(role, call.action, call.resource, dict(call.context), **changes)
+
+
+def test_each_role_has_a_boundary_and_a_table(stacks):
+    problems, tables = set(), calls.tables(stacks.folder)
+    for label, world in calls.worlds(stacks):
+        for name, role in world.roles.items():
+            if role.boundary is None:
+                problems.add(f"{name} has no boundary that is a policy of the templates")
+            if role.policies and name not in tables:
+                problems.add(f"{name} has no table in cloudformation/calls")
+    roles = {name for _, world in calls.worlds(stacks) for name in world.roles}
+    problems |= {f"calls/{table.name}.yaml: there is no role {role}" for role, table in tables.items() if role not in roles}
+    assert not problems
+
+
+def test_each_call_is_one_somewhere(stacks):
+    """A placeholder that is misspelt would take its call away everywhere."""
+    problems = []
+    for table in calls.tables(stacks.folder).values():
+        made = {call.action for _, world in calls.worlds(stacks) for call in table.calls(world)}
+        problems += [f"calls/{table.name}.yaml: {line}" for line in table.lines() if line["action"] not in made]
+    assert not problems
+
+
+def denied(world, role, table):
+    """Calls that the role has to make and may not."""
+    made = table.calls(world) + list(implied(world, table))
+    for call, answer in zip(made, decide([request(world, role, call) for call in made])):
+        if answer["result"] != "Allowed":
+            yield f"{call} is {answer['result']} {answer['why'] or ''}"
+        elif unknown := set(answer["ignored"]) & {name for name, _ in call.context}:
+            if not call.action.startswith("kms:"):
+                yield f"{call}: {', '.join(sorted(unknown))} does not come with it"
+
+
+def implied(world, table):
+    """What else a call on something encrypted needs: the key, by way of the service."""
+    for call in table.calls(world):
+        for action, context in KEYS_OF.get(call.action, {}).items():
+            if key := world.key_of(call.resource):
+                service = call.resource.split(":")[2]
+                named = (context, access.encrypted(call.resource))
+                yield calls.Call(f"kms:{action}", key, (("kms:ViaService", f"{service}.{access.REGION}.amazonaws.com"), named))
+
+
+# The encryption context that the service gives, by action of the key. Several parts of an object are put together.
+KEYS_OF = {
+    "sns:Publish": dict.fromkeys(["Decrypt", "GenerateDataKey"], "kms:EncryptionContext:aws:sns:topicArn"),
+    "sqs:SendMessage": dict.fromkeys(["Decrypt", "GenerateDataKey"], "kms:EncryptionContext:aws:sqs:arn"),
+    "sqs:ReceiveMessage": dict.fromkeys(["Decrypt"], "kms:EncryptionContext:aws:sqs:arn"),
+    "s3:GetObject": dict.fromkeys(["Decrypt"], "kms:EncryptionContext:aws:s3:arn"),
+    "s3:PutObject": dict.fromkeys(["Decrypt", "GenerateDataKey"], "kms:EncryptionContext:aws:s3:arn"),
+    "secretsmanager:GetSecretValue": dict.fromkeys(["Decrypt"], "kms:EncryptionContext:SecretARN"),
+}
+
+
+def test_each_call_is_allowed(stacks):
+    assert not problems_of(stacks, denied)
+
+
+def idle(world, role, table):
+    """Actions of statements that no call needs: without it each call is still allowed, or the table has none."""
+    made = table.calls(world) + list(implied(world, table))
+    asked = []
+    for index, policy in enumerate(role.policies):
+        for number, statement in enumerate(policy.statements):
+            if statement["Effect"] == "Allow":
+                for action in access.policies.as_list(statement["Action"]):
+                    less = without(role.documents, index, number, action)
+                    needing = [call for call in made if call.action.lower() == action.lower()]
+                    requests = [request(world, role, call, documents=less) for call in needing]
+                    asked.append((statement.get("Sid", number), action, requests))
+    answers = iter(decide([one for _, _, requests in asked for one in requests]))
+    for sid, action, requests in asked:
+        results = [next(answers)["result"] for _ in requests]
+        if "ImplicitlyDenied" not in results:
+            yield f"{action} of {sid} is needed by no call" if not results else f"{action} is allowed without {sid} too"
+
+
+def test_each_action_of_a_role_is_needed(stacks):
+    assert not problems_of(stacks, idle)
+
+
+def strangers(world, role, table):
+    """Calls that are allowed on the same thing of another environment or account. What that account itself would allow
+    is everything, so it is the role that must not."""
+    asked = []
+    for call in table.calls(world):
+        for whose, change in foreign(role.account, world.environment):
+            resource = change(call.resource)
+            if resource != call.resource:
+                # What comes with it is of there, too.
+                context = {key: change(value) for key, value in call.context}
+                elsewhere = resource.split(":")[4] == STRANGER
+                policy = ANYBODY if elsewhere else delegating(role.account) if call.action.startswith("kms:") else {}
+                asked.append((f"{call.action} on {whose} {resource}", world.request(
+                    role, call.action, resource, context, policy=policy)))  # fmt: skip
+    for (text, _), answer in zip(asked, decide([one for _, one in asked])):
+        if "Denied" not in answer["result"]:
+            yield f"{text} is {answer['result']} {answer['why']}"
+
+
+def test_no_call_reaches_another_environment_or_account(stacks):
+    assert not problems_of(stacks, strangers)
+
+
+def optional(role, key):
+    """Whether a statement says that a condition key may be missing, as the same action is called without it."""
+    conditions = [statement.get("Condition", {}) for policy in role.policies for statement in policy.statements]
+    return any(operator.endswith("IfExists") and key in block for one in conditions for operator, block in one.items())
+
+
+def unconditional(world, role, table):
+    """Calls that are allowed without what their table says comes with them, or with another service's word."""
+    asked = []
+    for call in table.calls(world):
+        for key, value in call.context:
+            rest = {name: other for name, other in call.context if name != key}
+            other = f"glacier.{access.REGION}.amazonaws.com" if key == "kms:ViaService" else "another"
+            ways = [("with another", {**rest, key: other})]
+            if not optional(role, key):
+                ways.append(("without", rest))
+            asked += [(f"{call} {way} {key}", world.request(role, call.action, call.resource, changed))
+                      for way, changed in ways]  # fmt: skip
+    for (text, _), answer in zip(asked, decide([one for _, one in asked])):
+        if "Denied" not in answer["result"]:
+            yield f"{text} is {answer['result']} {answer['why']}"
+
+
+def test_what_comes_with_a_call_is_asked_for(stacks):
+    assert not problems_of(stacks, unconditional)
+
+
+def forbidden(world, role, table):
+    """What the table says the role must not do, and it may."""
+    made = table.calls(world, "deny")
+    for call, answer in zip(made, decide([request(world, role, call) for call in made])):
+        if "Denied" not in answer["result"]:
+            yield f"{call} is {answer['result']} {answer['why']}"
+
+
+def test_what_a_table_forbids_is_denied(stacks):
+    assert not problems_of(stacks, forbidden)
