@@ -5,6 +5,7 @@ import functools
 import json
 
 import cfnlint
+import yaml
 
 import resolve
 import templates
@@ -14,11 +15,11 @@ SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
 
 
 class Stacks:
-    """The templates by the name of their stack, in the order of deployment. Tests do not change them."""
+    """The templates and their texts by the name of the stack, in the order of deployment. Tests do not change them."""
 
-    def __init__(self, by_name=None, folder=templates.FOLDER):
-        self.folder = folder
-        self.templates = by_name if by_name is not None else templates.stacks()
+    def __init__(self, texts=None, by_name=None):
+        self.texts = texts or {templates.name(path): path.read_text() for path in templates.paths()}
+        self.templates = by_name or {stack: yaml.load(text, templates.Loader) for stack, text in self.texts.items()}
         self._resolved = {}
 
     def resolved(self, environment, **parameters):
@@ -58,10 +59,13 @@ class Stacks:
 
     def changed(self, stack, change):
         """The same with one template changed by `change(template)`."""
-        changed = dict(self.templates)
-        changed[stack] = copy.deepcopy(changed[stack])
-        change(changed[stack])
-        return Stacks(changed, self.folder)
+        template = copy.deepcopy(self.templates[stack])
+        change(template)
+        return Stacks(self.texts, {**self.templates, stack: template})
+
+    def rewritten(self, stack, text):
+        """The same with the text of one template."""
+        return Stacks({**self.texts, stack: text}, {**self.templates, stack: yaml.load(text, templates.Loader)})
 
 
 @functools.cache
