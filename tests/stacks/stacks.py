@@ -14,12 +14,21 @@ from resolve import ENVIRONMENTS, ROOT, of_type  # noqa: F401
 SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
 
 
-# Of parameters that may be left empty.
+# What is switched together, since one alone is refused or has no meaning.
+TOGETHER = [
+    {"NatMode": "none", "InterfaceEndpoints": "on"},
+    {"SmtpUrl": "smtps://mail.example.com", "MailFrom": "Salebell <salebell@example.com>", "StatsMailTo": "ops@example.com"},
+]
+# Of parameters that may be left empty, or that have no list of values.
 SAMPLES = {
     "BlockedCountries": "KP",
     "HostedZoneId": "Z0123456789ABCDEFGHIJ",
     "ToolsAccount": resolve.ACCOUNTS["tools"],
 }
+
+
+def switched(switch):
+    return ", ".join(f"{name}={value}" for name, value in switch.items())
 
 
 class Stacks:
@@ -51,25 +60,31 @@ class Stacks:
         for environment in ENVIRONMENTS:
             for stack, resolved in self.resolved(environment).items():
                 if only in (None, stack):
-                    yield f"{stack} in {environment}", resolved
-        for name, value, users in self.switches():
-            for stack in users:
-                if only in (None, stack):
-                    yield f"{stack} in prod with {name}={value}", self.resolved("prod", **{name: value})[stack]
+                    yield environment, resolved
+        for switch in self.switches():
+            whole = self.resolved("prod", **switch)
+            for stack, template in self.templates.items():
+                if only in (None, stack) and (template.get("Parameters") or {}).keys() & switch.keys():
+                    yield f"prod with {switched(switch)}", whole[stack]
 
     def switches(self):
-        """Each value of a parameter with AllowedValues that is not its value in prod, and one of those that may be left
-        empty, with the stacks that have it."""
-        values = {}
+        """Parameters and values that differ from those of prod: each one that has AllowedValues or may be left empty, with
+        each of its values, and TOGETHER. What the Rules of a template refuse is left out."""
+        switches = list(TOGETHER)
         for stack, template in self.templates.items():
             for name, parameter in (template.get("Parameters") or {}).items():
-                if name == "Environment":
-                    continue
                 sample = [SAMPLES.get(name, "something")] if parameter.get("Default") == "" else []
                 for value in parameter.get("AllowedValues", sample):
-                    if str(value) != self.resolved("prod")[stack]["Parameters"][name]:
-                        values.setdefault((name, str(value)), []).append(stack)
-        return [(name, value, users) for (name, value), users in values.items()]
+                    switch = {name: str(value)}
+                    usual = str(value) == self.resolved("prod")[stack]["Parameters"][name]
+                    if name != "Environment" and not usual and switch not in switches:
+                        if "AllowedValues" in parameter or not any(name in together for together in TOGETHER):
+                            switches.append(switch)
+        return [switch for switch in switches if not self.refused("prod", **switch)]
+
+    def refused(self, environment, **parameters):
+        """What the Rules of the templates have against parameters."""
+        return [text for one in self.resolved(environment, **parameters).values() for text in one["Refused"]]
 
     def changed(self, stack, change):
         """The same with one template changed by `change(template)`."""
@@ -103,6 +118,19 @@ def _schema_files():
 def schema(kind):
     """CloudFormation's schema of a type of resource, as cfn-lint ships it."""
     return json.loads((SCHEMAS / "resources" / f"{_schema_files()[kind]}.json").read_text())
+
+
+def summary(problems):
+    """What a test has found, a line each: texts, or pairs of a text and where it is so."""
+    places = {}
+    for problem in problems:
+        text, place = (problem, None) if isinstance(problem, str) else problem
+        places.setdefault(text, []).append(place)
+    lines = []
+    for text, where in sorted(places.items()):
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(text if where[0] is None else f"{text} ({where[0]}{more})")
+    return "\n" + "\n".join(lines)
 
 
 def walk(node, path=()):

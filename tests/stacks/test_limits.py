@@ -4,7 +4,7 @@ import json
 import re
 
 from resolve import ENVIRONMENTS, templates
-from stacks import walk
+from stacks import summary, walk
 
 BYTES, PARAMETERS, LINES, RESOURCES, DESCRIPTION = 51_200, 20, 3_500, 500, 1_024
 # What an environment must say itself.
@@ -22,7 +22,7 @@ def test_templates_are_small_enough(stacks):
         count = len(template.get("Parameters") or {})
         problems += [f"{stack}: {count} parameters"] * (count > PARAMETERS)
         problems += [f"{stack}: {len(template['Resources'])} resources"] * (len(template["Resources"]) > RESOURCES)
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_templates_together_are_short_enough(stacks):
@@ -38,7 +38,7 @@ def test_parameters_explain_themselves(stacks):
                 problems.append(f"{stack}: {name} has no description")
             if "Default" not in parameter and not WITHOUT_DEFAULT.search(name):
                 problems.append(f"{stack}: {name} has no default")
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_templates_and_outputs_say_what_they_are(stacks):
@@ -49,7 +49,7 @@ def test_templates_and_outputs_say_what_they_are(stacks):
             problems.append(f"{stack}: its description has {len(text)} letters")
         outputs = template.get("Outputs") or {}
         problems += [f"{stack}: output {name}" for name, output in outputs.items() if not output.get("Description")]
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_templates_are_plain(stacks):
@@ -69,7 +69,7 @@ def test_templates_are_plain(stacks):
         text = stacks.texts[stack]
         problems += [f"{stack}: {match}" for match in re.findall(r"!(?:Contains|EachMemberIn|EachMemberEquals|RefAll|ValueOf|ValueOfAll)\b", text)]
         problems += [f"{stack}: {match.strip()}" for match in re.findall(r"(?m)^[^#\n]*?(?::|-) [&*][A-Za-z]\w*(?:\s*$| )", text)]
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_parameter_files_fit_the_templates(stacks):
@@ -90,4 +90,4 @@ def test_parameter_files_fit_the_templates(stacks):
                         problems.append(f"{environment}: {name} cannot be {value}")
                     if pattern and not re.fullmatch(pattern, str(value)):
                         problems.append(f"{environment}: {name} does not match {pattern}")
-    assert not problems
+    assert not problems, summary(problems)

@@ -1,7 +1,7 @@
 """What goes from stack to stack is there, comes from an earlier one, and is used."""
 
 from resolve import Unresolved
-from stacks import ENVIRONMENTS, walk
+from stacks import ENVIRONMENTS, summary, switched, walk
 
 FOR_PEOPLE = "For people:"
 
@@ -28,7 +28,7 @@ def test_stacks_take_outputs_of_earlier_ones(stacks):
             elif output not in earlier.get(other, ()):
                 problems.append(f"{stack}, {place}: no earlier stack {other} has an output {output}")
         earlier[stack] = template.get("Outputs") or {}
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_what_is_referred_to_is_made(stacks):
@@ -39,12 +39,11 @@ def test_what_is_referred_to_is_made(stacks):
         except Unresolved as error:
             problems.append(str(error))
     if not problems:
-        for name, value, _ in stacks.switches():
-            try:
-                stacks.resolved("prod", **{name: value})
-            except Unresolved as error:
-                problems.append(f"{name}={value}: {error}")
-    assert not problems
+        try:
+            switches = stacks.switches()
+        except Unresolved as error:
+            problems.append(str(error))
+    assert not problems, summary(problems)
 
 
 def test_outputs_are_used_or_for_people(stacks):
@@ -54,8 +53,8 @@ def test_outputs_are_used_or_for_people(stacks):
         for name, output in (template.get("Outputs") or {}).items():
             for_people = output.get("Description", "").startswith(FOR_PEOPLE)
             if ((stack, name) in used) == for_people:
-                problems.append(f"{stack}: {name} is {'used, and not' if for_people else 'not used, nor'} for people")
-    assert not problems
+                problems.append(f"{stack}: {name} is {'for people, and yet used' if for_people else 'neither used nor for people'}")
+    assert not problems, summary(problems)
 
 
 def test_nothing_is_exported(stacks):
@@ -67,4 +66,4 @@ def test_nothing_is_exported(stacks):
             for path, node in walk(template)
             if isinstance(node, dict) and "Fn::ImportValue" in node
         ]
-    assert not problems
+    assert not problems, summary(problems)

