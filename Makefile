@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test format bake bake-local bake-compare rehearse rehearse-vm bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +10,10 @@ run: ## installs what is missing, builds, and runs `salebell dev` (ARGS="--liste
 
 test: ## installs what is missing and runs every check (ARGS="watches" for some of the tests)
 	@scripts/run-tests.sh $(ARGS)
+
+check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a second opinion (part of `make test` without it)
+	@scripts/install-packages.sh test
+	@scripts/check-stacks.sh --all
 
 format: ## formats the Rust sources
 	cargo fmt

@@ -12,6 +12,7 @@ mkdir -p "$cache"
 
 scripts/fetch-packer.sh
 scripts/prepare-python.sh >/dev/null
+scripts/prepare-python.sh tests/stacks/requirements.txt >/dev/null
 scripts/prepare-node.sh >/dev/null
 scripts/prepare-node.sh tests/stacks/package.json >/dev/null
 

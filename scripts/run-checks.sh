@@ -27,6 +27,11 @@ step cargo fmt --check
 mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
 step shellcheck -x "${shell_files[@]}"
 step scripts/check-packer.sh
+if [ "$*" = stacks ]; then
+  step scripts/check-stacks.sh
+  echo "==> all checks of the stacks passed"
+  exit
+fi
 if [ $# -eq 0 ] && [ -z "$left_out" ] && [ "$(id -u)" -eq 0 ]; then
   # It waits for the network, we for the compiler. A user has it made when its turn comes, and sudo may ask then.
   setsid scripts/run-in-debian.sh prepare &
@@ -60,6 +65,10 @@ case "$*:$left_out" in
     step tests/image/break-image.sh "$image"
     ;;
 esac
+
+if [ $# -eq 0 ]; then
+  step scripts/check-stacks.sh
+fi
 
 # Most tests wait for something most of the time: one more at once than there are cores.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}

@@ -195,6 +195,7 @@ class _Resolver:
             "Environment": self.environment,
             "Account": self.account,
             "Parameters": self.parameters,
+            "Refused": self.refused(),
             "Conditions": {name: self.condition(name) for name in self.template.get("Conditions") or {}},
             "Names": {name: self.physical(name, resource) for name, resource in made.items()},
             "Refs": {name: self.ref(name) for name in made},
@@ -202,6 +203,16 @@ class _Resolver:
             "Resources": resources,
             "Outputs": outputs,
         }
+
+    def refused(self):
+        """The descriptions of the assertions in Rules that do not hold."""
+        return [
+            f"{self.stack}: {assertion.get('AssertDescription', name)}"
+            for name, rule in (self.template.get("Rules") or {}).items()
+            if "RuleCondition" not in rule or self.truth(rule["RuleCondition"])
+            for assertion in rule["Assertions"]
+            if not self.truth(assertion["Assert"])
+        ]
 
     def exists(self, thing):
         return "Condition" not in thing or self.condition(thing["Condition"])
@@ -229,6 +240,12 @@ class _Resolver:
             return all([self.truth(part) for part in argument])
         if function == "Fn::Or":
             return any([self.truth(part) for part in argument])
+        if function == "Fn::Contains":
+            values, value = map(self.value, argument)
+            return _text(value) in map(_text, values)
+        if function == "Fn::EachMemberIn":
+            values, known = map(self.value, argument)
+            return set(map(_text, values)) <= set(map(_text, known))
         raise Unresolved(f"{self.stack}: {function} is no condition")
 
     # Values

@@ -11,6 +11,7 @@ from cfn_guard_rs.cfn_guard_rs import run_checks_rs
 from resolve import templates
 
 FOLDER = templates.FOLDER / "rules"
+SECTIONS = ("Stack", "Environment", "Parameters", "Template")
 RULE = re.compile(r"^rule (\w+).*?^}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -30,43 +31,50 @@ def names():
     return [name for _, rules in files() for name in rules]
 
 
-def document(resolved, template):
-    """What the rules see: the resolved template, and what is named in encryption.guard."""
-    resources = {}
+@functools.cache
+def _asked(rules):
+    """The types of resources that rules name, and every word in them. No types: they are about all."""
+    kinds = set() if "Type !=" in rules else set(re.findall(r"'(AWS::\w+::\w+)'", rules))
+    return kinds, set(re.findall(r"\w+", rules))
+
+
+def document(resolved, template, rules):
+    """What rules see of a stack, and no more than they ask for: the same document has the same verdict. It is the
+    resolved template, with what encryption.guard says that is added."""
+    (kinds, words), resources = _asked(rules), {}
     for name, resource in resolved["Resources"].items():
-        resources[name] = {**resource, "LogicalId": name, "Id": resolved["Refs"][name], "Name": resolved["Names"][name]}
-        resources[name].setdefault("Properties", {})
-        if name in resolved["Arns"]:
-            resources[name]["Arn"] = resolved["Arns"][name]
-    return json.dumps(
-        {
-            "Stack": resolved["Stack"],
-            "Environment": resolved["Environment"],
-            "Parameters": resolved["Parameters"],
-            "Resources": resources,
-            "Template": template,
-        }
-    )
+        if resource["Type"] in kinds or not kinds:
+            known = {"Type": resource["Type"], "LogicalId": name, "Id": resolved["Refs"][name]}
+            known |= {"Name": resolved["Names"][name], "Arn": resolved["Arns"].get(name)}
+            known |= {key: value for key, value in resource.items() if key in words}
+            properties = resource.get("Properties") or {}
+            known["Properties"] = {key: value for key, value in properties.items() if key in words}
+            resources[name] = known
+    whole = {**resolved, "Resources": resources, "Template": template}
+    return json.dumps({key: whole[key] for key in (*SECTIONS, "Resources") if key in words}) if resources else ""
 
 
-def failures(resolved, template, only=None):
+def failures(resolved, template):
     """The rules that a template breaks, each with the paths that the report names."""
-    data, broken = document(resolved, template), {}
+    broken = {}
     for head, rules in files():
-        wanted = {name: text for name, text in rules.items() if only in (None, name)}
-        if not wanted or _passes(run_checks_rs(data, head + "".join(wanted.values()), False)):
+        text = head + "".join(rules.values())
+        data = document(resolved, template, text)
+        if not data or not _report(data, text):
             continue
-        for name, text in wanted.items():
-            report = run_checks_rs(data, head + text, False)
-            if not _passes(report):
+        for name, rule in rules.items():
+            if report := _report(data, head + rule):
                 paths = re.findall(r"(?:Path=|property \[)(/Resources/[^\[\"]+)", report)
                 broken[name] = sorted({path.removeprefix("/Resources/") for path in paths})
     return broken
 
 
-def _passes(report):
+@functools.cache
+def _report(data, rules):
+    """What is wrong; nothing, if nothing is."""
+    report = run_checks_rs(data, rules, False)
     try:
-        return json.loads(report)["status"] != "FAIL"
+        return report if json.loads(report)["status"] == "FAIL" else ""
     except ValueError:
-        # The end of a long report of failures.
-        return False
+        # The end of a long report, and long are only those of failures.
+        return report

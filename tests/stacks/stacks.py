@@ -5,6 +5,7 @@ import functools
 import json
 
 import cfnlint
+import yaml
 
 import resolve
 import templates
@@ -13,23 +14,44 @@ from resolve import ENVIRONMENTS, ROOT, of_type  # noqa: F401
 SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
 
 
-class Stacks:
-    """The templates by the name of their stack, in the order of deployment. Tests do not change them."""
+# What is switched together, since one alone is refused or has no meaning.
+TOGETHER = [
+    {"NatMode": "none", "InterfaceEndpoints": "on"},
+    {"SmtpUrl": "smtps://mail.example.com", "MailFrom": "Salebell <salebell@example.com>", "StatsMailTo": "ops@example.com"},
+]
+# Of parameters that may be left empty, or that have no list of values.
+SAMPLES = {
+    "BlockedCountries": "KP",
+    "HostedZoneId": "Z0123456789ABCDEFGHIJ",
+    "ToolsAccount": resolve.ACCOUNTS["tools"],
+}
 
-    def __init__(self, by_name=None, folder=templates.FOLDER):
-        self.folder = folder
-        self.templates = by_name if by_name is not None else templates.stacks()
+
+def switched(switch):
+    return ", ".join(f"{name}={value}" for name, value in switch.items())
+
+
+class Stacks:
+    """The templates and their texts by the name of the stack, in the order of deployment. Tests do not change them."""
+
+    folder = templates.FOLDER
+
+    def __init__(self, texts=None, by_name=None):
+        self.texts = texts or {templates.name(path): path.read_text() for path in templates.paths()}
+        self.templates = by_name or {stack: yaml.load(text, templates.Loader) for stack, text in self.texts.items()}
         self._resolved = {}
 
     def resolved(self, environment, **parameters):
         """All stacks as they are in an environment. `parameters` go to each stack that has a parameter of that name."""
         key = (environment, *sorted(parameters.items()))
         if key not in self._resolved:
-            given = {
-                stack: {name: value for name, value in parameters.items() if name in (template.get("Parameters") or {})}
-                for stack, template in self.templates.items()
-            }
-            self._resolved[key] = resolve.resolve_all(environment, self.templates, given)
+            outputs, resolved = {}, {}
+            for stack, template in self.templates.items():
+                declared = template.get("Parameters") or {}
+                given = {name: value for name, value in parameters.items() if name in declared}
+                resolved[stack] = _resolve(template, environment, given, outputs, stack)
+                outputs[stack] = {name: output["Value"] for name, output in resolved[stack]["Outputs"].items()}
+            self._resolved[key] = resolved
         return self._resolved[key]
 
     def variants(self, only=None):
@@ -38,30 +60,53 @@ class Stacks:
         for environment in ENVIRONMENTS:
             for stack, resolved in self.resolved(environment).items():
                 if only in (None, stack):
-                    yield f"{stack} in {environment}", resolved
-        for name, value, users in self.switches():
-            for stack in users:
-                if only in (None, stack):
-                    yield f"{stack} in prod with {name}={value}", self.resolved("prod", **{name: value})[stack]
+                    yield environment, resolved
+        for switch in self.switches():
+            whole = self.resolved("prod", **switch)
+            for stack, template in self.templates.items():
+                if only in (None, stack) and (template.get("Parameters") or {}).keys() & switch.keys():
+                    yield f"prod with {switched(switch)}", whole[stack]
 
     def switches(self):
-        """Each value of a parameter with AllowedValues that is not its value in prod, with the stacks that have it."""
-        values = {}
+        """Parameters and values that differ from those of prod: each one that has AllowedValues or may be left empty, with
+        each of its values, and TOGETHER. What the Rules of a template refuse is left out."""
+        switches = list(TOGETHER)
         for stack, template in self.templates.items():
             for name, parameter in (template.get("Parameters") or {}).items():
-                if name == "Environment":
-                    continue
-                for value in parameter.get("AllowedValues", []):
-                    if str(value) != self.resolved("prod")[stack]["Parameters"][name]:
-                        values.setdefault((name, str(value)), []).append(stack)
-        return [(name, value, users) for (name, value), users in values.items()]
+                sample = [SAMPLES.get(name, "something")] if parameter.get("Default") == "" else []
+                for value in parameter.get("AllowedValues", sample):
+                    switch = {name: str(value)}
+                    usual = str(value) == self.resolved("prod")[stack]["Parameters"][name]
+                    if name != "Environment" and not usual and switch not in switches:
+                        if "AllowedValues" in parameter or not any(name in together for together in TOGETHER):
+                            switches.append(switch)
+        return [switch for switch in switches if not self.refused("prod", **switch)]
+
+    def refused(self, environment, **parameters):
+        """What the Rules of the templates have against parameters."""
+        return [text for one in self.resolved(environment, **parameters).values() for text in one["Refused"]]
 
     def changed(self, stack, change):
         """The same with one template changed by `change(template)`."""
-        changed = dict(self.templates)
-        changed[stack] = copy.deepcopy(changed[stack])
-        change(changed[stack])
-        return Stacks(changed, self.folder)
+        template = copy.deepcopy(self.templates[stack])
+        change(template)
+        return Stacks(self.texts, {**self.templates, stack: template})
+
+    def rewritten(self, stack, text):
+        """The same with the text of one template."""
+        return Stacks({**self.texts, stack: text}, {**self.templates, stack: yaml.load(text, templates.Loader)})
+
+
+_known = {}
+
+
+def _resolve(template, environment, parameters, outputs, stack):
+    """resolve(), once for each template and what it depends on: most stacks are the same in most variants."""
+    key = (id(template), environment, stack, json.dumps([parameters, outputs]))
+    if key not in _known:
+        # The template is kept, so that no other gets its id.
+        _known[key] = (template, resolve.resolve(template, environment, parameters, outputs, stack))
+    return _known[key][1]
 
 
 @functools.cache
@@ -73,6 +118,19 @@ def _schema_files():
 def schema(kind):
     """CloudFormation's schema of a type of resource, as cfn-lint ships it."""
     return json.loads((SCHEMAS / "resources" / f"{_schema_files()[kind]}.json").read_text())
+
+
+def summary(problems):
+    """What a test has found, a line each: texts, or pairs of a text and where it is so."""
+    places = {}
+    for problem in problems:
+        text, place = (problem, None) if isinstance(problem, str) else problem
+        places.setdefault(text, []).append(place)
+    lines = []
+    for text, where in sorted(places.items()):
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        lines.append(text if where[0] is None else f"{text} ({where[0]}{more})")
+    return "\n" + "\n".join(lines)
 
 
 def walk(node, path=()):

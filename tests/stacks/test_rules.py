@@ -3,12 +3,13 @@
 import pytest
 
 import rules
+from stacks import summary
 
 
 @pytest.fixture(scope="module")
 def broken_rules(stacks):
     return [
-        (label, rule, paths)
+        (label, rule, f"{resolved['Stack']}: {', '.join(paths)}")
         for label, resolved in stacks.variants()
         for rule, paths in rules.failures(resolved, stacks.templates[resolved["Stack"]]).items()
     ]
@@ -16,5 +17,5 @@ def broken_rules(stacks):
 
 @pytest.mark.parametrize("rule", rules.names())
 def test_rule(broken_rules, rule):
-    problems = [f"{label}: {', '.join(paths)}" for label, name, paths in broken_rules if name == rule]
-    assert not problems
+    problems = [(text, label) for label, name, text in broken_rules if name == rule]
+    assert not problems, summary(problems)
