@@ -173,12 +173,18 @@ class World:
     def ask(self, principal, action, resource, context, policy=None):
         """A request of a service, or of somebody of another account."""
         account = resource.split(":")[4] if resource.count(":") >= 5 else ""
-        known = {"aws:SecureTransport": "true", "aws:RequestedRegion": REGION, "aws:ViaAWSService": "false"}
+        account = account or self.account
+        known = {
+            "aws:SecureTransport": "true",
+            "aws:RequestedRegion": REGION,
+            "aws:ViaAWSService": "false",
+            "aws:ResourceAccount": account,
+        }
         return {
             "principal": principal,
             "action": action,
             "resource": resource,
-            "account": account or self.account,
+            "account": account,
             "context": {**known, **context},
             "identity": [],
             "boundary": [],
@@ -234,17 +240,19 @@ def _text(document):
     return _texts[id(document)][1]
 
 
+def identity(request):
+    """All that decides a request, as a key of dictionaries."""
+    return (
+        request["principal"], request["action"], request["resource"], request["account"],
+        tuple((name, str(value)) for name, value in request["context"].items()),
+        tuple(map(_text, request["identity"])), tuple(map(_text, request["boundary"])),
+        _text(request["policy"]) if request["policy"] else None,
+    )  # fmt: skip
+
+
 def decide(requests):
     """The decisions of requests, in their order: {"result", "why", "ignored"}. What was decided once is known."""
-    keys = [
-        (
-            request["principal"], request["action"], request["resource"], request["account"],
-            tuple((name, str(value)) for name, value in request["context"].items()),
-            tuple(map(_text, request["identity"])), tuple(map(_text, request["boundary"])),
-            _text(request["policy"]) if request["policy"] else None,
-        )
-        for request in requests
-    ]  # fmt: skip
+    keys = list(map(identity, requests))
     asked = {key: request for key, request in zip(keys, requests) if key not in _decided}
     if asked:
         documents, numbers = [], {}

@@ -23,6 +23,7 @@ import re
 import yaml
 from access import World
 from resolve import ACCOUNTS, REGION
+from stacks import switched
 
 # Dev and prod differ in most switches; stage is between them.
 ENVIRONMENTS = ("dev", "prod")
@@ -65,6 +66,11 @@ class Table:
                 found.append(Call(line["action"], resource, tuple(context.items())))
         return found
 
+    @property
+    def names(self):
+        """What it names of the stacks, as pairs of a stack and an output."""
+        return {tuple(name.split(".", 1)) for name in re.findall(r"\$\{(\w+\.\w+)\}", str(self.content))}
+
     def lines(self):
         """Each call of the table, as it is written."""
         return self.content.get("calls") or []
@@ -76,11 +82,14 @@ class NotThere(LookupError):
 
 def fill(text, world, stack):
     """A text of a table with its placeholders filled in."""
+    bootstrap = world.stacks.get("bootstrap", {"Parameters": {}})["Parameters"]
     known = {
         "Region": REGION,
         "Account": world.stacks[stack]["Account"],
         "Environment": world.environment,
-        "Tools": ACCOUNTS["tools"],
+        # The account of the pipelines, and the one that they deploy to.
+        "Tools": bootstrap.get("ToolsAccount") or ACCOUNTS[world.environment],
+        "Target": ACCOUNTS[world.environment],
         "Partition": "aws",
     }
     known |= {f"AWS::{name}": value for name, value in known.items()} | {"AWS::AccountId": known["Account"]}
@@ -106,24 +115,18 @@ def tables(folder):
     return {table.role: table for table in found}
 
 
-_worlds = {}
+_worlds, _known = {}, {}
 
 
 def worlds(stacks):
     """Each environment with other policies: dev and prod, and prod with each switch the other way, as (label, world)."""
     if stacks not in _worlds:
-        found, names = {}, set()
-        for table in tables(stacks.folder).values():
-            names |= {tuple(name.split(".", 1)) for name in re.findall(r"\$\{(\w+\.\w+)\}", str(table.content))}
-        plans = [(environment, {}) for environment in ENVIRONMENTS]
-        plans += [("prod", {name: value}) for name, value, _ in stacks.switches()]
-        for environment, parameters in plans:
-            world = World(environment, stacks.resolved(environment, **parameters))
-            label = f"{environment}{''.join(f' with {name}={value}' for name, value in parameters.items())}"
+        names = set().union(*(table.names for table in tables(stacks.folder).values()))
+        found = {}
+        for environment, switch in [*((one, {}) for one in ENVIRONMENTS), *(("prod", one) for one in stacks.switches())]:
+            world = World(environment, stacks.resolved(environment, **switch))
+            label = f"{environment} with {switched(switch)}" if switch else environment
             found.setdefault(world.fingerprint(names), (label, world))
         # The same policies in other templates, as in a mutant, are the same world: what was found in it is known.
         _worlds[stacks] = [_known.setdefault(fingerprint, one) for fingerprint, one in found.items()]
     return _worlds[stacks]
-
-
-_known = {}

@@ -119,6 +119,15 @@ def details(action):
     return IAM.actions.get_action_details(service, name)
 
 
+def there_is(action):
+    """Whether AWS has an action, or one that fits its stars."""
+    service, _, name = action.partition(":")
+    if "*" not in name:
+        return details(action) is not None
+    names = IAM.actions.get_actions_for_service(service) if IAM.services.service_exists(service) else []
+    return any(re.fullmatch(re.escape(name).replace(r"\*", ".*"), one, re.IGNORECASE) for one in names)
+
+
 @functools.cache
 def shapes(action):
     """What an action may be about: pairs of a type and its ARN with stars; none: it takes only `*`."""
@@ -155,11 +164,8 @@ def faults(policy, globals_):
     go together. `globals_`: the condition keys of all services, in lower case."""
     for number, statement in enumerate(policy.statements):
         where = f"{policy.where} {statement.get('Sid', number)}"
-        for key in ("NotAction", "NotResource", "NotPrincipal"):
-            if key in statement and statement["Effect"] == "Allow":
-                yield f"{where}: {key} allows what nobody has thought of"
         actions, resources = as_list(statement.get("Action", [])), as_list(statement.get("Resource", []))
-        unknown = [action for action in actions if "*" not in action and not details(action)]
+        unknown = [action for action in actions + as_list(statement.get("NotAction", [])) if not there_is(action)]
         yield from (f"{where}: there is no action {action}" for action in unknown)
         known = [action for action in actions if "*" not in action and action not in unknown]
         yield from (f"{where}: {text}" for text in _conditions(statement, known, globals_))
@@ -216,6 +222,8 @@ def _conditions(statement, actions, globals_):
 
 def _comes_with(key, action, globals_):
     lower = key.lower()
+    if action == "sts:AssumeRoleWithWebIdentity" and re.fullmatch(r"[a-z0-9.-]+\.[a-z]+:(aud|sub)", lower):
+        return True  # what the provider's token says
     if any(lower == known or ("/" in known and lower.startswith(known.split("/")[0] + "/")) for known in globals_):
         return True
     found = details(action)
@@ -267,6 +275,9 @@ def stars(policy):
         if statement["Effect"] != "Allow":
             continue  # there it forbids more, not less
         sid = statement.get("Sid", str(number))
+        for key in ("NotAction", "NotResource", "NotPrincipal"):
+            if key in statement:
+                yield sid, key, "allows what nobody has thought of"
         actions = as_list(statement.get("Action", []))
         for action in actions:
             if "*" in action:

@@ -86,10 +86,14 @@ def _subscriptions(world):
         queue = properties.get("Endpoint", "")
         if properties["Protocol"] == "sqs" and queue.split(":")[4:5] == [world.account]:
             source = _source(world, properties["TopicArn"])
-            yield Deed("sns.amazonaws.com", "sqs:SendMessage", queue, source)
-            if key := world.key_of(queue):
-                for action in ("kms:Decrypt", "kms:GenerateDataKey"):
-                    yield Deed("sns.amazonaws.com", action, key, (*source, ("kms:EncryptionContext:aws:sqs:arn", queue)))
+            # What cannot be delivered goes to a queue of its own.
+            dead = properties.get("RedrivePolicy", {}).get("deadLetterTargetArn")
+            for target in filter(None, (queue, dead)):
+                yield Deed("sns.amazonaws.com", "sqs:SendMessage", target, source)
+                if key := world.key_of(target):
+                    for action in ("kms:Decrypt", "kms:GenerateDataKey"):
+                        context = (*source, ("kms:EncryptionContext:aws:sqs:arn", target))
+                        yield Deed("sns.amazonaws.com", action, key, context)
 
 
 def faults(world):

@@ -39,9 +39,9 @@ async function decide(request, identity, resource) {
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    // The simulator does not know keys that end in a name of ours unless a `/` is before it: kms:EncryptionContext:NAME
-    // would be ignored. As a tag it is looked at.
-    const known = line.replaceAll('"kms:EncryptionContext:', '"aws:PrincipalTag/kms:EncryptionContext:')
+    // The simulator ignores the first and the last of these, and throws at the second. As tags it looks at them.
+    const keys = /"(kms:EncryptionContext:|secretsmanager:ResourceTag\/|[a-z0-9.-]+\.[a-z]+:(?:aud|sub)")/g
+    const known = line.replace(keys, '"aws:PrincipalTag/$1')
     const { policies, requests, list } = JSON.parse(known)
     if (list) {
       process.stdout.write(`${JSON.stringify(getAllGlobalConditionKeys())}\n`)
@@ -57,7 +57,9 @@ async function main() {
     }
     const [identity, resource] = [read(validateIdentityPolicy), read(validateResourcePolicy)]
     const answers = []
-    for (const request of requests) answers.push(await decide(request, identity, resource))
+    for (const request of requests) {
+      answers.push(await decide(request, identity, resource).catch((why) => ({ result: 'error', why: `${why}` })))
+    }
     process.stdout.write(`${JSON.stringify(answers)}\n`)
   }
 }

@@ -11,6 +11,7 @@ import yaml
 from access import global_condition_keys
 from resolve import ACCOUNTS, REGION
 
+MUTANTS = {"iam.yaml"}
 STARS = pathlib.Path(__file__).with_name("stars.yaml")
 
 

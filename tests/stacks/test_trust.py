@@ -11,6 +11,7 @@ import services
 import yaml
 from access import STRANGER, decide
 
+MUTANTS = {"iam.yaml"}
 TRUSTS = yaml.safe_load(pathlib.Path(__file__).with_name("trusts.yaml").read_text())
 ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 
@@ -27,11 +28,15 @@ def once(check, world):
 
 def expected(world, role):
     """The requests by which a role is to be assumed, as (principal, action, context)."""
+    fill = functools.partial(calls.fill, world=world, stack=role.stack)
     for entry in TRUSTS.get(role.name, []):
-        fill = functools.partial(calls.fill, world=world, stack=role.stack)
-        context = {fill(key): fill(value) for key, value in entry.get("context", {}).items()}
+        try:
+            principal = fill(entry["principal"])
+            context = {fill(key): fill(value) for key, value in entry.get("context", {}).items()}
+        except calls.NotThere:
+            continue
         for action in entry.get("actions", ["sts:AssumeRole"]):
-            yield fill(entry["principal"]), action, context
+            yield principal, action, context
 
 
 def assume(world, role, principal, action, context):
@@ -65,8 +70,11 @@ def assumed_by_others(world):
                 (f"arn:aws:iam::{role.account}:role/another", context),
                 (principal.replace(role.account, STRANGER), {k: v.replace(role.account, STRANGER) for k, v in context.items()}),
             ]
-            others += [(principal, {k: v for k, v in context.items() if k != key}) for key in context]
-            others += [(principal, {**context, key: "another"}) for key in context]
+            # AWS itself says which role it is that asks.
+            others = [(who, {k: who if k == "aws:PrincipalArn" else v for k, v in its.items()}) for who, its in others]
+            free = [key for key in context if key != "aws:PrincipalArn"]
+            others += [(principal, {k: v for k, v in context.items() if k != key}) for key in free]
+            others += [(principal, {**context, key: "another"}) for key in free]
             good = [(one, other_context) for one, _, other_context in wanted]
             asked += [(role, other, action, its) for other, its in others if (other, its) not in good]
     for (role, other, action, its), answer in zip(asked, decide([assume(world, *one) for one in asked])):
