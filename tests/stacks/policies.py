@@ -205,8 +205,11 @@ def _conditions(statement, actions, globals_):
     """Condition keys that do not come with an action, and operators that do not fit them."""
     for operator, block in statement.get("Condition", {}).items():
         base = re.sub(r"^(ForAllValues|ForAnyValue):|IfExists$", "", operator)
-        if operator.startswith("ForAllValues:") and statement["Effect"] == "Allow" and "Null" not in statement["Condition"]:
-            yield f"{operator} is true where the key is missing: add Null: false for it"
+        if operator.startswith("ForAllValues:") and statement["Effect"] == "Allow":
+            # Where a tag is asked for, there are keys of tags.
+            keys = {key for one, other in statement["Condition"].items() if not one.endswith("IfExists") for key in other}
+            if "Null" not in statement["Condition"] and not any(key.startswith("aws:RequestTag/") for key in keys):
+                yield f"{operator} is true where the key is missing: add Null: false for it"
         for key, values in block.items():
             for action in actions:
                 if not _comes_with(key, action, globals_):

@@ -1,8 +1,11 @@
 """Each role may do what it has to, and nothing else: its calls (cloudformation/calls) decided by its policies, its
 boundary and the policies of keys, buckets, queues, topics and roles, as AWS would decide them (P8)."""
 
+import dataclasses
+
 import access
 import calls
+import pytest
 from access import ANYBODY, STRANGER, decide, delegating, foreign, without
 
 MUTANTS = {"iam.yaml"}
@@ -59,9 +62,9 @@ def test_each_call_is_one_somewhere(stacks):
     assert not problems
 
 
-def denied(world, role, table):
-    """Calls that the role has to make and may not."""
-    made = table.calls(world) + list(implied(world, table))
+def denied(world, role, table, only=None):
+    """Calls that the role has to make and may not; `only` those of an action."""
+    made = [call for call in table.calls(world) + list(implied(world, table)) if only in (None, call.action)]
     for call, answer in zip(made, decide([request(world, role, call) for call in made])):
         if answer["result"] != "Allowed":
             yield f"{call} is {answer['result']} {answer['why'] or ''}"
@@ -95,14 +98,16 @@ def test_each_call_is_allowed(stacks):
     assert not problems_of(stacks, denied)
 
 
-def idle(world, role, table):
-    """Actions of statements that no call needs: without it each call is still allowed, or the table has none."""
+def idle(world, role, table, only=None):
+    """Actions of statements that no call needs: without it each call is still allowed, or the table has none. `only` one."""
     made = table.calls(world) + list(implied(world, table))
     asked = []
     for index, policy in enumerate(role.policies):
         for number, statement in enumerate(policy.statements):
             if statement["Effect"] == "Allow":
                 for action in access.policies.as_list(statement["Action"]):
+                    if only not in (None, action):
+                        continue
                     less = without(role.documents, index, number, action)
                     needing = [call for call in made if call.action.lower() == action.lower()]
                     requests = [request(world, role, call, documents=less) for call in needing]
@@ -178,3 +183,71 @@ def forbidden(world, role, table):
 
 def test_what_a_table_forbids_is_denied(stacks):
     assert not problems_of(stacks, forbidden)
+
+
+# That these checks see what they are for: the instance's role, changed in each of the ways that matter.
+
+
+@pytest.fixture(scope="module")
+def instance(stacks):
+    """The first environment, with the role of the instances and its table."""
+    _, world = calls.worlds(stacks)[0]
+    table = next(table for table in calls.tables(stacks.folder).values() if table.name == "instance")
+    return world, world.roles[table.role], table
+
+
+def changes(role, change):
+    """The role, and what was changed, for each change of one statement by `change(statement)`, which gives others."""
+    for index, policy in enumerate(role.policies):
+        for number, statement in enumerate(policy.statements):
+            for what, other in change(statement):
+                statements = [*policy.statements]
+                statements[number : number + 1] = [other] if other["Action"] else []
+                document = {**policy.document, "Statement": statements}
+                changed = [*role.policies]
+                changed[index] = dataclasses.replace(policy, document=document)
+                yield statement.get("Sid", number), what, dataclasses.replace(role, policies=changed)
+
+
+def test_without_any_action_the_instance_lacks_a_call(instance):
+    world, role, table = instance
+
+    def less(statement):
+        actions = access.policies.as_list(statement["Action"])
+        return [(one, {**statement, "Action": [other for other in actions if other != one]}) for one in actions]
+
+    tried = list(changes(role, less))
+    assert len(tried) > 20
+    assert [(sid, action) for sid, action, changed in tried if not list(denied(world, changed, table, action))] == []
+
+
+def test_with_any_other_action_the_instance_has_an_idle_one(instance):
+    world, role, table = instance
+
+    def more(statement):
+        actions = access.policies.as_list(statement["Action"])
+        service = actions[0].split(":")[0]
+        names = [f"{service}:{name}" for name in access.policies.IAM.actions.get_actions_for_service(service)]
+        return [(other, {**statement, "Action": [*actions, other]}) for other in names if other not in actions]
+
+    tried = list(changes(role, more))
+    assert len(tried) > 500
+    assert [(sid, action) for sid, action, changed in tried if not list(idle(world, changed, table, action))] == []
+
+
+def test_without_a_word_of_its_boundary_the_instance_is_stopped(instance):
+    world, role, table = instance
+    nothing = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+    found = list(denied(world, dataclasses.replace(role, boundary=nothing), table))
+    assert found and not any(text.startswith("sqs:") for text in found)
+
+
+def test_with_a_star_in_place_of_names_the_instance_reaches_strangers(instance):
+    world, role, table = instance
+
+    def anything(statement):
+        return [("*", {**statement, "Resource": "*"})] if statement["Resource"] != "*" and "Condition" not in statement else []
+
+    tried = list(changes(dataclasses.replace(role, boundary=None), anything))
+    assert len(tried) > 5
+    assert [sid for sid, _, changed in tried if not list(strangers(world, changed, table))] == []
