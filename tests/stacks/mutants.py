@@ -8,7 +8,7 @@ A file of broken/ holds a list of them:
       caught_by: queues_are_encrypted
 
 `change` gives values that are there another one, `add` puts some where nothing is, `remove` takes some away, `text` replaces
-one part of the file by another, `padding` adds so many bytes of comments. A part of a path is a key, the number of an
+one part of the file by another, `padding` adds a comment of so many bytes, `lines` so many lines. A part of a path is a key, the number of an
 element of a list, or `[Key=Value]`, the element of which that is true. `caught_by` names every check that fails: tests that
 take `stacks` and nothing else, guard rules, or cfn-lint, which is only asked about the mutants that name it.
 """
@@ -77,9 +77,10 @@ def mutate(stacks, mutant):
         before, after = mutant["text"]
         assert stacks.texts[stack].count(before) >= 1, f"{before!r} is not in the template"
         return stacks.rewritten(stack, stacks.texts[stack].replace(before, after, 1))
+    if "lines" in mutant:
+        return stacks.rewritten(stack, stacks.texts[stack] + "#\n" * mutant["lines"])
     if "padding" in mutant:
-        line = "# " + "." * 77 + "\n"
-        return stacks.rewritten(stack, stacks.texts[stack] + line * (mutant["padding"] // len(line)))
+        return stacks.rewritten(stack, stacks.texts[stack] + "# " + "." * mutant["padding"] + "\n")
 
     def change(template):
         for path, value in mutant.get("change", {}).items():

@@ -11,7 +11,7 @@ from cfn_guard_rs.cfn_guard_rs import run_checks_rs
 from resolve import templates
 
 FOLDER = templates.FOLDER / "rules"
-SECTIONS = ("Stack", "Environment", "Parameters", "Template")
+SECTIONS = ("Stack", "Environment", "Parameters", "TypesOfParameters")
 RULE = re.compile(r"^rule (\w+).*?^}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -50,7 +50,12 @@ def document(resolved, template, rules):
             properties = resource.get("Properties") or {}
             known["Properties"] = {key: value for key, value in properties.items() if key in words}
             resources[name] = known
-    whole = {**resolved, "Resources": resources, "Template": template}
+    whole = {
+        **resolved,
+        "Resources": resources,
+        "Parameters": {key: value for key, value in resolved["Parameters"].items() if key in words},
+        "TypesOfParameters": {key: one["Type"] for key, one in (template.get("Parameters") or {}).items()},
+    }
     return json.dumps({key: whole[key] for key in (*SECTIONS, "Resources") if key in words}) if resources else ""
 
 

@@ -36,10 +36,11 @@ class Stacks:
 
     folder = templates.FOLDER
 
-    def __init__(self, texts=None, by_name=None):
+    def __init__(self, texts=None, by_name=None, original=None):
         self.texts = texts or {templates.name(path): path.read_text() for path in templates.paths()}
         self.templates = by_name or {stack: yaml.load(text, templates.Loader) for stack, text in self.texts.items()}
-        self._resolved = {}
+        self.original = original
+        self._resolved, self._known = {}, set()
 
     def resolved(self, environment, **parameters):
         """All stacks as they are in an environment. `parameters` go to each stack that has a parameter of that name."""
@@ -56,7 +57,19 @@ class Stacks:
 
     def variants(self, only=None):
         """Everything that can be deployed, one switch at a time: pairs of a label and a resolved stack. The three
-        environments as their files say, then prod with each other value that a parameter may have."""
+        environments as their files say, then prod with each other value that a parameter may have. Of a mutant, what is
+        not as it was."""
+        for label, resolved in self._variants(only):
+            if self.original is None or id(resolved) not in self.original.known():
+                yield label, resolved
+
+    def known(self):
+        """The ids of all variants; resolve() makes each once."""
+        if not self._known:
+            self._known = {id(resolved) for _, resolved in self._variants(None)}
+        return self._known
+
+    def _variants(self, only):
         for environment in ENVIRONMENTS:
             for stack, resolved in self.resolved(environment).items():
                 if only in (None, stack):
@@ -90,23 +103,23 @@ class Stacks:
         """The same with one template changed by `change(template)`."""
         template = copy.deepcopy(self.templates[stack])
         change(template)
-        return Stacks(self.texts, {**self.templates, stack: template})
+        return Stacks(self.texts, {**self.templates, stack: template}, self)
 
     def rewritten(self, stack, text):
         """The same with the text of one template."""
-        return Stacks({**self.texts, stack: text}, {**self.templates, stack: yaml.load(text, templates.Loader)})
+        return Stacks({**self.texts, stack: text}, {**self.templates, stack: yaml.load(text, templates.Loader)}, self)
 
 
-_known = {}
+_made = {}
 
 
 def _resolve(template, environment, parameters, outputs, stack):
     """resolve(), once for each template and what it depends on: most stacks are the same in most variants."""
     key = (id(template), environment, stack, json.dumps([parameters, outputs]))
-    if key not in _known:
+    if key not in _made:
         # The template is kept, so that no other gets its id.
-        _known[key] = (template, resolve.resolve(template, environment, parameters, outputs, stack))
-    return _known[key][1]
+        _made[key] = (template, resolve.resolve(template, environment, parameters, outputs, stack))
+    return _made[key][1]
 
 
 @functools.cache

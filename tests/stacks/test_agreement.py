@@ -20,12 +20,11 @@ def appliance():
 
 def each(stacks, *kinds):
     """Every resource of some types in everything that can be deployed: its name, its properties, and where it is so."""
-    found = False
+    types = {resource["Type"] for template in stacks.templates.values() for resource in template["Resources"].values()}
+    assert types & set(kinds), f"there is no {kinds}"
     for label, resolved in stacks.variants():
         for name, resource in of_type(resolved, *kinds):
-            found = True
             yield f"{resolved['Stack']}, {name}", resource["Properties"], label
-    assert found, f"there is no {kinds}"
 
 
 def test_user_data_are_the_script_of_the_repository(stacks):

@@ -44,6 +44,8 @@ def differing(before, after, path=""):
 def replacements(before, after):
     """The changed properties of one resource that have it replaced."""
     kind = after["Type"]
+    if before == after:
+        return []
     if before["Type"] != kind:
         return ["its type"]
     fixed = set(schema(kind).get("createOnlyProperties", [])) | set(schema(kind).get("conditionalCreateOnlyProperties", []))
