@@ -149,12 +149,14 @@ def resolve_all(environment, stacks=None, parameters=None):
 class _Resolver:
     def __init__(self, template, environment, stack, parameters, outputs):
         self.template, self.environment, self.stack, self.outputs = template, environment, stack, outputs
-        self.account = ACCOUNTS["tools" if stack == "pipelines" else environment]
-        self.stack_name = f"salebell-{environment}-{stack}"
+        # The account of the pipelines is that of all environments.
+        owner = "tools" if stack == "pipelines" else environment
+        self.account = ACCOUNTS[owner]
+        self.stack_name = f"salebell-{owner}-{stack}"
         self.parameters = {}
         declared = template.get("Parameters") or {}
         given = parameters_of(stack, environment)
-        given = {"Environment": environment, **{k: v for k, v in given.items() if k in declared}, **parameters}
+        given = {"Environment": owner, **{k: v for k, v in given.items() if k in declared}, **parameters}
         for name, parameter in declared.items():
             self.parameters[name] = self._parameter(parameter, given.get(name, parameter.get("Default", f"<{name}>")))
         self.pseudo = {

@@ -22,7 +22,10 @@ TOGETHER = [
 # Of parameters that may be left empty, or that have no list of values.
 SAMPLES = {
     "BlockedCountries": "KP",
+    "DevAccount": resolve.ACCOUNTS["dev"],
     "HostedZoneId": "Z0123456789ABCDEFGHIJ",
+    "ProdAccount": resolve.ACCOUNTS["prod"],
+    "StageAccount": resolve.ACCOUNTS["stage"],
     "ToolsAccount": resolve.ACCOUNTS["tools"],
 }
 
