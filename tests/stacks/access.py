@@ -5,7 +5,6 @@ topics, secrets and roles by ARN. `decide` has simulate.cjs decide requests that
 """
 
 import atexit
-import copy
 import dataclasses
 import functools
 import json
@@ -18,6 +17,10 @@ from resolve import ACCOUNTS, REGION, ROOT
 
 # An account that is none of ours.
 STRANGER = "999900001111"
+
+# What AWS says of every request.
+ALWAYS = {"aws:SecureTransport", "aws:RequestedRegion", "aws:ViaAWSService", "aws:ResourceAccount", "aws:PrincipalArn",
+          "aws:PrincipalAccount", "aws:PrincipalType", "aws:PrincipalIsAWSService"}  # fmt: skip
 
 # Who may decrypt by a key, where its own policy is not what is asked about.
 ANYBODY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "*", "Resource": "*"}]}
@@ -165,15 +168,15 @@ class World:
             "aws:PrincipalIsAWSService": "false",
         }
         return {
-            **self.ask(role.session, action, resource, {**own, **context}, policy),
+            **self.ask(role.session, action, resource, {**own, **context}, policy, role.account),
             "identity": role.documents if documents is None else documents,
             "boundary": [role.boundary] if role.boundary else [],
         }
 
-    def ask(self, principal, action, resource, context, policy=None):
-        """A request of a service, or of somebody of another account."""
-        account = resource.split(":")[4] if resource.count(":") >= 5 else ""
-        account = account or self.account
+    def ask(self, principal, action, resource, context, policy=None, account=None):
+        """A request of a service, or of somebody of another account. `account`: whose a bucket, or `*`, is."""
+        named = resource.split(":")[4] if resource.count(":") >= 5 else ""
+        account = named or account or self.account
         known = {
             "aws:SecureTransport": "true",
             "aws:RequestedRegion": REGION,
@@ -294,15 +297,8 @@ def foreign(account, environment):
 
 def without(documents, index, number, action):
     """Policies without one action of one statement, or without the statement where it was the only one."""
-    documents = list(documents)
-    documents[index] = copy.deepcopy(documents[index])
-    statements = policies.as_list(documents[index]["Statement"])
+    document = documents[index]
+    statements = policies.as_list(document["Statement"])
     left = [other for other in policies.as_list(statements[number]["Action"]) if other != action]
-    if left:
-        statements[number]["Action"] = left
-    else:
-        del statements[number]
-    documents[index]["Statement"] = statements
-    if not statements:
-        del documents[index]
-    return documents
+    rest = [*statements[:number], *([{**statements[number], "Action": left}] if left else []), *statements[number + 1 :]]
+    return [*documents[:index], *([{**document, "Statement": rest}] if rest else []), *documents[index + 1 :]]

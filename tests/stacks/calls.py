@@ -103,9 +103,9 @@ def fill(text, world, stack):
             raise NotThere(name)
         return str(found)
 
-    if not isinstance(text, str):
-        return text
-    return re.sub(r"\$\{([^}]+)\}", one, text)
+    if isinstance(text, bool):
+        return str(text).lower()
+    return re.sub(r"\$\{([^}]+)\}", one, str(text))
 
 
 @functools.cache

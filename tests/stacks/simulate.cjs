@@ -39,9 +39,11 @@ async function decide(request, identity, resource) {
 
 async function main() {
   for await (const line of readline.createInterface({ input: process.stdin })) {
-    // The simulator ignores the first and the last of these, and throws at the second. As tags it looks at them.
+    // The simulator ignores the first and the last of these keys, and throws at the second. As tags it looks at them. And it
+    // does not know that documents of AWS's own have no account.
     const keys = /"(kms:EncryptionContext:|secretsmanager:ResourceTag\/|[a-z0-9.-]+\.[a-z]+:(?:aud|sub)")/g
-    const known = line.replace(keys, '"aws:PrincipalTag/$1')
+    const documents = /(arn:aws:ssm:[^:"]*:)(:document\/)/g
+    const known = line.replace(keys, '"aws:PrincipalTag/$1').replace(documents, '$1aws$2')
     const { policies, requests, list } = JSON.parse(known)
     if (list) {
       process.stdout.write(`${JSON.stringify(getAllGlobalConditionKeys())}\n`)

@@ -2,6 +2,7 @@
 boundary and the policies of keys, buckets, queues, topics and roles, as AWS would decide them (P8)."""
 
 import dataclasses
+import re
 
 import access
 import calls
@@ -160,7 +161,7 @@ def unconditional(world, role, table):
             rest = {name: other for name, other in call.context if name != key}
             other = f"glacier.{access.REGION}.amazonaws.com" if key == "kms:ViaService" else "another"
             ways = [("with another", {**rest, key: other})]
-            if not optional(role, key):
+            if not optional(role, key) and key not in access.ALWAYS:
                 ways.append(("without", rest))
             asked += [(f"{call} {way} {key}", world.request(role, call.action, call.resource, changed))
                       for way, changed in ways]  # fmt: skip
@@ -183,6 +184,20 @@ def forbidden(world, role, table):
 
 def test_what_a_table_forbids_is_denied(stacks):
     assert not problems_of(stacks, forbidden)
+
+
+def test_each_type_of_the_templates_is_in_the_table_of_the_execution_role(stacks):
+    """Its comments say which calls are of which types."""
+    path = stacks.folder / "calls" / "execution.yaml"
+    said = set(re.findall(r"AWS::\w+::\w+", path.read_text())) if path.exists() else set()
+    # The other two are an administrator's.
+    made = {
+        resource["Type"]
+        for stack, template in stacks.templates.items() if stack not in ("bootstrap", "pipelines")
+        for resource in template["Resources"].values()
+    }  # fmt: skip
+    problems = [f"calls/execution.yaml does not say what {one} needs" for one in sorted(made - said)]
+    assert not problems + [f"calls/execution.yaml: no template has a {one}" for one in sorted(said - made)]
 
 
 # That these checks see what they are for: the instance's role, changed in each of the ways that matter.
