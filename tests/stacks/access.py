@@ -64,11 +64,16 @@ class Role:
 class World:
     """The roles and the policies of resources in one environment, from its resolved templates."""
 
-    def __init__(self, environment, stacks):
+    def __init__(self, environment, stacks, elsewhere=()):
+        """`elsewhere`: the same of other environments, for who may assume their roles."""
         self.environment, self.account = environment, ACCOUNTS[environment]
         self.stacks = stacks
         self.policies = list(policies.find(self.stacks))
         self.resource_policies = dict(self._resource_policies())
+        for other in elsewhere:
+            for policy in policies.find(other):
+                if policy.kind == "trust":
+                    self.resource_policies.setdefault(other[policy.stack]["Arns"][policy.resource], policy.document)
         self.roles = {role.name: role for role in self._roles()}
 
     def fingerprint(self, names):

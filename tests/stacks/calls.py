@@ -12,8 +12,9 @@ condition keys that come with it:
     deny:
       - { action: sqs:PurgeQueue, resources: ["${bus.PricesQueueArn}"] }
 
-`${Region}`, `${Account}`, `${Environment}` and `${stack.OutputName}`, or `${stack.LogicalId}` for an ARN, are filled in for
-each environment. A call of an output that the environment has not is none there. `when` is for people.
+`${Region}`, `${Account}`, `${Environment}`, `${ToolsAccount}` and the other accounts, and `${stack.OutputName}`, or `${stack.LogicalId}` for an ARN, are filled in for
+each environment. A call of an output that the environment has not is none there. `when` is for people, and `shared` says why
+a call may be about another environment's thing, too.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from access import World
 from resolve import ACCOUNTS, REGION
 from stacks import switched
 
+ALL = tuple(ACCOUNTS.keys() - {"tools"})
 # Dev and prod differ in most switches; stage is between them.
 ENVIRONMENTS = ("dev", "prod")
 
@@ -36,6 +38,8 @@ class Call:
     action: str
     resource: str
     context: tuple
+    # Why it may be about another environment's, too.
+    shared: str = ""
 
     def __str__(self):
         context = "".join(f", {key} {value}" for key, value in self.context)
@@ -63,7 +67,7 @@ class Table:
                     continue
                 # A call is about one thing: a star of the table stands for any.
                 resource = resource if resource == "*" else resource.replace("*", "any")
-                found.append(Call(line["action"], resource, tuple(context.items())))
+                found.append(Call(line["action"], resource, tuple(context.items()), line.get("shared", "")))
         return found
 
     @property
@@ -82,16 +86,11 @@ class NotThere(LookupError):
 
 def fill(text, world, stack):
     """A text of a table with its placeholders filled in."""
-    bootstrap = world.stacks.get("bootstrap", {"Parameters": {}})["Parameters"]
-    known = {
-        "Region": REGION,
-        "Account": world.stacks[stack]["Account"],
-        "Environment": world.environment,
-        # The account of the pipelines, and the one that they deploy to.
-        "Tools": bootstrap.get("ToolsAccount") or ACCOUNTS[world.environment],
-        "Target": ACCOUNTS[world.environment],
-        "Partition": "aws",
-    }
+    own, parameters = world.stacks[stack]["Account"], world.stacks[stack]["Parameters"]
+    known = {"Region": REGION, "Account": own, "Environment": world.environment, "Partition": "aws"}
+    # Parameters that name an account are empty where it is the own one.
+    known |= {name: parameters.get(name) or own for name in ("ToolsAccount", "PeopleAccount")}
+    known |= {name: parameters.get(name) or own for name in ("DevAccount", "StageAccount", "ProdAccount")}
     known |= {f"AWS::{name}": value for name, value in known.items()} | {"AWS::AccountId": known["Account"]}
 
     def one(match):
@@ -124,7 +123,9 @@ def worlds(stacks):
         names = set().union(*(table.names for table in tables(stacks.folder).values()))
         found = {}
         for environment, switch in [*((one, {}) for one in ENVIRONMENTS), *(("prod", one) for one in stacks.switches())]:
-            world = World(environment, stacks.resolved(environment, **switch))
+            accounts = {name: value for name, value in switch.items() if name.endswith("Account")}
+            elsewhere = [stacks.resolved(one, **accounts) for one in ALL if one != environment]
+            world = World(environment, stacks.resolved(environment, **switch), elsewhere)
             label = f"{environment} with {switched(switch)}" if switch else environment
             found.setdefault(world.fingerprint(names), (label, world))
         # The same policies in other templates, as in a mutant, are the same world: what was found in it is known.

@@ -131,7 +131,7 @@ def strangers(world, role, table):
     for call in table.calls(world):
         for whose, change in foreign(role.account, world.environment):
             resource = change(call.resource)
-            if resource != call.resource:
+            if resource != call.resource and not (call.shared and "environment" in whose):
                 # What comes with it is of there, too.
                 context = {key: change(value) for key, value in call.context}
                 elsewhere = resource.split(":")[4] == STRANGER

@@ -27,16 +27,39 @@ def once(check, world):
 
 
 def expected(world, role):
-    """The requests by which a role is to be assumed, as (principal, action, context)."""
+    """The requests by which a role is to be assumed, as (entry, principal, action, context)."""
     fill = functools.partial(calls.fill, world=world, stack=role.stack)
+    parameters = world.stacks[role.stack]["Parameters"]
     for entry in TRUSTS.get(role.name, []):
+        if any(parameters.get(name) != value for name, value in entry.get("when", {}).items()):
+            continue
         try:
             principal = fill(entry["principal"])
-            context = {fill(key): fill(value) for key, value in entry.get("context", {}).items()}
+            context = {fill(key): value if isinstance(value, list) else fill(value)
+                       for key, value in entry.get("context", {}).items()}  # fmt: skip
         except calls.NotThere:
             continue
         for action in entry.get("actions", ["sts:AssumeRole"]):
-            yield principal, action, context
+            yield entry, principal, action, context
+
+
+def others(role, entry, principal, context):
+    """Who and what comes near an entry, and is not it."""
+    account = principal.split(":")[4] if principal.startswith("arn:") else role.account
+    there = {key: str(value).replace(account, STRANGER) for key, value in context.items()}
+    people = ["lambda.amazonaws.com", f"arn:aws:iam::{STRANGER}:role/anybody"]
+    if not entry.get("anybody"):
+        people.append(f"arn:aws:iam::{account}:role/another")
+    # AWS itself says which role it is that asks.
+    yield from ((who, {k: who if k == "aws:PrincipalArn" else v for k, v in context.items()}) for who in people)
+    if account in principal or there != context:
+        yield principal.replace(account, STRANGER), there
+    for key in context.keys() - {"aws:PrincipalArn"}:
+        # The keys of tags come with every tag.
+        if key not in access.ALWAYS | {"aws:TagKeys"}:
+            yield principal, {name: value for name, value in context.items() if name != key}
+        if key not in entry.get("free", []):
+            yield principal, {**context, key: "another"}
 
 
 def assume(world, role, principal, action, context):
@@ -50,9 +73,10 @@ def not_assumed(world):
         if role.name not in TRUSTS:
             yield f"{role.name} is not in trusts.yaml"
         wanted = list(expected(world, role))
-        for one, answer in zip(wanted, decide([assume(world, role, *one) for one in wanted])):
+        requests = [assume(world, role, *one) for _, *one in wanted]
+        for (_, principal, action, _), answer in zip(wanted, decide(requests)):
             if answer["result"] != "Allowed":
-                yield f"{role.name}: {one[1]} by {one[0]} is {answer['result']}"
+                yield f"{role.name}: {action} by {principal} is {answer['result']} {answer['ignored']}"
 
 
 def test_each_role_is_assumed_by_whom_it_is_for(stacks):
@@ -60,23 +84,12 @@ def test_each_role_is_assumed_by_whom_it_is_for(stacks):
 
 
 def assumed_by_others(world):
-    asked = []
-    for role in world.roles.values():
-        wanted = list(expected(world, role))
-        for principal, action, context in wanted:
-            others = [
-                ("lambda.amazonaws.com", context),
-                (f"arn:aws:iam::{STRANGER}:role/anybody", context),
-                (f"arn:aws:iam::{role.account}:role/another", context),
-                (principal.replace(role.account, STRANGER), {k: v.replace(role.account, STRANGER) for k, v in context.items()}),
-            ]
-            # AWS itself says which role it is that asks.
-            others = [(who, {k: who if k == "aws:PrincipalArn" else v for k, v in its.items()}) for who, its in others]
-            free = [key for key in context if key != "aws:PrincipalArn"]
-            others += [(principal, {k: v for k, v in context.items() if k != key}) for key in free]
-            others += [(principal, {**context, key: "another"}) for key in free]
-            good = [(one, other_context) for one, _, other_context in wanted]
-            asked += [(role, other, action, its) for other, its in others if (other, its) not in good]
+    asked = [
+        (role, other, action, its)
+        for role in world.roles.values()
+        for entry, principal, action, context in expected(world, role)
+        for other, its in others(role, entry, principal, context)
+    ]
     for (role, other, action, its), answer in zip(asked, decide([assume(world, *one) for one in asked])):
         if answer["result"] == "Allowed":
             yield f"{role.name}: {action} by {other} with {its or 'nothing'} is allowed"
