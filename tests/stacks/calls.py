@@ -55,6 +55,7 @@ class Table:
         self.stack = re.sub(r"^\d\d-|\.yaml$", "", str(self.content["template"]))
         self.role = f"{self.stack}/{self.content['role']}"
 
+    @functools.cache
     def calls(self, world, key="calls"):
         """The calls that there are in an environment."""
         found = []

@@ -2,6 +2,7 @@
 boundary and the policies of keys, buckets, queues, topics and roles, as AWS would decide them (P8)."""
 
 import dataclasses
+import functools
 import re
 
 import access
@@ -28,12 +29,18 @@ _found = {}
 
 def once(check, world, table):
     """What a check finds: the same where policies and calls are the same, as in most mutants."""
-    role = world.roles[table.role]
-    made = table.calls(world) + table.calls(world, "deny") + list(implied(world, table))
-    key = (check, world.environment, table.name, *(access.identity(request(world, role, call)) for call in made))
+    key = check, what_decides(world, table)
     if key not in _found:
-        _found[key] = list(check(world, role, table))
+        _found[key] = list(check(world, world.roles[table.role], table))
     return _found[key]
+
+
+@functools.cache
+def what_decides(world, table):
+    """All that what a check finds depends on."""
+    made = table.calls(world) + table.calls(world, "deny") + implied(world, table)
+    requests = [request(world, world.roles[table.role], call) for call in made]
+    return world.environment, table.name, tuple(map(access.identity, requests))
 
 
 def request(world, role, call, **changes):
@@ -65,7 +72,7 @@ def test_each_call_is_one_somewhere(stacks):
 
 def denied(world, role, table, only=None):
     """Calls that the role has to make and may not; `only` those of an action."""
-    made = [call for call in table.calls(world) + list(implied(world, table)) if only in (None, call.action)]
+    made = [call for call in table.calls(world) + implied(world, table) if only in (None, call.action)]
     for call, answer in zip(made, decide([request(world, role, call) for call in made])):
         if answer["result"] != "Allowed":
             yield f"{call} is {answer['result']} {answer['why'] or ''}"
@@ -74,14 +81,18 @@ def denied(world, role, table, only=None):
                 yield f"{call}: {', '.join(sorted(unknown))} does not come with it"
 
 
+@functools.cache
 def implied(world, table):
     """What else a call on something encrypted needs: the key, by way of the service."""
+    found = []
     for call in table.calls(world):
         for action, context in KEYS_OF.get(call.action, {}).items():
             if key := world.key_of(call.resource):
                 service = call.resource.split(":")[2]
                 named = (context, access.encrypted(call.resource))
-                yield calls.Call(f"kms:{action}", key, (("kms:ViaService", f"{service}.{access.REGION}.amazonaws.com"), named))
+                way = ("kms:ViaService", f"{service}.{access.REGION}.amazonaws.com")
+                found.append(calls.Call(f"kms:{action}", key, (way, named)))
+    return found
 
 
 # The encryption context that the service gives, by action of the key. Several parts of an object are put together.
@@ -101,7 +112,9 @@ def test_each_call_is_allowed(stacks):
 
 def idle(world, role, table, only=None):
     """Actions of statements that no call needs: without it each call is still allowed, or the table has none. `only` one."""
-    made = table.calls(world) + list(implied(world, table))
+    needing = {}
+    for call in table.calls(world) + implied(world, table):
+        needing.setdefault(call.action.lower(), []).append(call)
     asked = []
     for index, policy in enumerate(role.policies):
         for number, statement in enumerate(policy.statements):
@@ -110,8 +123,7 @@ def idle(world, role, table, only=None):
                     if only not in (None, action):
                         continue
                     less = without(role.documents, index, number, action)
-                    needing = [call for call in made if call.action.lower() == action.lower()]
-                    requests = [request(world, role, call, documents=less) for call in needing]
+                    requests = [request(world, role, call, documents=less) for call in needing.get(action.lower(), [])]
                     asked.append((statement.get("Sid", number), action, requests))
     answers = iter(decide([one for _, _, requests in asked for one in requests]))
     for sid, action, requests in asked:
