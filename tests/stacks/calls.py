@@ -40,6 +40,8 @@ class Call:
     context: tuple
     # Why it may be about another environment's, too.
     shared: str = ""
+    # Where in the table it is.
+    line: tuple = dataclasses.field(default=(), compare=False)
 
     def __str__(self):
         context = "".join(f", {key} {value}" for key, value in self.context)
@@ -59,7 +61,7 @@ class Table:
     def calls(self, world, key="calls"):
         """The calls that there are in an environment."""
         found = []
-        for line in self.content.get(key) or []:
+        for number, line in enumerate(self.lines(key)):
             for resource in line.get("resources") or ["*"]:
                 try:
                     resource = fill(resource, world, self.stack)
@@ -68,7 +70,7 @@ class Table:
                     continue
                 # A call is about one thing: a star of the table stands for any.
                 resource = resource if resource == "*" else resource.replace("*", "any")
-                found.append(Call(line["action"], resource, tuple(context.items()), line.get("shared", "")))
+                found.append(Call(line["action"], resource, tuple(context.items()), line.get("shared", ""), (key, number)))
         return found
 
     @property
@@ -76,9 +78,9 @@ class Table:
         """What it names of the stacks, as pairs of a stack and an output."""
         return {tuple(name.split(".", 1)) for name in re.findall(r"\$\{(\w+\.\w+)\}", str(self.content))}
 
-    def lines(self):
+    def lines(self, key="calls"):
         """Each call of the table, as it is written."""
-        return self.content.get("calls") or []
+        return self.content.get(key) or []
 
 
 class NotThere(LookupError):

@@ -273,24 +273,25 @@ def _known_to_parliament(statement):
 
 
 def stars(policy):
-    """The stars of a policy that somebody must give a reason for, as (sid, action or resource, what it is)."""
+    """The stars of a policy, as (statement, star, what it is): an action, or what is left of an ARN as `ec2:instance/*`."""
     for number, statement in enumerate(policy.statements):
         if statement["Effect"] != "Allow":
             continue  # there it forbids more, not less
-        sid = statement.get("Sid", str(number))
+        named = {"Sid": str(number), **statement}
         for key in ("NotAction", "NotResource", "NotPrincipal"):
             if key in statement:
-                yield sid, key, "allows what nobody has thought of"
+                yield named, key, "allows what nobody has thought of"
         actions = as_list(statement.get("Action", []))
         for action in actions:
             if "*" in action:
-                yield sid, action, "an action with a star"
+                yield named, action, "is an action with a star"
         if policy.kind not in ("identity", "managed", "endpoint"):
             continue  # `*` is there what the policy belongs to
         for resource in as_list(statement.get("Resource", "*")):
             if resource == "*":
                 for action in actions:
                     if "*" not in action and details(action) and shapes(action):
-                        yield sid, action, "could be about a resource by name"
+                        yield named, action, "could be about a resource by name"
             elif re.fullmatch(r"arn:[^:]*:(?!s3:)[^:]*:[^:]*:[^:]*:([a-z-]+[:/])?\*([:/]\*)*|arn:[^:]*:s3:::\*.*", resource):
-                yield sid, resource, "names nothing"
+                _, _, service, _, _, rest = resource.split(":", 5)
+                yield named, f"{service}:{rest}", "names nothing"

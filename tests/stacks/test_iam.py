@@ -9,6 +9,7 @@ import access
 import calls
 import pytest
 from access import ANYBODY, STRANGER, decide, delegating, foreign, without
+from stacks import Stacks
 
 MUTANTS = {"iam.yaml"}
 
@@ -61,13 +62,15 @@ def test_each_role_has_a_boundary_and_a_table(stacks):
     assert not problems
 
 
-def test_each_call_is_one_somewhere(stacks):
-    """A placeholder that is misspelt would take its call away everywhere."""
-    problems = []
-    for table in calls.tables(stacks.folder).values():
-        made = {call.action for _, world in calls.worlds(stacks) for call in table.calls(world)}
-        problems += [f"calls/{table.name}.yaml: {line}" for line in table.lines() if line["action"] not in made]
-    assert not problems
+TABLES = sorted(calls.tables(Stacks.folder).values(), key=lambda table: table.name)
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+def test_each_line_of_a_table_is_a_call_somewhere(stacks, table):
+    """A name that is misspelt would take its call away everywhere."""
+    made = {call.line for _, world in calls.worlds(stacks) for key in ("calls", "deny") for call in table.calls(world, key)}
+    lines = [(key, number) for key in ("calls", "deny") for number in range(len(table.lines(key)))]
+    assert not [table.lines(key)[number] for key, number in lines if (key, number) not in made]
 
 
 def denied(world, role, table, only=None):
