@@ -64,19 +64,7 @@ class Stacks:
 
     def variants(self, only=None):
         """Everything that can be deployed, one switch at a time: pairs of a label and a resolved stack. The three
-        environments as their files say, then prod with each other value that a parameter may have. Of a mutant, what is
-        not as it was."""
-        for label, resolved in self._variants(only):
-            if self.original is None or id(resolved) not in self.original.known():
-                yield label, resolved
-
-    def known(self):
-        """The ids of all variants; resolve() makes each once."""
-        if not self._known:
-            self._known = {id(resolved) for _, resolved in self._variants(None)}
-        return self._known
-
-    def _variants(self, only):
+        environments as their files say, then prod with each other value that a parameter may have."""
         for environment in ENVIRONMENTS:
             for stack, resolved in self.resolved(environment).items():
                 if only in (None, stack):
@@ -86,6 +74,18 @@ class Stacks:
             for stack, template in self.templates.items():
                 if only in (None, stack) and (template.get("Parameters") or {}).keys() & switch.keys():
                     yield f"prod with {switched(switch)}", whole[stack]
+
+    def news(self, only=None):
+        """The variants; of a mutant, those that are not as they were. For tests that look at each one by itself."""
+        for label, resolved in self.variants(only):
+            if self.original is None or id(resolved) not in self.original.known():
+                yield label, resolved
+
+    def known(self):
+        """The ids of all variants; each is made once."""
+        if not self._known:
+            self._known = {id(resolved) for _, resolved in self.variants()}
+        return self._known
 
     def switches(self):
         """Parameters and values that differ from those of prod: each one that has AllowedValues or may be left empty, with

@@ -22,7 +22,7 @@ def each(stacks, *kinds):
     """Every resource of some types in everything that can be deployed: its name, its properties, and where it is so."""
     types = {resource["Type"] for template in stacks.templates.values() for resource in template["Resources"].values()}
     assert types & set(kinds), f"there is no {kinds}"
-    for label, resolved in stacks.variants():
+    for label, resolved in stacks.news():
         for name, resource in of_type(resolved, *kinds):
             yield f"{resolved['Stack']}, {name}", resource["Properties"], label
 

@@ -16,7 +16,7 @@ def failing_rules(stacks, stack):
     try:
         return {
             rule
-            for _, resolved in stacks.variants(stack)
+            for _, resolved in stacks.news(stack)
             for rule in rules.failures(resolved, stacks.templates[stack])
         }
     except Unresolved:

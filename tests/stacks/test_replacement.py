@@ -92,7 +92,7 @@ def test_a_rollout_changes_what_it_must_and_no_more(stacks):
 
 def test_groups_are_never_replaced_to_update_them(stacks):
     problems = []
-    for label, resolved in stacks.variants():
+    for label, resolved in stacks.news():
         for name, resource in resolved["Resources"].items():
             if "AutoScalingReplacingUpdate" in resource.get("UpdatePolicy", {}):
                 problems.append((f"{resolved['Stack']}, {name}", label))

@@ -10,7 +10,7 @@ from stacks import summary
 def broken_rules(stacks):
     return [
         (label, rule, f"{resolved['Stack']}: {', '.join(paths)}")
-        for label, resolved in stacks.variants()
+        for label, resolved in stacks.news()
         for rule, paths in rules.failures(resolved, stacks.templates[resolved["Stack"]]).items()
     ]
 

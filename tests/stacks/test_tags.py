@@ -49,7 +49,7 @@ def wanted(resolved):
 
 def test_everything_that_takes_tags_has_all_six(stacks):
     problems = []
-    for label, resolved in stacks.variants():
+    for label, resolved in stacks.news():
         for name, tags in tagged(resolved):
             missing = [key for key in SIX if not tags.get(key)]
             wrong = [key for key, value in wanted(resolved).items() if tags.get(key, value) != value]
@@ -60,7 +60,7 @@ def test_everything_that_takes_tags_has_all_six(stacks):
 
 def test_metadata_can_show_each_tag(stacks):
     problems = set()
-    for _, resolved in stacks.variants():
+    for _, resolved in stacks.news():
         for path, node in walk(resolved["Resources"]):
             keys = []
             if isinstance(node, dict) and {"Key", "Value"} <= node.keys() and any("Tags" in str(part) for part in path):
