@@ -9,20 +9,20 @@ import access
 import calls
 import pytest
 from access import ANYBODY, STRANGER, decide, delegating, foreign, without
-from stacks import Stacks
+from stacks import Stacks, summary
 
 MUTANTS = {"iam.yaml"}
 
 
-def problems_of(stacks, check, role=None):
-    """What a check finds in each environment, for one role or all."""
-    found = []
+def problems_of(stacks, check):
+    """What a check finds, each with the first environment that it is in."""
+    found = {}
     for table in calls.tables(stacks.folder).values():
-        if role in (None, table.role):
-            for label, world in calls.worlds(stacks):
-                if table.role in world.roles:
-                    found += [f"{table.name} in {label}: {text}" for text in once(check, world, table)]
-    return found
+        for label, world in calls.worlds(stacks):
+            if table.role in world.roles:
+                for text in once(check, world, table):
+                    found.setdefault(f"{table.name}: {text.replace(world.account, '${Account}')}", label)
+    return [f"{text} ({label})" for text, label in found.items()]
 
 
 _found = {}
@@ -51,7 +51,7 @@ def request(world, role, call, **changes):
 
 def test_each_role_has_a_boundary_and_a_table(stacks):
     problems, tables = set(), calls.tables(stacks.folder)
-    for label, world in calls.worlds(stacks):
+    for _, world in calls.worlds(stacks):
         for name, role in world.roles.items():
             if role.boundary is None:
                 problems.add(f"{name} has no boundary that is a policy of the templates")
@@ -59,7 +59,7 @@ def test_each_role_has_a_boundary_and_a_table(stacks):
                 problems.add(f"{name} has no table in cloudformation/calls")
     roles = {name for _, world in calls.worlds(stacks) for name in world.roles}
     problems |= {f"calls/{table.name}.yaml: there is no role {role}" for role, table in tables.items() if role not in roles}
-    assert not problems
+    assert not problems, summary(problems)
 
 
 TABLES = sorted(calls.tables(Stacks.folder).values(), key=lambda table: table.name)
@@ -110,7 +110,8 @@ KEYS_OF = {
 
 
 def test_each_call_is_allowed(stacks):
-    assert not problems_of(stacks, denied)
+    problems = problems_of(stacks, denied)
+    assert not problems, summary(problems)
 
 
 def idle(world, role, table, only=None):
@@ -136,7 +137,8 @@ def idle(world, role, table, only=None):
 
 
 def test_each_action_of_a_role_is_needed(stacks):
-    assert not problems_of(stacks, idle)
+    problems = problems_of(stacks, idle)
+    assert not problems, summary(problems)
 
 
 def strangers(world, role, table):
@@ -159,7 +161,8 @@ def strangers(world, role, table):
 
 
 def test_no_call_reaches_another_environment_or_account(stacks):
-    assert not problems_of(stacks, strangers)
+    problems = problems_of(stacks, strangers)
+    assert not problems, summary(problems)
 
 
 def optional(role, key):
@@ -186,7 +189,8 @@ def unconditional(world, role, table):
 
 
 def test_what_comes_with_a_call_is_asked_for(stacks):
-    assert not problems_of(stacks, unconditional)
+    problems = problems_of(stacks, unconditional)
+    assert not problems, summary(problems)
 
 
 def forbidden(world, role, table):
@@ -198,7 +202,8 @@ def forbidden(world, role, table):
 
 
 def test_what_a_table_forbids_is_denied(stacks):
-    assert not problems_of(stacks, forbidden)
+    problems = problems_of(stacks, forbidden)
+    assert not problems, summary(problems)
 
 
 def test_each_type_of_the_templates_is_in_the_table_of_the_execution_role(stacks):
@@ -212,7 +217,8 @@ def test_each_type_of_the_templates_is_in_the_table_of_the_execution_role(stacks
         for resource in template["Resources"].values()
     }  # fmt: skip
     problems = [f"calls/execution.yaml does not say what {one} needs" for one in sorted(made - said)]
-    assert not problems + [f"calls/execution.yaml: no template has a {one}" for one in sorted(said - made)]
+    problems += [f"calls/execution.yaml: no template has a {one}" for one in sorted(said - made)]
+    assert not problems, summary(problems)
 
 
 # That these checks see what they are for: the instance's role, changed in each of the ways that matter.

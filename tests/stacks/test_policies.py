@@ -8,6 +8,7 @@ import calls
 import policies
 import yaml
 from access import global_condition_keys
+from stacks import summary
 
 MUTANTS = {"iam.yaml"}
 STARS = yaml.safe_load(pathlib.Path(__file__).with_name("stars.yaml").read_text())
@@ -25,7 +26,8 @@ def _faults(where, kind, text):
 
 
 def test_policies_name_what_there_is(stacks):
-    assert not found(stacks, lambda policy: _faults(policy.where, policy.kind, policy.text))
+    problems = found(stacks, lambda policy: _faults(policy.where, policy.kind, policy.text))
+    assert not problems, summary(problems)
 
 
 def test_every_star_has_a_reason(stacks):
@@ -42,13 +44,15 @@ def test_every_star_has_a_reason(stacks):
     }
     problems = [f"{where}: {star} {what}" for (where, star), what in stars.items() if (where, star) not in reasons]
     problems += [f"stars.yaml: {where} has no {star} any more" for where, star in sorted(reasons - stars.keys())]
-    assert not problems
+    assert not problems, summary(problems)
 
 
 def test_no_policy_is_overlooked(stacks):
     variants = {id(template): {template["Stack"]: template} for _, template in stacks.variants()}.values()
-    assert not sorted({text for variant in variants for text in policies.overlooked(variant)})
+    problems = {text for variant in variants for text in policies.overlooked(variant)}
+    assert not problems, summary(problems)
 
 
 def test_policies_fit_the_quotas_of_aws(stacks):
-    assert not sorted({text for _, world in calls.worlds(stacks) for text in policies.sizes(world.stacks)})
+    problems = {text for _, world in calls.worlds(stacks) for text in policies.sizes(world.stacks)}
+    assert not problems, summary(problems)

@@ -10,6 +10,7 @@ import calls
 import services
 import yaml
 from access import STRANGER, decide
+from stacks import summary
 
 MUTANTS = {"iam.yaml"}
 TRUSTS = yaml.safe_load(pathlib.Path(__file__).with_name("trusts.yaml").read_text())
@@ -17,7 +18,9 @@ ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*",
 
 
 def in_each_world(stacks, check):
-    return sorted({text for _, world in calls.worlds(stacks) for text in once(check, world)})
+    """What a check finds, each once."""
+    texts = (text.replace(world.account, "${Account}") for _, world in calls.worlds(stacks) for text in once(check, world))
+    return sorted(set(texts))
 
 
 @functools.cache
@@ -80,7 +83,8 @@ def not_assumed(world):
 
 
 def test_each_role_is_assumed_by_whom_it_is_for(stacks):
-    assert not in_each_world(stacks, not_assumed)
+    problems = in_each_world(stacks, not_assumed)
+    assert not problems, summary(problems)
 
 
 def assumed_by_others(world):
@@ -96,7 +100,8 @@ def assumed_by_others(world):
 
 
 def test_no_role_is_assumed_by_anybody_else(stacks):
-    assert not in_each_world(stacks, assumed_by_others)
+    problems = in_each_world(stacks, assumed_by_others)
+    assert not problems, summary(problems)
 
 
 def by(world, deed, policy=None):
@@ -112,7 +117,8 @@ def undone(world):
 
 
 def test_services_may_do_what_the_stacks_want_of_them(stacks):
-    assert not in_each_world(stacks, undone)
+    problems = in_each_world(stacks, undone)
+    assert not problems, summary(problems)
 
 
 def done_for_strangers(world):
@@ -123,7 +129,8 @@ def done_for_strangers(world):
 
 
 def test_services_do_nothing_on_behalf_of_strangers(stacks):
-    assert not in_each_world(stacks, done_for_strangers)
+    problems = in_each_world(stacks, done_for_strangers)
+    assert not problems, summary(problems)
 
 
 def unneeded(world):
@@ -154,4 +161,5 @@ def unneeded(world):
 def test_policies_of_resources_allow_services_nothing_else(stacks):
     """Somewhere each is needed: a statement may be for what only some environments have."""
     everywhere = [set(once(unneeded, world)) for _, world in calls.worlds(stacks)]
-    assert not sorted(set.intersection(*everywhere))
+    problems = set.intersection(*everywhere)
+    assert not problems, summary(problems)
