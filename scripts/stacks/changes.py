@@ -29,8 +29,8 @@ class ChangeSet:
             "RollbackConfiguration": {"RollbackTriggers": [], "MonitoringTimeInMinutes": 0},
         }
         if not existing:
-            # Nobody has to delete a ROLLBACK_COMPLETE by hand.
-            self.request["OnStackFailure"] = "DELETE"
+            # Nobody has to delete a ROLLBACK_COMPLETE by hand; what `make destroy` has left under a name is taken over.
+            self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
         elif revert:
             self.request["DeploymentMode"] = "REVERT_DRIFT"
         role = outputs(account.stack(account.full_name("bootstrap"))).get("ExecutionRoleArn")
@@ -104,8 +104,8 @@ def line(change):
         values = f" {target['BeforeValue']} → {target['AfterValue']}" if {"BeforeValue", "AfterValue"} <= set(target) else ""
         targets.add(target.get("Name", target["Attribute"]) + values)
     why = f" ({', '.join(sorted(targets))})" if targets else ""
-    if change["Action"] == "Add":
-        return f"    + {what}"
+    if change["Action"] in ("Add", "Import"):
+        return f"    + {what}{' is there already and taken over' if change['Action'] == 'Import' else ''}"
     if change["Action"] == "Remove":
         return paint(f"    - {what} is REMOVED", "red")
     replaced = {"True": "is REPLACED", "Conditional": "may be replaced"}.get(change.get("Replacement"))

@@ -48,7 +48,8 @@ def command(operation, **arguments):
     """The command of the AWS CLI that makes the same call of CloudFormation."""
     words = ["aws", "cloudformation", operation]
     for name, value in arguments.items():
-        words += [f"--{xform_name(name, '-')}", value if isinstance(value, str) else json.dumps(value)]
+        values = [] if value is True else [value if isinstance(value, str) else json.dumps(value)]
+        words += [f"--{xform_name(name, '-')}", *values]
     return "$ " + " ".join(map(shlex.quote, words))
 
 

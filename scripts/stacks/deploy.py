@@ -53,14 +53,14 @@ def protect(account, name, stack):
             account.cloudformation.set_stack_policy(StackName=full_name, StackPolicyBody=path.read_text())
 
 
-def deploy(account, name, template, options, given):
+def deploy(account, name, template, options, from_file, given):
     full_name = account.full_name(name)
     say(f"==> {full_name}")
     stack = settle(account, full_name)
     computed = {"Environment": account.environment, "Version": settings.version()}
     if "SettingsHash" in template.get("Parameters", {}):
         computed["SettingsHash"] = settings.settings_hash(account)
-    parameters = list(settings.parameters(name, template, account.environment, stack, given, computed))
+    parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
     tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": settings.version()}
     tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
@@ -96,12 +96,13 @@ def main(account, options):
         raise Refusal(f"there is no stack {options.stack!r}: STACK= may be {', '.join(stacks)}")
     names = [options.stack] if options.stack else account.names()
     settings.check(given, [stacks[name] for name in names], "PARAMETERS")
+    from_file = settings.file(account.environment, stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
     for name in names:
         if name == "bootstrap" and f":assumed-role/{account.full_name('deploy')}/" in account.caller:
             say("==> bootstrap is an administrator's: left as it is")
         else:
-            deploy(account, name, stacks[name], options, given)
+            deploy(account, name, stacks[name], options, from_file, given)
     rest = account.names()[account.names().index(names[-1]) + 1 :] if names[-1] in account.names() else []
     missing = [name for name in rest if not account.stack(account.full_name(name))]
     say(f"next: make {f'deploy ENV={account.environment} STACK={missing[0]}' if missing else f'status ENV={account.environment}'}")

@@ -27,10 +27,10 @@ def check(given, known, where):
         raise Refusal(f"{where}: no such parameter: {', '.join(unknown)}")
 
 
-def file(environment):
+def file(environment, stacks):
     """The values of cloudformation/parameters/<environment>.json: for `all` stacks, and by the name of a stack."""
     path = templates.FOLDER / "parameters" / f"{environment}.json"
-    values, stacks = json.loads(path.read_text()) if path.exists() else {}, templates.stacks()
+    values = json.loads(path.read_text()) if path.exists() else {}
     for stack, given in values.items():
         if stack != "all" and stack not in stacks:
             raise Refusal(f"{path.name}: there is no stack {stack!r}")
@@ -38,14 +38,15 @@ def file(environment):
     return values
 
 
-def parameters(name, template, environment, existing, given, computed):
+def parameters(name, template, from_file, existing, given, computed):
     """The values to deploy a stack with, in CloudFormation's form. `existing` is the stack as it stands, `given` comes from
     the command line, `computed` from the deploy itself."""
-    from_file = file(environment)
     values = {**from_file.get("all", {}), **from_file.get(name, {}), **computed, **given}
+    # The canary is as the live group until a rollout wants it otherwise.
+    values = {f"Canary{key}": values[key] for key in ("ImageId", "SettingsHash") if key in values} | values
     present = {one["ParameterKey"] for one in (existing or {}).get("Parameters", [])}
     for key, declared in template.get("Parameters", {}).items():
-        remedy = f'put yours into cloudformation/parameters/{environment}.json, or add PARAMETERS="{key}=…"'
+        remedy = f'put yours into cloudformation/parameters/{computed["Environment"]}.json, or add PARAMETERS="{key}=…"'
         if key in present and key not in given and KEPT.fullmatch(key):
             yield {"ParameterKey": key, "UsePreviousValue": True}
         elif key not in values and "Default" not in declared:
