@@ -98,15 +98,20 @@ class ChangeSet:
 
 
 def line(change):
-    """What becomes of a resource, in red where that could lose something."""
-    what, targets = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
-    for target in (detail["Target"] for detail in change.get("Details", [])):
+    """What becomes of a resource, in red where that loses something."""
+    what, why = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
+    for detail in change.get("Details", []):
+        target = detail["Target"]
         values = f" {target['BeforeValue']} → {target['AfterValue']}" if {"BeforeValue", "AfterValue"} <= set(target) else ""
-        targets.add(target.get("Name", target["Attribute"]) + values)
-    why = f" ({', '.join(sorted(targets))})" if targets else ""
+        cause = f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
+        why.add(target.get("Name", target["Attribute"]) + values + cause)
+    because = f" ({', '.join(sorted(why))})" if why else ""
     if change["Action"] in ("Add", "Import"):
-        return f"    + {what}{' is there already and taken over' if change['Action'] == 'Import' else ''}"
+        return f"    + {what}{' is there already and taken over' * (change['Action'] == 'Import')}"
     if change["Action"] == "Remove":
         return paint(f"    - {what} is REMOVED", "red")
-    replaced = {"True": "is REPLACED", "Conditional": "may be replaced"}.get(change.get("Replacement"))
-    return paint(f"    ! {what} {replaced}{why}", "red") if replaced else f"    ~ {what}{why}"
+    if change.get("Replacement") == "True":
+        return paint(f"    ! {what} is REPLACED{because}", "red")
+    # CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
+    maybe = change.get("Replacement") == "Conditional"
+    return paint(f"    ? {what} may be replaced{because}", "yellow") if maybe else f"    ~ {what}{because}"

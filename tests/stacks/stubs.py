@@ -4,7 +4,14 @@ has an id and attributes, and does nothing: what such a resource is told is asse
 A type that MiniStack has learnt must leave the list, and so must one that no template has: the tests fail then.
 """
 
+import importlib.util
+import json
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts" / "stacks"))
+
+import templates  # noqa: E402
 
 # By type: the attributes that templates ask for, and why nothing is lost that a test of the deployment could have seen.
 STUBS = {
@@ -23,7 +30,6 @@ STUBS = {
     "AWS::EC2::NetworkAcl": ((), "no packet flows; entries are asserted on the template"),
     "AWS::EC2::NetworkAclEntry": ((), "the same"),
     "AWS::EC2::SecurityGroupEgress": ((), "no packet flows; rules are asserted on the template"),
-    "AWS::EC2::SecurityGroupIngress": ((), "the same"),
     "AWS::EC2::SnapshotBlockPublicAccess": ((), "a default of the account"),
     "AWS::EC2::SubnetNetworkAclAssociation": ((), "no packet flows"),
     "AWS::EC2::VPCEncryptionControl": ((), "by parameter; no packet flows"),
@@ -92,11 +98,26 @@ def with_stand_in(real, stub, part):
     return {**real, "create": create, "update": update, "update_with_logical_id": True, "delete": delete}
 
 
+def replacements(kinds):
+    """By type: the properties whose change replaces a resource, and those whose change may, as its schema says."""
+    folder = pathlib.Path(importlib.util.find_spec("cfnlint").origin).parent / "data" / "schemas"
+    names = json.loads((folder / "providers" / "eu-central-1.json").read_text())
+    for kind in kinds:
+        schema = json.loads((folder / "resources" / f"{names[kind]}.json").read_text())
+        always, perhaps = schema.get("createOnlyProperties", []), schema.get("conditionalCreateOnlyProperties", [])
+        yield kind, tuple(path.split("/")[2] for path in always), tuple(path.split("/")[2] for path in perhaps)
+
+
 def main():
     from ministack.app import main as serve
-    from ministack.services.cloudformation.provisioners import _RESOURCE_HANDLERS
+    from ministack.services.cloudformation import provisioners
 
-    register(_RESOURCE_HANDLERS)
+    register(provisioners._RESOURCE_HANDLERS)
+    # Of these MiniStack does not know it, and says of each change that it may be a replacement.
+    types = {one["Type"] for template in templates.stacks().values() for one in template["Resources"].values()}
+    for kind, always, perhaps in replacements(types - set(provisioners._REPLACING_PROPERTIES)):
+        provisioners._REPLACING_PROPERTIES[kind] = always
+        provisioners._CONDITIONALLY_REPLACING_PROPERTIES.setdefault(kind, perhaps)
     sys.argv[1:] = []
     serve()
 
