@@ -5,7 +5,7 @@ import uuid
 
 import botocore.exceptions
 import templates
-from cloud import Refusal, command, outputs, paint, pauses, say
+from cloud import Refusal, command, outputs, pauses, say
 
 NOTHING = ("didn't contain changes", "No updates are to be performed")
 
@@ -50,12 +50,16 @@ class ChangeSet:
                     raise
                 time.sleep(3)
         self.id, self.stack_id = made["Id"], made["StackId"]
-        for _ in pauses(longest=2):
+        for _ in pauses():
             described = self.describe()
-            if described["Status"] == "FAILED":
-                return self.failed(described.get("StatusReason", ""))
-            if described["Status"] == "CREATE_COMPLETE":
+            if described["Status"] in ("CREATE_COMPLETE", "FAILED"):
                 break
+        if described["Status"] == "FAILED":
+            reason = described.get("StatusReason", "") + self.account.validation(ChangeSetName=self.id)
+            self.discard()
+            if any(words in reason for words in NOTHING):
+                return False
+            raise Refusal(f"{self.request['StackName']}: CloudFormation refuses the change set: {reason}")
         while described:
             self.changes += [change["ResourceChange"] for change in described["Changes"] if "ResourceChange" in change]
             described = described.get("NextToken") and self.describe(NextToken=described["NextToken"])
@@ -64,18 +68,10 @@ class ChangeSet:
     def describe(self, **page):
         return self.account.cloudformation.describe_change_set(ChangeSetName=self.id, IncludePropertyValues=True, **page)
 
-    def failed(self, reason):
-        nothing = any(words in reason for words in NOTHING)
-        details = "" if nothing else self.account.validation(ChangeSetName=self.id)
-        self.discard()
-        if nothing:
-            return False
-        raise Refusal(f"{self.request['StackName']}: CloudFormation refuses the change set: {reason}{details}")
-
     def show(self):
         """The changes, and the commands of the AWS CLI that do the same."""
         for change in sorted(self.changes, key=lambda one: one["LogicalResourceId"]):
-            say(line(change))
+            say(*line(change))
         inside = self.path.is_relative_to(templates.ROOT)
         body = f"file://{self.path.relative_to(templates.ROOT) if inside else self.path}"
         say(command("create-change-set", **self.request, TemplateBody=body))
@@ -98,20 +94,18 @@ class ChangeSet:
 
 
 def line(change):
-    """What becomes of a resource, in red where that loses something."""
+    """What becomes of a resource, and the colour of that: red where something is lost."""
     what, why = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
     for detail in change.get("Details", []):
-        target = detail["Target"]
+        target, cause = detail["Target"], f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
         values = f" {target['BeforeValue']} → {target['AfterValue']}" if {"BeforeValue", "AfterValue"} <= set(target) else ""
-        cause = f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
         why.add(target.get("Name", target["Attribute"]) + values + cause)
     because = f" ({', '.join(sorted(why))})" if why else ""
-    if change["Action"] in ("Add", "Import"):
-        return f"    + {what}{' is there already and taken over' * (change['Action'] == 'Import')}"
-    if change["Action"] == "Remove":
-        return paint(f"    - {what} is REMOVED", "red")
-    if change.get("Replacement") == "True":
-        return paint(f"    ! {what} is REPLACED{because}", "red")
-    # CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
-    maybe = change.get("Replacement") == "Conditional"
-    return paint(f"    ? {what} may be replaced{because}", "yellow") if maybe else f"    ~ {what}{because}"
+    # Conditional: CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
+    return {
+        "Add": (f"    + {what}", None),
+        "Import": (f"    + {what} is there already and taken over", None),
+        "Remove": (f"    - {what} is REMOVED", "red"),
+        "True": (f"    ! {what} is REPLACED{because}", "red"),
+        "Conditional": (f"    ? {what} may be replaced{because}", "yellow"),
+    }.get(change["Replacement"] if change["Action"] == "Modify" else change["Action"], (f"    ~ {what}{because}", None))

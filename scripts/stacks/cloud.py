@@ -1,6 +1,8 @@
 """What the commands of the stacks share: the account that they work on, questions, and waiting for a stack."""
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -13,34 +15,25 @@ import boto3
 import botocore.config
 import botocore.exceptions
 import templates
-from botocore import xform_name
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33}
-# When a resource has failed the others are cancelled, and their events say nothing.
-CANCELLED = ("Resource creation cancelled", "Resource update cancelled")
+RETRIES = botocore.config.Config(retries={"mode": "standard", "max_attempts": 10})
 
 
 class Refusal(Exception):
     """Why a command does not go on, and what to do about it."""
 
 
-def paint(text, colour):
-    """The text in a colour, where a terminal shows it."""
-    wanted = os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-    return f"\033[{COLOURS[colour]}m{text}\033[0m" if wanted else text
-
-
 def say(text, colour=None):
-    print(paint(text, colour) if colour else text, flush=True)
+    if colour and (os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))):
+        text = f"\033[{COLOURS[colour]}m{text}\033[0m"
+    print(text, flush=True)
 
 
 def agree(question, expected="y"):
     """Refuses to go on unless the operator answers with `expected`. Nobody there to answer is a no."""
-    try:
-        answer = input(f"    {question} [{expected}/N] ").strip().lower()
-    except EOFError:
-        answer = ""
-    if answer != expected:
+    say(f"    {question} [{expected}/N]", "yellow")
+    if sys.stdin.readline().strip().lower() != expected:
         raise Refusal("not agreed; nothing has changed (YES=1 asks nothing)")
 
 
@@ -49,8 +42,8 @@ def command(operation, **arguments):
     words = ["aws", "cloudformation", operation]
     for name, value in arguments.items():
         values = [] if value is True else [value if isinstance(value, str) else json.dumps(value)]
-        words += [f"--{xform_name(name, '-')}", *values]
-    return "$ " + " ".join(map(shlex.quote, words))
+        words += [f"--{botocore.xform_name(name, '-')}", *values]
+    return "$ " + shlex.join(words)
 
 
 def in_progress(stack):
@@ -62,13 +55,11 @@ def outputs(stack):
     return {one["OutputKey"]: one["OutputValue"] for one in (stack or {}).get("Outputs", [])}
 
 
-def pauses(longest=3.0):
+def pauses():
     """Waits between two looks: shortly at first, for what is done at once."""
-    pause = 0.1
-    while True:
-        time.sleep(pause)
+    for looks in itertools.count(1):
+        time.sleep(min(0.1 * looks, 3))
         yield
-        pause = min(pause * 1.5, longest)
 
 
 class Account:
@@ -79,18 +70,16 @@ class Account:
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
         # AWS's command and other SDKs read AWS_REGION, boto3 does not.
         self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        self.environment, self.region, self.clients = environment, self.session.region_name, {}
+        self.environment, self.region = environment, self.session.region_name
         if not self.region:
             raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
         identity = self.client("sts").get_caller_identity()
         self.number, self.caller = identity["Account"], identity["Arn"]
         self.cloudformation = self.client("cloudformation")
 
+    @functools.cache
     def client(self, service):
-        if service not in self.clients:
-            config = botocore.config.Config(retries={"mode": "standard", "max_attempts": 10})
-            self.clients[service] = self.session.client(service, config=config)
-        return self.clients[service]
+        return self.session.client(service, config=RETRIES)
 
     def pages(self, service, operation, part, **arguments):
         """The entries of all pages of an answer."""
@@ -120,14 +109,11 @@ class Account:
 
     def events(self, stack_id, token):
         """The events of the operation with this token, or of the last one; the oldest first."""
-        found = []
-        for event in self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id):
-            token = event.get("ClientRequestToken", "") if token is None else token
-            if event.get("ClientRequestToken", "") == token:
-                found.append(event)
-            elif found:
-                break
-        return found[::-1]
+        every = self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id)
+        for found, events in itertools.groupby(every, lambda event: event.get("ClientRequestToken", "")):
+            if token in (None, found):
+                return list(events)[::-1]
+        return []
 
     def follow(self, stack_id, token=None):
         """Shows events as they come until the stack is at rest, and gives it with what has failed first. Without a token it
@@ -137,10 +123,10 @@ class Account:
             stack, events = self.stack(stack_id), self.events(stack_id, token)
             for event in events:
                 failed = event["ResourceStatus"].endswith("_FAILED")
-                line = f"    {event['Timestamp']:%H:%M:%S} {event['ResourceStatus']:<24} {event['LogicalResourceId']} "
+                line = f"{event['Timestamp']:%H:%M:%S} {event['ResourceStatus']:<24} {event['LogicalResourceId']} "
                 line += event["ResourceType"] + (f": {event.get('ResourceStatusReason')}" if failed else "")
                 if event["EventId"] not in shown:
-                    say(line, "red" if failed else None)
+                    say(f"    {line}", "red" if failed else None)
                 shown.add(event["EventId"])
             # Nothing of the operation is there yet right after the call that has started it.
             if events and not in_progress(stack):
@@ -150,7 +136,8 @@ class Account:
         found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"])
         for event in events:
             reason = event.get("ResourceStatusReason", "no reason is given")
-            if event["ResourceStatus"].endswith("_FAILED") and not reason.startswith(CANCELLED):
+            # What is cancelled because something else has failed says nothing.
+            if event["ResourceStatus"].endswith("_FAILED") and " cancelled" not in reason:
                 return f"{found}\n    {event['LogicalResourceId']} ({event['ResourceType']}): {reason}"
         return found or "\n    no event says why"
 
@@ -171,13 +158,14 @@ class Account:
         return self.follow(stack["StackId"], token)
 
 
-def run(main, what, *flags):
-    """Runs `main(account, options)`. What it refuses, and what AWS refuses, is a line and exit code 1."""
+def run(main, what, **flags):
+    """Runs `main(account, options)`. What it refuses, and what AWS refuses, is a line and exit code 1. Of the flags a text
+    is the help of one without a value, a dictionary what argparse takes."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--environment", required=True)
     parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
-    for names, settings in flags:
-        parser.add_argument(names, **settings)
+    for name, how in flags.items():
+        parser.add_argument(f"--{name}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
     options = parser.parse_args()
     templates.FOLDER = options.folder.resolve()
     try:

@@ -9,12 +9,8 @@ from cloud import Refusal, agree, in_progress, outputs, run, say
 
 # What a first create has left when it failed: it can only be deleted.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
-# What the command cannot end, since a person must mend something first.
-STUCK = {
-    "UPDATE_ROLLBACK_FAILED": "continue-update-rollback",
-    "UPDATE_FAILED": "rollback-stack",
-    "DELETE_FAILED": "delete-stack",
-}
+# What a person must mend first, and then end by this.
+STUCK = {"UPDATE_ROLLBACK_FAILED": "continue-update-rollback", "UPDATE_FAILED": "rollback-stack", "DELETE_FAILED": "delete-stack"}
 
 
 def settle(account, full_name):
@@ -47,8 +43,8 @@ def protect(account, name, stack):
         say("    protects it from being deleted")
         account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
     if path.exists():
-        there = account.cloudformation.get_stack_policy(StackName=full_name).get("StackPolicyBody")
-        if not there or json.loads(there) != json.loads(path.read_text()):
+        there = account.cloudformation.get_stack_policy(StackName=full_name).get("StackPolicyBody") or "null"
+        if json.loads(there) != json.loads(path.read_text()):
             say(f"    sets its stack policy, {path.name}")
             account.cloudformation.set_stack_policy(StackName=full_name, StackPolicyBody=path.read_text())
 
@@ -62,8 +58,8 @@ def deploy(account, name, template, options, from_file, given):
         computed["SettingsHash"] = settings.settings_hash(account)
     parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
-    tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": settings.version()}
-    tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
+    tags = {"Project": "salebell", "Component": name, **computed, "CostCentre": centre[0], "ManagedBy": "cloudformation"}
+    tags.pop("SettingsHash", None)
     change_set = ChangeSet(account, name, stack, parameters, tags, options.revert)
     if not change_set.create():
         say("    nothing to change")
@@ -73,11 +69,11 @@ def deploy(account, name, template, options, from_file, given):
         replaced = [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]
         if not options.yes:
             agree(f"change {full_name} in account {account.number} ({account.region})?")
-            if replaced:
-                # By another word: `y` is typed too quickly.
-                agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
-        elif replaced and not options.replace:
+        if replaced and options.yes and not options.replace:
             raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
+        if replaced and not options.yes:
+            # By another word: `y` is typed too quickly.
+            agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
         if stack:
             protect(account, name, stack)
     except BaseException:
@@ -103,18 +99,17 @@ def main(account, options):
             say("==> bootstrap is an administrator's: left as it is")
         else:
             deploy(account, name, stacks[name], options, from_file, given)
-    rest = account.names()[account.names().index(names[-1]) + 1 :] if names[-1] in account.names() else []
-    missing = [name for name in rest if not account.stack(account.full_name(name))]
-    say(f"next: make {f'deploy ENV={account.environment} STACK={missing[0]}' if missing else f'status ENV={account.environment}'}")
+    missing = [f"deploy ENV={account.environment} STACK={name}" for name in account.names() if not account.stack(account.full_name(name))]
+    say(f"next: make {[*missing, f'status ENV={account.environment}'][0]}")
 
 
 if __name__ == "__main__":
     run(
         main,
         __doc__,
-        ("--stack", {"help": "only this one, such as network"}),
-        ("--revert", {"action": "store_true", "help": "changes back what was changed by hand (drift), too"}),
-        ("--yes", {"action": "store_true", "help": "asks nothing, and refuses what would replace a resource"}),
-        ("--replace", {"action": "store_true", "help": "with --yes: replaces resources, too"}),
-        ("parameters", {"nargs": "*", "metavar": "Name=value", "help": "in place of the file's"}),
+        stack={"help": "only this one, such as network"},
+        revert="changes back what was changed by hand (drift), too",
+        yes="asks nothing, and refuses what would replace a resource",
+        replace="with --yes: replaces resources, too",
+        parameters={"nargs": "*", "metavar": "Name=value", "default": [], "help": "in place of the file's"},
     )

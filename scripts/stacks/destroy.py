@@ -9,11 +9,12 @@ STAYS = {"Retain": "stays", "RetainExceptOnCreate": "stays", "Snapshot": "goes, 
 
 def kept(account, stack):
     """What outlives the stack, as the template says that it was deployed with."""
+    if stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+        return
     body = account.cloudformation.get_template(StackName=stack["StackId"])["TemplateBody"]
-    declared = body if isinstance(body, dict) else yaml.load(body, templates.Loader) or {}
-    summaries = account.pages("cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=stack["StackId"])
-    for one in summaries:
-        policy = declared.get("Resources", {}).get(one["LogicalResourceId"], {}).get("DeletionPolicy")
+    declared = body if isinstance(body, dict) else yaml.load(body, templates.Loader)
+    for one in account.pages("cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=stack["StackId"]):
+        policy = declared["Resources"].get(one["LogicalResourceId"], {}).get("DeletionPolicy")
         if policy in STAYS:
             yield f"{one['ResourceType']} {one['PhysicalResourceId']} {STAYS[policy]}"
 
@@ -25,8 +26,7 @@ def destroy(account, stack):
         stack, _ = account.follow(stack["StackId"])
     if stack.get("EnableTerminationProtection"):
         say("    takes its protection from deletion off")
-        off = {"StackName": stack["StackName"], "EnableTerminationProtection": False}
-        account.cloudformation.update_termination_protection(**off)
+        account.cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
     if stack["StackStatus"] != "DELETE_COMPLETE":
         stack, failure = account.delete(stack)
     if stack["StackStatus"] != "DELETE_COMPLETE":
@@ -43,17 +43,14 @@ def main(account, options):
     for stack in found:
         say(f"    {stack['StackName']} {stack['StackStatus']}")
         stays += kept(account, stack)
-    for line in stays:
-        say(f"    {line}", "yellow")
+    say("\n".join(f"    {line}" for line in stays), "yellow")
     if found and not options.yes:
         agree(f"delete all of it in account {account.number}?", account.environment)
     for stack in found:
         destroy(account, stack)
-    say("==> all is gone" + (", but what stays and is deleted by hand:" if stays else ""))
-    for line in stays:
-        say(f"    {line}")
+    say("\n    ".join(["==> all is gone" + ", but for what is deleted by hand:" * bool(stays), *stays]))
     say(f"next: make deploy ENV={account.environment}")
 
 
 if __name__ == "__main__":
-    run(main, __doc__, ("--yes", {"action": "store_true", "help": "asks nothing"}))
+    run(main, __doc__, yes="asks nothing")

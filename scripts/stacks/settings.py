@@ -32,9 +32,7 @@ def file(environment, stacks):
     path = templates.FOLDER / "parameters" / f"{environment}.json"
     values = json.loads(path.read_text()) if path.exists() else {}
     for stack, given in values.items():
-        if stack != "all" and stack not in stacks:
-            raise Refusal(f"{path.name}: there is no stack {stack!r}")
-        check(given, stacks.values() if stack == "all" else [stacks[stack]], f"{path.name}, {stack}")
+        check(given, stacks.values() if stack == "all" else [stacks.get(stack, {})], f"{path.name}, {stack}")
     return values
 
 

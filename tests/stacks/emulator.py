@@ -90,7 +90,7 @@ class Emulator:
     def start(self, program, *words, **environment):
         """A command of the operator that runs beside the test, its output in a pipe."""
         return subprocess.Popen(
-            [sys.executable, COMMANDS / f"{program}.py", *map(str, words)],
+            [sys.executable, COMMANDS / f"{program}.py", *arguments(words)],
             env={**self.environment, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -103,7 +103,7 @@ class Emulator:
         folder, said = templates.FOLDER, io.StringIO()
         with (
             mock.patch.dict(os.environ, {**self.environment, **environment}, clear=True),
-            mock.patch.multiple(sys, argv=[program, *map(str, words)], stdin=io.StringIO(answers), stdout=said, stderr=said),
+            mock.patch.multiple(sys, argv=[program, *arguments(words)], stdin=io.StringIO(answers), stdout=said, stderr=said),
         ):
             try:
                 runpy.run_path(str(COMMANDS / f"{program}.py"), run_name="__main__")
@@ -120,6 +120,12 @@ class Emulator:
         text, _ = process.communicate(answers, timeout=200)
         assert process.returncode == code, f"{program} {words} ended with {process.returncode}, not {code}:\n{text}"
         return text
+
+
+def arguments(words):
+    """Those of a command: options as they are, and `Name=value` of parameters behind all of them."""
+    options, given = ([str(word) for word in words if str(word).startswith("--") == option] for option in (True, False))
+    return [*options, *(["--parameters", *given] if given else [])]
 
 
 def until(condition, what, seconds=30):

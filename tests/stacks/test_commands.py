@@ -169,7 +169,7 @@ def test_replacements_are_red_and_asked_for_by_another_word(folder):
     folder.template("40-bus.yaml", BUS)
     folder.run("deploy", "--yes")
     text = folder.run("deploy", "Name=other", answers="y\ny\n", code=1, FORCE_COLOR="1")
-    assert re.search(r"\033\[31m    ! Setting AWS::SSM::Parameter is REPLACED \(Name\)", text)
+    assert re.search(r"\033\[31m    ! Setting AWS::SSM::Parameter is REPLACED \(Name", text)
     assert "REPLACE Setting, with all that is in them? [replace/N]" in text
     text = folder.run("deploy", "--yes", "Name=other", code=1)
     assert "Setting would be replaced. REPLACE=1 says that this is meant" in text

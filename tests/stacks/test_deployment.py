@@ -1,5 +1,6 @@
 """All stacks deployed by the operator's command into an emulated AWS, read back, changed, broken and deleted. Tests here are
-one story and run in their order. What MiniStack does not show is in emulated.yaml."""
+one story and run in their order. What MiniStack does not show is in
+docs/operations/assumptions.md."""
 
 import hashlib
 import ipaddress
@@ -10,6 +11,7 @@ import re
 import shutil
 import subprocess
 
+import botocore.exceptions
 import pytest
 
 import resolve
@@ -69,6 +71,17 @@ class Deployment:
             LaunchTemplateId=launch["LaunchTemplateId"], Versions=[launch["Version"]]
         )
         return versions["LaunchTemplateVersions"][0]
+
+    def refreshes(self):
+        name = self.outputs("service")["LiveGroup"]
+        return self.client("autoscaling").describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"]
+
+    def suspend(self):
+        """What SuspendProcesses answers; None where it is unknown."""
+        try:
+            return self.client("autoscaling").suspend_processes(AutoScalingGroupName=self.outputs("service")["LiveGroup"])
+        except botocore.exceptions.ClientError as error:
+            assert "Unknown AutoScaling action" in str(error)
 
     def settings(self):
         pages = self.client("ssm").get_paginator("get_parameters_by_path")
@@ -415,6 +428,40 @@ def test_a_broken_change_is_rolled_back_and_the_old_version_stands(dev, tmp_path
     dev.values["ImageId"] = IMAGES[2]
     dev.deploy()
     assert dev.launched()["LaunchTemplateData"]["ImageId"] == IMAGES[2]
+
+
+def test_the_emulator_still_loses_what_is_asserted_on_the_template(dev):
+    """Each row of the table in docs/operations/assumptions.md. What MiniStack has learnt belongs into this file."""
+    elb, cloudformation, service = dev.client("elbv2"), dev.client("cloudformation"), dev.resources("service")
+    group, targets = dev.group("LiveGroup"), {one["TargetGroupArn"]: one for one in elb.describe_target_groups()["TargetGroups"]}
+    actions = {name: elb.describe_rules(RuleArns=[service[name]])["Rules"][0]["Actions"] for name in ("ApiKeyRule", "TokenRule")}
+    forwards = actions["ApiKeyRule"][-1].get("ForwardConfig", {}).get("TargetGroups", [])
+    grpc = targets[service["LiveGrpcTargetGroup"]]
+    hooks = dev.client("autoscaling").describe_lifecycle_hooks(AutoScalingGroupName=group["AutoScalingGroupName"])
+    bucket = dev.outputs("data")["FilesBucket"]
+    encryption = dev.client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
+    secret = dev.client("secretsmanager").list_secret_version_ids(SecretId="salebell/dev/webhook", IncludeDeprecated=True)["Versions"]
+    change_set = {"StackName": "salebell-dev-bus", "ChangeSetName": "probe"}
+    triggers = {"RollbackTriggers": [], "MonitoringTimeInMinutes": 7}
+    body = "Resources: { Probe: { Type: AWS::SNS::Topic } }"
+    cloudformation.create_change_set(**change_set, TemplateBody=body, RollbackConfiguration=triggers)
+    lost = {
+        "weights of forwards": len([one for one in forwards if "Weight" in one]) < 2,
+        "`jwt-validation`": not any("JwtValidationConfig" in one for one in actions["TokenRule"]),
+        "gRPC version and matcher": (grpc.get("ProtocolVersion"), grpc["Matcher"]) != ("GRPC", {"GrpcCode": "0"}),
+        "hooks": hooks["LifecycleHooks"] == [],
+        "maintenance policy, lifetime and warm-up": not {"InstanceMaintenancePolicy", "MaxInstanceLifetime"} & set(group),
+        "target groups of the group": not group.get("TargetGroupARNs") and group["Instances"] == [],
+        "update policy": dev.refreshes() == [],
+        "encryption and lifecycle of buckets": encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256",
+        "what a generated secret is made of": len(secret) > 1,
+        "rollback triggers": "RollbackConfiguration" not in cloudformation.describe_change_set(**change_set),
+        "suspended processes": dev.suspend() is None,
+    }
+    cloudformation.delete_change_set(**change_set)
+    assert all(lost.values()), [what for what, still in lost.items() if not still]
+    page = (ROOT / "docs/operations/assumptions.md").read_text().split("## Asserted on the template instead\n")[1]
+    assert re.findall(r"^\| ([^|]+) \| .* \| .*::", page, re.M) == list(lost)
 
 
 def test_all_goes_in_reverse_but_what_is_kept_by_name(dev):
