@@ -28,7 +28,7 @@ check() {
 }
 # An emulator is waited for, so the tests that have one run beside the others, which compute. What they say comes last.
 emulated=()
-for file in tests/stacks/test_deployment.py tests/stacks/test_commands.py; do
+for file in tests/stacks/test_deployment.py tests/stacks/test_commands.py tests/stacks/test_at_night.py; do
   [ ! -e "$file" ] || emulated+=("$file")
 done
 if [ $# -gt 0 ] || [ ${#emulated[@]} -eq 0 ]; then

@@ -14,6 +14,7 @@ scripts/fetch-packer.sh
 scripts/prepare-python.sh >/dev/null
 scripts/prepare-python.sh tests/stacks/requirements.txt >/dev/null
 scripts/prepare-node.sh >/dev/null
+scripts/prepare-node.sh tests/stacks/package.json >/dev/null
 
 sqlx_version=0.9.0
 if ! { cargo sqlx --version || "$cache/tools/bin/cargo-sqlx" sqlx --version; } 2>/dev/null | grep -qF "$sqlx_version"; then

@@ -15,6 +15,12 @@ export SALEBELL_TEST_PYTHON SALEBELL_TEST_NODE_PATH
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
 
+# Where tests/clients/recorder.py writes down what the product calls on AWS.
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+SALEBELL_TEST_CALLS=$(realpath "${CARGO_TARGET_DIR:-target}")/calls-of-aws.txt
+export SALEBELL_TEST_CALLS
+: >"$SALEBELL_TEST_CALLS"
+
 # What describe-machine.sh has found out.
 left_out=${SALEBELL_TEST_LEFT_OUT:-}
 
@@ -97,6 +103,10 @@ if [ $# -eq 0 ] && [ -z "$left_out" ]; then
   [ -z "${preparing:-}" ] || wait "$preparing"
   scripts/run-in-debian.sh run "$program" "${tests[@]}"
   SALEBELL_REHEARSE_IMAGES=$image step scripts/rehearse.sh roll
+fi
+if [ $# -eq 0 ]; then
+  echo "==> each call that the product made on AWS is in cloudformation/calls"
+  "$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python" tests/stacks/recorded.py "$SALEBELL_TEST_CALLS" --all
 fi
 if [ -n "$left_out" ]; then
   echo "==> all checks passed that this machine can do; what is root's was left out: $left_out"

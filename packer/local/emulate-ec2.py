@@ -1,8 +1,10 @@
 """An EC2 and an S3 on a free port of 127.0.0.1, for the bake: with Debian's machine images in it and a bucket. Prints its
-address, and ends with whoever holds the other side of its standard input."""
+address, ends with whoever holds the other side of its standard input, and writes down what the bake asks of it
+(tests/clients/recorder.py)."""
 
 import json
 import os
+import pathlib
 import sys
 import tempfile
 
@@ -42,6 +44,10 @@ with tempfile.NamedTemporaryFile("w", suffix=".json") as images:
     # The images are read when EC2 is asked for the first time.
     for region in ("eu-central-1", "eu-west-1"):
         boto3.client("ec2", endpoint_url=endpoint, region_name=region).describe_images(Owners=["136693071363"])
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests/clients"))
+    import recorder
+
+    recorder.record("bake")
     print(endpoint, flush=True)
     sys.stdin.read()
     os._exit(0)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_sdk_secretsmanager::config::Credentials;
 use aws_sdk_sqs::types::QueueAttributeName;
 use aws_sdk_ssm::types::ParameterType;
@@ -58,6 +58,8 @@ impl Cloud {
                 "test", "test", None, None, "test",
             )))
             .endpoint_url(&endpoint)
+            // Not the product: tests/clients/recorder.py.
+            .app_name(AppName::new("tests").expect("a name"))
             .build();
         let cloud = Cloud {
             _process: process,

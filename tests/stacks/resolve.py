@@ -73,6 +73,8 @@ REFS_ARE_ARNS = {
     "AWS::SNS::Topic",
     "AWS::SecretsManager::Secret",
 }
+# What a service calls the role that it has in an account.
+SERVICE_ROLES = {"autoscaling.amazonaws.com": "AWSServiceRoleForAutoScaling"}
 # Attributes whose form others look at.
 ATTRIBUTES = {
     ("AWS::RDS::DBCluster", "Endpoint.Address"): "{name}.cluster-abc.{region}.rds.amazonaws.com",
@@ -297,8 +299,8 @@ class _Resolver:
                 given = self.value(properties[key])
                 if isinstance(given, str):
                     return given
-        if kind == "ManagedPolicy" and "ManagedPolicyName" in properties:
-            return self.value(properties["ManagedPolicyName"])
+        if kind == "ServiceLinkedRole":
+            return SERVICE_ROLES[properties["AWSServiceName"]] + "_" + self.value(properties["CustomSuffix"])
         return f"{self.stack_name}-{name}"
 
     def fill(self, form, name, resource):

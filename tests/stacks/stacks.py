@@ -17,6 +17,7 @@ SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
 # What is switched together, since one alone is refused or has no meaning.
 TOGETHER = [
     {"NatMode": "none", "InterfaceEndpoints": "on"},
+    {"ToolsAccount": resolve.ACCOUNTS["tools"], **{f"{one.capitalize()}Account": resolve.ACCOUNTS[one] for one in ENVIRONMENTS}},
     {"SmtpUrl": "smtps://mail.example.com", "MailFrom": "Salebell <salebell@example.com>", "StatsMailTo": "ops@example.com"},
 ]
 # Of parameters that may be left empty, or that have no list of values.
@@ -26,7 +27,10 @@ SAMPLES = {
     "HostedZoneId": "Z0123456789ABCDEFGHIJ",
     "ProdAccount": resolve.ACCOUNTS["prod"],
     "StageAccount": resolve.ACCOUNTS["stage"],
-    "ToolsAccount": resolve.ACCOUNTS["tools"],
+    "ImageKeyArn": f"arn:aws:kms:{resolve.REGION}:{resolve.ACCOUNTS['tools']}:key/images",
+    "OidcSubject": "repo:you/salebell:ref:refs/heads/main",
+    "PeopleAccount": "555566667777",
+    "SubscriberAccounts": "666677778888",
 }
 
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_sdk_secretsmanager::config::Credentials;
 use aws_sdk_ssm::types::ParameterType;
 use axum::Router;
@@ -22,6 +22,12 @@ use super::s3;
 pub const READ_PARAMETERS: &str = "AmazonSSM.GetParametersByPath";
 pub const READ_SECRET: &str = "secretsmanager.GetSecretValue";
 pub const REGION: &str = "eu-central-1";
+
+/// What the tests' own clients of AWS call themselves, so that their calls are not taken for the product's
+/// (tests/clients/recorder.py).
+pub fn tests() -> AppName {
+    AppName::new("tests").unwrap()
+}
 
 /// What AWS does with a request.
 #[derive(Clone, Debug)]
@@ -68,12 +74,17 @@ impl Environment {
                 "test", "test", None, None, "test",
             )))
             .endpoint_url(emulator)
+            .app_name(tests())
             .build();
         Environment {
             name: format!("test-{}", Uuid::now_v7().simple()),
             ssm: aws_sdk_ssm::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
-            config: config.into_builder().endpoint_url(&endpoint).build(),
+            config: {
+                let mut of_the_product = config.into_builder().endpoint_url(&endpoint);
+                of_the_product.set_app_name(None);
+                of_the_product.build()
+            },
             way,
             endpoint,
         }

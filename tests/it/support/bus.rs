@@ -35,6 +35,7 @@ pub async fn clients() -> (aws_sdk_sns::Client, aws_sdk_sqs::Client) {
     let config = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(emulator().await)
+        .app_name(super::aws::tests())
         .load()
         .await;
     (aws_sdk_sns::Client::new(&config), aws_sdk_sqs::Client::new(&config))

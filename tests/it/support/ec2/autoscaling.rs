@@ -2,6 +2,7 @@
 //! <https://docs.aws.amazon.com/autoscaling/ec2/APIReference/>
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -32,6 +33,9 @@ async fn answer(State(world): State<Shared>, request: Request) -> Response {
     let form: Form = url::form_urlencoded::parse(&body).into_owned().collect();
     let due = {
         let mut world = world.lock().unwrap();
+        if let Some(action) = form.get("Action") {
+            record(action);
+        }
         world.requests.push(describe(&form));
         world.autoscaling_faults.pop_front().or(world.autoscaling_outage)
     };
@@ -46,6 +50,14 @@ async fn answer(State(world): State<Shared>, request: Request) -> Response {
         Ok(result) => xml(StatusCode::OK, &result),
         Err(refusal) => refuse(&refusal),
     }
+}
+
+/// Writes down that the product calls this, as tests/clients/recorder.py does where the emulator answers.
+fn record(action: &str) {
+    let Some(file) = std::env::var_os("SALEBELL_TEST_CALLS") else { return };
+    let line = format!("instance autoscaling:{action}\n");
+    let mut lines = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+    lines.write_all(line.as_bytes()).unwrap();
 }
 
 /// `CompleteLifecycleAction InstanceId=i-1 …`, for tests to look at.
