@@ -23,7 +23,27 @@ export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=eu-c
 export PYTHONDONTWRITEBYTECODE=1
 
 python=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
-"$python" -m pytest -q -p no:cacheprovider tests/stacks "$@"
+check() {
+  "$python" -m pytest -q -p no:cacheprovider "$@"
+}
+# An emulator is waited for, so the tests that have one run beside the others, which compute. What they say comes last.
+emulated=()
+for file in tests/stacks/test_deployment.py tests/stacks/test_commands.py tests/stacks/test_at_night.py; do
+  [ ! -e "$file" ] || emulated+=("$file")
+done
+if [ $# -gt 0 ] || [ ${#emulated[@]} -eq 0 ]; then
+  check tests/stacks "$@"
+else
+  said=$(mktemp)
+  trap 'rm -f "$said"' EXIT
+  check "${emulated[@]}" >"$said" 2>&1 &
+  failed=
+  check tests/stacks "${emulated[@]/#/--ignore=}" || failed=yes
+  echo "==> on an emulated AWS"
+  wait $! || failed=yes
+  cat "$said"
+  [ -z "$failed" ]
+fi
 if [ -n "$all" ]; then
   echo "==> checkov"
   checkov=$(scripts/prepare-python.sh tests/stacks/checkov.txt)/bin/checkov

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches what the tests need beyond apt packages: the clients from npm and PyPI that people use, an S3,
-# a mail server, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
+# a mail server, what checks the stacks, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
 # ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -238,7 +238,7 @@ pub struct Webhook {
     pub in_flight_per_channel: usize,
     /// `webhook.channels_per_account`: an account has no more channels than this.
     pub channels_per_account: i64,
-    /// `webhook.encryption_keys`: base64 of 32 bytes each. The first seals channel secrets, all open them.
+    /// `webhook.encryption_keys`: 32 bytes each, as base64 or as 64 hex digits. The first seals channel secrets, all open them.
     pub encryption_keys: Vec<SecretString>,
 }
 

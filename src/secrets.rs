@@ -23,14 +23,19 @@ const VERSION: u8 = 1;
 const HEADER: usize = 1 + size_of::<KeyId>();
 
 impl Keyring {
-    /// Keys are base64 of 32 bytes.
+    /// Keys are 32 bytes, as base64 or as 64 hex digits. (Secrets Manager can generate the latter by itself. As base64 those
+    /// would be 48 bytes, so neither is taken for the other.)
     ///
     /// # Errors
     /// Which of them is not, without repeating it.
     pub fn new(keys: &[SecretString]) -> Result<Keyring, String> {
         let read = |(at, key): (usize, &SecretString)| {
-            let wrong = || format!("[{at}] must be base64 of 32 bytes");
-            let bytes = STANDARD.decode(key.expose_secret()).map_err(|_| wrong())?;
+            let wrong = || format!("[{at}] must be 32 bytes, as base64 or as 64 hex digits");
+            let text = key.expose_secret();
+            let bytes = match text.len() {
+                64 => hex::decode(text).map_err(|_| wrong())?,
+                _ => STANDARD.decode(text).map_err(|_| wrong())?,
+            };
             let id = key_id(&bytes);
             UnboundKey::new(&AES_256_GCM, &bytes).map(|key| (id, LessSafeKey::new(key))).map_err(|_| wrong())
         };
@@ -179,5 +184,17 @@ mod tests {
         exchanged.replace(both);
         assert_eq!(exchanged.open(row, &sealed).unwrap().expose_secret(), b"bell");
         assert!(!sealed.windows(4).any(|four| four == b"bell"));
+    }
+    #[test]
+    fn a_key_of_64_hex_digits_is_the_same_key_as_its_base64() {
+        let (hex, row) = (SecretString::from("00112233445566778899aabbccddeeff".repeat(2)), Uuid::now_v7());
+        let base64 = SecretString::from(STANDARD.encode(hex::decode(hex.expose_secret()).unwrap()));
+        let sealed = Keyring::new(&[hex]).unwrap().seal(row, b"bell").unwrap();
+        assert_eq!(Keyring::new(&[base64]).unwrap().open(row, &sealed).unwrap().expose_secret(), b"bell");
+        // 48 bytes as base64, 31 as hex, and a digit that is none.
+        for wrong in ["QUJD".repeat(16), "0a".repeat(31), format!("{}g", "0".repeat(63))] {
+            let refused = Keyring::new(&[SecretString::from(wrong)]).err().unwrap();
+            assert_eq!(refused, "[0] must be 32 bytes, as base64 or as 64 hex digits");
+        }
     }
 }

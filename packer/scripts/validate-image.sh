@@ -47,6 +47,9 @@ diff <(cut -f 1,2 "$share/packages.tsv" 2>/dev/null) \
   sed -n 's/^[<>] //p' | tr '\t' '=' | none "packages differ from the manifest"
 sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --quiet 2>&1 |
   none "files differ from the manifest"
+# sslrootcert= of database.url: RDS's authorities are not among Debian's.
+[ "$(grep -c '^-----END CERTIFICATE-----$' "$root/etc/salebell/rds.pem" 2>/dev/null)" -ge 3 ] 2>/dev/null ||
+  problem "/etc/salebell/rds.pem is missing or has no certificates"
 # What the boot loader takes, and what they need for EC2's disks and network: in the kernel, a module, or in the initrd.
 for release in "$root"/usr/lib/modules/*; do
   release=${release##*/}

@@ -17,8 +17,9 @@ other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp ([0-9.]+|\[[0-9a-f:]
 running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs))\.service$'
 # What starts by itself: the presets of the image name the same, and generators make some more, of fstab.
 enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
-# A shell of Session Manager: the agent makes the account, without a password.
-may_have_shell='^(ssm-user)$'
+# A shell: nobody. The agent starts that of a session itself, for salebell-shell; a session that is not by our document would
+# make an account ssm-user.
+may_have_shell='^$'
 # Files that lend the rights of their owner or group to whoever runs them: none.
 may_lend='^$'
 # From the start of our first unit to the end of the last, in milliseconds; and the whole, from the first process on.
@@ -84,7 +85,7 @@ check_logins() { # no password, no shell, no prompt
   systemctl list-units --plain --no-legend '*getty@*' console-getty.service debug-shell.service |
     awk '{ print $1 }' | none 'a prompt' || return
   local user
-  for user in salebell salebell-boot salebell-logs; do
+  for user in salebell salebell-boot salebell-logs salebell-shell; do
     [ "$(getent passwd "$user" | cut -d: -f7)" = /usr/sbin/nologin ] || { echo "$user has a shell, or is not there"; return 1; }
   done
 }

@@ -30,6 +30,7 @@ fault 'files differ from the manifest: ' sh -c "echo >>$root/usr/lib/sysctl.d/50
 fault 'packages differ from the manifest: curl=' sed -i '/^Package: curl$/,/^$/d' $root/var/lib/dpkg/status
 fault '/usr/bin/salebell is missing' chmod 0775 $root/usr/bin/salebell
 fault '/usr/share/salebell/sbom.cdx.json is missing' rm $root/usr/share/salebell/sbom.cdx.json
+fault '/etc/salebell/rds.pem is missing' truncate -s 0 $root/etc/salebell/rds.pem
 fault 'no kernel in /boot' find $root/boot -name 'vmlinuz-*' -delete
 fault 'no initrd in /boot' find $root/boot -name 'initrd.img-*' -delete
 fault 'has no ena' find $root/usr/lib/modules -name 'ena.ko*' -delete

@@ -320,3 +320,22 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     drop((service, worker));
     tokio::time::timeout(Duration::from_secs(60), setting.cluster.stop()).await.unwrap().unwrap();
 }
+
+#[test]
+fn the_image_knows_the_authorities_of_rds() {
+    use tokio_rustls::rustls::RootCertStore;
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packer/files/etc/salebell/rds.pem");
+    let text = std::fs::read_to_string(path).unwrap();
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# Amazon RDS ")).collect();
+    for kind in ["RSA2048", "RSA4096", "ECC384"] {
+        assert!(names.contains(&format!("eu-central-1 Root CA {kind} G1").as_str()), "{kind}");
+    }
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).unwrap() {
+        store.add(certificate.unwrap()).unwrap();
+    }
+    assert_eq!((store.len(), names.len() % 3), (names.len(), 0));
+}

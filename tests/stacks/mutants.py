@@ -22,7 +22,6 @@ import yaml
 from stacks import templates
 
 FOLDER = pathlib.Path(__file__).parent / "broken"
-CFN_LINT = "cfn-lint"
 
 
 def load():

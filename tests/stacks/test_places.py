@@ -21,4 +21,4 @@ def test_resources_are_in_their_place(stacks):
 
 
 def test_all_stacks_are_there_and_no_others():
-    assert list(templates.stacks()) == [stack for stack in PLACES if stack != "everywhere"]
+    assert [templates.name(path) for path in templates.paths()] == [stack for stack in PLACES if stack != "everywhere"]

@@ -3,9 +3,11 @@ default is right on AWS. What the stacks write together is a configuration that 
 """
 
 import functools
+import itertools
 import os
 import pathlib
 import re
+import string
 import subprocess
 import tempfile
 import tomllib
@@ -15,14 +17,15 @@ import yaml
 from resolve import ENVIRONMENTS, ROOT, of_type
 from stacks import summary, switched
 
-# What a secret holds, for the program to look at.
+# Secrets that no stack makes: who does, and what is in them.
 SECRETS = {
-    "webhook.encryption_keys": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
-    "database.user": "app",
-    "database.password": "not-the-real-one",
-    "email.user": "salebell",
-    "email.password": "not-the-real-one",
+    # The master user of Aurora, by RDS.
+    "rds!cluster": {"username": "app", "password": "not-the-real-one"},
+    # By a person, before mail is switched on.
+    "salebell/{environment}/email": {"user": "salebell", "password": "not-the-real-one"},
 }
+# What nobody may read who reads parameters.
+SECRET_SETTINGS = {"webhook.encryption_keys", "database.password", "email.password"}
 
 
 @functools.cache
@@ -96,17 +99,44 @@ def test_a_setting_is_written_by_one_stack(stacks):
     assert not problems, summary(problems)
 
 
-def configuration(environment, parameters):
+def generated(secret):
+    """What Secrets Manager would make of GenerateSecretString: the letters that it may take, over and over."""
+    how = secret["GenerateSecretString"]
+    kinds = {
+        "ExcludeNumbers": string.digits,
+        "ExcludeLowercase": string.ascii_lowercase,
+        "ExcludeUppercase": string.ascii_uppercase,
+        "ExcludePunctuation": string.punctuation,
+    }
+    letters = "".join(kind for name, kind in kinds.items() if how.get(name) not in (True, "true"))
+    letters = [letter for letter in letters if letter not in how.get("ExcludeCharacters", "")]
+    return "".join(itertools.islice(itertools.cycle(letters), int(how.get("PasswordLength", 32))))
+
+
+def secret_value(value, environment, resolved):
+    """What `salebell boot` would find under `secret:<name or ARN>#<key>`; None if nobody makes it."""
+    name, _, key = value.removeprefix("secret:").partition("#")
+    for one in resolved.values():
+        for made, resource in of_type(one, "AWS::SecretsManager::Secret"):
+            if name in (one["Refs"][made], one["Names"][made]) and not key:
+                return generated(resource["Properties"])
+    for known, content in SECRETS.items():
+        if known.format(environment=environment) in name:
+            return content.get(key)
+    return None
+
+
+def configuration(environment, resolved):
     """What `salebell boot` would write for the services: the appliance's settings below those of the parameters."""
     settings = tomllib.loads((ROOT / "systemd" / "salebell" / "appliance.toml").read_text())
     settings.setdefault("aws", {}).update(region="eu-central-1", parameters=f"/salebell/{environment}")
-    for name, (properties, _) in parameters.items():
+    for name, (properties, _) in written(resolved).items():
         value = str(properties["Value"])
         *areas, key = setting(name).split(".")
         table = settings
         for area in areas:
             table = table.setdefault(area, {})
-        table[key] = SECRETS.get(setting(name), "unknown") if value.startswith("secret:") else value
+        table[key] = secret_value(value, environment, resolved) if value.startswith("secret:") else value
     return settings
 
 
@@ -146,17 +176,19 @@ def refusal(text):
 def test_the_program_takes_what_the_stacks_write(stacks):
     problems = []
     for label, environment, resolved in everywhere(stacks):
-        said = refusal("\n".join(as_toml(configuration(environment, written(resolved)))) + "\n")
+        said = refusal("\n".join(as_toml(configuration(environment, resolved))) + "\n")
         problems += [(said, label)] * bool(said)
     assert not problems, summary(problems)
 
 
-def test_settings_name_no_secret_by_value(stacks):
-    """A parameter of type String is read by many: what is secret is a name in it."""
+def test_secrets_are_named_and_made(stacks):
+    """A parameter of type String is read by many: what is secret is a name in it, of a secret that is there."""
     problems = []
-    for label, _, resolved in everywhere(stacks):
+    for label, environment, resolved in everywhere(stacks):
         for name, (properties, _) in written(resolved).items():
-            secret = setting(name) in SECRETS and setting(name) not in ("database.user", "email.user")
-            if secret and not str(properties["Value"]).startswith("secret:"):
-                problems.append((name, label))
+            value = str(properties["Value"])
+            if value.startswith("secret:") and secret_value(value, environment, resolved) is None:
+                problems.append((f"{name}: nobody makes {value}", label))
+            if setting(name) in SECRET_SETTINGS and not value.startswith("secret:"):
+                problems.append((f"{name} is no secret", label))
     assert not problems, summary(problems)

@@ -1,0 +1,84 @@
+# shellcheck shell=bash
+# Functions for whoever was woken: short forms of the `aws` commands that the runbooks use (docs/operations/runbooks/).
+#   . scripts/stacks/at-night.sh prod
+# They only read. Credentials and region come from the environment, as for any `aws` command; `aws` is version 1 or 2.
+ENV=${1:?an environment: dev, stage or prod}
+export AWS_PAGER=''
+
+# out STACK NAME: an output of a stack, such as `out service LiveGroup`.
+out() {
+  aws cloudformation describe-stacks --stack-name "salebell-$ENV-$1" --output text \
+    --query "Stacks[0].Outputs[?OutputKey=='$2'].OutputValue"
+}
+
+# alarms: what is in ALARM now, with its sentence and its runbook.
+alarms() {
+  aws cloudwatch describe-alarms --alarm-types MetricAlarm CompositeAlarm --state-value ALARM --output text \
+    --query "[MetricAlarms, CompositeAlarms][].[StateUpdatedTimestamp, AlarmName, AlarmDescription]"
+}
+
+# ask GROUP QUERY [MINUTES]: a query of CloudWatch Logs Insights, over the last hour if nothing is said. GROUP is access,
+# application, system, metrics or sessions of /salebell/, or the whole name of another one.
+ask() {
+  local now id group=/salebell/$1
+  [[ $1 != *[-/]* ]] || group=$1
+  now=$(date +%s)
+  id=$(aws logs start-query --log-group-name "$group" --query-string "$2" \
+    --start-time "$((now - ${3:-60} * 60))" --end-time "$now" --query queryId --output text) || return
+  while [[ $(aws logs get-query-results --query-id "$id" --query status --output text) =~ Scheduled|Running|Unknown ]]; do
+    sleep 1
+  done
+  aws logs get-query-results --query-id "$id" --output text --query "results[*][?field!='@ptr'].value"
+}
+
+# errors [MINUTES]: the warnings and errors of our services, the most frequent first.
+errors() {
+  ask application 'filter level in ["error", "warning"] | stats count(*) as n by target, message | sort n desc | limit 20' "${1:-60}"
+}
+
+# figures NAMESPACE METRIC STATISTIC [DIMENSION=VALUE…]: a metric of the last hour by the minute, newest last.
+figures() {
+  local namespace=$1 metric=$2 statistic=$3 pair dimensions=()
+  shift 3
+  for pair in "$@"; do
+    dimensions+=("Name=${pair%%=*},Value=${pair#*=}")
+  done
+  case $statistic in
+    p[0-9]*) set -- --extended-statistics "$statistic" --query "sort_by(Datapoints, &Timestamp)[].[Timestamp, ExtendedStatistics.$statistic]" ;;
+    *) set -- --statistics "$statistic" --query "sort_by(Datapoints, &Timestamp)[].[Timestamp, $statistic]" ;;
+  esac
+  aws cloudwatch get-metric-statistics --namespace "$namespace" --metric-name "$metric" \
+    ${dimensions[@]+--dimensions "${dimensions[@]}"} --period 60 --start-time "$(date -u -d '-1 hour' +%FT%TZ)" \
+    --end-time "$(date -u +%FT%TZ)" --output text "$@"
+}
+
+# instances [OUTPUT]: those of a group (LiveGroup, or CanaryGroup): zone, state, health, version of the launch template.
+instances() {
+  aws autoscaling describe-auto-scaling-groups --auto-scaling-group-names "$(out service "${1:-LiveGroup}")" --output text \
+    --query 'AutoScalingGroups[].Instances[].[InstanceId, AvailabilityZone, LifecycleState, HealthStatus, LaunchTemplate.Version]'
+}
+
+# activities [OUTPUT]: what a group did last, and why.
+activities() {
+  aws autoscaling describe-scaling-activities --auto-scaling-group-name "$(out service "${1:-LiveGroup}")" --max-items 10 \
+    --output text --query 'Activities[].[StartTime, StatusCode, Description, StatusMessage]'
+}
+
+# targets OUTPUT: how the load balancer finds its targets (LiveHttpTargetGroup, LiveGrpcTargetGroup, Canary…).
+targets() {
+  local name arn
+  name=$(out service "$1")
+  # arn:aws:elasticloadbalancing:REGION:ACCOUNT:loadbalancer/… of the load balancer, up to the account.
+  arn=$(out edge BalancerArn)
+  aws elbv2 describe-target-health --target-group-arn "${arn%%:loadbalancer/*}:targetgroup/${name#targetgroup/}" --output text \
+    --query 'TargetHealthDescriptions[].[Target.Id, TargetHealth.State, TargetHealth.Reason, TargetHealth.Description]'
+}
+
+# queue OUTPUT: how many messages wait in a queue (PricesQueueName, PricesDeadQueueName), and are being worked on.
+queue() {
+  local url
+  url=$(aws sqs get-queue-url --queue-name "$(out bus "$1")" --query QueueUrl --output text) || return
+  aws sqs get-queue-attributes --queue-url "$url" --output text \
+    --attribute-names ApproximateNumberOfMessages ApproximateNumberOfMessagesNotVisible --query \
+    "Attributes.join(' ', [ApproximateNumberOfMessages, 'wait,', ApproximateNumberOfMessagesNotVisible, 'are worked on'])"
+}

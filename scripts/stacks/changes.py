@@ -1,0 +1,111 @@
+"""A change set of CloudFormation: made, described to the operator, executed. Stacks of ours are changed in no other way."""
+
+import time
+import uuid
+
+import botocore.exceptions
+import templates
+from cloud import Refusal, command, outputs, pauses, say
+
+NOTHING = ("didn't contain changes", "No updates are to be performed")
+
+
+class ChangeSet:
+    """A change set of the stack `name`. `existing` is the stack as it stands, None for a first create."""
+
+    def __init__(self, account, name, existing, parameters, tags, revert=False):
+        self.account, self.existing = account, existing
+        self.path = next(path for path in templates.paths() if templates.name(path) == name)
+        self.changes, self.id, self.stack_id = [], None, None
+        self.request = {
+            "StackName": account.full_name(name),
+            "ChangeSetName": f"deploy-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            "ChangeSetType": "UPDATE" if existing else "CREATE",
+            "Parameters": parameters,
+            "Capabilities": ["CAPABILITY_NAMED_IAM"],
+            # For what a template cannot tag.
+            "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+            # Alarms of the update before would hold for this one, too.
+            "RollbackConfiguration": {"RollbackTriggers": [], "MonitoringTimeInMinutes": 0},
+        }
+        if not existing:
+            # Nobody has to delete a ROLLBACK_COMPLETE by hand; what `make destroy` has left under a name is taken over.
+            self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
+        elif revert:
+            self.request["DeploymentMode"] = "REVERT_DRIFT"
+        role = outputs(account.stack(account.full_name("bootstrap"))).get("ExecutionRoleArn")
+        if role and name != "bootstrap":
+            self.request["RoleARN"] = role
+
+    def create(self):
+        """Makes it, and gives whether there is anything to change."""
+        body = self.path.read_text()
+        for attempt in range(20):
+            try:
+                made = self.account.cloudformation.create_change_set(TemplateBody=body, **self.request)
+                break
+            except botocore.exceptions.ClientError as error:
+                # The execution role was made a moment ago, and not all of AWS knows it.
+                if attempt == 19 or "cannot be assumed" not in str(error):
+                    raise
+                time.sleep(3)
+        self.id, self.stack_id = made["Id"], made["StackId"]
+        for _ in pauses():
+            described = self.describe()
+            if described["Status"] in ("CREATE_COMPLETE", "FAILED"):
+                break
+        if described["Status"] == "FAILED":
+            reason = described.get("StatusReason", "") + self.account.validation(ChangeSetName=self.id)
+            self.discard()
+            if any(words in reason for words in NOTHING):
+                return False
+            raise Refusal(f"{self.request['StackName']}: CloudFormation refuses the change set: {reason}")
+        while described:
+            self.changes += [change["ResourceChange"] for change in described["Changes"] if "ResourceChange" in change]
+            described = described.get("NextToken") and self.describe(NextToken=described["NextToken"])
+        return True
+
+    def describe(self, **page):
+        return self.account.cloudformation.describe_change_set(ChangeSetName=self.id, IncludePropertyValues=True, **page)
+
+    def show(self):
+        """The changes, and the commands of the AWS CLI that do the same."""
+        for change in sorted(self.changes, key=lambda one: one["LogicalResourceId"]):
+            say(*line(change))
+        inside = self.path.is_relative_to(templates.ROOT)
+        body = f"file://{self.path.relative_to(templates.ROOT) if inside else self.path}"
+        say(command("create-change-set", **self.request, TemplateBody=body))
+        say(command("execute-change-set", **{key: self.request[key] for key in ("StackName", "ChangeSetName")}))
+
+    def execute(self):
+        """Executes it with its events shown, and gives the stack."""
+        token = uuid.uuid4().hex
+        self.account.cloudformation.execute_change_set(ChangeSetName=self.id, ClientRequestToken=token)
+        stack, failure = self.account.follow(self.stack_id, token)
+        if stack["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}")
+        return stack
+
+    def discard(self):
+        """Takes it back, and with it the stack that is nothing else yet."""
+        self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
+        if not self.existing:
+            self.account.cloudformation.delete_stack(StackName=self.stack_id)
+
+
+def line(change):
+    """What becomes of a resource, and the colour of that: red where something is lost."""
+    what, why = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
+    for detail in change.get("Details", []):
+        target, cause = detail["Target"], f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
+        values = f" {target['BeforeValue']} → {target['AfterValue']}" if {"BeforeValue", "AfterValue"} <= set(target) else ""
+        why.add(target.get("Name", target["Attribute"]) + values + cause)
+    because = f" ({', '.join(sorted(why))})" if why else ""
+    # Conditional: CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
+    return {
+        "Add": (f"    + {what}", None),
+        "Import": (f"    + {what} is there already and taken over", None),
+        "Remove": (f"    - {what} is REMOVED", "red"),
+        "True": (f"    ! {what} is REPLACED{because}", "red"),
+        "Conditional": (f"    ? {what} may be replaced{because}", "yellow"),
+    }.get(change["Replacement"] if change["Action"] == "Modify" else change["Action"], (f"    ~ {what}{because}", None))

@@ -1,0 +1,178 @@
+"""What the commands of the stacks share: the account that they work on, questions, and waiting for a stack."""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import sys
+import time
+import uuid
+
+import boto3
+import botocore.config
+import botocore.exceptions
+import templates
+
+COLOURS = {"red": 31, "green": 32, "yellow": 33}
+RETRIES = botocore.config.Config(retries={"mode": "standard", "max_attempts": 10})
+
+
+class Refusal(Exception):
+    """Why a command does not go on, and what to do about it."""
+
+
+def say(text, colour=None):
+    if colour and (os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))):
+        text = f"\033[{COLOURS[colour]}m{text}\033[0m"
+    print(text, flush=True)
+
+
+def agree(question, expected="y"):
+    """Refuses to go on unless the operator answers with `expected`. Nobody there to answer is a no."""
+    say(f"    {question} [{expected}/N]", "yellow")
+    if sys.stdin.readline().strip().lower() != expected:
+        raise Refusal("not agreed; nothing has changed (YES=1 asks nothing)")
+
+
+def command(operation, **arguments):
+    """The command of the AWS CLI that makes the same call of CloudFormation."""
+    words = ["aws", "cloudformation", operation]
+    for name, value in arguments.items():
+        values = [] if value is True else [value if isinstance(value, str) else json.dumps(value)]
+        words += [f"--{botocore.xform_name(name, '-')}", *values]
+    return "$ " + shlex.join(words)
+
+
+def in_progress(stack):
+    """REVIEW_IN_PROGRESS is at rest: a stack that has nothing but a change set."""
+    return stack["StackStatus"].endswith("_IN_PROGRESS") and stack["StackStatus"] != "REVIEW_IN_PROGRESS"
+
+
+def outputs(stack):
+    return {one["OutputKey"]: one["OutputValue"] for one in (stack or {}).get("Outputs", [])}
+
+
+def pauses():
+    """Waits between two looks: shortly at first, for what is done at once."""
+    for looks in itertools.count(1):
+        time.sleep(min(0.1 * looks, 3))
+        yield
+
+
+class Account:
+    """One account and region, as the caller's credentials reach it, and the stacks of one environment in it."""
+
+    def __init__(self, environment):
+        if environment not in ("dev", "stage", "prod", "tools"):
+            raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
+        # AWS's command and other SDKs read AWS_REGION, boto3 does not.
+        self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+        self.environment, self.region = environment, self.session.region_name
+        if not self.region:
+            raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
+        identity = self.client("sts").get_caller_identity()
+        self.number, self.caller = identity["Account"], identity["Arn"]
+        self.cloudformation = self.client("cloudformation")
+
+    @functools.cache
+    def client(self, service):
+        return self.session.client(service, config=RETRIES)
+
+    def pages(self, service, operation, part, **arguments):
+        """The entries of all pages of an answer."""
+        for page in self.client(service).get_paginator(operation).paginate(**arguments):
+            yield from page.get(part, [])
+
+    def introduce(self, what):
+        say(f"==> {what}\n    environment {self.environment}, account {self.number}, {self.region}, as {self.caller}")
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
+            say(f"    at {endpoint}, which is not AWS", "yellow")
+
+    def full_name(self, name):
+        return f"salebell-{self.environment}-{name}"
+
+    def names(self):
+        """The stacks of this environment, in order. Pipelines are in the tools account, and all others are not."""
+        every = map(templates.name, templates.paths())
+        return [name for name in every if (name == "pipelines") == (self.environment == "tools")]
+
+    def stack(self, name):
+        """The stack of this full name or id as CloudFormation describes it; None when there is none."""
+        try:
+            return self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+        except botocore.exceptions.ClientError as error:
+            if "does not exist" not in str(error):
+                raise
+
+    def events(self, stack_id, token):
+        """The events of the operation with this token, or of the last one; the oldest first."""
+        every = self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id)
+        for found, events in itertools.groupby(every, lambda event: event.get("ClientRequestToken", "")):
+            if token in (None, found):
+                return list(events)[::-1]
+        return []
+
+    def follow(self, stack_id, token=None):
+        """Shows events as they come until the stack is at rest, and gives it with what has failed first. Without a token it
+        follows what runs already."""
+        shown = set()
+        for _ in pauses():
+            stack, events = self.stack(stack_id), self.events(stack_id, token)
+            for event in events:
+                failed = event["ResourceStatus"].endswith("_FAILED")
+                line = f"{event['Timestamp']:%H:%M:%S} {event['ResourceStatus']:<24} {event['LogicalResourceId']} "
+                line += event["ResourceType"] + (f": {event.get('ResourceStatusReason')}" if failed else "")
+                if event["EventId"] not in shown:
+                    say(f"    {line}", "red" if failed else None)
+                shown.add(event["EventId"])
+            # Nothing of the operation is there yet right after the call that has started it.
+            if events and not in_progress(stack):
+                return stack, self.first_failure(events)
+
+    def first_failure(self, events):
+        found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"])
+        for event in events:
+            reason = event.get("ResourceStatusReason", "no reason is given")
+            # What is cancelled because something else has failed says nothing.
+            if event["ResourceStatus"].endswith("_FAILED") and " cancelled" not in reason:
+                return f"{found}\n    {event['LogicalResourceId']} ({event['ResourceType']}): {reason}"
+        return found or "\n    no event says why"
+
+    def validation(self, since=None, **of):
+        """What the checks before a deployment have found, a line each."""
+        events = self.cloudformation.describe_events(Filters={"FailedEvents": True}, **of)["OperationEvents"]
+        return "".join(
+            f"\n    {event.get('LogicalResourceId')}: {event['ValidationStatusReason']} {event.get('ValidationPath', '')}"
+            for event in events
+            if event.get("ValidationStatusReason") and (since is None or event["Timestamp"] >= since)
+        )
+
+    def delete(self, stack):
+        """Deletes a stack with its events shown, and gives it with what has failed first."""
+        say(command("delete-stack", StackName=stack["StackName"]))
+        token = uuid.uuid4().hex
+        self.cloudformation.delete_stack(StackName=stack["StackId"], ClientRequestToken=token)
+        return self.follow(stack["StackId"], token)
+
+
+def run(main, what, **flags):
+    """Runs `main(account, options)`. What it refuses, and what AWS refuses, is a line and exit code 1. Of the flags a text
+    is the help of one without a value, a dictionary what argparse takes."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--environment", required=True)
+    parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
+    for name, how in flags.items():
+        parser.add_argument(f"--{name}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
+    options = parser.parse_args()
+    templates.FOLDER = options.folder.resolve()
+    try:
+        sys.exit(main(Account(options.environment), options) or 0)
+    except KeyboardInterrupt:
+        say("\nstopped. What CloudFormation has begun goes on; the same command waits for it, and goes on from there")
+        sys.exit(130)
+    except (Refusal, botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+        say(f"error: {error}", "red")
+        sys.exit(1)

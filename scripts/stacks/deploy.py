@@ -1,0 +1,115 @@
+"""Brings the stacks of an environment to what the templates say, each by a change set that is shown and asked for first."""
+
+import json
+
+import settings
+import templates
+from changes import ChangeSet
+from cloud import Refusal, agree, in_progress, outputs, run, say
+
+# What a first create has left when it failed: it can only be deleted.
+FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
+# What a person must mend first, and then end by this.
+STUCK = {"UPDATE_ROLLBACK_FAILED": "continue-update-rollback", "UPDATE_FAILED": "rollback-stack", "DELETE_FAILED": "delete-stack"}
+
+
+def settle(account, full_name):
+    """The stack, at rest: what still runs is waited for, what a failed first create has left is deleted. None: no stack."""
+    stack = account.stack(full_name)
+    if stack and in_progress(stack):
+        say(f"    is in {stack['StackStatus']}, begun by an earlier run or somebody else: waiting for it")
+        stack, failure = account.follow(stack["StackId"])
+        if "ROLLBACK" in stack["StackStatus"] or stack["StackStatus"] == "DELETE_COMPLETE":
+            say(f"    that has ended in {stack['StackStatus']}, because of{failure}", "yellow")
+    status = stack["StackStatus"] if stack else "DELETE_COMPLETE"
+    if status == "REVIEW_IN_PROGRESS":
+        say("    an earlier run has stopped before it executed its change set; here is a new one")
+    elif status in STUCK:
+        way = f"aws cloudformation {STUCK[status]} --stack-name {full_name}"
+        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {way}")
+    elif status in FAILED_CREATE:
+        say(f"    is in {status}, the rest of a create that has failed: deletes it first")
+        stack, failure = account.delete(stack)
+        if stack["StackStatus"] != "DELETE_COMPLETE":
+            raise Refusal(f"{full_name} cannot be deleted, because of{failure}")
+    elif status != "DELETE_COMPLETE":
+        return stack
+
+
+def protect(account, name, stack):
+    """Termination protection, and the stack policy where there is one. Both are missing after a run that was killed."""
+    full_name, path = account.full_name(name), templates.FOLDER / "stack-policies" / f"{name}.json"
+    if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
+        say("    protects it from being deleted")
+        account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
+    if path.exists():
+        there = account.cloudformation.get_stack_policy(StackName=full_name).get("StackPolicyBody") or "null"
+        if json.loads(there) != json.loads(path.read_text()):
+            say(f"    sets its stack policy, {path.name}")
+            account.cloudformation.set_stack_policy(StackName=full_name, StackPolicyBody=path.read_text())
+
+
+def deploy(account, name, template, options, from_file, given):
+    full_name = account.full_name(name)
+    say(f"==> {full_name}")
+    stack = settle(account, full_name)
+    computed = {"Environment": account.environment, "Version": settings.version()}
+    if "SettingsHash" in template.get("Parameters", {}):
+        computed["SettingsHash"] = settings.settings_hash(account)
+    parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
+    centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
+    tags = {"Project": "salebell", "Component": name, **computed, "CostCentre": centre[0], "ManagedBy": "cloudformation"}
+    tags.pop("SettingsHash", None)
+    change_set = ChangeSet(account, name, stack, parameters, tags, options.revert)
+    if not change_set.create():
+        say("    nothing to change")
+        return protect(account, name, stack)
+    try:
+        change_set.show()
+        replaced = [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]
+        if not options.yes:
+            agree(f"change {full_name} in account {account.number} ({account.region})?")
+        if replaced and options.yes and not options.replace:
+            raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
+        if replaced and not options.yes:
+            # By another word: `y` is typed too quickly.
+            agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
+        if stack:
+            protect(account, name, stack)
+    except BaseException:
+        change_set.discard()
+        raise
+    stack = change_set.execute()
+    say(f"    {stack['StackStatus']}", "green")
+    protect(account, name, stack)
+    if defaults := outputs(stack).get("AccountDefaultsCommand"):
+        say(f"    CloudFormation has no type for some defaults of an account. Run this once:\n{defaults}")
+
+
+def main(account, options):
+    stacks, given = templates.stacks(), dict(word.partition("=")[::2] for word in options.parameters)
+    if options.stack and options.stack not in stacks:
+        raise Refusal(f"there is no stack {options.stack!r}: STACK= may be {', '.join(stacks)}")
+    names = [options.stack] if options.stack else account.names()
+    settings.check(given, [stacks[name] for name in names], "PARAMETERS")
+    from_file = settings.file(account.environment, stacks)
+    account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
+    for name in names:
+        if name == "bootstrap" and f":assumed-role/{account.full_name('deploy')}/" in account.caller:
+            say("==> bootstrap is an administrator's: left as it is")
+        else:
+            deploy(account, name, stacks[name], options, from_file, given)
+    missing = [f"deploy ENV={account.environment} STACK={name}" for name in account.names() if not account.stack(account.full_name(name))]
+    say(f"next: make {[*missing, f'status ENV={account.environment}'][0]}")
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        __doc__,
+        stack={"help": "only this one, such as network"},
+        revert="changes back what was changed by hand (drift), too",
+        yes="asks nothing, and refuses what would replace a resource",
+        replace="with --yes: replaces resources, too",
+        parameters={"nargs": "*", "metavar": "Name=value", "default": [], "help": "in place of the file's"},
+    )

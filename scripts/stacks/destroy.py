@@ -1,0 +1,56 @@
+"""Deletes the stacks of an environment, the last one first, and says what stays. Refuses prod."""
+
+import templates
+import yaml
+from cloud import Refusal, agree, in_progress, run, say
+
+STAYS = {"Retain": "stays", "RetainExceptOnCreate": "stays", "Snapshot": "goes, and a snapshot of it stays"}
+
+
+def kept(account, stack):
+    """What outlives the stack, as the template says that it was deployed with."""
+    if stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+        return
+    body = account.cloudformation.get_template(StackName=stack["StackId"])["TemplateBody"]
+    declared = body if isinstance(body, dict) else yaml.load(body, templates.Loader)
+    for one in account.pages("cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=stack["StackId"]):
+        policy = declared["Resources"].get(one["LogicalResourceId"], {}).get("DeletionPolicy")
+        if policy in STAYS:
+            yield f"{one['ResourceType']} {one['PhysicalResourceId']} {STAYS[policy]}"
+
+
+def destroy(account, stack):
+    say(f"==> {stack['StackName']}")
+    if in_progress(stack):
+        say(f"    is in {stack['StackStatus']}: waiting for it")
+        stack, _ = account.follow(stack["StackId"])
+    if stack.get("EnableTerminationProtection"):
+        say("    takes its protection from deletion off")
+        account.cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
+    if stack["StackStatus"] != "DELETE_COMPLETE":
+        stack, failure = account.delete(stack)
+    if stack["StackStatus"] != "DELETE_COMPLETE":
+        remedy = "Mend that (a bucket must be empty) and run this again: it goes on from here"
+        raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}\n{remedy}")
+
+
+def main(account, options):
+    if account.environment == "prod":
+        raise Refusal("prod is not destroyed by a command: delete its stacks one by one, with a second person looking on")
+    account.introduce("deletes all stacks of this environment, the last one first")
+    found = [stack for name in reversed(account.names()) if (stack := account.stack(account.full_name(name)))]
+    stays = []
+    for stack in found:
+        say(f"    {stack['StackName']} {stack['StackStatus']}")
+        stays += kept(account, stack)
+    say("\n".join(f"    {line}" for line in stays), "yellow")
+    if found and not options.yes:
+        agree(f"delete all of it in account {account.number}?", account.environment)
+    for stack in found:
+        destroy(account, stack)
+    say("\n    ".join(["==> all is gone" + ", but for what is deleted by hand:" * bool(stays), *stays]))
+    say(f"next: make deploy ENV={account.environment}")
+
+
+if __name__ == "__main__":
+    run(main, __doc__, yes="asks nothing")

@@ -1,0 +1,64 @@
+"""The parameters of a stack (from the environment's file, the command line, the stack as it stands), and the hash of the
+instances' settings."""
+
+import hashlib
+import json
+import re
+import tomllib
+
+import templates
+from cloud import Refusal
+
+# What instances read again every five minutes, docs/operations.md says: no reason to replace them.
+LIVE = "database/url database/reader_url database/user database/password webhook/encryption_keys auth/issuers".split()
+# What a rollout has set stays: a deploy of templates must not bring an old image back, nor move traffic.
+KEPT = re.compile(r"ImageId|Canary\w+")
+PLACEHOLDER = re.compile(r"REPLACE|(^|[@./])example\.(com|net|org)\b")
+
+
+def version():
+    """Salebell's version. Not the commit: with it each deploy would touch every resource."""
+    return tomllib.loads((templates.ROOT / "Cargo.toml").read_text())["package"]["version"]
+
+
+def check(given, known, where):
+    """Refuses a parameter that none of the templates has."""
+    if unknown := sorted(set(given) - {key for template in known for key in template.get("Parameters", {})}):
+        raise Refusal(f"{where}: no such parameter: {', '.join(unknown)}")
+
+
+def file(environment, stacks):
+    """The values of cloudformation/parameters/<environment>.json: for `all` stacks, and by the name of a stack."""
+    path = templates.FOLDER / "parameters" / f"{environment}.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    for stack, given in values.items():
+        check(given, stacks.values() if stack == "all" else [stacks.get(stack, {})], f"{path.name}, {stack}")
+    return values
+
+
+def parameters(name, template, from_file, existing, given, computed):
+    """The values to deploy a stack with, in CloudFormation's form. `existing` is the stack as it stands, `given` comes from
+    the command line, `computed` from the deploy itself."""
+    values = {**from_file.get("all", {}), **from_file.get(name, {}), **computed, **given}
+    # The canary is as the live group until a rollout wants it otherwise.
+    values = {f"Canary{key}": values[key] for key in ("ImageId", "SettingsHash") if key in values} | values
+    present = {one["ParameterKey"] for one in (existing or {}).get("Parameters", [])}
+    for key, declared in template.get("Parameters", {}).items():
+        remedy = f'put yours into cloudformation/parameters/{computed["Environment"]}.json, or add PARAMETERS="{key}=…"'
+        if key in present and key not in given and KEPT.fullmatch(key):
+            yield {"ParameterKey": key, "UsePreviousValue": True}
+        elif key not in values and "Default" not in declared:
+            raise Refusal(f"{name}: {key} has no value: {remedy}")
+        elif key in values:
+            if PLACEHOLDER.search(str(values[key])):
+                raise Refusal(f"{name}: {key} is still the placeholder {values[key]!r}: {remedy}")
+            yield {"ParameterKey": key, "ParameterValue": str(values[key])}
+
+
+def settings_hash(account):
+    """Changes with each setting that instances read only when they start, so that a change of one replaces them."""
+    path = f"/salebell/{account.environment}/"
+    found = account.pages("ssm", "get_parameters_by_path", "Parameters", Path=path, Recursive=True)
+    settings = sorted((one["Name"].removeprefix(path), one["Value"]) for one in found)
+    text = "".join(f"{name}={value}\n" for name, value in settings if name not in LIVE)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

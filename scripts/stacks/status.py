@@ -1,0 +1,109 @@
+"""What stands, and what needs a person (then the exit code is 1). Changes nothing."""
+
+import botocore.exceptions
+from cloud import in_progress, outputs, pauses, run, say
+
+ROLLOUT = {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}
+
+
+# Each section gives its lines; one that begins with `!` needs a person.
+def stacks(account, found):
+    for name, stack in found.items():
+        if not stack:
+            yield f"! {name} is not deployed (make deploy ENV={account.environment} STACK={name})"
+        elif stack["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or in_progress(stack):
+            yield f"{name} {stack['StackStatus']} {stack.get('LastUpdatedTime', stack['CreationTime']):%Y-%m-%d %H:%M}"
+        else:
+            yield f"! {name} {stack['StackStatus']}: {stack.get('StackStatusReason') or 'its last change has failed'}"
+
+
+def drift(account, found):
+    client, at_rest = account.cloudformation, {n: s for n, s in found.items() if s and s["StackStatus"].endswith("_COMPLETE")}
+    # All at once: it takes AWS a minute each.
+    looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"]) for name in at_rest}
+    for name, look in looks.items():
+        for _ in pauses():
+            seen = client.describe_stack_drift_detection_status(StackDriftDetectionId=look["StackDriftDetectionId"])
+            if seen["DetectionStatus"] != "DETECTION_IN_PROGRESS":
+                break
+        if seen.get("StackDriftStatus") != "DRIFTED":
+            yield f"{name} {seen.get('StackDriftStatus')} {seen.get('DetectionStatusReason', '')}"
+            continue
+        wanted = {"StackName": at_rest[name]["StackId"], "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"]}
+        for one in client.describe_stack_resource_drifts(**wanted)["StackResourceDrifts"]:
+            paths = ", ".join(difference["PropertyPath"] for difference in one.get("PropertyDifferences", []))
+            yield f"! {name}: {one['LogicalResourceId']} {one['StackResourceDriftStatus']} {paths}"
+        yield f"{name}: back to the template by make deploy ENV={account.environment} STACK={name} REVERT=1"
+
+
+def groups(account, found):
+    service, client = found.get("service"), account.client("autoscaling")
+    for kind in ("LiveGroup", "CanaryGroup"):
+        name = outputs(service).get(kind)
+        for group in client.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"] if name else ():
+            short = len(group["Instances"]) < group["MinSize"]
+            yield f"{'! ' * short}{kind} has {len(group['Instances'])} of {group['MinSize']} to {group['MaxSize']} instances"
+            for one in group["Instances"]:
+                well = (one["LifecycleState"], one["HealthStatus"]) == ("InService", "Healthy")
+                state = f"{one['AvailabilityZone']} {one['LifecycleState']} {one['HealthStatus']}"
+                yield f"{'' if well else '! '}{one['InstanceId']} {state} {version(account, one['InstanceId'])}"
+            for one in group.get("SuspendedProcesses", []):
+                resume = f"aws autoscaling resume-processes --auto-scaling-group-name {name}"
+                yield f"! {one['ProcessName'].upper()} IS SUSPENDED in {kind}: {resume}"
+            for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
+                yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
+    for one in service.get("Parameters", []) if service and not in_progress(service) else ():
+        if ROLLOUT.get(one["ParameterKey"], one["ParameterValue"]) != one["ParameterValue"]:
+            yield f"! {one['ParameterKey']} IS {one['ParameterValue']}: a rollout has stopped half-way"
+
+
+def version(account, instance_id):
+    """The image that an instance runs, and the version that the image's tag names."""
+    ec2 = account.client("ec2")
+    try:
+        image_id = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]["ImageId"]
+        tags = {tag["Key"]: tag["Value"] for tag in ec2.describe_images(ImageIds=[image_id])["Images"][0].get("Tags", [])}
+    except (botocore.exceptions.ClientError, IndexError):
+        return "(gone, or its image is)"
+    return f"{image_id} version {tags.get('Version', 'unknown: its image has no such tag')}"
+
+
+def alarms(account, found):
+    client, count = account.client("cloudwatch"), 0
+    wanted = {"AlarmNamePrefix": account.full_name(""), "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
+    for page in client.get_paginator("describe_alarms").paginate(**wanted):
+        for alarm in page.get("MetricAlarms", []) + page.get("CompositeAlarms", []):
+            count += 1
+            if alarm["StateValue"] == "ALARM":
+                yield f"! {alarm['AlarmName']}: {alarm.get('StateReason', '')}\n      {alarm.get('AlarmDescription', '')}"
+    yield f"{count} were looked at"
+
+
+def alerts(account, found):
+    """A topic without a confirmed subscription is heard by nobody."""
+    for kind in ("UrgentTopicArn", "OrdinaryTopicArn"):
+        if topic := outputs(found.get("foundation")).get(kind):
+            there = list(account.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic))
+            confirmed = [one["Protocol"] for one in there if one["SubscriptionArn"].startswith("arn:")]
+            waiting = [one["Endpoint"] for one in there if not one["SubscriptionArn"].startswith("arn:")]
+            if confirmed:
+                yield f"{kind} reaches {', '.join(confirmed)}"
+            else:
+                asked = f"; {', '.join(waiting)} must confirm the message that came" if waiting else ""
+                yield f"! {kind} REACHES NOBODY{asked}"
+
+
+def main(account, options):
+    account.introduce("looks, and changes nothing")
+    found, wrong = {name: account.stack(account.full_name(name)) for name in account.names()}, 0
+    for section in (stacks, drift, groups, alarms, alerts):
+        say(f"==> {section.__name__}")
+        for line in section(account, found):
+            wrong += line.startswith("!")
+            say(f"  {line}" if line.startswith("!") else f"    {line}", "red" if line.startswith("!") else None)
+    say(f"{wrong} need a person" if wrong else "nothing needs a person", "red" if wrong else "green")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,282 @@
+"""What the runbooks say can be typed: every command, option, output, parameter, metric, setting and link in them is there."""
+
+import functools
+import re
+import shutil
+import subprocess
+
+import awscli.clidriver
+import jmespath
+import pytest
+
+import alarms
+import shell_lines
+from resolve import ROOT
+
+MUTANTS = {"alarms.yaml"}
+
+# Programs that an operator has, or that are on an instance.
+OTHERS = set(
+    "awk cat curl date df dig du echo export find read rm for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
+)
+# Options of every `aws` command.
+ANYWHERE = {"output", "query", "region", "profile"}
+LOG_GROUPS = {"access", "application", "system", "metrics", "sessions", "aws-waf-logs-salebell"}
+
+
+@functools.cache
+def pages():
+    """All runbooks and their index."""
+    return {"README": (alarms.PAGES / "README.md").read_text(), **alarms.pages()}
+
+
+def functions():
+    """Those of at-night.sh."""
+    text = (ROOT / "scripts/stacks/at-night.sh").read_text()
+    return set(re.findall(r"^(\w+)\(\) \{", text, re.M))
+
+
+def typed(page):
+    """All commands of a page: those of its blocks, and those that stand in its sentences."""
+    first = functions() | {"aws", "make", "salebell"}
+    for block in shell_lines.fenced(page, "sh"):
+        yield from shell_lines.commands(block)
+    for text in shell_lines.inline(page):
+        if re.split(r"[ ]", text)[0] in first and " " in text:
+            yield from shell_lines.commands(text)
+
+
+def all_typed():
+    found = [(name, command) for name, page in pages().items() for command in typed(page)]
+    # The bodies of the short forms.
+    short = (ROOT / "scripts/stacks/at-night.sh").read_text()
+    return found + [("at-night.sh", command) for command in shell_lines.commands(short) if command[0] == "aws"]
+
+
+def test_each_page_has_the_four_headings_and_says_something():
+    for name, page in alarms.pages().items():
+        title, *sections = re.split(r"^## (.*)\n", page, flags=re.M)
+        assert sections[::2] == alarms.HEADINGS, name
+        assert re.match(r"# [A-Z]\w+\n\n\S+ ", title), f"{name} has no title, or no first sentence"
+        for heading, text in zip(sections[::2], sections[1::2], strict=True):
+            assert len(text.split()) >= 8, f"{name}: nothing is said below {heading}"
+        check = sections[3]
+        assert shell_lines.fenced(check, "sh") or shell_lines.fenced(check, "sql"), f"{name} checks nothing"
+        assert len(page.splitlines()) <= 70, f"{name} is too long for the night"
+
+
+def test_titles_are_names_of_alarms():
+    """A page's title is the common part of its alarms' names."""
+    for name, page in alarms.pages().items():
+        title = re.match(r"# (\w+)", page)[1]
+        names = [row["name"] for row in alarms.table().values() if row["page"] == name]
+        assert names and all(one.startswith(title) for one in names), f"{name}: {title}, {names}"
+        assert title.lower() == name.replace("-", ""), name
+
+
+def test_the_index_lists_every_alarm():
+    index = pages()["README"].split("## Pages\n")[1]
+    listed = re.findall(r"^\| \[(\w+)\]\(([a-z0-9-]+)\.md\) \| ([^|]+) \| ([^|]+) \|$", index, re.M)
+    hears = {"urgent": "pager", "ordinary": "chat", "other": "the other one", "none": "nobody"}
+    wanted = [(row["name"], row["page"], row["says"], hears[row["severity"]]) for row in alarms.table().values()]
+    assert listed == wanted
+
+
+def test_links_lead_somewhere():
+    for name, page in pages().items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", page):
+            if re.match(r"https?://", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (alarms.PAGES / path).resolve() if path else alarms.PAGES / f"{name}.md"
+            assert file.exists(), f"{name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+                anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{name}: {target}"
+
+
+def test_programs_are_known():
+    known = OTHERS | functions() | {"salebell"}
+    unknown = {(name, command[0]) for name, command in all_typed() if command[0] not in known}
+    assert not unknown
+
+
+@functools.cache
+def commands_of(service):
+    """The table of `aws SERVICE`, asked of the command itself; empty where there is no such service."""
+    command = services().get(service)
+    return command and (getattr(command, "subcommand_table", None) or command._get_command_table()) or {}
+
+
+@functools.cache
+def services():
+    return awscli.clidriver.create_clidriver()._get_command_table()
+
+
+def options(service, operation):
+    """Those of `aws SERVICE OPERATION`; None where there is no such command."""
+    table = commands_of(service)
+    return set(table[operation].arg_table) if operation in table else None
+
+
+def test_aws_commands_are_there_with_their_options():
+    problems, count = [], 0
+    for name, command in all_typed():
+        if command[0] != "aws":
+            continue
+        count += 1
+        service, operation, *rest = command[1:] + ["", ""]
+        if options(service, operation) is None:
+            problems.append(f"{name}: aws {service} {operation}")
+            continue
+        given = {word[2:] for word in rest if re.match(r"--[a-z]", word)}
+        # Not by an abbreviation either: `--endpoint` of `sns subscribe` would be taken for `--endpoint-url`.
+        problems += [f"{name}: aws {service} {operation} --{option}" for option in given - options(service, operation) - ANYWHERE]
+        if "query" in given:
+            query = rest[rest.index("--query") + 1]
+            try:
+                jmespath.compile(re.sub(r"\$\w+", "x", query))
+            except jmespath.exceptions.ParseError:
+                problems.append(f"{name}: --query {query!r}")
+    assert count > 80 and not problems
+
+
+def test_outputs_and_parameters_are_those_of_the_stacks(stacks):
+    problems = []
+    for name, page in pages().items():
+        for command in typed(page):
+            if command[0] == "out" and not any("…" in word or word.isupper() for word in command):
+                stack, output = command[1:3]
+                if "$" not in output and output not in (stacks.templates.get(stack, {}).get("Outputs") or {}):
+                    problems.append(f"{name}: out {stack} {output}")
+            if command[0] in ("instances", "activities", "targets", "queue") and len(command) > 1 and command[1] != "OUTPUT":
+                stack = "bus" if command[0] == "queue" else "service"
+                if command[1] not in (stacks.templates.get(stack, {}).get("Outputs") or {}):
+                    problems.append(f"{name}: {' '.join(command)}")
+        for stack, parameter in re.findall(r"`([a-z]+)\.([A-Z]\w+)`", page):
+            if parameter not in (stacks.templates.get(stack, {}).get("Parameters") or {}):
+                problems.append(f"{name}: {stack}.{parameter}")
+        for stack, given in re.findall(r"\bSTACK=([a-z]+)\s+PARAMETERS=\"([^\"]*)\"", page):
+            for parameter in re.findall(r"(\w+)=", given):
+                if parameter not in (stacks.templates.get(stack, {}).get("Parameters") or {}):
+                    problems.append(f"{name}: {stack} {parameter}")
+        for stack in re.findall(r"\bSTACK=([a-z]+)", page):
+            if stack not in stacks.templates:
+                problems.append(f"{name}: STACK={stack}")
+        for resource in re.findall(r"--resources-to-skip (\w+)", page):
+            if not any(resource in template["Resources"] for template in stacks.templates.values()):
+                problems.append(f"{name}: {resource}")
+    assert not problems
+
+
+def test_figures_are_metrics_that_are_told():
+    problems, count = [], 0
+    for name, page in pages().items():
+        # lb=LoadBalancer=$(out edge BalancerFullName)
+        variables = dict(re.findall(r"^ *(\w+)=(\w+)=\$\(", page, re.M))
+        for command in typed(page):
+            if command[0] != "figures" or command[1] == "NAMESPACE":
+                continue
+            count += 1
+            namespace, metric, statistic, *pairs = command[1:]
+            dimensions = {variables.get(pair.lstrip("$"), pair).split("=")[0] for pair in pairs}
+            if not re.fullmatch(r"Sum|Average|Minimum|Maximum|SampleCount|p\d\d", statistic):
+                problems.append(f"{name}: {statistic}")
+            if "${code}" in metric:
+                metric = metric.replace("${code}", "502")
+            if namespace == "Salebell":
+                if metric == "$metric":
+                    for metric in re.findall(r"salebell_\w+_seconds", page):
+                        if alarms.metrics_of_ours().get(metric) != dimensions:
+                            problems.append(f"{name}: {metric} by {sorted(dimensions)}")
+                elif alarms.metrics_of_ours().get(metric) != dimensions:
+                    problems.append(f"{name}: {metric} by {sorted(dimensions)}")
+            elif frozenset(dimensions) not in alarms.metrics_of_aws().get(namespace, {}).get(metric, []):
+                problems.append(f"{name}: {namespace} {metric} by {sorted(dimensions)}")
+    assert count > 40 and not problems
+
+
+def test_logs_are_asked_for_what_they_have():
+    """Groups, the parts of the program that say something, and the fields of a line."""
+    sources = alarms.sources()
+    # log::warn!(target: …, "message.id" = …, receives = …; and those that the carrier of the journal adds.
+    fields = {name.replace(".", "_") for name in re.findall(r'"([a-z]+\.[a-z_.]+)" =', sources)}
+    fields |= {"time", "level", "unit", "message", "target", "duration_ms", "service", "n", "p99", "last", "free", "seconds"}
+    known = fields | {"filter", "stats", "sort", "limit", "display", "by", "as", "desc", "in", "like", "and", "or", "not", "count", "max",
+        "min", "sum", "pct", "bin", "ispresent"}  # fmt: skip
+    problems, count = [], 0
+    for name, page in pages().items():
+        for part in set(re.findall(r"`?salebell::(\w+)", page)):
+            if f'"salebell::{part}"' not in sources:
+                problems.append(f"{name}: nothing says salebell::{part}")
+        for command in typed(page):
+            if command[0] != "ask" or command[1] == "GROUP":
+                continue
+            count += 1
+            group, query, *minutes = command[1:]
+            if group not in LOG_GROUPS:
+                problems.append(f"{name}: there is no group {group}")
+            if not all(re.fullmatch(r"\d+", one) for one in minutes):
+                problems.append(f"{name}: {minutes}")
+            if group.startswith("aws-waf"):
+                continue
+            bare = re.sub(r'"[^"]*"|/[^/]+/(?=$| |\))', "", query)
+            for word in re.findall(r"(?<![\w@.])[a-z]\w*", bare):
+                if word not in known and f'"{word}"' not in sources:
+                    problems.append(f"{name}: {word} in {query}")
+    assert count > 40 and not problems
+
+
+def test_settings_and_commands_of_ours_are_there():
+    operations_page = (ROOT / "docs/operations.md").read_text()
+    settings = set(re.findall(r"^\| `(\w+\.\w+)` \|", operations_page, re.M))
+    areas = {setting.split(".")[0] for setting in settings}
+    subcommands = set(re.findall(r"^\| `salebell (\w[\w-]*)", operations_page, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    problems = []
+    for name, page in pages().items():
+        for setting in re.findall(r"`([a-z]+\.[a-z_]+)`", page):
+            if setting.split(".")[0] in areas and setting not in settings:
+                problems.append(f"{name}: {setting}")
+        for command in typed(page):
+            if command[0] == "salebell" and command[1] not in subcommands:
+                problems.append(f"{name}: {' '.join(command)}")
+            if command[0] == "make" and command[1] not in targets:
+                problems.append(f"{name}: {' '.join(command)}")
+    assert not problems
+
+
+def test_shell_blocks_are_shell():
+    for name, page in pages().items():
+        for block in shell_lines.fenced(page, "sh"):
+            # What is to be filled in is an ellipsis, which the shell takes for a word.
+            done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+            assert done.returncode == 0, f"{name}: {done.stderr}\n{block}"
+
+
+def test_sql_is_understood_by_the_schema():
+    """Every block of SQL, and every statement in a sentence, is prepared on a database with our migrations."""
+    if not shutil.which("psql") or subprocess.run([ROOT / "scripts/find-postgres.sh"], capture_output=True).returncode:
+        pytest.skip("needs the programs of PostgreSQL")
+    statements = []
+    for name, page in pages().items():
+        texts = shell_lines.fenced(page, "sql")
+        texts += [text for text in shell_lines.inline(page) if re.match(r"(select|update|analyze|alter role) ", text)]
+        for text in texts:
+            for statement in filter(None, map(str.strip, text.split(";"))):
+                # An id or a process id to be filled in.
+                statement = statement.replace("'…'", "'00000000-0000-0000-0000-000000000000'").replace("(…)", "(1)")
+                statements.append((name, statement))
+    assert len(statements) > 10
+    script = ["\\set ON_ERROR_STOP 1"]
+    script += [f"\\i {path}" for path in sorted((ROOT / "migrations").glob("*.sql"))]
+    for name, statement in statements:
+        # Nothing is changed or ended: it is planned, or done and taken back.
+        plain = re.match(r"select|update", statement) and "pg_terminate" not in statement and "pg_cancel" not in statement
+        script += [f"\\echo {name}", f"begin; {'explain ' if plain else ''}{statement}; rollback;"]
+    done = subprocess.run(
+        ["scripts/with-postgres.sh", "sh", "-c", 'psql -qX "$DATABASE_URL"'],
+        input="create role app;\n" + "\n".join(script), text=True, capture_output=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr[-1000:]
