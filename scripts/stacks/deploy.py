@@ -7,10 +7,9 @@ import templates
 from changes import ChangeSet
 from cloud import Refusal, agree, in_progress, outputs, run, say
 
-# What a first create has left when it failed: it can only be deleted.
+# What a first create has left when it failed, which can only be deleted; what a person must mend first, and then end by this.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
-# What a person must mend first, and then end by this.
-STUCK = {"UPDATE_ROLLBACK_FAILED": "continue-update-rollback", "UPDATE_FAILED": "rollback-stack", "DELETE_FAILED": "delete-stack"}
+STUCK = dict(UPDATE_ROLLBACK_FAILED="continue-update-rollback", UPDATE_FAILED="rollback-stack", DELETE_FAILED="delete-stack")
 
 
 def settle(account, full_name):
@@ -38,7 +37,7 @@ def settle(account, full_name):
 
 def protect(account, name, stack):
     """Termination protection, and the stack policy where there is one. Both are missing after a run that was killed."""
-    full_name, path = account.full_name(name), templates.FOLDER / "stack-policies" / f"{name}.json"
+    full_name, path = account.prefix + name, templates.FOLDER / "stack-policies" / f"{name}.json"
     if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
         say("    protects it from being deleted")
         account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
@@ -50,7 +49,7 @@ def protect(account, name, stack):
 
 
 def deploy(account, name, template, options, from_file, given):
-    full_name = account.full_name(name)
+    full_name = account.prefix + name
     say(f"==> {full_name}")
     stack = settle(account, full_name)
     computed = {"Environment": account.environment, "Version": settings.version()}
@@ -58,8 +57,8 @@ def deploy(account, name, template, options, from_file, given):
         computed["SettingsHash"] = settings.settings_hash(account)
     parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
-    tags = {"Project": "salebell", "Component": name, **computed, "CostCentre": centre[0], "ManagedBy": "cloudformation"}
-    tags.pop("SettingsHash", None)
+    tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": computed["Version"]}
+    tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
     change_set = ChangeSet(account, name, stack, parameters, tags, options.revert)
     if not change_set.create():
         say("    nothing to change")
@@ -67,13 +66,13 @@ def deploy(account, name, template, options, from_file, given):
     try:
         change_set.show()
         replaced = [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]
+        if options.yes and replaced and not options.replace:
+            raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
         if not options.yes:
             agree(f"change {full_name} in account {account.number} ({account.region})?")
-        if replaced and options.yes and not options.replace:
-            raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
-        if replaced and not options.yes:
-            # By another word: `y` is typed too quickly.
-            agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
+            if replaced:
+                # By another word: `y` is typed too quickly.
+                agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
         if stack:
             protect(account, name, stack)
     except BaseException:
@@ -95,12 +94,12 @@ def main(account, options):
     from_file = settings.file(account.environment, stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
     for name in names:
-        if name == "bootstrap" and f":assumed-role/{account.full_name('deploy')}/" in account.caller:
+        if name == "bootstrap" and f":assumed-role/{account.prefix}deploy/" in account.caller:
             say("==> bootstrap is an administrator's: left as it is")
         else:
             deploy(account, name, stacks[name], options, from_file, given)
-    missing = [f"deploy ENV={account.environment} STACK={name}" for name in account.names() if not account.stack(account.full_name(name))]
-    say(f"next: make {[*missing, f'status ENV={account.environment}'][0]}")
+    missing = [f" STACK={name}" for name in account.names() if not account.stack(account.prefix + name)]
+    say(f"next: make {'deploy' if missing else 'status'} ENV={account.environment}{[*missing, ''][0]}")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,8 @@ def file(environment, stacks):
 
 
 def parameters(name, template, from_file, existing, given, computed):
-    """The values to deploy a stack with, in CloudFormation's form. `existing` is the stack as it stands, `given` comes from
-    the command line, `computed` from the deploy itself."""
-    values = {**from_file.get("all", {}), **from_file.get(name, {}), **computed, **given}
+    """The values to deploy a stack with. `existing` is the stack as it stands, `given` is of the command line."""
+    values = {**from_file.get("all", {}), **from_file.get(name, {}), **given, **computed}
     # The canary is as the live group until a rollout wants it otherwise.
     values = {f"Canary{key}": values[key] for key in ("ImageId", "SettingsHash") if key in values} | values
     present = {one["ParameterKey"] for one in (existing or {}).get("Parameters", [])}
