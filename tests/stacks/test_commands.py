@@ -8,6 +8,7 @@ import subprocess
 from unittest import mock
 
 import boto3
+import botocore.config
 import pytest
 
 from emulator import COMMANDS, ROOT, emulator, until  # noqa: F401
@@ -77,7 +78,9 @@ class Folder:
         return self.emulator.start(program, "--environment=dev", *self.words(words), **self.credentials)
 
     def client(self, service):
-        client = {"endpoint_url": self.emulator.endpoint, "region_name": "eu-central-1"}
+        # Not the commands: recording/sitecustomize.py.
+        config = botocore.config.Config(user_agent_appid="tests")
+        client = {"endpoint_url": self.emulator.endpoint, "region_name": "eu-central-1", "config": config}
         keys = {"aws_access_key_id": self.credentials["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "test"}
         return boto3.client(service, **client, **keys)
 
