@@ -1,5 +1,6 @@
 """A change set of CloudFormation: made, described to the operator, executed. Stacks of ours are changed in no other way."""
 
+import contextlib
 import functools
 import os
 import time
@@ -80,10 +81,10 @@ class ChangeSet:
         return stack
 
     def discard(self):
-        """Takes it back, and with it the stack that is nothing else yet."""
-        self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
-        if not self.existing:
-            self.account.cloudformation.delete_stack(StackName=self.stack_id)
+        """Takes it back, and with it the stack that is nothing else yet. Who may not delete that leaves it to the next run."""
+        with contextlib.suppress(botocore.exceptions.ClientError):
+            self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
+            _ = self.existing or self.account.cloudformation.delete_stack(StackName=self.stack_id)
 
 
 def line(change):

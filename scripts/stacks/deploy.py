@@ -5,7 +5,7 @@ import json
 import settings
 import templates
 from changes import ChangeSet
-from cloud import Refusal, agree, in_progress, outputs, run, say
+from cloud import Refusal, agree, command, in_progress, outputs, run, say
 
 # What a first create has left when it failed, which can only be deleted; what a person must mend first, and then end by this.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
@@ -24,8 +24,7 @@ def settle(account, full_name):
     if status == "REVIEW_IN_PROGRESS":
         say("    an earlier run has stopped before it executed its change set; here is a new one")
     elif status in STUCK:
-        way = f"aws cloudformation {STUCK[status]} --stack-name {full_name}"
-        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {way}")
+        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {command(STUCK[status], StackName=full_name)}")
     elif status in FAILED_CREATE:
         say(f"    is in {status}, the rest of a create that has failed: deletes it first")
         stack, failure = account.delete(stack)
@@ -49,13 +48,12 @@ def protect(account, name, stack):
 
 
 def deploy(account, name, template, options, from_file, given):
-    full_name = account.prefix + name
-    say(f"==> {full_name}")
+    say(f"==> {(full_name := account.prefix + name)}")
     stack = settle(account, full_name)
-    computed = {"Environment": account.environment, "Version": settings.version()}
+    computed = {"Environment": account.environment, "Version": settings.VERSION}
     if "SettingsHash" in template.get("Parameters", {}):
         computed["SettingsHash"] = settings.settings_hash(account)
-    parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
+    parameters, _ = settings.parameters(name, template, from_file, stack, given, computed)
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
     tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": computed["Version"]}
     tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
@@ -93,6 +91,11 @@ def main(account, options):
     settings.check(given, [stacks[name] for name in names], "PARAMETERS")
     from_file = settings.file(account.environment, stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
+    # What is missing is said before anything is changed.
+    there = ((name, stacks[name], from_file, account.stack(account.prefix + name), given, {}) for name in names)
+    if wrong := [problem for one in there for problem in settings.parameters(*one)[1]]:
+        where = f'fill in cloudformation/parameters/{account.environment}.json, or add PARAMETERS="Name=… Name=…":'
+        raise Refusal("\n    ".join([where, *wrong]))
     for name in names:
         if name == "bootstrap" and f":assumed-role/{account.prefix}deploy/" in account.caller:
             say("==> bootstrap is an administrator's: left as it is")

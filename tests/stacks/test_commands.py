@@ -196,9 +196,10 @@ def test_what_is_removed_is_red(folder):
         (["--environment=live"], "must be dev, stage or prod"),
         (["--environment=dev", "--stack=netwrk"], "there is no stack 'netwrk'"),
         (["--environment=dev", "ImageID=ami-1"], "no such parameter: ImageID"),
-        (["--environment=dev"], "ImageId has no value: put yours into cloudformation/parameters/dev.json"),
-        (["--environment=stage"], "ImageId is still the placeholder 'ami-0REPLACE'"),
+        (["--environment=dev"], "fill in cloudformation/parameters/dev.json, or add PARAMETERS=\"Name=… Name=…\":\n    service: ImageId has no value"),
+        (["--environment=stage"], "service: ImageId is still the placeholder 'ami-0REPLACE'"),
         (["--environment=prod"], "prod.json, service: no such parameter: MinSiz"),
+        (["--environment=tools"], "tools.json, servic: no such parameter: ImageId"),
         (["--environment=dev", "ImageId=www.example.com"], "is still the placeholder 'www.example.com'"),
     ],
 )
@@ -206,6 +207,7 @@ def test_what_is_missing_or_misspelt_is_refused_with_what_to_do(folder, emulator
     folder.template("60-service.yaml", SERVICE)
     folder.values("stage", service={"ImageId": "ami-0REPLACE"})
     folder.values("prod", service={"MinSiz": 4})
+    folder.values("tools", servic={"ImageId": 4})
     text = emulator.call("deploy", *folder.words(words), "--yes", code=1, **folder.credentials)
     assert told in text and "Traceback" not in text
     assert folder.client("cloudformation").list_stacks()["StackSummaries"] == []
