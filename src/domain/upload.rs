@@ -135,9 +135,10 @@ pub fn parse_digest(header: &str) -> Result<Vec<Checksum>, String> {
     Ok(checksums)
 }
 
-/// The value of a structured field that is an item (RFC 9651), without its parameters.
+/// The value of a structured field that is an item (RFC 9651), without its parameters. Blanks may be around the item, but
+/// not between the value and its parameters.
 fn item(header: &str) -> &str {
-    header.split(';').next().unwrap_or_default().trim()
+    header.trim_matches(' ').split(';').next().unwrap_or_default()
 }
 
 /// A structured field that is a boolean. Another value is as if the field were not there.
@@ -197,13 +198,13 @@ mod tests {
 
     #[test]
     fn structured_fields_are_what_they_should_be_or_nothing() {
-        assert_eq!((parse_boolean("?1"), parse_boolean(" ?0 ; a=b")), (Some(true), Some(false)));
-        for wrong in ["", "1", "true", "?2", "?1, ?0"] {
+        assert_eq!((parse_boolean("?1"), parse_boolean(" ?0; a=b ")), (Some(true), Some(false)));
+        for wrong in ["", "1", "true", "?2", "?1, ?0", "?1 ;a"] {
             assert_eq!(parse_boolean(wrong), None, "{wrong}");
         }
         assert_eq!((parse_integer("0"), parse_integer(" 12;x ")), (Some(0), Some(12)));
         assert_eq!(parse_integer("999999999999999"), Some(999_999_999_999_999));
-        for wrong in ["", "-1", "1.0", "1000000000000000", "\"1\"", "1, 2", "abc"] {
+        for wrong in ["", "-1", "1.0", "1000000000000000", "\"1\"", "1, 2", "abc", "1 ;x"] {
             assert_eq!(parse_integer(wrong), None, "{wrong}");
         }
     }

@@ -95,11 +95,16 @@ pub async fn options(State(app): State<App>) -> Response {
     let mut response = tus::describe(&app);
     let headers = response.headers_mut();
     draft::put_limits(&app, headers, None);
+    put_accept_patch(headers);
+    response
+}
+
+/// `Accept-Patch`: of which media types the body of a PATCH may be.
+fn put_accept_patch(headers: &mut HeaderMap) {
     let patches = format!("{}, {}, application/merge-patch+json", tus::BYTES, draft::BYTES);
     if let Ok(patches) = HeaderValue::from_str(&patches) {
         headers.insert("accept-patch", patches);
     }
-    response
 }
 
 /// `GET /v1/files`: the newest first.
@@ -160,7 +165,8 @@ async fn create_once(
     }
 }
 
-/// `PUT /v1/files/{name}`: makes a file of this name; each time another one.
+/// `PUT /v1/files/{name}`: makes a file of this name; each time another one. With `Upload-Complete` it begins an upload by
+/// the draft: the body may be only the first part, which must not be taken for the whole file.
 pub async fn put(
     State(app): State<App>,
     caller: Caller,
@@ -170,7 +176,10 @@ pub async fn put(
 ) -> Result<Response> {
     let Path(name) = name.map_err(|_| Error::malformed("The name of a file must be UTF-8."))?;
     params.name_it(name);
-    plain::create(&app, &caller, &params, request).await
+    match draft::is_meant(request.headers()) {
+        true => Ok(draft::create(&app, &caller, &params, request).await),
+        false => plain::create(&app, &caller, &params, request).await,
+    }
 }
 
 /// `GET /v1/files/{id}`
@@ -216,7 +225,9 @@ pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: 
         _ => {
             let detail =
                 format!("The body must be {}, {} or application/merge-patch+json.", tus::BYTES, draft::BYTES);
-            Err(Error::new(Kind::UnsupportedMediaType, detail))
+            let mut refusal = Error::new(Kind::UnsupportedMediaType, detail).into_response();
+            put_accept_patch(refusal.headers_mut());
+            Ok(refusal)
         }
     }
 }

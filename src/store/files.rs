@@ -30,8 +30,7 @@ pub struct StoredFile {
     pub concat: Option<String>,
     pub created_at: DateTime<Utc>,
     pub completed_at: Option<DateTime<Utc>>,
-    pub keep_until: DateTime<Utc>,
-    /// When it goes; sooner than `keep_until` while it is not complete.
+    /// When it goes; within a day while it is not complete and nothing arrives.
     pub expires_at: DateTime<Utc>,
 }
 
@@ -72,7 +71,7 @@ pub struct Quota {
 
 const COLUMNS: &str =
     "id, account_id, name, media_type, state, length, stored, sha256, metadata, concat, created_at,
-    completed_at, keep_until, expires_at";
+    completed_at, expires_at";
 
 /// Makes an upload of which nothing has arrived.
 ///

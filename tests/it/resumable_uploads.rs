@@ -86,7 +86,7 @@ async fn what_can_be_done_and_how_much_is_told_before() {
     for at in ["/v1/files", &path] {
         let options = sent(draft.request(Method::OPTIONS, at).header("upload-complete", "?1")).await;
         assert_eq!(options.status(), 204);
-        assert!(header(&options, "upload-limit").contains("max-size=6442450944"));
+        assert_eq!(header(&options, "upload-limit"), "max-size=6442450944, max-age=86400");
         assert!(header(&options, "accept-patch").contains("application/partial-upload"));
     }
     let look = sent(draft.request(Method::GET, &path)).await;
@@ -94,8 +94,25 @@ async fn what_can_be_done_and_how_much_is_told_before() {
         ["upload-offset", "upload-complete", "upload-length"].map(|name| header(&look, name)),
         ["0", "?0", "10"]
     );
-    assert!(header(&look, "upload-limit").contains("max-age="));
     assert_eq!(header(&look, "cache-control"), "no-store");
+    // An upload to which nothing is sent goes after a day, a file that is complete only at its end.
+    assert_eq!(max_age(&look), 86_400);
+    let short = sent(draft.request(Method::POST, "/v1/files?expires_in=60").header("upload-complete", "?0"));
+    assert_eq!(max_age(&short.await), 60);
+    let whole = sent(draft.append(&path, 0, "?1", bytes(10))).await;
+    assert_eq!((whole.status().as_u16(), max_age(&whole)), (200, 13 * 86_400));
+    // Who sends what cannot be appended is told what can be.
+    let other =
+        sent(draft.request(Method::PATCH, &path).header("content-type", "text/plain").body("x")).await;
+    assert_eq!(other.status(), 415);
+    assert!(header(&other, "accept-patch").contains("application/partial-upload"));
+}
+
+/// For how many more seconds an upload is there, by `Upload-Limit`; to the minute, as some pass on the way.
+fn max_age(answer: &Response) -> u64 {
+    let limits = header(answer, "upload-limit");
+    let age = limits.split(", ").find_map(|limit| limit.strip_prefix("max-age=")).expect(limits);
+    age.parse::<u64>().unwrap().div_ceil(60) * 60
 }
 
 #[tokio::test]
@@ -171,7 +188,52 @@ async fn an_append_that_is_refused_leaves_the_upload_incomplete_in_what_it_says(
     assert_eq!(sent(draft.append(&path, 0, "?1", bytes(50))).await.status(), 200);
     is_refused(sent(draft.append(&path, 50, "?1", "")).await, 400, "#completed-upload").await;
     is_refused(sent(draft.append(&path, 50, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
+    // A client that has missed the last answer and sends the same again learns that all is there.
+    for body in ["x", ""] {
+        let again = sent(draft.append(&path, 0, "?1", body)).await;
+        assert_eq!(header(&again, "upload-offset"), "50");
+        is_refused(again, 409, "#mismatching-upload-offset").await;
+    }
     assert_eq!(draft.state(&path).await, (204, "50".into(), "?1".into()));
+}
+
+#[tokio::test]
+async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
+    let draft = Draft::new(&[]).await;
+    let path = draft.create(0).await;
+    assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()));
+    let ended = sent(draft.append(&path, 0, "?1", "")).await;
+    assert_eq!((ended.status().as_u16(), header(&ended, "upload-complete")), (200, "?1"));
+    is_whole(&draft.app, &draft.anna, &path, &[]).await;
+    // It has no byte more.
+    let path = draft.create(0).await;
+    is_refused(sent(draft.append(&path, 0, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
+    assert_eq!(draft.state(&path).await.0, 404);
+    let one = draft.post("?0").header("upload-length", 0).body("x");
+    is_refused(sent(one).await, 400, "#inconsistent-upload-length").await;
+    // Whole at once; and to an older version of the draft it is, with its last byte.
+    for (complete, version) in [("?1", "8"), ("?0", "7")] {
+        let empty = draft.post(complete).header("upload-draft-interop-version", version);
+        let empty = sent(empty.header("upload-length", 0)).await;
+        assert_eq!((empty.status().as_u16(), header(&empty, "upload-complete")), (201, "?1"));
+        is_whole(&draft.app, &draft.anna, header(&empty, "location"), &[]).await;
+    }
+
+    // What begins with a PUT is no less an upload in parts.
+    let whole = bytes(100);
+    let put = draft.request(Method::PUT, "/v1/files/feed.csv").header("upload-length", whole.len());
+    let begun = put.try_clone().unwrap().header("upload-complete", "?0").body(whole.slice(..40));
+    let begun = sent(begun).await;
+    assert_eq!((begun.status().as_u16(), header(&begun, "upload-complete")), (201, "?0"));
+    let path = header(&begun, "location").to_owned();
+    assert_eq!(draft.state(&path).await, (204, "40".into(), "?0".into()));
+    assert_eq!(sent(draft.append(&path, 40, "?1", whole.slice(40..))).await.status(), 200);
+    is_whole(&draft.app, &draft.anna, &path, &whole).await;
+    assert_eq!(draft.app.see(&draft.anna, &path).await["name"], "feed.csv");
+    let at_once = sent(put.try_clone().unwrap().header("upload-complete", "?1").body(whole.clone())).await;
+    assert_eq!((at_once.status().as_u16(), header(&at_once, "upload-complete")), (201, "?1"));
+    let short = sent(put.header("upload-complete", "?1").body("x")).await;
+    is_refused(short, 400, "#inconsistent-upload-length").await;
 }
 
 #[tokio::test]
@@ -184,8 +246,21 @@ async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
     assert_eq!((&plain["state"], &plain["length"]), (&json!("complete"), &json!(5)));
     let unknown = sent(draft.post("?0").header("upload-length", "ten")).await;
     assert_eq!((unknown.status().as_u16(), header(&unknown, "upload-length")), (201, ""));
-    let parameters = sent(draft.post("?0;x=1").header("upload-length", "10 ; y")).await;
+    let parameters = sent(draft.post("?0;x=1").header("upload-length", "10; y")).await;
     assert_eq!((parameters.status().as_u16(), header(&parameters, "upload-length")), (201, "10"));
+    let blank = sent(draft.post("?0").header("upload-length", "10 ; y")).await;
+    assert_eq!((blank.status().as_u16(), header(&blank, "upload-length")), (201, ""));
+
+    // Told twice, it is a list.
+    let twice = sent(draft.post("?0").header("upload-length", 10).header("upload-length", 10)).await;
+    assert_eq!((twice.status().as_u16(), header(&twice, "upload-length")), (201, ""));
+    let path = draft.create(10).await;
+    let append = |complete: &str| draft.append(&path, 0, complete, bytes(2));
+    is_refused(sent(append("?0").header("upload-offset", 2)).await, 400, "malformed").await;
+    is_refused(sent(append("?0").header("upload-complete", "?1")).await, 400, "malformed").await;
+    assert_eq!(draft.state(&path).await, (204, "0".into(), "?0".into()));
+    let plain = sent(draft.post("?0").header("upload-complete", "?0").body("Hello")).await;
+    assert_eq!((plain.status().as_u16(), header(&plain, "upload-complete")), (201, ""));
 }
 
 fn sum(name: &str, body: &[u8]) -> String {

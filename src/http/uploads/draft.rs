@@ -12,11 +12,11 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    Announced, Ends, Expected, Incoming, Refusal, UploadParams, announce, check_size, end_writing, header,
+    Announced, Ends, Expected, Incoming, Refusal, UploadParams, announce, check_size, end_writing,
     keep_until, metadata, plain, receive, remove,
 };
 use crate::app::App;
-use crate::domain::file::{MAX_LIFE, clean_media_type, clean_name};
+use crate::domain::file::{UNFINISHED_LIFE, clean_media_type, clean_name};
 use crate::domain::upload::{parse_boolean, parse_integer};
 use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::http::answer::Answer;
@@ -38,9 +38,10 @@ pub fn is_meant(headers: &HeaderMap) -> bool {
     is_last(headers).is_some()
 }
 
-/// `Upload-Limit`: what the server takes, and how long an upload is there.
+/// `Upload-Limit`: the largest upload, and the seconds after which this one, or one that is created now, goes if nothing
+/// is sent to it.
 pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>) {
-    let life = file.map_or(MAX_LIFE, |file| file.keep_until - app.clock.now());
+    let life = file.map_or(UNFINISHED_LIFE, |file| file.expires_at - app.clock.now());
     let (size, age) = (app.config.files.max_bytes, life.num_seconds().max(0));
     if let Ok(limits) = HeaderValue::from_str(&format!("max-size={size}, max-age={age}")) {
         headers.insert(LIMIT, limits);
@@ -88,7 +89,7 @@ impl Refused {
     }
 }
 
-/// POST: creation, with the first bytes or all.
+/// POST and PUT: creation, with the first bytes or all.
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Response {
     begin(app, caller, params, request).await.unwrap_or_else(|refused| refused.answer(app))
 }
@@ -101,7 +102,7 @@ async fn begin(
 ) -> Result<Response, Refused> {
     let headers = request.headers().clone();
     let here = is_last(&headers).unwrap_or(true);
-    let (length, coming) = (integer(&headers, LENGTH), request.body().size_hint().exact());
+    let (length, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
     check_size(app, length.max(coming))?;
     check_lengths(length, 0, coming, here)?;
     let expected = if here { Expected::of_whole(&headers)? } else { Expected::of_part(&headers)? };
@@ -113,10 +114,11 @@ async fn begin(
         metadata: metadata.header,
         keep_until: keep_until(params, app.clock.now())?,
     };
-    let file = announce(app, caller, &announced, None).await?;
+    let ends = ends(&headers, here);
+    let file = announce(app, caller, &announced, None, ends).await?;
     if !file.is_complete() {
         begin_stream(&request);
-        let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), ends(&headers, here));
+        let incoming = Incoming::new(caller.account, file.id, 0);
         let incoming = Incoming { length, expected, ends, ..incoming };
         if let Err(refusal) = receive(app, incoming, request.into_body()).await {
             let refused = refused_by(refusal, 0);
@@ -156,20 +158,21 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
 async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response, Refused> {
     let headers = request.headers().clone();
     let missing = |name: &str| Error::malformed(format!("{name} is missing, or is none."));
-    let offset = integer(&headers, OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
+    let offset = integer(&headers, &OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
     let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
     let expected = Expected::of_part(&headers)?;
-    let (told, coming) = (integer(&headers, LENGTH), request.body().size_hint().exact());
+    let (told, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     app.uploads.take_over(id).await?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    if file.is_complete() {
-        return Err(if coming == Some(0) { Refused::Completed } else { Refused::Lengths });
-    }
     let stored = file.stored.unsigned_abs();
+    // Checked also of a complete upload: a client that has missed the last answer learns that everything has arrived.
     if stored != offset {
         return Err(Refused::OtherOffset { stored, told: offset });
+    }
+    if file.is_complete() {
+        return Err(if coming == Some(0) { Refused::Completed } else { Refused::Lengths });
     }
     let known = file.length.map(i64::unsigned_abs);
     if known.is_some() && told.is_some() && known != told {
@@ -196,7 +199,7 @@ async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
 /// What completes an upload: that a request says so, and nothing else. Clients of older versions of the draft are
 /// satisfied when all bytes are there: tus-js-client says `?0` of the last bytes of a stream, too.
 fn ends(headers: &HeaderMap, here: bool) -> Ends {
-    match integer(headers, VERSION) {
+    match integer(headers, &VERSION) {
         _ if here => Ends::Here,
         Some(..=7) => Ends::AtItsLength,
         _ => Ends::Later,
@@ -266,11 +269,20 @@ fn boolean(value: bool) -> HeaderValue {
 
 /// `Upload-Complete`
 fn is_last(headers: &HeaderMap) -> Option<bool> {
-    header(headers, COMPLETE.as_str()).and_then(parse_boolean)
+    single(headers, &COMPLETE).and_then(parse_boolean)
 }
 
-fn integer(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
-    header(headers, name.as_str()).and_then(parse_integer)
+fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    single(headers, name).and_then(parse_integer)
+}
+
+/// The text of a header that is sent once. Two lines make a list, which no header of the draft is.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => line.to_str().ok(),
+        _ => None,
+    }
 }
 
 /// A problem of a type that the draft defines.

@@ -78,7 +78,8 @@ pub fn keep_until(params: &UploadParams, now: DateTime<Utc>) -> Result<DateTime<
     file::keep_until(wanted, now, now).map_err(|problem| Error::invalid("expires_in", problem))
 }
 
-/// Makes the row of an upload of which nothing has arrived.
+/// Makes the row of an upload of which nothing has arrived. An empty file is complete at once, unless a later request ends
+/// it.
 ///
 /// # Errors
 /// `QuotaExceeded`, `TooLarge`; `InsufficientStorage` when it would not fit on the disk.
@@ -87,6 +88,7 @@ pub async fn announce(
     caller: &Caller,
     announced: &Announced,
     concat: Option<&str>,
+    ends: Ends,
 ) -> Result<StoredFile> {
     let length = announced.length.map(to_bytes).transpose()?;
     check_size(app, announced.length)?;
@@ -104,8 +106,7 @@ pub async fn announce(
     let turn = app.uploads.turn(caller.account).await;
     let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
     drop(turn);
-    // An empty file is complete at once.
-    if length == Some(0) {
+    if length == Some(0) && ends != Ends::Later {
         let incoming = Incoming::new(caller.account, file.id, 0);
         return match receive(app, Incoming { length: Some(0), ..incoming }, axum::body::Body::empty()).await {
             Ok(_) => files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await,

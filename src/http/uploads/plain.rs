@@ -48,7 +48,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         ..announced_by(headers, params)?
     };
     let expected = Expected::of_whole(headers)?;
-    let file = announce(app, caller, &announced, None).await?;
+    let file = announce(app, caller, &announced, None, Ends::Here).await?;
     if !file.is_complete() {
         begin_stream(&request);
         let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), Ends::Here);

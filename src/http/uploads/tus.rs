@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::{
-    Announced, Expected, Incoming, Received, Refusal, UploadParams, announce, byte_count, end_writing,
+    Announced, Ends, Expected, Incoming, Received, Refusal, UploadParams, announce, byte_count, end_writing,
     header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
 };
 use crate::app::App;
@@ -101,7 +101,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         }
         let expected = Expected::of_tus(&headers)?;
         let concat = concat.map(|_| "partial");
-        let file = announce(app, caller, &announced, concat).await?;
+        let file = announce(app, caller, &announced, concat, Ends::AtItsLength).await?;
         if !brings_bytes || file.is_complete() {
             return created(&file, None);
         }
