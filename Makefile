@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=rol
 
 rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
 	@scripts/rehearse-vm.sh
+
+deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
+	@scripts/stacks.sh deploy --environment='$(ENV)' $(STACK:%=--stack='%') $(REVERT:1=--revert) $(YES:1=--yes) $(REPLACE:1=--replace) $(if $(PARAMETERS),--parameters $(PARAMETERS))
+
+status: ## what stands on AWS, and what of it needs a person (ENV=dev)
+	@scripts/stacks.sh status --environment='$(ENV)'
+
+destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
+	@scripts/stacks.sh destroy --environment='$(ENV)' $(if $(YES),--yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

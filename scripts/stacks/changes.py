@@ -1,13 +1,14 @@
 """A change set of CloudFormation: made, described to the operator, executed. Stacks of ours are changed in no other way."""
 
+import contextlib
+import functools
+import os
 import time
 import uuid
 
 import botocore.exceptions
 import templates
 from cloud import Refusal, command, outputs, pauses, say
-
-NOTHING = ("didn't contain changes", "No updates are to be performed")
 
 
 class ChangeSet:
@@ -16,9 +17,8 @@ class ChangeSet:
     def __init__(self, account, name, existing, parameters, tags, revert=False):
         self.account, self.existing = account, existing
         self.path = next(path for path in templates.paths() if templates.name(path) == name)
-        self.changes, self.id, self.stack_id = [], None, None
         self.request = {
-            "StackName": account.full_name(name),
+            "StackName": account.prefix + name,
             "ChangeSetName": f"deploy-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
             "ChangeSetType": "UPDATE" if existing else "CREATE",
             "Parameters": parameters,
@@ -33,7 +33,7 @@ class ChangeSet:
             self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
         elif revert:
             self.request["DeploymentMode"] = "REVERT_DRIFT"
-        role = outputs(account.stack(account.full_name("bootstrap"))).get("ExecutionRoleArn")
+        role = outputs(account.stack(f"{account.prefix}bootstrap")).get("ExecutionRoleArn")
         if role and name != "bootstrap":
             self.request["RoleARN"] = role
 
@@ -50,31 +50,25 @@ class ChangeSet:
                     raise
                 time.sleep(3)
         self.id, self.stack_id = made["Id"], made["StackId"]
-        for _ in pauses():
-            described = self.describe()
-            if described["Status"] in ("CREATE_COMPLETE", "FAILED"):
-                break
+        describe = functools.partial(self.account.cloudformation.describe_change_set, ChangeSetName=self.id)
+        described = next(seen for _ in pauses() if (seen := describe())["Status"] in ("CREATE_COMPLETE", "FAILED"))
         if described["Status"] == "FAILED":
             reason = described.get("StatusReason", "") + self.account.validation(ChangeSetName=self.id)
             self.discard()
-            if any(words in reason for words in NOTHING):
+            if "didn't contain changes" in reason or "No updates are to be performed" in reason:
                 return False
             raise Refusal(f"{self.request['StackName']}: CloudFormation refuses the change set: {reason}")
-        while described:
-            self.changes += [change["ResourceChange"] for change in described["Changes"] if "ResourceChange" in change]
-            described = described.get("NextToken") and self.describe(NextToken=described["NextToken"])
+        self.changes, page = [], describe(IncludePropertyValues=True)
+        while page:
+            self.changes += [change["ResourceChange"] for change in page["Changes"] if "ResourceChange" in change]
+            page = page.get("NextToken") and describe(IncludePropertyValues=True, NextToken=page["NextToken"])
         return True
-
-    def describe(self, **page):
-        return self.account.cloudformation.describe_change_set(ChangeSetName=self.id, IncludePropertyValues=True, **page)
 
     def show(self):
         """The changes, and the commands of the AWS CLI that do the same."""
         for change in sorted(self.changes, key=lambda one: one["LogicalResourceId"]):
             say(*line(change))
-        inside = self.path.is_relative_to(templates.ROOT)
-        body = f"file://{self.path.relative_to(templates.ROOT) if inside else self.path}"
-        say(command("create-change-set", **self.request, TemplateBody=body))
+        say(command("create-change-set", **self.request, TemplateBody=f"file://{os.path.relpath(self.path)}"))
         say(command("execute-change-set", **{key: self.request[key] for key in ("StackName", "ChangeSetName")}))
 
     def execute(self):
@@ -87,10 +81,10 @@ class ChangeSet:
         return stack
 
     def discard(self):
-        """Takes it back, and with it the stack that is nothing else yet."""
-        self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
-        if not self.existing:
-            self.account.cloudformation.delete_stack(StackName=self.stack_id)
+        """Takes it back, and with it the stack that is nothing else yet. Who may not delete that leaves it to the next run."""
+        with contextlib.suppress(botocore.exceptions.ClientError):
+            self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
+            _ = self.existing or self.account.cloudformation.delete_stack(StackName=self.stack_id)
 
 
 def line(change):
@@ -98,7 +92,7 @@ def line(change):
     what, why = f"{change['LogicalResourceId']} {change['ResourceType']}", set()
     for detail in change.get("Details", []):
         target, cause = detail["Target"], f" by {detail['CausingEntity']}" if "CausingEntity" in detail else ""
-        values = f" {target['BeforeValue']} → {target['AfterValue']}" if {"BeforeValue", "AfterValue"} <= set(target) else ""
+        values = f" {target['BeforeValue']} → {target.get('AfterValue')}" if "BeforeValue" in target else ""
         why.add(target.get("Name", target["Attribute"]) + values + cause)
     because = f" ({', '.join(sorted(why))})" if why else ""
     # Conditional: CloudFormation says so of all that refers to what changes, since it does not know the new value yet.
@@ -108,4 +102,4 @@ def line(change):
         "Remove": (f"    - {what} is REMOVED", "red"),
         "True": (f"    ! {what} is REPLACED{because}", "red"),
         "Conditional": (f"    ? {what} may be replaced{because}", "yellow"),
-    }.get(change["Replacement"] if change["Action"] == "Modify" else change["Action"], (f"    ~ {what}{because}", None))
+    }.get(change.get("Replacement") if change["Action"] == "Modify" else change["Action"], (f"    ~ {what}{because}", None))

@@ -12,12 +12,8 @@ import time
 import uuid
 
 import boto3
-import botocore.config
-import botocore.exceptions
 import templates
-
-COLOURS = {"red": 31, "green": 32, "yellow": 33}
-RETRIES = botocore.config.Config(retries={"mode": "standard", "max_attempts": 10})
+from botocore import config, exceptions, xform_name
 
 
 class Refusal(Exception):
@@ -26,7 +22,7 @@ class Refusal(Exception):
 
 def say(text, colour=None):
     if colour and (os.environ.get("FORCE_COLOR") or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))):
-        text = f"\033[{COLOURS[colour]}m{text}\033[0m"
+        text = f"\033[{dict(red=31, green=32, yellow=33)[colour]}m{text}\033[0m"
     print(text, flush=True)
 
 
@@ -41,8 +37,7 @@ def command(operation, **arguments):
     """The command of the AWS CLI that makes the same call of CloudFormation."""
     words = ["aws", "cloudformation", operation]
     for name, value in arguments.items():
-        values = [] if value is True else [value if isinstance(value, str) else json.dumps(value)]
-        words += [f"--{botocore.xform_name(name, '-')}", *values]
+        words += [f"--{xform_name(name, '-')}", value if isinstance(value, str) else json.dumps(value)][: 2 - (value is True)]
     return "$ " + shlex.join(words)
 
 
@@ -70,16 +65,15 @@ class Account:
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
         # AWS's command and other SDKs read AWS_REGION, boto3 does not.
         self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        self.environment, self.region = environment, self.session.region_name
-        if not self.region:
+        if not self.session.region_name:
             raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
-        identity = self.client("sts").get_caller_identity()
-        self.number, self.caller = identity["Account"], identity["Arn"]
-        self.cloudformation = self.client("cloudformation")
+        self.environment, self.region, self.endpoint = environment, self.session.region_name, os.environ.get("AWS_ENDPOINT_URL")
+        self.cloudformation, identity = self.client("cloudformation"), self.client("sts").get_caller_identity()
+        self.number, self.caller, self.prefix = identity["Account"], identity["Arn"], f"salebell-{environment}-"
 
     @functools.cache
     def client(self, service):
-        return self.session.client(service, config=RETRIES)
+        return self.session.client(service, config=config.Config(retries={"mode": "standard", "max_attempts": 10}))
 
     def pages(self, service, operation, part, **arguments):
         """The entries of all pages of an answer."""
@@ -87,37 +81,30 @@ class Account:
             yield from page.get(part, [])
 
     def introduce(self, what):
-        say(f"==> {what}\n    environment {self.environment}, account {self.number}, {self.region}, as {self.caller}")
-        if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
-            say(f"    at {endpoint}, which is not AWS", "yellow")
-
-    def full_name(self, name):
-        return f"salebell-{self.environment}-{name}"
+        where = f"    environment {self.environment}, account {self.number}, {self.region}, as {self.caller}"
+        say(f"==> {what}\n{where}" + f"\n    at {self.endpoint}, which is not AWS" * bool(self.endpoint))
 
     def names(self):
         """The stacks of this environment, in order. Pipelines are in the tools account, and all others are not."""
-        every = map(templates.name, templates.paths())
-        return [name for name in every if (name == "pipelines") == (self.environment == "tools")]
+        tools = self.environment == "tools"
+        return [name for name in map(templates.name, templates.paths()) if (name == "pipelines") == tools]
 
     def stack(self, name):
         """The stack of this full name or id as CloudFormation describes it; None when there is none."""
         try:
             return self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-        except botocore.exceptions.ClientError as error:
+        except exceptions.ClientError as error:
             if "does not exist" not in str(error):
                 raise
 
     def events(self, stack_id, token):
         """The events of the operation with this token, or of the last one; the oldest first."""
         every = self.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack_id)
-        for found, events in itertools.groupby(every, lambda event: event.get("ClientRequestToken", "")):
-            if token in (None, found):
-                return list(events)[::-1]
-        return []
+        operations = itertools.groupby(every, lambda event: event.get("ClientRequestToken", ""))
+        return next((list(events)[::-1] for found, events in operations if token in (None, found)), [])
 
     def follow(self, stack_id, token=None):
-        """Shows events as they come until the stack is at rest, and gives it with what has failed first. Without a token it
-        follows what runs already."""
+        """Shows events until the stack is at rest, and gives it with what failed first. No token: of what runs already."""
         shown = set()
         for _ in pauses():
             stack, events = self.stack(stack_id), self.events(stack_id, token)
@@ -136,7 +123,6 @@ class Account:
         found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"])
         for event in events:
             reason = event.get("ResourceStatusReason", "no reason is given")
-            # What is cancelled because something else has failed says nothing.
             if event["ResourceStatus"].endswith("_FAILED") and " cancelled" not in reason:
                 return f"{found}\n    {event['LogicalResourceId']} ({event['ResourceType']}): {reason}"
         return found or "\n    no event says why"
@@ -159,8 +145,7 @@ class Account:
 
 
 def run(main, what, **flags):
-    """Runs `main(account, options)`. What it refuses, and what AWS refuses, is a line and exit code 1. Of the flags a text
-    is the help of one without a value, a dictionary what argparse takes."""
+    """Runs `main(account, options)`. What it or AWS refuses is a line and exit code 1. A flag is its help, or argparse's."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--environment", required=True)
     parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
@@ -173,6 +158,6 @@ def run(main, what, **flags):
     except KeyboardInterrupt:
         say("\nstopped. What CloudFormation has begun goes on; the same command waits for it, and goes on from there")
         sys.exit(130)
-    except (Refusal, botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+    except (Refusal, exceptions.ClientError, exceptions.BotoCoreError) as error:
         say(f"error: {error}", "red")
         sys.exit(1)

@@ -5,12 +5,11 @@ import json
 import settings
 import templates
 from changes import ChangeSet
-from cloud import Refusal, agree, in_progress, outputs, run, say
+from cloud import Refusal, agree, command, in_progress, outputs, run, say
 
-# What a first create has left when it failed: it can only be deleted.
+# What a first create has left when it failed, which can only be deleted; what a person must mend first, and then end by this.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
-# What a person must mend first, and then end by this.
-STUCK = {"UPDATE_ROLLBACK_FAILED": "continue-update-rollback", "UPDATE_FAILED": "rollback-stack", "DELETE_FAILED": "delete-stack"}
+STUCK = dict(UPDATE_ROLLBACK_FAILED="continue-update-rollback", UPDATE_FAILED="rollback-stack", DELETE_FAILED="delete-stack")
 
 
 def settle(account, full_name):
@@ -25,8 +24,7 @@ def settle(account, full_name):
     if status == "REVIEW_IN_PROGRESS":
         say("    an earlier run has stopped before it executed its change set; here is a new one")
     elif status in STUCK:
-        way = f"aws cloudformation {STUCK[status]} --stack-name {full_name}"
-        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {way}")
+        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {command(STUCK[status], StackName=full_name)}")
     elif status in FAILED_CREATE:
         say(f"    is in {status}, the rest of a create that has failed: deletes it first")
         stack, failure = account.delete(stack)
@@ -38,7 +36,7 @@ def settle(account, full_name):
 
 def protect(account, name, stack):
     """Termination protection, and the stack policy where there is one. Both are missing after a run that was killed."""
-    full_name, path = account.full_name(name), templates.FOLDER / "stack-policies" / f"{name}.json"
+    full_name, path = account.prefix + name, templates.FOLDER / "stack-policies" / f"{name}.json"
     if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
         say("    protects it from being deleted")
         account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
@@ -50,16 +48,15 @@ def protect(account, name, stack):
 
 
 def deploy(account, name, template, options, from_file, given):
-    full_name = account.full_name(name)
-    say(f"==> {full_name}")
+    say(f"==> {(full_name := account.prefix + name)}")
     stack = settle(account, full_name)
-    computed = {"Environment": account.environment, "Version": settings.version()}
+    computed = {"Environment": account.environment, "Version": settings.VERSION}
     if "SettingsHash" in template.get("Parameters", {}):
         computed["SettingsHash"] = settings.settings_hash(account)
-    parameters = list(settings.parameters(name, template, from_file, stack, given, computed))
+    parameters, _ = settings.parameters(name, template, from_file, stack, given, computed)
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
-    tags = {"Project": "salebell", "Component": name, **computed, "CostCentre": centre[0], "ManagedBy": "cloudformation"}
-    tags.pop("SettingsHash", None)
+    tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": computed["Version"]}
+    tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
     change_set = ChangeSet(account, name, stack, parameters, tags, options.revert)
     if not change_set.create():
         say("    nothing to change")
@@ -67,13 +64,13 @@ def deploy(account, name, template, options, from_file, given):
     try:
         change_set.show()
         replaced = [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]
+        if options.yes and replaced and not options.replace:
+            raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
         if not options.yes:
             agree(f"change {full_name} in account {account.number} ({account.region})?")
-        if replaced and options.yes and not options.replace:
-            raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
-        if replaced and not options.yes:
-            # By another word: `y` is typed too quickly.
-            agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
+            if replaced:
+                # By another word: `y` is typed too quickly.
+                agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")
         if stack:
             protect(account, name, stack)
     except BaseException:
@@ -94,13 +91,18 @@ def main(account, options):
     settings.check(given, [stacks[name] for name in names], "PARAMETERS")
     from_file = settings.file(account.environment, stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
+    # What is missing is said before anything is changed.
+    there = ((name, stacks[name], from_file, account.stack(account.prefix + name), given, {}) for name in names)
+    if wrong := [problem for one in there for problem in settings.parameters(*one)[1]]:
+        where = f'fill in cloudformation/parameters/{account.environment}.json, or add PARAMETERS="Name=… Name=…":'
+        raise Refusal("\n    ".join([where, *wrong]))
     for name in names:
-        if name == "bootstrap" and f":assumed-role/{account.full_name('deploy')}/" in account.caller:
+        if name == "bootstrap" and f":assumed-role/{account.prefix}deploy/" in account.caller:
             say("==> bootstrap is an administrator's: left as it is")
         else:
             deploy(account, name, stacks[name], options, from_file, given)
-    missing = [f"deploy ENV={account.environment} STACK={name}" for name in account.names() if not account.stack(account.full_name(name))]
-    say(f"next: make {[*missing, f'status ENV={account.environment}'][0]}")
+    missing = [f" STACK={name}" for name in account.names() if not account.stack(account.prefix + name)]
+    say(f"next: make {'deploy' if missing else 'status'} ENV={account.environment}{[*missing, ''][0]}")
 
 
 if __name__ == "__main__":

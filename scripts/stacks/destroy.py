@@ -25,25 +25,21 @@ def destroy(account, stack):
         say(f"    is in {stack['StackStatus']}: waiting for it")
         stack, _ = account.follow(stack["StackId"])
     if stack.get("EnableTerminationProtection"):
-        say("    takes its protection from deletion off")
+        say("    takes its protection off")
         account.cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
+    stack, failure = account.delete(stack) if stack["StackStatus"] != "DELETE_COMPLETE" else (stack, "")
     if stack["StackStatus"] != "DELETE_COMPLETE":
-        stack, failure = account.delete(stack)
-    if stack["StackStatus"] != "DELETE_COMPLETE":
-        remedy = "Mend that (a bucket must be empty) and run this again: it goes on from here"
-        raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}\n{remedy}")
+        failure += "\nMend that (a bucket must be empty) and run this again: it goes on from here"
+        raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}")
 
 
 def main(account, options):
     if account.environment == "prod":
         raise Refusal("prod is not destroyed by a command: delete its stacks one by one, with a second person looking on")
     account.introduce("deletes all stacks of this environment, the last one first")
-    found = [stack for name in reversed(account.names()) if (stack := account.stack(account.full_name(name)))]
-    stays = []
-    for stack in found:
-        say(f"    {stack['StackName']} {stack['StackStatus']}")
-        stays += kept(account, stack)
-    say("\n".join(f"    {line}" for line in stays), "yellow")
+    found = [stack for name in reversed(account.names()) if (stack := account.stack(account.prefix + name))]
+    stays = [line for stack in found for line in kept(account, stack)]
+    say("\n    ".join(["    these:", *(f"{stack['StackName']} {stack['StackStatus']}" for stack in found), *stays]), "yellow")
     if found and not options.yes:
         agree(f"delete all of it in account {account.number}?", account.environment)
     for stack in found:

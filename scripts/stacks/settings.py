@@ -1,5 +1,4 @@
-"""The parameters of a stack (from the environment's file, the command line, the stack as it stands), and the hash of the
-instances' settings."""
+"""The parameters of a stack (of the file, the command line, the stack as it stands), and the hash of instances' settings."""
 
 import hashlib
 import json
@@ -13,12 +12,9 @@ from cloud import Refusal
 LIVE = "database/url database/reader_url database/user database/password webhook/encryption_keys auth/issuers".split()
 # What a rollout has set stays: a deploy of templates must not bring an old image back, nor move traffic.
 KEPT = re.compile(r"ImageId|Canary\w+")
+# Not the commit: with it each deploy would touch every resource.
+VERSION = tomllib.loads((templates.ROOT / "Cargo.toml").read_text())["package"]["version"]
 PLACEHOLDER = re.compile(r"REPLACE|(^|[@./])example\.(com|net|org)\b")
-
-
-def version():
-    """Salebell's version. Not the commit: with it each deploy would touch every resource."""
-    return tomllib.loads((templates.ROOT / "Cargo.toml").read_text())["package"]["version"]
 
 
 def check(given, known, where):
@@ -37,22 +33,21 @@ def file(environment, stacks):
 
 
 def parameters(name, template, from_file, existing, given, computed):
-    """The values to deploy a stack with, in CloudFormation's form. `existing` is the stack as it stands, `given` comes from
-    the command line, `computed` from the deploy itself."""
-    values = {**from_file.get("all", {}), **from_file.get(name, {}), **computed, **given}
-    # The canary is as the live group until a rollout wants it otherwise.
-    values = {f"Canary{key}": values[key] for key in ("ImageId", "SettingsHash") if key in values} | values
+    """The values to deploy a stack with, and what is wrong with them. `given` is of the command line."""
+    values = {**from_file.get("all", {}), **from_file.get(name, {}), **given, **computed}
     present = {one["ParameterKey"] for one in (existing or {}).get("Parameters", [])}
+    found, problems = [], []
     for key, declared in template.get("Parameters", {}).items():
-        remedy = f'put yours into cloudformation/parameters/{computed["Environment"]}.json, or add PARAMETERS="{key}=…"'
+        # The canary is as the live group until a rollout wants it otherwise.
+        origin = key if key in values else key.removeprefix("Canary")
+        value = str(values.get(origin, ""))
         if key in present and key not in given and KEPT.fullmatch(key):
-            yield {"ParameterKey": key, "UsePreviousValue": True}
-        elif key not in values and "Default" not in declared:
-            raise Refusal(f"{name}: {key} has no value: {remedy}")
-        elif key in values:
-            if PLACEHOLDER.search(str(values[key])):
-                raise Refusal(f"{name}: {key} is still the placeholder {values[key]!r}: {remedy}")
-            yield {"ParameterKey": key, "ParameterValue": str(values[key])}
+            found.append({"ParameterKey": key, "UsePreviousValue": True})
+        elif origin in values and not PLACEHOLDER.search(value):
+            found.append({"ParameterKey": key, "ParameterValue": value})
+        elif origin == key and (key in values or "Default" not in declared):
+            problems.append(f"{name}: {key} {f'is still the placeholder {value!r}' if value else 'has no value'}")
+    return found, problems
 
 
 def settings_hash(account):

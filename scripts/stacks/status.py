@@ -3,8 +3,6 @@
 import botocore.exceptions
 from cloud import in_progress, outputs, pauses, run, say
 
-ROLLOUT = {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}
-
 
 # Each section gives its lines; one that begins with `!` needs a person.
 def stacks(account, found):
@@ -18,14 +16,13 @@ def stacks(account, found):
 
 
 def drift(account, found):
-    client, at_rest = account.cloudformation, {n: s for n, s in found.items() if s and s["StackStatus"].endswith("_COMPLETE")}
+    client = account.cloudformation
+    at_rest = {name: stack for name, stack in found.items() if stack and stack["StackStatus"].endswith("_COMPLETE")}
     # All at once: it takes AWS a minute each.
-    looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"]) for name in at_rest}
+    looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"])["StackDriftDetectionId"] for name in at_rest}
     for name, look in looks.items():
-        for _ in pauses():
-            seen = client.describe_stack_drift_detection_status(StackDriftDetectionId=look["StackDriftDetectionId"])
-            if seen["DetectionStatus"] != "DETECTION_IN_PROGRESS":
-                break
+        seen = (client.describe_stack_drift_detection_status(StackDriftDetectionId=look) for _ in pauses())
+        seen = next(one for one in seen if one["DetectionStatus"] != "DETECTION_IN_PROGRESS")
         if seen.get("StackDriftStatus") != "DRIFTED":
             yield f"{name} {seen.get('StackDriftStatus')} {seen.get('DetectionStatusReason', '')}"
             continue
@@ -44,16 +41,17 @@ def groups(account, found):
             short = len(group["Instances"]) < group["MinSize"]
             yield f"{'! ' * short}{kind} has {len(group['Instances'])} of {group['MinSize']} to {group['MaxSize']} instances"
             for one in group["Instances"]:
-                well = (one["LifecycleState"], one["HealthStatus"]) == ("InService", "Healthy")
-                state = f"{one['AvailabilityZone']} {one['LifecycleState']} {one['HealthStatus']}"
-                yield f"{'' if well else '! '}{one['InstanceId']} {state} {version(account, one['InstanceId'])}"
+                state = f"{one['LifecycleState']} {one['HealthStatus']} {one['AvailabilityZone']}"
+                bad = "" if state.startswith("InService Healthy ") else "! "
+                yield f"{bad}{one['InstanceId']} {state} {version(account, one['InstanceId'])}"
             for one in group.get("SuspendedProcesses", []):
                 resume = f"aws autoscaling resume-processes --auto-scaling-group-name {name}"
                 yield f"! {one['ProcessName'].upper()} IS SUSPENDED in {kind}: {resume}"
             for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
                 yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
     for one in service.get("Parameters", []) if service and not in_progress(service) else ():
-        if ROLLOUT.get(one["ParameterKey"], one["ParameterValue"]) != one["ParameterValue"]:
+        rest = {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}.get(one["ParameterKey"])
+        if rest not in (None, one["ParameterValue"]):
             yield f"! {one['ParameterKey']} IS {one['ParameterValue']}: a rollout has stopped half-way"
 
 
@@ -70,7 +68,7 @@ def version(account, instance_id):
 
 def alarms(account, found):
     client, count = account.client("cloudwatch"), 0
-    wanted = {"AlarmNamePrefix": account.full_name(""), "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
+    wanted = {"AlarmNamePrefix": account.prefix, "AlarmTypes": ["MetricAlarm", "CompositeAlarm"]}
     for page in client.get_paginator("describe_alarms").paginate(**wanted):
         for alarm in page.get("MetricAlarms", []) + page.get("CompositeAlarms", []):
             count += 1
@@ -85,22 +83,19 @@ def alerts(account, found):
         if topic := outputs(found.get("foundation")).get(kind):
             there = list(account.pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=topic))
             confirmed = [one["Protocol"] for one in there if one["SubscriptionArn"].startswith("arn:")]
-            waiting = [one["Endpoint"] for one in there if not one["SubscriptionArn"].startswith("arn:")]
-            if confirmed:
-                yield f"{kind} reaches {', '.join(confirmed)}"
-            else:
-                asked = f"; {', '.join(waiting)} must confirm the message that came" if waiting else ""
-                yield f"! {kind} REACHES NOBODY{asked}"
+            asked = f"; the message to {', '.join(one['Endpoint'] for one in there)} must be confirmed" if there else ""
+            yield f"{kind} reaches {', '.join(confirmed)}" if confirmed else f"! {kind} REACHES NOBODY{asked}"
 
 
 def main(account, options):
     account.introduce("looks, and changes nothing")
-    found, wrong = {name: account.stack(account.full_name(name)) for name in account.names()}, 0
+    found, wrong = {name: account.stack(account.prefix + name) for name in account.names()}, 0
     for section in (stacks, drift, groups, alarms, alerts):
         say(f"==> {section.__name__}")
         for line in section(account, found):
-            wrong += line.startswith("!")
-            say(f"  {line}" if line.startswith("!") else f"    {line}", "red" if line.startswith("!") else None)
+            bad = line.startswith("!")
+            say(f"  {line}" if bad else f"    {line}", "red" if bad else None)
+            wrong += bad
     say(f"{wrong} need a person" if wrong else "nothing needs a person", "red" if wrong else "green")
     return bool(wrong)
 

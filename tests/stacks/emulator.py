@@ -14,6 +14,7 @@ import urllib.request
 from unittest import mock
 
 import boto3
+import botocore.config
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -22,6 +23,11 @@ REGION = "eu-central-1"
 sys.path.insert(0, str(COMMANDS))
 
 import templates  # noqa: E402
+
+# Writes down what the commands call, in this process and in theirs.
+RECORDING = pathlib.Path(__file__).with_name("recording")
+RECORDED = {name: os.environ[name] for name in ("SALEBELL_TEST_CALLS",) if name in os.environ}
+runpy.run_path(str(RECORDING / "sitecustomize.py"))
 
 
 def free_port():
@@ -85,13 +91,14 @@ class Emulator:
             region_name=REGION,
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key="test",
+            config=botocore.config.Config(user_agent_appid="tests"),
         )
 
     def start(self, program, *words, **environment):
         """A command of the operator that runs beside the test, its output in a pipe."""
         return subprocess.Popen(
             [sys.executable, COMMANDS / f"{program}.py", *arguments(words)],
-            env={**self.environment, **environment},
+            env={**self.environment, "PYTHONPATH": str(RECORDING), **RECORDED, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

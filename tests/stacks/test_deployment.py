@@ -107,6 +107,14 @@ def changes(said, stack):
     return {name for _, name, _, why in CHANGE.findall(part) if " by LiveGroup" not in why}
 
 
+def test_nothing_is_deployed_before_the_placeholders_are_filled_in(dev):
+    for environment in resolve.ENVIRONMENTS:
+        said = dev.emulator.run("deploy", f"--environment={environment}", "--yes", code=1)
+        for name in ("foundation: OrdinaryEmail", "edge: DomainName", "service: ImageId"):
+            assert f"{name} is still the placeholder" in said
+    assert dev.client("cloudformation").list_stacks()["StackSummaries"] == []
+
+
 def test_all_stacks_come_up(dev):
     dev.said["first"] = dev.deploy()
     for name in names():
