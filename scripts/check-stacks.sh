@@ -24,24 +24,29 @@ export PYTHONDONTWRITEBYTECODE=1
 
 python=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
 check() {
-  "$python" -m pytest -q -p no:cacheprovider "$@"
+  # What a shell starts in the background does not hear of Ctrl-C otherwise.
+  env --default-signal=INT "$python" -m pytest -q -p no:cacheprovider "$@"
 }
-# An emulator is waited for, so the tests that have one run beside the others, which compute. What they say comes last.
-emulated=()
-for file in tests/stacks/test_deployment.py tests/stacks/test_commands.py tests/stacks/test_at_night.py; do
-  [ ! -e "$file" ] || emulated+=("$file")
-done
-if [ $# -gt 0 ] || [ ${#emulated[@]} -eq 0 ]; then
+if [ $# -gt 0 ]; then
   check tests/stacks "$@"
 else
-  said=$(mktemp)
-  trap 'rm -f "$said"' EXIT
-  check "${emulated[@]}" >"$said" 2>&1 &
+  # Three at once: what waits for an emulator, the mutants, and all else. Each says in its turn what it has found.
+  emulated=(tests/stacks/test_deployment.py tests/stacks/test_commands.py tests/stacks/test_at_night.py)
+  mutants=tests/stacks/test_broken.py
+  said=$(mktemp -d)
+  trap 'jobs -p | xargs -r kill -INT 2>/dev/null || true; wait; rm -rf "$said"' EXIT
+  check "${emulated[@]}" >"$said/emulated" 2>&1 &
+  emulating=$!
+  check "$mutants" >"$said/mutants" 2>&1 &
+  mutating=$!
   failed=
-  check tests/stacks "${emulated[@]/#/--ignore=}" || failed=yes
+  check tests/stacks --ignore "$mutants" "${emulated[@]/#/--ignore=}" || failed=yes
+  echo "==> mutants of the templates"
+  wait "$mutating" || failed=yes
+  cat "$said/mutants"
   echo "==> on an emulated AWS"
-  wait $! || failed=yes
-  cat "$said"
+  wait "$emulating" || failed=yes
+  cat "$said/emulated"
   [ -z "$failed" ]
 fi
 if [ -n "$all" ]; then

@@ -47,7 +47,7 @@ class Stacks:
         self.texts = texts or {templates.name(path): path.read_text() for path in templates.paths()}
         self.templates = by_name or {stack: yaml.load(text, templates.Loader) for stack, text in self.texts.items()}
         self.original = original
-        self._resolved, self._known = {}, set()
+        self._resolved, self._switches, self._known = {}, None, None
 
     def resolved(self, environment, **parameters):
         """All stacks as they are in an environment. `parameters` go to each stack that has a parameter of that name."""
@@ -57,7 +57,9 @@ class Stacks:
             for stack, template in self.templates.items():
                 declared = template.get("Parameters") or {}
                 given = {name: value for name, value in parameters.items() if name in declared}
-                resolved[stack] = _resolve(template, environment, given, outputs, stack)
+                # Those of later stacks, and of none, are not there.
+                taken = {other: outputs.get(other, {}) for other, _, _ in references(template) if other}
+                resolved[stack] = _resolve(template, environment, given, taken, stack)
                 outputs[stack] = {name: output["Value"] for name, output in resolved[stack]["Outputs"].items()}
             self._resolved[key] = resolved
         return self._resolved[key]
@@ -83,13 +85,19 @@ class Stacks:
 
     def known(self):
         """The ids of all variants; each is made once."""
-        if not self._known:
+        if self._known is None:
             self._known = {id(resolved) for _, resolved in self.variants()}
         return self._known
 
     def switches(self):
         """Parameters and values that differ from those of prod: each one that has AllowedValues or may be left empty, with
         each of its values, and TOGETHER. What the Rules of a template refuse is left out."""
+        if self._switches is None:
+            switches = self._all_switches()
+            self._switches = [switch for switch in switches if not self.refused("prod", **switch)]
+        return self._switches
+
+    def _all_switches(self):
         switches = list(TOGETHER)
         for stack, template in self.templates.items():
             for name, parameter in (template.get("Parameters") or {}).items():
@@ -100,7 +108,7 @@ class Stacks:
                     if name != "Environment" and not usual and switch not in switches:
                         if "AllowedValues" in parameter or not any(name in together for together in TOGETHER):
                             switches.append(switch)
-        return [switch for switch in switches if not self.refused("prod", **switch)]
+        return switches
 
     def refused(self, environment, **parameters):
         """What the Rules of the templates have against parameters."""
@@ -117,16 +125,44 @@ class Stacks:
         return Stacks({**self.texts, stack: text}, {**self.templates, stack: yaml.load(text, templates.Loader)}, self)
 
 
-_made = {}
+def once(look):
+    """Calls a function of a template once for each, since a mutant leaves all but one as they were."""
+    # The template is kept, so that no other gets its id.
+    seen = {}
+
+    @functools.wraps(look)
+    def remembered(template, *more):
+        key = (id(template), *more)
+        if key not in seen:
+            seen[key] = (template, look(template, *more))
+        return seen[key][1]
+
+    return remembered
+
+
+@once
+def _resolved(template, environment, stack, more):
+    parameters, outputs = json.loads(more)
+    return resolve.resolve(template, environment, parameters, outputs, stack)
 
 
 def _resolve(template, environment, parameters, outputs, stack):
     """resolve(), once for each template and what it depends on: most stacks are the same in most variants."""
-    key = (id(template), environment, stack, json.dumps([parameters, outputs]))
-    if key not in _made:
-        # The template is kept, so that no other gets its id.
-        _made[key] = (template, resolve.resolve(template, environment, parameters, outputs, stack))
-    return _made[key][1]
+    return _resolved(template, environment, stack, json.dumps([parameters, outputs]))
+
+
+@once
+def references(template):
+    """What a template takes from others by `Fn::GetStackOutput`: stack (None if it is no name of ours), output and place."""
+    found, prefix = [], "salebell-${Environment}-"
+    for path, node in walk(template):
+        if isinstance(node, dict) and "Fn::GetStackOutput" in node:
+            argument = node["Fn::GetStackOutput"]
+            name = argument["StackName"]
+            name = name.get("Fn::Sub", "") if isinstance(name, dict) else name
+            stack = name.removeprefix(prefix) if isinstance(name, str) and name.startswith(prefix) else None
+            found.append((stack, argument.get("OutputName"), "/".join(map(str, path))))
+    return found
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import json
 import re
 
 from resolve import ENVIRONMENTS, templates
-from stacks import summary, walk
+from stacks import once, summary, walk
 
 BYTES, PARAMETERS, LINES, RESOURCES, DESCRIPTION = 51_200, 20, 3_500, 500, 1_024
 # What an environment must say itself.
@@ -52,6 +52,18 @@ def test_templates_and_outputs_say_what_they_are(stacks):
     assert not problems, summary(problems)
 
 
+@once
+def other_functions(template):
+    """Functions that only a transform knows, or that lock another stack."""
+    return [
+        f"{'/'.join(map(str, path))}: {function}"
+        for path, node in walk({**template, "Rules": {}})
+        if isinstance(node, dict)
+        for function in node
+        if str(function).startswith("Fn::") and function not in FUNCTIONS
+    ]
+
+
 def test_templates_are_plain(stacks):
     """No transform, no nested stack, nothing that runs code of ours at deploy time, no anchor of YAML."""
     problems = []
@@ -60,11 +72,7 @@ def test_templates_are_plain(stacks):
         for name, resource in template["Resources"].items():
             if re.match(r"AWS::CloudFormation::(Stack|Macro|CustomResource|WaitCondition)|Custom::|AWS::Lambda::", resource["Type"]):
                 problems.append(f"{stack}: {name} is a {resource['Type']}")
-        for path, node in walk({**template, "Rules": {}}):
-            if isinstance(node, dict) and len(node) == 1:
-                function = next(iter(node))
-                if str(function).startswith("Fn::") and function not in FUNCTIONS:
-                    problems.append(f"{stack}, {'/'.join(map(str, path))}: {function}")
+        problems += [f"{stack}, {place}" for place in other_functions(template)]
         # Values of functions in Rules have only their long form on the emulator.
         text = stacks.texts[stack]
         problems += [f"{stack}: {match}" for match in re.findall(r"!(?:Contains|EachMemberIn|EachMemberEquals|RefAll|ValueOf|ValueOfAll)\b", text)]

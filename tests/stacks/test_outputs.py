@@ -1,22 +1,14 @@
 """What goes from stack to stack is there, comes from an earlier one, and is used."""
 
 from resolve import Unresolved
-from stacks import ENVIRONMENTS, summary, switched, walk
+from stacks import ENVIRONMENTS, once, references, summary, walk
 
 FOR_PEOPLE = "For people:"
 
 
-def references(template):
-    """What a template takes from others: pairs of a stack and an output, from `Fn::GetStackOutput`."""
-    for path, node in walk(template):
-        if isinstance(node, dict) and "Fn::GetStackOutput" in node:
-            argument = node["Fn::GetStackOutput"]
-            name = argument["StackName"]
-            if isinstance(name, dict):
-                name = name.get("Fn::Sub", "")
-            prefix = "salebell-${Environment}-"
-            stack = name.removeprefix(prefix) if isinstance(name, str) and name.startswith(prefix) else None
-            yield stack, argument.get("OutputName"), "/".join(map(str, path))
+@once
+def imports(template):
+    return ["/".join(map(str, path)) for path, node in walk(template) if isinstance(node, dict) and "Fn::ImportValue" in node]
 
 
 def test_stacks_take_outputs_of_earlier_ones(stacks):
@@ -61,9 +53,5 @@ def test_nothing_is_exported(stacks):
     problems = []
     for stack, template in stacks.templates.items():
         problems += [f"{stack}: {name}" for name, output in (template.get("Outputs") or {}).items() if "Export" in output]
-        problems += [
-            f"{stack}, {'/'.join(map(str, path))}"
-            for path, node in walk(template)
-            if isinstance(node, dict) and "Fn::ImportValue" in node
-        ]
+        problems += [f"{stack}, {place}" for place in imports(template)]
     assert not problems, summary(problems)
