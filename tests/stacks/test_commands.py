@@ -549,6 +549,11 @@ def test_the_commands_are_short_enough_to_be_read():
     assert max(*lengths.values(), reader) <= 200 and sum(lengths.values()) <= 600, lengths
 
 
+def test_tests_and_commands_have_the_same_packages():
+    lines = [line for line in (COMMANDS / "requirements.txt").read_text().splitlines() if "==" in line]
+    assert lines and set(lines) <= set((ROOT / "tests/stacks/requirements.txt").read_text().splitlines())
+
+
 def test_make_hands_over_what_it_is_given():
     words = ["ENV=dev", "STACK=service", "REVERT=1", "YES=1", "REPLACE=1", "PARAMETERS=ImageId=ami-1 Gates=off"]
     said = subprocess.run(["make", "--no-print-directory", "-n", "deploy", *words], cwd=ROOT, capture_output=True, text=True, check=True)
