@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE=1
 python=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
 check() {
   # What a shell starts in the background does not hear of Ctrl-C otherwise.
-  env --default-signal=INT "$python" -m pytest -q -p no:cacheprovider "$@"
+  env --default-signal=INT "$python" -m pytest -q -p no:cacheprovider -W "ignore:pkg_resources is deprecated" "$@"
 }
 if [ $# -gt 0 ]; then
   check tests/stacks "$@"
