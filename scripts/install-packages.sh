@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image or a virtual
-# machine of it (argument: run, test, bench, bake, vm).
+# Installs through apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image, a virtual machine
+# of it or the commands of the stacks (argument: run, test, bench, bake, vm, stacks).
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/system-programs.sh
 . scripts/system-programs.sh
 
-purpose=${1:?run, test, bench, bake or vm}
+purpose=${1:?run, test, bench, bake, vm or stacks}
 wanted=()
 want() {
   wanted+=("$@")
@@ -16,10 +16,12 @@ has() {
   command -v "$1" >/dev/null 2>&1
 }
 
-has cc || want gcc libc6-dev
-has curl || want curl
+if [ "$purpose" != stacks ]; then
+  has cc || want gcc libc6-dev
+  has curl || want curl
+fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
-if [ "$purpose" != bake ]; then
+if [ "$purpose" != bake ] && [ "$purpose" != stacks ]; then
   scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
 if [ "$purpose" = run ]; then
@@ -46,6 +48,8 @@ if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
   has zstd || want zstd
   has strip || want binutils
   has git || want git
+fi
+if [ "$purpose" = test ] || [ "$purpose" = bake ] || [ "$purpose" = stacks ]; then
   python3 -c 'import ensurepip' 2>/dev/null || want python3 python3-venv
 fi
 if [ "$purpose" = test ]; then

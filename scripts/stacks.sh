@@ -4,5 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 program=scripts/stacks/$1.py
 shift
+scripts/install-packages.sh stacks
 python=$(scripts/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
 exec "$python" "$program" "$@"

@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import re
 
+import services
 import yaml
 from access import World
 from resolve import ACCOUNTS, REGION
@@ -130,7 +131,8 @@ def worlds(stacks):
             elsewhere = [stacks.resolved(one, **accounts) for one in ALL if one != environment]
             world = World(environment, stacks.resolved(environment, **switch), elsewhere)
             label = f"{environment} with {switched(switch)}" if switch else environment
-            found.setdefault(world.fingerprint(names), (label, world))
+            fingerprint = world.fingerprint(names), *services.deeds(world), *services.faults(world)
+            found.setdefault(fingerprint, (label, world))
         # The same policies in other templates, as in a mutant, are the same world: what was found in it is known.
         _worlds[stacks] = [_known.setdefault(fingerprint, one) for fingerprint, one in found.items()]
     return _worlds[stacks]

@@ -22,12 +22,9 @@ class Deed:
 
     def by_a_stranger(self):
         """The same on behalf of somebody else's resource, where the service says whose it is."""
-        keys = ("aws:SourceAccount", "aws:SourceArn", "kms:EncryptionContext:")
-        changed = [
-            (key, _elsewhere(value) if key.startswith(keys) else value)
-            for key, value in self.context
-        ]  # fmt: skip
-        return dataclasses.replace(self, context=tuple(changed)) if tuple(changed) != self.context else None
+        keys = ("aws:SourceAccount", "aws:SourceArn", "kms:EncryptionContext:aws:logs:arn")
+        changed = tuple((key, _elsewhere(value) if key in keys else value) for key, value in self.context)
+        return dataclasses.replace(self, context=changed) if changed != self.context else None
 
 
 def _elsewhere(value):

@@ -311,10 +311,11 @@ def test_a_run_that_is_stopped_in_the_middle_is_gone_on_with(folder, how):
     assert ("goes on from there" in said) == (how == signal.SIGINT) and "Traceback" not in said
     assert folder.status("slow") == "CREATE_IN_PROGRESS"
     second = folder.start("deploy", "--yes")
-    assert "CREATE_IN_PROGRESS, begun by an earlier run" in read_until(second, "waiting for it")
+    assert "CREATE_IN_PROGRESS, begun by an earlier run" in read_until(second, "Wait AWS::CloudFormation::WaitCondition")
     folder.signal()
     said, _ = second.communicate(timeout=60)
     assert second.returncode == 0 and "nothing to change" in said.split("==> salebell-dev-bus")[0], said
+    assert re.search(r"CREATE_COMPLETE +After AWS::SNS::Topic\n.* CREATE_COMPLETE +salebell-dev-slow ", said, re.S), said
     assert (folder.status("slow"), folder.status("bus")) == ("CREATE_COMPLETE", "CREATE_COMPLETE")
 
 
@@ -352,6 +353,31 @@ def test_a_change_set_that_was_never_executed_is_made_anew(folder):
     assert folder.status("bus") == "REVIEW_IN_PROGRESS"
     assert "stopped before it executed its change set" in folder.run("deploy", "--yes")
     assert folder.status("bus") == "CREATE_COMPLETE"
+
+
+def test_who_stops_at_the_question_leaves_nothing_behind(folder):
+    folder.template("40-bus.yaml", BUS)
+    for stands in (False, True):
+        asked = folder.start("deploy", *(["Colour=red"] if stands else []))
+        read_until(asked, "[y/N]")
+        asked.send_signal(signal.SIGINT)
+        said, _ = asked.communicate(timeout=20)
+        assert asked.returncode == 130 and "Traceback" not in said
+        cloudformation = folder.client("cloudformation")
+        if stands:
+            waiting = cloudformation.list_change_sets(StackName="salebell-dev-bus")["Summaries"]
+            assert [one for one in waiting if one["ExecutionStatus"] == "AVAILABLE"] == []
+        else:
+            assert folder.status("bus") in (None, "DELETE_COMPLETE")
+            folder.run("deploy", "--yes")
+
+
+def test_drift_is_changed_back_only_where_a_stack_stands_and_only_when_asked_for(folder):
+    folder.template("40-bus.yaml", BUS)
+    assert "--deployment-mode" not in folder.run("deploy", "--yes", "--revert")
+    assert "--deployment-mode" not in folder.run("deploy", "--yes", "Colour=red")
+    text = folder.run("deploy", "--yes", "--revert", "Colour=blue")
+    assert "--deployment-mode REVERT_DRIFT" in text and "with what was changed by hand changed back" in text
 
 
 def test_the_rest_of_a_create_that_has_failed_is_deleted_first(folder):
@@ -526,6 +552,20 @@ def test_status_shouts_when_a_process_is_suspended():
     service = {"StackStatus": "CREATE_COMPLETE", "Outputs": [{"OutputKey": "LiveGroup", "OutputValue": "g"}]}
     lines = list(status.groups(mock.Mock(client=lambda name: client), {"service": service}))
     assert "! LAUNCH IS SUSPENDED in LiveGroup: aws autoscaling resume-processes --auto-scaling-group-name g" in lines
+
+
+def test_status_shouts_when_nobody_has_confirmed():
+    """MiniStack lists what waits for a confirmation as if it were confirmed; on AWS the word stands in place of the ARN."""
+    foundation = {"Outputs": [{"OutputKey": "UrgentTopicArn", "OutputValue": "arn:aws:sns:eu-central-1:111122223333:urgent"}]}
+    waiting = {"SubscriptionArn": "PendingConfirmation", "Protocol": "email", "Endpoint": "ops@salebell.test"}
+    confirmed = {"SubscriptionArn": "arn:aws:sns:eu-central-1:111122223333:urgent:1", "Protocol": "https", "Endpoint": "https://pager"}
+
+    def lines(*subscriptions):
+        return list(status.alerts(mock.Mock(pages=lambda *words, **more: iter(subscriptions)), {"foundation": foundation}))
+
+    assert lines(waiting) == ["! UrgentTopicArn REACHES NOBODY; the message to ops@salebell.test must be confirmed"]
+    assert lines(waiting, confirmed) == ["UrgentTopicArn reaches https"]
+    assert lines() == ["! UrgentTopicArn REACHES NOBODY"]
 
 
 def test_status_names_the_version_that_an_instance_runs(folder):
