@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import pathlib
 import runpy
@@ -127,6 +128,57 @@ class Emulator:
         text, _ = process.communicate(answers, timeout=200)
         assert process.returncode == code, f"{program} {words} ended with {process.returncode}, not {code}:\n{text}"
         return text
+
+
+class Folder:
+    """Templates of a test's own, and the commands on them. Each test has an account of its own, and so its own stacks."""
+
+    def __init__(self, path, emulator, account):
+        self.path, self.emulator = path, emulator
+        self.credentials = {"AWS_ACCESS_KEY_ID": account, "AWS_SECRET_ACCESS_KEY": "test"}
+        (path / "parameters").mkdir()
+
+    def template(self, name, text):
+        (self.path / name).write_text(text)
+
+    def values(self, environment, **values):
+        (self.path / "parameters" / f"{environment}.json").write_text(json.dumps(values))
+
+    def words(self, words):
+        return (f"--folder={self.path}", *words)
+
+    def run(self, program, *words, environment="dev", **more):
+        return self.emulator.call(program, f"--environment={environment}", *self.words(words), **self.credentials, **more)
+
+    def start(self, program, *words):
+        return self.emulator.start(program, "--environment=dev", *self.words(words), **self.credentials)
+
+    def client(self, service):
+        # Not the commands: recording/sitecustomize.py.
+        config = botocore.config.Config(user_agent_appid="tests")
+        client = {"endpoint_url": self.emulator.endpoint, "region_name": REGION, "config": config}
+        keys = {"aws_access_key_id": self.credentials["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "test"}
+        return boto3.client(service, **client, **keys)
+
+    def stack(self, name):
+        return self.client("cloudformation").describe_stacks(StackName=f"salebell-dev-{name}")["Stacks"][0]
+
+    def status(self, name):
+        stacks = self.client("cloudformation").list_stacks()["StackSummaries"]
+        found = [stack for stack in stacks if stack["StackName"].endswith(f"-{name}")]
+        return found[0]["StackStatus"] if found else None
+
+    def handle(self):
+        """The signal that the stack of SLOW waits for, and whether it is there to be given."""
+        if self.status("slow") is None:
+            return None
+        resources = self.client("cloudformation").describe_stack_resources(StackName="salebell-dev-slow")["StackResources"]
+        return next((one["PhysicalResourceId"] for one in resources if one["LogicalResourceId"] == "Handle"), None)
+
+    def signal(self, status="SUCCESS"):
+        body = json.dumps({"Status": status, "UniqueId": "1", "Data": "", "Reason": "as the test wants"})
+        curl = ["curl", "-sS", "--noproxy", "*", "-X", "PUT", "-H", "content-type:", "--data-binary", body, self.handle()]
+        subprocess.run(curl, check=True, timeout=20)
 
 
 def arguments(words):

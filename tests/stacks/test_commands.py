@@ -7,11 +7,9 @@ import signal
 import subprocess
 from unittest import mock
 
-import boto3
-import botocore.config
 import pytest
 
-from emulator import COMMANDS, ROOT, emulator, until  # noqa: F401
+from emulator import COMMANDS, ROOT, Folder, emulator, until  # noqa: F401
 import status
 
 BUS = """
@@ -52,57 +50,6 @@ VPC = "Resources: { Vpc: { Type: AWS::EC2::VPC, Properties: { CidrBlock: 10.0.0.
 TRUST = {"Statement": [{"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "*"}}]}
 # A mount target of a file system that is not there.
 BROKEN = "Resources: { Target: { Type: AWS::EFS::MountTarget, Properties: { FileSystemId: fs-0, SubnetId: s, SecurityGroups: [g] } } }"
-
-
-class Folder:
-    """Templates of a test's own, and the commands on them. Each test has an account of its own, and so its own stacks."""
-
-    def __init__(self, path, emulator, account):
-        self.path, self.emulator = path, emulator
-        self.credentials = {"AWS_ACCESS_KEY_ID": account, "AWS_SECRET_ACCESS_KEY": "test"}
-        (path / "parameters").mkdir()
-
-    def template(self, name, text):
-        (self.path / name).write_text(text)
-
-    def values(self, environment, **values):
-        (self.path / "parameters" / f"{environment}.json").write_text(json.dumps(values))
-
-    def words(self, words):
-        return (f"--folder={self.path}", *words)
-
-    def run(self, program, *words, environment="dev", **more):
-        return self.emulator.call(program, f"--environment={environment}", *self.words(words), **self.credentials, **more)
-
-    def start(self, program, *words):
-        return self.emulator.start(program, "--environment=dev", *self.words(words), **self.credentials)
-
-    def client(self, service):
-        # Not the commands: recording/sitecustomize.py.
-        config = botocore.config.Config(user_agent_appid="tests")
-        client = {"endpoint_url": self.emulator.endpoint, "region_name": "eu-central-1", "config": config}
-        keys = {"aws_access_key_id": self.credentials["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": "test"}
-        return boto3.client(service, **client, **keys)
-
-    def stack(self, name):
-        return self.client("cloudformation").describe_stacks(StackName=f"salebell-dev-{name}")["Stacks"][0]
-
-    def status(self, name):
-        stacks = self.client("cloudformation").list_stacks()["StackSummaries"]
-        found = [stack for stack in stacks if stack["StackName"].endswith(f"-{name}")]
-        return found[0]["StackStatus"] if found else None
-
-    def handle(self):
-        """The signal that the stack of SLOW waits for, and whether it is there to be given."""
-        if self.status("slow") is None:
-            return None
-        resources = self.client("cloudformation").describe_stack_resources(StackName="salebell-dev-slow")["StackResources"]
-        return next((one["PhysicalResourceId"] for one in resources if one["LogicalResourceId"] == "Handle"), None)
-
-    def signal(self, status="SUCCESS"):
-        body = json.dumps({"Status": status, "UniqueId": "1", "Data": "", "Reason": "as the test wants"})
-        curl = ["curl", "-sS", "--noproxy", "*", "-X", "PUT", "-H", "content-type:", "--data-binary", body, self.handle()]
-        subprocess.run(curl, check=True, timeout=20)
 
 
 @pytest.fixture
