@@ -19,6 +19,9 @@ pub struct Files {
     /// `files.directory`: where bytes are kept; a local disk for one instance, EFS for several. With S3, a local disk
     /// where parts are gathered before they are sent: some 20 MiB for each upload in flight.
     pub directory: PathBuf,
+    /// `files.mounted`: `directory` is on a file system of its own, such as EFS. A process that finds it on the root's does
+    /// not start.
+    pub mounted: bool,
     /// `files.reserve_bytes`: so many bytes of its file system stay free.
     pub reserve_bytes: u64,
     /// `files.s3_bucket`
@@ -73,6 +76,7 @@ impl Files {
         let files = Files {
             store: r.get("files.store", "directory")?,
             directory: r.get("files.directory", "/var/lib/salebell/files")?,
+            mounted: r.get("files.mounted", "false")?,
             reserve_bytes: r.get("files.reserve_bytes", "1073741824")?,
             s3_bucket: r.optional("files.s3_bucket"),
             s3_region: r.optional("files.s3_region"),

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,18 @@ use super::{Found, blocking};
 const READ_AT_ONCE: usize = 256 * 1024;
 /// The row of a file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+
+/// Refuses a directory on the root's file system, where it is when its own was not mounted.
+///
+/// # Errors
+/// It is, or cannot be looked at.
+pub fn require_mount(path: &Path) -> io::Result<()> {
+    let named = |error: io::Error| io::Error::other(format!("files.directory {}: {error}", path.display()));
+    if fs::metadata(path).map_err(named)?.dev() == fs::metadata("/").map_err(named)?.dev() {
+        return Err(named(io::Error::other("files.mounted is set, and no file system is mounted there")));
+    }
+    Ok(())
+}
 
 /// A store of blobs below one directory.
 #[derive(Clone)]
@@ -249,6 +262,17 @@ mod tests {
 
     use super::super::Blobs;
     use super::*;
+
+    #[test]
+    fn a_directory_that_nothing_is_mounted_on_is_refused() {
+        assert!(require_mount(Path::new("/proc")).is_ok());
+        let refused = |path| require_mount(Path::new(path)).unwrap_err().to_string();
+        assert_eq!(
+            refused("/"),
+            "files.directory /: files.mounted is set, and no file system is mounted there"
+        );
+        assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
+    }
 
     #[test]
     fn no_place_leads_out_of_the_directory() {

@@ -56,8 +56,11 @@ impl Blobs {
     /// Nothing is made or asked before the first byte is written or read.
     ///
     /// # Errors
-    /// Settings that S3 cannot be reached with.
+    /// Settings that S3 cannot be reached with. A directory that should be mounted and is not.
     pub fn new(settings: &Files, chain: &Chain) -> io::Result<Blobs> {
+        if settings.mounted {
+            directory::require_mount(&settings.directory)?;
+        }
         let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes);
         Ok(match settings.store {
             FileStore::Directory => Blobs::Directory(directory),
