@@ -47,6 +47,8 @@ impl Pool {
             .post(&self.endpoint)
             .header("x-amz-target", format!("AWSCognitoIdentityProviderService.{action}"))
             .header("content-type", "application/x-amz-json-1.1")
+            // As tests/clients/recorder.py knows what the product does not ask.
+            .header("user-agent", "app/tests")
             .header(
                 "authorization",
                 "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/cognito-idp/aws4_request, \
