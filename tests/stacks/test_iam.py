@@ -206,6 +206,40 @@ def test_what_a_table_forbids_is_denied(stacks):
     assert not problems, summary(problems)
 
 
+# What makes a thing that has a name of ours in its ARN.
+MAKES = {
+    "AWS::AutoScaling::AutoScalingGroup": "autoscaling:CreateAutoScalingGroup",
+    "AWS::CloudTrail::Trail": "cloudtrail:CreateTrail",
+    "AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm",
+    "AWS::CloudWatch::CompositeAlarm": "cloudwatch:PutCompositeAlarm",
+    "AWS::Events::Rule": "events:PutRule",
+    "AWS::KinesisFirehose::DeliveryStream": "firehose:CreateDeliveryStream",
+    "AWS::Logs::LogGroup": "logs:CreateLogGroup",
+    "AWS::S3::Bucket": "s3:CreateBucket",
+    "AWS::SNS::Topic": "sns:CreateTopic",
+    "AWS::SQS::Queue": "sqs:CreateQueue",
+    "AWS::SSM::Parameter": "ssm:PutParameter",
+    "AWS::SecretsManager::Secret": "secretsmanager:CreateSecret",
+}
+
+
+def not_made(world):
+    """Things of the templates that CloudFormation may not make under the name that they get."""
+    found = [(stack, id, MAKES[world.stacks[stack]["Resources"][id]["Type"]], world.arn(stack, id))
+             for stack, id, _ in world.resources(*MAKES) if stack not in ("bootstrap", "pipelines")]  # fmt: skip
+    role = world.roles["bootstrap/ExecutionRole"]
+    requests = [world.request(role, action, arn.removesuffix(":*"), {}) for _, _, action, arn in found]
+    for (stack, id, action, arn), answer in zip(found, decide(requests)):
+        if answer["result"] != "Allowed":
+            yield f"{stack}/{id}: {action} on {arn.replace(world.account, '${Account}')} is {answer['result']}"
+
+
+def test_the_execution_role_may_make_what_the_templates_name(stacks):
+    """A table is written by hand, and so is a policy: that they agree does not say that they are right."""
+    problems = sorted({text for _, world in calls.worlds(stacks) for text in not_made(world)})
+    assert not problems, summary(problems)
+
+
 def test_each_type_of_the_templates_is_in_the_table_of_the_execution_role(stacks):
     """Its comments say which calls are of which types."""
     path = stacks.folder / "calls" / "execution.yaml"

@@ -59,7 +59,7 @@ def others(role, entry, principal, context):
         yield principal.replace(account, STRANGER), there
     for key in context.keys() - {"aws:PrincipalArn"}:
         # The keys of tags come with every tag.
-        if key not in access.ALWAYS | {"aws:TagKeys"}:
+        if key not in access.ALWAYS | {"aws:TagKeys", *entry.get("optional", [])}:
             yield principal, {name: value for name, value in context.items() if name != key}
         if key not in entry.get("free", []):
             yield principal, {**context, key: "another"}
