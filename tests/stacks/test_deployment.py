@@ -448,7 +448,7 @@ def test_the_emulator_still_loses_what_is_asserted_on_the_template(dev):
     hooks = dev.client("autoscaling").describe_lifecycle_hooks(AutoScalingGroupName=group["AutoScalingGroupName"])
     bucket = dev.outputs("data")["FilesBucket"]
     encryption = dev.client("s3").get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
-    secret = dev.client("secretsmanager").list_secret_version_ids(SecretId="salebell/dev/webhook", IncludeDeprecated=True)["Versions"]
+    secret = dev.client("secretsmanager").list_secret_version_ids(SecretId=dev.resources("data")["WebhookSecret"], IncludeDeprecated=True)["Versions"]
     change_set = {"StackName": "salebell-dev-bus", "ChangeSetName": "probe"}
     triggers = {"RollbackTriggers": [], "MonitoringTimeInMinutes": 7}
     body = "Resources: { Probe: { Type: AWS::SNS::Topic } }"

@@ -3,6 +3,8 @@
 By the create-only properties of CloudFormation's schemas. That a change set says so too is shown in test_deployment.py.
 """
 
+import json
+
 from stacks import ENVIRONMENTS, schema, summary
 
 # The parameters that a rollout gives, before and after.
@@ -96,4 +98,24 @@ def test_groups_are_never_replaced_to_update_them(stacks):
         for name, resource in resolved["Resources"].items():
             if "AutoScalingReplacingUpdate" in resource.get("UpdatePolicy", {}):
                 problems.append((f"{resolved['Stack']}, {name}", label))
+    assert not problems, summary(problems)
+
+
+def test_what_stays_is_taken_over_or_in_nobodys_way(stacks):
+    """A thing that outlives its stack keeps its name from the next one, unless CloudFormation imports it: that wants a name
+    without functions, which is the identifier of its type. All others are to be named by the stack or by what goes with it."""
+    problems = []
+    for stack, template in stacks.templates.items():
+        for name, resource in template["Resources"].items():
+            if str(resource.get("DeletionPolicy")).startswith("Retain"):
+                types, properties = schema(resource["Type"]), resource.get("Properties", {})
+                for path in types.get("createOnlyProperties", []):
+                    given = properties.get(key := path.removeprefix("/properties/"))
+                    if not key.endswith("Name") or given is None:
+                        continue
+                    text = json.dumps(given)
+                    fixed = isinstance(given, str) and types["primaryIdentifier"] == [path]
+                    own = "AWS::StackId" in text or any(f"${{{other}}}" in text for other in template["Resources"])
+                    if not fixed and not own:
+                        problems.append((f"{stack}: {name} stays as {text}", "any"))
     assert not problems, summary(problems)
