@@ -39,10 +39,9 @@ class ChangeSet:
 
     def create(self):
         """Makes it, and gives whether there is anything to change."""
-        body = self.path.read_text()
         for attempt in range(20):
             try:
-                made = self.account.cloudformation.create_change_set(TemplateBody=body, **self.request)
+                made = self.account.cloudformation.create_change_set(TemplateBody=self.path.read_text(), **self.request)
                 break
             except botocore.exceptions.ClientError as error:
                 # The execution role was made a moment ago, and not all of AWS knows it.

@@ -11,12 +11,6 @@ from cloud import Refusal, agree, command, in_progress, outputs, run, say
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
 STUCK = dict(UPDATE_ROLLBACK_FAILED="continue-update-rollback", UPDATE_FAILED="rollback-stack", DELETE_FAILED="delete-stack")
 
-# What a person must have done before a stack is made for the first time (docs/operations/stacks.md, the first time).
-BEFORE = {
-    "foundation": "the command that bootstrap prints: AWS Config has no role without it",
-    "service": "the users and the schema of the database: no instance is ever ready without them",
-}
-
 
 def settle(account, full_name):
     """The stack, at rest: what still runs is waited for, what a failed first create has left is deleted. None: no stack."""
@@ -69,13 +63,12 @@ def deploy(account, name, template, options, from_file, given):
         return protect(account, name, stack)
     try:
         change_set.show()
-        if name in BEFORE and not stack:
-            say(f"    It needs {BEFORE[name]} (docs/operations/stacks.md#the-first-time)", "yellow")
         replaced = [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]
         if options.yes and replaced and not options.replace:
             raise Refusal(f"{name}: {', '.join(replaced)} would be replaced. REPLACE=1 says that this is meant")
         if not options.yes:
-            agree(f"change {full_name} in account {account.number} ({account.region})?")
+            needs = "" if stack else template.get("Metadata", {}).get("Needs", "")
+            agree(f"{needs}change {full_name} in account {account.number} ({account.region})?")
             if replaced:
                 # By another word: `y` is typed too quickly.
                 agree(f"REPLACE {', '.join(replaced)}, with all that is in them?", "replace")

@@ -99,6 +99,12 @@ def test_after_bootstrap_the_command_for_the_defaults_of_the_account_is_printed(
     assert "\naws ec2 enable-ebs-encryption\n" in folder.run("deploy", "--yes")
 
 
+def test_what_a_stack_needs_is_said_before_its_first_deploy(folder):
+    folder.template("40-bus.yaml", "Metadata: { Needs: 'A queue needs a belt. If it has one: ' }\n" + BUS)
+    assert "A queue needs a belt. If it has one: change salebell-dev-bus" in folder.run("deploy", answers="y\n")
+    assert "belt" not in folder.run("deploy", "Colour=red", answers="y\n")
+
+
 def test_a_no_and_nobody_there_change_nothing(folder):
     folder.template("40-bus.yaml", BUS)
     for answers in ("n\n", "", "yes please\n"):
