@@ -47,6 +47,17 @@ def test_every_star_has_a_reason(stacks):
     assert not problems, summary(problems)
 
 
+def test_the_policy_of_a_topic_names_it_alone(stacks):
+    """SNS refuses all else: `Policy statement must apply to a single resource`, also for one document of two topics."""
+    problems = set()
+    for _, world in calls.worlds(stacks):
+        for stack, id, properties in world.resources("AWS::SNS::TopicPolicy"):
+            named = [statement["Resource"] for statement in properties["PolicyDocument"]["Statement"]]
+            if len(properties["Topics"]) != 1 or any(one != properties["Topics"][0] for one in named):
+                problems.add(f"{stack}/{id} is of {len(properties['Topics'])} topics, and names {', '.join(map(str, named))}")
+    assert not problems, summary(problems)
+
+
 def test_no_policy_is_overlooked(stacks):
     variants = {id(template): {template["Stack"]: template} for _, template in stacks.variants()}.values()
     problems = {text for variant in variants for text in policies.overlooked(variant)}
