@@ -141,7 +141,7 @@ def test_what_is_removed_is_red(folder):
     "words, told",
     [
         (["--environment=live"], "must be dev, stage or prod"),
-        (["--environment=dev", "--stack=netwrk"], "there is no stack 'netwrk'"),
+        (["--environment=dev", "--stack=netwrk"], "dev has no stack 'netwrk': STACK= may be service"),
         (["--environment=dev", "ImageID=ami-1"], "no such parameter: ImageID"),
         (["--environment=dev"], "fill in cloudformation/parameters/dev.json, or add PARAMETERS=\"Name=… Name=…\":\n    service: ImageId has no value"),
         (["--environment=stage"], "service: ImageId is still the placeholder 'ami-0REPLACE'"),
@@ -355,6 +355,7 @@ def test_an_update_that_fails_is_rolled_back_and_stops_the_deploy(folder):
     folder.template("30-data.yaml", BUS + BROKEN.removeprefix("Resources: { ").removesuffix(" }").replace("Target:", "  Target:", 1))
     text = folder.run("deploy", "--yes", code=1)
     assert "salebell-dev-data is in UPDATE_ROLLBACK_COMPLETE, because of\n    Target (AWS::EFS::MountTarget)" in text
+    assert text.rstrip().endswith("Mend that, and run the same command again: it goes on from here")
     assert "==> salebell-dev-bus" not in text
     assert "! data UPDATE_ROLLBACK_COMPLETE" in folder.run("status", code=1)
 
@@ -373,7 +374,8 @@ def test_what_only_a_person_can_end_is_refused_with_the_command(folder):
     text = folder.run("destroy", "--yes", code=1)
     assert "salebell-dev-network is in DELETE_FAILED, because of\n    Vpc (AWS::EC2::VPC)" in text
     text = folder.run("deploy", "--yes", code=1)
-    assert "aws cloudformation delete-stack --stack-name salebell-dev-network" in text
+    assert "is in DELETE_FAILED, because of\n    Vpc (AWS::EC2::VPC): " in text
+    assert "Mend that, then: $ aws cloudformation delete-stack --stack-name salebell-dev-network" in text
     ec2.delete_subnet(SubnetId=subnet)
     assert "all is gone" in folder.run("destroy", "--yes")
 
@@ -481,13 +483,15 @@ def test_status_says_what_needs_a_person(folder):
     # Each thing that can be wrong, by itself.
     folder.client("cloudwatch").set_alarm_state(AlarmName=outputs["Alarm"], StateValue="ALARM", StateReason="too high")
     text = folder.run("status", code=1)
-    assert f"! {outputs['Alarm']}: too high\n      Runbook: r.md" in text and "\n1 need a person" in text
+    assert f"! {outputs['Alarm']}: too high\n      Runbook: r.md" in text and "\n1 needs a person" in text
     folder.client("cloudwatch").set_alarm_state(AlarmName=outputs["Alarm"], StateValue="OK", StateReason="fine")
     folder.client("ssm").put_parameter(Name="/salebell/dev/bus/first", Value="by hand", Type="String", Overwrite=True)
     assert "! bus: Setting MODIFIED /Value" in folder.run("status", code=1)
     folder.client("ssm").put_parameter(Name="/salebell/dev/bus/first", Value=topic(folder), Type="String", Overwrite=True)
     folder.run("deploy", "--yes", "--stack=service", "CanaryWeight=10")
-    assert "! CanaryWeight IS 10: a rollout has stopped half-way" in folder.run("status", code=1)
+    text = folder.run("status", code=1)
+    back = "make deploy ENV=dev STACK=service PARAMETERS=CanaryWeight=0"
+    assert f"! CanaryWeight IS 10: a rollout has stopped half-way (back: {back})" in text
 
 
 def test_status_shouts_when_a_process_is_suspended():
