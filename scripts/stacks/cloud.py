@@ -30,7 +30,7 @@ def agree(question, expected="y"):
     """Refuses to go on unless the operator answers with `expected`. Nobody there to answer is a no."""
     say(f"    {question} [{expected}/N]", "yellow")
     if sys.stdin.readline().strip().lower() != expected:
-        raise Refusal("not agreed; nothing has changed (YES=1 asks nothing)")
+        raise Refusal("not agreed; nothing more is changed (YES=1 asks nothing)")
 
 
 def in_progress(stack):

@@ -102,7 +102,7 @@ def test_after_bootstrap_the_command_for_the_defaults_of_the_account_is_printed(
 def test_a_no_and_nobody_there_change_nothing(folder):
     folder.template("40-bus.yaml", BUS)
     for answers in ("n\n", "", "yes please\n"):
-        assert "not agreed; nothing has changed" in folder.run("deploy", answers=answers, code=1)
+        assert "not agreed; nothing more is changed" in folder.run("deploy", answers=answers, code=1)
         assert folder.status("bus") in (None, "DELETE_COMPLETE")
     folder.run("deploy", "--yes")
     folder.run("deploy", "Colour=red", answers="n\n", code=1)
@@ -553,3 +553,12 @@ def test_make_hands_over_what_it_is_given():
     for command in ("status", "destroy"):
         said = subprocess.run(["make", "-n", command, "ENV=dev"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert shlex.split(said.stdout)[:3] == ["scripts/stacks.sh", command, "--environment=dev"]
+    for value, asks in [("1", False), ("0", True), ("no", True), ("", True)]:
+        words = ["make", "-n", "destroy", "ENV=dev", f"YES={value}"]
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ("--yes" not in shlex.split(said.stdout)) == asks, value
+    # A shell must not see what is in a value.
+    words = ["UrgentEndpoint=https://pager.test/?a=1&b=$2;c='d'", "Gates=off"]
+    given = " ".join(words).replace("$", "$$")
+    said = subprocess.run(["make", "-n", "deploy", f"PARAMETERS={given}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shlex.split(said.stdout)[-2:] == words
