@@ -16,8 +16,7 @@ import templates
 from botocore import config, exceptions, parsers, xform_name
 from templates import Refusal
 
-# The last one: what has answered is not AWS.
-FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponseParserError)
+FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponseParserError)  # the last: it is not AWS that answers
 
 
 def say(text, colour=None):
@@ -55,9 +54,8 @@ class Account:
     def __init__(self, environment):
         if environment not in ("dev", "stage", "prod", "tools"):
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
-        # AWS's command and other SDKs read AWS_REGION, boto3 does not.
         try:
-            self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
+            self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # as AWS's command does, and boto3 does not
             if not self.session.region_name:
                 raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
             identity = self.client("sts", 1).get_caller_identity()
@@ -119,12 +117,12 @@ class Account:
                 if event["EventId"] not in shown:
                     say(f"    {line}", "red" if failed else None)
                 shown.add(event["EventId"])
-            # Nothing of the operation is there yet right after the call that has started it.
-            if events and not in_progress(stack):
+            # Nothing of the operation is there yet right after the call that has started it. A stack that was nothing yet has none.
+            if (events or stack["StackStatus"] == "DELETE_COMPLETE") and not in_progress(stack):
                 return stack, self.first_failure(events)
 
     def first_failure(self, events):
-        found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"])
+        found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"]) if events else ""
         for event in events:
             reason = event.get("ResourceStatusReason", "no reason is given")
             if event["ResourceStatus"].endswith("_FAILED") and " cancelled" not in reason:

@@ -40,6 +40,7 @@ def protect(account, name, stack):
     full_name, path = account.prefix + name, templates.FOLDER / "stack-policies" / f"{name}.json"
     if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
         say("    protects it from being deleted")
+        say(account.command("update-termination-protection", StackName=full_name, EnableTerminationProtection=True))
         account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
     if path.exists():
         there = account.cloudformation.get_stack_policy(StackName=full_name).get("StackPolicyBody") or "null"

@@ -42,7 +42,7 @@ def groups(account, found):
         name = outputs(service).get(kind)
         for group in client.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"] if name else ():
             short = len(group["Instances"]) < group["MinSize"]
-            yield f"{'! ' * short}{kind} has {len(group['Instances'])} of {group['MinSize']} to {group['MaxSize']} instances"
+            yield f"{'! ' * short}{kind} has {len(group['Instances'])} instances (wanted: {group['MinSize']} to {group['MaxSize']})"
             for one in group["Instances"]:
                 state = f"{one['LifecycleState']} {one['HealthStatus']} {one['AvailabilityZone']}"
                 bad = "" if state.startswith("InService Healthy ") else "! "

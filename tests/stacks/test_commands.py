@@ -466,7 +466,7 @@ def test_status_says_what_needs_a_person(folder):
     folder.run("deploy", "--yes")
     text = folder.run("status", code=1)
     assert "! UrgentTopicArn REACHES NOBODY" in text and "! OrdinaryTopicArn REACHES NOBODY" in text
-    assert "! LiveGroup has 0 of 1 to 4 instances" in text
+    assert "! LiveGroup has 0 instances (wanted: 1 to 4)" in text
 
     # Made well: subscriptions that are confirmed, an instance of an image with a version.
     sns, ec2, autoscaling = folder.client("sns"), folder.client("ec2"), folder.client("autoscaling")
@@ -477,7 +477,7 @@ def test_status_says_what_needs_a_person(folder):
     group = outputs["LiveGroup"]
     autoscaling.update_auto_scaling_group(AutoScalingGroupName=group, DesiredCapacity=1)
     text = folder.run("status")
-    assert "LiveGroup has 1 of 1 to 4 instances" in text and "InService Healthy" in text
+    assert "LiveGroup has 1 instances (wanted: 1 to 4)" in text and "InService Healthy" in text
     assert text.rstrip().endswith("nothing needs a person")
 
     # Each thing that can be wrong, by itself.

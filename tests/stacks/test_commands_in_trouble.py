@@ -101,6 +101,20 @@ def test_a_no_deletes_no_stack_that_somebody_else_has_made_meanwhile(state, dele
     assert ours.account.cloudformation.delete_stack.called == deleted
 
 
+def test_a_stack_that_was_nothing_yet_is_gone_without_an_event():
+    account = mock.Mock(events=lambda *_: [], stack=lambda _: {"StackStatus": "DELETE_COMPLETE"})
+    account.first_failure = lambda events: cloud.Account.first_failure(account, events)
+    assert cloud.Account.follow(account, "s", "token")[0]["StackStatus"] == "DELETE_COMPLETE"
+
+
+def test_protection_is_printed_as_a_command_on_and_off(folder):  # noqa: F811
+    folder.template("00-bootstrap.yaml", BUS)
+    words = "$ aws cloudformation update-termination-protection --stack-name salebell-dev-bootstrap"
+    assert f"\n{words} --enable-termination-protection --region eu-central-1\n" in folder.run("deploy", "--yes")
+    assert f"\n{words} --no-enable-termination-protection --region eu-central-1\n" in folder.run("destroy", "--yes")
+    assert "\n    0 stacks:\n" in folder.run("destroy", "--yes")
+
+
 def test_two_operators_at_once(folder):  # noqa: F811
     folder.template("40-bus.yaml", BUS)
     folder.run("deploy", "--yes")
