@@ -91,7 +91,7 @@ def main(account, options):
         raise Refusal(f"{account.environment} has no stack {options.stack!r}: STACK= may be {', '.join(account.names())}")
     names = [options.stack] if options.stack else account.names()
     templates.check(given, [stacks[name] for name in names], "PARAMETERS")
-    from_file = templates.values(account.environment)
+    from_file = templates.values(account.environment, known=stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
     # What is missing is said before anything is changed.
     there = ((name, stacks[name], from_file, account.stack(account.prefix + name), given, {}) for name in names)

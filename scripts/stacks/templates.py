@@ -60,8 +60,9 @@ def check(given, known, where):
         raise Refusal(f"{where}: no such parameter: {', '.join(unknown)}")
 
 
-def values(environment, folder=None):
-    """The parameter file of an environment: values for `all` stacks, and by the name of a stack. Without a file there are none."""
+def values(environment, folder=None, known=None):
+    """The parameter file of an environment: values for `all` stacks, and by the name of a stack. Without a file there are none.
+    `known` are the templates by name that it is checked against."""
     path = (folder or FOLDER) / "parameters" / f"{environment}.json"
     try:
         found = json.loads(path.read_text()) if path.exists() else {}
@@ -69,8 +70,7 @@ def values(environment, folder=None):
         raise Refusal(f"{path}: {error}") from None
     if not isinstance(found, dict):
         raise Refusal(f'{path}: must be values by stack, such as {{"service": {{"MinSize": 2}}}}')
-    known = stacks()
-    for stack, given in found.items():
+    for stack, given in found.items() if known else ():
         check(given, known.values() if stack == "all" else [known.get(stack, {})], f"{path.name}, {stack}")
     return found
 
