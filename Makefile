@@ -33,14 +33,18 @@ rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=rol
 rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
 	@scripts/rehearse-vm.sh
 
+# 1 is a yes, and nothing else is, such as YES=0. A shell must not read what is in a value.
+flag = $(if $(filter 1,$($(1))),--$(2))
+quoted = $(foreach word,$(1),'$(subst ','\'',$(word))')
+
 deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
-	@scripts/stacks.sh deploy --environment='$(ENV)' $(STACK:%=--stack='%') $(REVERT:1=--revert) $(YES:1=--yes) $(REPLACE:1=--replace) $(if $(PARAMETERS),--parameters $(PARAMETERS))
+	@scripts/stacks.sh deploy --environment='$(ENV)' $(STACK:%=--stack='%') $(call flag,REVERT,revert) $(call flag,YES,yes) $(call flag,REPLACE,replace) $(if $(PARAMETERS),--parameters $(call quoted,$(PARAMETERS)))
 
 status: ## what stands on AWS, and what of it needs a person (ENV=dev)
 	@scripts/stacks.sh status --environment='$(ENV)'
 
 destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
-	@scripts/stacks.sh destroy --environment='$(ENV)' $(if $(YES),--yes)
+	@scripts/stacks.sh destroy --environment='$(ENV)' $(call flag,YES,yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

@@ -4,6 +4,8 @@
 # They only read. Credentials and region come from the environment, as for any `aws` command; `aws` is version 1 or 2.
 ENV=${1:?an environment: dev, stage or prod}
 export AWS_PAGER=''
+# Version 1 does not read AWS_REGION.
+[[ -z ${AWS_REGION:-} ]] || export AWS_DEFAULT_REGION=$AWS_REGION
 
 # out STACK NAME: an output of a stack, such as `out service LiveGroup`.
 out() {

@@ -1,14 +1,13 @@
 """A change set of CloudFormation: made, described to the operator, executed. Stacks of ours are changed in no other way."""
 
 import contextlib
-import functools
 import os
 import time
 import uuid
 
 import botocore.exceptions
 import templates
-from cloud import Refusal, command, outputs, pauses, say
+from cloud import Refusal, outputs, pauses, say
 
 
 class ChangeSet:
@@ -49,33 +48,36 @@ class ChangeSet:
                     raise
                 time.sleep(3)
         self.id, self.stack_id = made["Id"], made["StackId"]
-        describe = functools.partial(self.account.cloudformation.describe_change_set, ChangeSetName=self.id)
-        described = next(seen for _ in pauses() if (seen := describe())["Status"] in ("CREATE_COMPLETE", "FAILED"))
+        looks = (self.account.cloudformation.describe_change_set(ChangeSetName=self.id) for _ in pauses())
+        described = next(seen for seen in looks if seen["Status"] in ("CREATE_COMPLETE", "FAILED"))
         if described["Status"] == "FAILED":
             reason = described.get("StatusReason", "") + self.account.validation(ChangeSetName=self.id)
             self.discard()
             if "didn't contain changes" in reason or "No updates are to be performed" in reason:
                 return False
             raise Refusal(f"{self.request['StackName']}: CloudFormation refuses the change set: {reason}")
-        self.changes, page = [], describe(IncludePropertyValues=True)
-        while page:
-            self.changes += [change["ResourceChange"] for change in page["Changes"] if "ResourceChange" in change]
-            page = page.get("NextToken") and describe(IncludePropertyValues=True, NextToken=page["NextToken"])
+        of = {"ChangeSetName": self.id, "IncludePropertyValues": True}
+        every = self.account.pages("cloudformation", "describe_change_set", "Changes", **of)
+        self.changes = [change["ResourceChange"] for change in every if "ResourceChange" in change]
         return True
 
     def show(self):
         """The changes, and the commands of the AWS CLI that do the same."""
         for change in sorted(self.changes, key=lambda one: one["LogicalResourceId"]):
             say(*line(change))
-        say(command("create-change-set", **self.request, TemplateBody=f"file://{os.path.relpath(self.path)}"))
-        say(command("execute-change-set", **{key: self.request[key] for key in ("StackName", "ChangeSetName")}))
+        say(self.account.command("create-change-set", **self.request, TemplateBody=f"file://{os.path.relpath(self.path)}"))
+        say(self.account.command("execute-change-set", **{key: self.request[key] for key in ("StackName", "ChangeSetName")}))
 
     def execute(self):
         """Executes it with its events shown, and gives the stack."""
         token = uuid.uuid4().hex
-        self.account.cloudformation.execute_change_set(ChangeSetName=self.id, ClientRequestToken=token)
+        try:
+            self.account.cloudformation.execute_change_set(ChangeSetName=self.id, ClientRequestToken=token)
+        except botocore.exceptions.ClientError as error:
+            raise Refusal(f"{error}\n    Has somebody else changed the stack since? Run the same command again") from None
         stack, failure = self.account.follow(self.stack_id, token)
         if stack["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            failure += "\n    Mend that, and run the same command again: it goes on from here"
             raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}")
         return stack
 
@@ -83,7 +85,10 @@ class ChangeSet:
         """Takes it back, and with it the stack that is nothing else yet. Who may not delete that leaves it to the next run."""
         with contextlib.suppress(botocore.exceptions.ClientError):
             self.account.cloudformation.delete_change_set(ChangeSetName=self.id)
-            _ = self.existing or self.account.cloudformation.delete_stack(StackName=self.stack_id)
+            stack = None if self.existing else self.account.stack(self.stack_id)
+            # Not if somebody else has executed a change set of theirs: it is their stack then, with all that is in it.
+            if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+                self.account.cloudformation.delete_stack(StackName=self.stack_id)
 
 
 def line(change):

@@ -13,11 +13,10 @@ import uuid
 
 import boto3
 import templates
-from botocore import config, exceptions, xform_name
+from botocore import config, exceptions, parsers, xform_name
+from templates import Refusal
 
-
-class Refusal(Exception):
-    """Why a command does not go on, and what to do about it."""
+FAILURES = (exceptions.ClientError, exceptions.BotoCoreError, parsers.ResponseParserError)  # the last: it is not AWS that answers
 
 
 def say(text, colour=None):
@@ -30,15 +29,7 @@ def agree(question, expected="y"):
     """Refuses to go on unless the operator answers with `expected`. Nobody there to answer is a no."""
     say(f"    {question} [{expected}/N]", "yellow")
     if sys.stdin.readline().strip().lower() != expected:
-        raise Refusal("not agreed; nothing has changed (YES=1 asks nothing)")
-
-
-def command(operation, **arguments):
-    """The command of the AWS CLI that makes the same call of CloudFormation."""
-    words = ["aws", "cloudformation", operation]
-    for name, value in arguments.items():
-        words += [f"--{xform_name(name, '-')}", value if isinstance(value, str) else json.dumps(value)][: 2 - (value is True)]
-    return "$ " + shlex.join(words)
+        raise Refusal("not agreed; nothing more is changed (YES=1 asks nothing)")
 
 
 def in_progress(stack):
@@ -63,22 +54,33 @@ class Account:
     def __init__(self, environment):
         if environment not in ("dev", "stage", "prod", "tools"):
             raise Refusal(f"ENV= must be dev, stage or prod (tools: the account of the pipelines), not {environment!r}")
-        # AWS's command and other SDKs read AWS_REGION, boto3 does not.
-        self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-        if not self.session.region_name:
-            raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
+        try:
+            self.session = boto3.Session(region_name=os.environ.get("AWS_REGION"))  # as AWS's command does, and boto3 does not
+            if not self.session.region_name:
+                raise Refusal("no region is set: AWS_REGION=eu-central-1, or AWS_PROFILE= with one that has a region")
+            identity = self.client("sts", 1).get_caller_identity()
+        except (*FAILURES, ValueError) as error:
+            hint = "is there a network, is AWS_PROFILE= right, are you logged in (aws sso login)?"
+            raise Refusal(f"{error}\n    AWS does not say who you are: {hint}") from None
         self.environment, self.region, self.endpoint = environment, self.session.region_name, os.environ.get("AWS_ENDPOINT_URL")
-        self.cloudformation, identity = self.client("cloudformation"), self.client("sts").get_caller_identity()
+        self.cloudformation = self.client("cloudformation")
         self.number, self.caller, self.prefix = identity["Account"], identity["Arn"], f"salebell-{environment}-"
 
     @functools.cache
-    def client(self, service):
-        return self.session.client(service, config=config.Config(retries={"mode": "standard", "max_attempts": 10}))
+    def client(self, service, retries=10):
+        tries = {"mode": "standard", "max_attempts": retries}
+        return self.session.client(service, config=config.Config(connect_timeout=5, read_timeout=20, retries=tries))
 
     def pages(self, service, operation, part, **arguments):
         """The entries of all pages of an answer."""
-        for page in self.client(service).get_paginator(operation).paginate(**arguments):
-            yield from page.get(part, [])
+        return (one for page in self.client(service).get_paginator(operation).paginate(**arguments) for one in page.get(part, []))
+
+    def command(self, operation, **arguments):
+        """The command of the AWS CLI that makes the same call of CloudFormation."""
+        words = ["aws", "cloudformation", operation]
+        for name, value in {**arguments, "Region": self.region}.items():
+            words += [f"--{xform_name(name, '-')}", value if isinstance(value, str) else json.dumps(value)][: 2 - (value is True)]
+        return "$ " + shlex.join(words)
 
     def introduce(self, what):
         where = f"    environment {self.environment}, account {self.number}, {self.region}, as {self.caller}"
@@ -115,12 +117,12 @@ class Account:
                 if event["EventId"] not in shown:
                     say(f"    {line}", "red" if failed else None)
                 shown.add(event["EventId"])
-            # Nothing of the operation is there yet right after the call that has started it.
-            if events and not in_progress(stack):
+            # Nothing of the operation is there yet right after the call that has started it. A stack that was nothing yet has none.
+            if (events or stack["StackStatus"] == "DELETE_COMPLETE") and not in_progress(stack):
                 return stack, self.first_failure(events)
 
     def first_failure(self, events):
-        found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"])
+        found = self.validation(StackName=events[0]["StackId"], since=events[0]["Timestamp"]) if events else ""
         for event in events:
             reason = event.get("ResourceStatusReason", "no reason is given")
             if event["ResourceStatus"].endswith("_FAILED") and " cancelled" not in reason:
@@ -130,15 +132,13 @@ class Account:
     def validation(self, since=None, **of):
         """What the checks before a deployment have found, a line each."""
         events = self.cloudformation.describe_events(Filters={"FailedEvents": True}, **of)["OperationEvents"]
-        return "".join(
-            f"\n    {event.get('LogicalResourceId')}: {event['ValidationStatusReason']} {event.get('ValidationPath', '')}"
-            for event in events
-            if event.get("ValidationStatusReason") and (since is None or event["Timestamp"] >= since)
-        )
+        found = (one for one in events if one.get("ValidationStatusReason") and (since is None or one["Timestamp"] >= since))
+        told = (f"{one.get('LogicalResourceId')}: {one['ValidationStatusReason']} {one.get('ValidationPath', '')}" for one in found)
+        return "".join(f"\n    {line}" for line in told)
 
     def delete(self, stack):
         """Deletes a stack with its events shown, and gives it with what has failed first."""
-        say(command("delete-stack", StackName=stack["StackName"]))
+        say(self.command("delete-stack", StackName=stack["StackName"]))
         token = uuid.uuid4().hex
         self.cloudformation.delete_stack(StackName=stack["StackId"], ClientRequestToken=token)
         return self.follow(stack["StackId"], token)
@@ -158,6 +158,8 @@ def run(main, what, **flags):
     except KeyboardInterrupt:
         say("\nstopped. What CloudFormation has begun goes on; the same command waits for it, and goes on from there")
         sys.exit(130)
-    except (Refusal, exceptions.ClientError, exceptions.BotoCoreError) as error:
+    except BrokenPipeError:
+        os._exit(1)  # `make status | head`: nobody reads on, and Python would complain at its end
+    except (Refusal, *FAILURES) as error:
         say(f"error: {error}", "red")
         sys.exit(1)

@@ -5,7 +5,7 @@ import json
 import settings
 import templates
 from changes import ChangeSet
-from cloud import Refusal, agree, command, in_progress, outputs, run, say
+from cloud import Refusal, agree, in_progress, outputs, run, say
 
 # What a first create has left when it failed, which can only be deleted; what a person must mend first, and then end by this.
 FAILED_CREATE = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
@@ -24,7 +24,8 @@ def settle(account, full_name):
     if status == "REVIEW_IN_PROGRESS":
         say("    an earlier run has stopped before it executed its change set; here is a new one")
     elif status in STUCK:
-        raise Refusal(f"{full_name} is in {status}. Mend what its events name, then: {command(STUCK[status], StackName=full_name)}")
+        failure = account.first_failure(account.events(stack["StackId"], None)) + "\n    Mend that, then: "
+        raise Refusal(f"{full_name} is in {status}, because of{failure}{account.command(STUCK[status], StackName=full_name)}")
     elif status in FAILED_CREATE:
         say(f"    is in {status}, the rest of a create that has failed: deletes it first")
         stack, failure = account.delete(stack)
@@ -39,6 +40,7 @@ def protect(account, name, stack):
     full_name, path = account.prefix + name, templates.FOLDER / "stack-policies" / f"{name}.json"
     if (name == "bootstrap" or account.environment == "prod") and not stack.get("EnableTerminationProtection"):
         say("    protects it from being deleted")
+        say(account.command("update-termination-protection", StackName=full_name, EnableTerminationProtection=True))
         account.cloudformation.update_termination_protection(StackName=full_name, EnableTerminationProtection=True)
     if path.exists():
         there = account.cloudformation.get_stack_policy(StackName=full_name).get("StackPolicyBody") or "null"
@@ -86,11 +88,11 @@ def deploy(account, name, template, options, from_file, given):
 
 def main(account, options):
     stacks, given = templates.stacks(), dict(word.partition("=")[::2] for word in options.parameters)
-    if options.stack and options.stack not in stacks:
-        raise Refusal(f"there is no stack {options.stack!r}: STACK= may be {', '.join(stacks)}")
+    if options.stack and options.stack not in account.names():
+        raise Refusal(f"{account.environment} has no stack {options.stack!r}: STACK= may be {', '.join(account.names())}")
     names = [options.stack] if options.stack else account.names()
-    settings.check(given, [stacks[name] for name in names], "PARAMETERS")
-    from_file = settings.file(account.environment, stacks)
+    templates.check(given, [stacks[name] for name in names], "PARAMETERS")
+    from_file = templates.values(account.environment, known=stacks)
     account.introduce(f"deploys {', '.join(names)}{', with what was changed by hand changed back' * options.revert}")
     # What is missing is said before anything is changed.
     there = ((name, stacks[name], from_file, account.stack(account.prefix + name), given, {}) for name in names)
@@ -107,12 +109,7 @@ def main(account, options):
 
 
 if __name__ == "__main__":
-    run(
-        main,
-        __doc__,
-        stack={"help": "only this one, such as network"},
-        revert="changes back what was changed by hand (drift), too",
-        yes="asks nothing, and refuses what would replace a resource",
-        replace="with --yes: replaces resources, too",
-        parameters={"nargs": "*", "metavar": "Name=value", "default": [], "help": "in place of the file's"},
-    )
+    words = {"nargs": "*", "metavar": "Name=value", "default": [], "help": "in place of the file's"}
+    stack, revert = {"help": "only this one, such as network"}, "changes back what was changed by hand (drift), too"
+    yes, replace = "asks nothing, and refuses what would replace a resource", "with --yes: replaces resources, too"
+    run(main, __doc__, stack=stack, revert=revert, yes=yes, replace=replace, parameters=words)

@@ -25,7 +25,8 @@ def destroy(account, stack):
         say(f"    is in {stack['StackStatus']}: waiting for it")
         stack, _ = account.follow(stack["StackId"])
     if stack.get("EnableTerminationProtection"):
-        say("    takes its protection off")
+        off = account.command("update-termination-protection", StackName=stack["StackName"], NoEnableTerminationProtection=True)
+        say(f"    takes its protection off\n{off}")
         account.cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
     stack, failure = account.delete(stack) if stack["StackStatus"] != "DELETE_COMPLETE" else (stack, "")
     if stack["StackStatus"] != "DELETE_COMPLETE":
@@ -39,7 +40,7 @@ def main(account, options):
     account.introduce("deletes all stacks of this environment, the last one first")
     found = [stack for name in reversed(account.names()) if (stack := account.stack(account.prefix + name))]
     stays = [line for stack in found for line in kept(account, stack)]
-    say("\n    ".join(["    these:", *(f"{stack['StackName']} {stack['StackStatus']}" for stack in found), *stays]), "yellow")
+    say("\n    ".join([f"    {len(found)} stacks:", *map("{StackName} {StackStatus}".format_map, found), *stays]), "yellow")
     if found and not options.yes:
         agree(f"delete all of it in account {account.number}?", account.environment)
     for stack in found:

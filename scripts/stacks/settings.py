@@ -1,12 +1,10 @@
 """The parameters of a stack (of the file, the command line, the stack as it stands), and the hash of instances' settings."""
 
 import hashlib
-import json
 import re
 import tomllib
 
 import templates
-from cloud import Refusal
 
 # What instances read again every five minutes, docs/operations.md says: no reason to replace them.
 LIVE = "database/url database/reader_url database/user database/password webhook/encryption_keys auth/issuers".split()
@@ -15,21 +13,6 @@ KEPT = re.compile(r"ImageId|Canary\w+")
 # Not the commit: with it each deploy would touch every resource.
 VERSION = tomllib.loads((templates.ROOT / "Cargo.toml").read_text())["package"]["version"]
 PLACEHOLDER = re.compile(r"REPLACE|(^|[@./])example\.(com|net|org)\b")
-
-
-def check(given, known, where):
-    """Refuses a parameter that none of the templates has."""
-    if unknown := sorted(set(given) - {key for template in known for key in template.get("Parameters", {})}):
-        raise Refusal(f"{where}: no such parameter: {', '.join(unknown)}")
-
-
-def file(environment, stacks):
-    """The values of cloudformation/parameters/<environment>.json: for `all` stacks, and by the name of a stack."""
-    path = templates.FOLDER / "parameters" / f"{environment}.json"
-    values = json.loads(path.read_text()) if path.exists() else {}
-    for stack, given in values.items():
-        check(given, stacks.values() if stack == "all" else [stacks.get(stack, {})], f"{path.name}, {stack}")
-    return values
 
 
 def parameters(name, template, from_file, existing, given, computed):
@@ -43,6 +26,8 @@ def parameters(name, template, from_file, existing, given, computed):
         value = str(values.get(origin, ""))
         if key in present and key not in given and KEPT.fullmatch(key):
             found.append({"ParameterKey": key, "UsePreviousValue": True})
+        elif origin in values and value not in map(str, declared.get("AllowedValues", [value])):
+            problems.append(f"{name}: {key} is {value!r}, and must be one of {', '.join(map(str, declared['AllowedValues']))}")
         elif origin in values and not PLACEHOLDER.search(value):
             found.append({"ParameterKey": key, "ParameterValue": value})
         elif origin == key and (key in values or "Default" not in declared):

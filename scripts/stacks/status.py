@@ -1,7 +1,8 @@
 """What stands, and what needs a person (then the exit code is 1). Changes nothing."""
 
 import botocore.exceptions
-from cloud import in_progress, outputs, pauses, run, say
+import settings
+from cloud import FAILURES, in_progress, outputs, pauses, run, say
 
 
 # Each section gives its lines; one that begins with `!` needs a person.
@@ -12,19 +13,21 @@ def stacks(account, found):
         elif stack["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE") or in_progress(stack):
             yield f"{name} {stack['StackStatus']} {stack.get('LastUpdatedTime', stack['CreationTime']):%Y-%m-%d %H:%M}"
         else:
-            yield f"! {name} {stack['StackStatus']}: {stack.get('StackStatusReason') or 'its last change has failed'}"
+            why = stack.get("StackStatusReason") or "its last change has failed, or was never executed"
+            yield f"! {name} {stack['StackStatus']}: {why} (make deploy ENV={account.environment} STACK={name} goes on from there)"
 
 
 def drift(account, found):
     client = account.cloudformation
-    at_rest = {name: stack for name, stack in found.items() if stack and stack["StackStatus"].endswith("_COMPLETE")}
+    can_drift = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "UPDATE_ROLLBACK_FAILED")
+    at_rest = {name: stack for name, stack in found.items() if stack and stack["StackStatus"] in can_drift}
     # All at once: it takes AWS a minute each.
     looks = {name: client.detect_stack_drift(StackName=at_rest[name]["StackId"])["StackDriftDetectionId"] for name in at_rest}
     for name, look in looks.items():
         seen = (client.describe_stack_drift_detection_status(StackDriftDetectionId=look) for _ in pauses())
         seen = next(one for one in seen if one["DetectionStatus"] != "DETECTION_IN_PROGRESS")
         if seen.get("StackDriftStatus") != "DRIFTED":
-            yield f"{name} {seen.get('StackDriftStatus')} {seen.get('DetectionStatusReason', '')}"
+            yield f"{name} {seen.get('StackDriftStatus')} {seen.get('DetectionStatusReason', '')}".rstrip()
             continue
         wanted = {"StackName": at_rest[name]["StackId"], "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"]}
         for one in client.describe_stack_resource_drifts(**wanted)["StackResourceDrifts"]:
@@ -39,7 +42,7 @@ def groups(account, found):
         name = outputs(service).get(kind)
         for group in client.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"] if name else ():
             short = len(group["Instances"]) < group["MinSize"]
-            yield f"{'! ' * short}{kind} has {len(group['Instances'])} of {group['MinSize']} to {group['MaxSize']} instances"
+            yield f"{'! ' * short}{kind} has {len(group['Instances'])} instances (wanted: {group['MinSize']} to {group['MaxSize']})"
             for one in group["Instances"]:
                 state = f"{one['LifecycleState']} {one['HealthStatus']} {one['AvailabilityZone']}"
                 bad = "" if state.startswith("InService Healthy ") else "! "
@@ -49,10 +52,13 @@ def groups(account, found):
                 yield f"! {one['ProcessName'].upper()} IS SUSPENDED in {kind}: {resume}"
             for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
                 yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
-    for one in service.get("Parameters", []) if service and not in_progress(service) else ():
-        rest = {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}.get(one["ParameterKey"])
-        if rest not in (None, one["ParameterValue"]):
-            yield f"! {one['ParameterKey']} IS {one['ParameterValue']}: a rollout has stopped half-way"
+    deploy = f"make deploy ENV={account.environment} STACK=service"
+    now = {one["ParameterKey"]: one["ParameterValue"] for one in (service or {}).get("Parameters", []) if not in_progress(service)}
+    for key, rest in {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}.items():
+        if now.get(key, rest) != rest:
+            yield f"! {key} IS {now[key]}: a rollout has stopped half-way (back: {deploy} PARAMETERS={key}={rest})"
+    if "SettingsHash" in now and now["SettingsHash"] != settings.settings_hash(account):
+        yield f"! settings have changed that instances read only when they start ({deploy} rolls them out)"
 
 
 def version(account, instance_id):
@@ -92,11 +98,15 @@ def main(account, options):
     found, wrong = {name: account.stack(account.prefix + name) for name in account.names()}, 0
     for section in (stacks, drift, groups, alarms, alerts):
         say(f"==> {section.__name__}")
-        for line in section(account, found):
-            bad = line.startswith("!")
-            say(f"  {line}" if bad else f"    {line}", "red" if bad else None)
-            wrong += bad
-    say(f"{wrong} need a person" if wrong else "nothing needs a person", "red" if wrong else "green")
+        try:
+            for line in section(account, found):
+                bad = line.startswith("!")
+                say(f"  {line}" if bad else f"    {line}", "red" if bad else None)
+                wrong += bad
+        except FAILURES as error:
+            say(f"  ! this could not be looked at: {error}", "red")
+            wrong += 1
+    say(f"{wrong} need{'s' * (wrong == 1)} a person" if wrong else "nothing needs a person", "red" if wrong else "green")
     return bool(wrong)
 
 

@@ -1,11 +1,16 @@
-"""Reads the CloudFormation templates: each as a dictionary in which every function has its long form."""
+"""Reads the CloudFormation templates, each as a dictionary in which every function has its long form, and parameter files."""
 
+import json
 import pathlib
 
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cloudformation"
+
+
+class Refusal(Exception):
+    """Why a command does not go on, and what to do about it."""
 
 
 class Loader(yaml.SafeLoader):
@@ -38,7 +43,36 @@ Loader.yaml_implicit_resolvers = {
 
 def load(path):
     """The template in the file `path`."""
-    return yaml.load(pathlib.Path(path).read_text(), Loader)
+    try:
+        return yaml.load(pathlib.Path(path).read_text(), Loader)
+    except yaml.YAMLError as error:
+        raise Refusal(f"{path}: {error}") from None
+
+
+def check(given, known, where):
+    """Refuses a parameter that none of the templates has, and a value that is none of CloudFormation."""
+    if not isinstance(given, dict):
+        raise Refusal(f'{where}: must be values by name, such as {{"MinSize": 2}}, not {json.dumps(given)}')
+    for key, value in given.items():
+        if type(value) not in (str, int, float):
+            raise Refusal(f"{where}: {key} must be text or a number, not {json.dumps(value)}")
+    if unknown := sorted(set(given) - {key for template in known for key in template.get("Parameters", {})}):
+        raise Refusal(f"{where}: no such parameter: {', '.join(unknown)}")
+
+
+def values(environment, folder=None, known=None):
+    """The parameter file of an environment: values for `all` stacks, and by the name of a stack. Without a file there are none.
+    `known` are the templates by name that it is checked against."""
+    path = (folder or FOLDER) / "parameters" / f"{environment}.json"
+    try:
+        found = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise Refusal(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise Refusal(f'{path}: must be values by stack, such as {{"service": {{"MinSize": 2}}}}')
+    for stack, given in found.items() if known else ():
+        check(given, known.values() if stack == "all" else [known.get(stack, {})], f"{path.name}, {stack}")
+    return found
 
 
 def paths():

@@ -109,10 +109,7 @@ def _real(stack):
 
 def parameters_of(stack, environment, root=templates.FOLDER):
     """What the environment's parameter file says for a stack, as text."""
-    path = root / "parameters" / f"{environment}.json"
-    if not path.exists():
-        return {}
-    file = json.loads(path.read_text())
+    file = templates.values(environment, root)
     return {**file.get("all", {}), **file.get(stack, {})}
 
 

@@ -23,13 +23,13 @@ def night(emulator):  # noqa: F811
     """Runs commands as somebody would who has read scripts/stacks/at-night.sh in."""
     emulator.client("cloudformation").create_stack(StackName="salebell-prod-bus", TemplateBody=TEMPLATE)
 
-    def run(command):
+    def run(command, **more):
         # The command of PyPI does not heed AWS_ENDPOINT_URL for SQS (findings/): it is told each time.
         aws = 'aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }'
         path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euc", f"{aws}; . scripts/stacks/at-night.sh prod; {command}"],
-            env={**emulator.environment, "PATH": path},
+            env={**emulator.environment, "PATH": path, **more},
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -49,6 +49,12 @@ def test_a_queue_is_found_by_the_output_of_its_stack(night):
             break
         time.sleep(0.1)
     assert night("queue PricesQueueName") == "0 wait, 0 are worked on\n"
+
+
+def test_the_region_of_make_is_that_of_aws_too(night):
+    """Version 1 of the command does not read AWS_REGION, which the index of the runbooks sets."""
+    assert night('echo "$AWS_DEFAULT_REGION"', AWS_DEFAULT_REGION="us-east-1") == "eu-central-1\n"
+    assert night('echo "$AWS_DEFAULT_REGION"', AWS_REGION="", AWS_DEFAULT_REGION="us-east-1") == "us-east-1\n"
 
 
 def test_figures_come_by_the_minute_with_their_dimensions(night):

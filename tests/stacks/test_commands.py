@@ -108,7 +108,7 @@ def test_what_a_stack_needs_is_said_before_its_first_deploy(folder):
 def test_a_no_and_nobody_there_change_nothing(folder):
     folder.template("40-bus.yaml", BUS)
     for answers in ("n\n", "", "yes please\n"):
-        assert "not agreed; nothing has changed" in folder.run("deploy", answers=answers, code=1)
+        assert "not agreed; nothing more is changed" in folder.run("deploy", answers=answers, code=1)
         assert folder.status("bus") in (None, "DELETE_COMPLETE")
     folder.run("deploy", "--yes")
     folder.run("deploy", "Colour=red", answers="n\n", code=1)
@@ -147,7 +147,7 @@ def test_what_is_removed_is_red(folder):
     "words, told",
     [
         (["--environment=live"], "must be dev, stage or prod"),
-        (["--environment=dev", "--stack=netwrk"], "there is no stack 'netwrk'"),
+        (["--environment=dev", "--stack=netwrk"], "dev has no stack 'netwrk': STACK= may be service"),
         (["--environment=dev", "ImageID=ami-1"], "no such parameter: ImageID"),
         (["--environment=dev"], "fill in cloudformation/parameters/dev.json, or add PARAMETERS=\"Name=… Name=…\":\n    service: ImageId has no value"),
         (["--environment=stage"], "service: ImageId is still the placeholder 'ami-0REPLACE'"),
@@ -361,6 +361,7 @@ def test_an_update_that_fails_is_rolled_back_and_stops_the_deploy(folder):
     folder.template("30-data.yaml", BUS + BROKEN.removeprefix("Resources: { ").removesuffix(" }").replace("Target:", "  Target:", 1))
     text = folder.run("deploy", "--yes", code=1)
     assert "salebell-dev-data is in UPDATE_ROLLBACK_COMPLETE, because of\n    Target (AWS::EFS::MountTarget)" in text
+    assert text.rstrip().endswith("Mend that, and run the same command again: it goes on from here")
     assert "==> salebell-dev-bus" not in text
     assert "! data UPDATE_ROLLBACK_COMPLETE" in folder.run("status", code=1)
 
@@ -379,7 +380,8 @@ def test_what_only_a_person_can_end_is_refused_with_the_command(folder):
     text = folder.run("destroy", "--yes", code=1)
     assert "salebell-dev-network is in DELETE_FAILED, because of\n    Vpc (AWS::EC2::VPC)" in text
     text = folder.run("deploy", "--yes", code=1)
-    assert "aws cloudformation delete-stack --stack-name salebell-dev-network" in text
+    assert "is in DELETE_FAILED, because of\n    Vpc (AWS::EC2::VPC): " in text
+    assert "Mend that, then: $ aws cloudformation delete-stack --stack-name salebell-dev-network" in text
     ec2.delete_subnet(SubnetId=subnet)
     assert "all is gone" in folder.run("destroy", "--yes")
 
@@ -470,7 +472,7 @@ def test_status_says_what_needs_a_person(folder):
     folder.run("deploy", "--yes")
     text = folder.run("status", code=1)
     assert "! UrgentTopicArn REACHES NOBODY" in text and "! OrdinaryTopicArn REACHES NOBODY" in text
-    assert "! LiveGroup has 0 of 1 to 4 instances" in text
+    assert "! LiveGroup has 0 instances (wanted: 1 to 4)" in text
 
     # Made well: subscriptions that are confirmed, an instance of an image with a version.
     sns, ec2, autoscaling = folder.client("sns"), folder.client("ec2"), folder.client("autoscaling")
@@ -481,19 +483,21 @@ def test_status_says_what_needs_a_person(folder):
     group = outputs["LiveGroup"]
     autoscaling.update_auto_scaling_group(AutoScalingGroupName=group, DesiredCapacity=1)
     text = folder.run("status")
-    assert "LiveGroup has 1 of 1 to 4 instances" in text and "InService Healthy" in text
+    assert "LiveGroup has 1 instances (wanted: 1 to 4)" in text and "InService Healthy" in text
     assert text.rstrip().endswith("nothing needs a person")
 
     # Each thing that can be wrong, by itself.
     folder.client("cloudwatch").set_alarm_state(AlarmName=outputs["Alarm"], StateValue="ALARM", StateReason="too high")
     text = folder.run("status", code=1)
-    assert f"! {outputs['Alarm']}: too high\n      Runbook: r.md" in text and "\n1 need a person" in text
+    assert f"! {outputs['Alarm']}: too high\n      Runbook: r.md" in text and "\n1 needs a person" in text
     folder.client("cloudwatch").set_alarm_state(AlarmName=outputs["Alarm"], StateValue="OK", StateReason="fine")
     folder.client("ssm").put_parameter(Name="/salebell/dev/bus/first", Value="by hand", Type="String", Overwrite=True)
     assert "! bus: Setting MODIFIED /Value" in folder.run("status", code=1)
     folder.client("ssm").put_parameter(Name="/salebell/dev/bus/first", Value=topic(folder), Type="String", Overwrite=True)
     folder.run("deploy", "--yes", "--stack=service", "CanaryWeight=10")
-    assert "! CanaryWeight IS 10: a rollout has stopped half-way" in folder.run("status", code=1)
+    text = folder.run("status", code=1)
+    back = "make deploy ENV=dev STACK=service PARAMETERS=CanaryWeight=0"
+    assert f"! CanaryWeight IS 10: a rollout has stopped half-way (back: {back})" in text
 
 
 def test_status_shouts_when_a_process_is_suspended():
@@ -555,3 +559,12 @@ def test_make_hands_over_what_it_is_given():
     for command in ("status", "destroy"):
         said = subprocess.run(["make", "-n", command, "ENV=dev"], cwd=ROOT, capture_output=True, text=True, check=True)
         assert shlex.split(said.stdout)[:3] == ["scripts/stacks.sh", command, "--environment=dev"]
+    for value, asks in [("1", False), ("0", True), ("no", True), ("", True)]:
+        words = ["make", "-n", "destroy", "ENV=dev", f"YES={value}"]
+        said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ("--yes" not in shlex.split(said.stdout)) == asks, value
+    # A shell must not see what is in a value.
+    words = ["UrgentEndpoint=https://pager.test/?a=1&b=$2;c='d'", "Gates=off"]
+    given = " ".join(words).replace("$", "$$")
+    said = subprocess.run(["make", "-n", "deploy", f"PARAMETERS={given}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shlex.split(said.stdout)[-2:] == words
