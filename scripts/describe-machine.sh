@@ -24,7 +24,8 @@ if [ -z "$left_out" ]; then
   # shellcheck disable=SC2016 # the shell of the namespace expands it
   if ! as_root_can unshare --mount --propagation private true; then
     lacking+=("mount namespaces")
-  elif ! as_root_can unshare --mount --propagation private sh -c 'mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b /mnt/c &&
+  elif command -v mount >/dev/null && # a bare root file system may lack it; install-packages.sh brings it
+    ! as_root_can unshare --mount --propagation private sh -c 'mount -t tmpfs tmpfs /mnt && mkdir /mnt/a /mnt/b /mnt/c &&
     mount -t overlay overlay -o lowerdir=/mnt/a,upperdir=/mnt/b,workdir=/mnt/c /mnt/a'; then
     lacking+=("overlays")
   fi

@@ -46,6 +46,7 @@ if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
   has systemd-nspawn || want systemd-container
   has ssh-keygen || want openssh-client
   has zstd || want zstd
+  has mount || want mount
   has strip || want binutils
   has git || want git
 fi
