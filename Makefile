@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ status: ## what stands on AWS, and what of it needs a person (ENV=dev)
 
 destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
 	@scripts/stacks.sh destroy --environment='$(ENV)' $(call flag,YES,yes)
+
+cost: ## computes what each environment costs in a month, into docs/operations/cost.md
+	@scripts/stacks.sh cost
+
+diagram: ## draws the stacks as the templates have them, into docs/stacks.md
+	@scripts/stacks.sh diagram
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take
