@@ -20,6 +20,7 @@ class Deployed:
         self.conditions = template.get("Conditions") or {}
         made = {key: one for key, one in template["Resources"].items() if self.holds(one.get("Condition"))}
         self.resources = {key: self.plain(one) for key, one in made.items()}
+        self.outputs = self.plain(template.get("Outputs") or {})
 
     def holds(self, condition):
         return condition is None or self.plain(self.conditions[condition])
