@@ -51,17 +51,16 @@ WAYS = {
 FROM = {"LoadBalancerArn", "ListenerArn", "TargetGroupARNs", "LogGroupName"}
 # What an alarm looks at goes nowhere.
 LEFT_OUT = {"Tags", "Dimensions", "Metrics", "EventPattern", "OKActions", "AssumeRolePolicyDocument", "SecurityGroups", "ServiceLinkedRoleARN"}
-# More names than this are counted.
-MANY = 6
+# Drawn by their number alone, where they tell somebody.
+COUNTED = {"AWS::CloudWatch::Alarm", "AWS::Events::Rule"}
 
 
 def written(text, stacks):
-    """Log groups that a text names by how their names begin, as the role of the instances does."""
+    """Log groups of the image, which the role of the instances names by how their names begin."""
     for begin in re.findall(r"log-group:(/[^:*]+)\*", text):
-        for stack, one in stacks.items():
-            for name, resource in one.resources.items():
-                if resource["Type"] == "AWS::Logs::LogGroup" and str(resource["Properties"]["LogGroupName"]).startswith(begin):
-                    yield stack, name
+        for name, resource in stacks["foundation"].resources.items():
+            if resource["Type"] == "AWS::Logs::LogGroup" and resource["Properties"]["LogGroupName"].startswith(begin):
+                yield "foundation", name
 
 
 def named(node, stack, stacks):
@@ -132,6 +131,8 @@ def draw():
     stacks = {**deployed.stacks("prod"), **deployed.stacks("tools")}
     kinds = {(stack, name): one["Type"] for stack, two in stacks.items() for name, one in two.resources.items()}
     pairs = edges(stacks, kinds)
+    silent = {one for one, kind in kinds.items() if kind in COUNTED} - {begin for begin, _ in pairs}
+    kinds = {one: kind for one, kind in kinds.items() if one not in silent}
     of, nodes, lines = classes(kinds, pairs), {}, ["flowchart LR"]
     for one in of:
         nodes.setdefault(of[one], []).append(one)
@@ -140,10 +141,11 @@ def draw():
         inside = [(group, members) for group, members in nodes.items() if members[0][0] == stack]
         lines += [f'  subgraph {stack}_stack["{stack}"]'] * bool(inside)
         for group, members in inside:
-            what, begin, end = DRAWN[kinds[members[0]]]
-            names = [name for _, name in members]
-            few = "<br/>".join(sorted(names)) if len(names) <= MANY else f"{len(names)} of them"
-            lines.append(f'    {ids[group]}{begin}"<i>{what}</i><br/>{few}"{end}')
+            kind = kinds[members[0]]
+            what, begin, end = DRAWN[kind]
+            label = "<br/>".join([f"<i>{what}</i>", *sorted(name for _, name in members)])
+            label = f"{len(members)} {what}{'s' * (len(members) > 1)}" if kind in COUNTED else label
+            lines.append(f'    {ids[group]}{begin}"{label}"{end}')
         lines += ["  end"] * bool(inside)
     lines += sorted({f"  {ids[of[begin]]} --> {ids[of[end]]}" for begin, end in pairs})
     return "\n".join(lines) + "\n"
