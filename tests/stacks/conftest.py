@@ -30,3 +30,13 @@ def linted(stacks, tmp_path_factory):
             path.write_text(json.dumps(mutate(stacks, mutant).templates[mutant["stack"]]))
     found = lint(paths.values())
     return {name: found.get(str(path), []) for name, path in paths.items()}
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory):
+    """All stacks, deployed once for all tests that look at them."""
+    from deployment import Deployment
+
+    one = Deployment(tmp_path_factory.mktemp("deployment"))
+    yield one
+    one.stop()

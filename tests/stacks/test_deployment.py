@@ -11,89 +11,19 @@ import re
 import shutil
 import subprocess
 
-import botocore.exceptions
+import boto3
 import pytest
 
 import resolve
 import stubs
 import templates
-from emulator import REGION, ROOT, Emulator, until
+from deployment import AWAY
+from emulator import REGION, ROOT, until
 
 APPLIANCE = ROOT / "systemd" / "salebell" / "appliance.toml"
-IMAGES = ("ami-0123456789abcdef0", "ami-0123456789abcdef1", "ami-0123456789abcdef2")
+# Beside that of the page, the first.
+IMAGES = (None, "ami-0123456789abcdef1", "ami-0123456789abcdef2")
 CHANGE = re.compile(r"^    ([-+!~?]) (\w+) (AWS::\S+)( .*)?$", re.M)
-
-
-class Deployment:
-    """The environment dev on a MiniStack of its own."""
-
-    def __init__(self, folder):
-        self.emulator = Emulator(folder)
-        zone = self.client("route53").create_hosted_zone(Name="salebell.test", CallerReference="1")["HostedZone"]["Id"]
-        # What the file of dev leaves to the operator, and the example of another team's queue.
-        self.values = {
-            "OrdinaryEmail": "ops@salebell.test",
-            "DomainName": "dev.salebell.test",
-            "HostedZoneId": zone.removeprefix("/hostedzone/"),
-            "ImageId": IMAGES[0],
-            "ExampleSubscriber": "on",
-        }
-        self.said = {}
-
-    def client(self, service):
-        return self.emulator.client(service)
-
-    def deploy(self, *words, code=0, folder=None, **values):
-        given = [f"{key}={value}" for key, value in {**self.values, **values}.items()]
-        where = [f"--folder={folder}"] if folder else []
-        return self.emulator.run("deploy", "--environment=dev", "--yes", *where, *words, *given, code=code)
-
-    def stack(self, name):
-        return self.client("cloudformation").describe_stacks(StackName=f"salebell-dev-{name}")["Stacks"][0]
-
-    def outputs(self, name):
-        return {output["OutputKey"]: output["OutputValue"] for output in self.stack(name)["Outputs"]}
-
-    def resources(self, name):
-        """Physical ids by logical ones."""
-        found = self.client("cloudformation").describe_stack_resources(StackName=f"salebell-dev-{name}")["StackResources"]
-        return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found}
-
-    def group(self, kind):
-        name = self.outputs("service")[kind]
-        groups = self.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
-        return groups["AutoScalingGroups"][0]
-
-    def launched(self, kind="LiveGroup"):
-        """The version of the launch template that a group points at."""
-        launch = self.group(kind)["LaunchTemplate"]
-        versions = self.client("ec2").describe_launch_template_versions(
-            LaunchTemplateId=launch["LaunchTemplateId"], Versions=[launch["Version"]]
-        )
-        return versions["LaunchTemplateVersions"][0]
-
-    def refreshes(self):
-        name = self.outputs("service")["LiveGroup"]
-        return self.client("autoscaling").describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"]
-
-    def suspend(self):
-        """What SuspendProcesses answers; None where it is unknown."""
-        try:
-            return self.client("autoscaling").suspend_processes(AutoScalingGroupName=self.outputs("service")["LiveGroup"])
-        except botocore.exceptions.ClientError as error:
-            assert "Unknown AutoScaling action" in str(error)
-
-    def settings(self):
-        pages = self.client("ssm").get_paginator("get_parameters_by_path")
-        found = [one for page in pages.paginate(Path="/salebell/", Recursive=True) for one in page["Parameters"]]
-        return {one["Name"].removeprefix("/salebell/dev/"): one["Value"] for one in found}
-
-
-@pytest.fixture(scope="module")
-def dev(tmp_path_factory):
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
-    yield deployment
-    deployment.emulator.stop()
 
 
 def names():
@@ -108,20 +38,28 @@ def changes(said, stack):
 
 
 def test_nothing_is_deployed_before_the_placeholders_are_filled_in(dev):
+    other = {"AWS_ACCESS_KEY_ID": "111111111111"}
     for environment in resolve.ENVIRONMENTS:
-        said = dev.emulator.run("deploy", f"--environment={environment}", "--yes", code=1)
+        said = dev.emulator.run("deploy", f"--environment={environment}", "--yes", code=1, **other)
         for name in ("foundation: OrdinaryEmail", "edge: DomainName", "service: ImageId"):
             assert f"{name} is still the placeholder" in said
-    assert dev.client("cloudformation").list_stacks()["StackSummaries"] == []
+    keys = {"aws_access_key_id": "111111111111", "aws_secret_access_key": "test"}
+    client = boto3.client("cloudformation", endpoint_url=dev.emulator.endpoint, region_name=REGION, **keys)
+    assert client.list_stacks()["StackSummaries"] == []
 
 
 def test_all_stacks_come_up(dev):
-    dev.said["first"] = dev.deploy()
     for name in names():
         assert dev.stack(name)["StackStatus"] == "CREATE_COMPLETE", name
-    assert re.findall(r"^==> salebell-dev-(\w+)", dev.said["first"], re.M) == names()
-    assert dev.said["first"].rstrip().endswith("next: make status ENV=dev")
-    assert "aws ec2 enable-ebs-encryption-by-default" in dev.said["first"]
+    said = dev.block("7. The service", "make deploy").said
+    assert re.findall(r"^==> salebell-dev-(\w+)", said, re.M) == names()
+
+
+def test_another_teams_queue_is_made_by_a_parameter(dev):
+    dev.values["ExampleSubscriber"] = "on"
+    said = dev.deploy()
+    assert {stack for stack in names() if changes(said, stack)} == {"bus"}
+    assert "ExampleQueue" in changes(said, "bus")
 
 
 def test_a_second_run_changes_nothing(dev):
@@ -294,7 +232,7 @@ def settings_hash(settings):
 def test_the_launch_template_has_image_hash_and_careful_metadata(dev):
     for kind in ("LiveGroup", "CanaryGroup"):
         data = dev.launched(kind)["LaunchTemplateData"]
-        assert data["ImageId"] == IMAGES[0]
+        assert data["ImageId"] == dev.shell.parameters()["ImageId"]
         options = data["MetadataOptions"]
         assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
         assert options["InstanceMetadataTags"] == "enabled"
@@ -361,7 +299,7 @@ def test_alarms_are_there_with_runbook_and_the_topic_that_is_heard(dev):
 
 
 def test_status_sees_the_fleet(dev):
-    said = dev.emulator.run("status", "--environment=dev", code=1)
+    said = dev.block("7. The service", "make status").said
     for name in names():
         assert re.search(rf"^    {name} CREATE_COMPLETE ", said, re.M), name
         assert re.search(rf"^    {name} IN_SYNC", said, re.M), said
@@ -381,7 +319,7 @@ def test_another_image_changes_the_launch_template_and_the_group_alone(dev):
     assert after["LaunchTemplateId"] == before["LaunchTemplateId"]
     assert after["VersionNumber"] == before["VersionNumber"] + 1
     assert after["LaunchTemplateData"]["ImageId"] == IMAGES[1]
-    assert dev.launched("CanaryGroup")["LaunchTemplateData"]["ImageId"] == IMAGES[0]
+    assert dev.launched("CanaryGroup")["LaunchTemplateData"]["ImageId"] == dev.shell.parameters()["ImageId"]
 
 
 def test_another_setting_rolls_the_group_and_one_that_changes_live_does_not(dev):
@@ -479,7 +417,10 @@ def test_all_goes_in_reverse_but_what_is_kept_by_name(dev):
         for name, resource in template["Resources"].items():
             if resource.get("DeletionPolicy", "Delete") != "Delete" and name in made:
                 kept[made[name]] = resource["Type"]
-    said = dev.emulator.run("destroy", "--environment=dev", "--yes")
+    away = dev.block(AWAY, "make destroy")
+    dev.shell.run(away)
+    assert not away.failed and not away.missing(), away.said
+    said = away.said
     assert re.findall(r"^==> salebell-dev-(\w+)", said, re.M) == names()[::-1]
     told = dict(re.findall(r"^    AWS::\S+ (\S+) (stays|goes)", said.split("==> all is gone")[1], re.M))
     assert set(told) == set(kept)

@@ -1,0 +1,78 @@
+"""A deployment of all stacks on an emulated AWS, which several tests look at."""
+
+import botocore.exceptions
+
+import deploy_page
+from emulator import Emulator
+
+# The last step of the page, which ends the story.
+AWAY = "And away again"
+
+
+class Deployment:
+    """The environment dev on a MiniStack of its own, as docs/operations/deploy.md has an operator make it."""
+
+    def __init__(self, folder):
+        self.emulator = Emulator(folder)
+        self.shell, self.page = deploy_page.Shell(folder, self.emulator), deploy_page.blocks(deploy_page.PAGE.read_text())
+        for block in self.page:
+            if block.step != AWAY:
+                self.shell.run(block)
+        # What the page has written into the file of dev.
+        self.values = self.shell.parameters()
+
+    def stop(self):
+        self.shell.stop()
+        self.emulator.stop()
+
+    def block(self, step, commands):
+        """The block of a step of the page that begins with these commands."""
+        return next(one for one in self.page if one.step == step and one.commands.startswith(commands))
+
+    def client(self, service):
+        return self.emulator.client(service)
+
+    def deploy(self, *words, code=0, folder=None, **values):
+        given = [f"{key}={value}" for key, value in {**self.values, **values}.items()]
+        where = [f"--folder={folder}"] if folder else []
+        return self.emulator.run("deploy", "--environment=dev", "--yes", *where, *words, *given, code=code)
+
+    def stack(self, name):
+        return self.client("cloudformation").describe_stacks(StackName=f"salebell-dev-{name}")["Stacks"][0]
+
+    def outputs(self, name):
+        return {output["OutputKey"]: output["OutputValue"] for output in self.stack(name)["Outputs"]}
+
+    def resources(self, name):
+        """Physical ids by logical ones."""
+        found = self.client("cloudformation").describe_stack_resources(StackName=f"salebell-dev-{name}")["StackResources"]
+        return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found}
+
+    def group(self, kind):
+        name = self.outputs("service")[kind]
+        groups = self.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+        return groups["AutoScalingGroups"][0]
+
+    def launched(self, kind="LiveGroup"):
+        """The version of the launch template that a group points at."""
+        launch = self.group(kind)["LaunchTemplate"]
+        versions = self.client("ec2").describe_launch_template_versions(
+            LaunchTemplateId=launch["LaunchTemplateId"], Versions=[launch["Version"]]
+        )
+        return versions["LaunchTemplateVersions"][0]
+
+    def refreshes(self):
+        name = self.outputs("service")["LiveGroup"]
+        return self.client("autoscaling").describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"]
+
+    def suspend(self):
+        """What SuspendProcesses answers; None where it is unknown."""
+        try:
+            return self.client("autoscaling").suspend_processes(AutoScalingGroupName=self.outputs("service")["LiveGroup"])
+        except botocore.exceptions.ClientError as error:
+            assert "Unknown AutoScaling action" in str(error)
+
+    def settings(self):
+        pages = self.client("ssm").get_paginator("get_parameters_by_path")
+        found = [one for page in pages.paginate(Path="/salebell/", Recursive=True) for one in page["Parameters"]]
+        return {one["Name"].removeprefix("/salebell/dev/"): one["Value"] for one in found}
