@@ -25,6 +25,13 @@ def test_assumptions_are_numbered_and_say_how_to_see_them():
     assert sum(len(row) > 3 and len(row[3]) > 3 for row in numbered) > 0.9 * len(numbered)
 
 
+def test_the_list_opens_with_what_no_text_answers():
+    first = PAGE.split("## First of all\n")[1].split("\n## ")[0]
+    assert PAGE.index("## First of all") == re.search(r"^## ", PAGE, re.M).start()
+    opened = re.findall(r"^\| (\d+) \| (.+?) \|", first, re.M)
+    assert [number for number, _ in opened] == ["1", "2", "3"] and all("refresh" in what for _, what in opened)
+
+
 def test_every_stand_in_is_listed():
     listed = rows("Types that have a stand-in in the emulated deployment")
     wanted = [f"`{kind}`" for kind in sorted(stubs.STUBS)] + [f"`{kind}` with `{part}`" for kind, part in sorted(stubs.PARTS)]
