@@ -34,8 +34,12 @@ ENDS = {
     ("5. All but the service", "make deploy ENV=dev"): "the last question is answered with n",
     ("7. The service", "make status ENV=dev"): "MiniStack launches no instance, and nobody confirms its mails",
 }
-# What comes after a block, by its beginning: the database of the emulator is a name.
-AFTER = {"output() {": "host=127.0.0.1; export PGPORT={port}"}
+# What comes after a block, by its beginning. Another team's queue, for other tests: MiniStack takes a parameter that only changes
+# a condition for no change, so it has to be there from the first deploy on. And the database of the emulator is a name alone.
+AFTER = {
+    "image=$(": """sed -i '0,/{{/s//{{ "bus": {{ "ExampleSubscriber": "on" }},/' cloudformation/parameters/dev.json""",
+    "output() {": "host=127.0.0.1; export PGPORT={port}",
+}
 # As RDS has it: the master user is no superuser, `rds_iam` is there, connections are encrypted, and tokens count for passwords.
 RDS = """
 copy (values ('hostssl all all 127.0.0.1/32 trust')) to program 'cat >pg_hba.conf';
@@ -195,6 +199,9 @@ class Shell:
             if block.commands.startswith(begin):
                 self.need(api=False)
                 self.say(more.format(port=self.database.port))
+                # Not a block's: it must work.
+                self.say("echo $'\\001end'")
+                assert self.process.stdout.readline() == "\1end\n", more
 
     def need(self, api):
         """The database, and the API at the name of the load balancer: with the user and the role that an instance has."""
