@@ -1,9 +1,16 @@
 """A deployment of all stacks on an emulated AWS, which several tests look at."""
 
+import os
+import re
+import subprocess
+
 import botocore.exceptions
 
 import deploy_page
-from emulator import Emulator
+import resolve
+from emulator import REGION, ROOT, Emulator
+
+APPLIANCE = ROOT / "systemd" / "salebell" / "appliance.toml"
 
 # The last step of the page, which ends the story.
 AWAY = "And away again"
@@ -76,3 +83,18 @@ class Deployment:
         pages = self.client("ssm").get_paginator("get_parameters_by_path")
         found = [one for page in pages.paginate(Path="/salebell/", Recursive=True) for one in page["Parameters"]]
         return {one["Name"].removeprefix("/salebell/dev/"): one["Value"] for one in found}
+
+    def give_webhook_keys(self):
+        """CloudFormation has them made like this. MiniStack's does not look at what is excluded, its GetRandomPassword does."""
+        secrets, secret = self.client("secretsmanager"), self.settings()["webhook/encryption_keys"].removeprefix("secret:")
+        declared = resolve.resolve("data", "dev")["Resources"]["WebhookSecret"]["Properties"]["GenerateSecretString"]
+        value = secrets.get_random_password(**declared)["RandomPassword"]
+        assert re.fullmatch(r"[0-9a-f]{64}", value)
+        secrets.put_secret_value(SecretId=secret, SecretString=value)
+
+    def check_settings(self):
+        """`salebell boot --check`, which reads all parameters and secrets as a boot does, and refuses unknown names."""
+        binary = os.environ.get("SALEBELL_BINARY") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "salebell"
+        command = [binary, "boot", "--check", "--environment=dev", f"--region={REGION}", f"--config={APPLIANCE}"]
+        checked = subprocess.run(command, env=self.emulator.environment, capture_output=True, text=True, timeout=120)
+        assert checked.returncode == 0, checked.stdout + checked.stderr

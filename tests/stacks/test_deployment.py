@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 
 import boto3
 import pytest
@@ -20,7 +19,6 @@ import templates
 from deployment import AWAY
 from emulator import REGION, ROOT, until
 
-APPLIANCE = ROOT / "systemd" / "salebell" / "appliance.toml"
 # Beside that of the page, the first.
 IMAGES = (None, "ami-0123456789abcdef1", "ami-0123456789abcdef2")
 CHANGE = re.compile(r"^    ([-+!~?]) (\w+) (AWS::\S+)( .*)?$", re.M)
@@ -181,22 +179,8 @@ def receive(sqs, url):
 
 
 def test_an_instance_can_read_its_settings(dev):
-    """`salebell boot --check`, which reads all parameters and secrets as a boot does, and refuses unknown names."""
-    secrets, secret = dev.client("secretsmanager"), dev.settings()["webhook/encryption_keys"].removeprefix("secret:")
-    # CloudFormation has it made like this. MiniStack's does not look at what is excluded, its GetRandomPassword does.
-    declared = resolve.resolve("data", "dev")["Resources"]["WebhookSecret"]["Properties"]["GenerateSecretString"]
-    value = secrets.get_random_password(**declared)["RandomPassword"]
-    assert re.fullmatch(r"[0-9a-f]{64}", value)
-    secrets.put_secret_value(SecretId=secret, SecretString=value)
-    binary = os.environ.get("SALEBELL_BINARY") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "salebell"
-    checked = subprocess.run(
-        [binary, "boot", "--check", "--environment=dev", f"--region={REGION}", f"--config={APPLIANCE}"],
-        env=dev.emulator.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    dev.give_webhook_keys()
+    dev.check_settings()
 
 
 def test_settings_name_what_was_made(dev):
@@ -461,14 +445,19 @@ def everything(dev):
     yield "AWS::WAFv2::WebACL", listed("wafv2", "list_web_acls", "WebACLs", "ARN", Scope="REGIONAL")
 
 
-def test_it_comes_up_again_and_takes_over_what_was_kept(dev):
+def test_it_comes_up_again_by_the_other_choices_and_takes_over_what_was_kept(dev):
     logs = dev.client("logs")
     logs.create_log_stream(logGroupName="/salebell/access", logStreamName="of-before")
-    said = dev.deploy()
+    said = dev.deploy(MasterAuthentication="secret", DatabaseLogin="secret", FileStore="efs")
     for name in ("AccessLog", "ApplicationLog", "SystemLog", "MetricsLog", "SessionsLog", "WafLog"):
         assert f"+ {name} AWS::Logs::LogGroup is there already and taken over" in said
     assert {dev.stack(name)["StackStatus"] for name in names()} == {"CREATE_COMPLETE"}
     assert logs.describe_log_streams(logGroupName="/salebell/access")["logStreams"]
+    settings = dev.settings()
+    assert re.fullmatch(r"secret:arn:\S+:secret:rds!cluster-\S+#password", settings["database/password"])
+    assert settings["files/store"] == "directory" and settings["files/mounted"] == "true"
+    dev.give_webhook_keys()
+    dev.check_settings()
 
 
 def test_what_is_stubbed_is_used_and_explained():
