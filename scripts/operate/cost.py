@@ -12,7 +12,11 @@ ENVIRONMENTS = ("dev", "stage", "prod")
 
 
 def read():
-    return tomllib.loads((templates.FOLDER / "prices.toml").read_text())
+    path = templates.FOLDER / "prices.toml"
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise templates.Refusal(f"{path}: {error}") from None
 
 
 def zones(network):
@@ -88,6 +92,8 @@ def estimate(environment, changed=None):
 
 
 def dollars(parts, prices):
+    if missing := [name for name, _ in parts if name not in prices]:
+        raise templates.Refusal(f"cloudformation/prices.toml has no price of {', '.join(missing)}")
     return sum(prices[name]["dollars"] * quantity for name, quantity in parts)
 
 
@@ -143,4 +149,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except templates.Refusal as error:
+        sys.exit(f"error: {error}")

@@ -164,4 +164,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except templates.Refusal as error:
+        sys.exit(f"error: {error}")

@@ -171,13 +171,16 @@ class Shell:
     def run(self, block):
         """Runs a block, or what stands in its place, answers as the page does, and keeps what was said and what failed."""
         commands = ON_AWS_ALONE.get(block.mark, ("", "false"))[1] if block.mark else block.commands
-        if block.step in WITH_DATABASE and not Database.possible():
+        if self.process.poll() is not None:
+            block.failed.append("the shell has ended")
+        if block.failed or block.step in WITH_DATABASE and not Database.possible():
             block.said = ""
             return
         if "psql" in commands or "https://" in commands:
             self.need(api="https://" in commands)
         # A command that waits for ever must not hold the tests.
         alarm = threading.Timer(400, self.process.kill)
+        alarm.daemon = True
         alarm.start()
         self.say(f"{commands}\necho $'\\001end'")
         lines = []

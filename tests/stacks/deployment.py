@@ -22,9 +22,14 @@ class Deployment:
     def __init__(self, folder):
         self.emulator = Emulator(folder)
         self.shell, self.page = deploy_page.Shell(folder, self.emulator), deploy_page.blocks(deploy_page.PAGE.read_text())
-        for block in self.page:
-            if block.step != AWAY:
-                self.shell.run(block)
+        try:
+            for block in self.page:
+                if block.step != AWAY:
+                    self.shell.run(block)
+        except BaseException:
+            # Nobody else can: there is no fixture yet.
+            self.stop()
+            raise
         # What the page has written into the file of dev.
         self.values = self.shell.parameters()
 
