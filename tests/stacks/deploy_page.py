@@ -131,10 +131,11 @@ class Shell:
         git = ["git", "-c", "user.name=tests", "-c", "user.email=tests@localhost", "-c", "init.defaultBranch=main"]
         for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "as it is"]):
             subprocess.run([*git, *words], cwd=self.copy, check=True, stdout=subprocess.DEVNULL)
-        self.binary = pathlib.Path(os.environ.get("SALEBELL_BINARY") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug/salebell")
+        target = os.environ.get("CARGO_TARGET_DIR", "target")
+        self.binary = (ROOT / os.environ.get("SALEBELL_BINARY", f"{target}/debug/salebell")).resolve()
         built = self.copy / "target/release/salebell"
         built.parent.mkdir(parents=True)
-        built.write_text(f'#!/bin/sh\nexec {self.binary.resolve()} "$@"\n')
+        built.write_text(f'#!/bin/sh\nexec {self.binary} "$@"\n')
         built.chmod(0o755)
         (home / ".aws").mkdir(parents=True)
         keys = "aws_access_key_id = 000000000000\naws_secret_access_key = test"
