@@ -20,8 +20,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = ROOT / "scripts" / "stacks"
+OPERATE = ROOT / "scripts" / "operate"
 REGION = "eu-central-1"
-sys.path.insert(0, str(COMMANDS))
+sys.path[:0] = [str(COMMANDS), str(OPERATE)]
 
 import templates  # noqa: E402
 
@@ -29,6 +30,12 @@ import templates  # noqa: E402
 RECORDING = pathlib.Path(__file__).with_name("recording")
 RECORDED = {name: os.environ[name] for name in ("SALEBELL_TEST_CALLS",) if name in os.environ}
 runpy.run_path(str(RECORDING / "sitecustomize.py"))
+
+
+def file_of(program):
+    """Where scripts/stacks.sh finds a command."""
+    (found,) = ROOT.glob(f"scripts/*/{program}.py")
+    return found
 
 
 def free_port():
@@ -98,8 +105,8 @@ class Emulator:
     def start(self, program, *words, **environment):
         """A command of the operator that runs beside the test, its output in a pipe."""
         return subprocess.Popen(
-            [sys.executable, COMMANDS / f"{program}.py", *arguments(words)],
-            env={**self.environment, "PYTHONPATH": str(RECORDING), **RECORDED, **environment},
+            [sys.executable, file_of(program), *arguments(words)],
+            env={**self.environment, "PYTHONPATH": f"{RECORDING}:{COMMANDS}", **RECORDED, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,7 +121,7 @@ class Emulator:
             mock.patch.multiple(sys, argv=[program, *arguments(words)], stdin=io.StringIO(answers), stdout=said, stderr=said),
         ):
             try:
-                runpy.run_path(str(COMMANDS / f"{program}.py"), run_name="__main__")
+                runpy.run_path(str(file_of(program)), run_name="__main__")
             except SystemExit as end:
                 ended = int(end.code or 0)
             finally:

@@ -11,6 +11,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts" / "stacks"))
 
+import operations  # noqa: E402
 import templates  # noqa: E402
 
 # By type: the attributes that templates ask for, and why nothing is lost that a test of the deployment could have seen.
@@ -112,6 +113,7 @@ def main():
     from ministack.app import main as serve
     from ministack.services.cloudformation import provisioners
 
+    operations.register()
     register(provisioners._RESOURCE_HANDLERS)
     # Of these MiniStack does not know it, and says of each change that it may be a replacement.
     types = {one["Type"] for template in templates.stacks().values() for one in template["Resources"].values()}
