@@ -6,7 +6,8 @@ import os
 import pathlib
 import sys
 
-ROLES = {"logs": "on-call", "mute": "on-call", "shell": "on-call"}
+# By the name of a command: the table of cloudformation/calls for the role that runs it. All others are run by deploy's.
+TABLES = {"logs": "on-call", "mute": "on-call", "shell": "on-call"}
 
 
 def record(file):
@@ -17,7 +18,7 @@ def record(file):
     def call_and_record(self, operation, parameters):
         service = {"monitoring": "cloudwatch"}.get(self.meta.service_model.signing_name, self.meta.service_model.signing_name)
         # The tests' own clients say so, and so does `make shell` where it has assumed a role.
-        who = self.meta.config.user_agent_appid or ROLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
+        who = self.meta.config.user_agent_appid or TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
         if who != "tests" and (who, service, operation) not in seen:
             seen.add((who, service, operation))
             with open(file, "a") as lines:
