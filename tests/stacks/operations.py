@@ -1,6 +1,6 @@
-"""Stand-ins for operations that MiniStack does not know: sessions of Systems Manager and mute rules of CloudWatch. Each keeps what
-it was told and gives it back by the operation that does so on AWS, in the shapes of botocore's model, whose client checks them. None
-of them opens a shell or mutes an alarm.
+"""Stand-ins for operations that MiniStack does not know: sessions of Systems Manager, mute rules of CloudWatch, a cluster of RDS from
+a point in time. Each keeps what it was told and gives it back by the operation that does so on AWS, in the shapes of botocore's model,
+whose client checks them. None of them opens a shell or mutes an alarm, and the cluster is an empty one.
 
 An operation that MiniStack has learnt must leave the list: it refuses to start then.
 """
@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import time
+import urllib.parse
 
 # Rules begin with a full minute. The stand-in is ahead of the command's clock, so that no test waits for it.
 AHEAD = 60
@@ -108,6 +109,31 @@ def register():
         if learnt := [name for name in known if f'"{name}":' in text]:
             raise SystemExit(f"MiniStack does {', '.join(learnt)} by now: take it out of {__file__}")
         module.handle_request = before(module.handle_request, known)
+    rds = importlib.import_module("ministack.services.rds")
+    if f'"{RESTORE}":' in open(rds.__file__).read():
+        raise SystemExit(f"MiniStack does {RESTORE} by now: take it out of {__file__}")
+    rds.handle_request = restoring(rds.handle_request)
+
+
+RESTORE = "RestoreDBClusterToPointInTime"
+
+
+def restoring(real):
+    """RDS, with a restore that makes a cluster of the same parameters. Of the source it must know the name."""
+
+    async def handle_request(method, path, headers, body, query_params):
+        given = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True)) if f"Action={RESTORE}".encode() in body else {}
+        if not given:
+            return await real(method, path, headers, body, query_params)
+        source = {"Action": "DescribeDBClusters", "Version": given["Version"], "DBClusterIdentifier": given["SourceDBClusterIdentifier"]}
+        code, kind, answer = await real(method, path, headers, urllib.parse.urlencode(source).encode(), query_params)
+        if code == 200:
+            as_made = {"Action": "CreateDBCluster", "Engine": "aurora-postgresql", "MasterUsername": "x", "MasterUserPassword": "a-secret-of-none"}
+            body = urllib.parse.urlencode({**given, **as_made}).encode()
+            code, kind, answer = await real(method, path, headers, body, query_params)
+        return code, kind, answer.replace(b"CreateDBCluster", RESTORE.encode())
+
+    return handle_request
 
 
 def before(real, known):

@@ -43,6 +43,9 @@ def dev(tmp_path_factory):
     emulator.environment |= {"AWS_ACCESS_KEY_ID": role["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": role["SecretAccessKey"],
                              "AWS_SESSION_TOKEN": role["SessionToken"]}  # fmt: skip
     walk = Walk(folder, emulator, where)
+    walk.client = deployment.client
+    walk.first_url = deployment.settings()["database/url"]
+    walk.first_key = walk.client("secretsmanager").get_secret_value(SecretId=deployment.outputs("data")["WebhookSecretArn"])["SecretString"]
     tags = [{"Key": "Project", "Value": "salebell"}, {"Key": "Environment", "Value": "dev"}]
     ec2 = deployment.client("ec2")
     made = ec2.run_instances(ImageId=ec2.describe_images()["Images"][0]["ImageId"], MinCount=1, MaxCount=1,
@@ -102,6 +105,24 @@ def test_the_commands_of_a_page_run_as_they_stand(dev, name):
             seen.setdefault(verdict[0], set()).add(verdict[1])
     problems += re.findall(r"^(?:bash|scripts/\S+): .*(?:not found|syntax error|unbound).*$", done.stderr, re.M)
     assert not problems, "\n".join(problems)
+
+
+def test_after_their_page_the_new_key_seals_and_the_old_one_opens(dev):
+    secrets = dev.client("secretsmanager")
+    (secret,) = [one["Name"] for one in secrets.list_secrets()["SecretList"] if "/webhook/" in one["Name"]]
+    keys = secrets.get_secret_value(SecretId=secret)["SecretString"].strip().split(",")
+    versions = secrets.list_secret_version_ids(SecretId=secret, IncludeDeprecated=True)["Versions"]
+    assert len(keys) == 2 and len(versions) >= 2 and all(re.fullmatch("[0-9a-f]{64}", key) for key in keys)
+    assert keys[0] != keys[1] == dev.first_key
+
+
+def test_after_their_page_instances_are_told_of_the_restored_database(dev):
+    value = dev.client("ssm").get_parameter(Name="/salebell/dev/database/url")["Parameter"]["Value"]
+    clusters = {one["DBClusterIdentifier"]: one for one in dev.client("rds").describe_db_clusters()["DBClusters"]}
+    # The last section has renamed both.
+    assert len(clusters) == 2 and any(name.endswith("-old") for name in clusters), clusters.keys()
+    assert re.fullmatch(r"postgres://app@[^/]+/salebell\?sslmode=verify-full&sslrootcert=/etc/salebell/rds.pem", value)
+    assert value != dev.first_url
 
 
 def test_what_cannot_be_run_is_still_in_a_page(dev):

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from unittest import mock
 
 import awscli.clidriver
@@ -54,13 +55,16 @@ class Walk:
     def __init__(self, folder, emulator, templates):
         self.emulator, self.templates, self.calls, self.known = emulator, templates, [], {}
         # The second call of a service is ten times faster than the first.
-        self.driver = awscli.clidriver.create_clidriver()
+        self.reused = awscli.clidriver.create_clidriver()
         walk = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
                 words = [self.part(), *(self.part() for _ in range(int(self.part())))]
-                code, out, error = walk.run(words)
+                try:
+                    code, out, error = walk.run(words)
+                except Exception:
+                    code, out, error = 70, "", traceback.format_exc()
                 walk.calls.append((words, code, error))
                 self.wfile.write(b"%d\n%s\n%s" % (code, base64.b64encode(error.encode()), out.encode()))
 
@@ -114,6 +118,8 @@ class Walk:
         return {**self.emulator.environment, "AWS_PAGER": "", "AWS_MAX_ATTEMPTS": "1", "AWS_DATA_PATH": os.environ["AWS_DATA_PATH"]}
 
     def aws(self, words):
+        # It keeps a region that it was once told, and mixes options of EC2's commands up.
+        driver = awscli.clidriver.create_clidriver() if "--region" in words or words[0] == "ec2" else self.reused
         out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
         with (
             mock.patch.dict(os.environ, self.environment(), clear=True),
@@ -122,7 +128,7 @@ class Walk:
         ):
             try:
                 # The command of PyPI does not heed AWS_ENDPOINT_URL for SQS (findings/): it is told each time.
-                code = self.driver.main(["--endpoint-url", self.emulator.endpoint, *words])
+                code = driver.main(["--endpoint-url", self.emulator.endpoint, *words])
             except SystemExit as end:
                 code = int(end.code or 0)
         return code, *(stream.buffer.getvalue().decode() for stream in (out, error))
