@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,8 @@ rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab 
 
 # 1 is a yes, and nothing else is, such as YES=0. A shell must not read what is in a value.
 flag = $(if $(filter 1,$($(1))),--$(2))
+whole = '$(subst ','\'',$(1))'
+given = $(if $($(1)),--$(2)=$(call whole,$($(1))))
 quoted = $(foreach word,$(1),'$(subst ','\'',$(word))')
 
 deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
@@ -51,6 +53,14 @@ cost: ## computes what each environment costs in a month, into docs/operations/c
 
 diagram: ## draws the stacks as the templates have them, into docs/stacks.md
 	@scripts/stacks.sh diagram
+shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/operations/escalate.md)
+	@scripts/stacks.sh shell --environment='$(ENV)' $(call given,INSTANCE,instance) $(call given,TICKET,ticket) $(call given,PERSON,person) $(call flag,YES,yes)
+
+logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; SINCE=2h, LEVEL=warning, GROUP=access, JSON=1)
+	@scripts/stacks.sh logs --environment='$(ENV)' $(call given,REQUEST_ID,request-id) $(call given,SINCE,since) $(call given,LEVEL,level) $(call given,GROUP,group) $(call flag,JSON,json)
+
+mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…"; MINUTES=0 ends it)
+	@scripts/stacks.sh mute --environment='$(ENV)' --minutes=$(call whole,$(MINUTES)) $(call given,REASON,reason) $(call flag,YES,yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

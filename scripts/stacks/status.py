@@ -83,6 +83,20 @@ def alarms(account, found):
     yield f"{count} were looked at"
 
 
+def mutes(account, found):
+    """What `make mute` has made, and what somebody else has that begins with the environment's name."""
+    client, wanted, count = account.client("cloudwatch"), {"Statuses": ["SCHEDULED", "ACTIVE"]}, 0
+    while wanted:
+        page = client.list_alarm_mute_rules(**wanted)
+        for one in page["AlarmMuteRuleSummaries"]:
+            name, end = one["AlarmMuteRuleArn"].rsplit(":", 1)[1], one.get("ExpireDate")
+            if name.startswith(account.prefix):
+                count += 1
+                yield f"! ALARMS ARE MUTED by {name} ({one['Status']}) " + (f"until {end:%Y-%m-%d %H:%M} UTC" if end else "FOR EVER")
+        wanted = page.get("NextToken") and {**wanted, "NextToken": page["NextToken"]}
+    yield f"make mute ENV={account.environment} MINUTES=0 ends it" if count else "none"
+
+
 def alerts(account, found):
     """A topic without a confirmed subscription is heard by nobody."""
     for kind in ("UrgentTopicArn", "OrdinaryTopicArn"):
@@ -96,7 +110,7 @@ def alerts(account, found):
 def main(account, options):
     account.introduce("looks, and changes nothing")
     found, wrong = {name: account.stack(account.prefix + name) for name in account.names()}, 0
-    for section in (stacks, drift, groups, alarms, alerts):
+    for section in (stacks, drift, groups, alarms, mutes, alerts):
         say(f"==> {section.__name__}")
         try:
             for line in section(account, found):

@@ -12,6 +12,7 @@ import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts" / "stacks"))
 
+import operations  # noqa: E402
 import templates  # noqa: E402
 
 # By type: the attributes that templates ask for, and why nothing is lost that a test of the deployment could have seen.
@@ -145,6 +146,7 @@ def main():
     for kind, always, perhaps in replacements(types - set(provisioners._REPLACING_PROPERTIES)):
         provisioners._REPLACING_PROPERTIES[kind] = always
         provisioners._CONDITIONALLY_REPLACING_PROPERTIES.setdefault(kind, perhaps)
+    operations.register()
     sys.argv[1:] = []
     serve()
 

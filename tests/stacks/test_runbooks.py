@@ -17,17 +17,20 @@ MUTANTS = {"alarms.yaml"}
 
 # Programs that an operator has, or that are on an instance.
 OTHERS = set(
-    "awk cat curl date df dig du echo export find read rm for grep head journalctl psql sort ss systemctl tail uniq zcat done . aws make".split()
+    "awk cat curl date df dig du echo exit export find read rm for grep head journalctl od printf psql sed sha256sum sort ss systemctl tail tr "
+    "uniq unset zcat done . aws make".split()
 )
 # Options of every `aws` command.
 ANYWHERE = {"output", "query", "region", "profile"}
+PROCEDURES = ("escalate", "lose-a-zone", "restore-database", "rotate-secrets")
 LOG_GROUPS = {"access", "application", "system", "metrics", "sessions", "aws-waf-logs-salebell"}
 
 
 @functools.cache
 def pages():
-    """All runbooks and their index."""
-    return {"README": (alarms.PAGES / "README.md").read_text(), **alarms.pages()}
+    """All runbooks, their index, and the pages of what is done by day, by their path from the runbooks on."""
+    others = {f"../{path.stem}": path.read_text() for name in PROCEDURES for path in [alarms.PAGES.parent / f"{name}.md"]}
+    return {"README": (alarms.PAGES / "README.md").read_text(), **alarms.pages(), **others}
 
 
 def functions():
@@ -65,6 +68,18 @@ def test_each_page_has_the_four_headings_and_says_something():
         assert len(page.splitlines()) <= 70, f"{name} is too long for the night"
 
 
+def test_what_is_done_by_day_says_when_how_whether_it_worked_and_the_way_back():
+    for name in PROCEDURES:
+        page = pages()[f"../{name}"]
+        headings = re.findall(r"^## (.*)$", page, re.M)
+        assert headings[:4] == ["When", "Steps", "Did it work", "The way back"], name
+        steps = page.split("## Steps\n")[1].split("## Did it work\n")[0]
+        assert re.search(r"^1\. ", steps, re.M) and re.search(r"^2\. ", steps, re.M), f"{name} has no numbered steps"
+        assert "```text" in steps, f"{name} does not show what a command prints"
+        worked = page.split("## Did it work\n")[1].split("## The way back\n")[0]
+        assert "`" in worked, f"{name} checks nothing"
+
+
 def test_titles_are_names_of_alarms():
     """A page's title is the common part of its alarms' names."""
     for name, page in alarms.pages().items():
@@ -88,7 +103,8 @@ def test_links_lead_somewhere():
             if re.match(r"https?://", target):
                 continue
             path, _, anchor = target.partition("#")
-            file = (alarms.PAGES / path).resolve() if path else alarms.PAGES / f"{name}.md"
+            own = alarms.PAGES / f"{name}.md"
+            file = (own.parent / path).resolve() if path else own
             assert file.exists(), f"{name}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
@@ -117,6 +133,8 @@ def services():
 def options(service, operation):
     """Those of `aws SERVICE OPERATION`; None where there is no such command."""
     table = commands_of(service)
+    if operation.startswith("wait "):
+        table, operation = table["wait"].subcommand_table, operation.removeprefix("wait ")
     return set(table[operation].arg_table) if operation in table else None
 
 
@@ -127,6 +145,7 @@ def test_aws_commands_are_there_with_their_options():
             continue
         count += 1
         service, operation, *rest = command[1:] + ["", ""]
+        operation = " ".join([operation, *rest[: operation == "wait"]])
         if options(service, operation) is None:
             problems.append(f"{name}: aws {service} {operation}")
             continue
