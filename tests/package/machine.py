@@ -7,17 +7,14 @@ import subprocess
 import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-# What both machines and this one see: packages go there, and what is moved.
-SHARED = "/srv/move"
-
 
 class Failed(Exception):
     """A command of a machine has failed: what it said."""
 
 
 class Machine:
-    def __init__(self, folder, root, address, shared):
-        self.folder, self.address, self.shared = pathlib.Path(folder), address, shared
+    def __init__(self, folder, root, address):
+        self.folder, self.address = pathlib.Path(folder), address
         self.folder.mkdir()
         self.log = open(self.folder / "console.log", "wb")
         self.console = subprocess.Popen(
@@ -30,23 +27,21 @@ class Machine:
         self.init = (self.folder / "init").read_text().strip()
         wait("it can be reached", lambda: self.try_run("test -S /run/systemd/private").returncode == 0)
         self.run("systemctl is-system-running --wait || systemctl list-units --failed --no-legend")
-        # The caller's folder, in the machine's own mounts.
-        self.run(f"mkdir -p {SHARED}")
-        subprocess.run(
-            ["nsenter", "--target", self.init, "--mount", "mount", "-t", "tmpfs", "-o", "size=2G", "shared", SHARED], check=True
-        )
+        # What the root leaves out of packages, to be small.
+        self.run("rm -f /etc/dpkg/dpkg.cfg.d/*")
 
-    def try_run(self, script, user=None):
-        inside = ["bash", "-euc", script] if user is None else ["runuser", "-u", user, "--", "bash", "-euc", script]
-        return subprocess.run(
-            ["nsenter", "--target", self.init, "--all", "--", "env", "-i", "HOME=/root", "LANG=C.UTF-8",
-             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive", *inside],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
-        )  # fmt: skip
+    def inside(self, script):
+        return [
+            "nsenter", "--target", self.init, "--all", "--", "env", "-i", "HOME=/root", "LANG=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "bash", "-euc", f"cd /root\n{script}",
+        ]  # fmt: skip
 
-    def run(self, script, user=None):
+    def try_run(self, script):
+        return subprocess.run(self.inside(script), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180)
+
+    def run(self, script):
         """Runs a script of the shell as root, which must succeed, and returns what it printed."""
-        done = self.try_run(script, user)
+        done = self.try_run(script)
         if done.returncode != 0:
             raise Failed(f"{script}\n{done.stdout}{done.stderr}\n{self.journal()}")
         return done.stdout + done.stderr
@@ -58,14 +53,15 @@ class Machine:
         return self.try_run("journalctl --no-pager --output short-monotonic | tail -n 60").stdout
 
     def put(self, path, name):
-        """A file of this machine, there."""
+        """Copies a file of this machine to it."""
         with open(path, "rb") as source:
-            subprocess.run(
-                ["nsenter", "--target", self.init, "--mount", "sh", "-c", f'cat >"$0"', name], stdin=source, check=True
-            )
+            subprocess.run(self.inside(f"cat >{name}"), stdin=source, check=True)
 
-    def put_text(self, text, name):
-        subprocess.run(["nsenter", "--target", self.init, "--mount", "sh", "-c", 'cat >"$0"', name], input=text, text=True, check=True)
+    def carry(self, folder, other):
+        """Copies a folder to another machine, as `rsync -a` would."""
+        packed = subprocess.Popen(self.inside(f"tar -C {folder} -c ."), stdout=subprocess.PIPE)
+        subprocess.run(other.inside(f"tar -C {folder} -xp"), stdin=packed.stdout, check=True)
+        assert packed.wait() == 0
 
     def stop(self):
         self.console.stdin.close()
