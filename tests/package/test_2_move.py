@@ -12,7 +12,9 @@ from client import Client
 from machine import wait
 from receiver import Receiver
 
-GAMES = 60
+GAMES = 80
+# Reported before the move begins.
+AT_ONCE = 50
 KEY = "runuser -u salebell -- salebell --config /etc/salebell/config.toml key create"
 
 
@@ -93,16 +95,17 @@ def test_the_checklist_loses_nothing_and_rings_nobody_twice(old, new, everything
     for service in ("salebell-api", "salebell-worker"):
         assert new.is_active(service) == "inactive"
 
-    # A channel that does not take anything until all is over, and one that needs its time: some are being sent when the
-    # worker is told to stop.
+    # A channel that takes nothing until all is over, and one that needs its time: many wait, and some are being sent, when
+    # the worker is told to stop. One that goes on beside the dump sends what is in the dump.
     receiver = everything.receiver
-    receiver.refuses, receiver.pause = True, 0.3
+    receiver.refuses, receiver.pause = True, 1.5
     before = everything.lists()
-    assert all(everything.report(number) for number in range(10))
+    everything.shop.post("/v1/prices", {"observations": [everything.price(number, "10.00") for number in range(AT_ONCE)]})
+    everything.reported.update(range(AT_ONCE))
     wait("ben's are refused", lambda: len(receiver.refused) > 0)
 
     # Shops report on, until nobody listens.
-    rest = iter(range(10, GAMES))
+    rest = iter(range(AT_ONCE, GAMES))
 
     def report_on():
         for number in rest:
