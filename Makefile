@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy package bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ status: ## what stands on AWS, and what of it needs a person (ENV=dev)
 
 destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
 	@scripts/stacks.sh destroy --environment='$(ENV)' $(call flag,YES,yes)
+
+package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
+	@scripts/make-package.sh $(ARGS)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

@@ -69,6 +69,8 @@ if [ "$purpose" = test ] || [ "$purpose" = package ]; then
   has strip || want binutils
   has mmdebstrap || want mmdebstrap
   has python3 || want python3
+  # A user has mmdebstrap make it in a user namespace.
+  [ "$(id -u)" -eq 0 ] || has newuidmap || want uidmap
   if ! grep -q '^ID=debian$' /etc/os-release; then
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
   fi

@@ -33,12 +33,10 @@ cd "$2"
 shift 2
 apt-get -qq -o APT::Sandbox::User=root download "$@"
 FETCH
-mode=root
-[ "$(id -u)" -eq 0 ] || mode=unshare
 mkdir "$work/packages" "$work/root"
 chmod 0777 "$work/packages"
 chmod 0755 "$work"
-mmdebstrap --quiet --mode="$mode" --variant=custom --architectures="$architecture" \
+mmdebstrap --quiet --mode=auto --variant=custom --architectures="$architecture" \
   --customize-hook="sh '$work/fetch.sh' \"\$1\" '$work/packages' ${packages[*]}" "$release" /dev/null >&2
 
 root=$work/root
@@ -58,7 +56,7 @@ find "$root/usr/share/doc" -type f -not -name copyright -delete
 find "$root/usr/bin" "$root/usr/sbin" -mindepth 1 -delete
 # What update-ca-certificates makes of them, in the order of their names.
 mkdir -p "$root/etc/ssl/certs"
-find "$root/usr/share/ca-certificates/mozilla" -name '*.crt' -print0 | LC_ALL=C sort -z | xargs -0 -n 1 sed -e '$a\' \
+find "$root/usr/share/ca-certificates/mozilla" -name '*.crt' -print0 | LC_ALL=C sort -z | xargs -0 awk 1 \
   >"$root/etc/ssl/certs/ca-certificates.crt"
 rm -rf "$root/usr/share/ca-certificates"
 tar --create --sort=name --numeric-owner --owner=0 --group=0 --mtime=@0 --directory "$root" --file "$work/base.tar" .

@@ -7,8 +7,11 @@ import urllib.request
 
 
 class Client:
-    def __init__(self, machine, token):
-        self.base, self.token = f"http://{machine.address}:8080", token
+    def __init__(self, address, token):
+        self.base, self.token = f"http://{address}:8080", token
+
+    def at(self, address):
+        self.base = f"http://{address}:8080"
 
     def ask(self, method, path, body=None, headers=None, seconds=30):
         """(status, headers, body); OSError where nobody listens or the connection is cut."""

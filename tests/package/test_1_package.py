@@ -79,14 +79,14 @@ def test_set_up_as_the_page_says_it_serves(old):
     )
     for service in SERVICES:
         assert old.is_active(service) == "active"
-    anybody = Client(old, None)
+    anybody = Client(old.address, None)
     assert anybody.ask("GET", "/healthz")[0] == 200
     wait("it is ready", lambda: anybody.ask("GET", "/readyz")[0] == 200)
 
 
 def test_an_upgrade_loses_nothing_that_is_in_flight(old, package):
     key = "runuser -u salebell -- salebell --config /etc/salebell/config.toml key create --subject upgrade"
-    client = Client(old, old.run(f"{key} --scope prices:write --scope catalogue:write").strip())
+    client = Client(old.address, old.run(f"{key} --scope prices:write --scope catalogue:write").strip())
     before = {service: process(old, service) for service in SERVICES}
     old.put(package, "/root/salebell_after.deb")
     content = bytes(range(256)) * 4000
@@ -181,5 +181,5 @@ def test_removed_it_keeps_settings_and_files(old):
     assert old.run(kept) == before
     # It goes on as if nothing had been.
     old.run("apt-get install --yes ./salebell_after.deb; systemctl start salebell-api salebell-worker")
-    client = Client(old, None)
+    client = Client(old.address, None)
     wait("it is ready", lambda: reachable(client) and client.ask("GET", "/readyz")[0] == 200)

@@ -23,8 +23,8 @@ class Everything:
 
     def __init__(self, old):
         self.receiver = Receiver("10.77.0.1")
-        self.shop = Client(old, old.run(f"{KEY} --subject shop --scope prices:write --scope catalogue:write").strip())
-        self.anna, self.ben = (Client(old, old.run(f"{KEY} --subject {name}").strip()) for name in ("anna", "ben"))
+        self.shop = Client(old.address, old.run(f"{KEY} --subject shop --scope prices:write --scope catalogue:write").strip())
+        self.anna, self.ben = (Client(old.address, old.run(f"{KEY} --subject {name}").strip()) for name in ("anna", "ben"))
         self.reported, self.cut = set(), None
         self.shop.post("/v1/stores", {"name": "move"})
         # At the regular price nobody is rung.
@@ -70,7 +70,7 @@ class Everything:
 
     def at(self, machine):
         for client in (self.shop, self.anna, self.ben):
-            client.base = f"http://{machine.address}:8080"
+            client.at(machine.address)
 
 
 @pytest.fixture(scope="module")

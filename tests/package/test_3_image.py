@@ -1,7 +1,6 @@
 """The OCI image: read by umoci, run by crun with a read-only root and without a capability, asked from outside. In a network
 namespace of its own, so that its own ports are free; the PostgreSQL is that of with-postgres.sh."""
 
-import filecmp
 import json
 import os
 import pathlib
@@ -9,9 +8,9 @@ import re
 import subprocess
 import tarfile
 
-import page
 import pytest
 from client import Client
+from conftest import wanted
 from machine import REPOSITORY, wait
 
 NUMBER = 650
@@ -62,9 +61,7 @@ class Container:
 
 @pytest.fixture(scope="module")
 def archive():
-    path = os.environ.get("SALEBELL_TEST_OCI")
-    assert path, "SALEBELL_TEST_OCI is not set: tests/package/run.sh runs these tests"
-    return pathlib.Path(path)
+    return pathlib.Path(wanted("SALEBELL_TEST_OCI"))
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +94,7 @@ def api(run):
 
 
 def test_the_image_serves_with_a_read_only_root_and_no_rights(api):
-    anybody = Client.__new__(Client)
-    anybody.base, anybody.token = "http://127.0.0.1:8080", None
+    anybody = Client("127.0.0.1", None)
     wait("it is ready", lambda: answers(anybody, "/readyz") or api.process.poll() is not None)
     assert anybody.ask("GET", "/healthz")[0] == 200, api.said()
     status = pathlib.Path(f"/proc/{api.pid()}/status").read_text()
@@ -110,8 +106,7 @@ def test_the_image_serves_with_a_read_only_root_and_no_rights(api):
     # An upload is written to its volume.
     key = api.execute("/usr/bin/salebell", "key", "create", "--subject", "anna")
     assert key.returncode == 0, key.stderr
-    anna = Client.__new__(Client)
-    anna.base, anna.token = anybody.base, key.stdout.strip()
+    anna = Client("127.0.0.1", key.stdout.strip())
     status, _, body = anna.ask("POST", "/v1/files?name=some", b"some")
     assert status == 201, body
     assert anna.items("/v1/files")[0]["state"] == "complete"
@@ -174,29 +169,5 @@ def test_its_configuration_says_what_it_is(api):
     labels = declared["annotations"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.strip()
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == head
-    packed = os.environ["SALEBELL_TEST_PACKAGE"]
+    packed = wanted("SALEBELL_TEST_PACKAGE")
     assert f"salebell_{labels['org.opencontainers.image.version']}_" in packed
-
-
-def test_the_same_commit_gives_the_same_bytes(archive, tmp_path):
-    package = pathlib.Path(os.environ["SALEBELL_TEST_PACKAGE"])
-    again = os.environ | {"SALEBELL_PACKAGES": str(tmp_path), "SALEBELL_PACKAGE_QUICK": "yes"}
-    subprocess.run([REPOSITORY / "scripts/make-package.sh"], env=again, check=True, capture_output=True)
-    for one in (package, archive):
-        assert filecmp.cmp(one, tmp_path / one.name, shallow=False), one.name
-
-
-def test_the_task_definition_of_the_page_is_one():
-    import botocore.session
-    import botocore.validate
-
-    [definition] = page.blocks(page.section("Containers"), "json")
-    model = botocore.session.get_session().get_service_model("ecs").operation_model("RegisterTaskDefinition").input_shape
-    report = botocore.validate.ParamValidator().validate(json.loads(definition), model)
-    assert not report.has_errors(), report.generate_report()
-    # Each setting is one.
-    task = json.loads(definition)["containerDefinitions"][0]
-    operations = (REPOSITORY / "docs/operations.md").read_text()
-    for setting in task["environment"] + task["secrets"]:
-        area, key = setting["name"].removeprefix("SALEBELL_").lower().split("__")
-        assert f"`{area}.{key}`" in operations, setting["name"]
