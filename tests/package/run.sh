@@ -4,10 +4,8 @@
 # its own. These parts are root's, or sudo's.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# tests WHICH ARGUMENT…: runs some of them.
-tests() {
-  "$SALEBELL_TEST_PYTHON" -B -m pytest -q -x -p no:cacheprovider "${@:2}" tests/package/test_"$1"_*.py
-}
+SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
+pytest=("$SALEBELL_TEST_PYTHON" -B -m pytest -q -x -p no:cacheprovider)
 
 # What runs inside of namespaces, which end with it.
 case ${SALEBELL_RUN_INSIDE:-} in
@@ -16,14 +14,13 @@ case ${SALEBELL_RUN_INSIDE:-} in
     ip link add instances type bridge
     ip address add 10.77.0.1/24 dev instances
     ip link set instances up
-    tests '[12]' -s "$@"
-    exit
+    exec "${pytest[@]}" -s "$@" tests/package/test_[12]_*.py
     ;;
   image)
     ip link set lo up
     # crun refuses a machine that has both versions of control groups, also where it is to make none.
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    exec scripts/with-postgres.sh "$SALEBELL_TEST_PYTHON" -B -m pytest -q -x -p no:cacheprovider tests/package/test_3_*.py
+    exec scripts/with-postgres.sh "${pytest[@]}" tests/package/test_3_*.py
     ;;
 esac
 
@@ -31,8 +28,7 @@ SALEBELL_TEST_PACKAGE=$(realpath "${1:?the package}")
 SALEBELL_TEST_OCI=$(realpath "${2:?the image}")
 shift 2
 SALEBELL_TEST_ROOT=$(scripts/run-in-debian.sh root)
-SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
-export SALEBELL_TEST_PACKAGE SALEBELL_TEST_OCI SALEBELL_TEST_ROOT SALEBELL_TEST_PYTHON
+export SALEBELL_TEST_PACKAGE SALEBELL_TEST_OCI SALEBELL_TEST_ROOT
 # inside WHAT ARGUMENT…: in namespaces of its own.
 inside() {
   SALEBELL_RUN_INSIDE=$1 scripts/run-as-root.sh unshare --net --mount --propagation private --kill-child "$0" "${@:2}"
@@ -42,7 +38,7 @@ log=$(mktemp)
 trap 'kill "$beside" 2>/dev/null || true; rm -f "$log"' EXIT
 {
   inside image
-  tests 4
+  "${pytest[@]}" tests/package/test_4_*.py
 } >"$log" 2>&1 &
 beside=$!
 status=0
