@@ -93,7 +93,7 @@ def configuration(arguments, epoch, layers):
             "WorkingDir": "/",
             "StopSignal": "SIGTERM",
             "Labels": labels,
-            # Reserved by the specification and read by Docker and Podman; others have it in what describes the task.
+            # Reserved by the specification for Docker; Podman does not read it, others have it in what describes the task.
             "Healthcheck": {
                 "Test": ["CMD", "/usr/bin/salebell", "ready"],
                 "Interval": 10_000_000_000,
