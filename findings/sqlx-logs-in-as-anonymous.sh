@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # sqlx-postgres 0.9.0 (crates.io): a URL without a user, such as `postgres:///app`, logs in as "anonymous", whoever runs the
-# program. libpq and sqlx 0.8 take the name of the operating system's user, and the documentation of sqlx says so of its
-# default. It asks whoami 2 for it with `default-features = false`, and without its feature `std` that crate knows no
+# program. libpq takes the name of the operating system's user, and the documentation of sqlx says that it does, too
+# (`PgConnectOptions::username`). It asks whoami 2 for it with `default-features = false`, and without its feature `std` that crate knows no
 # operating system and names everybody "anonymous", without an error. Neither $USER nor the list of users is looked at; with
 # peer authentication nobody gets in who does not name a user, or set PGUSER.
 #

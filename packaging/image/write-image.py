@@ -19,6 +19,12 @@ DATA = "var/lib/salebell/files"
 # What may be changed: they are volumes where the rest is read-only.
 WRITABLE = [(DATA, 0o750), ("tmp", 0o1777), ("var/tmp", 0o1777)]
 
+ACCOUNTS = {
+    "etc/passwd": ["root:x:0:0:root:/:/usr/sbin/nologin", f"salebell:x:{USER}:{USER}::/:/usr/sbin/nologin"],
+    "etc/group": ["root:x:0:", f"salebell:x:{USER}:"],
+    "etc/nsswitch.conf": ["passwd: files", "group: files", "hosts: files dns", "services: files"],
+}
+
 SETTINGS = {
     "SALEBELL_SERVER__LISTEN": "0.0.0.0:8080",
     "SALEBELL_SERVER__GRPC_LISTEN": "0.0.0.0:9000",
@@ -59,9 +65,8 @@ def our_layer(root, epoch):
         for name, mode in WRITABLE:
             folder(name, mode, USER if name == DATA else 0)
         folder("etc")
-        file(layer, "etc/passwd", f"root:x:0:0:root:/:/usr/sbin/nologin\nsalebell:x:{USER}:{USER}::/:/usr/sbin/nologin\n".encode(), 0o644, epoch)
-        file(layer, "etc/group", f"root:x:0:\nsalebell:x:{USER}:\n".encode(), 0o644, epoch)
-        file(layer, "etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\nservices: files\n", 0o644, epoch)
+        for name, lines in ACCOUNTS.items():
+            file(layer, name, "".join(f"{line}\n" for line in lines).encode(), 0o644, epoch)
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             name = path.relative_to(root).as_posix()
             folder(os.path.dirname(name))
