@@ -46,7 +46,7 @@ ln -s usr/bin usr/lib usr/sbin "$root/"
 for package in "${packages[@]}"; do
   deb=$(find "$work/packages" -name "${package}_*.deb")
   # Through the links above: a package may have /lib in it.
-  dpkg-deb --fsys-tarfile "$deb" | tar --extract --keep-directory-symlink --no-same-owner --directory "$root"
+  dpkg-deb --fsys-tarfile "$deb" | tar --extract --keep-directory-symlink --no-same-owner --preserve-permissions --directory "$root"
   # Where scanners look for packages in an image without dpkg.
   dpkg-deb --field "$deb" >"$root/var/lib/dpkg/status.d/$package"
 done
