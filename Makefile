@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,8 @@ logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; S
 
 mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…"; MINUTES=0 ends it)
 	@scripts/stacks.sh mute --environment='$(ENV)' --minutes=$(call whole,$(MINUTES)) $(call given,REASON,reason) $(call flag,YES,yes)
+package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
+	@scripts/make-package.sh $(ARGS)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

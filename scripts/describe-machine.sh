@@ -68,7 +68,7 @@ if [ -n "$left_out" ]; then
   cat <<END
     $left_out.
     Left out are therefore: the bake of the machine image and what looks at it, the tests that boot instances
-    (appliance::), the tests in a bare Debian 13, and the rehearsal. They need root, with the right to make namespaces
+    (appliance::), the tests in a bare Debian 13, those of the packages, and the rehearsal. They need root, with the right to make namespaces
     and to mount: a container has to be given that, and a chroot needs /proc, /sys and control groups.
 END
   if [ -n "$mounts" ]; then

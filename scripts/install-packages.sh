@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs through apt what this machine lacks for `make run`, `make test`, a benchmark, the machine image, a virtual machine
-# of it or the commands of the stacks (argument: run, test, bench, bake, vm, stacks).
+# of it, the commands of the stacks or the packages (argument: run, test, bench, bake, vm, stacks, package).
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/system-programs.sh
 . scripts/system-programs.sh
 
-purpose=${1:?run, test, bench, bake, vm or stacks}
+purpose=${1:?run, test, bench, bake, vm, stacks or package}
 wanted=()
 want() {
   wanted+=("$@")
@@ -21,7 +21,7 @@ if [ "$purpose" != stacks ]; then
   has curl || want curl
 fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
-if [ "$purpose" != bake ] && [ "$purpose" != stacks ]; then
+if [ "$purpose" != bake ] && [ "$purpose" != stacks ] && [ "$purpose" != package ]; then
   scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
 if [ "$purpose" = run ]; then
@@ -62,6 +62,23 @@ if [ "$purpose" = test ]; then
   has ip || want iproute2
   # The load balancer of a rehearsal.
   has haproxy || want haproxy
+fi
+if [ "$purpose" = test ] || [ "$purpose" = package ]; then
+  # What the binary needs of which library, and the base of the OCI image.
+  has dpkg-shlibdeps || want dpkg-dev
+  has strip || want binutils
+  has mmdebstrap || want mmdebstrap
+  has python3 || want python3
+  # A user has mmdebstrap make it in a user namespace.
+  [ "$(id -u)" -eq 0 ] || has newuidmap || want uidmap
+  if ! grep -q '^ID=debian$' /etc/os-release; then
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
+  fi
+fi
+if [ "$purpose" = test ]; then
+  # Reads the OCI image, and runs it, as others would.
+  has umoci || want umoci
+  has crun || want crun
 fi
 if [ "$purpose" = vm ]; then
   has qemu-system-x86_64 || want qemu-system-x86

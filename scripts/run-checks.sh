@@ -103,6 +103,13 @@ if [ $# -eq 0 ] && [ -z "$left_out" ]; then
   program=$(scripts/find-test.sh it)
   [ -z "${preparing:-}" ] || wait "$preparing"
   scripts/run-in-debian.sh run "$program" "${tests[@]}"
+  echo "==> making the Debian package and the OCI image, and installing, running and moving them (tests/package)"
+  SALEBELL_BINARY=$(realpath "${CARGO_TARGET_DIR:-target}")/debug/salebell
+  export SALEBELL_BINARY SALEBELL_PACKAGE_QUICK=yes
+  made=$(scripts/make-package.sh)
+  mapfile -t made <<<"$made"
+  tests/package/run.sh "${made[@]}"
+  unset SALEBELL_BINARY SALEBELL_PACKAGE_QUICK
   SALEBELL_REHEARSE_IMAGES=$image step scripts/rehearse.sh roll
 fi
 if [ $# -eq 0 ]; then

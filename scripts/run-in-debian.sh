@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# run-in-debian.sh prepare | run PROGRAM [ARGUMENT…]: runs a program of tests in a bare root file system of the Debian that
+# run-in-debian.sh prepare | root | run PROGRAM [ARGUMENT…]: runs a program of tests in a bare root file system of the Debian that
 # the image is made of, on its OpenSSL, curl, PostgreSQL, Node and systemd, whatever this machine has. `prepare` makes the
-# root, once for each list of packages and month, and is all that takes time. Wants root, or sudo.
+# root, once for each list of packages and month, and is all that takes time; `root` prints its folder too. Wants root, or sudo.
 #   SALEBELL_TEST_NODE_PATH  the folder of the Node clients
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/system-programs.sh
 . scripts/system-programs.sh
-# What the tests call, and what they want of a machine.
-packages=(ca-certificates curl nodejs openssl postgresql python3 systemd)
+# What the tests call, and what they want of a machine; lintian and systemd's D-Bus are for tests/package.
+packages=(ca-certificates curl dbus lintian nodejs openssl postgresql python3 systemd)
 
-do=${1:?prepare or run}
+do=${1:?prepare, root or run}
 shift
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 if [ "$(id -u)" -ne 0 ]; then
@@ -41,9 +41,14 @@ if ! [ -e "$root/complete" ]; then
   touch "$root/complete"
 fi
 exec 9>&-
-if [ "$do" = prepare ]; then
-  exit
-fi
+case $do in
+  prepare) exit ;;
+  root)
+    touch --no-create "$root/complete"
+    echo "$root"
+    exit
+    ;;
+esac
 
 # In namespaces of its own: mounts and processes end with it.
 if [ "${SALEBELL_RUN_INSIDE:-}" != yes ]; then
