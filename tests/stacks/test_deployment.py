@@ -112,7 +112,7 @@ def dev(tmp_path_factory):
 
 
 def names():
-    return [name for name in map(templates.name, templates.paths()) if name != "pipelines"]
+    return [name for name in map(templates.name, templates.paths()) if name not in templates.TOOLS]
 
 
 def changes(said, stack):
