@@ -11,6 +11,7 @@ from access import ANYBODY, decide
 from pipelines import commands, filters, jobs, made, matches, pipelines, starts, targets
 from resolve import ACCOUNTS, ROOT, of_type
 
+MUTANTS = {"pipelines.yaml"}
 BUILDSPECS = sorted((ROOT / "pipelines").glob("*.yaml"))
 OTHERS = {f"{one.capitalize()}Account": ACCOUNTS[one] for one in ("dev", "stage", "prod")}
 ENVIRONMENTS = ["dev", "stage", "prod"]
@@ -206,6 +207,8 @@ def test_each_stage_works_with_the_role_of_its_commands(stacks):
         profile = [made(one)[1]["ROLE"] for one in job.commands if made(one) and made(one)[0] == ["pipeline-profile"]]
         uses_it = "AWS_PROFILE" in yaml.safe_load(job.buildspec.read_text()).get("env", {}).get("variables", {})
         assert bool(profile) == uses_it and job.role in tables, job
+        # That one alone may become another.
+        assert (job.role == "pipeline") == bool(profile), job
         as_whom = profile[0] if profile else job.role
         for command in job.commands:
             target = made(command)[0][0] if made(command) else "check-stacks"
