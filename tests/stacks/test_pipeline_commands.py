@@ -74,7 +74,8 @@ def test_change_sets_are_shown_and_change_nothing(folder):
     assert text.startswith("What a deploy of dev in account 000000000123") and "! Queue AWS::SQS::Queue is REPLACED" in text
     # Nothing is left of it.
     cloudformation = folder.client("cloudformation")
-    assert cloudformation.list_change_sets(StackName="salebell-dev-bus")["Summaries"] == []
+    left = cloudformation.list_change_sets(StackName="salebell-dev-bus")["Summaries"]
+    assert [one["ChangeSetName"] for one in left if one["ExecutionStatus"] != "EXECUTE_COMPLETE"] == []
     assert folder.stack("bus") == before and folder.status("later") is None
 
 
@@ -432,6 +433,44 @@ def test_a_binary_that_is_not_in_the_image_is_not_published(publish, tmp_path):
     assert not (tmp_path / "migrate.zip").exists()
 
 
+def test_the_file_of_an_image_says_which_it_is_once_all_is_published(publish, tmp_path, monkeypatch):
+    (tmp_path / "salebell").write_text("binary")
+    checksum = hashlib.sha256(b"binary").hexdigest()
+    known = {"name": "salebell-arm64-0a1b", "version": "1.0.0", "commit": "0a1b", "architecture": "arm64"}
+    (tmp_path / "manifest.json").write_text(json.dumps({**known, "files": {"/usr/bin/salebell": checksum}}))
+    (tmp_path / "sbom.cdx.json").write_text("{}")
+    build = {"packer_run_uuid": "1", "artifact_id": "eu-central-1:ami-0a,eu-west-1:ami-0b"}
+    (tmp_path / "packer-manifest.json").write_text(json.dumps({"last_run_uuid": "1", "builds": [build]}))
+    there, shared = [], []
+
+    class Aws(mock.MagicMock):
+        def describe_images(self, ImageIds):
+            tags = [{"Key": "Version", "Value": "0a1b"}]
+            image = {"State": "available", "Name": "x", "ImdsSupport": "v2.0", "BlockDeviceMappings": [{"Ebs": {"Encrypted": True}}]}
+            return {"Images": [{**image, "Tags": tags}]}
+
+        def describe_image_attribute(self, ImageId, Attribute):
+            return {"LaunchPermissions": [{"UserId": user} for user in shared]}
+
+        def upload_file(self, file, bucket, key):
+            assert pathlib.Path(file).exists()
+            there.append(f"{bucket}/{key}")
+
+    monkeypatch.setattr(publish.boto3, "client", lambda *words, **more: Aws())
+    words = ["--output", tmp_path, "--binary", tmp_path / "salebell", "--regions", "eu-central-1 eu-west-1", "--publish-to", "s3://bucket/releases"]
+    monkeypatch.setattr(sys, "argv", ["publish-image.py", *map(str, words), "--accounts", "111122223333"])
+    with pytest.raises(SystemExit, match="is not shared with 111122223333"):
+        publish.main()
+    assert there == [] and not (tmp_path / "image.json").exists()
+    shared.append("111122223333")
+    publish.main()
+    assert there == [f"bucket/releases/salebell-arm64-0a1b/{name}" for name in ("manifest.json", "sbom.cdx.json", "migrate.zip")]
+    image = json.loads((tmp_path / "image.json").read_text())
+    assert image == {"image": "ami-0a", **known, "regions": {"eu-central-1": "ami-0a", "eu-west-1": "ami-0b"}}
+    said = subprocess.run(["make", "-n", "verify-image", f"IMAGE={tmp_path}/image.json"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--image='ami-0a'" in said.stdout
+
+
 def test_the_settings_of_the_job_are_a_configuration(stacks, tmp_path):
     """The address, the user, a token of IAM, and the authorities beside the binary."""
     resolved = stacks.resolved("prod", ReleasesBucket="a-bucket")["data"]
@@ -441,14 +480,6 @@ def test_the_settings_of_the_job_are_a_configuration(stacks, tmp_path):
     ended = subprocess.run([binary(), "check-config"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "sslmode=verify-full" in variables["SALEBELL_DATABASE__URL"]
-
-
-def test_make_reads_the_image_from_the_file_of_its_bake(tmp_path):
-    (tmp_path / "image.json").write_text(json.dumps({"image": "ami-0123456789abcdef0", "name": "x"}, indent=1) + "\n")
-    for target in ("verify-image",):
-        for image in (tmp_path / "image.json", "ami-0123456789abcdef0"):
-            said = subprocess.run(["make", "-n", target, f"IMAGE={image}"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            assert "--image='ami-0123456789abcdef0'" in said
 
 
 def test_the_stacks_of_the_tools_account_come_up(tmp_path, emulator):  # noqa: F811

@@ -16,7 +16,9 @@ def record(file):
         if self.meta.config.user_agent_appid != "tests" and (service, operation) not in seen:
             seen.add((service, operation))
             with open(file, "a") as lines:
-                lines.write(f"deploy {service}:{operation}\n")
+                # What a step of the pipelines calls with its own role, not with that of the environment.
+                who = "pipeline" if self.meta.config.user_agent_appid == "pipeline" else "deploy"
+                lines.write(f"{who} {service}:{operation}\n")
         return call(self, operation, parameters)
 
     botocore.client.BaseClient._make_api_call = call_and_record
