@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,8 +21,8 @@ format: ## formats the Rust sources
 bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/image.md)
 	@scripts/bake-image.sh local $(ARGS)
 
-bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl")
-	@scripts/bake-image.sh aws $(ARGS)
+bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMAGE_FILE=image.json for what it is)
+	@SALEBELL_IMAGE_FILE='$(IMAGE_FILE)' scripts/bake-image.sh aws $(ARGS)
 
 bake-compare: ## bakes twice and compares the images file by file
 	@scripts/compare-bakes.sh
@@ -38,6 +38,10 @@ flag = $(if $(filter 1,$($(1))),--$(2))
 whole = '$(subst ','\'',$(1))'
 given = $(if $($(1)),--$(2)=$(call whole,$($(1))))
 quoted = $(foreach word,$(1),'$(subst ','\'',$(word))')
+# The steps of a pipeline hand an image on as the file of its bake.
+ifneq ($(filter %.json,$(IMAGE)),)
+override IMAGE := $(shell sed -n 's/^ "image": "\(ami-[0-9a-f]*\)",$$/\1/p' '$(IMAGE)')
+endif
 
 deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
 	@scripts/stacks.sh deploy --environment='$(ENV)' $(STACK:%=--stack='%') $(call flag,REVERT,revert) $(call flag,YES,yes) $(call flag,REPLACE,replace) $(if $(PARAMETERS),--parameters $(call quoted,$(PARAMETERS)))
@@ -63,6 +67,22 @@ mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…
 	@scripts/stacks.sh mute --environment='$(ENV)' --minutes=$(call whole,$(MINUTES)) $(call given,REASON,reason) $(call flag,YES,yes)
 package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
 	@scripts/make-package.sh $(ARGS)
+change-sets: ## what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)
+	@scripts/stacks.sh change_sets --environment='$(ENV)' $(TO:%=--to='%')
+
+smoke: ## asks an environment by its name what clients ask (ENV=dev; SALEBELL_KEY=sbk_… for a sale from report to notice)
+	@scripts/stacks.sh smoke --environment='$(ENV)'
+
+verify-image: ## starts an image by itself, looks at it and ends it (IMAGE=ami-…, or the file of a bake)
+	@scripts/stacks.sh verify_image --environment=tools --image='$(IMAGE)'
+
+# In CodeBuild: of what packer/publish-image.py has put into one archive.
+migrate:
+	@bash scripts/pipelines/migrate.sh '$(IMAGE_NAME)'
+
+# In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
+pipeline-profile:
+	@scripts/pipelines/write-profile.sh '$(ENV)' '$(ACCOUNT)' '$(ROLE)'
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

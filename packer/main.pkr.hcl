@@ -92,7 +92,7 @@ variable "cost_centre" {
 variable "publish_to" {
   type        = string
   default     = ""
-  description = "s3://bucket/prefix for the manifest and the SBOM; they are in the output folder in any case."
+  description = "s3://bucket/prefix for the manifest, the SBOM and the migration; the first two are in the output folder in any case."
 }
 
 # --- an emulated EC2 instead of AWS ---
@@ -301,7 +301,7 @@ build {
     # Packer 1.6.6 cannot register an image that demands IMDSv2, so it is demanded here, in every region.
     post-processor "shell-local" {
       inline = [
-        "${var.python} packer/publish-image.py --output ${var.output} --regions '${join(" ", concat([var.region], var.copy_to_regions))}' --accounts '${join(" ", var.share_with_accounts)}' --endpoint '${var.ec2_endpoint}' --publish-to '${var.publish_to}'"
+        "${var.python} packer/publish-image.py --output ${var.output} --binary ${var.stage}/salebell --regions '${join(" ", concat([var.region], var.copy_to_regions))}' --accounts '${join(" ", var.share_with_accounts)}' --endpoint '${var.ec2_endpoint}' --publish-to '${var.publish_to}'"
       ]
     }
   }

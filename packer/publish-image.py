@@ -1,14 +1,22 @@
 #!/usr/bin/env python3
 """After the bake: has every copy of the image demand IMDSv2, checks that it is what the template asked for, and lays the
-manifest and the SBOM beside it in S3 where that is wanted."""
+manifest, the SBOM and the migration (the binary, for the database) beside it in S3 where that is wanted. image.json says which
+image it is."""
 
 import argparse
+import hashlib
 import json
 import pathlib
 import sys
 import urllib.parse
+import zipfile
 
 import boto3
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# What a job that migrates needs besides the binary and the manifest (pipelines/migrate.yaml).
+OF_MIGRATION = ("Makefile", "pipelines/migrate.yaml", "scripts/pipelines/migrate.sh")
+AUTHORITIES = "packer/files/etc/salebell/rds.pem"
 
 
 def images(packer_manifest):
@@ -37,6 +45,19 @@ def problems(image, shared_with, arguments, commit):
             yield f"{mapping['DeviceName']} is not encrypted"
 
 
+def write_migration(path, binary, manifest):
+    """The archive that a job of the environment's account migrates by: the binary is that of the image, or this is an error."""
+    text = binary.read_bytes()
+    if hashlib.sha256(text).hexdigest() != manifest["files"]["/usr/bin/salebell"]:
+        sys.exit(f"{binary} is not the /usr/bin/salebell of the image")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("salebell", text)
+        archive.write(path.parent / "manifest.json", "manifest.json")
+        archive.write(ROOT / AUTHORITIES, "rds.pem")
+        for name in OF_MIGRATION:
+            archive.write(ROOT / name, name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True)
@@ -44,6 +65,7 @@ def main():
     parser.add_argument("--accounts", default="", help="that have to be allowed to launch it")
     parser.add_argument("--endpoint", default="", help="an emulated AWS")
     parser.add_argument("--publish-to", default="", help="s3://bucket/prefix")
+    parser.add_argument("--binary", type=pathlib.Path, required=True, help="that is in the image")
     arguments = parser.parse_args()
     manifest = json.loads((arguments.output / "manifest.json").read_text())
     packer_manifest = json.loads((arguments.output / "packer-manifest.json").read_text())
@@ -63,12 +85,17 @@ def main():
         sys.exit("\n".join(found))
 
     if arguments.publish_to:
+        write_migration(arguments.output / "migrate.zip", arguments.binary, manifest)
         target = urllib.parse.urlsplit(arguments.publish_to)
         s3 = boto3.client("s3", endpoint_url=arguments.endpoint or None)
-        for name in ("manifest.json", "sbom.cdx.json"):
+        for name in ("manifest.json", "sbom.cdx.json", "migrate.zip"):
             key = f"{target.path.strip('/')}/{manifest['name']}/{name}".lstrip("/")
             s3.upload_file(str(arguments.output / name), target.netloc, key)
             print(f"s3://{target.netloc}/{key}")
+    # The last one: whoever finds it finds all. The Makefile reads the id with a pattern.
+    known = {key: manifest[key] for key in ("name", "version", "commit", "architecture")}
+    image = {"image": dict(copies)[arguments.regions.split()[0]], **known, "regions": dict(copies)}
+    (arguments.output / "image.json").write_text(json.dumps(image, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 #   SALEBELL_IMAGE_ARCH  arm64 or amd64; without it this machine's
 #   SALEBELL_IMAGES      folder of the results; without it salebell/images in the cache folder
 #   SALEBELL_BASES       folder of the bases; without it salebell/base in the cache folder
+#   SALEBELL_IMAGE_FILE  where an image on AWS is written down, for whoever takes it from here: which it is, and of what
 #   SALEBELL_BAKE_AGAIN  not empty: bakes although the image is there
 #   SOURCE_DATE_EPOCH    seconds since 1970, which nothing in the image is younger than; without it the commit's time
 set -euo pipefail
@@ -135,6 +136,9 @@ rm -f "$work/output/contents.tar" "$work/output/crates.json"
 packer/local/remove-folder.sh "$result"
 mv "$work/output" "$result"
 touch "$result/complete"
+if [ "$where" = aws ] && [ -n "${SALEBELL_IMAGE_FILE:-}" ]; then
+  cp "$result/image.json" "$SALEBELL_IMAGE_FILE"
+fi
 if [ "$where" = local ]; then
   # The two newest before it stay: a fleet is rolled from one image to another. So does one that was booted within the
   # hour: instances of another checkout may run on it.

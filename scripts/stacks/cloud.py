@@ -87,9 +87,9 @@ class Account:
         say(f"==> {what}\n{where}" + f"\n    at {self.endpoint}, which is not AWS" * bool(self.endpoint))
 
     def names(self):
-        """The stacks of this environment, in order. Pipelines are in the tools account, and all others are not."""
+        """The stacks of this environment, in order. Those of the pipelines are in the tools account, and all others are not."""
         tools = self.environment == "tools"
-        return [name for name in map(templates.name, templates.paths()) if (name == "pipelines") == tools]
+        return [name for name in map(templates.name, templates.paths()) if (name in templates.TOOLS) == tools]
 
     def stack(self, name):
         """The stack of this full name or id as CloudFormation describes it; None when there is none."""

@@ -49,9 +49,8 @@ def protect(account, name, stack):
             account.cloudformation.set_stack_policy(StackName=full_name, StackPolicyBody=path.read_text())
 
 
-def deploy(account, name, template, options, from_file, given):
-    say(f"==> {(full_name := account.prefix + name)}")
-    stack = settle(account, full_name)
+def change(account, name, template, stack, from_file, given, revert=False):
+    """The change set that brings the stack as it stands to its template."""
     computed = {"Environment": account.environment, "Version": settings.VERSION}
     if "SettingsHash" in template.get("Parameters", {}):
         computed["SettingsHash"] = settings.settings_hash(account)
@@ -59,7 +58,13 @@ def deploy(account, name, template, options, from_file, given):
     centre = [one["ParameterValue"] for one in parameters if one["ParameterKey"] == "CostCentre"] or ["salebell"]
     tags = {"Project": "salebell", "Environment": account.environment, "Component": name, "Version": computed["Version"]}
     tags |= {"CostCentre": centre[0], "ManagedBy": "cloudformation"}
-    change_set = ChangeSet(account, name, stack, parameters, tags, options.revert)
+    return ChangeSet(account, name, stack, parameters, tags, revert)
+
+
+def deploy(account, name, template, options, from_file, given):
+    say(f"==> {(full_name := account.prefix + name)}")
+    stack = settle(account, full_name)
+    change_set = change(account, name, template, stack, from_file, given, options.revert)
     if not change_set.create():
         say("    nothing to change")
         return protect(account, name, stack)

@@ -7,6 +7,8 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cloudformation"
+# The stacks of the account of the pipelines, which no environment has.
+TOOLS = ("pipelines", "delivery")
 
 
 class Refusal(Exception):

@@ -11,9 +11,9 @@ use super::Reader;
 pub struct Instance {
     /// `instance.group`: the Auto Scaling group; its tag `aws:autoscaling:groupName` tells when it is not set.
     pub group: Option<String>,
-    /// `instance.launch_hook`: what `salebell ready` completes; nothing when it is not set.
+    /// `instance.launch_hook`: what `salebell ready` completes; nothing when it is not set, or `off`.
     pub launch_hook: Option<String>,
-    /// `instance.termination_hook`: what `salebell terminating` completes; nothing when it is not set.
+    /// `instance.termination_hook`: what `salebell terminating` completes; nothing when it is not set, or `off`.
     pub termination_hook: Option<String>,
     /// `instance.ready_url`: what `salebell ready` asks; `/readyz` at `server.listen` when it is not set.
     pub ready_url: Option<Url>,
@@ -38,12 +38,14 @@ pub struct Instance {
 impl Instance {
     pub(super) fn read(r: &mut Reader) -> Option<Instance> {
         let filled = |text: &String| !text.is_empty();
+        // Parameter Store keeps no empty value, and the image names hooks of its own.
+        let hook = |text: &String| filled(text) && text != "off";
         let some = |time: Duration| (!time.is_zero()).then_some(time);
         let (heartbeat, poll) = (r.seconds("instance.heartbeat_s", 15)?, r.seconds("instance.poll_s", 2)?);
         Some(Instance {
             group: r.optional("instance.group").filter(filled),
-            launch_hook: r.optional("instance.launch_hook").filter(filled),
-            termination_hook: r.optional("instance.termination_hook").filter(filled),
+            launch_hook: r.optional("instance.launch_hook").filter(hook),
+            termination_hook: r.optional("instance.termination_hook").filter(hook),
             ready_url: r.optional("instance.ready_url").filter(filled).and_then(|text| read_url(r, &text)),
             ready_limit: r.seconds("instance.ready_limit_s", 300)?,
             heartbeat: at_least_a_second(r, "instance.heartbeat_s", heartbeat),

@@ -15,6 +15,22 @@ fn the_defaults_need_only_a_database() {
 }
 
 #[test]
+fn a_hook_of_the_image_may_be_off() {
+    let database = ("SALEBELL_DATABASE__URL", "postgres:///salebell");
+    let hooks = |launch, termination| {
+        let of = [
+            database,
+            ("SALEBELL_INSTANCE__LAUNCH_HOOK", launch),
+            ("SALEBELL_INSTANCE__TERMINATION_HOOK", termination),
+        ];
+        let instance = load(&of).unwrap().instance;
+        (instance.launch_hook, instance.termination_hook)
+    };
+    assert_eq!(hooks("off", "off"), (None, None));
+    assert_eq!(hooks("", "offset"), (None, Some("offset".to_owned())));
+}
+
+#[test]
 fn every_problem_is_told_at_once_without_its_value() {
     let problems = load(&[
         ("SALEBELL_SERVER__LISTEN", "hunter2"),

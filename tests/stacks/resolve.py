@@ -149,12 +149,12 @@ class _Resolver:
     def __init__(self, template, environment, stack, parameters, outputs):
         self.template, self.environment, self.stack, self.outputs = template, environment, stack, outputs
         # The account of the pipelines is that of all environments.
-        owner = "tools" if stack == "pipelines" else environment
+        owner = "tools" if stack in templates.TOOLS else environment
         self.account = ACCOUNTS[owner]
         self.stack_name = f"salebell-{owner}-{stack}"
         self.parameters = {}
         declared = template.get("Parameters") or {}
-        given = parameters_of(stack, environment)
+        given = parameters_of(stack, owner)
         given = {"Environment": owner, **{k: v for k, v in given.items() if k in declared}, **parameters}
         for name, parameter in declared.items():
             self.parameters[name] = self._parameter(parameter, given.get(name, parameter.get("Default", f"<{name}>")))

@@ -8,6 +8,9 @@ from access import STRANGER, encrypted
 from resolve import REGION
 
 
+NOTIFICATIONS = "codestar-notifications.amazonaws.com"
+
+
 @dataclasses.dataclass(frozen=True)
 class Deed:
     """A request of a service, or of a role of its own."""
@@ -51,6 +54,8 @@ def _publish(world, principal, topic, source):
     if key := world.key_of(topic):
         # EventBridge does not say to KMS on whose behalf it asks; a condition on it loses each event.
         source = () if principal == "events.amazonaws.com" else source
+        # What the pipelines' notifications ask for comes by way of SNS.
+        source = (("kms:ViaService", f"sns.{REGION}.amazonaws.com"),) if principal == NOTIFICATIONS else source
         for action in ("kms:Decrypt", "kms:GenerateDataKey"):
             yield Deed(principal, action, key, (*source, ("kms:EncryptionContext:aws:sns:topicArn", topic)))
 
@@ -72,6 +77,10 @@ def _publishers(world):
                     name = world.stacks[stack]["Names"][id]
                     source = _source(world, f"arn:aws:budgets::{world.account}:budget/{name}")
                     yield from _publish(world, "budgets.amazonaws.com", subscriber["Address"], source)
+    for stack, _, properties in world.resources("AWS::CodeStarNotifications::NotificationRule"):
+        for target in properties["Targets"]:
+            # It says whose rule it is, and not which.
+            yield from _publish(world, NOTIFICATIONS, target["TargetAddress"], (("aws:SourceAccount", world.stacks[stack]["Account"]),))
     for stack, id, properties in world.resources("AWS::RDS::EventSubscription"):
         name = world.stacks[stack]["Names"][id]
         source = _source(world, f"arn:aws:rds:{REGION}:{world.account}:es:{name}")

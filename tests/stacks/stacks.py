@@ -18,6 +18,9 @@ SCHEMAS = resolve.pathlib.Path(cfnlint.__file__).parent / "data" / "schemas"
 TOGETHER = [
     {"NatMode": "none", "InterfaceEndpoints": "on"},
     {"ToolsAccount": resolve.ACCOUNTS["tools"], **{f"{one.capitalize()}Account": resolve.ACCOUNTS[one] for one in ENVIRONMENTS}},
+    {"ReleasesBucket": "salebell-tools-pipelines-Artifacts", "ToolsAccount": resolve.ACCOUNTS["tools"], **{f"{one.capitalize()}Account": resolve.ACCOUNTS[one] for one in ENVIRONMENTS}},
+    {"Vpc": "vpc-0a1b2c3d", "Subnet": "subnet-0a1b2c3d"},
+    {"DevGate": "salebell-dev-service-ServiceGate-1", "StageGate": "salebell-stage-service-ServiceGate-1", "ProdGate": "salebell-prod-service-ServiceGate-1"},
     {"SmtpUrl": "smtps://mail.example.com", "MailFrom": "Salebell <salebell@example.com>", "StatsMailTo": "ops@example.com"},
 ]
 # Of parameters that may be left empty, or that have no list of values.

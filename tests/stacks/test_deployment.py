@@ -25,7 +25,7 @@ CHANGE = re.compile(r"^    ([-+!~?]) (\w+) (AWS::\S+)( .*)?$", re.M)
 
 
 def names():
-    return [name for name in map(templates.name, templates.paths()) if name != "pipelines"]
+    return [name for name in map(templates.name, templates.paths()) if name not in templates.TOOLS]
 
 
 def changes(said, stack):

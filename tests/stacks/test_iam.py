@@ -10,6 +10,7 @@ import calls
 import pytest
 from access import ANYBODY, STRANGER, decide, delegating, foreign, without
 from stacks import Stacks, summary
+from templates import TOOLS
 
 MUTANTS = {"iam.yaml"}
 
@@ -226,7 +227,7 @@ MAKES = {
 def not_made(world):
     """Things of the templates that CloudFormation may not make under the name that they get."""
     found = [(stack, id, MAKES[world.stacks[stack]["Resources"][id]["Type"]], world.arn(stack, id))
-             for stack, id, _ in world.resources(*MAKES) if stack not in ("bootstrap", "pipelines")]  # fmt: skip
+             for stack, id, _ in world.resources(*MAKES) if stack not in ("bootstrap", *TOOLS)]  # fmt: skip
     role = world.roles["bootstrap/ExecutionRole"]
     requests = [world.request(role, action, arn.removesuffix(":*"), {}) for _, _, action, arn in found]
     for (stack, id, action, arn), answer in zip(found, decide(requests)):
@@ -247,7 +248,7 @@ def test_each_type_of_the_templates_is_in_the_table_of_the_execution_role(stacks
     # The other two are an administrator's.
     made = {
         resource["Type"]
-        for stack, template in stacks.templates.items() if stack not in ("bootstrap", "pipelines")
+        for stack, template in stacks.templates.items() if stack not in ("bootstrap", *TOOLS)
         for resource in template["Resources"].values()
     }  # fmt: skip
     problems = [f"calls/execution.yaml does not say what {one} needs" for one in sorted(made - said)]

@@ -7,9 +7,9 @@ from resolve import ENVIRONMENTS, templates
 from stacks import once, summary, walk
 
 BYTES, PARAMETERS, RESOURCES, DESCRIPTION = 51_200, 20, 500, 1_024
-# 3,500 were wanted. The rest is IAM by name (800 lines) and alarms (600), which shrink by saying less alone. 36 more are the
-# role of whoever is on call.
-LINES = 4_596
+# 3,500 were wanted. The rest is IAM by name (800 lines) and alarms (600), which shrink by saying less alone, and the pipelines
+# (600), which are 14 stages of the same few words; 36 more are the role of whoever is on call.
+LINES = 5_266
 # What an environment must say itself.
 WITHOUT_DEFAULT = re.compile(r"^(Canary)?ImageId$|Domain|E?mail")
 FUNCTIONS = {

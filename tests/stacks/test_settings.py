@@ -15,7 +15,7 @@ import tomllib
 import yaml
 
 from resolve import ENVIRONMENTS, ROOT, of_type
-from stacks import summary, switched
+from stacks import summary, switched, templates
 
 # Secrets that no stack makes: who does, and what is in them.
 SECRETS = {
@@ -56,11 +56,15 @@ def setting(name):
 
 
 def everywhere(stacks):
-    """The stacks as they are in each environment, and in prod with each switch the other way."""
+    """The stacks as they are in each environment, and in prod with each switch the other way. The settings of an image on trial
+    are no environment's (test_pipelines.py)."""
+    def own(resolved):
+        return {stack: one for stack, one in resolved.items() if stack not in templates.TOOLS}
+
     for environment in ENVIRONMENTS:
-        yield environment, environment, stacks.resolved(environment)
+        yield environment, environment, own(stacks.resolved(environment))
     for switch in stacks.switches():
-        yield f"prod with {switched(switch)}", "prod", stacks.resolved("prod", **switch)
+        yield f"prod with {switched(switch)}", "prod", own(stacks.resolved("prod", **switch))
 
 
 def test_settings_have_a_place(stacks):

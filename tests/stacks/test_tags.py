@@ -2,7 +2,7 @@
 
 import re
 
-from stacks import schema, summary, walk
+from stacks import schema, summary, templates, walk
 
 SIX = ("Project", "Environment", "Component", "Version", "CostCentre", "ManagedBy")
 
@@ -38,7 +38,7 @@ def tagged(resolved):
 
 
 def wanted(resolved):
-    environment = "tools" if resolved["Stack"] == "pipelines" else resolved["Environment"]
+    environment = "tools" if resolved["Stack"] in templates.TOOLS else resolved["Environment"]
     return {
         "Project": "salebell",
         "Environment": environment,
