@@ -21,14 +21,15 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = ROOT / "scripts" / "stacks"
 REGION = "eu-central-1"
-sys.path.insert(0, str(COMMANDS))
+# Those of the other folders are called by their names alone, too.
+sys.path[:0] = [str(COMMANDS), str(ROOT / "scripts" / "rollout")]
 
 import templates  # noqa: E402
 
 # Writes down what the commands call, in this process and in theirs.
 RECORDING = pathlib.Path(__file__).with_name("recording")
 RECORDED = {name: os.environ[name] for name in ("SALEBELL_TEST_CALLS",) if name in os.environ}
-runpy.run_path(str(RECORDING / "sitecustomize.py"))
+RECORDER = runpy.run_path(str(RECORDING / "sitecustomize.py"))
 
 
 def free_port():
@@ -98,8 +99,8 @@ class Emulator:
     def start(self, program, *words, **environment):
         """A command of the operator that runs beside the test, its output in a pipe."""
         return subprocess.Popen(
-            [sys.executable, COMMANDS / f"{program}.py", *arguments(words)],
-            env={**self.environment, "PYTHONPATH": str(RECORDING), **RECORDED, **environment},
+            [sys.executable, command(program), *arguments(words)],
+            env={**self.environment, "PYTHONPATH": f"{RECORDING}:{COMMANDS}", **RECORDED, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -114,7 +115,7 @@ class Emulator:
             mock.patch.multiple(sys, argv=[program, *arguments(words)], stdin=io.StringIO(answers), stdout=said, stderr=said),
         ):
             try:
-                runpy.run_path(str(COMMANDS / f"{program}.py"), run_name="__main__")
+                runpy.run_path(str(command(program)), run_name="__main__")
             except SystemExit as end:
                 ended = int(end.code or 0)
             finally:
@@ -179,6 +180,12 @@ class Folder:
         body = json.dumps({"Status": status, "UniqueId": "1", "Data": "", "Reason": "as the test wants"})
         curl = ["curl", "-sS", "--noproxy", "*", "-X", "PUT", "-H", "content-type:", "--data-binary", body, self.handle()]
         subprocess.run(curl, check=True, timeout=20)
+
+
+def command(name):
+    """The file of a command, as scripts/stacks.sh finds it."""
+    (path,) = (ROOT / "scripts").glob(f"*/{name}.py")
+    return path
 
 
 def arguments(words):

@@ -3,24 +3,36 @@ each once a process (tests/stacks/recorded.py). Python imports a module of this 
 this folder on the commands' path."""
 
 import os
+import pathlib
+import sys
+
+# By the name of a command: the table of cloudformation/calls for the role that runs it. All others are run by deploy's.
+TABLES = {"rollout": "rollout", "rollback": "rollout"}
+FILE = os.environ.get("SALEBELL_TEST_CALLS")
+seen = set()
 
 
-def record(file):
+def note(client, operation):
+    """Writes a call down, if it is a command's and not the tests' own."""
+    service = {"monitoring": "cloudwatch"}.get(client.meta.service_model.signing_name, client.meta.service_model.signing_name)
+    who = TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
+    if FILE and client.meta.config.user_agent_appid != "tests" and (who, service, operation) not in seen:
+        seen.add((who, service, operation))
+        with open(FILE, "a") as lines:
+            lines.write(f"{who} {service}:{operation}\n")
+
+
+def record():
     import botocore.client
 
-    call, seen = botocore.client.BaseClient._make_api_call, set()
+    call = botocore.client.BaseClient._make_api_call
 
     def call_and_record(self, operation, parameters):
-        service = {"monitoring": "cloudwatch"}.get(self.meta.service_model.signing_name, self.meta.service_model.signing_name)
-        # The tests' own clients say so.
-        if self.meta.config.user_agent_appid != "tests" and (service, operation) not in seen:
-            seen.add((service, operation))
-            with open(file, "a") as lines:
-                lines.write(f"deploy {service}:{operation}\n")
+        note(self, operation)
         return call(self, operation, parameters)
 
     botocore.client.BaseClient._make_api_call = call_and_record
 
 
-if os.environ.get("SALEBELL_TEST_CALLS"):
-    record(os.environ["SALEBELL_TEST_CALLS"])
+if FILE:
+    record()

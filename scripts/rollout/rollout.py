@@ -1,0 +1,150 @@
+"""Rolls out an image: a canary with a tenth of the requests first, then the live group. Each step is one update of the stack
+of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
+
+import time
+
+import migration
+import settings
+import steps
+from changes import ChangeSet
+from cloud import Refusal, agree, outputs, run, say
+from seen import world
+
+
+def update(of, action, what):
+    """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    stack, _ = of.stack()
+    triggers = []
+    if action.gate:
+        alarm = of.gates(outputs(stack)).get(action.gate)
+        if not alarm:
+            return f"{action.gate} is not there"
+        kind = "AWS::CloudWatch::CompositeAlarm" if "AlarmRule" in alarm else "AWS::CloudWatch::Alarm"
+        triggers = [{"Arn": alarm["AlarmArn"], "Type": kind}]
+    there = [one["ParameterKey"] for one in stack["Parameters"]]
+    if missing := sorted(action.parameters.keys() - set(there)):
+        return f"the stack has no parameter {', '.join(missing)}"
+    change_set = ChangeSet(
+        of.account,
+        "service",
+        stack,
+        [
+            {"ParameterKey": key, "ParameterValue": action.parameters[key]} if key in action.parameters
+            else {"ParameterKey": key, "UsePreviousValue": True}
+            for key in there
+        ],  # fmt: skip
+        {one["Key"]: one["Value"] for one in stack.get("Tags", [])},
+        what=what,
+        # A rollout changes parameters. Templates are a deploy's.
+        UsePreviousTemplate=True,
+        RollbackConfiguration={"RollbackTriggers": triggers, "MonitoringTimeInMinutes": action.minutes},
+    )
+    try:
+        if not change_set.create():
+            return True
+        change_set.show()
+        if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
+            change_set.discard()
+            return f"{', '.join(replaced)} would be replaced"
+        change_set.execute(of.progress())
+    except Refusal as error:
+        say(f"    {error}".split("\n    Mend that")[0], "red")
+        return str(error).split("\n    Mend that")[0]
+    return True
+
+
+def wait(of, seen):
+    say(f"==> waits for {of.name}, which is in {seen.status}")
+    stack, _ = of.stack()
+    of.account.follow(stack["StackId"], None, of.progress())
+
+
+def act(of, action, seen, said, step, yes):
+    """Does it, and gives the answer that the next decision is to know."""
+    if isinstance(action, steps.Wait):
+        return wait(of, seen)
+    if isinstance(action, steps.Look):
+        if action.says not in said:
+            say(f"    {action.says}")
+        said.append(action.says)
+        return time.sleep(min(0.1 * len(said), 10))
+    if isinstance(action, steps.Ask):
+        try:
+            return not yes and (agree(action.question) or True)
+        except Refusal:
+            return False
+    say(f"==> {seen.now:%H:%M:%S} {action.says}")
+    if isinstance(action, steps.Migrate):
+        return migration.migrate(of.account, seen.image)
+    return update(of, action, f"rollout-{step}")
+
+
+def main(account, options):
+    goal = steps.Goal(
+        image=options.image,
+        settings=settings.settings_hash(account),
+        canary=options.canary != "0",
+        gates=options.gates != "off",
+        migrated=options.migrated,
+        minutes=options.minutes,
+        minimum=steps.MINIMUM[account.environment] if options.min_requests is None else options.min_requests,
+        environment=account.environment,
+    )
+    account.introduce(f"rolls out {goal.image}, {plan(goal)}")
+    of = world(account)
+    state, answer, asked, said = steps.State(), None, False, []
+    while True:
+        seen = of.look(goal.image)
+        next_state, action = steps.decide(state, goal, seen, answer)
+        if isinstance(action, steps.End):
+            say(f"==> {seen.now:%H:%M:%S} {action.says}", "green" if action.good else None)
+            if not action.good:
+                raise Refusal(f"{goal.image} is not rolled out; `make status ENV={account.environment}` says what stands")
+            say(f"next: make status ENV={account.environment}")
+            return
+        if not asked and not isinstance(action, (steps.Wait, steps.Look)):
+            asked = True
+            begin(account, goal, action, seen, options.yes)
+            # It may have taken minutes to answer.
+            continue
+        state, answer = next_state, act(of, action, seen, said, next_state.step, options.yes)
+
+
+def plan(goal):
+    """The steps in words."""
+    migration_first = "" if goal.migrated else "the database is migrated first, "
+    canary = f"a canary gets a tenth of the requests for {goal.minutes} minutes" if goal.canary else "without a canary"
+    return migration_first + canary + ("" if goal.gates else ", WITHOUT THE GATES")
+
+
+def begin(account, goal, action, seen, yes):
+    """What stands and what begins, and whether that is meant."""
+    version = f" (version {seen.image['Version']})" if seen.image.get("Version") else ""
+    say(f"    the live group has {seen.live[0]} on {seen.desired} instances, and is to have {goal.image}{version}")
+    if seen.canary:
+        say(f"    goes on with the canary of {seen.canary[0]} that stands, with weight {seen.weight}", "yellow")
+    if isinstance(action, steps.Migrate):
+        migration.request(account, seen.image)
+    say(f"    first: {action.says}")
+    if not yes:
+        agree(f"roll out to account {account.number} ({account.region})?")
+
+
+def minutes(text):
+    if not 1 <= int(text) <= 180:
+        raise ValueError(text)
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        __doc__,
+        image={"required": True, "help": "the id of the image; that of the live group rolls its settings out"},
+        canary={"default": "1", "choices": ["0", "1"], "help": "0 goes without a canary, in 4 minutes and not 20"},
+        gates={"default": "on", "choices": ["on", "off"], "help": "off: ServiceGate does not stop the roll, for a version that mends"},
+        migrated="the database has the schema already",
+        minutes={"type": minutes, "default": 10, "help": "that the canary serves"},
+        min_requests={"type": int, "help": "that the canary must have had"},
+        yes="asks nothing; too few requests end the rollout",
+    )
