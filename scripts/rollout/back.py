@@ -9,6 +9,7 @@ from steps import AT_REST, End, Update, because, listed
 
 # Until the cancel of an update is no longer waited for.
 STILL = datetime.timedelta(minutes=5)
+UNKNOWN = "the events of the stack (of 90 days) do not say which image was there before"
 # A refresh that can be stopped.
 RUNS = ("Pending", "InProgress", "Baking")
 OPERATION = re.compile(r"(deploy|rollout|rollback)-.*-(ami-[0-9a-f]+)")
@@ -48,31 +49,32 @@ def history(events):
     return changes + ([begun] if begun else [])
 
 
-def previous(changes):
-    """The image before the last one, as far as the history goes. Going to an image that was there is going back to it."""
-    had = []
+def had(changes):
+    """The images that the live group has had, each once. Going to one that was there is going back to it."""
+    images = []
     for change in changes:
         if change.good:
-            had = had[: had.index(change.image)] if change.image in had else had
-            had.append(change.image)
-    return had[-2] if len(had) > 1 else None
+            images = images[: images.index(change.image)] if change.image in images else images
+            images.append(change.image)
+    return images
 
 
 def target(wanted, changes, seen):
     """The image to go back to, or None where the live group stays as it is, and why."""
-    live, last = seen.live[0], changes[-1] if changes else None
+    live, last, images = seen.live[0], changes[-1] if changes else None, had(changes)
     if wanted:
         return wanted, "as IMAGE= says"
     if seen.canary and seen.canary != seen.live:
         return None, f"the rollout of {seen.canary[0]} has not reached the live group"
-    if last and not last.good and last.image != live:
+    if last and not last.good and images[-1:] == [live]:
         return None, f"{last.image} was taken back already, and {live} is what was there before it"
     if last and last.command == "rollback" and last.image == live:
-        return None, f"the live group has gone back to {live} already"
-    if last and last.image != live:
-        return None, f"somebody has given the live group {live} by other means than make"
-    before = previous(changes)
-    return before, f"which was there before {live}" if before else "the events of the stack do not say what was there before"
+        return None, f"it has gone back to {live} already"
+    if images and images[-1] != live:
+        return images[-1], "which is the last that make gave it, and kept"
+    if len(images) > 1:
+        return images[-2], f"which was there before {live}"
+    return None, UNKNOWN
 
 
 # ---- What to do ------------------------------------------------------------------------------------------------------

@@ -1,13 +1,11 @@
 """Takes the live group back to the image that it had before, with gates off and without a canary. What runs is cancelled
 first: a rollout that has not reached the live group only ends. It may be killed at any time."""
 
-import time
-
 import back
 import botocore.exceptions
+import rollout
 import steps
 from cloud import Refusal, agree, in_progress, outputs, run, say
-from rollout import update, wait
 from seen import UNDER_WAY, world
 
 
@@ -76,7 +74,7 @@ def main(account, options):
         return main(account, options)
     seen = of.look(options.image or stack_image(stack))
     image, why = back.target(options.image, changes, seen)
-    if image is None and "do not say" in why:
+    if why == back.UNKNOWN:
         raise Refusal(f"{why}; which is it (IMAGE=ami-…)? The versions of the launch template:\n{versions(of, outputs(stack))}")
     stays = f"the live group stays at {seen.live[0]}, since {why}"
     say(f"    the live group has {seen.live[0]}, and gets {image}, {why}" if image else f"    {stays}", "yellow")
@@ -85,32 +83,25 @@ def main(account, options):
         return say(f"    there is nothing to take back. {older}\nnext: make status ENV={account.environment}")
     if not options.yes:
         agree(f"take {'the live group' if image else 'the canary'} back in account {account.number} ({account.region})?")
-    go(of, image, options)
+    seen, end = steps.drive(
+        lambda step, seen, answer: back.decide(step, image, seen, answer),
+        "begin",
+        lambda: of.look(image or seen.live[0]),
+        Act(of, "rollback", options.yes),
+    )
+    if seen.parameters["Gates"] == "off":
+        say("    gates are off: the next rollout or deploy puts them on again", "yellow")
+    rollout.finish(account, end, seen, "not taken back")
 
 
-def go(of, image, options):
-    """From a stack at rest to the end."""
-    step, answer, said = "begin", None, []
-    while True:
-        seen = of.look(image or stack_image(of.stack()[0]))
-        step, action = back.decide(step, image, seen, answer)
-        if isinstance(action, steps.End):
-            say(f"==> {seen.now:%H:%M:%S} {action.says}", "green" if action.good else None)
-            if not action.good:
-                raise Refusal(f"not taken back; `make status ENV={of.account.environment}` says what stands")
-            gates = " Gates are off: the next rollout or deploy puts them on again." * (seen.parameters["Gates"] == "off")
-            return say(f"   {gates}\nnext: make status ENV={of.account.environment}")
-        if isinstance(action, steps.Wait):
-            answer = wait(of, seen)
-        elif isinstance(action, steps.Look):
-            if action.says not in said:
-                say(f"    {action.says}")
-            said.append(action.says)
-            time.sleep(min(0.1 * len(said), 10))
-        else:
-            say(f"==> {seen.now:%H:%M:%S} {action.says}")
-            made = outputs(of.stack()[0])
-            answer = call(of, action.operation, made) if isinstance(action, back.Call) else update(of, action, f"rollback-{step}")
+class Act(rollout.Act):
+    """And the calls that only a rollback makes."""
+
+    def __call__(self, action, seen, step):
+        if not isinstance(action, back.Call):
+            return super().__call__(action, seen, step)
+        say(f"==> {seen.now:%H:%M:%S} {action.says}")
+        return call(self.of, action.operation, outputs(self.of.stack()[0]))
 
 
 def versions(of, made):

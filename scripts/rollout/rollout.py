@@ -1,13 +1,14 @@
 """Rolls out an image: a canary with a tenth of the requests first, then the live group. Each step is one update of the stack
 of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
 
+import contextlib
 import time
 
 import migration
 import settings
 import steps
 from changes import ChangeSet
-from cloud import Refusal, agree, outputs, run, say
+from cloud import Refusal, agree, in_progress, outputs, run, say
 from seen import world
 
 
@@ -59,24 +60,36 @@ def wait(of, seen):
     of.account.follow(stack["StackId"], None, of.progress())
 
 
-def act(of, action, seen, said, step, yes):
-    """Does it, and gives the answer that the next decision is to know."""
-    if isinstance(action, steps.Wait):
-        return wait(of, seen)
-    if isinstance(action, steps.Look):
-        if action.says not in said:
-            say(f"    {action.says}")
-        said.append(action.says)
-        return time.sleep(min(0.1 * len(said), 10))
-    if isinstance(action, steps.Ask):
-        try:
-            return not yes and (agree(action.question) or True)
-        except Refusal:
+class Act:
+    """Does what was decided, and gives the answer that the next decision is to know."""
+
+    def __init__(self, of, command, yes):
+        self.of, self.command, self.yes, self.looks = of, command, yes, []
+
+    def __call__(self, action, seen, step):
+        if isinstance(action, steps.Wait):
+            return wait(self.of, seen)
+        if isinstance(action, steps.Look):
+            if action.says not in self.looks:
+                say(f"    {action.says}")
+            self.looks.append(action.says)
+            return time.sleep(min(0.1 * len(self.looks), 10))
+        if isinstance(action, steps.Ask):
+            with contextlib.suppress(Refusal):
+                return not self.yes and (agree(action.question) or True)
             return False
-    say(f"==> {seen.now:%H:%M:%S} {action.says}")
-    if isinstance(action, steps.Migrate):
-        return migration.migrate(of.account, seen.image)
-    return update(of, action, f"rollout-{step}")
+        say(f"==> {seen.now:%H:%M:%S} {action.says}")
+        if isinstance(action, steps.Migrate):
+            return migration.migrate(self.of.account, seen.image)
+        return update(self.of, action, f"{self.command}-{step}")
+
+
+def finish(account, end, seen, otherwise):
+    """Says how it has ended."""
+    say(f"==> {seen.now:%H:%M:%S} {end.says}", "green" if end.good else None)
+    if not end.good:
+        raise Refusal(f"{otherwise}; `make status ENV={account.environment}` says what stands")
+    say(f"next: make status ENV={account.environment}")
 
 
 def main(account, options):
@@ -92,22 +105,20 @@ def main(account, options):
     )
     account.introduce(f"rolls out {goal.image}, {plan(goal)}")
     of = world(account)
-    state, answer, asked, said = steps.State(), None, False, []
-    while True:
-        seen = of.look(goal.image)
-        next_state, action = steps.decide(state, goal, seen, answer)
-        if isinstance(action, steps.End):
-            say(f"==> {seen.now:%H:%M:%S} {action.says}", "green" if action.good else None)
-            if not action.good:
-                raise Refusal(f"{goal.image} is not rolled out; `make status ENV={account.environment}` says what stands")
-            say(f"next: make status ENV={account.environment}")
-            return
-        if not asked and not isinstance(action, (steps.Wait, steps.Look)):
-            asked = True
-            begin(account, goal, action, seen, options.yes)
-            # It may have taken minutes to answer.
-            continue
-        state, answer = next_state, act(of, action, seen, said, next_state.step, options.yes)
+    while in_progress(of.stack()[0]):
+        wait(of, of.look(goal.image))
+    seen = of.look(goal.image)
+    _, first = steps.decide(steps.State(), goal, seen)
+    if not isinstance(first, steps.End):
+        begin(account, goal, first, seen, options.yes)
+    act = Act(of, "rollout", options.yes)
+    seen, end = steps.drive(
+        lambda state, seen, answer: steps.decide(state, goal, seen, answer),
+        steps.State(),
+        lambda: of.look(goal.image),
+        lambda action, seen, state: act(action, seen, state.step),
+    )
+    finish(account, end, seen, f"{goal.image} is not rolled out")
 
 
 def plan(goal):

@@ -118,6 +118,17 @@ class End:
     says: str
 
 
+def drive(decide, state, look, act):
+    """From `state` to the end: looks anew, decides, acts. What was seen last, and the End."""
+    answer = None
+    while True:
+        seen = look()
+        state, action = decide(state, seen, answer)
+        if isinstance(action, End):
+            return seen, action
+        answer = act(action, seen, state)
+
+
 # ---- The table -------------------------------------------------------------------------------------------------------
 def decide(state, goal, seen, answer=None):
     """The next state and what is to be done. `answer` is what the last action gave: None of one that gives nothing."""

@@ -148,7 +148,7 @@ def run(main, what, **flags):
     parser.add_argument("--environment", required=True)
     parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
     for name, how in flags.items():
-        parser.add_argument(f"--{name}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
+        parser.add_argument(f"--{name.replace('_', '-')}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
     options = parser.parse_args()
     templates.FOLDER = options.folder.resolve()
     try:

@@ -14,8 +14,10 @@ import sys
 import time
 from unittest import mock
 
+import boto3
 import botocore.client
 import botocore.exceptions
+import botocore.loaders
 
 import emulator
 from emulator import Folder
@@ -58,6 +60,11 @@ EDGE = "Resources: { T: { Type: AWS::SNS::Topic } }\nOutputs: { BalancerFullName
 DATA = "Resources: { T: { Type: AWS::SNS::Topic } }\nOutputs: { MigrationSource: { Value: releases/images } }\n"
 
 
+# Models of AWS's services and clients are made once, not once a command: it is most of a command's time.
+LOADER = botocore.loaders.create_loader()
+CLIENTS = {}
+
+
 def image(name):
     return {"ImageId": name, "State": "available", "Architecture": "arm64", "Name": f"salebell-arm64-{name[4:]}", "Tags": []}
 
@@ -80,6 +87,7 @@ START = {
     "kill": None,
     "clock": 0,
     "left": 0,
+    "cancelled": False,
     "updated": 0,
     "calls": [],
     "builds": {},
@@ -90,7 +98,7 @@ class World:
     """The stand-in's world, and the commands in it."""
 
     def __init__(self, path, folder):
-        self.path, self.folder = path, folder
+        self.path, self.folder, self.operations = path, folder, []
         self.write(START)
 
     def read(self):
@@ -126,6 +134,12 @@ class World:
 
     def fork(self, program, *words):
         """The same in a process of its own, which may be killed: how it ended, and what it said."""
+        if not self.operations:
+            # Clients that are made here need not be made in there.
+            before = self.read()
+            self.set(kill=None)
+            self.rollout("--canary=0", image="ami-0", code=1)
+            self.write(before)
         output = self.path.with_name("said.txt")
         pid = os.fork()
         if pid == 0:
@@ -156,13 +170,14 @@ class World:
         return {"InstanceRefreshes": [{**one, "StartTime": moment(one["StartTime"])} for one in content["refresh"][:1]]}
 
     def autoscaling_CancelInstanceRefresh(self, content, client, parameters):
-        content["refresh"][0]["Status"] = "Cancelled"
-        content["left"] = 0
+        content["calls"].append(["cancel refresh", parameters])
+        content["refresh"][0]["Status"], content["left"] = "Cancelled", 0
         return {"InstanceRefreshId": "1"}
 
     def autoscaling_RollbackInstanceRefresh(self, content, client, parameters):
         if content.get("refuses"):
             raise error(client, "RollbackInstanceRefresh", "IrreversibleInstanceRefresh", "no desired configuration")
+        content["calls"].append(["rollback refresh", parameters])
         content["refresh"][0]["Status"] = "RollbackInProgress"
         return {"InstanceRefreshId": "2"}
 
@@ -212,16 +227,20 @@ class World:
         return call({**parameters, "Parameters": [*others, fails] if parameters["StackName"].endswith("-service") else others})
 
     def cloudformation_ExecuteChangeSet(self, content, client, parameters, call):
-        content["left"], content["updated"] = content["busy"], content["clock"]
+        content["left"], content["updated"], content["cancelled"] = content["busy"], content["clock"], False
         return call(parameters)
 
     def cloudformation_CancelUpdateStack(self, content, client, parameters, call):
         content["calls"].append(["cancel", parameters["StackName"]])
+        content["cancelled"] = True
         return {}
 
     def cloudformation_DescribeStacks(self, content, client, parameters, call):
         answer = call(parameters)
         content["clock"] += content["seconds"]
+        # What happens only after a while.
+        if content.get("later", {}).get("clock", content["clock"] + 1) <= content["clock"]:
+            content.update(alarms=content.pop("later")["alarms"])
         now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=content["clock"])
         answer["ResponseMetadata"]["HTTPHeaders"]["date"] = f"{now:%a, %d %b %Y %H:%M:%S} GMT"
         for stack in answer["Stacks"]:
@@ -229,7 +248,7 @@ class World:
                 stack["LastUpdatedTime"] += datetime.timedelta(seconds=content["updated"])
                 if content["left"] > 0:
                     content["left"] -= 1
-                    stack["StackStatus"] = "UPDATE_ROLLBACK_IN_PROGRESS" if "ROLLBACK" in stack["StackStatus"] else "UPDATE_IN_PROGRESS"
+                    stack["StackStatus"] = "UPDATE_ROLLBACK_IN_PROGRESS" if content["cancelled"] else "UPDATE_IN_PROGRESS"
         return answer
 
 
@@ -254,6 +273,7 @@ def installed(world):
         )
         handler = getattr(world, f"{service}_{operation}", None)
         counts[operation] = counts.get(operation, 0) + 1
+        world.operations.append(operation)
         kill = world.read()["kill"]
         mortal = kill and kill[:2] == [operation, counts[operation]]
         if mortal and kill[2] == "before":
@@ -270,7 +290,17 @@ def installed(world):
             if mortal:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    make = boto3.Session.client
+
+    def client(self, service, **more):
+        key = service, self.get_credentials().access_key, os.environ["AWS_ENDPOINT_URL"], self.region_name
+        if key not in CLIENTS:
+            CLIENTS[key] = make(self, service, **more)
+        return CLIENTS[key]
+
     with (
+        mock.patch.object(boto3.Session, "client", client),
+        mock.patch.object(botocore.loaders, "create_loader", lambda *path: LOADER),
         mock.patch.object(botocore.client.BaseClient, "_make_api_call", stand_in),
         mock.patch.object(time, "sleep", lambda seconds: sleep(min(seconds, 0.01))),
     ):
