@@ -310,6 +310,8 @@ def installed(world):
 def world(path, emulated, account):
     """The stacks of an account of its own, as a deploy has made them."""
     path.mkdir(exist_ok=True)
+    # Those of the test before.
+    CLIENTS.clear()
     folder = Folder(path, emulated, account)
     folder.template("30-data.yaml", DATA)
     folder.template("50-edge.yaml", EDGE)
