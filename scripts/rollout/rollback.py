@@ -1,6 +1,8 @@
 """Takes the live group back to the image that it had before, with gates off and without a canary. What runs is cancelled
 first: a rollout that has not reached the live group only ends. It may be killed at any time."""
 
+import re
+
 import back
 import botocore.exceptions
 import rollout
@@ -59,6 +61,8 @@ def call(of, operation, made):
 
 def main(account, options):
     account.introduce("takes the live group back to the image before, and takes a canary away")
+    if options.image and not re.fullmatch("ami-[0-9a-f]+", options.image):
+        raise Refusal(f"IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not {options.image!r}")
     of = world(account)
     stack, _ = of.stack()
     events = list(account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack["StackId"]))

@@ -2,6 +2,7 @@
 of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
 
 import contextlib
+import re
 import time
 
 import migration
@@ -100,10 +101,12 @@ def main(account, options):
         gates=options.gates != "off",
         migrated=options.migrated,
         minutes=options.minutes,
-        minimum=steps.MINIMUM[account.environment] if options.min_requests is None else options.min_requests,
+        minimum=steps.MINIMUM.get(account.environment, 0) if options.min_requests is None else options.min_requests,
         environment=account.environment,
     )
     account.introduce(f"rolls out {goal.image}, {plan(goal)}")
+    if not re.fullmatch("ami-[0-9a-f]+", goal.image):
+        raise Refusal(f"IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not {goal.image!r}")
     of = world(account)
     while in_progress(of.stack()[0]):
         wait(of, of.look(goal.image))

@@ -11,6 +11,11 @@ from cloud import Refusal, outputs, say
 # Of a refresh that has not ended. https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
 UNDER_WAY = ("Pending", "InProgress", "Baking", "Cancelling", "RollbackInProgress")
 
+# What the stack must have, as 60-service.yaml does.
+OUTPUTS = set("LiveGroup CanaryGroup LaunchTemplateId ServiceGate CanaryGate CanaryHttpTargetGroup CanaryGrpcTargetGroup".split())
+PARAMETERS = {f"{whose}{what}" for whose in ("", "Canary") for what in ("ImageId", "SettingsHash")}
+PARAMETERS |= {"CanaryInstances", "CanaryWeight", "Gates", "Rollout", "InServiceDuringRoll", "InstanceType", "MaxSize"}
+
 
 class World:
     """The stack of the service in one environment, and all that a rollout must know about it."""
@@ -95,7 +100,7 @@ class World:
 
     def requests(self, made, since, now):
         """That the canary has answered, over HTTP and gRPC. Figures come a minute or two late."""
-        balancer = outputs(self.account.stack(f"{self.account.prefix}edge"))["BalancerFullName"]
+        balancer = outputs(self.account.stack(f"{self.account.prefix}edge")).get("BalancerFullName", "none")
         queries = [
             {
                 "Id": kind.lower(),
@@ -139,10 +144,13 @@ class World:
 
 def world(account):
     """The service that stands, or a refusal."""
+    if account.environment == "tools":
+        raise Refusal("ENV= must be dev, stage or prod: there is no service in the account of the pipelines")
     one = World(account)
     there = account.stack(one.name)
     if not there or there["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "CREATE_FAILED", "ROLLBACK_FAILED"):
         raise Refusal(f"there is no service to roll: make deploy ENV={account.environment} comes first")
-    if missing := {"LiveGroup", "CanaryGroup", "ServiceGate", "CanaryGate"} - outputs(there).keys():
-        raise Refusal(f"{one.name} has no output {', '.join(sorted(missing))}: make deploy ENV={account.environment} STACK=service")
+    parameters = {one["ParameterKey"] for one in there.get("Parameters", [])}
+    if missing := sorted(OUTPUTS - outputs(there).keys()) + sorted(PARAMETERS - parameters):
+        raise Refusal(f"{one.name} has no {', '.join(missing)}: make deploy ENV={account.environment} STACK=service comes first")
     return one

@@ -99,6 +99,7 @@ class World:
 
     def __init__(self, path, folder):
         self.path, self.folder, self.operations = path, folder, []
+        self.cloudformation = folder.client("cloudformation")
         self.write(START)
 
     def read(self):
@@ -119,7 +120,8 @@ class World:
         self.write(content)
 
     def parameters(self):
-        return {one["ParameterKey"]: one["ParameterValue"] for one in self.folder.stack("service")["Parameters"]}
+        (stack,) = self.cloudformation.describe_stacks(StackName="salebell-dev-service")["Stacks"]
+        return {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
 
     def updates(self):
         """What the commands have asked CloudFormation for: the parameters that they gave, triggers and minutes."""
@@ -162,9 +164,9 @@ class World:
         template = {"LaunchTemplateId": "lt-1", "Version": "1"}
         instance = {"InstanceId": "i-1", "LifecycleState": "InService", "HealthStatus": "Healthy", "LaunchTemplate": template}
         suspended = [{"ProcessName": one} for one in content["suspended"]]
-        live = {"AutoScalingGroupName": "live", "Instances": [], "DesiredCapacity": content["desired"], "SuspendedProcesses": suspended}
-        canary = {"AutoScalingGroupName": "canary", "Instances": [instance] if stands else [], "LaunchTemplate": template}
-        return {"AutoScalingGroups": [live, canary]}
+        live, canary = ({"AutoScalingGroupName": name, "LaunchTemplate": template} for name in parameters["AutoScalingGroupNames"])
+        live |= {"Instances": [], "DesiredCapacity": content["desired"], "SuspendedProcesses": suspended}
+        return {"AutoScalingGroups": [live, {**canary, "Instances": [instance] if stands else []}]}
 
     def autoscaling_DescribeInstanceRefreshes(self, content, client, parameters):
         return {"InstanceRefreshes": [{**one, "StartTime": moment(one["StartTime"])} for one in content["refresh"][:1]]}
@@ -182,7 +184,9 @@ class World:
         return {"InstanceRefreshId": "2"}
 
     def cloudwatch_DescribeAlarms(self, content, client, parameters):
-        found = [(name, state) for name, state in content["alarms"].items() if name in parameters["AlarmNames"]]
+        # Their names end as in the template.
+        asked = {name: gate for name in parameters["AlarmNames"] for gate in content["alarms"] if name.endswith(gate)}
+        found = [(name, content["alarms"][gate]) for name, gate in asked.items()]
         return {"CompositeAlarms": [{"AlarmName": n, "AlarmArn": ALARM + n, "StateValue": s, "AlarmRule": "r"} for n, s in found]}
 
     def cloudwatch_GetMetricData(self, content, client, parameters):
@@ -216,7 +220,7 @@ class World:
     # What is added to CloudFormation.
     def cloudformation_CreateChangeSet(self, content, client, parameters, call):
         triggers = parameters.get("RollbackConfiguration", {}).get("RollbackTriggers", [])
-        fires = any(one["Arn"] == ALARM + gate for one in triggers for gate in content["fires"])
+        fires = any(one["Arn"].endswith(gate) for one in triggers for gate in content["fires"])
         given = {one["ParameterKey"]: one["ParameterValue"] for one in parameters["Parameters"] if "ParameterValue" in one}
         minutes = parameters["RollbackConfiguration"]["MonitoringTimeInMinutes"]
         update = {"gives": given, "triggers": [one["Arn"].removeprefix(ALARM) for one in triggers], "minutes": minutes}
@@ -224,7 +228,7 @@ class World:
         content["calls"].append(["update", update])
         fails = {"ParameterKey": "Fails", "ParameterValue": "yes" if fires or given.get("ImageId") in content.get("breaks", []) else "no"}
         others = [one for one in parameters["Parameters"] if one["ParameterKey"] != "Fails"]
-        return call({**parameters, "Parameters": [*others, fails] if parameters["StackName"].endswith("-service") else others})
+        return call({**parameters, "Parameters": [*others, fails] if len(others) < len(parameters["Parameters"]) else others})
 
     def cloudformation_ExecuteChangeSet(self, content, client, parameters, call):
         content["left"], content["updated"], content["cancelled"] = content["busy"], content["clock"], False
@@ -293,6 +297,9 @@ def installed(world):
     make = boto3.Session.client
 
     def client(self, service, **more):
+        if "aws_access_key_id" in more:
+            # The tests' own.
+            return make(self, service, **more)
         key = service, self.get_credentials().access_key, os.environ["AWS_ENDPOINT_URL"], self.region_name
         if key not in CLIENTS:
             CLIENTS[key] = make(self, service, **more)
@@ -317,7 +324,7 @@ def world(path, emulated, account):
     folder.template("50-edge.yaml", EDGE)
     folder.template("60-service.yaml", SERVICE)
     one = World(path / "world.json", folder)
-    client = folder.client("cloudformation")
+    client = one.cloudformation
     for name, body in (("data", DATA), ("edge", EDGE)):
         client.create_stack(StackName=f"salebell-dev-{name}", TemplateBody=body)
     client.create_stack(StackName="salebell-dev-service", TemplateBody=SERVICE, ClientRequestToken=f"deploy-1-{OLD}")

@@ -11,6 +11,7 @@ import pytest
 from emulator import ROOT, emulator  # noqa: F401, which puts the commands on the path
 import back
 import rollouts
+import seen
 import steps
 from resolve import templates
 from rollouts import BAD, GOOD, OLD, OLDER
@@ -91,6 +92,17 @@ def test_what_is_in_the_way_is_refused_before_anything_is_changed(world, values,
 def test_without_a_service_there_is_nothing_to_roll(world):
     world.folder.client("cloudformation").delete_stack(StackName="salebell-dev-service")
     assert "there is no service to roll: make deploy ENV=dev comes first" in world.rollout(code=1)
+
+
+@pytest.mark.parametrize("program", ["rollout", "rollback"])
+def test_what_cannot_be_meant_is_refused_in_a_line(world, program):
+    said = world.run(program, "--image=latest", "--yes", code=1)
+    assert "IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not 'latest'" in said
+    said = world.run(program, f"--image={GOOD}", "--yes", environment="tools", code=1)
+    assert "ENV= must be dev, stage or prod" in said
+    old = rollouts.SERVICE.replace("  CanaryGate: { Value: CanaryGate }\n", "").replace("  Rollout: { Type: String, Default: refresh }\n", "")
+    world.cloudformation.update_stack(StackName="salebell-dev-service", TemplateBody=old)
+    assert "has no CanaryGate, Rollout: make deploy ENV=dev STACK=service comes first" in world.run(program, f"--image={GOOD}", code=1)
 
 
 def test_the_migration_is_of_the_image_that_is_rolled_out(world):
@@ -290,7 +302,8 @@ def test_the_template_has_what_the_commands_name():
     service = templates.stacks()["service"]
     stand_in = templates.yaml.load(rollouts.SERVICE, templates.Loader)
     assert stand_in["Parameters"].keys() - service["Parameters"].keys() == {"Fails"}
-    assert stand_in["Outputs"].keys() <= service["Outputs"].keys()
+    assert stand_in["Outputs"].keys() == seen.OUTPUTS <= service["Outputs"].keys()
+    assert seen.PARAMETERS == stand_in["Parameters"].keys() - {"Fails"}
     assert "BalancerFullName" in templates.stacks()["edge"]["Outputs"]
     for kind in service["Parameters"]["InstanceType"]["AllowedValues"]:
         assert steps.architecture(kind) == ("arm64" if kind[:3] in ("t4g", "m7g", "c7g") else "x86_64"), kind
