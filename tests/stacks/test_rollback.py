@@ -58,6 +58,7 @@ LIVE = {"ImageId": GOOD, "SettingsHash": "new", "CanaryImageId": GOOD, "CanarySe
         # The bad one is not what was before the one that it was taken back to.
         ([("deploy", OLDER), ("rollout", OLD), ("rollout", BAD), ("rollback", OLD), ("rollout", GOOD)], LIVE, OLD, "before"),
         ([("deploy", OLDER), ("rollout", BAD), ("rollout", OLDER), ("deploy", GOOD)], LIVE, OLDER, "before"),
+        ([("deploy", OLDER), ("rollout", OLD), ("rollout", BAD), ("rollout", OLD)], {}, OLDER, "before"),
         # Twice is once.
         ([("deploy", GOOD), ("rollout", BAD), ("rollback", GOOD)], LIVE, None, "has gone back"),
         ([("deploy", OLD), ("rollout", GOOD), ("rollout", BAD, TAKEN_BACK)], LIVE, None, "was taken back already"),
