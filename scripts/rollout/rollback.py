@@ -86,7 +86,8 @@ def main(account, options):
         older = f"To go further back: make rollback ENV={account.environment} IMAGE=ami-…"
         return say(f"    there is nothing to take back. {older}\nnext: make status ENV={account.environment}")
     if not options.yes:
-        agree(f"take {'the live group' if image else 'the canary'} back in account {account.number} ({account.region})?")
+        what = "the live group" if image else "the canary" if seen.canary else "the stack"
+        agree(f"take {what} back in account {account.number} ({account.region})?")
     seen, end = steps.drive(
         lambda step, seen, answer: back.decide(step, image, seen, answer),
         "begin",

@@ -89,7 +89,7 @@ class World:
     def healthy(self, made, group):
         """Whether the canary's one instance, of the launch template as it is now, is in service and well in both groups."""
         ready = [one for one in group.get("Instances", []) if one["LifecycleState"] == "InService"]
-        ready = [one["InstanceId"] for one in ready if one.get("LaunchTemplate") == group.get("LaunchTemplate")]
+        ready = [one["InstanceId"] for one in ready if version(one) == version(group)]
         return len(ready) == 1 and all(ready[0] in self.well(made[kind]) for kind in ("CanaryHttpTargetGroup", "CanaryGrpcTargetGroup"))
 
     def well(self, target_group):
@@ -140,6 +140,11 @@ class World:
             return ""
         reason = f": {one['StatusReason']}" if one.get("StatusReason") else ""
         return f"the live group's refresh is {one['Status']}, {one.get('PercentageComplete', 0)} %{reason}"
+
+
+def version(one):
+    """Of the launch template that a group or an instance has."""
+    return [one.get("LaunchTemplate", {}).get(key) for key in ("LaunchTemplateId", "Version")]
 
 
 def world(account):

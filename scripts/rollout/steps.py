@@ -126,7 +126,9 @@ def drive(decide, state, look, act):
         state, action = decide(state, seen, answer)
         if isinstance(action, End):
             return seen, action
-        answer = act(action, seen, state)
+        said = act(action, seen, state)
+        # Somebody's update that comes in between takes no answer away.
+        answer = answer if isinstance(action, Wait) else said
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------

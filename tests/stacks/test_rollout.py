@@ -251,6 +251,17 @@ def test_nothing_is_done_where_all_is_there():
     assert decide("preflight", seen(ROLLED))[1].good
 
 
+def test_an_answer_outlives_an_update_of_somebody_else():
+    looks, actions = iter([seen(), seen(status="UPDATE_IN_PROGRESS"), seen(), seen(status="UPDATE_FAILED")]), []
+
+    def act(action, what, state):
+        actions.append(type(action))
+        return True if isinstance(action, Migrate) else None
+
+    steps.drive(lambda *words: steps.decide(words[0], GOAL, *words[1:]), State(), lambda: next(looks), act)
+    assert actions == [Migrate, Wait, Update]
+
+
 # ---- Random events ---------------------------------------------------------------------------------------------------
 class Model:
     """A stack and what is around it, to which things happen; it notices what must never be."""
