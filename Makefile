@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,11 @@ migrate:
 # In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
 pipeline-profile:
 	@scripts/pipelines/write-profile.sh '$(ENV)' '$(ACCOUNT)' '$(ROLE)'
+rollout: ## rolls out an image (ENV=prod IMAGE=ami-…; CANARY=0, GATES=off, MINUTES=10, MIN_REQUESTS=200, MIGRATED=1, YES=1)
+	@scripts/stacks.sh rollout --environment='$(ENV)' --image='$(IMAGE)' $(CANARY:%=--canary='%') $(GATES:%=--gates='%') $(MINUTES:%=--minutes='%') $(MIN_REQUESTS:%=--min-requests='%') $(call flag,MIGRATED,migrated) $(call flag,YES,yes)
+
+rollback: ## takes the live group back to the image before, and a canary away (ENV=prod; IMAGE=ami-… for another one, YES=1)
+	@scripts/stacks.sh rollback --environment='$(ENV)' $(IMAGE:%=--image='%') $(call flag,YES,yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take

@@ -13,12 +13,12 @@ from cloud import Refusal, outputs, pauses, say
 class ChangeSet:
     """A change set of the stack `name`. `existing` is the stack as it stands, None for a first create."""
 
-    def __init__(self, account, name, existing, parameters, tags, revert=False):
+    def __init__(self, account, name, existing, parameters, tags, revert=False, what="deploy", **more):
         self.account, self.existing = account, existing
         self.path = next(path for path in templates.paths() if templates.name(path) == name)
         self.request = {
             "StackName": account.prefix + name,
-            "ChangeSetName": f"deploy-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            "ChangeSetName": f"{what}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
             "ChangeSetType": "UPDATE" if existing else "CREATE",
             "Parameters": parameters,
             "Capabilities": ["CAPABILITY_NAMED_IAM"],
@@ -26,21 +26,21 @@ class ChangeSet:
             "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
             # Alarms of the update before would hold for this one, too.
             "RollbackConfiguration": {"RollbackTriggers": [], "MonitoringTimeInMinutes": 0},
-        }
+        } | more
         if not existing:
             # Nobody has to delete a ROLLBACK_COMPLETE by hand; what `make destroy` has left under a name is taken over.
             self.request |= {"OnStackFailure": "DELETE", "ImportExistingResources": True}
         elif revert:
             self.request["DeploymentMode"] = "REVERT_DRIFT"
         role = outputs(account.stack(f"{account.prefix}bootstrap")).get("ExecutionRoleArn")
-        if role and name != "bootstrap":
-            self.request["RoleARN"] = role
+        self.request |= {"RoleARN": role} if role and name != "bootstrap" else {}
+        self.body = {} if "UsePreviousTemplate" in more else {"TemplateBody": self.path.read_text()}
 
     def create(self):
         """Makes it, and gives whether there is anything to change."""
         for attempt in range(20):
             try:
-                made = self.account.cloudformation.create_change_set(TemplateBody=self.path.read_text(), **self.request)
+                made = self.account.cloudformation.create_change_set(**self.body, **self.request)
                 break
             except botocore.exceptions.ClientError as error:
                 # The execution role was made a moment ago, and not all of AWS knows it.
@@ -65,17 +65,19 @@ class ChangeSet:
         """The changes, and the commands of the AWS CLI that do the same."""
         for change in sorted(self.changes, key=lambda one: one["LogicalResourceId"]):
             say(*line(change))
-        say(self.account.command("create-change-set", **self.request, TemplateBody=f"file://{os.path.relpath(self.path)}"))
+        file = dict.fromkeys(self.body, f"file://{os.path.relpath(self.path)}")
+        say(self.account.command("create-change-set", **self.request, **file))
         say(self.account.command("execute-change-set", **{key: self.request[key] for key in ("StackName", "ChangeSetName")}))
 
-    def execute(self):
-        """Executes it with its events shown, and gives the stack."""
-        token = uuid.uuid4().hex
+    def execute(self, also=lambda _: None):
+        """Executes it with its events shown, and what `also` shows. A new image is named in each event (for make rollback)."""
+        image = [one.get("ParameterValue", "") for one in self.request["Parameters"] if one["ParameterKey"] == "ImageId"]
+        token = "-".join([self.request["ChangeSetName"], *image]).strip("-")
         try:
             self.account.cloudformation.execute_change_set(ChangeSetName=self.id, ClientRequestToken=token)
         except botocore.exceptions.ClientError as error:
             raise Refusal(f"{error}\n    Has somebody else changed the stack since? Run the same command again") from None
-        stack, failure = self.account.follow(self.stack_id, token)
+        stack, failure = self.account.follow(self.stack_id, token, also)
         if stack["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             failure += "\n    Mend that, and run the same command again: it goes on from here"
             raise Refusal(f"{stack['StackName']} is in {stack['StackStatus']}, because of{failure}")

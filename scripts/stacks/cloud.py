@@ -88,8 +88,7 @@ class Account:
 
     def names(self):
         """The stacks of this environment, in order. Those of the pipelines are in the tools account, and all others are not."""
-        tools = self.environment == "tools"
-        return [name for name in map(templates.name, templates.paths()) if (name in templates.TOOLS) == tools]
+        return [name for name in map(templates.name, templates.paths()) if (name in templates.TOOLS) == (self.environment == "tools")]
 
     def stack(self, name):
         """The stack of this full name or id as CloudFormation describes it; None when there is none."""
@@ -105,10 +104,10 @@ class Account:
         operations = itertools.groupby(every, lambda event: event.get("ClientRequestToken", ""))
         return next((list(events)[::-1] for found, events in operations if token in (None, found)), [])
 
-    def follow(self, stack_id, token=None):
+    def follow(self, stack_id, token=None, also=lambda _: None):
         """Shows events until the stack is at rest, and gives it with what failed first. No token: of what runs already."""
         shown = set()
-        for _ in pauses():
+        for _ in map(also, pauses()):
             stack, events = self.stack(stack_id), self.events(stack_id, token)
             for event in events:
                 failed = event["ResourceStatus"].endswith("_FAILED")
@@ -133,14 +132,13 @@ class Account:
         """What the checks before a deployment have found, a line each."""
         events = self.cloudformation.describe_events(Filters={"FailedEvents": True}, **of)["OperationEvents"]
         found = (one for one in events if one.get("ValidationStatusReason") and (since is None or one["Timestamp"] >= since))
-        told = (f"{one.get('LogicalResourceId')}: {one['ValidationStatusReason']} {one.get('ValidationPath', '')}" for one in found)
-        return "".join(f"\n    {line}" for line in told)
+        line = "\n    {LogicalResourceId}: {ValidationStatusReason} {ValidationPath}".format_map
+        return "".join(line({"LogicalResourceId": None, "ValidationPath": "", **one}) for one in found)
 
     def delete(self, stack):
         """Deletes a stack with its events shown, and gives it with what has failed first."""
         say(self.command("delete-stack", StackName=stack["StackName"]))
-        token = uuid.uuid4().hex
-        self.cloudformation.delete_stack(StackName=stack["StackId"], ClientRequestToken=token)
+        self.cloudformation.delete_stack(StackName=stack["StackId"], ClientRequestToken=(token := uuid.uuid4().hex))
         return self.follow(stack["StackId"], token)
 
 
@@ -150,7 +148,7 @@ def run(main, what, **flags):
     parser.add_argument("--environment", required=True)
     parser.add_argument("--folder", type=pathlib.Path, default=templates.FOLDER, help="where the templates are")
     for name, how in flags.items():
-        parser.add_argument(f"--{name}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
+        parser.add_argument(f"--{name.replace('_', '-')}", **({"action": "store_true", "help": how} if isinstance(how, str) else how))
     options = parser.parse_args()
     templates.FOLDER = options.folder.resolve()
     try:

@@ -52,11 +52,11 @@ def groups(account, found):
                 yield f"! {one['ProcessName'].upper()} IS SUSPENDED in {kind}: {resume}"
             for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
                 yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
-    deploy = f"make deploy ENV={account.environment} STACK=service"
+    deploy, back = f"make deploy ENV={account.environment} STACK=service", f"make rollback ENV={account.environment}"
     now = {one["ParameterKey"]: one["ParameterValue"] for one in (service or {}).get("Parameters", []) if not in_progress(service)}
-    for key, rest in {"CanaryInstances": "0", "CanaryWeight": "0", "Gates": "on"}.items():
+    for key, (rest, end) in {"CanaryInstances": ("0", back), "CanaryWeight": ("0", back), "Gates": ("on", deploy)}.items():
         if now.get(key, rest) != rest:
-            yield f"! {key} IS {now[key]}: a rollout has stopped half-way (back: {deploy} PARAMETERS={key}={rest})"
+            yield f"! {key} IS {now[key]}: a rollout has stopped half-way, or was taken back ({end} makes it {rest})"
     if "SettingsHash" in now and now["SettingsHash"] != settings.settings_hash(account):
         yield f"! settings have changed that instances read only when they start ({deploy} rolls them out)"
 

@@ -22,14 +22,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = ROOT / "scripts" / "stacks"
 REGION = "eu-central-1"
 # Those of the other folders are called by their names alone, too.
-sys.path[:0] = [str(COMMANDS), str(ROOT / "scripts" / "operate")]
+sys.path[:0] = [str(COMMANDS), str(ROOT / "scripts" / "operate"), str(ROOT / "scripts" / "rollout")]
 
 import templates  # noqa: E402
 
 # Writes down what the commands call, in this process and in theirs.
 RECORDING = pathlib.Path(__file__).with_name("recording")
 RECORDED = {name: os.environ[name] for name in ("SALEBELL_TEST_CALLS",) if name in os.environ}
-runpy.run_path(str(RECORDING / "sitecustomize.py"))
+RECORDER = runpy.run_path(str(RECORDING / "sitecustomize.py"))
 
 
 def free_port():

@@ -496,8 +496,8 @@ def test_status_says_what_needs_a_person(folder):
     folder.client("ssm").put_parameter(Name="/salebell/dev/bus/first", Value=topic(folder), Type="String", Overwrite=True)
     folder.run("deploy", "--yes", "--stack=service", "CanaryWeight=10")
     text = folder.run("status", code=1)
-    back = "make deploy ENV=dev STACK=service PARAMETERS=CanaryWeight=0"
-    assert f"! CanaryWeight IS 10: a rollout has stopped half-way (back: {back})" in text
+    back = "make rollback ENV=dev makes it 0"
+    assert f"! CanaryWeight IS 10: a rollout has stopped half-way, or was taken back ({back})" in text
 
 
 def test_status_shouts_when_a_process_is_suspended():

@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 import resolve
+import rollouts
 import stubs
 import templates
 from deployment import AWAY
@@ -323,6 +324,33 @@ def test_a_template_deploy_keeps_the_image_that_was_rolled_out(dev):
     said = dev.deploy()
     assert said.count("    nothing to change\n") == len(names())
     assert dev.launched()["LaunchTemplateData"]["ImageId"] == IMAGES[1]
+
+
+def test_an_image_is_rolled_out_and_taken_back_and_nothing_is_replaced(dev, tmp_path):
+    """The commands on the stacks themselves; each thing that can go wrong is in test_rollout_commands.py."""
+    world, resources = rollouts.World(tmp_path / "world.json", Operator(dev)), dev.resources("service")
+    said = re.split(r"^==> \d\d:", world.rollout("--migrated"), flags=re.M)
+    changed = [{name for _, name, _, why in CHANGE.findall(step) if " by LiveGroup" not in why} for step in said]
+    rules = {"ApiKeyRule", "BrowserRule", "GrpcRule", "LoginRule", "PublicRule", "TokenRule"}
+    canary, live = {"CanaryGroup", "CanaryLaunchTemplate"}, {"LiveGroup", "LaunchTemplate"}
+    assert changed == [set(), canary, rules, rules, live, {"CanaryGroup"}, set()]
+    assert dev.launched()["LaunchTemplateData"]["ImageId"] == rollouts.GOOD
+    said = world.run("rollback", "--yes", f"--image={rollouts.OLD}")
+    assert f"{IMAGES[1]} by make deploy" in said and f"{rollouts.GOOD} by make rollout" in said
+    assert dev.launched()["LaunchTemplateData"]["ImageId"] == rollouts.OLD
+    assert dev.resources("service") == resources, "something was replaced"
+    assert "! Gates IS off" in dev.emulator.run("status", "--environment=dev", code=1)
+    dev.deploy(ImageId=IMAGES[1], CanaryImageId=IMAGES[0])
+
+
+class Operator:
+    """As the stand-in wants the commands and clients of an account."""
+
+    def __init__(self, dev):
+        self.client, self.emulator = dev.client, dev.emulator
+
+    def run(self, program, *words, **more):
+        return self.emulator.call(program, "--environment=dev", *words, **more)
 
 
 def test_a_broken_change_is_rolled_back_and_the_old_version_stands(dev, tmp_path):

@@ -28,8 +28,9 @@ LOG_GROUPS = {"access", "application", "system", "metrics", "sessions", "aws-waf
 
 @functools.cache
 def pages():
-    """All runbooks, their index, and the pages of what is done by day, by their path from the runbooks on."""
-    others = {f"../{path.stem}": path.read_text() for name in PROCEDURES for path in [alarms.PAGES.parent / f"{name}.md"]}
+    """All runbooks, their index, and the pages of what is done by day and night, by their path from the runbooks on."""
+    names = (*PROCEDURES, "roll-out", "roll-back")
+    others = {f"../{path.stem}": path.read_text() for name in names for path in [alarms.PAGES.parent / f"{name}.md"]}
     return {"README": (alarms.PAGES / "README.md").read_text(), **alarms.pages(), **others}
 
 
@@ -103,8 +104,8 @@ def test_links_lead_somewhere():
             if re.match(r"https?://", target):
                 continue
             path, _, anchor = target.partition("#")
-            own = alarms.PAGES / f"{name}.md"
-            file = (own.parent / path).resolve() if path else own
+            page_file = alarms.PAGES / f"{name}.md"
+            file = (page_file.parent / path).resolve() if path else page_file
             assert file.exists(), f"{name}: {target}"
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
@@ -252,7 +253,8 @@ def test_settings_and_commands_of_ours_are_there():
     settings = set(re.findall(r"^\| `(\w+\.\w+)` \|", operations_page, re.M))
     areas = {setting.split(".")[0] for setting in settings}
     subcommands = set(re.findall(r"^\| `salebell (\w[\w-]*)", operations_page, re.M))
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    makefile = (ROOT / "Makefile").read_text()
+    targets = dict(re.findall(r"^([a-z-]+):(?:.*\n)((?:\t.*\n)*)", makefile, re.M))
     problems = []
     for name, page in pages().items():
         for setting in re.findall(r"`([a-z]+\.[a-z_]+)`", page):
@@ -263,6 +265,9 @@ def test_settings_and_commands_of_ours_are_there():
                 problems.append(f"{name}: {' '.join(command)}")
             if command[0] == "make" and command[1] not in targets:
                 problems.append(f"{name}: {' '.join(command)}")
+            elif command[0] == "make":
+                given = [word.split("=")[0] for word in command[2:] if "=" in word]
+                problems += [f"{name}: {' '.join(command)}" for one in given if not re.search(rf"\b{one}\b", targets[command[1]])]
     assert not problems
 
 

@@ -7,26 +7,33 @@ import pathlib
 import sys
 
 # By the name of a command: the table of cloudformation/calls for the role that runs it. All others are run by deploy's.
-TABLES = {"logs": "on-call", "mute": "on-call", "shell": "on-call"}
+TABLES = {"logs": "on-call", "mute": "on-call", "shell": "on-call", "rollout": "rollout", "rollback": "rollout"}
+FILE = os.environ.get("SALEBELL_TEST_CALLS")
+seen = set()
 
 
-def record(file):
+def note(client, operation):
+    """Writes a call down, if it is a command's and not the tests' own. Those say so, and so does `make shell` where it has
+    assumed a role."""
+    service = {"monitoring": "cloudwatch"}.get(client.meta.service_model.signing_name, client.meta.service_model.signing_name)
+    who = client.meta.config.user_agent_appid or TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
+    if FILE and who != "tests" and (who, service, operation) not in seen:
+        seen.add((who, service, operation))
+        with open(FILE, "a") as lines:
+            lines.write(f"{who} {service}:{operation}\n")
+
+
+def record():
     import botocore.client
 
-    call, seen = botocore.client.BaseClient._make_api_call, set()
+    call = botocore.client.BaseClient._make_api_call
 
     def call_and_record(self, operation, parameters):
-        service = {"monitoring": "cloudwatch"}.get(self.meta.service_model.signing_name, self.meta.service_model.signing_name)
-        # The tests' own clients say so, and so does `make shell` where it has assumed a role.
-        who = self.meta.config.user_agent_appid or TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
-        if who != "tests" and (who, service, operation) not in seen:
-            seen.add((who, service, operation))
-            with open(file, "a") as lines:
-                lines.write(f"{who} {service}:{operation}\n")
+        note(self, operation)
         return call(self, operation, parameters)
 
     botocore.client.BaseClient._make_api_call = call_and_record
 
 
-if os.environ.get("SALEBELL_TEST_CALLS"):
-    record(os.environ["SALEBELL_TEST_CALLS"])
+if FILE:
+    record()

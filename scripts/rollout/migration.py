@@ -1,0 +1,52 @@
+"""Migrates the database before a rollout: starts the job of CodeBuild that is inside its network (pipelines/migrate.yaml) and
+follows it. It runs `salebell migrate` of the image's own bake."""
+
+import json
+import shlex
+
+import botocore.exceptions
+from cloud import Refusal, outputs, pauses, say
+
+
+def request(account, image):
+    """The call that starts the job. Refuses where the environment has none."""
+    source = outputs(account.stack(f"{account.prefix}data")).get("MigrationSource")
+    if not source:
+        by_hand = "migrate by hand (docs/operations/stacks.md), then say MIGRATED=1"
+        raise Refusal(f"{account.environment} has no job that migrates (the parameter ReleasesBucket of data): {by_hand}")
+    if not image.get("Name"):
+        raise Refusal("the image has no name, by which the job would find its binary: MIGRATED=1 once it is migrated")
+    return {
+        "projectName": f"{account.prefix}migrate",
+        "sourceLocationOverride": f"{source}/{image['Name']}/migrate.zip",
+        "environmentVariablesOverride": [{"name": "IMAGE_NAME", "value": image["Name"], "type": "PLAINTEXT"}],
+    }
+
+
+def migrate(account, image):
+    """True when the job has ended well, and otherwise why it has not. A second one that runs beside it waits for it: the
+    migration takes a lock."""
+    wanted, client = request(account, image), account.client("codebuild")
+    words = ["--project-name", wanted["projectName"], "--source-location-override", wanted["sourceLocationOverride"]]
+    words += ["--environment-variables-override", json.dumps(wanted["environmentVariablesOverride"])]
+    say(f"$ {shlex.join(['aws', 'codebuild', 'start-build', *words, '--region', account.region])}")
+    try:
+        build = client.start_build(**wanted)["build"]
+    except botocore.exceptions.ClientError as error:
+        return str(error)
+    said = ""
+    for _ in pauses():
+        build = client.batch_get_builds(ids=[build["id"]])["builds"][0]
+        if build.get("currentPhase") != said:
+            said = build.get("currentPhase")
+            say(f"    {build['id']}: {said}")
+        if build["buildComplete"]:
+            return True if build["buildStatus"] == "SUCCEEDED" else f"{build['id']} has ended in {build['buildStatus']}{why(build)}"
+
+
+def why(build):
+    """What the job says of its failure, and where its log is."""
+    told = [context["message"] for phase in build.get("phases", []) for context in phase.get("contexts", []) if context.get("message")]
+    logs = build.get("logs", {})
+    where = f"\n    its log: {logs['groupName']}, stream {logs['streamName']}" if logs.get("streamName") else ""
+    return "".join(f"\n    {one}" for one in told) + where

@@ -1,0 +1,164 @@
+"""Rolls out an image: a canary with a tenth of the requests first, then the live group. Each step is one update of the stack
+of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
+
+import contextlib
+import re
+import time
+
+import migration
+import settings
+import steps
+from changes import ChangeSet
+from cloud import Refusal, agree, in_progress, outputs, run, say
+from seen import world
+
+
+def update(of, action, what):
+    """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    stack, _ = of.stack()
+    triggers = []
+    if action.gate:
+        alarm = of.gates(outputs(stack)).get(action.gate)
+        if not alarm:
+            return f"{action.gate} is not there"
+        kind = "AWS::CloudWatch::CompositeAlarm" if "AlarmRule" in alarm else "AWS::CloudWatch::Alarm"
+        triggers = [{"Arn": alarm["AlarmArn"], "Type": kind}]
+    there = [one["ParameterKey"] for one in stack["Parameters"]]
+    if missing := sorted(action.parameters.keys() - set(there)):
+        return f"the stack has no parameter {', '.join(missing)}"
+    change_set = ChangeSet(
+        of.account,
+        "service",
+        stack,
+        [
+            {"ParameterKey": key, "ParameterValue": action.parameters[key]} if key in action.parameters
+            else {"ParameterKey": key, "UsePreviousValue": True}
+            for key in there
+        ],  # fmt: skip
+        {one["Key"]: one["Value"] for one in stack.get("Tags", [])},
+        what=what,
+        # A rollout changes parameters. Templates are a deploy's.
+        UsePreviousTemplate=True,
+        RollbackConfiguration={"RollbackTriggers": triggers, "MonitoringTimeInMinutes": action.minutes},
+    )
+    try:
+        if not change_set.create():
+            return True
+        change_set.show()
+        if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
+            change_set.discard()
+            return f"{', '.join(replaced)} would be replaced"
+        change_set.execute(of.progress())
+    except Refusal as error:
+        say(f"    {error}".split("\n    Mend that")[0], "red")
+        return str(error).split("\n    Mend that")[0]
+    return True
+
+
+def wait(of, seen):
+    say(f"==> waits for {of.name}, which is in {seen.status}")
+    stack, _ = of.stack()
+    of.account.follow(stack["StackId"], None, of.progress())
+
+
+class Act:
+    """Does what was decided, and gives the answer that the next decision is to know."""
+
+    def __init__(self, of, command, yes):
+        self.of, self.command, self.yes, self.looks = of, command, yes, []
+
+    def __call__(self, action, seen, step):
+        if isinstance(action, steps.Wait):
+            return wait(self.of, seen)
+        if isinstance(action, steps.Look):
+            if action.says not in self.looks:
+                say(f"    {action.says}")
+            self.looks.append(action.says)
+            return time.sleep(min(0.1 * len(self.looks), 10))
+        if isinstance(action, steps.Ask):
+            with contextlib.suppress(Refusal):
+                return not self.yes and (agree(action.question) or True)
+            return False
+        say(f"==> {seen.now:%H:%M:%S} {action.says}")
+        if isinstance(action, steps.Migrate):
+            return migration.migrate(self.of.account, seen.image)
+        return update(self.of, action, f"{self.command}-{step}")
+
+
+def finish(account, end, seen, otherwise):
+    """Says how it has ended."""
+    say(f"==> {seen.now:%H:%M:%S} {end.says}", "green" if end.good else None)
+    if not end.good:
+        raise Refusal(f"{otherwise}; `make status ENV={account.environment}` says what stands")
+    say(f"next: make status ENV={account.environment}")
+
+
+def main(account, options):
+    goal = steps.Goal(
+        image=options.image,
+        settings=settings.settings_hash(account),
+        canary=options.canary != "0",
+        gates=options.gates != "off",
+        migrated=options.migrated,
+        minutes=options.minutes,
+        minimum=steps.MINIMUM.get(account.environment, 0) if options.min_requests is None else options.min_requests,
+        environment=account.environment,
+    )
+    account.introduce(f"rolls out {goal.image}, {plan(goal)}")
+    if not re.fullmatch("ami-[0-9a-f]+", goal.image):
+        raise Refusal(f"IMAGE= must be the id of an image, such as ami-0c1f0b5d7e2a94863, not {goal.image!r}")
+    of = world(account)
+    while in_progress(of.stack()[0]):
+        wait(of, of.look(goal.image))
+    seen = of.look(goal.image)
+    _, first = steps.decide(steps.State(), goal, seen)
+    if not isinstance(first, steps.End):
+        begin(account, goal, first, seen, options.yes)
+    act = Act(of, "rollout", options.yes)
+    seen, end = steps.drive(
+        lambda state, seen, answer: steps.decide(state, goal, seen, answer),
+        steps.State(),
+        lambda: of.look(goal.image),
+        lambda action, seen, state: act(action, seen, state.step),
+    )
+    finish(account, end, seen, f"{goal.image} is not rolled out")
+
+
+def plan(goal):
+    """The steps in words."""
+    migration_first = "" if goal.migrated else "the database is migrated first, "
+    canary = f"a canary gets a tenth of the requests for {goal.minutes} minutes" if goal.canary else "without a canary"
+    return migration_first + canary + ("" if goal.gates else ", WITHOUT THE GATES")
+
+
+def begin(account, goal, action, seen, yes):
+    """What stands and what begins, and whether that is meant."""
+    version = f" (version {seen.image['Version']})" if seen.image.get("Version") else ""
+    say(f"    the live group has {seen.live[0]} on {seen.desired} instances, and is to have {goal.image}{version}")
+    if seen.canary:
+        say(f"    goes on with the canary of {seen.canary[0]} that stands, with weight {seen.weight}", "yellow")
+    if isinstance(action, steps.Migrate):
+        migration.request(account, seen.image)
+    say(f"    first: {action.says}")
+    if not yes:
+        agree(f"roll out to account {account.number} ({account.region})?")
+
+
+def minutes(text):
+    if not 1 <= int(text) <= 180:
+        raise ValueError(text)
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        __doc__,
+        image={"required": True, "help": "the id of the image; that of the live group rolls its settings out"},
+        canary={"default": "1", "choices": ["0", "1"], "help": "0 goes without a canary, in 4 minutes and not 20"},
+        gates={"default": "on", "choices": ["on", "off"], "help": "off: ServiceGate does not stop the roll, for a version that mends"},
+        migrated="the database has the schema already",
+        minutes={"type": minutes, "default": 10, "help": "that the canary serves"},
+        min_requests={"type": int, "help": "that the canary must have had"},
+        yes="asks nothing; too few requests end the rollout",
+    )

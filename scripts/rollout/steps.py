@@ -1,0 +1,325 @@
+"""What a rollout does next: pure functions of a state, a goal and what is seen now. Nothing here calls AWS.
+
+A rollout goes through these steps, and each but the first two is one update of the stack (docs/decisions/rollout.md):
+preflight, migrate, up (the canary), serves (a tenth of the requests), rests (none), roll (the live group), clean.
+"""
+
+import dataclasses
+import datetime
+import re
+
+# A stack that can be updated. In others a person must mend what has failed.
+AT_REST = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
+# Requests that a canary must have answered, less where there is little traffic. dev may have none at all.
+MINIMUM = {"dev": 0, "stage": 20, "prod": 200}
+# An instance is ready within 5 minutes or abandoned by its hook; 6 is overdue for the image, too.
+PATIENCE = datetime.timedelta(minutes=6)
+# For too few requests: ten minutes more, twice.
+MORE = datetime.timedelta(minutes=20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What a rollout is to reach: the live group with this image and the settings of this hash."""
+
+    image: str
+    settings: str
+    canary: bool = True
+    gates: bool = True
+    migrated: bool = False
+    minutes: int = 10
+    minimum: int = 0
+    environment: str = "dev"
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What is there, all of it read a moment ago."""
+
+    now: datetime.datetime  # by AWS's clock, as all that it is compared with
+    status: str  # of the stack
+    since: datetime.datetime  # when the stack's last update began
+    parameters: dict
+    gates: dict  # the state of ServiceGate and CanaryGate; a gate that is not there is missing
+    image: dict  # State, Architecture, Version of the image of the goal; empty: there is none
+    settings: str  # the hash of the settings as they are now
+    refresh: str = ""  # the state of a refresh of the live group that has not ended
+    suspended: tuple = ()  # processes of both groups
+    desired: int = 1  # live instances that are wanted
+    healthy: bool = False  # the canary's instance, in both target groups
+    requests: int = 0  # that the canary has answered since the stack's last update began
+
+    @property
+    def weight(self):
+        return self.parameters["CanaryWeight"]
+
+    @property
+    def canary(self):
+        """The image and settings of the canary that stands; None: none does."""
+        stands = self.parameters["CanaryInstances"] != "0" or self.weight != "0"
+        return (self.parameters["CanaryImageId"], self.parameters["CanarySettingsHash"]) if stands else None
+
+    @property
+    def live(self):
+        return self.parameters["ImageId"], self.parameters["SettingsHash"]
+
+    @property
+    def classic(self):
+        return self.parameters.get("Rollout") == "classic"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a rollout is. A new one, and one that was killed, begin with `preflight`: the rest is what stands."""
+
+    step: str = "preflight"
+    # Why it is being cleaned up; nothing: because all is done.
+    reason: str = ""
+    few: bool = False
+    tries: int = 0
+
+
+# ---- What is to be done ----------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Wait:
+    """For the update that somebody has begun."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Again, in a moment."""
+
+    says: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Migrate:
+    says: str = "the database gets the schema of the image"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    question: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """An update of the stack: parameters, the gate that takes it back, and how long CloudFormation looks on afterwards."""
+
+    says: str
+    parameters: dict
+    gate: str = ""
+    minutes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    good: bool
+    says: str
+
+
+def drive(decide, state, look, act):
+    """From `state` to the end: looks anew, decides, acts. What was seen last, and the End."""
+    answer = None
+    while True:
+        seen = look()
+        state, action = decide(state, seen, answer)
+        if isinstance(action, End):
+            return seen, action
+        said = act(action, seen, state)
+        # Somebody's update that comes in between takes no answer away.
+        answer = answer if isinstance(action, Wait) else said
+
+
+# ---- The table -------------------------------------------------------------------------------------------------------
+def decide(state, goal, seen, answer=None):
+    """The next state and what is to be done. `answer` is what the last action gave: None of one that gives nothing."""
+    if seen.status.endswith("_IN_PROGRESS"):
+        return state, Wait()
+    if seen.status not in AT_REST:
+        return state, End(False, stuck(seen))
+    return STEPS[state.step](state, goal, seen, answer)
+
+
+def preflight(state, goal, seen, answer):
+    if seen.live == (goal.image, goal.settings):
+        if seen.canary:
+            return clean("", seen)
+        return state, End(True, f"the live group has {goal.image} and these settings already")
+    if goal.canary and seen.canary == (goal.image, goal.settings):
+        # An earlier run has left it. What is in its way makes it go.
+        if seen.weight != "0":
+            return served(State("serves"), goal, seen, None)
+        if seen.status == "UPDATE_ROLLBACK_COMPLETE":
+            return clean("the last update of the stack was taken back", seen)
+        return raised(State("up"), goal, seen, None)
+    if problems := obstacles(goal, seen):
+        return state, End(False, "nothing is changed:\n" + listed(problems))
+    if goal.migrated or goal.image == seen.live[0]:
+        return begin(goal, seen)
+    return State("migrate"), Migrate()
+
+
+def migrated(state, goal, seen, answer):
+    if answer is not True:
+        return state, End(False, f"the migration has failed, nothing else is changed: {answer}")
+    # It takes minutes.
+    if problems := obstacles(goal, seen):
+        return state, End(False, "migrated, and nothing else is changed:\n" + listed(problems))
+    return begin(goal, seen)
+
+
+def begin(goal, seen):
+    if not goal.canary:
+        return roll(goal, seen)
+    wanted = {"CanaryImageId": goal.image, "CanarySettingsHash": goal.settings, "CanaryInstances": "1", "CanaryWeight": "0"}
+    return State("up"), Update("the canary comes up, without requests", wanted)
+
+
+def raised(state, goal, seen, answer):
+    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
+        return clean(f"the canary was not made{because(answer)}", seen)
+    if closed := shut(goal, seen):
+        return clean(f"the canary has not come up: {closed}", seen)
+    if not seen.healthy:
+        if seen.now - seen.since > PATIENCE:
+            return clean("the canary is not healthy in both target groups after 6 minutes", seen)
+        return state, Look("waits for the canary to be healthy in both target groups")
+    if problems := obstacles(goal, seen, "ours"):
+        return clean("; ".join(problems), seen)
+    says = f"the canary serves a tenth of the requests, for {goal.minutes} minutes"
+    return State("serves"), Update(says, {"CanaryWeight": "10"}, "CanaryGate", goal.minutes)
+
+
+def served(state, goal, seen, answer):
+    if seen.canary != (goal.image, goal.settings) or seen.weight != "10":
+        return clean(f"the canary was taken back{because(answer)}", seen)
+    # Nothing but this looks at the gate after CloudFormation's ten minutes.
+    if closed := shut(goal, seen):
+        return clean(f"the canary must get no more requests: {closed}", seen)
+    few = seen.requests < goal.minimum
+    until = seen.since + datetime.timedelta(minutes=goal.minutes) + MORE
+    if few and seen.now < until:
+        return state, Look(f"waits for requests: {seen.requests} of {goal.minimum}, until {until:%H:%M} UTC")
+    return State("rests", few=few), Update(f"the canary rests, after {seen.requests} requests", {"CanaryWeight": "0"})
+
+
+def rested(state, goal, seen, answer):
+    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
+        return clean(f"the canary's weight could not be put back{because(answer)}", seen)
+    if state.few:
+        return State("asked"), Ask(
+            f"The canary had fewer than {goal.minimum} requests in half an hour, and all of them went well. Roll the live group?"
+        )
+    return asked(state, goal, seen, True)
+
+
+def asked(state, goal, seen, answer):
+    if answer is not True:
+        return clean(f"the canary had fewer than {goal.minimum} requests (MIN_REQUESTS= says how many suffice)", seen)
+    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
+        return clean("somebody else has changed the canary", seen)
+    if problems := obstacles(goal, seen, "ours"):
+        return clean("; ".join(problems), seen)
+    return roll(goal, seen)
+
+
+def roll(goal, seen):
+    wanted = {"ImageId": goal.image, "SettingsHash": goal.settings, "Gates": "on" if goal.gates else "off"}
+    if not goal.canary:
+        # While no rollout is under way the canary is as the live group.
+        wanted |= {"CanaryImageId": goal.image, "CanarySettingsHash": goal.settings}
+    if seen.classic:
+        wanted["InServiceDuringRoll"] = str(seen.desired)
+    # A refresh bakes for 300 s by itself; a classic update is looked at for as long.
+    minutes = 5 if seen.classic and goal.gates else 0
+    says = f"the live group gets {goal.image}, instance by instance"
+    return State("roll"), Update(says, wanted, "ServiceGate" if goal.gates else "", minutes)
+
+
+def rolled(state, goal, seen, answer):
+    good = seen.live == (goal.image, goal.settings)
+    return clean("" if good else f"the live group keeps {seen.live[0]}: CloudFormation has taken the roll back{because(answer)}", seen)
+
+
+def clean(reason, seen, tries=0):
+    """The canary goes. It is as the live group again, since a stack is not updated once one of its images is gone."""
+    if not seen.canary:
+        return State("clean", reason), ended(reason, seen)
+    says = "the canary goes" + f", because {reason}" * bool(reason)
+    return State("clean", reason, tries=tries), Update(says, without_canary(seen.live))
+
+
+def without_canary(live):
+    return {"CanaryInstances": "0", "CanaryWeight": "0", "CanaryImageId": live[0], "CanarySettingsHash": live[1]}
+
+
+def cleaned(state, goal, seen, answer):
+    if seen.canary and state.tries < 2:
+        return clean(state.reason, seen, state.tries + 1)
+    if seen.canary:
+        left = f"THE CANARY OF {seen.canary[0]} IS STILL THERE, with weight {seen.weight}{because(answer)}"
+        return state, End(False, f"{left}\n    {state.reason}\n    Run `make rollback ENV={goal.environment}`, which takes it away")
+    return state, ended(state.reason, seen)
+
+
+def ended(reason, seen):
+    return End(not reason, reason or f"the live group has {seen.live[0]}, and the canary is gone")
+
+
+STEPS = dict(preflight=preflight, migrate=migrated, up=raised, serves=served, rests=rested, asked=asked, roll=rolled, clean=cleaned)
+
+
+# ---- What may be in the way ------------------------------------------------------------------------------------------
+def obstacles(goal, seen, canary=None):
+    """Why the next step must not be taken, all at once. `canary`: that it is ours, and may stand."""
+    found = [closed] if (closed := shut(goal, seen)) else []
+    if seen.canary and not canary:
+        onwards = f"make rollout ENV={goal.environment} IMAGE={seen.canary[0]}"
+        found.append(f"a canary of {seen.canary[0]} stands: `{onwards}` goes on with it, `make rollback ENV={goal.environment}` ends it")
+    found += image_problems(goal.image, seen)
+    if seen.refresh:
+        found.append(f"a refresh of the live group is {seen.refresh}")
+    found += [f"{one} is suspended: aws autoscaling resume-processes" for one in seen.suspended]
+    if seen.classic and seen.desired >= int(seen.parameters.get("MaxSize", seen.desired + 1)):
+        found.append(f"a classic roll needs one more instance, and the group has MaxSize ({seen.desired}) already")
+    if seen.settings != goal.settings:
+        found.append("settings of instances have changed meanwhile")
+    return found
+
+
+def shut(goal, seen):
+    """Which gates are not OK."""
+    names = ["ServiceGate", "CanaryGate"] if goal.gates else ["CanaryGate"] * goal.canary
+    return ", ".join(f"{name} is {seen.gates.get(name, 'not there')}" for name in names if seen.gates.get(name) != "OK")
+
+
+def architecture(instance_type):
+    """Graviton has a g behind the number of its generation."""
+    return "arm64" if re.match(r"[a-z]+\d+g", instance_type) else "x86_64"
+
+
+def image_problems(image, seen):
+    if not seen.image:
+        return [f"there is no image {image} in this account and region"]
+    found, wanted = [], architecture(seen.parameters["InstanceType"])
+    if seen.image["State"] != "available":
+        found.append(f"{image} is {seen.image['State']}, not available")
+    if seen.image["Architecture"] != wanted:
+        found.append(f"{image} is for {seen.image['Architecture']}, and {seen.parameters['InstanceType']} is {wanted}")
+    if not seen.image.get("Version"):
+        found.append(f"{image} has no tag Version: is it an image of ours?")
+    return found
+
+
+def stuck(seen):
+    left = f", with {seen.weight} % of the requests on the canary" if seen.weight != "0" else ""
+    return f"the stack is in {seen.status}{left}: a person must mend what has failed (`make status`)"
+
+
+def listed(problems):
+    return "\n".join(f"    - {one}" for one in problems)
+
+
+def because(answer):
+    return f": {answer}" if isinstance(answer, str) else ""
