@@ -410,9 +410,11 @@ impl Fleet {
     }
 
     fn launch(&mut self, pool: Pool) {
+        let image = self.wanted(pool).image.clone();
         let stays = |member: &&Member| {
             let (state, healthy) = self.state(&member.id);
-            healthy && matches!(state, State::PendingWait | State::PendingProceed | State::InService)
+            let is_leaving = !matches!(state, State::PendingWait | State::PendingProceed | State::InService);
+            healthy && !is_leaving && member.image == image
         };
         let in_zone = |zone: &&&str| self.of(pool).filter(stays).filter(|it| it.zone == **zone).count();
         let zones = ZONES.iter().filter(|zone| !self.lost_zones.contains(**zone));
@@ -420,7 +422,6 @@ impl Fleet {
         self.launched += 1;
         let (id, number) = (format!("i-{:08x}", self.launched), self.next_address());
         let address = Ipv4Addr::new(10, 77, 0, number);
-        let image = self.wanted(pool).image.clone();
         self.ec2.launch_at(&id, IpAddr::V4(address));
         {
             let mut world = self.ec2.world();
