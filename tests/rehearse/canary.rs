@@ -74,16 +74,24 @@ pub async fn bad(stage: &mut Stage) -> Result<(), String> {
     let done = async {
         let number = up(stage, spoilt(&current)).await?;
         stage.fault("its defect shows", BTreeSet::from([number]));
-        let begun = now();
+        let (begun, before) = (now(), stage.fleet.lock().await.balancer.given().len());
         let (share, alarmed) = serve(stage, number).await?;
         if !alarmed {
             return Err("the gate has not noticed".to_owned());
         }
-        Ok((begun, share))
+        Ok((begun, before, share))
     };
     let done = done.await;
     gone(stage).await?;
-    let (begun, share) = done?;
+    let (begun, lines, share) = done?;
+    let given = stage.fleet.lock().await.balancer.given();
+    let (answers, spoilt) = of_the_canary(&given[lines..]);
+    // Of its answers in their order; the one more is for what had begun before.
+    if spoilt as f64 > answers as f64 * SPOILT + 1.0 {
+        return Err(format!(
+            "{spoilt} of {answers} answers of the canary are 5xx: more than its defect makes"
+        ));
+    }
     let attempts = stage.timeline.attempts(begun);
     let failed = attempts.iter().filter(|attempt| attempt.error.is_some()).count();
     let part = f64::from(WEIGHT) / 100.0 * SPOILT;
@@ -175,10 +183,14 @@ async fn serve(stage: &mut Stage, number: u8) -> Result<(Share, bool), String> {
 
 /// As CanaryGate says it of a minute: more than 1 % of its answers are 5xx, and at least three.
 fn is_bad(period: &[Given]) -> bool {
-    let of_the_canary = || period.iter().filter(|given| given.pool == Some(Pool::Canary));
-    let (requests, failed) =
-        (of_the_canary().count(), of_the_canary().filter(|given| given.failed_there).count());
+    let (requests, failed) = of_the_canary(period);
     failed >= 3 && failed * 100 > requests
+}
+
+/// How many requests it had, and how many of them it answered with 5xx.
+fn of_the_canary(given: &[Given]) -> (usize, usize) {
+    let given: Vec<_> = given.iter().filter(|given| given.pool == Some(Pool::Canary)).collect();
+    (given.len(), given.iter().filter(|given| given.failed_there).count())
 }
 
 /// How many requests the canary has been given that clients began with since then.
