@@ -3,6 +3,7 @@
 # (docs/decisions/rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
 #   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it an image of the
 #                               debug build, which is found again while nothing in it changes
+#   SALEBELL_REHEARSE_FLEET     how many instances, from 3 (without it) to 6
 #   SALEBELL_REHEARSE_SETTINGS  parameters over those of the rehearsal, such as `server/linger_s=0`
 #   SALEBELL_REHEARSE_REPORT    where the report goes; without it below the target folder
 set -euo pipefail

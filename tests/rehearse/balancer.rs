@@ -1,5 +1,5 @@
 //! The load balancer: haproxy, set as an Application Load Balancer is: TLS to both sides, health checks, no request sent
-//! twice, targets that are taken out finish what they have.
+//! twice, targets that are taken out finish what they have. It has two groups of targets, between which a weight decides.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,39 @@ use tokio::process::{Child, Command};
 use super::network::HOST;
 
 /// The last part of the addresses that targets may have.
-pub const TARGETS: std::ops::RangeInclusive<u8> = 11..=250;
+pub const TARGETS: std::ops::RangeInclusive<u8> = 11..=110;
+
+/// A target group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pool {
+    /// The live group's.
+    Fleet,
+    /// The canary's. It is in the rule with weight 0 too, and its targets are checked.
+    Canary,
+}
+
+impl Pool {
+    pub const ALL: [Pool; 2] = [Pool::Fleet, Pool::Canary];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Pool::Fleet => "fleet",
+            Pool::Canary => "canary",
+        }
+    }
+}
+
+/// A request that came by, as the log has it once it is over.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Its `HEADER`, where it has one.
+    pub request: Option<u64>,
+    pub pool: Option<Pool>,
+    /// Nobody: there was none who could have it.
+    pub target: Option<u8>,
+    /// The target has answered with 5xx, and not the balancer in its place.
+    pub failed_there: bool,
+}
 
 /// What the balancer thinks of a target.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,11 +77,8 @@ impl Balancer {
         let folder = folder.join("haproxy");
         std::fs::create_dir(&folder).expect("a folder");
         let socket = folder.join("socket");
-        let names = vec![HOST.to_string(), "salebell.test".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-        let pem =
-            pem("CERTIFICATE", made.cert.der()) + &pem("PRIVATE KEY", &made.signing_key.serialize_der());
-        std::fs::write(folder.join("front.pem"), pem).expect("its file");
+        let (certificate, key) = certificate();
+        std::fs::write(folder.join("front.pem"), certificate + &key).expect("its file");
         let file = folder.join("haproxy.cfg");
         std::fs::write(&file, settings(&folder, &socket)).expect("its settings");
         let log = std::fs::File::create(folder.join("log")).expect("its log");
@@ -82,68 +111,105 @@ impl Balancer {
     }
 
     /// A new target. It gets requests once it has answered two health checks.
-    pub async fn register(&self, number: u8) {
-        self.ask(&format!("set server fleet/t{number} state ready")).await;
-        self.ask(&format!("set server fleet/t{number} health down")).await;
+    pub async fn register(&self, pool: Pool, number: u8) {
+        let name = pool.name();
+        self.ask(&format!("set server {name}/t{number} state ready")).await;
+        self.ask(&format!("set server {name}/t{number} health down")).await;
     }
 
     /// No new requests for it; those in flight finish.
-    pub async fn deregister(&self, number: u8) {
-        self.ask(&format!("set server fleet/t{number} state drain")).await;
+    pub async fn deregister(&self, pool: Pool, number: u8) {
+        self.ask(&format!("set server {}/t{number} state drain", pool.name())).await;
     }
 
     /// Whatever is left on it ends, and nobody asks it any more.
-    pub async fn forget(&self, number: u8) {
-        self.ask(&format!("set server fleet/t{number} state maint")).await;
-        self.ask(&format!("shutdown sessions server fleet/t{number}")).await;
+    pub async fn forget(&self, pool: Pool, number: u8) {
+        let name = pool.name();
+        self.ask(&format!("set server {name}/t{number} state maint")).await;
+        self.ask(&format!("shutdown sessions server {name}/t{number}")).await;
     }
 
-    /// Health checks stop, or go on: for all targets (`None`) or one.
+    /// Health checks of a target of the fleet stop, or go on.
     pub async fn check(&self, number: u8, on: bool) {
         let verb = if on { "enable" } else { "disable" };
         self.ask(&format!("{verb} health fleet/t{number}")).await;
     }
 
+    /// So many of a hundred requests go to the canary, the others to the fleet.
+    pub async fn weigh(&self, canary: u32) {
+        // haproxy 2.6 takes it for an experiment.
+        self.ask(&format!("experimental-mode on; set var proc.canary int({canary})")).await;
+    }
+
+    /// What `weigh` has set, as haproxy has it.
+    pub async fn weight(&self) -> Option<u32> {
+        // proc.canary: type=sint value=<0>
+        let answer = self.ask("get var proc.canary").await?;
+        answer.split_once("value=<")?.1.split_once('>')?.0.parse().ok()
+    }
+
+    /// All requests that are over, in that order.
+    pub fn given(&self) -> Vec<Given> {
+        let log = std::fs::read_to_string(&self.requests).unwrap_or_default();
+        log.lines().filter_map(read_line).collect()
+    }
+
     /// Which target each request was given to; one that was given to none is left out.
     pub fn targets(&self) -> BTreeMap<u64, u8> {
-        let log = std::fs::read_to_string(&self.requests).unwrap_or_default();
-        let read = |line: &str| {
-            let (request, target) = line.split_once(' ')?;
-            Some((request.parse().ok()?, target.strip_prefix('t')?.parse().ok()?))
-        };
-        log.lines().filter_map(read).collect()
+        self.given().iter().filter_map(|given| Some((given.request?, given.target?))).collect()
     }
 
     /// What it thinks of its targets.
-    pub async fn health(&self) -> BTreeMap<u8, Health> {
-        let table = self.ask("show stat").await.unwrap_or_default();
-        let mut lines = table.trim_start_matches("# ").lines();
-        let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-        let column = |name: &str| columns.iter().position(|column| *column == name).unwrap_or(usize::MAX);
-        let (backend, server, status, current) =
-            (column("pxname"), column("svname"), column("status"), column("scur"));
+    pub async fn health(&self) -> BTreeMap<(Pool, u8), Health> {
         let mut found = BTreeMap::new();
-        for line in lines {
-            let cells: Vec<&str> = line.split(',').collect();
-            let cell = |at: usize| cells.get(at).copied().unwrap_or_default();
-            let Some(number) = cell(server).strip_prefix('t').and_then(|number| number.parse().ok()) else {
-                continue;
-            };
-            if cell(backend) != "fleet" {
-                continue;
+        for pool in Pool::ALL {
+            // 4: servers.
+            let table = self.ask(&format!("show stat {} 4 -1", pool.name())).await.unwrap_or_default();
+            let mut lines = table.trim_start_matches("# ").lines();
+            let columns: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+            let column = |name: &str| columns.iter().position(|column| *column == name).unwrap_or(usize::MAX);
+            let (server, status, current) = (column("svname"), column("status"), column("scur"));
+            for line in lines {
+                let cells: Vec<&str> = line.split(',').collect();
+                let cell = |at: usize| cells.get(at).copied().unwrap_or_default();
+                let number = cell(server).strip_prefix('t').and_then(|number| number.parse().ok());
+                let Some(number) = number else { continue };
+                let health = match cell(status) {
+                    up if up == "UP" || up.starts_with("UP ") => Health::Healthy,
+                    // Checks that were disabled: it stays what it was.
+                    "no check" => Health::Healthy,
+                    down if down.starts_with("DOWN") => Health::Unhealthy,
+                    drain if drain.starts_with("DRAIN") => {
+                        Health::Leaving(cell(current).parse().unwrap_or(0))
+                    }
+                    _ => Health::Unknown,
+                };
+                found.insert((pool, number), health);
             }
-            let health = match cell(status) {
-                up if up == "UP" || up.starts_with("UP ") => Health::Healthy,
-                // Checks that were disabled: it stays what it was.
-                "no check" => Health::Healthy,
-                down if down.starts_with("DOWN") => Health::Unhealthy,
-                drain if drain.starts_with("DRAIN") => Health::Leaving(cell(current).parse().unwrap_or(0)),
-                _ => Health::Unknown,
-            };
-            found.insert(number, health);
         }
         found
     }
+}
+
+/// A line of the log: the `HEADER` or `-`, the backend, the server, the status, and how the session ended.
+fn read_line(line: &str) -> Option<Given> {
+    let mut words = line.split(' ');
+    let (request, backend, server) = (words.next()?, words.next()?, words.next()?);
+    let (status, ended) = (words.next()?, words.next()?);
+    Some(Given {
+        request: request.parse().ok(),
+        pool: Pool::ALL.into_iter().find(|pool| pool.name() == backend),
+        target: server.strip_prefix('t').and_then(|number| number.parse().ok()),
+        // "--": nobody has broken it off, and what haproxy says in a target's place is always such an end.
+        failed_there: status.starts_with('5') && ended == "--",
+    })
+}
+
+/// A certificate that nobody has signed, and its key.
+pub fn certificate() -> (String, String) {
+    let names = vec![HOST.to_string(), "salebell.test".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    (pem("CERTIFICATE", made.cert.der()), pem("PRIVATE KEY", &made.signing_key.serialize_der()))
 }
 
 /// RFC 7468.
@@ -159,12 +225,13 @@ fn settings(folder: &Path, socket: &Path) -> String {
     let mut text = format!(
         "\
 global
+  set-var proc.canary int(0)
   log stdout format raw local0
   stats socket {socket} mode 600 level admin
   maxconn 4000
   nbthread 2
   hard-stop-after 1s
-defaults
+defaults general
   mode http
   # As an Application Load Balancer's: it waits 60 s for anybody, and sends no request twice.
   timeout client 60s
@@ -174,14 +241,17 @@ defaults
   timeout check 2s
   retries 0
   option forwardfor
-frontend front
+frontend front from general
   bind {HOST}:443 ssl crt {certificate} alpn h2,http/1.1
   log global
   http-request capture req.hdr({HEADER}) len 20
-  log-format \"%[capture.req.hdr(0)] %s\"
+  log-format \"%[capture.req.hdr(0)] %b %s %ST %ts\"
   http-request set-header X-Forwarded-Proto https
+  # Each request by itself, as between target groups of one rule.
+  http-request set-var(txn.draw) rand(100)
+  use_backend canary if {{ var(txn.draw),sub(proc.canary) lt 0 }}
   default_backend fleet
-backend fleet
+defaults targets from general
   balance leastconn
   # Connections to targets are shared by all clients, as there.
   http-reuse always
@@ -193,8 +263,11 @@ backend fleet
         certificate = certificate.display(),
         socket = socket.display(),
     );
-    for number in TARGETS {
-        let _ = writeln!(text, "  server t{number} 10.77.0.{number}:8443");
+    for pool in Pool::ALL {
+        let _ = writeln!(text, "backend {} from targets", pool.name());
+        for number in TARGETS {
+            let _ = writeln!(text, "  server t{number} 10.77.0.{number}:8443");
+        }
     }
     text
 }

@@ -1,6 +1,7 @@
 //! A strict little Auto Scaling group over the stand-in of the tests (`ec2`): it launches instances, waits for the
 //! launch hook, registers with the load balancer, looks at both healths, replaces and refreshes by the group's rules
 //! (minimum healthy 100 %, maximum 200 %), and lets none go before the termination hook and the deregistration delay.
+//! Beside it a second group, the canary's, by the same rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::balancer::{Balancer, Health, TARGETS};
+use super::balancer::{Balancer, Health, Pool, TARGETS};
 use super::cloud::ENVIRONMENT;
 use super::ec2::{Ec2, Group, Hook, Outcome, State};
 use super::machine::{Hardware, Image, Machine};
@@ -18,6 +19,8 @@ use super::network::{METADATA, listen};
 use super::timeline::{Count, Timeline, now};
 use super::volume;
 
+/// The name of the canary's group.
+const CANARY_GROUP: &str = "salebell-rehearsal-canary";
 /// Where instances find Auto Scaling.
 pub const AUTO_SCALING: u16 = 4567;
 pub const ZONES: [&str; 3] = ["eu-central-1a", "eu-central-1b", "eu-central-1c"];
@@ -35,9 +38,41 @@ const UNHEALTHY_AFTER: Duration = Duration::from_secs(2);
 /// A rollout whose instances fail to launch so often is given up.
 const LAUNCHES_IN_VAIN: usize = 2;
 
-/// One instance of the group.
+/// How a rollout goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As an instance refresh with 100 % and 200 %: all that are missing are launched at once, and an old one goes as soon
+    /// as there is one more than there has to be.
+    SideBySide,
+    /// As a rolling update with a batch of one: the next is launched when the one before serves.
+    OneByOne,
+}
+
+/// What a group is to be, and how far its rollout has come.
+pub struct Wanted {
+    /// What new instances are made from: the launch template.
+    pub image: Image,
+    /// What it was before the rollout that goes on: what it goes back to.
+    before: Option<Image>,
+    /// Launches of the present image that failed.
+    pub launches_failed: usize,
+    /// The last rollout was given up.
+    pub gave_up: bool,
+    pub desired: usize,
+    pub pace: Pace,
+}
+
+impl Wanted {
+    fn nothing(image: Image) -> Wanted {
+        let pace = Pace::SideBySide;
+        Wanted { image, before: None, launches_failed: 0, gave_up: false, desired: 0, pace }
+    }
+}
+
+/// One instance of a group.
 pub struct Member {
     pub id: String,
+    pub pool: Pool,
     pub number: u8,
     pub zone: &'static str,
     pub image: Image,
@@ -60,17 +95,10 @@ pub struct Fleet {
     pub members: Vec<Member>,
     /// What new instances are booted on.
     pub hardware: Hardware,
-    /// What new instances are made from: the launch template.
-    pub image: Image,
-    /// What it was before the rollout that goes on: what it goes back to.
-    before: Option<Image>,
-    /// Launches of the present image that failed.
-    pub launches_failed: usize,
+    pub live: Wanted,
+    pub canary: Wanted,
     /// No more work: everything is taken down.
     pub stopped: bool,
-    /// The last rollout was given up.
-    pub gave_up: bool,
-    pub desired: usize,
     /// Zones where nothing can be launched.
     pub lost_zones: BTreeSet<&'static str>,
     timeline: Timeline,
@@ -112,12 +140,9 @@ impl Fleet {
             balancer,
             members: Vec::new(),
             hardware: Hardware::Container,
-            image,
-            before: None,
-            launches_failed: 0,
+            live: Wanted::nothing(image.clone()),
+            canary: Wanted::nothing(image),
             stopped: false,
-            gave_up: false,
-            desired: 0,
             lost_zones: BTreeSet::new(),
             timeline,
             folder,
@@ -128,10 +153,40 @@ impl Fleet {
     }
 
     /// Begins a rollout: every instance of another image is replaced.
-    pub fn refresh(&mut self, image: Image) {
-        self.timeline.mark(&format!("instance refresh from {} to {}", self.image.version, image.version));
-        self.before = Some(std::mem::replace(&mut self.image, image));
-        (self.launches_failed, self.gave_up) = (0, false);
+    pub fn refresh(&mut self, image: Image, pace: Pace) {
+        let how = match pace {
+            Pace::SideBySide => "instance refresh",
+            Pace::OneByOne => "rolling update, one by one,",
+        };
+        let live = &mut self.live;
+        self.timeline.mark(&format!("{how} from {} to {}", live.image.version, image.version));
+        live.before = Some(std::mem::replace(&mut live.image, image));
+        (live.launches_failed, live.gave_up, live.pace) = (0, false, pace);
+    }
+
+    /// Another image for the canary's group, which is empty, and so many instances.
+    pub fn want_canary(&mut self, image: Image, desired: usize) {
+        let pace = Pace::SideBySide;
+        self.canary = Wanted { image, before: None, launches_failed: 0, gave_up: false, desired, pace };
+    }
+
+    pub fn wanted(&self, pool: Pool) -> &Wanted {
+        match pool {
+            Pool::Fleet => &self.live,
+            Pool::Canary => &self.canary,
+        }
+    }
+
+    fn wanted_mut(&mut self, pool: Pool) -> &mut Wanted {
+        match pool {
+            Pool::Fleet => &mut self.live,
+            Pool::Canary => &mut self.canary,
+        }
+    }
+
+    /// The instances of a group.
+    pub fn of(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.pool == pool)
     }
 
     fn state(&self, id: &str) -> (State, bool) {
@@ -143,12 +198,14 @@ impl Fleet {
     /// In service, of the launch template's image, and the balancer sends it requests.
     fn is_good(&self, member: &Member) -> bool {
         let (state, healthy) = self.state(&member.id);
-        state == State::InService && healthy && member.serving && member.image == self.image
+        let image = &self.wanted(member.pool).image;
+        state == State::InService && healthy && member.serving && member.image == *image
     }
 
-    /// As many instances as there should be serve, all of one image, and no other is there.
+    /// As many instances of each group as there should be serve, all of its image, and no other is there.
     pub fn is_settled(&self) -> bool {
-        self.members.len() == self.desired && self.members.iter().all(|member| self.is_good(member))
+        let of_the_size = |pool| self.of(pool).count() == self.wanted(pool).desired;
+        Pool::ALL.into_iter().all(of_the_size) && self.members.iter().all(|member| self.is_good(member))
     }
 
     pub fn member(&mut self, id: &str) -> Option<&mut Member> {
@@ -165,19 +222,19 @@ impl Fleet {
             self.members.extract_if(.., |member| member.going_off && member.machine.is_off()).collect();
         for member in gone {
             self.timeline.event(&format!("{} is off", member.id));
-            self.balancer.forget(member.number).await;
+            self.balancer.forget(member.pool, member.number).await;
             // It waits for boot-instance.sh to tidy up.
             drop(tokio::task::spawn_blocking(move || drop(member)));
         }
-        self.launch_and_terminate();
+        Pool::ALL.into_iter().for_each(|pool| self.launch_and_terminate(pool));
         self.count();
     }
 
     /// What one instance needs.
-    async fn attend(&mut self, at: usize, health: &BTreeMap<u8, Health>) {
+    async fn attend(&mut self, at: usize, health: &BTreeMap<(Pool, u8), Health>) {
         let (state, believed) = self.state(&self.members[at].id);
-        let number = self.members[at].number;
-        let seen = health.get(&number).copied().unwrap_or(Health::Unknown);
+        let (pool, number) = (self.members[at].pool, self.members[at].number);
+        let seen = health.get(&(pool, number)).copied().unwrap_or(Health::Unknown);
         let is_off = self.members[at].machine.is_off();
         let member = &mut self.members[at];
         let id = member.id.clone();
@@ -193,7 +250,7 @@ impl Fleet {
                 member.registered = true;
                 let age = member.launched.elapsed().as_secs_f64();
                 self.timeline.event(&format!("{id} has completed its launch hook after {age:.1} s"));
-                self.balancer.register(number).await;
+                self.balancer.register(pool, number).await;
             }
             State::InService if seen == Health::Healthy => {
                 member.unhealthy_since = None;
@@ -227,7 +284,7 @@ impl Fleet {
         if member.registered && !member.deregistered {
             if leaving.elapsed() >= DEREGISTERED_AFTER {
                 member.deregistered = true;
-                self.balancer.deregister(member.number).await;
+                self.balancer.deregister(member.pool, member.number).await;
             }
             return;
         }
@@ -246,25 +303,32 @@ impl Fleet {
                 _ => "it has completed its hook",
             };
             self.timeline.event(&format!("{}: {hook}, power off", member.id));
-            if !member.registered && member.image == self.image {
-                self.launches_failed += 1;
+            if !member.registered {
                 for line in member.machine.complaints() {
                     self.timeline.event(&format!("{}: {line}", member.id));
                 }
+                self.note_failed_launch(at);
             }
         }
-        member.machine.switch_off();
+        self.members[at].machine.switch_off();
+    }
+
+    /// An instance goes that the balancer has never known: it counts where its image is the one that is wanted.
+    fn note_failed_launch(&mut self, at: usize) {
+        let (pool, image) = (self.members[at].pool, self.members[at].image.clone());
+        let wanted = self.wanted_mut(pool);
+        wanted.launches_failed += usize::from(wanted.image == image);
     }
 
     /// The instance is no more.
     async fn lose(&mut self, at: usize) {
-        let member = &mut self.members[at];
-        if !member.registered && member.image == self.image {
-            self.launches_failed += 1;
+        if !self.members[at].registered {
+            self.note_failed_launch(at);
         }
+        let member = &mut self.members[at];
         (member.going_off, member.serving) = (true, false);
-        let (id, number) = (member.id.clone(), member.number);
-        self.balancer.forget(number).await;
+        let (id, pool, number) = (member.id.clone(), member.pool, member.number);
+        self.balancer.forget(pool, number).await;
         let mut world = self.ec2.world();
         let state = world.group.instance(&id).state;
         if matches!(state, State::InService | State::PendingWait) {
@@ -274,50 +338,64 @@ impl Fleet {
         let _ = world.group.complete(&id, "salebell-termination", Outcome::Continue, Instant::now());
     }
 
-    fn launch_and_terminate(&mut self) {
-        if self.launches_failed >= LAUNCHES_IN_VAIN
-            && let Some(before) = self.before.take()
+    fn launch_and_terminate(&mut self, pool: Pool) {
+        let wanted = self.wanted_mut(pool);
+        if wanted.launches_failed >= LAUNCHES_IN_VAIN
+            && let Some(before) = wanted.before.take()
         {
-            self.timeline.event(&format!("{} does not launch: the refresh is given up", self.image.version));
-            (self.image, self.gave_up, self.launches_failed) = (before, true, 0);
+            let given_up = std::mem::replace(&mut wanted.image, before);
+            (wanted.gave_up, wanted.launches_failed) = (true, 0);
+            self.timeline.event(&format!("{} does not launch: the refresh is given up", given_up.version));
         }
+        let (desired, pace) = (self.wanted(pool).desired, self.wanted(pool).pace);
         let (mut good, mut coming, mut serving) = (Vec::new(), 0, 0);
         let (mut unhealthy, mut outdated) = (Vec::new(), Vec::new());
-        for member in &self.members {
+        for member in self.of(pool) {
             let (state, healthy) = self.state(&member.id);
             let is_leaving = !matches!(state, State::PendingWait | State::PendingProceed | State::InService);
             serving += usize::from(state == State::InService && healthy && member.serving);
             match () {
                 () if is_leaving || member.going_off => {}
                 () if !healthy => unhealthy.push(member.id.clone()),
-                () if member.image != self.image => outdated.push((member.id.clone(), state, member.serving)),
+                () if member.image != self.wanted(pool).image => {
+                    outdated.push((member.id.clone(), state, member.serving));
+                }
                 () if state == State::InService && member.serving => good.push(member.id.clone()),
                 () => coming += 1,
             }
         }
-        // Replacements all at once, a rollout one by one; never more than 200 %.
-        let missing = self.desired.saturating_sub(good.len() + coming);
-        let lost = self.desired.saturating_sub(good.len() + coming + outdated.len());
-        let by_rollout = usize::from(coming == 0 && missing > 0 && !outdated.is_empty());
-        let room = (2 * self.desired).saturating_sub(self.members.len());
-        for _ in 0..lost.max(by_rollout).min(room) {
-            self.launch();
-        }
-        let world = &self.ec2;
-        if let Some(id) = unhealthy.first().filter(|_| serving >= self.desired) {
-            self.timeline.event(&format!("{id} is terminated: unhealthy, and replaced"));
-            world.world().group.terminate(id, Instant::now());
-        } else if let Some((id, state, is_serving)) = outdated.first() {
-            // Minimum healthy 100 %: only once there is one more than there has to be.
-            let never_served = !is_serving && *state == State::PendingWait;
-            if never_served || (serving > self.desired && *is_serving) {
-                self.timeline.event(&format!("{id} is terminated: of another image"));
-                world.world().group.terminate(id, Instant::now());
+        // Replacements all at once, and a rollout too unless it is to go one by one; never more than 200 %.
+        let missing = desired.saturating_sub(good.len() + coming);
+        let launches = match pace {
+            Pace::SideBySide => missing,
+            Pace::OneByOne => {
+                let lost = missing.saturating_sub(outdated.len());
+                lost.max(usize::from(coming == 0 && missing > 0 && !outdated.is_empty()))
             }
-        } else if good.len() > self.desired && coming == 0 {
-            let id = &self.surplus(&good);
-            self.timeline.event(&format!("{id} is terminated: scale-in"));
-            world.world().group.terminate(id, Instant::now());
+        };
+        let room = (2 * desired).saturating_sub(self.of(pool).count());
+        for _ in 0..launches.min(room) {
+            self.launch(pool);
+        }
+        let terminate = |id: &str, why: &str| {
+            self.timeline.event(&format!("{id} is terminated: {why}"));
+            self.ec2.world().group.terminate(id, Instant::now());
+        };
+        // Minimum healthy 100 %: only as long as there is one more than there has to be.
+        let mut spare = serving.saturating_sub(desired);
+        if let Some(id) = unhealthy.first().filter(|_| serving >= desired) {
+            terminate(id, "unhealthy, and replaced");
+        } else if !outdated.is_empty() {
+            for (id, state, is_serving) in &outdated {
+                if !is_serving && *state == State::PendingWait {
+                    terminate(id, "of another image");
+                } else if *is_serving && spare > 0 {
+                    spare -= 1;
+                    terminate(id, "of another image");
+                }
+            }
+        } else if good.len() > desired && coming == 0 {
+            terminate(&self.surplus(&good), "scale-in");
         }
     }
 
@@ -331,12 +409,14 @@ impl Fleet {
         chosen.id.clone()
     }
 
-    fn launch(&mut self) {
+    fn launch(&mut self, pool: Pool) {
+        let image = self.wanted(pool).image.clone();
         let stays = |member: &&Member| {
             let (state, healthy) = self.state(&member.id);
-            healthy && matches!(state, State::PendingWait | State::PendingProceed | State::InService)
+            let is_leaving = !matches!(state, State::PendingWait | State::PendingProceed | State::InService);
+            healthy && !is_leaving && member.image == image
         };
-        let in_zone = |zone: &&&str| self.members.iter().filter(stays).filter(|it| it.zone == **zone).count();
+        let in_zone = |zone: &&&str| self.of(pool).filter(stays).filter(|it| it.zone == **zone).count();
         let zones = ZONES.iter().filter(|zone| !self.lost_zones.contains(**zone));
         let zone = *zones.min_by_key(in_zone).expect("a zone is left");
         self.launched += 1;
@@ -347,10 +427,15 @@ impl Fleet {
             let mut world = self.ec2.world();
             let instance = world.group.instance_mut(&id);
             instance.zone = zone.to_owned();
+            if pool == Pool::Canary {
+                // The same hooks, and the stack is the same, too.
+                instance.group = CANARY_GROUP.to_owned();
+                instance.tags.insert("aws:autoscaling:groupName".to_owned(), CANARY_GROUP.to_owned());
+            }
             for (name, value) in [
                 ("Environment", ENVIRONMENT),
                 ("aws:cloudformation:stack-name", "salebell-rehearsal"),
-                ("Version", &self.image.version),
+                ("Version", &image.version),
             ] {
                 instance.tags.insert(name.to_owned(), value.to_owned());
             }
@@ -358,13 +443,15 @@ impl Fleet {
         let folder = self.folder.join(&id);
         std::fs::create_dir(&folder).expect("a folder");
         volume::attach(&folder);
-        self.timeline.event(&format!("{id} is launched in {zone} from {}", self.image.version));
+        let role = if pool == Pool::Canary { ", the canary," } else { "" };
+        self.timeline.event(&format!("{id}{role} is launched in {zone} from {}", image.version));
         self.members.push(Member {
-            machine: Machine::boot(&self.image, self.hardware, &folder, address),
+            machine: Machine::boot(&image, self.hardware, &folder, address),
             id,
+            pool,
             number,
             zone,
-            image: self.image.clone(),
+            image,
             launched: Instant::now(),
             registered: false,
             serving: false,

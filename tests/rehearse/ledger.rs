@@ -11,6 +11,8 @@ use super::load::{Caller, url};
 use super::sink::Sink;
 
 const LIMIT: Duration = Duration::from_secs(150);
+/// Batches that are asked for side by side.
+const AT_ONCE: usize = 8;
 
 #[derive(Default)]
 pub struct Ledger {
@@ -39,33 +41,11 @@ impl Ledger {
         };
         let mut problems = Vec::new();
         let acknowledged = caller.acknowledged();
-        for (batch, accepted) in &acknowledged {
-            if self.settled.contains(batch) {
-                continue;
-            }
-            loop {
-                match find_batch(caller, batch).await {
-                    Some(found) if found["done"] == true => {
-                        let recorded = found["recorded"].as_u64().unwrap_or_default();
-                        let unchanged = found["unchanged"].as_u64().unwrap_or_default();
-                        if recorded + unchanged != *accepted as u64 {
-                            problems
-                                .push(format!("batch {batch} of {accepted} observations came to {found}"));
-                        }
-                        break;
-                    }
-                    found if begun.elapsed() > LIMIT => {
-                        problems.push(format!("batch {batch} is not done: {found:?}"));
-                        break;
-                    }
-                    found => {
-                        let how = found.map_or_else(|| "no answer".to_owned(), |found| found.to_string());
-                        wait_of(&format!("batch {batch}: {how}"));
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-            self.settled.insert(batch.clone());
+        let new: Vec<_> = acknowledged.iter().filter(|(batch, _)| !self.settled.contains(*batch)).collect();
+        for some in new.chunks(AT_ONCE) {
+            let settled = some.iter().map(|(batch, accepted)| settle(caller, batch, **accepted, begun));
+            problems.extend(futures_util::future::join_all(settled).await.into_iter().flatten());
+            self.settled.extend(some.iter().map(|(batch, _)| (*batch).clone()));
         }
         let (mut offers, mut notices, mut tally) = (0, 0, sink.tally());
         while begun.elapsed() < LIMIT {
@@ -99,6 +79,23 @@ impl Ledger {
             problems.push(format!("{} pairs of a watch and a sale rang twice", tally.doubled));
         }
         Balance { notices, repeated: tally.repeated, problems }
+    }
+}
+
+/// Waits until a batch is done. The problem with it, where there is one.
+async fn settle(caller: &Caller, batch: &str, accepted: usize, begun: Instant) -> Option<String> {
+    loop {
+        match find_batch(caller, batch).await {
+            Some(found) if found["done"] == true => {
+                let recorded = found["recorded"].as_u64().unwrap_or_default();
+                let unchanged = found["unchanged"].as_u64().unwrap_or_default();
+                let of_accepted = recorded + unchanged == accepted as u64;
+                return (!of_accepted)
+                    .then(|| format!("batch {batch} of {accepted} observations came to {found}"));
+            }
+            found if begun.elapsed() > LIMIT => return Some(format!("batch {batch} is not done: {found:?}")),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
     }
 }
 

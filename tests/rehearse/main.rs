@@ -13,6 +13,7 @@
 //! Whatever becomes of this process, nothing of it is left: all that it starts dies with it.
 
 mod balancer;
+mod canary;
 mod chart;
 mod cloud;
 mod database;

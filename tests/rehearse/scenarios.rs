@@ -3,14 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::fleet::wait_for;
-use super::stage::{FLEET, SETTLE_LIMIT, Stage};
-use super::timeline::Attempt;
+use super::balancer::Pool;
+use super::canary;
+use super::fleet::{Pace, wait_for};
+use super::machine::Image;
+use super::stage::{SETTLE_LIMIT, Stage};
+use super::timeline::{Attempt, now};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scenario {
     Roll,
     RollBack,
+    RollClassic,
+    Canary,
+    BadCanary,
     BadImage,
     KillInit,
     Freeze,
@@ -28,12 +34,14 @@ pub enum Scenario {
 /// What requests may fail for.
 pub struct Fault {
     pub at: f64,
-    /// The instances that are lost, by their numbers.
+    /// The instances that are lost, or at fault, by their numbers.
     pub lost: BTreeSet<u8>,
 }
 
 /// What came of a scenario, for its verdict.
 pub struct Seen {
+    /// How many instances there are.
+    pub fleet: usize,
     pub failed: usize,
     pub replaced: usize,
     pub resumed: usize,
@@ -45,9 +53,12 @@ const UNNOTICED_S: f64 = 10.0;
 const QUEUE_AWAY_S: f64 = 12.0;
 
 impl Scenario {
-    const ALL: [Scenario; 14] = [
+    const ALL: [Scenario; 17] = [
         Scenario::Roll,
         Scenario::RollBack,
+        Scenario::RollClassic,
+        Scenario::Canary,
+        Scenario::BadCanary,
         Scenario::BadImage,
         Scenario::KillInit,
         Scenario::Freeze,
@@ -84,6 +95,9 @@ impl Scenario {
         match self {
             Scenario::Roll => "roll",
             Scenario::RollBack => "roll-back",
+            Scenario::RollClassic => "roll-classic",
+            Scenario::Canary => "canary",
+            Scenario::BadCanary => "bad-canary",
             Scenario::BadImage => "bad-image",
             Scenario::KillInit => "kill-init",
             Scenario::Freeze => "freeze",
@@ -103,6 +117,13 @@ impl Scenario {
         match self {
             Scenario::Roll => "a migration, then another image on every instance",
             Scenario::RollBack => "the image before, on the newer schema",
+            Scenario::RollClassic => "another image, one instance after the other",
+            Scenario::Canary => {
+                "a tenth of the requests to one instance of another image, then that image on every instance"
+            }
+            Scenario::BadCanary => {
+                "a canary that answers 500 to a third: its requests are taken away, the fleet stays"
+            }
             Scenario::BadImage => "an image whose services do not start is given up, the fleet stays",
             Scenario::KillInit => "kill -9 of an instance's init",
             Scenario::Freeze => "all processes of an instance stand still",
@@ -127,6 +148,11 @@ impl Scenario {
                 let of_the_lost = target.is_some_and(|target| fault.lost.contains(&target));
                 of_the_lost && !attempt.answered && (-30.0..UNNOTICED_S).contains(&since)
             }
+            // Each answer is the defect's; nobody else may fail, nor it otherwise.
+            Scenario::BadCanary => {
+                let of_the_canary = target.is_some_and(|target| fault.lost.contains(&target));
+                of_the_canary && attempt.answered && attempt.at >= fault.at - 30.0
+            }
             // Nothing is acknowledged that is not on the bus.
             Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
             Scenario::FailOver => (-30.0..30.0).contains(&since),
@@ -138,12 +164,15 @@ impl Scenario {
     pub fn expects(self, seen: &Seen) -> Option<&'static str> {
         match self {
             // It takes longer than they do, and has an instance that leaves.
-            Scenario::Roll | Scenario::RollBack if seen.resumed == 0 => {
+            Scenario::Roll | Scenario::RollBack | Scenario::RollClassic if seen.resumed == 0 => {
                 Some("the upload was never broken off")
             }
-            Scenario::Roll | Scenario::RollBack if seen.replaced < FLEET => {
+            Scenario::Roll | Scenario::RollBack | Scenario::RollClassic | Scenario::Canary
+                if seen.replaced < seen.fleet =>
+            {
                 Some("not every instance was replaced")
             }
+            Scenario::BadCanary if seen.replaced > 0 => Some("an instance of the fleet was replaced"),
             Scenario::StopQueue if seen.failed == 0 => Some("nobody noticed that SNS and SQS were away"),
             Scenario::BadImage if seen.replaced > 0 => Some("an instance was replaced by one of a bad image"),
             _ if seen.repeated > 0 && !self.breaks() => Some("a notice came twice, under one id"),
@@ -161,16 +190,24 @@ impl Scenario {
     pub async fn perform(self, stage: &mut Stage) -> Result<(), String> {
         match self {
             Scenario::Roll => {
-                stage.rollouts += 1;
-                stage.timeline.mark("the migration step of the next version");
-                stage.database.migrate_further(stage.rollouts).await;
+                stage.migrate().await;
                 let image = stage.other_image().await;
-                roll(stage, image).await
+                roll(stage, image, Pace::SideBySide).await
             }
             Scenario::RollBack => {
                 let image = stage.other_image().await;
-                roll(stage, image).await
+                roll(stage, image, Pace::SideBySide).await
             }
+            Scenario::RollClassic => {
+                let image = stage.other_image().await;
+                roll(stage, image, Pace::OneByOne).await
+            }
+            Scenario::Canary => {
+                stage.migrate().await;
+                let image = stage.other_image().await;
+                canary::good(stage, image).await
+            }
+            Scenario::BadCanary => canary::bad(stage).await,
             Scenario::BadImage => bad_image(stage).await,
             Scenario::KillInit => {
                 lose_one(stage, "kill -9 of the init of", |member| member.machine.kill_init()).await
@@ -197,9 +234,9 @@ impl Scenario {
             Scenario::FillDisk => fill_disk(stage).await,
             Scenario::StopHealthChecks => stop_health_checks(stage).await,
             Scenario::Scale => {
-                for desired in [6, 2, FLEET] {
+                for desired in [6, 2, stage.size] {
                     stage.timeline.mark(&format!("{desired} instances are wanted"));
-                    stage.fleet.lock().await.desired = desired;
+                    stage.fleet.lock().await.live.desired = desired;
                     wait_for(&stage.fleet, "the fleet has that size", SETTLE_LIMIT, |fleet| {
                         fleet.is_settled()
                     })
@@ -211,15 +248,21 @@ impl Scenario {
     }
 }
 
-async fn roll(stage: &mut Stage, image: super::machine::Image) -> Result<(), String> {
-    stage.fleet.lock().await.refresh(image.clone());
+/// Another image on every instance of the fleet.
+pub async fn roll(stage: &mut Stage, image: Image, pace: Pace) -> Result<(), String> {
+    let begun = now();
+    stage.fleet.lock().await.refresh(image.clone(), pace);
     wait_for(&stage.fleet, "the rollout has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
-    let fleet = stage.fleet.lock().await;
-    if fleet.gave_up {
+    if stage.fleet.lock().await.live.gave_up {
         return Err("the rollout was given up".to_owned());
     }
-    // Not by what the group believes.
-    for member in &fleet.members {
+    stage.timeline.event(&format!("the rollout took {:.1} s", now() - begun));
+    runs(stage, &image).await
+}
+
+/// Whether all of the fleet runs this image, not by what the group believes.
+pub async fn runs(stage: &Stage, image: &Image) -> Result<(), String> {
+    for member in stage.fleet.lock().await.of(Pool::Fleet) {
         let found = member.machine.run("cat /etc/salebell-image").await;
         let found = String::from_utf8_lossy(&found.stdout).trim().to_owned();
         if found != image.version {
@@ -230,16 +273,16 @@ async fn roll(stage: &mut Stage, image: super::machine::Image) -> Result<(), Str
 }
 
 async fn bad_image(stage: &mut Stage) -> Result<(), String> {
-    let current = stage.fleet.lock().await.image.clone();
+    let current = stage.fleet.lock().await.live.image.clone();
     let mut bad = current.clone();
     bad.version = "image-bad".to_owned();
     let broken = "[Service]\nExecStart=\nExecStart=/usr/bin/false\n[Unit]\nStartLimitBurst=2\n";
     bad.files.push(("systemd/system/salebell-api.service.d/broken.conf".to_owned(), broken.to_owned()));
     let before: Vec<String> =
         stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
-    stage.fleet.lock().await.refresh(bad);
+    stage.fleet.lock().await.refresh(bad, Pace::SideBySide);
     wait_for(&stage.fleet, "the refresh has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
-    if !stage.fleet.lock().await.gave_up {
+    if !stage.fleet.lock().await.live.gave_up {
         return Err("the image was not given up".to_owned());
     }
     let after: Vec<String> =
@@ -367,7 +410,7 @@ async fn stop_health_checks(stage: &mut Stage) -> Result<(), String> {
     stage.timeline.mark(&format!("{id} is taken out of the balancer by hand, and nobody tells the group"));
     {
         let fleet = stage.fleet.lock().await;
-        fleet.balancer.deregister(number).await;
+        fleet.balancer.deregister(Pool::Fleet, number).await;
         fleet.balancer.check(number, false).await;
     }
     let replaced = wait_for(&stage.fleet, "the switch has had it replaced", SETTLE_LIMIT, |fleet| {

@@ -26,10 +26,13 @@ use super::sink::Sink;
 use super::timeline::{Attempt, Timeline, now};
 
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
-/// Instances at the beginning of each scenario.
-pub const FLEET: usize = 3;
+/// Instances at the beginning of each scenario, and at most: all of them may be there twice.
+const FLEET: usize = 3;
+const LARGEST_FLEET: usize = 6;
 /// Requests in a second: with fewer a scenario has shown nothing.
 const LEAST_LOAD: f64 = 5.0;
+/// Requests that show what a steady state looks like, before anything happens.
+const FIRST_REQUESTS: usize = 50;
 /// For a fleet to be as it should be again.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
@@ -38,6 +41,7 @@ pub struct Stage {
     pub load: Load,
     pub fleet: fleet::Shared,
     working: JoinHandle<()>,
+    pub size: usize,
     pub database: Database,
     pub cloud: Cloud,
     pub sink: Sink,
@@ -91,8 +95,9 @@ async fn play(
             return;
         }
     };
-    // What a steady state looks like.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    while timeline.attempts(0.0).len() < FIRST_REQUESTS {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     for (number, scenario) in scenarios.iter().enumerate() {
         let outcome = stage.play(*scenario, number as u64).await;
         crate::say!("{}: {}", scenario.name(), outcome.verdict());
@@ -193,19 +198,19 @@ impl Stage {
         folder: &Scratch,
         handle: &Mutex<Option<fleet::Shared>>,
     ) -> Result<Stage, String> {
-        let images = images()?;
+        let (images, size) = (images()?, fleet_size()?);
         let Surroundings { cloud, database, balancer, token, password } = Surroundings::build(folder).await?;
         let sink = Sink::start(timeline.clone()).await;
         let fleet = Fleet::new(folder.path().to_owned(), balancer, images[0].clone(), timeline.clone()).await;
         let fleet = Arc::new(Mutex::new(fleet));
         *handle.lock().await = Some(fleet.clone());
         let working = fleet::work(fleet.clone());
-        fleet.lock().await.desired = FLEET;
+        fleet.lock().await.live.desired = size;
         wait_for(&fleet, "the fleet serves", SETTLE_LIMIT, |fleet| {
-            fleet.is_settled() || fleet.launches_failed > 0
+            fleet.is_settled() || fleet.live.launches_failed > 0
         })
         .await?;
-        if fleet.lock().await.launches_failed > 0 {
+        if fleet.lock().await.live.launches_failed > 0 {
             return Err("an instance does not boot".to_owned());
         }
         let caller = Caller::new(token, timeline.clone()).await;
@@ -215,6 +220,7 @@ impl Stage {
             load: Load::start(caller),
             fleet,
             working,
+            size,
             database,
             cloud,
             sink,
@@ -236,8 +242,8 @@ impl Stage {
         let begun = now();
         self.fault = None;
         let before = self.ids().await;
-        let upload = self.load.upload(number + 1);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut upload = self.load.upload(number + 1);
+        upload.begun().await;
         let performed = scenario.perform(self).await;
         let mut problems: Vec<String> = performed.err().into_iter().collect();
         let settled = match self.settle().await {
@@ -268,7 +274,8 @@ impl Stage {
         });
         let replaced = before.difference(&self.ids().await).count();
         let repeated = balance.repeated - std::mem::replace(&mut self.repeated, balance.repeated);
-        let seen = Seen { failed: failed.len(), replaced, resumed: uploaded.resumed, repeated };
+        let (fleet, failed_attempts, resumed) = (self.size, failed.len(), uploaded.resumed);
+        let seen = Seen { fleet, failed: failed_attempts, replaced, resumed, repeated };
         problems.extend(scenario.expects(&seen).map(str::to_owned));
         if (requests.len() as f64) < (ended - begun) * LEAST_LOAD {
             problems.push(format!("{} requests are no load", requests.len()));
@@ -306,13 +313,20 @@ impl Stage {
 
     /// Waits for a fleet of the usual size that is in order.
     async fn settle(&self) -> Result<(), String> {
-        self.fleet.lock().await.desired = FLEET;
+        self.fleet.lock().await.live.desired = self.size;
         wait_for(&self.fleet, "the fleet is in order", SETTLE_LIMIT, |fleet| fleet.is_settled()).await
+    }
+
+    /// The migration step of the next version.
+    pub async fn migrate(&mut self) {
+        self.rollouts += 1;
+        self.timeline.mark("the migration step of the next version");
+        self.database.migrate_further(self.rollouts).await;
     }
 
     /// The image that is not in service.
     pub async fn other_image(&self) -> Image {
-        let current = self.fleet.lock().await.image.clone();
+        let current = self.fleet.lock().await.live.image.clone();
         self.images.iter().find(|image| **image != current).expect("there are two").clone()
     }
 
@@ -331,7 +345,7 @@ impl Stage {
         forgotten.map(drop).map_err(|error| error.to_string())
     }
 
-    async fn ids(&self) -> BTreeSet<String> {
+    pub async fn ids(&self) -> BTreeSet<String> {
         self.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect()
     }
 }
@@ -349,6 +363,15 @@ fn longest_pause(requests: &[&Attempt], begun: f64, ended: f64) -> f64 {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.working.abort();
+    }
+}
+
+/// How many instances there are to be: `SALEBELL_REHEARSE_FLEET`, or three.
+fn fleet_size() -> Result<usize, String> {
+    let Ok(named) = std::env::var("SALEBELL_REHEARSE_FLEET") else { return Ok(FLEET) };
+    match named.parse() {
+        Ok(size) if (FLEET..=LARGEST_FLEET).contains(&size) => Ok(size),
+        _ => Err(format!("SALEBELL_REHEARSE_FLEET is {named:?}, and not from {FLEET} to {LARGEST_FLEET}")),
     }
 }
 

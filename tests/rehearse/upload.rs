@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::load::{Caller, url};
@@ -13,6 +14,8 @@ use super::timeline::say;
 
 const SIZE: usize = 32 * 1024 * 1024;
 const PIECE: usize = 32 * 1024;
+/// So much of it has an instance at work.
+const BEGUN: usize = 4 * PIECE;
 /// Between two pieces: some 0.3 MB/s.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often it may be broken off.
@@ -25,6 +28,8 @@ pub struct Upload {
     task: JoinHandle<Result<(), String>>,
     hurry: Arc<AtomicBool>,
     resumed: Arc<AtomicUsize>,
+    /// How much has been sent, or sent again.
+    sent: watch::Receiver<usize>,
 }
 
 /// How it ended.
@@ -37,8 +42,15 @@ pub struct Uploaded {
 impl Upload {
     pub fn start(caller: Arc<Caller>, number: u64) -> Upload {
         let (hurry, resumed) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        let run = Run { caller, hurry: hurry.clone(), resumed: resumed.clone(), content: content(number) };
-        Upload { task: tokio::spawn(run.upload()), hurry, resumed }
+        let (told, sent) = watch::channel(0);
+        let content = content(number);
+        let run = Run { caller, hurry: hurry.clone(), resumed: resumed.clone(), told, content };
+        Upload { task: tokio::spawn(run.upload()), hurry, resumed, sent }
+    }
+
+    /// Waits until it is well under way; not for ever, nor where it has failed.
+    pub async fn begun(&mut self) {
+        let _ = tokio::time::timeout(CALL, self.sent.wait_for(|sent| *sent > BEGUN)).await;
     }
 
     /// Lets it end, as fast as it can, and compares.
@@ -59,6 +71,7 @@ struct Run {
     caller: Arc<Caller>,
     hurry: Arc<AtomicBool>,
     resumed: Arc<AtomicUsize>,
+    told: watch::Sender<usize>,
     content: Bytes,
 }
 
@@ -113,12 +126,13 @@ impl Run {
 
     /// Sends what is left in one request. Whether all of it has arrived.
     async fn send(&self, path: &str, offset: usize) -> bool {
-        let (hurry, content) = (self.hurry.clone(), self.content.clone());
+        let (hurry, content, told) = (self.hurry.clone(), self.content.clone(), self.told.clone());
         let pieces = async_stream::stream! {
             let mut at = offset;
             while at < content.len() {
                 let end = (at + PIECE).min(content.len());
                 yield Ok::<_, std::io::Error>(content.slice(at..end));
+                told.send_modify(|sent| *sent += end - at);
                 at = end;
                 if !hurry.load(Ordering::SeqCst) {
                     tokio::time::sleep(PAUSE).await;

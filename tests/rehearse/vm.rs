@@ -118,7 +118,7 @@ async fn play(
     fleet.ec2.world().group.launch_hook = Some(Hook::new("salebell-launch", BOOT_LIMIT, Outcome::Abandon));
     fleet.ec2.world().group.termination_hook =
         Some(Hook::new("salebell-termination", END_LIMIT, Outcome::Continue));
-    fleet.desired = 1;
+    fleet.live.desired = 1;
     let fleet = Arc::new(Mutex::new(fleet));
     *handle.lock().await = Some(fleet.clone());
     let _working = Working(fleet::work(fleet.clone()));
@@ -162,7 +162,7 @@ async fn play(
         std::fs::hard_link(member.machine.folder.join("console"), &console)
             .map_err(|error| error.to_string())?;
         let id = member.id.clone();
-        fleet.desired = 0;
+        fleet.live.desired = 0;
         (id, console)
     };
     let begun = Instant::now();
@@ -245,7 +245,7 @@ async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String>
     let mut passed: Vec<String> = Vec::new();
     let mut console = String::new();
     wait_for(fleet, "the machine serves", BOOT_LIMIT, |fleet| {
-        if fleet.launches_failed > 0 {
+        if fleet.live.launches_failed > 0 {
             return true;
         }
         let Some(member) = fleet.members.first() else { return false };
@@ -258,7 +258,7 @@ async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String>
         fleet.is_settled()
     })
     .await?;
-    if fleet.lock().await.launches_failed > 0 {
+    if fleet.lock().await.live.launches_failed > 0 {
         return Err(format!("the machine has gone off:\n{}", end_of(&console)));
     }
     // With its disk built in, a kernel boots without an initrd as well.

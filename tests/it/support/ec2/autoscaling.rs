@@ -148,7 +148,7 @@ fn describe_instances(world: &World, form: &Form) -> String {
                 "<member><InstanceId>{id}</InstanceId><AutoScalingGroupName>{}</AutoScalingGroupName>\
                  <AvailabilityZone>{}</AvailabilityZone><LifecycleState>{}</LifecycleState>\
                  <HealthStatus>{}</HealthStatus><ProtectedFromScaleIn>false</ProtectedFromScaleIn></member>",
-                world.group.name,
+                instance.group,
                 instance.zone,
                 instance.state.name(),
                 if instance.healthy { "HEALTHY" } else { "UNHEALTHY" },
@@ -160,10 +160,12 @@ fn describe_instances(world: &World, form: &Form) -> String {
 
 fn instance_of_group<'a>(world: &World, form: &'a Form) -> Result<&'a str, Refusal> {
     let group = required(form, "AutoScalingGroupName")?;
-    if group != world.group.name {
+    let id = required(form, "InstanceId")?;
+    let of = world.group.instances.get(id).map_or(&world.group.name, |instance| &instance.group);
+    if group != of {
         return Err(invalid("AutoScalingGroup name not found - null".to_owned()));
     }
-    required(form, "InstanceId")
+    Ok(id)
 }
 
 fn required<'a>(form: &'a Form, key: &str) -> Result<&'a str, Refusal> {

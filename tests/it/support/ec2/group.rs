@@ -68,6 +68,8 @@ pub struct Ended {
 
 #[derive(Clone, Debug)]
 pub struct Instance {
+    /// The name of its group.
+    pub group: String,
     pub state: State,
     pub healthy: bool,
     /// The availability zone.
@@ -118,6 +120,7 @@ impl Group {
     /// An instance begins its life.
     pub fn launch(&mut self, id: &str, now: Instant) {
         let mut instance = Instance {
+            group: self.name.clone(),
             state: State::PendingWait,
             healthy: true,
             zone: super::metadata::ZONE.to_owned(),
