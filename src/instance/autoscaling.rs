@@ -77,9 +77,7 @@ impl AutoScaling {
     }
 
     async fn client(&self) -> &Client {
-        let make = async || {
-            Client::new(&self.chain.load(Some(&self.region), None, aws::WHILE_SERVING).await)
-        };
+        let make = async || Client::new(&self.chain.load(Some(&self.region), None, aws::WHILE_SERVING).await);
         self.client.get_or_init(make).await
     }
 

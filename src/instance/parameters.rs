@@ -187,8 +187,8 @@ impl Parameters {
         settings: &[SecretSetting],
         stage: Stage,
     ) -> (BTreeMap<String, SecretString>, Vec<String>) {
-        let ids = stream::iter(settings.iter().map(|setting| setting.secret.id.clone()));
-        self.pick_all(settings, &self.read_texts(ids, stage).await)
+        let ids: Vec<String> = settings.iter().map(|setting| setting.secret.id.clone()).collect();
+        self.pick_all(settings, &self.read_texts(stream::iter(ids), stage).await)
     }
 
     /// The texts of secrets, by their ids; each is read once, however often it is named.

@@ -114,7 +114,9 @@ async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
     let listen = ("SALEBELL_WORKER__METRICS_LISTEN", listen.as_str());
     let mut ready =
         run(&["ready", "--with-worker"], &settings, &[("SALEBELL_INSTANCE__READY_URL", &url), listen]);
-    ready.logged(&format!("not ready yet: error sending request for url (http://{}/healthz)", listen.1)).await;
+    ready
+        .logged(&format!("not ready yet: error sending request for url (http://{}/healthz)", listen.1))
+        .await;
     eventually("the group has heard that work goes on", async || beats(&ec2, "launch") >= 2).await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
     let _worker = start(&app, "worker", &[listen]);
