@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,7 @@ bench-webhook: ## deliveries a second, against a bare reqwest loop
 bench-latency: ## from a reported price to the webhook's arrival
 bench-idle: ## memory and start-up time of an idle API
 bench-boot: ## an instance on emulated AWS: time to ready, memory, size
+bench-units: ## what our units take of a boot, in an image or in two (IMAGES="OLD NEW", STARTS=10)
 bench-upload: ## 2 GiB in one PATCH, against @tus/server and nginx
 bench-download: ## 2 GiB, against nginx with sendfile
 bench-growth: ## lists, deals, history and search on ten times the catalogue
@@ -104,3 +105,6 @@ bench-growth: ## lists, deals, history and search on ten times the catalogue
 bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-upload bench-download bench-growth:
 	@scripts/install-packages.sh bench
 	@benches/$(@:bench-%=%).sh
+
+bench-units:
+	@benches/units.sh $(call quoted,$(IMAGES))

@@ -81,10 +81,10 @@ pub fn pause_after(failures: u32, first: Duration, longest: Duration) -> Duratio
 
 /// A random factor from one half up to one, which keeps apart what failed together.
 pub fn jitter() -> f64 {
-    let mut random = [0_u8; 2];
-    // Without random numbers the pauses are at their shortest, and no more.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    0.5 + f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX) / 2.0
+    // Not of aws-lc, whose first random number takes a process 30 ms of processor time: it measures the processor's own
+    // noise. Nobody has to be unable to guess this one.
+    let [random, more, ..] = *uuid::Uuid::new_v4().as_bytes();
+    0.5 + f64::from(u16::from_ne_bytes([random, more])) / f64::from(u16::MAX) / 2.0
 }
 
 /// Whether the next attempt at a call may succeed where all of this one failed, because AWS was not reached at all: on

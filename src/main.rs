@@ -56,6 +56,9 @@ enum Command {
     Stats(stats_command::Action),
     /// On an instance of a group: wait until the API is ready, then complete the launch hook.
     Ready {
+        /// Wait for the worker too.
+        #[arg(long, conflicts_with = "abandon")]
+        with_worker: bool,
         /// Do not wait: the instance will never serve, and the group tries another.
         #[arg(long)]
         abandon: bool,
@@ -132,7 +135,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             config()?;
             println!("The configuration is complete.");
         }
-        Command::Ready { abandon: true, reason } => {
+        Command::Ready { abandon: true, reason, .. } => {
             let config = beside()?;
             let reporter = Reporter::start(&config.telemetry, "boot");
             let abandoned = ready::abandon(&config, &reason).await;
@@ -141,7 +144,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             }
             abandoned?;
         }
-        Command::Ready { .. } => ready::ready(&beside()?).await?,
+        Command::Ready { with_worker, .. } => ready::ready(&beside()?, with_worker).await?,
         Command::Terminating => terminating::run(&beside()?).await?,
         Command::Bus(action) => {
             let app = open(of_operator()?).await?;
@@ -173,6 +176,11 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
 
 async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     let app = AppState::new(config, Clock::system())?;
+    // The first log-in to the database takes its time, and so does the certificate that is minted below.
+    tokio::spawn({
+        let app = app.clone();
+        async move { app.readiness.reasons().await }
+    });
     keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
     log::info!(target: "salebell::process", "listening on {}", server.url()?);

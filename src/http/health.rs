@@ -10,7 +10,8 @@ use crate::error::{Error, FieldError, Kind, Result};
 use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
 
-/// `GET /healthz`: the process answers. It asks nothing else: restarting us would not mend a database.
+/// `GET /healthz`, on the loopback listener too: the process answers. It asks nothing else: restarting us would not mend a
+/// database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
     app.dead_man.hear(&headers);
     Answer(serde_json::json!({"status": "ok"})).into_response()

@@ -126,7 +126,11 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
     routes.layer(from_fn_with_state(app.clone(), request::middleware)).with_state(app)
 }
 
-/// What the loopback listener serves to Prometheus and to `salebell terminating`.
+/// What the loopback listener serves to Prometheus, to `salebell ready` and to `salebell terminating`.
 pub fn metrics_router(app: App) -> Router {
-    Router::new().route("/metrics", get(health::metrics)).route("/drain", post(health::drain)).with_state(app)
+    Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/healthz", get(health::healthz))
+        .route("/drain", post(health::drain))
+        .with_state(app)
 }

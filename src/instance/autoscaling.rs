@@ -3,6 +3,7 @@
 
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use tokio::sync::OnceCell;
 
 use super::metadata::Metadata;
 use crate::aws::{self, Chain};
@@ -14,7 +15,10 @@ use crate::failure::Failure;
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
 /// This instance in its group.
 pub struct AutoScaling {
-    client: Client,
+    /// Made with the first call: it reads the authorities, and who only watches has nothing to say for months.
+    client: OnceCell<Client>,
+    chain: Chain,
+    region: String,
     pub instance: String,
     pub group: String,
 }
@@ -68,8 +72,13 @@ impl AutoScaling {
             None => metadata.required_tag(GROUP_TAG).await?,
         };
         let chain = chain.unwrap_or_else(|| Chain::new(Some(&identity.region), Clock::system()));
-        let shared = chain.load(Some(&identity.region), None, aws::WHILE_SERVING).await;
-        Ok(AutoScaling { client: Client::new(&shared), instance: identity.instance_id, group })
+        let (instance, region) = (identity.instance_id, identity.region);
+        Ok(AutoScaling { client: OnceCell::new(), chain, region, instance, group })
+    }
+
+    async fn client(&self) -> &Client {
+        let make = async || Client::new(&self.chain.load(Some(&self.region), None, aws::WHILE_SERVING).await);
+        self.client.get_or_init(make).await
     }
 
     /// Ends the wait at a hook.
@@ -78,7 +87,8 @@ impl AutoScaling {
     /// AWS is away or refuses.
     pub async fn complete(&self, hook: &str, outcome: Outcome) -> Result<Action, Failure> {
         let call = self
-            .client
+            .client()
+            .await
             .complete_lifecycle_action()
             .auto_scaling_group_name(&self.group)
             .lifecycle_hook_name(hook)
@@ -93,7 +103,8 @@ impl AutoScaling {
     /// AWS is away or refuses.
     pub async fn heartbeat(&self, hook: &str) -> Result<Action, Failure> {
         let call = self
-            .client
+            .client()
+            .await
             .record_lifecycle_action_heartbeat()
             .auto_scaling_group_name(&self.group)
             .lifecycle_hook_name(hook)
@@ -107,7 +118,8 @@ impl AutoScaling {
     /// AWS is away or refuses.
     pub async fn mark_unhealthy(&self) -> Result<(), NotDone> {
         let call = self
-            .client
+            .client()
+            .await
             .set_instance_health()
             .instance_id(&self.instance)
             .health_status("Unhealthy")
@@ -124,7 +136,7 @@ impl AutoScaling {
     /// # Errors
     /// AWS is away or refuses.
     pub async fn state(&self) -> Result<Option<String>, Failure> {
-        let call = self.client.describe_auto_scaling_instances().instance_ids(&self.instance);
+        let call = self.client().await.describe_auto_scaling_instances().instance_ids(&self.instance);
         let answer = call.send().await.map_err(|error| failure(&error, "DescribeAutoScalingInstances"))?;
         let found = answer.auto_scaling_instances().first();
         Ok(found.and_then(|instance| instance.lifecycle_state()).map(str::to_owned))

@@ -33,30 +33,38 @@ pub async fn connect(settings: &config::Instance, limit: Duration) -> Result<Aut
     }
 }
 
+/// This instance in its group; asks for as long as that cannot be found out.
+pub async fn find(settings: &config::Instance) -> AutoScaling {
+    loop {
+        match connect(settings, Duration::ZERO).await {
+            Ok(found) => return found,
+            Err(failure) => log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}"),
+        }
+        tokio::time::sleep(RETRY.mul_f64(jitter())).await;
+    }
+}
+
 /// Tells the hook again and again that work goes on, until it is dropped. Finds the group when it is not known yet.
 pub async fn keep_alive(
     settings: &config::Instance,
     hook: &str,
     group: &mut Option<AutoScaling>,
 ) -> Infallible {
+    let group = match group {
+        Some(group) => group,
+        none => none.insert(find(settings).await),
+    };
+    beat(settings, hook, group).await
+}
+
+/// Tells the hook again and again that work goes on, until it is dropped.
+pub async fn beat(settings: &config::Instance, hook: &str, group: &AutoScaling) -> Infallible {
     loop {
-        if group.is_none() {
-            match connect(settings, Duration::ZERO).await {
-                Ok(found) => *group = Some(found),
-                Err(failure) => {
-                    log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}");
-                    tokio::time::sleep(RETRY.mul_f64(jitter())).await;
-                    continue;
-                }
-            }
-        }
-        if let Some(group) = group {
-            match group.heartbeat(hook).await {
-                Ok(Action::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
-                // Not there yet, or not any more.
-                Ok(Action::None) => {}
-                Err(failure) => log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}"),
-            }
+        match group.heartbeat(hook).await {
+            Ok(Action::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
+            // Not there yet, or not any more.
+            Ok(Action::None) => {}
+            Err(failure) => log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}"),
         }
         tokio::time::sleep(settings.heartbeat.mul_f64(jitter())).await;
     }

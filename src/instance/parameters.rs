@@ -6,8 +6,10 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::config::http::HttpResponse;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
-use futures_util::future::join_all;
+use futures_util::future::ready;
+use futures_util::stream::{self, Stream, StreamExt};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::mpsc;
 
 use crate::aws;
 use crate::config::{SECRET_PREFIX, SecretName, SecretSetting};
@@ -31,6 +33,9 @@ pub struct Parameters {
     /// Without a slash at its end.
     path: String,
 }
+
+/// Texts of secrets by their ids, or why one cannot be read.
+type Texts = BTreeMap<String, Result<SecretString, String>>;
 
 /// What was read.
 #[derive(Default)]
@@ -90,37 +95,56 @@ impl Parameters {
     /// why not, without a value.
     pub async fn read(&self) -> (Settings, Vec<String>) {
         let (mut settings, mut problems) = (Settings::default(), Vec::new());
-        let parameters = match self.read_parameters().await {
-            Ok(parameters) => parameters,
+        // A secret is read beside the pages that follow the one that names it.
+        let (named, mut ids) = mpsc::unbounded_channel();
+        let ids = stream::poll_fn(move |context| ids.poll_recv(context));
+        let parameters = async { self.read_parameters(named).await };
+        let secrets = async { Ok(self.read_texts(ids, Stage::Current).await) };
+        let (parameters, texts) = match tokio::try_join!(parameters, secrets) {
+            Ok(read) => read,
             Err(problem) => return (settings, vec![problem]),
         };
         for (name, value) in parameters {
-            // What is not below the path was not asked for.
-            let Some(below) = name.strip_prefix(&self.path).and_then(|name| name.strip_prefix('/')) else {
-                continue;
-            };
-            let setting = below.replace('/', ".");
-            if below.contains('.') {
-                problems.push(format!("{name} has a dot in its name"));
-            } else if value.expose_secret().starts_with(SECRET_PREFIX) {
-                match value.expose_secret().parse() {
-                    Ok(secret) => settings.secrets.push(SecretSetting { setting, secret }),
-                    Err(problem) => problems.push(format!("{name} {problem}")),
-                }
-            } else {
-                settings.values.insert(setting, value);
+            match self.understand(&name, &value) {
+                // What is not below the path was not asked for.
+                None => {}
+                Some(Ok((setting, Some(secret)))) => settings.secrets.push(SecretSetting { setting, secret }),
+                Some(Ok((setting, None))) => drop(settings.values.insert(setting, value)),
+                Some(Err(problem)) => problems.push(problem),
             }
         }
         if settings.names().next().is_none() && problems.is_empty() {
             problems.push(format!("there is no parameter below {}/", self.path));
         }
-        let (values, further) = self.read_secrets(&settings.secrets, Stage::Current).await;
+        let (values, further) = self.pick_all(&settings.secrets, &texts);
         settings.values.extend(values);
         problems.extend(further);
         (settings, problems)
     }
 
-    async fn read_parameters(&self) -> Result<Vec<(String, SecretString)>, String> {
+    /// The setting of a parameter, and the secret that it names, if it does. `None`: it is not below our path.
+    fn understand(
+        &self,
+        name: &str,
+        value: &SecretString,
+    ) -> Option<Result<(String, Option<SecretName>), String>> {
+        let below = name.strip_prefix(&self.path).and_then(|name| name.strip_prefix('/'))?;
+        let setting = below.replace('/', ".");
+        if below.contains('.') {
+            return Some(Err(format!("{name} has a dot in its name")));
+        }
+        if !value.expose_secret().starts_with(SECRET_PREFIX) {
+            return Some(Ok((setting, None)));
+        }
+        let secret = value.expose_secret().parse().map_err(|problem| format!("{name} {problem}"));
+        Some(secret.map(|secret| (setting, Some(secret))))
+    }
+
+    /// Tells the ids of secrets as it comes upon them, perhaps more than once.
+    async fn read_parameters(
+        &self,
+        named: mpsc::UnboundedSender<String>,
+    ) -> Result<Vec<(String, SecretString)>, String> {
         let (mut found, mut next) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let page = until_reached(|| {
@@ -137,7 +161,12 @@ impl Parameters {
             })?;
             for parameter in page.parameters.unwrap_or_default() {
                 if let (Some(name), Some(value)) = (parameter.name, parameter.value) {
-                    found.push((name, value.into()));
+                    let value = SecretString::from(value);
+                    if let Some(Ok((_, Some(secret)))) = self.understand(&name, &value) {
+                        // Who reads them is there for as long as we are.
+                        let _ = named.send(secret.id);
+                    }
+                    found.push((name, value));
                 }
             }
             if found.len() > MAX_PARAMETERS {
@@ -158,15 +187,32 @@ impl Parameters {
         settings: &[SecretSetting],
         stage: Stage,
     ) -> (BTreeMap<String, SecretString>, Vec<String>) {
-        let ids: BTreeSet<&str> = settings.iter().map(|setting| setting.secret.id.as_str()).collect();
-        let (ids, mut read) = (Vec::from_iter(ids), BTreeMap::new());
-        for some in ids.chunks(SECRETS_AT_ONCE) {
-            let texts = join_all(some.iter().map(|id| self.read_secret(id, stage))).await;
-            read.extend(some.iter().copied().zip(texts));
-        }
+        let ids: Vec<String> = settings.iter().map(|setting| setting.secret.id.clone()).collect();
+        self.pick_all(settings, &self.read_texts(stream::iter(ids), stage).await)
+    }
+
+    /// The texts of secrets, by their ids; each is read once, however often it is named.
+    async fn read_texts(&self, ids: impl Stream<Item = String>, stage: Stage) -> Texts {
+        let mut seen = BTreeSet::new();
+        ids.filter(|id| ready(seen.insert(id.clone())))
+            .map(|id| async move {
+                let text = self.read_secret(&id, stage).await;
+                (id, text)
+            })
+            .buffer_unordered(SECRETS_AT_ONCE)
+            .collect()
+            .await
+    }
+
+    /// The value of each setting, of the text of its secret; and of each that has none a line that says why.
+    fn pick_all(
+        &self,
+        settings: &[SecretSetting],
+        texts: &Texts,
+    ) -> (BTreeMap<String, SecretString>, Vec<String>) {
         let (mut values, mut problems) = (BTreeMap::new(), Vec::new());
         for SecretSetting { setting, secret } in settings {
-            let value = match &read[secret.id.as_str()] {
+            let value = match &texts[&secret.id] {
                 Ok(text) => pick(text, secret),
                 Err(problem) => Err(problem.clone()),
             };

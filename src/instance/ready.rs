@@ -1,47 +1,65 @@
 //! `salebell ready`: the gate of a launch. The Auto Scaling group holds a new instance at its launch hook until this says
 //! that it serves, or that it never will.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::autoscaling::{AutoScaling, Outcome};
+use super::autoscaling::Outcome;
 use super::lifecycle;
 use crate::config::{Config, Tls};
 use crate::error::{Problem, chain};
 use crate::failure::{Explain, Failure};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-const PROBE_PAUSE: Duration = Duration::from_millis(250);
+/// The pause between two looks is an eighth of the time so far, within these: what comes up soon is seen soon.
+const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
 /// An answer of `/readyz` is no longer.
 const MAX_BYTES: usize = 64 * 1024;
 /// How long the group is looked for when nobody could say which it is until then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the API is ready and completes the launch hook; abandons it when that takes too long. Without
-/// `instance.launch_hook` it only waits.
+/// Waits until the API is ready, and the worker where `with_worker`, and completes the launch hook; abandons it when that
+/// takes too long. Without `instance.launch_hook` it only waits.
 ///
 /// # Errors
-/// The API has not become ready; AWS does not hear of it.
-pub async fn ready(config: &Config) -> Result<(), Failure> {
+/// They have not become ready; AWS does not hear of it.
+pub async fn ready(config: &Config, with_worker: bool) -> Result<(), Failure> {
     let settings = &config.instance;
-    let url = ready_url(config)?;
+    let mut urls = vec![ready_url(config)?];
+    if with_worker {
+        let worker = format!("http://{}/healthz", config.worker.metrics_listen);
+        urls.push(Url::parse(&worker).explain(|| "the address of the worker")?);
+    }
     let (begun, limit) = (Instant::now(), settings.ready_limit);
-    let probing = wait_until_ready(&url, begun + limit);
+    let probing = wait_until_ready(&urls, begun + limit);
     let Some(hook) = &settings.launch_hook else {
         probing.await.map_err(|reason| never(limit, &reason))?;
         log::info!(target: "salebell::ready", "ready; instance.launch_hook is not set, so nobody is told");
         return Ok(());
     };
-    let mut group = None;
-    let probed = tokio::select! {
-        probed = probing => probed,
-        never = lifecycle::keep_alive(settings, hook, &mut group) => match never {},
+    // What the group has to be told with is got ready meanwhile, and not begun anew when it is not there yet.
+    let (probed, group) = match select(pin!(probing), pin!(lifecycle::find(settings))).await {
+        Either::Left((probed, finding)) => (probed, tokio::time::timeout(CONNECT_LIMIT, finding).await.ok()),
+        Either::Right((group, probing)) => tokio::select! {
+            probed = probing => (probed, Some(group)),
+            never = lifecycle::beat(settings, hook, &group) => match never {},
+        },
+    };
+    let finish = async |outcome| {
+        let group = match group {
+            Some(group) => group,
+            // Once more, for the reason.
+            None => lifecycle::connect(settings, Duration::ZERO).await?,
+        };
+        lifecycle::complete(&group, hook, outcome).await
     };
     match probed {
         Ok(()) => {
-            finish(group, config, hook, Outcome::Continue).await?;
+            finish(Outcome::Continue).await?;
             log::info!(target: "salebell::ready", duration_ms = begun.elapsed().as_millis() as u64; "ready");
             Ok(())
         }
@@ -49,7 +67,7 @@ pub async fn ready(config: &Config) -> Result<(), Failure> {
             let failure = never(limit, &reason);
             // Before the call, which may take its time or fail.
             log::error!(target: "salebell::ready", "the launch is abandoned: {failure}");
-            finish(group, config, hook, Outcome::Abandon).await?;
+            finish(Outcome::Abandon).await?;
             Err(failure)
         }
     }
@@ -81,19 +99,6 @@ pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
     abandoned
 }
 
-async fn finish(
-    group: Option<AutoScaling>,
-    config: &Config,
-    hook: &str,
-    outcome: Outcome,
-) -> Result<(), Failure> {
-    let group = match group {
-        Some(group) => group,
-        None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
-    };
-    lifecycle::complete(&group, hook, outcome).await
-}
-
 fn never(limit: Duration, reason: &str) -> Failure {
     Failure::new(format!("not ready within {} s: {reason}", limit.as_secs()))
 }
@@ -117,8 +122,9 @@ fn ready_url(config: &Config) -> Result<Url, Failure> {
     Url::parse(&format!("{scheme}://{address}/readyz")).explain(|| "the address of the API")
 }
 
-/// Asks again and again. The error is why it was not ready when it was last asked.
-async fn wait_until_ready(url: &Url, until: Instant) -> Result<(), String> {
+/// Asks again and again, one after the other. The error is why it was not ready when it was last asked.
+async fn wait_until_ready(urls: &[Url], until: Instant) -> Result<(), String> {
+    let begun = Instant::now();
     let client = Client::builder()
         .timeout(PROBE_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
@@ -129,7 +135,7 @@ async fn wait_until_ready(url: &Url, until: Instant) -> Result<(), String> {
         .map_err(|error| chain(&error))?;
     let mut reason = "it was not asked".to_owned();
     while Instant::now() < until {
-        match probe(&client, url).await {
+        match probe_all(&client, urls).await {
             Ok(()) => return Ok(()),
             Err(other) => {
                 if other != reason {
@@ -138,9 +144,18 @@ async fn wait_until_ready(url: &Url, until: Instant) -> Result<(), String> {
                 reason = other;
             }
         }
-        tokio::time::sleep(PROBE_PAUSE).await;
+        let [shortest, longest] = PROBE_PAUSES;
+        tokio::time::sleep((begun.elapsed() / 8).clamp(shortest, longest)).await;
     }
     Err(reason)
+}
+
+/// All of them in one round: who was ready a moment ago may be none any more.
+async fn probe_all(client: &Client, urls: &[Url]) -> Result<(), String> {
+    for url in urls {
+        probe(client, url).await?;
+    }
+    Ok(())
 }
 
 async fn probe(client: &Client, url: &Url) -> Result<(), String> {

@@ -317,6 +317,17 @@ async fn a_database_that_cannot_be_reached_fails_the_boot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_a_worker_is_never_in_service() {
+    let around = Surroundings::new().await;
+    // The API is ready long before the worker has ended for the last time.
+    let ends = "[Unit]\nStartLimitBurst=3\n[Service]\nExecStart=\nExecStart=/usr/bin/false\n";
+    let instance = around.launch_with(11, &[("systemd/system/salebell-worker.service.d/ends.conf", ends)]);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("not ready yet: error sending request for url (http://127.0.0.1:9101/healthz)");
+    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn services_are_started_anew_until_the_machine_is_given_up() {
     let around = Surroundings::new().await;
     let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";

@@ -234,6 +234,26 @@ async fn throttling_and_slowness_are_waited_out_in_both_retry_modes() {
 }
 
 #[tokio::test]
+async fn a_secret_is_read_beside_the_pages_that_follow_the_one_that_names_it() {
+    let machine = Machine::complete().await;
+    let environment = &machine.environment;
+    let secret = format!("secret:{}", environment.create_secret("late", "x").await);
+    // Of three pages in any order, the first one has some of these.
+    for number in 0..24 {
+        environment.put(&format!("later/setting_{number}"), &secret).await;
+    }
+    let second = Fault::Slow(Duration::from_secs(5));
+    environment.fail(READ_PARAMETERS, [Fault::Slow(Duration::ZERO), second]);
+    let beside = eventually("the secret is read while the second page is on its way", async || {
+        environment.requests(READ_SECRET) == 1 && environment.requests(READ_PARAMETERS) == 2
+    });
+    let (boot, ()) = tokio::join!(machine.boot(), beside);
+    assert!(boot.success, "{}", boot.errors);
+    assert!(boot.output.contains("25 parameters below"), "{}", boot.output);
+    assert_eq!((environment.requests(READ_PARAMETERS), environment.requests(READ_SECRET)), (3, 1));
+}
+
+#[tokio::test]
 async fn an_answer_that_is_none_is_asked_for_again() {
     for fault in [
         Fault::Foreign(StatusCode::SERVICE_UNAVAILABLE, "<html>Service Unavailable</html>"),

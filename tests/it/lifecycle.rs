@@ -104,6 +104,27 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
 }
 
 #[tokio::test]
+async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
+    let (ec2, settings) = launch(Duration::from_secs(60)).await;
+    let app = TestApp::spawn().await;
+    let api = start(&app, "api", &[]);
+    let url = format!("{}/readyz", api.url().await);
+    // Nobody is there yet.
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let listen = ("SALEBELL_WORKER__METRICS_LISTEN", listen.as_str());
+    let mut ready =
+        run(&["ready", "--with-worker"], &settings, &[("SALEBELL_INSTANCE__READY_URL", &url), listen]);
+    ready
+        .logged(&format!("not ready yet: error sending request for url (http://{}/healthz)", listen.1))
+        .await;
+    eventually("the group has heard that work goes on", async || beats(&ec2, "launch") >= 2).await;
+    assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
+    let _worker = start(&app, "worker", &[listen]);
+    assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
+    assert_eq!(ended(&ec2), [said("launch", Outcome::Continue)]);
+}
+
+#[tokio::test]
 async fn a_launch_that_never_becomes_ready_is_abandoned_with_the_reason() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let (app, bare) = (TestApp::spawn().await, TestDatabase::create_bare().await);
