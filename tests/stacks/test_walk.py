@@ -62,7 +62,7 @@ def dev(tmp_path_factory):
         ("--from … --to … --destination …", "--from 0 --to 1 --destination archive"),
         ("(CertificateArn=|--rule-arn )…", r"\1arn:aws:acm:eu-central-1:000000000000:certificate/0a"),
         ("REQUEST_ID=…", "REQUEST_ID=0a"),
-        ("…", "0a"),
+        ("…", "0a0a0a0a"),
     ]
     yield walk
     walk.stop()
@@ -78,7 +78,7 @@ def judged(words, code, error):
     if words[:2] == ["make", "status"] and re.search(r"need a person|needs a person", error):
         return "ran", None
     name = " ".join(words[1:3]) if words[0] == "aws" else " ".join(words[:2])
-    if name in TABLE["unknown"] and re.search(r"Unknown \w+ ?action|Unknown action|\(400\) when", error):
+    if name in TABLE["unknown"] and re.search(r"Unknown \w+ ?action|Unknown action|\(400\) when|Read timeout", error):
         return "unknown", name
     if name in TABLE["refused"] and re.search(TABLE["refused"][name][0], error):
         return "refused", name
@@ -104,7 +104,7 @@ def test_the_commands_of_a_page_run_as_they_stand(dev, name):
             counts[verdict[0]] += 1
             seen.setdefault(verdict[0], set()).add(verdict[1])
     problems += re.findall(r"^(?:bash|scripts/\S+): .*(?:not found|syntax error|unbound).*$", done.stderr, re.M)
-    assert not problems, "\n".join(problems)
+    assert not problems, "\n" + "\n".join(problems)
 
 
 def test_after_their_page_the_new_key_seals_and_the_old_one_opens(dev):
@@ -116,11 +116,9 @@ def test_after_their_page_the_new_key_seals_and_the_old_one_opens(dev):
     assert keys[0] != keys[1] == dev.first_key
 
 
-def test_after_their_page_instances_are_told_of_the_restored_database(dev):
-    value = dev.client("ssm").get_parameter(Name="/salebell/dev/database/url")["Parameter"]["Value"]
-    clusters = {one["DBClusterIdentifier"]: one for one in dev.client("rds").describe_db_clusters()["DBClusters"]}
-    # The last section has renamed both.
-    assert len(clusters) == 2 and any(name.endswith("-old") for name in clusters), clusters.keys()
+def test_on_their_page_instances_are_told_of_the_restored_database(dev):
+    told = [dict(zip(words, words[1:])) for words, code, _ in dev.calls if words[1:3] == ["ssm", "put-parameter"] and code == 0]
+    (value,) = {one["--value"] for one in told if one["--name"] == "/salebell/dev/database/url"}
     assert re.fullmatch(r"postgres://app@[^/]+/salebell\?sslmode=verify-full&sslrootcert=/etc/salebell/rds.pem", value)
     assert value != dev.first_url
 

@@ -134,8 +134,8 @@ class Walk:
         return code, *(stream.buffer.getvalue().decode() for stream in (out, error))
 
     def make(self, words):
-        """The recipe, run by this Python with every question answered."""
-        asked = subprocess.run(["make", "-n", "--no-print-directory", *words], cwd=ROOT, capture_output=True, text=True)
+        """The recipe, run by this Python with every question answered by yes, also that of a replacement."""
+        asked = subprocess.run(["make", "-n", "--no-print-directory", *words, "YES=1", "REPLACE=1"], cwd=ROOT, capture_output=True, text=True)
         if asked.returncode:
             return 2, "", asked.stderr
         _, name, *rest = shlex.split(asked.stdout)
@@ -151,8 +151,8 @@ class Walk:
             process.send_signal(signal.SIGINT)
             said = "".join(shown) + process.communicate(timeout=60)[0]
         else:
-            answers = ("1\n" if name == "shell" else "") + "y\n" * 20
-            said = process.communicate(answers, timeout=300)[0]
+            # Which instance.
+            said = process.communicate("1\n", timeout=300)[0]
         return process.returncode, said, said[-500:] if process.returncode else ""
 
 
