@@ -65,5 +65,5 @@ def stacks(environment, changed=None):
     given = templates.values(environment)
     for stack, values in (changed or {}).items():
         given[stack] = {**given.get(stack, {}), **values}
-    found = {name: one for name, one in read().items() if (name == "pipelines") == (environment == "tools")}
+    found = {name: one for name, one in read().items() if (name in templates.TOOLS) == (environment == "tools")}
     return {name: Deployed(name, one, environment, given) for name, one in found.items()}
