@@ -53,6 +53,7 @@ mod logging;
 mod machine;
 mod metadata;
 mod metrics;
+mod mounts;
 mod notices;
 mod offers;
 mod operations;

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use nix::sys::statvfs::statvfs;
 
+use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{Found, blocking};
 
 /// Bytes that are read at once.
@@ -17,34 +17,47 @@ const READ_AT_ONCE: usize = 256 * 1024;
 /// The row of a file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
-/// Refuses a directory on the root's file system, where it is when its own was not mounted.
-///
-/// # Errors
-/// It is, or cannot be looked at.
-pub fn require_mount(path: &Path) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::other(format!("files.directory {}: {error}", path.display()));
-    if fs::metadata(path).map_err(named)?.dev() == fs::metadata("/").map_err(named)?.dev() {
-        return Err(named(io::Error::other("files.mounted is set, and no file system is mounted there")));
-    }
-    Ok(())
-}
-
 /// A store of blobs below one directory.
 #[derive(Clone)]
 pub struct Directory {
     root: Arc<PathBuf>,
     /// So many bytes of the file system stay free.
     reserve: u64,
+    /// Nothing happens here while it is not mounted.
+    mount: Option<Mount>,
 }
 
 impl Directory {
     /// Nothing is made before the first byte is written.
-    pub fn new(root: PathBuf, reserve: u64) -> Directory {
-        Directory { root: Arc::new(root), reserve }
+    pub fn new(root: PathBuf, reserve: u64, mount: Option<Mount>) -> Directory {
+        Directory { root: Arc::new(root), reserve, mount }
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What is wrong with the file system that should be mounted there.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.mount.as_ref().and_then(Mount::reason)
+    }
+
+    /// Runs on a thread that may wait; one that hangs already gets no further.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (root, mounted) = (self.root.clone(), self.mount.is_some());
+        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
+        blocking(move || {
+            let require = || if mounted { require_mounted(&root) } else { Ok(()) };
+            require()?;
+            let done = work(&root);
+            // What was found there, or not found, may have been on the root's file system: it has gone meanwhile.
+            require()?;
+            done
+        })
+        .await
     }
 
     /// Bytes that may still be written.
@@ -52,13 +65,13 @@ impl Directory {
     /// # Errors
     /// The directory is away and cannot be made.
     pub async fn free(&self) -> io::Result<u64> {
-        let (root, reserve) = (self.root.clone(), self.reserve);
-        blocking(move || {
+        let reserve = self.reserve;
+        self.work(move |root| {
             let free =
                 |root: &Path| statvfs(root).map(|found| found.blocks_available() * found.fragment_size());
-            let found = free(&root).or_else(|_| {
-                fs::create_dir_all(root.as_path())?;
-                free(&root).map_err(io::Error::from)
+            let found = free(root).or_else(|_| {
+                fs::create_dir_all(root)?;
+                free(root).map_err(io::Error::from)
             })?;
             Ok(found.saturating_sub(reserve))
         })
@@ -71,14 +84,14 @@ impl Directory {
     /// Those of the file system; also when fewer than `length` bytes are there.
     pub async fn open(&self, place: &str, length: u64) -> io::Result<Piece> {
         let path = self.path(place)?;
-        let root = self.root.clone();
-        blocking(move || {
-            let folder = path.parent().unwrap_or(&root);
+        let mount = self.mount.clone();
+        self.work(move |root| {
+            let folder = path.parent().unwrap_or(root);
             let mut file = match OpenOptions::new().write(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => {
                     if !folder.is_dir() {
                         fs::create_dir_all(folder)?;
-                        File::open(root.as_path())?.sync_all()?;
+                        File::open(root)?.sync_all()?;
                     }
                     let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
                     // Or the name could be gone after a crash, with all that is in it.
@@ -87,13 +100,17 @@ impl Directory {
                 }
                 opened => opened?,
             };
-            let found = file.metadata()?.len();
+            let found = file.metadata()?;
+            if mount.is_some() {
+                require_elsewhere(&found)?;
+            }
+            let found = found.len();
             if found < length {
                 return Err(io::Error::other(format!("a piece has {found} bytes of {length}")));
             }
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;
-            Ok(Piece { file: Arc::new(file) })
+            Ok(Piece { file: Arc::new(file), mount })
         })
         .await
     }
@@ -104,13 +121,13 @@ impl Directory {
     /// The piece is not there.
     pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
         let path = self.path(place)?;
-        let file = blocking(move || {
+        let opened = self.work(move |_| {
             let mut file = File::open(path)?;
             file.seek(SeekFrom::Start(start))?;
             Ok(file)
-        })
-        .await?;
-        Ok(Reading { file: Some(file), left: end.saturating_sub(start), spare: BytesMut::new() })
+        });
+        let (file, mount) = (Some(opened.await?), self.mount.clone());
+        Ok(Reading { file, left: end.saturating_sub(start), spare: BytesMut::new(), mount })
     }
 
     /// Removes a piece; one that is not there is removed.
@@ -119,7 +136,7 @@ impl Directory {
     /// Those of the file system.
     pub async fn remove(&self, place: &str) -> io::Result<()> {
         let path = self.path(place)?;
-        blocking(move || match fs::remove_file(path) {
+        self.work(move |_| match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -131,10 +148,9 @@ impl Directory {
     /// # Errors
     /// Those of the file system.
     pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<Found>>> {
-        let root = self.root.clone();
-        blocking(move || {
+        self.work(move |root| {
             let mut folders = Vec::new();
-            let entries = match fs::read_dir(root.as_path()) {
+            let entries = match fs::read_dir(root) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(folders),
                 entries => entries?,
             };
@@ -166,7 +182,7 @@ impl Directory {
     /// Those of the file system.
     pub async fn has(&self, place: &str, length: u64) -> io::Result<bool> {
         let path = self.path(place)?;
-        blocking(move || match fs::metadata(path) {
+        self.work(move |_| match fs::metadata(path) {
             Ok(found) => Ok(found.len() >= length),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -196,11 +212,17 @@ impl Directory {
 #[derive(Clone)]
 pub struct Piece {
     file: Arc<File>,
+    mount: Option<Mount>,
 }
 
 impl Piece {
-    pub fn file(&self) -> &Arc<File> {
-        &self.file
+    /// To write to.
+    ///
+    /// # Errors
+    /// Its file system is away: it would hold a thread.
+    pub fn file(&self) -> io::Result<Arc<File>> {
+        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
+        Ok(self.file.clone())
     }
 
     /// What has been written is there for good.
@@ -208,7 +230,7 @@ impl Piece {
     /// # Errors
     /// Those of the file system: nothing of what was written since the last success can be relied on.
     pub async fn sync(&self) -> io::Result<()> {
-        let file = self.file.clone();
+        let file = self.file()?;
         blocking(move || file.sync_data()).await
     }
 
@@ -217,7 +239,7 @@ impl Piece {
     /// # Errors
     /// Those of the file system.
     pub async fn cut(&self, length: u64) -> io::Result<()> {
-        let file = self.file.clone();
+        let file = self.file()?;
         blocking(move || {
             file.set_len(length)?;
             (&*file).seek(SeekFrom::Start(length)).map(|_| ())
@@ -231,6 +253,7 @@ pub struct Reading {
     file: Option<File>,
     left: u64,
     spare: BytesMut,
+    mount: Option<Mount>,
 }
 
 impl Reading {
@@ -239,6 +262,7 @@ impl Reading {
     /// # Errors
     /// Those of the file system; `UnexpectedEof` when the piece is shorter than what was asked for.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
         let Some(mut file) = self.file.take_if(|_| self.left > 0) else { return Ok(None) };
         let wanted = self.left.min(READ_AT_ONCE as u64) as usize;
         let mut buffer = std::mem::take(&mut self.spare);
@@ -264,19 +288,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_nothing_is_mounted_on_is_refused() {
-        assert!(require_mount(Path::new("/proc")).is_ok());
-        let refused = |path| require_mount(Path::new(path)).unwrap_err().to_string();
-        assert_eq!(
-            refused("/"),
-            "files.directory /: files.mounted is set, and no file system is mounted there"
-        );
-        assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
-    }
-
-    #[test]
     fn no_place_leads_out_of_the_directory() {
-        let directory = Directory::new("/srv/files".into(), 0);
+        let directory = Directory::new("/srv/files".into(), 0, None);
         let place = Blobs::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
         for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
