@@ -122,7 +122,10 @@ impl Files {
                 r.problem("files.efs", "needs files.store = directory and files.mounted = true");
             }
             if files.directory != Path::new(EFS_MOUNTED_AT) {
-                r.problem("files.efs", format!("is mounted at {EFS_MOUNTED_AT}; files.directory must be that"));
+                r.problem(
+                    "files.efs",
+                    format!("is mounted at {EFS_MOUNTED_AT}; files.directory must be that"),
+                );
             }
         }
         if files.store == FileStore::S3 {

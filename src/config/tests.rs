@@ -71,7 +71,10 @@ fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
     ] {
         let problems = load(&[&[DATABASE][..], &settings].concat()).unwrap_err();
         assert_eq!(problems.0.len(), 1, "{problems}");
-        assert!(problems.to_string().contains(&format!("files.efs (SALEBELL_FILES__EFS) {problem}")), "{problems}");
+        assert!(
+            problems.to_string().contains(&format!("files.efs (SALEBELL_FILES__EFS) {problem}")),
+            "{problems}"
+        );
     }
 }
 

@@ -27,6 +27,7 @@ mod dev;
 mod disk;
 mod downloads;
 mod early_refusals;
+mod efs;
 mod empty_patches;
 mod exports;
 mod feeds;

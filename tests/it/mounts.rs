@@ -86,9 +86,8 @@ async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_
     ];
     let binary = instance::start_under(&["sh", "-c", MOUNTED, "sh"], &app, "api", &settings);
     let api = Api::of(binary, &app, &anna).await;
-    let get = async |path: &str| {
-        app.client.get(api.url_for(path)).bearer_auth(&anna.token).send().await.unwrap()
-    };
+    let get =
+        async |path: &str| app.client.get(api.url_for(path)).bearer_auth(&anna.token).send().await.unwrap();
     let whole = bytes(3 * MIB);
     let path = api.create(whole.len()).await;
     assert_eq!(api.patch(&path, 0, whole.slice(..2 * MIB)).send().await.unwrap().status(), 204);

@@ -67,7 +67,11 @@ impl Efs {
         for (name, text) in [("ganesha.conf", settings.as_str()), ("idmapd.conf", idmapd)] {
             std::fs::write(folder.join(name), text).map_err(|error| error.to_string())?;
         }
-        let nfs = run(&folder, "ganesha", &["ganesha.nfsd", "-F", "-L", "STDERR", "-f", "ganesha.conf", "-p", "pid"])?;
+        let nfs = run(
+            &folder,
+            "ganesha",
+            &["ganesha.nfsd", "-F", "-L", "STDERR", "-f", "ganesha.conf", "-p", "pid"],
+        )?;
         let mut efs = Efs { folder, authority, authority_pem, nfs, door: None };
         efs.is_open(NFS, "127.0.0.1", "ganesha").await?;
         efs.becomes(Who::Itself).await?;
@@ -110,7 +114,8 @@ impl Efs {
     /// Lets it hang: connections stay, and nobody answers.
     pub fn hangs(&self, hangs: bool) {
         if let Some(id) = self.nfs.id() {
-            let _ = kill(Pid::from_raw(id.cast_signed()), if hangs { Signal::SIGSTOP } else { Signal::SIGCONT });
+            let _ =
+                kill(Pid::from_raw(id.cast_signed()), if hangs { Signal::SIGSTOP } else { Signal::SIGCONT });
         }
     }
 

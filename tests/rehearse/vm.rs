@@ -225,10 +225,9 @@ async fn files_on_efs(
     };
     proofs.note("EFS hangs", away)?;
 
-    for (who, what) in [
-        (Who::OtherName, "EFS under another name"),
-        (Who::OtherAuthority, "EFS of another authority"),
-    ] {
+    for (who, what) in
+        [(Who::OtherName, "EFS under another name"), (Who::OtherAuthority, "EFS of another authority")]
+    {
         efs.becomes(who).await?;
         let away = caller.is_away(&instance, "").await;
         let away = match efs.was_refused(who) {
@@ -467,7 +466,8 @@ impl Caller {
 
     /// Asks an instance itself; the answer has two seconds, whatever hangs.
     async fn ask_one(&self, url: &str) -> Result<(StatusCode, String), String> {
-        let asked = self.client.get(url).timeout(QUICK).send().await.map_err(|error| format!("{url}: {error}"))?;
+        let asked =
+            self.client.get(url).timeout(QUICK).send().await.map_err(|error| format!("{url}: {error}"))?;
         let status = asked.status();
         Ok((status, asked.text().await.map_err(|error| error.to_string())?))
     }

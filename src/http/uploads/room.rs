@@ -53,7 +53,8 @@ pub fn disk_error(error: io::Error) -> Error {
 
 /// A store that is not mounted, or does not answer.
 pub fn away(error: io::Error) -> Error {
-    let detail = "The place where files are kept is away for the moment; what was told of an upload is kept there.";
+    let detail =
+        "The place where files are kept is away for the moment; what was told of an upload is kept there.";
     let mut refusal = Error::unavailable(error);
     (refusal.detail, refusal.retry_after_s) = (detail.to_owned(), Some(5));
     refusal

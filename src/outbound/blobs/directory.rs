@@ -3,17 +3,21 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::statvfs::statvfs;
+use tokio::time::timeout;
 
 use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{Found, blocking};
 
 /// Bytes that are read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
+/// Who waits for a thread looks this often whether the file system still answers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The row of a file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
@@ -42,22 +46,29 @@ impl Directory {
         self.mount.as_ref().and_then(Mount::reason)
     }
 
-    /// Runs on a thread that may wait; one that hangs already gets no further.
+    /// Runs on a thread that may wait. Where the file system turns out to hang, the thread is left to itself: what it may
+    /// still do is done to a place that nobody goes on in.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let (root, mounted) = (self.root.clone(), self.mount.is_some());
-        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
-        blocking(move || {
-            let require = || if mounted { require_mounted(&root) } else { Ok(()) };
-            require()?;
+        let root = self.root.clone();
+        let Some(mount) = &self.mount else { return blocking(move || work(&root)).await };
+        mount.check()?;
+        let working = blocking(move || {
+            require_mounted(&root)?;
             let done = work(&root);
             // What was found there, or not found, may have been on the root's file system: it has gone meanwhile.
-            require()?;
+            require_mounted(&root)?;
             done
-        })
-        .await
+        });
+        let mut working = pin!(working);
+        loop {
+            match timeout(LOOK_EVERY, working.as_mut()).await {
+                Ok(done) => return done,
+                Err(_) => mount.check()?,
+            }
+        }
     }
 
     /// Bytes that may still be written.
@@ -286,6 +297,40 @@ mod tests {
 
     use super::super::Blobs;
     use super::*;
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_file_system_that_turns_out_to_hang() {
+        let mount = Mount::found(None);
+        let directory = Directory::new("/proc".into(), 0, Some(mount.clone()));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hangs = directory.work(move |_| held.recv().map_err(io::Error::other));
+        let mut hangs = pin!(hangs);
+        assert!(timeout(Duration::from_millis(50), hangs.as_mut()).await.is_err(), "it is under way");
+        mount.becomes(Some("does not answer"));
+        assert!(super::super::is_away(&hangs.await.unwrap_err()));
+        // Nor is another thread lost to it, or a byte of a file that is open.
+        let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
+        assert!(super::super::is_away(&looked.unwrap_err()));
+        let piece = Piece { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
+        assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());
+        release.send(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_or_written_where_nothing_is_mounted() {
+        // The root's own file system, as far as anybody has looked.
+        let root = Path::new("/usr").to_owned();
+        let directory = Directory::new(root, 0, Some(Mount::found(None)));
+        let place = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+        let away = |error: io::Error| super::super::is_away(&error);
+        assert!(away(directory.free().await.unwrap_err()));
+        assert!(away(directory.open(&place, 0).await.err().unwrap()));
+        assert!(away(directory.read(&place, 0, 1).await.err().unwrap()));
+        assert!(away(directory.remove(&place).await.unwrap_err()));
+        assert!(away(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
+        assert!(away(directory.list_old(SystemTime::now()).await.err().unwrap()));
+        assert!(!directory.path(&place).unwrap().parent().unwrap().exists());
+    }
 
     #[test]
     fn no_place_leads_out_of_the_directory() {

@@ -23,8 +23,8 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::directory::Directory;
-pub use self::mount::is_away;
 use self::mount::Mount;
+pub use self::mount::is_away;
 pub use self::s3::S3;
 pub use self::spans::{Span, hash_spans, read_spans};
 use crate::aws::Chain;

@@ -69,6 +69,17 @@ impl Mount {
         Mount::watch_with(PAUSE, PATIENCE, move || look(&owned))
     }
 
+    /// One that nobody looks at any more, with what is wrong with it.
+    #[cfg(test)]
+    pub fn found(problem: Option<&'static str>) -> Mount {
+        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: PATIENCE }
+    }
+
+    #[cfg(test)]
+    pub fn becomes(&self, problem: Option<&'static str>) {
+        lock(&self.seen).problem = problem;
+    }
+
     fn watch_with(
         pause: Duration,
         patience: Duration,
