@@ -83,15 +83,12 @@ sslVersionMin = TLSv1.2
 renegotiation = no
 libwrap = no
 TIMEOUTconnect = 10
-; For the handshake. The client closes what it does not use.
+; For the handshake.
 TIMEOUTbusy = 20
 TIMEOUTclose = 0
-TIMEOUTidle = 86400
-; A server that is gone is seen after half a minute.
-socket = r:SO_KEEPALIVE=1
-socket = r:TCP_KEEPIDLE=15
-socket = r:TCP_KEEPINTVL=5
-socket = r:TCP_KEEPCNT=3
+; Each service asks every 5 s, so where nothing is said for so long the other side hangs, or is gone without a word. The NFS
+; client connects again, to where the name leads then.
+TIMEOUTidle = 35
 "
     )
 }

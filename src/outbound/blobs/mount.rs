@@ -14,7 +14,7 @@ use nix::sys::statvfs::statvfs;
 
 /// How long after a look the next one begins. On EFS each is a request, and costs as much as 4 KiB.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A file system that takes longer to answer is away. The mount of the appliance gives up after 30 s; nobody waits so long.
+/// A file system that takes longer to answer is away. One on NFS may never come to an end with it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `/readyz` says of one that hangs.
