@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -28,6 +28,8 @@ impl Authority {
     fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        // Or all had one name, and OpenSSL took what it signs for signed by itself.
+        params.distinguished_name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let text = STANDARD.encode(params.self_signed(&key).unwrap().der());
         let lines: Vec<&str> =
@@ -54,8 +56,9 @@ impl Authority {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(mut client) = acceptor.accept(client).await else { continue };
                 let _ = client.read(&mut [0; 512]).await;
-                let _ = client.write_all(b"HTTP/1.0 200 OK\r\n\r\nit is EFS").await;
-                let _ = client.shutdown().await;
+                let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nit is EFS").await;
+                // Until the client goes: a tunnel that is told of an end at once may take what it has not passed on with it.
+                let _ = (client.flush().await, client.read(&mut [0; 512]).await);
             }
         });
         address
