@@ -2,6 +2,7 @@
 # Sourced by `make test`: finds out what this machine cannot do, and says at once what is left out for it.
 #   as_root      what stands before a command that is root's: nothing, or sudo
 #   left_out     why the parts that are root's are left out; empty where they are not
+#   mounts       the tests that mount, where a user may not (Ubuntu, a chroot, most containers), so that they are root's too
 # With SALEBELL_TEST_ALL=yes nothing is left out, and a machine that cannot do it fails here.
 
 # as_root_can COMMAND…: whether it succeeds as root.
@@ -38,6 +39,11 @@ if [ -z "$left_out" ]; then
   fi
 fi
 
+mounts=
+if [ "$(id -u)" -ne 0 ] && ! unshare --map-root-user --mount true 2>/dev/null; then
+  mounts="cloudwatch:: disk:: file_faults:: logging:: secrets::"
+fi
+
 where=
 if ischroot 2>/dev/null; then
   where=", in a chroot"
@@ -65,4 +71,7 @@ if [ -n "$left_out" ]; then
     (appliance::), the tests in a bare Debian 13, and the rehearsal. They need root, with the right to make namespaces
     and to mount: a container has to be given that, and a chroot needs /proc, /sys and control groups.
 END
+  if [ -n "$mounts" ]; then
+    echo "    So are the tests that mount, since you may not without being root: $mounts"
+  fi
 fi

@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# Runs a command of the stacks: `scripts/stacks.sh status --environment=dev`. The first run fetches what it needs.
+# Runs a command of the stacks: `scripts/stacks.sh status --environment=dev` runs scripts/*/status.py. The first run fetches
+# what it needs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-program=scripts/stacks/$1.py
+programs=(scripts/*/"$1".py)
+if [ ${#programs[@]} -ne 1 ] || [ ! -f "${programs[0]}" ]; then
+    echo "scripts/*/$1.py is not one file" >&2
+    exit 1
+fi
 shift
 scripts/install-packages.sh stacks
 python=$(scripts/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
-exec "$python" "$program" "$@"
+# Where the modules are that commands of other folders share with those of scripts/stacks.
+export PYTHONPATH=scripts/stacks
+exec "$python" "${programs[0]}" "$@"

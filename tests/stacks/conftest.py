@@ -6,12 +6,17 @@ broken/ (test_broken.py), and each of them must fail on at least one.
 """
 
 import json
+import os
 
 import pytest
 
 from lint import CFN_LINT, lint
 from mutants import load, mutate
 from stacks import Stacks, templates
+
+# The make that has started us hands its own flags to each make below it, and that one says which folder it works in.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def test_who_answers_nothing_is_not_waited_for_long(folder):  # noqa: F811
 @pytest.mark.parametrize(
     "text, told",
     [
-        ('{"bus": {"Name": "x"},}', "parameters/dev.json: Expecting property name"),
+        ('{"bus": {"Name": "x"},}', "line 1 column 2"),
         ('{"bus": 5}', 'dev.json, bus: must be values by name, such as {"MinSize": 2}, not 5'),
         ("[]", 'dev.json: must be values by stack, such as {"service": {"MinSize": 2}}'),
         ('{"bus": {"Name": ["1", "2"]}}', 'dev.json, bus: Name must be text or a number, not ["1", "2"]'),
@@ -59,7 +59,8 @@ def test_who_answers_nothing_is_not_waited_for_long(folder):  # noqa: F811
 def test_a_parameter_file_that_cannot_be_meant_is_refused_by_name(folder, text, told):  # noqa: F811
     folder.template("40-bus.yaml", BUS)
     (folder.path / "parameters" / "dev.json").write_text(text)
-    assert told in folder.run("deploy", "--yes", code=1)
+    said = folder.run("deploy", "--yes", code=1)
+    assert "dev.json" in said and told in said
 
 
 def test_a_template_that_is_not_yaml_is_refused_by_name(folder):  # noqa: F811

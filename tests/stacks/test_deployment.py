@@ -88,6 +88,21 @@ class Deployment:
         found = [one for page in pages.paginate(Path="/salebell/", Recursive=True) for one in page["Parameters"]]
         return {one["Name"].removeprefix("/salebell/dev/"): one["Value"] for one in found}
 
+    def give_webhook_keys(self):
+        """CloudFormation has them made like this. MiniStack's does not look at what is excluded, its GetRandomPassword does."""
+        secrets, secret = self.client("secretsmanager"), self.settings()["webhook/encryption_keys"].removeprefix("secret:")
+        declared = resolve.resolve("data", "dev")["Resources"]["WebhookSecret"]["Properties"]["GenerateSecretString"]
+        value = secrets.get_random_password(**declared)["RandomPassword"]
+        assert re.fullmatch(r"[0-9a-f]{64}", value)
+        secrets.put_secret_value(SecretId=secret, SecretString=value)
+
+    def check_settings(self):
+        """`salebell boot --check`, which reads all parameters and secrets as a boot does, and refuses unknown names."""
+        binary = os.environ.get("SALEBELL_BINARY") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "salebell"
+        command = [binary, "boot", "--check", "--environment=dev", f"--region={REGION}", f"--config={APPLIANCE}"]
+        checked = subprocess.run(command, env=self.emulator.environment, capture_output=True, text=True, timeout=120)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory):
@@ -250,22 +265,8 @@ def receive(sqs, url):
 
 
 def test_an_instance_can_read_its_settings(dev):
-    """`salebell boot --check`, which reads all parameters and secrets as a boot does, and refuses unknown names."""
-    secrets, secret = dev.client("secretsmanager"), dev.settings()["webhook/encryption_keys"].removeprefix("secret:")
-    # CloudFormation has it made like this. MiniStack's does not look at what is excluded, its GetRandomPassword does.
-    declared = resolve.resolve("data", "dev")["Resources"]["WebhookSecret"]["Properties"]["GenerateSecretString"]
-    value = secrets.get_random_password(**declared)["RandomPassword"]
-    assert re.fullmatch(r"[0-9a-f]{64}", value)
-    secrets.put_secret_value(SecretId=secret, SecretString=value)
-    binary = os.environ.get("SALEBELL_BINARY") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "salebell"
-    checked = subprocess.run(
-        [binary, "boot", "--check", "--environment=dev", f"--region={REGION}", f"--config={APPLIANCE}"],
-        env=dev.emulator.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    dev.give_webhook_keys()
+    dev.check_settings()
 
 
 def test_settings_name_what_was_made(dev):
@@ -525,14 +526,19 @@ def everything(dev):
     yield "AWS::WAFv2::WebACL", listed("wafv2", "list_web_acls", "WebACLs", "ARN", Scope="REGIONAL")
 
 
-def test_it_comes_up_again_and_takes_over_what_was_kept(dev):
+def test_it_comes_up_again_by_the_other_choices_and_takes_over_what_was_kept(dev):
     logs = dev.client("logs")
     logs.create_log_stream(logGroupName="/salebell/access", logStreamName="of-before")
-    said = dev.deploy()
+    said = dev.deploy(MasterAuthentication="secret", DatabaseLogin="secret", FileStore="efs")
     for name in ("AccessLog", "ApplicationLog", "SystemLog", "MetricsLog", "SessionsLog", "WafLog"):
         assert f"+ {name} AWS::Logs::LogGroup is there already and taken over" in said
     assert {dev.stack(name)["StackStatus"] for name in names()} == {"CREATE_COMPLETE"}
     assert logs.describe_log_streams(logGroupName="/salebell/access")["logStreams"]
+    settings = dev.settings()
+    assert re.fullmatch(r"secret:arn:\S+:secret:rds!cluster-\S+#password", settings["database/password"])
+    assert settings["files/store"] == "directory" and settings["files/mounted"] == "true"
+    dev.give_webhook_keys()
+    dev.check_settings()
 
 
 def test_what_is_stubbed_is_used_and_explained():
