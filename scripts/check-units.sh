@@ -3,7 +3,7 @@
 # nothing that it does not understand, and an exposure of at most 1.5 for every service that stays. Wants root or sudo.
 set -euo pipefail
 image=$(realpath "${1:?a folder of make bake-local}")
-stays=(salebell-api salebell-worker salebell-terminating salebell-logs)
+stays=(salebell-api salebell-worker salebell-terminating salebell-logs salebell-efs)
 threshold=15 # tenths
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -25,7 +25,7 @@ analyze() {
   chroot "$root" systemd-analyze "$@"
 }
 
-mapfile -t units < <(find "$root/usr/lib/systemd/system" -maxdepth 1 -type f -name 'salebell*' -printf '%f\n' | sort)
+mapfile -t units < <(find "$root/usr/lib/systemd/system" -maxdepth 1 -type f \( -name 'salebell*' -o -name '*salebell*.mount' \) -printf '%f\n' | sort)
 if [ ${#units[@]} -eq 0 ]; then
   echo "$image has no units of ours" >&2
   exit 1

@@ -85,6 +85,9 @@ if [ "$purpose" = vm ]; then
   has sfdisk || want fdisk
   has mkfs.ext4 || want e2fsprogs
   has dnsmasq || want dnsmasq-base
+  # What stands for EFS.
+  has ganesha.nfsd || want nfs-ganesha nfs-ganesha-vfs
+  has stunnel || want stunnel4
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
   exit 0
@@ -134,5 +137,8 @@ apt install -y --no-install-recommends "${wanted[@]}"
 if [[ " ${wanted[*]} " == *" haproxy "* ]] && [ -d /run/systemd/system ]; then
   # The program is all that is wanted, not a service of the whole machine.
   "${as_root[@]}" systemctl --quiet disable --now haproxy.service
+fi
+if [[ " ${wanted[*]} " == *" nfs-ganesha "* ]] && [ -d /run/systemd/system ]; then
+  "${as_root[@]}" systemctl --quiet disable --now nfs-ganesha.service rpcbind.socket rpcbind.service
 fi
 echo "==> installed"

@@ -36,6 +36,12 @@ copy cloud /etc/cloud/cloud.cfg.d
 copy salebell /usr/lib/salebell
 copy checks /usr/lib/salebell 0755
 
+# Amazon's authorities alone, for EFS: what vouches for the rest of the world does not vouch for it.
+mozilla=/usr/share/ca-certificates/mozilla
+install -d /etc/salebell
+cat "$mozilla"/Amazon_Root_CA_{1,2,3,4}.crt "$mozilla/Starfield_Services_Root_Certificate_Authority_-_G2.crt" |
+  install -o root -g root -m 0644 /dev/stdin /etc/salebell/efs.pem
+
 # Static users get their numbers now, so that they are the same on every instance.
 systemd-sysusers
 

@@ -50,11 +50,14 @@ sed "s#  /#  $root/#" "$share/files.sha256" 2>/dev/null | sha256sum --check --qu
 # sslrootcert= of database.url: RDS's authorities are not among Debian's.
 [ "$(grep -c '^-----END CERTIFICATE-----$' "$root/etc/salebell/rds.pem" 2>/dev/null)" -ge 3 ] 2>/dev/null ||
   problem "/etc/salebell/rds.pem is missing or has no certificates"
+[ "$(grep -c '^-----END CERTIFICATE-----$' "$root/etc/salebell/efs.pem" 2>/dev/null)" -eq 5 ] 2>/dev/null ||
+  problem "/etc/salebell/efs.pem has not Amazon's five authorities"
+in_root /usr/bin/stunnel -version >/dev/null 2>&1 || problem "/usr/bin/stunnel does not run here"
 # What the boot loader takes, and what they need for EC2's disks and network: in the kernel, a module, or in the initrd.
 for release in "$root"/usr/lib/modules/*; do
   release=${release##*/}
   [ -s "$root/boot/vmlinuz-$release" ] || problem "no kernel in /boot: vmlinuz-$release"
-  for module in nvme ext4 ena virtio_net; do
+  for module in nvme ext4 ena virtio_net nfsv4; do
     in_root modinfo --set-version "$release" "$module" >/dev/null 2>&1 || problem "$release has no $module"
   done
   initrd=boot/initrd.img-$release

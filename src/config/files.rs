@@ -1,6 +1,6 @@
 //! `[files]`: uploads and where their bytes are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use super::Reader;
 /// 10,000 parts of 5 MiB.
 pub const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);
 
+/// Where the units of the appliance mount EFS.
+pub const EFS_MOUNTED_AT: &str = "/var/lib/salebell/files";
+
 /// `[files]`: uploads and where their bytes are.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -20,8 +23,10 @@ pub struct Files {
     /// where parts are gathered before they are sent: some 20 MiB for each upload in flight.
     pub directory: PathBuf,
     /// `files.mounted`: `directory` is on a file system of its own, such as EFS. A process that finds it on the root's does
-    /// not start.
+    /// not start, and one that loses it takes no uploads until it is back.
     pub mounted: bool,
+    /// `files.efs`: the DNS name of the EFS file system that an instance of the appliance mounts there, with TLS.
+    pub efs: Option<String>,
     /// `files.reserve_bytes`: so many bytes of its file system stay free.
     pub reserve_bytes: u64,
     /// `files.s3_bucket`
@@ -77,6 +82,7 @@ impl Files {
             store: r.get("files.store", "directory")?,
             directory: r.get("files.directory", "/var/lib/salebell/files")?,
             mounted: r.get("files.mounted", "false")?,
+            efs: r.optional("files.efs").filter(|name| !name.is_empty()),
             reserve_bytes: r.get("files.reserve_bytes", "1073741824")?,
             s3_bucket: r.optional("files.s3_bucket"),
             s3_region: r.optional("files.s3_region"),
@@ -99,6 +105,27 @@ impl Files {
         ] {
             if value < 1 {
                 r.problem(key, "must be at least 1");
+            }
+        }
+        if let Some(name) = &files.efs {
+            // It becomes a line of the tunnel's settings.
+            let plain = |label: &str| {
+                !label.is_empty()
+                    && !label.starts_with('-')
+                    && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            };
+            if !(name.len() < 254 && name.contains('.') && name.split('.').all(plain)) {
+                let example = "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com";
+                r.problem("files.efs", format!("must be a DNS name such as {example}"));
+            }
+            if files.store != FileStore::Directory || !files.mounted {
+                r.problem("files.efs", "needs files.store = directory and files.mounted = true");
+            }
+            if files.directory != Path::new(EFS_MOUNTED_AT) {
+                r.problem(
+                    "files.efs",
+                    format!("is mounted at {EFS_MOUNTED_AT}; files.directory must be that"),
+                );
             }
         }
         if files.store == FileStore::S3 {

@@ -70,6 +70,31 @@ fn every_problem_is_told_at_once_without_its_value() {
 }
 
 #[test]
+fn efs_is_a_name_and_mounted_where_the_units_mount_it() {
+    let efs = |name| ("SALEBELL_FILES__EFS", name);
+    let mounted = ("SALEBELL_FILES__MOUNTED", "true");
+    let good = efs("fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com");
+    assert!(load(&[DATABASE, mounted, good]).unwrap().files.efs.is_some());
+    assert_eq!(load(&[DATABASE, efs("")]).unwrap().files.efs, None);
+    let elsewhere = ("SALEBELL_FILES__DIRECTORY", "/srv/files");
+    for (settings, problem) in [
+        (vec![good], "needs files.store = directory and files.mounted = true"),
+        (vec![mounted, good, elsewhere], "is mounted at /var/lib/salebell/files"),
+        (vec![mounted, efs("fs-0123456789abcdef0")], "must be a DNS name such as fs-"),
+        (vec![mounted, efs("fs-1.efs\nexec = /bin/sh")], "must be a DNS name"),
+        (vec![mounted, efs("fs-1..amazonaws.com")], "must be a DNS name"),
+        (vec![mounted, efs("-fs.amazonaws.com")], "must be a DNS name"),
+    ] {
+        let problems = load(&[&[DATABASE][..], &settings].concat()).unwrap_err();
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert!(
+            problems.to_string().contains(&format!("files.efs (SALEBELL_FILES__EFS) {problem}")),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
 fn the_password_of_the_database_has_one_place() {
     let url = ("SALEBELL_DATABASE__URL", "postgres://anna:hunter2@db.example/salebell");
     let password = ("SALEBELL_DATABASE__PASSWORD", "hunter3");

@@ -18,10 +18,11 @@ use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use super::auth::Caller;
 use super::body::Id;
 use super::served::{self, Served};
+use super::uploads::away;
 use crate::app::App;
 use crate::domain::file::{Wanted, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
-use crate::outbound::blobs::{Blobs, Span, read_spans};
+use crate::outbound::blobs::{Blobs, Span, is_away, read_spans};
 use crate::store::file_links;
 use crate::store::files::{self, StoredFile};
 
@@ -282,7 +283,10 @@ async fn read(
         (first < last).then_some(Span { place: piece.place, start: first, end: last })
     });
     let mut bytes = read_spans(app.blobs.clone(), spans.collect());
-    let first = bytes.try_next().await.map_err(Error::internal)?;
+    let first = bytes.try_next().await.map_err(|error| match is_away(&error) {
+        true => away(error),
+        false => Error::internal(error),
+    })?;
     let id = file.id;
     let bytes = stream::iter(first.map(Ok)).chain(bytes);
     Ok(bytes.inspect_err(move |error| {

@@ -24,6 +24,9 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
     if let Some(detail) = app.disk.reason() {
         reasons.push(FieldError { pointer: "disk".to_owned(), detail: detail.to_owned() });
     }
+    if let Some(detail) = app.blobs.reason() {
+        reasons.push(FieldError { pointer: "files".to_owned(), detail: detail.to_owned() });
+    }
     if app.stopping.is_cancelled() {
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }

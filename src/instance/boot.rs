@@ -4,7 +4,7 @@
 //! instance metadata → region, instance, zone, environment (a tag)
 //!   → every parameter below /salebell/<environment>, and the secrets named there
 //!   → checked as the services will, all problems at once
-//!   → /run/salebell/instance.env, /run/salebell/instance.toml, /run/salebell/config.toml
+//!   → /run/salebell/instance.env, /run/salebell/instance.toml, /run/salebell/config.toml; with files.efs, efs.conf
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -56,6 +56,43 @@ const BESIDE: &str = "instance.toml";
 /// The areas that they are in.
 const OF_BESIDE: [&str; 4] = ["instance", "log", "server", "worker"];
 
+/// The settings of the tunnel to EFS: the units mount it where there is such a file (salebell-efs.service).
+const TUNNEL: &str = "efs.conf";
+
+/// As stunnel(8) reads them. EFS wants TLS at once, and tells by its certificate that it is the file system that was meant.
+fn tunnel(name: &str) -> String {
+    format!(
+        "; The way to EFS with TLS, for the NFS client of this machine. Made by salebell boot.
+foreground = yes
+pid =
+syslog = no
+debug = notice
+
+[efs]
+client = yes
+; systemd listens there, and hands it over.
+accept = 127.0.0.1:20049
+connect = {name}:2049
+; Looked up for each connection.
+delay = yes
+CAfile = /etc/salebell/efs.pem
+verifyChain = yes
+checkHost = {name}
+OCSPaia = no
+sslVersionMin = TLSv1.2
+renegotiation = no
+libwrap = no
+TIMEOUTconnect = 10
+; For the handshake.
+TIMEOUTbusy = 20
+TIMEOUTclose = 0
+; Each service asks every 5 s, so where nothing is said for so long the other side hangs, or is gone without a word. The NFS
+; client connects again, to where the name leads then.
+TIMEOUTidle = 35
+"
+    )
+}
+
 /// Which instance, and where.
 struct Place {
     region: String,
@@ -99,12 +136,13 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
         }
     };
     let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
-    if let Err(further) = config {
+    let efs = config.map(|config| config.files.efs).unwrap_or_else(|further| {
         // What has just been told is unreadable is not missing besides.
         let unread: Vec<String> = settings.unread().map(|setting| format!("{setting} (")).collect();
         let told = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
         problems.extend(further.0.into_iter().filter(|problem| !told(problem)));
-    }
+        None
+    });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
         problems.extend(unknown.into_values());
         return Err(tell(&path, problems));
@@ -123,6 +161,10 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
             directory.write("instance.env", OPEN_MODE, instance.as_bytes())?;
             let beside = as_file(&beside_services(&table, &settings));
             directory.write(BESIDE, SECRET_MODE, beside.expose_secret().as_bytes())?;
+            match &efs {
+                Some(name) => drop(directory.write(TUNNEL, OPEN_MODE, tunnel(name).as_bytes())?),
+                None => directory.remove(TUNNEL)?,
+            }
             // The last one: whoever finds it finds all.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;

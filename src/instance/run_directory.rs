@@ -72,6 +72,18 @@ impl RunDirectory {
         written.explain(|| format!("{} cannot be written", path.display()))?;
         Ok(path)
     }
+
+    /// Takes away what an earlier boot has left.
+    ///
+    /// # Errors
+    /// It is there and stays.
+    pub fn remove(&self, name: &str) -> Result<(), Failure> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.explain(|| format!("{} cannot be removed", path.display())),
+        }
+    }
 }
 
 fn replace(path: &Path, new: &Path, mode: u32, content: &[u8]) -> io::Result<()> {

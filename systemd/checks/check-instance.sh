@@ -10,11 +10,13 @@ export LC_ALL=C
 services=(salebell-api salebell-worker salebell-terminating)
 # The journal, for the agent that the image has on AWS.
 [ ! -e /opt/aws/amazon-cloudwatch-agent/bin/amazon-cloudwatch-agent ] || services+=(salebell-logs)
+# Files on EFS, and the tunnel that leads there.
+[ ! -e /run/salebell/efs.conf ] || services+=(salebell-efs)
 # Listens where nobody else can reach it: systemd-resolved, and DHCP.
 other_listeners='^(udp|tcp) 127\.0\.0\.5[34](%lo)?:53 |^udp ([0-9.]+|\[[0-9a-f:]+\])(%[a-z0-9]+)?:(68|546) '
 # What the machine itself has running (hostnamed for half a minute, when DHCP has told a name), the agents that the image
 # has on AWS, and ours.
-running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs))\.service$'
+running='^(cloud-init-main|cloud-final|dbus|systemd-(hostnamed|journald|logind|networkd|resolved|timesyncd|udevd|userdbd|machine-id-commit)|amazon-ssm-agent|amazon-cloudwatch-agent|salebell-(api|worker|terminating|logs|efs))\.service$'
 # What starts by itself: the presets of the image name the same, and generators make some more, of fstab.
 enabled='^(systemd-(remount-fs|fsck-root|growfs-root)\.service|cloud-init\.target|systemd-(networkd|networkd-wait-online|network-generator|resolved|timesyncd|pstore)\.service|systemd-(networkd|networkd-[a-z-]+|journald-audit)\.socket|(remote-fs|reboot)\.target|cloud-(config|final|init|init-local|init-main|init-network)\.service|amazon-(ssm|cloudwatch)-agent\.service|salebell-overdue\.timer|salebell-logs\.service)$'
 # A shell: nobody. The agent starts that of a session itself, for salebell-shell; a session that is not by our document would
@@ -67,6 +69,7 @@ check_listeners() { # ours and no other
   # tcp 0.0.0.0:8443 users:(("salebell",pid=1,fd=1))
   found=$(ss --no-header --listening --tcp --udp --numeric --processes | awk '{ print $1, $5, $7 }')
   echo "$found" | grep -Ev "$other_listeners" |
+    grep -Ev '^tcp 127\.0\.0\.1:20049 .*"stunnel"' |
     grep -Ev "^tcp ([0-9a-f.:*]+|\[[0-9a-f:]*\]):($port|$grpc) .*\"salebell\"|^tcp 127\.0\.0\.1:(9100|9101) .*\"salebell\"" |
     none 'listens and should not' || return
   local wanted
@@ -154,6 +157,21 @@ check_sandbox() { # each service: no rights, no new ones, filtered calls, a file
       [ ! -w "/proc/$pid/root$place" ] || { echo "$service may write to $place"; return 1; }
     done
   done
+}
+check_files() { # where they are: on EFS with its setting, and else on the local disk
+  local place=/var/lib/salebell/files found
+  found=$(findmnt --noheadings --output SOURCE,FSTYPE,OPTIONS --mountpoint "$place" | tr -s ' ')
+  if [ ! -e /run/salebell/efs.conf ]; then
+    echo "$found" | none 'is mounted without files.efs'
+    return
+  fi
+  local option
+  for option in nfs4 vers=4.1 softerr port=20049 addr=127.0.0.1 nosuid nodev noexec; do
+    [[ " ${found//,/ } " == *" $option "* ]] || { echo "$place: ${found:-not mounted}, without $option"; return 1; }
+  done
+  # By number: EFS knows no names.
+  [ "$(stat -c '%u:%g' "$place")" = 650:650 ] || { stat -c '%n belongs to %u:%g' "$place"; return 1; }
+  echo "on ${found%% *}"
 }
 check_exposure() { # at most 1.5
   local unit

@@ -307,6 +307,20 @@ async fn a_bad_parameter_fails_the_boot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_mounted_fail_the_boot() {
+    let around = Surroundings::new().await;
+    // Nobody knows the name, and where this machine's kernel has no NFS, nobody could mount it either.
+    let name = "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com";
+    for (setting, value) in [("files/efs", name), ("files/mounted", "true")] {
+        around.environment.put(setting, value).await;
+    }
+    let instance = around.launch(11);
+    let failed = Failed::of(around, instance).await;
+    failed.tells("Failed to mount").tells("files on EFS").tells("Dependency failed for");
+    failed.tells("the boot, or a unit of it, has failed").is_abandoned();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_be_reached_fails_the_boot() {
     let around = Surroundings::new().await;
     around.database.cut();
@@ -379,6 +393,7 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "mkdir /etc/systemd/system/salebell-api.service.d",
         "rmdir /etc/systemd/system/salebell-api.service.d",
     ),
+    ("files", "mount -t tmpfs tmpfs /var/lib/salebell/files", "umount /var/lib/salebell/files"),
     ("secrets", "chmod o+r /run/salebell/config.toml", "chmod o-r /run/salebell/config.toml"),
     (
         "clock",

@@ -81,6 +81,44 @@ impl Machine {
     }
 }
 
+#[tokio::test]
+async fn the_name_of_an_efs_becomes_the_settings_of_its_tunnel_and_goes_with_it() {
+    let machine = Machine::complete().await;
+    let environment = &machine.environment;
+    assert!(machine.boot().await.success);
+    assert!(!machine.run().join("efs.conf").exists());
+    let name = "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com";
+    environment.put("files/efs", name).await;
+    let boot = machine.boot().await;
+    assert!(!boot.success && boot.errors.contains("files.mounted = true"), "{}", boot.errors);
+    assert!(!machine.run().join("efs.conf").exists());
+    environment.put("files/mounted", "true").await;
+    let boot = machine.boot().await;
+    assert!(boot.success, "{}", boot.errors);
+    let file = machine.file("efs.conf");
+    for line in [
+        &format!("connect = {name}:2049"),
+        &format!("checkHost = {name}"),
+        "verifyChain = yes",
+        "CAfile = /etc/salebell/efs.pem",
+        "accept = 127.0.0.1:20049",
+    ] {
+        assert_eq!(file.lines().filter(|one| one == &line).count(), 1, "{line} in {file}");
+    }
+    assert_eq!(mode_of(&machine.run().join("efs.conf")), 0o444);
+    // One that has not become what it was to be leaves the file as it was.
+    environment.put("files/efs", "fs-1.example\nexec = /bin/sh").await;
+    let boot = machine.boot().await;
+    assert!(!boot.success && boot.errors.contains("must be a DNS name"), "{}", boot.errors);
+    assert_eq!(machine.file("efs.conf"), file);
+    // An environment that has none, and the next boot of the same machine.
+    let other = Environment::create().await;
+    other.put("database/url", "postgres://db.example/salebell").await;
+    let boot = machine.boot_with(&["--environment", &other.name], &[]).await;
+    assert!(boot.success, "{}", boot.errors);
+    assert!(!machine.run().join("efs.conf").exists());
+}
+
 fn mode_of(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().mode() & 0o777
 }

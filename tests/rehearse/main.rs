@@ -20,6 +20,7 @@ mod database;
 #[path = "../it/support/ec2/mod.rs"]
 #[allow(dead_code, reason = "what the tests do to it, and nobody here")]
 mod ec2;
+mod efs;
 mod facts;
 mod fleet;
 mod ledger;

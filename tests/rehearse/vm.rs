@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::ec2::{Hook, Outcome};
+use super::efs::{Efs, NAME, Who};
 use super::fleet::{self, Fleet, wait_for};
 use super::interrupted;
 use super::load::url;
@@ -30,6 +31,12 @@ const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const LOOK_LIMIT: Duration = Duration::from_secs(300);
 /// For the drain, the hook, and the way off.
 const END_LIMIT: Duration = Duration::from_secs(240);
+/// For an instance to see that EFS is away, or there again.
+const AWAY_LIMIT: Duration = Duration::from_secs(180);
+/// What must not wait for EFS has so long.
+const QUICK: Duration = Duration::from_secs(3);
+/// Bytes of a file.
+const FILE: usize = 3_000_000;
 /// Requests each time that it serves.
 const REQUESTS: usize = 100;
 /// What its console says on its way, and what we call it.
@@ -108,10 +115,15 @@ async fn play(
     handle: &Mutex<Option<fleet::Shared>>,
     proofs: &mut Proofs,
 ) -> Result<(), String> {
-    let image = image()?;
+    let mut image = image()?;
 
     let around = Surroundings::build(folder).await?;
     let _vpc = vpc::start(folder.path()).await;
+    let mut efs = Efs::start(folder.path()).await?;
+    image.files.extend(efs.files());
+    for (name, value) in [("files/efs", NAME), ("files/mounted", "true")] {
+        around.cloud.put(name, value).await;
+    }
     let timeline = Timeline::default();
     let mut fleet = Fleet::new(folder.path().to_owned(), around.balancer, image.clone(), timeline).await;
     fleet.hardware = Hardware::Virtual;
@@ -153,6 +165,9 @@ async fn play(
     proofs.note("requests through the balancer", caller.ask(REQUESTS).await)?;
     let second = look(&fleet, proofs, "the second boot").await?;
     proofs.note("it is the same machine", same(&first, &second))?;
+    files_on_efs(&fleet, &mut efs, &caller, proofs).await?;
+    // From here on nobody answers there, and the end must not wait for it.
+    efs.hangs(true);
 
     // The end, as the group wants it.
     let (id, console) = {
@@ -172,7 +187,8 @@ async fn play(
     let in_order = results.len() == 2 && results.iter().all(|it| !it.by_default);
     let ended = gone.and_then(|()| match String::from_utf8_lossy(&console).contains(POWER_DOWN) {
         true if in_order => {
-            Ok(format!("{:.1} s: drained, both hooks completed, off by ACPI", begun.elapsed().as_secs_f64()))
+            let seconds = begun.elapsed().as_secs_f64();
+            Ok(format!("{seconds:.1} s: drained, both hooks completed, off by ACPI, while EFS hangs"))
         }
         true => Err(format!("it has completed {results:?}")),
         false => Err("its power had to be cut".to_owned()),
@@ -180,6 +196,48 @@ async fn play(
     proofs.note("a termination in order", ended)?;
 
     refuse(folder, &fleet, &image, proofs).await
+}
+
+/// Files are on EFS, with TLS and only there; while it is away they are refused, and nothing else is.
+async fn files_on_efs(
+    fleet: &fleet::Shared,
+    efs: &mut Efs,
+    caller: &Caller,
+    proofs: &mut Proofs,
+) -> Result<(), String> {
+    let instance = format!("https://10.77.0.{}:8443", fleet.lock().await.members[0].number);
+    let kept = async {
+        caller.keep_a_file(1).await?;
+        // Of salebell's user, by its number.
+        match efs.kept().iter().filter(|(length, owner)| *length == FILE as u64 && *owner == 650).count() {
+            1 => Ok(format!("{FILE} bytes by way of the balancer, on EFS under user 650, and back")),
+            _ => Err(format!("on EFS there are (length, owner) {:?}", efs.kept())),
+        }
+    };
+    proofs.note("a file on EFS", kept.await)?;
+
+    efs.hangs(true);
+    let away = caller.is_away(&instance, "does not answer").await;
+    efs.hangs(false);
+    let away = match away {
+        Ok(seconds) => caller.is_back(&instance, 2).await.map(|back| format!("{seconds}; {back}")),
+        problem => problem,
+    };
+    proofs.note("EFS hangs", away)?;
+
+    for (who, what) in
+        [(Who::OtherName, "EFS under another name"), (Who::OtherAuthority, "EFS of another authority")]
+    {
+        efs.becomes(who).await?;
+        let away = caller.is_away(&instance, "").await;
+        let away = match efs.was_refused(who) {
+            true => away,
+            false => Err("nobody has refused its certificate".to_owned()),
+        };
+        proofs.note(what, away)?;
+    }
+    efs.becomes(Who::Itself).await?;
+    proofs.note("EFS is itself again", caller.is_back(&instance, 3).await)
 }
 
 /// A boot that fails: the machine goes off by itself, and refuses a second boot, when all would be well.
@@ -404,6 +462,80 @@ impl Caller {
                 _ => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
+    }
+
+    /// Asks an instance itself; the answer has two seconds, whatever hangs.
+    async fn ask_one(&self, url: &str) -> Result<(StatusCode, String), String> {
+        let asked =
+            self.client.get(url).timeout(QUICK).send().await.map_err(|error| format!("{url}: {error}"))?;
+        let status = asked.status();
+        Ok((status, asked.text().await.map_err(|error| error.to_string())?))
+    }
+
+    /// Puts a file there and reads it back.
+    async fn keep_a_file(&self, number: u8) -> Result<(), String> {
+        let content = vec![number; FILE];
+        let put = self.client.put(url(&format!("/v1/files/{number}"))).bearer_auth(&self.token);
+        let put = put.body(content.clone()).send().await.map_err(|error| error.to_string())?;
+        let (status, text) = (put.status(), put.text().await.map_err(|error| error.to_string())?);
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let Some(id) = file["id"].as_str().filter(|_| status == StatusCode::CREATED) else {
+            return Err(format!("an upload came to {status}: {text}"));
+        };
+        let read = self.client.get(url(&format!("/v1/files/{id}/content"))).bearer_auth(&self.token);
+        let read = read.send().await.map_err(|error| error.to_string())?;
+        let bytes = read.bytes().await.map_err(|error| error.to_string())?;
+        if bytes == content { Ok(()) } else { Err(format!("{} bytes came back, not as sent", bytes.len())) }
+    }
+
+    /// Waits until an instance says that its files are away, and sees that it says so to uploads, and answers all else.
+    async fn is_away(&self, instance: &str, why: &str) -> Result<String, String> {
+        let begun = Instant::now();
+        loop {
+            self.is_alive(instance).await?;
+            let (status, text) = self.ask_one(&format!("{instance}/readyz")).await?;
+            if status == StatusCode::SERVICE_UNAVAILABLE && text.contains("\"files\"") && text.contains(why) {
+                break;
+            }
+            if begun.elapsed() > AWAY_LIMIT {
+                return Err(format!("/readyz does not say that it is away: {status} {text}"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let put = self.client.put(url("/v1/files/refused")).bearer_auth(&self.token).timeout(QUICK);
+        let put = put.body(vec![0; FILE]).send().await.map_err(|error| format!("an upload: {error}"))?;
+        let (status, text) = (put.status(), put.text().await.map_err(|error| error.to_string())?);
+        if status != StatusCode::SERVICE_UNAVAILABLE || !text.contains("where files are kept is away") {
+            return Err(format!("an upload came to {status}: {text}"));
+        }
+        self.is_alive(instance).await?;
+        Ok(format!("not ready after {seconds:.1} s, uploads 503, all else answers"))
+    }
+
+    async fn is_alive(&self, instance: &str) -> Result<(), String> {
+        match (self.ask_one(&format!("{instance}/healthz")).await?.0, self.get().await?) {
+            (StatusCode::OK, StatusCode::OK) => Ok(()),
+            other => Err(format!("/healthz and /v1/games come to {other:?}")),
+        }
+    }
+
+    /// Waits until an instance is ready again, and keeps a file.
+    async fn is_back(&self, instance: &str, number: u8) -> Result<String, String> {
+        let begun = Instant::now();
+        loop {
+            let (status, text) = self.ask_one(&format!("{instance}/readyz")).await?;
+            if status == StatusCode::OK {
+                break;
+            }
+            if begun.elapsed() > AWAY_LIMIT {
+                return Err(format!("it is not ready again: {status} {text}"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        self.keep_a_file(number).await?;
+        Ok(format!("ready again after {seconds:.1} s, without a restart"))
     }
 
     /// As many reads and, of every tenth, a game; none may fail.

@@ -36,7 +36,6 @@ ARNS = {
     "AWS::CloudWatch::Alarm": ("cloudwatch", "alarm:{name}"),
     "AWS::CloudWatch::CompositeAlarm": ("cloudwatch", "alarm:{name}"),
     "AWS::Cognito::UserPool": ("cognito-idp", "userpool/{name}"),
-    "AWS::EFS::AccessPoint": ("elasticfilesystem", "access-point/{name}"),
     "AWS::EFS::FileSystem": ("elasticfilesystem", "file-system/{name}"),
     "AWS::ElasticLoadBalancingV2::Listener": ("elasticloadbalancing", "listener/app/{name}/0a/0b"),
     "AWS::ElasticLoadBalancingV2::ListenerRule": ("elasticloadbalancing", "listener-rule/app/{name}/0a/0b/0c"),

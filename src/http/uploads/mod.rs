@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 pub use self::receive::{Ends, Incoming, Received, receive};
 pub use self::refusal::Refusal;
-pub use self::room::check_size;
+pub use self::room::{away, check_size};
 pub use self::sum::Expected;
 use super::auth::Caller;
 use crate::app::App;

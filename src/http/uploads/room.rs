@@ -4,6 +4,7 @@ use std::io;
 
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
+use crate::outbound::blobs::is_away;
 
 /// Whether a file may be so large, which needs no look at the disk or at what the account has.
 ///
@@ -28,7 +29,7 @@ pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
     match app.blobs.free().await {
         Ok(free) if free > wanted => Ok(()),
         Ok(_) => Err(full()),
-        Err(error) => Err(Error::unavailable(error)),
+        Err(error) => Err(disk_error(error)),
     }
 }
 
@@ -41,10 +42,20 @@ fn full() -> Error {
     refusal
 }
 
-/// A failed write: the disk may be full.
+/// A failed write: the disk may be full, or away.
 pub fn disk_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ if is_away(&error) => away(error),
         _ => Error::unavailable(error),
     }
+}
+
+/// A store that is not mounted, or does not answer.
+pub fn away(error: io::Error) -> Error {
+    let detail =
+        "The place where files are kept is away for the moment; what was told of an upload is kept there.";
+    let mut refusal = Error::unavailable(error);
+    (refusal.detail, refusal.retry_after_s) = (detail.to_owned(), Some(5));
+    refusal
 }

@@ -2,32 +2,24 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use nix::sys::statvfs::statvfs;
+use tokio::time::timeout;
 
+use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{Found, blocking};
 
 /// Bytes that are read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
+/// Who waits for a thread looks this often whether the file system still answers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The row of a file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
-
-/// Refuses a directory on the root's file system, where it is when its own was not mounted.
-///
-/// # Errors
-/// It is, or cannot be looked at.
-pub fn require_mount(path: &Path) -> io::Result<()> {
-    let named = |error: io::Error| io::Error::other(format!("files.directory {}: {error}", path.display()));
-    if fs::metadata(path).map_err(named)?.dev() == fs::metadata("/").map_err(named)?.dev() {
-        return Err(named(io::Error::other("files.mounted is set, and no file system is mounted there")));
-    }
-    Ok(())
-}
 
 /// A store of blobs below one directory.
 #[derive(Clone)]
@@ -35,16 +27,48 @@ pub struct Directory {
     root: Arc<PathBuf>,
     /// So many bytes of the file system stay free.
     reserve: u64,
+    /// Nothing happens here while it is not mounted.
+    mount: Option<Mount>,
 }
 
 impl Directory {
     /// Nothing is made before the first byte is written.
-    pub fn new(root: PathBuf, reserve: u64) -> Directory {
-        Directory { root: Arc::new(root), reserve }
+    pub fn new(root: PathBuf, reserve: u64, mount: Option<Mount>) -> Directory {
+        Directory { root: Arc::new(root), reserve, mount }
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What is wrong with the file system that should be mounted there.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.mount.as_ref().and_then(Mount::reason)
+    }
+
+    /// Runs on a thread that may wait. Where the file system turns out to hang, the thread is left to itself: what it may
+    /// still do is done to a place that nobody goes on in.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let root = self.root.clone();
+        let Some(mount) = &self.mount else { return blocking(move || work(&root)).await };
+        mount.check()?;
+        let working = blocking(move || {
+            require_mounted(&root)?;
+            let done = work(&root);
+            // What was found there, or not found, may have been on the root's file system: it has gone meanwhile.
+            require_mounted(&root)?;
+            done
+        });
+        let mut working = pin!(working);
+        loop {
+            match timeout(LOOK_EVERY, working.as_mut()).await {
+                Ok(done) => return done,
+                Err(_) => mount.check()?,
+            }
+        }
     }
 
     /// Bytes that may still be written.
@@ -52,13 +76,13 @@ impl Directory {
     /// # Errors
     /// The directory is away and cannot be made.
     pub async fn free(&self) -> io::Result<u64> {
-        let (root, reserve) = (self.root.clone(), self.reserve);
-        blocking(move || {
+        let reserve = self.reserve;
+        self.work(move |root| {
             let free =
                 |root: &Path| statvfs(root).map(|found| found.blocks_available() * found.fragment_size());
-            let found = free(&root).or_else(|_| {
-                fs::create_dir_all(root.as_path())?;
-                free(&root).map_err(io::Error::from)
+            let found = free(root).or_else(|_| {
+                fs::create_dir_all(root)?;
+                free(root).map_err(io::Error::from)
             })?;
             Ok(found.saturating_sub(reserve))
         })
@@ -71,14 +95,14 @@ impl Directory {
     /// Those of the file system; also when fewer than `length` bytes are there.
     pub async fn open(&self, place: &str, length: u64) -> io::Result<Piece> {
         let path = self.path(place)?;
-        let root = self.root.clone();
-        blocking(move || {
-            let folder = path.parent().unwrap_or(&root);
+        let mount = self.mount.clone();
+        self.work(move |root| {
+            let folder = path.parent().unwrap_or(root);
             let mut file = match OpenOptions::new().write(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => {
                     if !folder.is_dir() {
                         fs::create_dir_all(folder)?;
-                        File::open(root.as_path())?.sync_all()?;
+                        File::open(root)?.sync_all()?;
                     }
                     let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
                     // Or the name could be gone after a crash, with all that is in it.
@@ -87,13 +111,17 @@ impl Directory {
                 }
                 opened => opened?,
             };
-            let found = file.metadata()?.len();
+            let found = file.metadata()?;
+            if mount.is_some() {
+                require_elsewhere(&found)?;
+            }
+            let found = found.len();
             if found < length {
                 return Err(io::Error::other(format!("a piece has {found} bytes of {length}")));
             }
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;
-            Ok(Piece { file: Arc::new(file) })
+            Ok(Piece { file: Arc::new(file), mount })
         })
         .await
     }
@@ -104,13 +132,13 @@ impl Directory {
     /// The piece is not there.
     pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
         let path = self.path(place)?;
-        let file = blocking(move || {
+        let opened = self.work(move |_| {
             let mut file = File::open(path)?;
             file.seek(SeekFrom::Start(start))?;
             Ok(file)
-        })
-        .await?;
-        Ok(Reading { file: Some(file), left: end.saturating_sub(start), spare: BytesMut::new() })
+        });
+        let (file, mount) = (Some(opened.await?), self.mount.clone());
+        Ok(Reading { file, left: end.saturating_sub(start), spare: BytesMut::new(), mount })
     }
 
     /// Removes a piece; one that is not there is removed.
@@ -119,7 +147,7 @@ impl Directory {
     /// Those of the file system.
     pub async fn remove(&self, place: &str) -> io::Result<()> {
         let path = self.path(place)?;
-        blocking(move || match fs::remove_file(path) {
+        self.work(move |_| match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
@@ -131,10 +159,9 @@ impl Directory {
     /// # Errors
     /// Those of the file system.
     pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<Found>>> {
-        let root = self.root.clone();
-        blocking(move || {
+        self.work(move |root| {
             let mut folders = Vec::new();
-            let entries = match fs::read_dir(root.as_path()) {
+            let entries = match fs::read_dir(root) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(folders),
                 entries => entries?,
             };
@@ -166,7 +193,7 @@ impl Directory {
     /// Those of the file system.
     pub async fn has(&self, place: &str, length: u64) -> io::Result<bool> {
         let path = self.path(place)?;
-        blocking(move || match fs::metadata(path) {
+        self.work(move |_| match fs::metadata(path) {
             Ok(found) => Ok(found.len() >= length),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -196,11 +223,17 @@ impl Directory {
 #[derive(Clone)]
 pub struct Piece {
     file: Arc<File>,
+    mount: Option<Mount>,
 }
 
 impl Piece {
-    pub fn file(&self) -> &Arc<File> {
-        &self.file
+    /// To write to.
+    ///
+    /// # Errors
+    /// Its file system is away: it would hold a thread.
+    pub fn file(&self) -> io::Result<Arc<File>> {
+        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
+        Ok(self.file.clone())
     }
 
     /// What has been written is there for good.
@@ -208,7 +241,7 @@ impl Piece {
     /// # Errors
     /// Those of the file system: nothing of what was written since the last success can be relied on.
     pub async fn sync(&self) -> io::Result<()> {
-        let file = self.file.clone();
+        let file = self.file()?;
         blocking(move || file.sync_data()).await
     }
 
@@ -217,7 +250,7 @@ impl Piece {
     /// # Errors
     /// Those of the file system.
     pub async fn cut(&self, length: u64) -> io::Result<()> {
-        let file = self.file.clone();
+        let file = self.file()?;
         blocking(move || {
             file.set_len(length)?;
             (&*file).seek(SeekFrom::Start(length)).map(|_| ())
@@ -231,6 +264,7 @@ pub struct Reading {
     file: Option<File>,
     left: u64,
     spare: BytesMut,
+    mount: Option<Mount>,
 }
 
 impl Reading {
@@ -239,6 +273,7 @@ impl Reading {
     /// # Errors
     /// Those of the file system; `UnexpectedEof` when the piece is shorter than what was asked for.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.mount.as_ref().map_or(Ok(()), Mount::check)?;
         let Some(mut file) = self.file.take_if(|_| self.left > 0) else { return Ok(None) };
         let wanted = self.left.min(READ_AT_ONCE as u64) as usize;
         let mut buffer = std::mem::take(&mut self.spare);
@@ -263,20 +298,43 @@ mod tests {
     use super::super::Blobs;
     use super::*;
 
-    #[test]
-    fn a_directory_that_nothing_is_mounted_on_is_refused() {
-        assert!(require_mount(Path::new("/proc")).is_ok());
-        let refused = |path| require_mount(Path::new(path)).unwrap_err().to_string();
-        assert_eq!(
-            refused("/"),
-            "files.directory /: files.mounted is set, and no file system is mounted there"
-        );
-        assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
+    #[tokio::test]
+    async fn nobody_waits_for_a_file_system_that_turns_out_to_hang() {
+        let mount = Mount::found(None);
+        let directory = Directory::new("/proc".into(), 0, Some(mount.clone()));
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let hangs = directory.work(move |_| held.recv().map_err(io::Error::other));
+        let mut hangs = pin!(hangs);
+        assert!(timeout(Duration::from_millis(50), hangs.as_mut()).await.is_err(), "it is under way");
+        mount.becomes(Some("does not answer"));
+        assert!(super::super::is_away(&hangs.await.unwrap_err()));
+        // Nor is another thread lost to it, or a byte of a file that is open.
+        let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
+        assert!(super::super::is_away(&looked.unwrap_err()));
+        let piece = Piece { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
+        assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());
+        release.send(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_or_written_where_nothing_is_mounted() {
+        // The root's own file system, as far as anybody has looked.
+        let root = Path::new("/usr").to_owned();
+        let directory = Directory::new(root, 0, Some(Mount::found(None)));
+        let place = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+        let away = |error: io::Error| super::super::is_away(&error);
+        assert!(away(directory.free().await.unwrap_err()));
+        assert!(away(directory.open(&place, 0).await.err().unwrap()));
+        assert!(away(directory.read(&place, 0, 1).await.err().unwrap()));
+        assert!(away(directory.remove(&place).await.unwrap_err()));
+        assert!(away(directory.has(&place, 1).await.unwrap_err()), "it would be taken for lost");
+        assert!(away(directory.list_old(SystemTime::now()).await.err().unwrap()));
+        assert!(!directory.path(&place).unwrap().parent().unwrap().exists());
     }
 
     #[test]
     fn no_place_leads_out_of_the_directory() {
-        let directory = Directory::new("/srv/files".into(), 0);
+        let directory = Directory::new("/srv/files".into(), 0, None);
         let place = Blobs::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
         for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {

@@ -6,6 +6,7 @@
 
 mod directory;
 mod gathering;
+mod mount;
 mod s3;
 mod spans;
 
@@ -22,6 +23,8 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::directory::Directory;
+use self::mount::Mount;
+pub use self::mount::is_away;
 pub use self::s3::S3;
 pub use self::spans::{Span, hash_spans, read_spans};
 use crate::aws::Chain;
@@ -58,14 +61,20 @@ impl Blobs {
     /// # Errors
     /// Settings that S3 cannot be reached with. A directory that should be mounted and is not.
     pub fn new(settings: &Files, chain: &Chain) -> io::Result<Blobs> {
-        if settings.mounted {
-            directory::require_mount(&settings.directory)?;
-        }
-        let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes);
+        let mount = settings.mounted.then(|| Mount::watch(&settings.directory)).transpose()?;
+        let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes, mount);
         Ok(match settings.store {
             FileStore::Directory => Blobs::Directory(directory),
             FileStore::S3 => Blobs::S3(S3::new(settings, directory, chain)?),
         })
+    }
+
+    /// What is wrong with the file system of `files.directory`, where it has one of its own. Asked without waiting.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Blobs::Directory(directory) => directory.reason(),
+            Blobs::S3(s3) => s3.gathered_in().reason(),
+        }
     }
 
     /// A place for what one request writes of a file from `start` on.
@@ -215,7 +224,10 @@ impl Piece {
     /// Those of the store. What is at the end of the piece then is not known.
     pub fn write(&self, pieces: Vec<Bytes>, hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
         match self {
-            Piece::Directory(piece) => write_hashed(piece.file().clone(), pieces, hasher),
+            Piece::Directory(piece) => match piece.file() {
+                Ok(file) => write_hashed(file, pieces, hasher),
+                Err(away) => tokio::spawn(std::future::ready(Err(away))),
+            },
             Piece::S3(piece) => piece.write(pieces, hasher),
         }
     }

@@ -1,0 +1,253 @@
+//! Whether the file system that `files.directory` is to be on is there: looked at again and again by a thread of its own,
+//! which may hang with it. Whoever asks is told what was found last, and never waits.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::libc::ESTALE;
+use nix::sys::statvfs::statvfs;
+
+/// How long after a look the next one begins. On EFS each is a request, and costs as much as 4 KiB.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A file system that takes longer to answer is away. One on NFS may never come to an end with it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `/readyz` says of one that hangs.
+const HANGS: &str = "does not answer";
+
+/// What is known of a mounted file system.
+#[derive(Clone)]
+pub struct Mount {
+    seen: Arc<Mutex<Seen>>,
+    patience: Duration,
+}
+
+#[derive(Default)]
+struct Seen {
+    problem: Option<&'static str>,
+    /// When the look that is under way began.
+    since: Option<Instant>,
+    /// It has been logged that it hangs.
+    told: bool,
+}
+
+/// The file system of `files.directory` is not there, and nothing was read or written.
+#[derive(Debug)]
+pub struct Away(&'static str);
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the file system of files.directory {}", self.0)
+    }
+}
+
+impl std::error::Error for Away {}
+
+/// Whether it is for no other reason that nothing was read or written: one that is not there, or does not answer.
+pub fn is_away(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Away>())
+        || error.kind() == io::ErrorKind::TimedOut
+        || error.raw_os_error() == Some(ESTALE)
+}
+
+/// What a look has found wrong, in few words, and for the log.
+type Problem = (&'static str, String);
+
+impl Mount {
+    /// Looks at it once, and then as long as somebody can ask.
+    ///
+    /// # Errors
+    /// It is not there now.
+    pub fn watch(path: &Path) -> io::Result<Mount> {
+        let owned = path.to_owned();
+        look(path).map_err(|(_, detail)| io::Error::other(detail))?;
+        Mount::watch_with(PAUSE, PATIENCE, move || look(&owned))
+    }
+
+    /// One that nobody looks at any more, with what is wrong with it.
+    #[cfg(test)]
+    pub fn found(problem: Option<&'static str>) -> Mount {
+        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: PATIENCE }
+    }
+
+    #[cfg(test)]
+    pub fn becomes(&self, problem: Option<&'static str>) {
+        lock(&self.seen).problem = problem;
+    }
+
+    fn watch_with(
+        pause: Duration,
+        patience: Duration,
+        look: impl Fn() -> Result<(), Problem> + Send + 'static,
+    ) -> io::Result<Mount> {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let watched = Arc::downgrade(&seen);
+        std::thread::Builder::new().name("files-mount".to_owned()).spawn(move || {
+            loop {
+                std::thread::sleep(pause);
+                // It was all dropped.
+                let Some(seen) = watched.upgrade() else { return };
+                lock(&seen).since = Some(Instant::now());
+                drop(seen);
+                let found = look();
+                let Some(seen) = watched.upgrade() else { return };
+                lock(&seen).note(found);
+            }
+        })?;
+        Ok(Mount { seen, patience })
+    }
+
+    /// What is wrong with it, in few words: everybody may ask.
+    pub fn reason(&self) -> Option<&'static str> {
+        let mut seen = lock(&self.seen);
+        if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
+            return seen.problem;
+        }
+        if !std::mem::replace(&mut seen.told, true) {
+            log::error!(target: "salebell::files", "the file system of files.directory {HANGS}: uploads are refused");
+        }
+        Some(HANGS)
+    }
+
+    /// # Errors
+    /// `Away`: it is not there, as far as is known.
+    pub fn check(&self) -> io::Result<()> {
+        self.reason().map_or(Ok(()), |what| Err(io::Error::other(Away(what))))
+    }
+}
+
+impl Seen {
+    fn note(&mut self, found: Result<(), Problem>) {
+        let before = self.problem.is_some() || self.told;
+        (self.since, self.told) = (None, false);
+        self.problem = found.as_ref().err().map(|(what, _)| *what);
+        match found {
+            Err((_, detail)) if !before => {
+                log::error!(target: "salebell::files", "{detail}: uploads are refused");
+            }
+            Ok(()) if before => {
+                log::info!(target: "salebell::files", "the file system of files.directory is there again");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whoever panicked with the lock had changed one field or none.
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocks as long as the file system does.
+fn look(path: &Path) -> Result<(), Problem> {
+    let named = |detail: String| format!("files.directory {}: {detail}", path.display());
+    match is_mounted(path) {
+        Ok(true) => {}
+        Ok(false) => {
+            let detail = "files.mounted is set, and no file system is mounted there";
+            return Err(("is not mounted", named(detail.to_owned())));
+        }
+        Err(error) => return Err(("cannot be looked at", named(error.to_string()))),
+    }
+    // What a folder is like is remembered for half a minute on NFS; how much is free is asked for each time.
+    statvfs(path).map(drop).map_err(|error| ("cannot be looked at", named(error.to_string())))
+}
+
+/// Whether something is mounted there: a directory whose own file system is not mounted is on the root's.
+fn is_mounted(path: &Path) -> io::Result<bool> {
+    Ok(!is_of_root(&fs::metadata(path)?)?)
+}
+
+fn is_of_root(found: &fs::Metadata) -> io::Result<bool> {
+    Ok(found.dev() == fs::metadata("/")?.dev())
+}
+
+/// Blocks.
+///
+/// # Errors
+/// `Away`: nothing is mounted there.
+pub fn require_mounted(path: &Path) -> io::Result<()> {
+    match is_mounted(path) {
+        Ok(false) => Err(io::Error::other(Away("is not mounted"))),
+        looked => looked.map(drop),
+    }
+}
+
+/// The same for a file that has been opened: its directory may have gone before that, and come again.
+///
+/// # Errors
+/// `Away`: it is on the root's file system.
+pub fn require_elsewhere(found: &fs::Metadata) -> io::Result<()> {
+    match is_of_root(found)? {
+        true => Err(io::Error::other(Away("is not mounted"))),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Waits for a moment: a thread has to have had its turn.
+    fn eventually(what: &str, is: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !is() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_nothing_is_mounted_on_is_refused() {
+        assert!(Mount::watch(Path::new("/proc")).is_ok());
+        let refused = |path| Mount::watch(Path::new(path)).err().unwrap().to_string();
+        assert_eq!(
+            refused("/"),
+            "files.directory /: files.mounted is set, and no file system is mounted there"
+        );
+        assert!(refused("/proc/none").starts_with("files.directory /proc/none: No such file"));
+        assert!(is_away(&require_mounted(Path::new("/")).unwrap_err()));
+        assert!(require_mounted(Path::new("/proc")).is_ok());
+        assert!(require_elsewhere(&fs::metadata("/proc").unwrap()).is_ok());
+        assert!(is_away(&require_elsewhere(&fs::metadata("/").unwrap()).unwrap_err()));
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_is_away_and_keeps_nobody_waiting() {
+        let (answer, looks) = mpsc::channel::<Result<(), Problem>>();
+        let (pause, patience) = (Duration::from_millis(1), Duration::from_millis(50));
+        let mount = Mount::watch_with(pause, patience, move || looks.recv().unwrap_or(Ok(()))).unwrap();
+        assert!(mount.check().is_ok(), "before its time is over");
+        eventually("it hangs", || mount.reason() == Some(HANGS));
+        let asked = Instant::now();
+        let error = mount.check().unwrap_err();
+        assert!(asked.elapsed() < patience, "{:?}", asked.elapsed());
+        assert!(is_away(&error), "{error}");
+        assert_eq!(error.to_string(), "the file system of files.directory does not answer");
+        // It answers with an error, and then that all is well.
+        answer.send(Err(("cannot be looked at", "an error".to_owned()))).unwrap();
+        eventually("it is away", || lock(&mount.seen).problem.is_some());
+        answer.send(Ok(())).unwrap();
+        eventually("it is back", || mount.check().is_ok());
+        // The thread ends with the last who could ask.
+        let seen = Arc::downgrade(&mount.seen);
+        drop(mount);
+        assert!(seen.upgrade().is_none());
+        drop(answer);
+    }
+
+    #[test]
+    fn what_gave_up_is_away_too_and_a_full_disk_is_not() {
+        assert!(is_away(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)));
+        assert!(is_away(&io::Error::from_raw_os_error(ESTALE)));
+        assert!(!is_away(&io::Error::from_raw_os_error(nix::libc::ENOSPC)));
+        assert!(!is_away(&io::Error::other("something else")));
+    }
+}
