@@ -11,8 +11,8 @@ import yaml
 
 import alarms
 import test_runbooks
-from emulator import ROOT
-from test_deployment import IMAGES, Deployment
+from deployment import Deployment
+from emulator import ROOT, Emulator
 from walked import Walk, filled, texts
 
 TABLE = yaml.safe_load((ROOT / "tests/stacks/walked.yaml").read_text())
@@ -22,12 +22,32 @@ EXPLAINS = re.compile(r"^\w+ (STACK|GROUP|OUTPUT|NAMESPACE|\[MINUTES\])\b|^\w+ \
 seen = {kind: set() for kind in TABLE}
 counts = {"pages": 0, "texts": 0, "calls": 0, "ran": 0, "unknown": 0, "refused": 0, "elsewhere": 0}
 
+IMAGES = ("ami-0123456789abcdef0", "ami-0123456789abcdef1")
+
+
+class Filled(Deployment):
+    """The environment dev with values of ours, where it does not matter how a person comes by them."""
+
+    def __init__(self, folder):
+        self.emulator = Emulator(folder)
+        zone = self.client("route53").create_hosted_zone(Name="salebell.test", CallerReference="1")["HostedZone"]["Id"]
+        self.values = {
+            "OrdinaryEmail": "ops@salebell.test",
+            "DomainName": "dev.salebell.test",
+            "HostedZoneId": zone.removeprefix("/hostedzone/"),
+            "ImageId": IMAGES[0],
+            "ExampleSubscriber": "on",
+        }
+
+    def stop(self):
+        self.emulator.stop()
+
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory):
     """All stacks, with an operator who comes by a role and a file of parameters that is filled in."""
     folder = tmp_path_factory.mktemp("walk")
-    deployment = Deployment(folder)
+    deployment = Filled(folder)
     emulator, where = deployment.emulator, folder / "cloudformation"
     shutil.copytree(ROOT / "cloudformation", where)
     file = where / "parameters" / "dev.json"
