@@ -12,6 +12,7 @@ import test_runbooks
 BROKEN = [
     ("test_each_page_has_the_four_headings_and_says_something", "db-cpu", "## Mend", "## Repair", "db-cpu"),
     ("test_each_page_has_the_four_headings_and_says_something", "db-cpu", "\n\nThe database computes", "\nThe database computes", "db-cpu"),
+    ("test_what_is_done_by_day_says_when_how_whether_it_worked_and_the_way_back", "../escalate", "## The way back", "## Back", "escalate"),
     ("test_titles_are_names_of_alarms", "db-cpu", "# DbCpu", "# DbLoad", "db-cpu"),
     ("test_the_index_lists_every_alarm", "README", "| [TokenOld](token-old.md) |", "| [TokenOld](credentials-fail.md) |", "TokenOld"),
     ("test_the_index_lists_every_alarm", "README", "renewed | pager |", "renewed | chat |", "pager"),
@@ -40,9 +41,9 @@ def test_broken_page_is_caught(monkeypatch, mutant):
     check, page, before, after, said = mutant
     pages = dict(test_runbooks.pages())
     assert before in pages[page]
-    pages[page] = pages[page].replace(before, after, 1)
+    runbooks, pages[page] = set(alarms.pages()), pages[page].replace(before, after, 1)
     monkeypatch.setattr(test_runbooks, "pages", lambda: pages)
-    monkeypatch.setattr(alarms, "pages", lambda: {name: text for name, text in pages.items() if name != "README"})
+    monkeypatch.setattr(alarms, "pages", lambda: {name: text for name, text in pages.items() if name in runbooks})
     with pytest.raises((AssertionError, ValueError), match=said):
         getattr(test_runbooks, check)()
 

@@ -140,6 +140,7 @@ def test_status_looks_at_everything_though_a_create_has_failed(folder):  # noqa:
 def test_status_looks_at_everything_though_something_is_forbidden(capsys):
     account = mock.Mock(environment="dev")
     account.names.return_value, account.client().get_paginator.side_effect = [], REFUSED
+    account.client().list_alarm_mute_rules.return_value = {"AlarmMuteRuleSummaries": []}
     assert status.main(account, None) == 1
     said = capsys.readouterr().out
     assert "! this could not be looked at: An error occurred (AccessDenied)" in said.split("==> alarms")[1].split("==> alerts")[0]
