@@ -9,9 +9,8 @@ import pytest
 from hypothesis import strategies
 
 import emulator  # noqa: F401, which puts the commands on the path
-import back
 import steps
-from rollouts import BAD, GOOD, OLD, OLDER
+from rollouts import BAD, GOOD, OLD
 from steps import Ask, End, Goal, Look, Migrate, Seen, State, Update, Wait
 
 NOON = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
