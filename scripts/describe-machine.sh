@@ -2,7 +2,8 @@
 # Sourced by `make test`: finds out what this machine cannot do, and says at once what is left out for it.
 #   as_root      what stands before a command that is root's: nothing, or sudo
 #   left_out     why the parts that are root's are left out; empty where they are not
-#   mounts       the tests that mount, where a user may not (Ubuntu, a chroot, most containers), so that they are root's too
+#   of_root      the tests that are root's: those that boot instances or look into a process of ours, which hides its memory;
+#                where a user may not mount (Ubuntu, a chroot, most containers), those that do
 # With SALEBELL_TEST_ALL=yes nothing is left out, and a machine that cannot do it fails here.
 
 # as_root_can COMMAND…: whether it succeeds as root.
@@ -39,9 +40,9 @@ if [ -z "$left_out" ]; then
   fi
 fi
 
-mounts=
+of_root="appliance:: boot::the_services_of feeds::memory_stays_flat renewal::no_request_fails_while_the_database"
 if [ "$(id -u)" -ne 0 ] && ! unshare --map-root-user --mount true 2>/dev/null; then
-  mounts="cloudwatch:: disk:: file_faults:: logging:: secrets::"
+  of_root+=" cloudwatch:: disk:: file_faults:: logging:: machine::what_is_mounted secrets::"
 fi
 
 where=
@@ -68,10 +69,8 @@ if [ -n "$left_out" ]; then
   cat <<END
     $left_out.
     Left out are therefore: the bake of the machine image and what looks at it, the tests that boot instances
-    (appliance::), the tests in a bare Debian 13, those of the packages, and the rehearsal. They need root, with the right to make namespaces
-    and to mount: a container has to be given that, and a chroot needs /proc, /sys and control groups.
+    (appliance::), those of the packages, those in a bare Debian 13, and the rehearsal. They need root, with the right to make
+    namespaces and to mount: a container has to be given that, and a chroot needs /proc, /sys and control groups.
 END
-  if [ -n "$mounts" ]; then
-    echo "    So are the tests that mount, since you may not without being root: $mounts"
-  fi
+  [ "$(id -u)" -eq 0 ] || echo "    All tests that are root's: $of_root"
 fi

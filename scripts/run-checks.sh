@@ -79,8 +79,8 @@ fi
 # Most tests wait for something most of the time: one more at once than there are cores.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
-# What boots instances is root's, and what mounts where a user may not. A user has the rest by cargo, and these by sudo.
-read -ra of_root <<<"appliance:: ${SALEBELL_TEST_MOUNTS:-}"
+# A user has by sudo what is root's (describe-machine.sh), and the rest by cargo.
+read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
 if [ $# -gt 0 ]; then
   if [ -n "$image" ] && [ "$(id -u)" -ne 0 ]; then
     program=$(scripts/find-test.sh it)

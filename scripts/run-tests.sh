@@ -12,5 +12,5 @@ cd "$(dirname "$0")/.."
 . scripts/describe-machine.sh
 scripts/install-packages.sh test
 scripts/prepare-tests.sh
-export SALEBELL_TEST_LEFT_OUT=$left_out SALEBELL_TEST_MOUNTS=$mounts
+export SALEBELL_TEST_LEFT_OUT=$left_out SALEBELL_TEST_OF_ROOT=$of_root
 exec scripts/with-postgres.sh scripts/run-checks.sh "$@"
