@@ -111,7 +111,7 @@ async fn an_instance_has_a_tunnel_to_its_efs_and_to_nobody_else() {
     // And is seen to be the way to no file yet.
     assert_eq!(instance.run("/usr/lib/salebell/check-instance.sh files").await.status.code(), Some(1));
 
-    for (port, why) in [(2050, "Subject checks failed"), (2051, "unable to get local issuer certificate")] {
+    for (port, why) in [(2050, "Subject checks failed"), (2051, "Pre-verification error")] {
         instance
             .ask(&format!(
                 "sed -i 's/:20[0-9]*$/:{port}/; s/^accept.*/accept = 127.0.0.1:20049/' /run/salebell/efs.conf"
