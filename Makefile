@@ -57,6 +57,7 @@ cost: ## computes what each environment costs in a month, into docs/operations/c
 
 diagram: ## draws the stacks as the templates have them, into docs/stacks.md
 	@scripts/stacks.sh diagram
+
 shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/operations/escalate.md)
 	@scripts/stacks.sh shell --environment='$(ENV)' $(call given,INSTANCE,instance) $(call given,TICKET,ticket) $(call given,PERSON,person) $(call flag,YES,yes)
 
@@ -65,8 +66,10 @@ logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; S
 
 mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…"; MINUTES=0 ends it)
 	@scripts/stacks.sh mute --environment='$(ENV)' --minutes=$(call whole,$(MINUTES)) $(call given,REASON,reason) $(call flag,YES,yes)
+
 package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
 	@scripts/make-package.sh $(ARGS)
+
 change-sets: ## what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)
 	@scripts/stacks.sh change_sets --environment='$(ENV)' $(TO:%=--to='%')
 
@@ -83,6 +86,7 @@ migrate:
 # In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
 pipeline-profile:
 	@scripts/pipelines/write-profile.sh '$(ENV)' '$(ACCOUNT)' '$(ROLE)'
+
 rollout: ## rolls out an image (ENV=prod IMAGE=ami-…; CANARY=0, GATES=off, MINUTES=10, MIN_REQUESTS=200, MIGRATED=1, YES=1)
 	@scripts/stacks.sh rollout --environment='$(ENV)' --image='$(IMAGE)' $(CANARY:%=--canary='%') $(GATES:%=--gates='%') $(MINUTES:%=--minutes='%') $(MIN_REQUESTS:%=--min-requests='%') $(call flag,MIGRATED,migrated) $(call flag,YES,yes)
 

@@ -308,7 +308,7 @@ def image_problems(image, seen):
     if seen.image["Architecture"] != wanted:
         found.append(f"{image} is for {seen.image['Architecture']}, and {seen.parameters['InstanceType']} is {wanted}")
     if not seen.image.get("Version"):
-        found.append(f"{image} has no tag Version: is it an image of ours?")
+        found.append(f"{image} has no tag Version and no commit in its name: is it an image of ours?")
     return found
 
 

@@ -62,14 +62,15 @@ def groups(account, found):
 
 
 def version(account, instance_id):
-    """The image that an instance runs, and the version that the image's tag names."""
+    """The image that an instance runs, and the version that the image's tag names; its name, where it is another account's."""
     ec2 = account.client("ec2")
     try:
         image_id = ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]["ImageId"]
-        tags = {tag["Key"]: tag["Value"] for tag in ec2.describe_images(ImageIds=[image_id])["Images"][0].get("Tags", [])}
+        image = ec2.describe_images(ImageIds=[image_id])["Images"][0]
     except (botocore.exceptions.ClientError, IndexError):
         return "(gone, or its image is)"
-    return f"{image_id} version {tags.get('Version', 'unknown: its image has no such tag')}"
+    tags = {tag["Key"]: tag["Value"] for tag in image.get("Tags", [])}
+    return f"{image_id} version {tags.get('Version') or image.get('Name', 'unknown')}"
 
 
 def alarms(account, found):

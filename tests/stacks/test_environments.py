@@ -60,7 +60,7 @@ def test_all_that_goes_by_the_name_of_the_environment_is_told():
 def test_names_are_those_of_the_templates():
     text = "".join(path.read_text() for path in templates.paths())
     names = {row[0]: row[1] for row in rows("Names")}
-    for role in re.findall(r"-\w+", names["a role that others name"].replace("salebell-<environment>", "")):
+    for role in re.findall(r"-[\w-]+", names["a role that others name"].replace("salebell-<environment>", "")):
         assert f"salebell-${{Environment}}{role}" in text, role
     first, *others = re.findall(r"`([\w/-]+)`", names["a log group"])
     for group in [first, *(f"/salebell/{one}" for one in others[:-1]), others[-1]]:
