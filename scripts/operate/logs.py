@@ -133,8 +133,8 @@ def main(account, options):
     try:
         for line in follow(groups, int(begin.timestamp() * 1000), once=bool(options.request_id)):
             if level_fits(options, line[4]):
-                say(line[4].rstrip("\n") if options.json else readable(line))
                 count += 1
+                say(line[4].rstrip("\n") if options.json else readable(line))
     except KeyboardInterrupt:
         say(f"\nstopped after {count} lines")
         return 0
