@@ -22,7 +22,7 @@ bake-local: ## bakes the machine image into a root file system on this machine (
 	@scripts/bake-image.sh local $(ARGS)
 
 bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMAGE_FILE=image.json for what it is)
-	@SALEBELL_IMAGE_FILE='$(IMAGE_FILE)' scripts/bake-image.sh aws $(ARGS)
+	@SALEBELL_IMAGE_FILE=$(call whole,IMAGE_FILE) scripts/bake-image.sh aws $(ARGS)
 
 bake-compare: ## bakes twice and compares the images file by file
 	@scripts/compare-bakes.sh
@@ -33,24 +33,26 @@ rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=rol
 rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
 	@scripts/rehearse-vm.sh
 
-# 1 is a yes, and nothing else is, such as YES=0. A shell must not read what is in a value.
-flag = $(if $(filter 1,$($(1))),--$(2))
-whole = '$(subst ','\'',$(1))'
-given = $(if $($(1)),--$(2)=$(call whole,$($(1))))
-quoted = $(foreach word,$(1),'$(subst ','\'',$(word))')
+# 1 is a yes, and nothing else is, such as YES=0. A value reaches a program as it was typed, whatever is in it: neither make
+# (hence $(value)) nor a shell reads it.
+flag = $(if $(filter 1,$(value $(1))),--$(2))
+quoted = '$(subst ','\'',$(1))'
+whole = $(call quoted,$(value $(1)))
+given = $(if $(value $(1)),--$(2)=$(call whole,$(1)))
+each = $(foreach word,$(value $(1)),$(call quoted,$(word)))
 # The steps of a pipeline hand an image on as the file of its bake.
-ifneq ($(filter %.json,$(IMAGE)),)
-override IMAGE := $(shell sed -n 's/^ "image": "\(ami-[0-9a-f]*\)",$$/\1/p' '$(IMAGE)')
+ifneq ($(filter %.json,$(value IMAGE)),)
+override IMAGE := $(shell sed -n 's/^ "image": "\(ami-[0-9a-f]*\)",$$/\1/p' $(call whole,IMAGE))
 endif
 
 deploy: ## deploys the stacks (ENV=dev; STACK=network for one, REVERT=1 against drift, PARAMETERS="ImageId=ami-…", YES=1)
-	@scripts/stacks.sh deploy --environment='$(ENV)' $(STACK:%=--stack='%') $(call flag,REVERT,revert) $(call flag,YES,yes) $(call flag,REPLACE,replace) $(if $(PARAMETERS),--parameters $(call quoted,$(PARAMETERS)))
+	@scripts/stacks.sh deploy --environment=$(call whole,ENV) $(call given,STACK,stack) $(call flag,REVERT,revert) $(call flag,YES,yes) $(call flag,REPLACE,replace) $(if $(value PARAMETERS),--parameters $(call each,PARAMETERS))
 
 status: ## what stands on AWS, and what of it needs a person (ENV=dev)
-	@scripts/stacks.sh status --environment='$(ENV)'
+	@scripts/stacks.sh status --environment=$(call whole,ENV)
 
 destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
-	@scripts/stacks.sh destroy --environment='$(ENV)' $(call flag,YES,yes)
+	@scripts/stacks.sh destroy --environment=$(call whole,ENV) $(call flag,YES,yes)
 
 cost: ## computes what each environment costs in a month, into docs/operations/cost.md
 	@scripts/stacks.sh cost
@@ -59,39 +61,39 @@ diagram: ## draws the stacks as the templates have them, into docs/stacks.md
 	@scripts/stacks.sh diagram
 
 shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/operations/escalate.md)
-	@scripts/stacks.sh shell --environment='$(ENV)' $(call given,INSTANCE,instance) $(call given,TICKET,ticket) $(call given,PERSON,person) $(call flag,YES,yes)
+	@scripts/stacks.sh shell --environment=$(call whole,ENV) $(call given,INSTANCE,instance) $(call given,TICKET,ticket) $(call given,PERSON,person) $(call flag,YES,yes)
 
 logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; SINCE=2h, LEVEL=warning, GROUP=access, JSON=1)
-	@scripts/stacks.sh logs --environment='$(ENV)' $(call given,REQUEST_ID,request-id) $(call given,SINCE,since) $(call given,LEVEL,level) $(call given,GROUP,group) $(call flag,JSON,json)
+	@scripts/stacks.sh logs --environment=$(call whole,ENV) $(call given,REQUEST_ID,request-id) $(call given,SINCE,since) $(call given,LEVEL,level) $(call given,GROUP,group) $(call flag,JSON,json)
 
 mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…"; MINUTES=0 ends it)
-	@scripts/stacks.sh mute --environment='$(ENV)' --minutes=$(call whole,$(MINUTES)) $(call given,REASON,reason) $(call flag,YES,yes)
+	@scripts/stacks.sh mute --environment=$(call whole,ENV) --minutes=$(call whole,MINUTES) $(call given,REASON,reason) $(call flag,YES,yes)
 
 package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
 	@scripts/make-package.sh $(ARGS)
 
 change-sets: ## what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)
-	@scripts/stacks.sh change_sets --environment='$(ENV)' $(TO:%=--to='%')
+	@scripts/stacks.sh change_sets --environment=$(call whole,ENV) $(call given,TO,to)
 
 smoke: ## asks an environment by its name what clients ask (ENV=dev; SALEBELL_KEY=sbk_… for a sale from report to notice)
-	@scripts/stacks.sh smoke --environment='$(ENV)'
+	@scripts/stacks.sh smoke --environment=$(call whole,ENV)
 
 verify-image: ## starts an image by itself, looks at it and ends it (IMAGE=ami-…, or the file of a bake)
-	@scripts/stacks.sh verify_image --environment=tools --image='$(IMAGE)'
+	@scripts/stacks.sh verify_image --environment=tools --image=$(call whole,IMAGE)
 
 # In CodeBuild: of what packer/publish-image.py has put into one archive.
 migrate:
-	@bash scripts/pipelines/migrate.sh '$(IMAGE_NAME)'
+	@bash scripts/pipelines/migrate.sh $(call whole,IMAGE_NAME)
 
 # In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
 pipeline-profile:
-	@scripts/pipelines/write-profile.sh '$(ENV)' '$(ACCOUNT)' '$(ROLE)'
+	@scripts/pipelines/write-profile.sh $(call whole,ENV) $(call whole,ACCOUNT) $(call whole,ROLE)
 
 rollout: ## rolls out an image (ENV=prod IMAGE=ami-…; CANARY=0, GATES=off, MINUTES=10, MIN_REQUESTS=200, MIGRATED=1, YES=1)
-	@scripts/stacks.sh rollout --environment='$(ENV)' --image='$(IMAGE)' $(CANARY:%=--canary='%') $(GATES:%=--gates='%') $(MINUTES:%=--minutes='%') $(MIN_REQUESTS:%=--min-requests='%') $(call flag,MIGRATED,migrated) $(call flag,YES,yes)
+	@scripts/stacks.sh rollout --environment=$(call whole,ENV) --image=$(call whole,IMAGE) $(call given,CANARY,canary) $(call given,GATES,gates) $(call given,MINUTES,minutes) $(call given,MIN_REQUESTS,min-requests) $(call flag,MIGRATED,migrated) $(call flag,YES,yes)
 
 rollback: ## takes the live group back to the image before, and a canary away (ENV=prod; IMAGE=ami-… for another one, YES=1)
-	@scripts/stacks.sh rollback --environment='$(ENV)' $(IMAGE:%=--image='%') $(call flag,YES,yes)
+	@scripts/stacks.sh rollback --environment=$(call whole,ENV) $(call given,IMAGE,image) $(call flag,YES,yes)
 
 bench-ingest: ## reported prices a second, against a hand-written SQL merge
 bench-import: ## the same from an uploaded CSV file, and the memory that 6 GiB take
@@ -111,4 +113,4 @@ bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency be
 	@benches/$(@:bench-%=%).sh
 
 bench-units:
-	@benches/units.sh $(call quoted,$(IMAGES))
+	@benches/units.sh $(call each,IMAGES)
