@@ -56,14 +56,15 @@ impl Drop for Place {
     }
 }
 
-/// Changes what the process has mounted.
+/// Changes what the process has mounted, under its own root, which need not be that of its mounts (a chroot).
 fn mount_as(process: u32, command: &[&str]) {
     let id = process.to_string();
     let enter = |how: &[&str]| {
         let mut entered = std::process::Command::new("nsenter");
         entered.args(["--target", &id]).args(how).args(command).status().unwrap().success()
     };
-    assert!(enter(&["--mount"]) || enter(&["--user", "--preserve-credentials", "--mount"]), "{command:?}");
+    let by_user = ["--user", "--preserve-credentials", "--root", "--mount"];
+    assert!(enter(&["--root", "--mount"]) || enter(&by_user), "{command:?}");
 }
 
 async fn is_away(answer: Response) {
