@@ -11,6 +11,7 @@ import re
 import shutil
 
 import boto3
+import botocore.config
 import pytest
 
 import resolve
@@ -43,7 +44,10 @@ def test_nothing_is_deployed_before_the_placeholders_are_filled_in(dev):
         for name in ("foundation: OrdinaryEmail", "edge: DomainName", "service: ImageId"):
             assert f"{name} is still the placeholder" in said
     keys = {"aws_access_key_id": "111111111111", "aws_secret_access_key": "test"}
-    client = boto3.client("cloudformation", endpoint_url=dev.emulator.endpoint, region_name=REGION, **keys)
+    client = boto3.client(
+        "cloudformation", endpoint_url=dev.emulator.endpoint, region_name=REGION, **keys,
+        config=botocore.config.Config(user_agent_appid="tests"),
+    )  # fmt: skip
     assert client.list_stacks()["StackSummaries"] == []
 
 

@@ -347,6 +347,7 @@ def test_a_step_becomes_the_role_of_its_environment(tmp_path, emulator):  # noqa
         "AWS_CONFIG_FILE": str(config),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
         "AWS_PROFILE": "salebell",
+        "AWS_SDK_UA_APP_ID": "pipeline",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{server.server_port}/",
         "AWS_ENDPOINT_URL": emulator.endpoint,
     }

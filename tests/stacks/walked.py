@@ -123,6 +123,7 @@ class Walk:
         out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
         with (
             mock.patch.dict(os.environ, self.environment(), clear=True),
+            mock.patch.object(sys, "argv", ["aws", *words]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(error),
         ):

@@ -1,13 +1,14 @@
 """Writes down what the operator's commands call on AWS, where SALEBELL_TEST_CALLS names a file: `deploy ec2:DescribeImages`,
-each once a process (tests/stacks/recorded.py), under the role that the command is for. Python imports a module of this name by itself; the emulator of the tests has
-this folder on the commands' path."""
+each once a process (tests/stacks/recorded.py), under the role that the command is for. Python imports a module of this name by
+itself; the emulator of the tests has this folder on the commands' path."""
 
 import os
 import pathlib
 import sys
 
 # By the name of a command: the table of cloudformation/calls for the role that runs it. All others are run by deploy's.
-TABLES = {"logs": "on-call", "mute": "on-call", "shell": "on-call", "rollout": "rollout", "rollback": "rollout"}
+# `None` is what a person types: who may do that is said on the page that has it.
+TABLES = {"aws": None, "logs": "on-call", "mute": "on-call", "shell": "on-call", "rollout": "rollout", "rollback": "rollout"}
 FILE = os.environ.get("SALEBELL_TEST_CALLS")
 seen = set()
 
@@ -17,7 +18,10 @@ def note(client, operation):
     assumed a role."""
     service = {"monitoring": "cloudwatch"}.get(client.meta.service_model.signing_name, client.meta.service_model.signing_name)
     who = client.meta.config.user_agent_appid or TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
-    if FILE and who != "tests" and (who, service, operation) not in seen:
+    if (who, operation) == ("on-call", "AssumeRole"):
+        # It is the person who escalates.
+        who = None
+    if FILE and who not in (None, "tests") and (who, service, operation) not in seen:
         seen.add((who, service, operation))
         with open(FILE, "a") as lines:
             lines.write(f"{who} {service}:{operation}\n")
