@@ -122,7 +122,10 @@ async fn health_checks_are_answered_while_small_bodies_make_much_work() {
             }
         }
         let (beside, loaded) = measured.pop().unwrap();
-        assert!(loaded <= 3 * beside + Duration::from_millis(20), "{accounts}: {loaded:?} after {measured:?}");
+        assert!(
+            loaded <= 3 * beside + Duration::from_millis(20),
+            "{accounts}: {loaded:?} after {measured:?}"
+        );
     }
 }
 
