@@ -20,6 +20,5 @@ pub mod search;
 pub mod statistics;
 pub mod text;
 pub mod title;
-pub mod upload;
 pub mod watch;
 pub mod week;

@@ -12,7 +12,7 @@ use super::encoding::UNREADABLE;
 use super::input::Format;
 use super::quotes::{self, Dialect, Fields, Table, Verdict};
 use crate::domain::text::trim_unseen;
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;

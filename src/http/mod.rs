@@ -8,46 +8,37 @@
 //! ```
 
 pub mod answer;
-pub mod auth;
 pub mod batches;
-pub mod body;
 pub mod channels;
-pub mod conditional;
 pub mod deals;
 pub mod deliveries;
+pub mod event_streams;
 pub mod exports;
-pub mod fields;
-pub mod file_content;
-pub mod file_links;
+pub mod extract;
 pub mod files;
-pub mod forwarded;
 pub mod front;
 pub mod games;
-pub mod head;
 pub mod health;
 pub mod history;
-pub mod idempotency;
 pub mod imports;
 pub mod keys;
-pub mod lines;
+pub mod middleware;
 pub mod notices;
 pub mod offers;
-pub mod page;
 pub mod prices;
 pub mod quarantine;
-pub mod rate_limit;
-pub mod request;
-pub mod served;
 pub mod stats;
 pub mod stores;
-pub mod uploads;
 pub mod watches;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, patch, post, put};
 
-use self::rate_limit::RateLimiter;
+use self::extract::caller;
+use self::files::{content, links};
+use self::middleware::rate_limit::RateLimiter;
+use self::middleware::{idempotency, rate_limit, request};
 use crate::app::App;
 use crate::error::{Error, Kind};
 
@@ -62,7 +53,7 @@ fn routes() -> Router<App> {
         .route("/", get(front::show))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/v1/me", get(auth::me))
+        .route("/v1/me", get(caller::me))
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::show).patch(keys::update).delete(keys::remove))
         .route("/v1/prices", post(prices::report))
@@ -84,10 +75,10 @@ fn routes() -> Router<App> {
         .route("/v1/files/{id}", get(files::show).head(files::head).options(files::options))
         .route("/v1/files/{id}", patch(files::patch).delete(files::remove))
         .route("/v1/files/{id}", put(files::put).post(files::overridden))
-        .route("/v1/files/{id}/content", get(file_content::get))
-        .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
-        .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
-        .route("/d/{token}", get(file_content::shared))
+        .route("/v1/files/{id}/content", get(content::get))
+        .route("/v1/files/{id}/links", get(links::list).post(links::create))
+        .route("/v1/files/{id}/links/{link}", delete(links::remove))
+        .route("/d/{token}", get(content::shared))
         .route("/v1/exports", get(exports::list).post(exports::create))
         .route("/v1/exports/{id}", get(exports::show).delete(exports::cancel))
         .route("/v1/imports", get(imports::list).post(imports::create))

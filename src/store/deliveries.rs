@@ -6,9 +6,10 @@ use sqlx::types::Json;
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use crate::database::notifications;
+use crate::database::pool::PgPool;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
-use crate::store::{delivery_queue, wakeups};
+use crate::store::delivery_queue;
 
 /// A filter of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -181,7 +182,7 @@ pub async fn redeliver(
     .execute(&mut *transaction)
     .await?;
     delivery_queue::queue_again(&mut transaction, &[id], now).await?;
-    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, wakeups::DELIVERIES)
+    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, notifications::DELIVERIES)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;

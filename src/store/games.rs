@@ -5,9 +5,9 @@ use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::offers::delete_offers;
+use crate::database::pool::PgPool;
 use crate::domain::title;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// A game.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]

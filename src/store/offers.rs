@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::known_price::PriceColumns;
 use super::stores;
+use crate::database::pool::PgPool;
 use crate::domain::money::Currency;
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// The store of an offer, a deal or a price: as much of it as stands beside them.
 #[derive(Clone, Debug, PartialEq)]

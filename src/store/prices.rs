@@ -10,6 +10,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::database::notifications;
+use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
 use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
 use crate::domain::observation::Observation;
@@ -17,9 +19,8 @@ use crate::domain::price::{Price, Rules, Seen};
 use crate::error::{Error, Result};
 use crate::store::known_price::price_columns;
 use crate::store::offers::parse_currency;
-use crate::store::pool::PgPool;
 use crate::store::price_changes::Source;
-use crate::store::{new_offers, price_changes, wakeups};
+use crate::store::{new_offers, price_changes};
 
 /// What has come of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,7 +320,7 @@ pub async fn release(
     let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
     changes.resume_what_was_over(now);
     price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
-    sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
+    sqlx::query!("select pg_notify($1, '')::text as notified", notifications::EVENTS)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -6,9 +6,9 @@ use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::offers::{StoreRef, parse_currency};
+use crate::database::pool::PgPool;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// What has become of a quarantined price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use reqwest::Client;
 use salebell::app::{AppState, Clock};
+use salebell::cli::dev::cluster::Cluster;
 use salebell::config::Config;
-use salebell::dev::cluster::Cluster;
 use salebell::instance::renewal::{Origin, Renewal};
 use salebell::secrets::{self, Keyring};
 use secrecy::ExposeSecret;

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::app::Clock;
-use salebell::store::pool::PgPool;
+use salebell::database::pool::PgPool;
 use salebell::worker::{deliver, dispatch, exports, publish, schedule};
 use serde_json::{Value, json};
 

@@ -80,7 +80,7 @@ def says(metric, label, value):
 
 # Where a label's values are words, when it is not where the metric is recorded.
 NAMED_IN = {
-    ("database_wait_seconds", "pool"): ["src/app.rs"],
+    ("database_wait_seconds", "pool"): ["src/app/mod.rs"],
     ("salebell_transitions_total", "kind"): ["src/domain/price.rs"],
 }
 

@@ -10,7 +10,7 @@ pub mod topic;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::pool::PgPool;
+use crate::database::pool::PgPool;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
