@@ -3,31 +3,27 @@
 pub mod cpu_time;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
-use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cpu_time::CpuTime;
 use crate::auth::Callers;
 use crate::aws::Chain;
-pub use crate::clock::Clock;
+use crate::clock::Clock;
 use crate::config::{Config, Database};
+use crate::database::connect::{connect_options, make_pool};
 use crate::database::deadline::Suspicion;
 use crate::database::iam_tokens::Tokens;
 use crate::database::notifications::Wakeups;
-use crate::database::pool::{self, OnConnect, Password, PgPool};
+use crate::database::pool::{Password, PgPool};
 use crate::error::{Error, Result};
 use crate::files::active_uploads::Uploads;
 use crate::files::blobs::Blobs;
+use crate::health::dead_man::DeadMan;
+use crate::health::disk::Disk;
 use crate::health::readiness::Readiness;
 use crate::health::watchdog::Pulses;
-use crate::http::event_streams::Listeners;
-use crate::instance::dead_man::DeadMan;
-use crate::instance::disk::Disk;
 use crate::outbound::bus::topic::Topic;
 use crate::outbound::bus::{self, Bus};
 use crate::outbound::email::Mailer;
@@ -37,7 +33,6 @@ use crate::secrets::Keyring;
 use crate::store::activity_counter::Activity;
 use crate::store::game_loader::GameLoader;
 use crate::store::idempotency::KeptAnswers;
-use crate::telemetry::gauges::Gauges;
 
 /// Shared by every task of the process; cheap to clone.
 pub type App = Arc<AppState>;
@@ -74,16 +69,12 @@ pub struct AppState {
     pub uploads: Uploads,
     /// How much is kept for idempotency keys.
     pub kept_answers: KeptAnswers,
-    /// Who follows an import.
-    pub listeners: Listeners,
     /// Rings when another process has put something into a queue of the database.
     pub wakeups: Wakeups,
     /// Raised by who gives up waiting for the database.
     pub suspicion: Suspicion,
     /// What `/readyz` knows of the database.
     pub readiness: Readiness,
-    /// What the metrics know of the queues.
-    pub gauges: Gauges,
     /// What the watchdog asks.
     pub pulses: Pulses,
     /// Hears the load balancer.
@@ -104,17 +95,8 @@ impl AppState {
         let url = config.database.url.expose_secret();
         let suspicion = Suspicion::default();
         let password = Password::default();
-        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| -> Result<PgPool> {
-            Ok(PgPool::new(pool::Settings {
-                max_connections: settings.max_connections,
-                acquire_timeout: settings.acquire_timeout,
-                // The server ends by itself what takes longer than `statement_timeout`.
-                settle_timeout: settings.statement_timeout + SETTLE_GRACE,
-                on_connect: writer.map(hear_clock),
-                suspicion: suspicion.clone(),
-                password: password.clone(),
-                ..pool::Settings::new(name, connect_options(settings, url)?)
-            }))
+        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| {
+            make_pool(name, settings, url, writer, &suspicion, &password)
         };
         let writer = make("writer", &config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
@@ -151,7 +133,6 @@ impl AppState {
             blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
             uploads: Uploads::default(),
             kept_answers: KeptAnswers::default(),
-            listeners: Listeners::default(),
             games: GameLoader::new(reader.clone()),
             disk: Disk::new(&config.instance),
             config,
@@ -166,7 +147,6 @@ impl AppState {
             wakeups: Wakeups::default(),
             suspicion,
             readiness,
-            gauges: Gauges::default(),
             pulses: Pulses::default(),
             dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
@@ -203,44 +183,4 @@ impl AppState {
             None => Ok(()),
         }
     }
-}
-
-/// What a statement that was ended by its own time-out may take to be rolled back.
-const SETTLE_GRACE: Duration = Duration::from_secs(5);
-
-fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
-    let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
-    if let Some(user) = &settings.user {
-        options = options.username(user);
-    }
-    if let Some(password) = &settings.password {
-        options = options.password(password.expose_secret());
-    }
-    let statement_timeout = settings.statement_timeout.as_millis().to_string();
-    Ok(options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
-        ("statement_timeout", statement_timeout.as_str()),
-        // Nor does a process that is paused between two statements hold its locks for longer.
-        ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
-        ("timezone", "UTC"),
-        ("jit", "off"),
-    ]))
-}
-
-/// Tells the clock what time it is in the writer, before anything else is asked.
-fn hear_clock(clock: &Clock) -> OnConnect {
-    let clock = clock.clone();
-    Arc::new(move |connection| {
-        let clock = clock.clone();
-        Box::pin(async move {
-            let asked = Instant::now();
-            // After a failover the old writer's name may still lead to what is a replica now.
-            let (replica, time): (bool, DateTime<Utc>) =
-                sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
-            if replica {
-                return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
-            }
-            clock.hear(time, asked);
-            Ok(())
-        })
-    })
 }

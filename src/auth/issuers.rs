@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::jwks::KeySet;
-use crate::app::Clock;
+use crate::clock::Clock;
 use crate::config;
 use crate::domain::api_key;
 use crate::error::{Error, Kind, Result};

@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use super::fetch::fetch;
-use crate::app::Clock;
+use crate::clock::Clock;
 use crate::domain::public_keys::{PublicKey, read_keys};
 use crate::error::{Error, Result};
 

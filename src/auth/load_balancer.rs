@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::fetch::fetch;
 use super::issuers::{Claims, LEEWAY, known_scopes, refuse, subject, time, words};
-use crate::app::Clock;
+use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 

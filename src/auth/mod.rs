@@ -22,9 +22,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::app::Clock;
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
+use crate::clock::Clock;
 use crate::config::Auth;
 use crate::database::deadline::Suspicion;
 use crate::database::pool::PgPool;

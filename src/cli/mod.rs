@@ -19,7 +19,8 @@ use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use self::api_client::running_dev::RunningDev;
-use crate::app::{App, AppState, Clock};
+use crate::app::{App, AppState};
+use crate::clock::Clock;
 use crate::config::{Config, Problems};
 use crate::error::failure::Failure;
 use crate::error::{Kind, Result};

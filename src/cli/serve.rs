@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::app::{App, AppState, Clock};
+use crate::app::{App, AppState};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Result;
 use crate::instance::renewal::{Origin, Renewal};

@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL: how they are pooled, authenticated, given up on, and woken by NOTIFY.
 
+pub mod connect;
 pub mod deadline;
 pub mod iam_tokens;
 pub mod notifications;

@@ -1,10 +1,11 @@
-//! Signs of life: what the watchdog asks before it tells systemd that the process is alive; and what systemd is told
-//! besides.
+//! Signs of life: what the watchdog asks before it tells systemd that the process is alive.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+
+use super::systemd::notify;
 
 /// The loops of this process that must come round again and again.
 #[derive(Clone, Default)]
@@ -83,13 +84,6 @@ impl Pulse {
 impl Drop for Pulse {
     fn drop(&mut self) {
         self.pulses.beats().retain(|beat| beat.serial != self.serial);
-    }
-}
-
-/// Tells systemd. Nothing happens where it does not listen.
-pub fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        log::warn!(target: "salebell::process", "systemd does not hear us: {error}");
     }
 }
 

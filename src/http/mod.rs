@@ -22,25 +22,30 @@ pub mod health;
 pub mod history;
 pub mod imports;
 pub mod keys;
+pub mod me;
 pub mod middleware;
 pub mod notices;
 pub mod offers;
 pub mod prices;
 pub mod quarantine;
+pub mod request_state;
 pub mod stats;
 pub mod stores;
 pub mod watches;
 
-use axum::Router;
+use std::sync::Arc;
+
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, patch, post, put};
+use axum::{Extension, Router};
 
-use self::extract::caller;
+use self::event_streams::Listeners;
 use self::files::{content, links};
 use self::middleware::rate_limit::RateLimiter;
 use self::middleware::{idempotency, rate_limit, request};
 use crate::app::App;
 use crate::error::{Error, Kind};
+use crate::telemetry::gauges::Gauges;
 
 /// The service: every route behind every layer.
 pub fn router(app: App) -> Router {
@@ -53,7 +58,7 @@ fn routes() -> Router<App> {
         .route("/", get(front::show))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/v1/me", get(caller::me))
+        .route("/v1/me", get(me::show))
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::show).patch(keys::update).delete(keys::remove))
         .route("/v1/prices", post(prices::report))
@@ -109,6 +114,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
         })
+        .layer(Extension(Listeners::default()))
         .layer(from_fn_with_state(app.clone(), idempotency::middleware));
     if app.config.server.rate_limit_per_minute > 0 {
         let limiter = RateLimiter::new(app.clone(), app.config.server.rate_limit_per_minute);
@@ -123,5 +129,6 @@ pub fn metrics_router(app: App) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/drain", post(health::drain))
+        .layer(Extension(Arc::new(Gauges::default())))
         .with_state(app)
 }

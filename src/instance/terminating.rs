@@ -20,7 +20,8 @@ use super::metadata::{Metadata, SpotAction};
 use super::{jitter, lifecycle};
 use crate::config::Config;
 use crate::error::failure::{Explain, Failure};
-use crate::health::watchdog::{Pulse, Pulses, notify};
+use crate::health::systemd::notify;
+use crate::health::watchdog::{Pulse, Pulses};
 
 /// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
 pub const DRAIN_REASON: &str = "salebell-drain-reason";

@@ -35,8 +35,8 @@ use self::room::{Place, Room};
 use self::tls::Tls;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-use crate::http::middleware::request::Peer;
 use crate::http::middleware::request_limits::MAX_HEADER_BYTES;
+use crate::http::request_state::Peer;
 use crate::{config, grpc, http, telemetry};
 
 /// A bound listener: its address is known before it serves.

@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::health::watchdog::notify;
+use crate::health::systemd::notify;
 use crate::server::Server;
 use crate::telemetry::emf::Reporter;
+use crate::telemetry::gauges::Gauges;
 
 /// How long the last metrics may take to be written.
 const METRICS_PATIENCE: Duration = Duration::from_secs(1);
@@ -93,9 +94,10 @@ async fn report_metrics(app: App, reporter: Reporter) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first one comes at once, and there is nothing to tell.
     ticks.tick().await;
+    let gauges = Gauges::default();
     loop {
         ticks.tick().await;
-        app.gauges.look(&app).await;
+        gauges.look(&app).await;
         write_metrics(&app, &reporter).await;
     }
 }

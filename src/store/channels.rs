@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::{Creation, accounts};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
+use crate::domain::delivery::DEAD;
 use crate::error::{Error, Kind, Result};
-use crate::store::deliveries::DEAD;
 use crate::store::delivery_queue;
 
 /// Between two tests of a channel, so that nobody sends floods through us.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::PgPool;
+use crate::domain::delivery::DEAD;
 use crate::error::{Error, Result};
 use crate::store::delivery_queue;
 
@@ -51,12 +52,6 @@ pub struct DeliveryTry {
     /// The beginning of the answer to a failed try.
     pub response: Option<String>,
 }
-
-/// Five times the schedule: who redelivers for ever sees the newest.
-pub const MAX_TRIES_KEPT: i32 = 50;
-
-/// Why a delivery is dead.
-pub const DEAD: [&str; 2] = ["gone", "no_tries_left"];
 
 /// Why a delivery is cancelled.
 const CANCELLED: [&str; 5] =

@@ -14,8 +14,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::delivery::MAX_TRIES_KEPT;
 use crate::error::Result;
-use crate::store::deliveries::MAX_TRIES_KEPT;
 
 /// A channel without one success for so long is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);

@@ -29,6 +29,7 @@ pub mod known_price;
 pub mod matching;
 pub mod new_offers;
 pub mod notices;
+mod offer_removal;
 pub mod offers;
 pub mod price_changes;
 pub mod prices;

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::offers::{StoreRef, parse_currency};
+use super::known_price::parse_currency;
+use super::offers::StoreRef;
 use crate::database::pool::PgPool;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};

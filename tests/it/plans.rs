@@ -154,7 +154,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     }
 
     let euro = Some("EUR".parse().unwrap());
-    let now = salebell::app::Clock::system().now();
+    let now = salebell::clock::Clock::system().now();
     for sort in [DealSort::Cut, DealSort::Price, DealSort::Newest] {
         let after = match sort {
             DealSort::Cut => DealKey::Cut(50, Uuid::max()),

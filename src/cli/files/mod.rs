@@ -22,10 +22,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::app::Clock;
 use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::progress::Progress;
+use crate::clock::Clock;
 use crate::error::failure::{Explain, Failure};
 
 /// As shells tell that Ctrl-C ended a command.

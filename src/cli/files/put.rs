@@ -19,10 +19,10 @@ use uuid::Uuid;
 
 use super::upload::{self, Announcement, Kind, LocalBytes};
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, until};
-use crate::app::Clock;
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::state::StateFile;
 use crate::cli::api_client::{ApiClient, Later, Refused, hex};
+use crate::clock::Clock;
 use crate::error::failure::{Explain, Failure};
 
 /// From this size on a file goes in several parts, in bytes: below, one connection has no time to be slow.

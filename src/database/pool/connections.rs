@@ -6,6 +6,7 @@
 //! [docs/decisions/database-pool.md] tells why sqlx's own pool does not do that.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
-use super::guard::{Connection, Live};
 use super::password::{RING_AGAIN, is_refusal};
 use crate::error::is_transient;
 
@@ -55,6 +55,61 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
 /// Interval at which idle connections are looked through.
 const REAP_EVERY: Duration = Duration::from_secs(10);
+
+/// An open connection and its age.
+struct Live {
+    raw: PgConnection,
+    opened_at: Instant,
+}
+
+/// A connection that somebody uses.
+pub struct Connection {
+    /// `None` only while it is being dropped.
+    live: Option<Live>,
+    pool: Arc<Connections>,
+}
+
+/// Only `drop` and `into_live` take it out, and both end the guard.
+const IN_USE: &str = "a connection is there until its guard ends";
+
+impl Connection {
+    fn new(live: Live, pool: Arc<Connections>) -> Connection {
+        Connection { live: Some(live), pool }
+    }
+
+    /// Takes the connection out of its guard; the pool still counts it as open.
+    fn into_live(mut self) -> Option<Live> {
+        self.live.take()
+    }
+}
+
+impl Deref for Connection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.live.as_ref().expect(IN_USE).raw
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.live.as_mut().expect(IN_USE).raw
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            self.pool.give_back(live);
+        }
+    }
+}
 
 /// All connections of one pool.
 pub(super) struct Connections {
@@ -326,7 +381,7 @@ impl Connections {
     }
 
     /// Takes a connection back, once what was begun on it has come to an end.
-    pub(super) fn give_back(self: &Arc<Self>, live: Live) {
+    fn give_back(self: &Arc<Self>, live: Live) {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(self.clone().settle(live))),
             // The process ends.

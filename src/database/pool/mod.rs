@@ -5,8 +5,8 @@
 //! tested and closed is in `connections`.
 
 mod connections;
-mod guard;
 mod password;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +19,12 @@ use sqlx::postgres::{
 };
 use sqlx::{Either, Execute, Executor, Result, SqlSafeStr, SqlStr};
 
+pub use self::connections::Connection;
 pub use self::connections::OnConnect;
 use self::connections::{Connections, Reason};
-pub use self::guard::{Connection, Transaction};
 pub use self::password::Password;
 use self::password::{NO_PASSWORD_YET, NONE_YET, PATIENCE, is_refusal};
+pub use self::transaction::Transaction;
 use crate::database::deadline::Suspicion;
 
 /// A pool of connections; cheap to clone.

@@ -26,7 +26,7 @@ use crate::auth::Caller;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
-use crate::http::middleware::request::Progress;
+use crate::http::request_state::Progress;
 
 /// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
 pub struct Json<T>(pub T);

@@ -6,18 +6,13 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
-use axum::response::Response;
 use std::sync::Arc;
 
-use super::conditional;
 use crate::app::App;
 pub use crate::auth::Caller;
 use crate::error::{Error, Kind, Result};
-use crate::http::middleware::request::Progress;
 use crate::http::middleware::trusted_proxies::Client;
-
-/// What an Application Load Balancer tells of the user whom it has logged in.
-const OIDC_DATA: HeaderName = HeaderName::from_static("x-amzn-oidc-data");
+use crate::http::request_state::{OIDC_DATA, Progress};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Error;
@@ -71,11 +66,6 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
     Ok(caller)
 }
 
-/// Whether the answer to a request is for its caller alone.
-pub fn is_private(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(OIDC_DATA)
-}
-
 fn bearer(headers: &HeaderMap) -> Result<&str> {
     let text = only(headers, header::AUTHORIZATION)?.split_once(' ');
     text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
@@ -127,9 +117,4 @@ fn is_our_origin(origin: &str, parts: &Parts, encrypted: bool) -> bool {
     // The standard port may be named or not.
     let theirs = url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     ours.zip(theirs).is_some_and(|(ours, theirs)| ours.origin() == theirs.origin())
-}
-
-/// `GET /v1/me`: whose token it is and what it may do.
-pub async fn me(caller: Caller, headers: HeaderMap) -> Result<Response> {
-    conditional::respond(&headers, &serde_json::json!({"id": caller.account, "scopes": caller.scopes}))
 }

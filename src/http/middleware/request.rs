@@ -1,11 +1,8 @@
 //! What every request passes through: its id and trace, limits of size and time, the net under a panic, headers of
 //! the answer, access log and metrics.
 
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -15,13 +12,12 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use metrics::{counter, histogram};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::request_limits;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
 use crate::http::extract::body::{Pace, Watched};
-use crate::http::extract::caller;
+use crate::http::request_state::{Progress, is_private};
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
 /// What is allowed somewhere, for a path that nothing is at.
@@ -30,73 +26,13 @@ const METHODS: &str = "GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS";
 /// A body up to this is there when its request is.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
 
-/// The other end of the connection; `server` puts it on every request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    /// Whether it speaks TLS to us.
-    pub encrypted: bool,
-}
-
-/// What becomes known while a request is answered, for the layers around its handler.
-#[derive(Default)]
-pub struct Progress {
-    account: OnceLock<Uuid>,
-    streamed: AtomicBool,
-    /// The body has more than a few packets, or nobody knows.
-    large: AtomicBool,
-    body_ended: OnceLock<Instant>,
-}
-
-impl Progress {
-    /// The request is this account's; the access log shows it.
-    pub fn belongs_to(&self, account: Uuid) {
-        let _ = self.account.set(account);
-    }
-
-    /// The body is read as a stream without a limit: `server.request_timeout_s` counts from its end.
-    pub fn streams(&self) {
-        self.streamed.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it is.
-    pub fn is_stream(&self) -> bool {
-        self.streamed.load(Ordering::Relaxed)
-    }
-
-    /// The body has arrived whole.
-    pub fn body_ended(&self) {
-        let _ = self.body_ended.set(Instant::now());
-    }
-
-    /// Whether much of the body may not have been read: a small one is, before the next request.
-    fn left_some(&self) -> bool {
-        self.large.load(Ordering::Relaxed) && self.body_ended.get().is_none()
-    }
-
-    /// Returns once the request has taken longer than `limit`.
-    async fn overdue(&self, limit: Duration) {
-        let mut until = Instant::now() + limit;
-        loop {
-            tokio::time::sleep_until(until).await;
-            let now = Instant::now();
-            until = match self.body_ended.get() {
-                _ if !self.is_stream() => return,
-                None => now + limit,
-                Some(&ended) if ended + limit > now => ended + limit,
-                Some(_) => return,
-            };
-        }
-    }
-}
-
 /// The outermost layer: everything that is answered has passed it, a 404 too.
 pub async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let trace = TraceContext::of(request.headers());
     let progress = Arc::new(Progress::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
-    let private = caller::is_private(request.headers());
+    let private = is_private(request.headers());
     let version = request.version();
     let in_table = request.extensions().get::<MatchedPath>().is_some();
 
@@ -109,7 +45,7 @@ pub async fn middleware(State(app): State<App>, mut request: Request, next: Next
         if let Some(refusal) = refusal {
             return refusal.into_response();
         }
-        let work = app.cpu.share(|| progress.account.get().copied(), next.run(request));
+        let work = app.cpu.share(|| progress.account(), next.run(request));
         // A panic leaves nothing half done behind that another request could see: transactions roll back.
         let work = AssertUnwindSafe(work).catch_unwind();
         tokio::select! {
@@ -151,7 +87,9 @@ fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
         return body;
     }
     let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
-    progress.large.store(large, Ordering::Relaxed);
+    if large {
+        progress.is_large();
+    }
     Body::new(Watched::new(body, pace, progress.clone()))
 }
 
@@ -174,9 +112,10 @@ impl Drop for HangUp<'_> {
 
 /// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
 fn overdue(progress: &Progress) -> Error {
-    match progress.body_ended.get() {
-        None => Error::new(Kind::Timeout, "The body did not arrive in time."),
-        Some(_) => Error::unavailable("the handler took longer than server.request_timeout_s"),
+    if progress.has_body() {
+        Error::unavailable("the handler took longer than server.request_timeout_s")
+    } else {
+        Error::new(Kind::Timeout, "The body did not arrive in time.")
     }
 }
 
@@ -249,7 +188,7 @@ impl Record {
         // Load balancers ask every few seconds, and nobody wants to read that they were answered.
         let probe = matches!(self.route.as_str(), "/healthz" | "/readyz") && status < 400;
         let level = if probe { log::Level::Debug } else { log::Level::Info };
-        let account = self.progress.account.get().map_or_else(|| "-".to_owned(), Uuid::to_string);
+        let account = self.progress.account().map_or_else(|| "-".to_owned(), |account| account.to_string());
         log::log!(target: "salebell::access", level,
             "request.id" = self.id.as_str(),
             "trace.id" = self.trace.trace_id().as_str(),

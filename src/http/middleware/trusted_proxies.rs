@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use axum::http::{Extensions, HeaderMap};
 use ipnet::IpNet;
 
-use super::request::Peer;
+use crate::http::request_state::Peer;
 
 /// So many addresses of `X-Forwarded-For` are looked at, from the last on: nobody has more proxies in a row.
 const MAX_HOPS: usize = 16;

@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::http::answer::Answer;
 use crate::http::extract::body::begin_stream;
 use crate::http::extract::caller::Caller;
-use crate::http::files::FileResponse;
+use crate::http::files::response::FileResponse;
 use crate::http::files::uploads::tus_headers::{parse_boolean, parse_integer};
 use crate::store::files::{self, StoredFile};
 

@@ -147,7 +147,9 @@ pub async fn put_together(
     // It goes on when the client hangs up: what is half read would have to be read again.
     let work = tokio::spawn({
         let app = app.clone();
-        async move { app.cpu.share(|| Some(account), assemble(&app, file.id)).await }
+        async move {
+            app.cpu.share(|| Some(account), assemble(&app.writer, &app.blobs, &app.clock, file.id)).await
+        }
     });
     match timeout(app.config.server.request_timeout / 2, work).await {
         Ok(Ok(Err(error))) if error.kind != Kind::NotFound => {

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::answer::Answer;
 use crate::http::extract::body::{begin_stream, media_type};
 use crate::http::extract::caller::Caller;
-use crate::http::files::FileResponse;
+use crate::http::files::response::FileResponse;
 use crate::store::files;
 
 /// What the headers of a request tell of the file in its body.

@@ -1,69 +1,12 @@
-//! A connection in use, and a transaction on one: both go back to the pool when they are dropped.
+//! A transaction: its connection goes back to the pool when it is dropped.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::time::Instant;
 
 use sqlx::postgres::PgTransactionManager;
 use sqlx::{PgConnection, Result, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
-use super::connections::Connections;
-
-/// An open connection and its age.
-pub(super) struct Live {
-    pub(super) raw: PgConnection,
-    pub(super) opened_at: Instant,
-}
-
-/// A connection that somebody uses.
-pub struct Connection {
-    /// `None` only while it is being dropped.
-    live: Option<Live>,
-    pool: Arc<Connections>,
-}
-
-/// Only `drop` and `into_live` take it out, and both end the guard.
-const IN_USE: &str = "a connection is there until its guard ends";
-
-impl Connection {
-    pub(super) fn new(live: Live, pool: Arc<Connections>) -> Connection {
-        Connection { live: Some(live), pool }
-    }
-
-    /// Takes the connection out of its guard; the pool still counts it as open.
-    pub(super) fn into_live(mut self) -> Option<Live> {
-        self.live.take()
-    }
-}
-
-impl Deref for Connection {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.live.as_ref().expect(IN_USE).raw
-    }
-}
-
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.live.as_mut().expect(IN_USE).raw
-    }
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(live) = self.live.take() {
-            self.pool.give_back(live);
-        }
-    }
-}
+use super::connections::Connection;
 
 /// A transaction on a connection of its own, rolled back unless it is committed.
 #[derive(Debug)]
