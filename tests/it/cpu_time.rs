@@ -21,14 +21,10 @@ const ROUNDS: usize = 8;
 
 /// Small, and much to do: a megabyte of lines that are all refused.
 async fn bomb() -> Vec<u8> {
-    let packed = pack(&b"{\"x\":1}\n".repeat(125_000)).await;
-    assert!(packed.len() < 3_000, "{}", packed.len());
-    packed
-}
-
-async fn pack(lines: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
-    GzipEncoder::new(lines).read_to_end(&mut packed).await.unwrap();
+    let lines = b"{\"x\":1}\n".repeat(125_000);
+    GzipEncoder::new(lines.as_slice()).read_to_end(&mut packed).await.unwrap();
+    assert!(packed.len() < 3_000, "{}", packed.len());
     packed
 }
 
@@ -194,34 +190,30 @@ async fn no_body_of_any_kind_stops_the_process() {
 async fn work_ends_when_its_client_hangs_up() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
-    // Eight megabytes, in which enough is new that they are not refused for how small they are when packed.
-    let lines: Vec<u8> = (0..10_000)
-        .flat_map(|_| {
-            [format!("\"{}\"\n", uuid::Uuid::new_v4()).into_bytes(), b"{\"x\":1}\n".repeat(100)].concat()
-        })
-        .collect();
-    let request = request(&anna.token, "application/x-ndjson", "gzip", "whole", &pack(&lines).await);
-    let begin = Instant::now();
-    let mut stream = raw::connect(&app.url).await;
-    stream.write_all(&request).await.unwrap();
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await.unwrap();
-    assert_eq!(&head, b"HTTP/1.1 202");
-    let whole = begin.elapsed();
-
-    let mut stream = raw::connect(&app.url).await;
-    let again: Vec<u8> = {
-        let at = request.windows(5).position(|bytes| bytes == b"whole").unwrap();
-        [&request[..at], b"ended", &request[at + 5..]].concat()
+    let bomb = bomb().await;
+    let ended_whole = async || -> i64 {
+        let sql = "select count(*) from batches";
+        sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
     };
-    // Without the end of the gzip stream, which holds no line: the work cannot end before its client does.
-    stream.write_all(&again[..again.len() - 8]).await.unwrap();
-    eventually("it has begun", async || in_flight(&app).await == 1).await;
-    drop(stream);
-    let hung_up = Instant::now();
-    eventually("it has ended", async || in_flight(&app).await == 0).await;
-    assert!(hung_up.elapsed() < whole / 2, "{:?} of {whole:?}", hung_up.elapsed());
-    let batches = "select count(*) from batches";
-    let batches: i64 = sqlx::query_scalar(batches).fetch_one(&app.app.writer).await.unwrap();
-    assert_eq!(batches, 1, "what was hung up on is no batch");
+    let send = async |round: usize| {
+        let mut stream = raw::connect(&app.url).await;
+        let request = request(&anna.token, "application/x-ndjson", "gzip", &format!("round-{round}"), &bomb);
+        stream.write_all(&request).await.unwrap();
+        stream
+    };
+    let mut head = [0; 12];
+    send(0).await.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 202");
+    // What is not hung up on becomes a batch. A machine with other work may let this end before we come to hang up.
+    for round in 1..=ROUNDS {
+        let whole = ended_whole().await;
+        let stream = send(round).await;
+        eventually("it has begun", async || in_flight(&app).await == 1 || ended_whole().await > whole).await;
+        drop(stream);
+        eventually("it has ended", async || in_flight(&app).await == 0).await;
+        if ended_whole().await == whole {
+            return;
+        }
+    }
+    panic!("each of {ROUNDS} went on to its end");
 }
