@@ -13,7 +13,7 @@ use crate::aws::Chain;
 use crate::clock::Clock;
 use crate::config::{Config, Database};
 use crate::database::connect::{connect_options, make_pool};
-use crate::database::deadline::Suspicion;
+use crate::database::deadline::Deadline;
 use crate::database::iam_tokens::Tokens;
 use crate::database::notifications::Wakeups;
 use crate::database::pool::{Password, PgPool};
@@ -71,8 +71,8 @@ pub struct AppState {
     pub kept_answers: KeptAnswers,
     /// Rings when another process has put something into a queue of the database.
     pub wakeups: Wakeups,
-    /// Raised by who gives up waiting for the database.
-    pub suspicion: Suspicion,
+    /// Limits work with the database.
+    pub deadline: Deadline,
     /// What `/readyz` knows of the database.
     pub readiness: Readiness,
     /// What the watchdog asks.
@@ -93,14 +93,14 @@ impl AppState {
     /// A database URL, an encryption key or an address of S3 that cannot be read.
     pub fn new(config: Config, clock: Clock) -> Result<App> {
         let url = config.database.url.expose_secret();
-        let suspicion = Suspicion::default();
+        let deadline = Deadline::default();
         let password = Password::default();
         let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| {
-            make_pool(name, settings, url, writer, &suspicion, &password)
+            make_pool(name, settings, url, writer, &deadline, &password)
         };
         let writer = make("writer", &config.database, url, Some(&clock))?;
         let probe = Database { max_connections: 1, ..config.database.clone() };
-        let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, suspicion.clone());
+        let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, deadline.clone());
         let reader = match &config.database.reader_url {
             Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
             None => writer.clone(),
@@ -116,7 +116,7 @@ impl AppState {
         }
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
         let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone(), &aws);
-        let activity = Activity::new(writer.clone(), suspicion.clone());
+        let activity = Activity::new(writer.clone(), deadline.clone());
         Ok(Arc::new(AppState {
             bus,
             events_topic,
@@ -126,7 +126,7 @@ impl AppState {
                 &config.auth,
                 writer.clone(),
                 clock.clone(),
-                suspicion.clone(),
+                deadline.clone(),
                 activity.clone(),
             ),
             activity,
@@ -145,7 +145,7 @@ impl AppState {
             cpu: CpuTime::default(),
             keyring,
             wakeups: Wakeups::default(),
-            suspicion,
+            deadline,
             readiness,
             pulses: Pulses::default(),
             dead_man: DeadMan::default(),

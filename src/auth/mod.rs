@@ -26,7 +26,7 @@ use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
 use crate::clock::Clock;
 use crate::config::Auth;
-use crate::database::deadline::Suspicion;
+use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
 use crate::error::{Error, Kind, Result, chain};
@@ -83,7 +83,7 @@ pub struct Callers {
     load_balancer: Option<LoadBalancer>,
     pool: PgPool,
     clock: Clock,
-    suspicion: Suspicion,
+    deadline: Deadline,
     activity: Activity,
     tokens: Memory<TokenHash, Caller>,
     /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
@@ -101,7 +101,7 @@ impl Callers {
         settings: &Auth,
         pool: PgPool,
         clock: Clock,
-        suspicion: Suspicion,
+        deadline: Deadline,
         activity: Activity,
     ) -> Callers {
         Callers {
@@ -109,7 +109,7 @@ impl Callers {
             load_balancer: settings.alb.as_ref().map(|alb| LoadBalancer::new(alb, &clock)),
             pool,
             clock,
-            suspicion,
+            deadline,
             activity,
             tokens: Memory::new(MAX_TOKENS),
             users: Memory::new(MAX_TOKENS),
@@ -178,7 +178,7 @@ impl Callers {
         let found = match self.known.get(hash, now) {
             None => find.await?,
             Some(known) => {
-                match self.suspicion.limit(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
+                match self.deadline.run(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
                     Err(error) if error.kind == Kind::Unavailable => {
                         return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
                     }
@@ -193,10 +193,10 @@ impl Callers {
         };
         if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {
             // The request does not wait for it.
-            let (pool, id, suspicion) = (self.pool.clone(), key.id, self.suspicion.clone());
+            let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
-                if let Ok(Err(error)) = suspicion.limit(PATIENCE, noting).await {
+                if let Ok(Err(error)) = deadline.run(PATIENCE, noting).await {
                     log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
                 }
             });

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-use super::deadline::Suspicion;
+use super::deadline::Deadline;
 use super::pool::{OnConnect, Password, PgPool, Settings};
 use crate::clock::Clock;
 use crate::config::Database;
@@ -23,7 +23,7 @@ pub fn make_pool(
     settings: &Database,
     url: &str,
     writer: Option<&Clock>,
-    suspicion: &Suspicion,
+    deadline: &Deadline,
     password: &Password,
 ) -> Result<PgPool> {
     Ok(PgPool::new(Settings {
@@ -32,7 +32,7 @@ pub fn make_pool(
         // The server ends by itself what takes longer than `statement_timeout`.
         settle_timeout: settings.statement_timeout + SETTLE_GRACE,
         on_connect: writer.map(hear_clock),
-        suspicion: suspicion.clone(),
+        deadline: deadline.clone(),
         password: password.clone(),
         ..Settings::new(name, connect_options(settings, url)?)
     }))

@@ -1,13 +1,14 @@
-//! Whether the database may have gone away without a word: a host that died, a network that swallows packets.
+//! Deadlines of work with the database, which may have gone away without a word: a host that died, a network that swallows
+//! packets.
 //!
-//! A query that waits for such a database would wait for as long as TCP tries, a quarter of an hour. Who gives up
-//! waiting drops the query, and its connection goes back to the pool, which asks it for a sign of life without a
-//! limit of its own: the pool would lose one connection after another. So whoever gives up says so here first, and
-//! for a while connections are tested with a limit before they go back, and thrown away when they are dead. The test
+//! A query that waits for such a database would wait for as long as TCP tries, a quarter of an hour. When its deadline
+//! passes, the query is dropped and its connection goes back to the pool, which tests it with a ping that has no limit of
+//! its own: the pool would lose one connection after another. So a deadline that passes first marks all connections as
+//! suspect: for a while they are tested with a limit before they go back, and thrown away when they are dead. That test
 //! is a round trip, too much to do it always.
 //!
-//! What remains: a connection that was just going back, before anybody gave up, is lost to its pool until TCP gives
-//! up. `net.ipv4.tcp_retries2` on the machine decides when that is.
+//! What remains: a connection that was just going back when the deadline passed is lost to its pool until TCP gives up.
+//! `net.ipv4.tcp_retries2` on the machine decides when that is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,58 +16,62 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
-/// How long connections are tested after somebody has given up.
+/// How long connections are suspect after a deadline has passed.
 const LASTS: Duration = Duration::from_secs(60);
 
-/// Shared by the pools and by those who give up.
+/// Runs work with a deadline; shared with the pools, which test suspect connections.
 #[derive(Clone)]
-pub struct Suspicion {
+pub struct Deadline {
     begin: Instant,
     /// Milliseconds from `begin`.
     until: Arc<AtomicU64>,
 }
 
-impl From<GaveUp> for Error {
-    fn from(_: GaveUp) -> Error {
+impl From<DeadlineExceeded> for Error {
+    fn from(_: DeadlineExceeded) -> Error {
         Error::unavailable("the database has not answered in time")
     }
 }
 
-impl Default for Suspicion {
+impl Default for Deadline {
     fn default() -> Self {
-        Suspicion { begin: Instant::now(), until: Arc::default() }
+        Deadline { begin: Instant::now(), until: Arc::default() }
     }
 }
 
-/// Somebody has waited for too long.
+/// The work took longer than it may.
 #[derive(Debug, PartialEq, Eq)]
-pub struct GaveUp;
+pub struct DeadlineExceeded;
 
-impl Suspicion {
-    /// To be called before the query is dropped.
-    pub fn raise(&self) {
+impl Deadline {
+    /// Marks all connections as suspect. To be called before the query is dropped.
+    pub fn suspect_connections(&self) {
         let until = self.begin.elapsed() + LASTS;
         self.until.store(until.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Whether somebody has given up lately.
-    pub fn is_raised(&self) -> bool {
+    /// Whether a deadline has passed lately.
+    pub fn suspects_connections(&self) -> bool {
         (self.begin.elapsed().as_millis() as u64) < self.until.load(Ordering::Relaxed)
     }
 
-    /// Waits for work with the database, not longer than `limit`.
+    /// Runs work with the database for `limit` at the longest.
     ///
     /// # Errors
     /// It took longer. What it has done stands, or is rolled back with its transaction.
-    pub async fn limit<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Result<T, GaveUp> {
+    pub async fn run<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Result<T, DeadlineExceeded> {
         let raised = async {
             tokio::time::sleep(limit).await;
             // Here, because `select!` has dropped the work when its handlers run.
-            self.raise();
+            self.suspect_connections();
         };
         tokio::select! {
             done = work => Ok(done),
-            () = raised => Err(GaveUp),
+            () = raised => Err(DeadlineExceeded),
         }
     }
 }
@@ -76,21 +81,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn suspicion_is_raised_before_the_work_is_dropped() {
-        struct Work(Suspicion);
+    async fn connections_are_suspected_before_the_work_is_dropped() {
+        struct Work(Deadline);
         impl Drop for Work {
             fn drop(&mut self) {
-                assert!(self.0.is_raised());
+                assert!(self.0.suspects_connections());
             }
         }
-        let suspicion = Suspicion::default();
-        assert_eq!(suspicion.limit(Duration::from_secs(9), async { 7 }).await, Ok(7));
-        assert!(!suspicion.is_raised());
-        let work = Work(suspicion.clone());
+        let deadline = Deadline::default();
+        assert_eq!(deadline.run(Duration::from_secs(9), async { 7 }).await, Ok(7));
+        assert!(!deadline.suspects_connections());
+        let work = Work(deadline.clone());
         let never = async move {
             let _work = work;
             std::future::pending::<()>().await;
         };
-        assert_eq!(suspicion.limit(Duration::from_millis(1), never).await, Err(GaveUp));
+        assert_eq!(deadline.run(Duration::from_millis(1), never).await, Err(DeadlineExceeded));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::database::deadline::Suspicion;
+use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::error::{FieldError, Result};
 use crate::store;
@@ -19,7 +19,7 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Readiness {
     /// One connection of its own: a pool that is merely busy does not take the instance out of service.
     pool: PgPool,
-    suspicion: Suspicion,
+    deadline: Deadline,
     last: Mutex<Option<(Instant, Vec<FieldError>)>>,
     /// Migrations are not undone, so they are looked for only until they have been found.
     migrated: AtomicBool,
@@ -27,8 +27,8 @@ pub struct Readiness {
 
 impl Readiness {
     /// `pool` is asked for one connection at a time.
-    pub fn new(pool: PgPool, suspicion: Suspicion) -> Readiness {
-        Readiness { pool, suspicion, last: Mutex::default(), migrated: AtomicBool::new(false) }
+    pub fn new(pool: PgPool, deadline: Deadline) -> Readiness {
+        Readiness { pool, deadline, last: Mutex::default(), migrated: AtomicBool::new(false) }
     }
 
     /// The connection that it looks with.
@@ -44,7 +44,7 @@ impl Readiness {
         {
             return reasons.clone();
         }
-        let reasons = match self.suspicion.limit(PATIENCE, self.look()).await {
+        let reasons = match self.deadline.run(PATIENCE, self.look()).await {
             Ok(Ok(reasons)) => reasons,
             Ok(Err(error)) => {
                 log::warn!(target: "salebell::health", "the database is away: {}", crate::error::chain(&error));

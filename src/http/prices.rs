@@ -361,7 +361,7 @@ impl Report {
         if !self.app.readiness.reasons().await.is_empty() {
             return Ok(None);
         }
-        match self.app.suspicion.limit(PATIENCE, work).await.unwrap_or_else(|late| Err(late.into())) {
+        match self.app.deadline.run(PATIENCE, work).await.unwrap_or_else(|late| Err(late.into())) {
             Err(error) if error.kind == Kind::Unavailable => Ok(None),
             done => done.map(Some),
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
-use crate::database::deadline::Suspicion;
+use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::error::{Error, chain};
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
@@ -27,7 +27,7 @@ pub struct Activity(Arc<Inner>);
 
 struct Inner {
     pool: PgPool,
-    suspicion: Suspicion,
+    deadline: Deadline,
     pending: Mutex<Pending>,
 }
 
@@ -41,8 +41,8 @@ struct Pending {
 }
 
 impl Activity {
-    pub fn new(pool: PgPool, suspicion: Suspicion) -> Activity {
-        Activity(Arc::new(Inner { pool, suspicion, pending: Mutex::default() }))
+    pub fn new(pool: PgPool, deadline: Deadline) -> Activity {
+        Activity(Arc::new(Inner { pool, deadline, pending: Mutex::default() }))
     }
 
     /// An account has come with a token. Counted once in an hour, however many processes see it.
@@ -87,7 +87,7 @@ impl Activity {
                 pending.done.drain().map(|(_, done)| done).collect()
             };
             let adding = activity::add_activity(&self.0.pool, &done);
-            let added = self.0.suspicion.limit(PATIENCE, adding).await;
+            let added = self.0.deadline.run(PATIENCE, adding).await;
             if let Err(error) = added.map_err(Error::from).and_then(|added| added) {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
                 let mut pending = self.pending();

@@ -69,23 +69,23 @@ async fn look_at_queues(app: &AppState) {
         let found = match app.bus.outlives_database() {
             // An SQS that is slow says nothing about the database.
             true => tokio::time::timeout(PATIENCE, look).await.ok(),
-            false => app.suspicion.limit(PATIENCE, look).await.ok(),
+            false => app.deadline.run(PATIENCE, look).await.ok(),
         };
         let found = found.and_then(Result::ok);
         gauge!("bus_oldest_message_age_seconds").set(found.map_or(f64::NAN, |(age, _)| age));
         gauge!("bus_dead_messages").set(found.map_or(f64::NAN, |(_, dead)| dead as f64));
     };
     let events = async {
-        let age = app.suspicion.limit(PATIENCE, dispatch::age(&app.writer, now)).await;
+        let age = app.deadline.run(PATIENCE, dispatch::age(&app.writer, now)).await;
         gauge!("events_oldest_undispatched_age_seconds").set(known(age));
     };
     let deliveries = async {
-        let age = app.suspicion.limit(PATIENCE, delivery_queue::age(&app.writer, now)).await;
+        let age = app.deadline.run(PATIENCE, delivery_queue::age(&app.writer, now)).await;
         gauge!("deliveries_oldest_due_age_seconds").set(known(age));
     };
     let publications = async {
         if app.events_topic.is_some() {
-            let age = app.suspicion.limit(PATIENCE, publications::age(&app.writer, now)).await;
+            let age = app.deadline.run(PATIENCE, publications::age(&app.writer, now)).await;
             gauge!("events_oldest_unpublished_age_seconds").set(known(age));
         }
     };

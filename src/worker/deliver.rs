@@ -86,7 +86,7 @@ pub async fn run(app: App) {
     while !app.stopping.is_cancelled() {
         pulse.beat();
         let began = Instant::now();
-        let looked = app.suspicion.limit(limit, lookout.look(ahead, AHEAD_OF_PLACES)).await;
+        let looked = app.deadline.run(limit, lookout.look(ahead, AHEAD_OF_PLACES)).await;
         let cancelled = match looked.unwrap_or_else(|gave_up| Err(gave_up.into())) {
             Ok(cancelled) => cancelled,
             Err(error) => {
@@ -121,7 +121,7 @@ pub async fn run(app: App) {
 }
 
 async fn release(app: &App, lookout: &mut Lookout) {
-    let released = app.suspicion.limit(app.config.worker.lease, lookout.release()).await;
+    let released = app.deadline.run(app.config.worker.lease, lookout.release()).await;
     if let Err(error) = released.unwrap_or_else(|gave_up| Err(gave_up.into())) {
         log::warn!(target: "salebell::deliver", "channels were not given back: {}", chain(&error));
     }
@@ -249,7 +249,7 @@ async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in
 async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InHand) {
     let lease = delta(app.config.webhook.timeout) * 3;
     loop {
-        let recorded = app.suspicion.limit(app.config.worker.lease, record(app, batch)).await;
+        let recorded = app.deadline.run(app.config.worker.lease, record(app, batch)).await;
         let Err(error) = recorded.unwrap_or_else(|gave_up| Err(gave_up.into())) else { break };
         log::warn!(target: "salebell::deliver", results = batch.len(); "recording again after: {}", chain(&error));
         // One that cannot be recorded must not hold up the others.

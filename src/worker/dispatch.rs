@@ -67,7 +67,7 @@ impl Dispatcher {
             now,
             lease(&app),
         );
-        let claimed = app.suspicion.limit(app.config.worker.lease, claim).await??;
+        let claimed = app.deadline.run(app.config.worker.lease, claim).await??;
         let found = claimed.quiet > 0 || !claimed.waiting.is_empty();
         counter!("salebell_events_dispatched_total").increment(claimed.quiet as u64);
         self.held = claimed.waiting.iter().map(|event| event.id).collect();
@@ -93,7 +93,7 @@ impl Dispatcher {
     async fn put_down(&self, events: Vec<Uuid>) -> Result<()> {
         if !events.is_empty() {
             let release = dispatch::release_events(&self.app.writer, &events);
-            self.app.suspicion.limit(self.app.config.worker.lease, release).await??;
+            self.app.deadline.run(self.app.config.worker.lease, release).await??;
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Dispatcher {
                     Some(after) => {
                         let size = app.config.worker.fanout_slice;
                         let end = dispatch::find_slice_end(&app.writer, event.game_id, after, size);
-                        Some(Slice { after: Some(after), end: app.suspicion.limit(limit, end).await?? })
+                        Some(Slice { after: Some(after), end: app.deadline.run(limit, end).await?? })
                     }
                 };
             }
@@ -129,7 +129,7 @@ impl Dispatcher {
             self.pulse.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
-            if !app.suspicion.limit(limit, dispatch::commit_slice(made, &event, &times)).await?? {
+            if !app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await?? {
                 self.held.retain(|held| *held != event.id);
                 return Ok(small);
             }
@@ -152,7 +152,7 @@ async fn make_slice(app: &App, event: &Waiting, slice: Slice) -> Result<(MadeSli
     let now = app.clock.now();
     let times = Times { now, daily: next_daily(now, app.config.worker.daily_hour), lease: lease(app) };
     let made = dispatch::make_slice(&app.writer, event, slice, &times);
-    Ok((app.suspicion.limit(app.config.worker.lease, made).await??, times))
+    Ok((app.deadline.run(app.config.worker.lease, made).await??, times))
 }
 
 fn lease(app: &App) -> DateTime<Utc> {

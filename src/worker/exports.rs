@@ -68,7 +68,7 @@ pub async fn run(app: App) {
 pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = exports::claim_export(&app.writer, holder, now, lease(app));
-    let Some(export) = app.suspicion.limit(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else { return Ok(false) };
     let mut writing = Writing { app, export: &export, holder, written: Written::default() };
     let ended = writing.write_all(beat).await;
     if ended.is_err()

@@ -79,7 +79,7 @@ pub async fn run(app: App) {
 pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
-    let Some(import) = app.suspicion.limit(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else { return Ok(false) };
     let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {

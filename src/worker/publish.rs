@@ -59,11 +59,11 @@ pub async fn run(app: App) {
 pub async fn step(app: &App) -> Result<bool> {
     let Some(topic) = &app.events_topic else { return Ok(false) };
     let limit = app.config.worker.lease;
-    if !app.suspicion.limit(limit, publications::is_any_waiting(&app.writer)).await?? {
+    if !app.deadline.run(limit, publications::is_any_waiting(&app.writer)).await?? {
         return Ok(false);
     }
     let now = app.clock.now();
-    if !app.suspicion.limit(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?? {
+    if !app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?? {
         return Ok(false);
     }
     let published = publish_some(app, topic).await;
@@ -73,7 +73,7 @@ pub async fn step(app: &App) -> Result<bool> {
         Err(error) => (Some(chain(error)), now + RETRY),
     };
     let finish = jobs::finish_job(&app.writer, JOB, now, next_at, failure.as_deref());
-    app.suspicion.limit(limit, finish).await??;
+    app.deadline.run(limit, finish).await??;
     published
 }
 
@@ -81,12 +81,12 @@ async fn publish_some(app: &App, topic: &Topic) -> Result<bool> {
     let began = Instant::now();
     let limit = app.config.worker.lease.min(TURN);
     let list = publications::list_waiting(&app.writer, EVENTS_AT_ONCE);
-    let mut waiting = app.suspicion.limit(limit, list).await??;
+    let mut waiting = app.deadline.run(limit, list).await??;
     let found = !waiting.is_empty();
     while !waiting.is_empty() && !app.stopping.is_cancelled() && began.elapsed() < TURN {
         let published = publish_wave(topic, &waiting).await?;
         let (count, finish) = (published.len(), publications::finish(&app.writer, &published));
-        app.suspicion.limit(limit, finish).await??;
+        app.deadline.run(limit, finish).await??;
         counter!("salebell_events_published_total").increment(count as u64);
         if count == 0 {
             return Err(Error::unavailable("the topic of events takes none"));

@@ -53,7 +53,7 @@ pub async fn run(app: App) {
 async fn round(app: &App, patience: Duration, beat: &(dyn Fn() + Sync)) -> Result<bool> {
     if !app.bus.outlives_database() {
         // Longer than the lease, and somebody else has the message anyway.
-        return app.suspicion.limit(app.config.worker.lease, step(app)).await?;
+        return app.deadline.run(app.config.worker.lease, step(app)).await?;
     }
     // A message that is received while the database is away has been received in vain, which counts against it.
     if !app.readiness.reasons().await.is_empty() {
@@ -116,7 +116,7 @@ fn attempt_limit(app: &App) -> Duration {
 async fn record_patiently(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<(), Failure> {
     let lease = app.config.worker.lease;
     loop {
-        let attempt = app.suspicion.limit(attempt_limit(app), record_held(app, received)).await;
+        let attempt = app.deadline.run(attempt_limit(app), record_held(app, received)).await;
         let attempt = attempt
             .unwrap_or_else(|_| Err(Failure::Passing("the database has not answered in time".to_owned())));
         let Err(Failure::Passing(failure)) = attempt else { return attempt };

@@ -53,18 +53,18 @@ pub async fn step(app: &App) -> Result<bool> {
     }
     let (now, patience) = (app.clock.now(), app.config.worker.lease);
     let plan = weekly_mails::plan_mails(&app.writer, Week::at(now).back(1), &recipients, now);
-    app.suspicion.limit(patience, plan).await??;
+    app.deadline.run(patience, plan).await??;
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     // As long as claiming, reading, sending and recording may take.
     let lease = now + delta(app.config.email.timeout + patience * 3);
     let claim = weekly_mails::claim_mail(&app.writer, holder, &recipients, now, lease);
-    let Some(claimed) = app.suspicion.limit(patience, claim).await?? else { return Ok(false) };
-    let email = app.suspicion.limit(patience, compose(app, &claimed)).await??;
+    let Some(claimed) = app.deadline.run(patience, claim).await?? else { return Ok(false) };
+    let email = app.deadline.run(patience, compose(app, &claimed)).await??;
     let sent = tokio::select! {
         sent = app.mailer.send(&email) => sent,
         () = stopped(app) => {
             let release = weekly_mails::release_mail(&app.writer, claimed.id, holder);
-            app.suspicion.limit(patience, release).await??;
+            app.deadline.run(patience, release).await??;
             return Ok(true);
         }
     };
@@ -121,13 +121,11 @@ fn tell(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
 async fn record(app: &App, claimed: &ClaimedMail, holder: Uuid, sent: &Result<(), Unsent>) -> Result<()> {
     let (now, patience) = (app.clock.now(), app.config.worker.lease);
     match sent {
-        Ok(()) => {
-            app.suspicion.limit(patience, weekly_mails::record_sent(&app.writer, claimed.id, now)).await?
-        }
+        Ok(()) => app.deadline.run(patience, weekly_mails::record_sent(&app.writer, claimed.id, now)).await?,
         Err(unsent) => {
             let (reason, next) = (unsent.to_string(), next_wait(claimed, unsent).map(|wait| now + wait));
             let record = weekly_mails::record_unsent(&app.writer, claimed.id, holder, &reason, next);
-            app.suspicion.limit(patience, record).await?
+            app.deadline.run(patience, record).await?
         }
     }
 }

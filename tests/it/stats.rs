@@ -177,7 +177,7 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
             // Another process has another memory.
             let others = salebell::store::activity_counter::Activity::new(
                 app.app.writer.clone(),
-                app.app.suspicion.clone(),
+                app.app.deadline.clone(),
             );
             others.note_login(user.account, app.clock.now());
         }

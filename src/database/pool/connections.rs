@@ -394,7 +394,7 @@ impl Connections {
             close(live).await;
             return self.lose(&mut self.state());
         }
-        let limit = match self.settings.suspicion.is_raised() {
+        let limit = match self.settings.deadline.suspects_connections() {
             true => PING_TIMEOUT,
             false => self.settings.settle_timeout,
         };

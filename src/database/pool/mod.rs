@@ -25,7 +25,7 @@ use self::connections::{Connections, Reason};
 pub use self::password::Password;
 use self::password::{NO_PASSWORD_YET, NONE_YET, PATIENCE, is_refusal};
 pub use self::transaction::Transaction;
-use crate::database::deadline::Suspicion;
+use crate::database::deadline::Deadline;
 
 /// A pool of connections; cheap to clone.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct Settings {
     pub settle_timeout: Duration,
     pub on_connect: Option<OnConnect>,
     /// While it is raised, connections that are given back must answer at once.
-    pub suspicion: Suspicion,
+    pub deadline: Deadline,
     /// Shared by the pools that log in with the same.
     pub password: Password,
 }
@@ -59,7 +59,7 @@ impl Settings {
             acquire_timeout: Duration::from_secs(3),
             settle_timeout: Duration::from_secs(35),
             on_connect: None,
-            suspicion: Suspicion::default(),
+            deadline: Deadline::default(),
             password: Password::default(),
         }
     }

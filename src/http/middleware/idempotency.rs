@@ -36,7 +36,7 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::database::deadline::GaveUp;
+use crate::database::deadline::DeadlineExceeded;
 use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
@@ -98,10 +98,10 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
     let outliving = app.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-        let answer = match app.suspicion.limit(app.config.server.request_timeout, answer).await {
+        let answer = match app.deadline.run(app.config.server.request_timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
-            Err(GaveUp) => Error::unavailable("the handler took too long").into_response(),
+            Err(DeadlineExceeded) => Error::unavailable("the handler took too long").into_response(),
         };
         execution.finish(answer, hash.as_ref()).await
     };
@@ -144,7 +144,7 @@ pub async fn begin(
     let found = match app.bus.outlives_database() && uri.path() == "/v1/prices" {
         false => found.await?,
         true => {
-            match app.suspicion.limit(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
+            match app.deadline.run(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
                 // Taken without its key rather than not at all: prices that come twice change nothing.
                 Err(error) if error.kind == Kind::Unavailable => {
                     return Ok(Begun::Execution(Execution(None)));
@@ -160,7 +160,7 @@ pub async fn begin(
             let execution = Execution(Some(Open { claim, heart, closed: false }));
             // Where there is no room for another, it is given up again.
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
-            app.suspicion.limit(PATIENCE, room).await??;
+            app.deadline.run(PATIENCE, room).await??;
             Ok(Begun::Execution(execution))
         }
         Found::Answered(saved) => {
@@ -251,8 +251,8 @@ impl Claim {
             tokio::time::sleep(LOCK / 3).await;
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
-            match self.app.suspicion.limit(PATIENCE, prolong).await {
-                Ok(Ok(true)) | Err(GaveUp) => {}
+            match self.app.deadline.run(PATIENCE, prolong).await {
+                Ok(Ok(true)) | Err(DeadlineExceeded) => {}
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
                     log::warn!(target: "salebell::idempotency", "a lock is not prolonged: {}", chain(&error));
@@ -263,7 +263,7 @@ impl Claim {
 
     async fn give_up(&self) {
         let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
-        if let Ok(Err(error)) = self.app.suspicion.limit(PATIENCE, give_up).await {
+        if let Ok(Err(error)) = self.app.deadline.run(PATIENCE, give_up).await {
             log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
         }
     }
@@ -297,7 +297,7 @@ impl Execution {
             false => Some(body.clone()),
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
-        if let Ok(Err(error)) = open.claim.app.suspicion.limit(PATIENCE, save).await {
+        if let Ok(Err(error)) = open.claim.app.deadline.run(PATIENCE, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
         Response::from_parts(parts, Body::from(body))

@@ -96,7 +96,7 @@ fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
 /// Returns once the request has taken too long; what it waits for may be a database that is gone.
 async fn give_up(app: &App, progress: &Progress) {
     progress.overdue(app.config.server.request_timeout).await;
-    app.suspicion.raise();
+    app.deadline.suspect_connections();
 }
 
 /// A client that does not wait for its answer gives up for us.
@@ -105,7 +105,7 @@ struct HangUp<'a>(Option<&'a App>);
 impl Drop for HangUp<'_> {
     fn drop(&mut self) {
         if let Some(app) = self.0 {
-            app.suspicion.raise();
+            app.deadline.suspect_connections();
         }
     }
 }
