@@ -23,7 +23,7 @@ use crate::files::blobs::Blobs;
 use crate::health::dead_man::DeadMan;
 use crate::health::disk::Disk;
 use crate::health::readiness::Readiness;
-use crate::health::watchdog::Pulses;
+use crate::health::watchdog::Watchdog;
 use crate::outbound::bus::topic::Topic;
 use crate::outbound::bus::{self, Bus};
 use crate::outbound::email::Mailer;
@@ -76,7 +76,7 @@ pub struct AppState {
     /// What `/readyz` knows of the database.
     pub readiness: Readiness,
     /// What the watchdog asks.
-    pub pulses: Pulses,
+    pub watchdog: Watchdog,
     /// Hears the load balancer.
     pub dead_man: DeadMan,
     /// What `/readyz` knows of the instance's own disk.
@@ -147,7 +147,7 @@ impl AppState {
             wakeups: Wakeups::default(),
             deadline,
             readiness,
-            pulses: Pulses::default(),
+            watchdog: Watchdog::default(),
             dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
         }))

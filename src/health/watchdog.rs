@@ -9,7 +9,7 @@ use super::systemd::notify;
 
 /// The loops of this process that must come round again and again.
 #[derive(Clone, Default)]
-pub struct Pulses(Arc<Mutex<Vec<Beat>>>);
+pub struct Watchdog(Arc<Mutex<Vec<Beat>>>);
 
 struct Beat {
     name: &'static str,
@@ -19,22 +19,22 @@ struct Beat {
 }
 
 /// One loop's sign of life; the loop is not watched any more when this is dropped.
-pub struct Pulse {
-    pulses: Pulses,
+pub struct Heartbeat {
+    watchdog: Watchdog,
     serial: usize,
 }
 
-impl Pulses {
+impl Watchdog {
     /// Watches a loop that promises to `beat` at least every `limit`.
-    pub fn start(&self, name: &'static str, limit: Duration) -> Pulse {
+    pub fn start(&self, name: &'static str, limit: Duration) -> Heartbeat {
         static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.beats().push(Beat { name, last: Instant::now(), limit, serial });
-        Pulse { pulses: self.clone(), serial }
+        Heartbeat { watchdog: self.clone(), serial }
     }
 
     /// The name of a loop that has been silent for too long.
-    pub fn silent(&self) -> Option<&'static str> {
+    pub fn stale(&self) -> Option<&'static str> {
         self.beats().iter().find(|beat| beat.last.elapsed() > beat.limit).map(|beat| beat.name)
     }
 
@@ -48,7 +48,7 @@ impl Pulses {
         if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
             return Err("the runtime");
         }
-        self.silent().map_or(Ok(()), Err)
+        self.stale().map_or(Ok(()), Err)
     }
 
     /// Pings systemd's watchdog as long as there is a sign of life. Ends at once where systemd has none for us.
@@ -72,18 +72,18 @@ impl Pulses {
     }
 }
 
-impl Pulse {
+impl Heartbeat {
     /// The loop has come round.
     pub fn beat(&self) {
-        if let Some(beat) = self.pulses.beats().iter_mut().find(|beat| beat.serial == self.serial) {
+        if let Some(beat) = self.watchdog.beats().iter_mut().find(|beat| beat.serial == self.serial) {
             beat.last = Instant::now();
         }
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.pulses.beats().retain(|beat| beat.serial != self.serial);
+        self.watchdog.beats().retain(|beat| beat.serial != self.serial);
     }
 }
 
@@ -92,14 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_is_silent_until_it_beats_and_forgotten_when_it_ends() {
-        let pulses = Pulses::default();
-        let pulse = pulses.start("accept", Duration::ZERO);
-        let steady = pulses.start("steady", Duration::from_secs(3600));
+    fn a_loop_is_stale_until_it_beats_and_forgotten_when_it_ends() {
+        let watchdog = Watchdog::default();
+        let heartbeat = watchdog.start("accept", Duration::ZERO);
+        let steady = watchdog.start("steady", Duration::from_secs(3600));
         std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(pulses.silent(), Some("accept"));
+        assert_eq!(watchdog.stale(), Some("accept"));
         steady.beat();
-        drop(pulse);
-        assert_eq!(pulses.silent(), None);
+        drop(heartbeat);
+        assert_eq!(watchdog.stale(), None);
     }
 }

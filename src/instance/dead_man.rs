@@ -69,11 +69,11 @@ impl Silence {
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.dead_man else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
-    let pulse = app.pulses.start("the dead man's switch", LONGEST_ROUND);
+    let heartbeat = app.watchdog.start("the dead man's switch", LONGEST_ROUND);
     let mut silence = Silence::new(Instant::now());
     let mut not_before = Instant::now();
     loop {
-        pulse.beat();
+        heartbeat.beat();
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
             // Draining: the load balancer is meant to look away.

@@ -76,12 +76,12 @@ impl Fullness {
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.disk_full else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
-    let pulse = app.pulses.start("the look at the disk", LONGEST_ROUND);
+    let heartbeat = app.watchdog.start("the look at the disk", LONGEST_ROUND);
     let mut fullness = Fullness::new(limit, Instant::now());
     let mut looks = Looks::new(&app.config);
     let mut not_before = Instant::now();
     loop {
-        pulse.beat();
+        heartbeat.beat();
         let found = tokio::select! {
             found = looks.next() => found,
             () = app.stopping.cancelled() => return Ok(()),

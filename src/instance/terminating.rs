@@ -21,7 +21,7 @@ use super::{jitter, lifecycle};
 use crate::config::Config;
 use crate::error::failure::{Explain, Failure};
 use crate::health::systemd::notify;
-use crate::health::watchdog::{Pulse, Pulses};
+use crate::health::watchdog::{Heartbeat, Watchdog};
 
 /// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
 pub const DRAIN_REASON: &str = "salebell-drain-reason";
@@ -67,7 +67,7 @@ impl Reason {
 pub async fn run(config: &Config) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut watch = Watch::new(config)?;
-    tokio::spawn(watch.pulses.clone().feed_watchdog());
+    tokio::spawn(watch.watchdog.clone().feed_watchdog());
     notify(NotifyState::Ready);
     let Some(reason) = signals.unless_told(watch.until_it_is_to_go()).await else { return Ok(()) };
     log::info!(target: "salebell::terminating", "draining: {}", reason.text());
@@ -95,25 +95,25 @@ struct Watch<'a> {
     complained_at: Option<Instant>,
     is_at_risk: bool,
     /// What follows a watch has limits of its own.
-    pulses: Pulses,
+    watchdog: Watchdog,
 }
 
 impl<'a> Watch<'a> {
     fn new(config: &'a Config) -> Result<Watch<'a>, Failure> {
         // The next round asks again by itself.
         let metadata = Metadata::from_environment()?.with_attempts(2);
-        let pulses = Pulses::default();
-        Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false, pulses })
+        let watchdog = Watchdog::default();
+        Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false, watchdog })
     }
 
-    fn pulse(&self) -> Pulse {
-        self.pulses.start("the watch", LONGEST_ROUND)
+    fn heartbeat(&self) -> Heartbeat {
+        self.watchdog.start("the watch", LONGEST_ROUND)
     }
 
     async fn until_it_is_to_go(&mut self) -> Reason {
-        let pulse = self.pulse();
+        let heartbeat = self.heartbeat();
         loop {
-            pulse.beat();
+            heartbeat.beat();
             match self.look().await {
                 Ok(Some(reason)) => return reason,
                 Ok(None) => {
@@ -128,9 +128,9 @@ impl<'a> Watch<'a> {
     }
 
     async fn until_terminated(&mut self) {
-        let pulse = self.pulse();
+        let heartbeat = self.heartbeat();
         loop {
-            pulse.beat();
+            heartbeat.beat();
             match self.metadata.target_lifecycle_state().await {
                 Ok(Some(state)) if state == "Terminated" => return,
                 Ok(_) => {}

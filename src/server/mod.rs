@@ -183,11 +183,11 @@ impl Server {
     /// Takes connections for ever.
     async fn accept(&self, connections: &Connections) {
         const ROUND: Duration = Duration::from_secs(1);
-        let pulse = self.app.pulses.start(self.name, 10 * ROUND);
+        let heartbeat = self.app.watchdog.start(self.name, 10 * ROUND);
         let room = Room::new(&self.app.config, self.speaks);
         let mut full = false;
         loop {
-            pulse.beat();
+            heartbeat.beat();
             // Comes round although nobody connects: the watchdog wants to see it.
             let next = async { (room.place().await, self.listener.accept().await) };
             let Ok((place, accepted)) = tokio::time::timeout(ROUND, next).await else { continue };

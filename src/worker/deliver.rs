@@ -82,9 +82,9 @@ pub async fn run(app: App) {
     drop(results);
     let mut lookout = Lookout::new(app.clone(), in_hand.clone());
     let ahead = concurrency * AHEAD_OF_SLOTS;
-    let (limit, pulse) = (app.config.worker.lease, super::start_pulse(&app, "deliver"));
+    let (limit, heartbeat) = (app.config.worker.lease, super::start_pulse(&app, "deliver"));
     while !app.stopping.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         let began = Instant::now();
         let looked = app.deadline.run(limit, lookout.look(ahead, AHEAD_OF_PLACES)).await;
         let cancelled = match looked.unwrap_or_else(|gave_up| Err(gave_up.into())) {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::health::watchdog::Pulse;
+use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
@@ -45,18 +45,18 @@ pub async fn step(app: &App) -> Result<bool> {
 /// Dispatches, and remembers which events it holds: they are given back as soon as the database listens.
 struct Dispatcher {
     app: App,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     held: Vec<Uuid>,
 }
 
 impl Dispatcher {
     fn new(app: App) -> Dispatcher {
-        let pulse = super::start_pulse(&app, "dispatch");
-        Dispatcher { app, pulse, held: Vec::new() }
+        let heartbeat = super::start_pulse(&app, "dispatch");
+        Dispatcher { app, heartbeat, held: Vec::new() }
     }
 
     async fn step(&mut self) -> Result<bool> {
-        self.pulse.beat();
+        self.heartbeat.beat();
         self.put_down_all().await?;
         let app = self.app.clone();
         let now = app.clock.now();
@@ -126,7 +126,7 @@ impl Dispatcher {
                 };
             }
             let Some(made) = making.next().await else { break };
-            self.pulse.beat();
+            self.heartbeat.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
             if !app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await?? {

@@ -46,10 +46,10 @@ pub struct ExportOptions {
 
 /// Writes exports one after another until `app.stopping`.
 pub async fn run(app: App) {
-    let pulse = super::start_pulse(&app, "exports");
+    let heartbeat = super::start_pulse(&app, "exports");
     while !app.stopping.is_cancelled() {
-        pulse.beat();
-        match step(&app, || pulse.beat()).await {
+        heartbeat.beat();
+        match step(&app, || heartbeat.beat()).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => log::warn!(target: "salebell::exports", "looking again after: {}", chain(&error)),

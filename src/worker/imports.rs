@@ -57,10 +57,10 @@ const REFUSALS_AT_ONCE: usize = 1_000;
 
 /// Reads imports one after another until `app.stopping`.
 pub async fn run(app: App) {
-    let pulse = app.pulses.start("imports", app.config.worker.lease * 3 + app.config.worker.poll);
+    let heartbeat = app.watchdog.start("imports", app.config.worker.lease * 3 + app.config.worker.poll);
     while !app.stopping.is_cancelled() {
-        pulse.beat();
-        match step(&app, || pulse.beat()).await {
+        heartbeat.beat();
+        match step(&app, || heartbeat.beat()).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => log::warn!(target: "salebell::imports", "looking again after: {}", chain(&error)),

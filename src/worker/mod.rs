@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::health::watchdog::Pulse;
+use crate::health::watchdog::Heartbeat;
 
 /// Does all of the worker's work until `app.stopping`, then finishes or gives back what is in hand.
 ///
@@ -50,6 +50,6 @@ pub async fn run(app: App) -> Result<()> {
 }
 
 /// The sign of life of a loop whose rounds, pauses aside, wait for the database for three leases at most.
-fn start_pulse(app: &App, name: &'static str) -> Pulse {
-    app.pulses.start(name, app.config.worker.lease * 3 + app.config.worker.poll)
+fn start_pulse(app: &App, name: &'static str) -> Heartbeat {
+    app.watchdog.start(name, app.config.worker.lease * 3 + app.config.worker.poll)
 }

@@ -36,9 +36,10 @@ pub async fn run(app: App) {
     if app.events_topic.is_none() {
         return app.stopping.cancelled().await;
     }
-    let pulse = app.pulses.start("publish", app.config.worker.lease * 4 + app.config.worker.poll + TURN * 2);
+    let heartbeat =
+        app.watchdog.start("publish", app.config.worker.lease * 4 + app.config.worker.poll + TURN * 2);
     while !app.stopping.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         match step(&app).await {
             Ok(true) => continue,
             Ok(false) => {}

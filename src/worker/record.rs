@@ -26,12 +26,12 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 pub async fn run(app: App) {
     let patience = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
     let worker = &app.config.worker;
-    let pulse =
-        app.pulses.start("record", worker.lease * 3 + attempt_limit(&app) + worker.poll + patience * 2);
+    let heartbeat =
+        app.watchdog.start("record", worker.lease * 3 + attempt_limit(&app) + worker.poll + patience * 2);
     while !app.stopping.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         let began = Instant::now();
-        match round(&app, patience, &|| pulse.beat()).await {
+        match round(&app, patience, &|| heartbeat.beat()).await {
             Ok(true) => {
                 // Where one message was there may be more: another loop may look too.
                 app.wakeups.prices.notify_one();

@@ -108,9 +108,9 @@ impl Job {
 /// Looks every few seconds whether a job is due, until `app.stopping`.
 pub async fn run(app: App) {
     let longest = JOB_LIMIT * Job::ALL.len() as u32 + app.config.worker.lease * 3;
-    let pulse = app.pulses.start("schedule", longest);
+    let heartbeat = app.watchdog.start("schedule", longest);
     while !app.stopping.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         if let Err(error) = round(&app).await {
             log::warn!(target: "salebell::schedule", "looking again after: {}", chain(&error));
         }

@@ -27,9 +27,9 @@ const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Mails until `app.stopping`; what is being sent then may take as long as requests may.
 pub async fn run(app: App) {
     let longest = app.config.email.timeout + app.config.worker.lease * 6 + LOOK_EVERY;
-    let pulse = app.pulses.start("weekly mail", longest);
+    let heartbeat = app.watchdog.start("weekly mail", longest);
     while !app.stopping.is_cancelled() {
-        pulse.beat();
+        heartbeat.beat();
         match step(&app).await {
             Ok(true) => continue,
             Ok(false) => {}
