@@ -15,7 +15,7 @@ use crate::config::{Config, Database};
 use crate::database::connect::{connect_options, make_pool};
 use crate::database::deadline::Deadline;
 use crate::database::iam_tokens::Tokens;
-use crate::database::notifications::Wakeups;
+use crate::database::notifications::Notifications;
 use crate::database::pool::{Password, PgPool};
 use crate::error::{Error, Result};
 use crate::files::active_uploads::Uploads;
@@ -70,7 +70,7 @@ pub struct AppState {
     /// How much is kept for idempotency keys.
     pub kept_answers: KeptAnswers,
     /// Rings when another process has put something into a queue of the database.
-    pub wakeups: Wakeups,
+    pub notifications: Notifications,
     /// Limits work with the database.
     pub deadline: Deadline,
     /// What `/readyz` knows of the database.
@@ -144,7 +144,7 @@ impl AppState {
             clock,
             cpu: CpuTime::default(),
             keyring,
-            wakeups: Wakeups::default(),
+            notifications: Notifications::default(),
             deadline,
             readiness,
             watchdog: Watchdog::default(),

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One bell a queue. A bell that rings while its consumer is busy is not lost: `Notify` keeps one permit.
 #[derive(Clone, Default)]
-pub struct Wakeups {
+pub struct Notifications {
     pub prices: Arc<Notify>,
     pub events: Arc<Notify>,
     /// Events too: they are published as well.
@@ -29,7 +29,7 @@ pub struct Wakeups {
     pub deliveries: Arc<Notify>,
 }
 
-impl Wakeups {
+impl Notifications {
     fn ring(&self, channel: &str) {
         match channel {
             PRICES => self.prices.notify_one(),

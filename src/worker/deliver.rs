@@ -104,7 +104,7 @@ pub async fn run(app: App) {
         }
         tokio::select! {
             () = in_hand.wants_more() => {}
-            () = app.wakeups.deliveries.notified() => {}
+            () = app.notifications.deliveries.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => break,
             // It has panicked. The process ends with us and begins anew.

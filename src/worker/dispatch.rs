@@ -27,7 +27,7 @@ pub async fn run(app: App) {
             Err(error) => log::warn!(target: "salebell::dispatch", "looking again after: {}", chain(&error)),
         }
         tokio::select! {
-            () = app.wakeups.events.notified() => {}
+            () = app.notifications.events.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => {}
         }

@@ -24,7 +24,7 @@ use crate::health::watchdog::Heartbeat;
 pub async fn run(app: App) -> Result<()> {
     let listening = {
         let app = app.clone();
-        tokio::spawn(async move { app.wakeups.listen(&app.writer).await })
+        tokio::spawn(async move { app.notifications.listen(&app.writer).await })
     };
     let mut loops = JoinSet::new();
     for _ in 0..app.config.worker.record_concurrency {

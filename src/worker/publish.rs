@@ -46,7 +46,7 @@ pub async fn run(app: App) {
             Err(error) => log::warn!(target: "salebell::publish", "looking again after: {}", chain(&error)),
         }
         tokio::select! {
-            () = app.wakeups.publications.notified() => {}
+            () = app.notifications.publications.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => {}
         }

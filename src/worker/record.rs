@@ -34,7 +34,7 @@ pub async fn run(app: App) {
         match round(&app, patience, &|| heartbeat.beat()).await {
             Ok(true) => {
                 // Where one message was there may be more: another loop may look too.
-                app.wakeups.prices.notify_one();
+                app.notifications.prices.notify_one();
                 continue;
             }
             // It has waited already.
@@ -43,7 +43,7 @@ pub async fn run(app: App) {
             Err(error) => log::warn!(target: "salebell::record", "looking again after: {}", chain(&error)),
         }
         tokio::select! {
-            () = app.wakeups.prices.notified() => {}
+            () = app.notifications.prices.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => {}
         }

@@ -31,7 +31,7 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
         for (rung, hook) in &hooks {
             waiting += app.ring_again(&anna, rung, hook.id, 20).await.len();
             for _ in 0..3 {
-                app.app.wakeups.deliveries.notify_one();
+                app.app.notifications.deliveries.notify_one();
                 tokio::task::yield_now().await;
             }
         }
@@ -80,7 +80,7 @@ async fn a_channel_has_only_so_many_deliveries_in_flight() {
         .await
         .unwrap();
     for released in 1..=40 {
-        app.app.wakeups.deliveries.notify_one();
+        app.app.notifications.deliveries.notify_one();
         gate.add_permits(1);
         sink.wait_for("/", (3 + released).min(40)).await;
     }
@@ -230,7 +230,7 @@ async fn a_delivery_is_told_of_at_once() {
     let hook = app.hook(&anna, &sink.url("/")).await;
     let listening = tokio::spawn({
         let app = app.app.clone();
-        async move { app.wakeups.listen(&app.writer).await }
+        async move { app.notifications.listen(&app.writer).await }
     });
     app.until("select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen%')").await;
     let worker = run(&app);
