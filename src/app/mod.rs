@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::cpu_time::CpuTime;
-use crate::auth::Callers;
+use crate::auth::Authenticator;
 use crate::aws::Chain;
 use crate::clock::Clock;
 use crate::config::{Config, Database};
@@ -60,7 +60,7 @@ pub struct AppState {
     pub keyring: Keyring,
     pub webhooks: Webhooks,
     pub mailer: Mailer,
-    pub callers: Callers,
+    pub authenticator: Authenticator,
     /// Counts downloads and log-ins.
     pub activity: Activity,
     /// The bytes of files.
@@ -122,7 +122,7 @@ impl AppState {
             events_topic,
             webhooks: Webhooks::new(&config.webhook, system_look_up()),
             mailer: Mailer::new(&config.email),
-            callers: Callers::new(
+            authenticator: Authenticator::new(
                 &config.auth,
                 writer.clone(),
                 clock.clone(),

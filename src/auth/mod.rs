@@ -78,24 +78,24 @@ impl Caller {
 }
 
 /// Knows tokens.
-pub struct Callers {
+pub struct Authenticator {
     issuers: RwLock<Arc<Issuers>>,
     load_balancer: Option<LoadBalancer>,
     pool: PgPool,
     clock: Clock,
     deadline: Deadline,
     activity: Activity,
-    tokens: Memory<TokenHash, Caller>,
+    tokens: TtlCache<TokenHash, Caller>,
     /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
-    users: Memory<TokenHash, Caller>,
+    users: TtlCache<TokenHash, Caller>,
     /// API keys that were valid, for when nobody can be asked.
-    known: Memory<TokenHash, Caller>,
-    accounts: Memory<(String, String), Uuid>,
+    known: TtlCache<TokenHash, Caller>,
+    accounts: TtlCache<(String, String), Uuid>,
 }
 
 type TokenHash = [u8; 32];
 
-impl Callers {
+impl Authenticator {
     /// `pool` is the writer's: a key that was made a moment ago is there.
     pub fn new(
         settings: &Auth,
@@ -103,18 +103,18 @@ impl Callers {
         clock: Clock,
         deadline: Deadline,
         activity: Activity,
-    ) -> Callers {
-        Callers {
+    ) -> Authenticator {
+        Authenticator {
             issuers: RwLock::new(Arc::new(Issuers::new(settings, &clock))),
             load_balancer: settings.alb.as_ref().map(|alb| LoadBalancer::new(alb, &clock)),
             pool,
             clock,
             deadline,
             activity,
-            tokens: Memory::new(MAX_TOKENS),
-            users: Memory::new(MAX_TOKENS),
-            known: Memory::new(MAX_TOKENS),
-            accounts: Memory::new(MAX_ACCOUNTS),
+            tokens: TtlCache::new(MAX_TOKENS),
+            users: TtlCache::new(MAX_TOKENS),
+            known: TtlCache::new(MAX_TOKENS),
+            accounts: TtlCache::new(MAX_ACCOUNTS),
         }
     }
 
@@ -236,14 +236,14 @@ fn hash(token: &str) -> TokenHash {
 }
 
 /// Things that are remembered until a time, and not more than so many.
-struct Memory<K, V> {
+struct TtlCache<K, V> {
     known: Mutex<HashMap<K, (V, DateTime<Utc>)>>,
     most: usize,
 }
 
-impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     fn new(most: usize) -> Self {
-        Memory { known: Mutex::default(), most }
+        TtlCache { known: Mutex::default(), most }
     }
 
     fn get(&self, key: &K, now: DateTime<Utc>) -> Option<V> {
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_memory_forgets_in_time_and_never_grows_beyond_its_limit() {
-        let memory = Memory::new(3);
+        let memory = TtlCache::new(3);
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
         for key in 0..3 {
             memory.put(key, key, at(10 + key), at(0));

@@ -202,7 +202,7 @@ pub async fn update(
         Ok(Key { name, scopes, expires_at, ..key })
     })
     .await?;
-    app.callers.forget_key(id);
+    app.authenticator.forget_key(id);
     conditional::changed(&KeyResponse::from(key))
 }
 
@@ -215,6 +215,6 @@ pub async fn remove(
 ) -> Result<StatusCode> {
     let check = |key: Key| check_if_match(&headers, &KeyResponse::from(key));
     keys::delete_key(&app.writer, caller.account, id, check).await?;
-    app.callers.forget_key(id);
+    app.authenticator.forget_key(id);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -166,7 +166,7 @@ impl Renewal {
             log::info!(target: "salebell::renewal", "other webhook.encryption_keys are in force");
         }
         if new.auth.issuers != self.current.auth.issuers {
-            self.app.callers.trust(&new.auth);
+            self.app.authenticator.trust(&new.auth);
             self.current.auth = new.auth;
             log::info!(target: "salebell::renewal", "other auth.issuers are in force");
         }

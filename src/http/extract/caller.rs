@@ -53,11 +53,11 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
         && parts.headers.contains_key(OIDC_DATA);
     let caller = match of_browser {
         true => {
-            let user = app.callers.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
+            let user = app.authenticator.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
             check_origin(parts, client.encrypted)?;
             user
         }
-        false => app.callers.authenticate(bearer(&parts.headers)?).await?,
+        false => app.authenticator.authenticate(bearer(&parts.headers)?).await?,
     };
     if let Some(progress) = parts.extensions.get::<Arc<Progress>>() {
         progress.belongs_to(caller.account);
