@@ -21,7 +21,7 @@ pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
 ///
 /// # Errors
 /// `NotFound`: it is gone meanwhile. `Unavailable`: the bytes cannot be read; a worker tries again.
-pub async fn assemble(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uuid) -> Result<()> {
+pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uuid) -> Result<()> {
     let pieces = files::list_pieces(writer, file).await?;
     let spans = pieces
         .into_iter()

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::Found;
-use crate::files::concatenation::{DEAD_AFTER, assemble};
+use crate::files::concatenation::{DEAD_AFTER, concatenate};
 use crate::store::files::{removal, writing};
 
 /// Files that one statement hides or lists.
@@ -34,7 +34,7 @@ pub async fn assemble_left(app: &App) -> Result<()> {
         let claim = writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
         // One that fails waits for its turn again, and keeps no other waiting.
         let Some(file) = claim else { break };
-        match assemble(&app.writer, &app.blobs, &app.clock, file).await {
+        match concatenate(&app.writer, &app.blobs, &app.clock, file).await {
             Err(error) if error.kind != Kind::NotFound => failed = Err(error),
             _ => {}
         }

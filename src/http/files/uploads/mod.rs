@@ -26,7 +26,7 @@ pub use self::refusal::Refusal;
 use crate::app::App;
 use crate::domain::file;
 use crate::error::{Error, Kind, Result, chain};
-use crate::files::concatenation::assemble;
+use crate::files::concatenation::concatenate;
 use crate::http::extract::caller::Caller;
 use crate::http::files::uploads::tus_headers::{parse_metadata, text_of};
 use crate::store::files::{self, NewFile, Quota, StoredFile};
@@ -148,7 +148,7 @@ pub async fn put_together(
     let work = tokio::spawn({
         let app = app.clone();
         async move {
-            app.cpu.share(|| Some(account), assemble(&app.writer, &app.blobs, &app.clock, file.id)).await
+            app.cpu.share(|| Some(account), concatenate(&app.writer, &app.blobs, &app.clock, file.id)).await
         }
     });
     match timeout(app.config.server.request_timeout / 2, work).await {
