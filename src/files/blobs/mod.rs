@@ -214,7 +214,7 @@ impl Blobs {
 #[derive(Clone)]
 pub enum Piece {
     Directory(directory::Piece),
-    S3(multipart::Piece),
+    S3(multipart::PartWriter),
 }
 
 impl Piece {

@@ -34,7 +34,7 @@ const RIPE_AFTER: Duration = Duration::from_secs(10);
 
 /// What a row keeps of a piece that is not sealed.
 #[derive(Clone, Default, Serialize, Deserialize)]
-pub struct Gathered {
+pub struct PendingParts {
     /// The multipart upload, once there is one.
     pub upload: Option<String>,
     /// The entity tags of its parts, each of `PART` bytes.
@@ -43,11 +43,12 @@ pub struct Gathered {
     pub tail: Option<String>,
 }
 
-impl Gathered {
+impl PendingParts {
     /// # Errors
     /// The row has something else.
-    pub fn read(progress: Option<&Progress>) -> io::Result<Gathered> {
-        progress.map_or_else(|| Ok(Gathered::default()), |progress| Ok(Gathered::deserialize(progress)?))
+    pub fn read(progress: Option<&Progress>) -> io::Result<PendingParts> {
+        progress
+            .map_or_else(|| Ok(PendingParts::default()), |progress| Ok(PendingParts::deserialize(progress)?))
     }
 
     /// How many bytes of `length` its tail has.
@@ -68,7 +69,7 @@ type Putting = Shared<BoxFuture<'static, Result<String, Arc<io::Error>>>>;
 
 /// A piece that is being written.
 #[derive(Clone)]
-pub struct Piece(Arc<Inner>);
+pub struct PartWriter(Arc<Inner>);
 
 struct Inner {
     s3: S3,
@@ -87,7 +88,7 @@ struct State {
     /// With so many parts it was opened.
     opened_parts: usize,
     /// What the last `sync` gave, and for which length.
-    synced: (u64, Gathered),
+    synced: (u64, PendingParts),
     synced_at: Instant,
     /// Tails that no row needs once it has what the last `sync` gave.
     old_tails: Vec<String>,
@@ -95,15 +96,15 @@ struct State {
     held: Option<usize>,
 }
 
-impl Piece {
+impl PartWriter {
     /// Goes on with what was gathered; `tail` has the bytes behind the parts.
     pub async fn open(
         s3: S3,
         place: &str,
         length: u64,
-        gathered: Gathered,
+        gathered: PendingParts,
         tail: Bytes,
-    ) -> io::Result<Piece> {
+    ) -> io::Result<PartWriter> {
         let folder = s3.gathered_in().root().to_owned();
         let scratch = blocking(move || {
             let mut scratch = unnamed_file(&folder)?;
@@ -124,7 +125,7 @@ impl Piece {
         };
         let base = state.parts.len() as u64 * PART;
         let (scratch, state) = (Arc::new(scratch), Mutex::new(state));
-        Ok(Piece(Arc::new(Inner { s3, place: place.to_owned(), scratch, base, state })))
+        Ok(PartWriter(Arc::new(Inner { s3, place: place.to_owned(), scratch, base, state })))
     }
 
     pub fn write(&self, pieces: Vec<Bytes>, hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
@@ -165,7 +166,7 @@ impl Piece {
         length: u64,
         upload: Option<String>,
         parts: Vec<Putting>,
-    ) -> io::Result<Gathered> {
+    ) -> io::Result<PendingParts> {
         let (synced, last) = self.state().synced.clone();
         if synced == length {
             return Ok(last);
@@ -185,7 +186,7 @@ impl Piece {
                 Some(name)
             }
         };
-        let gathered = Gathered { upload, parts, tail };
+        let gathered = PendingParts { upload, parts, tail };
         let mut state = self.state();
         state.old_tails.extend(last.tail);
         (state.synced, state.synced_at) = ((length, gathered.clone()), Instant::now());
@@ -240,7 +241,7 @@ impl Piece {
             (state.length, state.upload.clone(), state.parts.clone())
         };
         let behind = parts.len() as u64 * PART;
-        let gathered = Gathered { upload, parts: arrived(parts).await?, tail: None };
+        let gathered = PendingParts { upload, parts: arrived(parts).await?, tail: None };
         let rest = self.gathered(behind, length).await?;
         self.0.s3.put_together(&self.0.place, length, &gathered, rest).await?;
         let mut state = self.state();
@@ -342,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_row_that_cannot_be_is_no_piece() {
-        let gathered = |parts: usize, tail: Option<&str>| Gathered {
+        let gathered = |parts: usize, tail: Option<&str>| PendingParts {
             upload: None,
             parts: vec!["etag".to_owned(); parts],
             tail: tail.map(str::to_owned),

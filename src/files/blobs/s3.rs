@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 use uuid::Uuid;
 
-use super::multipart::{Gathered, Piece};
+use super::multipart::{PartWriter, PendingParts};
 use super::{Directory, Found, OpenUpload, Progress};
 use crate::aws::{self, Chain};
 use crate::config::Files;
@@ -151,15 +151,20 @@ impl S3 {
         Buffer { bytes, free: free.clone(), _permit: permit }
     }
 
-    pub async fn open(&self, place: &str, length: u64, progress: Option<&Progress>) -> io::Result<Piece> {
-        let gathered = Gathered::read(progress)?;
+    pub async fn open(
+        &self,
+        place: &str,
+        length: u64,
+        progress: Option<&Progress>,
+    ) -> io::Result<PartWriter> {
+        let gathered = PendingParts::read(progress)?;
         let rest = gathered.rest(length)?;
         let tail = self.tail(&gathered, rest).await?;
-        Piece::open(self.clone(), place, length, gathered, tail).await
+        PartWriter::open(self.clone(), place, length, gathered, tail).await
     }
 
     pub async fn seal(&self, place: &str, length: u64, progress: &Progress) -> io::Result<()> {
-        let gathered = Gathered::read(Some(progress))?;
+        let gathered = PendingParts::read(Some(progress))?;
         let rest = gathered.rest(length)?;
         // Somebody has done it before, or its writer had come further than it could tell.
         if length == 0 || self.size(place).await?.is_some_and(|size| size >= length) {
@@ -169,7 +174,7 @@ impl S3 {
         self.put_together(place, length, &gathered, tail).await
     }
 
-    async fn tail(&self, gathered: &Gathered, rest: u64) -> io::Result<Bytes> {
+    async fn tail(&self, gathered: &PendingParts, rest: u64) -> io::Result<Bytes> {
         let Some(name) = gathered.tail.as_ref().filter(|_| rest > 0) else { return Ok(Bytes::new()) };
         let mut buffer = self.buffer().await;
         buffer.bytes().clear();
@@ -192,7 +197,7 @@ impl S3 {
         &self,
         place: &str,
         length: u64,
-        gathered: &Gathered,
+        gathered: &PendingParts,
         rest: Bytes,
     ) -> io::Result<()> {
         let upload = match &gathered.upload {
@@ -302,7 +307,7 @@ impl S3 {
 
     pub async fn remove(&self, name: &str, progress: Option<&Progress>) -> io::Result<()> {
         if progress.is_some() {
-            let gathered = Gathered::read(progress)?;
+            let gathered = PendingParts::read(progress)?;
             if let Some(upload) = &gathered.upload {
                 self.abort(name, upload).await?;
             }
