@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::database::pool::PgPool;
 use crate::error::{Error, Result, chain};
-use crate::files::blobs::{Blobs, Span, hash_spans};
+use crate::files::blobs::{Blobs, Extent, hash_extents};
 use crate::store::files;
 use crate::store::files::writing;
 
@@ -23,12 +23,12 @@ pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
 /// `NotFound`: it is gone meanwhile. `Unavailable`: the bytes cannot be read; a worker tries again.
 pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uuid) -> Result<()> {
     let pieces = files::list_pieces(writer, file).await?;
-    let spans = pieces
+    let extents = pieces
         .into_iter()
-        .map(|piece| Span { place: piece.place, start: 0, end: piece.length.unsigned_abs() })
+        .map(|piece| Extent { place: piece.place, start: 0, end: piece.length.unsigned_abs() })
         .collect();
     let sha256 = tokio::select! {
-        sha256 = hash_spans(blobs.clone(), spans) => sha256.map_err(Error::unavailable)?,
+        sha256 = hash_extents(blobs.clone(), extents) => sha256.map_err(Error::unavailable)?,
         gone = stay_alive(writer, clock, file) => return Err(gone),
     };
     match writing::complete_final(writer, file, &sha256, clock.now()).await? {

@@ -27,7 +27,7 @@ use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{Seen, Sorter};
-use crate::files::blobs::{Span, read_spans};
+use crate::files::blobs::{Extent, read_extents};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::{files, new_offers};
 
@@ -241,12 +241,12 @@ impl<'a> Sending<'a> {
             file => file?,
         };
         let pieces = files::list_pieces(&app.writer, file.id).await?;
-        let spans = pieces.into_iter().map(|piece| Span {
+        let extents = pieces.into_iter().map(|piece| Extent {
             place: piece.place,
             start: 0,
             end: piece.length.unsigned_abs(),
         });
-        let stream = StreamReader::new(read_spans(app.blobs.clone(), spans.collect()));
+        let stream = StreamReader::new(read_extents(app.blobs.clone(), extents.collect()));
         let size = file.length.map(i64::unsigned_abs);
         let input =
             input::open(stream, Some(Path::new(&import.file_name)), size).await.map_err(Stop::Input)?;

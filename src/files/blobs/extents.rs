@@ -8,26 +8,26 @@ use futures_util::stream::{self, Stream, TryStreamExt};
 use super::{Blobs, Reading};
 
 /// Bytes of one piece: from `start` to before `end`.
-pub struct Span {
+pub struct Extent {
     pub place: String,
     pub start: u64,
     pub end: u64,
 }
 
 /// The bytes of spans, one after another.
-pub fn read_spans(
+pub fn read_extents(
     blobs: Blobs,
-    spans: Vec<Span>,
+    extents: Vec<Extent>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-    let begin = (blobs, spans.into_iter(), None::<Reading>);
-    Box::pin(stream::try_unfold(begin, |(blobs, mut spans, mut reading)| async move {
+    let begin = (blobs, extents.into_iter(), None::<Reading>);
+    Box::pin(stream::try_unfold(begin, |(blobs, mut extents, mut reading)| async move {
         loop {
             if let Some(open) = &mut reading
                 && let Some(bytes) = open.next().await?
             {
-                return Ok(Some((bytes, (blobs, spans, reading))));
+                return Ok(Some((bytes, (blobs, extents, reading))));
             }
-            let Some(Span { place, start, end }) = spans.next() else { return Ok(None) };
+            let Some(Extent { place, start, end }) = extents.next() else { return Ok(None) };
             reading = Some(blobs.read(&place, start, end).await?);
         }
     }))
@@ -37,9 +37,9 @@ pub fn read_spans(
 ///
 /// # Errors
 /// A piece is not there, or shorter than its span; those of the store.
-pub async fn hash_spans(blobs: Blobs, spans: Vec<Span>) -> io::Result<Vec<u8>> {
+pub async fn hash_extents(blobs: Blobs, extents: Vec<Extent>) -> io::Result<Vec<u8>> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let mut bytes = read_spans(blobs, spans);
+    let mut bytes = read_extents(blobs, extents);
     while let Some(bytes) = bytes.try_next().await? {
         hash.update(&bytes);
     }

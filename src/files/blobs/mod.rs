@@ -23,7 +23,7 @@ use url::Url;
 use uuid::Uuid;
 
 pub use self::directory::Directory;
-pub use self::extents::{Span, hash_spans, read_spans};
+pub use self::extents::{Extent, hash_extents, read_extents};
 use self::mount::Mount;
 pub use self::mount::is_away;
 pub use self::s3::S3;

@@ -20,7 +20,7 @@ use super::uploads::away;
 use crate::app::App;
 use crate::domain::file::{Wanted, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
-use crate::files::blobs::{Blobs, Span, is_away, read_spans};
+use crate::files::blobs::{Blobs, Extent, is_away, read_extents};
 use crate::http::extract::body::Id;
 use crate::http::extract::caller::Caller;
 use crate::store::files::links;
@@ -277,12 +277,12 @@ async fn read(
     end: u64,
 ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>> {
     let pieces = files::list_pieces(&app.writer, file.id).await?;
-    let spans = pieces.into_iter().filter_map(|piece| {
+    let extents = pieces.into_iter().filter_map(|piece| {
         let (from, length) = (piece.start_at.unsigned_abs(), piece.length.unsigned_abs());
         let (first, last) = (start.saturating_sub(from), end.saturating_sub(from).min(length));
-        (first < last).then_some(Span { place: piece.place, start: first, end: last })
+        (first < last).then_some(Extent { place: piece.place, start: first, end: last })
     });
-    let mut bytes = read_spans(app.blobs.clone(), spans.collect());
+    let mut bytes = read_extents(app.blobs.clone(), extents.collect());
     let first = bytes.try_next().await.map_err(|error| match is_away(&error) {
         true => away(error),
         false => Error::internal(error),
