@@ -13,7 +13,7 @@ use crate::domain::week::Week;
 use crate::error::{Error, Kind, Result};
 use crate::http::extract::page::Page;
 use crate::http::stats::WeekResponse;
-use crate::store::statistics::{self, Span, WeekStatistics};
+use crate::store::statistics::{self, WeekRange, WeekStatistics};
 use crate::store::weekly_mails::{self, WeeklyMail};
 use crate::weekly_report::csv::write_csv;
 use crate::weekly_report::page::make_page;
@@ -84,10 +84,10 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
     match action {
         Action::Show { week, account, format, weeks } => {
             let before = week.map(|week| week.next().monday());
-            let span = Span { from: week.map(Week::monday), before };
+            let range = WeekRange { from: week.map(Week::monday), before };
             let found = match account {
-                Some(id) => statistics::list_weeks_of_account(&app.writer, id, span, weeks.into()).await?,
-                None => statistics::list_weeks(&app.writer, span, weeks.into()).await?,
+                Some(id) => statistics::list_weeks_of_account(&app.writer, id, range, weeks.into()).await?,
+                None => statistics::list_weeks(&app.writer, range, weeks.into()).await?,
             };
             match format {
                 Format::Table => Ok(table(&found)),
@@ -101,8 +101,8 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
         }
         Action::Recompute { week } => {
             worker::statistics::recompute(app, week).await?;
-            let span = Span { from: Some(week.monday()), before: Some(week.next().monday()) };
-            Ok(table(&statistics::list_weeks(&app.writer, span, 1).await?))
+            let range = WeekRange { from: Some(week.monday()), before: Some(week.next().monday()) };
+            Ok(table(&statistics::list_weeks(&app.writer, range, 1).await?))
         }
         Action::Report { week, out } => {
             let page = make_page(&app.writer, week).await?;

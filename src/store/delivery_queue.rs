@@ -187,11 +187,11 @@ pub struct DueSale {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// Reads what is due in leased channels: of each so many of the first, without those of `in_hand`.
+/// Reads what is due in leased channels: of each so many of the first, without those of `in_flight`.
 pub async fn list_due_deliveries(
     pool: &PgPool,
     channels: &[(Uuid, usize)],
-    in_hand: &[Uuid],
+    in_flight: &[Uuid],
     now: DateTime<Utc>,
 ) -> Result<Due> {
     let (ids, counts): (Vec<Uuid>, Vec<i64>) =
@@ -199,7 +199,7 @@ pub async fn list_due_deliveries(
     // One snapshot: a delivery is judged by the very price that it will tell.
     let mut snapshot = pool.begin_with("begin isolation level repeatable read read only").await?;
     let deliveries =
-        sqlx::query_file_as!(DueDelivery, "src/store/due_deliveries.sql", &ids, &counts, now, in_hand)
+        sqlx::query_file_as!(DueDelivery, "src/store/due_deliveries.sql", &ids, &counts, now, in_flight)
             .fetch_all(&mut *snapshot)
             .await?;
     let named: HashSet<Uuid> = deliveries.iter().map(|delivery| delivery.sale_id).collect();
@@ -273,11 +273,11 @@ pub async fn cancel_deliveries(
     Ok(cancelled.rows_affected())
 }
 
-/// Cancels a slice of what waits for disabled channels, but for those of `in_hand`. Returns how many that were.
+/// Cancels a slice of what waits for disabled channels, but for those of `in_flight`. Returns how many that were.
 pub async fn cancel_for_disabled(
     pool: &PgPool,
     channels: &[Uuid],
-    in_hand: &[Uuid],
+    in_flight: &[Uuid],
     now: DateTime<Utc>,
 ) -> Result<u64> {
     let cancelled = sqlx::query!(
@@ -294,7 +294,7 @@ pub async fn cancel_for_disabled(
         )
         delete from delivery_queue where delivery_id = any (array(select id from slice))",
         channels,
-        in_hand,
+        in_flight,
         now,
         CANCEL_SLICE,
     )

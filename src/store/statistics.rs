@@ -125,7 +125,7 @@ pub struct AccountName {
 
 /// Weeks from `from` on and before `before`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Span {
+pub struct WeekRange {
     pub from: Option<NaiveDate>,
     pub before: Option<NaiveDate>,
 }
@@ -176,7 +176,11 @@ impl From<Row> for WeekStatistics {
 }
 
 /// Weeks of the whole service, the newest first.
-pub async fn list_weeks(executor: impl PgExecutor<'_>, span: Span, rows: i64) -> Result<Vec<WeekStatistics>> {
+pub async fn list_weeks(
+    executor: impl PgExecutor<'_>,
+    range: WeekRange,
+    rows: i64,
+) -> Result<Vec<WeekStatistics>> {
     let found = sqlx::query_as!(
         Row,
         r#"select week, computed_at, accounts as "accounts?", null::uuid as account_id, null as issuer, null as subject,
@@ -185,8 +189,8 @@ pub async fn list_weeks(executor: impl PgExecutor<'_>, span: Span, rows: i64) ->
          from weekly_totals
          where week >= coalesce($1, '-infinity'::date) and week < coalesce($2, 'infinity'::date)
          order by week desc limit $3"#,
-        span.from,
-        span.before,
+        range.from,
+        range.before,
         rows,
     )
     .fetch_all(executor)
@@ -198,7 +202,7 @@ pub async fn list_weeks(executor: impl PgExecutor<'_>, span: Span, rows: i64) ->
 pub async fn list_weeks_of_account(
     executor: impl PgExecutor<'_>,
     account: Uuid,
-    span: Span,
+    range: WeekRange,
     rows: i64,
 ) -> Result<Vec<WeekStatistics>> {
     let found = sqlx::query_as!(
@@ -211,8 +215,8 @@ pub async fn list_weeks_of_account(
             and s.week < coalesce($3, 'infinity'::date)
          order by s.week desc limit $4"#,
         account,
-        span.from,
-        span.before,
+        range.from,
+        range.before,
         rows,
     )
     .fetch_all(executor)

@@ -9,7 +9,7 @@ pub mod page;
 use crate::database::pool::PgPool;
 use crate::domain::week::Week;
 use crate::error::Result;
-use crate::store::statistics::{Span, WeekStatistics, list_accounts_of_week, list_weeks};
+use crate::store::statistics::{WeekRange, WeekStatistics, list_accounts_of_week, list_weeks};
 
 /// The weeks that are shown.
 const WEEKS: u64 = 12;
@@ -33,11 +33,11 @@ impl WeeklyReport {
     /// # Errors
     /// The database is away.
     pub async fn load(pool: &PgPool, week: Option<Week>) -> Result<Option<WeeklyReport>> {
-        let newest = list_weeks(pool, Span::default(), 1).await?;
+        let newest = list_weeks(pool, WeekRange::default(), 1).await?;
         let Some(week) = week.or(newest.first().map(|newest| newest.week)) else { return Ok(None) };
         let first = week.back(WEEKS - 1);
-        let span = Span { from: Some(first.monday()), before: Some(week.next().monday()) };
-        let known = list_weeks(pool, span, WEEKS as i64).await?;
+        let range = WeekRange { from: Some(first.monday()), before: Some(week.next().monday()) };
+        let known = list_weeks(pool, range, WEEKS as i64).await?;
         let mut weeks = Vec::new();
         let mut next = first;
         while next <= week {

@@ -6,8 +6,8 @@
 //! sends again under the same `webhook-id`, by which the receiver knows that it has it already. Delivery is at least
 //! once.
 
-mod in_hand;
-mod lookout;
+mod in_flight;
+mod leases;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::in_hand::{InHand, Outbound};
-use self::lookout::Lookout;
+use self::in_flight::{InFlight, Outbound};
+use self::leases::ChannelLeases;
 use crate::app::App;
 use crate::domain::money::{Currency, Money};
 use crate::domain::retries;
@@ -58,35 +58,35 @@ pub struct Step {
 /// # Errors
 /// The database is away.
 pub async fn step(app: &App) -> Result<Step> {
-    let in_hand = InHand::default();
-    let mut lookout = Lookout::new(app.clone(), in_hand.clone());
-    let cancelled = lookout.look(app.config.worker.deliver_concurrency, 0).await?;
-    let taken: Vec<_> = std::iter::from_fn(|| in_hand.take()).collect();
+    let in_flight = InFlight::default();
+    let mut leases = ChannelLeases::new(app.clone(), in_flight.clone());
+    let cancelled = leases.claim_due(app.config.worker.deliver_concurrency, 0).await?;
+    let taken: Vec<_> = std::iter::from_fn(|| in_flight.take()).collect();
     let results = join_all(taken.iter().map(|(outbound, _)| try_once(app, outbound))).await;
     record(app, &results).await?;
-    lookout.release().await?;
+    leases.release().await?;
     Ok(Step { sent: results.len(), cancelled })
 }
 
 /// Delivers until `app.stopping`; then what is in flight is finished and recorded.
 pub async fn run(app: App) {
     let concurrency = app.config.worker.deliver_concurrency;
-    let in_hand = InHand::default();
+    let in_flight = InFlight::default();
     // Room for all that can be in flight: a database that is slow to record holds the next tries back.
     let (results, recorded) = mpsc::channel(concurrency + MAX_BATCH);
-    let mut recorder = tokio::spawn(record_batches(app.clone(), recorded, in_hand.clone()));
+    let mut recorder = tokio::spawn(record_batches(app.clone(), recorded, in_flight.clone()));
     let mut slots = JoinSet::new();
     for _ in 0..concurrency {
-        slots.spawn(send_one_after_another(app.clone(), in_hand.clone(), results.clone()));
+        slots.spawn(send_one_after_another(app.clone(), in_flight.clone(), results.clone()));
     }
     drop(results);
-    let mut lookout = Lookout::new(app.clone(), in_hand.clone());
+    let mut leases = ChannelLeases::new(app.clone(), in_flight.clone());
     let ahead = concurrency * AHEAD_OF_SLOTS;
     let (limit, heartbeat) = (app.config.worker.lease, super::start_pulse(&app, "deliver"));
     while !app.stopping.is_cancelled() {
         heartbeat.beat();
         let began = Instant::now();
-        let looked = app.deadline.run(limit, lookout.look(ahead, AHEAD_OF_PLACES)).await;
+        let looked = app.deadline.run(limit, leases.claim_due(ahead, AHEAD_OF_PLACES)).await;
         let cancelled = match looked.unwrap_or_else(|gave_up| Err(gave_up.into())) {
             Ok(cancelled) => cancelled,
             Err(error) => {
@@ -99,11 +99,11 @@ pub async fn run(app: App) {
             continue;
         }
         // What is idle holds nothing: a process that is killed then keeps nobody waiting.
-        if in_hand.is_empty() {
-            release(&app, &mut lookout).await;
+        if in_flight.is_empty() {
+            release(&app, &mut leases).await;
         }
         tokio::select! {
-            () = in_hand.wants_more() => {}
+            () = in_flight.wants_more() => {}
             () = app.notifications.deliveries.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => break,
@@ -112,24 +112,24 @@ pub async fn run(app: App) {
         }
         tokio::time::sleep_until(began + LOOK_EVERY).await;
     }
-    in_hand.forget_waiting();
+    in_flight.forget_waiting();
     while slots.join_next().await.is_some() {}
     if let Err(error) = recorder.await {
         log::error!(target: "salebell::deliver", "the recorder ended badly: {error}");
     }
-    release(&app, &mut lookout).await;
+    release(&app, &mut leases).await;
 }
 
-async fn release(app: &App, lookout: &mut Lookout) {
-    let released = app.deadline.run(app.config.worker.lease, lookout.release()).await;
+async fn release(app: &App, leases: &mut ChannelLeases) {
+    let released = app.deadline.run(app.config.worker.lease, leases.release()).await;
     if let Err(error) = released.unwrap_or_else(|gave_up| Err(gave_up.into())) {
         log::warn!(target: "salebell::deliver", "channels were not given back: {}", chain(&error));
     }
 }
 
 /// A slot: one try at a time.
-async fn send_one_after_another(app: App, in_hand: InHand, results: mpsc::Sender<AttemptResult>) {
-    while let Some((outbound, sending)) = in_hand.next(&app.stopping).await {
+async fn send_one_after_another(app: App, in_flight: InFlight, results: mpsc::Sender<AttemptResult>) {
+    while let Some((outbound, sending)) = in_flight.next(&app.stopping).await {
         // A panic is a mistake of ours that must not cost a slot; what it was about is found again.
         let Ok(result) = AssertUnwindSafe(try_once(&app, &outbound)).catch_unwind().await else { continue };
         sending.end();
@@ -228,11 +228,11 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
 }
 
 /// Group commit: results that come close together are recorded with one statement.
-async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in_hand: InHand) {
+async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in_flight: InFlight) {
     let mut batch = Vec::new();
     while results.recv_many(&mut batch, MAX_BATCH).await > 0 {
         // With nothing else in flight there is nothing to wait for.
-        if !in_hand.nothing_is_being_sent() {
+        if !in_flight.nothing_is_being_sent() {
             tokio::time::sleep(LINGER).await;
         }
         while batch.len() < MAX_BATCH
@@ -240,13 +240,13 @@ async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in
         {
             batch.push(result);
         }
-        record_until_it_works(&app, &batch, &in_hand).await;
+        record_until_it_works(&app, &batch, &in_flight).await;
         batch.clear();
     }
 }
 
 /// Tries until the leases have expired for sure: from then on another may have sent again.
-async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InHand) {
+async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_flight: &InFlight) {
     let lease = delta(app.config.webhook.timeout) * 3;
     loop {
         let recorded = app.deadline.run(app.config.worker.lease, record(app, batch)).await;
@@ -255,7 +255,7 @@ async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InH
         // One that cannot be recorded must not hold up the others.
         if error.kind != Kind::Unavailable && batch.len() > 1 {
             for result in batch.iter().cloned() {
-                tokio::spawn(record_alone(app.clone(), result, in_hand.clone()));
+                tokio::spawn(record_alone(app.clone(), result, in_flight.clone()));
             }
             return;
         }
@@ -267,12 +267,12 @@ async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_hand: &InH
         }
         tokio::time::sleep(RECORD_AGAIN_AFTER).await;
     }
-    in_hand.remove(batch);
+    in_flight.remove(batch);
 }
 
 /// Boxed, for it is of the kind that it is part of.
-fn record_alone(app: App, result: AttemptResult, in_hand: InHand) -> BoxFuture<'static, ()> {
-    async move { record_until_it_works(&app, &[result], &in_hand).await }.boxed()
+fn record_alone(app: App, result: AttemptResult, in_flight: InFlight) -> BoxFuture<'static, ()> {
+    async move { record_until_it_works(&app, &[result], &in_flight).await }.boxed()
 }
 
 async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {

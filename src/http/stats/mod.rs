@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::{Error, Result};
-use crate::store::statistics::{self, AccountName, Extent, WeekStatistics};
+use crate::store::statistics::{self, AccountName, WeekRange, WeekStatistics};
 use crate::weekly_report::{csv, page};
 
 /// A week of the whole service, or of one account.
@@ -101,8 +101,8 @@ pub async fn own(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let extent = span_of(params.week, paging.after()?);
-    let found = statistics::list_weeks_of_account(&app.writer, caller.account, extent, paging.rows()).await?;
+    let range = span_of(params.week, paging.after()?);
+    let found = statistics::list_weeks_of_account(&app.writer, caller.account, range, paging.rows()).await?;
     let mut page = paging.page(found, |found| found.week.monday())?;
     // Callers know who they are.
     page.items.iter_mut().for_each(|found| found.account = None);
@@ -141,10 +141,10 @@ pub async fn admin(
             })?
         }
         (None, account) => {
-            let (extent, rows) = (span_of(week, paging.after()?), paging.rows());
+            let (range, rows) = (span_of(week, paging.after()?), paging.rows());
             let found = match account {
-                Some(id) => statistics::list_weeks_of_account(&app.reader, id, extent, rows).await?,
-                None => statistics::list_weeks(&app.reader, extent, rows).await?,
+                Some(id) => statistics::list_weeks_of_account(&app.reader, id, range, rows).await?,
+                None => statistics::list_weeks(&app.reader, range, rows).await?,
             };
             paging.page(found, |found| found.week.monday())?
         }
@@ -153,9 +153,9 @@ pub async fn admin(
 }
 
 /// All weeks before `before`, or the one that is asked for.
-fn span_of(week: Option<Week>, before: Option<NaiveDate>) -> Extent {
+fn span_of(week: Option<Week>, before: Option<NaiveDate>) -> WeekRange {
     let end = week.map(|week| week.next().monday());
-    Extent { from: week.map(Week::monday), before: before.into_iter().chain(end).min() }
+    WeekRange { from: week.map(Week::monday), before: before.into_iter().chain(end).min() }
 }
 
 fn respond(headers: &HeaderMap, uri: &Uri, page: Page<WeekStatistics>, format: Format) -> Result<Response> {

@@ -27,7 +27,7 @@ pub struct Outbound {
 
 /// Handles to the deliveries in hand.
 #[derive(Clone, Default)]
-pub struct InHand(Arc<Shared>);
+pub struct InFlight(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -68,10 +68,10 @@ pub struct Room {
     /// How many more may be in hand.
     pub share: usize,
     /// What of it is in hand.
-    pub in_hand: Vec<Uuid>,
+    pub in_flight: Vec<Uuid>,
 }
 
-impl InHand {
+impl InFlight {
     /// How many deliveries wait.
     pub fn waiting(&self) -> usize {
         self.lock().waiting
@@ -103,9 +103,9 @@ impl InHand {
         ahead: usize,
     ) -> Vec<Room> {
         let mut hands = self.lock();
-        let mut in_hand_of: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+        let mut in_flight_of: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
         for (delivery, channel) in &hands.deliveries {
-            in_hand_of.entry(*channel).or_default().push(*delivery);
+            in_flight_of.entry(*channel).or_default().push(*delivery);
         }
         let count = channels.len();
         let rooms = channels.enumerate().map(|(at, (id, places))| {
@@ -129,7 +129,7 @@ impl InHand {
             if share == 0 {
                 channel.look_below = Some(channel.waiting.len() / 2);
             }
-            Room { channel: id, share, in_hand: in_hand_of.remove(&id).unwrap_or_default() }
+            Room { channel: id, share, in_flight: in_flight_of.remove(&id).unwrap_or_default() }
         });
         rooms.filter(|room| room.share > 0).collect()
     }
@@ -224,8 +224,12 @@ impl InHand {
         }
         next.map(|(channel, outbound)| {
             gauge!("salebell_deliveries_in_flight").increment(1);
-            let sending =
-                Sending { in_hand: self.clone(), delivery: outbound.delivery.id, channel, has_result: false };
+            let sending = Sending {
+                in_flight: self.clone(),
+                delivery: outbound.delivery.id,
+                channel,
+                has_result: false,
+            };
             (outbound, sending)
         })
     }
@@ -292,7 +296,7 @@ impl Channel {
 
 /// A delivery counts as being sent to its channel for as long as this lives, and as in hand until it is recorded.
 pub struct Sending {
-    in_hand: InHand,
+    in_flight: InFlight,
     delivery: Uuid,
     channel: Uuid,
     has_result: bool,
@@ -307,7 +311,7 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let mut hands = self.in_hand.lock();
+        let mut hands = self.in_flight.lock();
         if !self.has_result {
             // Its task has panicked: let it be found again.
             hands.deliveries.remove(&self.delivery);
@@ -321,10 +325,10 @@ impl Drop for Sending {
         let more = !hands.turns.is_empty();
         drop(hands);
         if wanting {
-            self.in_hand.0.wanting.notify_one();
+            self.in_flight.0.wanting.notify_one();
         }
         if more {
-            self.in_hand.0.filled.notify_one();
+            self.in_flight.0.filled.notify_one();
         }
         gauge!("salebell_deliveries_in_flight").decrement(1);
     }

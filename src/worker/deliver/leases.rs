@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::delta;
-use super::in_hand::{InHand, Outbound, Room};
+use super::in_flight::{InFlight, Outbound, Room};
 use crate::app::App;
 use crate::error::{Error, Result, chain};
 use crate::outbound::webhook::Receiver;
@@ -21,9 +21,9 @@ const READ_AT_ONCE: usize = 512;
 /// And so many while the slots have nothing to do.
 const READ_FIRST: usize = 64;
 
-pub struct Lookout {
+pub struct ChannelLeases {
     app: App,
-    in_hand: InHand,
+    in_flight: InFlight,
     /// Who we are to other workers.
     holder: Uuid,
     /// Channels that we may have leased.
@@ -32,18 +32,18 @@ pub struct Lookout {
     after: Uuid,
 }
 
-impl Lookout {
-    pub fn new(app: App, in_hand: InHand) -> Lookout {
-        Lookout { app, in_hand, holder: Uuid::now_v7(), held: HashSet::new(), after: Uuid::nil() }
+impl ChannelLeases {
+    pub fn new(app: App, in_flight: InFlight) -> ChannelLeases {
+        ChannelLeases { app, in_flight, holder: Uuid::now_v7(), held: HashSet::new(), after: Uuid::nil() }
     }
 
     /// Takes due deliveries in hand until `room` wait, going once around all channels at most; of each channel no more
     /// than it has places, and `ahead` for each of those. Returns how many were cancelled instead.
-    pub async fn look(&mut self, room: usize, ahead: usize) -> Result<usize> {
+    pub async fn claim_due(&mut self, room: usize, ahead: usize) -> Result<usize> {
         let began_after = self.after;
         let (mut cancelled, mut turned) = (0, false);
         let all = loop {
-            let wanted = room.saturating_sub(self.in_hand.waiting());
+            let wanted = room.saturating_sub(self.in_flight.waiting());
             if wanted == 0 {
                 break false;
             }
@@ -67,7 +67,7 @@ impl Lookout {
                 Some(_) => {}
             }
         };
-        self.in_hand.looked_around(all);
+        self.in_flight.looked_around(all);
         Ok(cancelled)
     }
 
@@ -88,12 +88,12 @@ impl Lookout {
             false => (channel.id, app.config.webhook.in_flight_per_channel),
         });
         // Taken before the statements begin: what has left it by then is recorded, and they see that.
-        let rooms = self.in_hand.rooms(places, wanted, ahead);
+        let rooms = self.in_flight.rooms(places, wanted, ahead);
         let mut cancelled = 0;
         if !disabled.is_empty() {
             let disabled: Vec<Uuid> = disabled.iter().map(|channel| channel.id).collect();
-            let in_hand = self.in_hand.of_channels(&disabled);
-            cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_hand, now).await?;
+            let in_flight = self.in_flight.of_channels(&disabled);
+            cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_flight, now).await?;
             counter!("salebell_deliveries_cancelled_total", "reason" => "channel_disabled")
                 .increment(cancelled);
         }
@@ -101,7 +101,7 @@ impl Lookout {
             active.into_iter().map(|channel| (channel.id, channel)).collect();
         let mut rooms = rooms.as_slice();
         while !rooms.is_empty() {
-            let most = if self.in_hand.waiting() == 0 { READ_FIRST } else { READ_AT_ONCE };
+            let most = if self.in_flight.waiting() == 0 { READ_FIRST } else { READ_AT_ONCE };
             let mut read = 0;
             let fits = |room: &&Room| {
                 read += room.share;
@@ -123,9 +123,9 @@ impl Lookout {
         let (app, now) = (&self.app, self.app.clock.now());
         // What is in hand still stands in the table.
         let counts: Vec<(Uuid, usize)> =
-            rooms.iter().map(|room| (room.channel, room.share + room.in_hand.len())).collect();
-        let in_hand: Vec<Uuid> = rooms.iter().flat_map(|room| room.in_hand.iter().copied()).collect();
-        let due = delivery_queue::list_due_deliveries(&app.writer, &counts, &in_hand, now).await?;
+            rooms.iter().map(|room| (room.channel, room.share + room.in_flight.len())).collect();
+        let in_flight: Vec<Uuid> = rooms.iter().flat_map(|room| room.in_flight.iter().copied()).collect();
+        let due = delivery_queue::list_due_deliveries(&app.writer, &counts, &in_flight, now).await?;
         if leased_at.elapsed() > app.config.webhook.timeout / 2 {
             // The leases would no longer last for a try and its record; the next look-out renews them.
             return Err(Error::unavailable("leasing channels and reading what is due in them took too long"));
@@ -150,7 +150,7 @@ impl Lookout {
                 _ => ended.push(delivery),
             }
         }
-        self.in_hand.put(ready, rooms);
+        self.in_flight.put(ready, rooms);
         if ended.is_empty() {
             return Ok(0);
         }
