@@ -6,8 +6,8 @@
 
 pub mod process;
 
-mod pace;
 mod room;
+mod timeouts;
 mod tls;
 
 use std::convert::Infallible;
@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use self::pace::{Answering, Arriving, Overdue, Pace, Watched};
 use self::room::{Place, Room};
+use self::timeouts::{Answering, Arriving, ConnectionTimeouts, Overdue, Watched};
 use self::tls::Tls;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
@@ -376,10 +376,10 @@ async fn answer_health(
 
 impl Conversation {
     async fn hold<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, http2: bool) {
-        let pace = Pace::new(http2);
+        let timeouts = ConnectionTimeouts::new(http2);
         let service = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-            let in_flight = pace.begin(request.version() == hyper::Version::HTTP_2);
-            let mut request = request.map(|body| Body::new(Arriving::new(body, pace.clone())));
+            let in_flight = timeouts.begin(request.version() == hyper::Version::HTTP_2);
+            let mut request = request.map(|body| Body::new(Arriving::new(body, timeouts.clone())));
             request.extensions_mut().insert(self.peer);
             let router = self.router.clone();
             let answer = match self.only_health {
@@ -389,7 +389,8 @@ impl Conversation {
             async move { answer.await.map(|answer| answer.map(|body| Answering::new(body, in_flight))) }
         });
         let builder = builder(http2, self.limits);
-        let connection = builder.serve_connection(TokioIo::new(Watched::new(stream, pace.clone())), service);
+        let connection =
+            builder.serve_connection(TokioIo::new(Watched::new(stream, timeouts.clone())), service);
         tokio::pin!(connection);
         let (mut leaving, mut idle) = (false, self.limits.idle);
         loop {
@@ -400,17 +401,17 @@ impl Conversation {
                     leaving = true;
                     // Who has not begun to speak HTTP/2, or does not answer its good-bye, is not waited for.
                     idle = self.limits.header;
-                    pace.rest();
+                    timeouts.rest();
                     connection.as_mut().graceful_shutdown();
                 }
-                what = pace.overdue(idle, self.limits.header) => {
+                what = timeouts.overdue(idle, self.limits.header) => {
                     if what == Overdue::Head || leaving {
                         return;
                     }
                     // HTTP/2 says good-bye, and its client may just have asked something more.
                     leaving = true;
                     idle = self.limits.header;
-                    pace.rest();
+                    timeouts.rest();
                     connection.as_mut().graceful_shutdown();
                 }
                 () = self.cut.cancelled() => return,
@@ -429,7 +430,7 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // `pace` looks after both.
+        // `timeouts` looks after both.
         .header_read_timeout(None)
         // Twice our own limit, which answers with a problem document.
         .max_buf_size(2 * MAX_HEADER_BYTES);

@@ -25,7 +25,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// The pace of one connection.
 #[derive(Clone)]
-pub struct Pace(Arc<Mutex<State>>);
+pub struct ConnectionTimeouts(Arc<Mutex<State>>);
 
 struct State {
     /// Requests that are not answered whole.
@@ -46,10 +46,10 @@ pub enum Overdue {
     Head,
 }
 
-impl Pace {
+impl ConnectionTimeouts {
     /// Of a connection that is there from now on.
-    pub fn new(http2: bool) -> Pace {
-        Pace(Arc::new(Mutex::new(State {
+    pub fn new(http2: bool) -> ConnectionTimeouts {
+        ConnectionTimeouts(Arc::new(Mutex::new(State {
             requests: 0,
             http2,
             head: false,
@@ -121,7 +121,7 @@ impl Pace {
 }
 
 /// A request that is not answered whole.
-pub struct InFlight(Pace);
+pub struct InFlight(ConnectionTimeouts);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -168,13 +168,13 @@ impl HttpBody for Answering {
 /// A body of a request; the connection knows whether it was read to its end.
 pub struct Arriving {
     body: Incoming,
-    pace: Pace,
+    timeouts: ConnectionTimeouts,
 }
 
 impl Arriving {
-    pub fn new(body: Incoming, pace: Pace) -> Arriving {
-        pace.note_body(!body.is_end_stream());
-        Arriving { body, pace }
+    pub fn new(body: Incoming, timeouts: ConnectionTimeouts) -> Arriving {
+        timeouts.note_body(!body.is_end_stream());
+        Arriving { body, timeouts }
     }
 }
 
@@ -188,7 +188,7 @@ impl HttpBody for Arriving {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
-            self.pace.note_body(false);
+            self.timeouts.note_body(false);
         }
         Poll::Ready(frame)
     }
@@ -205,7 +205,7 @@ impl HttpBody for Arriving {
 /// A stream whose pace is watched, and which is closed so that its client sees the last answer.
 pub struct Watched<S> {
     stream: S,
-    pace: Pace,
+    timeouts: ConnectionTimeouts,
     end: End,
 }
 
@@ -230,14 +230,14 @@ const LINGER_BYTES: usize = 16 << 20;
 static LINGERING: Semaphore = Semaphore::const_new(256);
 
 impl<S> Watched<S> {
-    pub fn new(stream: S, pace: Pace) -> Watched<S> {
-        Watched { stream, pace, end: End::Open }
+    pub fn new(stream: S, timeouts: ConnectionTimeouts) -> Watched<S> {
+        Watched { stream, timeouts, end: End::Open }
     }
 
     /// What follows the last byte that we send.
     fn linger(&self) -> End {
         match LINGERING.try_acquire() {
-            Ok(place) if self.pace.leaves_unread() => {
+            Ok(place) if self.timeouts.leaves_unread() => {
                 End::Lingering { timeout: Box::pin(sleep(LINGER)), left: LINGER_BYTES, _place: place }
             }
             _ => End::Closed,
@@ -254,7 +254,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.pace.hear();
+            self.timeouts.hear();
         }
         read
     }
