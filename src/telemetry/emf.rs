@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use systemd_journal_logger::JournalLog;
 
-use super::recorder::{self, News, Tallies, Told};
+use super::recorder::{self, Delta, Sample, Tallies};
 use super::table::{CloudWatch, Metric};
 use crate::config::{EmfTarget, Telemetry};
 
@@ -74,13 +74,13 @@ impl Reporter {
                     stdout.flush()?;
                 }
             }
-            line.news.iter().for_each(News::is_written);
+            line.news.iter().for_each(Delta::is_written);
         }
         Ok(())
     }
 
-    fn lines(&self, news: Vec<News>, now: DateTime<Utc>) -> Vec<Line> {
-        let mut by_dimensions: BTreeMap<Vec<(&'static str, String)>, Vec<News>> = BTreeMap::new();
+    fn lines(&self, news: Vec<Delta>, now: DateTime<Utc>) -> Vec<Line> {
+        let mut by_dimensions: BTreeMap<Vec<(&'static str, String)>, Vec<Delta>> = BTreeMap::new();
         for one in news {
             let dimensions = match one.series.metric.cloudwatch {
                 CloudWatch::By(labels) => labels.iter().copied().zip(one.series.values.clone()).collect(),
@@ -106,7 +106,7 @@ impl Reporter {
         lines
     }
 
-    fn line(&self, dimensions: &[(&'static str, String)], news: Vec<News>, now: DateTime<Utc>) -> Line {
+    fn line(&self, dimensions: &[(&'static str, String)], news: Vec<Delta>, now: DateTime<Utc>) -> Line {
         let labels: Vec<&str> = dimensions.iter().map(|(label, _)| *label).collect();
         let own = [&["service", "environment"], labels.as_slice()].concat();
         let directive = |dimensions: Vec<Vec<&str>>, wanted: fn(&Metric) -> bool| {
@@ -140,17 +140,17 @@ impl Reporter {
 /// A line, and what it tells.
 struct Line {
     text: String,
-    news: Vec<News>,
+    news: Vec<Delta>,
 }
 
-impl News {
+impl Delta {
     /// A distribution is an object as AWS's own collector writes it: the specification has arrays of a hundred values
     /// alone, which would be a line for every hundred requests.
     fn target(&self) -> Value {
         match &self.told {
-            Told::Added { added, .. } => json!(added),
-            Told::Level(level) => json!(level),
-            Told::Spread { values, counts, sum, .. } => json!({
+            Sample::Added { added, .. } => json!(added),
+            Sample::Level(level) => json!(level),
+            Sample::Spread { values, counts, sum, .. } => json!({
                 "Values": values,
                 "Counts": counts,
                 "Min": values.first(),

@@ -48,13 +48,13 @@ struct Spread {
 }
 
 /// What a series has to tell since the last line.
-pub struct News {
+pub struct Delta {
     pub series: Arc<Series>,
-    pub told: Told,
+    pub told: Sample,
 }
 
 /// Figures as they stood at one moment.
-pub enum Told {
+pub enum Sample {
     Added {
         added: u64,
         total: u64,
@@ -116,15 +116,15 @@ impl Series {
     }
 
     /// `None`: nothing to tell, or nobody knows.
-    fn told(&self) -> Option<Told> {
+    fn told(&self) -> Option<Sample> {
         match &self.figures {
             Figures::Count(count) => {
                 let (added, total) = count.added();
-                Some(Told::Added { added, total })
+                Some(Sample::Added { added, total })
             }
             Figures::Level(bits) => {
                 let level = f64::from_bits(bits.load(Ordering::Relaxed));
-                level.is_finite().then_some(Told::Level(level))
+                level.is_finite().then_some(Sample::Level(level))
             }
             Figures::Spread(spread) => {
                 // The sum first: a value that comes in between is in the next line with a bit of this one's sum.
@@ -140,20 +140,20 @@ impl Series {
                     }
                 }
                 let sum = sum as f64 / 1e6;
-                (!values.is_empty()).then_some(Told::Spread { values, counts, sum, totals, sum_total })
+                (!values.is_empty()).then_some(Sample::Spread { values, counts, sum, totals, sum_total })
             }
         }
     }
 }
 
-impl News {
+impl Delta {
     /// It has been written: the next line begins here.
     pub fn is_written(&self) {
         match (&self.series.figures, &self.told) {
-            (Figures::Count(count), Told::Added { total, .. }) => {
+            (Figures::Count(count), Sample::Added { total, .. }) => {
                 count.written.store(*total, Ordering::Relaxed);
             }
-            (Figures::Spread(spread), Told::Spread { totals, sum_total, .. }) => {
+            (Figures::Spread(spread), Sample::Spread { totals, sum_total, .. }) => {
                 for (count, total) in spread.buckets.iter().zip(totals.iter()) {
                     count.written.store(*total, Ordering::Relaxed);
                 }
@@ -181,11 +181,11 @@ pub fn start() -> &'static Tallies {
 
 impl Tallies {
     /// What all series have to tell, in the order of the table.
-    pub fn news(&self) -> Vec<News> {
+    pub fn news(&self) -> Vec<Delta> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let place = |series: &Series| table::METRICS.iter().position(|one| one.name == series.metric.name);
         all.sort_by_key(|series| (place(series), series.values.clone()));
-        let told = |series: Arc<Series>| Some(News { told: series.told()?, series });
+        let told = |series: Arc<Series>| Some(Delta { told: series.told()?, series });
         all.into_iter().filter_map(told).collect()
     }
 
@@ -358,7 +358,7 @@ mod tests {
             _ => panic!("it is a counter"),
         };
         let told = || match tallies.news().as_slice() {
-            [News { told: Told::Added { added, .. }, .. }] => *added,
+            [Delta { told: Sample::Added { added, .. }, .. }] => *added,
             other => panic!("{} series", other.len()),
         };
         // Two of Prometheus', one of CloudWatch's.
@@ -368,7 +368,7 @@ mod tests {
         let news = tallies.news();
         count(&key("2xx", "/a"));
         assert_eq!(told(), 3, "nothing was written");
-        news.iter().for_each(News::is_written);
+        news.iter().for_each(Delta::is_written);
         assert_eq!(told(), 1);
         assert!(tallies.find(&Key::from_name("build_info")).is_none());
         assert!(tallies.find(&Key::from_name("something_else")).is_none());
@@ -384,10 +384,10 @@ mod tests {
             spread.add(seconds);
         }
         let news = tallies.news();
-        let Told::Spread { values, counts, sum, .. } = &news[0].told else { panic!("it is a histogram") };
+        let Sample::Spread { values, counts, sum, .. } = &news[0].told else { panic!("it is a histogram") };
         assert_eq!((values.len(), counts.as_slice()), (3, &[2, 2, 1][..]));
         assert!((sum - 5.4).abs() < 1e-3);
-        news.iter().for_each(News::is_written);
+        news.iter().for_each(Delta::is_written);
         assert!(tallies.news().is_empty());
     }
 }
