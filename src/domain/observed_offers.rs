@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::ledger::KnownOffer;
 use super::observation::Observation;
+use super::offer_recorder::KnownOffer;
 
 /// The observations of a message by offer, each offer's in the order of their time.
 pub struct Sights<'a> {

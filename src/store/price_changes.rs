@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::domain::batch::PriceMessage;
-use crate::domain::ledger::{Changes, Event, PastPrice, SaleChange};
+use crate::domain::offer_recorder::{Changes, Event, PastPrice, SaleChange};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
 use crate::store::known_price::NEVER_PAID;

@@ -13,9 +13,9 @@ use uuid::Uuid;
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
-use crate::domain::ledger::{Changes, Held, KnownOffer, Ledger};
 use crate::domain::observation::Observation;
 use crate::domain::observed_offers::Sights;
+use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
 use crate::domain::price::{Price, Rules, Seen};
 use crate::error::{Error, Result};
 use crate::store::known_price::{parse_currency, price_columns};
@@ -201,12 +201,12 @@ fn apply(
         };
         let old = sight.observations.iter().filter(|seen| source.is_too_old(seen.observed_at)).count();
         changes.counts.too_old_to_ring += old as i64;
-        let mut ledger = Ledger::open(offer, rules, &mut changes);
+        let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
         for seen in &sight.observations {
             let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } = **seen;
-            ledger.apply(&Seen { currency, amount, regular, observed_at, available, sale_ends_at });
+            recorder.apply(&Seen { currency, amount, regular, observed_at, available, sale_ends_at });
         }
-        ledger.close();
+        recorder.close();
     }
     changes
 }
@@ -249,9 +249,9 @@ pub async fn release(
         sale_ends_at: held.sale_ends_at,
     };
     let mut changes = Changes::default();
-    let mut ledger = Ledger::open(known, rules, &mut changes);
-    ledger.trust(&seen);
-    ledger.close();
+    let mut recorder = OfferRecorder::open(known, rules, &mut changes);
+    recorder.trust(&seen);
+    recorder.close();
     // How old it was when it was reported counts, not how long the operator took.
     let rings_from = held.created_at - rules.rings_within;
     let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };

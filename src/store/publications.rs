@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use crate::domain::ledger::Event;
+use crate::domain::offer_recorder::Event;
 use crate::error::Result;
 
 /// An event to publish, with what it is about as it is now.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::ledger::{Changes, Ledger};
+use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::Rules;
 use crate::error::Result;
 use crate::store::price_changes::{self, Source};
@@ -42,11 +42,11 @@ pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTim
     let offers: Vec<Uuid> = due.iter().map(|sale| sale.offer_id).collect();
     let mut changes = Changes::default();
     for offer in lock_offers(&mut transaction, &offers).await? {
-        let mut ledger = Ledger::open(offer, rules, &mut changes);
+        let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
         // The sale says otherwise than its offer, if the offer's end has not come: then the offer is right.
-        ledger.restate_sale();
-        ledger.lapse(now);
-        ledger.close();
+        recorder.restate_sale();
+        recorder.lapse(now);
+        recorder.close();
     }
     let source = Source { backfill: false, traceparent: None, publish, rings_from: now };
     price_changes::write_prices(&mut transaction, &changes, &source, now).await?;

@@ -113,7 +113,7 @@ pub struct Quarantined {
 }
 
 /// One offer while a message is applied to it.
-pub struct Ledger<'a> {
+pub struct OfferRecorder<'a> {
     rules: &'a Rules,
     changes: &'a mut Changes,
     offer: KnownOffer,
@@ -124,9 +124,9 @@ pub struct Ledger<'a> {
     touched: bool,
 }
 
-impl<'a> Ledger<'a> {
-    pub fn open(offer: KnownOffer, rules: &'a Rules, changes: &'a mut Changes) -> Ledger<'a> {
-        Ledger { rules, changes, offer, sales: Vec::new(), started: Vec::new(), touched: false }
+impl<'a> OfferRecorder<'a> {
+    pub fn open(offer: KnownOffer, rules: &'a Rules, changes: &'a mut Changes) -> OfferRecorder<'a> {
+        OfferRecorder { rules, changes, offer, sales: Vec::new(), started: Vec::new(), touched: false }
     }
 
     /// Applies one observation. Those of one offer come in the order of their time.

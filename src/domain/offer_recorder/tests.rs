@@ -26,9 +26,9 @@ fn unseen() -> KnownOffer {
 fn apply(sights: &[Seen]) -> Changes {
     let mut changes = Changes::default();
     let rules = Rules::default();
-    let mut ledger = Ledger::open(unseen(), &rules, &mut changes);
-    sights.iter().for_each(|sight| ledger.apply(sight));
-    ledger.close();
+    let mut recorder = OfferRecorder::open(unseen(), &rules, &mut changes);
+    sights.iter().for_each(|sight| recorder.apply(sight));
+    recorder.close();
     changes
 }
 
@@ -138,9 +138,9 @@ fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
     let changes = apply(&[told(0, 500, 10)]);
     let price = Price { observed_at: at(15), ..changes.offers[0].1 };
     let (mut later, rules) = (Changes::default(), Rules::default());
-    let mut ledger = Ledger::open(KnownOffer { price: Some(price), ..unseen() }, &rules, &mut later);
-    ledger.lapse(at(20));
-    ledger.close();
+    let mut recorder = OfferRecorder::open(KnownOffer { price: Some(price), ..unseen() }, &rules, &mut later);
+    recorder.lapse(at(20));
+    recorder.close();
     assert_eq!(
         (later.events.len(), later.changed_sales[0].ends_at, later.changed_sales[0].ended_at),
         (0, None, None)
@@ -191,9 +191,9 @@ fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
     let known = KnownOffer { price: Some(first.offers.remove(0).1), ..unseen() };
     let events = |end, now| {
         let (mut later, rules) = (Changes::default(), Rules::default());
-        let mut ledger = Ledger::open(known.clone(), &rules, &mut later);
-        ledger.apply(&told(5, 500, end));
-        ledger.close();
+        let mut recorder = OfferRecorder::open(known.clone(), &rules, &mut later);
+        recorder.apply(&told(5, 500, end));
+        recorder.close();
         later.resume_what_was_over(at(now));
         later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
     };
@@ -294,19 +294,22 @@ fn record(messages: &[&[Seen]], looks: bool) -> Stored {
     let offer = unseen();
     for (n, message) in messages.iter().enumerate() {
         let mut changes = Changes::default();
-        let mut ledger =
-            Ledger::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
-        message.iter().for_each(|sight| ledger.apply(sight));
-        ledger.close();
+        let mut recorder =
+            OfferRecorder::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
+        message.iter().for_each(|sight| recorder.apply(sight));
+        recorder.close();
         stored.write(changes);
         let Some(next) = messages.get(n + 1).filter(|_| looks) else { continue };
         let last = message.last().unwrap().observed_at;
         for by in [last, last + (next[0].observed_at - last) / 2] {
             let mut changes = Changes::default();
-            let mut ledger =
-                Ledger::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
-            ledger.lapse(by);
-            ledger.close();
+            let mut recorder = OfferRecorder::open(
+                KnownOffer { price: stored.price, ..offer.clone() },
+                &rules,
+                &mut changes,
+            );
+            recorder.lapse(by);
+            recorder.close();
             stored.write(changes);
         }
     }
