@@ -8,33 +8,33 @@ use super::observation::Observation;
 use super::offer_recorder::KnownOffer;
 
 /// The observations of a message by offer, each offer's in the order of their time.
-pub struct Sights<'a> {
-    pub offers: Vec<OfferSights<'a>>,
+pub struct ObservedOffers<'a> {
+    pub offers: Vec<ObservedOffer<'a>>,
 }
 
 /// The observations of one offer.
-pub struct OfferSights<'a> {
+pub struct ObservedOffer<'a> {
     /// `None`: the store is unknown, and may not be made.
     pub store_id: Option<Uuid>,
     pub observations: Vec<&'a Observation>,
 }
 
-impl<'a> OfferSights<'a> {
+impl<'a> ObservedOffer<'a> {
     /// What names the offer, and what it would be called: the first to tell a title does.
     pub fn titled(&self) -> &'a Observation {
         self.observations.iter().find(|seen| seen.title.is_some()).unwrap_or(&self.observations[0])
     }
 }
 
-impl<'a> Sights<'a> {
+impl<'a> ObservedOffers<'a> {
     /// Groups the observations of a message.
-    pub fn of(observations: &'a [Observation]) -> Sights<'a> {
+    pub fn of(observations: &'a [Observation]) -> ObservedOffers<'a> {
         let mut places: HashMap<(&str, &str, &str), usize> = HashMap::with_capacity(observations.len());
-        let mut offers: Vec<OfferSights<'a>> = Vec::with_capacity(observations.len());
+        let mut offers: Vec<ObservedOffer<'a>> = Vec::with_capacity(observations.len());
         for seen in observations {
             let key = (seen.store.as_str(), seen.sku.as_str(), seen.region.as_str());
             let place = *places.entry(key).or_insert_with(|| {
-                offers.push(OfferSights { store_id: None, observations: Vec::with_capacity(1) });
+                offers.push(ObservedOffer { store_id: None, observations: Vec::with_capacity(1) });
                 offers.len() - 1
             });
             offers[place].observations.push(seen);
@@ -46,7 +46,7 @@ impl<'a> Sights<'a> {
                 (seen.observed_at, seen.amount, !seen.available, seen.sale_ends_at.is_none())
             });
         }
-        Sights { offers }
+        ObservedOffers { offers }
     }
 
     /// The stores are known now, by their slugs.
@@ -65,7 +65,7 @@ impl<'a> Sights<'a> {
     }
 
     /// The offers that have a store and are not among the `known`, which go by their place.
-    pub fn unknown(&self, known: &HashMap<usize, KnownOffer>) -> Vec<&OfferSights<'a>> {
+    pub fn unknown(&self, known: &HashMap<usize, KnownOffer>) -> Vec<&ObservedOffer<'a>> {
         let all = self.offers.iter().enumerate();
         all.filter(|(at, offer)| offer.store_id.is_some() && !known.contains_key(at))
             .map(|(_, offer)| offer)

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::batch::Counts;
 use super::money::Currency;
-use super::price::{Change, EndReason, Kind, Outcome, Price, Rules, Sale, Seen, observe};
+use super::price::{Change, EndReason, Kind, ObservedPrice, Outcome, Price, Rules, Sale, observe};
 
 /// An offer as it is known when a message begins.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct KnownOffer {
 #[derive(Clone, Debug)]
 pub struct Held {
     pub id: Uuid,
-    pub seen: Seen,
+    pub seen: ObservedPrice,
 }
 
 /// Everything that a message changes, in the order in which it happened. One row of the schema each.
@@ -130,7 +130,7 @@ impl<'a> OfferRecorder<'a> {
     }
 
     /// Applies one observation. Those of one offer come in the order of their time.
-    pub fn apply(&mut self, seen: &Seen) {
+    pub fn apply(&mut self, seen: &ObservedPrice) {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, false);
         let Outcome::Quarantined { held, reason } = outcome else {
@@ -175,14 +175,14 @@ impl<'a> OfferRecorder<'a> {
                     reason,
                     confirmed: false,
                 });
-                let seen = Seen { regular: Some(held.regular), ..*seen };
+                let seen = ObservedPrice { regular: Some(held.regular), ..*seen };
                 self.offer.held.push(Held { id, seen });
             }
         }
     }
 
     /// Applies an observation whatever the glitch rules say.
-    pub fn trust(&mut self, seen: &Seen) {
+    pub fn trust(&mut self, seen: &ObservedPrice) {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, true);
         self.settle(outcome, seen);
@@ -242,7 +242,7 @@ impl<'a> OfferRecorder<'a> {
         self.offer.price = Some(price);
     }
 
-    fn settle(&mut self, outcome: Outcome, seen: &Seen) {
+    fn settle(&mut self, outcome: Outcome, seen: &ObservedPrice) {
         match outcome {
             Outcome::Unchanged { after } => {
                 self.changes.counts.unchanged += 1;
@@ -391,13 +391,13 @@ fn is_as_low_as_it_was(sale: &Sale, price: &Price) -> bool {
     }
 }
 
-fn agree(first: &Seen, second: &Price) -> bool {
+fn agree(first: &ObservedPrice, second: &Price) -> bool {
     let same = |currency: Currency| currency == second.currency;
     same(first.currency) && first.amount == second.amount && first.regular == Some(second.regular)
 }
 
 /// The second sight may be reported before the first.
-fn apart(first: &Seen, second: &Seen) -> TimeDelta {
+fn apart(first: &ObservedPrice, second: &ObservedPrice) -> TimeDelta {
     (second.observed_at - first.observed_at).abs()
 }
 

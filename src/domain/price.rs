@@ -114,7 +114,7 @@ impl Price {
 
 /// What was seen of one offer: the part of an observation that the rules need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedPrice {
     pub currency: Currency,
     pub amount: i64,
     /// `None`: the offer's last regular price stands.
@@ -301,7 +301,7 @@ impl GlitchRules {
 /// passed since (`Price::lapse`).
 ///
 /// `trusted` skips the glitch rules: a second observation agreed, or an operator released it.
-pub fn observe(before: Option<&Price>, seen: &Seen, rules: &Rules, trusted: bool) -> Outcome {
+pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trusted: bool) -> Outcome {
     // A regular price that was not told is the last one, but a price above it shows that it has risen.
     let last_regular = before.filter(|price| price.currency == seen.currency).map(|price| price.regular);
     let regular = seen.regular.unwrap_or_else(|| last_regular.unwrap_or(seen.amount).max(seen.amount));

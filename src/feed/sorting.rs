@@ -20,16 +20,16 @@ const MOST_RUNS: usize = 32;
 
 /// An observation and the line of the input on which it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct LineObservation {
     #[serde(rename = "l")]
     pub line: u64,
     #[serde(rename = "o")]
     pub observation: Observation,
 }
 
-impl Seen {
+impl LineObservation {
     /// Whether both are of one offer.
-    pub fn is_of_offer(&self, other: &Seen) -> bool {
+    pub fn is_of_offer(&self, other: &LineObservation) -> bool {
         self.offer() == other.offer()
     }
 
@@ -39,8 +39,8 @@ impl Seen {
     }
 
     /// By offer, then by time, then as they stand in the input: the same input is always sorted alike.
-    fn place(&self, other: &Seen) -> Ordering {
-        let key = |seen: &Seen| (seen.observation.observed_at, seen.line);
+    fn place(&self, other: &LineObservation) -> Ordering {
+        let key = |seen: &LineObservation| (seen.observation.observed_at, seen.line);
         self.offer().cmp(&other.offer()).then_with(|| key(self).cmp(&key(other)))
     }
 
@@ -56,7 +56,7 @@ impl Seen {
 pub struct Sorter {
     scratch: PathBuf,
     memory: usize,
-    held: Vec<Seen>,
+    held: Vec<LineObservation>,
     held_bytes: usize,
     /// By how often what is in them was merged: nothing is written more often than there are levels.
     levels: Vec<Vec<File>>,
@@ -77,7 +77,7 @@ impl Sorter {
 
     /// # Errors
     /// A run cannot be written.
-    pub fn push(&mut self, seen: Seen) -> io::Result<()> {
+    pub fn push(&mut self, seen: LineObservation) -> io::Result<()> {
         self.held_bytes += seen.size();
         self.held.push(seen);
         match self.held_bytes < self.memory {
@@ -88,7 +88,7 @@ impl Sorter {
 
     /// Writes what is held to a run, and merges runs where there are many.
     fn spill(&mut self) -> io::Result<()> {
-        self.held.sort_unstable_by(Seen::place);
+        self.held.sort_unstable_by(LineObservation::place);
         let mut run = Run::create(&self.scratch)?;
         for seen in self.held.drain(..) {
             run.write(&seen)?;
@@ -120,7 +120,7 @@ impl Sorter {
     /// A run cannot be written or read.
     pub fn finish(mut self) -> io::Result<Sorted> {
         if self.levels.is_empty() {
-            self.held.sort_unstable_by(Seen::place);
+            self.held.sort_unstable_by(LineObservation::place);
             return Ok(Sorted::Held(self.held.into_iter()));
         }
         if !self.held.is_empty() {
@@ -134,7 +134,7 @@ impl Sorter {
 
 /// Observations in their order.
 pub enum Sorted {
-    Held(std::vec::IntoIter<Seen>),
+    Held(std::vec::IntoIter<LineObservation>),
     Runs(Merge),
 }
 
@@ -143,7 +143,7 @@ impl Sorted {
     ///
     /// # Errors
     /// A run cannot be read.
-    pub fn read_next(&mut self) -> io::Result<Option<Seen>> {
+    pub fn read_next(&mut self) -> io::Result<Option<LineObservation>> {
         match self {
             Sorted::Held(held) => Ok(held.next()),
             Sorted::Runs(runs) => runs.next(),
@@ -169,7 +169,7 @@ impl Run {
         Ok(Run { encoder })
     }
 
-    fn write(&mut self, seen: &Seen) -> io::Result<()> {
+    fn write(&mut self, seen: &LineObservation) -> io::Result<()> {
         serde_json::to_writer(&mut self.encoder, seen)?;
         self.encoder.write_all(b"\n")
     }
@@ -187,7 +187,7 @@ pub struct Merge {
 }
 
 struct Head {
-    seen: Seen,
+    seen: LineObservation,
     rest: BufReader<zstd::Decoder<'static, BufReader<File>>>,
 }
 
@@ -203,7 +203,7 @@ impl Merge {
         Ok(Merge { heads })
     }
 
-    fn next(&mut self) -> io::Result<Option<Seen>> {
+    fn next(&mut self) -> io::Result<Option<LineObservation>> {
         let Some(mut head) = self.heads.pop() else { return Ok(None) };
         match read_line(&mut head.rest)? {
             None => Ok(Some(head.seen)),
@@ -216,7 +216,7 @@ impl Merge {
     }
 }
 
-fn read_line(run: &mut impl BufRead) -> io::Result<Option<Seen>> {
+fn read_line(run: &mut impl BufRead) -> io::Result<Option<LineObservation>> {
     let mut line = Vec::new();
     match run.read_until(b'\n', &mut line)? {
         0 => Ok(None),
@@ -251,7 +251,7 @@ mod tests {
     use chrono::DateTime;
     use proptest::prelude::*;
 
-    fn seen(line: u64, sku: u8, at: i64) -> Seen {
+    fn seen(line: u64, sku: u8, at: i64) -> LineObservation {
         let observation = Observation {
             store: "gog".to_owned(),
             store_name: None,
@@ -267,13 +267,13 @@ mod tests {
             sale_ends_at: None,
             available: true,
         };
-        Seen { line, observation }
+        LineObservation { line, observation }
     }
 
     proptest! {
         #[test]
         fn runs_make_no_difference(given in proptest::collection::vec((0_u8..5, 0_i64..20), 0..200), room in 1_usize..20) {
-            let all: Vec<Seen> = given.iter().enumerate().map(|(line, (sku, at))| seen(line as u64, *sku, *at)).collect();
+            let all: Vec<LineObservation> = given.iter().enumerate().map(|(line, (sku, at))| seen(line as u64, *sku, *at)).collect();
             let mut sorter = Sorter::new(&std::env::temp_dir());
             sorter.memory = room * OVERHEAD;
             for one in all.clone() {
@@ -285,7 +285,7 @@ mod tests {
                 found.push(next);
             }
             let mut expected = all;
-            expected.sort_by(Seen::place);
+            expected.sort_by(LineObservation::place);
             prop_assert_eq!(found, expected);
         }
     }

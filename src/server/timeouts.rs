@@ -59,12 +59,12 @@ impl ConnectionTimeouts {
     }
 
     /// A request's head is whole; it is in flight until the guard is dropped.
-    pub fn begin(&self, http2: bool) -> InFlight {
+    pub fn begin(&self, http2: bool) -> RequestInProgress {
         let mut state = self.state();
         state.requests += 1;
         state.http2 |= http2;
         state.head = false;
-        InFlight(self.clone())
+        RequestInProgress(self.clone())
     }
 
     /// Bytes have arrived.
@@ -121,9 +121,9 @@ impl ConnectionTimeouts {
 }
 
 /// A request that is not answered whole.
-pub struct InFlight(ConnectionTimeouts);
+pub struct RequestInProgress(ConnectionTimeouts);
 
-impl Drop for InFlight {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.requests -= 1;
@@ -136,11 +136,11 @@ impl Drop for InFlight {
 /// A body of an answer; its request is in flight as long as it is there.
 pub struct Answering {
     body: Body,
-    _in_flight: InFlight,
+    _in_flight: RequestInProgress,
 }
 
 impl Answering {
-    pub fn new(body: Body, in_flight: InFlight) -> Answering {
+    pub fn new(body: Body, in_flight: RequestInProgress) -> Answering {
         Answering { body, _in_flight: in_flight }
     }
 }

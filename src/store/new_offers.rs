@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::observed_offers::{OfferSights, Sights};
+use crate::domain::observed_offers::{ObservedOffer, ObservedOffers};
 use crate::domain::title::normalise;
 use crate::error::Result;
 use crate::store::matching::{self, Wanted};
@@ -17,11 +17,11 @@ const SLICE: usize = 2_000;
 /// The ids of the stores by their slugs; unknown ones are made when `may_create`.
 pub async fn find_stores(
     connection: &mut PgConnection,
-    sights: &Sights<'_>,
+    observed: &ObservedOffers<'_>,
     may_create: bool,
     now: DateTime<Utc>,
 ) -> Result<HashMap<String, Uuid>> {
-    let seen = sights.stores();
+    let seen = observed.stores();
     let slugs: Vec<&str> = seen.keys().copied().collect();
     let mut stores = select_stores(connection, &slugs).await?;
     if may_create && stores.len() < slugs.len() {
@@ -74,7 +74,7 @@ pub async fn unknown_stores(executor: impl sqlx::PgExecutor<'_>, slugs: &[&str])
 /// wait no longer for their turn than the database lets a statement run, and what is made stays made.
 pub async fn create_offers(
     connection: &mut PgConnection,
-    unknown: &[&OfferSights<'_>],
+    unknown: &[&ObservedOffer<'_>],
     now: DateTime<Utc>,
 ) -> Result<()> {
     for slice in unknown.chunks(SLICE) {
@@ -85,7 +85,7 @@ pub async fn create_offers(
 
 async fn create_slice(
     connection: &mut PgConnection,
-    unknown: &[&OfferSights<'_>],
+    unknown: &[&ObservedOffer<'_>],
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut wanted: Vec<Wanted<'_>> = Vec::with_capacity(unknown.len());

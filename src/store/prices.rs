@@ -14,9 +14,9 @@ use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
 use crate::domain::observation::Observation;
-use crate::domain::observed_offers::Sights;
+use crate::domain::observed_offers::ObservedOffers;
 use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
-use crate::domain::price::{Price, Rules, Seen};
+use crate::domain::price::{ObservedPrice, Price, Rules};
 use crate::error::{Error, Result};
 use crate::store::known_price::{parse_currency, price_columns};
 use crate::store::price_changes::Source;
@@ -41,17 +41,17 @@ pub async fn record(
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<Option<Recorded>> {
-    let mut sights = Sights::of(&message.observations);
+    let mut observed = ObservedOffers::of(&message.observations);
     let mut connection = pool.acquire().await?;
-    let stores = new_offers::find_stores(&mut connection, &sights, message.may_create_stores, now).await?;
-    sights.set_stores(&stores);
+    let stores = new_offers::find_stores(&mut connection, &observed, message.may_create_stores, now).await?;
+    observed.set_stores(&stores);
 
     // Unknown offers are made in a transaction of their own: it takes a lock of the whole catalogue, which nobody
     // may wait for while holding offers. An offer without a price is harmless if we die in between.
     loop {
         let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
-        let offers = load_offers(&mut transaction, &sights).await?;
-        let unknown = sights.unknown(&offers);
+        let offers = load_offers(&mut transaction, &observed).await?;
+        let unknown = observed.unknown(&offers);
         if !unknown.is_empty() {
             transaction.rollback().await?;
             new_offers::create_offers(&mut connection, &unknown, now).await?;
@@ -63,7 +63,7 @@ pub async fn record(
             publish,
             rings_from: message.reported_at - rules.rings_within,
         };
-        let mut changes = apply(&sights, offers, rules, &source);
+        let mut changes = apply(&observed, offers, rules, &source);
         changes.resume_what_was_over(now);
         if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
             transaction.rollback().await?;
@@ -74,16 +74,16 @@ pub async fn record(
     }
 }
 
-/// Locks the offers that were seen and returns them by their place in `sights`.
+/// Locks the offers that were seen and returns them by their place in `observed`.
 async fn load_offers(
     connection: &mut PgConnection,
-    sights: &Sights<'_>,
+    observed: &ObservedOffers<'_>,
 ) -> Result<HashMap<usize, KnownOffer>> {
-    let mut places = Vec::with_capacity(sights.offers.len());
-    let mut stores = Vec::with_capacity(sights.offers.len());
-    let mut skus = Vec::with_capacity(sights.offers.len());
-    let mut regions = Vec::with_capacity(sights.offers.len());
-    for (place, offer) in sights.offers.iter().enumerate() {
+    let mut places = Vec::with_capacity(observed.offers.len());
+    let mut stores = Vec::with_capacity(observed.offers.len());
+    let mut skus = Vec::with_capacity(observed.offers.len());
+    let mut regions = Vec::with_capacity(observed.offers.len());
+    for (place, offer) in observed.offers.iter().enumerate() {
         let Some(store_id) = offer.store_id else { continue };
         places.push(place as i32);
         stores.push(store_id);
@@ -173,7 +173,7 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
     .await?;
     let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
     for row in rows {
-        let seen = Seen {
+        let seen = ObservedPrice {
             currency: parse_currency(&row.currency)?,
             amount: row.amount,
             regular: Some(row.regular),
@@ -187,13 +187,13 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
 }
 
 fn apply(
-    sights: &Sights<'_>,
+    observed: &ObservedOffers<'_>,
     mut offers: HashMap<usize, KnownOffer>,
     rules: &Rules,
     source: &Source<'_>,
 ) -> Changes {
     let mut changes = Changes::default();
-    for (place, sight) in sights.offers.iter().enumerate() {
+    for (place, sight) in observed.offers.iter().enumerate() {
         let Some(offer) = offers.remove(&place) else {
             // Its store is gone, or was never there.
             changes.counts.failed += sight.observations.len() as i64;
@@ -204,7 +204,14 @@ fn apply(
         let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
         for seen in &sight.observations {
             let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } = **seen;
-            recorder.apply(&Seen { currency, amount, regular, observed_at, available, sale_ends_at });
+            recorder.apply(&ObservedPrice {
+                currency,
+                amount,
+                regular,
+                observed_at,
+                available,
+                sale_ends_at,
+            });
         }
         recorder.close();
     }
@@ -240,7 +247,7 @@ pub async fn release(
     .await?
     .ok_or_else(|| Error::conflict("It has been judged already."))?;
 
-    let seen = Seen {
+    let seen = ObservedPrice {
         currency: parse_currency(&held.currency)?,
         amount: held.amount,
         regular: Some(held.regular),

@@ -26,7 +26,7 @@ use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
-use crate::feed::sorting::{Seen, Sorter};
+use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::{files, new_offers};
@@ -132,7 +132,7 @@ enum Told {
     /// Observations of one message. `waits`: the offer of the first is that of the last before, which must be recorded
     /// first.
     Portion {
-        seen: Vec<Seen>,
+        seen: Vec<LineObservation>,
         waits: bool,
     },
     Refused(Vec<RowRefusal>),
@@ -254,7 +254,12 @@ impl<'a> Sending<'a> {
         Ok((input, bytes))
     }
 
-    async fn send_portion(&mut self, seen: Vec<Seen>, waits: bool, bytes: &AtomicU64) -> Result<(), Stop> {
+    async fn send_portion(
+        &mut self,
+        seen: Vec<LineObservation>,
+        waits: bool,
+        bytes: &AtomicU64,
+    ) -> Result<(), Stop> {
         self.portion += 1;
         if self.portion <= self.import.portions_sent {
             return Ok(());
@@ -293,7 +298,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Whoever may not write the catalogue may not invent stores.
-    async fn without_unknown_stores(&mut self, seen: Vec<Seen>) -> Result<Vec<Observation>, Stop> {
+    async fn without_unknown_stores(&mut self, seen: Vec<LineObservation>) -> Result<Vec<Observation>, Stop> {
         if !self.import.may_create_stores {
             // A file may name a new one on every line.
             if self.known_stores.len() > MOST_KNOWN_STORES {
@@ -388,12 +393,12 @@ struct Reading {
 /// What becomes one message.
 #[derive(Default)]
 struct Portion {
-    seen: Vec<Seen>,
+    seen: Vec<LineObservation>,
     bytes: usize,
 }
 
 impl Portion {
-    fn push(&mut self, seen: Seen) {
+    fn push(&mut self, seen: LineObservation) {
         self.bytes += seen.observation.wire_size();
         self.seen.push(seen);
     }
@@ -403,7 +408,7 @@ impl Portion {
     }
 
     /// The first `count`; the others stay.
-    fn take_front(&mut self, count: usize) -> Vec<Seen> {
+    fn take_front(&mut self, count: usize) -> Vec<LineObservation> {
         let rest = self.seen.split_off(count);
         self.bytes = rest.iter().map(|seen| seen.observation.wire_size()).sum();
         std::mem::replace(&mut self.seen, rest)
@@ -466,7 +471,7 @@ impl Reading {
                         self.read.warnings.fetch_add(1, Ordering::Relaxed);
                         refused.push(RowRefusal { line, reason: shorten(in_words(warnings)), warning: true });
                     }
-                    let seen = Seen { line: row.line, observation };
+                    let seen = LineObservation { line: row.line, observation };
                     match &mut sorter {
                         Some(sorter) => sorter.push(seen).explain(scratch)?,
                         None => portion.push(seen),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::balancer::{self, Given, Pool};
-use super::fleet::{ConnectionTimeouts, wait_for};
+use super::fleet::{Pace, wait_for};
 use super::machine::Image;
 use super::scenarios::{roll, runs};
 use super::stage::{SETTLE_LIMIT, Stage};

@@ -40,7 +40,7 @@ const LAUNCHES_IN_VAIN: usize = 2;
 
 /// How a rollout goes on.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ConnectionTimeouts {
+pub enum Pace {
     /// As an instance refresh with 100 % and 200 %: all that are missing are launched at once, and an old one goes as soon
     /// as there is one more than there has to be.
     SideBySide,
@@ -59,13 +59,13 @@ pub struct Wanted {
     /// The last rollout was given up.
     pub gave_up: bool,
     pub desired: usize,
-    pub timeouts: ConnectionTimeouts,
+    pub pace: Pace,
 }
 
 impl Wanted {
     fn nothing(image: Image) -> Wanted {
-        let timeouts = ConnectionTimeouts::SideBySide;
-        Wanted { image, before: None, launches_failed: 0, gave_up: false, desired: 0, timeouts }
+        let pace = Pace::SideBySide;
+        Wanted { image, before: None, launches_failed: 0, gave_up: false, desired: 0, pace }
     }
 }
 
@@ -153,21 +153,21 @@ impl Fleet {
     }
 
     /// Begins a rollout: every instance of another image is replaced.
-    pub fn refresh(&mut self, image: Image, timeouts: ConnectionTimeouts) {
-        let how = match timeouts {
-            ConnectionTimeouts::SideBySide => "instance refresh",
-            ConnectionTimeouts::OneByOne => "rolling update, one by one,",
+    pub fn refresh(&mut self, image: Image, pace: Pace) {
+        let how = match pace {
+            Pace::SideBySide => "instance refresh",
+            Pace::OneByOne => "rolling update, one by one,",
         };
         let live = &mut self.live;
         self.timeline.mark(&format!("{how} from {} to {}", live.image.version, image.version));
         live.before = Some(std::mem::replace(&mut live.image, image));
-        (live.launches_failed, live.gave_up, live.timeouts) = (0, false, timeouts);
+        (live.launches_failed, live.gave_up, live.pace) = (0, false, pace);
     }
 
     /// Another image for the canary's group, which is empty, and so many instances.
     pub fn want_canary(&mut self, image: Image, desired: usize) {
-        let timeouts = ConnectionTimeouts::SideBySide;
-        self.canary = Wanted { image, before: None, launches_failed: 0, gave_up: false, desired, timeouts };
+        let pace = Pace::SideBySide;
+        self.canary = Wanted { image, before: None, launches_failed: 0, gave_up: false, desired, pace };
     }
 
     pub fn wanted(&self, pool: Pool) -> &Wanted {
@@ -347,7 +347,7 @@ impl Fleet {
             (wanted.gave_up, wanted.launches_failed) = (true, 0);
             self.timeline.event(&format!("{} does not launch: the refresh is given up", given_up.version));
         }
-        let (desired, timeouts) = (self.wanted(pool).desired, self.wanted(pool).timeouts);
+        let (desired, pace) = (self.wanted(pool).desired, self.wanted(pool).pace);
         let (mut good, mut coming, mut serving) = (Vec::new(), 0, 0);
         let (mut unhealthy, mut outdated) = (Vec::new(), Vec::new());
         for member in self.of(pool) {
@@ -366,9 +366,9 @@ impl Fleet {
         }
         // Replacements all at once, and a rollout too unless it is to go one by one; never more than 200 %.
         let missing = desired.saturating_sub(good.len() + coming);
-        let launches = match timeouts {
-            ConnectionTimeouts::SideBySide => missing,
-            ConnectionTimeouts::OneByOne => {
+        let launches = match pace {
+            Pace::SideBySide => missing,
+            Pace::OneByOne => {
                 let lost = missing.saturating_sub(outdated.len());
                 lost.max(usize::from(coming == 0 && missing > 0 && !outdated.is_empty()))
             }

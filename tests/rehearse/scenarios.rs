@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::balancer::Pool;
 use super::canary;
-use super::fleet::{ConnectionTimeouts, wait_for};
+use super::fleet::{Pace, wait_for};
 use super::machine::Image;
 use super::stage::{SETTLE_LIMIT, Stage};
 use super::timeline::{Attempt, now};
@@ -192,15 +192,15 @@ impl Scenario {
             Scenario::Roll => {
                 stage.migrate().await;
                 let image = stage.other_image().await;
-                roll(stage, image, ConnectionTimeouts::SideBySide).await
+                roll(stage, image, Pace::SideBySide).await
             }
             Scenario::RollBack => {
                 let image = stage.other_image().await;
-                roll(stage, image, ConnectionTimeouts::SideBySide).await
+                roll(stage, image, Pace::SideBySide).await
             }
             Scenario::RollClassic => {
                 let image = stage.other_image().await;
-                roll(stage, image, ConnectionTimeouts::OneByOne).await
+                roll(stage, image, Pace::OneByOne).await
             }
             Scenario::Canary => {
                 stage.migrate().await;
@@ -249,9 +249,9 @@ impl Scenario {
 }
 
 /// Another image on every instance of the fleet.
-pub async fn roll(stage: &mut Stage, image: Image, timeouts: ConnectionTimeouts) -> Result<(), String> {
+pub async fn roll(stage: &mut Stage, image: Image, pace: Pace) -> Result<(), String> {
     let begun = now();
-    stage.fleet.lock().await.refresh(image.clone(), timeouts);
+    stage.fleet.lock().await.refresh(image.clone(), pace);
     wait_for(&stage.fleet, "the rollout has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
     if stage.fleet.lock().await.live.gave_up {
         return Err("the rollout was given up".to_owned());
@@ -280,7 +280,7 @@ async fn bad_image(stage: &mut Stage) -> Result<(), String> {
     bad.files.push(("systemd/system/salebell-api.service.d/broken.conf".to_owned(), broken.to_owned()));
     let before: Vec<String> =
         stage.fleet.lock().await.members.iter().map(|member| member.id.clone()).collect();
-    stage.fleet.lock().await.refresh(bad, ConnectionTimeouts::SideBySide);
+    stage.fleet.lock().await.refresh(bad, Pace::SideBySide);
     wait_for(&stage.fleet, "the refresh has ended", SETTLE_LIMIT, |fleet| fleet.is_settled()).await?;
     if !stage.fleet.lock().await.live.gave_up {
         return Err("the image was not given up".to_owned());

@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::price::EndedSale;
 use proptest::prelude::*;
 
-fn seen(minute: i64, amount: i64, regular: i64) -> Seen {
-    Seen {
+fn seen(minute: i64, amount: i64, regular: i64) -> ObservedPrice {
+    ObservedPrice {
         currency: "EUR".parse().unwrap(),
         amount,
         regular: Some(regular),
@@ -23,11 +23,11 @@ fn unseen() -> KnownOffer {
     KnownOffer { id: Uuid::now_v7(), game_id: Uuid::now_v7(), price: None, held: Vec::new() }
 }
 
-fn apply(sights: &[Seen]) -> Changes {
+fn apply(observed: &[ObservedPrice]) -> Changes {
     let mut changes = Changes::default();
     let rules = Rules::default();
     let mut recorder = OfferRecorder::open(unseen(), &rules, &mut changes);
-    sights.iter().for_each(|sight| recorder.apply(sight));
+    observed.iter().for_each(|sight| recorder.apply(sight));
     recorder.close();
     changes
 }
@@ -79,8 +79,8 @@ fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
 }
 
 /// With the end that the store tells.
-fn told(minute: i64, amount: i64, end: i64) -> Seen {
-    Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
+fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+    ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn an_end_that_the_store_tells_stays_with_its_sale() {
 
 #[test]
 fn a_sale_that_is_resumed_within_a_message_is_one_row() {
-    let wobble: Vec<Seen> = [1000, 500, 1000, 500, 1000, 500, 450]
+    let wobble: Vec<ObservedPrice> = [1000, 500, 1000, 500, 1000, 500, 450]
         .iter()
         .enumerate()
         .map(|(minute, amount)| seen(minute as i64, *amount, 1000))
@@ -150,7 +150,7 @@ fn an_end_that_a_version_before_took_no_notice_of_is_forgotten() {
 
 #[test]
 fn a_glitch_that_is_confirmed_keeps_what_was_said_beside_it() {
-    let glitch = |minute| Seen { available: false, ..told(minute, 10, 500) };
+    let glitch = |minute| ObservedPrice { available: false, ..told(minute, 10, 500) };
     let held = apply(&[seen(0, 1000, 1000), glitch(1), glitch(20)]);
     assert_eq!((held.counts.transitions.get("sale.started"), held.offers[0].1.available), (None, false));
     let glitch = |minute| told(minute, 10, 15);
@@ -168,19 +168,20 @@ fn the_same_sight_twice_writes_nothing() {
 
 #[test]
 fn a_sale_that_is_resumed_is_a_new_low_only_if_nothing_has_cost_less_since() {
-    let new_low = |sights: &[Seen]| {
-        let stored = record(&[sights], false);
+    let new_low = |observed: &[ObservedPrice]| {
+        let stored = record(&[observed], false);
         let open = stored.price.unwrap().sale.unwrap().id;
         stored.sales.iter().find(|(sale, _)| sale.id == open).unwrap().1
     };
     let first = seen(0, 2000, 2000);
-    let course = |last: &[Seen]| new_low(&[&[first], last].concat());
+    let course = |last: &[ObservedPrice]| new_low(&[&[first], last].concat());
     assert!(course(&[seen(1, 1000, 2000), seen(2, 2000, 2000), seen(3, 1000, 2000)]));
     assert!(
         !course(&[seen(1, 1000, 2000), seen(2, 900, 900), seen(3, 1000, 2000)]),
         "the regular price was lower"
     );
-    let over = |minute, amount, end| Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) };
+    let over =
+        |minute, amount, end| ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) };
     assert!(!course(&[over(1, 1000, 5), over(6, 800, 6), seen(7, 1000, 2000)]), "told as over, and paid");
     assert!(course(&[seen(1, 0, 2000), seen(2, 2000, 2000), seen(3, 0, 2000)]), "the first giveaway");
 }
@@ -289,7 +290,7 @@ impl Stored {
 }
 
 /// Applies messages, and lets the schedule look after each: at its last sight, and half-way to the next one.
-fn record(messages: &[&[Seen]], looks: bool) -> Stored {
+fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
     let (mut stored, rules) = (Stored::default(), Rules::default());
     let offer = unseen();
     for (n, message) in messages.iter().enumerate() {
@@ -321,28 +322,28 @@ proptest! {
     /// history, the events and the counts are the same.
     #[test]
     fn messages_are_no_matter(
-        sights in prop::collection::vec(
+        observed in prop::collection::vec(
             (0_i64..60, prop::sample::select(vec![0, 500, 700, 900, 1000, 1000]), prop::bool::weighted(0.9),
                 prop::option::weighted(0.3, -1_i64..12)), 1..30),
         cuts in prop::collection::btree_set(1_usize..30, 0..6),
     ) {
-        let mut sights: Vec<Seen> = sights
+        let mut observed: Vec<ObservedPrice> = observed
             .into_iter()
-            .map(|(hour, amount, available, end)| Seen {
+            .map(|(hour, amount, available, end)| ObservedPrice {
                 available,
                 sale_ends_at: end.map(|hours| at((hour + hours) * 60)),
                 ..seen(hour * 60, amount, 1000)
             })
             .collect();
-        sights.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
+        observed.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
         let mut messages = Vec::new();
         let mut begin = 0;
-        for cut in cuts.into_iter().filter(|cut| *cut < sights.len()) {
-            messages.push(&sights[begin..cut]);
+        for cut in cuts.into_iter().filter(|cut| *cut < observed.len()) {
+            messages.push(&observed[begin..cut]);
             begin = cut;
         }
-        messages.push(&sights[begin..]);
-        let whole = record(&[&sights], false);
+        messages.push(&observed[begin..]);
+        let whole = record(&[&observed], false);
         // What is shown as a new low has not cost less, and what is news of an open sale rings.
         let open = whole.price.and_then(|price| Some((price, price.sale?)));
         if let Some((price, sale)) = open {

@@ -5,8 +5,8 @@ fn at(minute: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap()
 }
 
-fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> Seen {
-    Seen {
+fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> ObservedPrice {
+    ObservedPrice {
         currency: "EUR".parse().unwrap(),
         amount,
         regular: regular.into(),
@@ -17,9 +17,9 @@ fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> Seen {
 }
 
 /// Runs observations one after another, each after the ends that have come before it, and returns what changed.
-fn changes(sights: &[Seen]) -> (Option<Price>, Vec<Change>) {
+fn changes(observed: &[ObservedPrice]) -> (Option<Price>, Vec<Change>) {
     let (mut price, mut changes) = (None::<Price>, Vec::new());
-    for sight in sights {
+    for sight in observed {
         price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
         match observe(price.as_ref(), sight, &Rules::default(), false) {
             Outcome::Changed(change) => {
@@ -34,10 +34,10 @@ fn changes(sights: &[Seen]) -> (Option<Price>, Vec<Change>) {
 }
 
 /// Runs observations one after another and returns the kinds of what changed.
-fn kinds(sights: &[Seen]) -> Vec<(&'static str, bool)> {
+fn kinds(observed: &[ObservedPrice]) -> Vec<(&'static str, bool)> {
     let mut price = None::<Price>;
     let mut kinds = Vec::new();
-    for sight in sights {
+    for sight in observed {
         price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
         match observe(price.as_ref(), sight, &Rules::default(), false) {
             Outcome::Changed(Change { after, kind, new_low, .. }) => {
@@ -112,7 +112,7 @@ fn glitches_are_held_back() {
         kinds(&[seen(0, 1000, 1000), seen(1, 11_000, 11_000)]),
         [("first.seen", false), ("regular_price_jumped", false)]
     );
-    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 1000, 1000) };
+    let dollars = ObservedPrice { currency: "USD".parse().unwrap(), ..seen(1, 1000, 1000) };
     assert_eq!(kinds(&[seen(0, 1000, 1000), dollars]), [("first.seen", false), ("currency_changed", false)]);
 }
 
@@ -138,7 +138,7 @@ fn a_game_may_become_free_to_play() {
 
 #[test]
 fn the_past_is_not_measured_by_the_present() {
-    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
+    let dollars = ObservedPrice { currency: "USD".parse().unwrap(), ..seen(0, 50, 50) };
     assert_eq!(kinds(&[seen(1, 1000, 1000), dollars]), [("first.seen", false), ("stale", false)]);
 }
 
@@ -155,7 +155,7 @@ fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
         Outcome::Changed(change) => change.after,
         other => panic!("{other:?}"),
     };
-    let dollars = Seen { currency: "USD".parse().unwrap(), ..seen(1, 400, 1000) };
+    let dollars = ObservedPrice { currency: "USD".parse().unwrap(), ..seen(1, 400, 1000) };
     match observe(Some(&before), &dollars, &Rules::default(), true) {
         Outcome::Changed(Change { after, kind, new_low, ends_sale, .. }) => {
             let low = Some(Low { amount: 400, at: at(1) });
@@ -167,8 +167,8 @@ fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
 }
 
 /// The kinds of what changed, and whether each is a new low, with sales numbered in the order of their beginning.
-fn course(sights: &[Seen]) -> Vec<(&'static str, bool, Option<usize>)> {
-    let (_, changes) = changes(sights);
+fn course(observed: &[ObservedPrice]) -> Vec<(&'static str, bool, Option<usize>)> {
+    let (_, changes) = changes(observed);
     let mut known = Vec::new();
     let mut number = |id: Uuid| match known.iter().position(|other| *other == id) {
         Some(at) => at,
@@ -186,9 +186,9 @@ fn course(sights: &[Seen]) -> Vec<(&'static str, bool, Option<usize>)> {
 #[test]
 fn a_giveaway_is_no_low_and_the_first_one_is_news() {
     let amounts = [2000, 1500, 2000, 0, 2000, 400, 2000, 0];
-    let sights: Vec<Seen> =
+    let observed: Vec<ObservedPrice> =
         amounts.iter().enumerate().map(|(n, amount)| seen(n as i64 * 400, *amount, 2000)).collect();
-    let (price, changes) = changes(&sights);
+    let (price, changes) = changes(&observed);
     let lows: Vec<i64> = changes.iter().filter(|c| c.new_low).map(|c| c.after.amount).collect();
     assert_eq!(lows, [1500, 0, 400], "and the second giveaway is no news");
     let price = price.unwrap();
@@ -214,10 +214,10 @@ fn what_was_only_ever_free_has_no_low() {
 #[test]
 fn a_sale_that_begins_again_within_six_hours_is_that_sale() {
     let wobble = [2000, 1000, 2000, 1000, 2000, 1000, 900];
-    let sights: Vec<Seen> =
+    let observed: Vec<ObservedPrice> =
         wobble.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
     assert_eq!(
-        course(&sights),
+        course(&observed),
         [
             ("first.seen", false, None),
             ("sale.started", true, Some(0)),
@@ -228,13 +228,13 @@ fn a_sale_that_begins_again_within_six_hours_is_that_sale() {
             ("sale.deepened", true, Some(0)),
         ]
     );
-    let (_, changed) = changes(&sights);
+    let (_, changed) = changes(&observed);
     let again: Vec<bool> = changed.iter().map(|change| change.rings_again).collect();
     assert_eq!(again, [false, false, false, false, false, false, true]);
     let begins = |minute, amount| {
-        let sights =
+        let observed =
             [seen(0, 2000, 2000), seen(1, 1000, 2000), seen(2, 2000, 2000), seen(minute, amount, 2000)];
-        course(&sights)[3]
+        course(&observed)[3]
     };
     assert_eq!(begins(2 + 360, 1000), ("sale.resumed", false, Some(0)), "at the last moment");
     assert_eq!(begins(2 + 360, 1500), ("sale.resumed", false, Some(0)), "for more");
@@ -246,9 +246,9 @@ fn a_sale_that_begins_again_within_six_hours_is_that_sale() {
 #[test]
 fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
     let again = |amounts: &[i64]| {
-        let sights: Vec<Seen> =
+        let observed: Vec<ObservedPrice> =
             amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
-        let rings = changes(&sights).1.into_iter().filter(|change| change.rings_again);
+        let rings = changes(&observed).1.into_iter().filter(|change| change.rings_again);
         rings.map(|change| change.after.amount).collect::<Vec<_>>()
     };
     assert_eq!(again(&[2000, 1000, 900, 800]), [0_i64; 0], "one that was never interrupted has rung");
@@ -260,9 +260,9 @@ fn a_sale_that_came_back_rings_again_once_when_it_is_below_its_best() {
 #[test]
 fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
     let course = |amounts: &[i64]| {
-        let sights: Vec<Seen> =
+        let observed: Vec<ObservedPrice> =
             amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
-        let (_, changes) = changes(&sights);
+        let (_, changes) = changes(&observed);
         let sales: std::collections::HashSet<Uuid> =
             changes.iter().filter_map(|change| change.after.sale).map(|sale| sale.id).collect();
         assert_eq!(sales.len(), 1, "{amounts:?}");
@@ -280,8 +280,8 @@ fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
 }
 
 /// An observation at this minute whose store says when its sale ends.
-fn told(minute: i64, amount: i64, end: i64) -> Seen {
-    Seen { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
+fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
+    ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn a_sale_is_over_when_its_store_said_so() {
 
 #[test]
 fn an_end_that_is_told_again_counts_without_a_change_of_price() {
-    let ends = |sights: &[Seen]| changes(sights).0.unwrap().sale.map(|sale| sale.ends_at);
+    let ends = |observed: &[ObservedPrice]| changes(observed).0.unwrap().sale.map(|sale| sale.ends_at);
     assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 200)]), Some(Some(at(200))));
     assert_eq!(ends(&[told(1, 1000, 100), told(2, 1000, 50)]), Some(Some(at(50))), "a nearer one too");
     assert_eq!(
@@ -320,7 +320,7 @@ fn an_end_that_is_told_again_counts_without_a_change_of_price() {
 
 #[test]
 fn after_the_told_end_the_next_sight_says_what_it_is() {
-    let course = |last: Seen| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
+    let course = |last: ObservedPrice| course(&[seen(0, 2000, 2000), told(1, 1000, 100), last])[2..].to_vec();
     assert_eq!(
         course(seen(100, 1000, 2000)),
         [("sale.resumed", false, Some(0))],
@@ -366,7 +366,7 @@ fn a_sale_that_is_told_as_over_is_none() {
 
 #[test]
 fn what_cannot_be_bought_is_no_sale_and_no_low() {
-    let gone = |minute, amount| Seen { available: false, ..seen(minute, amount, 2000) };
+    let gone = |minute, amount| ObservedPrice { available: false, ..seen(minute, amount, 2000) };
     assert_eq!(kinds(&[gone(0, 1000)]), [("first.seen", false)]);
     assert_eq!(
         kinds(&[seen(0, 2000, 2000), gone(1, 1000), gone(2, 2000), gone(3, 0)]),
@@ -392,7 +392,8 @@ fn what_cannot_be_bought_is_no_sale_and_no_low() {
         "of two alike the one to be had"
     );
     assert_eq!(kinds(&[seen(0, 1000, 2000), gone(0, 1000)]).len(), 1);
-    let (price, _) = changes(&[told(0, 1000, 60), Seen { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
+    let (price, _) =
+        changes(&[told(0, 1000, 60), ObservedPrice { sale_ends_at: Some(at(180)), ..gone(0, 1000) }]);
     assert_eq!(
         price.unwrap().sale.and_then(|sale| sale.ends_at),
         Some(at(60)),
@@ -417,10 +418,10 @@ struct Model {
 }
 
 impl Model {
-    fn of(sights: &[Seen], now: DateTime<Utc>) -> Model {
+    fn of(observed: &[ObservedPrice], now: DateTime<Utc>) -> Model {
         // What stands at each instant.
-        let mut standing: Vec<Seen> = Vec::new();
-        for sight in sights {
+        let mut standing: Vec<ObservedPrice> = Vec::new();
+        for sight in observed {
             match standing.last_mut().filter(|last| last.observed_at == sight.observed_at) {
                 // The first of an instant is the lowest; of those alike the latest end counts, if any is on sale at all.
                 Some(last) if (last.amount, last.available) == (sight.amount, sight.available) => {
@@ -462,31 +463,31 @@ impl Model {
     }
 }
 
-fn sights() -> impl Strategy<Value = Vec<Seen>> {
+fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
     let amounts = prop::sample::select(vec![0, 700, 1000, 1500, 2000, 2000, 2000]);
     let end = prop::option::weighted(0.3, -1_i64..12);
     let sight = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
-    prop::collection::vec(sight, 1..40).prop_map(|sights| {
-        let mut sights: Vec<Seen> = sights
+    prop::collection::vec(sight, 1..40).prop_map(|observed| {
+        let mut observed: Vec<ObservedPrice> = observed
             .into_iter()
-            .map(|(hour, amount, available, end)| Seen {
+            .map(|(hour, amount, available, end)| ObservedPrice {
                 available,
                 sale_ends_at: end.map(|hours| at((hour + hours) * 60)),
                 ..seen(hour * 60, amount, 2000)
             })
             .collect();
-        sights.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
-        sights
+        observed.sort_by_key(|s| (s.observed_at, s.amount, !s.available, s.sale_ends_at.is_none()));
+        observed
     })
 }
 
 proptest! {
     /// Sales are the stretches below the regular price, joined where no more than six hours lie between.
     #[test]
-    fn sales_are_stretches_with_six_hours_between(sights in sights()) {
-        let now = sights.last().unwrap().observed_at;
-        let model = Model::of(&sights, now);
-        let (price, changes) = changes(&sights);
+    fn sales_are_stretches_with_six_hours_between(observed in observed()) {
+        let now = observed.last().unwrap().observed_at;
+        let model = Model::of(&observed, now);
+        let (price, changes) = changes(&observed);
         let price = price.unwrap();
         let mut begun: Vec<(Uuid, DateTime<Utc>)> = Vec::new();
         for change in &changes {
@@ -510,8 +511,8 @@ proptest! {
     /// A bell is rung for a first price that is on sale, for a sale that begins long after the last one, and for what is
     /// below the price before: never for what was as cheap a moment ago. Giveaways are not compared with what is paid.
     #[test]
-    fn what_rings_is_better_than_what_was(sights in sights()) {
-        let (_, changes) = changes(&sights);
+    fn what_rings_is_better_than_what_was(observed in observed()) {
+        let (_, changes) = changes(&observed);
         let mut known: std::collections::HashMap<Uuid, (Best, bool)> = Default::default();
         let mut open = None;
         for change in &changes {
@@ -533,11 +534,11 @@ proptest! {
     /// Whatever comes in whatever order: the price is that of the newest instant (the lower of two), the low is the lowest
     /// that took effect, and telling everything twice changes nothing.
     #[test]
-    fn the_newest_sight_stands(sights in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
-        let sights: Vec<Seen> = sights.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
+    fn the_newest_sight_stands(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
+        let observed: Vec<ObservedPrice> = observed.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
         let (mut price, mut low) = (None::<Price>, i64::MAX);
         for round in 0..2 {
-            for sight in &sights {
+            for sight in &observed {
                 match observe(price.as_ref(), sight, &Rules::default(), false) {
                     Outcome::Changed(Change { after, kind, new_low, .. }) => {
                         prop_assert_eq!(round, 0);
@@ -552,8 +553,8 @@ proptest! {
                 }
             }
         }
-        let newest = sights.iter().map(|s| s.observed_at).max().unwrap();
-        let stands = sights.iter().filter(|s| s.observed_at == newest).map(|s| s.amount).min().unwrap();
+        let newest = observed.iter().map(|s| s.observed_at).max().unwrap();
+        let stands = observed.iter().filter(|s| s.observed_at == newest).map(|s| s.amount).min().unwrap();
         let price = price.unwrap();
         let known = price.low.map(|low| low.amount);
         prop_assert_eq!((price.observed_at, price.amount, known), (newest, stands, Some(low)));
