@@ -89,7 +89,7 @@ pub fn disposition(name: &str) -> String {
 
 /// What `Range` asks for of a whole of `length` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum RangeRequest {
     Whole,
     /// From the first to before the second.
     Part(u64, u64),
@@ -98,11 +98,11 @@ pub enum Wanted {
 }
 
 /// RFC 9110, section 14: one range of bytes. What cannot be read, or is several, means the whole.
-pub fn parse_range(header: &str, length: u64) -> Wanted {
+pub fn parse_range(header: &str, length: u64) -> RangeRequest {
     // Range units are compared without regard to case (section 14.1).
     let of_bytes = header.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
     let Some((first, last)) = of_bytes.and_then(|(_, range)| range.split_once('-')) else {
-        return Wanted::Whole;
+        return RangeRequest::Whole;
     };
     let number = |text: &str| {
         let text = text.trim();
@@ -112,20 +112,20 @@ pub fn parse_range(header: &str, length: u64) -> Wanted {
     };
     match (first.trim(), last.trim()) {
         ("", last) => match number(last) {
-            None => Wanted::Whole,
-            Some(0) => Wanted::Nothing,
-            Some(_) if length == 0 => Wanted::Nothing,
-            Some(last) => Wanted::Part(length.saturating_sub(last), length),
+            None => RangeRequest::Whole,
+            Some(0) => RangeRequest::Nothing,
+            Some(_) if length == 0 => RangeRequest::Nothing,
+            Some(last) => RangeRequest::Part(length.saturating_sub(last), length),
         },
         (first, last) => match (number(first), number(last)) {
             (Some(first), Some(end)) if first <= end && first < length => {
-                Wanted::Part(first, end.saturating_add(1).min(length))
+                RangeRequest::Part(first, end.saturating_add(1).min(length))
             }
-            (Some(first), None) if last.is_empty() && first < length => Wanted::Part(first, length),
-            (Some(first), Some(end)) if first > end => Wanted::Whole,
-            (Some(_), Some(_)) => Wanted::Nothing,
-            (Some(_), None) if last.is_empty() => Wanted::Nothing,
-            _ => Wanted::Whole,
+            (Some(first), None) if last.is_empty() && first < length => RangeRequest::Part(first, length),
+            (Some(first), Some(end)) if first > end => RangeRequest::Whole,
+            (Some(_), Some(_)) => RangeRequest::Nothing,
+            (Some(_), None) if last.is_empty() => RangeRequest::Nothing,
+            _ => RangeRequest::Whole,
         },
     }
 }
@@ -180,30 +180,30 @@ mod tests {
     #[test]
     fn ranges_are_those_of_the_rfc() {
         for (header, expected) in [
-            ("bytes=0-499", Wanted::Part(0, 500)),
-            ("bytes=500-999", Wanted::Part(500, 1000)),
-            ("bytes=-500", Wanted::Part(500, 1000)),
-            ("bytes=-5000", Wanted::Part(0, 1000)),
-            ("bytes=990-", Wanted::Part(990, 1000)),
-            ("bytes=0-0", Wanted::Part(0, 1)),
-            ("Bytes=0-0", Wanted::Part(0, 1)),
-            ("BYTES=-1", Wanted::Part(999, 1000)),
-            ("bytes=990-5000", Wanted::Part(990, 1000)),
-            ("bytes=990-99999999999999999999999", Wanted::Part(990, 1000)),
-            ("bytes=1000-", Wanted::Nothing),
-            ("bytes=1000-1001", Wanted::Nothing),
-            ("bytes=-0", Wanted::Nothing),
-            ("bytes=5-1", Wanted::Whole),
-            ("bytes=0-1,5-6", Wanted::Whole),
-            ("bytes=a-b", Wanted::Whole),
-            ("bytes=1-b", Wanted::Whole),
-            ("bytes=", Wanted::Whole),
-            ("lines=0-1", Wanted::Whole),
+            ("bytes=0-499", RangeRequest::Part(0, 500)),
+            ("bytes=500-999", RangeRequest::Part(500, 1000)),
+            ("bytes=-500", RangeRequest::Part(500, 1000)),
+            ("bytes=-5000", RangeRequest::Part(0, 1000)),
+            ("bytes=990-", RangeRequest::Part(990, 1000)),
+            ("bytes=0-0", RangeRequest::Part(0, 1)),
+            ("Bytes=0-0", RangeRequest::Part(0, 1)),
+            ("BYTES=-1", RangeRequest::Part(999, 1000)),
+            ("bytes=990-5000", RangeRequest::Part(990, 1000)),
+            ("bytes=990-99999999999999999999999", RangeRequest::Part(990, 1000)),
+            ("bytes=1000-", RangeRequest::Nothing),
+            ("bytes=1000-1001", RangeRequest::Nothing),
+            ("bytes=-0", RangeRequest::Nothing),
+            ("bytes=5-1", RangeRequest::Whole),
+            ("bytes=0-1,5-6", RangeRequest::Whole),
+            ("bytes=a-b", RangeRequest::Whole),
+            ("bytes=1-b", RangeRequest::Whole),
+            ("bytes=", RangeRequest::Whole),
+            ("lines=0-1", RangeRequest::Whole),
         ] {
             assert_eq!(parse_range(header, 1000), expected, "{header}");
         }
-        assert_eq!(parse_range("bytes=0-", 0), Wanted::Nothing);
-        assert_eq!(parse_range("bytes=-1", 0), Wanted::Nothing);
+        assert_eq!(parse_range("bytes=0-", 0), RangeRequest::Nothing);
+        assert_eq!(parse_range("bytes=-1", 0), RangeRequest::Nothing);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct Receiving {
 }
 
 /// Of one account, until it is dropped.
-pub struct Turn {
+pub struct QuotaGuard {
     uploads: Uploads,
     account: Uuid,
     held: Option<OwnedMutexGuard<()>>,
@@ -61,8 +61,8 @@ pub struct Turn {
 impl Uploads {
     /// Waits until no other request of the account counts what it may have. They would only wait for the lock of its row,
     /// each with a connection to the database that others need.
-    pub async fn turn(&self, account: Uuid) -> Turn {
-        let mut turn = Turn { uploads: self.clone(), account, held: None };
+    pub async fn turn(&self, account: Uuid) -> QuotaGuard {
+        let mut turn = QuotaGuard { uploads: self.clone(), account, held: None };
         let queue = lock(&self.turns).entry(account).or_default().clone();
         turn.held = Some(queue.lock_owned().await);
         turn
@@ -148,7 +148,7 @@ fn lock<T>(map: &Mutex<HashMap<Uuid, T>>) -> MutexGuard<'_, HashMap<Uuid, T>> {
     map.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Drop for Turn {
+impl Drop for QuotaGuard {
     fn drop(&mut self) {
         self.held = None;
         let mut turns = lock(&self.uploads.turns);

@@ -12,18 +12,18 @@ const OF_ACCOUNT: usize = 10;
 
 /// How many listen, by account.
 #[derive(Clone, Default)]
-pub struct Listeners(Arc<Mutex<HashMap<Uuid, usize>>>);
+pub struct EventStreamLimits(Arc<Mutex<HashMap<Uuid, usize>>>);
 
 /// One that listens, for as long as this lives.
-pub struct Listening {
-    listeners: Listeners,
+pub struct OpenEventStream {
+    limits: EventStreamLimits,
     account: Uuid,
 }
 
-impl Listeners {
+impl EventStreamLimits {
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits.
-    pub fn begin(&self, account: Uuid) -> Result<Listening> {
+    pub fn begin(&self, account: Uuid) -> Result<OpenEventStream> {
         let mut counts = self.lock();
         if counts.values().sum::<usize>() >= OF_PROCESS {
             return Err(Error::unavailable(format!("{OF_PROCESS} streams of events are open")));
@@ -34,7 +34,7 @@ impl Listeners {
             return Err(Error::new(Kind::TooManyRequests, detail));
         }
         *of_account += 1;
-        Ok(Listening { listeners: self.clone(), account })
+        Ok(OpenEventStream { limits: self.clone(), account })
     }
 
     /// Whoever panicked with the lock had changed one count or none.
@@ -43,9 +43,9 @@ impl Listeners {
     }
 }
 
-impl Drop for Listening {
+impl Drop for OpenEventStream {
     fn drop(&mut self) {
-        let mut counts = self.listeners.lock();
+        let mut counts = self.limits.lock();
         if let Some(count) = counts.get_mut(&self.account) {
             *count -= 1;
             if *count == 0 {

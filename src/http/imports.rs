@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::domain::batch::Counts;
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
-use crate::http::event_streams::{Listeners, Listening};
+use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
 use crate::store::batches::{self, Batch};
 use crate::store::files;
 use crate::store::imports::{self, Import, NewImport, RowRefusal};
@@ -226,13 +226,13 @@ pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Resul
 /// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.
 pub async fn events(
     State(app): State<App>,
-    Extension(listeners): Extension<Listeners>,
+    Extension(limits): Extension<EventStreamLimits>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<Response> {
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
-    let listening = listeners.begin(caller.account)?;
+    let listening = limits.begin(caller.account)?;
     Ok(Sse::new(follow(app, caller.account, id, listening)).keep_alive(KeepAlive::default()).into_response())
 }
 
@@ -240,7 +240,7 @@ fn follow(
     app: App,
     account: Uuid,
     id: Uuid,
-    listening: Listening,
+    listening: OpenEventStream,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let since = Instant::now();
     let begin = (app, listening, String::new(), false);

@@ -39,7 +39,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Router};
 
-use self::event_streams::Listeners;
+use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
 use self::middleware::rate_limit::RateLimiter;
 use self::middleware::{idempotency, rate_limit, request};
@@ -114,7 +114,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
         })
-        .layer(Extension(Listeners::default()))
+        .layer(Extension(EventStreamLimits::default()))
         .layer(from_fn_with_state(app.clone(), idempotency::middleware));
     if app.config.server.rate_limit_per_minute > 0 {
         let limiter = RateLimiter::new(app.clone(), app.config.server.rate_limit_per_minute);

@@ -18,11 +18,11 @@ use crate::support::tls::MINTED;
 use crate::support::{TestApp, raw};
 
 /// What the handler has seen: method, path, body.
-pub type ObservedPrice = Arc<Mutex<Vec<String>>>;
+pub type Seen = Arc<Mutex<Vec<String>>>;
 
 /// An app that notes every request under `/seen/` whose body has arrived whole.
-pub async fn spawn(settings: &[(&str, &str)]) -> (TestApp, ObservedPrice) {
-    let seen = ObservedPrice::default();
+pub async fn spawn(settings: &[(&str, &str)]) -> (TestApp, Seen) {
+    let seen = Seen::default();
     let notes = seen.clone();
     let handler = move |request: Request| async move {
         let (parts, body) = request.into_parts();

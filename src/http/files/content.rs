@@ -18,7 +18,7 @@ use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use super::served::{self, Served};
 use super::uploads::away;
 use crate::app::App;
-use crate::domain::file::{Wanted, disposition, parse_range};
+use crate::domain::file::{RangeRequest, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::{Blobs, Extent, is_away, read_extents};
 use crate::http::extract::body::Id;
@@ -148,9 +148,9 @@ impl Answer {
         });
         Ok(match parse_range(range, length) {
             _ if !holds => whole,
-            Wanted::Whole => whole,
-            Wanted::Part(start, end) => Answer::Bytes { start, end, partial: true },
-            Wanted::Nothing => Answer::NoSuchRange,
+            RangeRequest::Whole => whole,
+            RangeRequest::Part(start, end) => Answer::Bytes { start, end, partial: true },
+            RangeRequest::Nothing => Answer::NoSuchRange,
         })
     }
 

@@ -22,7 +22,7 @@ pub struct Writer<'a> {
 }
 
 /// What a writer begins with.
-pub struct Turn {
+pub struct WriteLease {
     pub stored: i64,
     pub length: Option<i64>,
     /// The SHA-256 so far; `None` at the beginning.
@@ -38,7 +38,7 @@ pub struct Turn {
 
 /// What became of a request to write.
 pub enum Beginning {
-    Begun(Turn),
+    Begun(WriteLease),
     /// The file has another number of bytes than the writer thinks, which is this.
     OtherOffset(i64),
     /// All of its bytes are there.
@@ -130,7 +130,7 @@ pub async fn begin_writing(
     transaction.commit().await?;
     let most = quota.largest - file.stored;
     let room = if length.is_some() { coming.min(most) } else { room.min(most).max(0) };
-    Ok(Beginning::Begun(Turn {
+    Ok(Beginning::Begun(WriteLease {
         stored: file.stored,
         length,
         hash_state: file.hash_state,

@@ -45,12 +45,12 @@ struct Rules {
     target: u16,
     clock: Box<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     keys: Box<FindKey>,
-    seen: Mutex<ObservedPrice>,
+    seen: Mutex<Seen>,
 }
 
 /// What came, and what a test changes meanwhile.
 #[derive(Default)]
-pub struct ObservedPrice {
+pub struct Seen {
     /// Who has `rds_iam`.
     pub users: Vec<String>,
     /// The tokens that were taken, in their order.
@@ -72,7 +72,7 @@ impl Rds {
     ) -> Rds {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let seen = Mutex::new(ObservedPrice { users: vec!["app".to_owned()], ..ObservedPrice::default() });
+        let seen = Mutex::new(Seen { users: vec!["app".to_owned()], ..Seen::default() });
         let (clock, keys) = (Box::new(clock), Box::new(keys));
         let rules = Rules { place: format!("{host}:{port}"), region, target, clock, keys, seen };
         let (rules, acceptor) = (Arc::new(rules), acceptor());
@@ -87,7 +87,7 @@ impl Rds {
         Rds { port, rules }
     }
 
-    pub fn seen(&self) -> MutexGuard<'_, ObservedPrice> {
+    pub fn seen(&self) -> MutexGuard<'_, Seen> {
         self.rules.seen.lock().unwrap()
     }
 

@@ -29,7 +29,7 @@ use crate::files::blobs::{Blobs, Piece, Progress};
 use crate::http::extract::body::broken_off;
 use crate::http::middleware::idempotency::outlive;
 use crate::store::files;
-use crate::store::files::writing::{self, Beginning, Turn, Writer, Written};
+use crate::store::files::writing::{self, Beginning, WriteLease, Writer, Written};
 
 /// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
 const MOST_AT_ONCE: usize = 1 << 20;
@@ -141,12 +141,12 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         writing::record_written(&app.writer, &written, true, app.clock.now()).await?;
         return Err(beyond(&turn));
     }
-    let work = Work::begin(app.clone(), incoming, id, turn, receiving).await?;
+    let work = UploadTask::begin(app.clone(), incoming, id, turn, receiving).await?;
     outlive(app, account, work.run(body)).await?
 }
 
 /// A body that does not fit: into the length that was told, or into what the account may have.
-fn beyond(turn: &Turn) -> Refusal {
+fn beyond(turn: &WriteLease) -> Refusal {
     if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
 }
 
@@ -158,11 +158,11 @@ enum End {
 }
 
 /// One request while it writes.
-struct Work {
+struct UploadTask {
     app: App,
     incoming: Incoming,
     writer: Uuid,
-    turn: Turn,
+    turn: WriteLease,
     receiving: Receiving,
     piece: Piece,
     /// Bytes of this request.
@@ -173,10 +173,10 @@ struct Work {
     hasher: Option<Sha256>,
     writing: Option<JoinHandle<io::Result<Sha256>>>,
     /// Makes durable and tells what was written when it began; `None`: another writes.
-    recording: Option<JoinHandle<Result<Option<Told>>>>,
+    recording: Option<JoinHandle<Result<Option<Durable>>>>,
     recorded: u64,
     /// What the row has for sure.
-    told: Told,
+    told: Durable,
     /// And what it may have, should an answer of the database have been lost.
     may_be_told: i64,
     /// Another may write in this place by now.
@@ -185,20 +185,20 @@ struct Work {
 }
 
 /// Bytes of the file that are durable, and what somebody needs to go on behind them.
-struct Told {
+struct Durable {
     stored: i64,
     hash_state: Vec<u8>,
     progress: Option<Progress>,
 }
 
-impl Work {
+impl UploadTask {
     async fn begin(
         app: App,
         incoming: Incoming,
         writer: Uuid,
-        turn: Turn,
+        turn: WriteLease,
         receiving: Receiving,
-    ) -> Result<Work> {
+    ) -> Result<UploadTask> {
         let there = (turn.stored - turn.piece_start).unsigned_abs();
         let piece = app.blobs.open(&turn.place, there, turn.progress.as_ref()).await.map_err(disk_error)?;
         let hasher = match &turn.hash_state {
@@ -206,12 +206,12 @@ impl Work {
             Some(state) => restore(state)?,
         };
         let sum = Sum::new(&incoming.expected);
-        let told = Told {
+        let told = Durable {
             stored: turn.stored,
             hash_state: hasher.serialize().to_vec(),
             progress: turn.progress.clone(),
         };
-        Ok(Work {
+        Ok(UploadTask {
             app,
             incoming,
             writer,
@@ -390,12 +390,12 @@ impl Work {
                 return Ok(None);
             }
             piece.recorded();
-            Ok(Some(Told { stored, hash_state, progress }))
+            Ok(Some(Durable { stored, hash_state, progress }))
         }));
         Ok(())
     }
 
-    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Told>>>) -> Result<()> {
+    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Durable>>>) -> Result<()> {
         match recording.await.map_err(Error::internal)? {
             Ok(Some(told)) => {
                 self.told = told;
@@ -505,7 +505,7 @@ impl Work {
         }
         let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
         if self.piece.cut(there).await.map_err(disk_error)? {
-            let Told { stored, hash_state, progress } = &self.told;
+            let Durable { stored, hash_state, progress } = &self.told;
             let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
             self.leave(stored, &hash_state, progress.as_ref()).await?;
         }
