@@ -235,10 +235,10 @@ async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
     environment.put("auth/issuers", &issuer.to_string()).await;
     // { "alg": "RS256" } . { "iss": "https://i.example" … }
     let token = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2kuZXhhbXBsZSIsInN1YiI6ImEifQ.AA";
-    let error = app.callers.authenticate(token).await.err().unwrap().detail;
+    let error = app.authenticator.authenticate(token).await.err().unwrap().detail;
     assert!(error.contains("not trusted"), "{error}");
     renewal.read_all().await;
-    let error = app.callers.authenticate(token).await.err().unwrap().detail;
+    let error = app.authenticator.authenticate(token).await.err().unwrap().detail;
     assert!(!error.contains("not trusted"), "{error}");
     assert_eq!(app.keyring.open(row, &sealed).unwrap().expose_secret(), b"bell");
     let sealed = app.keyring.seal(row, b"ring").unwrap();

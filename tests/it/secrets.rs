@@ -63,7 +63,7 @@ async fn nothing_that_holds_a_secret_shows_it() {
     let sealed = app.keyring.seal(uuid::Uuid::nil(), b"hunter4").unwrap();
     let opened = app.keyring.open(uuid::Uuid::nil(), &sealed).unwrap();
     let not_opened = app.keyring.open(uuid::Uuid::max(), &sealed).unwrap_err();
-    let refused = app.callers.authenticate("sbk_hunter5").await.err().unwrap();
+    let refused = app.authenticator.authenticate("sbk_hunter5").await.err().unwrap();
     let shown = [
         format!("{:?} {:#?}", app.config, app.config),
         format!("{:?} {:?} {:?}", app.writer, app.reader, app.readiness.pool()),
