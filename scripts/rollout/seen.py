@@ -35,7 +35,7 @@ class World:
         """All of it, as steps.decide() wants it. `image` is that of the goal."""
         stack, now = self.stack()
         made = outputs(stack)
-        parameters = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+        parameters = parameters_of(stack)
         since = stack.get("LastUpdatedTime", stack["CreationTime"])
         groups = [made["LiveGroup"], made["CanaryGroup"]]
         found = self.account.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
@@ -142,6 +142,10 @@ class World:
         return f"the live group's refresh is {one['Status']}, {one.get('PercentageComplete', 0)} %{reason}"
 
 
+def parameters_of(stack):
+    return {one["ParameterKey"]: one["ParameterValue"] for one in stack.get("Parameters", [])}
+
+
 def version(one):
     """Of the launch template that a group or an instance has."""
     return [one.get("LaunchTemplate", {}).get(key) for key in ("LaunchTemplateId", "Version")]
@@ -155,7 +159,6 @@ def world(account):
     there = account.stack(one.name)
     if not there or there["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "CREATE_FAILED", "ROLLBACK_FAILED"):
         raise Refusal(f"there is no service to roll: make deploy ENV={account.environment} comes first")
-    parameters = {one["ParameterKey"] for one in there.get("Parameters", [])}
-    if missing := sorted(OUTPUTS - outputs(there).keys()) + sorted(PARAMETERS - parameters):
+    if missing := sorted(OUTPUTS - outputs(there).keys()) + sorted(PARAMETERS - parameters_of(there).keys()):
         raise Refusal(f"{one.name} has no {', '.join(missing)}: make deploy ENV={account.environment} STACK=service comes first")
     return one
