@@ -8,7 +8,7 @@ import botocore.exceptions
 import rollout
 import steps
 from cloud import Refusal, agree, in_progress, outputs, run, say
-from seen import UNDER_WAY, world
+from seen import UNDER_WAY, patiently, world
 
 
 class Stop:
@@ -96,7 +96,7 @@ def main(account, options):
     seen, end = steps.drive(
         lambda step, seen, answer: back.decide(step, image, seen, answer),
         "begin",
-        lambda: rollout.patiently(lambda: of.look(image or seen.live[0])),
+        lambda: patiently(lambda: of.look(image or seen.live[0])),
         Act(of, "rollback", options.yes),
     )
     if seen.parameters["Gates"] == "off":

@@ -2,7 +2,6 @@
 of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
 
 import contextlib
-import itertools
 import re
 import time
 
@@ -10,18 +9,20 @@ import migration
 import settings
 import steps
 from changes import ChangeSet
-from botocore import exceptions
 from cloud import FAILURES, Refusal, agree, in_progress, outputs, run, say
-from seen import parameters_of, world
-
-# Until AWS is no longer asked that gives no answer: who has to log in anew does it meanwhile.
-PATIENCE_S, PAUSE_S = 600, 10
-# Answers that are the same when they are asked for again.
-FINAL = re.compile("AccessDenied|Unauthorized(Operation|Access)|ValidationError")
-
+from seen import parameters_of, patiently, world
 
 def update(of, action, what, seen):
     """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    try:
+        return change(of, action, what, seen)
+    except (Refusal, *FAILURES) as error:
+        # Also one of AWS in the middle of it: to end here would leave the canary with its requests.
+        say(f"    {error}".split("\n    Mend that")[0], "red")
+        return str(error).split("\n    Mend that")[0]
+
+
+def change(of, action, what, seen):
     stack, _ = of.stack()
     triggers = []
     if action.gate:
@@ -48,37 +49,18 @@ def update(of, action, what, seen):
         UsePreviousTemplate=True,
         RollbackConfiguration={"RollbackTriggers": triggers, "MonitoringTimeInMinutes": action.minutes},
     )
-    try:
-        if not change_set.create():
-            return True
-        change_set.show()
-        # What changes the stack from now on makes CloudFormation refuse the change set.
-        if parameters_of(of.stack()[0]) != seen.parameters:
-            change_set.discard()
-            return "somebody else has changed the stack meanwhile"
-        if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
-            change_set.discard()
-            return f"{', '.join(replaced)} would be replaced"
-        change_set.execute(of.progress())
-    except (Refusal, *FAILURES) as error:
-        # Also one of AWS in the middle of it: to end here would leave the canary with its requests.
-        say(f"    {error}".split("\n    Mend that")[0], "red")
-        return str(error).split("\n    Mend that")[0]
+    if not change_set.create():
+        return True
+    change_set.show()
+    # What changes the stack from now on makes CloudFormation refuse the change set.
+    if parameters_of(of.stack()[0]) != seen.parameters:
+        change_set.discard()
+        return "somebody else has changed the stack meanwhile"
+    if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
+        change_set.discard()
+        return f"{', '.join(replaced)} would be replaced"
+    change_set.execute(of.progress())
     return True
-
-
-def patiently(look):
-    """What is seen, although AWS may not answer for a while."""
-    begun = time.monotonic()
-    for _ in itertools.count():
-        try:
-            return look()
-        except FAILURES as error:
-            code = error.response["Error"]["Code"] if isinstance(error, exceptions.ClientError) else ""
-            if FINAL.search(code) or time.monotonic() - begun > PATIENCE_S:
-                raise
-            say(f"    {error}\n    asks again, for {PATIENCE_S // 60} minutes", "yellow")
-            time.sleep(PAUSE_S)
 
 
 def wait(of, seen):

@@ -2,11 +2,19 @@
 
 import datetime
 import email.utils
+import itertools
 import re
+import time
 
 import settings
 import steps
-from cloud import Refusal, outputs, say
+from botocore import exceptions
+from cloud import FAILURES, Refusal, outputs, say
+
+# Until AWS is no longer asked that gives no answer: who has to log in anew does it meanwhile.
+PATIENCE_S, PAUSE_S = 600, 10
+# Answers that are the same when they are asked for again.
+FINAL = re.compile("AccessDenied|Unauthorized(Operation|Access)|ValidationError")
 
 # Of a refresh that has not ended. https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
 UNDER_WAY = ("Pending", "InProgress", "Baking", "Cancelling", "RollbackInProgress")
@@ -140,6 +148,20 @@ class World:
             return ""
         reason = f": {one['StatusReason']}" if one.get("StatusReason") else ""
         return f"the live group's refresh is {one['Status']}, {one.get('PercentageComplete', 0)} %{reason}"
+
+
+def patiently(look):
+    """What is seen, although AWS may not answer for a while."""
+    begun = time.monotonic()
+    for _ in itertools.count():
+        try:
+            return look()
+        except FAILURES as error:
+            code = error.response["Error"]["Code"] if isinstance(error, exceptions.ClientError) else ""
+            if FINAL.search(code) or time.monotonic() - begun > PATIENCE_S:
+                raise
+            say(f"    {error}\n    asks again, for {PATIENCE_S // 60} minutes", "yellow")
+            time.sleep(PAUSE_S)
 
 
 def parameters_of(stack):
