@@ -2,9 +2,11 @@
 of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
 
 import contextlib
+import dataclasses
 import re
 import time
 
+import back
 import migration
 import settings
 import steps
@@ -124,6 +126,10 @@ def main(account, options):
     while in_progress(of.stack()[0]):
         wait(of, of.look(goal.image))
     seen = of.look(goal.image)
+    if seen.gates.get("ServiceGate") != "OK" and goal.gates and went_before(of, goal.image, seen):
+        # As a stage of a pipeline does that is rolled back because of this very gate.
+        goal = dataclasses.replace(goal, canary=False, gates=False, migrated=True)
+        say(f"    ServiceGate is closed, and the live group has had {goal.image} before: goes back to it, {plan(goal)}", "yellow")
     _, first = steps.decide(steps.State(), goal, seen)
     if not isinstance(first, steps.End):
         begin(account, goal, first, seen, options.yes)
@@ -141,6 +147,13 @@ def main(account, options):
             say(f"\n! NOBODY LOOKS AT THE CANARY NOW, and a tenth of the requests may be its: {onwards}", "red")
         raise
     finish(account, end, seen, f"{goal.image} is not rolled out")
+
+
+def went_before(of, image, seen):
+    """Whether the image is one that was there before that of the live group."""
+    stack, _ = of.stack()
+    events = of.account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack["StackId"])
+    return image != seen.live[0] and image in back.had(back.history(events))
 
 
 def plan(goal):

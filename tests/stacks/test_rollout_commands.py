@@ -204,6 +204,19 @@ def test_credentials_that_expire_for_ever_are_told_loudly(world, monkeypatch):
     at_rest(world, GOOD)
 
 
+def test_a_closed_gate_does_not_keep_it_from_an_image_that_was_there_before(world):
+    """A stage of a pipeline that is rolled back because of ServiceGate runs with the image before, while the gate is closed."""
+    world.rollout()
+    world.set(alarms={"ServiceGate": "ALARM", "CanaryGate": "ALARM"}, calls=[])
+    assert "ServiceGate is ALARM" in world.rollout(image=BAD, code=1) and world.read()["calls"] == []
+    said = world.run("rollout", f"--image={OLD}", answers="y\n")
+    assert f"has had {OLD} before: goes back to it, without a canary, WITHOUT THE GATES" in said
+    assert names(world) == ["rollout-roll"] and world.updates()[0]["triggers"] == []
+    assert at_rest(world, OLD)["Gates"] == "off" and [call[0] for call in world.read()["calls"]] == ["update"]
+    # The bad one was there after it.
+    assert "ServiceGate is ALARM" in world.rollout(image=GOOD, code=1)
+
+
 def test_what_is_refused_is_not_asked_for_again(world):
     world.set(errors=["DescribeAlarms", "AccessDenied", 7, 1000])
     said = world.rollout(code=1)
