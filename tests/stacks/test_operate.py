@@ -9,6 +9,7 @@ import time
 from unittest import mock
 
 import boto3
+import botocore.client
 import botocore.config
 import pytest
 
@@ -145,8 +146,9 @@ def test_a_shell_is_opened_with_a_ticket_and_ended(anna):
 def test_the_role_is_assumed_by_name_and_with_the_ticket(anna):
     """Nothing but the plugin sees what the role is allowed with."""
     with mock.patch.object(shell.boto3, "Session", wraps=boto3.Session):
-        said = open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes", AWS_PROFILE_OF_ANOTHER="x")
+        said = open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes", SOMEBODYS_PROFILE="x")
     told = json.loads(anna.said.read_text())["environment"]
+    assert "SOMEBODYS_PROFILE" not in told
     assert told["AWS_ACCESS_KEY_ID"] != anna.credentials["AWS_ACCESS_KEY_ID"] and told["AWS_SESSION_TOKEN"]
     mine = boto3.client(
         "sts", endpoint_url=anna.emulator.endpoint, region_name=REGION, aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
@@ -158,6 +160,26 @@ def test_the_role_is_assumed_by_name_and_with_the_ticket(anna):
         assert secret not in said
     assert "--source-identity anna --tags Key=Ticket,Value=OPS-17" in said
     assert f"aws ssm start-session --target {anna.instance} --document-name our-document --reason OPS-17" in said
+
+
+def test_what_is_asked_of_aws_for_a_shell(anna):
+    """The emulator heeds neither filters nor tags of a session nor its length."""
+    real, asked = botocore.client.BaseClient._make_api_call, {}
+
+    def note(self, operation, parameters):
+        asked[operation] = self.meta.config.user_agent_appid, parameters
+        return real(self, operation, parameters)
+
+    with mock.patch.object(botocore.client.BaseClient, "_make_api_call", note):
+        open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes")
+    _, wanted = asked["AssumeRole"]
+    assert wanted.pop("RoleArn").endswith(":role/salebell-dev-escalation")
+    ticket = [{"Key": "Ticket", "Value": "OPS-17"}]
+    assert wanted == {"RoleSessionName": "anna", "SourceIdentity": "anna", "DurationSeconds": 3600, "Tags": ticket}
+    filters = {one["Name"]: one["Values"] for one in asked["DescribeInstances"][1]["Filters"]}
+    assert filters == {"tag:Environment": ["dev"], "tag:Project": ["salebell"], "instance-state-name": ["running"]}
+    for operation in ("StartSession", "TerminateSession", "GetConnectionStatus"):
+        assert asked[operation][0] == "escalation", "the trail does not show what for"
 
 
 def test_assuming_the_role_names_the_person_and_the_ticket():
@@ -289,6 +311,28 @@ def test_a_second_factor_is_asked_for_where_the_role_wants_one():
     person.client.return_value.list_mfa_devices.return_value = {"MFADevices": []}
     with mock.patch.object(shell, "ask", return_value=""), pytest.raises(shell.Refusal, match="no device"):
         shell.second_factor("arn:aws:iam::1:user/anna", person)
+
+
+@pytest.mark.parametrize("values", [{"RequireMfa": "on"}, {}])
+def test_a_role_that_wants_a_second_factor_is_not_assumed_without(dev, values):
+    deploy(dev, foundation=FOUNDATION, service=SERVICE)
+    deploy(dev, access=(ACCESS if values else ACCESS.replace(', RequireMfa: { Type: String, Default: "on" }', ""), values))
+    come_as_anna(dev)
+    dev.instance = run_instance(dev)
+    said = open_shell(dev, "--ticket=OPS-1", f"--instance={dev.instance}", "--yes", code=1)
+    assert "the role wants a second factor (RequireMfa), and you come by a role" in said and session(dev) is None
+
+
+def test_the_role_is_assumed_as_the_person_of_a_profile(anna):
+    """Where the shell's own is not of a person."""
+    role = f"arn:aws:iam::{anna.emulator.client('sts').get_caller_identity()['Account']}:role/Admin"
+    keys = client(anna, "sts").assume_role(RoleArn=role, RoleSessionName="berta")["Credentials"]
+    file = anna.path / "config"
+    file.write_text(f"[profile me]\nendpoint_url = {anna.emulator.endpoint}\naws_access_key_id = {keys['AccessKeyId']}\n"
+                    f"aws_secret_access_key = x\naws_session_token = {keys['SessionToken']}\n")  # fmt: skip
+    said = open_shell(anna, "--ticket=OPS-1", f"--instance={anna.instance}", "--yes", "--person=me", AWS_CONFIG_FILE=str(file))
+    assert "as berta, with the ticket OPS-1" in said and "--source-identity berta" in said
+    assert "could not be found" in open_shell(anna, "--ticket=OPS-1", "--yes", "--person=nobody", code=1)
 
 
 def test_an_instance_without_its_agent_is_refused(anna):
