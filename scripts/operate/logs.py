@@ -36,7 +36,7 @@ def pattern(options):
 
 
 def check(options):
-    # As the service takes them of a client (src/trace.rs), and nothing that a pattern would read otherwise.
+    # As the service takes them of a client (src/telemetry/trace_context.rs), and nothing that a pattern would read otherwise.
     if options.request_id and not re.fullmatch(r"[0-9A-Za-z._:/+=-]{1,128}", options.request_id):
         raise Refusal(f"REQUEST_ID= is what the header x-request-id had, letters and digits, not {options.request_id!r}")
     if options.level and options.level not in LEVELS:

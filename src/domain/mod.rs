@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod batch;
+pub mod delivery;
 pub mod export;
 pub mod file;
 pub mod history;
@@ -12,6 +13,7 @@ pub mod mail_domain;
 pub mod money;
 pub mod object;
 pub mod observation;
+pub mod observed_offers;
 pub mod price;
 pub mod public_keys;
 pub mod region;
@@ -20,6 +22,5 @@ pub mod search;
 pub mod statistics;
 pub mod text;
 pub mod title;
-pub mod upload;
 pub mod watch;
 pub mod week;

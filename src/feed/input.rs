@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_util::io::SyncIoBridge;
 
 use super::encoding::{self, Decoding};
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// The first bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
 const GZIP: &[u8] = &[0x1f, 0x8b];

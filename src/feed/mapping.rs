@@ -13,7 +13,7 @@ use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::Currency;
 use crate::domain::region::check_region;
 use crate::domain::text::trim_unseen;
-use crate::failure::Failure;
+use crate::error::failure::Failure;
 use crate::tables::text::unguard;
 
 /// The fields of an observation, as `POST /v1/prices` takes them.

@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-use super::records::MOST_COLUMNS;
+/// The most columns that a CSV file may have.
+pub const MOST_COLUMNS: usize = 1024;
 
 /// A price with its currency is no longer than this, in bytes.
 const LONGEST_PRICE: usize = 40;

@@ -10,14 +10,12 @@ use memchr::{memchr, memmem};
 
 use super::encoding::UNREADABLE;
 use super::input::Format;
-use super::quotes::{self, Dialect, Fields, Table, Verdict};
+use super::quotes::{self, Dialect, Fields, MOST_COLUMNS, Table, Verdict};
 use crate::domain::text::trim_unseen;
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;
-/// The most columns that a CSV file may have.
-pub const MOST_COLUMNS: usize = 1024;
 /// The longest reason of a refusal, in bytes. Reasons quote the input, and thousands of them are held at once.
 const LONGEST_REASON: usize = 400;
 /// What is looked at again after an open quotation mark may be this many times what was read, and this many bytes more.

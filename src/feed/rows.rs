@@ -8,7 +8,7 @@ use super::merchant::{Merchant, PLAIN, attribute_name};
 use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
-use crate::failure::Failure;
+use crate::error::failure::Failure;
 
 /// What the rows of a feed mean.
 #[derive(Clone, Debug)]

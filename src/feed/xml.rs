@@ -14,7 +14,7 @@ use quick_xml::{Reader, XmlVersion};
 use super::encoding::UNREADABLE;
 use super::merchant::{PLAIN, attribute_name};
 use super::records::LONGEST_RECORD;
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// A tag, a text or a comment is no longer than this, in bytes.
 const LONGEST_PIECE: u64 = 1 << 20;

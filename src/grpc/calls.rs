@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use super::{METHODS, Method};
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
-use crate::trace::{TraceContext, request_id};
+use crate::telemetry::trace_context::{TraceContext, request_id};
 
 /// Streams that are open at once in this process. Nobody logs in for them, so there is no limit of one caller; a call
 /// that is no stream needs no place among them.

@@ -14,7 +14,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
 use super::SERVICES;
 use crate::error::{Error, Kind};
-use crate::instance::dead_man;
+use crate::health::dead_man;
 
 /// A watch is told its status again after so long: a load balancer closes a stream in which nothing comes for 60 s,
 /// and what HTTP/2 sends for itself does not count.

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::answer::Answer;
-use super::auth::Caller;
-use super::body::{Id, Json, Params, present};
-use super::conditional;
 use super::deliveries::DeliveryResponse;
-use super::fields::{Fields, MAX_URL};
-use super::page::Paging;
+use super::extract::body::{Id, Json, Params, present};
+use super::extract::caller::Caller;
+use super::extract::conditional;
+use super::extract::fields::{Fields, MAX_URL};
+use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;

@@ -8,9 +8,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::answer::Answer;
-use super::auth::Caller;
-use super::body::Id;
-use super::conditional;
+use super::extract::body::Id;
+use super::extract::caller::Caller;
+use super::extract::conditional;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::deliveries::{self, Delivery, DeliveryTry};

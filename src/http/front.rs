@@ -4,8 +4,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::conditional;
-use super::stats::accept::{Format, choose};
+use super::extract::accept::{Format, choose};
+use super::extract::conditional;
 use crate::error::Result;
 
 /// Nothing is loaded, nothing runs, and nothing can be sent anywhere.

@@ -7,11 +7,11 @@ use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::auth::Caller;
-use super::body::{Id, Json, Params, bad_parameter};
-use super::conditional::{self, check_if_match};
-use super::fields::{Fields, Patch};
-use super::page::Paging;
+use super::extract::body::{Id, Json, Params, bad_parameter};
+use super::extract::caller::Caller;
+use super::extract::conditional::{self, check_if_match};
+use super::extract::fields::{Fields, Patch};
+use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
 use crate::domain::title;

@@ -1,5 +1,8 @@
 //! What load balancers and operators ask: is it alive, is it ready, how is it doing.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,6 +12,7 @@ use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
 use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
+use crate::telemetry::gauges::Gauges;
 
 /// `GET /healthz`, on the loopback listener too: the process answers. It asks nothing else: restarting us would not mend a
 /// database.
@@ -40,8 +44,8 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
 }
 
 /// `GET /metrics` on the loopback listener, in Prometheus' text format.
-pub async fn metrics(State(app): State<App>) -> Response {
-    app.gauges.look(&app).await;
+pub async fn metrics(State(app): State<App>, Extension(gauges): Extension<Arc<Gauges>>) -> Response {
+    gauges.look(&app).await;
     let handle = telemetry::metrics();
     handle.run_upkeep();
     let text = handle.render();

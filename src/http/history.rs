@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::body::{Id, Params, bad_parameter};
-use super::conditional;
+use super::extract::body::{Id, Params, bad_parameter};
+use super::extract::conditional;
+use super::extract::page::Paging;
 use super::offers::named_regions;
-use super::page::Paging;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
 use crate::domain::history::{Bucket, InForce, Resolution};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -15,15 +16,15 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::auth::Caller;
-use super::body::{Id, Json, Params, pointer_part};
-use super::conditional;
-use super::page::{Page, Paging};
+use super::extract::body::{Id, Json, Params, pointer_part};
+use super::extract::caller::Caller;
+use super::extract::conditional;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::Counts;
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
-use crate::listeners::Listening;
+use crate::http::event_streams::{Listeners, Listening};
 use crate::store::batches::{self, Batch};
 use crate::store::files;
 use crate::store::imports::{self, Import, NewImport, RowRefusal};
@@ -223,10 +224,15 @@ pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Resul
 }
 
 /// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.
-pub async fn events(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn events(
+    State(app): State<App>,
+    Extension(listeners): Extension<Listeners>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Response> {
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
-    let listening = app.listeners.begin(caller.account)?;
+    let listening = listeners.begin(caller.account)?;
     Ok(Sse::new(follow(app, caller.account, id, listening)).keep_alive(KeepAlive::default()).into_response())
 }
 

@@ -8,11 +8,11 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::auth::Caller;
-use super::body::{Id, Json, Params, present};
-use super::conditional::{self, check_if_match};
-use super::fields::{Fields, Patch};
-use super::page::Paging;
+use super::extract::body::{Id, Json, Params, present};
+use super::extract::caller::Caller;
+use super::extract::conditional::{self, check_if_match};
+use super::extract::fields::{Fields, Patch};
+use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::api_key;
 use crate::domain::observation::Timestamp;

@@ -8,48 +8,44 @@
 //! ```
 
 pub mod answer;
-pub mod auth;
 pub mod batches;
-pub mod body;
 pub mod channels;
-pub mod conditional;
 pub mod deals;
 pub mod deliveries;
+pub mod event_streams;
 pub mod exports;
-pub mod fields;
-pub mod file_content;
-pub mod file_links;
+pub mod extract;
 pub mod files;
-pub mod forwarded;
 pub mod front;
 pub mod games;
-pub mod head;
 pub mod health;
 pub mod history;
-pub mod idempotency;
 pub mod imports;
 pub mod keys;
-pub mod lines;
+pub mod me;
+pub mod middleware;
 pub mod notices;
 pub mod offers;
-pub mod page;
 pub mod prices;
 pub mod quarantine;
-pub mod rate_limit;
-pub mod request;
-pub mod served;
+pub mod request_state;
 pub mod stats;
 pub mod stores;
-pub mod uploads;
 pub mod watches;
 
-use axum::Router;
+use std::sync::Arc;
+
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, patch, post, put};
+use axum::{Extension, Router};
 
-use self::rate_limit::RateLimiter;
+use self::event_streams::Listeners;
+use self::files::{content, links};
+use self::middleware::rate_limit::RateLimiter;
+use self::middleware::{idempotency, rate_limit, request};
 use crate::app::App;
 use crate::error::{Error, Kind};
+use crate::telemetry::gauges::Gauges;
 
 /// The service: every route behind every layer.
 pub fn router(app: App) -> Router {
@@ -62,7 +58,7 @@ fn routes() -> Router<App> {
         .route("/", get(front::show))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
-        .route("/v1/me", get(auth::me))
+        .route("/v1/me", get(me::show))
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{id}", get(keys::show).patch(keys::update).delete(keys::remove))
         .route("/v1/prices", post(prices::report))
@@ -84,10 +80,10 @@ fn routes() -> Router<App> {
         .route("/v1/files/{id}", get(files::show).head(files::head).options(files::options))
         .route("/v1/files/{id}", patch(files::patch).delete(files::remove))
         .route("/v1/files/{id}", put(files::put).post(files::overridden))
-        .route("/v1/files/{id}/content", get(file_content::get))
-        .route("/v1/files/{id}/links", get(file_links::list).post(file_links::create))
-        .route("/v1/files/{id}/links/{link}", delete(file_links::remove))
-        .route("/d/{token}", get(file_content::shared))
+        .route("/v1/files/{id}/content", get(content::get))
+        .route("/v1/files/{id}/links", get(links::list).post(links::create))
+        .route("/v1/files/{id}/links/{link}", delete(links::remove))
+        .route("/d/{token}", get(content::shared))
         .route("/v1/exports", get(exports::list).post(exports::create))
         .route("/v1/exports/{id}", get(exports::show).delete(exports::cancel))
         .route("/v1/imports", get(imports::list).post(imports::create))
@@ -118,6 +114,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .method_not_allowed_fallback(|| async {
             Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
         })
+        .layer(Extension(Listeners::default()))
         .layer(from_fn_with_state(app.clone(), idempotency::middleware));
     if app.config.server.rate_limit_per_minute > 0 {
         let limiter = RateLimiter::new(app.clone(), app.config.server.rate_limit_per_minute);
@@ -132,5 +129,6 @@ pub fn metrics_router(app: App) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/drain", post(health::drain))
+        .layer(Extension(Arc::new(Gauges::default())))
         .with_state(app)
 }

@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::auth::Caller;
-use super::body::{Id, Json, Params, present};
-use super::conditional;
-use super::page::Paging;
+use super::extract::body::{Id, Json, Params, present};
+use super::extract::caller::Caller;
+use super::extract::conditional;
+use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};

@@ -17,20 +17,20 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::answer::{Answer, to_json};
-use super::auth::{Caller, KnownCaller};
-use super::body::{
+use super::extract::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
-use super::idempotency::{self, Abridged, Begun};
-use super::lines::{Line, Lines, MAX_LINE};
+use super::extract::caller::{Caller, KnownCaller};
+use super::extract::ndjson::{Line, Lines, MAX_LINE};
+use super::middleware::idempotency::{self, Abridged, Begun};
 use crate::app::App;
-use crate::cpu_time::Stride;
+use crate::app::cpu_time::Stride;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
 use crate::domain::object::Object;
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::{batches, new_offers};
-use crate::trace::TraceContext;
+use crate::telemetry::trace_context::TraceContext;
 
 /// The most observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;

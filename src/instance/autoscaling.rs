@@ -9,7 +9,7 @@ use super::metadata::Metadata;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config;
-use crate::failure::Failure;
+use crate::error::failure::Failure;
 
 /// The tag that Auto Scaling gives to each instance of a group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";

@@ -20,7 +20,7 @@ use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// The tag that names the environment.
 const ENVIRONMENT_TAG: &str = "Environment";

@@ -10,10 +10,8 @@
 //! Whatever cannot be found out on the way is a reason to stay: a health checker that is broken, or a database that is
 //! away, must not empty the group. docs/decisions/dead-man-switch.md tells more.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::{HeaderMap, header};
 use metrics::{counter, gauge};
 
 use super::replacement::{LONGEST_ROUND, RETRY, Replacement, Verdict};
@@ -28,38 +26,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A process that was stopped or whose machine slept has heard nothing all that time, and that says nothing: between two
 /// looks no more than this counts as silence.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
-
-/// What the process has heard of the load balancer.
-#[derive(Default)]
-pub struct DeadMan {
-    health_checks: AtomicU64,
-    fired: AtomicBool,
-}
-
-impl DeadMan {
-    /// A request for `/healthz` or `/readyz`, or a call of gRPC, with these headers has come.
-    pub fn hear(&self, headers: &HeaderMap) {
-        if is_health_check(headers) {
-            self.health_checks.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn heard(&self) -> u64 {
-        self.health_checks.load(Ordering::Relaxed)
-    }
-
-    /// The instance is being replaced because of the switch.
-    pub fn has_fired(&self) -> bool {
-        self.fired.load(Ordering::Relaxed)
-    }
-}
-
-/// Whether the load balancer itself asks. gRPC libraries put their own names behind the agent's.
-pub fn is_health_check(headers: &HeaderMap) -> bool {
-    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-    // What comes through the load balancer says so, whatever it calls itself.
-    agent.starts_with("ELB-HealthChecker/") && !headers.contains_key("x-forwarded-for")
-}
 
 /// How long it has been silent, by a clock that only goes forward.
 #[derive(Debug)]
@@ -132,7 +98,7 @@ pub async fn run(app: App) -> Result<()> {
                 counter!("salebell_dead_man_total", "outcome" => "fired").increment(1);
                 log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
                     "no health check for {seconds} s: this instance has itself replaced and stops serving");
-                app.dead_man.fired.store(true, Ordering::Relaxed);
+                app.dead_man.fire();
                 app.stopping.cancel();
                 return Ok(());
             }
@@ -195,20 +161,5 @@ mod tests {
         assert_eq!(silence.look(1, now), Some(LONGEST_TICK));
         // A clock that goes backwards, as monotonic clocks have been seen to do.
         assert_eq!(silence.look(1, now - SECOND * 300), Some(LONGEST_TICK));
-    }
-
-    #[test]
-    fn only_the_load_balancer_itself_is_heard() {
-        let dead_man = DeadMan::default();
-        let mut headers = HeaderMap::new();
-        let mut hear = |name: &'static str, value: &str| {
-            headers.insert(name, value.parse().unwrap());
-            dead_man.hear(&headers);
-            dead_man.heard()
-        };
-        assert_eq!(hear("user-agent", "curl/8"), 0);
-        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0"), 1);
-        assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0 grpc-c++/1.85.1"), 2);
-        assert_eq!(hear("x-forwarded-for", "192.0.2.1"), 2, "somebody who calls himself so");
     }
 }

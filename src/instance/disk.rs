@@ -13,7 +13,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -22,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, Verdict};
 use crate::app::App;
-use crate::config::{self, Config, FileStore};
+use crate::config::{Config, FileStore};
 use crate::error::Result;
 
 /// How often the disk is looked at.
@@ -33,28 +32,6 @@ const LONGEST_TICK: Duration = Duration::from_secs(4);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is written to see whether it can be.
 const PROBE: [u8; 4096] = [0; 4096];
-
-/// What `/readyz` knows of the disk.
-pub struct Disk {
-    reason: Mutex<Option<&'static str>>,
-}
-
-impl Disk {
-    /// Not good before it has been looked at, if it is to be.
-    pub fn new(settings: &config::Instance) -> Disk {
-        let reason = settings.disk_full.map(|_| "has not been looked at yet");
-        Disk { reason: Mutex::new(reason) }
-    }
-
-    /// What is wrong with it for so long that it counts. In few words: everybody may ask.
-    pub fn reason(&self) -> Option<&'static str> {
-        *self.reason.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn tell(&self, reason: Option<&'static str>) {
-        *self.reason.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = reason;
-    }
-}
 
 /// For how long the disk has been full, by a clock that only goes forward.
 #[derive(Debug)]
@@ -112,7 +89,7 @@ pub async fn run(app: App) -> Result<()> {
         gauge!("salebell_disk_free_bytes").set(found.free.map_or(f64::NAN, |free| free as f64));
         let began = fullness.lasts.is_none();
         fullness.look(found.problem.is_none(), Instant::now());
-        app.disk.tell(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
+        app.disk.report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
         if let Some(problem) = found.problem.as_ref().filter(|_| began) {
             log::warn!(target: "salebell::disk", "the disk {problem}");
         }

@@ -9,7 +9,7 @@ use super::autoscaling::{Action, AutoScaling, Outcome};
 use super::jitter;
 use super::metadata::Metadata;
 use crate::config;
-use crate::failure::Failure;
+use crate::error::failure::Failure;
 
 /// Between two calls that did not come to their end.
 const RETRY: Duration = Duration::from_secs(2);

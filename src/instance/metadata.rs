@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::error::chain;
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// Names another service than that of EC2, as it does for the SDK of AWS.
 pub const ENDPOINT_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::autoscaling::Outcome;
 use super::lifecycle;
 use crate::config::{Config, Tls};
+use crate::error::failure::{Explain, Failure};
 use crate::error::{Problem, chain};
-use crate::failure::{Explain, Failure};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The pause between two looks is an eighth of the time so far, within these: what comes up soon is seen soon.

@@ -10,8 +10,8 @@ use chrono::TimeDelta;
 use super::autoscaling::AutoScaling;
 use super::metadata::Metadata;
 use crate::app::App;
+use crate::error::failure::Failure;
 use crate::error::{Error, Result, chain};
-use crate::failure::Failure;
 use crate::store::{health, self_terminations};
 
 /// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
-use crate::failure::{Explain, Failure};
+use crate::error::failure::{Explain, Failure};
 
 /// Others may look into the folder, and put nothing there.
 const FOLDER_MODE: u32 = 0o755;

@@ -19,8 +19,9 @@ use super::autoscaling::{AutoScaling, Outcome};
 use super::metadata::{Metadata, SpotAction};
 use super::{jitter, lifecycle};
 use crate::config::Config;
-use crate::failure::{Explain, Failure};
-use crate::pulses::{Pulse, Pulses, notify};
+use crate::error::failure::{Explain, Failure};
+use crate::health::systemd::notify;
+use crate::health::watchdog::{Pulse, Pulses};
 
 /// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
 pub const DRAIN_REASON: &str = "salebell-drain-reason";

@@ -15,8 +15,8 @@ use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 
 use crate::config::{self, MailServer, MailTls};
-use crate::connection;
 use crate::domain::mail_domain;
+use crate::error::connection;
 
 /// A message has arrived when the server says so; how long its answer to our farewell is waited for.
 const FAREWELL: Duration = Duration::from_secs(1);

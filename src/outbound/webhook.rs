@@ -14,11 +14,11 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::addresses::{Forbidden, Guard, GuardedResolver, LookUp};
+use super::ssrf_guard::{Forbidden, Guard, GuardedResolver, LookUp};
 use crate::config;
-use crate::connection;
 use crate::domain::money::Money;
 use crate::domain::retries;
+use crate::error::connection;
 use crate::error::{Error, Result, chain};
 
 /// No more of an answer's body is read than this many bytes; a larger one costs the connection.
@@ -96,7 +96,7 @@ impl Attempt {
 }
 
 impl Webhooks {
-    /// `look_up` finds the addresses of names: `addresses::system_look_up()`, or a test's own.
+    /// `look_up` finds the addresses of names: `ssrf_guard::system_look_up()`, or a test's own.
     pub fn new(settings: &config::Webhook, look_up: LookUp) -> Webhooks {
         let guard = Guard::new(&settings.allow_networks);
         Webhooks { settings: settings.clone(), guard, look_up, client: OnceLock::new() }
@@ -384,7 +384,7 @@ struct TestData {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbound::addresses::system_look_up;
+    use crate::outbound::ssrf_guard::system_look_up;
 
     fn webhooks(allow_http: bool, networks: &[&str]) -> Webhooks {
         let settings = config::Webhook {

@@ -22,7 +22,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::server::TlsStream;
 
-use crate::app::Clock;
+use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 

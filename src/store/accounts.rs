@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// The account of a token's subject, made when it is seen for the first time.
 pub async fn find_or_create_account(

@@ -4,9 +4,9 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::domain::week::start_of;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// Logins of one account are counted at most so often.
 pub const LOGIN_RESOLUTION: TimeDelta = TimeDelta::hours(1);

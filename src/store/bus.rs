@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::notifications;
+use crate::database::pool::PgPool;
 use crate::error::Result;
-use crate::store::pool::PgPool;
-use crate::store::wakeups;
 
 /// A message that this process holds for now.
 pub struct Row {
@@ -31,7 +31,7 @@ pub async fn send(pool: &PgPool, topic: &str, payloads: &[Vec<u8>], now: DateTim
         &ids,
         payloads,
         now,
-        wakeups::PRICES,
+        notifications::PRICES,
     )
     .fetch_one(pool)
     .await?;
@@ -168,7 +168,7 @@ pub async fn revive(executor: impl PgExecutor<'_>, id: Uuid, now: DateTime<Utc>)
         select pg_notify($3, '')::text as "notified""#,
         id,
         now,
-        wakeups::PRICES,
+        notifications::PRICES,
     )
     .fetch_one(executor)
     .await?;

@@ -5,10 +5,11 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{Creation, accounts};
+use crate::database::notifications;
+use crate::database::pool::PgPool;
+use crate::domain::delivery::DEAD;
 use crate::error::{Error, Kind, Result};
-use crate::store::deliveries::DEAD;
-use crate::store::pool::PgPool;
-use crate::store::{delivery_queue, wakeups};
+use crate::store::delivery_queue;
 
 /// Between two tests of a channel, so that nobody sends floods through us.
 const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
@@ -332,7 +333,7 @@ pub async fn recover_channel(
             before = slice.last;
         }
     }
-    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, wakeups::DELIVERIES)
+    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, notifications::DELIVERIES)
         .fetch_one(pool)
         .await?;
     Ok((channel, recovered))

@@ -6,7 +6,8 @@ use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::known_price::known_low;
-use super::offers::{StoreRef, parse_currency};
+use super::known_price::parse_currency;
+use super::offers::StoreRef;
 use crate::domain::money::Currency;
 use crate::domain::price::Low;
 use crate::error::{Error, Result};

@@ -6,9 +6,11 @@ use sqlx::types::Json;
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use crate::database::notifications;
+use crate::database::pool::PgPool;
+use crate::domain::delivery::DEAD;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
-use crate::store::{delivery_queue, wakeups};
+use crate::store::delivery_queue;
 
 /// A filter of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -50,12 +52,6 @@ pub struct DeliveryTry {
     /// The beginning of the answer to a failed try.
     pub response: Option<String>,
 }
-
-/// Five times the schedule: who redelivers for ever sees the newest.
-pub const MAX_TRIES_KEPT: i32 = 50;
-
-/// Why a delivery is dead.
-pub const DEAD: [&str; 2] = ["gone", "no_tries_left"];
 
 /// Why a delivery is cancelled.
 const CANCELLED: [&str; 5] =
@@ -181,7 +177,7 @@ pub async fn redeliver(
     .execute(&mut *transaction)
     .await?;
     delivery_queue::queue_again(&mut transaction, &[id], now).await?;
-    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, wakeups::DELIVERIES)
+    sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, notifications::DELIVERIES)
         .fetch_one(&mut *transaction)
         .await?;
     transaction.commit().await?;

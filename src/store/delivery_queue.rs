@@ -13,9 +13,9 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
+use crate::domain::delivery::MAX_TRIES_KEPT;
 use crate::error::Result;
-use crate::store::deliveries::MAX_TRIES_KEPT;
-use crate::store::pool::PgPool;
 
 /// A channel without one success for so long is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);

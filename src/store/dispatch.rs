@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use crate::database::notifications;
+use crate::database::pool::{PgPool, Transaction};
 use crate::domain::price::Kind;
 use crate::error::Result;
-use crate::store::pool::{PgPool, Transaction};
-use crate::store::{delivery_queue, wakeups};
+use crate::store::delivery_queue;
 
 /// An event with watches to look at, leased to this process.
 pub struct Waiting {
@@ -271,7 +272,7 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
         return Ok(false);
     }
     if made.deliveries > 0 || made.rearmed > 0 {
-        sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::DELIVERIES)
+        sqlx::query!("select pg_notify($1, '')::text as notified", notifications::DELIVERIES)
             .fetch_one(&mut *transaction)
             .await?;
     }

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::games::{Game, find_games};
+use crate::database::pool::{Connection, PgPool};
 use crate::error::{Error, Kind, Result};
-use crate::store::pool::{Connection, PgPool};
 
 /// Queries under way at once: the fewer they are, the more games each of them brings.
 const MAX_QUERIES: usize = 1;

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::offers::{StoreRef, parse_currency};
+use super::known_price::parse_currency;
+use super::offers::StoreRef;
 use crate::domain::history::{Bucket, BucketChanges, InForce, Resolution, fill_buckets};
 use crate::error::{Error, Result};
 

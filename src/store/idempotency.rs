@@ -11,8 +11,8 @@ use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::error::{Error, Kind, Result};
-use crate::store::pool::PgPool;
 
 /// The most keys of an account that are kept at once,
 pub const MAX_KEYS: i64 = 100_000;

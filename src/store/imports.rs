@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::accounts;
 use super::batches;
+use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
 use crate::error::{Error, Kind, Result};
-use crate::store::pool::PgPool;
 
 /// An account has no more imports waiting or being read than this.
 const MAX_OPEN: i64 = 100;

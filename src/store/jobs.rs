@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::database::pool::PgPool;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// Takes a job that is due and that nobody holds. False: not due, or somebody else has it.
 pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: DateTime<Utc>) -> Result<bool> {

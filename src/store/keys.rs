@@ -5,8 +5,8 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::accounts;
+use crate::database::pool::PgPool;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// The most keys of one account.
 const MAX_KEYS: i64 = 100;

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::offers::parse_currency;
+use crate::domain::money::Currency;
 use crate::domain::price::{EndedSale, Low, Price, Sale};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Stands in the place of when the low was reached, beside a low of 0, of an offer for which nothing was ever paid. The
 /// version before knows no offer without a low.
@@ -105,4 +105,9 @@ impl PriceColumns {
             },
         }))
     }
+}
+
+/// A currency as the database keeps it. One that is unknown there is our fault.
+pub(super) fn parse_currency(code: &str) -> Result<Currency> {
+    code.parse().map_err(|_| Error::internal(format!("the database has an unknown currency {code:?}")))
 }

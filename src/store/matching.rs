@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::domain::title::{key, normalise, normalise_as_before, spelling};
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// Games of one key that are looked at, the oldest first.
 const MAX_GAMES: i64 = 50;

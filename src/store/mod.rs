@@ -3,6 +3,8 @@
 //! Reads take `impl PgExecutor<'_>`, writes `&mut PgConnection`: the caller owns the transaction. Where a
 //! function is a whole use case of its own it takes the pool.
 
+pub mod activity_counter;
+
 pub mod accounts;
 pub mod activity;
 pub mod batches;
@@ -13,11 +15,7 @@ pub mod deals;
 pub mod deliveries;
 pub mod delivery_queue;
 pub mod dispatch;
-pub mod exported_rows;
 pub mod exports;
-pub mod file_links;
-pub mod file_removal;
-pub mod file_writing;
 pub mod files;
 pub mod game_loader;
 pub mod games;
@@ -31,8 +29,8 @@ pub mod known_price;
 pub mod matching;
 pub mod new_offers;
 pub mod notices;
+mod offer_removal;
 pub mod offers;
-pub mod pool;
 pub mod price_changes;
 pub mod prices;
 pub mod publications;
@@ -43,14 +41,13 @@ pub mod statistics;
 pub mod stores;
 pub mod told_ends;
 pub mod unreachable;
-pub mod wakeups;
 pub mod watches;
 pub mod weekly_mails;
 
 use sqlx::migrate::{MigrateError, Migrator};
 
+use crate::database::pool::PgPool;
 use crate::error::{Error, Result, is_transient};
-use crate::store::pool::PgPool;
 
 /// What came of making something that may be there already.
 #[derive(Debug)]

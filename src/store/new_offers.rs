@@ -6,10 +6,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::domain::observed_offers::{OfferSights, Sights};
 use crate::domain::title::normalise;
 use crate::error::Result;
 use crate::store::matching::{self, Wanted};
-use crate::store::prices::{OfferSights, Sights};
 
 /// New offers that are made in one transaction.
 const SLICE: usize = 2_000;

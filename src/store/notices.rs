@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// A notice with the names of what it is about. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, FromRow)]

@@ -5,11 +5,11 @@ use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::known_price::PriceColumns;
+use super::offer_removal::delete_offers;
 use super::stores;
-use crate::domain::money::Currency;
+use crate::database::pool::PgPool;
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// The store of an offer, a deal or a price: as much of it as stands beside them.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,11 +102,6 @@ impl TryFrom<OfferRow> for Offer {
             updated_at: row.updated_at,
         })
     }
-}
-
-/// A currency as the database keeps it. One that is unknown there is our fault.
-pub(super) fn parse_currency(code: &str) -> Result<Currency> {
-    code.parse().map_err(|_| Error::internal(format!("the database has an unknown currency {code:?}")))
 }
 
 /// Offers by their id, which is the order of their making; `after` is the last id of the page before.
@@ -244,14 +239,6 @@ pub async fn delete_offer(pool: &PgPool, id: Uuid, check: impl FnOnce(&Offer) ->
     check(&lock_offer(&mut transaction, id).await?)?;
     delete_offers(&mut transaction, &[id]).await?;
     transaction.commit().await?;
-    Ok(())
-}
-
-/// Removes offers, which the caller has locked, and their history.
-pub(super) async fn delete_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<()> {
-    // The history is partitioned and bears no foreign key, which would cost every recorded price a look-up.
-    sqlx::query!("delete from price_history where offer_id = any($1)", ids).execute(&mut *connection).await?;
-    sqlx::query!("delete from offers where id = any($1)", ids).execute(connection).await?;
     Ok(())
 }
 

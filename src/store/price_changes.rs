@@ -4,12 +4,13 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::database::notifications;
 use crate::domain::batch::PriceMessage;
 use crate::domain::ledger::{Changes, Event, PastPrice, SaleChange};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
 use crate::store::known_price::NEVER_PAID;
-use crate::store::{publications, wakeups};
+use crate::store::publications;
 
 /// Writes everything of a message. False when the message has been recorded before: then nothing may be committed.
 pub async fn write(
@@ -44,7 +45,7 @@ pub async fn write(
     }
     write_prices(connection, changes, source, now).await?;
     if changes.events.iter().any(|event| source.publish || source.rings(event)) {
-        sqlx::query!("select pg_notify($1, '')::text as notified", wakeups::EVENTS)
+        sqlx::query!("select pg_notify($1, '')::text as notified", notifications::EVENTS)
             .fetch_one(connection)
             .await?;
     }

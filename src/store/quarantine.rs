@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::offers::{StoreRef, parse_currency};
+use super::known_price::parse_currency;
+use super::offers::StoreRef;
+use crate::database::pool::PgPool;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// What has become of a quarantined price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,10 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::games::Game;
+use crate::database::pool::PgPool;
 use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_omissions, words};
 use crate::domain::title::{key, normalise};
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// How many titles that hold the words are looked at; of more, the newest.
 const MAX_HOLDING: i64 = 300;

@@ -1,6 +1,6 @@
 //! Which instance of a group has itself replaced just now: at most one.
 
-use crate::store::pool::PgPool;
+use crate::database::pool::PgPool;
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;

@@ -4,10 +4,10 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// Deliveries are tried for several days; after so long a week is counted once more for what became of its last ones.
 const SETTLES_AFTER: TimeDelta = TimeDelta::days(7);

@@ -4,10 +4,10 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::offers::delete_offers;
+use super::offer_removal::delete_offers;
+use crate::database::pool::PgPool;
 use crate::domain::title;
 use crate::error::{Error, Result};
-use crate::store::pool::PgPool;
 
 /// A shop.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]

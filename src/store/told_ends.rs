@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::domain::ledger::{Changes, Ledger};
 use crate::domain::price::Rules;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 use crate::store::price_changes::{self, Source};
 use crate::store::prices::lock_offers;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
-use crate::connection::{UnknownName, explain};
+use crate::error::connection::{UnknownName, explain};
 
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,12 +5,12 @@ use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::accounts;
+use crate::database::pool::PgPool;
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
 use crate::store::Creation;
 use crate::store::known_price::price_columns;
-use crate::store::pool::PgPool;
 
 /// A person's rule for a game.
 #[derive(Clone, Debug)]

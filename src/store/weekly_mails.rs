@@ -3,9 +3,9 @@
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::database::pool::PgPool;
 use crate::domain::week::Week;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 /// After so long a mail is old news: who was not tried for, or taken off the list meanwhile, does not get it later.
 const IN_TIME: TimeDelta = TimeDelta::days(7);

@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use systemd_journal_logger::JournalLog;
 
+use super::recorder::{self, News, Tallies, Told};
 use super::table::{CloudWatch, Metric};
-use super::tally::{self, News, Tallies, Told};
 use crate::config::{EmfTarget, Telemetry};
 
 /// CloudWatch's namespace of all of them.
@@ -46,7 +46,7 @@ impl Reporter {
         if settings.emf == EmfTarget::Off {
             return None;
         }
-        let tallies = tally::start();
+        let tallies = recorder::start();
         super::metrics();
         Some(Reporter {
             target: settings.emf,
@@ -175,7 +175,7 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::telemetry::tally::Both;
+    use crate::telemetry::recorder::Both;
 
     fn reporter() -> Reporter {
         let settings = Telemetry {
@@ -195,7 +195,7 @@ mod tests {
             let labels = vec![Label::new("pool", pool.to_string())];
             let key = Key::from_parts("database_wait_seconds", labels);
             let histogram = recorder.register_histogram(&key, &metadata);
-            (0..tally::BUCKETS as i32).for_each(|bucket| histogram.record(0.00099 * 1.2_f64.powi(bucket)));
+            (0..recorder::BUCKETS as i32).for_each(|bucket| histogram.record(0.00099 * 1.2_f64.powi(bucket)));
         }
         for metric in super::super::table::METRICS {
             let key = Key::from_name(metric.name);

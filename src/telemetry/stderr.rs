@@ -79,7 +79,7 @@ impl log::Log for &'static StderrLog {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let now = crate::app::Clock::system().now().to_rfc3339_opts(SecondsFormat::Millis, true);
+        let now = crate::clock::Clock::system().now().to_rfc3339_opts(SecondsFormat::Millis, true);
         let mut line = String::with_capacity(320);
         let _ = write!(line, "{now} {:5} {} ", record.level(), record.target());
         let _ = write!(OneLine(&mut line), "{}", record.args());

@@ -6,9 +6,9 @@ pub mod figures;
 pub mod mail;
 pub mod page;
 
+use crate::database::pool::PgPool;
 use crate::domain::week::Week;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 use crate::store::statistics::{Span, WeekStatistics, list_accounts_of_week, list_weeks};
 
 /// The weeks that are shown.

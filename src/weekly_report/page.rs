@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::chart::{Bar, Series, draw};
 use super::figures::{FIGURES, Unit, change};
 use super::{ACCOUNTS, WeeklyReport, escape};
+use crate::database::pool::PgPool;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::Result;
-use crate::store::pool::PgPool;
 
 const STYLE: &str = include_str!("report.css");
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Result, chain};
-use crate::pulses::Pulse;
+use crate::health::watchdog::Pulse;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.

@@ -17,10 +17,10 @@ use self::rows::RowSource;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::error::{Error, Kind, Result, chain};
-use crate::outbound::blobs::{Blobs, Piece};
+use crate::files::blobs::{Blobs, Piece};
 use crate::store::exports::{self, Claimed, Written};
-use crate::store::file_removal;
-use crate::store::file_writing::{self, Beginning, Writer};
+use crate::store::files::removal;
+use crate::store::files::writing::{self, Beginning, Writer};
 use crate::store::files::{self, NewFile, Quota};
 use crate::tables::{TableFormat, TableWriter};
 
@@ -75,7 +75,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
         && let Some(file) = writing.written.file_id
     {
         // Its owner never gets to see a half.
-        let _ = file_removal::hide_file(&app.writer, export.account_id, file, app.clock.now()).await;
+        let _ = removal::hide_file(&app.writer, export.account_id, file, app.clock.now()).await;
     }
     let failure = match ended {
         Ok(()) => None,
@@ -155,7 +155,7 @@ impl Writing<'_> {
     async fn write_all(&mut self, beat: impl Fn()) -> Result<(), Stop> {
         let (app, export) = (self.app, self.export);
         if let Some(left) = export.file_id {
-            let _ = file_removal::hide_file(&app.writer, export.account_id, left, app.clock.now()).await;
+            let _ = removal::hide_file(&app.writer, export.account_id, left, app.clock.now()).await;
         }
         let options: ExportOptions =
             serde_json::from_value(export.options.clone()).map_err(Error::internal)?;
@@ -195,7 +195,7 @@ impl Writing<'_> {
         // Whoever cancels from here on comes too late for the file, but not for the export.
         self.tell().await?;
         let sha256 = file.hasher.finalize();
-        let written = file_writing::Written {
+        let written = writing::Written {
             file: file.id,
             writer: file.writer,
             piece_start: file.piece_start,
@@ -203,7 +203,7 @@ impl Writing<'_> {
             hash_state: &[],
             progress: None,
         };
-        match file_writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
+        match writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
             true => Ok(()),
             false => Err(Stop::Lost),
         }
@@ -235,7 +235,7 @@ impl Writing<'_> {
         let writer = Uuid::now_v7();
         let place = Blobs::new_place(file.id, 0, writer);
         let wanted = Writer { id: writer, offset: 0, length: None, new_place: &place };
-        let begun = file_writing::begin_writing(&app.writer, account, file.id, &wanted, quota, now).await?;
+        let begun = writing::begin_writing(&app.writer, account, file.id, &wanted, quota, now).await?;
         let Beginning::Begun(turn) = begun else { return Err(Stop::Lost) };
         Ok(Growing {
             id: file.id,

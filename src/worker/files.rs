@@ -10,10 +10,10 @@ use metrics::counter;
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::assembly::{DEAD_AFTER, assemble};
 use crate::error::{Error, Kind, Result};
-use crate::outbound::blobs::Found;
-use crate::store::{file_removal, file_writing};
+use crate::files::blobs::Found;
+use crate::files::concatenation::{DEAD_AFTER, assemble};
+use crate::store::files::{removal, writing};
 
 /// Files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
@@ -31,10 +31,10 @@ pub async fn assemble_left(app: &App) -> Result<()> {
     let mut failed = Ok(());
     while !app.stopping.is_cancelled() {
         let now = app.clock.now();
-        let claim = file_writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
+        let claim = writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
         // One that fails waits for its turn again, and keeps no other waiting.
         let Some(file) = claim else { break };
-        match assemble(app, file).await {
+        match assemble(&app.writer, &app.blobs, &app.clock, file).await {
             Err(error) if error.kind != Kind::NotFound => failed = Err(error),
             _ => {}
         }
@@ -48,7 +48,7 @@ pub async fn assemble_left(app: &App) -> Result<()> {
 /// The database or the store is away; the next round goes on.
 pub async fn remove_expired(app: &App) -> Result<()> {
     while !app.stopping.is_cancelled() {
-        let hidden = file_removal::hide_expired(&app.writer, AT_ONCE, app.clock.now()).await?;
+        let hidden = removal::hide_expired(&app.writer, AT_ONCE, app.clock.now()).await?;
         counter!("salebell_files_expired_total").increment(hidden);
         if hidden < AT_ONCE.unsigned_abs() {
             break;
@@ -56,7 +56,7 @@ pub async fn remove_expired(app: &App) -> Result<()> {
     }
     let mut after = Uuid::nil();
     loop {
-        let hidden = file_removal::list_hidden(&app.writer, after, AT_ONCE).await?;
+        let hidden = removal::list_hidden(&app.writer, after, AT_ONCE).await?;
         let Some(last) = hidden.last() else { return Ok(()) };
         after = *last;
         for id in hidden {
@@ -69,10 +69,10 @@ pub async fn remove_expired(app: &App) -> Result<()> {
 }
 
 async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
-    for empty in file_removal::list_places_to_empty(&app.writer, id).await? {
+    for empty in removal::list_places_to_empty(&app.writer, id).await? {
         app.blobs.remove(&empty.place, empty.progress.as_ref()).await.map_err(Error::unavailable)?;
     }
-    file_removal::forget_file(&app.writer, id).await
+    removal::forget_file(&app.writer, id).await
 }
 
 /// Finds bytes without a file and files without their bytes, and removes both: a crash at the wrong moment, a restored
@@ -84,7 +84,7 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
     sweep_bytes(app).await?;
     let (mut after, mut lost, mut seen) = ((Uuid::nil(), -1), BTreeSet::new(), BTreeSet::new());
     loop {
-        let pieces = file_removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
+        let pieces = removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };
         after = (last.file_id, last.start_at);
         let looked = stream::iter(pieces).map(async |piece| {
@@ -104,7 +104,7 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
     for id in lost {
         log::error!(target: "salebell::files", "file.id" = id.to_string(); "a file has lost its bytes and is removed");
         counter!("salebell_file_orphans_total", "side" => "row").increment(1);
-        file_removal::hide_lost(&app.writer, id, app.clock.now()).await?;
+        removal::hide_lost(&app.writer, id, app.clock.now()).await?;
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ async fn sweep_bytes(app: &App) -> Result<()> {
             seen += found.len();
             let (names, places): (Vec<_>, Vec<_>) =
                 found.iter().map(|Found { name, place }| (name.clone(), place.clone())).unzip();
-            orphans.extend(file_removal::list_unknown_names(&app.writer, &names, &places).await?);
+            orphans.extend(removal::list_unknown_names(&app.writer, &names, &places).await?);
         }
     }
     // It may be another service's store, or a database that has just been made or restored.
@@ -142,7 +142,7 @@ async fn sweep_bytes(app: &App) -> Result<()> {
     for uploads in uploads.chunks(AT_ONCE.unsigned_abs() as usize) {
         let (places, ids): (Vec<_>, Vec<_>) =
             uploads.iter().map(|upload| (upload.place.clone(), upload.id.clone())).unzip();
-        let unknown = file_removal::list_unknown_uploads(&app.writer, &places, &ids).await?;
+        let unknown = removal::list_unknown_uploads(&app.writer, &places, &ids).await?;
         for orphan in uploads.iter().filter(|upload| unknown.contains(&upload.id)) {
             log::warn!(target: "salebell::files", "an upload to {} belongs to no file and is ended", orphan.place);
             counter!("salebell_file_orphans_total", "side" => "upload").increment(1);

@@ -20,14 +20,14 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
 use crate::domain::observation::{Checked, Observation};
+use crate::error::failure::{Explain, Failure};
 use crate::error::{Error, Kind, Result, chain};
-use crate::failure::{Explain, Failure};
 use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{Seen, Sorter};
-use crate::outbound::blobs::{Span, read_spans};
+use crate::files::blobs::{Span, read_spans};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::{files, new_offers};
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::pulses::Pulse;
+use crate::health::watchdog::Pulse;
 
 /// Does all of the worker's work until `app.stopping`, then finishes or gives back what is in hand.
 ///

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use salebell::dev::cluster::Cluster;
+use salebell::cli::dev::cluster::Cluster;
 use secrecy::ExposeSecret;
 use sqlx::{Connection, PgConnection};
 

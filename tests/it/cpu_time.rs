@@ -122,7 +122,10 @@ async fn health_checks_are_answered_while_small_bodies_make_much_work() {
             }
         }
         let (beside, loaded) = measured.pop().unwrap();
-        assert!(loaded <= 3 * beside + Duration::from_millis(20), "{accounts}: {loaded:?} after {measured:?}");
+        assert!(
+            loaded <= 3 * beside + Duration::from_millis(20),
+            "{accounts}: {loaded:?} after {measured:?}"
+        );
     }
 }
 
@@ -187,27 +190,30 @@ async fn no_body_of_any_kind_stops_the_process() {
 async fn work_ends_when_its_client_hangs_up() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
-    let request = request(&anna.token, "application/x-ndjson", "gzip", "whole", &bomb().await);
-    let begin = Instant::now();
-    let mut stream = raw::connect(&app.url).await;
-    stream.write_all(&request).await.unwrap();
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await.unwrap();
-    assert_eq!(&head, b"HTTP/1.1 202");
-    let whole = begin.elapsed();
-
-    let mut stream = raw::connect(&app.url).await;
-    let again: Vec<u8> = {
-        let at = request.windows(5).position(|bytes| bytes == b"whole").unwrap();
-        [&request[..at], b"ended", &request[at + 5..]].concat()
+    let bomb = bomb().await;
+    let ended_whole = async || -> i64 {
+        let sql = "select count(*) from batches";
+        sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
     };
-    stream.write_all(&again).await.unwrap();
-    eventually("it has begun", async || in_flight(&app).await == 1).await;
-    drop(stream);
-    let hung_up = Instant::now();
-    eventually("it has ended", async || in_flight(&app).await == 0).await;
-    assert!(hung_up.elapsed() < whole / 2, "{:?} of {whole:?}", hung_up.elapsed());
-    let batches = "select count(*) from batches";
-    let batches: i64 = sqlx::query_scalar(batches).fetch_one(&app.app.writer).await.unwrap();
-    assert_eq!(batches, 1, "what was hung up on is no batch");
+    let send = async |round: usize| {
+        let mut stream = raw::connect(&app.url).await;
+        let request = request(&anna.token, "application/x-ndjson", "gzip", &format!("round-{round}"), &bomb);
+        stream.write_all(&request).await.unwrap();
+        stream
+    };
+    let mut head = [0; 12];
+    send(0).await.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 202");
+    // What is not hung up on becomes a batch. A machine with other work may let this end before we come to hang up.
+    for round in 1..=ROUNDS {
+        let whole = ended_whole().await;
+        let stream = send(round).await;
+        eventually("it has begun", async || in_flight(&app).await == 1 || ended_whole().await > whole).await;
+        drop(stream);
+        eventually("it has ended", async || in_flight(&app).await == 0).await;
+        if ended_whole().await == whole {
+            return;
+        }
+    }
+    panic!("each of {ROUNDS} went on to its end");
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use salebell::dev::cluster::Cluster;
+use salebell::cli::dev::cluster::Cluster;
 use secrecy::ExposeSecret;
 
 use crate::support::bus::Carrier;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use salebell::store::wakeups;
+use salebell::database::notifications;
 use salebell::worker::deliver::{self, Step};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -235,7 +235,11 @@ async fn a_delivery_is_told_of_at_once() {
     app.until("select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen%')").await;
     let worker = run(&app);
     app.ring(&anna, &[hook.id]).await;
-    sqlx::query("select pg_notify($1, '')").bind(wakeups::DELIVERIES).execute(&app.app.writer).await.unwrap();
+    sqlx::query("select pg_notify($1, '')")
+        .bind(notifications::DELIVERIES)
+        .execute(&app.app.writer)
+        .await
+        .unwrap();
     sink.wait_for("/", 1).await;
     worker.abort();
     listening.abort();

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use reqwest::Method;
-use salebell::outbound::blobs::Blobs;
+use salebell::files::blobs::Blobs;
 use salebell::worker::{files, schedule};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

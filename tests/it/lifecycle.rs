@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use salebell::store::pool::{PgPool, Settings};
+use salebell::database::pool::{PgPool, Settings};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 

@@ -212,3 +212,30 @@ fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
     let said = text(&describe(&chroot, usual, "true"));
     assert!(said.contains("this machine: root, in a chroot"), "{said}");
 }
+
+#[test]
+fn tests_that_boot_or_mount_are_named_as_root_s() {
+    let script = std::fs::read_to_string("scripts/describe-machine.sh").unwrap();
+    let named = |begin: &str| -> Vec<&str> {
+        let line = script.lines().find_map(|line| line.trim().strip_prefix(begin)).unwrap();
+        line.trim_end_matches('"').split_whitespace().collect()
+    };
+    let (always, mounting) = (named("of_root=\""), named("of_root+=\""));
+    let mut found = 0;
+    for entry in std::fs::read_dir("tests/it").unwrap() {
+        let path = entry.unwrap().path();
+        let module = format!("{}::", path.file_stem().unwrap().to_string_lossy());
+        // This one reads the words that it looks for.
+        if path.is_dir() || module == "machine::" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let boots = text.contains("support::appliance");
+        let mounts = text.contains("unshare") || text.contains("support::journal");
+        let listed = |names: &[&str]| names.iter().any(|name| name.starts_with(&module));
+        assert!(!boots || listed(&always), "{module} boots instances");
+        assert!(!mounts || listed(&always) || listed(&mounting), "{module} mounts");
+        found += usize::from(boots || mounts);
+    }
+    assert!(found >= 8, "{found}");
+}

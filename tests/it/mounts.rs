@@ -1,5 +1,5 @@
 //! A directory of files that is on a file system of its own (`files.mounted`), and what happens while that is gone. The
-//! process, its mounts and their loss are real; one that hangs is in src/outbound/blobs/mount.rs, and EFS in
+//! process, its mounts and their loss are real; one that hangs is in src/files/blobs/mount.rs, and EFS in
 //! `make rehearse-vm`.
 
 use std::os::unix::fs::MetadataExt;

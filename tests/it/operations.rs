@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Key → default, as `config.rs` reads them: `r.get("server.listen", "127.0.0.1:8080")`.
 fn settings_of_the_program() -> BTreeMap<String, String> {
     let source = concat!(
-        include_str!("../../src/config.rs"),
+        include_str!("../../src/config/mod.rs"),
         include_str!("../../src/config/bus.rs"),
         include_str!("../../src/config/aws.rs"),
         include_str!("../../src/config/database.rs"),

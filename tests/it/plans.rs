@@ -1,12 +1,12 @@
 //! What lists cost: each query is run on a catalogue and on one that is ten times as large. It must use the same
 //! plan, read no big table from end to end, and look at a bounded number of rows.
 
+use salebell::database::pool::PgPool;
 use salebell::domain::history::Resolution;
 use salebell::store::deals::{self, DealFilter, DealKey, DealSort};
 use salebell::store::games;
 use salebell::store::history::{self, HistoryFilter};
 use salebell::store::offers::{self, OfferFilter};
-use salebell::store::pool::PgPool;
 use salebell::store::quarantine::{self, State, Which};
 use salebell::store::search;
 use salebell::store::stores;
@@ -154,7 +154,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     }
 
     let euro = Some("EUR".parse().unwrap());
-    let now = salebell::app::Clock::system().now();
+    let now = salebell::clock::Clock::system().now();
     for sort in [DealSort::Cut, DealSort::Price, DealSort::Newest] {
         let after = match sort {
             DealSort::Cut => DealKey::Cut(50, Uuid::max()),

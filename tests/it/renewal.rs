@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::Client;
-use salebell::app::{AppState, Clock};
+use salebell::app::AppState;
+use salebell::cli::dev::cluster::Cluster;
+use salebell::clock::Clock;
 use salebell::config::Config;
-use salebell::dev::cluster::Cluster;
 use salebell::instance::renewal::{Origin, Renewal};
 use salebell::secrets::{self, Keyring};
 use secrecy::ExposeSecret;

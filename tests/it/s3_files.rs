@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
 use reqwest::Method;
 use reqwest::redirect::Policy;
-use salebell::outbound::blobs::OpenUpload;
+use salebell::files::blobs::OpenUpload;
 use salebell::worker::files;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;

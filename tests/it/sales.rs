@@ -1,8 +1,8 @@
 //! Sales: when they are over, when they are the same again, what counts as a low, and whom all of it rings.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use salebell::app::Clock;
-use salebell::store::pool::PgPool;
+use salebell::clock::Clock;
+use salebell::database::pool::PgPool;
 use salebell::worker::{deliver, dispatch, exports, publish, schedule};
 use serde_json::{Value, json};
 

@@ -175,7 +175,10 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
         for user in [&anna, &ben, &anna] {
             app.see(user, "/v1/me").await;
             // Another process has another memory.
-            let others = salebell::activity::Activity::new(app.app.writer.clone(), app.app.suspicion.clone());
+            let others = salebell::store::activity_counter::Activity::new(
+                app.app.writer.clone(),
+                app.app.suspicion.clone(),
+            );
             others.note_login(user.account, app.clock.now());
         }
         counted(&app, "login", count, 0).await;

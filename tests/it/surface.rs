@@ -13,8 +13,8 @@ use reqwest::Method;
 use salebell::app::App;
 use salebell::error::{Error, Problem};
 use salebell::http;
-use salebell::http::body::{self, Json};
-use salebell::trace::TraceContext;
+use salebell::http::extract::body::{self, Json};
+use salebell::telemetry::trace_context::TraceContext;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 

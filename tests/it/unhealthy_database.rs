@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use salebell::dev::cluster::Cluster;
+use salebell::cli::dev::cluster::Cluster;
 use salebell::worker;
 use secrecy::ExposeSecret;
 use serde_json::json;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use chrono::TimeDelta;
 use futures_util::future::FutureExt;
 use reqwest::Method;
-use salebell::outbound::addresses::LookUp;
+use salebell::outbound::ssrf_guard::LookUp;
 use salebell::outbound::webhook::Webhooks;
 use salebell::worker::deliver;
 use serde_json::{Value, json};

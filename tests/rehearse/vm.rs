@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, StatusCode};
-use salebell::app::Clock;
+use salebell::clock::Clock;
 use serde_json::json;
 use tokio::sync::Mutex;
 

@@ -70,7 +70,7 @@ def sources():
 def says(metric, label, value):
     """Whether the program ever tells `metric` with this value of a label: the word is in a file that records it."""
     if label == "service":
-        return f'"{value}"' in files()[pathlib.Path("src/main.rs")]
+        return any(f'"{value}"' in files()[pathlib.Path(path)] for path in ("src/cli/mod.rs", "src/cli/serve.rs"))
     if (metric, label) == ("salebell_failures_total", "kind"):
         return f'target: "salebell::{value}"' in sources()
     recording = [text for text in files().values() if f'!("{metric}"' in "".join(text.split())]
@@ -80,7 +80,7 @@ def says(metric, label, value):
 
 # Where a label's values are words, when it is not where the metric is recorded.
 NAMED_IN = {
-    ("database_wait_seconds", "pool"): ["src/app.rs"],
+    ("database_wait_seconds", "pool"): ["src/app/mod.rs"],
     ("salebell_transitions_total", "kind"): ["src/domain/price.rs"],
 }
 

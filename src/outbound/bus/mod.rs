@@ -10,15 +10,15 @@ pub mod topic;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::store::pool::PgPool;
+use crate::database::pool::PgPool;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use self::clients::Clients;
 use self::queue::{Held, PriceQueue};
 use self::topic::{PRICES_AT_ONCE, Topic};
-use crate::app::Clock;
 use crate::aws::Chain;
+use crate::clock::Clock;
 use crate::config;
 use crate::error::Result;
 use crate::store::bus as table;

@@ -19,8 +19,8 @@ use uuid::Uuid;
 use super::clients::Clients;
 use super::topic::Message;
 use super::{Receipt, Received};
-use crate::app::Clock;
 use crate::aws::WHILE_SERVING;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 
 /// The longest that SQS lets us wait for a message.

@@ -8,8 +8,8 @@ use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::money::Money as Amount;
 use crate::error::{Error, Result};
-use crate::store::exported_rows;
 use crate::store::exports;
+use crate::store::exports::rows;
 use crate::store::known_price::known_low;
 use crate::tables::ColumnKind::{Boolean, Integer, Money, Text, Time};
 use crate::tables::{Cell, Columns};
@@ -148,7 +148,7 @@ impl RowSource {
         let mut last = after;
         let page: Vec<Vec<Cell>> = match self.kind {
             ExportKind::Prices => {
-                let rows = exported_rows::list_prices(reader, filter, after, PAGE).await?;
+                let rows = rows::list_prices(reader, filter, after, PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
                         last = (row.offer_id, row.observed_at);
@@ -174,7 +174,7 @@ impl RowSource {
             }
             ExportKind::Deals => {
                 let now = self.app.clock.now();
-                let rows = exported_rows::list_deals(reader, filter, after.0, PAGE, now).await?;
+                let rows = rows::list_deals(reader, filter, after.0, PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
@@ -204,7 +204,7 @@ impl RowSource {
                     .collect::<Result<_>>()?
             }
             ExportKind::Watches => {
-                let rows = exported_rows::list_watches(writer, account, after.0, PAGE).await?;
+                let rows = rows::list_watches(writer, account, after.0, PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
@@ -229,7 +229,7 @@ impl RowSource {
                     .collect::<Result<_>>()?
             }
             ExportKind::Notices => {
-                let rows = exported_rows::list_notices(writer, account, after.0, PAGE).await?;
+                let rows = rows::list_notices(writer, account, after.0, PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;
@@ -255,7 +255,7 @@ impl RowSource {
             }
             ExportKind::Files => {
                 let now = self.app.clock.now();
-                let rows = exported_rows::list_files(writer, account, after.0, PAGE, now).await?;
+                let rows = rows::list_files(writer, account, after.0, PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
                         last.0 = row.id;

@@ -61,7 +61,7 @@ async fn drop_database(connection: &mut PgConnection, name: &str) {
 
 /// Drops what earlier runs have left: their names tell their age.
 async fn drop_old_databases(connection: &mut PgConnection) {
-    let hour_ago = salebell::app::Clock::system().now() - chrono::TimeDelta::hours(1);
+    let hour_ago = salebell::clock::Clock::system().now() - chrono::TimeDelta::hours(1);
     let oldest = uuid::Timestamp::from_unix(uuid::NoContext, hour_ago.timestamp() as u64, 0);
     let limit = Uuid::new_v7(oldest).simple().to_string();
     let names: Vec<String> = sqlx::query_scalar(

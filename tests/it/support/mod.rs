@@ -29,7 +29,8 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
-use salebell::app::{App, AppState, Clock};
+use salebell::app::{App, AppState};
+use salebell::clock::Clock;
 use salebell::config::Config;
 use salebell::domain::api_key;
 use salebell::http;

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{Response, StatusCode};
 use chrono::{DateTime, Utc};
-use salebell::app::Clock;
+use salebell::clock::Clock;
 use uuid::Uuid;
 
 use super::aws::pass_on;

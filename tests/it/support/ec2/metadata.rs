@@ -10,7 +10,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
-use salebell::app::Clock;
+use salebell::clock::Clock;
 use serde_json::json;
 
 use super::{World, fault};

@@ -1,0 +1,186 @@
+//! What every part of the process shares: pools, configuration, clock, bus.
+
+pub mod cpu_time;
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::cpu_time::CpuTime;
+use crate::auth::Callers;
+use crate::aws::Chain;
+use crate::clock::Clock;
+use crate::config::{Config, Database};
+use crate::database::connect::{connect_options, make_pool};
+use crate::database::deadline::Suspicion;
+use crate::database::iam_tokens::Tokens;
+use crate::database::notifications::Wakeups;
+use crate::database::pool::{Password, PgPool};
+use crate::error::{Error, Result};
+use crate::files::active_uploads::Uploads;
+use crate::files::blobs::Blobs;
+use crate::health::dead_man::DeadMan;
+use crate::health::disk::Disk;
+use crate::health::readiness::Readiness;
+use crate::health::watchdog::Pulses;
+use crate::outbound::bus::topic::Topic;
+use crate::outbound::bus::{self, Bus};
+use crate::outbound::email::Mailer;
+use crate::outbound::ssrf_guard::system_look_up;
+use crate::outbound::webhook::Webhooks;
+use crate::secrets::Keyring;
+use crate::store::activity_counter::Activity;
+use crate::store::game_loader::GameLoader;
+use crate::store::idempotency::KeptAnswers;
+
+/// Shared by every task of the process; cheap to clone.
+pub type App = Arc<AppState>;
+
+pub struct AppState {
+    pub config: Config,
+    /// A caller's own things, and all writes.
+    pub writer: PgPool,
+    /// What may be a second old: catalogue, deals, history.
+    pub reader: PgPool,
+    /// What every pool logs in with.
+    pub password: Password,
+    /// What it is with `database.iam`.
+    pub tokens: Option<Tokens>,
+    /// Who we are to AWS.
+    pub aws: Chain,
+    /// Reads single games through `reader`.
+    pub games: GameLoader,
+    pub clock: Clock,
+    /// Whose turn it is to compute.
+    pub cpu: CpuTime,
+    pub bus: Bus,
+    /// Where other teams hear of events.
+    pub events_topic: Option<Topic>,
+    pub keyring: Keyring,
+    pub webhooks: Webhooks,
+    pub mailer: Mailer,
+    pub callers: Callers,
+    /// Counts downloads and log-ins.
+    pub activity: Activity,
+    /// The bytes of files.
+    pub blobs: Blobs,
+    /// Those that this process receives just now.
+    pub uploads: Uploads,
+    /// How much is kept for idempotency keys.
+    pub kept_answers: KeptAnswers,
+    /// Rings when another process has put something into a queue of the database.
+    pub wakeups: Wakeups,
+    /// Raised by who gives up waiting for the database.
+    pub suspicion: Suspicion,
+    /// What `/readyz` knows of the database.
+    pub readiness: Readiness,
+    /// What the watchdog asks.
+    pub pulses: Pulses,
+    /// Hears the load balancer.
+    pub dead_man: DeadMan,
+    /// What `/readyz` knows of the instance's own disk.
+    pub disk: Disk,
+    /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
+    pub stopping: CancellationToken,
+}
+
+impl AppState {
+    /// Makes the pools without connecting: a database that is away at start is one that comes back. With
+    /// `database.iam`, begins to make tokens for them.
+    ///
+    /// # Errors
+    /// A database URL, an encryption key or an address of S3 that cannot be read.
+    pub fn new(config: Config, clock: Clock) -> Result<App> {
+        let url = config.database.url.expose_secret();
+        let suspicion = Suspicion::default();
+        let password = Password::default();
+        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| {
+            make_pool(name, settings, url, writer, &suspicion, &password)
+        };
+        let writer = make("writer", &config.database, url, Some(&clock))?;
+        let probe = Database { max_connections: 1, ..config.database.clone() };
+        let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, suspicion.clone());
+        let reader = match &config.database.reader_url {
+            Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
+            None => writer.clone(),
+        };
+        let aws = Chain::new(config.region(), clock.clone());
+        let tokens = config.aws.region.as_deref().filter(|_| config.database.iam);
+        let tokens = tokens.map(|region| Tokens::new(aws.clone(), region, clock.clone(), password.clone()));
+        if let Some(tokens) = &tokens {
+            let pools = [&reader, readiness.pool(), &writer].map(PgPool::clone);
+            tokens.log_in(pools.map(|pool| (pool.clone(), (*pool.connect_options()).clone())).into())?;
+            // Here, so that no command can forget it.
+            tokio::spawn(tokens.clone().keep());
+        }
+        let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
+        let (bus, events_topic) = bus::connect(&config.bus, writer.clone(), clock.clone(), &aws);
+        let activity = Activity::new(writer.clone(), suspicion.clone());
+        Ok(Arc::new(AppState {
+            bus,
+            events_topic,
+            webhooks: Webhooks::new(&config.webhook, system_look_up()),
+            mailer: Mailer::new(&config.email),
+            callers: Callers::new(
+                &config.auth,
+                writer.clone(),
+                clock.clone(),
+                suspicion.clone(),
+                activity.clone(),
+            ),
+            activity,
+            blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
+            uploads: Uploads::default(),
+            kept_answers: KeptAnswers::default(),
+            games: GameLoader::new(reader.clone()),
+            disk: Disk::new(&config.instance),
+            config,
+            writer,
+            reader,
+            password,
+            tokens,
+            aws,
+            clock,
+            cpu: CpuTime::default(),
+            keyring,
+            wakeups: Wakeups::default(),
+            suspicion,
+            readiness,
+            pulses: Pulses::default(),
+            dead_man: DeadMan::default(),
+            stopping: CancellationToken::new(),
+        }))
+    }
+}
+
+impl AppState {
+    /// Connections to the database are made with these settings from now on, in all pools; those that there are stay.
+    ///
+    /// # Errors
+    /// A URL that cannot be read; nothing has changed then.
+    pub fn log_in_as(&self, settings: &Database) -> Result<()> {
+        let writer = connect_options(settings, settings.url.expose_secret())?;
+        let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
+        // Without a reader's URL the reader is the writer's pool.
+        let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
+        let pools = [(&self.reader, reader), (self.readiness.pool(), writer.clone()), (&self.writer, writer)];
+        if let Some(tokens) = &self.tokens {
+            return tokens.log_in(pools.map(|(pool, options)| (pool.clone(), options)).into());
+        }
+        pools.into_iter().for_each(|(pool, options)| pool.set_connect_options(options));
+        self.password.renewed();
+        Ok(())
+    }
+
+    /// Waits until there is something to log in to the database with: for commands, which end when they cannot.
+    ///
+    /// # Errors
+    /// There are no credentials of AWS to make a token with; it tells why.
+    pub async fn can_log_in(&self) -> Result<()> {
+        match &self.tokens {
+            Some(tokens) => tokens.first().await,
+            None => Ok(()),
+        }
+    }
+}

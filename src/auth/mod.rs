@@ -1,0 +1,299 @@
+//! Who calls: a bearer token is an API key or a JSON Web Token, and belongs to an account. So does what the load
+//! balancer tells of the user of a browser.
+//!
+//! Tokens that have been looked up are remembered for a moment, so that a caller's hundredth request costs a hash
+//! and no query. A revoked API key is refused by the process that revoked it at once, by all others after
+//! `KEY_MEMORY` at the latest.
+//!
+//! While the database is away, an API key that was valid within `KEPT` is known still, but not confirmed: that is enough
+//! for what does not need the database (`POST /v1/prices` on a bus of its own), and for nothing else.
+
+pub mod fetch;
+pub mod issuers;
+pub mod jwks;
+pub mod load_balancer;
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::auth::issuers::{Claims, Issuers, LEEWAY};
+use crate::auth::load_balancer::LoadBalancer;
+use crate::clock::Clock;
+use crate::config::Auth;
+use crate::database::deadline::Suspicion;
+use crate::database::pool::PgPool;
+use crate::domain::api_key;
+use crate::error::{Error, Kind, Result, chain};
+use crate::store::activity_counter::Activity;
+use crate::store::{accounts, keys};
+
+/// How long an API key is believed without asking the database.
+const KEY_MEMORY: TimeDelta = TimeDelta::seconds(5);
+/// For so long an API key that was valid is known while the database is away.
+const KEPT: TimeDelta = TimeDelta::hours(1);
+/// How long the database may take to confirm a key that is known.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// And after how long it is asked again when it could not.
+const CONFIRM_AGAIN: TimeDelta = TimeDelta::seconds(1);
+/// How long a verified JWT is believed without verifying it again, at most: its issuer may withdraw the key.
+const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
+/// `last_used_at` is written at most so often.
+const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_TOKENS: usize = 10_000;
+const MAX_ACCOUNTS: usize = 50_000;
+
+/// A caller with a valid token. Every finder of what is somebody's own takes its `account`.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub account: Uuid,
+    pub scopes: Arc<[String]>,
+    /// When the caller came with an API key: which, and when that expires.
+    pub key: Option<(Uuid, Option<DateTime<Utc>>)>,
+    /// The key was valid a while ago, and the database cannot be asked whether it still is.
+    pub unconfirmed: bool,
+}
+
+impl Caller {
+    /// Whether the token has the scope.
+    pub fn may(&self, scope: &str) -> bool {
+        self.scopes.iter().any(|own| own == scope)
+    }
+
+    /// # Errors
+    /// `Forbidden` when the token lacks the scope.
+    pub fn require(&self, scope: &str) -> Result<()> {
+        if self.may(scope) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Forbidden, format!("The token lacks the scope {scope}.")))
+    }
+}
+
+/// Knows tokens.
+pub struct Callers {
+    issuers: RwLock<Arc<Issuers>>,
+    load_balancer: Option<LoadBalancer>,
+    pool: PgPool,
+    clock: Clock,
+    suspicion: Suspicion,
+    activity: Activity,
+    tokens: Memory<TokenHash, Caller>,
+    /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
+    users: Memory<TokenHash, Caller>,
+    /// API keys that were valid, for when nobody can be asked.
+    known: Memory<TokenHash, Caller>,
+    accounts: Memory<(String, String), Uuid>,
+}
+
+type TokenHash = [u8; 32];
+
+impl Callers {
+    /// `pool` is the writer's: a key that was made a moment ago is there.
+    pub fn new(
+        settings: &Auth,
+        pool: PgPool,
+        clock: Clock,
+        suspicion: Suspicion,
+        activity: Activity,
+    ) -> Callers {
+        Callers {
+            issuers: RwLock::new(Arc::new(Issuers::new(settings, &clock))),
+            load_balancer: settings.alb.as_ref().map(|alb| LoadBalancer::new(alb, &clock)),
+            pool,
+            clock,
+            suspicion,
+            activity,
+            tokens: Memory::new(MAX_TOKENS),
+            users: Memory::new(MAX_TOKENS),
+            known: Memory::new(MAX_TOKENS),
+            accounts: Memory::new(MAX_ACCOUNTS),
+        }
+    }
+
+    /// The caller whose token it is.
+    ///
+    /// # Errors
+    /// `Unauthenticated` with what is wrong with the token; `Unavailable` when it cannot be looked up.
+    pub async fn authenticate(&self, token: &str) -> Result<Caller> {
+        let (hash, now) = (hash(token), self.clock.now());
+        if let Some(caller) = self.tokens.get(&hash, now) {
+            return Ok(caller);
+        }
+        let (caller, until) = match api_key::is_well_formed(token) {
+            true => self.find_key(&hash, now).await?,
+            false if token.matches('.').count() == 2 => {
+                let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+                self.admit(issuers.verify(token).await?, now).await?
+            }
+            false => return Err(Error::new(Kind::Unauthenticated, "The token is not valid.")),
+        };
+        self.activity.note_login(caller.account, now);
+        self.tokens.put(hash, caller.clone(), until, now);
+        Ok(caller)
+    }
+
+    /// The user of whom the load balancer says this (`x-amzn-oidc-data`). Whoever calls knows that it was the load
+    /// balancer who said it.
+    ///
+    /// # Errors
+    /// As `authenticate`.
+    pub async fn authenticate_user(&self, token: &str) -> Result<Caller> {
+        let (hash, now) = (hash(token), self.clock.now());
+        if let Some(caller) = self.users.get(&hash, now) {
+            return Ok(caller);
+        }
+        let load_balancer = self.load_balancer.as_ref();
+        let load_balancer = load_balancer
+            .ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
+        let (caller, until) = self.admit(load_balancer.verify(token).await?, now).await?;
+        self.activity.note_login(caller.account, now);
+        self.users.put(hash, caller.clone(), until, now);
+        Ok(caller)
+    }
+
+    /// Believes these issuers from now on; what a token of another has proved before is forgotten.
+    pub fn trust(&self, settings: &Auth) {
+        let issuers = Arc::new(Issuers::new(settings, &self.clock));
+        *self.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers;
+        self.tokens.forget(|caller| caller.key.is_none());
+    }
+
+    /// Refuses an API key from now on in this process.
+    pub fn forget_key(&self, id: Uuid) {
+        for memory in [&self.tokens, &self.known] {
+            memory.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
+        }
+    }
+
+    async fn find_key(&self, hash: &TokenHash, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
+        let find = keys::find_valid_key(&self.pool, hash, now);
+        let found = match self.known.get(hash, now) {
+            None => find.await?,
+            Some(known) => {
+                match self.suspicion.limit(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
+                    Err(error) if error.kind == Kind::Unavailable => {
+                        return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
+                    }
+                    found => found?,
+                }
+            }
+        };
+        let Some(key) = found else {
+            self.known.remove(hash);
+            let detail = "The API key is unknown, revoked, or has expired.";
+            return Err(Error::new(Kind::Unauthenticated, detail));
+        };
+        if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {
+            // The request does not wait for it.
+            let (pool, id, suspicion) = (self.pool.clone(), key.id, self.suspicion.clone());
+            tokio::spawn(async move {
+                let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
+                if let Ok(Err(error)) = suspicion.limit(PATIENCE, noting).await {
+                    log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
+                }
+            });
+        }
+        let until = key.expires_at.map_or(now + KEY_MEMORY, |end| end.min(now + KEY_MEMORY));
+        let caller = Caller {
+            account: key.account_id,
+            scopes: key.scopes.into(),
+            key: Some((key.id, key.expires_at)),
+            unconfirmed: false,
+        };
+        let kept = key.expires_at.map_or(now + KEPT, |end| end.min(now + KEPT));
+        self.known.put(*hash, caller.clone(), kept, now);
+        Ok((caller, until))
+    }
+
+    /// The account of whom a token is, and until when the token is believed.
+    async fn admit(&self, claims: Claims, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
+        let until = claims.expires_at.min(now + JWT_MEMORY - LEEWAY) + LEEWAY;
+        let who = (claims.issuer, claims.subject);
+        let account = match self.accounts.get(&who, now) {
+            Some(account) => account,
+            None => {
+                let account = accounts::find_or_create_account(&self.pool, &who.0, &who.1, now).await?;
+                self.accounts.put(who, account, DateTime::<Utc>::MAX_UTC, now);
+                account
+            }
+        };
+        Ok((Caller { account, scopes: claims.scopes.into(), key: None, unconfirmed: false }, until))
+    }
+}
+
+fn hash(token: &str) -> TokenHash {
+    let mut hash = TokenHash::default();
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+/// Things that are remembered until a time, and not more than so many.
+struct Memory<K, V> {
+    known: Mutex<HashMap<K, (V, DateTime<Utc>)>>,
+    most: usize,
+}
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    fn new(most: usize) -> Self {
+        Memory { known: Mutex::default(), most }
+    }
+
+    fn get(&self, key: &K, now: DateTime<Utc>) -> Option<V> {
+        self.known().get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone())
+    }
+
+    fn put(&self, key: K, value: V, until: DateTime<Utc>, now: DateTime<Utc>) {
+        let mut known = self.known();
+        if known.len() >= self.most {
+            known.retain(|_, (_, until)| *until > now);
+            // All in use: beginning anew costs each a look-up, once.
+            if known.len() >= self.most {
+                known.clear();
+            }
+        }
+        known.insert(key, (value, until));
+    }
+
+    fn remove(&self, key: &K) {
+        self.known().remove(key);
+    }
+
+    fn forget(&self, which: impl Fn(&V) -> bool) {
+        self.known().retain(|_, (value, _)| !which(value));
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<K, (V, DateTime<Utc>)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_forgets_in_time_and_never_grows_beyond_its_limit() {
+        let memory = Memory::new(3);
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        for key in 0..3 {
+            memory.put(key, key, at(10 + key), at(0));
+        }
+        assert_eq!((memory.get(&0, at(9)), memory.get(&0, at(10))), (Some(0), None));
+        // Full: what is over makes room.
+        memory.put(3, 3, at(20), at(10));
+        assert_eq!((memory.get(&2, at(10)), memory.known().len()), (Some(2), 3));
+        // Full of what is not over: all go.
+        memory.put(4, 4, at(20), at(10));
+        assert_eq!((memory.get(&2, at(10)), memory.get(&4, at(10))), (None, Some(4)));
+        memory.forget(|value| *value == 4);
+        assert_eq!(memory.get(&4, at(10)), None);
+    }
+}

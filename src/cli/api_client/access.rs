@@ -1,0 +1,144 @@
+//! Where the API is, and who asks.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::ApiClient;
+use super::running_dev::{Absent, RunningDev};
+use crate::error::failure::{Explain, Failure};
+
+/// Where `salebell api` listens unless it is told otherwise.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// What every command that talks to an API takes.
+#[derive(Debug, clap::Args)]
+pub struct Access {
+    /// Where the API is [default: where the `salebell dev` of this folder is, else http://127.0.0.1:8080 for a token
+    /// that is given].
+    #[arg(long, env = "SALEBELL_URL")]
+    url: Option<String>,
+    /// A token; to report prices it needs the scope prices:write. Other users of this machine can see arguments;
+    /// prefer the variable.
+    #[arg(long, env = "SALEBELL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the token, before all others [default: that of the `salebell dev` of this folder].
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// How long to try again when the API does not answer: seconds, or with s, m, h behind.
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    max_wait: Duration,
+}
+
+impl Access {
+    /// A client with the token.
+    ///
+    /// # Errors
+    /// There is no token, or the URL is none.
+    pub fn connect(&self, say: Box<dyn Fn(&str) + Send + Sync>) -> Result<ApiClient, Failure> {
+        let url = self.find_url()?;
+        ApiClient::new(&url, Some(&self.find_token(&url)?), self.max_wait, say)
+    }
+
+    /// A client for the API at `url`, for what needs no token.
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn connect_without_token(
+        &self,
+        url: &str,
+        say: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<ApiClient, Failure> {
+        ApiClient::new(url, None, self.max_wait, say)
+    }
+
+    /// Where the API is.
+    ///
+    /// # Errors
+    /// Nothing says so.
+    pub fn find_url(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let has_token = self.token.is_some() || self.token_file.is_some();
+        match RunningDev::find() {
+            Ok(dev) => Ok(dev.url),
+            Err(Absent::Nothing { .. }) if has_token => Ok(DEFAULT_URL.to_owned()),
+            Err(absent) => Err(Failure::new(format!("{absent}. Or say with --url where the API is."))),
+        }
+    }
+
+    fn find_token(&self, url: &str) -> Result<SecretString, Failure> {
+        if let Some(path) = &self.token_file {
+            return read_token(path);
+        }
+        if let Some(token) = &self.token {
+            return Ok(SecretString::from(token.trim()));
+        }
+        let wanted = format!("no token for {url}: give --token-file or SALEBELL_TOKEN");
+        match RunningDev::find() {
+            // Its token may do everything, and goes nowhere else: another program may listen at another port.
+            Ok(dev) if is_same_origin(url, &dev.url) => read_token(&dev.token_file),
+            Ok(dev) => {
+                Err(Failure::new(format!("{wanted}; the `salebell dev` of this folder is at {}", dev.url)))
+            }
+            Err(absent) => Err(Failure::new(format!("{wanted}; {absent}"))),
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<SecretString, Failure> {
+    let token = std::fs::read_to_string(path).explain(|| format!("cannot read {}", path.display()))?;
+    Ok(SecretString::from(token.trim()))
+}
+
+fn is_same_origin(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => one.origin() == other.origin(),
+        _ => false,
+    }
+}
+
+/// Seconds, or a number with its unit behind.
+///
+/// # Errors
+/// A sentence about what is wanted.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        Some(number) => (number, &text[number.len()..]),
+        None => (text, "s"),
+    };
+    let factor = match unit {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        _ => 1,
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+    seconds.map(Duration::from_secs).ok_or_else(|| "wants a time such as 90s, 5m, 1h or 7d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_of_dev_goes_to_its_own_port_alone() {
+        let dev = "http://127.0.0.1:8080";
+        assert!(is_same_origin("http://127.0.0.1:8080/", dev));
+        for other in ["http://127.0.0.1:8081", "http://[::1]:8080", "https://127.0.0.1:8080", "nonsense"] {
+            assert!(!is_same_origin(other, dev), "{other}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
+        assert!(parse_duration("soon").is_err());
+        assert!(parse_duration("99999999999999999999d").is_err());
+    }
+}

@@ -1,0 +1,418 @@
+//! What the commands that talk to an API share: one client that outlives broken connections and restarts
+//! (`mod.rs`), where the API is and who asks (`access.rs`, `running_dev.rs`), what a killed run leaves (`state.rs`), and
+//! how far it is (`progress.rs`).
+
+pub mod access;
+pub mod progress;
+pub mod running_dev;
+pub mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+
+use crate::clock::Clock;
+use crate::domain::retries;
+use crate::error::Problem;
+use crate::error::connection::{self, UnknownName};
+use crate::error::failure::{Explain, Failure};
+
+/// The first wait after something went wrong; it doubles from there.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// How long a connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// A connection on which nothing moves for so long is a broken one.
+pub const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// An answer names at most every line of a slice; more than this is none of ours, in bytes.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// One API and one caller.
+pub struct ApiClient {
+    http: reqwest::Client,
+    /// For bodies that take long: the answer begins when they end.
+    sending: reqwest::Client,
+    base: Url,
+    authorization: Option<HeaderValue>,
+    max_wait: Duration,
+    /// Tells a person why nothing moves.
+    say: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// What one try came to.
+pub enum Answer<T> {
+    Done(T),
+    Later(Later),
+    Refused(Refused),
+}
+
+/// The same again may succeed.
+pub struct Later {
+    pub why: String,
+    /// The time that the API asked for.
+    pub after: Option<Duration>,
+}
+
+impl Later {
+    /// Whenever it suits.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), after: None }
+    }
+}
+
+/// There is no use in trying again.
+#[derive(Debug)]
+pub struct Refused {
+    /// None: it is not the API that refused.
+    pub status: Option<StatusCode>,
+    pub failure: Failure,
+}
+
+impl Refused {
+    /// What was asked for is not there, or not any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.status, Some(StatusCode::NOT_FOUND | StatusCode::GONE))
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { status: None, failure }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        refused.failure
+    }
+}
+
+/// A success that has arrived whole.
+pub struct Reply {
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// # Errors
+    /// It is not what the API says.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::new(format!("the answer is none of Salebell's: {error}")))
+    }
+}
+
+impl ApiClient {
+    /// For the API at `url`. `max_wait` is how long one request is tried again.
+    ///
+    /// # Errors
+    /// A URL that is none, or a token that no header can hold.
+    pub fn new(
+        url: &str,
+        token: Option<&SecretString>,
+        max_wait: Duration,
+        say: Box<dyn Fn(&str) + Send + Sync>,
+    ) -> Result<Self, Failure> {
+        let mut base: Url = url.parse().explain(|| format!("{url} is no URL"))?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(Failure::new(format!("{url} is no http or https URL")));
+        }
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
+        }
+        let authorization = token.map(|token| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+                .map_err(|_| Failure::new("the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            Ok::<_, Failure>(value)
+        });
+        let authorization = authorization.transpose()?;
+        let build = || {
+            let http = reqwest::Client::builder()
+                .user_agent(concat!("salebell-cli/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_LIMIT)
+                .dns_resolver(Arc::new(SystemNames))
+                .redirect(reqwest::redirect::Policy::none());
+            if base.host_str().is_some_and(is_loopback) { http.no_proxy() } else { http }
+        };
+        let http = build().read_timeout(STALLED_AFTER).build().explain(|| "cannot make an HTTP client")?;
+        let sending = build().build().explain(|| "cannot make an HTTP client")?;
+        Ok(Self { http, sending, base, authorization, max_wait, say })
+    }
+
+    /// Tells a person something.
+    pub fn say(&self, line: &str) {
+        (self.say)(line);
+    }
+
+    /// Where the API is; ends in a slash.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// How long one thing is tried again.
+    pub fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+
+    /// Whether the API answers at this address: only there may the token go.
+    pub fn is_ours(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin()
+    }
+
+    /// An address of the API.
+    pub fn url(&self, path: &str, query: Option<&str>) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path()));
+        url.set_query(query);
+        url
+    }
+
+    /// A request to the API.
+    pub fn request(&self, method: Method, path: &str, query: Option<&str>) -> RequestBuilder {
+        self.request_at(method, self.url(path, query))
+    }
+
+    /// A request to any address; the token goes to the API alone.
+    pub fn request_at(&self, method: Method, url: Url) -> RequestBuilder {
+        let authorization = self.authorization.clone().filter(|_| self.is_ours(&url));
+        with(self.http.request(method, url), authorization)
+    }
+
+    /// A request to the API with a body that takes long: whoever sends it watches whether it moves.
+    pub fn long_request(&self, method: Method, path: &str) -> RequestBuilder {
+        with(self.sending.request(method, self.url(path, None)), self.authorization.clone())
+    }
+
+    /// Reads something.
+    ///
+    /// # Errors
+    /// A refusal, or no answer within the longest wait.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: Option<&str>) -> Result<T, Failure> {
+        let reply = self.retry(&format!("read {path}"), || self.request(Method::GET, path, query)).await?;
+        reply.decode()
+    }
+
+    /// Sends until there is an answer that does not ask for another try.
+    ///
+    /// # Errors
+    /// A refusal, or no answer within the longest wait.
+    pub async fn retry(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Reply, Refused> {
+        let mut patience = self.patience(what);
+        loop {
+            match ask(request()).await {
+                Answer::Done(reply) => return Ok(reply),
+                Answer::Refused(refused) => return Err(refused),
+                Answer::Later(later) => patience.pause(later).await?,
+            }
+        }
+    }
+
+    /// For something that is tried until it is done.
+    pub fn patience(&self, what: &str) -> Patience<'_> {
+        let what = what.to_owned();
+        Patience { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
+    }
+}
+
+fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestBuilder {
+    match authorization {
+        Some(authorization) => request.header(AUTHORIZATION, authorization),
+        None => request,
+    }
+}
+
+/// How often and how long something has been tried since it last moved.
+pub struct Patience<'c> {
+    client: &'c ApiClient,
+    what: String,
+    begin: Instant,
+    wait: Duration,
+    told: bool,
+}
+
+impl Patience<'_> {
+    /// It has moved: everything that went wrong before is forgotten.
+    pub fn renew(&mut self) {
+        (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
+    }
+
+    /// Waits before the next try.
+    ///
+    /// # Errors
+    /// It has been tried for long enough.
+    pub async fn pause(&mut self, later: Later) -> Result<(), Failure> {
+        let Self { client, what, .. } = self;
+        // Between the half and the whole: several clients of one restarted server come back one by one.
+        let pause = later.after.unwrap_or_default().max(self.wait.mul_f64(0.5 + 0.5 * random_fraction()));
+        if self.begin.elapsed() + pause > client.max_wait {
+            let (waited, why) = (client.max_wait.as_secs(), later.why);
+            return Err(Failure::new(format!("cannot {what} at {} within {waited} s: {why}", client.base)));
+        }
+        // The first hiccup is nobody's business; from the second on a person wonders.
+        if self.wait > FIRST_WAIT && !self.told {
+            client.say(&format!("waiting for {}: {}", client.base, later.why));
+            self.told = true;
+        }
+        tokio::time::sleep(pause).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        Ok(())
+    }
+}
+
+/// One try.
+pub async fn ask(request: RequestBuilder) -> Answer<Reply> {
+    match request.send().await {
+        Ok(response) => hear(response).await,
+        Err(error) => failed(&error),
+    }
+}
+
+/// What a request without an answer comes to.
+pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
+    match error.is_builder() {
+        true => Answer::Refused(Failure::new(error.to_string()).into()),
+        false => Answer::Later(Later::new(describe_trouble(error))),
+    }
+}
+
+/// Why there was no answer, for a person.
+fn describe_trouble(error: &reqwest::Error) -> String {
+    let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
+    if error.is_timeout() {
+        return match error.is_connect() {
+            true => format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs()),
+            false => format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs()),
+        };
+    }
+    let here = error.url().and_then(Url::host_str).is_some_and(is_loopback);
+    match connection::explain(error, &peer) {
+        Some(text) if here && connection::is_refused(error) => format!("{text}; is `make run` running?"),
+        Some(text) => text,
+        None => crate::error::chain(error),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+/// Names as the system resolves them, with an error that tells an unknown one from a connection that failed.
+struct SystemNames;
+
+impl Resolve for SystemNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(found) => Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs),
+                Err(_) => Err(UnknownName(name.as_str().to_owned()).into()),
+            }
+        })
+    }
+}
+
+/// Reads an answer to its end and judges it.
+pub async fn hear(mut response: Response) -> Answer<Reply> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_ANSWER => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => {
+                return Answer::Refused(Failure::new("the answer is larger than any of ours").into());
+            }
+            Ok(None) => break,
+            // What was asked for may have been done or not: a key or an offset makes asking again safe.
+            Err(error) => return Answer::Later(Later { why: describe_trouble(&error), after }),
+        }
+    }
+    if status.is_success() {
+        return Answer::Done(Reply { headers, body });
+    }
+    let why = describe(status, &body);
+    match status {
+        // 409: the connection broke, and the API has not noticed yet that the first try is over.
+        StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Answer::Later(Later { why, after })
+        }
+        _ if status.is_server_error() => Answer::Later(Later { why, after }),
+        StatusCode::UNAUTHORIZED => Answer::Refused(Refused {
+            status: Some(status),
+            failure: Failure::new(format!(
+                "{why} Give another token with --token-file or SALEBELL_TOKEN, or run this in the folder of a running \
+                 `salebell dev`."
+            )),
+        }),
+        _ => Answer::Refused(Refused { status: Some(status), failure: Failure::new(why) }),
+    }
+}
+
+/// The earliest time of the next try, as a wait from now.
+fn read_retry_after(value: &HeaderValue) -> Option<Duration> {
+    retries::parse_retry_after(value.to_str().ok()?, Clock::system().now())?.to_std().ok()
+}
+
+fn describe(status: StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => format!("{status}: {}", describe_problem(&problem)),
+        Err(_) => match sentence(body) {
+            Some(text) => format!("{status}: {text}"),
+            None => status.to_string(),
+        },
+    }
+}
+
+/// A short text in one line, as a load balancer may answer; no page and no data.
+fn sentence(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let is_one = !text.is_empty() && text.len() <= 200 && !text.starts_with(['<', '{', '[']);
+    (is_one && !text.contains(char::is_control)).then_some(text)
+}
+
+/// A problem in one line: its fields, where it names some, else its detail.
+pub fn describe_problem(problem: &Problem) -> String {
+    if problem.errors.is_empty() {
+        return problem.detail.clone();
+    }
+    let fields: Vec<String> = problem
+        .errors
+        .iter()
+        .map(|error| format!("{} {}", error.pointer.trim_start_matches('/'), error.detail))
+        .collect();
+    fields.join("; ")
+}
+
+/// At least 0 and below 1.
+fn random_fraction() -> f64 {
+    let mut bytes = [0u8; 2];
+    // Without random numbers everybody waits equally long, and no harm is done.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    f64::from(u16::from_ne_bytes(bytes)) / 65536.0
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_try_again_is_read_as_seconds_and_as_a_date() {
+        let read = |text: &str| read_retry_after(&HeaderValue::from_str(text).unwrap());
+        assert_eq!(read("45"), Some(Duration::from_secs(45)));
+        let date = std::time::SystemTime::now() + Duration::from_secs(120);
+        let wait = read(&httpdate::fmt_http_date(date)).unwrap();
+        assert!((Duration::from_secs(110)..=Duration::from_secs(120)).contains(&wait), "{wait:?}");
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!((read("soon"), read("-1")), (None, None));
+    }
+}

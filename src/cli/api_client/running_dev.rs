@@ -1,0 +1,174 @@
+//! What a running `salebell dev` leaves in its folder, so that the other commands find its address, its token and its
+//! database there.
+//!
+//! The file names the process by its id and by when it was started: one that a kill or a reboot has left is recognised,
+//! and nothing is sent to whoever listens at the old address now.
+
+use std::fmt::{self, Display};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::error::failure::{Explain, Failure};
+
+/// Below the project's folder.
+const FOLDER: &str = ".salebell";
+/// The file's name in there. It holds the database's password: only its owner may read it.
+pub const FILE: &str = "dev.json";
+
+/// A `salebell dev` that runs now.
+#[derive(Debug)]
+pub struct RunningDev {
+    /// Where its API is.
+    pub url: String,
+    /// An absolute path.
+    pub token_file: PathBuf,
+    /// With the password.
+    pub database_url: SecretString,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum Absent {
+    /// None has been started in the folder, or the last one ended as it should.
+    Nothing {
+        project: PathBuf,
+    },
+    /// This process has ended without tidying up.
+    Ended {
+        project: PathBuf,
+        process: u32,
+    },
+    Unreadable(Failure),
+}
+
+impl Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Absent::Nothing { project } => {
+                write!(f, "no `salebell dev` is running in {}; `make run` starts one", project.display())
+            }
+            Absent::Ended { project, process } => write!(
+                f,
+                "the `salebell dev` of {} (process {process}) is not running any more; `make run` starts it again",
+                project.display()
+            ),
+            Absent::Unreadable(failure) => failure.fmt(f),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    process: Process,
+    url: String,
+    token_file: PathBuf,
+    database_url: String,
+}
+
+/// A process, and no later one of the same id.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Process {
+    id: u32,
+    /// In clock ticks since the boot.
+    started: u64,
+    /// Of the boot.
+    boot: String,
+}
+
+impl Process {
+    /// `None` when there is none of this id, or one that is dead already.
+    fn find(id: u32) -> Option<Process> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // proc_pid_stat(5): the name, which may hold anything, then the state as the third field, the start as the 22nd.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        if matches!(fields.first(), None | Some(&"Z" | &"X")) {
+            return None;
+        }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Some(Process { id, started: fields.get(19)?.parse().ok()?, boot: boot.trim().to_owned() })
+    }
+}
+
+impl RunningDev {
+    /// The file's text, for this process.
+    ///
+    /// # Errors
+    /// There is no `/proc` to tell when this process was started.
+    pub fn describe(&self) -> Result<String, Failure> {
+        let process = Process::find(std::process::id());
+        let record = Record {
+            process: process.ok_or_else(|| Failure::new("cannot read /proc/self/stat"))?,
+            url: self.url.clone(),
+            token_file: self.token_file.clone(),
+            database_url: self.database_url.expose_secret().to_owned(),
+        };
+        serde_json::to_string(&record).explain(|| format!("cannot write {FILE}"))
+    }
+
+    /// The one of the current folder.
+    ///
+    /// # Errors
+    /// There is none that runs.
+    pub fn find() -> Result<RunningDev, Absent> {
+        let project = std::env::current_dir().explain(|| "cannot tell the current folder");
+        RunningDev::find_in(&project.map_err(Absent::Unreadable)?)
+    }
+
+    fn find_in(project: &Path) -> Result<RunningDev, Absent> {
+        let path = project.join(FOLDER).join(FILE);
+        let project = project.to_owned();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Absent::Nothing { project }),
+            Err(error) => {
+                let failure = Err(error).explain(|| format!("cannot read {}", path.display()));
+                return failure.map_err(Absent::Unreadable);
+            }
+        };
+        let record: Record = serde_json::from_str(&text)
+            .map_err(|_| Failure::new(format!("{} is not what `salebell dev` writes", path.display())))
+            .map_err(Absent::Unreadable)?;
+        if Process::find(record.process.id).as_ref() != Some(&record.process) {
+            return Err(Absent::Ended { project, process: record.process.id });
+        }
+        let Record { url, token_file, database_url, .. } = record;
+        Ok(RunningDev { url, token_file, database_url: database_url.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_process_of_the_same_id_is_another() {
+        let project = std::env::temp_dir().join(format!("salebell-{}", uuid::Uuid::now_v7()));
+        assert!(matches!(RunningDev::find_in(&project), Err(Absent::Nothing { .. })));
+        fs::create_dir_all(project.join(FOLDER)).unwrap();
+        let dev = RunningDev {
+            url: "http://127.0.0.1:8080".to_owned(),
+            token_file: "/a".into(),
+            database_url: "postgres:///a".into(),
+        };
+        let text = dev.describe().unwrap();
+        let write = |text: &str| fs::write(project.join(FOLDER).join(FILE), text).unwrap();
+        write(&text);
+        assert_eq!(RunningDev::find_in(&project).unwrap().url, dev.url);
+
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (field, other) in [("started", serde_json::json!(1)), ("boot", serde_json::json!("another"))] {
+            let right = std::mem::replace(&mut record["process"][field], other);
+            write(&record.to_string());
+            let absent = RunningDev::find_in(&project).unwrap_err();
+            assert!(matches!(absent, Absent::Ended { .. }), "{field}: {absent}");
+            record["process"][field] = right;
+        }
+        write(&text[..20]);
+        assert!(matches!(RunningDev::find_in(&project), Err(Absent::Unreadable(_))));
+        fs::remove_dir_all(project).unwrap();
+    }
+}

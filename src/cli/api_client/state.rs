@@ -1,0 +1,111 @@
+//! What a command remembers, so that it can be taken up where it was killed: one file a piece of work under
+//! `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of what the work is.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::hex;
+use crate::error::failure::{Explain, Failure};
+
+/// More than any state has, in bytes: it is cut down to its last line.
+const LARGE: u64 = 256 << 10;
+
+/// Opens the state of `work`, which begins with the command's `name`, for this process alone.
+///
+/// # Errors
+/// When the file cannot be made, or another process does the same work right now, which is told as `busy`.
+pub fn open_locked(name: &str, work: &str, busy: &str) -> Result<(PathBuf, Flock<File>), Failure> {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, work.as_bytes());
+    let folder = state_folder()?;
+    fs::create_dir_all(&folder).explain(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("{name}-{}.ndjson", &hex(digest.as_ref())[..16]));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .explain(|| format!("cannot open {}", path.display()))?;
+    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Failure::new(busy))?;
+    Ok((path, file))
+}
+
+/// Writes one line, durably.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_line(file: &mut File, value: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write_all(&line)?;
+    file.sync_data()
+}
+
+/// A state of which only the newest version counts. Each is a line behind the one before, so that a kill leaves
+/// one of them whole.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl StateFile {
+    /// # Errors
+    /// Those of `open_locked`.
+    pub fn open(name: &str, work: &str, busy: &str) -> Result<Self, Failure> {
+        let (path, file) = open_locked(name, work, busy)?;
+        Ok(Self { path, file })
+    }
+
+    /// The newest version; none when nothing was kept, or by a program that kept something else.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn load<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+        let mut text = Vec::new();
+        let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
+        read.explain(|| format!("cannot read {}", self.path.display()))?;
+        let lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        Ok(lines.rev().find_map(|line| serde_json::from_slice(line).ok()))
+    }
+
+    /// Keeps a version.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let mut keep = || {
+            let mut end = self.file.seek(SeekFrom::End(0))?;
+            if end > LARGE {
+                self.file.set_len(0)?;
+                end = self.file.seek(SeekFrom::Start(0))?;
+            }
+            // What a kill cut off must not become the beginning of this line.
+            if end > 0 {
+                self.file.write_all(b"\n")?;
+            }
+            write_line(&mut self.file, value)
+        };
+        keep().explain(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Forgets it: all is done. One that stays would only be found to be of no use.
+    pub fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn state_folder() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("salebell"))
+        .ok_or_else(|| Failure::new("neither XDG_STATE_HOME nor HOME says where to keep how far it got"))
+}

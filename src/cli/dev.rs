@@ -1,0 +1,288 @@
+//! `salebell dev`: everything in one process on a laptop, on a PostgreSQL of its own.
+
+pub mod cluster;
+mod guard;
+pub mod home;
+mod owner;
+mod programs;
+mod sample;
+mod token;
+mod welcome;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cluster::Cluster;
+use self::home::Home;
+use self::welcome::{Place, Welcome, quote};
+use crate::app::{App, AppState};
+use crate::cli::api_client::running_dev::RunningDev;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::failure::{Explain, Failure};
+use crate::server::Server;
+use crate::server::process::{self, Part};
+use crate::store::unreachable::explain_unreachable;
+use crate::telemetry::Quiet;
+use crate::{secrets, store, telemetry, worker};
+
+/// Where metrics are, unless that is taken.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
+/// Where gRPC is, unless that is taken.
+const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
+/// How long our own API may take to answer at start.
+const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
+
+/// Runs everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
+///
+/// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Use this PostgreSQL (15 or newer) instead of a private cluster.
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where the API listens; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Do not load the sample feed into an empty catalogue.
+    #[arg(long)]
+    no_sample: bool,
+}
+
+/// Runs until it is told to stop, and stops the cluster then.
+///
+/// # Errors
+/// When it runs here already, an address is taken, or the database does not start.
+pub async fn run(arguments: Arguments, config_file: Option<&Path>) -> Result<(), Failure> {
+    let project = std::env::current_dir().explain(|| "cannot tell the current folder")?;
+    let mut home = Home::open(&project)?;
+    check_address(arguments.listen)?;
+    let folder = home.path("postgres");
+
+    // From here on a signal has to stop the cluster before it ends us.
+    let mut told_to_stop = Box::pin(stop_signal()?);
+    let start = async {
+        match &arguments.database_url {
+            Some(_) => Ok(None),
+            None => Cluster::start(&folder, &|line| println!("{line}")).await.map(Some),
+        }
+    };
+    let mut cluster = tokio::select! {
+        cluster = start => cluster?,
+        // The guard that the cluster starts with stops it once its starter is dropped.
+        () = &mut told_to_stop => return Ok(()),
+    };
+    let prepared = tokio::select! {
+        prepared = prepare(&arguments, config_file, &mut home, cluster.as_ref()) => prepared.map(Some),
+        () = &mut told_to_stop => Ok(None),
+    };
+    let outcome = match prepared {
+        Ok(Some(ready)) => {
+            let stopping = ready.app.stopping.clone();
+            tokio::spawn(async move {
+                told_to_stop.await;
+                stopping.cancel();
+            });
+            serve(ready, cluster.as_mut()).await
+        }
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    if let Some(cluster) = cluster {
+        cluster.stop().await?;
+    }
+    outcome
+}
+
+/// Ends at the next SIGINT or SIGTERM from now on.
+fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).explain(|| "cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).explain(|| "cannot listen for SIGTERM")?;
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    })
+}
+
+/// All that is needed to serve.
+struct Ready {
+    app: App,
+    server: Server,
+    grpc: Option<Server>,
+    metrics: Server,
+    welcome: Welcome,
+}
+
+async fn prepare(
+    arguments: &Arguments,
+    config_file: Option<&Path>,
+    home: &mut Home,
+    cluster: Option<&Cluster>,
+) -> Result<Ready, Failure> {
+    let database_url = match (&arguments.database_url, cluster) {
+        (Some(url), _) => SecretString::from(url.as_str()),
+        (None, Some(cluster)) => cluster.url(),
+        (None, None) => return Err(Failure::new("there is neither a cluster nor a database URL")),
+    };
+    let taken = [METRICS, GRPC].map(|address| (!is_free(address)).then_some(address));
+    let config = load_config(arguments, config_file, home, &database_url, taken)?;
+    let quiet = Quiet::start();
+    telemetry::start_logging(&config.log);
+    let app = AppState::new(config, Clock::system()).explain(|| "cannot start")?;
+    if let Err(error) = store::migrate(&app.writer).await {
+        return match explain_unreachable(&app.writer.connect_options()).await {
+            Some(why) => Err(Failure::new(format!("the database is away: {why}"))),
+            None => Err(error).explain(|| "cannot bring the database up to date"),
+        };
+    }
+    let token_file = home.path("dev-token");
+    let token = token::find_or_create(&app, &token_file).await?;
+    let server = Server::bind(app.clone()).await.explain(|| "cannot listen")?;
+    let address = server.address().explain(|| "cannot tell the address")?;
+    let url = format!("http://{}", reachable(address));
+    let grpc = Server::bind_grpc(app.clone()).await.explain(|| "cannot listen for gRPC")?;
+    let grpc_address =
+        grpc.as_ref().map(Server::address).transpose().explain(|| "cannot tell the address")?;
+    let metrics = Server::bind_metrics(app.clone(), app.config.server.metrics_listen).await;
+    let metrics = metrics.explain(|| "cannot listen for metrics")?;
+    let metrics_address = metrics.address().explain(|| "cannot tell the address")?;
+    let program = home.link_program()?;
+    home.announce(&RunningDev { url: url.clone(), token_file: token_file.clone(), database_url })?;
+    let database = match cluster {
+        Some(cluster) => format!(
+            "{}: PGPASSWORD=$(cat {}) psql -h 127.0.0.1 -p {} -U salebell salebell",
+            cluster.describe(),
+            quote(&cluster.password_file()),
+            cluster.port()
+        ),
+        None => "the PostgreSQL of --database-url".to_owned(),
+    };
+    let [metrics_taken, grpc_taken] = taken;
+    let place = |address: SocketAddr, taken: Option<SocketAddr>| Place {
+        address: reachable(address),
+        instead_of: taken.filter(|taken| taken.port() != address.port()),
+    };
+    let welcome = Welcome {
+        url,
+        grpc: grpc_address.map(|address| place(address, grpc_taken)),
+        metrics: place(metrics_address, metrics_taken),
+        token,
+        token_file,
+        database,
+        program,
+        project: home.project().to_owned(),
+        sample: !arguments.no_sample,
+        quiet,
+    };
+    Ok(Ready { app, server, grpc, metrics, welcome })
+}
+
+async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failure> {
+    let Ready { app, server, grpc, metrics, welcome } = ready;
+    let processes = async {
+        let welcome = tokio::spawn(welcome.greet(app.clone()));
+        let mut parts =
+            vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
+        parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
+        let ended = process::run(app.clone(), "dev", metrics, parts).await;
+        // It ended by itself long ago, or it must not print about what is gone.
+        welcome.abort();
+        let greeted = welcome.await;
+        // Before its server: a broken session would be logged as an accident.
+        app.writer.close().await;
+        app.reader.close().await;
+        match greeted {
+            Ok(Err(failure)) => Err(failure),
+            _ => ended.explain(|| "stopped"),
+        }
+    };
+    match cluster {
+        None => processes.await,
+        Some(cluster) => tokio::select! {
+            ended = processes => ended,
+            failure = cluster.supervise() => Err(failure),
+        },
+    }
+}
+
+/// Defaults of a laptop < the configuration file < the environment < our database and `--listen`. `taken` are the usual
+/// addresses of metrics and gRPC, where another program listens on them.
+fn load_config(
+    arguments: &Arguments,
+    file: Option<&Path>,
+    home: &Home,
+    database_url: &SecretString,
+    taken: [Option<SocketAddr>; 2],
+) -> Result<Config, Failure> {
+    let key_file = home.path("webhook-key");
+    let key = match home::read_secret(&key_file)? {
+        Some(key) => SecretString::from(key),
+        None => {
+            let key = secrets::generate_key().explain(|| "cannot make a key")?;
+            home::write_secret(&key_file, key.expose_secret())?;
+            key
+        }
+    };
+    let [metrics, grpc] = [(METRICS, taken[0]), (GRPC, taken[1])].map(|(address, taken)| match taken {
+        Some(_) => SocketAddr::new(address.ip(), 0),
+        None => address,
+    });
+    let defaults = [
+        ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true".to_owned()),
+        ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
+        ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key.expose_secret().to_owned()),
+        ("SALEBELL_FILES__DIRECTORY", home.path("files").display().to_string()),
+        ("SALEBELL_SERVER__GRPC_LISTEN", grpc.to_string()),
+        ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
+        ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
+        // Whoever tries it out does not wait an hour.
+        ("SALEBELL_STATS__COMPUTE_EVERY_S", "15".to_owned()),
+    ];
+    let ours = [
+        ("SALEBELL_DATABASE__URL", database_url.expose_secret().to_owned()),
+        // A reader of somebody else's database would answer with other people's games.
+        ("SALEBELL_DATABASE__READER_URL", database_url.expose_secret().to_owned()),
+        ("SALEBELL_SERVER__LISTEN", arguments.listen.to_string()),
+        // What we print, and load the sample over, is http.
+        ("SALEBELL_SERVER__TLS", "off".to_owned()),
+        ("SALEBELL_SERVER__CERTIFICATE", String::new()),
+        ("SALEBELL_SERVER__KEY", String::new()),
+    ];
+    let mut settings: std::collections::BTreeMap<String, String> = std::env::vars().collect();
+    for (name, value) in defaults {
+        settings.entry(name.to_owned()).or_insert(value);
+    }
+    settings.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    Config::load(file, settings).explain(|| "cannot start")
+}
+
+/// Asks early, before a cluster is made for nothing.
+fn check_address(listen: SocketAddr) -> Result<(), Failure> {
+    match std::net::TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::new(format!(
+            "another program listens on {listen}; --listen {free} takes a free port \
+             (make run ARGS=\"--listen {free}\")",
+            free = SocketAddr::new(listen.ip(), 0)
+        ))),
+        Err(error) => Err(error).explain(|| format!("cannot listen on {listen}")),
+    }
+}
+
+fn is_free(address: SocketAddr) -> bool {
+    std::net::TcpListener::bind(address).is_ok()
+}
+
+/// Where a client on this machine reaches a listener: one on all addresses is on loopback too.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), address.port())
+        }
+        _ => address,
+    }
+}

@@ -1,0 +1,588 @@
+//! A private PostgreSQL cluster: made once, recovered and started with the process, stopped with it.
+//!
+//! Everything lies in `.salebell/postgres`: `data`, `socket`, `log`, `port` and `password`. When the server
+//! has to run as another user who cannot reach that folder (a project below `/root`), it is a link to
+//! `/var/lib/salebell/dev-<hash of the path>`. The server listens on a unix socket in a folder that others
+//! cannot enter and on 127.0.0.1; both want the generated password, so that other users of the machine
+//! stay outside.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{Connection, PgConnection};
+use tokio::process::Child;
+
+use super::guard::Guard;
+use super::home::{FolderLock, make_folder, random_hex, read_secret};
+use super::owner::Owner;
+use super::programs::ServerPrograms;
+use crate::error::failure::{Explain, Failure};
+use crate::store;
+
+/// The only role, and the name of the database that `store::databases` makes.
+const NAME: &str = "salebell";
+/// `sun_path` holds 107 bytes and a zero (unix(7)); `/.s.PGSQL.65535` takes 15 of them.
+const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.65535".len();
+/// Crash recovery replays at most `max_wal_size`; this is far beyond that on any disk.
+const LONGEST_START: Duration = Duration::from_secs(300);
+/// How long a fast shutdown may take before it becomes an immediate one.
+const LONGEST_STOP: Duration = Duration::from_secs(30);
+/// Restarts within a minute after which `supervise` gives up.
+const MOST_RESTARTS: usize = 5;
+/// How long left-over server processes of a killed server may take to notice that it is gone.
+const LONGEST_LEFTOVERS: Duration = Duration::from_secs(20);
+/// The server's log is begun anew when it is larger than this at start, in bytes.
+const LARGEST_LOG: u64 = 16 << 20;
+
+/// The running private server.
+#[derive(Debug)]
+pub struct Cluster {
+    programs: ServerPrograms,
+    owner: Owner,
+    folder: PathBuf,
+    socket: PathBuf,
+    port: u16,
+    password: SecretString,
+    server: Child,
+    guard: Guard,
+    _lock: FolderLock,
+}
+
+impl Cluster {
+    /// Makes the cluster below `folder` (`.salebell/postgres`) if it is not there, ends whatever was left
+    /// running of it, starts it and makes its database. `say` gets what a person should know.
+    ///
+    /// # Errors
+    /// When server programs are missing, the folder cannot be reached, or the server does not start; the
+    /// message has the end of the server's log.
+    pub async fn start(folder: &Path, say: &dyn Fn(&str)) -> Result<Self, Failure> {
+        let owner = Owner::choose(folder).await?;
+        let folder = prepare_folder(folder, &owner, say).await?;
+        let lock = FolderLock::take(&folder)?;
+        let data = folder.join("data");
+        let programs = ServerPrograms::find(read_major(&data)?)?;
+        let password = match read_secret(&folder.join("password"))? {
+            Some(password) if data.exists() => SecretString::from(password),
+            _ => create(&programs, &owner, &folder, say).await?,
+        };
+        end_leftovers(&folder).await?;
+        let socket = prepare_socket_folder(&folder, &owner)?;
+        let mut guard = Guard::start(&owner, &data)?;
+        let (server, port) = launch(&programs, &owner, &folder, &socket, &password, &mut guard).await?;
+        let cluster = Self { programs, owner, folder, socket, port, password, server, guard, _lock: lock };
+        cluster.create_database().await?;
+        Ok(cluster)
+    }
+
+    /// The database's URL, over the unix socket, with the password.
+    pub fn url(&self) -> SecretString {
+        let folder: String =
+            url::form_urlencoded::byte_serialize(self.socket.as_os_str().as_encoded_bytes()).collect();
+        // A `+` would be a space only in forms, not here.
+        let folder = folder.replace('+', "%20");
+        let password = self.password.expose_secret();
+        SecretString::from(format!(
+            "postgres://{NAME}:{password}@localhost:{}/{NAME}?host={folder}",
+            self.port
+        ))
+    }
+
+    /// The TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The file with the password of the role `salebell`.
+    pub fn password_file(&self) -> PathBuf {
+        self.folder.join("password")
+    }
+
+    /// The name and major version of the server, e.g. `PostgreSQL 15 as user postgres`.
+    pub fn describe(&self) -> String {
+        format!("PostgreSQL {} as user {}", self.programs.major, self.owner.name)
+    }
+
+    /// Starts the server again, on the same port, whenever it ends by itself (somebody killed it). Returns only
+    /// when that has become hopeless. Safe to drop.
+    pub async fn supervise(&mut self) -> Failure {
+        let mut restarts = Vec::new();
+        loop {
+            let status = match self.server.wait().await {
+                Ok(status) => status,
+                Err(error) => return Failure::new(format!("cannot wait for postgres: {error}")),
+            };
+            restarts.retain(|at: &Instant| at.elapsed() < Duration::from_secs(60));
+            if restarts.len() >= MOST_RESTARTS {
+                return Failure::new(format!(
+                    "the private PostgreSQL server ends again and again ({status}); its log is {}",
+                    self.folder.join("log").display()
+                ));
+            }
+            restarts.push(Instant::now());
+            log::warn!(target: "salebell::dev", "PostgreSQL ended ({status}); starting it again");
+            if let Err(failure) = self.restart().await {
+                return failure;
+            }
+        }
+    }
+
+    async fn restart(&mut self) -> Result<(), Failure> {
+        end_leftovers(&self.folder).await?;
+        let Self { programs, owner, folder, socket, password, guard, .. } = self;
+        self.server = launch_on(programs, owner, folder, socket, password, self.port, guard).await?;
+        Ok(())
+    }
+
+    /// Stops the server: open sessions are ended, everything is on disk afterwards (`pg_ctl stop -m fast`).
+    ///
+    /// # Errors
+    /// When it cannot be signalled or does not end.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+            // `id` is `None` when it has ended already.
+            if let Some(pid) = self.server.id() {
+                send(pid, signal)?;
+            }
+            if tokio::time::timeout(LONGEST_STOP, self.server.wait()).await.is_ok() {
+                self.guard.dismiss().await;
+                return Ok(());
+            }
+        }
+        Err(Failure::new("the private PostgreSQL server does not stop"))
+    }
+
+    async fn create_database(&self) -> Result<(), Failure> {
+        let what = || "cannot make the database on the private PostgreSQL server";
+        let options = connect_options(&self.socket, self.port, &self.password);
+        let mut connection = PgConnection::connect_with(&options).await.explain(what)?;
+        store::databases::create_database(&mut connection).await.explain(what)?;
+        connection.close().await.explain(what)
+    }
+}
+
+/// Makes `folder` so that `owner` can work in it and returns where it really is.
+async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> Result<PathBuf, Failure> {
+    let parent = folder.parent().unwrap_or(folder);
+    if fs::symlink_metadata(folder).is_err() && !owner.can_enter(parent).await? {
+        let elsewhere = elsewhere_for(folder);
+        let base = elsewhere.parent().unwrap_or(&elsewhere);
+        make_folder(base, 0o755)?;
+        std::os::unix::fs::symlink(&elsewhere, folder)
+            .explain(|| format!("cannot link {} to {}", folder.display(), elsewhere.display()))?;
+        say(&format!(
+            "user {} cannot reach {}, so the database lies in {}",
+            owner.name,
+            parent.display(),
+            elsewhere.display()
+        ));
+    }
+    // A link whose target was removed is a wish for an empty database.
+    let real = fs::read_link(folder).map_or_else(|_| folder.to_owned(), |target| parent.join(target));
+    if !real.exists() {
+        make_folder(&real, 0o700)?;
+        owner.give(&real)?;
+    }
+    let real = real.canonicalize().explain(|| format!("cannot resolve {}", real.display()))?;
+    if owner.is_another() && !owner.can_enter(&real).await? {
+        return Err(Failure::new(format!(
+            "user {} runs the database server and cannot reach {}; move the project, or remove {} to begin with an empty database elsewhere",
+            owner.name,
+            real.display(),
+            folder.display()
+        )));
+    }
+    Ok(real)
+}
+
+fn elsewhere_for(folder: &Path) -> PathBuf {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, folder.as_os_str().as_encoded_bytes());
+    let hash: String = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    PathBuf::from(format!("/var/lib/salebell/dev-{hash}"))
+}
+
+/// The major version that made `data`, if there is one.
+fn read_major(data: &Path) -> Result<Option<u32>, Failure> {
+    let path = data.join("PG_VERSION");
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|_| Failure::new(format!("{} is not a version: {text:?}", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// `initdb` beside and rename, so that a kill in the middle leaves nothing that looks finished.
+async fn create(
+    programs: &ServerPrograms,
+    owner: &Owner,
+    folder: &Path,
+    say: &dyn Fn(&str),
+) -> Result<SecretString, Failure> {
+    let data = folder.join("data");
+    if data.exists() {
+        return Err(Failure::new(format!(
+            "{} is there and {} is not; remove the former to begin with an empty database",
+            data.display(),
+            folder.join("password").display()
+        )));
+    }
+    say(&format!("making a PostgreSQL {} cluster in {}", programs.major, folder.display()));
+    let password_file = folder.join("password");
+    let password = random_hex(24)?;
+    super::home::write_secret(&password_file, &password)?;
+    owner.give(&password_file)?;
+    let beside = folder.join("data.new");
+    let mut failure = String::new();
+    // C.UTF-8 knows which letters are letters and sorts alike everywhere; plain C is always there.
+    for locale in ["C.UTF-8", "C"] {
+        if beside.exists() {
+            fs::remove_dir_all(&beside).explain(|| format!("cannot remove {}", beside.display()))?;
+        }
+        let output = owner
+            .command(&programs.path("initdb"))
+            .args(["--auth=scram-sha-256", "--encoding=UTF8", "--data-checksums"])
+            .arg(format!("--username={NAME}"))
+            .arg(format!("--locale={locale}"))
+            .arg("--pwfile")
+            .arg(&password_file)
+            .arg("--pgdata")
+            .arg(&beside)
+            .current_dir(folder)
+            .output()
+            .await
+            .explain(|| "cannot run initdb")?;
+        if output.status.success() {
+            fs::rename(&beside, &data).explain(|| format!("cannot rename {}", beside.display()))?;
+            return Ok(SecretString::from(password));
+        }
+        failure = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    }
+    Err(Failure::new(format!("initdb failed: {failure}")))
+}
+
+/// The folder of the unix socket: beside the data, or under /tmp where that path would be too long.
+fn prepare_socket_folder(folder: &Path, owner: &Owner) -> Result<PathBuf, Failure> {
+    let beside = folder.join("socket");
+    let socket = if beside.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
+        beside
+    } else {
+        let name = elsewhere_for(folder).file_name().unwrap_or_default().to_owned();
+        let short = Path::new("/tmp").join(format!("salebell-{}", name.to_string_lossy()));
+        // Anybody can take a name in /tmp; a folder that is not ours alone is left alone.
+        if short.exists() && !owner.has_private_folder(&short) {
+            Path::new("/tmp").join(format!("salebell-dev-{}", random_hex(8)?))
+        } else {
+            short
+        }
+    };
+    if !socket.exists() {
+        make_folder(&socket, 0o700)?;
+        owner.give(&socket)?;
+    }
+    if !owner.has_private_folder(&socket) {
+        return Err(Failure::new(format!("{} is not a private folder of {}", socket.display(), owner.name)));
+    }
+    // Nothing of ours is running any more (`end_leftovers`), so sockets and their locks are stale.
+    for entry in fs::read_dir(&socket).explain(|| format!("cannot list {}", socket.display()))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(socket)
+}
+
+/// Stops a server that outlived its `salebell dev` (killed with SIGKILL), and removes a `postmaster.pid`
+/// whose process id now belongs to somebody else: PostgreSQL would refuse to start over either.
+async fn end_leftovers(folder: &Path) -> Result<(), Failure> {
+    let data = folder.join("data");
+    let pid_file = data.join("postmaster.pid");
+    let Ok(text) = fs::read_to_string(&pid_file) else { return Ok(()) };
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
+        return Ok(());
+    };
+    match state_of(pid) {
+        // Left for PostgreSQL, which finds in it whether backends of the dead server still use its memory.
+        State::Gone => return Ok(()),
+        State::Unburied => return forget_unburied(&data, &pid_file).await,
+        State::Runs if !is_server_of(pid, &data, &text) => return remove_pid_file(&pid_file),
+        State::Runs => {}
+    }
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        send(pid, signal)?;
+        let deadline = Instant::now() + LONGEST_STOP;
+        while state_of(pid) == State::Runs && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        match state_of(pid) {
+            State::Gone => return Ok(()),
+            State::Unburied => return forget_unburied(&data, &pid_file).await,
+            State::Runs => {}
+        }
+    }
+    Err(Failure::new(format!("a PostgreSQL server from an earlier run (process {pid}) does not stop")))
+}
+
+/// For a dead server that its parent does not wait for (the first process of a container, often): PostgreSQL would
+/// take it for alive and refuse to start. Its file is removed once no backend of it is left.
+async fn forget_unburied(data: &Path, pid_file: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + LONGEST_LEFTOVERS;
+    while let Some(pid) = find_process_in(data) {
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!(
+                "process {pid} of a PostgreSQL server that has ended is still at work in {}",
+                data.display()
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    remove_pid_file(pid_file)
+}
+
+fn remove_pid_file(pid_file: &Path) -> Result<(), Failure> {
+    match fs::remove_file(pid_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).explain(|| format!("cannot remove {}", pid_file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A running process whose working folder is `folder`, as far as /proc lets us see; the dead have none.
+fn find_process_in(folder: &Path) -> Option<u32> {
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        (fs::read_link(entry.path().join("cwd")).ok()? == folder).then_some(pid)
+    })
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    Runs,
+    /// A zombie: it has ended, and waits for a parent that reaps it.
+    Unburied,
+    Gone,
+}
+
+fn state_of(pid: u32) -> State {
+    // proc_pid_stat(5): the state follows the name, which may itself hold parentheses.
+    if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        return if matches!(state, Some('Z' | 'X')) { State::Unburied } else { State::Runs };
+    }
+    match i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), None)) {
+        Ok(Ok(()) | Err(nix::errno::Errno::EPERM)) => State::Runs,
+        _ => State::Gone,
+    }
+}
+
+/// A server stands in its data folder; where that cannot be seen, the second line of its file has to do.
+fn is_server_of(pid: u32, data: &Path, pid_file: &str) -> bool {
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        Ok(folder) => folder == data,
+        Err(_) => pid_file.lines().nth(1).is_some_and(|line| Path::new(line) == data),
+    }
+}
+
+fn send(pid: u32, signal: Signal) -> Result<(), Failure> {
+    // Zero and negative numbers would mean groups of processes.
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1);
+    let pid = pid.ok_or_else(|| Failure::new("not the id of a process"))?;
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno).explain(|| format!("cannot signal process {pid}")),
+    }
+}
+
+/// Starts the server on the port of last time, or on another when that is taken now.
+async fn launch(
+    programs: &ServerPrograms,
+    owner: &Owner,
+    folder: &Path,
+    socket: &Path,
+    password: &SecretString,
+    guard: &mut Guard,
+) -> Result<(Child, u16), Failure> {
+    let port_file = folder.join("port");
+    let last = fs::read_to_string(&port_file).ok().and_then(|text| text.trim().parse::<u16>().ok());
+    let mut port = match last {
+        Some(port) if port > 0 && is_free(port) => port,
+        _ => free_port()?,
+    };
+    let mut tries = 0;
+    loop {
+        match launch_on(programs, owner, folder, socket, password, port, guard).await {
+            Ok(server) => {
+                fs::write(&port_file, port.to_string())
+                    .explain(|| format!("cannot write {}", port_file.display()))?;
+                return Ok((server, port));
+            }
+            // Somebody took the port between our look and the server's bind.
+            Err(_) if tries < 5 && !is_free(port) => {
+                tries += 1;
+                port = free_port()?;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// A port below the range from which the kernel numbers outgoing connections (ip(7)), so that it is still
+/// free at the next start.
+fn free_port() -> Result<u16, Failure> {
+    for _ in 0..100 {
+        let mut random = [0u8; 2];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| Failure::new("no random numbers to be had"))?;
+        let port = 15_000 + u16::from_ne_bytes(random) % 16_000;
+        if is_free(port) {
+            return Ok(port);
+        }
+    }
+    Err(Failure::new("no free port on 127.0.0.1"))
+}
+
+/// Starts the server and returns once it answers a login.
+async fn launch_on(
+    programs: &ServerPrograms,
+    owner: &Owner,
+    folder: &Path,
+    socket: &Path,
+    password: &SecretString,
+    port: u16,
+    guard: &mut Guard,
+) -> Result<Child, Failure> {
+    let begin = Instant::now();
+    loop {
+        let log = open_log(folder)?;
+        let start_of_log = log.metadata().map_or(0, |metadata| metadata.len());
+        let errors = log.try_clone().explain(|| "cannot share the server's log")?;
+        let mut command = owner.command(&programs.path("postgres"));
+        command.arg("-D").arg(folder.join("data"));
+        for setting in settings(socket, port) {
+            command.arg("-c").arg(setting);
+        }
+        // A group of its own: the terminal's Ctrl-C is for us, and the server has to outlive the requests
+        // that are being finished.
+        command.current_dir(folder).process_group(0).stdout(log).stderr(errors);
+        let mut server = command.spawn().explain(|| "cannot start postgres")?;
+        guard.watch(&server)?;
+        match wait_until_ready(&mut server, &connect_options(socket, port, password)).await? {
+            Start::Ready => return Ok(server),
+            Start::Ended(status) => {
+                let log = read_log(folder, start_of_log);
+                // Backends of a killed server need a moment to notice and leave its memory.
+                let leftovers = log.contains("pre-existing shared memory") || log.contains("postmaster.pid");
+                if leftovers && begin.elapsed() < LONGEST_LEFTOVERS {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+                return Err(Failure::new(format!(
+                    "the private PostgreSQL server ended ({status}); its log, {}, says:\n{}",
+                    folder.join("log").display(),
+                    log.trim_end()
+                )));
+            }
+        }
+    }
+}
+
+/// What a development server runs with. `fsync` stays on: a laptop that runs out of battery must not lose
+/// the watches that somebody made.
+fn settings(socket: &Path, port: u16) -> Vec<String> {
+    vec![
+        format!("port={port}"),
+        // Commas and quotes separate folders in this setting.
+        format!("unix_socket_directories=\"{}\"", socket.display().to_string().replace('"', "\"\"")),
+        "listen_addresses=127.0.0.1".into(),
+        "unix_socket_permissions=0700".into(),
+        "cluster_name=salebell-dev".into(),
+        "shared_buffers=128MB".into(),
+        "max_connections=200".into(),
+        "logging_collector=off".into(),
+        "log_line_prefix=%m [%p] ".into(),
+        "lc_messages=C".into(),
+        "timezone=UTC".into(),
+        "log_timezone=UTC".into(),
+    ]
+}
+
+enum Start {
+    Ready,
+    Ended(ExitStatus),
+}
+
+async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> Result<Start, Failure> {
+    let deadline = Instant::now() + LONGEST_START;
+    loop {
+        if let Some(status) = server.try_wait().explain(|| "cannot wait for postgres")? {
+            return Ok(Start::Ended(status));
+        }
+        match PgConnection::connect_with(options).await {
+            Ok(connection) => {
+                let _ = connection.close().await;
+                return Ok(Start::Ready);
+            }
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).explain(|| "the private PostgreSQL server takes no logins");
+            }
+            // 28P01, 28000: waiting does not mend a wrong password.
+            Err(sqlx::Error::Database(error))
+                if matches!(error.code().as_deref(), Some("28P01" | "28000")) =>
+            {
+                return Err(error).explain(|| "the private PostgreSQL server refuses its own password");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+fn connect_options(socket: &Path, port: u16, password: &SecretString) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .socket(socket)
+        .port(port)
+        .username(NAME)
+        .password(password.expose_secret())
+        .database("postgres")
+        .ssl_mode(PgSslMode::Disable)
+}
+
+fn open_log(folder: &Path) -> Result<File, Failure> {
+    let path = folder.join("log");
+    if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LARGEST_LOG) {
+        let _ = fs::remove_file(&path);
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .explain(|| format!("cannot open {}", path.display()))
+}
+
+/// The end of the log from byte `start` on, a screenful at most.
+fn read_log(folder: &Path, start: u64) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut text = Vec::new();
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(folder.join("log"))?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(start.max(length.saturating_sub(4096))))?;
+        file.take(4096).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    read().map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
+}

@@ -1,0 +1,190 @@
+//! The folder `.salebell`: one process at a time in it, and files that only their owner may read.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+
+use crate::cli::api_client::running_dev::{self, RunningDev};
+use crate::error::failure::{Explain, Failure};
+
+/// `.salebell` in the folder where `salebell dev` was started, locked for this process.
+#[derive(Debug)]
+pub struct Home {
+    project: PathBuf,
+    folder: PathBuf,
+    lock: FolderLock,
+}
+
+impl Home {
+    /// Makes `.salebell` below `project` where it is missing and locks it.
+    ///
+    /// # Errors
+    /// When another `salebell dev` holds it (the message names its process and address), or the folder
+    /// cannot be made.
+    pub fn open(project: &Path) -> Result<Self, Failure> {
+        let folder = project.join(".salebell");
+        // As root the server runs as another user, who has to pass through; nothing can be listed.
+        let mode = if Uid::effective().is_root() { 0o711 } else { 0o700 };
+        make_folder(&folder, mode)?;
+        let folder = folder.canonicalize().explain(|| format!("cannot resolve {}", folder.display()))?;
+        let lock = FolderLock::take(&folder)?;
+        // Of a run that was killed.
+        let _ = fs::remove_file(folder.join(running_dev::FILE));
+        // The token and the password must not be committed by accident, wherever this was started.
+        let ignore = folder.join(".gitignore");
+        if !ignore.exists() {
+            fs::write(&ignore, "*\n").explain(|| format!("cannot write {}", ignore.display()))?;
+        }
+        Ok(Self { project: project.to_owned(), folder, lock })
+    }
+
+    /// The absolute path of a file in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The folder that it is in.
+    pub fn project(&self) -> &Path {
+        &self.project
+    }
+
+    /// Writes down where this process can be reached: for a second `salebell dev`, which finds the folder locked, and
+    /// for the other commands.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn announce(&mut self, dev: &RunningDev) -> Result<(), Failure> {
+        self.lock.announce(&dev.url)?;
+        write_secret(&self.path(running_dev::FILE), &dev.describe()?)
+    }
+
+    /// Makes `.salebell/salebell` a link to this program: it was built somewhere, and is in nobody's PATH.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn link_program(&self) -> Result<PathBuf, Failure> {
+        let (link, beside) = (self.path("salebell"), self.path("salebell.new"));
+        let program = std::env::current_exe().explain(|| "cannot tell where this program is")?;
+        let _ = fs::remove_file(&beside);
+        let made = std::os::unix::fs::symlink(program, &beside).and_then(|()| fs::rename(&beside, &link));
+        made.explain(|| format!("cannot make {}", link.display()))?;
+        Ok(link)
+    }
+}
+
+impl Drop for Home {
+    /// Still under the lock: the file of the next one stays.
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.path(running_dev::FILE));
+    }
+}
+
+/// An exclusive `flock` on `<folder>/lock`; the kernel drops it with the process, however that ends.
+#[derive(Debug)]
+pub struct FolderLock(Flock<File>);
+
+impl FolderLock {
+    /// Takes the lock without waiting.
+    ///
+    /// # Errors
+    /// When another process holds it, with what that process announced.
+    pub fn take(folder: &Path) -> Result<Self, Failure> {
+        let path = folder.join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .explain(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                write_lock(&mut lock, &format!("process {}", std::process::id()))?;
+                Ok(Self(lock))
+            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                Err(Failure::new(format!(
+                    "salebell dev is running here already: {} (it holds {})",
+                    if holder.trim().is_empty() { "starting" } else { holder.trim() },
+                    path.display()
+                )))
+            }
+            Err((_, errno)) => Err(errno).explain(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    fn announce(&mut self, address: &str) -> Result<(), Failure> {
+        let text = format!("process {}, {address}", std::process::id());
+        write_lock(&mut self.0, &text)
+    }
+}
+
+fn write_lock(file: &mut File, text: &str) -> Result<(), Failure> {
+    use std::io::Seek;
+    let write = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(text.as_bytes())
+    };
+    write(file).explain(|| "cannot write the lock file")
+}
+
+/// Makes one folder with exactly `mode`; one that exists is left as it is.
+///
+/// # Errors
+/// When it cannot be made or something else has its name.
+pub fn make_folder(path: &Path, mode: u32) -> Result<(), Failure> {
+    match DirBuilder::new().mode(mode).create(path) {
+        // The umask may have taken bits away.
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .explain(|| format!("cannot set the mode of {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error).explain(|| format!("cannot make {}", path.display())),
+    }
+}
+
+/// Writes a secret so that no other user ever sees it and no reader ever sees half of it (mode 0600,
+/// written beside and renamed).
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
+    let beside = path.with_extension("new");
+    let write = || {
+        let _ = fs::remove_file(&beside);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        file.write_all(secret.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().explain(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a secret without its line end; `None` when there is no such file.
+///
+/// # Errors
+/// When the file exists and cannot be read.
+pub fn read_secret(path: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// `bytes` random bytes in hexadecimal, from the operating system's generator.
+///
+/// # Errors
+/// When the generator fails.
+pub fn random_hex(bytes: usize) -> Result<String, Failure> {
+    let mut buffer = vec![0u8; bytes];
+    aws_lc_rs::rand::fill(&mut buffer).map_err(|_| Failure::new("no random numbers to be had"))?;
+    Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+}

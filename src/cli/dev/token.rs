@@ -1,0 +1,44 @@
+//! The token of `.salebell/dev-token`: an API key with every scope for an account of its own.
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::home::{read_secret, write_secret};
+use crate::app::App;
+use crate::domain::api_key;
+use crate::error::failure::{Explain, Failure};
+use crate::secrets;
+use crate::store::accounts;
+use crate::store::keys::{self, NewKey};
+
+/// The key in the file when the database still knows it with every scope, else a new one, which the file gets.
+///
+/// # Errors
+/// When the database cannot be asked or the file not be written.
+pub async fn find_or_create(app: &App, file: &Path) -> Result<SecretString, Failure> {
+    let now = app.clock.now();
+    if let Some(token) = read_secret(file)?.filter(|token| api_key::is_well_formed(token)) {
+        let digest = api_key::digest_of(&token);
+        let known = keys::find_valid_key(&app.writer, &digest, now).await;
+        let known = known.explain(|| "cannot look the token up")?;
+        if known.is_some_and(|key| api_key::SCOPES.iter().all(|scope| key.scopes.iter().any(|s| s == scope)))
+        {
+            return Ok(SecretString::from(token));
+        }
+    }
+    let account = accounts::find_or_create_account(&app.writer, "salebell:dev", "dev", now)
+        .await
+        .explain(|| "cannot make an account")?;
+    let key = secrets::generate_api_key().explain(|| "cannot make a token")?;
+    let new = NewKey {
+        name: "salebell dev",
+        hint: &api_key::hint(&key),
+        digest: &api_key::digest_of(key.expose_secret()),
+        scopes: &api_key::SCOPES.map(str::to_owned),
+        expires_at: None,
+    };
+    keys::create_key(&app.writer, account, &new, now).await.explain(|| "cannot make a token")?;
+    write_secret(file, key.expose_secret())?;
+    Ok(key)
+}

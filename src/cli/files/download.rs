@@ -1,0 +1,229 @@
+//! One range of a file on its way here: asked for anew from wherever it broke off, and never of another version.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest::Context;
+use bytes::Bytes;
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LOCATION, RANGE,
+};
+use reqwest::{Method, Response, StatusCode, Url};
+use tokio_util::sync::CancellationToken;
+
+use super::Positions;
+use crate::cli::api_client::{Answer, ApiClient, Later, Refused, hear};
+use crate::error::failure::{Explain, Failure};
+
+/// Written to the disk at once.
+const WRITE_AT_ONCE: usize = 512 << 10;
+/// So often one request may be sent elsewhere: to where the bytes are kept, and perhaps from there.
+const MAX_REDIRECTS: usize = 4;
+
+/// A version of a file, and where it is.
+pub struct Remote<'a> {
+    pub client: &'a ApiClient,
+    pub url: Url,
+    pub length: u64,
+    /// The entity tag of the version; none when the API does not tell.
+    pub tag: Option<String>,
+    /// Cancelled once the first range has begun to come: a link that may be used once wants that one first.
+    pub begun: CancellationToken,
+}
+
+/// Why a range did not arrive.
+pub enum Ended {
+    /// The file is another by now.
+    Changed,
+    Refused(Refused),
+}
+
+impl<E: Into<Refused>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Ended::Refused(error.into())
+    }
+}
+
+/// Where the bytes go.
+#[derive(Clone)]
+pub enum Sink {
+    File(Arc<File>),
+    /// In order, with their hash.
+    StandardOutput(Arc<Mutex<Context>>),
+}
+
+impl Sink {
+    fn write(&self, pieces: &[Bytes], mut at: u64) -> io::Result<()> {
+        for piece in pieces {
+            match self {
+                Sink::File(file) => file.write_all_at(piece, at)?,
+                Sink::StandardOutput(sum) => {
+                    std::io::stdout().lock().write_all(piece)?;
+                    sum.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+                }
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Brings home what is missing of a range: from `start` to before `end` less what `positions` say is there.
+///
+/// # Errors
+/// The file is another by now, a refusal, nothing came within the longest wait, or the bytes cannot be written.
+pub async fn fetch(
+    remote: &Remote<'_>,
+    (start, end): (u64, u64),
+    positions: &Positions,
+    part: usize,
+    sink: &Sink,
+) -> Result<(), Ended> {
+    let mut patience = remote.client.patience("fetch the file");
+    if part > 0 {
+        remote.begun.cancelled().await;
+    }
+    loop {
+        let at = start + positions.get(part);
+        if at >= end {
+            remote.begun.cancel();
+            return Ok(());
+        }
+        let later = match remote.open(start, at, end).await {
+            Answer::Done(None) => return Err(Ended::Changed),
+            Answer::Done(Some(response)) => {
+                remote.begun.cancel();
+                let later = copy(response, start, end, positions, part, sink).await?;
+                if start + positions.get(part) > at {
+                    patience.renew();
+                }
+                match later {
+                    Some(later) => later,
+                    None => continue,
+                }
+            }
+            Answer::Refused(refused) => return Err(refused.into()),
+            Answer::Later(later) => later,
+        };
+        patience.pause(later).await?;
+    }
+}
+
+/// Writes what comes; returns why it ended before the range did.
+async fn copy(
+    mut response: Response,
+    start: u64,
+    end: u64,
+    positions: &Positions,
+    part: usize,
+    sink: &Sink,
+) -> Result<Option<Later>, Failure> {
+    let mut at = start + positions.get(part);
+    loop {
+        let (mut pieces, mut waiting) = (Vec::new(), 0);
+        let mut ended = None;
+        while waiting < WRITE_AT_ONCE && ended.is_none() {
+            match response.chunk().await {
+                Ok(Some(piece)) => {
+                    waiting += piece.len();
+                    pieces.push(piece);
+                }
+                Ok(None) => ended = Some(Later::new("the answer ended too early")),
+                Err(error) => ended = Some(Later::new(crate::error::chain(&error))),
+            }
+        }
+        if at + waiting as u64 > end {
+            return Err(Failure::new("the answer has more bytes than were asked for"));
+        }
+        let (sink, from) = (sink.clone(), at);
+        let writing = tokio::task::spawn_blocking(move || sink.write(&pieces, from));
+        writing.await.explain(|| "cannot write")?.explain(|| "cannot write what has arrived")?;
+        at += waiting as u64;
+        positions.set(part, at - start);
+        if at == end {
+            return Ok(None);
+        }
+        if ended.is_some() {
+            return Ok(ended);
+        }
+    }
+}
+
+impl Remote<'_> {
+    /// Asks for the bytes from `at` to before `end`, those from `start` on are here; none when the file is another by
+    /// now.
+    async fn open(&self, start: u64, at: u64, end: u64) -> Answer<Option<Response>> {
+        let mut url = self.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let ours = self.client.is_ours(&url);
+            // The token goes to the API alone, and so does its entity tag: the store of the bytes has another. Where
+            // nothing is here yet that could be glued to another version, the API may send us there.
+            let mut request = self.client.request_at(Method::GET, url.clone());
+            request = request.header(RANGE, format!("bytes={at}-{}", end - 1));
+            if let Some(tag) = self.tag.as_ref().filter(|_| ours && at > start) {
+                request = request.header(IF_RANGE, tag);
+            }
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) => return Answer::Later(Later::new(crate::error::chain(&error))),
+            };
+            let status = response.status();
+            if status.is_redirection() && response.headers().contains_key(LOCATION) {
+                url = match text(response.headers(), LOCATION).map(|location| url.join(location)) {
+                    Some(Ok(next)) if matches!(next.scheme(), "http" | "https") => next,
+                    _ => {
+                        return Answer::Refused(Failure::new("the server sends us to no address").into());
+                    }
+                };
+                continue;
+            }
+            return match status {
+                StatusCode::PARTIAL_CONTENT | StatusCode::OK if self.fits(&response, at, end, ours) => {
+                    Answer::Done(Some(response))
+                }
+                StatusCode::OK
+                | StatusCode::PARTIAL_CONTENT
+                | StatusCode::PRECONDITION_FAILED
+                | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Done(None),
+                // The address was good for a short time only; the API makes another.
+                StatusCode::FORBIDDEN if !ours => {
+                    Answer::Later(Later::new("the store of the bytes refuses: 403"))
+                }
+                _ => match hear(response).await {
+                    Answer::Refused(refused) => Answer::Refused(refused),
+                    Answer::Later(later) => Answer::Later(later),
+                    Answer::Done(_) => {
+                        Answer::Refused(Failure::new(format!("the answer is {status}")).into())
+                    }
+                },
+            };
+        }
+        Answer::Refused(Failure::new("the server sends us from one address to the next").into())
+    }
+
+    /// Whether an answer is what was asked for, of the version that is meant.
+    fn fits(&self, response: &Response, at: u64, end: u64, ours: bool) -> bool {
+        let headers = response.headers();
+        let is_other = match (&self.tag, text(headers, ETAG)) {
+            (Some(tag), Some(found)) => ours && tag != found,
+            _ => false,
+        };
+        let fits = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                text(headers, CONTENT_RANGE) == Some(&format!("bytes {at}-{}/{}", end - 1, self.length))
+            }
+            _ => {
+                let length = text(headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
+                (at, end, length) == (0, self.length, Some(self.length))
+            }
+        };
+        fits && !is_other
+    }
+}
+
+/// A header as text.
+pub fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}

@@ -1,0 +1,544 @@
+//! `salebell files get`: what is fetched, where it goes, and what a killed run left of it.
+//!
+//! Bytes go into `FILE.part`, which has its full size from the start; a state file keeps which of them are there. When
+//! all are, they are held against the server's SHA-256, and only then the file gets its name.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::try_join_all;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
+use reqwest::{Method, Url};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::download::{Ended, Remote, Sink, fetch, text};
+use super::put::hash_file;
+use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
+use crate::cli::api_client::access::Access;
+use crate::cli::api_client::state::StateFile;
+use crate::cli::api_client::{ApiClient, hex};
+use crate::domain::file::clean_name;
+use crate::error::failure::{Explain, Failure};
+
+/// What has arrived is remembered this often.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// A file that is another one each time that it is asked for is none.
+const MAX_CHANGES: usize = 3;
+
+/// Fetches a file of yours by its id, or any file by its share link.
+///
+/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    access: Access,
+    /// The id of a file, or the address of a share link.
+    source: String,
+    /// Where it goes: a file, a folder, or `-` for standard output [default: its own name, here].
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// In how many ranges at once. A link that may be used a few times only gives few ranges again when they break.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    parts: u8,
+    /// Overwrite what is there.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever ends it early.
+pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let display = Display::default();
+    let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
+    let client = match &source {
+        Source::Own(_) => arguments.access.connect(display.as_say())?,
+        Source::Link(url) => arguments.access.connect_without_token(
+            url.join("/").explain(|| format!("{url} is no URL"))?.as_str(),
+            display.as_say(),
+        )?,
+    };
+    let get = Get { arguments: &arguments, client: &client, source: &source, display: &display };
+    tokio::select! {
+        done = get.run() => done.map(|()| ExitCode::SUCCESS),
+        _ = tokio::signal::ctrl_c() => {
+            let hint = match get.is_to_standard_output() {
+                true => "",
+                false => "\nThe same command takes up where this one ended.",
+            };
+            eprintln!("stopped while {} was fetched{hint}", arguments.source);
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// Which file.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Own(Uuid),
+    Link(Url),
+}
+
+impl Source {
+    /// `find_api` says where the API is, which a whole share link does not need to know.
+    fn parse(given: &str, find_api: impl Fn() -> Result<String, Failure>) -> Result<Self, Failure> {
+        if let Ok(id) = given.parse() {
+            return Ok(Source::Own(id));
+        }
+        let wrong =
+            || Failure::new(format!("{given} is neither the id of a file nor the address of a share link"));
+        let api = || -> Result<Url, Failure> {
+            let api = find_api()?;
+            api.parse().explain(|| format!("{api} is no URL"))
+        };
+        // As the API tells paths: below its own address.
+        let url = match given.starts_with('/') {
+            true => api()?.join(given).map_err(|_| wrong())?,
+            false => given.parse().map_err(|_| wrong())?,
+        };
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return Err(wrong());
+        }
+        let path: Vec<&str> = url.path().trim_end_matches('/').split('/').collect();
+        match path.as_slice() {
+            [.., "v1", "files", id] | [.., "v1", "files", id, "content"]
+                if url.origin() == api()?.origin() =>
+            {
+                id.parse().map(Source::Own).map_err(|_| wrong())
+            }
+            [.., "d", token] if !token.is_empty() => Ok(Source::Link(url)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// What the server says of the file, before any of it is fetched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Version {
+    name: String,
+    length: u64,
+    /// In hexadecimal digits.
+    sha256: Option<String>,
+    tag: Option<String>,
+}
+
+impl Version {
+    fn is(&self, other: &Version) -> bool {
+        let same = match (&self.sha256, &other.sha256) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.tag.is_some() && self.tag == other.tag,
+        };
+        same && self.length == other.length
+    }
+}
+
+/// What is kept of a file that is being fetched.
+#[derive(Debug, Serialize, Deserialize)]
+struct Memory {
+    version: Version,
+    output: PathBuf,
+    /// Each from its first byte to before the second.
+    ranges: Vec<(u64, u64)>,
+    /// How many bytes of each are there.
+    there: Vec<u64>,
+}
+
+impl Memory {
+    fn new(version: Version, output: &Path, parts: u8) -> Self {
+        let (length, parts) = (version.length, u64::from(parts).clamp(1, version.length.max(1)));
+        let cut = |n: u64| (u128::from(length) * u128::from(n) / u128::from(parts)) as u64;
+        let ranges: Vec<_> = (0..parts).map(|n| (cut(n), cut(n + 1))).collect();
+        Self { version, output: output.to_owned(), there: vec![0; ranges.len()], ranges }
+    }
+}
+
+/// Keeps how far it is, also when the work is dropped in the middle.
+struct Keeper {
+    state: StateFile,
+    memory: Memory,
+    positions: Positions,
+}
+
+impl Keeper {
+    fn keep(&mut self) -> Result<(), Failure> {
+        let there: Vec<u64> = (0..self.memory.ranges.len()).map(|part| self.positions.get(part)).collect();
+        if there != self.memory.there {
+            self.memory.there = there;
+            self.state.keep(&self.memory)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Without it a second is lost.
+        let _ = self.keep();
+    }
+}
+
+struct Get<'a> {
+    arguments: &'a Arguments,
+    client: &'a ApiClient,
+    source: &'a Source,
+    display: &'a Display,
+}
+
+impl Get<'_> {
+    async fn run(&self) -> Result<(), Failure> {
+        for _ in 0..MAX_CHANGES {
+            let version = self.learn().await?;
+            let arrived = match self.is_to_standard_output() {
+                true => self.to_standard_output(&version).await?,
+                false => self.to_file(&version).await?,
+            };
+            if arrived {
+                return Ok(());
+            }
+            self.display.say("the file on the server is another one by now; beginning anew");
+        }
+        Err(Failure::new("the file on the server changes all the time"))
+    }
+
+    fn is_to_standard_output(&self) -> bool {
+        self.arguments.output.as_deref() == Some(Path::new("-"))
+    }
+
+    async fn learn(&self) -> Result<Version, Failure> {
+        let head =
+            self.client.retry("ask for the file", || self.client.request_at(Method::HEAD, self.address()));
+        match self.source {
+            Source::Own(id) => {
+                let file: FileInfo = self.client.get(&format!("v1/files/{id}"), None).await?;
+                let Some(length) = file.length.filter(|_| file.state == "complete") else {
+                    let there = size(file.offset);
+                    return Err(Failure::new(format!("{id} is not complete yet: {there} of it are there")));
+                };
+                // Who is sent elsewhere for the bytes does without the tag: the hash tells versions apart too.
+                let tag = head.await.ok().and_then(|reply| text(&reply.headers, ETAG).map(str::to_owned));
+                Ok(Version { name: file.name, length, sha256: file.sha256, tag })
+            }
+            Source::Link(_) => {
+                let headers = match head.await {
+                    Ok(reply) => reply.headers,
+                    Err(refused) if refused.is_gone() => {
+                        let why = "no such link: it is wrong, used up, or taken back, or its time is over";
+                        return Err(Failure::new(why));
+                    }
+                    Err(refused) => return Err(refused.failure),
+                };
+                let length = text(&headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
+                Ok(Version {
+                    name: name_of(&headers),
+                    length: length
+                        .ok_or_else(|| Failure::new("the server does not tell how long the file is"))?,
+                    sha256: digest_of(&headers),
+                    tag: text(&headers, ETAG).map(str::to_owned),
+                })
+            }
+        }
+    }
+
+    fn address(&self) -> Url {
+        match self.source {
+            Source::Own(id) => self.client.url(&format!("v1/files/{id}/content"), None),
+            Source::Link(url) => url.clone(),
+        }
+    }
+
+    fn remote(&self, version: &Version) -> Remote<'_> {
+        Remote {
+            client: self.client,
+            url: self.address(),
+            length: version.length,
+            tag: version.tag.clone(),
+            begun: CancellationToken::new(),
+        }
+    }
+
+    /// Whether it arrived; not so when the file was another in the middle.
+    async fn to_standard_output(&self, version: &Version) -> Result<bool, Failure> {
+        let sum = Arc::new(Mutex::new(Context::new(&SHA256)));
+        let (remote, positions) = (self.remote(version), Positions::new(1));
+        let sink = Sink::StandardOutput(sum.clone());
+        let work = fetch(&remote, (0, version.length), &positions, 0, &sink);
+        match self.display.during(&version.name, Some(version.length), &positions, work).await {
+            Ok(()) => {}
+            Err(Ended::Changed) if positions.sum() == 0 => return Ok(false),
+            Err(Ended::Changed) => {
+                return Err(Failure::new(
+                    "the file on the server is another one by now; what was written is of no use",
+                ));
+            }
+            Err(Ended::Refused(refused)) => return Err(refused.failure),
+        }
+        let here = hex(sum.lock().unwrap_or_else(PoisonError::into_inner).clone().finish().as_ref());
+        match version.sha256.as_deref() {
+            Some(there) if there != here => Err(Failure::new(differs(there, &here))),
+            _ => Ok(true),
+        }
+    }
+
+    /// Whether it arrived; not so when the file was another in the middle.
+    async fn to_file(&self, version: &Version) -> Result<bool, Failure> {
+        let named = self.output(version);
+        let output = absolute(&named)?;
+        let shown = printable(&named.display().to_string());
+        self.refuse_to_overwrite(&output, &shown)?;
+        let busy = format!("another salebell files get of {shown} is running");
+        let mut state = StateFile::open("get", &output.display().to_string(), &busy)?;
+        let part = with_ending(&output);
+        let left = state.load::<Memory>()?;
+        let length_there = part.symlink_metadata().ok().map(|metadata| metadata.len());
+        let mut is_new = false;
+        let memory = match (left, length_there) {
+            (Some(left), Some(length)) if left.version.is(version) && length == version.length => {
+                let there: u64 = left.there.iter().sum();
+                let (there, all) = (size(there), size(version.length));
+                self.display
+                    .say(&format!("taking up an earlier get of {shown}: {there} of {all} are here already"));
+                left
+            }
+            (None, Some(_)) if !self.arguments.force => {
+                return Err(Failure::new(format!(
+                    "{shown}.part is there, and nothing tells what it holds; remove it, or give --force to overwrite it",
+                )));
+            }
+            (left, there) => {
+                if left.is_some() && there.is_some() {
+                    self.display.say(&format!("what there is of {shown} is of another file; beginning anew"));
+                }
+                is_new = true;
+                Memory::new(version.clone(), &output, self.arguments.parts)
+            }
+        };
+        let file = open_part(&part, version.length, is_new)?;
+        if is_new {
+            state.keep(&memory)?;
+        }
+        let positions = Positions::new(memory.ranges.len());
+        memory.there.iter().enumerate().for_each(|(part, &there)| positions.set(part, there));
+        let mut keeper = Keeper { state, memory, positions: positions.clone() };
+        match self.fetch_all(version, &mut keeper, &file).await {
+            Ok(()) => {}
+            Err(Ended::Changed) => {
+                // The next round finds another version, and says so to nobody twice.
+                return self.forget(keeper, &part);
+            }
+            Err(Ended::Refused(refused)) => {
+                let there = match positions.sum() {
+                    0 => String::new(),
+                    there => format!("\n{} of it are here; the same command takes up there.", size(there)),
+                };
+                return Err(Failure::new(format!("{}{there}", refused.failure)));
+            }
+        }
+        self.finish(version, keeper, file, &output, &shown).await?;
+        Ok(true)
+    }
+
+    async fn fetch_all(&self, version: &Version, keeper: &mut Keeper, file: &Arc<File>) -> Result<(), Ended> {
+        let (remote, positions) = (self.remote(version), keeper.positions.clone());
+        if positions.sum() > 0 {
+            remote.begun.cancel();
+        }
+        let ranges = keeper.memory.ranges.clone();
+        let sink = Sink::File(file.clone());
+        let work = try_join_all(
+            ranges.iter().enumerate().map(|(part, &range)| fetch(&remote, range, &positions, part, &sink)),
+        );
+        let keep = async {
+            loop {
+                tokio::time::sleep(KEEP_EVERY).await;
+                if let Err(failure) = keeper.keep() {
+                    return failure;
+                }
+            }
+        };
+        self.display
+            .during(&version.name, Some(version.length), &positions, async {
+                tokio::select! {
+                    done = work => done.map(drop),
+                    failure = keep => Err(failure.into()),
+                }
+            })
+            .await
+    }
+
+    fn forget(&self, mut keeper: Keeper, part: &Path) -> Result<bool, Failure> {
+        std::fs::remove_file(part).explain(|| format!("cannot remove {}", part.display()))?;
+        (0..keeper.memory.ranges.len()).for_each(|part| keeper.positions.set(part, 0));
+        keeper.keep()?;
+        Ok(false)
+    }
+
+    /// Holds the bytes against the server's hash and gives them their name.
+    async fn finish(
+        &self,
+        version: &Version,
+        mut keeper: Keeper,
+        file: Arc<File>,
+        output: &Path,
+        shown: &str,
+    ) -> Result<(), Failure> {
+        keeper.keep()?;
+        let part = with_ending(output);
+        let sum = hash_file(file.clone(), version.length).await.explain(|| "cannot hash what arrived")?;
+        let here = hex(&sum.explain(|| format!("cannot read {}", part.display()))?);
+        if let Some(there) = version.sha256.as_deref().filter(|there| *there != here) {
+            keeper.state.remove();
+            return Err(Failure::new(format!(
+                "{} The bytes are kept as {shown}.part: remove that, or give --force, to fetch them anew.",
+                differs(there, &here),
+            )));
+        }
+        file.sync_all().explain(|| format!("cannot write {}", part.display()))?;
+        self.refuse_to_overwrite(output, shown)?;
+        std::fs::rename(&part, output).explain(|| format!("cannot write {shown}"))?;
+        keeper.state.remove();
+        let checked =
+            if version.sha256.is_some() { "" } else { ", which the server does not name to compare it with" };
+        print(&format!("{shown}  {}  sha256 {here}{checked}", size(version.length)))
+    }
+
+    /// As a person would name it.
+    fn output(&self, version: &Version) -> PathBuf {
+        let own = || PathBuf::from(clean_name(&version.name));
+        match &self.arguments.output {
+            Some(folder) if folder.is_dir() => folder.join(own()),
+            Some(file) => file.clone(),
+            None => own(),
+        }
+    }
+
+    fn refuse_to_overwrite(&self, output: &Path, shown: &str) -> Result<(), Failure> {
+        if output.is_dir() || (output.symlink_metadata().is_ok() && !self.arguments.force) {
+            return Err(Failure::new(format!("{shown} is there already; --force overwrites it")));
+        }
+        Ok(())
+    }
+}
+
+/// The same from every folder, for the state is found by it.
+fn absolute(output: &Path) -> Result<PathBuf, Failure> {
+    let name = output.file_name().ok_or_else(|| Failure::new(format!("{} is no file", output.display())))?;
+    let folder = match output.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let folder = folder.canonicalize().explain(|| format!("cannot write to {}", folder.display()))?;
+    Ok(folder.join(name))
+}
+
+fn differs(there: &str, here: &str) -> String {
+    format!("what arrived is damaged: its SHA-256 is {here}, that of the file on the server {there}.")
+}
+
+fn with_ending(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// The file for the bytes, as large as it will be.
+fn open_part(path: &Path, length: u64, is_new: bool) -> Result<Arc<File>, Failure> {
+    let cannot = || format!("cannot write {}", path.display());
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(is_new).open(path).explain(cannot)?;
+    if is_new && length > 0 {
+        let wanted = i64::try_from(length).explain(|| "the file is beyond all files")?;
+        let made = match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
+            // A file system that knows no allocation makes room as bytes come.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).explain(cannot),
+            other => other.explain(cannot),
+        };
+        if let Err(failure) = made {
+            // Nobody shall wonder what an empty file is for.
+            let _ = std::fs::remove_file(path);
+            return Err(failure);
+        }
+    }
+    Ok(Arc::new(file))
+}
+
+/// RFC 9530: the SHA-256 of the whole.
+fn digest_of(headers: &HeaderMap) -> Option<String> {
+    let header = text(headers, HeaderName::from_static("repr-digest"))?;
+    let value = header.split(',').find_map(|one| one.trim().strip_prefix("sha-256=:")?.strip_suffix(':'))?;
+    STANDARD.decode(value).ok().filter(|sum| sum.len() == 32).map(|sum| hex(&sum))
+}
+
+/// RFC 6266: the name in `Content-Disposition`, by RFC 8187 where it is told so.
+fn name_of(headers: &HeaderMap) -> String {
+    let header = text(headers, CONTENT_DISPOSITION).unwrap_or_default();
+    let encoded = header.split(';').find_map(|part| part.trim().strip_prefix("filename*=UTF-8''"));
+    if let Some(encoded) = encoded {
+        let plus = encoded.replace('+', "%2B");
+        let pair = format!("n={plus}");
+        return url::form_urlencoded::parse(pair.as_bytes())
+            .map(|(_, name)| name.into_owned())
+            .next()
+            .unwrap_or_default();
+    }
+    let quoted = header.split_once("filename=\"").and_then(|(_, rest)| rest.split_once('"'));
+    quoted.map_or_else(|| "file".to_owned(), |(name, _)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_by_its_id_its_address_or_a_link() {
+        let id = Uuid::now_v7();
+        let api = || Ok("https://api.example/bell/".to_owned());
+        let none = || Err(Failure::new("no API is running here"));
+        for given in [id.to_string(), format!("https://api.example/bell/v1/files/{id}/content")] {
+            assert_eq!(Source::parse(&given, api).unwrap(), Source::Own(id));
+        }
+        let link = |url: &str| Source::Link(url.parse().unwrap());
+        assert_eq!(Source::parse("https://b.example/d/x", api).unwrap(), link("https://b.example/d/x"));
+        assert_eq!(Source::parse("/d/x", api).unwrap(), link("https://api.example/d/x"));
+        assert_eq!(Source::parse("https://b.example/d/x", none).unwrap(), link("https://b.example/d/x"));
+        assert!(Source::parse("/d/x", none).is_err());
+        // The token is for one API only.
+        for wrong in [
+            &format!("https://b.example/v1/files/{id}"),
+            "a.txt",
+            "ftp://b.example/d/x",
+            "https://b.example/",
+        ] {
+            assert!(Source::parse(wrong, api).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_servers_write_them() {
+        let name = |header: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_DISPOSITION, header.parse().unwrap());
+            name_of(&headers)
+        };
+        assert_eq!(name(&crate::domain::file::disposition("Ä +1;\"%.csv")), "Ä +1;\"%.csv");
+        assert_eq!(name("attachment; filename=\"a b.csv\""), "a b.csv");
+        assert_eq!(name("inline"), "file");
+    }
+
+    #[test]
+    fn ranges_cover_a_file() {
+        let version = |length| Version { name: "a".to_owned(), length, sha256: None, tag: None };
+        assert_eq!(Memory::new(version(10), Path::new("a"), 3).ranges, [(0, 3), (3, 6), (6, 10)]);
+        assert_eq!(Memory::new(version(0), Path::new("a"), 3).ranges, [(0, 0)]);
+    }
+}

@@ -1,0 +1,328 @@
+//! `salebell files`: sends, fetches, lists, removes and shares files from a shell.
+//!
+//! `put.rs` decides what is sent and remembers it, `upload.rs` brings one upload home over tus; `get.rs` decides what
+//! is fetched and remembers it, `download.rs` brings one range home.
+
+pub mod download;
+pub mod get;
+pub mod put;
+pub mod upload;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Subcommand;
+use indicatif::BinaryBytes;
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::cli::api_client::ApiClient;
+use crate::cli::api_client::access::{Access, parse_duration};
+use crate::cli::api_client::progress::Progress;
+use crate::clock::Clock;
+use crate::error::failure::{Explain, Failure};
+
+/// As shells tell that Ctrl-C ended a command.
+const INTERRUPTED: u8 = 130;
+/// How often a bar moves.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// The most that one page of a list has.
+const PAGE: usize = 200;
+
+/// Send, fetch, list, remove and share files.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    Put(put::Arguments),
+    Get(get::Arguments),
+    /// Lists your files, the newest first.
+    Ls {
+        #[command(flatten)]
+        access: Access,
+        /// Print each as the API has it, one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Removes files with their bytes, also those that are still on their way.
+    Rm {
+        #[command(flatten)]
+        access: Access,
+        #[arg(required = true)]
+        id: Vec<Uuid>,
+    },
+    /// Prints an address under which anybody may fetch a file. It is shown only once.
+    Share {
+        #[command(flatten)]
+        access: Access,
+        id: Uuid,
+        /// For how long: seconds, or with s, m, h, d behind [default: as long as the file lives].
+        #[arg(long, value_parser = parse_duration)]
+        expires_in: Option<Duration>,
+        /// How often it may be fetched [default: any number of times].
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+        max_downloads: Option<i32>,
+    },
+}
+
+/// A file, as far as a shell needs to know it.
+#[derive(Clone, Debug, Deserialize)]
+struct FileInfo {
+    id: Uuid,
+    name: String,
+    state: String,
+    length: Option<u64>,
+    offset: u64,
+    sha256: Option<String>,
+    expires_at: DateTime<Utc>,
+}
+
+/// Does it.
+///
+/// # Errors
+/// Whatever ends it early.
+pub async fn run(action: Action) -> Result<ExitCode, Failure> {
+    match action {
+        Action::Put(arguments) => put::run(arguments).await,
+        Action::Get(arguments) => get::run(arguments).await,
+        Action::Ls { access, json } => list(&access.connect(plainly())?, json).await,
+        Action::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
+        Action::Share { access, id, expires_in, max_downloads } => {
+            share(&access.connect(plainly())?, id, expires_in, max_downloads).await
+        }
+    }
+}
+
+/// Says on standard error, where there is no bar.
+fn plainly() -> Box<dyn Fn(&str) + Send + Sync> {
+    Box::new(|line| eprintln!("{line}"))
+}
+
+async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        items: Vec<Value>,
+        next_cursor: Option<String>,
+    }
+    let now = Clock::system().now();
+    let mut cursor: Option<String> = None;
+    let mut any = false;
+    loop {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", &PAGE.to_string());
+        if let Some(cursor) = &cursor {
+            query.append_pair("cursor", cursor);
+        }
+        let page: Page = client.get("v1/files", Some(&query.finish())).await?;
+        for item in page.items {
+            let line = match json {
+                true => item.to_string(),
+                false => {
+                    let file: FileInfo =
+                        serde_json::from_value(item).explain(|| "the list has another form")?;
+                    if !any {
+                        print(&format!(
+                            "{:36}  {:>10}  {:>8}  {:>8}  NAME",
+                            "ID", "SIZE", "STATE", "EXPIRES"
+                        ))?;
+                    }
+                    any = true;
+                    describe(&file, now)
+                }
+            };
+            print(&line)?;
+        }
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if !any && !json {
+        eprintln!("There are no files.");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(file: &FileInfo, now: DateTime<Utc>) -> String {
+    let size = file.length.map_or_else(|| "?".to_owned(), size);
+    let state = match (file.state.as_str(), file.length) {
+        ("uploading", Some(length)) if length > 0 => {
+            format!("{} %", 100 * u128::from(file.offset) / u128::from(length))
+        }
+        ("uploading", _) => "begun".to_owned(),
+        (state, _) => state.to_owned(),
+    };
+    let expires = until(file.expires_at, now);
+    format!("{}  {size:>10}  {state:>8}  {expires:>8}  {}", file.id, printable(&file.name))
+}
+
+/// A time from now, in its two largest units.
+fn until(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    // Up: what was made a moment ago for two days has two days to live.
+    let minutes = ((time - now).num_seconds() + 59).div_euclid(60);
+    match (minutes / 1440, minutes % 1440 / 60, minutes % 60) {
+        _ if minutes <= 0 => "now".to_owned(),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes:02}"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    BinaryBytes(bytes).to_string()
+}
+
+/// What a name may do to a terminal it may not do here.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+async fn remove(client: &ApiClient, ids: &[Uuid]) -> Result<ExitCode, Failure> {
+    let mut code = ExitCode::SUCCESS;
+    for id in ids {
+        match client
+            .retry("remove the file", || client.request(Method::DELETE, &format!("v1/files/{id}"), None))
+            .await
+        {
+            Ok(_) => print(&format!("removed {id}"))?,
+            Err(refused) if refused.is_gone() => {
+                eprintln!("salebell: {id}: {}", refused.failure);
+                code = ExitCode::FAILURE;
+            }
+            Err(refused) => return Err(refused.failure),
+        }
+    }
+    Ok(code)
+}
+
+async fn share(
+    client: &ApiClient,
+    id: Uuid,
+    expires_in: Option<Duration>,
+    max_downloads: Option<i32>,
+) -> Result<ExitCode, Failure> {
+    let expires_at = expires_in.map(|life| {
+        let life = TimeDelta::from_std(life).unwrap_or(TimeDelta::MAX);
+        Clock::system().now().checked_add_signed(life).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    });
+    let wanted = json!({"expires_at": expires_at, "max_downloads": max_downloads});
+    // Asked twice because an answer was lost, there is still one link.
+    let key = format!("\"{}\"", Uuid::now_v7().simple());
+    let reply = client
+        .retry("share the file", || {
+            let path = format!("v1/files/{id}/links");
+            client.request(Method::POST, &path, None).header("idempotency-key", &key).json(&wanted)
+        })
+        .await?;
+    let link: Value = reply.decode()?;
+    let path = link["path"].as_str().ok_or_else(|| Failure::new("the answer names no address"))?;
+    print(client.url(path.trim_start_matches('/'), None).as_str())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// # Errors
+/// Standard output cannot be written to. Whoever has closed it does not want to know.
+fn print(line: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.explain(|| "cannot write to standard output"),
+    }
+}
+
+/// How far the parts of a transfer are, in bytes of each.
+#[derive(Clone)]
+pub struct Positions(Arc<Vec<AtomicU64>>);
+
+impl Positions {
+    fn new(parts: usize) -> Self {
+        Self(Arc::new((0..parts).map(|_| AtomicU64::new(0)).collect()))
+    }
+
+    fn set(&self, part: usize, bytes: u64) {
+        self.0[part].store(bytes, Ordering::Relaxed);
+    }
+
+    fn get(&self, part: usize) -> u64 {
+        self.0[part].load(Ordering::Relaxed)
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
+#[derive(Clone, Default)]
+struct Display(Arc<std::sync::Mutex<Option<Progress>>>);
+
+impl Display {
+    fn say(&self, line: &str) {
+        match &*self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(progress) => progress.say(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn as_say(&self) -> Box<dyn Fn(&str) + Send + Sync> {
+        let display = self.clone();
+        Box::new(move |line| display.say(line))
+    }
+
+    fn set(&self, progress: Option<Progress>) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = progress;
+    }
+
+    /// Shows how far it is for as long as the work goes on.
+    async fn during<T>(
+        &self,
+        name: &str,
+        size: Option<u64>,
+        positions: &Positions,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let moved = Arc::new(AtomicU64::new(0));
+        let progress = Progress::of_transfer(moved.clone(), size);
+        // Also when the work is dropped in the middle, the bar goes.
+        let _shown = Shown { display: self, progress: progress.clone() };
+        self.set(Some(progress.clone()));
+        let (name, mut last) = (printable(name), Instant::now());
+        let show = async {
+            loop {
+                moved.store(positions.sum(), Ordering::Relaxed);
+                progress.show(&name, &mut last);
+                tokio::time::sleep(SHOW_EVERY).await;
+            }
+        };
+        tokio::select! { done = work => done, () = show => unreachable!("it shows for ever") }
+    }
+}
+
+struct Shown<'d> {
+    display: &'d Display,
+    progress: Progress,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.progress.finish();
+        self.display.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_two_units() {
+        let now = DateTime::UNIX_EPOCH;
+        for (minutes, expected) in [(-5, "now"), (5, "5 min"), (65, "1 h 05"), (1440 * 13 - 1, "12 d 23 h")] {
+            assert_eq!(until(now + TimeDelta::minutes(minutes), now), expected);
+            assert_eq!(until(now + TimeDelta::minutes(minutes) - TimeDelta::seconds(2), now), expected);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One upload over tus 1.0.0 (<https://tus.io/protocols/resumable-upload>): made once, and filled from wherever the
+//! server says that it is, until it is whole.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::stream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION};
+use reqwest::{Body, Method, RequestBuilder};
+use uuid::Uuid;
+
+use super::Positions;
+use crate::cli::api_client::{Answer, ApiClient, Later, Refused, Reply, STALLED_AFTER, failed, hear};
+use crate::error::failure::{Explain, Failure};
+
+const BYTES: &str = "application/offset+octet-stream";
+/// Read from the disk at once.
+const READ_AT_ONCE: usize = 256 << 10;
+
+/// What an upload is announced with.
+pub struct Announcement<'a> {
+    pub name: &'a str,
+    /// After so many seconds the file goes.
+    pub expires_in: Option<u64>,
+    /// The same key is the same upload, however often it is announced.
+    pub key: String,
+    pub kind: Kind<'a>,
+}
+
+/// Which kind of upload.
+pub enum Kind<'a> {
+    Whole(u64),
+    Partial(u64),
+    /// The length is told with the last bytes.
+    Deferred,
+    /// Put together of these.
+    Final(&'a [Uuid]),
+}
+
+/// Makes an upload.
+///
+/// # Errors
+/// A refusal, or no answer within the longest wait.
+pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Result<Uuid, Refused> {
+    let query = announcement.expires_in.map(|seconds| format!("expires_in={seconds}"));
+    let name = STANDARD.encode(announcement.name);
+    let reply = client
+        .retry("announce the file", || {
+            let request = tus(client.request(Method::POST, "v1/files", query.as_deref()))
+                .header("idempotency-key", format!("\"{}\"", announcement.key))
+                .header("upload-metadata", format!("filename {name}"));
+            match announcement.kind {
+                Kind::Whole(length) => request.header("upload-length", length),
+                Kind::Partial(length) => {
+                    request.header("upload-length", length).header("upload-concat", "partial")
+                }
+                Kind::Deferred => request.header("upload-defer-length", "1"),
+                Kind::Final(parts) => {
+                    let parts: Vec<String> = parts.iter().map(|part| format!("/v1/files/{part}")).collect();
+                    request.header("upload-concat", format!("final;{}", parts.join(" ")))
+                }
+            }
+        })
+        .await?;
+    let location =
+        reply.headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
+    let id = location.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    Ok(id.parse().explain(|| format!("the answer names no upload: {location:?}"))?)
+}
+
+/// A file on the disk while it is sent.
+pub struct LocalBytes {
+    pub file: Arc<File>,
+    /// From the first to before the second, which is one upload.
+    pub range: (u64, u64),
+    /// Says when the file is not any more what it was.
+    pub check: Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+}
+
+/// Fills an upload from the disk; returns when the server has all of it.
+///
+/// # Errors
+/// A refusal (gone, when it was removed or has expired), or nothing moved within the longest wait.
+pub async fn fill(
+    client: &ApiClient,
+    id: Uuid,
+    bytes: &LocalBytes,
+    positions: &Positions,
+    part: usize,
+) -> Result<(), Refused> {
+    let (start, end) = bytes.range;
+    let mut patience = client.patience("send the file");
+    let mut at = offset(client, id).await?;
+    loop {
+        positions.set(part, at);
+        if at >= end - start {
+            return Ok(());
+        }
+        (bytes.check)()?;
+        let body = read(bytes.file.clone(), start + at, end, positions.clone(), part);
+        let answer = send(client, id, at, end - start - at, body, None).await;
+        let later = match judge(answer, at) {
+            Ok(now) => {
+                at = now;
+                patience.renew();
+                continue;
+            }
+            Err(Answer::Refused(refused)) => return Err(refused),
+            Err(Answer::Later(later)) => later,
+            Err(Answer::Done(())) => Later::new("the server took nothing"),
+        };
+        (bytes.check)()?;
+        patience.pause(later).await?;
+        let now = offset(client, id).await?;
+        if now > at {
+            patience.renew();
+        }
+        at = now;
+    }
+}
+
+/// Adds bytes of which there is no other copy, the first of which is at `at`. `total` ends the upload.
+///
+/// # Errors
+/// Those of `fill`; the server does not have any more what it had.
+pub async fn add(
+    client: &ApiClient,
+    id: Uuid,
+    at: u64,
+    bytes: &Bytes,
+    total: Option<u64>,
+) -> Result<(), Refused> {
+    let end = at + bytes.len() as u64;
+    let mut patience = client.patience("send the bytes");
+    let mut now = at;
+    let mut told = false;
+    loop {
+        if now == end && (total.is_none() || told) {
+            return Ok(());
+        }
+        let rest = usize::try_from(now.saturating_sub(at)).unwrap_or(usize::MAX);
+        if now < at || rest > bytes.len() {
+            return Err(Failure::new(format!(
+                "the server has {now} bytes of the file where it had {at}; what is missing cannot be read again"
+            ))
+            .into());
+        }
+        let rest = bytes.slice(rest..);
+        let (length, moved) = (rest.len() as u64, Arc::new(AtomicU64::new(0)));
+        let body = Feed { body: Body::from(rest), moved };
+        let answer = send(client, id, now, length, body, total).await;
+        let later = match answer {
+            Answer::Done(reply) => match upload_offset(&reply.headers) {
+                Some(offset) => {
+                    (now, told) = (offset, true);
+                    continue;
+                }
+                None => Later::new("the answer tells no offset"),
+            },
+            Answer::Refused(refused) => return Err(refused),
+            Answer::Later(later) => later,
+        };
+        patience.pause(later).await?;
+        let (offset, length) = progress(client, id).await?;
+        if offset > now {
+            patience.renew();
+        }
+        // Its last answer was lost: the length is known there.
+        (now, told) = (offset, length.is_some());
+    }
+}
+
+/// How many bytes the server has.
+///
+/// # Errors
+/// A refusal, or no answer within the longest wait.
+pub async fn offset(client: &ApiClient, id: Uuid) -> Result<u64, Refused> {
+    Ok(progress(client, id).await?.0)
+}
+
+async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Refused> {
+    let path = format!("v1/files/{id}");
+    let asked = client.retry("ask how far it is", || tus(client.request(Method::HEAD, &path, None))).await;
+    let reply = asked.map_err(|refused| match refused.is_gone() {
+        // The answer to HEAD has no body that would say so.
+        true => Refused {
+            failure: Failure::new("the upload is gone: it was removed, or its time is over"),
+            ..refused
+        },
+        false => refused,
+    })?;
+    let length = reply.headers.get("upload-length").and_then(|value| value.to_str().ok()?.parse().ok());
+    match upload_offset(&reply.headers) {
+        Some(offset) => Ok((offset, length)),
+        None => Err(Failure::new("the answer tells no offset").into()),
+    }
+}
+
+fn upload_offset(headers: &HeaderMap) -> Option<u64> {
+    headers.get("upload-offset")?.to_str().ok()?.parse().ok()
+}
+
+fn tus(request: RequestBuilder) -> RequestBuilder {
+    request.header("tus-resumable", "1.0.0")
+}
+
+/// A body, and how much of it has been taken.
+struct Feed {
+    body: Body,
+    moved: Arc<AtomicU64>,
+}
+
+async fn send(
+    client: &ApiClient,
+    id: Uuid,
+    at: u64,
+    length: u64,
+    feed: Feed,
+    total: Option<u64>,
+) -> Answer<Reply> {
+    let mut request = tus(client.long_request(Method::PATCH, &format!("v1/files/{id}")))
+        .header(CONTENT_TYPE, BYTES)
+        .header(CONTENT_LENGTH, length)
+        .header("upload-offset", at)
+        .body(feed.body);
+    if let Some(total) = total {
+        request = request.header("upload-length", total);
+    }
+    let answer = async {
+        match request.send().await {
+            Ok(response) => hear(response).await,
+            Err(error) => failed(&error),
+        }
+    };
+    let stalled = async {
+        let mut before = None;
+        loop {
+            let now = feed.moved.load(Ordering::Relaxed);
+            if before.replace(now) == Some(now) {
+                return;
+            }
+            tokio::time::sleep(STALLED_AFTER).await;
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = stalled => Answer::Later(Later::new(format!("nothing moved for {} s", STALLED_AFTER.as_secs()))),
+    }
+}
+
+/// How far it is now, when that is further than `at`.
+fn judge(answer: Answer<Reply>, at: u64) -> Result<u64, Answer<()>> {
+    match answer {
+        Answer::Done(reply) => upload_offset(&reply.headers).filter(|&now| now > at).ok_or(Answer::Done(())),
+        Answer::Later(later) => Err(Answer::Later(later)),
+        Answer::Refused(refused) => Err(Answer::Refused(refused)),
+    }
+}
+
+/// The bytes of a file as a body, read as they are taken.
+fn read(file: Arc<File>, start: u64, end: u64, positions: Positions, part: usize) -> Feed {
+    let moved = Arc::new(AtomicU64::new(0));
+    let (begun, counter) = (positions.get(part), moved.clone());
+    let pieces = stream::try_unfold(start, move |at| {
+        let (file, positions, moved) = (file.clone(), positions.clone(), counter.clone());
+        async move {
+            if at == end {
+                return Ok::<_, io::Error>(None);
+            }
+            let piece = tokio::task::spawn_blocking(move || read_piece(&file, at, end)).await??;
+            let next = at + piece.len() as u64;
+            moved.store(next - start, Ordering::Relaxed);
+            positions.set(part, begun + next - start);
+            Ok(Some((piece, next)))
+        }
+    });
+    Feed { body: Body::wrap_stream(pieces), moved }
+}
+
+/// # Errors
+/// The file ends before `end`, or cannot be read.
+pub fn read_piece(file: &File, at: u64, end: u64) -> io::Result<Bytes> {
+    let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(READ_AT_ONCE);
+    let mut piece = vec![0; wanted];
+    let read = file.read_at(&mut piece, at)?;
+    if read == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was"));
+    }
+    piece.truncate(read);
+    Ok(piece.into())
+}

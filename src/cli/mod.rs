@@ -1,0 +1,216 @@
+//! The command line: `Arguments`, and one file or folder a subcommand.
+
+pub mod api_client;
+pub mod bus;
+pub mod dev;
+pub mod files;
+pub mod games;
+pub mod keys;
+pub mod report;
+mod serve;
+pub mod stats;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
+
+use self::api_client::running_dev::RunningDev;
+use crate::app::{App, AppState};
+use crate::clock::Clock;
+use crate::config::{Config, Problems};
+use crate::error::failure::Failure;
+use crate::error::{Kind, Result};
+use crate::instance::renewal::Origin;
+use crate::instance::{boot, ready, terminating};
+use crate::server::process;
+use crate::store::unreachable::explain_unreachable;
+use crate::telemetry::emf::Reporter;
+use crate::{store, telemetry};
+
+/// Rings when a video game goes on sale.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    /// The TOML file of settings; the environment (SALEBELL_<AREA>__<KEY>) goes over it.
+    #[arg(long, global = true, env = "SALEBELL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    Dev(dev::Arguments),
+    /// Serve the API: HTTP and gRPC.
+    Api,
+    /// Record reported prices, dispatch events, deliver notices.
+    Worker,
+    /// Bring the database's schema up to date; safe to run twice and beside the version before.
+    Migrate,
+    Boot(boot::Arguments),
+    /// Read the configuration and tell every missing or wrong key at once.
+    CheckConfig,
+    Report(report::Arguments),
+    #[command(subcommand)]
+    Files(files::Action),
+    #[command(subcommand)]
+    Games(games::Action),
+    /// Create, list and revoke API keys, straight in the database.
+    #[command(subcommand)]
+    Key(keys::Action),
+    /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
+    #[command(subcommand)]
+    Stats(stats::Action),
+    /// On an instance of a group: wait until the API is ready, then complete the launch hook.
+    Ready {
+        /// Wait for the worker too.
+        #[arg(long, conflicts_with = "abandon")]
+        with_worker: bool,
+        /// Do not wait: the instance will never serve, and the group tries another.
+        #[arg(long)]
+        abandon: bool,
+        /// Why, for the log.
+        #[arg(long, requires = "abandon", default_value = "the boot has failed")]
+        reason: String,
+    },
+    /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
+    Terminating,
+    #[command(subcommand)]
+    Bus(bus::Action),
+    /// The same as `salebell bus redrive`.
+    #[command(hide = true)]
+    Redrive,
+}
+
+/// Runs a subcommand on a runtime of its own.
+///
+/// # Errors
+/// Whatever ended the subcommand, as a sentence for the person who typed it.
+pub fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(execute(arguments));
+    // A read of standard input that nobody waits for any more must not hold the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let file = Config::locate(arguments.config.clone(), credentials);
+    let config = || Config::load(file.as_deref(), std::env::vars());
+    let origin = || Origin { file: file.clone(), environment: std::env::vars().collect() };
+    let service = || config().inspect(|config| telemetry::start_logging(&config.log));
+    let of_operator = || {
+        let config = config_or_dev(file.as_deref())?;
+        telemetry::start_logging(&config.log);
+        Ok::<_, Failure>(config)
+    };
+    let beside = || {
+        let (config, problems) = Config::load_beside(file.as_deref(), std::env::vars())?;
+        telemetry::start_logging(&config.log);
+        if !problems.0.is_empty() {
+            log::warn!(target: "salebell::config", "{problems}");
+        }
+        Ok::<_, Problems>(config)
+    };
+    if !matches!(arguments.command, Command::Dev(_) | Command::Files(_) | Command::Report(_)) {
+        process::forbid_core_dumps()?;
+    }
+    match arguments.command {
+        Command::Api => return Ok(serve::api(service()?, origin()).await?),
+        Command::Worker => serve::worker(service()?, origin()).await?,
+        Command::Migrate => {
+            let app = open(service()?).await?;
+            in_plain_words(&app, store::migrate(&app.writer).await).await?;
+        }
+        Command::Boot(boot) => {
+            println!("{}", boot::run(boot, arguments.config.as_deref()).await?);
+        }
+        Command::CheckConfig => {
+            config()?;
+            println!("The configuration is complete.");
+        }
+        Command::Ready { abandon: true, reason, .. } => {
+            let config = beside()?;
+            let reporter = Reporter::start(&config.telemetry, "boot");
+            let abandoned = ready::abandon(&config, &reason).await;
+            if let Some(Err(error)) = reporter.map(|reporter| reporter.write(Clock::system().now())) {
+                log::warn!(target: "salebell::emf", "metrics were not written: {error}");
+            }
+            abandoned?;
+        }
+        Command::Ready { with_worker, .. } => ready::ready(&beside()?, with_worker).await?,
+        Command::Terminating => terminating::run(&beside()?).await?,
+        Command::Bus(action) => {
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, bus::run(&app, action).await).await?);
+        }
+        Command::Redrive => {
+            let app = open(of_operator()?).await?;
+            let redriven = bus::run(&app, bus::Action::Redrive).await;
+            print!("{}", in_plain_words(&app, redriven).await?);
+        }
+        Command::Games(action) => {
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, games::run(&app, action).await).await?);
+        }
+        Command::Key(action) => {
+            let app = open(of_operator()?).await?;
+            println!("{}", in_plain_words(&app, keys::run(&app, action).await).await?);
+        }
+        Command::Stats(action) => {
+            let app = open(of_operator()?).await?;
+            print!("{}", in_plain_words(&app, stats::run(&app, action).await).await?);
+        }
+        Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
+        Command::Files(action) => return Ok(files::run(action).await?),
+        Command::Report(arguments) => return Ok(report::run(arguments).await?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration of a command that asks the database itself. Where nothing names a database, it is that of the
+/// `salebell dev` of this folder.
+fn config_or_dev(file: Option<&Path>) -> std::result::Result<Config, Failure> {
+    const URL: &str = "SALEBELL_DATABASE__URL";
+    let mut settings: BTreeMap<String, String> = std::env::vars().collect();
+    let mut hint = String::new();
+    if file.is_none() && settings.get(URL).is_none_or(String::is_empty) {
+        match RunningDev::find() {
+            Ok(dev) => {
+                // The reader too, or somebody else's would answer.
+                for name in [URL, "SALEBELL_DATABASE__READER_URL"] {
+                    settings.insert(name.to_owned(), dev.database_url.expose_secret().to_owned());
+                }
+            }
+            Err(absent) => hint = format!("\n{absent}"),
+        }
+    }
+    Config::load(file, settings).map_err(|problems| Failure::new(format!("{problems}{hint}")))
+}
+
+/// What went wrong between a command and its database, for the person who has typed it.
+async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> std::result::Result<T, Box<dyn Error>> {
+    let error = match outcome {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    if !matches!(error.kind, Kind::Unavailable | Kind::Internal) {
+        return Err(error.into());
+    }
+    if let Some(why) = explain_unreachable(&app.writer.connect_options()).await {
+        return Err(Failure::new(format!("the database is away: {why}")).into());
+    }
+    Err(error.into())
+}
+
+/// For a command that ends: what a service would wait for must be there.
+async fn open(config: Config) -> Result<App> {
+    let app = AppState::new(config, Clock::system())?;
+    app.can_log_in().await?;
+    Ok(app)
+}

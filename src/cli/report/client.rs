@@ -1,0 +1,104 @@
+//! What a report asks of the API.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::cli::api_client::ApiClient;
+use crate::error::Problem;
+use crate::error::failure::Failure;
+
+/// What the API says to a slice.
+#[derive(Debug, Deserialize)]
+pub struct Receipt {
+    pub batch_id: Option<Uuid>,
+    pub accepted: u64,
+    /// All that were refused; of many the API tells only the first.
+    pub rejected_count: u64,
+    pub rejected: Vec<RejectedLine>,
+    /// Lines that were accepted without a field that could not be understood.
+    #[serde(default)]
+    pub warnings: Vec<RejectedLine>,
+}
+
+impl Receipt {
+    /// Whether every refusal is told.
+    pub fn tells_all(&self) -> bool {
+        self.rejected.len() as u64 == self.rejected_count
+    }
+}
+
+/// One line that the API refused, or warns of.
+#[derive(Debug, Deserialize)]
+pub struct RejectedLine {
+    /// The line of the request, from 0.
+    pub index: usize,
+    pub problem: Problem,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default, Deserialize)]
+pub struct BatchCounts {
+    pub done: bool,
+    pub recorded: u64,
+    pub unchanged: u64,
+    pub stale: u64,
+    pub quarantined: u64,
+    pub failed: u64,
+    pub new_lows: u64,
+    /// 0 also where the API is of a version before.
+    #[serde(default)]
+    pub too_old_to_ring: u64,
+    pub transitions: std::collections::BTreeMap<String, u64>,
+}
+
+impl ApiClient {
+    /// Reports one slice under its key; returns once the API has taken it. `backfill` rings no bells.
+    ///
+    /// # Errors
+    /// A refusal of the whole slice, or no answer within the longest wait.
+    pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> Result<Receipt, Failure> {
+        let query = if backfill { Some("backfill=true") } else { None };
+        let reply = self.retry("report", || {
+            self.request(Method::POST, "v1/prices", query)
+                .header(CONTENT_TYPE, "application/x-ndjson")
+                .header("idempotency-key", key)
+                .body(body.clone())
+        });
+        match reply.await {
+            Ok(reply) => reply.decode(),
+            Err(refused) if refused.status == Some(StatusCode::PAYLOAD_TOO_LARGE) => {
+                Err(Failure::new(format!("{} A smaller --slice may do.", refused.failure)))
+            }
+            Err(refused) => Err(refused.failure),
+        }
+    }
+
+    /// Waits until a batch is done.
+    ///
+    /// # Errors
+    /// When it is not done within the longest wait, or cannot be asked for.
+    pub async fn wait_for(&self, batch: Uuid) -> Result<BatchCounts, Failure> {
+        let begin = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let path = format!("v1/batches/{batch}");
+            let counts: BatchCounts = self.get(&path, None).await?;
+            if counts.done {
+                return Ok(counts);
+            }
+            if begin.elapsed() > self.max_wait() {
+                return Err(Failure::new(format!(
+                    "batch {batch} was accepted and is not recorded after {} s; is a worker running?",
+                    self.max_wait().as_secs()
+                )));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Opens what is reported: a file or standard input.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use crate::error::failure::{Explain, Failure};
+use crate::feed::input::{self, Format, Input};
+
+/// Where the lines come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    StandardInput,
+    File(PathBuf),
+}
+
+impl Source {
+    /// `-` is standard input.
+    pub fn parse(text: &str) -> Self {
+        if text == "-" { Self::StandardInput } else { Self::File(PathBuf::from(text)) }
+    }
+
+    /// Opens it and finds out what it is.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is evidently something else.
+    pub async fn open(&self) -> Result<Input, Failure> {
+        let input = match self {
+            Self::StandardInput => {
+                let input = std::io::stdin().as_fd().try_clone_to_owned().explain(|| "no standard input")?;
+                input::open(tokio::fs::File::from_std(input.into()), None, None).await?
+            }
+            Self::File(path) => {
+                let open = async {
+                    let file = tokio::fs::File::open(path).await?;
+                    let metadata = file.metadata().await?;
+                    Ok::<_, std::io::Error>((file, metadata.is_file().then_some(metadata.len())))
+                };
+                let (file, size) = open.await.explain(|| format!("cannot open {}", path.display()))?;
+                input::open(file, Some(path), size).await?
+            }
+        };
+        match input.format {
+            Format::Xml => Err(Failure::new("the input is XML; upload it and import it as a file")),
+            _ => Ok(input),
+        }
+    }
+}

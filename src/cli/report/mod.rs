@@ -1,0 +1,451 @@
+//! `salebell report`: streams a CSV or NDJSON file to `POST /v1/prices`.
+//!
+//! The input is cut into slices (`slices.rs`). Each slice is one request under one `Idempotency-Key`, and is
+//! held in memory until its 202 arrives; a session file (`session.rs`) keeps which slices arrived. So a broken
+//! connection, a restarted server and a killed client lose nothing and double nothing.
+
+pub mod client;
+pub mod input;
+pub mod session;
+pub mod slices;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use self::client::{BatchCounts, Receipt, RejectedLine};
+use self::input::Source;
+use self::session::{AcceptedSlice, Session};
+use self::slices::{Cutter, Refusal, Slice};
+use crate::cli::api_client::access::Access;
+use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::{ApiClient, describe_problem};
+use crate::error::failure::{Explain, Failure};
+use crate::feed::input::Input;
+use crate::feed::mapping::Mapping;
+
+/// How many refused lines are printed; `--rejects` has all.
+const PRINTED_REFUSALS: u64 = 20;
+/// Up to so many lines are one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so that a request that
+/// breaks off has left nothing behind.
+const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
+/// How many observations `--dry-run` prints.
+const PRINTED_OBSERVATIONS: usize = 5;
+
+/// Reports the prices of a file.
+///
+/// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
+/// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
+/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
+/// --set time_zone=Europe/Berlin says where the clocks stand by which times without an offset were written.
+///
+/// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
+/// some were refused, 1 when it failed.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
+    file: String,
+    #[command(flatten)]
+    access: Access,
+    /// Takes a field from a column of another name.
+    #[arg(long, value_name = "FIELD=COLUMN")]
+    map: Vec<String>,
+    /// Gives a field the same value on every line.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// What stands between the columns of a CSV file [default: what its header has most of: , ; or tab].
+    #[arg(long, value_parser = parse_delimiter)]
+    delimiter: Option<u8>,
+    /// Lines a request. Each arrives as a whole or not at all, and its lines are put into the order of time.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=MAX_SLICE))]
+    slice: u32,
+    /// The prices are history: they ring nobody's bell.
+    #[arg(long)]
+    backfill: bool,
+    /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
+    #[arg(long)]
+    rejects: Option<PathBuf>,
+    /// Do not wait until what was accepted is recorded.
+    #[arg(long)]
+    no_wait: bool,
+    /// Send nothing: show the first observations and check all lines as far as that goes without the API.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What has been counted so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    accepted: u64,
+    refused: u64,
+    warnings: u64,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} accepted, {} refused", self.accepted, self.refused)?;
+        match self.warnings {
+            0 => Ok(()),
+            warnings => write!(f, ", {warnings} with a warning"),
+        }
+    }
+}
+
+/// Everything of a report that the summary tells.
+#[derive(Debug, Default)]
+struct Summary {
+    tally: Tally,
+    counts: BatchCounts,
+}
+
+/// Runs the command; the code is 0 or 2.
+///
+/// # Errors
+/// Whatever ends it early.
+pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let cutter = Cutter {
+        mapping: Mapping::parse(&arguments.map, &arguments.set)?,
+        delimiter: arguments.delimiter,
+        lines: arguments.slice as usize,
+    };
+    let source = Source::parse(&arguments.file);
+    let input = source.open().await?;
+    let progress = Progress::new(input.read.clone(), input.size);
+    let mut refusals = Refusals::new(arguments.rejects.as_deref(), progress.clone())?;
+    let summary = if arguments.dry_run {
+        check_only(cutter, input, &progress, &mut refusals).await
+    } else {
+        send_all(&arguments, &source, cutter, input, &progress, &mut refusals).await
+    };
+    progress.finish();
+    let summary = summary?;
+    refusals.finish()?;
+    print_summary(&arguments, &summary);
+    let some_refused = summary.tally.refused > 0 || summary.counts.failed > 0;
+    Ok(if some_refused { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+async fn send_all(
+    arguments: &Arguments,
+    source: &Source,
+    cutter: Cutter,
+    input: Input,
+    progress: &Progress,
+    refusals: &mut Refusals,
+) -> Result<Summary, Failure> {
+    let say = {
+        let progress = progress.clone();
+        Box::new(move |line: &str| progress.say(line))
+    };
+    let client = arguments.access.connect(say)?;
+    let mut session = open_session(source, arguments, &cutter, client.base().as_str())?;
+    if session.resumed() > 0 {
+        let lines = session.resumed();
+        progress.say(&format!("taking up an earlier report: {lines} slices are there already"));
+    }
+    let (mut slices, cutting) = start_cutting(cutter, input, progress);
+    let mut summary = Summary::default();
+    let mut batches: Vec<Uuid> = Vec::new();
+    let mut last_line = Instant::now();
+    while let Some(slice) = slices.recv().await {
+        let accepted = match session.find(&slice)? {
+            Some(done) => done.clone(),
+            None => {
+                let accepted =
+                    send_slice(&client, &session, &slice, arguments.backfill).await.map_err(|failure| {
+                        let hint = match session.is_remembered() {
+                            true => "\nThe same command takes up where this one ended.",
+                            false => "",
+                        };
+                        let line = slice.lines.first().copied().unwrap_or_default();
+                        Failure::new(format!("{failure}\nNothing from line {line} on was accepted.{hint}"))
+                    })?;
+                session.keep(accepted.clone())?;
+                accepted
+            }
+        };
+        summary.tally.accepted += accepted.accepted;
+        summary.tally.refused += accepted.refused.len() as u64;
+        summary.tally.warnings += accepted.warnings.len() as u64;
+        batches.extend(accepted.batch_id);
+        for refusal in &accepted.refused {
+            refusals.tell(refusal, Kind::Refused)?;
+        }
+        for warning in &accepted.warnings {
+            refusals.tell(warning, Kind::Warning)?;
+        }
+        progress.show(&summary.tally.to_string(), &mut last_line);
+    }
+    cutting.await.explain(|| "the input could not be read")??;
+    progress.finish();
+    if !arguments.no_wait {
+        for batch in batches {
+            add_counts(&mut summary.counts, client.wait_for(batch).await?);
+        }
+    }
+    session.finish();
+    Ok(summary)
+}
+
+async fn send_slice(
+    client: &ApiClient,
+    session: &Session,
+    slice: &Slice,
+    backfill: bool,
+) -> Result<AcceptedSlice, Failure> {
+    let mut refused = slice.refused.clone();
+    let (mut batch_id, mut accepted, mut warnings) = (None, 0, Vec::new());
+    if !slice.lines.is_empty() {
+        let key = session.key(slice);
+        let receipt = client.report(&key, &slice.body, backfill).await?;
+        check_receipt(&receipt, slice.lines.len())?;
+        match receipt.tells_all() {
+            true => refused.extend(read_lines(&receipt.rejected, &slice.lines)?),
+            false => refused.extend(find_refusals(client, &key, slice, backfill).await?),
+        }
+        warnings = read_lines(&receipt.warnings, &slice.lines)?;
+        refused.sort_by_key(|refusal| refusal.line);
+        (batch_id, accepted) = (receipt.batch_id.filter(|_| receipt.accepted > 0), receipt.accepted);
+    }
+    let (number, digest) = (slice.number, slice.digest.clone());
+    Ok(AcceptedSlice { number, digest, batch_id, accepted, refused, warnings })
+}
+
+/// Which lines of a slice are refused, where its answer does not tell all of them: it is sent again in smaller and smaller
+/// parts, until each answer does. What has been accepted before changes nothing when it comes again.
+async fn find_refusals(
+    client: &ApiClient,
+    key: &str,
+    slice: &Slice,
+    backfill: bool,
+) -> Result<Vec<Refusal>, Failure> {
+    let ends: Vec<usize> =
+        (slice.body.iter().enumerate()).filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+    let begin_of =
+        |line: usize| line.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
+    let halves = |part: std::ops::Range<usize>| {
+        let middle = part.start + part.len() / 2;
+        [middle..part.end, part.start..middle]
+    };
+    let mut refused = Vec::new();
+    let mut waiting = Vec::from(halves(0..ends.len()));
+    while let Some(part) = waiting.pop() {
+        let key = format!("{}-{}-{}\"", key.trim_end_matches('"'), part.start, part.end);
+        let body = slice.body.slice(begin_of(part.start)..begin_of(part.end));
+        let receipt = client.report(&key, &body, backfill).await?;
+        check_receipt(&receipt, part.len())?;
+        if receipt.tells_all() || part.len() == 1 {
+            refused.extend(read_lines(&receipt.rejected, slice.lines.get(part).unwrap_or_default())?);
+        } else {
+            waiting.extend(halves(part));
+        }
+    }
+    Ok(refused)
+}
+
+fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
+    let Receipt { accepted, rejected_count, .. } = receipt;
+    match accepted + rejected_count == lines as u64 {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "of {lines} lines the API accepted {accepted} and refused {rejected_count}"
+        ))),
+    }
+}
+
+/// What the answer says of lines of the request, by the lines of the input.
+fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Failure> {
+    let read = |RejectedLine { index, problem }: &RejectedLine| {
+        let line = lines.get(*index).copied();
+        let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
+        Ok(Refusal { line, reason: describe_problem(problem) })
+    };
+    told.iter().map(read).collect()
+}
+
+async fn check_only(
+    cutter: Cutter,
+    input: Input,
+    progress: &Progress,
+    refusals: &mut Refusals,
+) -> Result<Summary, Failure> {
+    let (mut slices, cutting) = start_cutting(cutter, input, progress);
+    let mut summary = Summary::default();
+    let mut last_line = Instant::now();
+    while let Some(slice) = slices.recv().await {
+        if slice.number == 0 {
+            let text = String::from_utf8_lossy(&slice.body);
+            text.lines().take(PRINTED_OBSERVATIONS).for_each(|line| println!("{line}"));
+        }
+        summary.tally.accepted += slice.lines.len() as u64;
+        summary.tally.refused += slice.refused.len() as u64;
+        for refusal in &slice.refused {
+            refusals.tell(refusal, Kind::Refused)?;
+        }
+        progress.show(&summary.tally.to_string(), &mut last_line);
+    }
+    cutting.await.explain(|| "the input could not be read")??;
+    Ok(summary)
+}
+
+type Cutting = tokio::task::JoinHandle<Result<(), Failure>>;
+
+/// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
+fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Receiver<Slice>, Cutting) {
+    let (sender, receiver) = mpsc::channel(1);
+    let progress = progress.clone();
+    let cutting = tokio::task::spawn_blocking(move || {
+        cutter.cut(input, &sender, |ignored| {
+            if !ignored.is_empty() {
+                progress.say(&format!("columns that are not reported: {}", ignored.join(", ")));
+            }
+        })
+    });
+    (receiver, cutting)
+}
+
+fn open_session(
+    source: &Source,
+    arguments: &Arguments,
+    cutter: &Cutter,
+    url: &str,
+) -> Result<Session, Failure> {
+    match source {
+        // A pipe given as a file cannot be read again either.
+        Source::File(path) if path.is_file() => {
+            let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
+            let options =
+                format!("{url} {mapping} {:?} {} {}", cutter.delimiter, cutter.lines, arguments.backfill);
+            Session::open(path, &options)
+        }
+        _ => Ok(Session::unremembered()),
+    }
+}
+
+fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
+    sum.recorded += batch.recorded;
+    sum.unchanged += batch.unchanged;
+    sum.stale += batch.stale;
+    sum.quarantined += batch.quarantined;
+    sum.failed += batch.failed;
+    sum.new_lows += batch.new_lows;
+    sum.too_old_to_ring += batch.too_old_to_ring;
+    for (kind, count) in batch.transitions {
+        *sum.transitions.entry(kind).or_default() += count;
+    }
+}
+
+fn print_summary(arguments: &Arguments, summary: &Summary) {
+    if arguments.dry_run {
+        let Tally { accepted, refused, .. } = summary.tally;
+        println!("{accepted} lines can be sent, {refused} cannot");
+        return;
+    }
+    println!("{}", summary.tally);
+    if arguments.no_wait {
+        return;
+    }
+    let counts = &summary.counts;
+    println!(
+        "{} recorded, {} unchanged, {} stale, {} quarantined, {} failed, {} new lows",
+        counts.recorded, counts.unchanged, counts.stale, counts.quarantined, counts.failed, counts.new_lows
+    );
+    let kinds: Vec<String> =
+        counts.transitions.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    if !kinds.is_empty() {
+        println!("transitions: {}", kinds.join(", "));
+    }
+    if counts.too_old_to_ring > 0 {
+        println!("{} were seen too long ago to ring anybody", counts.too_old_to_ring);
+    }
+}
+
+/// What becomes of a line that is told of.
+#[derive(Clone, Copy, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Refused,
+    /// It was accepted, without the field that the reason names.
+    Warning,
+}
+
+/// A line of the file of `--rejects`.
+#[derive(serde::Serialize)]
+struct Told<'r> {
+    #[serde(flatten)]
+    refusal: &'r Refusal,
+    kind: Kind,
+}
+
+/// Tells refused lines and warnings: the first on standard error, all of them to a file.
+struct Refusals {
+    file: Option<(PathBuf, BufWriter<File>)>,
+    told: u64,
+    progress: Progress,
+}
+
+impl Refusals {
+    fn new(path: Option<&Path>, progress: Progress) -> Result<Self, Failure> {
+        let file = match path {
+            Some(path) => {
+                let file = File::create(path).explain(|| format!("cannot write {}", path.display()))?;
+                Some((path.to_owned(), BufWriter::new(file)))
+            }
+            None => None,
+        };
+        Ok(Self { file, told: 0, progress })
+    }
+
+    fn tell(&mut self, refusal: &Refusal, kind: Kind) -> Result<(), Failure> {
+        if let Some((path, file)) = &mut self.file {
+            let write = || {
+                serde_json::to_writer(&mut *file, &Told { refusal, kind })?;
+                file.write_all(b"\n")
+            };
+            let mut write = write;
+            write().explain(|| format!("cannot write {}", path.display()))?;
+        }
+        self.told += 1;
+        if self.told <= PRINTED_REFUSALS {
+            let warning = if matches!(kind, Kind::Warning) { "warning: " } else { "" };
+            self.progress.say(&format!("line {}: {warning}{}", refusal.line, refusal.reason));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        if self.told > PRINTED_REFUSALS {
+            let more = self.told - PRINTED_REFUSALS;
+            let hint = if self.file.is_none() { " (--rejects FILE has all)" } else { "" };
+            eprintln!("and {more} more such lines{hint}");
+        }
+        match self.file {
+            Some((path, mut file)) => file.flush().explain(|| format!("cannot write {}", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse_delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r') => Ok(*byte),
+        b"\\t" | b"tab" => Ok(b'\t'),
+        _ => Err("wants one character, or tab".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delimiters_are_read_as_people_write_them() {
+        assert_eq!(parse_delimiter("tab"), Ok(b'\t'));
+        assert!(parse_delimiter("ab").is_err());
+    }
+}

@@ -1,0 +1,158 @@
+//! What a report remembers, so that it can be taken up where it was killed.
+//!
+//! One file a report under `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of the input's path,
+//! size and time and of every option that changes what is sent. Its first line is the session, each further
+//! line a slice that was accepted. It is removed once all is done. Standard input cannot be read again, so it
+//! has no file.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::slices::{Refusal, Slice};
+use crate::cli::api_client::state::{open_locked, write_line};
+use crate::error::failure::{Explain, Failure};
+
+/// A slice that the API has accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedSlice {
+    pub number: u64,
+    /// What was sent, by its digest: a changed input is noticed.
+    pub digest: String,
+    /// `None` when every line was refused.
+    pub batch_id: Option<Uuid>,
+    pub accepted: u64,
+    pub refused: Vec<Refusal>,
+    /// Lines that were accepted without one of their fields, and which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Refusal>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    session: Uuid,
+    input: String,
+}
+
+/// One report of one input, over as many runs as it takes.
+#[derive(Debug)]
+pub struct Session {
+    id: Uuid,
+    done: Vec<AcceptedSlice>,
+    file: Option<(PathBuf, Flock<File>)>,
+}
+
+impl Session {
+    /// A session that is not remembered.
+    pub fn unremembered() -> Self {
+        Self { id: Uuid::now_v7(), done: Vec::new(), file: None }
+    }
+
+    /// The session of a file, new or as it was left. `options` is everything that changes what is sent.
+    ///
+    /// # Errors
+    /// When the input or the state file cannot be read, or another process reports the same right now.
+    pub fn open(input: &Path, options: &str) -> Result<Self, Failure> {
+        let describe = || {
+            let path = input.canonicalize()?;
+            let metadata = path.metadata()?;
+            let (size, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+            Ok::<_, std::io::Error>(format!("{} {size} {seconds}.{nanoseconds} {options}", path.display()))
+        };
+        let description = describe().explain(|| format!("cannot open {}", input.display()))?;
+        let busy = format!("another salebell report of {} is running", input.display());
+        let (path, file) = open_locked("report", &description, &busy)?;
+        Self::load(path, file, &input.display().to_string())
+    }
+
+    fn load(path: PathBuf, mut file: Flock<File>, input: &str) -> Result<Self, Failure> {
+        let mut load = || {
+            let mut reader = BufReader::new(&*file);
+            let mut line = Vec::new();
+            let mut good = reader.read_until(b'\n', &mut line)? as u64;
+            let header = serde_json::from_slice::<Header>(&line).ok().filter(|_| line.ends_with(b"\n"));
+            let Some(header) = header else {
+                // New, or killed before its first line was whole: nothing had been sent by then.
+                let header = Header { session: Uuid::now_v7(), input: input.to_owned() };
+                file.set_len(0)?;
+                file.rewind()?;
+                write_line(&mut file, &header)?;
+                return Ok((header.session, Vec::new()));
+            };
+            let mut done = Vec::new();
+            loop {
+                line.clear();
+                let read = reader.read_until(b'\n', &mut line)? as u64;
+                let slice = serde_json::from_slice::<AcceptedSlice>(&line).ok();
+                match slice.filter(|slice| line.ends_with(b"\n") && slice.number == done.len() as u64) {
+                    Some(slice) => done.push(slice),
+                    None => break,
+                }
+                good += read;
+            }
+            // A last line that a kill cut off goes; its slice is sent again under the same key.
+            file.set_len(good)?;
+            file.seek(SeekFrom::Start(good))?;
+            Ok::<_, std::io::Error>((header.session, done))
+        };
+        let (id, done) = load().explain(|| format!("cannot use {}", path.display()))?;
+        Ok(Self { id, done, file: Some((path, file)) })
+    }
+
+    /// How many slices an earlier run brought home.
+    pub fn resumed(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Whether a killed run can be taken up.
+    pub fn is_remembered(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// What an earlier run got for this slice.
+    ///
+    /// # Errors
+    /// When the input is not what it was then.
+    pub fn find(&self, slice: &Slice) -> Result<Option<&AcceptedSlice>, Failure> {
+        let Some(done) = usize::try_from(slice.number).ok().and_then(|number| self.done.get(number)) else {
+            return Ok(None);
+        };
+        if done.digest != slice.digest {
+            let state = self.file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
+            return Err(Failure::new(format!(
+                "the input has changed since a part of it was reported; remove {state} to report it as a new one"
+            )));
+        }
+        Ok(Some(done))
+    }
+
+    /// The key under which the API knows a slice, whenever and however often it is sent: a structured-field
+    /// string (draft-ietf-httpapi-idempotency-key-header-07).
+    pub fn key(&self, slice: &Slice) -> String {
+        format!("\"{}-{}-{}\"", self.id.simple(), slice.number, &slice.digest[..16])
+    }
+
+    /// Keeps, durably, that a slice was accepted.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn keep(&mut self, slice: AcceptedSlice) -> Result<(), Failure> {
+        if let Some((path, file)) = &mut self.file {
+            write_line(file, &slice).explain(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the session: everything has been done.
+    pub fn finish(self) {
+        if let Some((path, _lock)) = self.file {
+            // A file that stays would only make the next report of the same input ask for nothing.
+            let _ = fs::remove_file(path);
+        }
+    }
+}

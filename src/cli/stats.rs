@@ -1,0 +1,198 @@
+//! `salebell stats`: the weekly statistics by hand, straight from the database, and mail by hand.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::{Subcommand, ValueEnum};
+use lettre::Address;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::statistics::Counts;
+use crate::domain::week::Week;
+use crate::error::{Error, Kind, Result};
+use crate::http::extract::page::Page;
+use crate::http::stats::WeekResponse;
+use crate::store::statistics::{self, Span, WeekStatistics};
+use crate::store::weekly_mails::{self, WeeklyMail};
+use crate::weekly_report::csv::write_csv;
+use crate::weekly_report::page::make_page;
+use crate::weekly_report::{WeeklyReport, mail};
+use crate::worker;
+
+/// Show, recompute and mail the weekly statistics.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Prints the weeks of the whole service, the newest first.
+    Show {
+        /// This week alone, such as 2026-W47.
+        #[arg(long)]
+        week: Option<Week>,
+        /// The weeks of the account of this id.
+        #[arg(long)]
+        account: Option<Uuid>,
+        #[arg(long, value_enum, default_value = "table")]
+        format: Format,
+        /// No more weeks than this.
+        #[arg(long, default_value = "52", value_parser = clap::value_parser!(u16).range(1..))]
+        weeks: u16,
+    },
+    /// Computes a week anew from what was counted.
+    Recompute {
+        /// Such as 2026-W47.
+        #[arg(long)]
+        week: Week,
+    },
+    /// Writes the report page of a week.
+    Report {
+        /// Such as 2026-W47; without it the newest.
+        #[arg(long)]
+        week: Option<Week>,
+        /// The HTML file to write.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Mails the report on a week now, whether the worker has mailed it or not.
+    Mail {
+        /// Such as 2026-W47; without it the newest that is over.
+        #[arg(long)]
+        week: Option<Week>,
+        /// Whom to; may be given several times. Without it those of `stats.mail_to`.
+        #[arg(long, value_name = "ADDRESS")]
+        to: Vec<Address>,
+    },
+    /// Prints whom the worker has mailed the report to, or why it could not.
+    Mailed {
+        /// No more lines than this.
+        #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
+        lines: u16,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Csv,
+}
+
+/// Does it, and returns what to print, its last line ended.
+///
+/// # Errors
+/// The week cannot be computed, the file not be written, or the database is away.
+pub async fn run(app: &App, action: Action) -> Result<String> {
+    match action {
+        Action::Show { week, account, format, weeks } => {
+            let before = week.map(|week| week.next().monday());
+            let span = Span { from: week.map(Week::monday), before };
+            let found = match account {
+                Some(id) => statistics::list_weeks_of_account(&app.writer, id, span, weeks.into()).await?,
+                None => statistics::list_weeks(&app.writer, span, weeks.into()).await?,
+            };
+            match format {
+                Format::Table => Ok(table(&found)),
+                Format::Csv => Ok(write_csv(&found)),
+                Format::Json => {
+                    let items = found.into_iter().map(WeekResponse::from).collect();
+                    let page = Page { items, next_cursor: None };
+                    Ok(serde_json::to_string_pretty(&page).map_err(Error::internal)? + "\n")
+                }
+            }
+        }
+        Action::Recompute { week } => {
+            worker::statistics::recompute(app, week).await?;
+            let span = Span { from: Some(week.monday()), before: Some(week.next().monday()) };
+            Ok(table(&statistics::list_weeks(&app.writer, span, 1).await?))
+        }
+        Action::Report { week, out } => {
+            let page = make_page(&app.writer, week).await?;
+            tokio::fs::write(&out, page)
+                .await
+                .map_err(|error| Error::internal(format!("{} cannot be written: {error}", out.display())))?;
+            Ok(format!("wrote {}\n", out.display()))
+        }
+        Action::Mail { week, to } => mail_now(app, week, to).await,
+        Action::Mailed { lines } => Ok(mailed(
+            &weekly_mails::list_mails(&app.writer, lines.into()).await?,
+            app.config.stats.mail_to.len(),
+        )),
+    }
+}
+
+/// Mails the report to one after another.
+async fn mail_now(app: &App, week: Option<Week>, to: Vec<Address>) -> Result<String> {
+    if !app.mailer.is_on() {
+        return Err(Error::invalid("email.smtp_url", "is not set, so no mail can be sent"));
+    }
+    let to = if to.is_empty() { app.config.stats.mail_to.clone() } else { to };
+    if to.is_empty() {
+        return Err(Error::invalid("to", "is missing, and stats.mail_to is not set"));
+    }
+    let now = app.clock.now();
+    let report = WeeklyReport::load(&app.writer, Some(week.unwrap_or(Week::at(now).back(1)))).await?;
+    let Some(report) = report.filter(|report| report.shown().is_some()) else {
+        return Err(Error::invalid("week", "has not been computed; `salebell stats show` tells which have"));
+    };
+    let (mut text, mut failed) = (String::new(), false);
+    for address in to {
+        let id = format!("weekly-report.{}.{}", report.week, Uuid::now_v7());
+        let sent = app.mailer.send(&mail::compose(&report, id, address.clone(), now)).await;
+        failed |= sent.is_err();
+        match sent {
+            Ok(()) => text.push_str(&format!("mailed {} to {address}\n", report.week)),
+            Err(unsent) => text.push_str(&format!("not mailed to {address}: {unsent}\n")),
+        }
+    }
+    if failed { Err(Error::new(Kind::Unavailable, text.trim_end())) } else { Ok(text) }
+}
+
+/// A line a mail.
+fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
+    let mut text = String::new();
+    if recipients == 0 {
+        text.push_str("stats.mail_to is not set: the report is mailed to nobody.\n");
+    }
+    for mail in found {
+        let time = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M UTC");
+        let became = match (mail.state.as_str(), mail.sent_at) {
+            ("sent", Some(at)) => format!("sent {}", time(at)),
+            ("failed", _) => "given up".to_owned(),
+            _ if mail.tries == 0 => "waits".to_owned(),
+            _ => format!("tried again after {}", time(mail.next_try_at)),
+        };
+        let tries = if mail.tries == 1 { "1 try".to_owned() } else { format!("{} tries", mail.tries) };
+        let week = Week::of(mail.week);
+        text.push_str(&format!("{week}  {}  {became}, {tries}", mail.recipient));
+        if let Some(error) = mail.last_error.as_ref().filter(|_| mail.state != "sent") {
+            text.push_str(&format!(": {error}"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Columns as wide as what is in them.
+fn table(found: &[WeekStatistics]) -> String {
+    let mut lines = vec![vec!["week".to_owned()]];
+    lines[0].extend(Counts::default().list().map(|(name, _)| name.to_owned()));
+    for one in found {
+        let runs = if one.computed_at < one.week.end() { "*" } else { "" };
+        let mut line = vec![format!("{}{runs}", one.week)];
+        line.extend(one.counts.list().map(|(_, figure)| figure.to_string()));
+        lines.push(line);
+    }
+    let widths: Vec<usize> = (0..lines[0].len())
+        .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+        text.push_str(&cells.join("  "));
+        text.push('\n');
+    }
+    if found.iter().any(|one| one.computed_at < one.week.end()) {
+        text.push_str("* the week ran still when it was counted\n");
+    }
+    text
+}

@@ -1,0 +1,83 @@
+//! How connections to the database are made: their settings, and what each is asked first.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
+
+use super::deadline::Suspicion;
+use super::pool::{OnConnect, Password, PgPool, Settings};
+use crate::clock::Clock;
+use crate::config::Database;
+use crate::error::{Error, Result};
+
+/// A pool of connections that are still to be made. With a clock, its connections set that, and must not be to a replica.
+///
+/// # Errors
+/// A URL that cannot be read.
+pub fn make_pool(
+    name: &'static str,
+    settings: &Database,
+    url: &str,
+    writer: Option<&Clock>,
+    suspicion: &Suspicion,
+    password: &Password,
+) -> Result<PgPool> {
+    Ok(PgPool::new(Settings {
+        max_connections: settings.max_connections,
+        acquire_timeout: settings.acquire_timeout,
+        // The server ends by itself what takes longer than `statement_timeout`.
+        settle_timeout: settings.statement_timeout + SETTLE_GRACE,
+        on_connect: writer.map(hear_clock),
+        suspicion: suspicion.clone(),
+        password: password.clone(),
+        ..Settings::new(name, connect_options(settings, url)?)
+    }))
+}
+
+/// What a statement that was ended by its own time-out may take to be rolled back.
+const SETTLE_GRACE: Duration = Duration::from_secs(5);
+
+/// How a connection is made: the URL of the settings, and what holds for all of them.
+///
+/// # Errors
+/// A URL that cannot be read.
+pub fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
+    let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
+    if let Some(user) = &settings.user {
+        options = options.username(user);
+    }
+    if let Some(password) = &settings.password {
+        options = options.password(password.expose_secret());
+    }
+    let statement_timeout = settings.statement_timeout.as_millis().to_string();
+    Ok(options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
+        ("statement_timeout", statement_timeout.as_str()),
+        // Nor does a process that is paused between two statements hold its locks for longer.
+        ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
+        ("timezone", "UTC"),
+        ("jit", "off"),
+    ]))
+}
+
+/// Tells the clock what time it is in the writer, before anything else is asked.
+fn hear_clock(clock: &Clock) -> OnConnect {
+    let clock = clock.clone();
+    Arc::new(move |connection| {
+        let clock = clock.clone();
+        Box::pin(async move {
+            let asked = Instant::now();
+            // After a failover the old writer's name may still lead to what is a replica now.
+            let (replica, time): (bool, DateTime<Utc>) =
+                sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
+            if replica {
+                return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
+            }
+            clock.hear(time, asked);
+            Ok(())
+        })
+    })
+}

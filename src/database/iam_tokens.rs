@@ -1,0 +1,248 @@
+//! Log-ins to the database with tokens of IAM in place of a password (`database.iam`).
+//!
+//! A token is an address that AWS would take, signed with our credentials. Host, port and user are in it, so each host
+//! has its own. It is good for 15 minutes, or until the credentials end, for any number of log-ins; RDS asks for it as
+//! for a password in the clear. A connection outlives the token that it was made with.
+//! <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.Connecting.html>
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
+use aws_sigv4::sign::v4::SigningParams;
+use chrono::{DateTime, TimeDelta, Utc};
+use metrics::counter;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use crate::aws::{self, Chain};
+use crate::clock::Clock;
+use crate::database::pool::{Password, PgPool};
+use crate::error::{Error, Result, chain};
+
+/// How long RDS takes one.
+const LIFE: Duration = Duration::from_secs(900);
+/// How often we look whether it is time for others: clocks that are put forward, or a machine that slept, shall not
+/// make us late.
+const TICK: Duration = Duration::from_secs(1);
+/// One that is refused sooner is not refused for its age.
+const NEW: TimeDelta = TimeDelta::seconds(60);
+/// The pause after a failure, and before another try for who is refused with a new one; it doubles from there.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Where there are no credentials: who waits for the first ones has waited for long already.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Where the database refuses us.
+const LONGEST_PAUSE_OF_THE_REFUSED: Duration = Duration::from_secs(60);
+/// How long a command waits for its first token, before it gives up with the reason.
+const FIRST_LIMIT: Duration = Duration::from_secs(60);
+
+/// Keeps the tokens of all pools new. Clones are one.
+#[derive(Clone)]
+pub struct Tokens(Arc<Inner>);
+
+struct Inner {
+    chain: Chain,
+    region: String,
+    clock: Clock,
+    password: Password,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// The pools, and how they log in but for the token.
+    pools: Vec<(PgPool, PgConnectOptions)>,
+    newest: Option<Newest>,
+    /// Why there are none, or no newer ones.
+    reason: String,
+}
+
+/// What the newest tokens are signed with.
+struct Newest {
+    credentials: Credentials,
+    made: DateTime<Utc>,
+    /// RDS takes them until then.
+    end: DateTime<Utc>,
+}
+
+impl Tokens {
+    /// Tokens for databases in `region`, for pools that share `password`. There are none before `keep` runs.
+    pub fn new(chain: Chain, region: &str, clock: Clock, password: Password) -> Tokens {
+        password.expect_first();
+        let region = region.to_owned();
+        Tokens(Arc::new(Inner { chain, region, clock, password, held: Mutex::default() }))
+    }
+
+    /// From now on these are the pools, and their connections are made with these options and a token each.
+    ///
+    /// # Errors
+    /// No token can be made for one of them; nothing has changed then.
+    pub fn log_in(&self, pools: Vec<(PgPool, PgConnectOptions)>) -> Result<()> {
+        let mut held = self.held();
+        if let Some(newest) = &held.newest {
+            self.set(&pools, &newest.credentials, newest.made)?;
+        }
+        held.pools = pools;
+        Ok(())
+    }
+
+    /// Works until it is dropped.
+    pub async fn keep(self) {
+        let (mut failures, mut refusals) = (0, 0);
+        loop {
+            if let Err(reason) = self.renew().await {
+                failures += 1;
+                counter!("salebell_database_tokens_total", "outcome" => "failed").increment(1);
+                self.tell_failure(reason);
+                tokio::time::sleep(aws::pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
+                continue;
+            }
+            failures = 0;
+            tokio::select! {
+                () = self.until_due() => refusals = 0,
+                () = self.until_others_can_be_signed() => {}
+                () = self.0.password.refused() => {
+                    let is_new = self.age().is_some_and(|age| age < NEW);
+                    refusals = if is_new { refusals + 1 } else { 0 };
+                    if refusals > 0 {
+                        counter!("salebell_database_tokens_total", "outcome" => "refused").increment(1);
+                    }
+                    if refusals > 1 {
+                        self.tell_refusal();
+                        let longest = LONGEST_PAUSE_OF_THE_REFUSED;
+                        tokio::time::sleep(aws::pause_after(refusals - 1, FIRST_PAUSE, longest)).await;
+                    }
+                    // Perhaps they were taken from us.
+                    self.0.chain.renew();
+                }
+            }
+        }
+    }
+
+    /// Waits for the first token: for commands, which end when they cannot log in.
+    ///
+    /// # Errors
+    /// There is none within a minute; it tells why.
+    pub async fn first(&self) -> Result<()> {
+        let first = tokio::time::timeout(FIRST_LIMIT, self.0.password.first()).await;
+        first.map_err(|_| Error::unavailable(self.held().reason.clone()))
+    }
+
+    /// How old the newest tokens are.
+    pub fn age(&self) -> Option<TimeDelta> {
+        let made = self.held().newest.as_ref().map(|newest| newest.made)?;
+        Some(self.0.clock.now() - made)
+    }
+
+    /// Gives all pools new tokens.
+    ///
+    /// # Errors
+    /// Why it cannot, in one line.
+    async fn renew(&self) -> Result<(), String> {
+        let credentials = self.0.chain.credentials(aws::PATIENCE).await.map_err(|error| error.to_string())?;
+        let mut held = self.held();
+        let made = self.0.clock.now();
+        self.set(&held.pools, &credentials, made).map_err(|error| chain(&error))?;
+        let end = credentials.expiry().map_or(made + LIFE, |end| DateTime::from(end).min(made + LIFE));
+        held.newest = Some(Newest { credentials, made, end });
+        counter!("salebell_database_tokens_total", "outcome" => "made").increment(1);
+        Ok(())
+    }
+
+    fn set(
+        &self,
+        pools: &[(PgPool, PgConnectOptions)],
+        credentials: &Credentials,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let with_token = |(pool, options): &(PgPool, PgConnectOptions)| {
+            let place = (options.get_host(), options.get_port());
+            let token = make_token(place, options.get_username(), &self.0.region, credentials, now)?;
+            Ok((pool.clone(), options.clone().password(token.expose_secret())))
+        };
+        let ready = pools.iter().map(with_token).collect::<Result<Vec<_>>>()?;
+        ready.into_iter().for_each(|(pool, options)| pool.set_connect_options(options));
+        self.0.password.renewed();
+        Ok(())
+    }
+
+    /// Until two thirds of a token's life are over: 10 minutes, less where the credentials end before it.
+    async fn until_due(&self) {
+        let due = self.held().newest.as_ref().map(|newest| newest.made + (newest.end - newest.made) * 2 / 3);
+        while due.is_some_and(|due| self.0.clock.now() < due) {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// Until there are newer credentials than those that the newest tokens are signed with.
+    async fn until_others_can_be_signed(&self) {
+        let credentials = self.held().newest.as_ref().map(|newest| newest.credentials.clone());
+        match credentials {
+            Some(credentials) => self.0.chain.newer_than(&credentials).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn tell_failure(&self, reason: String) {
+        let now = self.0.clock.now();
+        let mut held = self.held();
+        match held.newest.as_ref().map(|newest| (newest.end - now).num_seconds()) {
+            Some(left @ 1..) => log::error!(target: "salebell::iam",
+                "the token for the database is not renewed, and good for {left} s more: {reason}"),
+            _ => log::error!(target: "salebell::iam", "there is no token for the database: {reason}"),
+        }
+        held.reason = reason;
+    }
+
+    fn tell_refusal(&self) {
+        for (_, options) in &self.held().pools {
+            let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
+            log::error!(target: "salebell::iam",
+                "the database refuses a new token, perhaps that of {user} at {host}:{port}: the user needs rds_iam \
+                 there, our role rds-db:connect as {user}, and both the same name of the host");
+        }
+    }
+
+    /// Whoever panicked with the lock had changed all or nothing.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What `user` logs in with at one database, for 15 minutes from `now` on.
+///
+/// # Errors
+/// The host is no name that an address could have.
+pub fn make_token(
+    (host, port): (&str, u16),
+    user: &str,
+    region: &str,
+    credentials: &Credentials,
+    now: DateTime<Utc>,
+) -> Result<SecretString> {
+    const SCHEME: &str = "https://";
+    let mut url = Url::parse(&format!("{SCHEME}{host}:{port}/")).map_err(Error::internal)?;
+    url.query_pairs_mut().append_pair("Action", "connect").append_pair("DBUser", user);
+    let mut settings = SigningSettings::default();
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(LIFE);
+    let identity = credentials.clone().into();
+    let parameters = SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("rds-db")
+        .time(SystemTime::from(now))
+        .settings(settings)
+        .build()
+        .map_err(Error::internal)?;
+    let request = SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::empty());
+    let signed = sign(request.map_err(Error::internal)?, &parameters.into()).map_err(Error::internal)?;
+    let (instructions, _) = signed.into_parts();
+    for (name, value) in instructions.params() {
+        url.query_pairs_mut().append_pair(name, value);
+    }
+    // A form has spaces as +, an address has not.
+    Ok(String::from(url).split_off(SCHEME.len()).replace('+', "%20").into())
+}

@@ -1,0 +1,74 @@
+//! The observations of a message, grouped by the offer that they are of.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::ledger::KnownOffer;
+use super::observation::Observation;
+
+/// The observations of a message by offer, each offer's in the order of their time.
+pub struct Sights<'a> {
+    pub offers: Vec<OfferSights<'a>>,
+}
+
+/// The observations of one offer.
+pub struct OfferSights<'a> {
+    /// `None`: the store is unknown, and may not be made.
+    pub store_id: Option<Uuid>,
+    pub observations: Vec<&'a Observation>,
+}
+
+impl<'a> OfferSights<'a> {
+    /// What names the offer, and what it would be called: the first to tell a title does.
+    pub fn titled(&self) -> &'a Observation {
+        self.observations.iter().find(|seen| seen.title.is_some()).unwrap_or(&self.observations[0])
+    }
+}
+
+impl<'a> Sights<'a> {
+    /// Groups the observations of a message.
+    pub fn of(observations: &'a [Observation]) -> Sights<'a> {
+        let mut places: HashMap<(&str, &str, &str), usize> = HashMap::with_capacity(observations.len());
+        let mut offers: Vec<OfferSights<'a>> = Vec::with_capacity(observations.len());
+        for seen in observations {
+            let key = (seen.store.as_str(), seen.sku.as_str(), seen.region.as_str());
+            let place = *places.entry(key).or_insert_with(|| {
+                offers.push(OfferSights { store_id: None, observations: Vec::with_capacity(1) });
+                offers.len() - 1
+            });
+            offers[place].observations.push(seen);
+        }
+        for offer in &mut offers {
+            // Of two at the same instant the lower stands: it comes first, and the other changes nothing. Of two alike
+            // one that names the sale's end comes before one that leaves the end as it was.
+            offer.observations.sort_by_key(|seen| {
+                (seen.observed_at, seen.amount, !seen.available, seen.sale_ends_at.is_none())
+            });
+        }
+        Sights { offers }
+    }
+
+    /// The stores are known now, by their slugs.
+    pub fn set_stores(&mut self, stores: &HashMap<String, Uuid>) {
+        for offer in &mut self.offers {
+            offer.store_id = stores.get(&offer.observations[0].store).copied();
+        }
+    }
+
+    /// One observation of each store, for its name.
+    pub fn stores(&self) -> HashMap<&'a str, &'a Observation> {
+        self.offers
+            .iter()
+            .map(|offer| (offer.observations[0].store.as_str(), offer.observations[0]))
+            .collect()
+    }
+
+    /// The offers that have a store and are not among the `known`, which go by their place.
+    pub fn unknown(&self, known: &HashMap<usize, KnownOffer>) -> Vec<&OfferSights<'a>> {
+        let all = self.offers.iter().enumerate();
+        all.filter(|(at, offer)| offer.store_id.is_some() && !known.contains_key(at))
+            .map(|(_, offer)| offer)
+            .collect()
+    }
+}

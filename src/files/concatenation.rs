@@ -1,0 +1,51 @@
+//! Files put together of others (`Upload-Concat: final` of tus): their bytes are there already, and are read once for
+//! the hash. Whoever reads gives signs of life; when those end, a worker reads them anew.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::database::pool::PgPool;
+use crate::error::{Error, Result, chain};
+use crate::files::blobs::{Blobs, Span, hash_spans};
+use crate::store::files;
+use crate::store::files::writing;
+
+const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(15);
+/// Who has given no sign of life for so long is dead.
+pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
+
+/// Reads a file that was put together, and completes it. Two at once come to the same end.
+///
+/// # Errors
+/// `NotFound`: it is gone meanwhile. `Unavailable`: the bytes cannot be read; a worker tries again.
+pub async fn assemble(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uuid) -> Result<()> {
+    let pieces = files::list_pieces(writer, file).await?;
+    let spans = pieces
+        .into_iter()
+        .map(|piece| Span { place: piece.place, start: 0, end: piece.length.unsigned_abs() })
+        .collect();
+    let sha256 = tokio::select! {
+        sha256 = hash_spans(blobs.clone(), spans) => sha256.map_err(Error::unavailable)?,
+        gone = stay_alive(writer, clock, file) => return Err(gone),
+    };
+    match writing::complete_final(writer, file, &sha256, clock.now()).await? {
+        true => Ok(()),
+        false => Err(Error::not_found("file")),
+    }
+}
+
+/// Gives signs of life until the file is gone.
+async fn stay_alive(writer: &PgPool, clock: &Clock, file: Uuid) -> Error {
+    loop {
+        tokio::time::sleep(SIGN_OF_LIFE_EVERY).await;
+        match writing::touch_final(writer, file, clock.now()).await {
+            Ok(true) => {}
+            Ok(false) => return Error::not_found("file"),
+            // The database may be back before anybody takes us for dead.
+            Err(error) => log::warn!(target: "salebell::files", "no sign of life: {}", chain(&error)),
+        }
+    }
+}

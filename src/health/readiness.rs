@@ -1,0 +1,75 @@
+//! Whether the database is there and fits, looked at for every load balancer together.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use crate::database::deadline::Suspicion;
+use crate::database::pool::PgPool;
+use crate::error::{FieldError, Result};
+use crate::store;
+
+/// How long the database may take to answer before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// For so long one look serves every question: health checks from many zones are one query a second.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What was found when the database was last looked at.
+pub struct Readiness {
+    /// One connection of its own: a pool that is merely busy does not take the instance out of service.
+    pool: PgPool,
+    suspicion: Suspicion,
+    last: Mutex<Option<(Instant, Vec<FieldError>)>>,
+    /// Migrations are not undone, so they are looked for only until they have been found.
+    migrated: AtomicBool,
+}
+
+impl Readiness {
+    /// `pool` is asked for one connection at a time.
+    pub fn new(pool: PgPool, suspicion: Suspicion) -> Readiness {
+        Readiness { pool, suspicion, last: Mutex::default(), migrated: AtomicBool::new(false) }
+    }
+
+    /// The connection that it looks with.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Empty: ready. Who asks while a look is under way waits for it, at most `PATIENCE`.
+    pub async fn reasons(&self) -> Vec<FieldError> {
+        let mut last = self.last.lock().await;
+        if let Some((at, reasons)) = last.as_ref()
+            && at.elapsed() < FRESH
+        {
+            return reasons.clone();
+        }
+        let reasons = match self.suspicion.limit(PATIENCE, self.look()).await {
+            Ok(Ok(reasons)) => reasons,
+            Ok(Err(error)) => {
+                log::warn!(target: "salebell::health", "the database is away: {}", crate::error::chain(&error));
+                vec![reason("database", "cannot be reached")]
+            }
+            Err(_) => vec![reason("database", "does not answer within a second")],
+        };
+        *last = Some((Instant::now(), reasons.clone()));
+        reasons
+    }
+
+    async fn look(&self) -> Result<Vec<FieldError>> {
+        if self.migrated.load(Ordering::Relaxed) {
+            store::health::ping(&self.pool).await?;
+            return Ok(Vec::new());
+        }
+        let missing = store::health::find_missing_migrations(&self.pool).await?;
+        if missing.is_empty() {
+            self.migrated.store(true, Ordering::Relaxed);
+            return Ok(Vec::new());
+        }
+        Ok(vec![reason("migrations", format!("{} are not applied; run salebell migrate", missing.len()))])
+    }
+}
+
+fn reason(what: &str, detail: impl Into<String>) -> FieldError {
+    FieldError { pointer: what.to_owned(), detail: detail.into() }
+}

@@ -1,0 +1,470 @@
+//! What comes in: bodies, query parameters and ids, with an error that says what is wrong and where.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use futures_util::StreamExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Frame;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::{Instant, Sleep};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::app::cpu_time::give_way;
+use crate::auth::Caller;
+use crate::domain::object::Object;
+use crate::domain::observation::check_text;
+use crate::error::{Error, FieldError, Kind, Result, brief};
+use crate::http::request_state::Progress;
+
+/// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self> {
+        let media_type = media_type(request.headers());
+        if !matches!(media_type.as_deref(), Some("application/json" | "application/merge-patch+json")) {
+            return Err(Error::new(Kind::UnsupportedMediaType, "The body must be application/json."));
+        }
+        check_not_encoded(request.headers())?;
+        let (parts, body) = request.into_parts();
+        let bytes = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
+        let account = parts.extensions.get::<Caller>().map(|caller| caller.account);
+        parse_body(app, account, bytes).await.map(Json)
+    }
+}
+
+/// Reads a whole body as JSON, a large one in the turn of its account.
+///
+/// # Errors
+/// As `parse_json`.
+pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
+    app: &App,
+    account: Option<Uuid>,
+    bytes: bytes::Bytes,
+) -> Result<T> {
+    app.cpu.compute(account, bytes.len(), move || parse_json(&bytes)).await?
+}
+
+/// # Errors
+/// `UnsupportedMediaType` for a compressed body where none is taken.
+pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            Err(Error::new(Kind::UnsupportedMediaType, "A JSON body must not be compressed."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
+/// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
+pub fn begin_stream(request: &Request) {
+    if let Some(progress) = request.extensions().get::<Arc<Progress>>() {
+        progress.streams();
+    }
+}
+
+/// The SHA-256 of a body while it is read.
+#[derive(Clone)]
+pub struct BodyHash(Arc<Mutex<Context>>);
+
+impl Default for BodyHash {
+    fn default() -> Self {
+        BodyHash(Arc::new(Mutex::new(Context::new(&SHA256))))
+    }
+}
+
+impl BodyHash {
+    /// The next piece.
+    pub fn update(&self, piece: &[u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+    }
+
+    /// Of everything so far.
+    pub fn value(&self) -> Digest {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().finish()
+    }
+}
+
+/// A body that goes through its hash, and is as long as it was.
+pub struct Hashed {
+    body: Body,
+    hash: BodyHash,
+}
+
+impl Hashed {
+    pub fn new(body: Body, hash: BodyHash) -> Hashed {
+        Hashed { body, hash }
+    }
+}
+
+impl HttpBody for Hashed {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            frame.data_ref().inspect(|bytes| self.hash.update(bytes));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Reads a body to its end for its hash alone.
+///
+/// # Errors
+/// It broke off.
+pub async fn hash_body(request: Request) -> Result<Digest> {
+    begin_stream(&request);
+    let hash = BodyHash::default();
+    let mut pieces = request.into_body().into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        hash.update(&piece.map_err(|error| broken_off(&error))?);
+        give_way().await;
+    }
+    Ok(hash.value())
+}
+
+/// A body that broke off: `Timeout` when it paused for too long, else `Malformed`.
+pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(stalled) = cause.downcast_ref::<Stalled>() {
+            return Error::new(Kind::Timeout, format!("The body {stalled}."));
+        }
+        // An I/O error hides what it wraps from `source`.
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = wrapped.map_or_else(|| cause.source(), |wrapped| Some(wrapped as _));
+    }
+    Error::malformed(format!("The body broke off: {error}."))
+}
+
+/// The slowest that a body may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Longest pause between two pieces.
+    pub idle: Duration,
+    /// Fewest bytes of a stream in a minute of waiting for them,
+    pub min_bytes_per_minute: u64,
+    /// and the time over which that is measured.
+    pub slow_after: Duration,
+}
+
+/// A request's body under watch: its pace is limited, its end is noted.
+pub struct Watched {
+    body: Body,
+    pace: Pace,
+    pause: Pin<Box<Sleep>>,
+    /// When we began to wait for the next piece. The clock runs only while we wait for the client, not while it waits
+    /// for us.
+    waiting_since: Option<Instant>,
+    /// Time spent waiting since the pace was last judged, and the bytes that came in it.
+    waited: Duration,
+    bytes: u64,
+    progress: Arc<Progress>,
+}
+
+impl Watched {
+    pub fn new(body: Body, pace: Pace, progress: Arc<Progress>) -> Watched {
+        let pause = Box::pin(tokio::time::sleep(pace.idle));
+        Watched { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
+    }
+
+    /// Whether too little has come in the time that we have waited.
+    fn is_too_slow(&mut self, piece: usize) -> bool {
+        self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        self.bytes += piece as u64;
+        if self.waited < self.pace.slow_after {
+            return false;
+        }
+        let least = self.pace.min_bytes_per_minute as f64 * self.waited.as_secs_f64() / 60.0;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.waited = Duration::ZERO;
+        bytes < least as u64
+    }
+}
+
+impl HttpBody for Watched {
+    type Data = bytes::Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, axum::Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            if self.waiting_since.is_none() {
+                let now = Instant::now();
+                self.waiting_since = Some(now);
+                let until = now + self.pace.idle;
+                self.pause.as_mut().reset(until);
+            }
+            return self.pause.as_mut().poll(context).map(|()| Some(Err(axum::Error::new(Stalled::Paused))));
+        };
+        let piece =
+            frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, |data| data.len());
+        let too_slow = self.is_too_slow(piece);
+        if frame.is_none() || self.body.is_end_stream() {
+            self.progress.body_ended();
+        } else if too_slow && self.progress.is_stream() {
+            return Poll::Ready(Some(Err(axum::Error::new(Stalled::Slow))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Why the rest of a body is not waited for.
+#[derive(Clone, Copy, Debug)]
+enum Stalled {
+    Paused,
+    Slow,
+}
+
+impl std::fmt::Display for Stalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stalled::Paused => "paused for too long",
+            Stalled::Slow => "comes too slowly",
+        })
+    }
+}
+
+impl std::error::Error for Stalled {}
+
+/// For an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
+pub fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// The media type of a body in lower case, without its parameters.
+pub fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// Whether the body is NDJSON, which is streamed without a limit.
+pub fn is_ndjson(headers: &HeaderMap) -> bool {
+    matches!(media_type(headers).as_deref(), Some("application/x-ndjson" | "application/ndjson"))
+}
+
+/// The whole body, when it is not larger than `limit` bytes.
+pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes> {
+    let too_large = || Error::new(Kind::TooLarge, format!("The body is larger than {limit} bytes."));
+    // A length that is told is judged before a byte of it is read.
+    let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if told.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(broken_off(error.as_ref())),
+    }
+}
+
+/// Reads a JSON object; a wrong field is named by its pointer.
+///
+/// # Errors
+/// `Malformed` when it is not JSON at all, `Invalid` when it is no object or a field does not fit.
+pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let text = error.inner().to_string();
+        let text = without_position(&text);
+        // Of an enum that is neither text nor object, serde_json speaks as if it were no JSON.
+        let is_value = || text == "expected value" && serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if !error.inner().is_data() && !is_value() {
+            return Error::malformed(format!("The body is not JSON: {}.", error.inner()));
+        }
+        Error::invalid(pointer(error.path()), brief(&plain(text), MAX_REPEATED))
+    })?;
+    deserializer.end().map_err(|error| Error::malformed(format!("The body is not JSON: {error}.")))?;
+    Ok(value)
+}
+
+/// The most characters that are repeated of a name or a value, so that the sentence around them is not cut off.
+const MAX_REPEATED: usize = 200;
+
+/// What serde says of a value, in the words of JSON and not those of Rust.
+fn plain(message: &str) -> String {
+    if message == "expected value" {
+        return "is of a wrong type".to_owned();
+    }
+    let parts = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid "));
+    let Some((kind, (found, wanted))) =
+        parts.and_then(|(kind, rest)| Some((kind, rest.rsplit_once(", expected ")?)))
+    else {
+        return message.to_owned();
+    };
+    let is_number =
+        wanted.len() <= 5 && wanted.starts_with(['i', 'u']) && wanted.ends_with(|c: char| c.is_ascii_digit());
+    let wanted = match wanted {
+        _ if is_number && kind == "invalid value" => return "is out of range".to_owned(),
+        _ if is_number => "a whole number",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        "a boolean" => "true or false",
+        rust if ["struct", "newtype", "enum", "variant"].iter().any(|word| rust.starts_with(word)) => {
+            "an object"
+        }
+        other => other,
+    };
+    let found = match found.split_once(' ') {
+        None if found == "sequence" => "an array".to_owned(),
+        None if found == "map" => "an object".to_owned(),
+        Some(("string", text)) => format!("the string {text}"),
+        Some(("boolean", value)) => value.to_owned(),
+        Some(("integer", value)) => format!("the number {value}"),
+        Some(("floating", value)) => format!("the number {}", value.trim_start_matches("point ")),
+        _ => found.to_owned(),
+    };
+    // An object without the one name that it must have.
+    if wanted == found {
+        return "must not be empty".to_owned();
+    }
+    format!("must be {wanted}, not {found}")
+}
+
+/// A name as a part of a pointer.
+pub fn pointer_part(name: &str) -> String {
+    brief(name, MAX_REPEATED).replace('~', "~0").replace('/', "~1")
+}
+
+/// RFC 6901.
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } | Segment::Enum { variant: key } => {
+            format!("{pointer}/{}", pointer_part(key))
+        }
+        Segment::Unknown => pointer,
+    })
+}
+
+/// serde_json ends its messages with ` at line 1 column 7`, which the pointer tells better.
+fn without_position(message: &str) -> &str {
+    message.rfind(" at line ").map_or(message, |at| &message[..at])
+}
+
+/// Query parameters of a route, without `limit` and `cursor`, which `page::Paging` reads.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        check_query_text(parts)?;
+        let pairs: Vec<(String, String)> =
+            query_pairs(parts).into_iter().filter(|(name, _)| name != "limit" && name != "cursor").collect();
+        let mut names = HashSet::new();
+        if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.as_str())) {
+            return Err(bad_parameter(twice, "is given twice"));
+        }
+        let plain = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+        let uri = format!("/?{plain}").parse().map_err(|_| Error::malformed("The query cannot be read."))?;
+        axum::extract::Query::try_from_uri(&uri)
+            .map(|query: axum::extract::Query<T>| Params(query.0))
+            .map_err(|rejection| {
+                let text = rejection.body_text();
+                // "Failed to deserialize query string: region: invalid value …"
+                let detail = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, detail)| detail);
+                match detail.split_once(": ") {
+                    Some((name, detail)) if detail.starts_with("unknown field") => {
+                        bad_parameter(name, "is unknown here")
+                    }
+                    Some((name, detail)) if pairs.iter().any(|(known, _)| known == name) => {
+                        bad_parameter(name, detail)
+                    }
+                    _ => Error::malformed(format!("The query cannot be read: {detail}.")),
+                }
+            })
+    }
+}
+
+/// What is no UTF-8 would become another text, silently.
+fn check_query_text(parts: &Parts) -> Result<()> {
+    let is_text = |encoded: &&str| percent_decode_str(encoded).decode_utf8().is_ok();
+    let Some(pair) = parts.uri.query().unwrap_or_default().split('&').find(|pair| !is_text(pair)) else {
+        return Ok(());
+    };
+    let name = percent_decode_str(pair.split('=').next().unwrap_or_default()).decode_utf8_lossy();
+    Err(bad_parameter(&name, "is not UTF-8"))
+}
+
+/// The decoded pairs of the query, in order.
+pub fn query_pairs(parts: &Parts) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+/// A query parameter that cannot be taken: 400.
+pub fn bad_parameter(name: &str, detail: &str) -> Error {
+    let (name, detail) = (brief(name, MAX_REPEATED), brief(detail, MAX_REPEATED));
+    let mut refusal = Error::malformed(format!("The query parameter {name} {detail}."));
+    refusal.errors.push(FieldError { pointer: name, detail });
+    refusal
+}
+
+/// The `{id}` of a path. What is not a UUID names nothing: 404.
+pub struct Id(pub Uuid);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match Path::<Uuid>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Id(id)),
+            Err(_) => Err(Error::not_found("thing")),
+        }
+    }
+}
+
+/// The `{id}` of a path where a slug may stand for it. What is longer than any slug, or no text, names nothing: 404.
+pub struct Reference(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Reference {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(reference)) if check_text(&reference, 100).is_ok() => Ok(Reference(reference)),
+            _ => Err(Error::not_found("thing")),
+        }
+    }
+}

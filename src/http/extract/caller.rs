@@ -1,0 +1,120 @@
+//! Who calls: the bearer token of a request (RFC 6750), or the user of a browser whom the load balancer has logged in.
+//!
+//! The second comes by itself with whatever a browser sends, also when another site has made it send (cross-site
+//! request forgery). So such a request may change something only where the browser says that our own pages made it.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, header};
+use std::sync::Arc;
+
+use crate::app::App;
+pub use crate::auth::Caller;
+use crate::error::{Error, Kind, Result};
+use crate::http::middleware::trusted_proxies::Client;
+use crate::http::request_state::{OIDC_DATA, Progress};
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        let caller = authenticate(app, parts).await?;
+        match caller.unconfirmed {
+            false => Ok(caller),
+            true => Err(Error::unavailable("a caller's API key cannot be confirmed")),
+        }
+    }
+}
+
+/// A caller whose API key was valid a while ago, where nobody can be asked whether it still is.
+pub struct KnownCaller(pub Caller);
+
+impl FromRequestParts<App> for KnownCaller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
+        authenticate(app, parts).await.map(KnownCaller)
+    }
+}
+
+/// The caller of a request; a layer that has asked before has left the answer in `parts.extensions`. An
+/// `Authorization` header counts alone, also a wrong one: it was given on purpose.
+///
+/// # Errors
+/// `Unauthenticated` without a valid token; `Forbidden` where another site may have made a browser send this.
+pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
+    if let Some(caller) = parts.extensions.get::<Caller>() {
+        return Ok(caller.clone());
+    }
+    let client = Client::of(&parts.headers, &parts.extensions, &app.config.server.trusted_proxies);
+    let of_browser = app.config.auth.alb.is_some()
+        && client.proxied
+        && !parts.headers.contains_key(header::AUTHORIZATION)
+        && parts.headers.contains_key(OIDC_DATA);
+    let caller = match of_browser {
+        true => {
+            let user = app.callers.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
+            check_origin(parts, client.encrypted)?;
+            user
+        }
+        false => app.callers.authenticate(bearer(&parts.headers)?).await?,
+    };
+    if let Some(progress) = parts.extensions.get::<Arc<Progress>>() {
+        progress.belongs_to(caller.account);
+    }
+    parts.extensions.insert(caller.clone());
+    Ok(caller)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str> {
+    let text = only(headers, header::AUTHORIZATION)?.split_once(' ');
+    text.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| refuse("The Authorization header must be: Bearer <token>.".to_owned()))
+}
+
+/// The value of a header that comes once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Result<&str> {
+    let mut given = headers.get_all(&name).iter();
+    let shown = if name == header::AUTHORIZATION { "Authorization" } else { name.as_str() };
+    let value = given.next().ok_or_else(|| refuse(format!("The {shown} header is missing.")))?;
+    if given.next().is_some() {
+        return Err(refuse(format!("There is more than one {shown} header.")));
+    }
+    value.to_str().map_err(|_| refuse(format!("The {shown} header cannot be read.")))
+}
+
+fn refuse(detail: String) -> Error {
+    Error::new(Kind::Unauthenticated, detail)
+}
+
+/// Every browser of today says where a request comes from (Fetch Metadata), older ones at least name the origin of
+/// what changes something.
+fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
+    if parts.method.is_safe() {
+        return Ok(());
+    }
+    let text = |name: HeaderName| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let own = match (text(HeaderName::from_static("sec-fetch-site")), text(header::ORIGIN)) {
+        // Our own page, or the user's own hand in the address bar.
+        (Some(site), _) => matches!(site, "same-origin" | "none"),
+        (None, Some(origin)) => is_our_origin(origin, parts, encrypted),
+        (None, None) => false,
+    };
+    if own {
+        return Ok(());
+    }
+    let detail =
+        "A browser may change something from our own pages alone. A program needs a token of its own.";
+    Err(Error::new(Kind::Forbidden, detail))
+}
+
+fn is_our_origin(origin: &str, parts: &Parts, encrypted: bool) -> bool {
+    let host = parts.uri.authority().map(|authority| authority.as_str());
+    let host = host.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
+    let scheme = if encrypted { "https" } else { "http" };
+    let ours = host.and_then(|host| url::Url::parse(&format!("{scheme}://{host}")).ok());
+    // The standard port may be named or not.
+    let theirs = url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    ours.zip(theirs).is_some_and(|(ours, theirs)| ours.origin() == theirs.origin())
+}

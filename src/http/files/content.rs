@@ -1,0 +1,295 @@
+//! `/v1/files/{id}/content`, and `/d/{token}` for whoever has a link: the bytes of a file.
+//!
+//! RFC 9110 (ranges, conditions), RFC 9530 (`Repr-Digest`), RFC 6266 (`Content-Disposition`). A file is always an
+//! attachment: nothing that somebody sent us is ever shown as a page of ours.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
+
+use super::served::{self, Served};
+use super::uploads::away;
+use crate::app::App;
+use crate::domain::file::{Wanted, disposition, parse_range};
+use crate::error::{Error, Kind, Result};
+use crate::files::blobs::{Blobs, Span, is_away, read_spans};
+use crate::http::extract::body::Id;
+use crate::http::extract::caller::Caller;
+use crate::store::files::links;
+use crate::store::files::{self, StoredFile};
+
+const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+
+/// What asks for bytes only under a condition.
+const CONDITIONS: [HeaderName; 5] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+];
+
+/// `GET` and `HEAD /v1/files/{id}/content`
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    if !file.is_complete() {
+        let mut refusal = Error::conflict("The file is not complete yet.");
+        refusal.retry_after_s = Some(1);
+        return Err(refusal);
+    }
+    let answer = Answer::to(&file, &method, &headers)?;
+    if let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
+        answer.note(&app, &file, &method);
+        return Ok(redirect);
+    }
+    let response = answer.send(&app, &file, &method, None).await?;
+    answer.note(&app, &file, &method);
+    Ok(response)
+}
+
+/// `GET` and `HEAD /d/{token}`: for anybody who knows the link.
+pub async fn shared(
+    State(app): State<App>,
+    token: Result<Path<String>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    // A token that is no UTF-8 is nobody's.
+    let Path(token) = token.map_err(|_| links::no_link())?;
+    let digest = digest(&SHA256, token.as_bytes());
+    let shared = links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
+    let file = &shared.file;
+    if shared.most.is_some_and(|most| shared.usage.is_used_up(most)) {
+        return Err(links::no_link());
+    }
+    let answer = Answer::to(file, &method, &headers)?;
+    let mut response = match (answer, &method) {
+        (Answer::Bytes { start, end, partial }, &Method::GET) => {
+            // A limited link gives no address that could be used more than once.
+            if shared.most.is_none()
+                && let Some(redirect) = answer.redirect(&app, file, &method, &headers).await?
+            {
+                // Nobody tells us how much is fetched there: all that was asked for counts.
+                links::count_served(&app.writer, shared.link, 0, start, end - start).await?;
+                answer.note(&app, file, &method);
+                return Ok(redirect);
+            }
+            let served = served::begin(&app, &shared, start, end, partial).await?;
+            answer.send(&app, file, &method, Some(served)).await?
+        }
+        _ => answer.send(&app, file, &method, None).await?,
+    };
+    answer.note(&app, file, &method);
+    // What was shared with one is not for the caches of others.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    Ok(response)
+}
+
+/// What is answered to the conditions and the range of a request.
+#[derive(Clone, Copy)]
+enum Answer {
+    NotModified,
+    /// From `start` to before `end`, of the whole or as a part.
+    Bytes {
+        start: u64,
+        end: u64,
+        partial: bool,
+    },
+    NoSuchRange,
+}
+
+impl Answer {
+    /// In the order of RFC 9110, section 13.2.2.
+    fn to(file: &StoredFile, method: &Method, headers: &HeaderMap) -> Result<Answer> {
+        let tag = entity_tag(file);
+        let modified = file.completed_at.unwrap_or(file.created_at);
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let names =
+            |list: &str| list.split(',').any(|one| matches!(one.trim(), one if one == "*" || one == tag));
+        // A list may come in several lines; what is no text names no version.
+        let list = |name: &HeaderName| {
+            let lines: Vec<_> =
+                headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("")).collect();
+            (!lines.is_empty()).then(|| lines.join(","))
+        };
+        match (list(&header::IF_MATCH), text(header::IF_UNMODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if !names(&list) => return Err(changed()),
+            (None, Some(since)) if whole_seconds(modified) > since => return Err(changed()),
+            _ => {}
+        }
+        let weakly = |list: &str| list.split(',').any(|one| names(one.trim().trim_start_matches("W/")));
+        match (list(&header::IF_NONE_MATCH), text(header::IF_MODIFIED_SINCE).and_then(parse_date)) {
+            (Some(list), _) if weakly(&list) => return Ok(Answer::NotModified),
+            (None, Some(since)) if whole_seconds(modified) <= since => return Ok(Answer::NotModified),
+            _ => {}
+        }
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let whole = Answer::Bytes { start: 0, end: length, partial: false };
+        // RFC 9110, section 14.2: a range is one of GET alone.
+        let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Ok(whole) };
+        let holds = headers.get(header::IF_RANGE).is_none_or(|condition| {
+            let condition = condition.to_str().unwrap_or_default();
+            // A date would do only where it is the very one that we have told.
+            condition == tag || parse_date(condition).is_some_and(|date| date == whole_seconds(modified))
+        });
+        Ok(match parse_range(range, length) {
+            _ if !holds => whole,
+            Wanted::Whole => whole,
+            Wanted::Part(start, end) => Answer::Bytes { start, end, partial: true },
+            Wanted::Nothing => Answer::NoSuchRange,
+        })
+    }
+
+    /// For the statistics of whose file it is.
+    fn note(self, app: &App, file: &StoredFile, method: &Method) {
+        if let (Answer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
+            app.activity.note_download(file.account_id, start, end - start, app.clock.now());
+        }
+    }
+
+    /// An address at the store itself, so that the bytes bypass us; the client asks there for the same range. `None`: the
+    /// bytes go through us, as they do where a condition names our own tag or date, which the store does not know.
+    async fn redirect(
+        self,
+        app: &App,
+        file: &StoredFile,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<Option<Response>> {
+        let conditional = CONDITIONS.iter().any(|name| headers.contains_key(name));
+        if *method != Method::GET
+            || conditional
+            || !app.config.files.presign
+            || !matches!(self, Answer::Bytes { .. })
+        {
+            return Ok(None);
+        }
+        let Blobs::S3(_) = &app.blobs else { return Ok(None) };
+        let pieces = files::list_pieces(&app.writer, file.id).await?;
+        let [piece] = pieces.as_slice() else { return Ok(None) };
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let disposition = disposition(&file.name);
+        let signed = app.blobs.presign(&piece.place, length, &disposition, &file.media_type).await;
+        let Some(address) = signed.map_err(Error::unavailable)? else { return Ok(None) };
+        let mut response = StatusCode::FOUND.into_response();
+        let headers = response.headers_mut();
+        put(headers, header::LOCATION, address.as_str());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        Ok(Some(response))
+    }
+
+    /// `served` counts what is sent.
+    async fn send(
+        self,
+        app: &App,
+        file: &StoredFile,
+        method: &Method,
+        served: Option<Served>,
+    ) -> Result<Response> {
+        let length = file.length.unwrap_or_default().unsigned_abs();
+        let mut response = match self {
+            Answer::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+            Answer::NoSuchRange => {
+                let detail = format!("The file has {length} bytes.");
+                let mut response = Error::new(Kind::RangeNotSatisfiable, detail).into_response();
+                put(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
+                return Ok(response);
+            }
+            Answer::Bytes { start, end, partial } => {
+                let body = match *method == Method::HEAD {
+                    true => Body::empty(),
+                    false => {
+                        let bytes = read(app, file, start, end).await?;
+                        match served {
+                            Some(served) => Body::from_stream(served.count(bytes)),
+                            None => Body::from_stream(bytes),
+                        }
+                    }
+                };
+                let mut response = Response::new(body);
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
+                put(headers, header::CONTENT_TYPE, &file.media_type);
+                put(headers, header::CONTENT_DISPOSITION, &disposition(&file.name));
+                if partial {
+                    put(headers, header::CONTENT_RANGE, &format!("bytes {start}-{}/{length}", end - 1));
+                    *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                }
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        put(headers, header::ETAG, &entity_tag(file));
+        let modified = file.completed_at.unwrap_or(file.created_at);
+        put(headers, header::LAST_MODIFIED, &modified.format("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        let sum = STANDARD.encode(file.sha256.as_deref().unwrap_or_default());
+        put(headers, REPR_DIGEST, &format!("sha-256=:{sum}:"));
+        Ok(response)
+    }
+}
+
+fn changed() -> Error {
+    Error::new(Kind::PreconditionFailed, "It is not the version that the condition names.")
+}
+
+/// Strong: the SHA-256 itself.
+fn entity_tag(file: &StoredFile) -> String {
+    format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.sha256.as_deref().unwrap_or_default()))
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// An HTTP date as we write it ourselves.
+fn parse_date(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc())
+}
+
+fn whole_seconds(time: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
+}
+
+/// The bytes from `start` to before `end`. The first are read before the answer begins: what is not there is an error,
+/// not half an answer.
+async fn read(
+    app: &App,
+    file: &StoredFile,
+    start: u64,
+    end: u64,
+) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>> {
+    let pieces = files::list_pieces(&app.writer, file.id).await?;
+    let spans = pieces.into_iter().filter_map(|piece| {
+        let (from, length) = (piece.start_at.unsigned_abs(), piece.length.unsigned_abs());
+        let (first, last) = (start.saturating_sub(from), end.saturating_sub(from).min(length));
+        (first < last).then_some(Span { place: piece.place, start: first, end: last })
+    });
+    let mut bytes = read_spans(app.blobs.clone(), spans.collect());
+    let first = bytes.try_next().await.map_err(|error| match is_away(&error) {
+        true => away(error),
+        false => Error::internal(error),
+    })?;
+    let id = file.id;
+    let bytes = stream::iter(first.map(Ok)).chain(bytes);
+    Ok(bytes.inspect_err(move |error| {
+        log::error!(target: "salebell::files", "file.id" = id.to_string(); "a download broke off: {error}");
+    }))
+}

@@ -1,0 +1,132 @@
+//! `/v1/files/{id}/links`: addresses under which anybody may fetch a file.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::domain::observation::Timestamp;
+use crate::error::{Error, Result};
+use crate::http::extract::body::{Id, Json, Params};
+use crate::http::extract::caller::Caller;
+use crate::http::extract::conditional;
+use crate::http::extract::fields::Fields;
+use crate::http::extract::page::Paging;
+use crate::store::files;
+use crate::store::files::links::{self, FileLink, NewLink};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateLinkRequest {
+    /// Without it, as long as the file.
+    #[serde(default)]
+    expires_at: Option<Timestamp>,
+    /// Without it, any number.
+    #[serde(default)]
+    max_downloads: Option<i32>,
+}
+
+#[derive(Serialize)]
+pub struct LinkResponse {
+    id: Uuid,
+    created_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    max_downloads: Option<i32>,
+    /// Whole copies that were given out, in one answer or in pieces.
+    downloads: i32,
+    /// Bytes of all answers, those under way as if they were sent.
+    bytes_served: i64,
+}
+
+/// A link just made: the only time that its address is shown.
+#[derive(Serialize)]
+struct CreatedLinkResponse {
+    #[serde(flatten)]
+    link: LinkResponse,
+    /// Below the address of this service.
+    path: String,
+}
+
+impl From<FileLink> for LinkResponse {
+    fn from(link: FileLink) -> LinkResponse {
+        let FileLink { id, created_at, expires_at, max_downloads, downloads, bytes_served } = link;
+        LinkResponse { id, created_at, expires_at, max_downloads, downloads, bytes_served }
+    }
+}
+
+/// No filter.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkParams {}
+
+/// `POST /v1/files/{id}/links`
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Json(request): Json<CreateLinkRequest>,
+) -> Result<Response> {
+    let now = app.clock.now();
+    let file = files::find_file(&app.writer, caller.account, id, now).await?;
+    let mut fields = Fields::default();
+    if request.expires_at.is_some_and(|end| end.0 <= now) {
+        fields.refuse("expires_at", "must be in the future");
+    }
+    if request.max_downloads.is_some_and(|most| most < 1) {
+        fields.refuse("max_downloads", "must be at least 1");
+    }
+    fields.finish()?;
+    if !file.is_complete() {
+        return Err(Error::conflict("The file is not complete yet."));
+    }
+    let mut random = [0; 32];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::internal("the system has no random bytes"))?;
+    let token = URL_SAFE_NO_PAD.encode(random);
+    let digest = digest(&SHA256, token.as_bytes());
+    let new = NewLink {
+        id: Uuid::now_v7(),
+        digest: digest.as_ref(),
+        // A file that is kept longer later does not prolong what was promised.
+        expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
+        max_downloads: request.max_downloads,
+    };
+    let _turn = app.uploads.turn(caller.account).await;
+    let link = links::create_link(&app.writer, file.id, &new, now).await?;
+    let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
+    conditional::shown_once(StatusCode::CREATED, None, &created)
+}
+
+/// `GET /v1/files/{id}/links`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    Params(LinkParams {}): Params<LinkParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let found = links::list_links(&app.writer, file.id, paging.after()?, paging.rows()).await?;
+    let page = paging.page(found, |link| link.id)?;
+    conditional::respond(&headers, &page.map(LinkResponse::from))
+}
+
+/// `DELETE /v1/files/{id}/links/{link}`: nobody fetches the file by it any more.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    path: Result<Path<(Uuid, Uuid)>, PathRejection>,
+) -> Result<Response> {
+    // What is not a UUID names nothing.
+    let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    links::delete_link(&app.writer, file.id, link).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,246 @@
+//! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
+
+pub mod content;
+pub mod links;
+mod response;
+pub mod served;
+pub mod uploads;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use self::response::FileResponse;
+use self::uploads::{UploadParams, ietf_draft, plain, tus};
+use super::extract::body::{
+    BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_body, present, read_limited,
+};
+use super::extract::caller::Caller;
+use super::extract::conditional::{self, check_if_match};
+use super::extract::fields::Fields;
+use super::extract::page::Paging;
+use super::middleware::idempotency::{self, Begun};
+use crate::app::App;
+use crate::domain::file::{clean_name, keep_until};
+use crate::domain::observation::Timestamp;
+use crate::error::{Error, Kind, Result};
+use crate::store::files::{self, FileChange};
+
+/// A filter of the list.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FileState {
+    Uploading,
+    Complete,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListFilesParams {
+    state: Option<FileState>,
+}
+
+/// A merge patch of a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateFileRequest {
+    #[serde(default, deserialize_with = "present")]
+    name: Option<String>,
+    /// Sooner or later, but never 14 days after it was made.
+    #[serde(default, deserialize_with = "present")]
+    expires_at: Option<Timestamp>,
+}
+
+/// `OPTIONS` of files: what both protocols want to know before they begin.
+pub async fn options(State(app): State<App>) -> Response {
+    let mut response = tus::describe(&app);
+    let headers = response.headers_mut();
+    ietf_draft::put_limits(&app, headers, None);
+    put_accept_patch(headers);
+    response
+}
+
+/// `Accept-Patch`: of which media types the body of a PATCH may be.
+fn put_accept_patch(headers: &mut HeaderMap) {
+    let patches = format!("{}, {}, application/merge-patch+json", tus::BYTES, ietf_draft::BYTES);
+    if let Ok(patches) = HeaderValue::from_str(&patches) {
+        headers.insert("accept-patch", patches);
+    }
+}
+
+/// `GET /v1/files`: the newest first.
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListFilesParams>,
+    paging: Paging,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let state = params.state.map(|state| match state {
+        FileState::Uploading => "uploading",
+        FileState::Complete => "complete",
+    });
+    let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
+    let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;
+    let page = paging.page(found, |file| file.id)?;
+    conditional::respond(&headers, &page.map(FileResponse::from))
+}
+
+/// `POST /v1/files`: makes a file by the protocol that the headers speak; under an `Idempotency-Key` once.
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<UploadParams>,
+    request: Request,
+) -> Result<Response> {
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let execution = match idempotency::begin(&app, &caller, &uri, &headers, None).await? {
+        Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
+        Begun::Execution(execution) if !execution.has_key() => {
+            return create_once(&app, &caller, &params, request).await;
+        }
+        Begun::Execution(execution) => execution,
+    };
+    let hash = BodyHash::default();
+    let request = request.map(|body| Body::new(Hashed::new(body, hash.clone())));
+    let (outliving, account) = (app.clone(), caller.account);
+    let work = async move {
+        let answer = create_once(&app, &caller, &params, request).await;
+        execution.finish(answer.unwrap_or_else(IntoResponse::into_response), hash.value().as_ref()).await
+    };
+    idempotency::outlive(&outliving, account, work).await
+}
+
+async fn create_once(
+    app: &App,
+    caller: &Caller,
+    params: &UploadParams,
+    request: Request,
+) -> Result<Response> {
+    if tus::is_meant(request.headers()) {
+        return Ok(tus::create(app, caller, params, request).await);
+    }
+    match ietf_draft::is_meant(request.headers()) {
+        true => Ok(ietf_draft::create(app, caller, params, request).await),
+        false => plain::create(app, caller, params, request).await,
+    }
+}
+
+/// `PUT /v1/files/{name}`: makes a file of this name; each time another one. With `Upload-Complete` it begins an upload by
+/// the draft: the body may be only the first part, which must not be taken for the whole file.
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    name: Result<Path<String>, PathRejection>,
+    Params(mut params): Params<UploadParams>,
+    request: Request,
+) -> Result<Response> {
+    let Path(name) = name.map_err(|_| Error::malformed("The name of a file must be UTF-8."))?;
+    params.name_it(name);
+    match ietf_draft::is_meant(request.headers()) {
+        true => Ok(ietf_draft::create(&app, &caller, &params, request).await),
+        false => plain::create(&app, &caller, &params, request).await,
+    }
+}
+
+/// `GET /v1/files/{id}`
+pub async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    if file.is_complete() {
+        return conditional::respond(&headers, &FileResponse::from(file));
+    }
+    // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
+    app.uploads.settle(id).await;
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let mut response = conditional::respond(&headers, &FileResponse::from(file.clone()))?;
+    ietf_draft::put_state(&app, response.headers_mut(), &file);
+    Ok(response)
+}
+
+/// `HEAD /v1/files/{id}`: how far an upload has come.
+pub async fn head(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    match tus::is_meant(&headers) {
+        true => Ok(tus::head(&app, &caller, id, &headers).await),
+        false => ietf_draft::head(&app, &caller, id, &headers).await,
+    }
+}
+
+/// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
+pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Result<Response> {
+    if tus::is_meant(request.headers()) {
+        return Ok(tus::patch(&app, &caller, id, request).await);
+    }
+    match media_type(request.headers()).as_deref() {
+        Some(ietf_draft::BYTES) => Ok(ietf_draft::patch(&app, &caller, id, request).await),
+        Some("application/json" | "application/merge-patch+json") => update(&app, &caller, id, request).await,
+        _ => {
+            let detail = format!(
+                "The body must be {}, {} or application/merge-patch+json.",
+                tus::BYTES,
+                ietf_draft::BYTES
+            );
+            let mut refusal = Error::new(Kind::UnsupportedMediaType, detail).into_response();
+            put_accept_patch(refusal.headers_mut());
+            Ok(refusal)
+        }
+    }
+}
+
+async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+    check_not_encoded(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
+    let wanted: UpdateFileRequest = parse_body(app, Some(caller.account), body).await?;
+    let now = app.clock.now();
+    let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
+        check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
+        let mut fields = Fields::default();
+        let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
+        let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
+        let keep_until = keep.transpose().unwrap_or_else(|problem| {
+            fields.refuse("expires_at", problem);
+            None
+        });
+        fields.finish()?;
+        Ok(FileChange { name, keep_until })
+    })
+    .await?;
+    conditional::changed(&FileResponse::from(changed))
+}
+
+/// `DELETE /v1/files/{id}`: it is gone with its bytes, and an upload of it ends.
+pub async fn remove(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response> {
+    if tus::is_meant(&headers) {
+        return Ok(tus::terminate(&app, &caller, id, &headers).await);
+    }
+    if headers.contains_key(header::IF_MATCH) {
+        let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+        check_if_match(&headers, &FileResponse::from(file))?;
+    }
+    uploads::remove(&app, caller.account, id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
+pub async fn overridden(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Response {
+    tus::overridden(&app, &caller, id, request).await
+}

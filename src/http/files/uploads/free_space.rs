@@ -1,0 +1,61 @@
+//! The room that the store has left.
+
+use std::io;
+
+use crate::app::App;
+use crate::error::{Error, Kind, Result};
+use crate::files::blobs::is_away;
+
+/// Whether a file may be so large, which needs no look at the disk or at what the account has.
+///
+/// # Errors
+/// `TooLarge`
+pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
+    let largest = app.config.files.max_bytes;
+    match length.is_some_and(|length| length > largest.unsigned_abs()) {
+        true => {
+            let detail = format!("A file has no more than {largest} bytes.");
+            Err(Error::new(Kind::TooLarge, detail))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Whether the disk has room.
+///
+/// # Errors
+/// `InsufficientStorage` when so many bytes do not fit on the disk.
+pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
+    match app.blobs.free().await {
+        Ok(free) if free > wanted => Ok(()),
+        Ok(_) => Err(full()),
+        Err(error) => Err(disk_error(error)),
+    }
+}
+
+fn full() -> Error {
+    let mut refusal = Error::new(
+        Kind::InsufficientStorage,
+        "There is no room for these bytes; what was told of them is kept.",
+    );
+    refusal.retry_after_s = Some(60);
+    refusal
+}
+
+/// A failed write: the disk may be full, or away.
+pub fn disk_error(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ if is_away(&error) => away(error),
+        _ => Error::unavailable(error),
+    }
+}
+
+/// A store that is not mounted, or does not answer.
+pub fn away(error: io::Error) -> Error {
+    let detail =
+        "The place where files are kept is away for the moment; what was told of an upload is kept there.";
+    let mut refusal = Error::unavailable(error);
+    (refusal.detail, refusal.retry_after_s) = (detail.to_owned(), Some(5));
+    refusal
+}

@@ -1,0 +1,296 @@
+//! Resumable uploads for HTTP, draft-ietf-httpbis-resumable-upload, interop version 8:
+//! <https://datatracker.ietf.org/doc/draft-ietf-httpbis-resumable-upload/>
+//!
+//! `104 (Upload Resumption Supported)` is not sent: the server below has no way to send interim answers. A client
+//! that wants to resume creates with `Upload-Complete: ?0` and appends.
+
+use axum::body::HttpBody;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    Announced, Ends, Expected, Incoming, Refusal, UploadParams, announce, check_size, end_writing,
+    keep_until, metadata, plain, receive, remove,
+};
+use crate::app::App;
+use crate::domain::file::{UNFINISHED_LIFE, clean_media_type, clean_name};
+use crate::error::{Error, Kind, REQUEST_ID, Result};
+use crate::http::answer::Answer;
+use crate::http::extract::body::begin_stream;
+use crate::http::extract::caller::Caller;
+use crate::http::files::response::FileResponse;
+use crate::http::files::uploads::tus_headers::{parse_boolean, parse_integer};
+use crate::store::files::{self, StoredFile};
+
+const COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
+const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
+const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
+/// What the body of a PATCH is.
+pub const BYTES: &str = "application/partial-upload";
+
+/// Whether a request that makes a file speaks the draft.
+pub fn is_meant(headers: &HeaderMap) -> bool {
+    is_last(headers).is_some()
+}
+
+/// `Upload-Limit`: the largest upload, and the seconds after which this one, or one that is created now, goes if nothing
+/// is sent to it.
+pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>) {
+    let life = file.map_or(UNFINISHED_LIFE, |file| file.expires_at - app.clock.now());
+    let (size, age) = (app.config.files.max_bytes, life.num_seconds().max(0));
+    if let Ok(limits) = HeaderValue::from_str(&format!("max-size={size}, max-age={age}")) {
+        headers.insert(LIMIT, limits);
+    }
+}
+
+/// A refusal; the draft has problem types of its own.
+enum Refused {
+    OtherOffset { stored: u64, told: u64 },
+    Lengths,
+    Completed,
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Refused {
+        Refused::Error(error)
+    }
+}
+
+impl Refused {
+    /// Whatever is refused, the answer is not that of the whole upload: it says `Upload-Complete: ?0`.
+    fn answer(self, app: &App) -> Response {
+        let mut answer = match self {
+            Refused::OtherOffset { stored, told } => {
+                let title = "offset from request does not match offset of resource";
+                let more = json!({"expected-offset": stored, "provided-offset": told});
+                let mut answer = problem(StatusCode::CONFLICT, "mismatching-upload-offset", title, more);
+                answer.headers_mut().insert(OFFSET, HeaderValue::from(stored));
+                answer
+            }
+            Refused::Lengths => {
+                let title = "inconsistent length values for upload";
+                problem(StatusCode::BAD_REQUEST, "inconsistent-upload-length", title, json!({}))
+            }
+            Refused::Completed => {
+                let title = "upload is already completed";
+                problem(StatusCode::BAD_REQUEST, "completed-upload", title, json!({}))
+            }
+            Refused::Error(error) => error.into_response(),
+        };
+        answer.headers_mut().insert(COMPLETE, boolean(false));
+        put_limits(app, answer.headers_mut(), None);
+        answer
+    }
+}
+
+/// POST and PUT: creation, with the first bytes or all.
+pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Response {
+    begin(app, caller, params, request).await.unwrap_or_else(|refused| refused.answer(app))
+}
+
+async fn begin(
+    app: &App,
+    caller: &Caller,
+    params: &UploadParams,
+    request: Request,
+) -> Result<Response, Refused> {
+    let headers = request.headers().clone();
+    let here = is_last(&headers).unwrap_or(true);
+    let (length, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
+    check_size(app, length.max(coming))?;
+    check_lengths(length, 0, coming, here)?;
+    let expected = if here { Expected::of_whole(&headers)? } else { Expected::of_part(&headers)? };
+    let (metadata, told) = (metadata(&headers)?, plain::announced_by(&headers, params)?);
+    let announced = Announced {
+        name: metadata.name.map_or(told.name, |name| clean_name(&name)),
+        media_type: metadata.media_type.map_or(told.media_type, |kind| clean_media_type(&kind)),
+        length,
+        metadata: metadata.header,
+        keep_until: keep_until(params, app.clock.now())?,
+    };
+    let ends = ends(&headers, here);
+    let file = announce(app, caller, &announced, None, ends).await?;
+    if !file.is_complete() {
+        begin_stream(&request);
+        let incoming = Incoming::new(caller.account, file.id, 0);
+        let incoming = Incoming { length, expected, ends, ..incoming };
+        if let Err(refusal) = receive(app, incoming, request.into_body()).await {
+            let refused = refused_by(refusal, 0);
+            // Nothing that could be gone on with: the same again would be refused again.
+            if matches!(&refused, Refused::Lengths)
+                || matches!(&refused, Refused::Error(error)
+                    if matches!(error.kind, Kind::DigestMismatch | Kind::TooLarge | Kind::QuotaExceeded))
+            {
+                let _ = remove(app, caller.account, file.id).await;
+                return Err(refused);
+            }
+            // What has arrived is kept: the client finds it at the address, if it gets this answer.
+            let mut answer = refused.answer(app);
+            put_location(answer.headers_mut(), &file)?;
+            return Ok(answer);
+        }
+    }
+    Ok(answer(app, caller, file.id, StatusCode::CREATED).await?)
+}
+
+/// HEAD: how far it has come. The request that writes it is ended, as the draft recommends.
+pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Result<Response> {
+    if [OFFSET, COMPLETE, LENGTH].iter().any(|name| headers.contains_key(name)) {
+        return Err(Error::malformed("A request for the offset must not tell one, nor a length."));
+    }
+    let file = end_writing(app, caller.account, id).await?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    put_state(app, response.headers_mut(), &file);
+    Ok(response)
+}
+
+/// PATCH: further bytes.
+pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+    append(app, caller, id, request).await.unwrap_or_else(|refused| refused.answer(app))
+}
+
+async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response, Refused> {
+    let headers = request.headers().clone();
+    let missing = |name: &str| Error::malformed(format!("{name} is missing, or is none."));
+    let offset = integer(&headers, &OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
+    let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
+    let expected = Expected::of_part(&headers)?;
+    let (told, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
+    // A stranger must not end the request that writes.
+    files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    app.uploads.take_over(id).await?;
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let stored = file.stored.unsigned_abs();
+    // Checked also of a complete upload: a client that has missed the last answer learns that everything has arrived.
+    if stored != offset {
+        return Err(Refused::OtherOffset { stored, told: offset });
+    }
+    if file.is_complete() {
+        return Err(if coming == Some(0) { Refused::Completed } else { Refused::Lengths });
+    }
+    let known = file.length.map(i64::unsigned_abs);
+    if known.is_some() && told.is_some() && known != told {
+        return Err(Refused::Lengths);
+    }
+    let length = known.or(told);
+    // The draft has an upload end with this, whether its client has miscounted or mixed up two files.
+    let beyond = length.zip(coming).is_some_and(|(length, coming)| offset.saturating_add(coming) > length);
+    if beyond {
+        return Err(end(app, caller, id).await);
+    }
+    check_lengths(length, offset, coming, here)?;
+    begin_stream(&request);
+    let (incoming, ends) = (Incoming::new(caller.account, id, offset), ends(&headers, here));
+    let incoming = Incoming { length: told, expected, ends, ..incoming };
+    match receive(app, incoming, request.into_body()).await {
+        Ok(received) if received.complete => Ok(answer(app, caller, id, StatusCode::OK).await?),
+        Ok(_) => Ok(answer(app, caller, id, StatusCode::NO_CONTENT).await?),
+        Err(Refusal::BeyondLength) => Err(end(app, caller, id).await),
+        Err(refusal) => Err(refused_by(refusal, offset)),
+    }
+}
+
+/// What completes an upload: that a request says so, and nothing else. Clients of older versions of the draft are
+/// satisfied when all bytes are there: tus-js-client says `?0` of the last bytes of a stream, too.
+fn ends(headers: &HeaderMap, here: bool) -> Ends {
+    match integer(headers, &VERSION) {
+        _ if here => Ends::Here,
+        Some(..=7) => Ends::AtItsLength,
+        _ => Ends::Later,
+    }
+}
+
+/// An upload that was sent more than it was told to have is no more.
+async fn end(app: &App, caller: &Caller, id: Uuid) -> Refused {
+    match remove(app, caller.account, id).await {
+        Ok(()) => Refused::Lengths,
+        Err(error) => error.into(),
+    }
+}
+
+fn refused_by(refusal: Refusal, told: u64) -> Refused {
+    match refusal {
+        Refusal::OtherOffset(stored) => Refused::OtherOffset { stored, told },
+        Refusal::BeyondLength | Refusal::BeforeLength => Refused::Lengths,
+        Refusal::Error(error) => Refused::Error(error),
+    }
+}
+
+/// Whether the lengths that a request tells agree: that of the file, and that of its body where the client says that it
+/// is the last one.
+fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bool) -> Result<(), Refused> {
+    let (Some(length), Some(coming)) = (length, coming) else { return Ok(()) };
+    let end = offset.saturating_add(coming);
+    match end > length || (here && end != length) {
+        true => Err(Refused::Lengths),
+        false => Ok(()),
+    }
+}
+
+/// What it is now; with the file itself once that is whole.
+async fn answer(app: &App, caller: &Caller, id: Uuid, status: StatusCode) -> Result<Response> {
+    let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let mut response = match file.is_complete() {
+        true => (status, Answer(FileResponse::from(file.clone()))).into_response(),
+        false => status.into_response(),
+    };
+    put_location(response.headers_mut(), &file)?;
+    put_state(app, response.headers_mut(), &file);
+    Ok(response)
+}
+
+fn put_location(headers: &mut HeaderMap, file: &StoredFile) -> Result<()> {
+    let location = format!("/v1/files/{}", file.id);
+    headers.insert(header::LOCATION, HeaderValue::from_str(&location).map_err(Error::internal)?);
+    Ok(())
+}
+
+/// How far an upload is.
+pub fn put_state(app: &App, headers: &mut HeaderMap, file: &StoredFile) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(OFFSET, HeaderValue::from(file.stored));
+    headers.insert(COMPLETE, boolean(file.is_complete()));
+    if let Some(length) = file.length {
+        headers.insert(LENGTH, HeaderValue::from(length));
+    }
+    put_limits(app, headers, Some(file));
+}
+
+/// A boolean of structured fields (RFC 9651).
+fn boolean(value: bool) -> HeaderValue {
+    HeaderValue::from_static(if value { "?1" } else { "?0" })
+}
+
+/// `Upload-Complete`
+fn is_last(headers: &HeaderMap) -> Option<bool> {
+    single(headers, &COMPLETE).and_then(parse_boolean)
+}
+
+fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    single(headers, name).and_then(parse_integer)
+}
+
+/// The text of a header that is sent once. Two lines make a list, which no header of the draft is.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut lines = headers.get_all(name).iter();
+    match (lines.next(), lines.next()) {
+        (Some(line), None) => line.to_str().ok(),
+        _ => None,
+    }
+}
+
+/// A problem of a type that the draft defines.
+fn problem(status: StatusCode, kind: &str, title: &str, mut document: serde_json::Value) -> Response {
+    document["type"] = format!("https://iana.org/assignments/http-problem-types#{kind}").into();
+    document["title"] = title.into();
+    document["status"] = status.as_u16().into();
+    document["instance"] = REQUEST_ID.try_with(Clone::clone).ok().into();
+    let media_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, media_type)], document.to_string()).into_response()
+}

@@ -1,0 +1,269 @@
+//! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
+
+pub mod tus_headers;
+
+mod checksum;
+mod free_space;
+mod receive;
+mod refusal;
+
+pub mod ietf_draft;
+pub mod plain;
+pub mod tus;
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+pub use self::checksum::Expected;
+pub use self::free_space::{away, check_size};
+pub use self::receive::{Ends, Incoming, Received, receive};
+pub use self::refusal::Refusal;
+use crate::app::App;
+use crate::domain::file;
+use crate::error::{Error, Kind, Result, chain};
+use crate::files::concatenation::assemble;
+use crate::http::extract::caller::Caller;
+use crate::http::files::uploads::tus_headers::{parse_metadata, text_of};
+use crate::store::files::{self, NewFile, Quota, StoredFile};
+use crate::store::files::{removal, writing};
+
+/// The query of requests that make files.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UploadParams {
+    /// Seconds from now after which it goes, once it is complete.
+    #[serde(default)]
+    expires_in: Option<i64>,
+    /// What it is called, where no header tells.
+    #[serde(default)]
+    name: Option<String>,
+}
+
+impl UploadParams {
+    /// The path has a name, which comes before that of the query.
+    pub fn name_it(&mut self, name: String) {
+        self.name = Some(name);
+    }
+}
+
+/// A file that somebody wants to send.
+pub struct Announced {
+    pub name: String,
+    pub media_type: String,
+    /// Bytes; `None`: told later.
+    pub length: Option<u64>,
+    /// `Upload-Metadata` of tus.
+    pub metadata: String,
+    pub keep_until: DateTime<Utc>,
+}
+
+pub fn quota(app: &App) -> Quota {
+    let files = &app.config.files;
+    Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
+}
+
+/// When a file goes that is made now.
+///
+/// # Errors
+/// `Invalid`: sooner than now, or later than files live.
+pub fn keep_until(params: &UploadParams, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    let wanted = params.expires_in.map(|seconds| {
+        TimeDelta::try_seconds(seconds)
+            .and_then(|life| now.checked_add_signed(life))
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    });
+    file::keep_until(wanted, now, now).map_err(|problem| Error::invalid("expires_in", problem))
+}
+
+/// Makes the row of an upload of which nothing has arrived. An empty file is complete at once, unless a later request ends
+/// it.
+///
+/// # Errors
+/// `QuotaExceeded`, `TooLarge`; `InsufficientStorage` when it would not fit on the disk.
+pub async fn announce(
+    app: &App,
+    caller: &Caller,
+    announced: &Announced,
+    concat: Option<&str>,
+    ends: Ends,
+) -> Result<StoredFile> {
+    let length = announced.length.map(to_bytes).transpose()?;
+    check_size(app, announced.length)?;
+    free_space::check_free(app, announced.length.unwrap_or(0)).await?;
+    let new = NewFile {
+        id: Uuid::now_v7(),
+        name: &announced.name,
+        media_type: &announced.media_type,
+        length,
+        metadata: &announced.metadata,
+        concat,
+        upload_concat: None,
+        keep_until: announced.keep_until,
+    };
+    let turn = app.uploads.turn(caller.account).await;
+    let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
+    drop(turn);
+    if length == Some(0) && ends != Ends::Later {
+        let incoming = Incoming::new(caller.account, file.id, 0);
+        return match receive(app, Incoming { length: Some(0), ..incoming }, axum::body::Body::empty()).await {
+            Ok(_) => files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await,
+            Err(refusal) => Err(refusal.into_error()),
+        };
+    }
+    Ok(file)
+}
+
+/// Puts a file together of complete parts, which `upload_concat` names, and reads it once for its hash. It is not complete
+/// when that takes longer than a client waits, or does not succeed at once: it will be later, for a worker goes on.
+///
+/// # Errors
+/// Those of `files::create_final`.
+pub async fn put_together(
+    app: &App,
+    caller: &Caller,
+    announced: &Announced,
+    parts: &[Uuid],
+    upload_concat: &str,
+) -> Result<StoredFile> {
+    let new = NewFile {
+        id: Uuid::now_v7(),
+        name: &announced.name,
+        media_type: &announced.media_type,
+        length: None,
+        metadata: &announced.metadata,
+        concat: Some("final"),
+        upload_concat: Some(upload_concat),
+        keep_until: announced.keep_until,
+    };
+    let (account, now) = (caller.account, app.clock.now());
+    let turn = app.uploads.turn(account).await;
+    let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
+    drop(turn);
+    // It goes on when the client hangs up: what is half read would have to be read again.
+    let work = tokio::spawn({
+        let app = app.clone();
+        async move {
+            app.cpu.share(|| Some(account), assemble(&app.writer, &app.blobs, &app.clock, file.id)).await
+        }
+    });
+    match timeout(app.config.server.request_timeout / 2, work).await {
+        Ok(Ok(Err(error))) if error.kind != Kind::NotFound => {
+            log::warn!(target: "salebell::files", "file.id" = file.id.to_string();
+                "a worker will complete what was put together, for: {}", chain(&error));
+        }
+        Ok(Err(panic)) => return Err(Error::internal(panic)),
+        _ => {}
+    }
+    files::find_file(&app.writer, account, file.id, app.clock.now()).await
+}
+
+/// What `Upload-Metadata` tells of a file, in both protocols.
+#[derive(Default)]
+pub struct Metadata {
+    pub header: String,
+    pub name: Option<String>,
+    pub media_type: Option<String>,
+}
+
+/// # Errors
+/// `Malformed`
+pub fn metadata(headers: &HeaderMap) -> Result<Metadata> {
+    let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
+    let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
+    Ok(Metadata {
+        header,
+        name: text_of(&pairs, &["filename", "name"]),
+        media_type: text_of(&pairs, &["filetype", "type", "contentType", "content_type"]),
+    })
+}
+
+/// A writer that has told of nothing for so long is taken to be dead, or to hang.
+const SILENCE: Duration = Duration::from_secs(3);
+/// And one that goes on telling is waited for no longer than this.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Ends the request that writes an upload, and returns the file with an offset at which the next request can go on: what
+/// a broken connection has brought is durable, and nothing that comes later of it counts. One that another instance
+/// receives ends by itself when its connection is cut; else it is taken the upload from.
+///
+/// # Errors
+/// `NotFound`, also for another account's; `Locked` when the request does not end.
+pub async fn end_writing(app: &App, account: Uuid, id: Uuid) -> Result<StoredFile> {
+    // A stranger must not end the request that writes.
+    let file = files::find_file(&app.writer, account, id, app.clock.now()).await?;
+    if file.is_complete() {
+        return Ok(file);
+    }
+    app.uploads.take_over(id).await?;
+    let began = Instant::now();
+    loop {
+        let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
+        let silent_since = app.clock.now() - patience;
+        if writing::take_from_silent(&app.writer, id, silent_since).await? {
+            return files::find_file(&app.writer, account, id, app.clock.now()).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Removes a file with its bytes. What cannot be removed now, the worker removes later.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn remove(app: &App, account: Uuid, id: Uuid) -> Result<()> {
+    removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
+    app.uploads.end(id);
+    for empty in removal::list_places_to_empty(&app.writer, id).await? {
+        if let Err(error) = app.blobs.remove(&empty.place, empty.progress.as_ref()).await {
+            log::warn!(target: "salebell::files", "file.id" = id.to_string();
+                "the worker will remove what is left, for: {error}");
+            return Ok(());
+        }
+    }
+    removal::forget_file(&app.writer, id).await
+}
+
+/// A header as text; what is no text is not there.
+pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A header as text, in all of its lines.
+///
+/// # Errors
+/// `Malformed` for what is no text.
+pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
+    let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
+    let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
+    Ok((!lines.is_empty()).then(|| lines.join(", ").trim().to_owned()))
+}
+
+fn wrong(header: &str, problem: &str) -> Error {
+    Error::malformed(format!("{header} {problem}."))
+}
+
+/// A header that is a number of bytes.
+///
+/// # Errors
+/// `Malformed`
+pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let digits =
+        value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    // What is beyond the numbers of the database is beyond all files, too.
+    let most = i64::MAX.unsigned_abs();
+    match digits.map(|text| text.parse::<u64>().map_or(most, |count| count.min(most))) {
+        Some(count) => Ok(Some(count)),
+        None => Err(Error::malformed(format!("{name} must be a number of bytes."))),
+    }
+}
+
+/// A number of bytes as the database has it.
+fn to_bytes(count: u64) -> Result<i64> {
+    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is beyond all files."))
+}

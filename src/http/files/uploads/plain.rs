@@ -1,0 +1,94 @@
+//! Uploads of small clients: the body is the file. `curl -T feed.csv …/v1/files/` is all that it takes.
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+
+use super::{
+    Announced, Ends, Expected, Incoming, UploadParams, announce, keep_until, receive, remove, wrong,
+};
+use crate::app::App;
+use crate::domain::file::{clean_media_type, clean_name};
+use crate::error::{Error, Kind, Result};
+use crate::http::answer::Answer;
+use crate::http::extract::body::{begin_stream, media_type};
+use crate::http::extract::caller::Caller;
+use crate::http::files::response::FileResponse;
+use crate::store::files;
+
+/// What the headers of a request tell of the file in its body.
+///
+/// # Errors
+/// `Malformed`: a name that is no UTF-8.
+pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announced> {
+    let name = match &params.name {
+        Some(name) => Some(name.clone()),
+        None => file_name(headers)?,
+    };
+    Ok(Announced {
+        name: clean_name(&name.unwrap_or_default()),
+        media_type: clean_media_type(&media_type(headers).unwrap_or_default()),
+        length: None,
+        metadata: String::new(),
+        keep_until: chrono::DateTime::UNIX_EPOCH,
+    })
+}
+
+/// Takes the whole body as a file. One that breaks off leaves nothing: its client does not know its address.
+pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
+    let headers = request.headers();
+    if media_type(headers).is_some_and(|kind| kind.starts_with("multipart/")) {
+        let detail = "The body is the file itself: multipart forms are not taken.";
+        return Err(Error::new(Kind::UnsupportedMediaType, detail));
+    }
+    let announced = Announced {
+        length: axum::body::HttpBody::size_hint(request.body()).exact(),
+        keep_until: keep_until(params, app.clock.now())?,
+        ..announced_by(headers, params)?
+    };
+    let expected = Expected::of_whole(headers)?;
+    let file = announce(app, caller, &announced, None, Ends::Here).await?;
+    if !file.is_complete() {
+        begin_stream(&request);
+        let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), Ends::Here);
+        let incoming = Incoming { expected, ends, ..incoming };
+        // In a task of its own: the file is removed also when nobody waits for the answer any more.
+        let (app, account, id, body) = (app.clone(), caller.account, file.id, request.into_body());
+        let work = tokio::spawn(async move {
+            let received = receive(&app, incoming, body).await;
+            if received.is_err() {
+                let _ = remove(&app, account, id).await;
+            }
+            received
+        });
+        work.await.map_err(Error::internal)?.map_err(super::Refusal::into_error)?;
+    }
+    let file = files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await?;
+    let location = HeaderValue::from_str(&format!("/v1/files/{}", file.id)).map_err(Error::internal)?;
+    let body = Answer(FileResponse::from(file));
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+}
+
+/// `filename` of a `Content-Disposition`, with or without quotes; or `filename*` (RFC 8187), where there is one.
+fn file_name(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(disposition) = headers.get(header::CONTENT_DISPOSITION) else { return Ok(None) };
+    // Many clients send a name in UTF-8 as it is.
+    let disposition =
+        str::from_utf8(disposition.as_bytes()).map_err(|_| wrong("Content-Disposition", "must be UTF-8"))?;
+    if let Some((_, value)) = disposition.split_once("filename*=") {
+        let value = value.split(';').next().unwrap_or_default().trim();
+        if let [charset, _, name] = value.splitn(3, '\'').collect::<Vec<_>>()[..]
+            && charset.eq_ignore_ascii_case("utf-8")
+        {
+            let name = percent_decode_str(name).decode_utf8();
+            let name = name.map_err(|_| wrong("Content-Disposition", "must have a name in UTF-8"))?;
+            return Ok(Some(name.into_owned()));
+        }
+    }
+    let Some((_, value)) = disposition.split_once("filename=") else { return Ok(None) };
+    Ok(match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next().map(str::to_owned),
+        None => value.split(';').next().map(|bare| bare.trim().to_owned()),
+    })
+}

@@ -1,0 +1,577 @@
+//! The path of a body to the disk. What has arrived is written while more comes, made durable every few seconds and at
+//! the end, and only then told: by the answer, or by the offset that the next request asks for.
+//!
+//! The work goes on in a task of its own when the connection breaks, so that what has arrived is kept.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Frame;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use uuid::Uuid;
+
+use super::checksum::{Expected, Sum};
+use super::free_space::{check_free, check_size, disk_error};
+use super::refusal::{Refusal, too_long};
+use super::{quota, to_bytes};
+use crate::app::App;
+use crate::app::cpu_time::give_way;
+use crate::error::{Error, Kind, Result, chain};
+use crate::files::active_uploads::{Limits, Receiving};
+use crate::files::blobs::{Blobs, Piece, Progress};
+use crate::http::extract::body::broken_off;
+use crate::http::middleware::idempotency::outlive;
+use crate::store::files;
+use crate::store::files::writing::{self, Beginning, Turn, Writer, Written};
+
+/// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
+const MOST_AT_ONCE: usize = 1 << 20;
+/// and this much memory, twice, is for all uploads of the process together,
+const AT_ONCE_OF_ALL: usize = 32 << 20;
+/// of which each has so much even so.
+const LEAST_AT_ONCE: usize = 128 << 10;
+/// And no more pieces of the body: each holds on to the buffer that it was read into.
+const PIECES_AT_ONCE: usize = 64;
+/// What has arrived is made durable this often, beside what goes on arriving,
+const RECORD_EVERY: Duration = Duration::from_secs(2);
+/// and every so many bytes, so that the disk is never far behind and the end need not wait for it; the room that the disk
+/// has left is looked at then, too.
+const RECORD_EVERY_BYTES: u64 = 64 << 20;
+/// A process that ends still takes the bytes that had reached this machine. Nobody knows how many they are, so it reads on
+/// until nothing comes for this long,
+const QUIET: Duration = Duration::from_millis(250);
+/// and no longer than this: a client may send for ever.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// A request that writes to an upload.
+pub struct Incoming {
+    pub account: Uuid,
+    pub file: Uuid,
+    /// Of the first byte.
+    pub offset: u64,
+    /// Of the whole file, when the request tells it.
+    pub length: Option<u64>,
+    pub expected: Expected,
+    pub ends: Ends,
+}
+
+/// What makes the file complete.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// That its bytes are as many as it was told to have.
+    AtItsLength,
+    /// The end of this body.
+    Here,
+    /// A later request, even where all bytes are there.
+    Later,
+}
+
+impl Incoming {
+    pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
+        let (expected, ends) = (Expected::default(), Ends::AtItsLength);
+        Incoming { account, file, offset, length: None, expected, ends }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// How many bytes the file has now.
+    pub stored: u64,
+    pub complete: bool,
+}
+
+/// Takes the bytes of a body into a file.
+///
+/// # Errors
+/// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
+/// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Received, Refusal> {
+    let Incoming { account, file, offset, .. } = incoming;
+    // A stranger must not end the request that writes.
+    files::find_file(&app.writer, account, file, app.clock.now()).await?;
+    let limits = Limits {
+        of_process: app.config.files.uploads_in_flight,
+        of_account: app.config.files.uploads_in_flight_per_account,
+    };
+    let receiving = app.uploads.begin(file, account, limits).await?;
+    let announced = body.size_hint().exact();
+    // A body whose end is that of the file tells the file's length.
+    let here = announced.filter(|_| incoming.ends == Ends::Here);
+    let length = incoming.length.or(here.map(|coming| offset.saturating_add(coming)));
+    check_size(app, length)?;
+    check_free(app, length.unwrap_or(offset).saturating_sub(offset)).await?;
+    let id = Uuid::now_v7();
+    let writer = Writer {
+        id,
+        offset: to_bytes(offset)?,
+        length: length.map(to_bytes).transpose()?,
+        new_place: &Blobs::new_place(file, offset, id),
+    };
+    let begun = {
+        let _turn = app.uploads.turn(account).await;
+        writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
+    };
+    let turn = match begun {
+        Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
+        Beginning::Complete if announced == Some(0) => {
+            return Ok(Received { stored: offset, complete: true });
+        }
+        Beginning::Complete => return Err(Refusal::BeyondLength),
+        Beginning::Begun(turn) => turn,
+    };
+    if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
+        // Nothing was written: whoever comes next may go on in this place.
+        let hash = turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
+        let written = Written {
+            file,
+            writer: id,
+            piece_start: turn.piece_start,
+            stored: turn.stored,
+            hash_state: &hash,
+            progress: turn.progress.as_ref(),
+        };
+        writing::record_written(&app.writer, &written, true, app.clock.now()).await?;
+        return Err(beyond(&turn));
+    }
+    let work = Work::begin(app.clone(), incoming, id, turn, receiving).await?;
+    outlive(app, account, work.run(body)).await?
+}
+
+/// A body that does not fit: into the length that was told, or into what the account may have.
+fn beyond(turn: &Turn) -> Refusal {
+    if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
+}
+
+/// How the body ended.
+enum End {
+    Whole(Option<HeaderMap>),
+    /// It broke off, or was cut off: what has arrived is kept, and this is told.
+    Broken(Refusal),
+}
+
+/// One request while it writes.
+struct Work {
+    app: App,
+    incoming: Incoming,
+    writer: Uuid,
+    turn: Turn,
+    receiving: Receiving,
+    piece: Piece,
+    /// Bytes of this request.
+    arrived: u64,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    /// Of all bytes before those that are being written; gone while they are.
+    hasher: Option<Sha256>,
+    writing: Option<JoinHandle<io::Result<Sha256>>>,
+    /// Makes durable and tells what was written when it began; `None`: another writes.
+    recording: Option<JoinHandle<Result<Option<Told>>>>,
+    recorded: u64,
+    /// What the row has for sure.
+    told: Told,
+    /// And what it may have, should an answer of the database have been lost.
+    may_be_told: i64,
+    /// Another may write in this place by now.
+    left: bool,
+    sum: Sum,
+}
+
+/// Bytes of the file that are durable, and what somebody needs to go on behind them.
+struct Told {
+    stored: i64,
+    hash_state: Vec<u8>,
+    progress: Option<Progress>,
+}
+
+impl Work {
+    async fn begin(
+        app: App,
+        incoming: Incoming,
+        writer: Uuid,
+        turn: Turn,
+        receiving: Receiving,
+    ) -> Result<Work> {
+        let there = (turn.stored - turn.piece_start).unsigned_abs();
+        let piece = app.blobs.open(&turn.place, there, turn.progress.as_ref()).await.map_err(disk_error)?;
+        let hasher = match &turn.hash_state {
+            None => Sha256::new(),
+            Some(state) => restore(state)?,
+        };
+        let sum = Sum::new(&incoming.expected);
+        let told = Told {
+            stored: turn.stored,
+            hash_state: hasher.serialize().to_vec(),
+            progress: turn.progress.clone(),
+        };
+        Ok(Work {
+            app,
+            incoming,
+            writer,
+            turn,
+            receiving,
+            piece,
+            arrived: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            hasher: Some(hasher),
+            writing: None,
+            recording: None,
+            recorded: 0,
+            may_be_told: told.stored,
+            left: false,
+            told,
+            sum,
+        })
+    }
+
+    async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+        let ended = self.receive(body).await;
+        if let Err(Refusal::Error(error)) = &ended
+            && error.kind == Kind::InsufficientStorage
+            && let Err(error) = self.go_back().await
+        {
+            // Its name stays in the row: whoever comes next begins a place of its own.
+            log::warn!(target: "salebell::files", "a full disk keeps what nobody needs: {}", chain(&error));
+        }
+        ended
+    }
+
+    async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
+        match self.take_all(body).await? {
+            End::Whole(trailers) => self.finish(trailers).await,
+            End::Broken(refusal) => {
+                self.keep_what_came().await?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Reads the body to its end, or until it is cut off.
+    async fn take_all(&mut self, mut body: Body) -> Result<End> {
+        let mut record = interval(RECORD_EVERY);
+        record.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        record.reset();
+        let mut looked_at = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.receiving.stop.cancelled() => {
+                    let detail = "Another request has taken over this upload.";
+                    return Ok(End::Broken(Error::conflict(detail).into()));
+                }
+                () = self.app.stopping.cancelled() => return self.take_what_is_here(body).await,
+                Some(tell) = self.receiving.settle.recv() => {
+                    self.record_now().await?;
+                    let _ = tell.send(());
+                }
+                frame = body.frame() => if let Some(end) = self.take_frame(frame).await? {
+                    return Ok(end);
+                },
+                _ = record.tick() => self.record_if_ripe().await?,
+            }
+            if self.arrived - looked_at >= RECORD_EVERY_BYTES {
+                looked_at = self.arrived;
+                if let Err(error) = check_free(&self.app, 0).await {
+                    return Ok(End::Broken(error.into()));
+                }
+                self.record_if_ripe().await?;
+            }
+        }
+    }
+
+    /// One piece of the body; returns how the body ended, if it did.
+    async fn take_frame(&mut self, frame: Option<Result<Frame<Bytes>, axum::Error>>) -> Result<Option<End>> {
+        let bytes = match frame {
+            None => return Ok(Some(End::Whole(None))),
+            Some(Err(error)) => return Ok(Some(End::Broken(broken_off(&error).into()))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => bytes,
+                Err(frame) => return Ok(Some(End::Whole(frame.into_trailers().ok()))),
+            },
+        };
+        if self.arrived + bytes.len() as u64 > self.turn.room.unsigned_abs() {
+            return Ok(Some(End::Broken(beyond(&self.turn))));
+        }
+        self.take(bytes).await?;
+        Ok(None)
+    }
+
+    /// Reads what the client had sent before it could know that the process ends: it need not send that again.
+    async fn take_what_is_here(&mut self, mut body: Body) -> Result<End> {
+        let until = Instant::now() + LEAVE_WITHIN;
+        while let Ok(frame) = timeout_at(until.min(Instant::now() + QUIET), body.frame()).await {
+            if let Some(end) = self.take_frame(frame).await? {
+                return Ok(end);
+            }
+        }
+        Ok(End::Broken(Error::unavailable("the process ends").into()))
+    }
+
+    async fn take(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.sum.update(&bytes);
+        // After a checksum of megabytes that were all there.
+        give_way().await;
+        self.arrived += bytes.len() as u64;
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        let at_once = (AT_ONCE_OF_ALL / self.app.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
+        match self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
+            true => self.write().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Hands over what waits, once what was handed over before is written.
+    async fn write(&mut self) -> Result<()> {
+        self.written().await?;
+        if let Some(hasher) = self.hasher.take_if(|_| !self.waiting.is_empty()) {
+            self.waiting_bytes = 0;
+            self.writing = Some(self.piece.write(std::mem::take(&mut self.waiting), hasher));
+        }
+        Ok(())
+    }
+
+    async fn written(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            self.hasher = Some(writing.await.map_err(Error::internal)?.map_err(disk_error)?);
+        }
+        Ok(())
+    }
+
+    /// Writes all that has arrived; returns the state of its hash.
+    async fn drain(&mut self) -> Result<Vec<u8>> {
+        self.write().await?;
+        self.written().await?;
+        let hasher = self.hasher.as_ref().ok_or_else(|| Error::internal("the hash is lost"))?;
+        Ok(hasher.serialize().to_vec())
+    }
+
+    async fn record_if_ripe(&mut self) -> Result<()> {
+        if self.piece.is_ripe() { self.record_aside().await } else { Ok(()) }
+    }
+
+    /// Begins to make durable what has arrived, beside what goes on arriving. Bytes with a checksum are not told before
+    /// they have been held against it.
+    async fn record_aside(&mut self) -> Result<()> {
+        if let Some(recording) = self.recording.take_if(|recording| recording.is_finished()) {
+            self.recorded_or_lost(recording).await?;
+        }
+        if self.recording.is_some() || self.recorded == self.arrived || !self.sum.is_none() {
+            return Ok(());
+        }
+        let hash_state = self.drain().await?;
+        let (app, piece) = (self.app.clone(), self.piece.clone());
+        let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
+        let stored = self.stored()?;
+        (self.recorded, self.may_be_told) = (self.arrived, stored);
+        let syncing = piece.sync();
+        self.recording = Some(tokio::spawn(async move {
+            let progress = syncing.await.map_err(disk_error)?;
+            let written = Written {
+                file,
+                writer,
+                piece_start,
+                stored,
+                hash_state: &hash_state,
+                progress: progress.as_ref(),
+            };
+            if !writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
+                return Ok(None);
+            }
+            piece.recorded();
+            Ok(Some(Told { stored, hash_state, progress }))
+        }));
+        Ok(())
+    }
+
+    async fn recorded_or_lost(&mut self, recording: JoinHandle<Result<Option<Told>>>) -> Result<()> {
+        match recording.await.map_err(Error::internal)? {
+            Ok(Some(told)) => {
+                self.told = told;
+                Ok(())
+            }
+            Ok(None) => Err(lost()),
+            // The database may be back before the end.
+            Err(error) if error.kind == Kind::Unavailable => {
+                log::warn!(target: "salebell::files", "an offset is not told yet: {}", chain(&error));
+                self.recorded = 0;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes durable what has arrived, for somebody who waits for it.
+    async fn record_now(&mut self) -> Result<()> {
+        for _ in 0..2 {
+            self.record_aside().await?;
+            if let Some(recording) = self.recording.take() {
+                self.recorded_or_lost(recording).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The body is whole.
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+        let sum = std::mem::take(&mut self.sum);
+        if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
+            self.forget_what_came().await?;
+            return Err(error.into());
+        }
+        let stored = self.stored()?;
+        let here = self.incoming.ends == Ends::Here;
+        let length = self.turn.length.or(Some(stored).filter(|_| here));
+        if length != Some(stored) || self.incoming.ends == Ends::Later {
+            self.keep_what_came().await?;
+            if here {
+                return Err(Refusal::BeforeLength);
+            }
+            return Ok(Received { stored: stored.unsigned_abs(), complete: false });
+        }
+        self.drain().await?;
+        self.end_recording().await;
+        self.seal().await?;
+        let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
+        let written = self.as_written(stored, &[], None);
+        match writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
+            true => {
+                self.piece.recorded();
+                Ok(Received { stored: stored.unsigned_abs(), complete: true })
+            }
+            false => Err(lost().into()),
+        }
+    }
+
+    /// Makes every piece of the file readable, those too that others were kept from ending.
+    async fn seal(&self) -> Result<()> {
+        let (file, start) = (self.incoming.file, self.turn.piece_start);
+        for piece in writing::list_open_pieces(&self.app.writer, file, start).await? {
+            let sealing = self.app.blobs.seal(&piece.place, piece.length.unsigned_abs(), &piece.progress);
+            sealing.await.map_err(disk_error)?;
+        }
+        self.piece.seal().await.map_err(disk_error)
+    }
+
+    /// Makes durable and tells what has arrived, and leaves the place to whoever comes next.
+    async fn keep_what_came(&mut self) -> Result<()> {
+        // What has not been held against its checksum cannot be kept.
+        if !self.sum.is_none() {
+            return self.forget_what_came().await;
+        }
+        let hash_state = self.drain().await?;
+        self.end_recording().await;
+        let progress = self.piece.sync().await.map_err(disk_error)?;
+        let stored = self.stored()?;
+        self.leave(stored, &hash_state, progress.as_ref()).await
+    }
+
+    /// A body that is not the one that was sent, or cannot be held against its checksum.
+    async fn forget_what_came(&mut self) -> Result<()> {
+        self.drain().await?;
+        self.end_recording().await;
+        let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
+        if !self.piece.cut(there).await.map_err(disk_error)? {
+            // The name stays in the row: whoever comes next begins a place of its own.
+            return Ok(());
+        }
+        let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
+        let progress = self.turn.progress.clone();
+        self.leave(self.turn.stored, &hash_state, progress.as_ref()).await
+    }
+
+    /// Gives back the room of what was written and not told, after a write that failed: the disk has none to spare.
+    async fn go_back(&mut self) -> Result<()> {
+        if let Some(writing) = self.writing.take() {
+            let _ = writing.await;
+        }
+        if let Some(recording) = self.recording.take() {
+            self.recorded_or_lost(recording).await?;
+        }
+        // What may have been told must stay.
+        if self.left || self.may_be_told != self.told.stored {
+            return Ok(());
+        }
+        let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
+        if self.piece.cut(there).await.map_err(disk_error)? {
+            let Told { stored, hash_state, progress } = &self.told;
+            let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
+            self.leave(stored, &hash_state, progress.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+        self.left = true;
+        let written = self.as_written(stored, hash_state, progress);
+        match writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
+            true => {
+                self.piece.recorded();
+                Ok(())
+            }
+            false => Err(lost()),
+        }
+    }
+
+    /// Two records of one request never cross.
+    async fn end_recording(&mut self) {
+        if let Some(recording) = self.recording.take() {
+            let _ = recording.await;
+        }
+    }
+
+    fn as_written<'a>(
+        &self,
+        stored: i64,
+        hash_state: &'a [u8],
+        progress: Option<&'a Progress>,
+    ) -> Written<'a> {
+        let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
+        Written { file, writer, piece_start, stored, hash_state, progress }
+    }
+
+    /// Bytes of the file with those of this request.
+    fn stored(&self) -> Result<i64> {
+        Ok(self.turn.stored + to_bytes(self.arrived)?)
+    }
+}
+
+/// Another instance has given the upload to another request, or it is gone.
+fn lost() -> Error {
+    Error::conflict("Another request has taken over this upload, or it was removed.")
+}
+
+fn restore(state: &[u8]) -> Result<Sha256> {
+    let state = <&SerializedState<Sha256>>::try_from(state)
+        .map_err(|_| Error::internal("a hash state is of another size"))?;
+    Sha256::deserialize(state).map_err(|_| Error::internal("a hash state cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_instance_goes_on_with_a_hash() {
+        let whole: Vec<u8> = (0..1_000_u32).flat_map(u32::to_le_bytes).collect();
+        for cut in [0, 1, 63, 64, 65, 2_000, whole.len()] {
+            let mut one = Sha256::new();
+            one.update(&whole[..cut]);
+            let mut other = restore(&one.serialize()).unwrap();
+            other.update(&whole[cut..]);
+            assert_eq!(other.finalize(), Sha256::digest(&whole), "cut at {cut}");
+        }
+        assert!(restore(&[1, 2, 3]).is_err());
+    }
+}

@@ -1,0 +1,429 @@
+//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a POST that is repeated gets the answer of its
+//! first execution.
+//!
+//! - The same key with the same address and body → the saved answer, with `Idempotency-Replayed: true`; with another
+//!   address or body → 422; while the first is in flight → 409 with `Retry-After`.
+//! - Answers that may be another next time (5xx, 401, 403, 408, 409, 429) are not saved.
+//! - An execution goes on when its client hangs up, so that the repetition finds its answer. When the process dies,
+//!   the repetition takes over as soon as the lock has run out; what the dead one had committed without an answer is
+//!   then done again, so handlers keep one transaction.
+//! - Of an answer beyond 64 KiB a short form is kept, where it has one (`Abridged`): a report's names its batch and counts
+//!   the refusals. An account has room for 100,000 keys and 64 MiB of answers in a day; beyond that a new key is refused
+//!   with 429, because a key that is forgotten too early would let a request have its effect twice.
+//! - Bodies are sealed with `webhook.encryption_keys`: some hold a secret that is shown once. Without a key, successes
+//!   with `Cache-Control: no-store` are kept without their body, and their repetition is a 409 that says so.
+//! - While the database is away no key is known. All requests with one are refused then, but for reports of prices on a
+//!   bus that outlives the database: they are taken, and a repetition is a report of its own.
+//!
+//! JSON requests need nothing of their handlers: `middleware` does it all. A handler that streams its body calls
+//! `begin` before and `Execution::finish` after.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::TimeDelta;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::database::deadline::GaveUp;
+use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
+use crate::http::extract::body::{is_ndjson, read_limited};
+use crate::http::extract::caller::{Caller, authenticate};
+use crate::store::idempotency::{self as store, Found, Name, Saved};
+
+const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const MAX_KEY: usize = 255;
+/// How long an answer is kept.
+const KEPT: TimeDelta = TimeDelta::hours(24);
+/// How long a request is locked without a sign of life of its process.
+const LOCK: Duration = Duration::from_secs(30);
+/// How long a statement about a key may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// And where prices are taken without their key sooner than not at all.
+const PRICES_PATIENCE: Duration = Duration::from_secs(2);
+/// The most bytes of an answer that is kept as it is. Of a larger one its `Abridged` form is kept, where it has one.
+const MAX_KEPT: usize = 64 << 10;
+/// A larger answer is not looked at, in bytes; none of ours is.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// What is kept of an answer that is too large to be kept whole; its handler puts it on the response.
+#[derive(Clone)]
+pub struct Abridged(pub Bytes);
+
+/// What is sealed begins with its version, which is not 0 (see `secrets`).
+const PLAIN: u8 = 0;
+
+/// What a request with a key is.
+pub enum Begun {
+    /// The first of its key, or without a key: execute it.
+    Execution(Execution),
+    /// A repetition: compare the body, and answer the same.
+    Repetition(Repetition),
+}
+
+/// Serves every POST with a key whose body fits into memory.
+pub async fn middleware(State(app): State<App>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    // A report of lines begins and finishes by itself, and so does an upload.
+    let path = request.uri().path();
+    let streamed = (is_ndjson(headers) && path == "/v1/prices") || path == "/v1/files";
+    if request.method() != Method::POST || !headers.contains_key(HEADER) || streamed {
+        return next.run(request).await;
+    }
+    run(app, request, next).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn run(app: App, request: Request, next: Next) -> Result<Response> {
+    let (mut parts, body) = request.into_parts();
+    let caller = authenticate(&app, &mut parts).await?;
+    let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
+    let hash = digest(&SHA256, &body);
+    let execution = match begin(&app, &caller, &parts.uri, &parts.headers, Some(hash.as_ref())).await? {
+        Begun::Repetition(repetition) => return repetition.answer(hash.as_ref()),
+        Begun::Execution(execution) => execution,
+    };
+    let request = Request::from_parts(parts, Body::from(body));
+    let outliving = app.clone();
+    let work = async move {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let answer = match app.suspicion.limit(app.config.server.request_timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
+            Err(GaveUp) => Error::unavailable("the handler took too long").into_response(),
+        };
+        execution.finish(answer, hash.as_ref()).await
+    };
+    outlive(&outliving, caller.account, work).await
+}
+
+/// Does work in a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+///
+/// # Errors
+/// `Internal`: the work panicked.
+pub async fn outlive<T: Send + 'static>(
+    app: &App,
+    account: Uuid,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T> {
+    let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
+    let cpu = app.cpu.clone();
+    let work = async move { cpu.share(|| Some(account), work).await };
+    tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
+}
+
+/// Begins a request of `caller`. `hash` is the SHA-256 of the body where that has been read.
+///
+/// # Errors
+/// `Malformed` for a bad key, `Invalid` when it was used for another request, `Conflict` while that is in flight.
+pub async fn begin(
+    app: &App,
+    caller: &Caller,
+    uri: &Uri,
+    headers: &HeaderMap,
+    hash: Option<&[u8]>,
+) -> Result<Begun> {
+    let Some(key) = read_key(headers)? else { return Ok(Begun::Execution(Execution(None))) };
+    // With what the token may do: the answer of a stronger token is not for a weaker one.
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let route = &format!("{target} {}", caller.scopes.join(" "));
+    let now = app.clock.now();
+    let name = Name { account: caller.account, key: &key };
+    let found = store::begin(&app.writer, name, route, hash, now, now + LOCK, now - KEPT);
+    let found = match app.bus.outlives_database() && uri.path() == "/v1/prices" {
+        false => found.await?,
+        true => {
+            match app.suspicion.limit(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
+                // Taken without its key rather than not at all: prices that come twice change nothing.
+                Err(error) if error.kind == Kind::Unavailable => {
+                    return Ok(Begun::Execution(Execution(None)));
+                }
+                found => found?,
+            }
+        }
+    };
+    match found {
+        Found::Nothing { began_at } => {
+            let claim = Claim { app: app.clone(), account: caller.account, key, began_at };
+            let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
+            let execution = Execution(Some(Open { claim, heart, closed: false }));
+            // Where there is no room for another, it is given up again.
+            let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
+            app.suspicion.limit(PATIENCE, room).await??;
+            Ok(Begun::Execution(execution))
+        }
+        Found::Answered(saved) => {
+            let owner = owner(caller.account, &key);
+            Ok(Begun::Repetition(Repetition { app: app.clone(), owner, saved }))
+        }
+        Found::Another => Err(another_request()),
+        Found::InFlight => {
+            let mut refusal = Error::conflict("The request with this Idempotency-Key is still in flight.");
+            refusal.retry_after_s = Some(1);
+            Err(refusal)
+        }
+    }
+}
+
+fn another_request() -> Error {
+    let detail = "was used for another request";
+    let mut refusal = Error::new(Kind::Invalid, format!("The Idempotency-Key {detail}."));
+    refusal.errors.push(FieldError { pointer: "Idempotency-Key".to_owned(), detail: detail.to_owned() });
+    refusal
+}
+
+/// A string of structured fields (RFC 9651), in quotes; what many send without quotes is taken too.
+fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let wrong = || Error::malformed("Idempotency-Key must be one text in quotes of 1 to 255 characters.");
+    let mut given = headers.get_all(HEADER).iter();
+    let Some(value) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(wrong());
+    }
+    let text = value.to_str().map_err(|_| wrong())?.trim();
+    let key = match text.strip_prefix('"') {
+        Some(quoted) => unquote(quoted).ok_or_else(wrong)?,
+        None if text.bytes().any(|b| matches!(b, b'"' | b'\\' | b',' | b' ')) => return Err(wrong()),
+        None => text.to_owned(),
+    };
+    if key.is_empty() || key.len() > MAX_KEY { Err(wrong()) } else { Ok(Some(key)) }
+}
+
+/// What stands between the quotes; parameters after them are for others.
+fn unquote(text: &str) -> Option<String> {
+    let mut key = String::new();
+    let mut rest = text.chars();
+    loop {
+        match rest.next()? {
+            '"' => break,
+            '\\' => key.push(rest.next().filter(|c| matches!(c, '"' | '\\'))?),
+            c => key.push(c),
+        }
+    }
+    let rest = rest.as_str().trim_start();
+    (rest.is_empty() || rest.starts_with(';')).then_some(key)
+}
+
+/// Whose sealed body it is: it opens under no other key.
+fn owner(account: Uuid, key: &str) -> Uuid {
+    let hash = digest(&SHA256, &[account.as_bytes(), key.as_bytes()].concat());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.as_ref()[..16]);
+    Uuid::from_bytes(id)
+}
+
+/// A request that is being executed. Dropped without an answer, it is given up.
+pub struct Execution(Option<Open>);
+
+struct Open {
+    claim: Claim,
+    heart: AbortHandle,
+    closed: bool,
+}
+
+#[derive(Clone)]
+struct Claim {
+    app: App,
+    account: Uuid,
+    key: String,
+    began_at: chrono::DateTime<chrono::Utc>,
+}
+
+impl Claim {
+    fn name(&self) -> Name<'_> {
+        Name { account: self.account, key: &self.key }
+    }
+
+    /// Prolongs the lock until it is aborted, or somebody else has the request.
+    async fn stay_alive(self) {
+        loop {
+            tokio::time::sleep(LOCK / 3).await;
+            let until = self.app.clock.now() + LOCK;
+            let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
+            match self.app.suspicion.limit(PATIENCE, prolong).await {
+                Ok(Ok(true)) | Err(GaveUp) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => {
+                    log::warn!(target: "salebell::idempotency", "a lock is not prolonged: {}", chain(&error));
+                }
+            }
+        }
+    }
+
+    async fn give_up(&self) {
+        let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
+        if let Ok(Err(error)) = self.app.suspicion.limit(PATIENCE, give_up).await {
+            log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
+        }
+    }
+}
+
+impl Execution {
+    /// Whether its answer will be saved, so that the body's hash is needed.
+    pub fn has_key(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Saves the answer where it is one to be repeated, and hands it on. `hash` is the SHA-256 of the body.
+    pub async fn finish(mut self, answer: Response, hash: &[u8]) -> Response {
+        let Some(open) = self.0.as_mut() else { return answer };
+        let known = axum::body::HttpBody::size_hint(answer.body()).exact();
+        if !may_be_repeated(answer.status()) || known.is_none_or(|size| size > MAX_ANSWER) {
+            open.closed = true;
+            open.claim.give_up().await;
+            return answer;
+        }
+        let (parts, body) = answer.into_parts();
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Error::internal(error).into_response(),
+        };
+        // From here on it is answered. When that is not saved, the caller must hear it all the same, and the lock
+        // runs out by itself.
+        open.closed = true;
+        let kept = match body.len() > MAX_KEPT {
+            true => parts.extensions.get::<Abridged>().map(|short| short.0.clone()),
+            false => Some(body.clone()),
+        };
+        let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
+        if let Ok(Err(error)) = open.claim.app.suspicion.limit(PATIENCE, save).await {
+            log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
+        }
+        Response::from_parts(parts, Body::from(body))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.heart.abort();
+        if self.closed {
+            return;
+        }
+        let claim = self.claim.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { claim.give_up().await });
+        }
+    }
+}
+
+/// The same request would get the same answer again.
+fn may_be_repeated(status: StatusCode) -> bool {
+    !status.is_server_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 409 | 415 | 425 | 429)
+}
+
+impl Claim {
+    /// Without `body` the answer is too large to be kept.
+    async fn save(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<&[u8]>,
+        hash: &[u8],
+    ) -> Result<()> {
+        let keyring = &self.app.keyring;
+        let unstored = headers.get(header::CACHE_CONTROL).is_some_and(|value| value == "no-store");
+        let secret = unstored && status.is_success();
+        let body = match body {
+            Some(body) if keyring.can_seal() => Some(keyring.seal(owner(self.account, &self.key), body)?),
+            Some(body) if !secret => Some([&[PLAIN], body].concat()),
+            _ => None,
+        };
+        let bytes = body.as_ref().map_or(0, Vec::len);
+        self.app.kept_answers.note_kept(self.account, bytes);
+        let text = |value: &HeaderValue| value.to_str().ok().map(Value::from);
+        let headers: Map<String, Value> =
+            headers.iter().filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
+        let answer = Saved { digest: hash.to_vec(), status: status.as_u16(), headers: headers.into(), body };
+        store::save(&self.app.writer, self.name(), self.began_at, &answer).await
+    }
+}
+
+/// The answer of the first execution.
+pub struct Repetition {
+    app: App,
+    owner: Uuid,
+    saved: Saved,
+}
+
+impl Repetition {
+    /// The saved answer, for a body of this SHA-256.
+    ///
+    /// # Errors
+    /// `Invalid` when it is another body, `Conflict` when the answer was not kept.
+    pub fn answer(self, hash: &[u8]) -> Result<Response> {
+        if self.saved.digest != hash {
+            return Err(another_request());
+        }
+        let lost = || {
+            let detail = "It was done, but its answer is not kept: it held a secret, or was too large.";
+            let location = self.saved.headers.get("location").and_then(Value::as_str);
+            Error::conflict(location.map_or(detail.to_owned(), |at| format!("{detail} It is at {at}.")))
+        };
+        let body = match self.saved.body.as_deref() {
+            None => return Err(lost()),
+            Some([PLAIN, plain @ ..]) => plain.to_vec(),
+            Some(sealed) => {
+                use secrecy::ExposeSecret;
+                self.app.keyring.open(self.owner, sealed).map_err(|_| lost())?.expose_secret().to_vec()
+            }
+        };
+        let mut answer = Response::new(Body::from(body));
+        *answer.status_mut() = StatusCode::from_u16(self.saved.status).map_err(Error::internal)?;
+        for (name, value) in self.saved.headers.as_object().into_iter().flatten() {
+            let name = HeaderName::try_from(name.as_str()).map_err(Error::internal)?;
+            let value = HeaderValue::try_from(value.as_str().unwrap_or_default()).map_err(Error::internal)?;
+            answer.headers_mut().insert(name, value);
+        }
+        answer.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(values: &[&str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        read_key(&headers).ok().flatten()
+    }
+
+    #[test]
+    fn a_key_is_a_text_in_quotes_or_a_bare_word() {
+        let long = "x".repeat(256);
+        for (header, expected) in [
+            ("\"8e03978e-40d5-43e8-bc93-6894a57f9324\"", Some("8e03978e-40d5-43e8-bc93-6894a57f9324")),
+            ("8e03978e-40d5-43e8-bc93-6894a57f9324", Some("8e03978e-40d5-43e8-bc93-6894a57f9324")),
+            (r#""a \"b\" \\c""#, Some(r#"a "b" \c"#)),
+            ("\"a\";v=1", Some("a")),
+            ("\"a\" ; v", Some("a")),
+            (&long[..255], Some(&long[..255])),
+            (&long, None),
+            ("\"\"", None),
+            ("", None),
+            ("\"a", None),
+            ("\"a\" b", None),
+            (r#""a\b""#, None),
+            ("a, b", None),
+            ("a b", None),
+            ("é", None),
+        ] {
+            assert_eq!(key(&[header]).as_deref(), expected, "{header}");
+        }
+        assert_eq!(key(&["\"a\"", "\"b\""]), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! `/v1/stats/weekly` and `/v1/admin/stats/weekly`: what was done week by week, as JSON, CSV or a page.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::response::Response;
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::extract::accept::{Format, choose};
+use super::extract::body::{Params, bad_parameter};
+use super::extract::caller::Caller;
+use super::extract::conditional;
+use super::extract::page::{Page, Paging};
+use crate::app::App;
+use crate::domain::statistics::Counts;
+use crate::domain::week::Week;
+use crate::error::{Error, Result};
+use crate::store::statistics::{self, AccountName, Span, WeekStatistics};
+use crate::weekly_report::{csv, page};
+
+/// A week of the whole service, or of one account.
+#[derive(Serialize)]
+pub struct WeekResponse {
+    week: Week,
+    /// Its Monday.
+    from: NaiveDate,
+    /// Its Sunday.
+    to: NaiveDate,
+    /// What was done later is not in it.
+    computed_at: DateTime<Utc>,
+    /// It was computed after the week was over.
+    complete: bool,
+    /// Accounts that have done anything; only of the whole service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accounts: Option<i64>,
+    /// Whose it is; only for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountResponse>,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+#[derive(Serialize)]
+struct AccountResponse {
+    id: Uuid,
+    /// `null`: it has been removed since.
+    issuer: Option<String>,
+    subject: Option<String>,
+}
+
+impl From<WeekStatistics> for WeekResponse {
+    fn from(found: WeekStatistics) -> WeekResponse {
+        let WeekStatistics { week, computed_at, accounts, account, counts } = found;
+        WeekResponse {
+            week,
+            from: week.monday(),
+            to: week.sunday(),
+            computed_at,
+            complete: computed_at >= week.end(),
+            accounts,
+            account: account.map(|AccountName { id, issuer, subject }| AccountResponse {
+                id,
+                issuer,
+                subject,
+            }),
+            counts,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnStatisticsParams {
+    week: Option<Week>,
+}
+
+/// What a line is about.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    Account,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminStatisticsParams {
+    week: Option<Week>,
+    /// The accounts of the week instead of the whole service.
+    by: Option<By>,
+    /// The weeks of this account instead of the whole service.
+    account: Option<Uuid>,
+}
+
+/// `GET /v1/stats/weekly`: a caller's own weeks, the newest first.
+pub async fn own(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<OwnStatisticsParams>,
+    paging: Paging,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let span = span_of(params.week, paging.after()?);
+    let found = statistics::list_weeks_of_account(&app.writer, caller.account, span, paging.rows()).await?;
+    let mut page = paging.page(found, |found| found.week.monday())?;
+    // Callers know who they are.
+    page.items.iter_mut().for_each(|found| found.account = None);
+    respond(&headers, &uri, page, choose(&headers, &[Format::Json, Format::Csv]))
+}
+
+/// `GET /v1/admin/stats/weekly`: the weeks of the whole service, the newest first; or the accounts of a week; or the
+/// weeks of an account. As a page: the report.
+pub async fn admin(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<AdminStatisticsParams>,
+    paging: Paging,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response> {
+    caller.require("operator")?;
+    let AdminStatisticsParams { week, by, account } = params;
+    let mut format = choose(&headers, &[Format::Json, Format::Csv, Format::Html]);
+    if matches!(format, Format::Html) && by.is_none() && account.is_none() {
+        let page = page::make_page(&app.reader, week).await?;
+        return page_response(&headers, page);
+    }
+    // The report is about the whole service alone.
+    if matches!(format, Format::Html) {
+        format = Format::Json;
+    }
+    let page = match (by, account) {
+        (Some(_), Some(_)) => return Err(bad_parameter("by", "does not go with account")),
+        (Some(By::Account), None) => {
+            let week = week.ok_or_else(|| bad_parameter("week", "is required with by"))?;
+            let (after, rows) = (paging.after()?, paging.rows());
+            let found = statistics::list_accounts_of_week(&app.reader, week, after, rows).await?;
+            paging.page(found, |found| {
+                (found.counts.actions(), found.account.as_ref().map_or(Uuid::nil(), |account| account.id))
+            })?
+        }
+        (None, account) => {
+            let (span, rows) = (span_of(week, paging.after()?), paging.rows());
+            let found = match account {
+                Some(id) => statistics::list_weeks_of_account(&app.reader, id, span, rows).await?,
+                None => statistics::list_weeks(&app.reader, span, rows).await?,
+            };
+            paging.page(found, |found| found.week.monday())?
+        }
+    };
+    respond(&headers, &uri, page, format)
+}
+
+/// All weeks before `before`, or the one that is asked for.
+fn span_of(week: Option<Week>, before: Option<NaiveDate>) -> Span {
+    let end = week.map(|week| week.next().monday());
+    Span { from: week.map(Week::monday), before: before.into_iter().chain(end).min() }
+}
+
+fn respond(headers: &HeaderMap, uri: &Uri, page: Page<WeekStatistics>, format: Format) -> Result<Response> {
+    let mut response = match format {
+        Format::Csv => {
+            let body = csv::write_csv(&page.items).into_bytes();
+            let mut response = conditional::respond_as(headers, csv::MEDIA_TYPE, body)?;
+            let file = HeaderValue::from_static("attachment; filename=\"weekly-statistics.csv\"");
+            response.headers_mut().insert(header::CONTENT_DISPOSITION, file);
+            if let Some(cursor) = &page.next_cursor {
+                let next = HeaderValue::from_str(&next_link(uri, cursor)).map_err(Error::internal)?;
+                response.headers_mut().insert(header::LINK, next);
+            }
+            response
+        }
+        _ => conditional::respond(headers, &page.map(WeekResponse::from))?,
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// CSV has no place for a cursor: RFC 8288.
+fn next_link(uri: &Uri, cursor: &str) -> String {
+    let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(pairs.filter(|(name, _)| name != "cursor")).append_pair("cursor", cursor);
+    format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish())
+}
+
+fn page_response(headers: &HeaderMap, page: String) -> Result<Response> {
+    let mut response = conditional::respond_as(headers, "text/html; charset=utf-8", page.into_bytes())?;
+    let policy = HeaderValue::from_str(&format!("{}; frame-ancestors 'none'", page::content_policy()));
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.map_err(Error::internal)?);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}

@@ -1,0 +1,174 @@
+//! A serving process: its parts, signals, what systemd is told, the end.
+//!
+//! ```text
+//! SIGTERM or SIGINT → app.stopping: readiness fails, workers begin nothing new
+//!                   → each part drains within its limits → exit
+//! a second signal   → exit at once
+//! ```
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::health::systemd::notify;
+use crate::server::Server;
+use crate::telemetry::emf::Reporter;
+use crate::telemetry::gauges::Gauges;
+
+/// How long the last metrics may take to be written.
+const METRICS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
+pub struct Part {
+    name: &'static str,
+    work: BoxFuture<'static, Result<()>>,
+}
+
+impl Part {
+    /// A part called `name` in the log.
+    pub fn new(name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) -> Part {
+        Part { name, work: work.boxed() }
+    }
+}
+
+/// Secrets do not leave a process that holds them: the kernel writes no core dump of it, and no other process of its
+/// user may read its memory.
+///
+/// # Errors
+/// The kernel does not take it.
+pub fn forbid_core_dumps() -> Result<()> {
+    // The limit alone does not hold where cores are piped into a program.
+    nix::sys::prctl::set_dumpable(false).map_err(Error::internal)?;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
+}
+
+/// Runs the parts until a signal, and then until they have drained. Serves `metrics` and writes them for CloudWatch as
+/// those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
+///
+/// # Errors
+/// A part ended before it was told to, or did not end after it was.
+pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Part>) -> Result<()> {
+    let signals = Signals::new()?;
+    // Before anything is counted.
+    let reporter = Reporter::start(&app.config.telemetry, service);
+    log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
+    let drained = CancellationToken::new();
+    let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
+    let signals = tokio::spawn(signals.stop(app.clone(), reporter.clone()));
+    let reports = reporter.clone().map(|reporter| tokio::spawn(report_metrics(app.clone(), reporter)));
+    let watchdog = tokio::spawn(app.pulses.clone().feed_watchdog());
+    notify(NotifyState::Ready);
+
+    let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));
+    let limit = async {
+        app.stopping.cancelled().await;
+        notify(NotifyState::Stopping);
+        tokio::time::sleep(app.config.server.stop_limit()).await;
+    };
+    let ends: Result<Vec<()>> = tokio::select! {
+        ends = parts => ends.into_iter().collect(),
+        () = limit => Err(Error::internal("not everything ended in time")),
+    };
+    // The last numbers can be read until the last request has been answered.
+    drained.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
+    signals.abort();
+    watchdog.abort();
+    if let (Some(reporter), Some(reports)) = (reporter, reports) {
+        reports.abort();
+        write_last_metrics(&app, &reporter).await;
+    }
+    log::info!(target: "salebell::process", "stopped");
+    ends.map(drop)
+}
+
+/// Writes metrics for CloudWatch, again and again.
+async fn report_metrics(app: App, reporter: Reporter) {
+    let mut ticks = tokio::time::interval(reporter.every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first one comes at once, and there is nothing to tell.
+    ticks.tick().await;
+    let gauges = Gauges::default();
+    loop {
+        ticks.tick().await;
+        gauges.look(&app).await;
+        write_metrics(&app, &reporter).await;
+    }
+}
+
+/// Waits for whoever reads. What is not written comes with the next line.
+async fn write_metrics(app: &App, reporter: &Reporter) {
+    let (reporter, now) = (reporter.clone(), app.clock.now());
+    let written = tokio::task::spawn_blocking(move || reporter.write(now)).await;
+    if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
+        log::warn!(target: "salebell::emf", "metrics were not written: {error}");
+    }
+}
+
+/// The end of the process does not wait for a reader that does not read.
+async fn write_last_metrics(app: &App, reporter: &Reporter) {
+    if tokio::time::timeout(METRICS_PATIENCE, write_metrics(app, reporter)).await.is_err() {
+        log::warn!(target: "salebell::emf", "the last metrics were not written: nobody reads them");
+    }
+}
+
+/// A part that ends before it is told to takes the process with it: systemd starts it anew.
+async fn run_part(app: App, part: Part) -> Result<()> {
+    // In a task of its own, so that a panic is this part's end and not the silence of all.
+    let end = match tokio::spawn(part.work).await {
+        Ok(end) => end,
+        Err(panic) => Err(Error::internal(panic)),
+    };
+    let early = !app.stopping.is_cancelled();
+    app.stopping.cancel();
+    match end {
+        Ok(()) if early => Err(Error::internal(format!("{} ended without being told to", part.name))),
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let reason = crate::error::chain(&error);
+            log::error!(target: "salebell::process", "{} failed: {reason}", part.name);
+            Err(error)
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let listen = |kind| signal(kind).map_err(Error::internal);
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(mut self, app: App, reporter: Option<Reporter>) {
+        let name = self.next().await;
+        log::info!(target: "salebell::process", "{name}: stopping");
+        app.stopping.cancel();
+        let name = self.next().await;
+        log::warn!(target: "salebell::process", "{name} again: leaving at once");
+        if let Some(reporter) = reporter {
+            write_last_metrics(&app, &reporter).await;
+        }
+        log::logger().flush();
+        std::process::exit(1);
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Exports: queries that the worker writes into files. Their rows are in `exported_rows`.
+
+pub mod rows;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::accounts;
+use crate::database::pool::PgPool;
+use crate::error::{Error, Kind, Result};
+
+/// An account has no more exports waiting or being written than this.
+const MAX_OPEN: i64 = 20;
+
+/// An export as its owner sees it.
+#[derive(Clone, Debug, FromRow)]
+pub struct Export {
+    pub id: Uuid,
+    pub options: Value,
+    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
+    pub state: String,
+    pub failure: Option<String>,
+    pub file_id: Option<Uuid>,
+    pub rows_written: i64,
+    pub bytes_written: i64,
+    pub rows_total: Option<i64>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str =
+    "id, options, state, failure, file_id, rows_written, bytes_written, rows_total, created_at,
+    started_at, finished_at";
+
+/// Queues an export.
+///
+/// # Errors
+/// `TooManyRequests` when too many of the account's wait.
+pub async fn create_export(
+    pool: &PgPool,
+    account: Uuid,
+    id: Uuid,
+    options: Value,
+    keep_until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Export> {
+    let mut transaction = pool.begin().await?;
+    accounts::lock_account(&mut *transaction, account).await?;
+    let open = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from exports where account_id = $1 and state in ('queued', 'writing')"#,
+        account,
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if open >= MAX_OPEN {
+        let detail = format!("No more than {MAX_OPEN} exports of an account wait at once.");
+        return Err(Error::new(Kind::TooManyRequests, detail));
+    }
+    let mut query =
+        QueryBuilder::new("insert into exports (id, account_id, options, keep_until, created_at) values (");
+    let mut values = query.separated(", ");
+    values.push_bind(id).push_bind(account).push_bind(options).push_bind(keep_until).push_bind(now);
+    query.push(") returning ").push(COLUMNS);
+    let export = query.build_query_as().fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(export)
+}
+
+/// An account's exports, the newest first; `before` is the id after which the page begins.
+pub async fn list_exports(
+    pool: &PgPool,
+    account: Uuid,
+    before: Option<Uuid>,
+    rows: i64,
+) -> Result<Vec<Export>> {
+    let mut query = QueryBuilder::<Postgres>::new("select ");
+    query.push(COLUMNS).push(" from exports where account_id = ").push_bind(account);
+    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" order by id desc limit ").push_bind(rows);
+    Ok(query.build_query_as().fetch_all(pool).await?)
+}
+
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn find_export(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Export> {
+    let mut query = QueryBuilder::<Postgres>::new("select ");
+    query.push(COLUMNS).push(" from exports where id = ").push_bind(id);
+    query.push(" and account_id = ").push_bind(account);
+    query.build_query_as().fetch_optional(pool).await?.ok_or_else(|| Error::not_found("export"))
+}
+
+/// Ends an export that is not done; the worker removes what there is of its file.
+///
+/// # Errors
+/// `NotFound`, also for another account's; `Conflict` when it is done.
+pub async fn cancel_export(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Export> {
+    find_export(pool, account, id).await?;
+    let cancelled = sqlx::query!(
+        "with cancelled as (
+            update exports set state = 'cancelled', holder = null, leased_until = null, finished_at = $3
+            where id = $1 and account_id = $2 and state in ('queued', 'writing')
+            returning file_id
+         ),
+         hidden as (
+            update files f set state = 'removing', writer = null, updated_at = $3 from cancelled where f.id = cancelled.file_id
+         )
+         select 1 as one from cancelled",
+        id,
+        account,
+        now,
+    )
+    .fetch_optional(pool)
+    .await?;
+    match cancelled {
+        Some(_) => find_export(pool, account, id).await,
+        None => Err(Error::conflict("The export has come to its end already.")),
+    }
+}
+
+/// An export that a worker has taken.
+pub struct Claimed {
+    pub id: Uuid,
+    pub account_id: Uuid,
+    pub options: Value,
+    pub keep_until: DateTime<Utc>,
+    /// What a worker before has begun to write.
+    pub file_id: Option<Uuid>,
+    /// How often it was taken, this one included.
+    pub tries: i32,
+}
+
+/// Takes the oldest export that nobody writes.
+pub async fn claim_export(
+    pool: &PgPool,
+    holder: Uuid,
+    now: DateTime<Utc>,
+    lease: DateTime<Utc>,
+) -> Result<Option<Claimed>> {
+    let claimed = sqlx::query_as!(
+        Claimed,
+        "update exports set state = 'writing', holder = $1, leased_until = $3, tries = tries + 1,
+            started_at = coalesce(started_at, $2), rows_written = 0, bytes_written = 0
+         where id = (
+            select id from exports
+            where state in ('queued', 'writing') and (leased_until is null or leased_until <= $2)
+            order by id limit 1 for no key update skip locked)
+         returning id, account_id, options, keep_until, file_id, tries",
+        holder,
+        now,
+        lease,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(claimed)
+}
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Written {
+    pub rows: i64,
+    pub bytes: i64,
+    pub rows_total: Option<i64>,
+    pub file_id: Option<Uuid>,
+}
+
+/// Tells how far a worker has come, and keeps the export for it. False: it was cancelled, or another has it.
+pub async fn record_progress(
+    pool: &PgPool,
+    id: Uuid,
+    holder: Uuid,
+    written: &Written,
+    lease: DateTime<Utc>,
+) -> Result<bool> {
+    let kept = sqlx::query!(
+        "update exports set rows_written = $3, bytes_written = $4, rows_total = $5, file_id = $6, leased_until = $7
+         where id = $1 and holder = $2 and state = 'writing'",
+        id,
+        holder,
+        written.rows,
+        written.bytes,
+        written.rows_total,
+        written.file_id,
+        lease,
+    )
+    .execute(pool)
+    .await?;
+    Ok(kept.rows_affected() == 1)
+}
+
+/// The end: its file is whole, or `failure` kept it from that.
+pub async fn finish_export(
+    pool: &PgPool,
+    id: Uuid,
+    holder: Uuid,
+    written: &Written,
+    failure: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "update exports set state = case when $3::text is null then 'done' else 'failed' end, failure = $3, holder = null,
+            leased_until = null, rows_written = $4, bytes_written = $5, rows_total = case when $3::text is null then $4
+            else rows_total end, file_id = case when $3::text is null then $6::uuid end, finished_at = $7
+         where id = $1 and holder = $2 and state = 'writing'",
+        id,
+        holder,
+        failure,
+        written.rows,
+        written.bytes,
+        written.file_id,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives an export back that a worker could not go on with; another takes it at `again_at`.
+pub async fn release_export(pool: &PgPool, id: Uuid, holder: Uuid, again_at: DateTime<Utc>) -> Result<()> {
+    sqlx::query!(
+        "update exports set holder = null, leased_until = $3 where id = $1 and holder = $2 and state = 'writing'",
+        id,
+        holder,
+        again_at,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// About how many prices there are, without counting them.
+pub async fn estimate_prices(pool: &PgPool) -> Result<i64> {
+    let estimate = sqlx::query_scalar!(
+        r#"select greatest(coalesce(sum(c.reltuples), 0), 0)::bigint as "estimate!"
+         from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = 'price_history'::regclass"#,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(estimate)
+}

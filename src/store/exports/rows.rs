@@ -1,0 +1,224 @@
+//! The rows of exports, a page at a time, each page by the key of the last row of the one before. No transaction is open
+//! between two pages: a row that changes meanwhile stands as it was or as it is.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::database::pool::PgPool;
+use crate::domain::export::ExportFilter;
+use crate::error::Result;
+
+/// The end of the year 9999: no price was seen later.
+const LAST_INSTANT: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(instant) => instant,
+    None => DateTime::UNIX_EPOCH,
+};
+
+/// Amounts are minor units of `currency`.
+pub struct PriceRow {
+    pub offer_id: Uuid,
+    pub store: String,
+    pub sku: String,
+    pub title: String,
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub currency: String,
+    pub amount: i64,
+    pub regular: i64,
+    pub observed_at: DateTime<Utc>,
+    /// Until when it holds, as the store said.
+    pub holds_until: Option<DateTime<Utc>>,
+    pub available: bool,
+}
+
+/// The history of prices by offer and time.
+pub async fn list_prices(
+    pool: &PgPool,
+    filter: &ExportFilter,
+    after: (Uuid, DateTime<Utc>),
+    rows: i64,
+) -> Result<Vec<PriceRow>> {
+    let rows = sqlx::query_as!(
+        PriceRow,
+        "select h.offer_id, s.slug as store, o.sku, g.title, o.region, o.platform, o.url, h.currency, h.amount, h.regular,
+            h.observed_at, h.holds_until, h.available
+         from price_history h
+         join offers o on o.id = h.offer_id
+         join games g on g.id = o.game_id
+         join stores s on s.id = o.store_id
+         where (h.offer_id, h.observed_at) > ($1, $2)
+            and ($3::text is null or s.slug = $3) and ($4::text is null or o.region = $4)
+            and h.observed_at >= $5 and h.observed_at < $6
+         order by h.offer_id, h.observed_at limit $7",
+        after.0,
+        after.1,
+        filter.store,
+        filter.region,
+        filter.since.map_or(DateTime::UNIX_EPOCH, |since| since.0),
+        filter.until.map_or(LAST_INSTANT, |until| until.0),
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}
+
+/// Amounts are minor units of `currency`.
+pub struct DealRow {
+    pub id: Uuid,
+    pub store: String,
+    pub sku: String,
+    pub title: String,
+    pub region: String,
+    pub platform: Option<String>,
+    pub url: Option<String>,
+    pub currency: String,
+    pub amount: i64,
+    pub regular: i64,
+    pub cut: i16,
+    pub new_low: bool,
+    pub started_at: DateTime<Utc>,
+    pub ends_at: Option<DateTime<Utc>>,
+    pub low: Option<i64>,
+    pub low_at: Option<DateTime<Utc>>,
+}
+
+/// The sales that are going on, by id.
+pub async fn list_deals(
+    pool: &PgPool,
+    filter: &ExportFilter,
+    after: Uuid,
+    rows: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<DealRow>> {
+    let rows = sqlx::query_as!(
+        DealRow,
+        "select x.id, s.slug as store, o.sku, g.title, o.region, o.platform, o.url, x.currency, x.amount, x.regular, x.cut,
+            x.new_low, x.started_at, x.ends_at, o.low, o.low_at
+         from sales x
+         join offers o on o.id = x.offer_id
+         join games g on g.id = x.game_id
+         join stores s on s.id = x.store_id
+         where x.ended_at is null and (x.ends_at is null or x.ends_at > $5) and x.id > $1
+            and ($2::text is null or s.slug = $2) and ($3::text is null or x.region = $3)
+         order by x.id limit $4",
+        after,
+        filter.store,
+        filter.region,
+        rows,
+        now,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}
+
+/// A watch with its rule's target; amounts are minor units of `target_currency`.
+pub struct WatchRow {
+    pub id: Uuid,
+    pub game_id: Uuid,
+    pub title: String,
+    pub rule: String,
+    pub target_amount: Option<i64>,
+    pub target_currency: Option<String>,
+    pub target_cut: Option<i16>,
+    pub regions: Option<Vec<String>>,
+    pub platforms: Option<Vec<String>>,
+    pub currency: Option<String>,
+    pub paused: bool,
+    pub cadence: String,
+    pub priority: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// An account's watches, by id.
+pub async fn list_watches(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) -> Result<Vec<WatchRow>> {
+    let rows = sqlx::query_as!(
+        WatchRow,
+        "select w.id, w.game_id, g.title, w.rule, w.target_amount, w.target_currency, w.target_cut, w.regions, w.platforms,
+            w.currency, w.paused, w.cadence, w.priority, w.created_at
+         from watches w join games g on g.id = w.game_id
+         where w.account_id = $1 and w.id > $2 order by w.id limit $3",
+        account,
+        after,
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}
+
+/// Amounts are minor units of `currency`.
+pub struct NoticeRow {
+    pub id: Uuid,
+    pub watch_id: Uuid,
+    pub event_kind: String,
+    pub title: Option<String>,
+    pub store: Option<String>,
+    pub currency: String,
+    pub amount: i64,
+    pub regular: i64,
+    pub cut: i16,
+    pub new_low: bool,
+    pub created_at: DateTime<Utc>,
+    pub read_at: Option<DateTime<Utc>>,
+    pub observed_at: Option<DateTime<Utc>>,
+}
+
+/// An account's notices, by id.
+pub async fn list_notices(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) -> Result<Vec<NoticeRow>> {
+    let rows = sqlx::query_as!(
+        NoticeRow,
+        r#"select n.id, n.watch_id, n.event_kind, g.title as "title?", s.slug as "store?", n.currency, n.amount, n.regular,
+            n.cut, n.new_low, n.created_at, n.read_at, n.observed_at
+         from notices n
+         left join games g on g.id = n.game_id
+         left join offers o on o.id = n.offer_id
+         left join stores s on s.id = o.store_id
+         where n.account_id = $1 and n.id > $2 order by n.id limit $3"#,
+        account,
+        after,
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}
+
+pub struct FileRow {
+    pub id: Uuid,
+    pub name: String,
+    pub media_type: String,
+    pub state: String,
+    pub length: Option<i64>,
+    pub stored: i64,
+    pub sha256: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub completed_at: Option<DateTime<Utc>>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// An account's files, by id.
+pub async fn list_files(
+    pool: &PgPool,
+    account: Uuid,
+    after: Uuid,
+    rows: i64,
+    now: DateTime<Utc>,
+) -> Result<Vec<FileRow>> {
+    let rows = sqlx::query_as!(
+        FileRow,
+        "select id, name, media_type, state, length, stored, encode(sha256, 'hex') as sha256, created_at, completed_at,
+            expires_at
+         from files where account_id = $1 and id > $2 and state <> 'removing' and expires_at > $4
+         order by id limit $3",
+        account,
+        after,
+        rows,
+        now,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows)
+}

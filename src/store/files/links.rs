@@ -1,0 +1,204 @@
+//! Share links: addresses under which anybody may fetch a file, for a time and a number of downloads.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::StoredFile;
+use crate::database::pool::PgPool;
+use crate::domain::link::{Admission, Usage};
+use crate::error::{Error, Result};
+
+/// A link as its owner sees it; its token is not kept.
+#[derive(Clone, Debug)]
+pub struct FileLink {
+    pub id: Uuid,
+    pub created_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    pub max_downloads: Option<i32>,
+    /// Whole copies that were given out.
+    pub downloads: i32,
+    /// Bytes of all answers, those under way as if they were sent.
+    pub bytes_served: i64,
+}
+
+pub struct NewLink<'a> {
+    pub id: Uuid,
+    /// SHA-256 of its token.
+    pub digest: &'a [u8],
+    pub expires_at: DateTime<Utc>,
+    pub max_downloads: Option<i32>,
+}
+
+/// A file has no more links than this.
+const MAX_LINKS: i64 = 100;
+
+/// Makes a link to a complete file.
+///
+/// # Errors
+/// `Conflict` beyond the number of links of a file.
+pub async fn create_link(
+    pool: &PgPool,
+    file: Uuid,
+    new: &NewLink<'_>,
+    now: DateTime<Utc>,
+) -> Result<FileLink> {
+    let mut transaction = pool.begin().await?;
+    // By a statement before the one that counts: a statement that waits for a lock still counts what was there when it
+    // began.
+    sqlx::query!("select 1 as one from files where id = $1 for no key update", file)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let made = sqlx::query_as!(
+        FileLink,
+        "insert into file_links (id, file_id, digest, created_at, expires_at, max_downloads)
+         select $1, f.id, $3, $4, $5, $6
+         from files f
+         where f.id = $2 and (select count(*) from file_links where file_id = $2) < $7
+         returning id, created_at, expires_at, max_downloads, downloads, bytes_served",
+        new.id,
+        file,
+        new.digest,
+        now,
+        new.expires_at,
+        new.max_downloads,
+        MAX_LINKS,
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    made.ok_or_else(|| Error::conflict(format!("A file has no more than {MAX_LINKS} links.")))
+}
+
+/// A file's links, the newest first; `before` is the id after which the page begins.
+pub async fn list_links(pool: &PgPool, file: Uuid, before: Option<Uuid>, rows: i64) -> Result<Vec<FileLink>> {
+    let links = sqlx::query_as!(
+        FileLink,
+        "select id, created_at, expires_at, max_downloads, downloads, bytes_served from file_links
+         where file_id = $1 and id < $2 order by id desc limit $3",
+        file,
+        before.unwrap_or(Uuid::max()),
+        rows,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(links)
+}
+
+/// Takes a link back.
+///
+/// # Errors
+/// `NotFound` when the file has no such link.
+pub async fn delete_link(pool: &PgPool, file: Uuid, id: Uuid) -> Result<()> {
+    let deleted =
+        sqlx::query!("delete from file_links where file_id = $1 and id = $2", file, id).execute(pool).await?;
+    if deleted.rows_affected() == 0 { Err(Error::not_found("link")) } else { Ok(()) }
+}
+
+/// A link and its file, for anybody who knows its token.
+pub struct SharedFile {
+    pub link: Uuid,
+    pub file: StoredFile,
+    /// Downloads; `None`: any number.
+    pub most: Option<u64>,
+    pub usage: Usage,
+}
+
+/// The file of a link that is valid.
+///
+/// # Errors
+/// `NotFound`: there is no such link, or its time is over, or its file's.
+pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Result<SharedFile> {
+    let link = sqlx::query!(
+        "select l.id, l.file_id, f.account_id, l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
+         from file_links l join files f on f.id = l.file_id
+         where l.digest = $1 and l.expires_at > $2 and f.state = 'complete'",
+        digest,
+        now,
+    )
+    .fetch_optional(pool)
+    .await?
+    .ok_or_else(no_link)?;
+    let file = super::find_file(pool, link.account_id, link.file_id, now).await.map_err(|_| no_link())?;
+    Ok(SharedFile {
+        link: link.id,
+        file,
+        most: link.max_downloads.map(|most| u64::from(most.unsigned_abs())),
+        usage: usage(link.length, link.downloads, link.bytes_served, &link.given),
+    })
+}
+
+/// Promises the bytes from `start` to before `end` to an answer. From here on they count as given out, also when the
+/// process dies; what was not sent is given back by `count_served`.
+///
+/// # Errors
+/// `NotFound`: the link was taken back.
+pub async fn promise_bytes(pool: &PgPool, link: Uuid, start: u64, end: u64) -> Result<Admission> {
+    let mut transaction = pool.begin().await?;
+    let (most, usage) = lock_link(&mut transaction, link).await?.ok_or_else(no_link)?;
+    let admission = usage.admit(most.unwrap_or(u64::MAX), start, end);
+    if admission == Admission::Granted {
+        sqlx::query!(
+            "update file_links set bytes_served = bytes_served + $2 where id = $1",
+            link,
+            to_i64(end - start),
+        )
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+    }
+    Ok(admission)
+}
+
+/// Counts `sent` bytes from `start` on, of which `promised` were counted before they were sent.
+pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, sent: u64) -> Result<()> {
+    let mut transaction = pool.begin().await?;
+    // It may have been taken back meanwhile.
+    let Some((_, mut usage)) = lock_link(&mut transaction, link).await? else { return Ok(()) };
+    usage.give(start, sent);
+    let given: Vec<i64> = usage.given.iter().copied().map(to_i64).collect();
+    sqlx::query!(
+        "update file_links set downloads = $2, bytes_served = bytes_served + $3, given = $4 where id = $1",
+        link,
+        i32::try_from(usage.downloads).unwrap_or(i32::MAX),
+        to_i64(sent) - to_i64(promised),
+        &given,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn lock_link(connection: &mut PgConnection, link: Uuid) -> Result<Option<(Option<u64>, Usage)>> {
+    let link = sqlx::query!(
+        "select l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
+         from file_links l join files f on f.id = l.file_id where l.id = $1 for no key update of l",
+        link,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    Ok(link.map(|link| {
+        let most = link.max_downloads.map(|most| u64::from(most.unsigned_abs()));
+        (most, usage(link.length, link.downloads, link.bytes_served, &link.given))
+    }))
+}
+
+fn usage(length: Option<i64>, downloads: i32, bytes: i64, given: &[i64]) -> Usage {
+    Usage {
+        length: length.unwrap_or_default().unsigned_abs(),
+        downloads: u64::from(downloads.unsigned_abs()),
+        bytes: bytes.max(0).unsigned_abs(),
+        given: given.iter().map(|part| part.max(&0).unsigned_abs()).collect(),
+    }
+}
+
+/// A number of bytes as the database has it.
+fn to_i64(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// There is no such link, or it gives nothing any more: nobody is told which.
+pub fn no_link() -> Error {
+    Error::not_found("link")
+}

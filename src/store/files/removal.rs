@@ -1,0 +1,144 @@
+//! How files go: the row is hidden first, then the bytes are removed, then the row. Whatever dies in between, the next
+//! round goes on where it was.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::database::pool::PgPool;
+use crate::error::Result;
+use crate::store::files::no_file;
+
+/// Hides a file of an account's; its bytes follow.
+///
+/// # Errors
+/// `NotFound`, also for another account's.
+pub async fn hide_file(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    let hidden = sqlx::query!(
+        "update files set state = 'removing', writer = null, updated_at = $3
+         where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3",
+        id,
+        account,
+        now,
+    )
+    .execute(pool)
+    .await?;
+    if hidden.rows_affected() == 0 { Err(no_file()) } else { Ok(()) }
+}
+
+/// Hides files whose time is over. Returns how many.
+pub async fn hide_expired(pool: &PgPool, max: i64, now: DateTime<Utc>) -> Result<u64> {
+    let hidden = sqlx::query!(
+        "update files set state = 'removing', writer = null, updated_at = $1
+         where id = any (array(
+            select id from files where expires_at <= $1 and state <> 'removing'
+            order by expires_at limit $2 for no key update skip locked))",
+        now,
+        max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(hidden.rows_affected())
+}
+
+/// Hidden files, of which `after` is the last that was seen.
+pub async fn list_hidden(pool: &PgPool, after: Uuid, max: i64) -> Result<Vec<Uuid>> {
+    let hidden = sqlx::query_scalar!(
+        "select id from files where state = 'removing' and id > $1 order by id limit $2",
+        after,
+        max,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(hidden)
+}
+
+/// A place, and what else its store of blobs has for it.
+pub struct PlaceToEmpty {
+    pub place: String,
+    pub progress: Option<Value>,
+}
+
+/// The places of a hidden file whose bytes no other file has.
+pub async fn list_places_to_empty(pool: &PgPool, id: Uuid) -> Result<Vec<PlaceToEmpty>> {
+    let places = sqlx::query_as!(
+        PlaceToEmpty,
+        "select distinct on (p.place) p.place, p.progress from file_pieces p
+         where p.file_id = $1
+            and not exists (select from file_pieces other where other.place = p.place and other.file_id <> $1)
+         order by p.place",
+        id,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(places)
+}
+
+/// Forgets a hidden file whose bytes are gone.
+pub async fn forget_file(pool: &PgPool, id: Uuid) -> Result<()> {
+    sqlx::query!("delete from files where id = $1 and state = 'removing'", id).execute(pool).await?;
+    Ok(())
+}
+
+/// Which of these names belong to no file: neither as the place that stands at the same index, nor as the tail of the
+/// piece there.
+pub async fn list_unknown_names(pool: &PgPool, names: &[String], places: &[String]) -> Result<Vec<String>> {
+    let unknown = sqlx::query_scalar!(
+        r#"select named.name as "name!" from unnest($1::text[], $2::text[]) as named (name, place)
+         where not exists (
+            select from file_pieces p
+            where p.place = named.place and (p.place = named.name or p.progress ->> 'tail' = named.name))"#,
+        names,
+        places,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(unknown)
+}
+
+/// Which uploads that a store has open for a place belong to no piece; each is known by its id alone.
+pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[String]) -> Result<Vec<String>> {
+    let unknown = sqlx::query_scalar!(
+        r#"select named.id as "id!" from unnest($1::text[], $2::text[]) as named (place, id)
+         where not exists (
+            select from file_pieces p where p.place = named.place and p.progress ->> 'upload' = named.id)"#,
+        places,
+        ids,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(unknown)
+}
+
+/// A piece that must be there.
+pub struct KeptPiece {
+    pub file_id: Uuid,
+    pub start_at: i64,
+    pub length: i64,
+    pub place: String,
+}
+
+/// Pieces of complete files, after the one named.
+pub async fn list_kept_pieces(pool: &PgPool, after: (Uuid, i64), max: i64) -> Result<Vec<KeptPiece>> {
+    let pieces = sqlx::query_as!(
+        KeptPiece,
+        "select p.file_id, p.start_at, p.length, p.place
+         from file_pieces p join files f on f.id = p.file_id
+         where f.state = 'complete' and (p.file_id, p.start_at) > ($1, $2)
+         order by p.file_id, p.start_at limit $3",
+        after.0,
+        after.1,
+        max,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(pieces)
+}
+
+/// Hides a complete file whose bytes are lost, whoever's it is.
+pub async fn hide_lost(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("update files set state = 'removing', updated_at = $2 where id = $1", id, now)
+        .execute(pool)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! Logging: to the journal when systemd has connected us to it, readable on stderr otherwise. Metrics.
+//!
+//! Fields are dotted (`request.id`, `duration_ms`); the journal shows them as `REQUEST_ID`, `DURATION_MS`. No
+//! token, key, e-mail address or query value is ever a field or part of a text: routes are logged as they stand
+//! in the URL table, callers by their account's id.
+
+pub mod gauges;
+pub mod trace_context;
+
+pub mod emf;
+mod recorder;
+mod stderr;
+pub mod table;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use self::recorder::Both;
+use self::stderr::StderrLog;
+use self::table::{Kind, METRICS};
+use crate::config::{Log, LogTarget};
+use crate::error::REQUEST_ID;
+
+/// Starts logging; the first call of a process counts. From then on a panic is logged too, with the request id.
+pub fn start_logging(settings: &Log) {
+    let to_journal = match settings.to {
+        LogTarget::Journal => true,
+        LogTarget::Stderr => false,
+        LogTarget::Auto => systemd_journal_logger::connected_to_journal(),
+    };
+    log::set_max_level(settings.level);
+    std::panic::set_hook(Box::new(log_panic));
+    if to_journal && let Ok(journal) = systemd_journal_logger::JournalLog::new() {
+        drop(log::set_boxed_logger(Box::new(Screened(Journal(journal)))));
+        return;
+    }
+    match StderrLog::start() {
+        Ok(stderr) => drop(log::set_boxed_logger(Box::new(Screened(stderr)))),
+        Err(error) => eprintln!("there will be no log: {error}"),
+    }
+}
+
+/// Whether only what goes wrong is logged just now.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Keeps the log to what goes wrong until it is dropped: for a start that a person follows. Of a library's
+/// warnings, such as a statement that took long, nothing is shown either.
+pub struct Quiet(());
+
+impl Quiet {
+    pub fn start() -> Quiet {
+        QUIET.store(true, Ordering::Relaxed);
+        Quiet(())
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.store(false, Ordering::Relaxed);
+    }
+}
+
+fn is_wanted(metadata: &log::Metadata<'_>) -> bool {
+    let ours = metadata.target().starts_with("salebell");
+    let limit = if ours { log::Level::Warn } else { log::Level::Error };
+    !QUIET.load(Ordering::Relaxed) || metadata.level() <= limit
+}
+
+/// The journal, with the priorities that its readers know the levels by. The library puts `info` down as a notice (5) and
+/// `debug` as information (6).
+struct Journal(systemd_journal_logger::JournalLog);
+
+impl Journal {
+    /// The level that the library gives the priority of `level`.
+    fn shifted(level: log::Level) -> log::Level {
+        match level {
+            log::Level::Info => log::Level::Debug,
+            log::Level::Debug => log::Level::Trace,
+            other => other,
+        }
+    }
+}
+
+impl log::Log for Journal {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut shifted = record.to_builder();
+        self.0.log(&shifted.level(Journal::shifted(record.level())).build());
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+/// Counts what goes wrong, by the part that says so: whatever is worth a warning is worth a figure. And drops what a
+/// library says at `trace` that shows secrets: what is signed, with the session of who signs it.
+struct Screened<L>(L);
+
+impl<L: log::Log> log::Log for Screened<L> {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        !metadata.target().starts_with("aws_sigv4") && is_wanted(metadata) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.level() <= log::Level::Warn {
+            // Of libraries there are many.
+            let kind = record.target().strip_prefix("salebell::").unwrap_or("other").to_owned();
+            metrics::counter!("salebell_failures_total", "kind" => kind).increment(1);
+        }
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let request_id = REQUEST_ID.try_with(Clone::clone);
+    let request_id = request_id.as_deref().unwrap_or("-");
+    let place = panic.location().map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
+    let text = panic.payload_as_str().unwrap_or("without a text");
+    // Only where RUST_BACKTRACE asks for it.
+    let trace = std::backtrace::Backtrace::capture();
+    let trace = match trace.status() {
+        std::backtrace::BacktraceStatus::Captured => format!("\n{trace}"),
+        _ => String::new(),
+    };
+    log::error!(target: "salebell::panic", "request.id" = request_id, "code.place" = place;
+        "panicked: {text}{trace}");
+}
+
+/// The process's metrics. Recording begins with the first call.
+///
+/// # Panics
+/// When something else has installed a recorder, which nothing does.
+pub fn metrics() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)
+            .unwrap_or_else(|_| PrometheusBuilder::new())
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(Both(recorder)).is_err() {
+            log::error!("another metrics recorder is installed; there will be no metrics");
+        }
+        for metric in METRICS {
+            match metric.kind {
+                Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
+                Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+                Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+            }
+        }
+        handle
+    })
+}
