@@ -595,6 +595,50 @@ def test_an_environment_without_alarms_has_nothing_to_mute(dev):
     assert "no alarm of dev tells anybody anything" in dev.run("mute", "--minutes=30", "--yes", code=1)
 
 
+def test_what_tells_a_topic_by_any_of_its_actions_is_muted_and_what_also_scales_is_not():
+    def one(name, **more):
+        return {"AlarmName": name, "AlarmActions": [], **more}
+
+    metric = [one("ok", OKActions=[TOPIC]), one("silent", AlarmActions=[TOPIC], ActionsEnabled=False), one("both", AlarmActions=[TOPIC, SCALES])]
+    page = {"MetricAlarms": [*metric, one("unknown", InsufficientDataActions=[TOPIC])], "CompositeAlarms": [one("composite", AlarmActions=[TOPIC])]}
+    account = mock.Mock(prefix="salebell-dev-")
+    paginate = account.client.return_value.get_paginator.return_value.paginate
+    paginate.return_value = [page]
+    assert mute.alarms(account) == (["composite", "ok", "unknown"], ["both", "silent"])
+    paginate.assert_called_once_with(AlarmNamePrefix="salebell-dev-", AlarmTypes=["MetricAlarm", "CompositeAlarm"])
+
+
+def test_only_rules_of_this_command_are_known_and_also_those_that_will_be():
+    names = ("salebell-dev-mute-1", "salebell-dev-mute-other", "salebell-dev-x", "salebell-prod-mute-1")
+    found = [{"AlarmMuteRuleArn": f"arn:aws:cloudwatch:x:1:alarm-mute-rule:{name}"} for name in names]
+    account = mock.Mock(prefix="salebell-dev-")
+    listed = account.client.return_value.list_alarm_mute_rules
+    listed.return_value = {"AlarmMuteRuleSummaries": found}
+    assert list(mute.rules(account)) == ["salebell-dev-mute-1"]
+    listed.assert_called_once_with(Statuses=["SCHEDULED", "ACTIVE"])
+
+
+def test_a_line_that_comes_late_is_shown_once_and_a_group_that_fails_ends_it(monkeypatch):
+    now, asked = [1_000.0], []
+    monkeypatch.setattr(logs.time, "time", lambda: now[0])
+    monkeypatch.setattr(logs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def pages(**wanted):
+        asked.append((wanted["startTime"], wanted["endTime"]))
+        if len(asked) > 10:
+            raise logs.FAILURES[1]()
+        yield {"events": [{"timestamp": 1, "eventId": "1", "message": "x"}, {"timestamp": 2, "eventId": str(len(asked) // 9), "message": "y"}]}
+
+    account = mock.Mock()
+    account.client.return_value.get_paginator.return_value.paginate = pages
+    lines = logs.follow([logs.Group(account, "a", None)], 900_000, once=False)
+    assert [next(lines)[1] for _ in range(2)] == ["1", "0"]
+    with pytest.raises(logs.Refusal, match="none of the groups can be read"):
+        next(lines)
+    # The last 20 s are asked for again, and nothing before the beginning.
+    assert asked[:2] == [(900_000, 1_000_000), (980_000, 1_003_000)]
+
+
 def test_a_mute_begins_with_a_minute_that_is_not_over_when_its_rules_are_made():
     for second, minute in ((0, 1), (44, 1), (46, 2), (59, 2)):
         now = datetime.datetime(2026, 11, 30, 12, 0, second, 999, tzinfo=datetime.UTC)
