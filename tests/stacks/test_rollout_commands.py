@@ -181,7 +181,7 @@ def test_what_was_seen_before_somebody_elses_update_is_not_acted_on(world, step,
 # Each of the calls of a rollout fails once, in a step at which its canary has requests, or is about to have them.
 @pytest.mark.parametrize(
     "call, number",
-    [("DescribeStacks", 30), ("DescribeAlarms", 6), ("DescribeStackEvents", 8), ("DescribeAutoScalingGroups", 5), ("GetMetricData", 1),
+    [("DescribeStacks", 30), ("DescribeAlarms", 6), ("DescribeStackEvents", 4), ("DescribeAutoScalingGroups", 5), ("GetMetricData", 1),
      ("CreateChangeSet", 3), ("ExecuteChangeSet", 3), ("DescribeChangeSet", 5), ("GetParametersByPath", 6), ("DescribeInstanceRefreshes", 9)],
 )  # fmt: skip
 def test_a_call_that_fails_leaves_no_canary_with_requests(world, call, number):
