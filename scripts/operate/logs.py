@@ -81,13 +81,12 @@ class Seen:
         return True
 
 
-def plain(text):
-    """Without what a terminal would act on: a line holds what strangers have sent."""
-    return "".join(char if char.isprintable() else " " if char in "\t\n" else repr(char)[1:-1] for char in text)
-
-
 def readable(line):
     """A line for people: time, group, instance, level, who says it, what, and the fields that are left."""
+    return re.sub(r"[\t\n]", " ", told(line))
+
+
+def told(line):
     at, _, group, stream, text = line
     when = datetime.datetime.fromtimestamp(at / 1000, datetime.UTC)
     head = f"{when:%m-%d %H:%M:%S}.{at % 1000:03d} {group.rsplit('/', 1)[-1]:<11} {stream:<19}"
@@ -96,13 +95,13 @@ def readable(line):
         if not isinstance(fields, dict):
             raise ValueError
     except ValueError:
-        return plain(f"{head} {text.rstrip()}")
+        return f"{head} {text.rstrip()}"
     level, message = fields.pop("level", "-"), fields.pop("message", "")
     source = fields.pop("target", None) or fields.get("unit", "-")
     for known in ("time", "unit", "service", "environment", "instance_id", "zone"):
         fields.pop(known, None)
     rest = " ".join(f"{name}={value}" for name, value in fields.items())
-    return plain(f"{head} {str(level).upper():<7} {source} {message} {rest}".rstrip())
+    return f"{head} {str(level).upper():<7} {source} {message} {rest}".rstrip()
 
 
 def level_fits(options, text):

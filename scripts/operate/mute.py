@@ -77,6 +77,11 @@ def put(account, names, start, minutes, why):
     return made
 
 
+def begin(now):
+    """The next full minute that is not over before all rules are made: one that begins in the past is never on."""
+    return (now + datetime.timedelta(seconds=75)).replace(second=0, microsecond=0)
+
+
 def wait(account, names, until):
     """Until all rules are on. They begin with a full minute, since they know no seconds."""
     for _ in pauses():
@@ -101,11 +106,11 @@ def main(account, options):
         raise Refusal(f"no alarm of {account.environment} tells anybody anything: is it deployed?")
     for name in telling:
         say(f"    {name}")
-    say(f"    {len(telling)} alarms tell nobody from the next minute on. {UNHEARD}")
+    say(f"    {len(telling)} alarms tell nobody from the next minute or the one after it on. {UNHEARD}")
     say(f"    {len(others)} are left as they are: the gates of a rollout and what they are made of, which tell nobody anyway")
     if not options.yes:
         agree("mute these?")
-    start = datetime.datetime.now(datetime.UTC).replace(second=0, microsecond=0) + datetime.timedelta(minutes=1)
+    start = begin(datetime.datetime.now(datetime.UTC))
     who = account.caller.rsplit("/", 1)[-1]
     names = put(account, telling, start, minutes, f"{who}: {options.reason or 'no reason was given'}"[:1024])
     wait(account, names, start.timestamp() + 90)

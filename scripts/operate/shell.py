@@ -51,7 +51,11 @@ def plugin():
     path = shutil.which(PLUGIN)
     if not path:
         raise Refusal(INSTALL)
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20).stdout.strip()
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refusal(f"{path} does not run: {error}") from None
+    said = told.stdout.strip()
     if not re.fullmatch(r"\d+(\.\d+){0,3}", said) or tuple(map(int, said.split("."))) <= TOO_OLD:
         what = "which shows the session's token to all who use this machine"
         raise Refusal(f"{path} is of version {said or 'unknown'}, {what}: install a newer one")

@@ -49,6 +49,12 @@ def history(events):
     return changes + ([begun] if begun else [])
 
 
+def runs(wanted, events):
+    """Whether what runs is a rollback already, to the image that is wanted. To cancel that would bring the bad image back."""
+    token = next((event.get("ClientRequestToken", "") for event in events), "")
+    return token.startswith("rollback-") and token.endswith(wanted)
+
+
 def had(changes):
     """The images that the live group has had, each once. Going to one that was there is going back to it."""
     images = []
@@ -66,6 +72,8 @@ def target(wanted, changes, seen):
         return wanted, "as IMAGE= says"
     if seen.canary and seen.canary != seen.live:
         return None, f"the rollout of {seen.canary[0]} has not reached the live group"
+    if last and last.command == "rollback" and last.image != live:
+        return last.image, "to which the last rollback has not come"
     if last and not last.good and images[-1:] == [live]:
         return None, f"{last.image} was taken back already, and {live} is what was there before it"
     if last and last.command == "rollback" and last.image == live:
@@ -112,13 +120,15 @@ def stop(still):
 def decide(step, image, seen, answer=None):
     """The next step of a rollback, and what is to be done: `begin`, then `clean` or `back`. `image` is None where the live
     group stays as it is."""
-    if seen.status.endswith("_IN_PROGRESS"):
+    if steps.moves(seen):
         return step, steps.Wait()
     if seen.status == "UPDATE_ROLLBACK_FAILED" and step == "begin":
         return "went on", Call("the stack could not go back: once more", "continue_update_rollback")
     if seen.status not in AT_REST:
         return step, End(False, steps.stuck(seen))
     if seen.refresh in RUNS:
+        if isinstance(answer, str):
+            return step, End(False, f"a refresh of the live group is {seen.refresh}{because(answer)}")
         return step, Call(f"a refresh of the live group is {seen.refresh}: ends it", "cancel_instance_refresh")
     if seen.refresh:
         return step, steps.Look(f"waits for the refresh that is {seen.refresh}")

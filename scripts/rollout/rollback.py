@@ -8,7 +8,7 @@ import botocore.exceptions
 import rollout
 import steps
 from cloud import Refusal, agree, in_progress, outputs, run, say
-from seen import UNDER_WAY, world
+from seen import UNDER_WAY, patiently, world
 
 
 class Stop:
@@ -28,7 +28,7 @@ class Stop:
             if operation == "cancel_update_stack":
                 self.cancelled = now
             elif operation == "rollback_instance_refresh":
-                self.refused = refused
+                self.refused = bool(refused)
 
     def still(self, stack, now):
         events = list(self.of.account.events(stack["StackId"], None))
@@ -43,7 +43,7 @@ class Stop:
 
 
 def call(of, operation, made):
-    """Makes a call that may come too late, and gives whether it was refused."""
+    """Makes a call that may come too late, and gives why it was refused."""
     if operation.endswith("_refresh"):
         client, service, about = of.account.client("autoscaling"), "autoscaling", {"AutoScalingGroupName": made["LiveGroup"]}
     else:
@@ -54,9 +54,10 @@ def call(of, operation, made):
     try:
         getattr(client, operation)(**about)
     except botocore.exceptions.ClientError as error:
+        if "AccessDenied" in error.response["Error"]["Code"]:
+            raise
         say(f"    {error}", "yellow")
-        return True
-    return False
+        return str(error)
 
 
 def main(account, options):
@@ -69,6 +70,10 @@ def main(account, options):
     changes = back.history(events)
     for change in changes[-5:]:
         say(f"    {change}")
+    if in_progress(stack) and back.runs(options.image, events):
+        say("    a rollback runs already: waits for it (IMAGE=ami-… with another image than its own cancels it)", "yellow")
+        rollout.wait(of, of.look(stack_image(stack)))
+        return main(account, options)
     if in_progress(stack):
         say(f"    {of.name} is in {stack['StackStatus']}: what runs is cancelled first", "yellow")
         if not options.yes:
@@ -91,7 +96,7 @@ def main(account, options):
     seen, end = steps.drive(
         lambda step, seen, answer: back.decide(step, image, seen, answer),
         "begin",
-        lambda: of.look(image or seen.live[0]),
+        lambda: patiently(lambda: of.look(image or seen.live[0])),
         Act(of, "rollback", options.yes),
     )
     if seen.parameters["Gates"] == "off":

@@ -2,19 +2,29 @@
 of the service, and what has become of it is read anew before the next (steps.py). It may be killed at any time."""
 
 import contextlib
+import dataclasses
 import re
 import time
 
+import back
 import migration
 import settings
 import steps
 from changes import ChangeSet
-from cloud import Refusal, agree, in_progress, outputs, run, say
-from seen import world
+from cloud import FAILURES, Refusal, agree, in_progress, outputs, run, say
+from seen import parameters_of, patiently, world
 
-
-def update(of, action, what):
+def update(of, action, what, seen):
     """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    try:
+        return change(of, action, what, seen)
+    except (Refusal, *FAILURES) as error:
+        # Also one of AWS in the middle of it: to end here would leave the canary with its requests.
+        say(f"    {error}".split("\n    Mend that")[0], "red")
+        return str(error).split("\n    Mend that")[0]
+
+
+def change(of, action, what, seen):
     stack, _ = of.stack()
     triggers = []
     if action.gate:
@@ -41,31 +51,35 @@ def update(of, action, what):
         UsePreviousTemplate=True,
         RollbackConfiguration={"RollbackTriggers": triggers, "MonitoringTimeInMinutes": action.minutes},
     )
-    try:
-        if not change_set.create():
-            return True
-        change_set.show()
-        if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
-            change_set.discard()
-            return f"{', '.join(replaced)} would be replaced"
-        change_set.execute(of.progress())
-    except Refusal as error:
-        say(f"    {error}".split("\n    Mend that")[0], "red")
-        return str(error).split("\n    Mend that")[0]
+    if not change_set.create():
+        return True
+    change_set.show()
+    # What changes the stack from now on makes CloudFormation refuse the change set.
+    if parameters_of(of.stack()[0]) != seen.parameters:
+        change_set.discard()
+        return "somebody else has changed the stack meanwhile"
+    if replaced := [one["LogicalResourceId"] for one in change_set.changes if one.get("Replacement") == "True"]:
+        change_set.discard()
+        return f"{', '.join(replaced)} would be replaced"
+    change_set.execute(of.progress())
     return True
 
 
 def wait(of, seen):
     say(f"==> waits for {of.name}, which is in {seen.status}")
-    stack, _ = of.stack()
-    of.account.follow(stack["StackId"], None, of.progress())
+    try:
+        stack, _ = of.stack()
+        of.account.follow(stack["StackId"], None, of.progress())
+    except FAILURES as error:
+        # The next look is a patient one.
+        say(f"    {error}", "yellow")
 
 
 class Act:
     """Does what was decided, and gives the answer that the next decision is to know."""
 
     def __init__(self, of, command, yes):
-        self.of, self.command, self.yes, self.looks = of, command, yes, []
+        self.of, self.command, self.yes, self.looks, self.changed = of, command, yes, [], False
 
     def __call__(self, action, seen, step):
         if isinstance(action, steps.Wait):
@@ -82,7 +96,8 @@ class Act:
         say(f"==> {seen.now:%H:%M:%S} {action.says}")
         if isinstance(action, steps.Migrate):
             return migration.migrate(self.of.account, seen.image)
-        return update(self.of, action, f"{self.command}-{step}")
+        self.changed = True
+        return update(self.of, action, f"{self.command}-{step}", seen)
 
 
 def finish(account, end, seen, otherwise):
@@ -111,17 +126,34 @@ def main(account, options):
     while in_progress(of.stack()[0]):
         wait(of, of.look(goal.image))
     seen = of.look(goal.image)
+    if seen.gates.get("ServiceGate") != "OK" and goal.gates and went_before(of, goal.image, seen):
+        # As a stage of a pipeline does that is rolled back because of this very gate.
+        goal = dataclasses.replace(goal, canary=False, gates=False, migrated=True)
+        say(f"    ServiceGate is closed, and the live group has had {goal.image} before: goes back to it, {plan(goal)}", "yellow")
     _, first = steps.decide(steps.State(), goal, seen)
     if not isinstance(first, steps.End):
         begin(account, goal, first, seen, options.yes)
     act = Act(of, "rollout", options.yes)
-    seen, end = steps.drive(
-        lambda state, seen, answer: steps.decide(state, goal, seen, answer),
-        steps.State(),
-        lambda: of.look(goal.image),
-        lambda action, seen, state: act(action, seen, state.step),
-    )
+    try:
+        seen, end = steps.drive(
+            lambda state, seen, answer: steps.decide(state, goal, seen, answer),
+            steps.State(),
+            lambda: patiently(lambda: of.look(goal.image)),
+            lambda action, seen, state: act(action, seen, state.step),
+        )
+    except (*FAILURES, KeyboardInterrupt):
+        if seen.canary or act.changed:
+            onwards = f"make rollout ENV={account.environment} IMAGE={goal.image} goes on, make rollback ENV={account.environment} ends it"
+            say(f"\n! NOBODY LOOKS AT THE CANARY NOW, and a tenth of the requests may be its: {onwards}", "red")
+        raise
     finish(account, end, seen, f"{goal.image} is not rolled out")
+
+
+def went_before(of, image, seen):
+    """Whether the image is one that was there before that of the live group."""
+    stack, _ = of.stack()
+    events = of.account.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=stack["StackId"])
+    return image != seen.live[0] and image in back.had(back.history(events))
 
 
 def plan(goal):
@@ -136,7 +168,7 @@ def begin(account, goal, action, seen, yes):
     version = f" (version {seen.image['Version']})" if seen.image.get("Version") else ""
     say(f"    the live group has {seen.live[0]} on {seen.desired} instances, and is to have {goal.image}{version}")
     if seen.canary:
-        say(f"    goes on with the canary of {seen.canary[0]} that stands, with weight {seen.weight}", "yellow")
+        say(f"    the canary of {seen.canary[0]} stands, with weight {seen.weight}", "yellow")
     if isinstance(action, steps.Migrate):
         migration.request(account, seen.image)
     say(f"    first: {action.says}")

@@ -2,11 +2,19 @@
 
 import datetime
 import email.utils
+import itertools
 import re
+import time
 
 import settings
 import steps
-from cloud import Refusal, outputs, say
+from botocore import exceptions
+from cloud import FAILURES, Refusal, outputs, say
+
+# Until AWS is no longer asked that gives no answer: who has to log in anew does it meanwhile.
+PATIENCE_S, PAUSE_S = 600, 10
+# Answers that are the same when they are asked for again.
+FINAL = re.compile("AccessDenied|Unauthorized(Operation|Access)|ValidationError")
 
 # Of a refresh that has not ended. https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_InstanceRefresh.html
 UNDER_WAY = ("Pending", "InProgress", "Baking", "Cancelling", "RollbackInProgress")
@@ -35,7 +43,7 @@ class World:
         """All of it, as steps.decide() wants it. `image` is that of the goal."""
         stack, now = self.stack()
         made = outputs(stack)
-        parameters = {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+        parameters = parameters_of(stack)
         since = stack.get("LastUpdatedTime", stack["CreationTime"])
         groups = [made["LiveGroup"], made["CanaryGroup"]]
         found = self.account.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
@@ -142,6 +150,24 @@ class World:
         return f"the live group's refresh is {one['Status']}, {one.get('PercentageComplete', 0)} %{reason}"
 
 
+def patiently(look):
+    """What is seen, although AWS may not answer for a while."""
+    begun = time.monotonic()
+    for _ in itertools.count():
+        try:
+            return look()
+        except FAILURES as error:
+            code = error.response["Error"]["Code"] if isinstance(error, exceptions.ClientError) else ""
+            if FINAL.search(code) or time.monotonic() - begun > PATIENCE_S:
+                raise
+            say(f"    {error}\n    asks again, for {PATIENCE_S // 60} minutes", "yellow")
+            time.sleep(PAUSE_S)
+
+
+def parameters_of(stack):
+    return {one["ParameterKey"]: one["ParameterValue"] for one in stack.get("Parameters", [])}
+
+
 def version(one):
     """Of the launch template that a group or an instance has."""
     return [one.get("LaunchTemplate", {}).get(key) for key in ("LaunchTemplateId", "Version")]
@@ -155,7 +181,6 @@ def world(account):
     there = account.stack(one.name)
     if not there or there["StackStatus"] in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "CREATE_FAILED", "ROLLBACK_FAILED"):
         raise Refusal(f"there is no service to roll: make deploy ENV={account.environment} comes first")
-    parameters = {one["ParameterKey"] for one in there.get("Parameters", [])}
-    if missing := sorted(OUTPUTS - outputs(there).keys()) + sorted(PARAMETERS - parameters):
+    if missing := sorted(OUTPUTS - outputs(there).keys()) + sorted(PARAMETERS - parameters_of(there).keys()):
         raise Refusal(f"{one.name} has no {', '.join(missing)}: make deploy ENV={account.environment} STACK=service comes first")
     return one

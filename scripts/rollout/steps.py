@@ -59,6 +59,10 @@ class Seen:
         stands = self.parameters["CanaryInstances"] != "0" or self.weight != "0"
         return (self.parameters["CanaryImageId"], self.parameters["CanarySettingsHash"]) if stands else None
 
+    def ours(self, goal):
+        """Whether the canary that stands is the goal's."""
+        return self.canary == (goal.image, goal.settings)
+
     @property
     def live(self):
         return self.parameters["ImageId"], self.parameters["SettingsHash"]
@@ -77,6 +81,8 @@ class State:
     reason: str = ""
     few: bool = False
     tries: int = 0
+    # That is being cleaned up.
+    canary: tuple = dataclasses.field(default=None, compare=False)
 
 
 # ---- What is to be done ----------------------------------------------------------------------------------------------
@@ -134,24 +140,29 @@ def drive(decide, state, look, act):
 # ---- The table -------------------------------------------------------------------------------------------------------
 def decide(state, goal, seen, answer=None):
     """The next state and what is to be done. `answer` is what the last action gave: None of one that gives nothing."""
-    if seen.status.endswith("_IN_PROGRESS"):
+    if moves(seen):
         return state, Wait()
     if seen.status not in AT_REST:
         return state, End(False, stuck(seen))
     return STEPS[state.step](state, goal, seen, answer)
 
 
+def moves(seen):
+    """REVIEW_IN_PROGRESS ends by itself never: a stack that was deleted meanwhile, and has nothing but a change set now."""
+    return seen.status.endswith("_IN_PROGRESS") and seen.status != "REVIEW_IN_PROGRESS"
+
+
 def preflight(state, goal, seen, answer):
     if seen.live == (goal.image, goal.settings):
         if seen.canary:
-            return clean("", seen)
+            return clean("", goal, seen)
         return state, End(True, f"the live group has {goal.image} and these settings already")
-    if goal.canary and seen.canary == (goal.image, goal.settings):
+    if goal.canary and seen.ours(goal):
         # An earlier run has left it. What is in its way makes it go.
         if seen.weight != "0":
             return served(State("serves"), goal, seen, None)
         if seen.status == "UPDATE_ROLLBACK_COMPLETE":
-            return clean("the last update of the stack was taken back", seen)
+            return clean("the last update of the stack was taken back", goal, seen)
         return raised(State("up"), goal, seen, None)
     if problems := obstacles(goal, seen):
         return state, End(False, "nothing is changed:\n" + listed(problems))
@@ -177,50 +188,54 @@ def begin(goal, seen):
 
 
 def raised(state, goal, seen, answer):
-    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
-        return clean(f"the canary was not made{because(answer)}", seen)
+    if not seen.ours(goal) or seen.weight != "0":
+        return clean(f"the canary was not made{because(answer)}", goal, seen)
     if closed := shut(goal, seen):
-        return clean(f"the canary has not come up: {closed}", seen)
+        return clean(f"the canary has not come up: {closed}", goal, seen)
     if not seen.healthy:
         if seen.now - seen.since > PATIENCE:
-            return clean("the canary is not healthy in both target groups after 6 minutes", seen)
+            return clean("the canary is not healthy in both target groups after 6 minutes", goal, seen)
         return state, Look("waits for the canary to be healthy in both target groups")
     if problems := obstacles(goal, seen, "ours"):
-        return clean("; ".join(problems), seen)
+        return clean("; ".join(problems), goal, seen)
     says = f"the canary serves a tenth of the requests, for {goal.minutes} minutes"
     return State("serves"), Update(says, {"CanaryWeight": "10"}, "CanaryGate", goal.minutes)
 
 
 def served(state, goal, seen, answer):
-    if seen.canary != (goal.image, goal.settings) or seen.weight != "10":
-        return clean(f"the canary was taken back{because(answer)}", seen)
+    if not seen.ours(goal) or seen.weight != "10":
+        return clean(f"the canary was taken back{because(answer)}", goal, seen)
     # Nothing but this looks at the gate after CloudFormation's ten minutes.
     if closed := shut(goal, seen):
-        return clean(f"the canary must get no more requests: {closed}", seen)
-    few = seen.requests < goal.minimum
-    until = seen.since + datetime.timedelta(minutes=goal.minutes) + MORE
+        return clean(f"the canary must get no more requests: {closed}", goal, seen)
+    begun = seen.since + datetime.timedelta(minutes=goal.minutes)
+    if seen.now < begun:
+        # An earlier run had less time for it, or a person has set the weight, for whom CloudFormation does not wait.
+        return state, Look(f"the canary serves a tenth of the requests, until {begun:%H:%M} UTC")
+    few, until = seen.requests < goal.minimum, begun + MORE
     if few and seen.now < until:
         return state, Look(f"waits for requests: {seen.requests} of {goal.minimum}, until {until:%H:%M} UTC")
     return State("rests", few=few), Update(f"the canary rests, after {seen.requests} requests", {"CanaryWeight": "0"})
 
 
 def rested(state, goal, seen, answer):
-    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
-        return clean(f"the canary's weight could not be put back{because(answer)}", seen)
+    if not seen.ours(goal) or seen.weight != "0":
+        return clean(f"the canary's weight could not be put back{because(answer)}", goal, seen)
     if state.few:
+        minutes = goal.minutes + int(MORE.total_seconds() / 60)
         return State("asked"), Ask(
-            f"The canary had fewer than {goal.minimum} requests in half an hour, and all of them went well. Roll the live group?"
+            f"The canary had fewer than {goal.minimum} requests in {minutes} minutes, and no gate has closed. Roll the live group?"
         )
     return asked(state, goal, seen, True)
 
 
 def asked(state, goal, seen, answer):
     if answer is not True:
-        return clean(f"the canary had fewer than {goal.minimum} requests (MIN_REQUESTS= says how many suffice)", seen)
-    if seen.canary != (goal.image, goal.settings) or seen.weight != "0":
-        return clean("somebody else has changed the canary", seen)
+        return clean(f"the canary had fewer than {goal.minimum} requests (MIN_REQUESTS= says how many suffice)", goal, seen)
+    if not seen.ours(goal) or seen.weight != "0":
+        return clean("somebody else has changed the canary", goal, seen)
     if problems := obstacles(goal, seen, "ours"):
-        return clean("; ".join(problems), seen)
+        return clean("; ".join(problems), goal, seen)
     return roll(goal, seen)
 
 
@@ -239,15 +254,16 @@ def roll(goal, seen):
 
 def rolled(state, goal, seen, answer):
     good = seen.live == (goal.image, goal.settings)
-    return clean("" if good else f"the live group keeps {seen.live[0]}: CloudFormation has taken the roll back{because(answer)}", seen)
+    return clean("" if good else f"the live group keeps {seen.live[0]}: CloudFormation has taken the roll back{because(answer)}", goal, seen)
 
 
-def clean(reason, seen, tries=0):
+def clean(reason, goal, seen, tries=0):
     """The canary goes. It is as the live group again, since a stack is not updated once one of its images is gone."""
-    if not seen.canary:
+    if not seen.canary or reason and not seen.ours(goal):
+        # Another one: somebody has taken ours away and begun anew.
         return State("clean", reason), ended(reason, seen)
     says = "the canary goes" + f", because {reason}" * bool(reason)
-    return State("clean", reason, tries=tries), Update(says, without_canary(seen.live))
+    return State("clean", reason, tries=tries, canary=seen.canary), Update(says, without_canary(seen.live))
 
 
 def without_canary(live):
@@ -255,16 +271,18 @@ def without_canary(live):
 
 
 def cleaned(state, goal, seen, answer):
-    if seen.canary and state.tries < 2:
-        return clean(state.reason, seen, state.tries + 1)
-    if seen.canary:
-        left = f"THE CANARY OF {seen.canary[0]} IS STILL THERE, with weight {seen.weight}{because(answer)}"
-        return state, End(False, f"{left}\n    {state.reason}\n    Run `make rollback ENV={goal.environment}`, which takes it away")
-    return state, ended(state.reason, seen)
+    if not seen.canary or seen.canary != state.canary:
+        return state, ended(state.reason, seen)
+    if state.tries < 2:
+        return clean(state.reason, goal, seen, state.tries + 1)
+    left = f"THE CANARY OF {seen.canary[0]} IS STILL THERE, with weight {seen.weight}{because(answer)}"
+    return state, End(False, f"{left}\n    {state.reason}\n    Run `make rollback ENV={goal.environment}`, which takes it away")
 
 
 def ended(reason, seen):
-    return End(not reason, reason or f"the live group has {seen.live[0]}, and the canary is gone")
+    says = reason or f"the live group has {seen.live[0]}, and the canary is gone"
+    left = f"\n    the canary of {seen.canary[0]} that stands is somebody else's, and is left alone" if seen.canary else ""
+    return End(not reason, says + left)
 
 
 STEPS = dict(preflight=preflight, migrate=migrated, up=raised, serves=served, rests=rested, asked=asked, roll=rolled, clean=cleaned)
@@ -275,8 +293,9 @@ def obstacles(goal, seen, canary=None):
     """Why the next step must not be taken, all at once. `canary`: that it is ours, and may stand."""
     found = [closed] if (closed := shut(goal, seen)) else []
     if seen.canary and not canary:
-        onwards = f"make rollout ENV={goal.environment} IMAGE={seen.canary[0]}"
-        found.append(f"a canary of {seen.canary[0]} stands: `{onwards}` goes on with it, `make rollback ENV={goal.environment}` ends it")
+        onwards = f"`make rollout ENV={goal.environment} IMAGE={seen.canary[0]}` goes on with it, "
+        onwards = "the settings have changed since, " if seen.canary[1] != goal.settings else onwards
+        found.append(f"a canary of {seen.canary[0]} stands: {onwards}`make rollback ENV={goal.environment}` ends it")
     found += image_problems(goal.image, seen)
     if seen.refresh:
         found.append(f"a refresh of the live group is {seen.refresh}")

@@ -22,7 +22,7 @@ alarms() {
 # ask GROUP QUERY [MINUTES]: a query of CloudWatch Logs Insights, over the last hour if nothing is said. GROUP is access,
 # application, system, metrics or sessions of /salebell/, or the whole name of another one.
 ask() {
-  local now id group=/salebell/$1
+  local now id lines group=/salebell/$1
   [[ $1 != *[-/]* ]] || group=$1
   now=$(date +%s)
   id=$(aws logs start-query --log-group-name "$group" --query-string "$2" \
@@ -30,7 +30,9 @@ ask() {
   while [[ $(aws logs get-query-results --query-id "$id" --query status --output text) =~ Scheduled|Running|Unknown ]]; do
     sleep 1
   done
-  aws logs get-query-results --query-id "$id" --output text --query "results[*][?field!='@ptr'].value"
+  lines=$(aws logs get-query-results --query-id "$id" --output text --query "results[*][?field!='@ptr'].value") || return
+  # Strangers have sent what is in them: nothing that a terminal acts on, nor what turns the direction of writing.
+  LC_ALL=C sed -E 's/\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]/?/g' <<<"$lines" | LC_ALL=C.UTF-8 sed 's/[^[:print:]\t]/?/g'
 }
 
 # errors [MINUTES]: the warnings and errors of our services, the most frequent first.

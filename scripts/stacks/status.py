@@ -1,5 +1,7 @@
 """What stands, and what needs a person (then the exit code is 1). Changes nothing."""
 
+import datetime
+
 import botocore.exceptions
 import settings
 from cloud import FAILURES, in_progress, outputs, pauses, run, say
@@ -53,10 +55,14 @@ def groups(account, found):
             for one in client.describe_instance_refreshes(AutoScalingGroupName=name)["InstanceRefreshes"][:1]:
                 yield f"its last refresh: {one['Status']}, {one.get('PercentageComplete', 0)} %"
     deploy, back = f"make deploy ENV={account.environment} STACK=service", f"make rollback ENV={account.environment}"
+    # A canary without requests is none of a rollout's remains before it could be healthy.
+    while_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=10)
+    young = (service or {}).get("LastUpdatedTime", while_ago) > while_ago
     now = {one["ParameterKey"]: one["ParameterValue"] for one in (service or {}).get("Parameters", []) if not in_progress(service)}
     for key, (rest, end) in {"CanaryInstances": ("0", back), "CanaryWeight": ("0", back), "Gates": ("on", deploy)}.items():
         if now.get(key, rest) != rest:
-            yield f"! {key} IS {now[key]}: a rollout has stopped half-way, or was taken back ({end} makes it {rest})"
+            mark = "" if key == "CanaryInstances" and young and now.get("CanaryWeight") == "0" else "! "
+            yield f"{mark}{key} IS {now[key]}: a rollout is under way, has stopped half-way, or was taken back ({end} makes it {rest})"
     if "SettingsHash" in now and now["SettingsHash"] != settings.settings_hash(account):
         yield f"! settings have changed that instances read only when they start ({deploy} rolls them out)"
 

@@ -84,6 +84,10 @@ START = {
     "seconds": 1,
     # The name of a call, which one of them, and whether before or after it: the command is killed there.
     "kill": None,
+    # The name of a call, its code, from which one of them on, and for how many.
+    "errors": None,
+    # The parameters that another operator gives the stack, and before which change set.
+    "other": None,
     "clock": 0,
     "left": 0,
     "cancelled": False,
@@ -121,6 +125,13 @@ class World:
     def parameters(self):
         (stack,) = self.cloudformation.describe_stacks(StackName="salebell-dev-service")["Stacks"]
         return {one["ParameterKey"]: one["ParameterValue"] for one in stack["Parameters"]}
+
+    def change(self, **values):
+        """As another operator does it."""
+        given = [{"ParameterKey": key, "ParameterValue": values[key]} if key in values else {"ParameterKey": key, "UsePreviousValue": True}
+                 for key in self.parameters()]  # fmt: skip
+        self.cloudformation.update_stack(StackName="salebell-dev-service", UsePreviousTemplate=True, Parameters=given)
+        emulator.until(lambda: self.folder.status("service") == "UPDATE_COMPLETE", "another operator's update")
 
     def updates(self):
         """What the commands have asked CloudFormation for: the parameters that they gave, triggers and minutes."""
@@ -193,7 +204,8 @@ class World:
         return {"MetricDataResults": [{"Id": one["Id"], "Values": [half]} for one in parameters["MetricDataQueries"]]}
 
     def elbv2_DescribeTargetHealth(self, content, client, parameters):
-        state = content["canary"] if "grpc" in parameters["TargetGroupArn"] else "healthy"
+        bad = content["canary"].removeprefix("unhealthy ") in parameters["TargetGroupArn"]
+        state = "unhealthy" if bad else "healthy"
         return {"TargetHealthDescriptions": [{"Target": {"Id": "i-1"}, "TargetHealth": {"State": state}}]}
 
     def ec2_DescribeImages(self, content, client, parameters):
@@ -218,6 +230,9 @@ class World:
 
     # What is added to CloudFormation.
     def cloudformation_CreateChangeSet(self, content, client, parameters, call):
+        if content["other"] and content["other"][0] == parameters["ChangeSetName"].rsplit("-", 3)[0]:
+            changed, content["other"] = content["other"][1], None
+            self.change(**changed)
         triggers = parameters.get("RollbackConfiguration", {}).get("RollbackTriggers", [])
         fires = any(one["Arn"].endswith(gate) for one in triggers for gate in content["fires"])
         given = {one["ParameterKey"]: one["ParameterValue"] for one in parameters["Parameters"] if "ParameterValue" in one}
@@ -231,6 +246,8 @@ class World:
 
     def cloudformation_ExecuteChangeSet(self, content, client, parameters, call):
         content["left"], content["updated"], content["cancelled"] = content["busy"], content["clock"], False
+        # For so long CloudFormation looks at the triggers.
+        content["clock"] += content["calls"][-1][1]["minutes"] * 60
         return call(parameters)
 
     def cloudformation_CancelUpdateStack(self, content, client, parameters, call):
@@ -281,6 +298,9 @@ def installed(world):
         mortal = kill and kill[:2] == [operation, counts[operation]]
         if mortal and kill[2] == "before":
             os.kill(os.getpid(), signal.SIGKILL)
+        errors = world.read()["errors"]
+        if errors and errors[0] == operation and errors[2] <= counts[operation] < errors[2] + errors[3]:
+            raise error(self, operation, errors[1], "no answer")
         try:
             if handler is None:
                 return real(self, operation, parameters)

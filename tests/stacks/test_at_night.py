@@ -83,3 +83,12 @@ def test_a_log_is_asked_and_answers(night):
     event = {"timestamp": int(time.time() - 60) * 1000, "message": line}
     logs.put_log_events(logGroupName="/salebell/application", logStreamName="i-1", logEvents=[event])
     assert night('ask application "fields @message | limit 5" 5') == f"{line}\n"
+
+
+def test_a_line_of_a_log_does_nothing_to_the_terminal(night):
+    logs = night.client("logs")
+    logs.create_log_group(logGroupName="/salebell/access")
+    logs.create_log_stream(logGroupName="/salebell/access", logStreamName="i-1")
+    event = {"timestamp": int(time.time() - 60) * 1000, "message": "a\x1b[2J \x9b2J\u202eb\u2066 \u00e9 \u8a9e \u2192"}
+    logs.put_log_events(logGroupName="/salebell/access", logStreamName="i-1", logEvents=[event])
+    assert night('ask access "fields @message | limit 5" 5') == "a?[2J ?2J?b? \u00e9 \u8a9e \u2192\n"

@@ -9,6 +9,7 @@ import time
 from unittest import mock
 
 import boto3
+import botocore.client
 import botocore.config
 import pytest
 
@@ -50,6 +51,7 @@ if heard:
     print("the shell has heard Ctrl-C", flush=True)
 sys.exit(int(os.environ.get("PLUGIN_ENDS", 0)))
 """
+RUN = subprocess.run
 accounts = iter(f"4444{number:08}" for number in range(1000))
 
 
@@ -144,8 +146,9 @@ def test_a_shell_is_opened_with_a_ticket_and_ended(anna):
 def test_the_role_is_assumed_by_name_and_with_the_ticket(anna):
     """Nothing but the plugin sees what the role is allowed with."""
     with mock.patch.object(shell.boto3, "Session", wraps=boto3.Session):
-        said = open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes", AWS_PROFILE_OF_ANOTHER="x")
+        said = open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes", SOMEBODYS_PROFILE="x")
     told = json.loads(anna.said.read_text())["environment"]
+    assert "SOMEBODYS_PROFILE" not in told
     assert told["AWS_ACCESS_KEY_ID"] != anna.credentials["AWS_ACCESS_KEY_ID"] and told["AWS_SESSION_TOKEN"]
     mine = boto3.client(
         "sts", endpoint_url=anna.emulator.endpoint, region_name=REGION, aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
@@ -157,6 +160,26 @@ def test_the_role_is_assumed_by_name_and_with_the_ticket(anna):
         assert secret not in said
     assert "--source-identity anna --tags Key=Ticket,Value=OPS-17" in said
     assert f"aws ssm start-session --target {anna.instance} --document-name our-document --reason OPS-17" in said
+
+
+def test_what_is_asked_of_aws_for_a_shell(anna):
+    """The emulator heeds neither filters nor tags of a session nor its length."""
+    real, asked = botocore.client.BaseClient._make_api_call, {}
+
+    def note(self, operation, parameters):
+        asked[operation] = self.meta.config.user_agent_appid, parameters
+        return real(self, operation, parameters)
+
+    with mock.patch.object(botocore.client.BaseClient, "_make_api_call", note):
+        open_shell(anna, "--ticket=OPS-17", f"--instance={anna.instance}", "--yes")
+    _, wanted = asked["AssumeRole"]
+    assert wanted.pop("RoleArn").endswith(":role/salebell-dev-escalation")
+    ticket = [{"Key": "Ticket", "Value": "OPS-17"}]
+    assert wanted == {"RoleSessionName": "anna", "SourceIdentity": "anna", "DurationSeconds": 3600, "Tags": ticket}
+    filters = {one["Name"]: one["Values"] for one in asked["DescribeInstances"][1]["Filters"]}
+    assert filters == {"tag:Environment": ["dev"], "tag:Project": ["salebell"], "instance-state-name": ["running"]}
+    for operation in ("StartSession", "TerminateSession", "GetConnectionStatus"):
+        assert asked[operation][0] == "escalation", "the trail does not show what for"
 
 
 def test_assuming_the_role_names_the_person_and_the_ticket():
@@ -238,6 +261,14 @@ def test_a_plugin_that_shows_the_token_is_refused(anna, version):
     assert "shows the session's token" in said and session(anna) is None
 
 
+@pytest.mark.parametrize("program", ["#!/no/such/program\n", "#!/bin/sh\nsleep 9\n", "#!/bin/sh\nprintf '\\377'\n"])
+def test_a_plugin_that_does_not_run_is_refused(anna, program):
+    (anna.bin / "session-manager-plugin").write_text(program)
+    with mock.patch.object(shell.subprocess, "run", lambda *words, **more: RUN(*words, **{**more, "timeout": 0.5})):
+        said = open_shell(anna, "--ticket=OPS-1", "--yes", f"--instance={anna.instance}", code=1)
+    assert "session-manager-plugin" in said and ("does not run" in said or "is of version" in said) and session(anna) is None
+
+
 def test_an_account_without_a_name_gets_no_shell(anna):
     """The root user: no record could say who it was."""
     anna.credentials = {"AWS_ACCESS_KEY_ID": "444499999999", "AWS_SECRET_ACCESS_KEY": "test"}
@@ -280,6 +311,28 @@ def test_a_second_factor_is_asked_for_where_the_role_wants_one():
     person.client.return_value.list_mfa_devices.return_value = {"MFADevices": []}
     with mock.patch.object(shell, "ask", return_value=""), pytest.raises(shell.Refusal, match="no device"):
         shell.second_factor("arn:aws:iam::1:user/anna", person)
+
+
+@pytest.mark.parametrize("values", [{"RequireMfa": "on"}, {}])
+def test_a_role_that_wants_a_second_factor_is_not_assumed_without(dev, values):
+    deploy(dev, foundation=FOUNDATION, service=SERVICE)
+    deploy(dev, access=(ACCESS if values else ACCESS.replace(', RequireMfa: { Type: String, Default: "on" }', ""), values))
+    come_as_anna(dev)
+    dev.instance = run_instance(dev)
+    said = open_shell(dev, "--ticket=OPS-1", f"--instance={dev.instance}", "--yes", code=1)
+    assert "the role wants a second factor (RequireMfa), and you come by a role" in said and session(dev) is None
+
+
+def test_the_role_is_assumed_as_the_person_of_a_profile(anna):
+    """Where the shell's own is not of a person."""
+    role = f"arn:aws:iam::{anna.emulator.client('sts').get_caller_identity()['Account']}:role/Admin"
+    keys = client(anna, "sts").assume_role(RoleArn=role, RoleSessionName="berta")["Credentials"]
+    file = anna.path / "config"
+    file.write_text(f"[profile me]\nendpoint_url = {anna.emulator.endpoint}\naws_access_key_id = {keys['AccessKeyId']}\n"
+                    f"aws_secret_access_key = x\naws_session_token = {keys['SessionToken']}\n")  # fmt: skip
+    said = open_shell(anna, "--ticket=OPS-1", f"--instance={anna.instance}", "--yes", "--person=me", AWS_CONFIG_FILE=str(file))
+    assert "as berta, with the ticket OPS-1" in said and "--source-identity berta" in said
+    assert "could not be found" in open_shell(anna, "--ticket=OPS-1", "--yes", "--person=nobody", code=1)
 
 
 def test_an_instance_without_its_agent_is_refused(anna):
@@ -434,12 +487,26 @@ def test_a_page_is_in_memory_at_a_time():
     assert len(asked) < 30
 
 
-def test_a_line_does_nothing_to_the_terminal():
+def test_a_line_does_nothing_to_the_terminal(capsys):
     text = json.dumps({"level": "info", "unit": "u", "message": "a\x1b]0;x\x07\x1b[2Jb\nc"})
-    shown = logs.readable((0, "1", "/salebell/access", "i-1", text))
-    assert "\x1b" not in shown and "\n" not in shown and "\\x1b[2Jb c" in shown
-    assert logs.readable((0, "1", "/salebell/system", "i-1", "not \x1b[31mjson")).endswith("not \\x1b[31mjson")
+    logs.say(logs.readable((0, "1", "/salebell/access", "i-1", text)))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and shown.count("\n") == 1 and "\\u001b[2Jb c" in shown
+    for bad, told in (("\x1b[31m", "\\u001b[31m"), ("\u202e", "\\u202e"), ("\u2066", "\\u2066"), ("\x9b2J", "\\u009b2J"), ("\r", "\\r"), ("\t\n", "  ")):
+        logs.say(logs.readable((0, "1", "/salebell/system", "i-1", f"not {bad}json")))
+        assert capsys.readouterr().out.endswith(f"not {told}json\n")
     assert logs.readable((0, "1", "/salebell/system", "i-1", "[1]")).endswith("[1]")
+
+
+def test_a_line_as_the_log_has_it_does_nothing_to_the_terminal_either(dev):
+    """JSON writes them so, too: who reads it by a program gets what was sent."""
+    deploy(dev, foundation=FOUNDATION)
+    for group in ("access", "system"):
+        put(dev, group, "y")
+    sent = line("\x1b]0;x\x07 \x9b2J \u202eabc \U000e0041", request_id="abc-1")
+    put(dev, "application", json.dumps(sent, ensure_ascii=False))
+    (shown,) = [text for text in dev.run("logs", "--request-id=abc-1", "--json").splitlines() if text.startswith("{")]
+    assert shown.isprintable() and json.loads(shown) == sent
 
 
 # ---- make mute
@@ -478,7 +545,7 @@ def test_alarms_that_tell_somebody_are_muted_for_a_while(dev):
     begin = datetime.datetime.strptime(rule["Rule"]["Schedule"]["Expression"], "at(%Y-%m-%dT%H:%M)").replace(tzinfo=datetime.UTC)
     # Never for ever.
     assert rule["ExpireDate"] == begin + datetime.timedelta(minutes=30)
-    assert 0 <= begin.timestamp() - time.time() + 60 < 120
+    assert -30 < begin.timestamp() - time.time() < 76
     assert rule["Description"].endswith(": the database is restored")
     assert f"muted until {rule['ExpireDate']:%H:%M} UTC" in said and "2 are left as they are" in said
     assert "$ aws cloudwatch put-alarm-mute-rule --name salebell-dev-mute-1" in said
@@ -526,6 +593,56 @@ def test_without_a_yes_nothing_is_muted(dev):
 
 def test_an_environment_without_alarms_has_nothing_to_mute(dev):
     assert "no alarm of dev tells anybody anything" in dev.run("mute", "--minutes=30", "--yes", code=1)
+
+
+def test_what_tells_a_topic_by_any_of_its_actions_is_muted_and_what_also_scales_is_not():
+    def one(name, **more):
+        return {"AlarmName": name, "AlarmActions": [], **more}
+
+    metric = [one("ok", OKActions=[TOPIC]), one("silent", AlarmActions=[TOPIC], ActionsEnabled=False), one("both", AlarmActions=[TOPIC, SCALES])]
+    page = {"MetricAlarms": [*metric, one("unknown", InsufficientDataActions=[TOPIC])], "CompositeAlarms": [one("composite", AlarmActions=[TOPIC])]}
+    account = mock.Mock(prefix="salebell-dev-")
+    paginate = account.client.return_value.get_paginator.return_value.paginate
+    paginate.return_value = [page]
+    assert mute.alarms(account) == (["composite", "ok", "unknown"], ["both", "silent"])
+    paginate.assert_called_once_with(AlarmNamePrefix="salebell-dev-", AlarmTypes=["MetricAlarm", "CompositeAlarm"])
+
+
+def test_only_rules_of_this_command_are_known_and_also_those_that_will_be():
+    names = ("salebell-dev-mute-1", "salebell-dev-mute-other", "salebell-dev-x", "salebell-prod-mute-1")
+    found = [{"AlarmMuteRuleArn": f"arn:aws:cloudwatch:x:1:alarm-mute-rule:{name}"} for name in names]
+    account = mock.Mock(prefix="salebell-dev-")
+    listed = account.client.return_value.list_alarm_mute_rules
+    listed.return_value = {"AlarmMuteRuleSummaries": found}
+    assert list(mute.rules(account)) == ["salebell-dev-mute-1"]
+    listed.assert_called_once_with(Statuses=["SCHEDULED", "ACTIVE"])
+
+
+def test_a_line_that_comes_late_is_shown_once_and_a_group_that_fails_ends_it(monkeypatch):
+    now, asked = [1_000.0], []
+    monkeypatch.setattr(logs.time, "time", lambda: now[0])
+    monkeypatch.setattr(logs.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def pages(**wanted):
+        asked.append((wanted["startTime"], wanted["endTime"]))
+        if len(asked) > 10:
+            raise logs.FAILURES[1]()
+        yield {"events": [{"timestamp": 1, "eventId": "1", "message": "x"}, {"timestamp": 2, "eventId": str(len(asked) // 9), "message": "y"}]}
+
+    account = mock.Mock()
+    account.client.return_value.get_paginator.return_value.paginate = pages
+    lines = logs.follow([logs.Group(account, "a", None)], 900_000, once=False)
+    assert [next(lines)[1] for _ in range(2)] == ["1", "0"]
+    with pytest.raises(logs.Refusal, match="none of the groups can be read"):
+        next(lines)
+    # The last 20 s are asked for again, and nothing before the beginning.
+    assert asked[:2] == [(900_000, 1_000_000), (980_000, 1_003_000)]
+
+
+def test_a_mute_begins_with_a_minute_that_is_not_over_when_its_rules_are_made():
+    for second, minute in ((0, 1), (44, 1), (46, 2), (59, 2)):
+        now = datetime.datetime(2026, 11, 30, 12, 0, second, 999, tzinfo=datetime.UTC)
+        assert mute.begin(now) == datetime.datetime(2026, 11, 30, 12, minute, tzinfo=datetime.UTC)
 
 
 def test_a_mute_that_does_not_begin_is_told():

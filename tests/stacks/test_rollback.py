@@ -62,6 +62,9 @@ LIVE = {"ImageId": GOOD, "SettingsHash": "new", "CanaryImageId": GOOD, "CanarySe
         # Twice is once.
         ([("deploy", GOOD), ("rollout", BAD), ("rollback", GOOD)], LIVE, None, "has gone back"),
         ([("deploy", OLD), ("rollout", GOOD), ("rollout", BAD, TAKEN_BACK)], LIVE, None, "was taken back already"),
+        # One that has failed, or that somebody has cancelled, is tried again.
+        ([("deploy", OLD), ("rollout", GOOD), ("rollback", OLD, TAKEN_BACK)], LIVE, OLD, "has not come"),
+        ([("deploy", OLD), ("rollout", GOOD), ("rollback", OLDER, TAKEN_BACK)], LIVE, OLDER, "has not come"),
         # What make did not do.
         ([("deploy", OLDER), ("rollout", OLD)], LIVE, OLD, "the last that make gave it"),
         ([("deploy", OLD), ("rollout", GOOD, "UPDATE_ROLLBACK_FAILED")], LIVE, OLD, "the last that make gave it"),
@@ -154,10 +157,30 @@ def test_a_stack_that_could_not_go_back_is_told_to_once():
     assert isinstance(decide(step, OLDER, seen(status="UPDATE_ROLLBACK_COMPLETE"))[1], Update)
 
 
+def test_a_rollback_that_runs_is_not_cancelled_but_for_another_image():
+    def events(token):
+        return iter([{"ClientRequestToken": token}, {"ClientRequestToken": "rollback-back-20261130-115900-abcdef-ami-0"}])
+
+    back_to_old = f"rollback-back-20261130-115900-abcdef-{OLD}"
+    assert back.runs("", events(back_to_old)) and back.runs(OLD, events(back_to_old))
+    assert back.runs("", events("rollback-clean-20261130-115900-abcdef"))
+    assert not back.runs(OLDER, events(back_to_old))
+    assert not back.runs("", events(f"rollout-roll-20261130-115900-abcdef-{OLD}")) and not back.runs("", iter([{}]))
+
+
+def test_a_refresh_that_cannot_be_cancelled_ends_it():
+    """Not for ever the same call."""
+    step, action = decide("begin", OLDER, seen(refresh="InProgress"))
+    assert decide(step, OLDER, seen(refresh="InProgress"))[1] == action
+    ended = decide(step, OLDER, seen(refresh="InProgress"), "too many calls")[1]
+    assert ended == End(False, "a refresh of the live group is InProgress: too many calls")
+
+
 def test_a_refresh_that_somebody_has_begun_is_ended_first():
     assert decide("begin", OLDER, seen(refresh="InProgress"))[1].operation == "cancel_instance_refresh"
     assert isinstance(decide("begin", OLDER, seen(refresh="Cancelling"))[1], Look)
     assert decide("begin", OLDER, seen(status="UPDATE_IN_PROGRESS"))[1] == Wait()
+    assert not decide("begin", OLDER, seen(status="REVIEW_IN_PROGRESS"))[1].good
 
 
 def test_it_does_not_touch_what_is_there_already():

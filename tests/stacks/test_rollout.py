@@ -150,10 +150,21 @@ def test_3_fewer_requests_get_ten_minutes_more_twice_and_then_a_person_decides()
     # Nobody looks at the gate while a person thinks, so first the requests go.
     assert (state.step, state.few, action.parameters) == ("rests", True, {"CanaryWeight": "0"})
     state, action = decide("rests", seen(CANARY), few=True)
-    assert state.step == "asked" and isinstance(action, Ask) and "fewer than 200 requests" in action.question
+    assert state.step == "asked" and isinstance(action, Ask) and "fewer than 200 requests in 30 minutes" in action.question
     assert decide("asked", seen(CANARY), True)[1].parameters["ImageId"] == GOOD
     assert "MIN_REQUESTS" in cleans("asked", seen(CANARY), False)
     assert "somebody else" in decide("asked", seen(), True)[1].says
+
+
+def test_3_it_serves_for_the_minutes_that_are_wanted_and_waits_for_as_many_requests_after_them():
+    goal = dataclasses.replace(GOAL, minutes=60, minimum=0)
+    # An earlier run wanted ten, or a person has set the weight, for whom CloudFormation does not wait.
+    state, action = decide("preflight", seen(SERVING, minutes=59, requests=500), goal=goal)
+    assert state.step == "serves" and "until 13:00 UTC" in action.says
+    assert decide("preflight", seen(SERVING, minutes=60, requests=500), goal=goal)[0].step == "rests"
+    goal = dataclasses.replace(goal, minimum=200)
+    assert "until 13:20 UTC" in decide("serves", seen(SERVING, minutes=79), goal=goal)[1].says
+    assert "in 80 minutes" in decide("rests", seen(CANARY), goal=goal, few=True)[1].question
 
 
 def test_3_else_it_is_cleaned_up():
@@ -194,8 +205,8 @@ def test_6_ends_well_or_with_the_reason():
 
 def test_6_else_it_is_said_loudly():
     for tries in (0, 1):
-        assert "it was bad" in cleans("clean", seen(SERVING), "refused", reason="it was bad", tries=tries)
-    state, action = decide("clean", seen(SERVING), "refused", reason="it was bad", tries=2)
+        assert "it was bad" in cleans("clean", seen(SERVING), "refused", reason="it was bad", tries=tries, canary=(GOOD, "new"))
+    state, action = decide("clean", seen(SERVING), "refused", reason="it was bad", tries=2, canary=(GOOD, "new"))
     assert not action.good and action.says.startswith(f"THE CANARY OF {GOOD} IS STILL THERE, with weight 10: refused")
     assert "make rollback ENV=prod" in action.says
 
@@ -235,7 +246,8 @@ def test_settings_alone_are_rolled_out_with_the_image_that_is_there():
     [
         (seen(CANARY, healthy=True), "serves"),
         (seen(CANARY), "up"),
-        (seen(SERVING, requests=500), "rests"),
+        (seen(SERVING, minutes=10, requests=500), "rests"),
+        (seen(SERVING, minutes=9.9, requests=500), "serves"),
         (seen(SERVING, gates={**OPEN, "CanaryGate": "ALARM"}), "clean"),
         (seen(CANARY, status="UPDATE_ROLLBACK_COMPLETE"), "clean"),
         (seen({**SERVING, **ROLLED}), "clean"),
@@ -244,6 +256,27 @@ def test_settings_alone_are_rolled_out_with_the_image_that_is_there():
 )
 def test_a_rollout_that_was_killed_goes_on_from_what_stands(what, step):
     assert decide("preflight", what)[0].step == step
+
+
+@pytest.mark.parametrize("other", [{"CanaryImageId": BAD}, {"CanarySettingsHash": "other"}])
+@pytest.mark.parametrize("step", ["up", "serves", "rests", "asked", "roll", "clean"])
+@pytest.mark.parametrize("stands", [CANARY, SERVING])
+def test_another_ones_canary_is_left_alone(step, stands, other):
+    """A rollback has taken ours away in between, and another rollout has begun."""
+    what = seen({**stands, **other, **(ROLLED if step == "clean" else {})}, healthy=True, minutes=10, requests=200)
+    _, action = decide(step, what, True, canary=(GOOD, "new"))
+    assert isinstance(action, End) and f"the canary of {what.canary[0]} that stands is somebody else's, and is left alone" in action.says
+    assert action.good == (step == "clean")
+
+
+def test_a_canary_of_other_settings_is_not_said_to_be_gone_on_with():
+    said = stops("preflight", seen({**CANARY, "CanarySettingsHash": "other"}))
+    assert "the settings have changed since, `make rollback ENV=prod` ends it" in said and "goes on with it" not in said
+
+
+def test_what_is_at_rest_is_not_waited_for():
+    """A stack that was deleted meanwhile, and has nothing but a change set now: it would be for ever."""
+    assert "REVIEW_IN_PROGRESS" in stops("up", seen(CANARY, status="REVIEW_IN_PROGRESS"))
 
 
 def test_nothing_is_done_where_all_is_there():
@@ -295,6 +328,10 @@ class Model:
                 self.settings = "newer"
             case "somebody updates":
                 self.status = "UPDATE_IN_PROGRESS"
+            case "somebody takes it back":
+                self.parameters |= {key: REST[key] for key in CANARY | SERVING}
+            case "another rollout" if self.parameters["CanaryInstances"] == "0":
+                self.parameters |= {**CANARY, "CanaryImageId": BAD, "CanaryWeight": "10"}
             case "killed":
                 self.kills += 1
                 raise Killed
@@ -327,6 +364,8 @@ class Model:
         if new["CanaryWeight"] == "10":
             assert new["ImageId"] == OLD and new["CanaryInstances"] == "1", "weight 10 with another image"
             assert action.parameters.get("CanaryWeight") != "10" or action.gate == "CanaryGate"
+        if "CanaryWeight" in action.parameters and BAD == self.parameters["CanaryImageId"]:
+            assert self.parameters["ImageId"] == GOOD, "takes another one's canary away, or gives it requests"
         self.since, self.minutes, self.requests, what = self.minutes, self.minutes + action.minutes, 0, self.happens()
         if what == "killed":
             self.kills += 1
@@ -347,7 +386,7 @@ class Killed(Exception):
 
 EVENTS = [
     "nothing", "a gate alarms", "the canary's gate alarms", "gates open", "healthy", "requests", "a refresh", "a process is suspended",
-    "settings change", "somebody updates", "killed", "it fails", "it is refused",
+    "settings change", "somebody updates", "killed", "it fails", "it is refused", "somebody takes it back", "another rollout",
 ]  # fmt: skip
 LUCK = ["nothing", "healthy", "requests", "gates open", "killed", "somebody updates"]
 SEQUENCES = strategies.lists(strategies.sampled_from(EVENTS) | strategies.sampled_from(LUCK), max_size=60)
@@ -368,10 +407,10 @@ def test_whatever_happens_it_ends_and_leaves_no_weight(events, minimum):
     model = Model(events, minimum)
     end = run(model)
     parameters = model.parameters
-    assert parameters["CanaryWeight"] == "0" or parameters["ImageId"] == OLD
-    if end.good:
+    assert parameters["CanaryWeight"] == "0" or parameters["ImageId"] == OLD or parameters["CanaryImageId"] == BAD
+    if end.good and "stands" not in end.says:
         assert (parameters["ImageId"], parameters["CanaryInstances"], parameters["CanaryWeight"]) == (GOOD, "0", "0")
-    elif "STILL THERE" not in end.says and "stands" not in end.says:
+    elif not end.good and "STILL THERE" not in end.says and parameters["CanaryImageId"] != BAD:
         assert (parameters["ImageId"], parameters["CanaryInstances"], parameters["CanaryWeight"]) == (OLD, "0", "0"), end
 
 

@@ -130,11 +130,11 @@ def test_where_no_job_migrates_a_person_does(world):
     assert [call[0] for call in world.read()["calls"]] == ["update"] * 5 and at_rest(world, GOOD)
 
 
-@pytest.mark.parametrize("canary, told", [("unhealthy", "is not healthy in both"), ("absent", "is not healthy in both")])
-def test_a_canary_that_does_not_come_up_goes(world, canary, told):
+@pytest.mark.parametrize("canary", ["unhealthy http", "unhealthy grpc", "absent"])
+def test_a_canary_that_does_not_come_up_goes(world, canary):
     world.set(canary=canary, seconds=60)
     said = world.rollout(code=1)
-    assert told in said and names(world) == ["rollout-up", "rollout-clean"] and at_rest(world, OLD)
+    assert "is not healthy in both" in said and names(world) == ["rollout-up", "rollout-clean"] and at_rest(world, OLD)
 
 
 def test_a_canary_that_serves_badly_is_taken_back_by_its_trigger(world):
@@ -147,7 +147,7 @@ def test_a_canary_that_serves_badly_is_taken_back_by_its_trigger(world):
 def test_a_gate_that_closes_after_the_ten_minutes_takes_it_away_too(world):
     world.set(requests=3, seconds=30)
     with world.changed() as content:
-        content["later"] = {"clock": 900, "alarms": {"ServiceGate": "OK", "CanaryGate": "ALARM"}}
+        content["later"] = {"clock": 1700, "alarms": {"ServiceGate": "OK", "CanaryGate": "ALARM"}}
     said = world.rollout("--min-requests=200", code=1)
     assert "waits for requests: 3 of 200" in said and "must get no more requests: CanaryGate is ALARM" in said
     assert names(world) == ["rollout-up", "rollout-serves", "rollout-clean"] and at_rest(world, OLD)
@@ -157,9 +157,73 @@ def test_a_gate_that_closes_after_the_ten_minutes_takes_it_away_too(world):
 def test_after_too_few_requests_a_person_decides_while_the_canary_rests(world, words, answers, image):
     world.set(requests=3, seconds=120)
     said = world.run("rollout", f"--image={GOOD}", "--min-requests=200", *words, answers=answers, code=int(image == OLD))
-    assert ("fewer than 200 requests in half an hour" in said) == (not words)
+    assert ("fewer than 200 requests in 30 minutes" in said) == (not words)
     assert names(world)[:3] == STEPS[:3] and ("rollout-roll" in names(world)) == (image == GOOD)
     at_rest(world, image)
+
+
+# ---- Others, and AWS, in between -------------------------------------------------------------------------------------
+# What stands when a rollback, or a rollback and another rollout, have come between what was seen and the change set.
+GONE = {"CanaryInstances": "0", "CanaryWeight": "0", "CanaryImageId": OLD, "CanarySettingsHash": "none"}
+ANOTHER = {"CanaryInstances": "1", "CanaryWeight": "0", "CanaryImageId": BAD}
+
+
+@pytest.mark.parametrize("step, other", [("serves", ANOTHER), ("rests", {**ANOTHER, "CanaryWeight": "10"}), ("roll", GONE), ("roll", ANOTHER)])
+def test_what_was_seen_before_somebody_elses_update_is_not_acted_on(world, step, other):
+    world.set(other=[f"rollout-{step}", other])
+    said = world.rollout(code=1)
+    assert "somebody else has changed the stack meanwhile" in said
+    now = world.parameters()
+    assert {key: now[key] for key in other} == other and now["ImageId"] == OLD
+    assert ("is somebody else's, and is left alone" in said) == (other["CanaryInstances"] == "1")
+
+
+# Each of the calls of a rollout fails once, in a step at which its canary has requests, or is about to have them.
+@pytest.mark.parametrize(
+    "call, number",
+    [("DescribeStacks", 30), ("DescribeAlarms", 6), ("DescribeStackEvents", 4), ("DescribeAutoScalingGroups", 5), ("GetMetricData", 1),
+     ("CreateChangeSet", 3), ("ExecuteChangeSet", 3), ("DescribeChangeSet", 5), ("GetParametersByPath", 6), ("DescribeInstanceRefreshes", 9)],
+)  # fmt: skip
+def test_a_call_that_fails_leaves_no_canary_with_requests(world, call, number):
+    world.set(errors=[call, "ThrottlingException", number, 1])
+    code, said = world.fork("rollout", f"--image={GOOD}", "--yes")
+    assert "ThrottlingException" in said
+    now = world.parameters()
+    assert (now["CanaryInstances"], now["CanaryWeight"]) == ("0", "0") and now["ImageId"] in (OLD, GOOD), said
+    assert (now["ImageId"] == GOOD) == (code == 0), said
+
+
+def test_credentials_that_expire_for_ever_are_told_loudly(world, monkeypatch):
+    monkeypatch.setattr(seen, "PATIENCE_S", 0.2)
+    world.set(errors=["DescribeAlarms", "ExpiredToken", 7, 1000])
+    said = world.rollout(code=1)
+    assert said.count("asks again") > 1 and "! NOBODY LOOKS AT THE CANARY NOW" in said and "Traceback" not in said
+    assert f"make rollout ENV=dev IMAGE={GOOD} goes on, make rollback ENV=dev ends it" in said
+    world.set(errors=None)
+    world.rollout()
+    at_rest(world, GOOD)
+
+
+def test_a_closed_gate_does_not_keep_it_from_an_image_that_was_there_before(world):
+    """A stage of a pipeline that is rolled back because of ServiceGate runs with the image before, while the gate is closed."""
+    world.rollout()
+    world.set(alarms={"ServiceGate": "ALARM", "CanaryGate": "ALARM"}, calls=[])
+    assert "ServiceGate is ALARM" in world.rollout(image=BAD, code=1) and world.read()["calls"] == []
+    said = world.run("rollout", f"--image={OLD}", answers="y\n")
+    assert f"has had {OLD} before: goes back to it, without a canary, WITHOUT THE GATES" in said
+    assert names(world) == ["rollout-roll"] and world.updates()[0]["triggers"] == []
+    assert at_rest(world, OLD)["Gates"] == "off" and [call[0] for call in world.read()["calls"]] == ["update"]
+    # The bad one was there after it.
+    assert "ServiceGate is ALARM" in world.rollout(image=GOOD, code=1)
+
+
+def test_what_is_refused_is_not_asked_for_again(world):
+    world.set(errors=["DescribeAlarms", "AccessDenied", 7, 1000])
+    said = world.rollout(code=1)
+    assert "asks again" not in said and "! NOBODY LOOKS AT THE CANARY NOW" in said
+    # Before there is a canary, nobody is told to look at it.
+    world.set(errors=["StartBuild", "ThrottlingException", 1, 1])
+    assert "NOBODY LOOKS" not in world.run("rollout", f"--image={BAD}", "--yes", "--canary=0", code=1)
 
 
 def test_a_roll_that_the_gate_ends_leaves_the_image_and_no_canary(world):
@@ -289,6 +353,35 @@ def test_a_refresh_that_cannot_go_back_is_cancelled(world):
     hangs(world, refuses=True)
     world.run("rollback", "--yes")
     assert called(world) == ["cancel", "cancel refresh"] and at_rest(world, OLD)
+
+
+def test_a_rollback_that_runs_is_waited_for_by_the_next(world):
+    """Killed and started again, or a second operator's: to cancel it would bring the bad image back."""
+    world.rollout()
+    world.set(kill=("ExecuteChangeSet", 1, "after"), calls=[])
+    assert world.fork("rollback", "--yes")[0] == -signal.SIGKILL
+    world.set(kill=None, left=5)
+    said = world.run("rollback", "--yes")
+    assert "a rollback runs already: waits for it" in said and "it has gone back to" in said
+    assert called(world) == [] and names(world) == ["rollback-back"] and at_rest(world, OLD)
+
+
+def test_a_rollback_to_another_image_cancels_the_one_that_runs(world):
+    world.rollout()
+    world.set(kill=("ExecuteChangeSet", 1, "after"), calls=[])
+    assert world.fork("rollback", "--yes")[0] == -signal.SIGKILL
+    world.set(kill=None, left=5)
+    world.run("rollback", f"--image={OLDER}", "--yes")
+    assert called(world) == ["cancel"] and at_rest(world, OLDER)
+
+
+def test_a_rollback_that_has_failed_is_tried_again(world):
+    world.rollout()
+    world.set(breaks=[OLD])
+    assert f"THE LIVE GROUP STILL HAS {GOOD}" in world.run("rollback", "--yes", code=1)
+    world.set(breaks=[])
+    assert f"gets {OLD}, to which the last rollback has not come" in world.run("rollback", "--yes")
+    at_rest(world, OLD)
 
 
 def test_without_any_history_it_shows_the_launch_templates_and_asks_for_an_image(world):
