@@ -127,13 +127,13 @@ impl Authenticator {
         if let Some(caller) = self.tokens.get(&hash, now) {
             return Ok(caller);
         }
-        let (caller, until) = match api_key::is_well_formed(token) {
-            true => self.find_key(&hash, now).await?,
-            false if token.matches('.').count() == 2 => {
-                let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
-                self.admit(issuers.verify(token).await?, now).await?
-            }
-            false => return Err(Error::new(Kind::Unauthenticated, "The token is not valid.")),
+        let (caller, until) = if api_key::is_well_formed(token) {
+            self.find_key(&hash, now).await?
+        } else if token.matches('.').count() == 2 {
+            let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+            self.admit(issuers.verify(token).await?, now).await?
+        } else {
+            return Err(Error::new(Kind::Unauthenticated, "The token is not valid."));
         };
         self.activity.note_login(caller.account, now);
         self.tokens.put(hash, caller.clone(), until, now);

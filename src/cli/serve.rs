@@ -34,9 +34,10 @@ pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
         parts.push(Part::new("the look at the disk", disk::run(app.clone())));
     }
     let ended = process::run(app.clone(), "api", metrics, parts).await;
-    match app.dead_man.has_fired() {
-        true => Ok(ExitCode::from(dead_man::EXIT_CODE)),
-        false => ended.map(|()| ExitCode::SUCCESS),
+    if app.dead_man.has_fired() {
+        Ok(ExitCode::from(dead_man::EXIT_CODE))
+    } else {
+        ended.map(|()| ExitCode::SUCCESS)
     }
 }
 

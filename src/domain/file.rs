@@ -28,9 +28,10 @@ pub fn keep_until(
     if wanted <= now {
         return Err("must be in the future".to_owned());
     }
-    match wanted > created_at + MAX_LIFE {
-        true => Err(format!("must not be later than {}", (created_at + MAX_LIFE).to_rfc3339())),
-        false => Ok(wanted),
+    if wanted > created_at + MAX_LIFE {
+        Err(format!("must not be later than {}", (created_at + MAX_LIFE).to_rfc3339()))
+    } else {
+        Ok(wanted)
     }
 }
 

@@ -45,11 +45,12 @@ impl Usage {
             return Admission::Never;
         }
         let all = most.saturating_mul(self.length);
-        let fits = |bytes: u64| match end - start == self.length {
-            // A copy of its own begins only while one is left.
-            true => self.length == 0 || bytes / self.length < most,
-            // A client that fetches parts at once may still have an answer open to which all was promised.
-            false => {
+        let fits = |bytes: u64| {
+            if end - start == self.length {
+                // A copy of its own begins only while one is left.
+                self.length == 0 || bytes / self.length < most
+            } else {
+                // A client that fetches parts at once may still have an answer open to which all was promised.
                 bytes.saturating_add(end - start) < all.saturating_mul(2)
                     && given.saturating_add(end - start) <= all.saturating_add(all / 2)
             }

@@ -8,9 +8,10 @@ use std::borrow::Cow;
 /// # Errors
 /// It has a character or a length that no domain has.
 pub fn to_ascii(domain: &str) -> Result<Cow<'_, str>, idna::Errors> {
-    match domain.is_ascii() {
-        true => Ok(Cow::Borrowed(domain)),
-        false => idna::domain_to_ascii_strict(domain).map(Cow::Owned),
+    if domain.is_ascii() {
+        Ok(Cow::Borrowed(domain))
+    } else {
+        idna::domain_to_ascii_strict(domain).map(Cow::Owned)
     }
 }
 

@@ -226,9 +226,10 @@ impl<'a> OfferRecorder<'a> {
     /// Ends the message for this offer: what it has become is written.
     pub fn close(self) {
         for sale in self.sales {
-            match self.started.contains(&sale.id) {
-                true => self.changes.started_sales.push(sale),
-                false => self.changes.changed_sales.push(sale),
+            if self.started.contains(&sale.id) {
+                self.changes.started_sales.push(sale)
+            } else {
+                self.changes.changed_sales.push(sale)
             }
         }
         if let Some(price) = self.offer.price.filter(|_| self.touched) {

@@ -65,9 +65,10 @@ pub fn decode_entities(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let decoded = html_escape::decode_html_entities(text);
-    match decoded.chars().any(|c| of_windows_1252(c) != c) {
-        true => Cow::Owned(decoded.chars().map(of_windows_1252).collect()),
-        false => decoded,
+    if decoded.chars().any(|c| of_windows_1252(c) != c) {
+        Cow::Owned(decoded.chars().map(of_windows_1252).collect())
+    } else {
+        decoded
     }
 }
 

@@ -181,9 +181,10 @@ impl Read for Bounded {
 impl BufRead for Bounded {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         let most = self.read.load(Ordering::Relaxed).saturating_mul(MAX_RATIO).max(RATIO_GRACE);
-        match self.unpacked > most {
-            true => Err(std::io::Error::other(format!("it unpacks to more than {MAX_RATIO} times its size"))),
-            false => self.inner.fill_buf(),
+        if self.unpacked > most {
+            Err(std::io::Error::other(format!("it unpacks to more than {MAX_RATIO} times its size")))
+        } else {
+            self.inner.fill_buf()
         }
     }
 

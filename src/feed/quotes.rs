@@ -89,9 +89,10 @@ impl Fields {
         self.list.iter().map(|field| {
             // Fields end at ASCII characters, which no other character has inside; `get` cannot fail.
             let text = record.get(field.begin..field.end).unwrap_or_default();
-            match field.quoted && text.contains("\"\"") {
-                true => Cow::Owned(text.replace("\"\"", "\"")),
-                false => Cow::Borrowed(text),
+            if field.quoted && text.contains("\"\"") {
+                Cow::Owned(text.replace("\"\"", "\""))
+            } else {
+                Cow::Borrowed(text)
             }
         })
     }
@@ -308,9 +309,10 @@ impl Row<'_> {
         let is_ragged = fields.len() != self.columns;
         let Some(price) = self.price else {
             // One field is a line of any text.
-            return match is_ragged {
-                true => (fields.len() > 1).then_some(Likeness::Ragged),
-                false => Some(Likeness::Row),
+            return if is_ragged {
+                (fields.len() > 1).then_some(Likeness::Ragged)
+            } else {
+                Some(Likeness::Row)
             };
         };
         let cell_of = |place: usize| fields.get(place).map(|field| &line[field.begin..field.end]);
@@ -324,9 +326,10 @@ impl Row<'_> {
             return is_row.then_some(Likeness::Ragged);
         }
         let cell = cell_of(price)?;
-        match cell.trim_ascii().is_empty() {
-            true => Some(Likeness::Priceless),
-            false => is_like_price(cell).then_some(Likeness::Row),
+        if cell.trim_ascii().is_empty() {
+            Some(Likeness::Priceless)
+        } else {
+            is_like_price(cell).then_some(Likeness::Row)
         }
     }
 }

@@ -152,13 +152,12 @@ impl Records {
                     content
                 } else {
                     let alone = quotes::read_line(text, &self.table.dialect);
-                    match alone.is_open {
-                        true => self.read_open(&alone)?,
-                        false => {
-                            let content = content_of(text, &alone);
-                            self.lines.consume_line(line);
-                            content
-                        }
+                    if alone.is_open {
+                        self.read_open(&alone)?
+                    } else {
+                        let content = content_of(text, &alone);
+                        self.lines.consume_line(line);
+                        content
                     }
                 }
             }
@@ -199,12 +198,13 @@ impl Records {
         let Line::At(span) = self.lines.find()? else { return Ok(Content::Broken("is gone".to_owned())) };
         let text = &self.lines.window[span];
         // The mark is a character like others where the line is a row with it. Without having looked, nobody knows.
-        let content = match may_look && self.table.columns.is_none_or(|columns| columns == alone.count()) {
-            true => content_of(text, alone),
-            false => Content::Broken(format!(
+        let content = if may_look && self.table.columns.is_none_or(|columns| columns == alone.count()) {
+            content_of(text, alone)
+        } else {
+            Content::Broken(format!(
                 "has a quotation mark that is never closed, and {} fields without it",
                 alone.count()
-            )),
+            ))
         };
         self.lines.consume_next_line();
         Ok(content)
@@ -420,10 +420,13 @@ impl Lines {
     fn find_filled(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.find()? {
-                Line::At(span) if span.is_empty() => match self.unread().is_empty() {
-                    true => return Ok(None),
-                    false => self.consume_line(Line::At(span)),
-                },
+                Line::At(span) if span.is_empty() => {
+                    if self.unread().is_empty() {
+                        return Ok(None);
+                    } else {
+                        self.consume_line(Line::At(span))
+                    }
+                }
                 line => return Ok(Some(line)),
             }
         }

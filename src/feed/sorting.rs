@@ -80,10 +80,7 @@ impl Sorter {
     pub fn push(&mut self, seen: LineObservation) -> io::Result<()> {
         self.held_bytes += seen.size();
         self.held.push(seen);
-        match self.held_bytes < self.memory {
-            true => Ok(()),
-            false => self.spill(),
-        }
+        if self.held_bytes < self.memory { Ok(()) } else { self.spill() }
     }
 
     /// Writes what is held to a run, and merges runs where there are many.

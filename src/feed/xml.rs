@@ -243,10 +243,7 @@ impl Items {
                 Piece::Text(String::new())
             }
         };
-        match self.depth > DEEPEST {
-            true => Err(self.broken("stands deeper than any feed")),
-            false => Ok(piece),
-        }
+        if self.depth > DEEPEST { Err(self.broken("stands deeper than any feed")) } else { Ok(piece) }
     }
 
     fn line(&self) -> u64 {

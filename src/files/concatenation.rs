@@ -31,9 +31,10 @@ pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uu
         sha256 = hash_extents(blobs.clone(), extents) => sha256.map_err(Error::unavailable)?,
         gone = stay_alive(writer, clock, file) => return Err(gone),
     };
-    match writing::complete_final(writer, file, &sha256, clock.now()).await? {
-        true => Ok(()),
-        false => Err(Error::not_found("file")),
+    if writing::complete_final(writer, file, &sha256, clock.now()).await? {
+        Ok(())
+    } else {
+        Err(Error::not_found("file"))
     }
 }
 

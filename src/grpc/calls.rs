@@ -92,10 +92,7 @@ async fn answer(
     let deadline = read_timeout(request.headers())?.and_then(|timeout| begin.checked_add(timeout));
     // For the request to arrive, and to be understood.
     let soon = deadline.unwrap_or(begin + limit).min(begin + limit);
-    let place = match method.streams {
-        true => Some(Place::take(&calls.places)?),
-        false => None,
-    };
+    let place = if method.streams { Some(Place::take(&calls.places)?) } else { None };
     // A service may read on when nobody hears it any more, and would keep the connection from ending.
     let over = CancellationToken::new();
     let request = request

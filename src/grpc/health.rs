@@ -35,10 +35,7 @@ impl Health {
 /// `None`: there is no such service. The empty name is the server as a whole.
 fn status(service: &str, stopping: &CancellationToken) -> Option<ServingStatus> {
     let known = service.is_empty() || SERVICES.contains(&service);
-    known.then(|| match stopping.is_cancelled() {
-        true => ServingStatus::NotServing,
-        false => ServingStatus::Serving,
-    })
+    known.then(|| if stopping.is_cancelled() { ServingStatus::NotServing } else { ServingStatus::Serving })
 }
 
 /// The status now, each other one, and the last one again after `again`. Never ends.

@@ -234,9 +234,10 @@ impl Report {
         self.backfill = backfill || backfilled;
         let mut stride = Stride::default();
         for (index, item) in items.iter().enumerate() {
-            match item.len() > MAX_LINE {
-                true => self.refuse(index as u64, Error::new(Kind::TooLarge, "The observation is too long.")),
-                false => self.take(index as u64, item),
+            if item.len() > MAX_LINE {
+                self.refuse(index as u64, Error::new(Kind::TooLarge, "The observation is too long."))
+            } else {
+                self.take(index as u64, item)
             }
             stride.advance(item.len()).await;
         }

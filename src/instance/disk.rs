@@ -52,10 +52,7 @@ impl Fullness {
         let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
         self.looked_at = now;
         self.was_good |= good;
-        self.lasts = match good {
-            true => None,
-            false => Some(self.lasts.map_or(Duration::ZERO, |lasts| lasts + since)),
-        };
+        self.lasts = if good { None } else { Some(self.lasts.map_or(Duration::ZERO, |lasts| lasts + since)) };
     }
 
     /// It has lasted too long.

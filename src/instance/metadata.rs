@@ -308,9 +308,10 @@ impl Metadata {
 
 fn judge<T>(status: StatusCode, what: &str) -> Try<T> {
     let reason = format!("it answers {} to {what}", status.as_u16());
-    match status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        true => Try::Again(reason),
-        false => Try::Refused(reason),
+    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        Try::Again(reason)
+    } else {
+        Try::Refused(reason)
     }
 }
 

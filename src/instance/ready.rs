@@ -113,9 +113,10 @@ fn ready_url(config: &Config) -> Result<Url, Failure> {
         return Err(Failure::new("instance.ready_url is required where server.listen has port 0"));
     }
     if address.ip().is_unspecified() {
-        address.set_ip(match address.is_ipv4() {
-            true => std::net::Ipv4Addr::LOCALHOST.into(),
-            false => std::net::Ipv6Addr::LOCALHOST.into(),
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
     let scheme = if config.server.tls == Tls::Off { "http" } else { "https" };

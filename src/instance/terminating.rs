@@ -197,11 +197,12 @@ async fn drain(config: &Config, group: &mut Option<AutoScaling>, reason: &Reason
         None => draining.await.is_ok(),
     };
     let took = begun.elapsed().as_millis() as u64;
-    match drained {
-        true => log::info!(target: "salebell::terminating", duration_ms = took; "drained"),
+    if drained {
+        log::info!(target: "salebell::terminating", duration_ms = took; "drained");
+    } else {
         // Nothing is lost: leases expire, uploads go on elsewhere.
-        false => log::error!(target: "salebell::terminating", duration_ms = took;
-            "not drained within {} s; what is in hand is left to others", limit.as_secs()),
+        log::error!(target: "salebell::terminating", duration_ms = took;
+            "not drained within {} s; what is in hand is left to others", limit.as_secs());
     }
 }
 

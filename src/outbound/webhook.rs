@@ -198,9 +198,10 @@ impl Webhooks {
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| retries::parse_retry_after(value.to_str().ok()?, now));
-        attempt.error = Some(match status.is_redirection() {
-            true => format!("the receiver answered {}: redirects are not followed", status.as_u16()),
-            false => format!("the receiver answered {}", status.as_u16()),
+        attempt.error = Some(if status.is_redirection() {
+            format!("the receiver answered {}: redirects are not followed", status.as_u16())
+        } else {
+            format!("the receiver answered {}", status.as_u16())
         });
         let answer = read_beginning(&mut response).await;
         // PostgreSQL takes no NUL, and nobody needs other control characters.
@@ -233,17 +234,19 @@ impl Webhooks {
             return forbidden.to_string();
         }
         if error.is_timeout() {
-            return match error.is_connect() {
-                true => format!("no connection within {} ms", self.settings.connect_timeout.as_millis()),
-                false => format!("no answer within {} ms", self.settings.timeout.as_millis()),
+            return if error.is_connect() {
+                format!("no connection within {} ms", self.settings.connect_timeout.as_millis())
+            } else {
+                format!("no answer within {} ms", self.settings.timeout.as_millis())
             };
         }
         // The first link names the URL, which the owner knows and a log must not.
         let reason = connection::explain(error, "the receiver")
             .unwrap_or_else(|| error.source().map_or_else(|| error.to_string(), chain));
-        let text = match error.is_connect() {
-            true => format!("no connection: {reason}"),
-            false => format!("no answer: {reason}"),
+        let text = if error.is_connect() {
+            format!("no connection: {reason}")
+        } else {
+            format!("no answer: {reason}")
         };
         text.replace('\0', " ").chars().take(MAX_KEPT_CHARS).collect()
     }

@@ -202,9 +202,10 @@ impl Server {
                     full = only_health;
                     let connection = connections.serve(stream, peer, only_health);
                     connections.tasks.spawn(async move {
-                        match only_health {
-                            true => drop(tokio::time::timeout(HEALTH_CHECK_TIMEOUT, connection).await),
-                            false => connection.await,
+                        if only_health {
+                            drop(tokio::time::timeout(HEALTH_CHECK_TIMEOUT, connection).await)
+                        } else {
+                            connection.await
                         }
                         drop(place);
                     });
@@ -276,10 +277,7 @@ impl Connections {
         let conversation = Conversation {
             router: self.router.clone(),
             peer: Peer { address: peer, encrypted: self.tls.is_some() },
-            limits: match only_health {
-                true => self.limits.at_most(HEALTH_CHECK_PAUSE),
-                false => self.limits,
-            },
+            limits: if only_health { self.limits.at_most(HEALTH_CHECK_PAUSE) } else { self.limits },
             closing: if only_health { self.closing.child_token() } else { self.closing.clone() },
             cut: self.cut.clone(),
             only_health: only_health.then_some(self.speaks),

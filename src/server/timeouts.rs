@@ -100,10 +100,7 @@ impl ConnectionTimeouts {
             let mut look_again = now + idle.min(head);
             {
                 let state = self.state();
-                let (limit, what) = match state.head {
-                    true => (head, Overdue::Head),
-                    false => (idle, Overdue::Idle),
-                };
+                let (limit, what) = if state.head { (head, Overdue::Head) } else { (idle, Overdue::Idle) };
                 let end = state.since + limit;
                 match state.requests {
                     0 if end <= now => return what,

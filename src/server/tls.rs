@@ -91,10 +91,7 @@ impl Tls {
             return None;
         }
         // The semaphore is never closed.
-        let _place = match urgent {
-            true => None,
-            false => Some(self.handshakes.acquire().await.ok()?),
-        };
+        let _place = if urgent { None } else { Some(self.handshakes.acquire().await.ok()?) };
         // What goes wrong is the client's doing, and common: a port scan, a health check over TCP.
         self.acceptor.accept(stream).await.ok()
     }

@@ -392,9 +392,10 @@ pub async fn record_attempts(
 pub async fn age(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
     let from = Uuid::new_v4();
     let (age, seen) = age_after(pool, from, CHANNELS_AGED, now).await?;
-    let (of_others, _) = match seen < CHANNELS_AGED {
-        true => age_after(pool, Uuid::nil(), CHANNELS_AGED - seen, now).await?,
-        false => (0.0, 0),
+    let (of_others, _) = if seen < CHANNELS_AGED {
+        age_after(pool, Uuid::nil(), CHANNELS_AGED - seen, now).await?
+    } else {
+        (0.0, 0)
     };
     Ok(age.max(of_others))
 }

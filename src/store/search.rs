@@ -85,11 +85,10 @@ pub async fn search_games(
             }
             Way::Mended => {
                 let alternatives = find_alternatives(&mut connection, &typed).await?;
-                match alternatives.is_empty() {
-                    true => Vec::new(),
-                    false => {
-                        holding(&mut connection, None, &tsquery(&typed, &completions, &alternatives)).await?
-                    }
+                if alternatives.is_empty() {
+                    Vec::new()
+                } else {
+                    holding(&mut connection, None, &tsquery(&typed, &completions, &alternatives)).await?
                 }
             }
             Way::Alike => alike(&mut connection, query).await?,

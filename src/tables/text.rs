@@ -26,9 +26,10 @@ impl TextWriter {
     pub fn write(&mut self, rows: &[Vec<Cell>]) -> Bytes {
         let mut text = self.header();
         for row in rows {
-            match self.json {
-                true => self.write_object(&mut text, row),
-                false => write_record(&mut text, row.iter().map(in_csv)),
+            if self.json {
+                self.write_object(&mut text, row)
+            } else {
+                write_record(&mut text, row.iter().map(in_csv))
             }
         }
         text.into()
@@ -64,10 +65,7 @@ impl TextWriter {
 
 /// A text as it stands in CSV.
 pub fn guard(text: &str) -> Cow<'_, str> {
-    match begins_formula(text) {
-        true => Cow::Owned(format!("'{text}")),
-        false => Cow::Borrowed(text),
-    }
+    if begins_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
 
 /// The text of which `guard` made this. An apostrophe before anything but a formula is a part of the text.
@@ -113,13 +111,12 @@ fn write_record(text: &mut String, fields: impl Iterator<Item = String>) {
         if at > 0 {
             text.push(',');
         }
-        match field.contains(['"', ',', '\r', '\n']) || field.trim() != field {
-            true => {
-                text.push('"');
-                text.push_str(&field.replace('"', "\"\""));
-                text.push('"');
-            }
-            false => text.push_str(&field),
+        if field.contains(['"', ',', '\r', '\n']) || field.trim() != field {
+            text.push('"');
+            text.push_str(&field.replace('"', "\"\""));
+            text.push('"');
+        } else {
+            text.push_str(&field)
         }
     }
     text.push_str("\r\n");

@@ -66,10 +66,11 @@ async fn look_at_queues(app: &AppState) {
     let now = app.clock.now();
     let bus = async {
         let look = app.bus.age_and_dead();
-        let found = match app.bus.outlives_database() {
+        let found = if app.bus.outlives_database() {
             // An SQS that is slow says nothing about the database.
-            true => tokio::time::timeout(PATIENCE, look).await.ok(),
-            false => app.deadline.run(PATIENCE, look).await.ok(),
+            tokio::time::timeout(PATIENCE, look).await.ok()
+        } else {
+            app.deadline.run(PATIENCE, look).await.ok()
         };
         let found = found.and_then(Result::ok);
         gauge!("bus_oldest_message_age_seconds").set(found.map_or(f64::NAN, |(age, _)| age));

@@ -90,9 +90,10 @@ impl Spread {
 }
 
 fn bucket_of(seconds: f64) -> usize {
-    match seconds > FIRST {
-        true => ((seconds / FIRST).ln() / GROWTH.ln()).ceil().min((BUCKETS - 1) as f64) as usize,
-        false => 0,
+    if seconds > FIRST {
+        ((seconds / FIRST).ln() / GROWTH.ln()).ceil().min((BUCKETS - 1) as f64) as usize
+    } else {
+        0
     }
 }
 

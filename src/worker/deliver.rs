@@ -164,12 +164,11 @@ async fn try_once(app: &App, outbound: &Outbound) -> AttemptResult {
         let lag = app.clock.now() - event_at;
         histogram!("salebell_sent_lag_seconds").record(lag.as_seconds_f64().max(0.0));
     }
-    let next_at = match attempt.succeeded() || attempt.is_gone() {
-        true => None,
-        false => {
-            let tries = usize::try_from(delivery.attempts - delivery.schedule_from).unwrap_or(0) + 1;
-            retries::wait_after(tries, random(), attempt.retry_after).map(|wait| app.clock.now() + wait)
-        }
+    let next_at = if attempt.succeeded() || attempt.is_gone() {
+        None
+    } else {
+        let tries = usize::try_from(delivery.attempts - delivery.schedule_from).unwrap_or(0) + 1;
+        retries::wait_after(tries, random(), attempt.retry_after).map(|wait| app.clock.now() + wait)
     };
     if next_at.is_none() && !attempt.succeeded() {
         counter!("salebell_deliveries_dead_total").increment(1);

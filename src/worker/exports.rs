@@ -203,9 +203,10 @@ impl Writing<'_> {
             hash_state: &[],
             progress: None,
         };
-        match writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
-            true => Ok(()),
-            false => Err(Stop::Lost),
+        if writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
+            Ok(())
+        } else {
+            Err(Stop::Lost)
         }
     }
 
@@ -275,9 +276,10 @@ impl Writing<'_> {
 
     async fn tell(&self) -> Result<(), Stop> {
         let (app, id) = (self.app, self.export.id);
-        match exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
-            true => Ok(()),
-            false => Err(Stop::Lost),
+        if exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
+            Ok(())
+        } else {
+            Err(Stop::Lost)
         }
     }
 }

@@ -352,9 +352,10 @@ impl<'a> Sending<'a> {
         self.count(bytes);
         self.told_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
-        match imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
-            true => Ok(()),
-            false => Err(Stop::Lost),
+        if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
+            Ok(())
+        } else {
+            Err(Stop::Lost)
         }
     }
 
@@ -432,9 +433,10 @@ impl Read for Heard {
 
 impl BufRead for Heard {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        match self.tell.is_closed() {
-            true => Err(io::Error::other("nobody waits for it any more")),
-            false => self.inner.fill_buf(),
+        if self.tell.is_closed() {
+            Err(io::Error::other("nobody waits for it any more"))
+        } else {
+            self.inner.fill_buf()
         }
     }
 

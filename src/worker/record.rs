@@ -81,10 +81,12 @@ async fn settle(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Res
     if received.receives > MAX_RECEIVES {
         return bury(app, received, "its receivers died").await;
     }
-    let recorded = match app.bus.outlives_database() {
-        false => record_held(app, received).await,
-        true if app.stopping.is_cancelled() => Err(Failure::Passing("we are stopping".to_owned())),
-        true => record_patiently(app, received, beat).await,
+    let recorded = if !app.bus.outlives_database() {
+        record_held(app, received).await
+    } else if app.stopping.is_cancelled() {
+        Err(Failure::Passing("we are stopping".to_owned()))
+    } else {
+        record_patiently(app, received, beat).await
     };
     match recorded {
         Ok(()) => app.bus.acknowledge(received).await?,

@@ -68,10 +68,7 @@ async fn of_two_instances_that_fall_silent_at_once_one_is_replaced() {
     })
     .await;
     let [one, two] = &mut members;
-    let (gone, stays) = match one.api.log().contains("held back") {
-        true => (two, one),
-        false => (one, two),
-    };
+    let (gone, stays) = if one.api.log().contains("held back") { (two, one) } else { (one, two) };
     assert_eq!(gone.api.exit_code().await, Some(90), "{}", gone.api.log());
     assert!(gone.api.log().contains("has itself replaced and stops serving"), "{}", gone.api.log());
     assert_eq!((gone.state(&ec2), stays.state(&ec2)), (State::Terminated, State::InService));

@@ -29,15 +29,16 @@ fn lines(points: &[Value]) -> Vec<String> {
     let day = |value: &Value| value.as_str().unwrap()[..10].to_owned();
     let line = |point: &Value| {
         let store = point["store"]["slug"].as_str().unwrap();
-        match point["start"].is_string() {
-            true => format!(
+        if point["start"].is_string() {
+            format!(
                 "{store} {} {}..{} {}",
                 day(&point["start"]),
                 amount(&point["min"]),
                 amount(&point["max"]),
                 amount(&point["last"])
-            ),
-            false => format!("{store} {} {}", day(&point["observed_at"]), amount(&point["price"])),
+            )
+        } else {
+            format!("{store} {} {}", day(&point["observed_at"]), amount(&point["price"]))
         }
     };
     points.iter().map(line).collect()

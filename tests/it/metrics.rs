@@ -9,9 +9,10 @@ use salebell::telemetry::table::{CloudWatch, Kind, METRICS};
 fn read_sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => read_sources(&path, text),
-            false => text.push_str(&fs::read_to_string(path).unwrap()),
+        if path.is_dir() {
+            read_sources(&path, text)
+        } else {
+            text.push_str(&fs::read_to_string(path).unwrap())
         }
     }
 }

@@ -75,13 +75,14 @@ fn shape(plan: &Value) -> Vec<String> {
     let mut shape = Vec::new();
     walk(page, &mut |node| {
         let relation = node["Relation Name"].as_str().unwrap_or_default();
-        let text = match relation.starts_with("price_history") {
-            true => "price_history".to_owned(),
-            false => format!(
+        let text = if relation.starts_with("price_history") {
+            "price_history".to_owned()
+        } else {
+            format!(
                 "{} {relation} {}",
                 node["Node Type"].as_str().unwrap(),
                 node["Index Name"].as_str().unwrap_or_default()
-            ),
+            )
         };
         if shape.last() != Some(&text) {
             shape.push(text);
@@ -246,9 +247,10 @@ async fn no_list_costs_more_on_ten_times_the_catalogue() {
         if shape(&before) != shape(&after) && !walks {
             problems.push(format!("{name} changes its plan:\n  {:?}\n  {:?}", shape(&before), shape(&after)));
         }
-        let few = match name.starts_with("search") {
-            true => rows < MAX_ROWS_OF_SEARCH,
-            false => rows < MAX_ROWS && rows <= 1.5 * rows_before + 500.0,
+        let few = if name.starts_with("search") {
+            rows < MAX_ROWS_OF_SEARCH
+        } else {
+            rows < MAX_ROWS && rows <= 1.5 * rows_before + 500.0
         };
         if !few {
             problems

@@ -205,9 +205,10 @@ fn is_a_tenth(share: &Share) -> Result<(), String> {
     let part = f64::from(WEIGHT) / 100.0;
     let (as_many, more) =
         (at_least(share.canary, share.requests, part), at_least(share.canary + 1, share.requests, part));
-    match as_many < CHANCE || 1.0 - more < CHANCE {
-        true => Err(format!("the canary had {} of {} requests: no tenth", share.canary, share.requests)),
-        false => Ok(()),
+    if as_many < CHANCE || 1.0 - more < CHANCE {
+        Err(format!("the canary had {} of {} requests: no tenth", share.canary, share.requests))
+    } else {
+        Ok(())
     }
 }
 

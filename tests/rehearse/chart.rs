@@ -91,10 +91,8 @@ impl Chart<'_> {
 
     fn label(&mut self, x: f64, at: usize, class: &str, text: &str) {
         // What would not fit stands to the left of its place.
-        let (x, anchor) = match x > WIDTH - 7.0 * text.chars().count() as f64 {
-            true => (x - 4.0, "end"),
-            false => (x, "start"),
-        };
+        let (x, anchor) =
+            if x > WIDTH - 7.0 * text.chars().count() as f64 { (x - 4.0, "end") } else { (x, "start") };
         let y = label_top(at);
         let _ = write!(
             self.svg,

@@ -230,10 +230,8 @@ async fn files_on_efs(
     {
         efs.becomes(who).await?;
         let away = caller.is_away(&instance, "").await;
-        let away = match efs.was_refused(who) {
-            true => away,
-            false => Err("nobody has refused its certificate".to_owned()),
-        };
+        let away =
+            if efs.was_refused(who) { away } else { Err("nobody has refused its certificate".to_owned()) };
         proofs.note(what, away)?;
     }
     efs.becomes(Who::Itself).await?;
@@ -381,12 +379,11 @@ fn grown(report: &str, (volume, written): (u64, u64)) -> Result<String, String> 
 fn same(first: &str, second: &str) -> Result<String, String> {
     let of = |name| (fact(first, name), fact(second, name));
     let ((id, later), (boot, boot_later)) = (of("machine-id"), of("boot-id"));
-    match id.len() == 32 && id == later && boot != boot_later && fact(second, "boots") == "2" {
-        true => Ok(format!("machine-id {id}, its journal has both boots")),
-        false => {
-            let boots = fact(second, "boots");
-            Err(format!("machine-id {id:?} and {later:?}, {boots} boots in its journal"))
-        }
+    if id.len() == 32 && id == later && boot != boot_later && fact(second, "boots") == "2" {
+        Ok(format!("machine-id {id}, its journal has both boots"))
+    } else {
+        let boots = fact(second, "boots");
+        Err(format!("machine-id {id:?} and {later:?}, {boots} boots in its journal"))
     }
 }
 
@@ -398,9 +395,10 @@ fn plain(console: &str) -> String {
 }
 
 fn tells(machine: &Machine, text: &str) -> Result<(), String> {
-    match machine.console().contains(text) {
-        true => Ok(()),
-        false => Err(format!("{text:?} is not on the console:\n{}", end_of(&machine.console()))),
+    if machine.console().contains(text) {
+        Ok(())
+    } else {
+        Err(format!("{text:?} is not on the console:\n{}", end_of(&machine.console())))
     }
 }
 

@@ -275,9 +275,10 @@ pub async fn ask(request: RequestBuilder) -> Answer<Reply> {
 
 /// What a request without an answer comes to.
 pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
-    match error.is_builder() {
-        true => Answer::Refused(Failure::new(error.to_string()).into()),
-        false => Answer::Later(Later::new(describe_trouble(error))),
+    if error.is_builder() {
+        Answer::Refused(Failure::new(error.to_string()).into())
+    } else {
+        Answer::Later(Later::new(describe_trouble(error)))
     }
 }
 
@@ -285,9 +286,10 @@ pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
 fn describe_trouble(error: &reqwest::Error) -> String {
     let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
     if error.is_timeout() {
-        return match error.is_connect() {
-            true => format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs()),
-            false => format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs()),
+        return if error.is_connect() {
+            format!("no connection to {peer} within {} s", CONNECT_LIMIT.as_secs())
+        } else {
+            format!("nothing from {peer} for {} s", STALLED_AFTER.as_secs())
         };
     }
     let here = error.url().and_then(Url::host_str).is_some_and(is_loopback);

@@ -73,10 +73,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     tokio::select! {
         done = get.run() => done.map(|()| ExitCode::SUCCESS),
         _ = tokio::signal::ctrl_c() => {
-            let hint = match get.is_to_standard_output() {
-                true => "",
-                false => "\nThe same command takes up where this one ended.",
-            };
+            let hint = if get.is_to_standard_output() { "" } else { "\nThe same command takes up where this one ended." };
             eprintln!("stopped while {} was fetched{hint}", arguments.source);
             Ok(ExitCode::from(INTERRUPTED))
         }
@@ -103,9 +100,10 @@ impl Source {
             api.parse().explain(|| format!("{api} is no URL"))
         };
         // As the API tells paths: below its own address.
-        let url = match given.starts_with('/') {
-            true => api()?.join(given).map_err(|_| wrong())?,
-            false => given.parse().map_err(|_| wrong())?,
+        let url = if given.starts_with('/') {
+            api()?.join(given).map_err(|_| wrong())?
+        } else {
+            given.parse().map_err(|_| wrong())?
         };
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(wrong());
@@ -199,9 +197,10 @@ impl Get<'_> {
     async fn run(&self) -> Result<(), Failure> {
         for _ in 0..MAX_CHANGES {
             let version = self.learn().await?;
-            let arrived = match self.is_to_standard_output() {
-                true => self.to_standard_output(&version).await?,
-                false => self.to_file(&version).await?,
+            let arrived = if self.is_to_standard_output() {
+                self.to_standard_output(&version).await?
+            } else {
+                self.to_file(&version).await?
             };
             if arrived {
                 return Ok(());

@@ -119,20 +119,15 @@ async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
         }
         let page: Page = client.get("v1/files", Some(&query.finish())).await?;
         for item in page.items {
-            let line = match json {
-                true => item.to_string(),
-                false => {
-                    let file: FileInfo =
-                        serde_json::from_value(item).explain(|| "the list has another form")?;
-                    if !any {
-                        print(&format!(
-                            "{:36}  {:>10}  {:>8}  {:>8}  NAME",
-                            "ID", "SIZE", "STATE", "EXPIRES"
-                        ))?;
-                    }
-                    any = true;
-                    describe(&file, now)
+            let line = if json {
+                item.to_string()
+            } else {
+                let file: FileInfo = serde_json::from_value(item).explain(|| "the list has another form")?;
+                if !any {
+                    print(&format!("{:36}  {:>10}  {:>8}  {:>8}  NAME", "ID", "SIZE", "STATE", "EXPIRES"))?;
                 }
+                any = true;
+                describe(&file, now)
             };
             print(&line)?;
         }

@@ -187,13 +187,14 @@ pub async fn offset(client: &ApiClient, id: Uuid) -> Result<u64, Refused> {
 async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Refused> {
     let path = format!("v1/files/{id}");
     let asked = client.retry("ask how far it is", || tus(client.request(Method::HEAD, &path, None))).await;
-    let reply = asked.map_err(|refused| match refused.is_gone() {
-        // The answer to HEAD has no body that would say so.
-        true => Refused {
-            failure: Failure::new("the upload is gone: it was removed, or its time is over"),
-            ..refused
-        },
-        false => refused,
+    let reply = asked.map_err(|refused| {
+        if refused.is_gone() {
+            // The answer to HEAD has no body that would say so.
+            let failure = Failure::new("the upload is gone: it was removed, or its time is over");
+            Refused { failure, ..refused }
+        } else {
+            refused
+        }
     })?;
     let length = reply.headers.get("upload-length").and_then(|value| value.to_str().ok()?.parse().ok());
     match upload_offset(&reply.headers) {

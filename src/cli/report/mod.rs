@@ -158,9 +158,10 @@ async fn send_all(
             None => {
                 let accepted =
                     send_slice(&client, &session, &slice, arguments.backfill).await.map_err(|failure| {
-                        let hint = match session.is_remembered() {
-                            true => "\nThe same command takes up where this one ended.",
-                            false => "",
+                        let hint = if session.is_remembered() {
+                            "\nThe same command takes up where this one ended."
+                        } else {
+                            ""
                         };
                         let line = slice.lines.first().copied().unwrap_or_default();
                         Failure::new(format!("{failure}\nNothing from line {line} on was accepted.{hint}"))
@@ -204,9 +205,10 @@ async fn send_slice(
         let key = session.key(slice);
         let receipt = client.report(&key, &slice.body, backfill).await?;
         check_receipt(&receipt, slice.lines.len())?;
-        match receipt.tells_all() {
-            true => refused.extend(read_lines(&receipt.rejected, &slice.lines)?),
-            false => refused.extend(find_refusals(client, &key, slice, backfill).await?),
+        if receipt.tells_all() {
+            refused.extend(read_lines(&receipt.rejected, &slice.lines)?)
+        } else {
+            refused.extend(find_refusals(client, &key, slice, backfill).await?)
         }
         warnings = read_lines(&receipt.warnings, &slice.lines)?;
         refused.sort_by_key(|refusal| refusal.line);
@@ -250,11 +252,12 @@ async fn find_refusals(
 
 fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
     let Receipt { accepted, rejected_count, .. } = receipt;
-    match accepted + rejected_count == lines as u64 {
-        true => Ok(()),
-        false => Err(Failure::new(format!(
+    if accepted + rejected_count == lines as u64 {
+        Ok(())
+    } else {
+        Err(Failure::new(format!(
             "of {lines} lines the API accepted {accepted} and refused {rejected_count}"
-        ))),
+        )))
     }
 }
 

@@ -394,9 +394,10 @@ impl Connections {
             close(live).await;
             return self.lose(&mut self.state());
         }
-        let limit = match self.settings.deadline.suspects_connections() {
-            true => PING_TIMEOUT,
-            false => self.settings.settle_timeout,
+        let limit = if self.settings.deadline.suspects_connections() {
+            PING_TIMEOUT
+        } else {
+            self.settings.settle_timeout
         };
         if !answers_within(&mut live.raw, limit).await {
             return self.lose_dead(live);
@@ -432,10 +433,7 @@ impl Connections {
             tokio::spawn(async move {
                 let alive = answers(&mut live.raw).await;
                 let mut state = pool.state();
-                match alive {
-                    true => pool.put(&mut state, live),
-                    false => pool.lose(&mut state),
-                }
+                if alive { pool.put(&mut state, live) } else { pool.lose(&mut state) }
             });
         }
     }

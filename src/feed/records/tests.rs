@@ -516,9 +516,12 @@ fn write(rows: &[Vec<String>], separator: &str, end: &str, always: bool) -> Stri
     for row in rows {
         let cells: Vec<String> = row
             .iter()
-            .map(|cell| match always || cell.contains(['"', '\n', '\r']) || cell.contains(separator) {
-                true => format!("\"{}\"", cell.replace('"', "\"\"")),
-                false => cell.clone(),
+            .map(|cell| {
+                if always || cell.contains(['"', '\n', '\r']) || cell.contains(separator) {
+                    format!("\"{}\"", cell.replace('"', "\"\""))
+                } else {
+                    cell.clone()
+                }
             })
             .collect();
         written.push_str(&cells.join(separator));

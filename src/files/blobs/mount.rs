@@ -183,10 +183,7 @@ pub fn require_mounted(path: &Path) -> io::Result<()> {
 /// # Errors
 /// `Away`: it is on the root's file system.
 pub fn require_elsewhere(found: &fs::Metadata) -> io::Result<()> {
-    match is_of_root(found)? {
-        true => Err(io::Error::other(Away("is not mounted"))),
-        false => Ok(()),
-    }
+    if is_of_root(found)? { Err(io::Error::other(Away("is not mounted"))) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -176,15 +176,14 @@ impl PartWriter {
             return Err(io::Error::other("a full part was not sent"));
         }
         let parts = arrived(parts).await?;
-        let tail = match length > behind {
-            false => None,
-            true => {
-                let bytes = self.gathered(behind, length).await?;
-                // Never written twice: an attempt that was given up and arrives late brings the same bytes.
-                let name = format!("{}.{}", self.0.place, Uuid::now_v7().simple());
-                self.0.s3.put(&name, bytes).await?;
-                Some(name)
-            }
+        let tail = if length > behind {
+            let bytes = self.gathered(behind, length).await?;
+            // Never written twice: an attempt that was given up and arrives late brings the same bytes.
+            let name = format!("{}.{}", self.0.place, Uuid::now_v7().simple());
+            self.0.s3.put(&name, bytes).await?;
+            Some(name)
+        } else {
+            None
         };
         let gathered = PendingParts { upload, parts, tail };
         let mut state = self.state();

@@ -186,9 +186,10 @@ impl S3 {
         while let Some(bytes) = stream.try_next().await.map_err(failed)? {
             buffer.bytes().extend_from_slice(&bytes);
         }
-        match buffer.bytes().len() as u64 == rest {
-            true => Ok(Bytes::from_owner(buffer)),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        if buffer.bytes().len() as u64 == rest {
+            Ok(Bytes::from_owner(buffer))
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
         }
     }
 

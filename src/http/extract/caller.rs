@@ -19,9 +19,10 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let caller = authenticate(app, parts).await?;
-        match caller.unconfirmed {
-            false => Ok(caller),
-            true => Err(Error::unavailable("a caller's API key cannot be confirmed")),
+        if caller.unconfirmed {
+            Err(Error::unavailable("a caller's API key cannot be confirmed"))
+        } else {
+            Ok(caller)
         }
     }
 }
@@ -51,13 +52,12 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
         && client.proxied
         && !parts.headers.contains_key(header::AUTHORIZATION)
         && parts.headers.contains_key(OIDC_DATA);
-    let caller = match of_browser {
-        true => {
-            let user = app.authenticator.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
-            check_origin(parts, client.encrypted)?;
-            user
-        }
-        false => app.authenticator.authenticate(bearer(&parts.headers)?).await?,
+    let caller = if of_browser {
+        let user = app.authenticator.authenticate_user(only(&parts.headers, OIDC_DATA)?).await?;
+        check_origin(parts, client.encrypted)?;
+        user
+    } else {
+        app.authenticator.authenticate(bearer(&parts.headers)?).await?
     };
     if let Some(progress) = parts.extensions.get::<Arc<Progress>>() {
         progress.belongs_to(caller.account);

@@ -211,14 +211,13 @@ impl Answer {
                 return Ok(response);
             }
             Answer::Bytes { start, end, partial } => {
-                let body = match *method == Method::HEAD {
-                    true => Body::empty(),
-                    false => {
-                        let bytes = read(app, file, start, end).await?;
-                        match served {
-                            Some(served) => Body::from_stream(served.count(bytes)),
-                            None => Body::from_stream(bytes),
-                        }
+                let body = if *method == Method::HEAD {
+                    Body::empty()
+                } else {
+                    let bytes = read(app, file, start, end).await?;
+                    match served {
+                        Some(served) => Body::from_stream(served.count(bytes)),
+                        None => Body::from_stream(bytes),
                     }
                 };
                 let mut response = Response::new(body);
@@ -283,10 +282,10 @@ async fn read(
         (first < last).then_some(Extent { place: piece.place, start: first, end: last })
     });
     let mut bytes = read_extents(app.blobs.clone(), extents.collect());
-    let first = bytes.try_next().await.map_err(|error| match is_away(&error) {
-        true => away(error),
-        false => Error::internal(error),
-    })?;
+    let first = bytes
+        .try_next()
+        .await
+        .map_err(|error| if is_away(&error) { away(error) } else { Error::internal(error) })?;
     let id = file.id;
     let bytes = stream::iter(first.map(Ok)).chain(bytes);
     Ok(bytes.inspect_err(move |error| {

@@ -124,9 +124,10 @@ async fn create_once(
     if tus::is_meant(request.headers()) {
         return Ok(tus::create(app, caller, params, request).await);
     }
-    match ietf_draft::is_meant(request.headers()) {
-        true => Ok(ietf_draft::create(app, caller, params, request).await),
-        false => plain::create(app, caller, params, request).await,
+    if ietf_draft::is_meant(request.headers()) {
+        Ok(ietf_draft::create(app, caller, params, request).await)
+    } else {
+        plain::create(app, caller, params, request).await
     }
 }
 
@@ -141,9 +142,10 @@ pub async fn put(
 ) -> Result<Response> {
     let Path(name) = name.map_err(|_| Error::malformed("The name of a file must be UTF-8."))?;
     params.name_it(name);
-    match ietf_draft::is_meant(request.headers()) {
-        true => Ok(ietf_draft::create(&app, &caller, &params, request).await),
-        false => plain::create(&app, &caller, &params, request).await,
+    if ietf_draft::is_meant(request.headers()) {
+        Ok(ietf_draft::create(&app, &caller, &params, request).await)
+    } else {
+        plain::create(&app, &caller, &params, request).await
     }
 }
 
@@ -173,9 +175,10 @@ pub async fn head(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response> {
-    match tus::is_meant(&headers) {
-        true => Ok(tus::head(&app, &caller, id, &headers).await),
-        false => ietf_draft::head(&app, &caller, id, &headers).await,
+    if tus::is_meant(&headers) {
+        Ok(tus::head(&app, &caller, id, &headers).await)
+    } else {
+        ietf_draft::head(&app, &caller, id, &headers).await
     }
 }
 

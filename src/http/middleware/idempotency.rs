@@ -141,17 +141,16 @@ pub async fn begin(
     let now = app.clock.now();
     let name = Name { account: caller.account, key: &key };
     let found = store::begin(&app.writer, name, route, hash, now, now + LOCK, now - KEPT);
-    let found = match app.bus.outlives_database() && uri.path() == "/v1/prices" {
-        false => found.await?,
-        true => {
-            match app.deadline.run(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
-                // Taken without its key rather than not at all: prices that come twice change nothing.
-                Err(error) if error.kind == Kind::Unavailable => {
-                    return Ok(Begun::Execution(Execution(None)));
-                }
-                found => found?,
+    let found = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
+        match app.deadline.run(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
+            // Taken without its key rather than not at all: prices that come twice change nothing.
+            Err(error) if error.kind == Kind::Unavailable => {
+                return Ok(Begun::Execution(Execution(None)));
             }
+            found => found?,
         }
+    } else {
+        found.await?
     };
     match found {
         Found::Nothing { began_at } => {
@@ -292,9 +291,10 @@ impl Execution {
         // From here on it is answered. When that is not saved, the caller must hear it all the same, and the lock
         // runs out by itself.
         open.closed = true;
-        let kept = match body.len() > MAX_KEPT {
-            true => parts.extensions.get::<Abridged>().map(|short| short.0.clone()),
-            false => Some(body.clone()),
+        let kept = if body.len() > MAX_KEPT {
+            parts.extensions.get::<Abridged>().map(|short| short.0.clone())
+        } else {
+            Some(body.clone())
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
         if let Ok(Err(error)) = open.claim.app.deadline.run(PATIENCE, save).await {

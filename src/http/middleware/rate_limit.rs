@@ -120,16 +120,13 @@ pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Reques
         }
     };
     let mut left = limiter.take(who);
-    let mut answer = match left.allowed {
-        true => next.run(Request::from_parts(parts, body)).await,
-        false => {
-            let mut refusal = Error::new(
-                Kind::TooManyRequests,
-                format!("No more than {} requests a minute.", limiter.limit),
-            );
-            refusal.retry_after_s = Some(left.seconds);
-            refusal.into_response()
-        }
+    let mut answer = if left.allowed {
+        next.run(Request::from_parts(parts, body)).await
+    } else {
+        let mut refusal =
+            Error::new(Kind::TooManyRequests, format!("No more than {} requests a minute.", limiter.limit));
+        refusal.retry_after_s = Some(left.seconds);
+        refusal.into_response()
     };
     if answer.status() == StatusCode::NOT_MODIFIED {
         left = limiter.give_back(who).unwrap_or(left);

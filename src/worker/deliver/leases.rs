@@ -83,9 +83,12 @@ impl ChannelLeases {
     ) -> Result<usize> {
         let (app, now) = (&self.app, self.app.clock.now());
         let (active, disabled): (Vec<_>, Vec<_>) = channels.iter().partition(|channel| channel.active);
-        let places = active.iter().map(|channel| match channel.failing {
-            true => (channel.id, PLACES_WHILE_FAILING),
-            false => (channel.id, app.config.webhook.in_flight_per_channel),
+        let places = active.iter().map(|channel| {
+            if channel.failing {
+                (channel.id, PLACES_WHILE_FAILING)
+            } else {
+                (channel.id, app.config.webhook.in_flight_per_channel)
+            }
         });
         // Taken before the statements begin: what has left it by then is recorded, and they see that.
         let rooms = self.in_flight.rooms(places, wanted, ahead);

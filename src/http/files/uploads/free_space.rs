@@ -12,12 +12,11 @@ use crate::files::blobs::is_away;
 /// `TooLarge`
 pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
     let largest = app.config.files.max_bytes;
-    match length.is_some_and(|length| length > largest.unsigned_abs()) {
-        true => {
-            let detail = format!("A file has no more than {largest} bytes.");
-            Err(Error::new(Kind::TooLarge, detail))
-        }
-        false => Ok(()),
+    if length.is_some_and(|length| length > largest.unsigned_abs()) {
+        let detail = format!("A file has no more than {largest} bytes.");
+        Err(Error::new(Kind::TooLarge, detail))
+    } else {
+        Ok(())
     }
 }
 

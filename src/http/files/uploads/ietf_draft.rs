@@ -227,18 +227,16 @@ fn refused_by(refusal: Refusal, told: u64) -> Refused {
 fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bool) -> Result<(), Refused> {
     let (Some(length), Some(coming)) = (length, coming) else { return Ok(()) };
     let end = offset.saturating_add(coming);
-    match end > length || (here && end != length) {
-        true => Err(Refused::Lengths),
-        false => Ok(()),
-    }
+    if end > length || (here && end != length) { Err(Refused::Lengths) } else { Ok(()) }
 }
 
 /// What it is now; with the file itself once that is whole.
 async fn answer(app: &App, caller: &Caller, id: Uuid, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    let mut response = match file.is_complete() {
-        true => (status, Answer(FileResponse::from(file.clone()))).into_response(),
-        false => status.into_response(),
+    let mut response = if file.is_complete() {
+        (status, Answer(FileResponse::from(file.clone()))).into_response()
+    } else {
+        status.into_response()
     };
     put_location(response.headers_mut(), &file)?;
     put_state(app, response.headers_mut(), &file);

@@ -326,9 +326,10 @@ impl UploadTask {
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
         let at_once = (AT_ONCE_OF_ALL / self.app.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
-        match self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
-            true => self.write().await,
-            false => Ok(()),
+        if self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
+            self.write().await
+        } else {
+            Ok(())
         }
     }
 
@@ -445,12 +446,11 @@ impl UploadTask {
         self.seal().await?;
         let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
         let written = self.as_written(stored, &[], None);
-        match writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
-            true => {
-                self.piece.recorded();
-                Ok(Received { stored: stored.unsigned_abs(), complete: true })
-            }
-            false => Err(lost().into()),
+        if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
+            self.piece.recorded();
+            Ok(Received { stored: stored.unsigned_abs(), complete: true })
+        } else {
+            Err(lost().into())
         }
     }
 
@@ -515,12 +515,11 @@ impl UploadTask {
     async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
         self.left = true;
         let written = self.as_written(stored, hash_state, progress);
-        match writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
-            true => {
-                self.piece.recorded();
-                Ok(())
-            }
-            false => Err(lost()),
+        if writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
+            self.piece.recorded();
+            Ok(())
+        } else {
+            Err(lost())
         }
     }
 

@@ -37,14 +37,13 @@ pub fn is_meant(headers: &HeaderMap) -> bool {
 /// Every answer names the version; a request of another version is not processed.
 async fn speak(headers: &HeaderMap, answer: impl Future<Output = Result<Response>>) -> Response {
     let versions = headers.get(RESUMABLE);
-    let mut answer = match versions == Some(&VERSION) {
-        true => answer.await.unwrap_or_else(IntoResponse::into_response),
-        false => {
-            let detail = "Tus-Resumable must be 1.0.0.";
-            let mut refusal = Error::new(Kind::PreconditionFailed, detail).into_response();
-            refusal.headers_mut().insert(TUS_VERSION, VERSION);
-            refusal
-        }
+    let mut answer = if versions == Some(&VERSION) {
+        answer.await.unwrap_or_else(IntoResponse::into_response)
+    } else {
+        let detail = "Tus-Resumable must be 1.0.0.";
+        let mut refusal = Error::new(Kind::PreconditionFailed, detail).into_response();
+        refusal.headers_mut().insert(TUS_VERSION, VERSION);
+        refusal
     };
     answer.headers_mut().insert(RESUMABLE, VERSION);
     answer

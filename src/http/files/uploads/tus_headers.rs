@@ -29,9 +29,10 @@ pub fn parse_metadata(header: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
         }
         pairs.push((key.to_owned(), value));
     }
-    match pairs.len() > MAX_METADATA_PAIRS {
-        true => Err(format!("has more than {MAX_METADATA_PAIRS} keys")),
-        false => Ok(pairs),
+    if pairs.len() > MAX_METADATA_PAIRS {
+        Err(format!("has more than {MAX_METADATA_PAIRS} keys"))
+    } else {
+        Ok(pairs)
     }
 }
 
@@ -105,9 +106,10 @@ pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
         ChecksumAlgorithm::Sha256 => 32,
         ChecksumAlgorithm::Sha512 => 64,
     };
-    match value.len() == bytes {
-        true => Ok(Checksum { algorithm, value }),
-        false => Err(format!("has a value that is not of {bytes} bytes")),
+    if value.len() == bytes {
+        Ok(Checksum { algorithm, value })
+    } else {
+        Err(format!("has a value that is not of {bytes} bytes"))
     }
 }
 

@@ -118,13 +118,14 @@ async fn answer(world: Shared, id: String, request: Request) -> Response {
     match (method, path.as_str()) {
         (Method::PUT, "/latest/api/token") => give_token(&mut world, &id, &headers),
         (Method::GET, path) if path.starts_with(WITHOUT_TOKEN) => read(&world, &id, path),
-        (Method::GET | Method::HEAD, path) => match is_good(&world, &id, &headers) {
-            true => read(&world, &id, path),
-            false => {
+        (Method::GET | Method::HEAD, path) => {
+            if is_good(&world, &id, &headers) {
+                read(&world, &id, path)
+            } else {
                 world.tokens_refused += 1;
                 StatusCode::UNAUTHORIZED.into_response()
             }
-        },
+        }
         _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
     }
 }
