@@ -263,12 +263,12 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     let mut role = {
         let mut world = ec2.world();
         world.role_is_late = false;
-        world.role_keys.change(TimeDelta::seconds(12))
+        world.role_keys.change(TimeDelta::seconds(24))
     };
     eventually("ready", async || status("readyz").await == 200).await;
 
     // The role is given other keys. Each is used before the one before it is over, and no request fails.
-    for lives in [24, 15] {
+    for lives in [36, 15] {
         let next = ec2.world().role_keys.change(TimeDelta::seconds(lives));
         eventually("the new key is used", async || {
             // What has idled for a second is looked at before it is used.
