@@ -31,7 +31,7 @@ pub struct Changes {
     pub offers: Vec<(Uuid, Price)>,
     /// The changes of prices.
     pub history: Vec<PastPrice>,
-    /// Sights older than what is known.
+    /// Observations older than what is known.
     pub stale: Vec<PastPrice>,
     /// Offers whose last change of price before the message holds until another instant than was said then.
     pub moved_ends: Vec<(Uuid, Option<DateTime<Utc>>)>,
@@ -59,7 +59,7 @@ impl Changes {
     }
 }
 
-/// A price from its time of sight on.
+/// A price from its time of observation on.
 #[derive(Clone, Copy, Debug)]
 pub struct PastPrice {
     pub offer_id: Uuid,
@@ -108,7 +108,7 @@ pub struct Quarantined {
     pub price: Price,
     pub sale_ends_at: Option<DateTime<Utc>>,
     pub reason: &'static str,
-    /// A second sight within the same message has agreed already.
+    /// A second observation within the same message has agreed already.
     pub confirmed: bool,
 }
 
@@ -238,7 +238,7 @@ impl<'a> OfferRecorder<'a> {
     }
 
     fn set_price(&mut self, price: Price) {
-        // The same sight again is no reason to write.
+        // The same observation again is no reason to write.
         self.touched |= self.offer.price != Some(price);
         self.offer.price = Some(price);
     }
@@ -397,7 +397,7 @@ fn agree(first: &ObservedPrice, second: &Price) -> bool {
     same(first.currency) && first.amount == second.amount && first.regular == Some(second.regular)
 }
 
-/// The second sight may be reported before the first.
+/// The second observation may be reported before the first.
 fn apart(first: &ObservedPrice, second: &ObservedPrice) -> TimeDelta {
     (second.observed_at - first.observed_at).abs()
 }

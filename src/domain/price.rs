@@ -129,9 +129,9 @@ pub struct ObservedPrice {
 /// The kinds of transition; exactly one for each change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// First sight, not on sale.
+    /// First observation, not on sale.
     FirstSeen,
-    /// On sale now and not before; also a first sight below the regular price.
+    /// On sale now and not before; also a first observation below the regular price.
     SaleStarted,
     /// On sale again soon after a sale ended, at a price no better than that sale's best: it is that sale.
     SaleResumed,
@@ -209,7 +209,7 @@ pub struct Change {
     pub after: Price,
     pub kind: Kind,
     /// A paid price strictly below every earlier paid one in this currency, or the first giveaway; never on the first
-    /// sight.
+    /// observation.
     pub new_low: bool,
     /// The sale that was open before is over: `sale.ended`, or a change of currency.
     pub ends_sale: bool,
@@ -226,7 +226,7 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Changed(Change),
-    /// The same as before, seen again: no more than the time of sight, the availability and the told end have moved.
+    /// The same as before, seen again: no more than the time of observation, the availability and the told end have moved.
     Unchanged {
         after: Price,
     },

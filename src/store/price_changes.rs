@@ -227,7 +227,7 @@ async fn move_ends(connection: &mut PgConnection, moved: &[(Uuid, Option<DateTim
     Ok(())
 }
 
-/// Puts sights from the past into history, so that it still holds changes and not repetitions.
+/// Puts observations from the past into history, so that it still holds changes and not repetitions.
 async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result<()> {
     let mut stale = changes.stale.clone();
     // One row an instant, the lowest.
@@ -261,7 +261,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
     stale.dedup_by_key(|past| past.offer_id);
     let offers: Vec<Uuid> = stale.iter().map(|past| past.offer_id).collect();
     let since: Vec<DateTime<Utc>> = stale.iter().map(|past| past.price.observed_at).collect();
-    // A sight between the last change and now parts the current price in two: it came back afterwards.
+    // An observation between the last change and now parts the current price in two: it came back afterwards.
     sqlx::query!(
         r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
         select o.id, o.observed_at, o.currency, o.amount, o.regular,

@@ -193,16 +193,16 @@ fn apply(
     source: &Source<'_>,
 ) -> Changes {
     let mut changes = Changes::default();
-    for (place, sight) in observed.offers.iter().enumerate() {
+    for (place, group) in observed.offers.iter().enumerate() {
         let Some(offer) = offers.remove(&place) else {
             // Its store is gone, or was never there.
-            changes.counts.failed += sight.observations.len() as i64;
+            changes.counts.failed += group.observations.len() as i64;
             continue;
         };
-        let old = sight.observations.iter().filter(|seen| source.is_too_old(seen.observed_at)).count();
+        let old = group.observations.iter().filter(|seen| source.is_too_old(seen.observed_at)).count();
         changes.counts.too_old_to_ring += old as i64;
         let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
-        for seen in &sight.observations {
+        for seen in &group.observations {
             let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } = **seen;
             recorder.apply(&ObservedPrice {
                 currency,

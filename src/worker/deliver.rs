@@ -200,7 +200,7 @@ async fn send(app: &App, outbound: &Outbound, now: DateTime<Utc>) -> Result<Atte
     app.webhooks.send(receiver, &outgoing).await
 }
 
-/// The message: what happened is the notice's; the price is the one that stands now, and so is the time of its sight.
+/// The message: what happened is the notice's; the price is the one that stands now, and so is the time of its observation.
 fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
     let currency: Currency = sale.currency.parse().map_err(Error::internal)?;
     let kind = format!("{}.v1", delivery.event_kind);

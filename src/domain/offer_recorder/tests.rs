@@ -289,7 +289,7 @@ impl Stored {
     }
 }
 
-/// Applies messages, and lets the schedule look after each: at its last sight, and half-way to the next one.
+/// Applies messages, and lets the schedule look after each: at its last observation, and half-way to the next one.
 fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
     let (mut stored, rules) = (Stored::default(), Rules::default());
     let offer = unseen();

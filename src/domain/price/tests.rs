@@ -19,9 +19,9 @@ fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> ObservedPr
 /// Runs observations one after another, each after the ends that have come before it, and returns what changed.
 fn changes(observed: &[ObservedPrice]) -> (Option<Price>, Vec<Change>) {
     let (mut price, mut changes) = (None::<Price>, Vec::new());
-    for sight in observed {
-        price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
-        match observe(price.as_ref(), sight, &Rules::default(), false) {
+    for seen in observed {
+        price = price.map(|price| price.lapse(seen.observed_at).unwrap_or(price));
+        match observe(price.as_ref(), seen, &Rules::default(), false) {
             Outcome::Changed(change) => {
                 price = Some(change.after);
                 changes.push(change);
@@ -37,9 +37,9 @@ fn changes(observed: &[ObservedPrice]) -> (Option<Price>, Vec<Change>) {
 fn kinds(observed: &[ObservedPrice]) -> Vec<(&'static str, bool)> {
     let mut price = None::<Price>;
     let mut kinds = Vec::new();
-    for sight in observed {
-        price = price.map(|price| price.lapse(sight.observed_at).unwrap_or(price));
-        match observe(price.as_ref(), sight, &Rules::default(), false) {
+    for seen in observed {
+        price = price.map(|price| price.lapse(seen.observed_at).unwrap_or(price));
+        match observe(price.as_ref(), seen, &Rules::default(), false) {
             Outcome::Changed(Change { after, kind, new_low, .. }) => {
                 price = Some(after);
                 kinds.push((kind.name(), new_low));
@@ -421,42 +421,42 @@ impl Model {
     fn of(observed: &[ObservedPrice], now: DateTime<Utc>) -> Model {
         // What stands at each instant.
         let mut standing: Vec<ObservedPrice> = Vec::new();
-        for sight in observed {
-            match standing.last_mut().filter(|last| last.observed_at == sight.observed_at) {
+        for seen in observed {
+            match standing.last_mut().filter(|last| last.observed_at == seen.observed_at) {
                 // The first of an instant is the lowest; of those alike the latest end counts, if any is on sale at all.
-                Some(last) if (last.amount, last.available) == (sight.amount, sight.available) => {
-                    let comes = |end: Option<DateTime<Utc>>| end.is_none_or(|end| end > sight.observed_at);
-                    if comes(last.sale_ends_at) && comes(sight.sale_ends_at) {
-                        last.sale_ends_at = last.sale_ends_at.max(sight.sale_ends_at);
+                Some(last) if (last.amount, last.available) == (seen.amount, seen.available) => {
+                    let comes = |end: Option<DateTime<Utc>>| end.is_none_or(|end| end > seen.observed_at);
+                    if comes(last.sale_ends_at) && comes(seen.sale_ends_at) {
+                        last.sale_ends_at = last.sale_ends_at.max(seen.sale_ends_at);
                     }
                 }
                 Some(_) => {}
-                None => standing.push(*sight),
+                None => standing.push(*seen),
             }
         }
         let paid = standing.iter().filter(|s| s.available && s.amount > 0).map(|s| s.amount);
         let mut model = Model { sales: Vec::new(), low: paid.min() };
         let mut end = None;
-        for (n, sight) in standing.iter().enumerate() {
-            let told = sight.sale_ends_at.filter(|_| sight.amount < 2000);
+        for (n, seen) in standing.iter().enumerate() {
+            let told = seen.sale_ends_at.filter(|_| seen.amount < 2000);
             let is_sale =
-                sight.available && sight.amount < 2000 && told.is_none_or(|end| end > sight.observed_at);
+                seen.available && seen.amount < 2000 && told.is_none_or(|end| end > seen.observed_at);
             if !is_sale {
                 end = None;
                 continue;
             }
             // Silence leaves the end as it was told, until it has come.
-            end = told.or(end.filter(|end| *end > sight.observed_at));
+            end = told.or(end.filter(|end| *end > seen.observed_at));
             let next = standing.get(n + 1).map(|next| next.observed_at);
             let until =
                 [end, next].into_iter().flatten().min().filter(|until| next.is_some() || *until <= now);
             match model.sales.last_mut() {
                 Some((_, last, best))
-                    if last.is_some_and(|last| sight.observed_at - last <= TimeDelta::hours(6)) =>
+                    if last.is_some_and(|last| seen.observed_at - last <= TimeDelta::hours(6)) =>
                 {
-                    (*last, *best) = (until, best_with(*best, sight.amount));
+                    (*last, *best) = (until, best_with(*best, seen.amount));
                 }
-                _ => model.sales.push((sight.observed_at, until, best_with((None, false), sight.amount))),
+                _ => model.sales.push((seen.observed_at, until, best_with((None, false), seen.amount))),
             }
         }
         model
@@ -466,8 +466,8 @@ impl Model {
 fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
     let amounts = prop::sample::select(vec![0, 700, 1000, 1500, 2000, 2000, 2000]);
     let end = prop::option::weighted(0.3, -1_i64..12);
-    let sight = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
-    prop::collection::vec(sight, 1..40).prop_map(|observed| {
+    let seen = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
+    prop::collection::vec(seen, 1..40).prop_map(|observed| {
         let mut observed: Vec<ObservedPrice> = observed
             .into_iter()
             .map(|(hour, amount, available, end)| ObservedPrice {
@@ -538,8 +538,8 @@ proptest! {
         let observed: Vec<ObservedPrice> = observed.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();
         let (mut price, mut low) = (None::<Price>, i64::MAX);
         for round in 0..2 {
-            for sight in &observed {
-                match observe(price.as_ref(), sight, &Rules::default(), false) {
+            for seen in &observed {
+                match observe(price.as_ref(), seen, &Rules::default(), false) {
                     Outcome::Changed(Change { after, kind, new_low, .. }) => {
                         prop_assert_eq!(round, 0);
                         prop_assert_eq!(new_low, price.is_some() && after.amount < low);
