@@ -196,7 +196,7 @@ fn write_card(html: &mut String, report: &WeeklyReport, figure: &Figure) {
         "<td width=\"50%\" valign=\"top\" style=\"padding:6px 8px\">\
          {TABLE} width=\"100%\" bgcolor=\"#ffffff\" style=\"background:#ffffff;border:1px solid {LINE};border-radius:8px\">\
          <tr><td style=\"padding:10px 12px 0\"><div style=\"color:{SOFT};font-size:13px\">{}</div>\
-         <range style=\"font-size:22px;font-weight:600\">{shown}</span>",
+         <span style=\"font-size:22px;font-weight:600\">{shown}</span>",
         figure.title
     );
     if let Some(Change { up, text }) = change {
@@ -267,7 +267,7 @@ fn write_accounts(html: &mut String, report: &WeeklyReport) {
         let (name, issuer) = name_of(found);
         let _ = write!(
             html,
-            "<tr><td style=\"{line}padding:6px 12px;word-break:break-word\">{} <range style=\"color:{SOFT}\">{}</range></td>\
+            "<tr><td style=\"{line}padding:6px 12px;word-break:break-word\">{} <span style=\"color:{SOFT}\">{}</span></td>\
              <td align=\"right\" style=\"{line}padding:6px 12px\">{}</td></tr>",
             escape(&name),
             escape(&issuer.unwrap_or_default()),

@@ -107,7 +107,7 @@ fn write_card(text: &mut String, series: &Series) {
     let figure = now.and_then(|bar| bar.value);
     // A week that runs is not held against a whole one.
     let change = match now {
-        Some(now) if now.runs => "<range class=\"change\">so far</span>".to_owned(),
+        Some(now) if now.runs => "<span class=\"change\">so far</span>".to_owned(),
         _ => change(figure, before.and_then(|bar| bar.value)).map_or_else(String::new, |change| {
             let class = if change.up { "up" } else { "down" };
             format!("<span class=\"change {class}\">{}</span>", change.text)

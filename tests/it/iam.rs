@@ -267,8 +267,9 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     };
     eventually("ready", async || status("readyz").await == 200).await;
 
-    // The role is given other keys. Each is used before the one before it is over, and no request fails.
-    for lives in [36, 15] {
+    // The role is given other keys. Each is used before the one before it is over, and no request fails. Tokens are renewed
+    // after two thirds of what their key has left, here 16 s: so much longer does each of them live.
+    for lives in [40, 24] {
         let next = ec2.world().role_keys.change(TimeDelta::seconds(lives));
         eventually("the new key is used", async || {
             // What has idled for a second is looked at before it is used.
