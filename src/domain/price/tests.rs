@@ -466,8 +466,8 @@ impl Model {
 fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
     let amounts = prop::sample::select(vec![0, 700, 1000, 1500, 2000, 2000, 2000]);
     let end = prop::option::weighted(0.3, -1_i64..12);
-    let seen = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
-    prop::collection::vec(seen, 1..40).prop_map(|observed| {
+    let parts = (0_i64..60, amounts, prop::bool::weighted(0.9), end);
+    prop::collection::vec(parts, 1..40).prop_map(|observed| {
         let mut observed: Vec<ObservedPrice> = observed
             .into_iter()
             .map(|(hour, amount, available, end)| ObservedPrice {
