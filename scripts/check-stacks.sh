@@ -32,7 +32,7 @@ if [ $# -gt 0 ]; then
 else
   # Three at once: what waits for an emulator, the mutants, and all else. Each says in its turn what it has found.
   emulated=(tests/stacks/test_deploy_page.py tests/stacks/test_deployment.py tests/stacks/test_commands.py
-    tests/stacks/test_commands_in_trouble.py tests/stacks/test_at_night.py tests/stacks/test_operate.py
+    tests/stacks/test_commands_in_trouble.py tests/stacks/test_at_night.py tests/stacks/test_operate.py tests/stacks/test_mute.py
     tests/stacks/test_walk.py tests/stacks/test_rollout_commands.py tests/stacks/test_pipeline_commands.py)
   mutants=tests/stacks/test_broken.py
   said=$(mktemp -d)

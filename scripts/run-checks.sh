@@ -79,6 +79,9 @@ fi
 # Most tests wait for something most of the time: one more at once than there are cores.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
+# Tests that measure time: afterwards, and nothing beside them.
+measured=processor_time::
+
 # A user has by sudo what is root's (describe-machine.sh), and the rest by cargo.
 read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
 if [ $# -gt 0 ]; then
@@ -89,14 +92,15 @@ if [ $# -gt 0 ]; then
     step cargo test --locked "$@"
   fi
 elif [ -n "$image" ] && [ "$(id -u)" -eq 0 ]; then
-  step cargo test --locked
+  step cargo test --locked -- --skip="$measured"
 else
-  step cargo test --locked -- "${of_root[@]/#/--skip=}"
+  step cargo test --locked -- --skip="$measured" "${of_root[@]/#/--skip=}"
   if [ -n "$image" ]; then
     program=$(scripts/find-test.sh it)
     step scripts/run-as-root.sh "$program" "${of_root[@]}"
   fi
 fi
+[ $# -gt 0 ] || step cargo test --locked --test it -- --test-threads=1 "$measured"
 if [ $# -eq 0 ] && [ -z "$left_out" ]; then
   echo "==> in a bare Debian of the image: the tests that call programs of the machine (tests/outside-tools.txt)"
   mapfile -t tests < <(sed 's/#.*//; s/ *$//; /^$/d' tests/outside-tools.txt)

@@ -32,7 +32,7 @@ ask() {
   done
   lines=$(aws logs get-query-results --query-id "$id" --output text --query "results[*][?field!='@ptr'].value") || return
   # Strangers have sent what is in them: nothing that a terminal acts on, nor what turns the direction of writing.
-  LC_ALL=C sed -E 's/\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]/?/g' <<<"$lines" | LC_ALL=C.UTF-8 sed 's/[^[:print:]\t]/?/g'
+  LC_ALL=C sed -E 's/\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]|\xd8\x9c/?/g' <<<"$lines" | LC_ALL=C.UTF-8 sed 's/[^[:print:]\t]/?/g'
 }
 
 # errors [MINUTES]: the warnings and errors of our services, the most frequent first.

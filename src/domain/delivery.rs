@@ -1,4 +1,4 @@
-//! The end of deliveries.
+//! Limits and final states of deliveries.
 
 /// Five times the schedule: who redelivers for ever sees the newest.
 pub const MAX_TRIES_KEPT: i32 = 50;

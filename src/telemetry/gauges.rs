@@ -13,7 +13,7 @@ use crate::store::{delivery_queue, dispatch, publications};
 
 /// How long the bus and the database may take: one that is away must not hide the other metrics.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For so long one look at the queues serves everybody, however often metrics are asked for.
+/// Shortest interval between two looks at the queues of one reporter, however often metrics are requested.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// When the queues were last looked at.

@@ -82,7 +82,7 @@ pub async fn run(app: App) {
     drop(results);
     let mut leases = ChannelLeases::new(app.clone(), in_flight.clone());
     let ahead = concurrency * AHEAD_OF_SLOTS;
-    let (limit, heartbeat) = (app.config.worker.lease, super::start_pulse(&app, "deliver"));
+    let (limit, heartbeat) = (app.config.worker.lease, super::start_heartbeat(&app, "deliver"));
     while !app.stopping.is_cancelled() {
         heartbeat.beat();
         let began = Instant::now();

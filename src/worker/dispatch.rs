@@ -51,7 +51,7 @@ struct Dispatcher {
 
 impl Dispatcher {
     fn new(app: App) -> Dispatcher {
-        let heartbeat = super::start_pulse(&app, "dispatch");
+        let heartbeat = super::start_heartbeat(&app, "dispatch");
         Dispatcher { app, heartbeat, held: Vec::new() }
     }
 

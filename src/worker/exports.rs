@@ -46,7 +46,7 @@ pub struct ExportOptions {
 
 /// Writes exports one after another until `app.stopping`.
 pub async fn run(app: App) {
-    let heartbeat = super::start_pulse(&app, "exports");
+    let heartbeat = super::start_heartbeat(&app, "exports");
     while !app.stopping.is_cancelled() {
         heartbeat.beat();
         match step(&app, || heartbeat.beat()).await {

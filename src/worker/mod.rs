@@ -50,6 +50,6 @@ pub async fn run(app: App) -> Result<()> {
 }
 
 /// The sign of life of a loop whose rounds, pauses aside, wait for the database for three leases at most.
-fn start_pulse(app: &App, name: &'static str) -> Heartbeat {
+fn start_heartbeat(app: &App, name: &'static str) -> Heartbeat {
     app.watchdog.start(name, app.config.worker.lease * 3 + app.config.worker.poll)
 }

@@ -27,7 +27,7 @@ fn apply(observed: &[ObservedPrice]) -> Changes {
     let mut changes = Changes::default();
     let rules = Rules::default();
     let mut recorder = OfferRecorder::open(unseen(), &rules, &mut changes);
-    observed.iter().for_each(|sight| recorder.apply(sight));
+    observed.iter().for_each(|seen| recorder.apply(seen));
     recorder.close();
     changes
 }
@@ -297,7 +297,7 @@ fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
         let mut changes = Changes::default();
         let mut recorder =
             OfferRecorder::open(KnownOffer { price: stored.price, ..offer.clone() }, &rules, &mut changes);
-        message.iter().for_each(|sight| recorder.apply(sight));
+        message.iter().for_each(|seen| recorder.apply(seen));
         recorder.close();
         stored.write(changes);
         let Some(next) = messages.get(n + 1).filter(|_| looks) else { continue };

@@ -17,8 +17,9 @@ def note(client, operation):
     """Writes a call down, if it is a command's and not the tests' own. Those say so, and so does `make shell` where it has
     assumed a role."""
     service = {"monitoring": "cloudwatch"}.get(client.meta.service_model.signing_name, client.meta.service_model.signing_name)
-    who = client.meta.config.user_agent_appid or TABLES.get(pathlib.Path(sys.argv[0]).stem, "deploy")
-    if (who, operation) == ("on-call", "AssumeRole"):
+    program = pathlib.Path(sys.argv[0]).stem
+    who = client.meta.config.user_agent_appid or TABLES.get(program, "deploy")
+    if (program, operation) == ("shell", "AssumeRole"):
         # It is the person who escalates.
         who = None
     if FILE and who not in (None, "tests") and (who, service, operation) not in seen:

@@ -1,8 +1,9 @@
 //! Work on bytes from outside keeps nobody else waiting, and ends with its client.
 //!
-//! What is measured is compared with the same right before, while as many threads of no concern to the process are busy as
-//! there are bodies: what they do to it is the machine's doing, and so is what other tests do just now. It is measured again
-//! when it is too slow, since others may begin in between; that does not make a process quick that is stopped for seconds.
+//! What is measured is compared with the same in an idle process right before, and measured again when it is too slow: the
+//! machine may have other work just now, but it does not make a process that is stopped for seconds quick. So these tests run
+//! alone in `make test` (scripts/run-checks.sh). Where all cores are busy with good work, with bodies of megabytes, it is
+//! compared with what as many busy threads of no concern to the process do to it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -97,7 +98,7 @@ async fn health_checks_are_answered_while_small_bodies_make_much_work() {
     for accounts in [1, 4] {
         let mut measured = Vec::new();
         for round in 0..ROUNDS {
-            let beside = slowest_check_beside_others(&app).await;
+            let idle = slowest_check(&app).await;
             let mut tasks = tokio::task::JoinSet::new();
             for at in 0..4 {
                 let (url, token, bomb) = (app.url.clone(), users[at % accounts].token.clone(), bomb.clone());
@@ -116,16 +117,13 @@ async fn health_checks_are_answered_while_small_bodies_make_much_work() {
             let loaded = slowest_check(&app).await;
             tasks.shutdown().await;
             eventually("the work ends with its clients", async || in_flight(&app).await == 0).await;
-            measured.push((beside, loaded));
-            if loaded <= 3 * beside + Duration::from_millis(20) {
+            measured.push((idle, loaded));
+            if loaded <= 3 * idle + Duration::from_millis(20) {
                 break;
             }
         }
-        let (beside, loaded) = measured.pop().unwrap();
-        assert!(
-            loaded <= 3 * beside + Duration::from_millis(20),
-            "{accounts}: {loaded:?} after {measured:?}"
-        );
+        let (idle, loaded) = measured.pop().unwrap();
+        assert!(loaded <= 3 * idle + Duration::from_millis(20), "{accounts}: {loaded:?} after {measured:?}");
     }
 }
 
