@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
-use crate::support::{TestApp, User, raw};
+use crate::support::{TestApp, User, eventually, raw};
 
 fn make_key(app: &TestApp, user: &User, key: &str, name: &str) -> RequestBuilder {
     let request = app.post("/v1/keys").bearer_auth(&user.token).header("idempotency-key", key);
@@ -387,5 +387,38 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
         assert_eq!(status(make_key(&app, &other, name, "till")).await, 201);
         app.clock.advance(TimeDelta::hours(24));
         assert_eq!(status(make_key(&app, &user, "new", "till")).await, 201);
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
+    let app = TestApp::spawn().await;
+    let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
+    for media in ["application/x-ndjson", "application/json"] {
+        let mut admin = app.app.writer.begin().await.unwrap();
+        sqlx::query("lock table idempotency_keys in share mode").execute(&mut *admin).await.unwrap();
+        let mut client = raw::connect(&app.url).await;
+        let body = json!({"store": "gog", "sku": "a", "price": "1.00", "currency": "EUR"});
+        let body = if media == "application/json" {
+            json!({"observations": [body]}).to_string()
+        } else {
+            body.to_string()
+        };
+        let request = format!(
+            "POST /v1/prices HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nidempotency-key: \"{media}\"\r\n\
+             content-type: {media}\r\ncontent-length: {}\r\n\r\n{body}",
+            anna.token,
+            body.len()
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock' and query like '%idempotency_keys%'";
+        eventually("it waits for the lock", async || count(&app, waiting).await == 1).await;
+        drop(client);
+        eventually("the hang-up is noticed", async || app.app.deadline.suspects_connections()).await;
+        admin.rollback().await.unwrap();
+        eventually("the claim is over", async || count(&app, waiting).await == 0).await;
+        let in_flight = "select count(*) from idempotency_keys where status is null";
+        eventually("nothing is in flight", async || count(&app, in_flight).await == 0).await;
     }
 }

@@ -137,27 +137,25 @@ pub async fn begin(
     let Some(key) = read_key(headers)? else { return Ok(Begun::Execution(Execution(None))) };
     // With what the token may do: the answer of a stronger token is not for a weaker one.
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let route = &format!("{target} {}", caller.scopes.join(" "));
-    let now = app.clock.now();
-    let name = Name { account: caller.account, key: &key };
-    let found = store::begin(&app.writer, name, route, hash, now, now + LOCK, now - KEPT);
-    let found = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
-        match app.deadline.run(PRICES_PATIENCE, found).await.unwrap_or_else(|late| Err(late.into())) {
+    let route = format!("{target} {}", caller.scopes.join(" "));
+    // In a task of its own: a client that hangs up meanwhile leaves no row behind that nobody is responsible for.
+    let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
+    let claim = async { outlive(app, caller.account, claim).await? };
+    let (found, execution) = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
+        match app.deadline.run(PRICES_PATIENCE, claim).await.unwrap_or_else(|late| Err(late.into())) {
             // Taken without its key rather than not at all: prices that come twice change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
             }
-            found => found?,
+            claimed => claimed?,
         }
     } else {
-        found.await?
+        claim.await?
     };
     match found {
-        Found::Nothing { began_at } => {
-            let claim = Claim { app: app.clone(), account: caller.account, key, began_at };
-            let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
-            let execution = Execution(Some(Open { claim, heart, closed: false }));
+        Found::Nothing { .. } => {
             // Where there is no room for another, it is given up again.
+            let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
             app.deadline.run(PATIENCE, room).await??;
             Ok(Begun::Execution(execution))
@@ -173,6 +171,23 @@ pub async fn begin(
             Err(refusal)
         }
     }
+}
+
+/// Claims a key where nobody has it: the execution is given up when it is dropped, also when nobody waits for it here.
+async fn claim(
+    app: App,
+    account: Uuid,
+    key: String,
+    route: String,
+    hash: Option<Vec<u8>>,
+) -> Result<(Found, Execution)> {
+    let now = app.clock.now();
+    let name = Name { account, key: &key };
+    let found = store::begin(&app.writer, name, &route, hash.as_deref(), now, now + LOCK, now - KEPT).await?;
+    let Found::Nothing { began_at } = found else { return Ok((found, Execution(None))) };
+    let claim = Claim { app, account, key, began_at };
+    let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
+    Ok((found, Execution(Some(Open { claim, heart, closed: false }))))
 }
 
 fn another_request() -> Error {
