@@ -397,7 +397,16 @@ async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
         let mut admin = app.app.writer.begin().await.unwrap();
-        sqlx::query("lock table idempotency_keys in share mode").execute(&mut *admin).await.unwrap();
+        // Another claim of the same key that is not over: ours waits while it is executed.
+        sqlx::query(
+            "insert into idempotency_keys (account_id, key, route, locked_until, created_at)
+             values ($1, $2, '', now(), now())",
+        )
+        .bind(anna.account)
+        .bind(media)
+        .execute(&mut *admin)
+        .await
+        .unwrap();
         let mut client = raw::connect(&app.url).await;
         let body = json!({"store": "gog", "sku": "a", "price": "1.00", "currency": "EUR"});
         let body = if media == "application/json" {
@@ -414,7 +423,7 @@ async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
         client.write_all(request.as_bytes()).await.unwrap();
         let waiting = "select count(*) from pg_stat_activity
             where datname = current_database() and wait_event_type = 'Lock' and query like '%idempotency_keys%'";
-        eventually("it waits for the lock", async || count(&app, waiting).await == 1).await;
+        eventually("it waits for the other", async || count(&app, waiting).await == 1).await;
         drop(client);
         eventually("the hang-up is noticed", async || app.app.deadline.suspects_connections()).await;
         admin.rollback().await.unwrap();
