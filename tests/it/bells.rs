@@ -66,7 +66,7 @@ async fn paid_prices_ring_after_a_giveaway() {
         .execute(&app.app.writer)
         .await
         .unwrap();
-    while dispatch::step(&app.app).await.unwrap() {}
+    while dispatch::step(&app.app).await.unwrap().is_more() {}
     assert_eq!(count().await, before, "whoever repeats them");
 }
 

@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
-use salebell::worker::{self, record};
+use salebell::worker::record::{self, RecordTask};
+use salebell::worker::{self, driver};
 use serde_json::{Value, json};
 
 use crate::support::bus::{Carrier, Queues};
@@ -288,7 +289,7 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     let settings = queues.settings();
     let settings = [&settings[..], &[("SALEBELL_DATABASE__URL", app.database.url.as_str())]].concat();
     let other = TestApp::spawn_with(&settings).await;
-    let recording = tokio::spawn(record::run(app.app.clone()));
+    let recording = tokio::spawn(driver::run(app.app.clone(), RecordTask::new(app.app.clone())));
     let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
     done(&other, &shop, &first).await;
     // By now it asks for more, for 20 s.

@@ -92,3 +92,4 @@ mod uploads;
 mod watches;
 mod webhooks;
 mod weekly_mails;
+mod worker_tasks;
