@@ -272,7 +272,7 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
         assert!(begin.elapsed() < Duration::from_secs(20), "it is not held");
     }
     app.app.stopping.cancel();
-    assert!(stepping.await.unwrap().unwrap());
+    assert!(stepping.await.unwrap().unwrap().is_more());
     assert_eq!(queues.held().await, 0);
     let mut settings = queues.settings().to_vec();
     settings.push(("SALEBELL_DATABASE__URL", &database.url));
