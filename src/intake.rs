@@ -15,7 +15,8 @@ use crate::auth::Caller;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
-use crate::store::{batches, new_offers};
+use crate::store::batches;
+use crate::store::recording::new_offers;
 
 /// Size in the report, in bytes of text, from which the waiting observations are sent as a message.
 const MAX_MESSAGE_TEXT: usize = 4 << 20;

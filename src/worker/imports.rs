@@ -30,8 +30,9 @@ use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
+use crate::store::files;
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
-use crate::store::{files, new_offers};
+use crate::store::recording::new_offers;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
 /// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.

@@ -13,8 +13,8 @@ use crate::domain::price::Kind as Transition;
 use crate::error::{Kind, Result, chain};
 use crate::health::watchdog::Heartbeat;
 use crate::outbound::bus::{MAX_RECEIVES, Received};
-use crate::store::prices::Recorded;
-use crate::store::{batches, prices};
+use crate::store::recording::Recorded;
+use crate::store::{batches, recording};
 
 /// How long a message that could not be recorded rests before its next try.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -190,7 +190,7 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     let work = async {
         note_batch(app, &message).await?;
         let publish = app.events_topic.is_some();
-        prices::record(&app.writer, &message, &app.config.prices, publish, app.clock.now()).await
+        recording::record(&app.writer, &message, &app.config.prices, publish, app.clock.now()).await
     };
     tokio::pin!(work);
     let recorded = loop {

@@ -9,7 +9,8 @@ use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
 use crate::health::watchdog::Heartbeat;
-use crate::store::{health, jobs, matching, told_ends};
+use crate::store::recording::told_ends;
+use crate::store::{health, jobs, matching};
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);

@@ -7,8 +7,8 @@ use crate::database::pool::PgPool;
 use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::Rules;
 use crate::error::Result;
-use crate::store::price_changes::{self, Source};
-use crate::store::prices::lock_offers;
+use crate::store::recording::changes::{self, Source};
+use crate::store::recording::lock_offers;
 
 /// So many sales are ended in one transaction.
 const SLICE: i64 = 1_000;
@@ -49,7 +49,7 @@ pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTim
         recorder.close();
     }
     let source = Source { backfill: false, traceparent: None, publish, rings_from: now };
-    price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
+    changes::write_prices(&mut transaction, &changes, &source, now).await?;
     // Nor has an offer two sales: what hangs loose was left by another version.
     let sales: Vec<Uuid> = due.iter().map(|sale| sale.id).collect();
     sqlx::query!(

@@ -4,12 +4,17 @@
 //! Rows of offers are locked in the order of their ids, so that workers that meet wait for each other and never
 //! form a circle. Everything else that is written hangs on an offer, or on the message itself.
 
+mod changes;
+pub mod new_offers;
+pub mod told_ends;
+
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use self::changes::Source;
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
@@ -19,8 +24,6 @@ use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
 use crate::domain::price::{ObservedPrice, Price, Rules};
 use crate::error::{Error, Result};
 use crate::store::known_price::{parse_currency, price_columns};
-use crate::store::price_changes::Source;
-use crate::store::{new_offers, price_changes};
 
 /// What has come of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +68,7 @@ pub async fn record(
         };
         let mut changes = apply(&observed, offers, rules, &source);
         changes.resume_what_was_over(now);
-        if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
+        if !changes::write(&mut transaction, &changes, message, &source, now).await? {
             transaction.rollback().await?;
             return Ok(None);
         }
@@ -263,7 +266,7 @@ pub async fn release(
     let rings_from = held.created_at - rules.rings_within;
     let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
     changes.resume_what_was_over(now);
-    price_changes::write_prices(&mut transaction, &changes, &source, now).await?;
+    changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", notifications::EVENTS)
         .fetch_one(&mut *transaction)
         .await?;
