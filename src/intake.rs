@@ -16,7 +16,7 @@ use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMess
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::batches;
-use crate::store::recording::new_offers;
+use crate::store::recording::stores;
 
 /// Size in the report, in bytes of text, from which the waiting observations are sent as a message.
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
@@ -222,7 +222,7 @@ impl PriceIntake {
         let mut slugs: Vec<&str> = self.waiting.iter().map(|(_, seen)| seen.store.as_str()).collect();
         slugs.sort_unstable();
         slugs.dedup();
-        let unknown = self.if_available(new_offers::unknown_stores(&self.app.writer, &slugs)).await?;
+        let unknown = self.if_available(stores::unknown_stores(&self.app.writer, &slugs)).await?;
         let Some(unknown) = unknown.filter(|unknown| !unknown.is_empty()) else { return Ok(()) };
         let (refused, known) = std::mem::take(&mut self.waiting)
             .into_iter()

@@ -32,7 +32,7 @@ use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
-use crate::store::recording::new_offers;
+use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
 /// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.
@@ -324,7 +324,7 @@ impl<'a> Sending<'a> {
             slugs.sort_unstable();
             slugs.dedup();
             slugs.retain(|slug| !self.known_stores.contains_key(*slug));
-            let unknown = new_offers::unknown_stores(&self.app.writer, &slugs).await?;
+            let unknown = stores::unknown_stores(&self.app.writer, &slugs).await?;
             let judged =
                 slugs.into_iter().map(|slug| (slug.to_owned(), !unknown.iter().any(|one| one == slug)));
             self.known_stores.extend(judged.collect::<Vec<_>>());

@@ -1,39 +1,41 @@
 //! Recording: a message of observations becomes prices, history, lows, sales and events in one transaction of a
 //! few set-based statements.
 //!
-//! Rows of offers are locked in the order of their ids, so that workers that meet wait for each other and never
-//! form a circle. Everything else that is written hangs on an offer, or on the message itself.
+//! The steps, each of which hands its whole result to the next: group the observations by offer
+//! (`ObservedOffers::of`), find their stores, lock the offers, fold the observations over what is known of them
+//! (`ObservedOffers::fold`, without I/O), write the changes.
+//!
+//! Offers are locked in the order of their ids, so that workers which meet wait for each other and never deadlock.
+//! Everything else that is written belongs to an offer, or to the message itself.
 
 mod changes;
-pub mod new_offers;
+mod new_offers;
+mod offers;
+pub mod stores;
 pub mod told_ends;
 
-use std::collections::HashMap;
-
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use self::changes::Source;
+use self::changes::{Source, Written};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
-use crate::domain::observation::Observation;
 use crate::domain::observed_offers::ObservedOffers;
-use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
-use crate::domain::price::{ObservedPrice, Price, Rules};
+use crate::domain::offer_recorder::{Changes, OfferRecorder};
+use crate::domain::price::{ObservedPrice, Rules};
 use crate::error::{Error, Result};
-use crate::store::known_price::{parse_currency, price_columns};
+use crate::store::known_price::parse_currency;
 
-/// What has come of a message.
+/// What became of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     pub counts: Counts,
-    /// Sales whose told end had come before what was seen next.
+    /// Sales that had ended, as their stores had stated, before the next observation.
     pub told_ends: u64,
 }
 
-/// Records a message; `None` when it has been recorded before. With `publish`, other teams hear of its events.
+/// Records a message; `None` if it has been recorded before. With `publish`, its events go to other teams too.
 ///
 /// # Errors
 /// The database's; nothing is written then.
@@ -44,181 +46,40 @@ pub async fn record(
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<Option<Recorded>> {
+    let source = Source {
+        backfill: message.backfill,
+        traceparent: message.traceparent.as_deref(),
+        publish,
+        rings_from: message.reported_at - rules.rings_within,
+    };
     let mut observed = ObservedOffers::of(&message.observations);
     let mut connection = pool.acquire().await?;
-    let stores = new_offers::find_stores(&mut connection, &observed, message.may_create_stores, now).await?;
+    let stores = stores::find_stores(&mut connection, &observed, message.may_create_stores, now).await?;
     observed.set_stores(&stores);
 
-    // Unknown offers are made in a transaction of their own: it takes a lock of the whole catalogue, which nobody
-    // may wait for while holding offers. An offer without a price is harmless if we die in between.
+    // Unknown offers are created in a transaction of their own: it locks the whole catalogue, which no process may wait
+    // for while it holds offers. An offer without a price is harmless if the process dies in between.
     loop {
         let mut transaction = sqlx::Connection::begin(&mut *connection).await?;
-        let offers = load_offers(&mut transaction, &observed).await?;
+        let offers = offers::lock_observed(&mut transaction, &observed).await?;
         let unknown = observed.unknown(&offers);
         if !unknown.is_empty() {
             transaction.rollback().await?;
             new_offers::create_offers(&mut connection, &unknown, now).await?;
             continue;
         }
-        let source = Source {
-            backfill: message.backfill,
-            traceparent: message.traceparent.as_deref(),
-            publish,
-            rings_from: message.reported_at - rules.rings_within,
+        let changes = observed.fold(offers, rules, |observed_at| source.is_too_old(observed_at), now);
+        return match changes::write(&mut transaction, &changes, message, &source, now).await? {
+            Written::New => {
+                transaction.commit().await?;
+                Ok(Some(Recorded { counts: changes.counts, told_ends: changes.told_ends }))
+            }
+            Written::Repeated => {
+                transaction.rollback().await?;
+                Ok(None)
+            }
         };
-        let mut changes = apply(&observed, offers, rules, &source);
-        changes.resume_what_was_over(now);
-        if !changes::write(&mut transaction, &changes, message, &source, now).await? {
-            transaction.rollback().await?;
-            return Ok(None);
-        }
-        transaction.commit().await?;
-        return Ok(Some(Recorded { counts: changes.counts, told_ends: changes.told_ends }));
     }
-}
-
-/// Locks the offers that were seen and returns them by their place in `observed`.
-async fn load_offers(
-    connection: &mut PgConnection,
-    observed: &ObservedOffers<'_>,
-) -> Result<HashMap<usize, KnownOffer>> {
-    let mut places = Vec::with_capacity(observed.offers.len());
-    let mut stores = Vec::with_capacity(observed.offers.len());
-    let mut skus = Vec::with_capacity(observed.offers.len());
-    let mut regions = Vec::with_capacity(observed.offers.len());
-    for (place, offer) in observed.offers.iter().enumerate() {
-        let Some(store_id) = offer.store_id else { continue };
-        places.push(place as i32);
-        stores.push(store_id);
-        skus.push(offer.observations[0].sku.as_str());
-        regions.push(offer.observations[0].region.as_str());
-    }
-    let rows = sqlx::query!(
-        r#"select k.place as "place!", o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low,
-            o.low_at, o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best,
-            o.recent_sale_ended_at,
-            o.recent_sale_was_free
-        from unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) as k (place, store_id, sku, region)
-        join offers o on o.store_id = k.store_id and o.sku = k.sku and o.region = k.region
-        order by o.id
-        for no key update of o"#,
-        &places,
-        &stores,
-        &skus as &[&str],
-        &regions as &[&str],
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-
-    let mut offers = HashMap::with_capacity(rows.len());
-    let mut ids = Vec::with_capacity(rows.len());
-    let mut foreign = Vec::new();
-    for row in rows {
-        ids.push(row.id);
-        let columns = price_columns!(row);
-        if columns.has_foreign_low() {
-            foreign.push(row.id);
-        }
-        let offer =
-            KnownOffer { id: row.id, game_id: row.game_id, price: columns.price()?, held: Vec::new() };
-        offers.insert(row.place as usize, offer);
-    }
-    if !foreign.is_empty() {
-        let mut lows = recompute_lows(&mut *connection, &foreign).await?;
-        for offer in offers.values_mut() {
-            offer.price = lows.remove(&offer.id).unwrap_or(offer.price);
-        }
-    }
-    let mut held = load_held(connection, &ids).await?;
-    if !held.is_empty() {
-        for offer in offers.values_mut() {
-            offer.held = held.remove(&offer.id).unwrap_or_default();
-        }
-    }
-    Ok(offers)
-}
-
-/// Makes lows anew that the version before has written, and returns the prices with them.
-async fn recompute_lows(
-    connection: &mut PgConnection,
-    offers: &[Uuid],
-) -> Result<HashMap<Uuid, Option<Price>>> {
-    sqlx::query_scalar!("select recompute_zero_lows($1)", offers).fetch_one(&mut *connection).await?;
-    let known = lock_offers(connection, offers).await?;
-    Ok(known.into_iter().map(|offer| (offer.id, offer.price)).collect())
-}
-
-/// Locks offers and returns them, without what of them is held in quarantine.
-pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
-    let rows = sqlx::query!(
-        "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
-            o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
-            o.recent_sale_was_free
-        from offers o where o.id = any($1) order by o.id for no key update",
-        ids,
-    )
-    .fetch_all(connection)
-    .await?;
-    let known = rows.into_iter().map(|row| {
-        let (id, game_id) = (row.id, row.game_id);
-        Ok(KnownOffer { id, game_id, price: price_columns!(row).price()?, held: Vec::new() })
-    });
-    known.collect()
-}
-
-async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<Held>>> {
-    let rows = sqlx::query!(
-        "select id, offer_id, currency, amount, regular, observed_at, available, sale_ends_at from quarantined_prices
-         where state = 'held' and offer_id = any($1)",
-        offers,
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
-    for row in rows {
-        let seen = ObservedPrice {
-            currency: parse_currency(&row.currency)?,
-            amount: row.amount,
-            regular: Some(row.regular),
-            observed_at: row.observed_at,
-            available: row.available,
-            sale_ends_at: row.sale_ends_at,
-        };
-        held.entry(row.offer_id).or_default().push(Held { id: row.id, seen });
-    }
-    Ok(held)
-}
-
-fn apply(
-    observed: &ObservedOffers<'_>,
-    mut offers: HashMap<usize, KnownOffer>,
-    rules: &Rules,
-    source: &Source<'_>,
-) -> Changes {
-    let mut changes = Changes::default();
-    for (place, group) in observed.offers.iter().enumerate() {
-        let Some(offer) = offers.remove(&place) else {
-            // Its store is gone, or was never there.
-            changes.counts.failed += group.observations.len() as i64;
-            continue;
-        };
-        let old = group.observations.iter().filter(|seen| source.is_too_old(seen.observed_at)).count();
-        changes.counts.too_old_to_ring += old as i64;
-        let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
-        for seen in &group.observations {
-            let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } = **seen;
-            recorder.apply(&ObservedPrice {
-                currency,
-                amount,
-                regular,
-                observed_at,
-                available,
-                sale_ends_at,
-            });
-        }
-        recorder.close();
-    }
-    changes
 }
 
 /// Lets a quarantined observation take effect: an operator says that it is true.
@@ -238,7 +99,7 @@ pub async fn release(
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or_else(|| Error::not_found("quarantined observation"))?;
-    let known = lock_offers(&mut transaction, &[offer]).await?.pop();
+    let known = offers::lock_offers(&mut transaction, &[offer]).await?.pop();
     let known = known.ok_or_else(|| Error::not_found("quarantined observation"))?;
     let held = sqlx::query!(
         "update quarantined_prices set state = 'released', resolved_at = $2 where id = $1 and state = 'held'

@@ -8,7 +8,7 @@ use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::Rules;
 use crate::error::Result;
 use crate::store::recording::changes::{self, Source};
-use crate::store::recording::lock_offers;
+use crate::store::recording::offers::lock_offers;
 
 /// So many sales are ended in one transaction.
 const SLICE: i64 = 1_000;
