@@ -40,9 +40,9 @@ if [ -z "$left_out" ]; then
   fi
 fi
 
-of_root="appliance:: efs:: boot::the_services_of feeds::memory_stays_flat renewal::no_request_fails_while_the_database"
+of_root="instance::appliance:: instance::efs:: instance::boot::the_services_of pricing::feeds::memory_stays_flat aws::renewal::no_request_fails_while_the_database"
 if [ "$(id -u)" -ne 0 ] && ! unshare --map-root-user --mount true 2>/dev/null; then
-  of_root+=" cloudwatch:: disk:: file_faults:: logging:: machine::what_is_mounted mounts:: secrets::"
+  of_root+=" aws::cloudwatch:: files::faults:: files::mounts:: instance::disk:: process::logging:: process::secrets:: project::machine::what_is_mounted"
 fi
 
 where=

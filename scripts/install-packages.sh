@@ -56,7 +56,7 @@ fi
 if [ "$purpose" = test ]; then
   has shellcheck || want shellcheck
   has openssl || want openssl
-  # Instances are booted (tests/it/appliance.rs).
+  # Instances are booted (tests/it/instance/appliance.rs).
   has systemd-nspawn || want systemd-container
   has mmdebstrap || want mmdebstrap
   has ip || want iproute2

@@ -57,7 +57,7 @@ echo "==> cargo sqlx prepare --check"
   cargo sqlx prepare --check -- --all-targets
 )
 
-# The tests that boot instances (tests/it/appliance.rs) want the image; who asks for others does not wait for it.
+# The tests that boot instances (tests/it/instance/appliance.rs) want the image; who asks for others does not wait for it.
 image=
 case "$*:$left_out" in
   : | *appliance*:)
@@ -80,7 +80,7 @@ fi
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 
 # Tests that measure time: afterwards, and nothing beside them.
-measured=processor_time::
+measured=process::processor_time::
 
 # A user has by sudo what is root's (describe-machine.sh), and the rest by cargo.
 read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
