@@ -2,7 +2,7 @@
 //!
 //! What is measured is compared with the same in an idle process right before, and measured again when it is too slow: the
 //! machine may have other work just now, but it does not make a process that is stopped for seconds quick. So these tests run
-//! alone in `make test` (scripts/run-checks.sh). Where all cores are busy with good work, with bodies of megabytes, it is
+//! alone in `make test` (scripts/lib/run-checks.sh). Where all cores are busy with good work, with bodies of megabytes, it is
 //! compared with what as many busy threads of no concern to the process do to it.
 
 use std::io::{Read, Write};

@@ -71,9 +71,9 @@ fn the_build_server_tests_the_commit_as_one_that_is_older_than_the_boot() {
     let scratch = Scratch::new();
     let checkout = scratch.path().join("a checkout");
     let script = r#"
-        mkdir -p "$1/.ci" "$1/scripts"
+        mkdir -p "$1/.ci" "$1/scripts/lib"
         cp .ci/run "$1/.ci/"
-        cp scripts/time-before-boot.sh "$1/scripts/"
+        cp scripts/lib/time-before-boot.sh "$1/scripts/lib/"
         cd "$1"
         printf 'test:\n\t@cat Makefile.told; git log --format="%%s by %%an at %%ct"; echo "$$CARGO_TARGET_DIR"; exit 7\n' >Makefile
         echo 'committed' >Makefile.told
@@ -126,7 +126,7 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
     for folder in [stubs.to_str().unwrap(), "/usr/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"] {
         assert!(folders.contains(&folder), "{folder} is missing in {given}");
     }
-    let found = shell(&[], ". scripts/system-programs.sh; . scripts/system-programs.sh; echo $PATH", &[])
+    let found = shell(&[], ". scripts/lib/system-programs.sh; . scripts/lib/system-programs.sh; echo $PATH", &[])
         .env("PATH", "/usr/bin:/bin")
         .output()
         .unwrap();
@@ -163,7 +163,7 @@ fn rust_is_looked_for_before_anything_is_installed() {
 
 /// What `make test` says at its begin, and what it makes of it.
 fn describe(wrapper: &[&str], path: &str, more: &str) -> Output {
-    let script = format!("{more}; . scripts/describe-machine.sh; echo \"left out: $left_out\"");
+    let script = format!("{more}; . scripts/lib/describe-machine.sh; echo \"left out: $left_out\"");
     shell(wrapper, &script, &[]).env("PATH", path).env_remove("SALEBELL_TEST_ALL").output().unwrap()
 }
 
@@ -230,7 +230,7 @@ fn files_of_tests() -> Vec<(String, PathBuf)> {
 
 #[test]
 fn tests_that_boot_or_mount_are_named_as_root_s() {
-    let script = std::fs::read_to_string("scripts/describe-machine.sh").unwrap();
+    let script = std::fs::read_to_string("scripts/lib/describe-machine.sh").unwrap();
     let named = |begin: &str| -> Vec<&str> {
         let line = script.lines().find_map(|line| line.trim().strip_prefix(begin)).unwrap();
         line.trim_end_matches('"').split_whitespace().collect()

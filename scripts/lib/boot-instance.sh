@@ -10,7 +10,7 @@
 # Nothing of it is left: its mounts and its network die with its processes. FOLDER/init has the process id of its
 # systemd, for `nsenter -t $(cat FOLDER/init) -a`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 folder=${1:?a folder for what the instance changes}
 image=${2:?a folder of make bake-local}
@@ -55,8 +55,8 @@ if ! [ -e "$folder/changed" ]; then
   touch "$folder/changed"
 fi
 
-# shellcheck source=scripts/control-groups.sh
-. scripts/control-groups.sh
+# shellcheck source=scripts/lib/control-groups.sh
+. scripts/lib/control-groups.sh
 groups=$(control_groups)
 group=$groups/salebell-instance-$$
 # What those left that were killed.

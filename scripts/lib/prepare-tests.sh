@@ -3,18 +3,18 @@
 # a mail server, what checks the stacks, Packer, sqlx-cli, clippy and rustfmt. All of it lands outside the clone, under
 # ${XDG_CACHE_HOME:-~/.cache}/salebell, and is left alone when it is there in the right version.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 mkdir -p "$cache"
 
-scripts/fetch-packer.sh
-scripts/prepare-python.sh >/dev/null
-scripts/prepare-python.sh tests/stacks/requirements.txt >/dev/null
-scripts/prepare-node.sh >/dev/null
-scripts/prepare-node.sh tests/stacks/package.json >/dev/null
+scripts/lib/fetch-packer.sh
+scripts/lib/prepare-python.sh >/dev/null
+scripts/lib/prepare-python.sh tests/stacks/requirements.txt >/dev/null
+scripts/lib/prepare-node.sh >/dev/null
+scripts/lib/prepare-node.sh tests/stacks/package.json >/dev/null
 
 sqlx_version=0.9.0
 if ! { cargo sqlx --version || "$cache/tools/bin/cargo-sqlx" sqlx --version; } 2>/dev/null | grep -qF "$sqlx_version"; then

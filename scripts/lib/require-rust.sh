@@ -9,7 +9,7 @@ if ! command -v cargo >/dev/null 2>&1; then
   echo "Rust is missing; https://rustup.rs has it." >&2
   exit 1
 fi
-oldest_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
+oldest_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../../Cargo.toml")
 this_rust=$(cargo --version) # a rustup without a toolchain fails, and says what to do
 this_rust=$(cut -d ' ' -f 2 <<<"$this_rust")
 if [ "$(printf '%s\n' "$oldest_rust" "$this_rust" | sort -V | head -n 1)" != "$oldest_rust" ]; then

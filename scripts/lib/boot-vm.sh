@@ -11,7 +11,7 @@
 #   FOLDER/report   what it writes to /dev/ttyS1
 #   SALEBELL_VM_ACCELERATOR=kvm  for a machine that has one; without it the processor is emulated
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 folder=${1:?a folder for the volume}
 image=${2:?a folder of make bake-local}
@@ -97,7 +97,7 @@ arguments=(
   -drive "file=$volume,format=raw,if=none,id=volume,cache=unsafe,discard=unmap"
   -device nvme,drive=volume,serial=vol0000000000000001
   # Gone with the process that has opened it.
-  -netdev "tap,id=network,ifname=v$$,script=scripts/join-bridge.sh,downscript=no"
+  -netdev "tap,id=network,ifname=v$$,script=scripts/lib/join-bridge.sh,downscript=no"
   -device "virtio-net-pci,netdev=network,mac=02:00:0a:4d:00:$hex"
   -chardev stdio,id=console,signal=off -serial chardev:console
   -chardev "file,id=report,path=$folder/report,append=on" -serial chardev:report

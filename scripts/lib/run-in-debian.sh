@@ -4,9 +4,9 @@
 # root, once for each list of packages and month, and is all that takes time; `root` prints its folder too. Wants root, or sudo.
 #   SALEBELL_TEST_NODE_PATH  the folder of the Node clients
 set -euo pipefail
-cd "$(dirname "$0")/.."
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 # What the tests call, and what they want of a machine; lintian and systemd's D-Bus are for tests/package.
 packages=(ca-certificates curl dbus lintian nodejs openssl postgresql python3 systemd)
 

@@ -3,7 +3,7 @@
 # bin/python is in it. It is below ${XDG_CACHE_HOME:-~/.cache}/salebell and made once for each list of packages, so that
 # checkouts with different ones do not take it away from each other. One that nobody has asked for in a month goes.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 wanted=${1:-tests/clients/requirements.txt}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/pythons
 # Programs in it know where it is, and which Python of the machine it was made with.

@@ -3,7 +3,7 @@
 # tests/clients/package.json. As prepare-python.sh has it: below ${XDG_CACHE_HOME:-~/.cache}/salebell, made once for each
 # list of packages, gone a month after nobody asked for it.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 wanted=${1:-tests/clients/package.json}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell/nodes
 folder=$cache/$(sha256sum "$wanted" | cut -c -12)

@@ -33,7 +33,7 @@ if [ -z "$left_out" ]; then
   fi
   as_root_can unshare --net true || lacking+=("network namespaces")
   # shellcheck disable=SC2016 # the same
-  as_root_can bash -c '. scripts/control-groups.sh && group=$(control_groups)/salebell-look-$$ && mkdir "$group" && rmdir "$group"' ||
+  as_root_can bash -c '. scripts/lib/control-groups.sh && group=$(control_groups)/salebell-look-$$ && mkdir "$group" && rmdir "$group"' ||
     lacking+=("control groups of version 2 that can be written")
   if [ ${#lacking[@]} -gt 0 ]; then
     left_out="root has no $(printf '%s, no ' "${lacking[@]}" | sed 's/, no $//') here"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Every check, the quick ones first. Wants what prepare-tests.sh fetches and the server of with-postgres.sh.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 export PATH=$PATH:$cache/tools/bin
 # Where tests/it finds the receivers' own libraries.
-SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
-SALEBELL_TEST_NODE_PATH=$(scripts/prepare-node.sh)
+SALEBELL_TEST_PYTHON=$(scripts/lib/prepare-python.sh)/bin/python
+SALEBELL_TEST_NODE_PATH=$(scripts/lib/prepare-node.sh)
 export SALEBELL_TEST_PYTHON SALEBELL_TEST_NODE_PATH
 # For the S3 of the tests, which believes everybody; yours are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
@@ -40,7 +40,7 @@ if [ "$*" = stacks ]; then
 fi
 if [ $# -eq 0 ] && [ -z "$left_out" ] && [ "$(id -u)" -eq 0 ]; then
   # It waits for the network, we for the compiler. A user has it made when its turn comes, and sudo may ask then.
-  setsid scripts/run-in-debian.sh prepare &
+  setsid scripts/lib/run-in-debian.sh prepare &
   preparing=$!
   trap 'kill -- "-$preparing" 2>/dev/null || true' EXIT
 fi
@@ -63,7 +63,7 @@ case "$*:$left_out" in
   : | *appliance*:)
     step cargo build --locked --bin salebell
     echo "==> baking the image (found again while nothing in it changes)"
-    SALEBELL_TEST_IMAGE=$(SOURCE_DATE_EPOCH=$(scripts/time-before-boot.sh) \
+    SALEBELL_TEST_IMAGE=$(SOURCE_DATE_EPOCH=$(scripts/lib/time-before-boot.sh) \
       SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell scripts/bake-image.sh local)
     export SALEBELL_TEST_IMAGE
     image=$SALEBELL_TEST_IMAGE
@@ -86,8 +86,8 @@ measured=process::processor_time::
 read -ra of_root <<<"$SALEBELL_TEST_OF_ROOT"
 if [ $# -gt 0 ]; then
   if [ -n "$image" ] && [ "$(id -u)" -ne 0 ]; then
-    program=$(scripts/find-test.sh it)
-    step scripts/run-as-root.sh "$program" "$@"
+    program=$(scripts/lib/find-test.sh it)
+    step scripts/lib/run-as-root.sh "$program" "$@"
   else
     step cargo test --locked "$@"
   fi
@@ -96,17 +96,17 @@ elif [ -n "$image" ] && [ "$(id -u)" -eq 0 ]; then
 else
   step cargo test --locked -- --skip="$measured" "${of_root[@]/#/--skip=}"
   if [ -n "$image" ]; then
-    program=$(scripts/find-test.sh it)
-    step scripts/run-as-root.sh "$program" "${of_root[@]}"
+    program=$(scripts/lib/find-test.sh it)
+    step scripts/lib/run-as-root.sh "$program" "${of_root[@]}"
   fi
 fi
 [ $# -gt 0 ] || step cargo test --locked --test it -- --test-threads=1 "$measured"
 if [ $# -eq 0 ] && [ -z "$left_out" ]; then
   echo "==> in a bare Debian of the image: the tests that call programs of the machine (tests/outside-tools.txt)"
   mapfile -t tests < <(sed 's/#.*//; s/ *$//; /^$/d' tests/outside-tools.txt)
-  program=$(scripts/find-test.sh it)
+  program=$(scripts/lib/find-test.sh it)
   [ -z "${preparing:-}" ] || wait "$preparing"
-  scripts/run-in-debian.sh run "$program" "${tests[@]}"
+  scripts/lib/run-in-debian.sh run "$program" "${tests[@]}"
   echo "==> making the Debian package and the OCI image, and installing, running and moving them (tests/package)"
   SALEBELL_BINARY=$(realpath "${CARGO_TARGET_DIR:-target}")/debug/salebell
   export SALEBELL_BINARY SALEBELL_PACKAGE_QUICK=yes
@@ -118,7 +118,7 @@ if [ $# -eq 0 ] && [ -z "$left_out" ]; then
 fi
 if [ $# -eq 0 ]; then
   echo "==> each call that the product made on AWS is in cloudformation/calls"
-  "$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python" tests/stacks/recorded.py "$SALEBELL_TEST_CALLS" --all
+  "$(scripts/lib/prepare-python.sh tests/stacks/requirements.txt)/bin/python" tests/stacks/recorded.py "$SALEBELL_TEST_CALLS" --all
 fi
 if [ -n "$left_out" ]; then
   echo "==> all checks passed that this machine can do; what is root's was left out: $left_out"
