@@ -21,11 +21,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 scripts/install-packages.sh bake >&2
-scripts/fetch-packer.sh >&2
-python=$(scripts/prepare-python.sh)/bin/python
+scripts/lib/fetch-packer.sh >&2
+python=$(scripts/lib/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
 
 if [ "$where" = aws ]; then

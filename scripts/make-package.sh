@@ -19,10 +19,10 @@ esac
 say() {
   printf '==> [%3d s] %s\n' "$SECONDS" "$*" >&2
 }
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 scripts/install-packages.sh package >&2
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then

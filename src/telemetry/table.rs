@@ -1,5 +1,5 @@
 //! Every metric that there is: `/metrics` describes them by this table, CloudWatch gets those that say so, and
-//! docs/operations.md lists them. `tests/it/metrics.rs` holds the sources and the page against it.
+//! docs/operations.md lists them. `tests/it/project/metrics.rs` holds the sources and the page against it.
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
