@@ -39,8 +39,7 @@ fi
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packer systemd)" ]; then

@@ -27,8 +27,7 @@ scripts/install-packages.sh package >&2
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell >&2
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 dirty=$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packaging systemd)

@@ -4,9 +4,10 @@
 //! prolongs; after that it died, and the next one takes it over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use serde_json::Value;
 use sqlx::PgExecutor;
 use uuid::Uuid;
@@ -207,7 +208,7 @@ impl KeptAnswers {
         .fetch_one(pool)
         .await?;
         let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
-        let mut accounts = self.lock();
+        let mut accounts = self.0.lock();
         if accounts.len() >= MAX_ACCOUNTS {
             accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
             if accounts.len() >= MAX_ACCOUNTS {
@@ -220,7 +221,7 @@ impl KeptAnswers {
 
     /// Whether the account has no room, where that is known; one more key is begun.
     fn look(&self, account: Uuid, now: DateTime<Utc>) -> Option<bool> {
-        let mut accounts = self.lock();
+        let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
         let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
         let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
@@ -233,14 +234,9 @@ impl KeptAnswers {
 
     /// So many bytes are kept for an account.
     pub fn note_kept(&self, account: Uuid, bytes: usize) {
-        if let Some(counted) = self.lock().get_mut(&account) {
+        if let Some(counted) = self.0.lock().get_mut(&account) {
             counted.bytes += bytes as i64;
         }
-    }
-
-    /// Whoever panicked with the lock had changed one entry or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Counted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
