@@ -252,7 +252,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
             "insert into channels (id, account_id, kind, name, url, state, secret, created_at, updated_at)
              values ($1, $2, 'webhook', 'mine', 'http://127.0.0.1:9/', $3, ''::bytea, now(), now())",
             id,
-            anna.account,
+            anna.account.0,
             state
         )
         .execute(&app.app.writer)
