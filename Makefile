@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a
 
 format: ## formats the Rust sources
 	cargo fmt
+
+reference: ## writes the pages of docs/reference/ that the program prints
+	@for page in settings metrics problems commands; do cargo run --locked --quiet -- reference $$page > docs/reference/$$page.md || exit; done
 
 bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/image.md)
 	@scripts/bake-image.sh local $(ARGS)

@@ -6,6 +6,7 @@ pub mod dev;
 pub mod files;
 pub mod games;
 pub mod keys;
+pub mod reference;
 pub mod report;
 mod serve;
 pub mod stats;
@@ -81,6 +82,7 @@ pub enum Command {
     Terminating,
     #[command(subcommand)]
     Bus(bus::Action),
+    Reference(reference::Arguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
@@ -168,6 +170,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         }
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return Ok(files::run(action).await?),
+        Command::Reference(arguments) => print!("{}", reference::run(&arguments)),
         Command::Report(arguments) => return Ok(report::run(arguments).await?),
     }
     Ok(ExitCode::SUCCESS)
