@@ -3,5 +3,5 @@
 mod layering;
 mod machine;
 mod metrics;
-mod operations;
 mod readme;
+mod reference;
