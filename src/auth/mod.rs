@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
 use crate::clock::Clock;
-use crate::config::Auth;
+use crate::config::AuthConfig;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
@@ -100,7 +100,7 @@ type TokenHash = [u8; 32];
 impl Authenticator {
     /// `pool` is the writer's: a key that was made a moment ago is there.
     pub fn new(
-        settings: &Auth,
+        settings: &AuthConfig,
         pool: PgPool,
         clock: Clock,
         deadline: Deadline,
@@ -162,7 +162,7 @@ impl Authenticator {
     }
 
     /// Believes these issuers from now on; what a token of another has proved before is forgotten.
-    pub fn trust(&self, settings: &Auth) {
+    pub fn trust(&self, settings: &AuthConfig) {
         let issuers = Arc::new(Issuers::new(settings, &self.clock));
         *self.issuers.write() = issuers;
         self.tokens.forget(|caller| caller.key.is_none());

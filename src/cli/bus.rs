@@ -8,7 +8,7 @@ use crate::worker::record;
 
 /// Look at the bus of reported prices, and let dead messages wait again.
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub enum BusAction {
     /// Tells how long messages have waited, and how many are dead.
     Status,
     /// Makes messages that were set aside as dead wait again, once their reason is mended. Safe to repeat.
@@ -19,10 +19,10 @@ pub enum Action {
 ///
 /// # Errors
 /// The bus or the database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: BusAction) -> Result<String> {
     match action {
-        Action::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
-        Action::Status => {
+        BusAction::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
+        BusAction::Status => {
             let (age, dead) = app.bus.age_and_dead().await?;
             // Only who receives knows the age where SQS is asked.
             let waiting = match (app.bus.outlives_database(), age > 0.0) {

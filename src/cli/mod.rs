@@ -47,27 +47,27 @@ pub struct Arguments {
 #[derive(Subcommand)]
 pub enum Command {
     #[cfg(feature = "dev")]
-    Dev(dev::Arguments),
+    Dev(dev::DevArguments),
     /// Serve the API: HTTP and gRPC.
     Api,
     /// Record reported prices, dispatch events, deliver notices.
     Worker,
     /// Bring the database's schema up to date; safe to run twice and beside the version before.
     Migrate,
-    Boot(boot::Arguments),
+    Boot(boot::BootArguments),
     /// Read the configuration and tell every missing or wrong key at once.
     CheckConfig,
-    Report(report::Arguments),
+    Report(report::ReportArguments),
     #[command(subcommand)]
-    Files(files::Action),
+    Files(files::FilesAction),
     #[command(subcommand)]
-    Games(games::Action),
+    Games(games::GamesAction),
     /// Create, list and revoke API keys, straight in the database.
     #[command(subcommand)]
-    Key(keys::Action),
+    Key(keys::KeysAction),
     /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
     #[command(subcommand)]
-    Stats(stats::Action),
+    Stats(stats::StatsAction),
     /// On an instance of a group: wait until the API is ready, then complete the launch hook.
     Ready {
         /// Wait for the worker too.
@@ -83,8 +83,8 @@ pub enum Command {
     /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
     Terminating,
     #[command(subcommand)]
-    Bus(bus::Action),
-    Reference(reference::Arguments),
+    Bus(bus::BusAction),
+    Reference(reference::ReferenceArguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
@@ -167,7 +167,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         }
         Command::Redrive => {
             let app = open(of_operator()?).await?;
-            let redriven = bus::run(&app, bus::Action::Redrive).await;
+            let redriven = bus::run(&app, bus::BusAction::Redrive).await;
             print!("{}", in_plain_words(&app, redriven).await?);
         }
         Command::Games(action) => {

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
 
 use super::metadata::Metadata;
-use super::parameters::{Parameters, Settings};
+use super::parameters::{Parameters, StoredSettings};
 use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
@@ -36,7 +36,7 @@ const OPEN_MODE: u32 = 0o444;
 
 /// Fetch settings and secrets of this instance's environment from AWS, and leave them as files for the services.
 #[derive(Args)]
-pub struct Arguments {
+pub struct BootArguments {
     /// The environment, whose parameters are below /salebell/<environment>; the instance's tag Environment if not given.
     #[arg(long)]
     environment: Option<String>,
@@ -105,12 +105,12 @@ struct Place {
 ///
 /// # Errors
 /// Everything that is missing or wrong, a line each, without a value. No file has changed then.
-pub async fn run(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
+pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> Result<String, Failure> {
     let late = |_| Failure::new(format!("the boot is not done within {} s", LIMIT.as_secs()));
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
 }
 
-async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
+async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<String, Failure> {
     let defaults = match defaults {
         Some(path) => read_defaults(path)?,
         None => Table::new(),
@@ -177,7 +177,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
 }
 
 /// Asks the instance for what was not given.
-async fn locate(arguments: &Arguments) -> Result<Place, Failure> {
+async fn locate(arguments: &BootArguments) -> Result<Place, Failure> {
     let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
     let place = match (arguments.check, region, environment) {
         (true, Some(region), Some(environment)) => Place { region, environment, instance: None },
@@ -212,7 +212,12 @@ fn read_defaults(path: &Path) -> Result<Table, Failure> {
 }
 
 /// The file of settings: defaults, parameters over them, and where they came from.
-fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -> Result<Table, String> {
+fn compose(
+    mut defaults: Table,
+    settings: &StoredSettings,
+    region: &str,
+    path: &str,
+) -> Result<Table, String> {
     for (name, value) in &settings.values {
         insert(&mut defaults, name, value.expose_secret().into()).map_err(|()| {
             format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/"))
@@ -228,7 +233,7 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
 }
 
 /// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
-fn beside_services(table: &Table, settings: &Settings) -> Table {
+fn beside_services(table: &Table, settings: &StoredSettings) -> Table {
     let mut beside = table.clone();
     beside.retain(|area, _| OF_BESIDE.contains(&area));
     settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
@@ -274,7 +279,7 @@ mod tests {
 
     #[test]
     fn values_of_any_kind_come_back_from_the_file() {
-        let mut settings = Settings::default();
+        let mut settings = StoredSettings::default();
         let odd = "a \"b\" \\ 'c' \n\t \u{7f} ü ]]> '''\"\"\"";
         for (name, value) in [("database.url", odd), ("auth.alb.arn", "x"), ("log.level", "warn")] {
             settings.values.insert(name.to_owned(), value.into());
@@ -297,7 +302,7 @@ mod tests {
     #[test]
     fn a_setting_is_no_area() {
         for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
-            let mut settings = Settings::default();
+            let mut settings = StoredSettings::default();
             names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));
             let problem = compose(Table::new(), &settings, "r", "/p").unwrap_err();
             assert!(problem.contains("/p/log"), "{problem}");

@@ -19,7 +19,7 @@ use metrics::{counter, gauge};
 use nix::sys::statvfs::statvfs;
 use tokio::task::JoinHandle;
 
-use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, Verdict};
+use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
 use crate::config::{Config, FileStore};
 use crate::error::Result;
@@ -100,19 +100,19 @@ pub async fn run(app: App) -> Result<()> {
             not_before = Instant::now() + RETRY;
             let seconds = fullness.lasts.unwrap_or_default().as_secs();
             let outcome = match verdict {
-                Ok(Verdict::Replaced) => {
+                Ok(ReplacementVerdict::Replaced) => {
                     // The group launches another one first. Should it have forgotten, it hears of it again.
                     not_before = Instant::now() + PAUSE;
                     log::error!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}: this instance has itself replaced");
                     "replaced"
                 }
-                Ok(Verdict::NotInService(state)) => {
+                Ok(ReplacementVerdict::NotInService(state)) => {
                     log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}; the group wants this instance {state}");
                     "not_in_service"
                 }
-                Ok(Verdict::HeldBack | Verdict::CalledOff) => {
+                Ok(ReplacementVerdict::HeldBack | ReplacementVerdict::CalledOff) => {
                     log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}; held back: another instance of the group is being replaced");
                     "held_back"

@@ -24,7 +24,7 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What became of the wish to be replaced.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplacementVerdict {
     Replaced,
     /// The reason has gone meanwhile.
     CalledOff,
@@ -57,10 +57,14 @@ impl Replacement {
     ///
     /// # Errors
     /// The metadata, the database or AWS are away or refuse. The instance may be marked all the same.
-    pub async fn ask(&mut self, still: impl Fn() -> bool) -> Result<Verdict, Failure> {
+    pub async fn ask(&mut self, still: impl Fn() -> bool) -> Result<ReplacementVerdict, Failure> {
         match self.metadata.target_lifecycle_state().await? {
             Some(state) if state == "InService" => {}
-            other => return Ok(Verdict::NotInService(other.unwrap_or_else(|| "in no group".to_owned()))),
+            other => {
+                return Ok(ReplacementVerdict::NotInService(
+                    other.unwrap_or_else(|| "in no group".to_owned()),
+                ));
+            }
         }
         let app = &self.app;
         let group = match &mut self.group {
@@ -71,14 +75,14 @@ impl Replacement {
             }
         };
         if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
-            return Ok(Verdict::HeldBack);
+            return Ok(ReplacementVerdict::HeldBack);
         }
         if !still() {
             release(app, group).await;
-            return Ok(Verdict::CalledOff);
+            return Ok(ReplacementVerdict::CalledOff);
         }
         match group.mark_unhealthy().await {
-            Ok(()) => Ok(Verdict::Replaced),
+            Ok(()) => Ok(ReplacementVerdict::Replaced),
             Err(not_done) => {
                 // Without an answer it may have been done all the same: then no other instance may follow.
                 if not_done.refused {

@@ -18,9 +18,9 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::error::{Error, Kind, Result, chain};
-use crate::files::blobs::{Blobs, Piece};
+use crate::files::blobs::{BlobWriter, Blobs};
 use crate::health::watchdog::Heartbeat;
-use crate::store::exports::{self, Claimed, Written};
+use crate::store::exports::{self, ClaimedExport, ExportProgress};
 use crate::store::files::removal;
 use crate::store::files::writing::{self, Beginning, Writer};
 use crate::store::files::{self, NewFile, Quota};
@@ -84,7 +84,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else {
         return Ok(Progress::Idle);
     };
-    let mut writing = Writing { app, export: &export, holder, written: Written::default() };
+    let mut writing = Writing { app, export: &export, holder, written: ExportProgress::default() };
     let ended = writing.write_all(beat).await;
     if ended.is_err()
         && let Some(file) = writing.written.file_id
@@ -148,16 +148,16 @@ impl From<std::io::Error> for Stop {
 
 struct Writing<'a> {
     app: &'a App,
-    export: &'a Claimed,
+    export: &'a ClaimedExport,
     holder: Uuid,
-    written: Written,
+    written: ExportProgress,
 }
 
 /// The file while it grows.
 struct Growing {
     id: Uuid,
     writer: Uuid,
-    piece: Piece,
+    piece: BlobWriter,
     piece_start: i64,
     hasher: Sha256,
     /// Bytes that the account has room for.
@@ -210,7 +210,7 @@ impl Writing<'_> {
         // Whoever cancels from here on comes too late for the file, but not for the export.
         self.tell().await?;
         let sha256 = file.hasher.finalize();
-        let written = writing::Written {
+        let written = writing::DurableBytes {
             file: file.id,
             writer: file.writer,
             piece_start: file.piece_start,

@@ -31,7 +31,7 @@ use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
-use crate::store::imports::{self, Claimed, Reached, RowRefusal};
+use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -160,7 +160,7 @@ enum Told {
 /// An import on its way to the bus.
 struct Sending<'a> {
     app: &'a App,
-    import: &'a Claimed,
+    import: &'a ClaimedImport,
     holder: Uuid,
     /// Called while it works or waits.
     beat: &'a (dyn Fn() + Sync),
@@ -183,7 +183,12 @@ struct ReadSoFar {
 }
 
 impl<'a> Sending<'a> {
-    fn new(app: &'a App, import: &'a Claimed, holder: Uuid, beat: &'a (dyn Fn() + Sync)) -> Sending<'a> {
+    fn new(
+        app: &'a App,
+        import: &'a ClaimedImport,
+        holder: Uuid,
+        beat: &'a (dyn Fn() + Sync),
+    ) -> Sending<'a> {
         let reached = Reached {
             portions: import.portions_sent,
             parts: import.parts_sent,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::download::{Ended, Remote, Sink, fetch, text};
+use super::download::{RangeFailure, Remote, Sink, fetch, text};
 use super::put::hash_file;
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
 use crate::cli::api_client::access::Access;
@@ -40,7 +40,7 @@ const MAX_CHANGES: usize = 3;
 ///
 /// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct GetArguments {
     #[command(flatten)]
     access: Access,
     /// The id of a file, or the address of a share link.
@@ -60,7 +60,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: GetArguments) -> Result<ExitCode, Failure> {
     let display = Display::default();
     let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
     let client = match &source {
@@ -188,7 +188,7 @@ impl Drop for Keeper {
 }
 
 struct Get<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a GetArguments,
     client: &'a ApiClient,
     source: &'a Source,
     display: &'a Display,
@@ -275,13 +275,13 @@ impl Get<'_> {
         let work = fetch(&remote, (0, version.length), &positions, 0, &sink);
         match self.display.during(&version.name, Some(version.length), &positions, work).await {
             Ok(()) => {}
-            Err(Ended::Changed) if positions.sum() == 0 => return Ok(false),
-            Err(Ended::Changed) => {
+            Err(RangeFailure::Changed) if positions.sum() == 0 => return Ok(false),
+            Err(RangeFailure::Changed) => {
                 return Err(Failure::new(
                     "the file on the server is another one by now; what was written is of no use",
                 ));
             }
-            Err(Ended::Refused(refused)) => return Err(refused.failure),
+            Err(RangeFailure::Refused(refused)) => return Err(refused.failure),
         }
         let here = hex(sum.lock().clone().finish().as_ref());
         match version.sha256.as_deref() {
@@ -332,11 +332,11 @@ impl Get<'_> {
         let mut keeper = Keeper { state, memory, positions: positions.clone() };
         match self.fetch_all(version, &mut keeper, &file).await {
             Ok(()) => {}
-            Err(Ended::Changed) => {
+            Err(RangeFailure::Changed) => {
                 // The next round finds another version, and says so to nobody twice.
                 return self.forget(keeper, &part);
             }
-            Err(Ended::Refused(refused)) => {
+            Err(RangeFailure::Refused(refused)) => {
                 let there = match positions.sum() {
                     0 => String::new(),
                     there => format!("\n{} of it are here; the same command takes up there.", size(there)),
@@ -348,7 +348,12 @@ impl Get<'_> {
         Ok(true)
     }
 
-    async fn fetch_all(&self, version: &Version, keeper: &mut Keeper, file: &Arc<File>) -> Result<(), Ended> {
+    async fn fetch_all(
+        &self,
+        version: &Version,
+        keeper: &mut Keeper,
+        file: &Arc<File>,
+    ) -> Result<(), RangeFailure> {
         let (remote, positions) = (self.remote(version), keeper.positions.clone());
         if positions.sum() > 0 {
             remote.begun.cancel();

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::clock::Clock;
 use crate::error::failure::{Explain, Failure};
 
@@ -38,9 +38,9 @@ const PAGE: usize = 200;
 
 /// Send, fetch, list, remove and share files.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    Put(put::Arguments),
-    Get(get::Arguments),
+pub enum FilesAction {
+    Put(put::PutArguments),
+    Get(get::GetArguments),
     /// Lists your files, the newest first.
     Ls {
         #[command(flatten)]
@@ -86,13 +86,13 @@ struct FileInfo {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(action: Action) -> Result<ExitCode, Failure> {
+pub async fn run(action: FilesAction) -> Result<ExitCode, Failure> {
     match action {
-        Action::Put(arguments) => put::run(arguments).await,
-        Action::Get(arguments) => get::run(arguments).await,
-        Action::Ls { access, json } => list(&access.connect(plainly())?, json).await,
-        Action::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
-        Action::Share { access, id, expires_in, max_downloads } => {
+        FilesAction::Put(arguments) => put::run(arguments).await,
+        FilesAction::Get(arguments) => get::run(arguments).await,
+        FilesAction::Ls { access, json } => list(&access.connect(plainly())?, json).await,
+        FilesAction::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
+        FilesAction::Share { access, id, expires_in, max_downloads } => {
             share(&access.connect(plainly())?, id, expires_in, max_downloads).await
         }
     }
@@ -253,7 +253,7 @@ impl Positions {
 
 /// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
 #[derive(Clone, Default)]
-struct Display(Arc<Mutex<Option<Progress>>>);
+struct Display(Arc<Mutex<Option<ProgressLine>>>);
 
 impl Display {
     fn say(&self, line: &str) {
@@ -268,7 +268,7 @@ impl Display {
         Box::new(move |line| display.say(line))
     }
 
-    fn set(&self, progress: Option<Progress>) {
+    fn set(&self, progress: Option<ProgressLine>) {
         *self.0.lock() = progress;
     }
 
@@ -281,7 +281,7 @@ impl Display {
         work: impl Future<Output = T>,
     ) -> T {
         let moved = Arc::new(AtomicU64::new(0));
-        let progress = Progress::of_transfer(moved.clone(), size);
+        let progress = ProgressLine::of_transfer(moved.clone(), size);
         // Also when the work is dropped in the middle, the bar goes.
         let _shown = Shown { display: self, progress: progress.clone() };
         self.set(Some(progress.clone()));
@@ -299,7 +299,7 @@ impl Display {
 
 struct Shown<'d> {
     display: &'d Display,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Drop for Shown<'_> {

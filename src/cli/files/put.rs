@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::upload::{self, Announcement, Kind, LocalBytes};
+use super::upload::{self, Announcement, LocalBytes, UploadKind};
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, until};
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::state::StateFile;
@@ -35,7 +35,7 @@ const CHUNK: usize = 2 << 20;
 ///
 /// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct PutArguments {
     #[command(flatten)]
     access: Access,
     /// What to send; `-` is standard input, which cannot be taken up by another run.
@@ -59,7 +59,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: PutArguments) -> Result<ExitCode, Failure> {
     if arguments.name.is_some() && arguments.file.len() > 1 {
         eprintln!("salebell: --name is for one file, not for {}", arguments.file.len());
         return Ok(ExitCode::from(2));
@@ -141,7 +141,7 @@ impl Memory {
 }
 
 struct Put<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a PutArguments,
     client: &'a ApiClient,
     display: &'a Display,
 }
@@ -265,8 +265,11 @@ impl Put<'_> {
         for part in memory.uploads.len()..parts {
             let (start, end) = memory.range(part);
             let (name, kind) = match parts {
-                1 => (local.name.to_owned(), Kind::Whole(end)),
-                _ => (format!("part {} of {parts} of {}", part + 1, local.name), Kind::Partial(end - start)),
+                1 => (local.name.to_owned(), UploadKind::Whole(end)),
+                _ => (
+                    format!("part {} of {parts} of {}", part + 1, local.name),
+                    UploadKind::Partial(end - start),
+                ),
             };
             let upload =
                 upload::create(self.client, &self.announce(&name, &memory, &part.to_string(), kind)).await?;
@@ -298,7 +301,7 @@ impl Put<'_> {
         if local.length >= LARGE {
             self.display.say("all parts are there; the server puts them together");
         }
-        let kind = Kind::Final(&memory.uploads);
+        let kind = UploadKind::Final(&memory.uploads);
         let file = upload::create(self.client, &self.announce(local.name, &memory, "whole", kind)).await?;
         memory.together = Some(file);
         state.keep(&memory)?;
@@ -306,7 +309,13 @@ impl Put<'_> {
         Ok(file)
     }
 
-    fn announce<'a>(&self, name: &'a str, memory: &Memory, what: &str, kind: Kind<'a>) -> Announcement<'a> {
+    fn announce<'a>(
+        &self,
+        name: &'a str,
+        memory: &Memory,
+        what: &str,
+        kind: UploadKind<'a>,
+    ) -> Announcement<'a> {
         let key = format!("put-{}-{what}", memory.session.simple());
         Announcement { name, expires_in: self.arguments.expires_in.map(|life| life.as_secs()), key, kind }
     }
@@ -327,7 +336,7 @@ impl Put<'_> {
     async fn send_standard_input(&self) -> Result<Value, Failure> {
         let name = self.arguments.name.as_deref().unwrap_or("stdin");
         let memory = Memory::new(Path::new("-"), 0, 1);
-        let announcement = self.announce(name, &memory, "stdin", Kind::Deferred);
+        let announcement = self.announce(name, &memory, "stdin", UploadKind::Deferred);
         let id = upload::create(self.client, &announcement).await?;
         let (sender, mut chunks) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || read_chunks(&mut std::io::stdin().lock(), &sender));

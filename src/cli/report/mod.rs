@@ -18,12 +18,12 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use self::client::{BatchCounts, Receipt, RejectedLine};
-use self::input::Source;
+use self::client::{BatchCounts, RejectedLine, SliceReceipt};
+use self::input::ReportSource;
 use self::session::{AcceptedSlice, Session};
-use self::slices::{Cutter, Refusal, Slice};
+use self::slices::{Cutter, LineRefusal, ReportSlice};
 use crate::cli::api_client::access::Access;
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::cli::api_client::{ApiClient, describe_problem};
 use crate::error::failure::{Explain, Failure};
 use crate::feed::input::Input;
@@ -47,7 +47,7 @@ const PRINTED_OBSERVATIONS: usize = 5;
 /// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
 /// some were refused, 1 when it failed.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReportArguments {
     /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
     file: String,
     #[command(flatten)]
@@ -107,15 +107,15 @@ struct Summary {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: ReportArguments) -> Result<ExitCode, Failure> {
     let cutter = Cutter {
         mapping: Mapping::parse(&arguments.map, &arguments.set)?,
         delimiter: arguments.delimiter,
         lines: arguments.slice as usize,
     };
-    let source = Source::parse(&arguments.file);
+    let source = ReportSource::parse(&arguments.file);
     let input = source.open().await?;
-    let progress = Progress::new(input.read.clone(), input.size);
+    let progress = ProgressLine::new(input.read.clone(), input.size);
     let mut refusals = Refusals::new(arguments.rejects.as_deref(), progress.clone())?;
     let summary = if arguments.dry_run {
         check_only(cutter, input, &progress, &mut refusals).await
@@ -131,11 +131,11 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 async fn send_all(
-    arguments: &Arguments,
-    source: &Source,
+    arguments: &ReportArguments,
+    source: &ReportSource,
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
 ) -> Result<Summary, Failure> {
     let say = {
@@ -196,7 +196,7 @@ async fn send_all(
 async fn send_slice(
     client: &ApiClient,
     session: &Session,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
 ) -> Result<AcceptedSlice, Failure> {
     let mut refused = slice.refused.clone();
@@ -223,9 +223,9 @@ async fn send_slice(
 async fn find_refusals(
     client: &ApiClient,
     key: &str,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
-) -> Result<Vec<Refusal>, Failure> {
+) -> Result<Vec<LineRefusal>, Failure> {
     let ends: Vec<usize> =
         (slice.body.iter().enumerate()).filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
     let begin_of =
@@ -250,8 +250,8 @@ async fn find_refusals(
     Ok(refused)
 }
 
-fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
-    let Receipt { accepted, rejected_count, .. } = receipt;
+fn check_receipt(receipt: &SliceReceipt, lines: usize) -> Result<(), Failure> {
+    let SliceReceipt { accepted, rejected_count, .. } = receipt;
     if accepted + rejected_count == lines as u64 {
         Ok(())
     } else {
@@ -262,11 +262,11 @@ fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
 }
 
 /// What the answer says of lines of the request, by the lines of the input.
-fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Failure> {
+fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<LineRefusal>, Failure> {
     let read = |RejectedLine { index, problem }: &RejectedLine| {
         let line = lines.get(*index).copied();
         let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
-        Ok(Refusal { line, reason: describe_problem(problem) })
+        Ok(LineRefusal { line, reason: describe_problem(problem) })
     };
     told.iter().map(read).collect()
 }
@@ -274,7 +274,7 @@ fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Fail
 async fn check_only(
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
 ) -> Result<Summary, Failure> {
     let (mut slices, cutting) = start_cutting(cutter, input, progress);
@@ -299,7 +299,11 @@ async fn check_only(
 type Cutting = tokio::task::JoinHandle<Result<(), Failure>>;
 
 /// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
-fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Receiver<Slice>, Cutting) {
+fn start_cutting(
+    cutter: Cutter,
+    input: Input,
+    progress: &ProgressLine,
+) -> (mpsc::Receiver<ReportSlice>, Cutting) {
     let (sender, receiver) = mpsc::channel(1);
     let progress = progress.clone();
     let cutting = tokio::task::spawn_blocking(move || {
@@ -313,14 +317,14 @@ fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Re
 }
 
 fn open_session(
-    source: &Source,
-    arguments: &Arguments,
+    source: &ReportSource,
+    arguments: &ReportArguments,
     cutter: &Cutter,
     url: &str,
 ) -> Result<Session, Failure> {
     match source {
         // A pipe given as a file cannot be read again either.
-        Source::File(path) if path.is_file() => {
+        ReportSource::File(path) if path.is_file() => {
             let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
             let options =
                 format!("{url} {mapping} {:?} {} {}", cutter.delimiter, cutter.lines, arguments.backfill);
@@ -343,7 +347,7 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
     }
 }
 
-fn print_summary(arguments: &Arguments, summary: &Summary) {
+fn print_summary(arguments: &ReportArguments, summary: &Summary) {
     if arguments.dry_run {
         let Tally { accepted, refused, .. } = summary.tally;
         println!("{accepted} lines can be sent, {refused} cannot");
@@ -381,7 +385,7 @@ enum Kind {
 #[derive(serde::Serialize)]
 struct Told<'r> {
     #[serde(flatten)]
-    refusal: &'r Refusal,
+    refusal: &'r LineRefusal,
     kind: Kind,
 }
 
@@ -389,11 +393,11 @@ struct Told<'r> {
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: u64,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Refusals {
-    fn new(path: Option<&Path>, progress: Progress) -> Result<Self, Failure> {
+    fn new(path: Option<&Path>, progress: ProgressLine) -> Result<Self, Failure> {
         let file = match path {
             Some(path) => {
                 let file = File::create(path).explain(|| format!("cannot write {}", path.display()))?;
@@ -404,7 +408,7 @@ impl Refusals {
         Ok(Self { file, told: 0, progress })
     }
 
-    fn tell(&mut self, refusal: &Refusal, kind: Kind) -> Result<(), Failure> {
+    fn tell(&mut self, refusal: &LineRefusal, kind: Kind) -> Result<(), Failure> {
         if let Some((path, file)) = &mut self.file {
             let write = || {
                 serde_json::to_writer(&mut *file, &Told { refusal, kind })?;

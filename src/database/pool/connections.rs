@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
+use super::PoolSettings;
 use super::password::{RING_AGAIN, is_refusal};
 use crate::error::is_transient;
 
@@ -114,7 +114,7 @@ impl Drop for Connection {
 
 /// All connections of one pool.
 pub(super) struct Connections {
-    pub(super) settings: Settings,
+    pub(super) settings: PoolSettings,
     options: RwLock<Arc<PgConnectOptions>>,
     state: Mutex<State>,
     /// Rung when a connection has gone.
@@ -156,7 +156,7 @@ struct Attempt {
 }
 
 impl Connections {
-    pub(super) fn new(settings: Settings) -> Arc<Connections> {
+    pub(super) fn new(settings: PoolSettings) -> Arc<Connections> {
         let options = RwLock::new(Arc::new(settings.options.clone()));
         Arc::new(Connections { settings, options, state: Mutex::default(), gone: Notify::new() })
     }

@@ -32,7 +32,7 @@ use crate::database::deadline::Deadline;
 pub struct PgPool(Arc<Connections>);
 
 /// What a pool is made of.
-pub struct Settings {
+pub struct PoolSettings {
     /// What metrics call it.
     pub name: &'static str,
     /// How connections are made.
@@ -49,10 +49,10 @@ pub struct Settings {
     pub password: Password,
 }
 
-impl Settings {
+impl PoolSettings {
     /// Those of a small pool.
-    pub fn new(name: &'static str, options: PgConnectOptions) -> Settings {
-        Settings {
+    pub fn new(name: &'static str, options: PgConnectOptions) -> PoolSettings {
+        PoolSettings {
             name,
             options,
             max_connections: 5,
@@ -67,7 +67,7 @@ impl Settings {
 
 impl PgPool {
     /// Opens nothing yet.
-    pub fn new(settings: Settings) -> PgPool {
+    pub fn new(settings: PoolSettings) -> PgPool {
         PgPool(Connections::new(settings))
     }
 

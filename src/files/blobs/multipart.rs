@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Progress, S3, blocking, write_hashed};
+use super::{S3, WriterState, blocking, write_hashed};
 use crate::config::MAX_BYTES_IN_S3;
 
 /// The least that S3 takes for a part that is not the last.
@@ -47,7 +47,7 @@ pub struct PendingParts {
 impl PendingParts {
     /// # Errors
     /// The row has something else.
-    pub fn read(progress: Option<&Progress>) -> io::Result<PendingParts> {
+    pub fn read(progress: Option<&WriterState>) -> io::Result<PendingParts> {
         progress
             .map_or_else(|| Ok(PendingParts::default()), |progress| Ok(PendingParts::deserialize(progress)?))
     }
@@ -146,7 +146,7 @@ impl PartWriter {
         (state.length / PART) as usize > state.synced.1.parts.len() || state.synced_at.elapsed() >= RIPE_AFTER
     }
 
-    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<Progress>>> {
+    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<WriterState>>> {
         let piece = self.clone();
         // Taken down now: more is written while this is made durable.
         let (length, upload, parts) = {

@@ -41,7 +41,7 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
-use crate::store::idempotency::{self as store, Found, Name, Saved};
+use crate::store::idempotency::{self as store, KeyState, Name, Saved};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -154,19 +154,19 @@ pub async fn begin(
         claim.await?
     };
     match found {
-        Found::Nothing { .. } => {
+        KeyState::Nothing { .. } => {
             // Where there is no room for another, it is given up again.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
             app.deadline.run(PATIENCE, room).await??;
             Ok(Begun::Execution(execution))
         }
-        Found::Answered(saved) => {
+        KeyState::Answered(saved) => {
             let owner = owner(caller.account, &key);
             Ok(Begun::Repetition(Repetition { app: app.clone(), owner, saved }))
         }
-        Found::Another => Err(another_request()),
-        Found::InFlight => {
+        KeyState::Another => Err(another_request()),
+        KeyState::InFlight => {
             let mut refusal = Error::conflict("The request with this Idempotency-Key is still in flight.");
             refusal.retry_after_s = Some(1);
             Err(refusal)
@@ -181,11 +181,11 @@ async fn claim(
     key: String,
     route: String,
     hash: Option<Vec<u8>>,
-) -> Result<(Found, Execution)> {
+) -> Result<(KeyState, Execution)> {
     let now = app.clock.now();
     let name = Name { account, key: &key };
     let found = store::begin(&app.writer, name, &route, hash.as_deref(), now, now + LOCK, now - KEPT).await?;
-    let Found::Nothing { began_at } = found else { return Ok((found, Execution(None))) };
+    let KeyState::Nothing { began_at } = found else { return Ok((found, Execution(None))) };
     let claim = Claim { app, account, key, began_at };
     let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
     Ok((found, Execution(Some(Open { claim, heart, closed: false }))))

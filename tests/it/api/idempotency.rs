@@ -10,7 +10,7 @@ use axum::routing::post;
 use chrono::TimeDelta;
 use reqwest::{RequestBuilder, Response};
 use salebell::http;
-use salebell::store::idempotency::{self, Found, Name};
+use salebell::store::idempotency::{self, KeyState, Name};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -195,7 +195,7 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
         now + TimeDelta::seconds(30),
         now - TimeDelta::hours(24),
     );
-    let Found::Nothing { began_at } = begin.await.unwrap() else { panic!("it was there") };
+    let KeyState::Nothing { began_at } = begin.await.unwrap() else { panic!("it was there") };
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 409);
     app.clock.advance(TimeDelta::seconds(31));
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422, "not by another request");

@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use salebell::store::{delivery_queue, dispatch as dispatch_queue};
-use salebell::telemetry::table::{self, CloudWatch, Kind};
+use salebell::telemetry::table::{self, CloudWatch, MetricKind};
 use salebell::worker::dispatch;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -56,9 +56,9 @@ fn check_targets(line: &Value) {
             let entry = table::find(name).unwrap();
             assert_eq!(metric["Unit"], entry.unit);
             match entry.kind {
-                Kind::Counter => assert!(line[name].is_u64(), "{name} in {line}"),
-                Kind::Gauge => assert!(line[name].is_number(), "{name} in {line}"),
-                Kind::Histogram => {
+                MetricKind::Counter => assert!(line[name].is_u64(), "{name} in {line}"),
+                MetricKind::Gauge => assert!(line[name].is_number(), "{name} in {line}"),
+                MetricKind::Histogram => {
                     let list = |of: &str| line[name][of].as_array().unwrap().clone();
                     assert_eq!(list("Values").len(), list("Counts").len());
                     let count: u64 = list("Counts").iter().map(|count| count.as_u64().unwrap()).sum();
@@ -85,9 +85,9 @@ fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
         for (name, value) in line.as_object().unwrap() {
             let Some(metric) = table::find(name) else { continue };
             let added = match metric.kind {
-                Kind::Counter => value.as_f64().unwrap(),
-                Kind::Histogram => value["Count"].as_f64().unwrap(),
-                Kind::Gauge => continue,
+                MetricKind::Counter => value.as_f64().unwrap(),
+                MetricKind::Histogram => value["Count"].as_f64().unwrap(),
+                MetricKind::Gauge => continue,
             };
             let CloudWatch::By(labels) = metric.cloudwatch else { continue };
             let labels: String =
@@ -107,7 +107,7 @@ fn totals(text: &str) -> BTreeMap<String, f64> {
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let Some(metric) = table::find(name.strip_suffix("_count").unwrap_or(name)) else { continue };
         let CloudWatch::By(wanted) = metric.cloudwatch else { continue };
-        if metric.kind == Kind::Gauge {
+        if metric.kind == MetricKind::Gauge {
             continue;
         }
         let value_of = |label: &&str| {

@@ -189,8 +189,8 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     let claimed = queue::claim_events(&app.app.writer, 10, 3, now, lease).await.unwrap();
     let event = &claimed.waiting[0];
     let times = queue::Times { now, daily: now, lease };
-    let first = queue::Slice { after: None, end: event.slice_end };
-    let second = queue::Slice { after: first.end, end: None };
+    let first = queue::WatchSlice { after: None, end: event.slice_end };
+    let second = queue::WatchSlice { after: first.end, end: None };
     let made = queue::make_slice(&app.app.writer, event, first, &times).await.unwrap();
     // The second is made meanwhile, and goes with its maker.
     let lost = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();

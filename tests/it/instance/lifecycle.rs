@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use salebell::database::pool::{PgPool, Settings};
+use salebell::database::pool::{PgPool, PoolSettings};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 
@@ -92,7 +92,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     })
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
-    let pool = PgPool::new(Settings::new("writer", bare.url.parse().unwrap()));
+    let pool = PgPool::new(PoolSettings::new("writer", bare.url.parse().unwrap()));
     salebell::store::migrate(&pool).await.unwrap();
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
     assert_eq!(ec2.world().group.instance(ID).state, State::InService);

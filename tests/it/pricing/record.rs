@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use salebell::domain::batch::{Counts, PriceMessage};
+use salebell::domain::batch::{ObservationCounts, PriceMessage};
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
 use salebell::store::recording;
@@ -195,7 +195,7 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
     }
 }
 
-async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
+async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<ObservationCounts> {
     let recorded = recording::record(&app.app.writer, message, &Rules::default(), false, now).await.unwrap();
     recorded.map(|recorded| recorded.counts)
 }

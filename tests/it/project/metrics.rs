@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use salebell::telemetry::table::{CloudWatch, Kind, METRICS};
+use salebell::telemetry::table::{CloudWatch, METRICS, MetricKind};
 
 fn read_sources(folder: &Path, text: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -23,7 +23,7 @@ fn recorded() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
     read_sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
     let sources: String = sources.split_whitespace().collect();
     let mut found = BTreeMap::new();
-    for kind in [Kind::Counter, Kind::Gauge, Kind::Histogram] {
+    for kind in [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram] {
         for (at, start) in sources.match_indices(&format!("{}!(", kind.name())) {
             // Which has no name of its own.
             if sources[..at].ends_with("describe_") {
@@ -63,12 +63,12 @@ fn what_goes_to_cloudwatch_can() {
         let CloudWatch::By(labels) = metric.cloudwatch else { continue };
         assert!(labels.iter().all(|label| metric.labels.contains(label)), "{}", metric.name);
         // Values that are set cannot be added up over the labels that are left out.
-        assert!(metric.kind != Kind::Gauge || labels == metric.labels, "{}", metric.name);
+        assert!(metric.kind != MetricKind::Gauge || labels == metric.labels, "{}", metric.name);
         // They stand beside each other in a line.
         let names = ["service", "environment", "version", "_aws"];
         assert!(!names.contains(&metric.name) && !labels.iter().any(|label| names.contains(label)));
         // The buckets are made for seconds.
-        assert!(metric.kind != Kind::Histogram || metric.unit == "Seconds", "{}", metric.name);
+        assert!(metric.kind != MetricKind::Histogram || metric.unit == "Seconds", "{}", metric.name);
     }
 }
 
