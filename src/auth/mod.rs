@@ -48,7 +48,7 @@ const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
 /// `last_used_at` is written at most so often.
 const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
 /// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TOKENS: usize = 10_000;
 const MAX_ACCOUNTS: usize = 50_000;
 
@@ -198,7 +198,7 @@ impl Authenticator {
             let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
-                if let Ok(Err(error)) = deadline.run(PATIENCE, noting).await {
+                if let Ok(Err(error)) = deadline.run(LOOKUP_TIMEOUT, noting).await {
                     log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
                 }
             });

@@ -13,7 +13,7 @@ use aws_sdk_ssm::config::http::HttpResponse;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use url::Url;
 
-pub use self::chain::{Chain, PATIENCE};
+pub use self::chain::{CREDENTIALS_TIMEOUT, Chain};
 use crate::error::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

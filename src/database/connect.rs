@@ -31,7 +31,7 @@ pub fn make_pool(
         acquire_timeout: settings.acquire_timeout,
         // The server ends by itself what takes longer than `statement_timeout`.
         settle_timeout: settings.statement_timeout + SETTLE_GRACE,
-        on_connect: writer.map(hear_clock),
+        on_connect: writer.map(observe_clock),
         deadline: deadline.clone(),
         password: password.clone(),
         ..PoolSettings::new(name, connect_options(settings, url)?)
@@ -64,7 +64,7 @@ pub fn connect_options(settings: &DatabaseConfig, url: &str) -> Result<PgConnect
 }
 
 /// Tells the clock what time it is in the writer, before anything else is asked.
-fn hear_clock(clock: &Clock) -> OnConnect {
+fn observe_clock(clock: &Clock) -> OnConnect {
     let clock = clock.clone();
     Arc::new(move |connection| {
         let clock = clock.clone();
@@ -76,7 +76,7 @@ fn hear_clock(clock: &Clock) -> OnConnect {
             if replica {
                 return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
             }
-            clock.hear(time, asked);
+            clock.observe(time, asked);
             Ok(())
         })
     })

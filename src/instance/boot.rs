@@ -126,13 +126,13 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<Strin
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
     if settings.names().next().is_none() {
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let mut table = match compose(defaults, &settings, &place.region, &path) {
         Ok(table) => table,
         Err(problem) => {
             problems.push(problem);
-            return Err(tell(&path, problems));
+            return Err(describe(&path, problems));
         }
     };
     let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
@@ -145,7 +145,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<Strin
     });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
         problems.extend(unknown.into_values());
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let counts = (settings.values.len(), settings.secrets.len());
     let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
@@ -268,7 +268,7 @@ fn remove(table: &mut Table, name: &str) {
     }
 }
 
-fn tell(path: &str, problems: Vec<String>) -> Failure {
+fn describe(path: &str, problems: Vec<String>) -> Failure {
     let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     Failure::new(format!("the parameters below {path}/ have {} problem(s){lines}", problems.len()))
 }

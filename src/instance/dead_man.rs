@@ -79,7 +79,7 @@ pub async fn run(app: App) -> Result<()> {
             // Draining: the load balancer is meant to look away.
             () = app.stopping.cancelled() => return Ok(()),
         }
-        let heard = app.dead_man.heard();
+        let heard = app.dead_man.health_checks();
         let lasts = silence.look(heard, Instant::now());
         gauge!("salebell_dead_man_armed").set(f64::from(u8::from(lasts.is_some())));
         gauge!("salebell_dead_man_silence_seconds").set(lasts.unwrap_or_default().as_secs_f64());
@@ -89,7 +89,7 @@ pub async fn run(app: App) -> Result<()> {
         }
         let seconds = lasts.as_secs();
         let verdict = tokio::select! {
-            verdict = replacement.ask(|| app.dead_man.heard() == heard) => verdict,
+            verdict = replacement.ask(|| app.dead_man.health_checks() == heard) => verdict,
             () = app.stopping.cancelled() => return Ok(()),
         };
         not_before = Instant::now() + RETRY;

@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// A process that was stopped has not looked: between two looks no more than this counts.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
 /// A disk that takes longer to answer than this cannot be written to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is written to see whether it can be.
 const PROBE: [u8; 4096] = [0; 4096];
 
@@ -177,12 +177,12 @@ impl Looks {
     async fn next(&mut self) -> Found {
         let places = self.places.clone();
         let look = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || places.look()));
-        match tokio::time::timeout(PATIENCE, look).await {
+        match tokio::time::timeout(DISK_TIMEOUT, look).await {
             Ok(ended) => {
                 self.under_way = None;
                 ended.unwrap_or_else(|panic| unknown("cannot be looked at", panic.to_string()))
             }
-            Err(_) => unknown("does not answer", format!("within {} s", PATIENCE.as_secs())),
+            Err(_) => unknown("does not answer", format!("within {} s", DISK_TIMEOUT.as_secs())),
         }
     }
 }

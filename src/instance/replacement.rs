@@ -98,7 +98,7 @@ impl Replacement {
 async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
     let claiming = async {
         let asked = Instant::now();
-        app.clock.hear(health::read_clock(&app.writer).await?, asked);
+        app.clock.observe(health::read_clock(&app.writer).await?, asked);
         let now = app.clock.now();
         let until = now + TimeDelta::from_std(PAUSE).map_err(Error::internal)?;
         self_terminations::claim(&app.writer, &group.group, &group.instance, now, until).await

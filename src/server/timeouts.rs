@@ -69,7 +69,7 @@ impl ConnectionTimeouts {
     }
 
     /// Bytes have arrived.
-    fn hear(&self) {
+    fn note_bytes(&self) {
         let mut state = self.0.lock();
         if state.requests == 0 && !state.head && !state.http2 {
             state.head = true;
@@ -248,7 +248,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.timeouts.hear();
+            self.timeouts.note_bytes();
         }
         read
     }

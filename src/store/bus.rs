@@ -90,7 +90,7 @@ pub async fn hide_until(
 }
 
 /// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.
-pub async fn give_back(
+pub async fn release(
     executor: impl PgExecutor<'_>,
     id: Uuid,
     receipt: Uuid,
@@ -114,7 +114,7 @@ pub async fn give_back(
 }
 
 /// Sets a message aside as dead, unless another holds it by now.
-pub async fn bury(
+pub async fn dead_letter(
     executor: impl PgExecutor<'_>,
     id: Uuid,
     receipt: Uuid,

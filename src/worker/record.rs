@@ -98,7 +98,7 @@ async fn receive_one(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -
 async fn settle(app: &App, received: &ReceivedMessage, beat: &(dyn Fn() + Sync)) -> Result<()> {
     // Whoever received it before has died of it, so often that we do not try.
     if received.receives > MAX_RECEIVES {
-        return bury(app, received, "its receivers died").await;
+        return dead_letter(app, received, "its receivers died").await;
     }
     let recorded = if !app.bus.outlives_database() {
         record_held(app, received).await
@@ -112,16 +112,16 @@ async fn settle(app: &App, received: &ReceivedMessage, beat: &(dyn Fn() + Sync))
         Err(Failure::Passing(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string();
                 "a message waits for the database: {failure}");
-            give_back(app, received, &failure, false).await;
+            release(app, received, &failure, false).await;
         }
         Err(Failure::Lasting(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string(),
                 receives = received.receives; "a message was not recorded: {failure}");
             counter!("salebell_record_failures_total").increment(1);
             if received.receives >= MAX_RECEIVES {
-                bury(app, received, &failure).await?;
+                dead_letter(app, received, &failure).await?;
             } else {
-                give_back(app, received, &failure, true).await;
+                release(app, received, &failure, true).await;
             }
         }
     }
@@ -171,11 +171,11 @@ enum Failure {
 }
 
 /// Gives a message back, however long the database does not listen: otherwise it would rest until its lease ends.
-async fn give_back(app: &App, received: &ReceivedMessage, failure: &str, counts: bool) {
+async fn release(app: &App, received: &ReceivedMessage, failure: &str, counts: bool) {
     let lease_ends = Instant::now() + app.config.worker.lease;
     // Who stops leaves it to another at once.
     let pause = if app.stopping.is_cancelled() { Duration::ZERO } else { PAUSE };
-    while let Err(error) = app.bus.give_back(received, pause, failure, counts).await {
+    while let Err(error) = app.bus.release(received, pause, failure, counts).await {
         log::warn!(target: "salebell::record", "giving a message back again after: {}", chain(&error));
         if Instant::now() > lease_ends || app.stopping.is_cancelled() {
             return;
@@ -226,9 +226,9 @@ async fn note_batch(app: &App, message: &PriceMessage) -> Result<()> {
     }
 }
 
-async fn bury(app: &App, received: &ReceivedMessage, failure: &str) -> Result<()> {
+async fn dead_letter(app: &App, received: &ReceivedMessage, failure: &str) -> Result<()> {
     count_as_failed(app, received).await?;
-    app.bus.bury(received, failure).await
+    app.bus.dead_letter(received, failure).await
 }
 
 async fn count_as_failed(app: &App, dead: &ReceivedMessage) -> Result<()> {
@@ -257,7 +257,7 @@ pub async fn count_dead(app: &App) -> Result<()> {
 pub async fn redrive(app: &App) -> Result<usize> {
     let (mut redriven, now) = (0, app.clock.now());
     while let Some(dead) = app.bus.next_dead(now).await? {
-        // What `bury` counted as failed is to be counted anew.
+        // What `dead_letter` counted as failed is to be counted anew.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;
         }

@@ -268,7 +268,7 @@ impl Retries<'_> {
 /// One try.
 pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
-        Ok(response) => hear(response).await,
+        Ok(response) => read_answer(response).await,
         Err(error) => failed(&error),
     }
 }
@@ -319,7 +319,7 @@ impl Resolve for SystemNames {
 }
 
 /// Reads an answer to its end and judges it.
-pub async fn hear(mut response: Response) -> Attempted<Reply> {
+pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let (status, headers) = (response.status(), response.headers().clone());
     let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
     let mut body = Vec::new();

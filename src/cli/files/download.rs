@@ -15,7 +15,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
 use super::Positions;
-use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, hear};
+use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 use crate::error::failure::{Explain, Failure};
 
 /// Written to the disk at once.
@@ -192,7 +192,7 @@ impl Remote<'_> {
                 StatusCode::FORBIDDEN if !ours => {
                     Attempted::Later(Later::new("the store of the bytes refuses: 403"))
                 }
-                _ => match hear(response).await {
+                _ => match read_answer(response).await {
                     Attempted::Refused(refused) => Attempted::Refused(refused),
                     Attempted::Later(later) => Attempted::Later(later),
                     Attempted::Done(_) => {

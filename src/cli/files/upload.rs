@@ -16,7 +16,9 @@ use reqwest::{Body, Method, RequestBuilder};
 use uuid::Uuid;
 
 use super::Positions;
-use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, hear};
+use crate::cli::api_client::{
+    ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, read_answer,
+};
 use crate::error::failure::{Explain, Failure};
 
 const BYTES: &str = "application/offset+octet-stream";
@@ -235,7 +237,7 @@ async fn send(
     }
     let answer = async {
         match request.send().await {
-            Ok(response) => hear(response).await,
+            Ok(response) => read_answer(response).await,
             Err(error) => failed(&error),
         }
     };

@@ -107,7 +107,7 @@ impl std::fmt::Debug for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(live) = self.live.take() {
-            self.pool.give_back(live);
+            self.pool.release(live);
         }
     }
 }
@@ -382,7 +382,7 @@ impl Connections {
     }
 
     /// Takes a connection back, once what was begun on it has come to an end.
-    fn give_back(self: &Arc<Self>, live: Live) {
+    fn release(self: &Arc<Self>, live: Live) {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(self.clone().settle(live))),
             // The process ends.

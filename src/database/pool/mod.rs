@@ -23,7 +23,7 @@ pub use self::connections::Connection;
 pub use self::connections::OnConnect;
 use self::connections::{Connections, Reason};
 pub use self::password::Password;
-use self::password::{NO_PASSWORD_YET, NONE_YET, PATIENCE, is_refusal};
+use self::password::{NO_PASSWORD_YET, NONE_YET, PASSWORD_TIMEOUT, is_refusal};
 pub use self::transaction::Transaction;
 use crate::database::deadline::Deadline;
 
@@ -97,7 +97,7 @@ impl PgPool {
                 Err(reason) => return Err(own(reason)),
             };
             let Some(before) = before else { return Err(own(reason)) };
-            let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let until = *until.get_or_insert_with(|| Instant::now() + PASSWORD_TIMEOUT);
             let left = until.saturating_duration_since(Instant::now());
             if !password.wait(before, left).await {
                 return Err(own(reason));

@@ -200,7 +200,7 @@ impl PartWriter {
         let arrived = state.parts.get(held).is_some_and(|part| matches!(part.peek(), Some(Ok(_))));
         drop(state);
         if arrived {
-            self.give_back(held);
+            self.release(held);
         }
     }
 
@@ -284,7 +284,7 @@ impl PartWriter {
             let etag = piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?;
             let held = piece.0.state.lock().held == Some(index);
             if !held {
-                piece.give_back(index);
+                piece.release(index);
             }
             Ok(etag)
         });
@@ -308,7 +308,7 @@ impl PartWriter {
 
     /// Gives back the room on the disk that a part took which has arrived. Where the file system cannot, it is given back
     /// with the file.
-    fn give_back(&self, index: usize) {
+    fn release(&self, index: usize) {
         let start = index as u64 * PART - self.0.base;
         let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let _ = fallocate(&*self.0.scratch, how, start as i64, PART as i64);

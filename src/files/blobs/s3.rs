@@ -270,7 +270,7 @@ impl S3 {
 
     /// An address tells when it ends, so that none ends before that with the credentials that it was signed with.
     async fn signed_for(&self) -> io::Result<Duration> {
-        let left = self.0.chain.left(aws::PATIENCE).await.map_err(io::Error::other)?;
+        let left = self.0.chain.left(aws::CREDENTIALS_TIMEOUT).await.map_err(io::Error::other)?;
         Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
     }
 
@@ -461,7 +461,7 @@ impl CredentialProvider for OfChain {
         Self: 'b,
     {
         Box::pin(async move {
-            let found = self.0.credentials(aws::PATIENCE).await;
+            let found = self.0.credentials(aws::CREDENTIALS_TIMEOUT).await;
             let found = found
                 .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
             Ok(Arc::new(AwsCredential {

@@ -140,7 +140,7 @@ impl Bus {
 
     /// Gives a message back, to be received again after `pause`; `failure` is kept for whoever looks, where there is
     /// room for it. With `counts` false the receive does not count against the message, where that can be helped.
-    pub async fn give_back(
+    pub async fn release(
         &self,
         message: &ReceivedMessage,
         pause: Duration,
@@ -150,7 +150,7 @@ impl Bus {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
                 let until = clock.now() + delta(pause);
-                table::give_back(pool, message.id, *receipt, until, failure, counts).await
+                table::release(pool, message.id, *receipt, until, failure, counts).await
             }
             (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.hide(held, pause).await.map(drop),
             _ => Ok(()),
@@ -158,12 +158,12 @@ impl Bus {
     }
 
     /// Sets a message aside as dead, with the reason where there is room for it.
-    pub async fn bury(&self, message: &ReceivedMessage, failure: &str) -> Result<()> {
+    pub async fn dead_letter(&self, message: &ReceivedMessage, failure: &str) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
-                table::bury(pool, message.id, *receipt, failure, clock.now()).await
+                table::dead_letter(pool, message.id, *receipt, failure, clock.now()).await
             }
-            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.bury(held).await,
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.dead_letter(held).await,
             _ => Ok(()),
         }
     }

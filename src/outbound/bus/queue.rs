@@ -167,7 +167,7 @@ impl PriceQueue {
         }
     }
 
-    pub async fn bury(&self, held: &HeldMessage) -> Result<()> {
+    pub async fn dead_letter(&self, held: &HeldMessage) -> Result<()> {
         self.move_to(&self.dead, &self.queue, held).await
     }
 

@@ -311,7 +311,7 @@ async fn dead_messages_are_told_and_redriven_from_a_shell(carrier: Carrier) {
     app.app.bus.send_batch(&[b"damage".to_vec(), b"damage".to_vec()]).await.unwrap();
     for _ in 0..2 {
         let message = app.app.bus.receive(1, Duration::from_secs(9), Duration::ZERO).await.unwrap().remove(0);
-        app.app.bus.bury(&message, "damaged").await.unwrap();
+        app.app.bus.dead_letter(&message, "damaged").await.unwrap();
     }
     assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 2 are dead.\n");
     assert_eq!(instance::run(&app, &["bus", "redrive"]).await, "2 messages wait again.\n");
