@@ -21,11 +21,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 scripts/install-packages.sh bake >&2
-scripts/fetch-packer.sh >&2
-python=$(scripts/prepare-python.sh)/bin/python
+scripts/lib/fetch-packer.sh >&2
+python=$(scripts/lib/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
 
 if [ "$where" = aws ]; then
@@ -39,8 +39,7 @@ fi
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packer systemd)" ]; then

@@ -19,16 +19,15 @@ esac
 say() {
   printf '==> [%3d s] %s\n' "$SECONDS" "$*" >&2
 }
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 scripts/install-packages.sh package >&2
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell >&2
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 dirty=$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packaging systemd)

@@ -9,10 +9,10 @@ if [ "$(uname -m)" != x86_64 ]; then
   echo "The virtual machine is one for x86-64, and so has to be this one, for its image to be baked." >&2
   exit 1
 fi
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 scripts/install-packages.sh vm
 if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
   SALEBELL_REHEARSE_IMAGES=$(scripts/bake-image.sh local)

@@ -1,5 +1,5 @@
 //! `salebell reference`: the pages of docs/reference/ that the program itself knows best. `make reference` writes them,
-//! and `tests/it/reference.rs` compares them.
+//! and `tests/it/project/reference.rs` compares them.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
 //! The table of metrics: `/metrics` describes them by it, CloudWatch gets those that say so, and
-//! `salebell reference metrics` prints it. `tests/it/metrics.rs` compares the sources with it.
+//! `salebell reference metrics` prints it. `tests/it/project/metrics.rs` compares the sources with it.
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,8 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_deliveries_dead_total", Counter, COUNT, &[], By(&[]), "deliveries that were given up"),
     metric("salebell_channels_disabled_total", Counter, COUNT, &["reason"], By(&[]), "channels that were disabled"),
     metric("salebell_weekly_mails_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "mails of the weekly report; `failed` ones are retried"),
+
+    metric("salebell_worker_rounds_total", Counter, COUNT, &["task", "outcome"], No, "rounds of the worker's tasks: `more` did something, `idle` found nothing, `failed` is retried"),
 
     metric("salebell_files_expired_total", Counter, COUNT, &[], No, "files that expired"),
     metric("salebell_file_orphans_total", Counter, COUNT, &["side"], No, "bytes without a file, files without bytes (`row`, which should not happen), abandoned multipart uploads"),

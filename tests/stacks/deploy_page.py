@@ -110,7 +110,7 @@ class Database:
 
     @staticmethod
     def possible():
-        return shutil.which("psql") and not subprocess.run([ROOT / "scripts/find-postgres.sh"], capture_output=True).returncode
+        return shutil.which("psql") and not subprocess.run([ROOT / "scripts/lib/find-postgres.sh"], capture_output=True).returncode
 
     def stop(self):
         self.process.stdin.close()
