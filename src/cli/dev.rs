@@ -37,7 +37,7 @@ const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// How long our own API may take to answer at start.
 const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
-/// Runs everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
+/// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
 ///
 /// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ pub struct DevArguments {
     /// Use this PostgreSQL (15 or newer) instead of a private cluster.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Where the API listens; port 0 takes a free one.
+    /// The address of the API; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Do not load the sample feed into an empty catalogue.

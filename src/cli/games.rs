@@ -8,10 +8,10 @@ use crate::app::App;
 use crate::error::Result;
 use crate::store::matching;
 
-/// Look through the catalogue of games, straight in the database.
+/// Examine the catalogue of games, directly in the database.
 #[derive(Debug, Subcommand)]
 pub enum GamesAction {
-    /// Lists games that are there more than once: their titles differ only in what does not tell games apart, such as
+    /// List games that exist more than once: their titles differ only in typography, such as
     /// "Tom & Jerry" and "Tom and Jerry". Nothing is merged.
     Duplicates,
 }

@@ -16,26 +16,26 @@ use crate::store::{accounts, keys};
 /// Create, list and revoke API keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysAction {
-    /// Makes a key and prints it, alone, on standard output: the only time that it is shown.
+    /// Create a key and print it, alone, on standard output: it is shown only once.
     Create {
         #[command(flatten)]
         account: Account,
-        /// What the key is for.
+        /// The purpose of the key.
         #[arg(long, default_value = "made by salebell key")]
         name: String,
-        /// What it may do, on top of what every account may with its own things. Repeat it for several.
+        /// A scope of the key, beyond the rights of every account over its own things. Repeat it for several.
         #[arg(long, value_parser = api_key::SCOPES)]
         scope: Vec<String>,
-        /// After so many days it is not valid any more.
+        /// Days after which the key expires.
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
         expires_in_days: Option<u16>,
     },
-    /// Lists an account's keys, the newest first: id, beginning, name, scopes, times.
+    /// List an account's keys, the newest first: id, prefix, name, scopes, times.
     List {
         #[command(flatten)]
         account: Account,
     },
-    /// Revokes a key; running processes refuse it within five seconds.
+    /// Revoke a key; running processes refuse it within five seconds.
     Revoke {
         #[command(flatten)]
         account: Account,
@@ -50,7 +50,7 @@ pub struct Account {
     /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
     #[arg(long)]
     subject: String,
-    /// Who names the subject: `iss` of its tokens, or `local`.
+    /// The issuer that names the subject: `iss` of its tokens, or `local`.
     #[arg(long, default_value = "local")]
     issuer: String,
 }

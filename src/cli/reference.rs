@@ -91,9 +91,10 @@ Every refusal is a problem document (RFC 9457, `application/problem+json`); [the
 shows one. gRPC answers the code beside it.";
 
 const COMMANDS: &str = "\
-`salebell <command> --help` prints the same. Each command ends with 0 when it is done and with 1 when it failed, with a line
-on standard error; with 2 where arguments are invalid, and where `report` had some of its lines refused; `api` ends with 90
-when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment needs.";
+`salebell <command> --help` prints the same, with `--config`, which every command takes. A command ends with 0 when it is
+done, with 1 when it failed, and with 2 where arguments are invalid or `report` had some of its lines refused; `api` ends with
+90 when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment
+needs.";
 
 fn settings() -> String {
     let mut page = String::new();
@@ -188,10 +189,15 @@ fn commands() -> String {
     page.trim_start().to_owned()
 }
 
-/// Appends the help of a command, and of those below it. The values that the environment has just now stay out.
+/// Appends the help of a command, and of those below it. The current values of the environment stay out.
 fn describe(command: &clap::Command, above: &str, page: &mut String) {
     let name = format!("{above}{}", command.get_name());
-    let help = command.clone().mut_args(|argument| argument.hide_env_values(true)).render_long_help();
+    let is_below = !above.is_empty();
+    let argument = |argument: clap::Arg| {
+        let is_shown_once = is_below && argument.get_id() == "config";
+        argument.hide_env_values(true).hide(is_shown_once)
+    };
+    let help = command.clone().mut_args(argument).render_long_help();
     let help = help.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.trim());
     for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")

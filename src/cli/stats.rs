@@ -24,27 +24,27 @@ use crate::worker;
 /// Show, recompute and mail the weekly statistics.
 #[derive(Debug, Subcommand)]
 pub enum StatsAction {
-    /// Prints the weeks of the whole service, the newest first.
+    /// Print the weeks of the whole service, the newest first.
     Show {
         /// This week alone, such as 2026-W47.
         #[arg(long)]
         week: Option<Week>,
-        /// The weeks of the account of this id.
+        /// The weeks of the account with this id.
         #[arg(long)]
         account: Option<AccountId>,
         #[arg(long, value_enum, default_value = "table")]
         format: PrintedFormat,
-        /// No more weeks than this.
+        /// The most weeks to print.
         #[arg(long, default_value = "52", value_parser = clap::value_parser!(u16).range(1..))]
         weeks: u16,
     },
-    /// Computes a week anew from what was counted.
+    /// Recompute a week from what was counted.
     Recompute {
         /// Such as 2026-W47.
         #[arg(long)]
         week: Week,
     },
-    /// Writes the report page of a week.
+    /// Write the report page of a week.
     Report {
         /// Such as 2026-W47; without it the newest.
         #[arg(long)]
@@ -53,18 +53,18 @@ pub enum StatsAction {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Mails the report on a week now, whether the worker has mailed it or not.
+    /// Mail the report on a week now, whether the worker has mailed it or not.
     Mail {
         /// Such as 2026-W47; without it the newest that is over.
         #[arg(long)]
         week: Option<Week>,
-        /// Whom to; may be given several times. Without it those of `stats.mail_to`.
+        /// A recipient; may be given several times. Without it those of `stats.mail_to`.
         #[arg(long, value_name = "ADDRESS")]
         to: Vec<Address>,
     },
-    /// Prints whom the worker has mailed the report to, or why it could not.
+    /// Print the addresses that the worker has mailed the report to, or why it could not.
     Mailed {
-        /// No more lines than this.
+        /// The most lines to print.
         #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
         lines: u16,
     },

@@ -22,7 +22,7 @@ const PAGE: &str = r#"<!DOCTYPE html>
 <h1>Salebell</h1>
 <p>Rings when a video game that you want goes on sale. This is its API; there are no pages yet.</p>
 <p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/reference/api.md</code> every
-route, <code>docs/operations.md</code> the settings.</p>
+route, <code>docs/reference/settings.md</code> the settings.</p>
 <p>To look around without a token: <a href="/v1/deals?limit=10">deals</a>, <a href="/v1/games?limit=10">games</a>,
 <a href="/v1/stores">stores</a>.</p>
 </body>

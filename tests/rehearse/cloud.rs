@@ -89,7 +89,7 @@ impl Cloud {
         }
     }
 
-    /// Prices go through SNS and SQS, as docs/operations.md asks for them.
+    /// Prices go through SNS and SQS, as docs/guides/bus-on-aws.md asks for them.
     async fn make_bus(&self) {
         let (sns, sqs) = (aws_sdk_sns::Client::new(&self.config), aws_sdk_sqs::Client::new(&self.config));
         let topic =

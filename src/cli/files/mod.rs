@@ -36,35 +36,35 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// The most that one page of a list has.
 const PAGE: usize = 200;
 
-/// Send, fetch, list, remove and share files.
+/// Upload, download, list, remove and share files.
 #[derive(Debug, Subcommand)]
 pub enum FilesAction {
     Put(put::PutArguments),
     Get(get::GetArguments),
-    /// Lists your files, the newest first.
+    /// List your files, the newest first.
     Ls {
         #[command(flatten)]
         access: Access,
-        /// Print each as the API has it, one JSON object a line.
+        /// Print each file as the API returns it, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
-    /// Removes files with their bytes, also those that are still on their way.
+    /// Remove files, also those that are still being uploaded.
     Rm {
         #[command(flatten)]
         access: Access,
         #[arg(required = true)]
         id: Vec<Uuid>,
     },
-    /// Prints an address under which anybody may fetch a file. It is shown only once.
+    /// Print an address at which anyone may download a file. It is shown only once.
     Share {
         #[command(flatten)]
         access: Access,
         id: Uuid,
-        /// For how long: seconds, or with s, m, h, d behind [default: as long as the file lives].
+        /// When the link expires: seconds, or a number with s, m, h, d [default: with the file].
         #[arg(long, value_parser = parse_duration)]
         expires_in: Option<Duration>,
-        /// How often it may be fetched [default: any number of times].
+        /// The most downloads [default: any number].
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
         max_downloads: Option<i32>,
     },

@@ -31,26 +31,26 @@ const PARTS_OF_LARGE: u8 = 4;
 /// Of standard input so many bytes are held, and as many once more while they are sent: nobody else has them.
 const CHUNK: usize = 2 << 20;
 
-/// Sends files, whole or in parallel parts.
+/// Upload files, whole or in parallel parts.
 ///
-/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+/// It continues after broken connections and restarted servers. Run again after it was killed, it resumes.
 #[derive(Debug, clap::Args)]
 pub struct PutArguments {
     #[command(flatten)]
     access: Access,
-    /// What to send; `-` is standard input, which cannot be taken up by another run.
+    /// The files to upload; `-` is standard input, which another run cannot resume.
     #[arg(required = true)]
     file: Vec<String>,
-    /// What the file shall be called there [default: as here].
+    /// The name of the file on the server [default: as here].
     #[arg(long)]
     name: Option<String>,
-    /// When it goes: seconds, or with s, m, h, d behind [default: 13 days; 13.5 at most].
+    /// When the file expires: seconds, or a number with s, m, h, d [default: 13 days; 13.5 at most].
     #[arg(long, value_parser = parse_duration)]
     expires_in: Option<Duration>,
-    /// In how many parts at once [default: 4 from 256 MiB on, else 1].
+    /// Parts to upload at once [default: 4 from 256 MiB on, else 1].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     parts: Option<u8>,
-    /// Print each file as the API has it, one JSON object a line.
+    /// Print each file as the API returns it, one JSON object a line.
     #[arg(long)]
     json: bool,
 }

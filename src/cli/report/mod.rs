@@ -37,34 +37,34 @@ const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
 /// How many observations `--dry-run` prints.
 const PRINTED_OBSERVATIONS: usize = 5;
 
-/// Reports the prices of a file.
+/// Report the prices of a file.
 ///
-/// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
-/// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
-/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
-/// --set time_zone=Europe/Berlin says where the clocks stand by which times without an offset were written.
+/// Columns (keys) that have the name of a field of an observation are used as they are; --map names other columns:
+/// --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency (required),
+/// title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
+/// --set time_zone=Europe/Berlin names the zone of times without an offset.
 ///
-/// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
-/// some were refused, 1 when it failed.
+/// Run again after it was killed, it resumes. It ends with 0 when every line was accepted, 2 when some were refused,
+/// 1 when it failed.
 #[derive(Debug, clap::Args)]
 pub struct ReportArguments {
     /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
     file: String,
     #[command(flatten)]
     access: Access,
-    /// Takes a field from a column of another name.
+    /// Take a field from a column of another name.
     #[arg(long, value_name = "FIELD=COLUMN")]
     map: Vec<String>,
-    /// Gives a field the same value on every line.
+    /// Give a field the same value on every line.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// What stands between the columns of a CSV file [default: what its header has most of: , ; or tab].
+    /// The delimiter of a CSV file [default: the most frequent of , ; and tab in its header].
     #[arg(long, value_parser = parse_delimiter)]
     delimiter: Option<u8>,
-    /// Lines a request. Each arrives as a whole or not at all, and its lines are put into the order of time.
+    /// Lines of one request. A request arrives as a whole or not at all, and its lines are sorted by time.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=MAX_SLICE))]
     slice: u32,
-    /// The prices are history: they ring nobody's bell.
+    /// The prices are history: they notify nobody.
     #[arg(long)]
     backfill: bool,
     /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
@@ -73,7 +73,7 @@ pub struct ReportArguments {
     /// Do not wait until what was accepted is recorded.
     #[arg(long)]
     no_wait: bool,
-    /// Send nothing: show the first observations and check all lines as far as that goes without the API.
+    /// Send nothing: show the first observations, and check all lines as far as possible without the API.
     #[arg(long)]
     dry_run: bool,
 }

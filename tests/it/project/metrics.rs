@@ -1,4 +1,4 @@
-//! The table of metrics, against what the sources record and what the page says.
+//! The table of metrics, against what the sources record. `reference.rs` compares the page with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,33 +70,4 @@ fn what_goes_to_cloudwatch_can() {
         // The buckets are made for seconds.
         assert!(metric.kind != MetricKind::Histogram || metric.unit == "Seconds", "{}", metric.name);
     }
-}
-
-/// ``| `name` | counter, Seconds | `label`, … | how CloudWatch has it | … |``
-#[test]
-fn the_page_lists_every_metric() {
-    let page = include_str!("../../../docs/operations.md");
-    let code = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
-    for metric in METRICS {
-        let cloudwatch = match metric.cloudwatch {
-            CloudWatch::No => "–".to_owned(),
-            CloudWatch::Fleet => "fleet".to_owned(),
-            CloudWatch::By(&[]) => "service".to_owned(),
-            CloudWatch::By(labels) => format!("service, {}", code(labels)),
-        };
-        let row = format!(
-            "| `{}` | {}, {} | {} | {cloudwatch} | {} |",
-            metric.name,
-            metric.kind.name(),
-            metric.unit,
-            code(metric.labels),
-            metric.help
-        );
-        let row = row.replace("|  |", "| |");
-        assert!(page.contains(&row), "docs/operations.md lacks\n{row}");
-    }
-    let listed = page
-        .lines()
-        .filter(|line| ["| counter, ", "| gauge, ", "| histogram, "].iter().any(|kind| line.contains(kind)));
-    assert_eq!(listed.count(), METRICS.len(), "docs/operations.md lists metrics that there are not");
 }
