@@ -129,7 +129,7 @@ async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
         // We are not in it.
         ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
     ];
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let header = json!({
         "alg": "ES256", "kid": key.id, "signer": arn, "iss": "https://id.example", "client": "browsers",
         "exp": app.clock.now().timestamp() + 120,

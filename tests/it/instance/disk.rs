@@ -218,7 +218,7 @@ async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
     assert!(member.api.is_running());
     // Nobody is held back by a refusal.
     let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(held, 0);

@@ -126,10 +126,11 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
     for folder in [stubs.to_str().unwrap(), "/usr/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"] {
         assert!(folders.contains(&folder), "{folder} is missing in {given}");
     }
-    let found = shell(&[], ". scripts/lib/system-programs.sh; . scripts/lib/system-programs.sh; echo $PATH", &[])
-        .env("PATH", "/usr/bin:/bin")
-        .output()
-        .unwrap();
+    let found =
+        shell(&[], ". scripts/lib/system-programs.sh; . scripts/lib/system-programs.sh; echo $PATH", &[])
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout), "/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin\n");
 }
 
