@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use reqwest::{Body, RequestBuilder, Response};
+use salebell::grpc::METHODS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -20,14 +21,6 @@ use crate::support::{TestApp, eventually, raw};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEALTH: &str = "grpc.health.v1.Health";
-
-/// Every method, as the table in the source has them.
-fn methods() -> Vec<&'static str> {
-    let source = include_str!("../../../src/grpc/mod.rs");
-    let table = source.split_once("const METHODS").unwrap().1.split_once("\n];").unwrap().0;
-    let paths = table.split("path: \"").skip(1).map(|rest| rest.split_once('"').unwrap().0);
-    paths.collect()
-}
 
 #[tokio::test]
 async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
@@ -70,7 +63,8 @@ async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
     let told = client.ask("reflect", json!({})).await;
-    let mut services: Vec<&str> = methods().iter().map(|path| path.split('/').nth(1).unwrap()).collect();
+    let mut services: Vec<&str> =
+        METHODS.iter().map(|method| method.path.split('/').nth(1).unwrap()).collect();
     services.sort();
     services.dedup();
     assert_eq!(told, json!({"services": services, "methods": ["Check", "Watch"]}));
