@@ -16,7 +16,7 @@ check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a
 	@scripts/check-stacks.sh --all
 
 format: ## formats the Rust sources
-	cargo fmt
+	cargo fmt --all
 
 bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/image.md)
 	@scripts/bake-image.sh local $(ARGS)

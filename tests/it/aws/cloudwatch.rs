@@ -15,10 +15,10 @@ use sqlx::Connection;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::ec2::{Ec2, Group};
 use crate::support::journal::{Journal, beside_a_journald};
 use crate::support::sink::Sink;
 use crate::support::{TestApp, eventually, instance};
+use test_support::ec2::{Ec2, Group};
 
 /// Every line, checked against the format.
 fn parse(lines: &str) -> Vec<Value> {

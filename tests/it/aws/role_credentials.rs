@@ -10,10 +10,10 @@ use url::Url;
 
 use crate::files::uploads::{bytes, hex, sent};
 use crate::support::bus::Carrier;
-use crate::support::ec2::{Ec2, Fault, Group};
 use crate::support::instance::{Api, start};
 use crate::support::s3::{Bucket, strict};
 use crate::support::{TestApp, eventually};
+use test_support::ec2::{Ec2, Fault, Group};
 
 const MIB: usize = 1 << 20;
 

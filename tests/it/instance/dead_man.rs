@@ -7,11 +7,11 @@ use nix::sys::signal::Signal;
 use salebell::store::self_terminations;
 
 use crate::support::binary::Binary;
-use crate::support::ec2::{Ec2, Fault, Group, State};
 use crate::support::grpc::Client;
 use crate::support::instance::launch;
 use crate::support::proxy::Proxy;
 use crate::support::{TestApp, eventually};
+use test_support::ec2::{Ec2, Fault, Group, State};
 
 const GROUP: &str = "salebell-test";
 

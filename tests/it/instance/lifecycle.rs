@@ -12,12 +12,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::ec2::group::Ended;
-use crate::support::ec2::{Ec2, Fault, Group, Hook, Outcome, State};
 use crate::support::instance::{Api, start};
 use crate::support::scratch::Scratch;
 use crate::support::sink::{Behaviour, Sink};
 use crate::support::{TestApp, eventually, raw};
+use test_support::ec2::group::Ended;
+use test_support::ec2::{Ec2, Fault, Group, Hook, Outcome, State};
 
 const ID: &str = "i-0abc";
 

@@ -7,7 +7,6 @@ pub mod builder;
 pub mod bus;
 pub mod catalogue;
 pub mod database;
-pub mod ec2;
 pub mod gate;
 pub mod grpc;
 pub mod instance;
