@@ -15,10 +15,10 @@ use sqlx::Connection;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::ec2::{Ec2, Group};
 use crate::support::journal::{Journal, beside_a_journald};
 use crate::support::sink::Sink;
 use crate::support::{TestApp, eventually, instance};
+use test_support::ec2::{Ec2, Group};
 
 /// Every line, checked against the format.
 fn parse(lines: &str) -> Vec<Value> {
@@ -150,7 +150,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
     let anna = app.user("anna.secret@example.com", &[]).await;
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/a-secret-path?token=secret-token")).await;
-    let key = app.app.config.webhook.encryption_keys[0].expose_secret();
+    let key = app.state.config.webhook.encryption_keys[0].expose_secret();
     let webhooks = [
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
@@ -331,12 +331,12 @@ async fn the_queues_tell_how_long_they_have_waited() {
     let app = TestApp::spawn().await;
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);
-    let pool = &app.app.writer;
+    let pool = &app.state.writer;
     let in_a_minute = || app.clock.now() + TimeDelta::minutes(1);
     let near = |age: f64| assert!((60.0..90.0).contains(&age), "{age}");
     app.report(&shop, json!([observation(1, "20.00", 1)])).await;
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let games = app.see(&anna, "/v1/games").await;
     app.hook(&anna, "http://127.0.0.1:1/").await;
     for (priority, cadence) in [("high", "immediate"), ("normal", "daily")] {
@@ -349,7 +349,7 @@ async fn the_queues_tell_how_long_they_have_waited() {
     app.record_all().await;
     near(dispatch_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(dispatch_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
     near(delivery_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, app.clock.now() - TimeDelta::minutes(1)).await.unwrap(), 0.0);
