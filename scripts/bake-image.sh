@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bake-image.sh local|aws [PACKER ARGUMENT…]: bakes the machine image by packer/main.pkr.hcl and prints, as its last
 # line, the folder of the result: manifest.json, sbom.cdx.json, and `root` (local) or packer-manifest.json with the AMIs.
-# A local image is there once for its inputs; a second bake finds it. docs/decisions/image.md
+# A local image is there once for its inputs; a second bake finds it. docs/decisions/0019-image.md
 #   SALEBELL_BINARY      bakes this binary instead of building the release (an arm64 image needs an arm64 one)
 #   SALEBELL_IMAGE_ARCH  arm64 or amd64; without it this machine's
 #   SALEBELL_IMAGES      folder of the results; without it salebell/images in the cache folder
@@ -21,11 +21,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 scripts/install-packages.sh bake >&2
-scripts/fetch-packer.sh >&2
-python=$(scripts/prepare-python.sh)/bin/python
+scripts/lib/fetch-packer.sh >&2
+python=$(scripts/lib/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
 
 if [ "$where" = aws ]; then

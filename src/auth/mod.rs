@@ -30,6 +30,7 @@ use crate::config::Auth;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::activity_counter::Activity;
 use crate::store::{accounts, keys};
@@ -54,7 +55,7 @@ const MAX_ACCOUNTS: usize = 50_000;
 /// A caller with a valid token. Every finder of what is somebody's own takes its `account`.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub account: Uuid,
+    pub account: AccountId,
     pub scopes: Arc<[String]>,
     /// When the caller came with an API key: which, and when that expires.
     pub key: Option<(Uuid, Option<DateTime<Utc>>)>,
@@ -91,7 +92,7 @@ pub struct Authenticator {
     users: TtlCache<TokenHash, Caller>,
     /// API keys that were valid, for when nobody can be asked.
     known: TtlCache<TokenHash, Caller>,
-    accounts: TtlCache<(String, String), Uuid>,
+    accounts: TtlCache<(String, String), AccountId>,
 }
 
 type TokenHash = [u8; 32];

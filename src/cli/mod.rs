@@ -7,6 +7,7 @@ pub mod dev;
 pub mod files;
 pub mod games;
 pub mod keys;
+pub mod reference;
 pub mod report;
 mod serve;
 pub mod stats;
@@ -82,6 +83,7 @@ pub enum Command {
     Terminating,
     #[command(subcommand)]
     Bus(bus::Action),
+    Reference(reference::Arguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
@@ -182,6 +184,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "dev")]
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return files::run(action).await,
+        Command::Reference(arguments) => print!("{}", reference::run(&arguments)),
         Command::Report(arguments) => return report::run(arguments).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// How long a request that is told to end may take to make durable what it has.
@@ -22,12 +23,12 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub struct Uploads {
     active: Arc<Mutex<HashMap<Uuid, Active>>>,
-    turns: Arc<Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>>,
+    turns: Arc<Mutex<HashMap<AccountId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 #[derive(Clone)]
 struct Active {
-    account: Uuid,
+    account: AccountId,
     stop: CancellationToken,
     /// Cancelled when its request has ended.
     ended: CancellationToken,
@@ -55,14 +56,14 @@ pub struct Receiving {
 /// Of one account, until it is dropped.
 pub struct QuotaGuard {
     uploads: Uploads,
-    account: Uuid,
+    account: AccountId,
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Uploads {
     /// Waits until no other request of the account counts what it may have. They would only wait for the lock of its row,
     /// each with a connection to the database that others need.
-    pub async fn turn(&self, account: Uuid) -> QuotaGuard {
+    pub async fn turn(&self, account: AccountId) -> QuotaGuard {
         let mut turn = QuotaGuard { uploads: self.clone(), account, held: None };
         let queue = self.turns.lock().entry(account).or_default().clone();
         turn.held = Some(queue.lock_owned().await);
@@ -73,7 +74,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
-    pub async fn begin(&self, file: Uuid, account: Uuid, limits: Limits) -> Result<Receiving> {
+    pub async fn begin(&self, file: Uuid, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
             let mut active = self.active.lock();
@@ -103,7 +104,7 @@ impl Uploads {
         &self,
         active: &mut HashMap<Uuid, Active>,
         file: Uuid,
-        account: Uuid,
+        account: AccountId,
         limits: Limits,
     ) -> Result<Receiving> {
         if active.len() >= limits.of_process {
@@ -169,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn turns_of_one_account_follow_each_other_and_leave_nothing() {
         let uploads = Uploads::default();
-        let (anna, ben) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (anna, ben) = (AccountId(Uuid::from_u128(1)), AccountId(Uuid::from_u128(2)));
         let first = uploads.turn(anna).await;
         uploads.turn(ben).await;
         let second = uploads.turn(anna);

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use uuid::Uuid;
 
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 const OF_PROCESS: usize = 500;
@@ -13,18 +13,18 @@ const OF_ACCOUNT: usize = 10;
 
 /// How many listen, by account.
 #[derive(Clone, Default)]
-pub struct EventStreamLimits(Arc<Mutex<HashMap<Uuid, usize>>>);
+pub struct EventStreamLimits(Arc<Mutex<HashMap<AccountId, usize>>>);
 
 /// One that listens, for as long as this lives.
 pub struct OpenEventStream {
     limits: EventStreamLimits,
-    account: Uuid,
+    account: AccountId,
 }
 
 impl EventStreamLimits {
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits.
-    pub fn begin(&self, account: Uuid) -> Result<OpenEventStream> {
+    pub fn begin(&self, account: AccountId) -> Result<OpenEventStream> {
         let mut counts = self.0.lock();
         if counts.values().sum::<usize>() >= OF_PROCESS {
             return Err(Error::unavailable(format!("{OF_PROCESS} streams of events are open")));

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use parking_lot::Mutex;
-use uuid::Uuid;
 
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, chain};
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
@@ -34,11 +34,11 @@ struct Inner {
 
 #[derive(Default)]
 struct Pending {
-    done: HashMap<(NaiveDate, Uuid, &'static str), Done>,
+    done: HashMap<(NaiveDate, AccountId, &'static str), Done>,
     /// Somebody writes already, and will see what is added.
     writing: bool,
     /// When each account was last counted as logged in.
-    logins: HashMap<Uuid, DateTime<Utc>>,
+    logins: HashMap<AccountId, DateTime<Utc>>,
 }
 
 impl Activity {
@@ -47,7 +47,7 @@ impl Activity {
     }
 
     /// An account has come with a token. Counted once in an hour, however many processes see it.
-    pub fn note_login(&self, account: Uuid, now: DateTime<Utc>) {
+    pub fn note_login(&self, account: AccountId, now: DateTime<Utc>) {
         {
             let mut pending = self.0.pending.lock();
             if pending.logins.get(&account).is_some_and(|at| now - *at < LOGIN_RESOLUTION) {
@@ -63,7 +63,7 @@ impl Activity {
 
     /// A download of an account's file begins at byte `start` and asks for `bytes`. What begins behind the first byte
     /// goes on with one that is counted already.
-    pub fn note_download(&self, account: Uuid, start: u64, bytes: u64, now: DateTime<Utc>) {
+    pub fn note_download(&self, account: AccountId, start: u64, bytes: u64, now: DateTime<Utc>) {
         let (count, amount) = (i64::from(start == 0), i64::try_from(bytes).unwrap_or(i64::MAX));
         self.note(Done { day: now.date_naive(), account, kind: "download", count, amount, last_at: now });
     }
@@ -101,7 +101,7 @@ impl Activity {
     }
 }
 
-fn add(pending: &mut HashMap<(NaiveDate, Uuid, &'static str), Done>, done: Done) {
+fn add(pending: &mut HashMap<(NaiveDate, AccountId, &'static str), Done>, done: Done) {
     pending
         .entry((done.day, done.account, done.kind))
         .and_modify(|known| {

@@ -3,7 +3,7 @@
 //! A connection is opened by a task of its own, and goes to whoever has waited longest when it is there. So an opening
 //! outlives the request that it was begun for, a request takes whichever connection is free first, and a log-in that is
 //! slower than a request's patience still leaves a pool behind that serves the next one.
-//! [docs/decisions/database-pool.md] tells why sqlx's own pool does not do that.
+//! [docs/decisions/0031-database-pool.md] tells why sqlx's own pool does not do that.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};

@@ -1,7 +1,7 @@
 //! A piece on its way to S3: bytes are gathered in a file without a name until they fill a part of a multipart upload.
 //!
 //! What is told is durable as whole parts and, for the rest, as a tail: an object of its own under a name that is
-//! written once. Who goes on with the piece loads the tail and fills it up. docs/decisions/blobs.md has the whole.
+//! written once. Who goes on with the piece loads the tail and fills it up. docs/decisions/0009-blobs.md has the whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::auth::Caller;
+use crate::domain::ids::AccountId;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
@@ -54,7 +55,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
 /// As `parse_json`.
 pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
     app: &App,
-    account: Option<Uuid>,
+    account: Option<AccountId>,
     bytes: bytes::Bytes,
 ) -> Result<T> {
     app.cpu.compute(account, bytes.len(), move || parse_json(&bytes)).await?

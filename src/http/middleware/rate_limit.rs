@@ -14,10 +14,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
-use uuid::Uuid;
 
 use super::trusted_proxies::Client;
 use crate::app::App;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind};
 use crate::http::extract::caller::authenticate;
 
@@ -36,7 +36,7 @@ pub struct RateLimiter {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Who {
-    Account(Uuid),
+    Account(AccountId),
     Address(IpAddr),
 }
 
