@@ -9,10 +9,10 @@ use std::ops::Range;
 use memchr::{memchr, memmem};
 
 use super::encoding::UNREADABLE;
+use super::error::FeedError;
 use super::input::FeedFormat;
 use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
-use crate::error::failure::{Explain, Failure};
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;
@@ -62,15 +62,14 @@ impl Records {
         input: Box<dyn BufRead + Send>,
         format: FeedFormat,
         delimiter: Option<u8>,
-    ) -> Result<Records, Failure> {
+    ) -> Result<Records, FeedError> {
         let mut lines = Lines::new(input);
         let mut table = Table::new(Dialect { delimiter: delimiter.unwrap_or(b','), line_end: b'\n' });
         if format == FeedFormat::Csv {
-            let what = || "cannot read the input";
-            lines.begin_csv().explain(what)?;
-            let named = lines.take_separator_line().explain(what)?;
+            lines.begin_csv().map_err(FeedError::Unreadable)?;
+            let named = lines.take_separator_line().map_err(FeedError::Unreadable)?;
             table.dialect.line_end = lines.line_end;
-            if let Line::At(header) = lines.find().explain(what)? {
+            if let Line::At(header) = lines.find().map_err(FeedError::Unreadable)? {
                 let header = &lines.window[header];
                 let delimiter = delimiter.or(named).unwrap_or_else(|| guess_delimiter(header));
                 table.dialect.delimiter = delimiter;
@@ -84,22 +83,20 @@ impl Records {
     ///
     /// # Errors
     /// There is none that can be read.
-    pub fn read_header(&mut self) -> Result<Vec<String>, Failure> {
+    pub fn read_header(&mut self) -> Result<Vec<String>, FeedError> {
         match self.read_next()? {
-            None => Err(Failure::new("the input is empty")),
+            None => Err(FeedError::Empty),
             Some(Record { line, content: Content::Fields(header) }) => {
                 let is_open = |name: &&String| name.starts_with('"') && name.matches('"').count() % 2 == 1;
                 if let Some(name) = header.iter().find(is_open) {
                     let name: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
-                    return Err(Failure::new(format!(
-                        "the header on line {line} has a quotation mark that is never closed, before {name:?}"
-                    )));
+                    return Err(FeedError::OpenQuoteInHeader { line, name });
                 }
                 self.table.columns = Some(header.len());
                 Ok(header)
             }
             Some(Record { line, content: Content::Broken(why) | Content::Json(why) }) => {
-                Err(Failure::new(format!("the header on line {line} {why}")))
+                Err(FeedError::BrokenHeader { line, why })
             }
         }
     }
@@ -113,11 +110,11 @@ impl Records {
     ///
     /// # Errors
     /// When the input breaks off, e.g. in the middle of a compressed stream.
-    pub fn read_next(&mut self) -> Result<Option<Record>, Failure> {
+    pub fn read_next(&mut self) -> Result<Option<Record>, FeedError> {
         loop {
             let read = self.read_content();
-            let read = read.explain(|| format!("cannot read the input after line {}", self.lines.number))?;
-            let Some((line, content)) = read else { return Ok(None) };
+            let read = read.map_err(|source| FeedError::BrokenOff { line: self.lines.number, source });
+            let Some((line, content)) = read? else { return Ok(None) };
             // A line of white space is no record of NDJSON.
             if !matches!(&content, Content::Json(text) if text.trim().is_empty()) {
                 return Ok(Some(Record { line, content }));

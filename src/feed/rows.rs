@@ -2,13 +2,13 @@
 
 use chrono::{DateTime, Utc};
 
+use super::error::FeedError;
 use super::input::{FeedFormat, Input};
 use super::mapping::{ColumnMapping, Mapping};
 use super::merchant::{Merchant, PLAIN, attribute_name};
 use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
-use crate::error::failure::Failure;
 
 /// What the rows of a feed mean.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl Rows {
     ///
     /// # Errors
     /// The input cannot be read, or does not fit its meaning.
-    pub fn open(input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, Failure> {
+    pub fn open(input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, FeedError> {
         let source = match (input.format, meaning) {
             (FeedFormat::Xml, Meaning::Products(shop)) => {
                 Source::Items(Items::new(input.reader), shop.clone())
@@ -54,14 +54,12 @@ impl Rows {
                     records.read_header()?.iter().map(|name| attribute_name(name)).collect();
                 for wanted in ["id", "price"] {
                     if !names.iter().any(|name| name == wanted) {
-                        return Err(Failure::new(format!("the product data has no column {wanted:?}")));
+                        return Err(FeedError::NoSuchProductColumn(wanted));
                     }
                 }
                 for name in ["title"].into_iter().chain(PLAIN) {
                     if names.iter().filter(|known| *known == name).count() > 1 {
-                        return Err(Failure::new(format!(
-                            "the product data has the column {name:?} more than once"
-                        )));
+                        return Err(FeedError::RepeatedProductColumn(name));
                     }
                 }
                 let place = |wanted| names.iter().position(|name| name == wanted);
@@ -78,10 +76,10 @@ impl Rows {
                 Source::Lines(Records::open(input.reader, FeedFormat::Ndjson, None)?, mapping.clone())
             }
             (FeedFormat::Ndjson, Meaning::Products(_)) => {
-                return Err(Failure::new("the input is NDJSON; product data is TSV, CSV, RSS or Atom"));
+                return Err(FeedError::ProductsAsNdjson);
             }
             (FeedFormat::Xml, Meaning::Fields(_)) => {
-                return Err(Failure::new("the input is XML; only product data (format merchant) is"));
+                return Err(FeedError::ObservationsAsXml);
             }
         };
         Ok(Rows { source, now })
@@ -100,12 +98,12 @@ impl Rows {
     ///
     /// # Errors
     /// The input breaks off.
-    pub fn read_next(&mut self) -> Result<Option<FeedRow>, Failure> {
+    pub fn read_next(&mut self) -> Result<Option<FeedRow>, FeedError> {
         let row = self.read_whole()?;
         Ok(row.map(|row| FeedRow { reported: row.reported.map_err(shorten), ..row }))
     }
 
-    fn read_whole(&mut self) -> Result<Option<FeedRow>, Failure> {
+    fn read_whole(&mut self) -> Result<Option<FeedRow>, FeedError> {
         match &mut self.source {
             Source::Items(items, shop) => {
                 let Some(item) = items.read_next()? else { return Ok(None) };
@@ -150,7 +148,7 @@ impl Rows {
 fn next(
     records: &mut Records,
     read: impl FnOnce(&Record) -> Result<ReportedObservation, String>,
-) -> Result<Option<FeedRow>, Failure> {
+) -> Result<Option<FeedRow>, FeedError> {
     let Some(record) = records.read_next()? else { return Ok(None) };
     Ok(Some(FeedRow { line: record.line, reported: read(&record) }))
 }

@@ -1,6 +1,7 @@
 //! The Auto Scaling group of this instance: its lifecycle actions, and its opinion of the instance's health.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
 
+use anyhow::anyhow;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use tokio::sync::OnceCell;
@@ -9,7 +10,6 @@ use super::metadata::Metadata;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config;
-use crate::error::failure::Failure;
 
 /// The tag that Auto Scaling gives to each instance of a group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
@@ -50,7 +50,7 @@ pub enum LifecycleAction {
 /// A call that has not done what it should.
 #[derive(Debug)]
 pub struct NotDone {
-    pub failure: Failure,
+    pub failure: anyhow::Error,
     /// AWS has said no. Otherwise nobody knows whether it was done.
     pub refused: bool,
 }
@@ -65,7 +65,7 @@ impl AutoScaling {
         metadata: &Metadata,
         settings: &config::InstanceConfig,
         chain: Option<Chain>,
-    ) -> Result<AutoScaling, Failure> {
+    ) -> anyhow::Result<AutoScaling> {
         let identity = metadata.identity().await?;
         let group = match &settings.group {
             Some(group) => group.clone(),
@@ -85,7 +85,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn complete(&self, hook: &str, outcome: LifecycleResult) -> Result<LifecycleAction, Failure> {
+    pub async fn complete(&self, hook: &str, outcome: LifecycleResult) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -101,7 +101,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn heartbeat(&self, hook: &str) -> Result<LifecycleAction, Failure> {
+    pub async fn heartbeat(&self, hook: &str) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -135,7 +135,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn state(&self) -> Result<Option<String>, Failure> {
+    pub async fn state(&self) -> anyhow::Result<Option<String>> {
         let call = self.client().await.describe_auto_scaling_instances().instance_ids(&self.instance);
         let answer = call.send().await.map_err(|error| failure(&error, "DescribeAutoScalingInstances"))?;
         let found = answer.auto_scaling_instances().first();
@@ -143,7 +143,7 @@ impl AutoScaling {
     }
 }
 
-fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> Result<LifecycleAction, Failure>
+fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> anyhow::Result<LifecycleAction>
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
@@ -160,7 +160,7 @@ where
     }
 }
 
-fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> Failure {
+fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> anyhow::Error {
     // On one line, without what belongs to the connection.
-    Failure::new(format!("{call}: {}", DisplayErrorContext(error)))
+    anyhow!("{call}: {}", DisplayErrorContext(error))
 }

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
@@ -20,7 +21,6 @@ use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
-use crate::error::failure::{Explain, Failure};
 
 /// The tag that names the environment.
 const ENVIRONMENT_TAG: &str = "Environment";
@@ -105,12 +105,12 @@ struct Place {
 ///
 /// # Errors
 /// Everything that is missing or wrong, a line each, without a value. No file has changed then.
-pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> Result<String, Failure> {
-    let late = |_| Failure::new(format!("the boot is not done within {} s", LIMIT.as_secs()));
+pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
+    let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
 }
 
-async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<String, Failure> {
+async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let defaults = match defaults {
         Some(path) => read_defaults(path)?,
         None => Table::new(),
@@ -121,7 +121,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<Strin
     // Before all else, so that it is told when there are none.
     let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
-    credentials.map_err(|error| Failure::new(error.to_string()))?;
+    credentials.map_err(|error| anyhow!("{error}"))?;
     let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
@@ -177,7 +177,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> Result<Strin
 }
 
 /// Asks the instance for what was not given.
-async fn locate(arguments: &BootArguments) -> Result<Place, Failure> {
+async fn locate(arguments: &BootArguments) -> anyhow::Result<Place> {
     let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
     let place = match (arguments.check, region, environment) {
         (true, Some(region), Some(environment)) => Place { region, environment, instance: None },
@@ -195,20 +195,17 @@ async fn locate(arguments: &BootArguments) -> Result<Place, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     for (what, text) in [("environment", &place.environment), ("region", &place.region)] {
         if text.is_empty() || !text.chars().all(plain) {
-            return Err(Failure::new(format!(
-                "the {what} must be of letters, digits, - and _, not {text:?}"
-            )));
+            bail!("the {what} must be of letters, digits, - and _, not {text:?}");
         }
     }
     Ok(place)
 }
 
-fn read_defaults(path: &Path) -> Result<Table, Failure> {
-    let text = std::fs::read_to_string(path).explain(|| path.display().to_string())?;
+fn read_defaults(path: &Path) -> anyhow::Result<Table> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     // Further lines of the error show the file's.
-    text.parse().map_err(|error: toml::de::Error| {
-        Failure::new(format!("{} is no TOML: {}", path.display(), error.message()))
-    })
+    text.parse()
+        .map_err(|error: toml::de::Error| anyhow!("{} is no TOML: {}", path.display(), error.message()))
 }
 
 /// The file of settings: defaults, parameters over them, and where they came from.
@@ -268,9 +265,9 @@ fn remove(table: &mut Table, name: &str) {
     }
 }
 
-fn describe(path: &str, problems: Vec<String>) -> Failure {
+fn describe(path: &str, problems: Vec<String>) -> anyhow::Error {
     let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-    Failure::new(format!("the parameters below {path}/ have {} problem(s){lines}", problems.len()))
+    anyhow!("the parameters below {path}/ have {} problem(s){lines}", problems.len())
 }
 
 #[cfg(test)]

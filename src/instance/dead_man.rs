@@ -16,7 +16,7 @@ use metrics::{counter, gauge};
 
 use super::replacement::{LONGEST_ROUND, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
-use crate::error::Result;
+use crate::error::{Result, chain};
 
 /// What `salebell api` exits with after the switch: systemd should not start it anew.
 pub const EXIT_CODE: u8 = 90;
@@ -116,7 +116,7 @@ pub async fn run(app: App) -> Result<()> {
             }
             Err(failure) => {
                 log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
-                    "no health check for {seconds} s, and this instance goes on: {failure}");
+                    "no health check for {seconds} s, and this instance goes on: {}", chain(failure.as_ref()));
                 "failed"
             }
         };

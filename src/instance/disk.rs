@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
 use crate::config::{Config, FileStore};
-use crate::error::Result;
+use crate::error::{Result, chain};
 
 /// How often the disk is looked at.
 const TICK: Duration = Duration::from_secs(2);
@@ -119,7 +119,7 @@ pub async fn run(app: App) -> Result<()> {
                 }
                 Err(failure) => {
                     log::error!(target: "salebell::disk", "disk.full_s" = seconds;
-                        "for {seconds} s the disk {problem}, and this instance goes on: {failure}");
+                        "for {seconds} s the disk {problem}, and this instance goes on: {}", chain(failure.as_ref()));
                     "failed"
                 }
             };

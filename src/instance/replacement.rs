@@ -10,7 +10,6 @@ use chrono::TimeDelta;
 use super::autoscaling::AutoScaling;
 use super::metadata::Metadata;
 use crate::app::App;
-use crate::error::failure::Failure;
 use crate::error::{Error, Result, chain};
 use crate::store::{health, self_terminations};
 
@@ -57,7 +56,7 @@ impl Replacement {
     ///
     /// # Errors
     /// The metadata, the database or AWS are away or refuse. The instance may be marked all the same.
-    pub async fn ask(&mut self, still: impl Fn() -> bool) -> Result<ReplacementVerdict, Failure> {
+    pub async fn ask(&mut self, still: impl Fn() -> bool) -> anyhow::Result<ReplacementVerdict> {
         match self.metadata.target_lifecycle_state().await? {
             Some(state) if state == "InService" => {}
             other => {
@@ -74,7 +73,7 @@ impl Replacement {
                 none.insert(AutoScaling::connect(&self.metadata, &app.config.instance, chain).await?)
             }
         };
-        if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
+        if !claim(app, group).await? {
             return Ok(ReplacementVerdict::HeldBack);
         }
         if !still() {

@@ -21,8 +21,8 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
 use crate::domain::observation::{Checked, Observation};
-use crate::error::failure::{Explain, Failure};
 use crate::error::{Error, Kind, Result, chain};
+use crate::feed::error::FeedError;
 use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
@@ -105,7 +105,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     match sending.send_all().await {
         Ok(()) => sending.finish(None).await?,
         Err(Stop::Lost) => {}
-        Err(Stop::Input(failure)) => sending.finish(Some(failure.to_string())).await?,
+        Err(Stop::Input(unreadable)) => sending.finish(Some(chain(&unreadable))).await?,
         Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
                 "an import is given up: {}", chain(&error));
@@ -132,9 +132,22 @@ enum Stop {
     /// It was cancelled, or another has it.
     Lost,
     /// What its owner gave us cannot be read.
-    Input(Failure),
+    Input(Unreadable),
     Ours(Error),
     Stopping,
+}
+
+/// Why a file cannot be read, for its owner.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("the file is gone")]
+    Gone,
+    #[error("{0}")]
+    BadOptions(String),
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error("what is sorted cannot be written to worker.scratch")]
+    Scratch(#[source] io::Error),
 }
 
 impl From<Error> for Stop {
@@ -154,7 +167,7 @@ enum Told {
     Refused(Vec<RowRefusal>),
     /// It has come to the end.
     End,
-    Failed(Failure),
+    Failed(Unreadable),
 }
 
 /// An import on its way to the bus.
@@ -214,7 +227,7 @@ impl<'a> Sending<'a> {
         let (input, bytes) = self.open().await?;
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
-        let meaning = options.meaning().map_err(|problem| Stop::Input(Failure::new(problem)))?;
+        let meaning = options.meaning().map_err(|problem| Stop::Input(Unreadable::BadOptions(problem)))?;
         let (report_progress, mut told) = mpsc::channel(2);
         let reading = Reading {
             meaning,
@@ -239,7 +252,7 @@ impl<'a> Sending<'a> {
                 Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
                 Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
                 Some(Told::End) => break Ok(()),
-                Some(Told::Failed(failure)) => break Err(Stop::Input(failure)),
+                Some(Told::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
                 None => {
                     break Err(Stop::Ours(Error::internal("the reading thread has ended without a word")));
                 }
@@ -257,7 +270,7 @@ impl<'a> Sending<'a> {
         let file = files::find_file(&app.writer, import.account_id, import.file_id, app.clock.now()).await;
         let file = match file {
             Err(error) if error.kind == Kind::NotFound => {
-                return Err(Stop::Input(Failure::new("the file is gone")));
+                return Err(Stop::Input(Unreadable::Gone));
             }
             file => file?,
         };
@@ -269,8 +282,8 @@ impl<'a> Sending<'a> {
         });
         let stream = StreamReader::new(read_extents(app.blobs.clone(), extents.collect()));
         let size = file.length.map(i64::unsigned_abs);
-        let input =
-            input::open(stream, Some(Path::new(&import.file_name)), size).await.map_err(Stop::Input)?;
+        let input = input::open(stream, Some(Path::new(&import.file_name)), size).await;
+        let input = input.map_err(|error| Stop::Input(error.into()))?;
         let bytes = input.read.clone();
         Ok((input, bytes))
     }
@@ -471,19 +484,18 @@ impl Reading {
         let end = match self.read_rows(input) {
             Ok(Ok(())) => Told::End,
             Ok(Err(Deaf)) => return,
-            Err(failure) => Told::Failed(failure),
+            Err(unreadable) => Told::Failed(unreadable),
         };
         let _ = self.report_progress.blocking_send(end);
     }
 
     /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
     /// All others go as they come.
-    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Failure> {
+    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
         input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
         let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Portion::default(), Vec::new());
-        let scratch = || "what is sorted cannot be written to worker.scratch";
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
             let checked = row.reported.and_then(|reported| reported.check(self.now).map_err(in_words));
@@ -496,7 +508,7 @@ impl Reading {
                     }
                     let seen = LineObservation { line: row.line, observation };
                     match &mut sorter {
-                        Some(sorter) => sorter.push(seen).explain(scratch)?,
+                        Some(sorter) => sorter.push(seen).map_err(Unreadable::Scratch)?,
                         None => portion.push(seen),
                     }
                 }
@@ -531,7 +543,7 @@ impl Reading {
                 }
             });
         };
-        self.send_sorted(sorter).explain(scratch)
+        self.send_sorted(sorter).map_err(Unreadable::Scratch)
     }
 
     /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.

@@ -9,7 +9,6 @@ use secrecy::SecretString;
 use super::{LONGEST_FIRST_ANSWER, sample};
 use crate::app::App;
 use crate::cli::api_client::ApiClient;
-use crate::error::failure::Failure;
 use crate::telemetry::Quiet;
 
 pub struct Welcome {
@@ -48,7 +47,7 @@ impl ListenAddress {
 impl Welcome {
     /// Loads the sample into an empty catalogue and says that all is ready, and what to try. When that fails, it
     /// stops the process.
-    pub async fn greet(self, app: App) -> Result<(), Failure> {
+    pub async fn greet(self, app: App) -> anyhow::Result<()> {
         let greet = async {
             let client =
                 ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;

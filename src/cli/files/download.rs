@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::digest::Context;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Positions;
 use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
-use crate::error::failure::{Explain, Failure};
 
 /// Written to the disk at once.
 const WRITE_AT_ONCE: usize = 512 << 10;
@@ -120,7 +120,7 @@ async fn copy(
     positions: &Positions,
     part: usize,
     sink: &Sink,
-) -> Result<Option<Later>, Failure> {
+) -> anyhow::Result<Option<Later>> {
     let mut at = start + positions.get(part);
     loop {
         let (mut pieces, mut waiting) = (Vec::new(), 0);
@@ -136,11 +136,11 @@ async fn copy(
             }
         }
         if at + waiting as u64 > end {
-            return Err(Failure::new("the answer has more bytes than were asked for"));
+            bail!("the answer has more bytes than were asked for");
         }
         let (sink, from) = (sink.clone(), at);
         let writing = tokio::task::spawn_blocking(move || sink.write(&pieces, from));
-        writing.await.explain(|| "cannot write")?.explain(|| "cannot write what has arrived")?;
+        writing.await.context("cannot write")?.context("cannot write what has arrived")?;
         at += waiting as u64;
         positions.set(part, at - start);
         if at == end {
@@ -175,7 +175,7 @@ impl Remote<'_> {
                 url = match text(response.headers(), LOCATION).map(|location| url.join(location)) {
                     Some(Ok(next)) if matches!(next.scheme(), "http" | "https") => next,
                     _ => {
-                        return Attempted::Refused(Failure::new("the server sends us to no address").into());
+                        return Attempted::Refused(anyhow!("the server sends us to no address").into());
                     }
                 };
                 continue;
@@ -195,13 +195,11 @@ impl Remote<'_> {
                 _ => match read_answer(response).await {
                     Attempted::Refused(refused) => Attempted::Refused(refused),
                     Attempted::Later(later) => Attempted::Later(later),
-                    Attempted::Done(_) => {
-                        Attempted::Refused(Failure::new(format!("the answer is {status}")).into())
-                    }
+                    Attempted::Done(_) => Attempted::Refused(anyhow!("the answer is {status}").into()),
                 },
             };
         }
-        Attempted::Refused(Failure::new("the server sends us from one address to the next").into())
+        Attempted::Refused(anyhow!("the server sends us from one address to the next").into())
     }
 
     /// Whether an answer is what was asked for, of the version that is meant.

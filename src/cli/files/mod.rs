@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use indicatif::BinaryBytes;
@@ -27,7 +28,7 @@ use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::progress::ProgressLine;
 use crate::clock::Clock;
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 
 /// As shells tell that Ctrl-C ended a command.
 const INTERRUPTED: u8 = 130;
@@ -86,7 +87,7 @@ struct FileInfo {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(action: FilesAction) -> Result<ExitCode, Failure> {
+pub async fn run(action: FilesAction) -> anyhow::Result<ExitCode> {
     match action {
         FilesAction::Put(arguments) => put::run(arguments).await,
         FilesAction::Get(arguments) => get::run(arguments).await,
@@ -103,7 +104,7 @@ fn plainly() -> Box<dyn Fn(&str) + Send + Sync> {
     Box::new(|line| eprintln!("{line}"))
 }
 
-async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
+async fn list(client: &ApiClient, json: bool) -> anyhow::Result<ExitCode> {
     #[derive(Deserialize)]
     struct Page {
         items: Vec<Value>,
@@ -123,7 +124,7 @@ async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
             let line = if json {
                 item.to_string()
             } else {
-                let file: FileInfo = serde_json::from_value(item).explain(|| "the list has another form")?;
+                let file: FileInfo = serde_json::from_value(item).context("the list has another form")?;
                 if !any {
                     print(&format!("{:36}  {:>10}  {:>8}  {:>8}  NAME", "ID", "SIZE", "STATE", "EXPIRES"))?;
                 }
@@ -177,7 +178,7 @@ fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-async fn remove(client: &ApiClient, ids: &[Uuid]) -> Result<ExitCode, Failure> {
+async fn remove(client: &ApiClient, ids: &[Uuid]) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for id in ids {
         match client
@@ -186,7 +187,7 @@ async fn remove(client: &ApiClient, ids: &[Uuid]) -> Result<ExitCode, Failure> {
         {
             Ok(_) => print(&format!("removed {id}"))?,
             Err(refused) if refused.is_gone() => {
-                eprintln!("salebell: {id}: {}", refused.failure);
+                eprintln!("salebell: {id}: {}", chain(refused.failure.as_ref()));
                 code = ExitCode::FAILURE;
             }
             Err(refused) => return Err(refused.failure),
@@ -200,7 +201,7 @@ async fn share(
     id: Uuid,
     expires_in: Option<Duration>,
     max_downloads: Option<i32>,
-) -> Result<ExitCode, Failure> {
+) -> anyhow::Result<ExitCode> {
     let expires_at = expires_in.map(|life| {
         let life = TimeDelta::from_std(life).unwrap_or(TimeDelta::MAX);
         Clock::system().now().checked_add_signed(life).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -215,17 +216,17 @@ async fn share(
         })
         .await?;
     let link: Value = reply.decode()?;
-    let path = link["path"].as_str().ok_or_else(|| Failure::new("the answer names no address"))?;
+    let path = link["path"].as_str().ok_or_else(|| anyhow!("the answer names no address"))?;
     print(client.url(path.trim_start_matches('/'), None).as_str())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// # Errors
 /// Standard output cannot be written to. Whoever has closed it does not want to know.
-fn print(line: &str) -> Result<(), Failure> {
+fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.explain(|| "cannot write to standard output"),
+        written => written.context("cannot write to standard output"),
     }
 }
 

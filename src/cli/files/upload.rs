@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anyhow::{Context as _, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use super::Positions;
 use crate::cli::api_client::{
     ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, read_answer,
 };
-use crate::error::failure::{Explain, Failure};
 
 const BYTES: &str = "application/offset+octet-stream";
 /// Read from the disk at once.
@@ -73,7 +73,7 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
     let location =
         reply.headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
     let id = location.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    Ok(id.parse().explain(|| format!("the answer names no upload: {location:?}"))?)
+    Ok(id.parse().with_context(|| format!("the answer names no upload: {location:?}"))?)
 }
 
 /// A file on the disk while it is sent.
@@ -82,7 +82,7 @@ pub struct LocalBytes {
     /// From the first to before the second, which is one upload.
     pub range: (u64, u64),
     /// Says when the file is not any more what it was.
-    pub check: Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+    pub check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
 }
 
 /// Fills an upload from the disk; returns when the server has all of it.
@@ -148,9 +148,7 @@ pub async fn add(
         }
         let rest = usize::try_from(now.saturating_sub(at)).unwrap_or(usize::MAX);
         if now < at || rest > bytes.len() {
-            return Err(Failure::new(format!(
-                "the server has {now} bytes of the file where it had {at}; what is missing cannot be read again"
-            ))
+            return Err(anyhow!("the server has {now} bytes of the file where it had {at}; what is missing cannot be read again")
             .into());
         }
         let rest = bytes.slice(rest..);
@@ -192,7 +190,7 @@ async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Re
     let reply = asked.map_err(|refused| {
         if refused.is_gone() {
             // The answer to HEAD has no body that would say so.
-            let failure = Failure::new("the upload is gone: it was removed, or its time is over");
+            let failure = anyhow!("the upload is gone: it was removed, or its time is over");
             Refused { failure, ..refused }
         } else {
             refused
@@ -201,7 +199,7 @@ async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Re
     let length = reply.headers.get("upload-length").and_then(|value| value.to_str().ok()?.parse().ok());
     match upload_offset(&reply.headers) {
         Some(offset) => Ok((offset, length)),
-        None => Err(Failure::new("the answer tells no offset").into()),
+        None => Err(anyhow!("the answer tells no offset").into()),
     }
 }
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::cli::api_client::hex;
-use crate::error::failure::Failure;
 use crate::feed::input::{FeedFormat, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
 use crate::feed::records::{Content, Record, Records, shorten};
@@ -59,7 +58,7 @@ impl Cutter {
         input: Input,
         slices: &mpsc::Sender<ReportSlice>,
         ignored: impl FnOnce(&[String]),
-    ) -> Result<(), Failure> {
+    ) -> anyhow::Result<()> {
         let format = input.format;
         let mut records = Records::open(input.reader, format, self.delimiter)?;
         let columns = match format {
