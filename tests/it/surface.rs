@@ -17,6 +17,7 @@ use salebell::http::extract::body::{self, Json};
 use salebell::telemetry::trace_context::TraceContext;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::support::{TestApp, raw};
 
@@ -193,6 +194,36 @@ async fn a_panic_is_a_500_and_the_process_lives() {
         assert!(!problem.detail.contains("on purpose"));
     }
     assert_eq!(app.get("/trace").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn connections_are_suspect_before_the_work_of_a_client_that_hung_up_is_dropped() {
+    /// Says that it is there, and when it is dropped, whether connections are suspect.
+    struct Work(App, UnboundedSender<bool>);
+    impl Drop for Work {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0.deadline.suspects_connections());
+        }
+    }
+    let (sender, mut seen) = unbounded_channel();
+    let app = TestApp::spawn_router(&[], move |app| {
+        let state = app.clone();
+        let held = move || {
+            let _ = sender.send(state.deadline.suspects_connections());
+            let work = Work(state.clone(), sender.clone());
+            async move {
+                let _work = work;
+                std::future::pending::<()>().await
+            }
+        };
+        http::layered(Router::new().route("/held", get(held)), app)
+    })
+    .await;
+    let mut client = raw::connect(&app.url).await;
+    client.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert_eq!(seen.recv().await, Some(false));
+    drop(client);
+    assert_eq!(seen.recv().await, Some(true));
 }
 
 #[tokio::test]
