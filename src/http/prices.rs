@@ -22,7 +22,7 @@ use super::extract::body::{
 };
 use super::extract::caller::{Caller, KnownCaller};
 use super::extract::ndjson::{Line, Lines, MAX_LINE};
-use super::middleware::idempotency::{self, Abridged, Begun};
+use super::middleware::idempotency::{self, Abridged, Begun, Idempotency};
 use crate::app::App;
 use crate::app::cpu_time::Stride;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
@@ -246,8 +246,9 @@ impl Report {
 
     /// NDJSON, under an `Idempotency-Key` whose body is known only at its end.
     async fn take_lines(mut self, request: Request, backfill: bool) -> Result<Response> {
+        let (uri, headers) = (request.uri(), request.headers());
         let begun =
-            idempotency::begin(&self.app, &self.caller, request.uri(), request.headers(), None).await?;
+            idempotency::begin(&self.app, &self.caller, Idempotency::Reports, uri, headers, None).await?;
         let execution = match begun {
             Begun::Execution(execution) => execution,
             Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),

@@ -1,10 +1,11 @@
 //! What is known of a request beside its head and body: who has sent it over which connection, and how far it is.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,6 +32,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// That of a request, which its first layer has attached.
+    pub fn of(request: &Request) -> Arc<Progress> {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+
     /// The request is this account's; the access log shows it.
     pub fn belongs_to(&self, account: Uuid) {
         let _ = self.account.set(account);

@@ -23,7 +23,7 @@ use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
 use super::extract::fields::Fields;
 use super::extract::page::Paging;
-use super::middleware::idempotency::{self, Begun};
+use super::middleware::idempotency::{self, Begun, Idempotency};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
 use crate::domain::observation::Timestamp;
@@ -98,7 +98,8 @@ pub async fn create(
     request: Request,
 ) -> Result<Response> {
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let execution = match idempotency::begin(&app, &caller, &uri, &headers, None).await? {
+    let begun = idempotency::begin(&app, &caller, Idempotency::Streaming, &uri, &headers, None).await?;
+    let execution = match begun {
         Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
         Begun::Execution(execution) if !execution.has_key() => {
             return create_once(&app, &caller, &params, request).await;

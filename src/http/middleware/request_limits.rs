@@ -5,7 +5,11 @@
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Uri, Version, header};
+use axum::response::IntoResponse;
 
+use super::around::{AnswerFuture, Around, InnerService};
+use super::response_headers::close_connection;
+use crate::app::App;
 use crate::error::{Error, Kind, Result};
 
 /// The longest path with query that is taken: 414 beyond.
@@ -13,9 +17,31 @@ const MAX_URI_BYTES: usize = 16 * 1024;
 /// The most that all headers may have together: 431 beyond.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
+/// Answers a request whose head is refused, and closes its connection.
+pub struct HeadCheck;
+
+impl Around for HeadCheck {
+    fn call<S: InnerService>(_: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let http1 = request.version() < Version::HTTP_2;
+        let answer = check(&request).map(|()| inner.call(request));
+        Box::pin(async move {
+            match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => {
+                    let mut answer = refusal.into_response();
+                    if http1 {
+                        close_connection(&mut answer);
+                    }
+                    Ok(answer)
+                }
+            }
+        })
+    }
+}
+
 /// # Errors
 /// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with what is wrong.
-pub fn check(request: &Request) -> Result<()> {
+fn check(request: &Request) -> Result<()> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
         let detail = format!("The address is longer than {MAX_URI_BYTES} bytes.");
