@@ -1,17 +1,17 @@
 //! One error for everything that a caller can be told, as RFC 9457 `application/problem+json` or as a status of gRPC.
 
 pub mod connection;
+pub mod database;
 pub mod failure;
+mod grpc;
+mod http;
 
 use std::fmt;
 
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tonic::Code;
 
 tokio::task_local! {
-    /// The id of the request that this task answers; `http::request_id` sets it.
+    /// The id of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
     pub static REQUEST_ID: String;
 }
 
@@ -65,57 +65,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The HTTP status.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Kind::Malformed => StatusCode::BAD_REQUEST,
-            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Kind::Forbidden => StatusCode::FORBIDDEN,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Locked => StatusCode::LOCKED,
-            Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::QuotaExceeded => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::UriTooLong => StatusCode::URI_TOO_LONG,
-            Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-            // Of tus; HTTP has none for it.
-            Kind::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
-            Kind::DigestMismatch => StatusCode::BAD_REQUEST,
-            Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
-        }
-    }
-
-    /// The code of gRPC: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
-    pub fn code(self) -> Code {
-        match self {
-            Kind::Malformed | Kind::Invalid => Code::InvalidArgument,
-            Kind::UriTooLong | Kind::HeadersTooLarge | Kind::UnsupportedMediaType => Code::InvalidArgument,
-            Kind::Unauthenticated => Code::Unauthenticated,
-            Kind::Forbidden => Code::PermissionDenied,
-            Kind::NotFound => Code::NotFound,
-            Kind::MethodNotAllowed => Code::Unimplemented,
-            Kind::Timeout => Code::DeadlineExceeded,
-            // Read it again, and try with that.
-            Kind::Conflict | Kind::Locked | Kind::PreconditionFailed => Code::Aborted,
-            Kind::RangeNotSatisfiable => Code::OutOfRange,
-            Kind::ChecksumMismatch | Kind::DigestMismatch => Code::DataLoss,
-            Kind::TooLarge | Kind::QuotaExceeded | Kind::TooManyRequests | Kind::InsufficientStorage => {
-                Code::ResourceExhausted
-            }
-            Kind::Internal => Code::Internal,
-            Kind::Unavailable => Code::Unavailable,
-        }
-    }
-
     fn slug_and_title(self) -> (&'static str, &'static str) {
         match self {
             Kind::Malformed => ("malformed", "The request cannot be read"),
@@ -292,118 +241,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        self.log_source();
-        let problem = self.problem();
-        let mut body = serde_json::to_vec(&problem).unwrap_or_default();
-        // As all our JSON (`http::answer`).
-        body.push(b'\n');
-        let mut response = (self.kind.status(), body).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.kind == Kind::Unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"salebell\""));
-        }
-        response
-    }
-}
-
-impl From<Error> for tonic::Status {
-    fn from(error: Error) -> tonic::Status {
-        error.log_source();
-        tonic::Status::new(error.kind.code(), error.detail)
-    }
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        if is_transient(&error) {
-            return Error::unavailable(error);
-        }
-        match &error {
-            _ if is_bad_data(&error) => {
-                let detail = "A value of the request is out of range, or holds what cannot be kept.";
-                Error { source: Some(error.into()), ..Error::malformed(detail) }
-            }
-            // It refuses our log-in: the password is being changed, or is wrong.
-            sqlx::Error::Database(database)
-                if matches!(database.code().as_deref(), Some("28P01" | "28000")) =>
-            {
-                Error::unavailable(error)
-            }
-            sqlx::Error::RowNotFound => Error::not_found("thing"),
-            sqlx::Error::Database(database) => match database.constraint().and_then(on_constraint) {
-                Some(refusal) => refusal,
-                None => Error::internal(error),
-            },
-            _ => Error::internal(error),
-        }
-    }
-}
-
-/// What a caller hears when a constraint of the schema refuses a write.
-fn on_constraint(name: &str) -> Option<Error> {
-    Some(match name {
-        "stores_slug_key" => Error::conflict("A store of this slug exists already."),
-        "offers_store_sku_region_key" => {
-            Error::conflict("This store has an offer of this sku and region already.")
-        }
-        "offers_store_id_fkey" => Error::invalid("/store", "is unknown"),
-        "offers_game_id_fkey" | "watches_game_id_fkey" => Error::invalid("/game_id", "is unknown"),
-        _ => return None,
-    })
-}
-
-/// Whether PostgreSQL, or the driver before it, cannot take a value as it is. What is checked before never comes here, so
-/// this is for what nobody has thought of, such as the values of a forged cursor; the log has it.
-///
-/// SQLSTATE class 22 without what only our own statements can do wrong (such as 22012, division by zero): text that is too
-/// long, has a NUL or cannot be translated, numbers and times that are out of range or none. 23514: a check refuses it.
-/// Class 54: it is too large for an index, or has too many parts.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-pub fn is_bad_data(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            code.starts_with("54")
-                || matches!(
-                    code.as_ref(),
-                    "22001" | "22003" | "22007" | "22008" | "22009" | "22015" | "22021" | "22023" | "22026"
-                )
-                || matches!(code.as_ref(), "22030" | "22032" | "22P02" | "22P03" | "22P05" | "23514")
-        }),
-        _ => false,
-    }
-}
-
-/// Whether the database is away, failing over or overloaded, so that the same again may succeed.
-///
-/// SQLSTATE classes: 08 connection, 53 resources, 57P0x shutdown and crash, 25006 a replica that was the writer,
-/// 40001/40P01 serialisation and deadlock, 55P03/57014 time-outs.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-pub fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            code.starts_with("08")
-                || code.starts_with("53")
-                || matches!(
-                    code.as_ref(),
-                    "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "40001" | "40P01" | "55P03" | "57014"
-                )
-        }),
-        _ => false,
-    }
 }

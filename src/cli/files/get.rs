@@ -529,7 +529,7 @@ mod tests {
             headers.insert(CONTENT_DISPOSITION, header.parse().unwrap());
             name_of(&headers)
         };
-        assert_eq!(name(&crate::domain::file::disposition("Ä +1;\"%.csv")), "Ä +1;\"%.csv");
+        assert_eq!(name(&crate::http::files::download_headers::disposition("Ä +1;\"%.csv")), "Ä +1;\"%.csv");
         assert_eq!(name("attachment; filename=\"a b.csv\""), "a b.csv");
         assert_eq!(name("inline"), "file");
     }

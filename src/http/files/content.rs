@@ -15,10 +15,10 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
+use super::download_headers::{RangeRequest, disposition, parse_range};
 use super::served::{self, Served};
 use super::uploads::away;
 use crate::app::App;
-use crate::domain::file::{RangeRequest, disposition, parse_range};
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::{Blobs, Extent, is_away, read_extents};
 use crate::http::extract::body::Id;

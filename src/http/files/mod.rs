@@ -1,6 +1,7 @@
 //! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
 
 pub mod content;
+pub mod download_headers;
 pub mod links;
 mod response;
 pub mod served;
