@@ -6,12 +6,12 @@ use crate::app::App;
 use crate::error::Result;
 use crate::worker::record;
 
-/// Look at the bus of reported prices, and let dead messages wait again.
+/// Inspect the bus of reported prices, and redrive dead messages.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Tells how long messages have waited, and how many are dead.
+    /// Prints how long messages have waited, and how many are dead.
     Status,
-    /// Makes messages that were set aside as dead wait again, once their reason is mended. Safe to repeat.
+    /// Puts dead messages back into the queue, once their cause is fixed. Safe to repeat.
     Redrive,
 }
 

@@ -8,10 +8,10 @@ use crate::app::App;
 use crate::error::Result;
 use crate::store::matching;
 
-/// Look through the catalogue of games, straight in the database.
+/// Inspect the catalogue of games, directly in the database.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Lists games that are there more than once: their titles differ only in what does not tell games apart, such as
+    /// Lists games that exist more than once: their titles differ only in ways that do not distinguish games, such as
     /// "Tom & Jerry" and "Tom and Jerry". Nothing is merged.
     Duplicates,
 }

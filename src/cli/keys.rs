@@ -15,21 +15,21 @@ use crate::store::{accounts, keys};
 /// Create, list and revoke API keys.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Makes a key and prints it, alone, on standard output: the only time that it is shown.
+    /// Creates a key and prints it, alone, on standard output: the only time that it is shown.
     Create {
         #[command(flatten)]
         account: Account,
-        /// What the key is for.
+        /// Purpose of the key.
         #[arg(long, default_value = "made by salebell key")]
         name: String,
-        /// What it may do, on top of what every account may with its own things. Repeat it for several.
+        /// Scope of the key, beyond access to the account's own resources. May be repeated.
         #[arg(long, value_parser = api_key::SCOPES)]
         scope: Vec<String>,
-        /// After so many days it is not valid any more.
+        /// Days until the key expires.
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
         expires_in_days: Option<u16>,
     },
-    /// Lists an account's keys, the newest first: id, beginning, name, scopes, times.
+    /// Lists an account's keys, newest first: id, prefix, name, scopes, times.
     List {
         #[command(flatten)]
         account: Account,
@@ -38,7 +38,7 @@ pub enum Action {
     Revoke {
         #[command(flatten)]
         account: Account,
-        /// The key's id, as `list` shows it.
+        /// Id of the key, as `list` shows it.
         id: Uuid,
     },
 }
@@ -46,10 +46,10 @@ pub enum Action {
 /// Whose keys.
 #[derive(Debug, clap::Args)]
 pub struct Account {
-    /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
+    /// Subject of the account: `sub` of its tokens, or any name for an account without tokens.
     #[arg(long)]
     subject: String,
-    /// Who names the subject: `iss` of its tokens, or `local`.
+    /// Issuer of the subject: `iss` of its tokens, or `local`.
     #[arg(long, default_value = "local")]
     issuer: String,
 }

@@ -35,7 +35,7 @@ use crate::{store, telemetry};
 #[derive(Parser)]
 #[command(version)]
 pub struct Arguments {
-    /// The TOML file of settings; the environment (SALEBELL_<AREA>__<KEY>) goes over it.
+    /// TOML file with settings; environment variables (SALEBELL_<AREA>__<KEY>) override it.
     #[arg(long, global = true, env = "SALEBELL_CONFIG")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -49,20 +49,20 @@ pub enum Command {
     Api,
     /// Record reported prices, dispatch events, deliver notices.
     Worker,
-    /// Bring the database's schema up to date; safe to run twice and beside the version before.
+    /// Bring the database schema up to date; safe to run twice and alongside the previous version.
     Migrate,
     Boot(boot::Arguments),
-    /// Read the configuration and tell every missing or wrong key at once.
+    /// Read the configuration and report every missing or invalid key at once.
     CheckConfig,
     Report(report::Arguments),
     #[command(subcommand)]
     Files(files::Action),
     #[command(subcommand)]
     Games(games::Action),
-    /// Create, list and revoke API keys, straight in the database.
+    /// Create, list and revoke API keys, directly in the database.
     #[command(subcommand)]
     Key(keys::Action),
-    /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
+    /// Show, recompute and mail the weekly statistics, directly from the database; write the report page.
     #[command(subcommand)]
     Stats(stats::Action),
     /// On an instance of a group: wait until the API is ready, then complete the launch hook.
@@ -70,14 +70,14 @@ pub enum Command {
         /// Wait for the worker too.
         #[arg(long, conflicts_with = "abandon")]
         with_worker: bool,
-        /// Do not wait: the instance will never serve, and the group tries another.
+        /// Do not wait: the instance will never serve, and the group launches another.
         #[arg(long)]
         abandon: bool,
-        /// Why, for the log.
+        /// Reason, for the log.
         #[arg(long, requires = "abandon", default_value = "the boot has failed")]
         reason: String,
     },
-    /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
+    /// On an instance of a group: wait until it is to go, drain its services, then complete the termination hook.
     Terminating,
     #[command(subcommand)]
     Bus(bus::Action),
@@ -203,7 +203,7 @@ async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> std::result::Result
         return Err(error.into());
     }
     if let Some(why) = explain_unreachable(&app.writer.connect_options()).await {
-        return Err(Failure::new(format!("the database is away: {why}")).into());
+        return Err(Failure::new(format!("the database is unavailable: {why}")).into());
     }
     Err(error.into())
 }

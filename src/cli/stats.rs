@@ -23,47 +23,47 @@ use crate::worker;
 /// Show, recompute and mail the weekly statistics.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Prints the weeks of the whole service, the newest first.
+    /// Prints the weeks of the whole service, newest first.
     Show {
-        /// This week alone, such as 2026-W47.
+        /// Only this week, such as 2026-W47.
         #[arg(long)]
         week: Option<Week>,
-        /// The weeks of the account of this id.
+        /// Only the account with this id.
         #[arg(long)]
         account: Option<Uuid>,
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
-        /// No more weeks than this.
+        /// Most weeks printed.
         #[arg(long, default_value = "52", value_parser = clap::value_parser!(u16).range(1..))]
         weeks: u16,
     },
-    /// Computes a week anew from what was counted.
+    /// Recomputes a week from the counted usage.
     Recompute {
-        /// Such as 2026-W47.
+        /// Week, such as 2026-W47.
         #[arg(long)]
         week: Week,
     },
     /// Writes the report page of a week.
     Report {
-        /// Such as 2026-W47; without it the newest.
+        /// Week, such as 2026-W47 [default: the newest].
         #[arg(long)]
         week: Option<Week>,
-        /// The HTML file to write.
+        /// HTML file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Mails the report on a week now, whether the worker has mailed it or not.
+    /// Mails the report on a week now, even if the worker has already mailed it.
     Mail {
-        /// Such as 2026-W47; without it the newest that is over.
+        /// Week, such as 2026-W47 [default: the newest that is over].
         #[arg(long)]
         week: Option<Week>,
-        /// Whom to; may be given several times. Without it those of `stats.mail_to`.
+        /// Recipient; may be repeated [default: those of `stats.mail_to`].
         #[arg(long, value_name = "ADDRESS")]
         to: Vec<Address>,
     },
-    /// Prints whom the worker has mailed the report to, or why it could not.
+    /// Prints to whom the worker has mailed the report, or why it could not.
     Mailed {
-        /// No more lines than this.
+        /// Most lines printed.
         #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
         lines: u16,
     },

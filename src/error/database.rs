@@ -9,10 +9,11 @@ impl From<sqlx::Error> for Error {
         }
         match &error {
             _ if is_bad_data(&error) => {
-                let detail = "A value of the request is out of range, or holds what cannot be kept.";
+                let detail =
+                    "A value in the request is out of range, or contains characters that cannot be stored.";
                 Error { source: Some(error.into()), ..Error::malformed(detail) }
             }
-            // It refuses our log-in: the password is being changed, or is wrong.
+            // The log-in is refused: the password is being changed, or is wrong.
             sqlx::Error::Database(database)
                 if matches!(database.code().as_deref(), Some("28P01" | "28000")) =>
             {
@@ -28,12 +29,12 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// What a caller hears when a constraint of the schema refuses a write.
+/// The refusal for a write that violates a constraint of the schema.
 fn on_constraint(name: &str) -> Option<Error> {
     Some(match name {
-        "stores_slug_key" => Error::conflict("A store of this slug exists already."),
+        "stores_slug_key" => Error::conflict("A store with this slug already exists."),
         "offers_store_sku_region_key" => {
-            Error::conflict("This store has an offer of this sku and region already.")
+            Error::conflict("This store already has an offer with this sku and region.")
         }
         "offers_store_id_fkey" => Error::invalid("/store", "is unknown"),
         "offers_game_id_fkey" | "watches_game_id_fkey" => Error::invalid("/game_id", "is unknown"),
@@ -41,12 +42,12 @@ fn on_constraint(name: &str) -> Option<Error> {
     })
 }
 
-/// Whether PostgreSQL, or the driver before it, cannot take a value as it is. What is checked before never comes here, so
-/// this is for what nobody has thought of, such as the values of a forged cursor; the log has it.
+/// Whether PostgreSQL, or the driver before it, does not accept a value. Values are checked before they get here, so this is
+/// for those that no check covers, such as the values of a forged cursor; the log has them.
 ///
-/// SQLSTATE class 22 without what only our own statements can do wrong (such as 22012, division by zero): text that is too
-/// long, has a NUL or cannot be translated, numbers and times that are out of range or none. 23514: a check refuses it.
-/// Class 54: it is too large for an index, or has too many parts.
+/// SQLSTATE class 22 without errors of our own statements (such as 22012, division by zero): text that is too long, has a
+/// NUL or cannot be translated, numbers and times that are out of range or malformed. 23514: a check constraint. Class 54:
+/// too large for an index, or too many parts.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_bad_data(error: &sqlx::Error) -> bool {
     match error {
@@ -63,7 +64,7 @@ fn is_bad_data(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the database is away, failing over or overloaded, so that the same again may succeed.
+/// Whether the database is unavailable, failing over or overloaded, so that a retry may succeed.
 ///
 /// SQLSTATE classes: 08 connection, 53 resources, 57P0x shutdown and crash, 25006 a replica that was the writer,
 /// 40001/40P01 serialisation and deadlock, 55P03/57014 time-outs.

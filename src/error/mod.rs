@@ -1,4 +1,4 @@
-//! One error for everything that a caller can be told, as RFC 9457 `application/problem+json` or as a status of gRPC.
+//! One error type for everything that is reported to a caller, as a problem document (RFC 9457) or as a status of gRPC.
 
 pub mod connection;
 pub mod database;
@@ -15,99 +15,99 @@ tokio::task_local! {
     pub static REQUEST_ID: String;
 }
 
-/// What kind of refusal it is. Each has a stable `type` under `/problems/`.
+/// Kinds of refusals. Each has a stable `type` under `/problems/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The request cannot be read: broken JSON, a bad parameter, a cursor that is none.
+    /// Unreadable request: broken JSON, an invalid parameter or cursor.
     Malformed,
-    /// No token, or one that is not valid.
+    /// No token, or an invalid one.
     Unauthenticated,
     /// The token lacks a scope.
     Forbidden,
-    /// There is no such thing, or it is somebody else's.
+    /// It does not exist, or belongs to another account.
     NotFound,
     /// The path has no such method.
     MethodNotAllowed,
     /// The request did not arrive in time.
     Timeout,
-    /// It clashes with what is there.
+    /// It conflicts with the current state.
     Conflict,
-    /// Somebody else is at it, and does not end.
+    /// Another request holds it and does not end.
     Locked,
     /// `If-Match` does not match.
     PreconditionFailed,
-    /// The body is larger than what is taken.
+    /// The body is larger than the limit.
     TooLarge,
-    /// The account has no room left.
+    /// The account has used its bytes or files.
     QuotaExceeded,
-    /// The address is longer than what is taken.
+    /// The path and query are longer than the limit.
     UriTooLong,
-    /// The headers are larger than what is taken.
+    /// The headers are larger than the limit.
     HeadersTooLarge,
-    /// The body is of a type that is not taken.
+    /// The body has a type or an encoding that is not accepted.
     UnsupportedMediaType,
     /// The file has no such bytes.
     RangeNotSatisfiable,
-    /// The bytes that came are not those that were sent, by the checksum of tus.
+    /// The bytes do not match the checksum of tus.
     ChecksumMismatch,
-    /// The same by a digest of HTTP.
+    /// The bytes do not match a digest of HTTP.
     DigestMismatch,
-    /// It can be read, but fields are wrong; `errors` tells which.
+    /// Readable, but with invalid fields, which `errors` names.
     Invalid,
     /// Too many requests.
     TooManyRequests,
-    /// Our fault. The log has the reason under the request id.
+    /// A fault of ours. The log has the cause under the request id.
     Internal,
-    /// Something that we stand on is away for now.
+    /// The database or another service that we need is unavailable.
     Unavailable,
-    /// There is no room for the bytes for now.
+    /// The disk has no space for the bytes at present.
     InsufficientStorage,
 }
 
 impl Kind {
     fn slug_and_title(self) -> (&'static str, &'static str) {
         match self {
-            Kind::Malformed => ("malformed", "The request cannot be read"),
-            Kind::Unauthenticated => ("unauthenticated", "A valid token is needed"),
-            Kind::Forbidden => ("forbidden", "The token may not do this"),
-            Kind::NotFound => ("not-found", "There is no such thing"),
-            Kind::MethodNotAllowed => ("method-not-allowed", "The path has no such method"),
-            Kind::Timeout => ("timeout", "The request did not arrive in time"),
-            Kind::Conflict => ("conflict", "It clashes with what is there"),
-            Kind::Locked => ("locked", "Somebody else is at it"),
-            Kind::PreconditionFailed => ("precondition-failed", "It has changed since it was read"),
-            Kind::TooLarge => ("too-large", "The body is too large"),
-            Kind::QuotaExceeded => ("quota-exceeded", "The account has no room left"),
-            Kind::UriTooLong => ("uri-too-long", "The address is too long"),
-            Kind::HeadersTooLarge => ("headers-too-large", "The headers are too large"),
-            Kind::UnsupportedMediaType => ("unsupported-media-type", "The body's type is not taken here"),
-            Kind::RangeNotSatisfiable => ("range-not-satisfiable", "There are no such bytes"),
-            Kind::ChecksumMismatch => ("checksum-mismatch", "The bytes are not those that were sent"),
-            Kind::DigestMismatch => ("digest-mismatch", "The bytes are not those of their digest"),
-            Kind::Invalid => ("invalid", "Fields are wrong"),
+            Kind::Malformed => ("malformed", "Malformed request"),
+            Kind::Unauthenticated => ("unauthenticated", "Valid token required"),
+            Kind::Forbidden => ("forbidden", "Insufficient permissions"),
+            Kind::NotFound => ("not-found", "Resource not found"),
+            Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed"),
+            Kind::Timeout => ("timeout", "Request timed out"),
+            Kind::Conflict => ("conflict", "Conflicts with the current state"),
+            Kind::Locked => ("locked", "Locked by another request"),
+            Kind::PreconditionFailed => ("precondition-failed", "Precondition failed"),
+            Kind::TooLarge => ("too-large", "Body too large"),
+            Kind::QuotaExceeded => ("quota-exceeded", "Account quota exceeded"),
+            Kind::UriTooLong => ("uri-too-long", "URL too long"),
+            Kind::HeadersTooLarge => ("headers-too-large", "Headers too large"),
+            Kind::UnsupportedMediaType => ("unsupported-media-type", "Unsupported media type"),
+            Kind::RangeNotSatisfiable => ("range-not-satisfiable", "Range not satisfiable"),
+            Kind::ChecksumMismatch => ("checksum-mismatch", "Checksum does not match"),
+            Kind::DigestMismatch => ("digest-mismatch", "Digest does not match"),
+            Kind::Invalid => ("invalid", "Invalid fields"),
             Kind::TooManyRequests => ("too-many-requests", "Too many requests"),
-            Kind::Internal => ("internal", "Something went wrong on our side"),
-            Kind::Unavailable => ("unavailable", "Not available for the moment"),
-            Kind::InsufficientStorage => ("insufficient-storage", "There is no room for the moment"),
+            Kind::Internal => ("internal", "Internal error"),
+            Kind::Unavailable => ("unavailable", "Temporarily unavailable"),
+            Kind::InsufficientStorage => ("insufficient-storage", "Insufficient storage"),
         }
     }
 }
 
-/// One wrong field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
+/// One invalid field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     pub pointer: String,
     pub detail: String,
 }
 
-/// A refusal. `Display` says what a caller may know; the source is for the log alone.
+/// A refusal. `Display` is what a caller may see; the source is for the log only.
 #[derive(Debug)]
 pub struct Error {
     pub kind: Kind,
-    /// A sentence for people about this very case.
+    /// A sentence about this case, for people.
     pub detail: String,
     pub errors: Vec<FieldError>,
-    /// Seconds after which it is worth another try.
+    /// Seconds after which a retry may succeed.
     pub retry_after_s: Option<u64>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -120,7 +120,7 @@ impl Error {
     }
 
     pub fn not_found(what: &str) -> Self {
-        Error::new(Kind::NotFound, format!("There is no such {what}, or it is not yours."))
+        Error::new(Kind::NotFound, format!("There is no such {what}, or it belongs to another account."))
     }
 
     pub fn malformed(detail: impl Into<String>) -> Self {
@@ -131,34 +131,34 @@ impl Error {
         Error::new(Kind::Conflict, detail)
     }
 
-    /// One wrong field of a body; `pointer` such as `/rule/price_at_most`.
+    /// One invalid field of a body; `pointer` such as `/rule/price_at_most`.
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::invalid_fields(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
-    /// Several wrong fields of a body.
+    /// Several invalid fields of a body.
     pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [one] if one.pointer.is_empty() => one.detail.clone(),
             [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
-            many => format!("{} fields are wrong.", many.len()),
+            many => format!("{} fields are invalid.", many.len()),
         };
         Error { errors, ..Error::new(Kind::Invalid, detail) }
     }
 
-    /// Our fault: the caller hears nothing of `source`, the log everything.
+    /// A fault of ours: `source` goes to the log and not to the caller.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let detail = "The request id leads to the reason in our log.";
+        let detail = "The server's log has the cause under the request id.";
         Error { source: Some(source.into()), ..Error::new(Kind::Internal, detail) }
     }
 
-    /// Something that we stand on is away: 503 with `Retry-After`.
+    /// A service that we need is unavailable: 503 with `Retry-After`.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "Please try again in a moment.";
         Error { retry_after_s: Some(1), source: Some(source.into()), ..Error::new(Kind::Unavailable, detail) }
     }
 
-    /// What the caller does not hear.
+    /// Logs what the caller does not get to see.
     fn log_source(&self) {
         let Some(source) = &self.source else { return };
         let request_id = REQUEST_ID.try_with(Clone::clone);
@@ -233,7 +233,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(source) = next {
         let cause = source.to_string();
-        // Some say what their cause says.
+        // Some errors repeat the text of their cause.
         if !text.ends_with(&cause) {
             text.push_str(": ");
             text.push_str(&cause);

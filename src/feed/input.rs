@@ -125,14 +125,14 @@ fn identify(
     });
     if format == Format::Ndjson && begin == Some(b'[') {
         return Err(Failure::new(
-            "the input is one JSON array; give one object a line (`jq -c '.[]'` makes that)",
+            "the input is one JSON array; put each object on its own line (`jq -c '.[]'` does that)",
         ));
     }
     if format == Format::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
         let encoding = match found {
             Some((encoding, _)) => encoding,
             None => encoding::find_declared(&first).map_err(|name| {
-                Failure::new(format!("the XML says that it is in {name}, which is no known encoding"))
+                Failure::new(format!("the XML declares the encoding {name}, which is unknown"))
             })?,
         };
         reader = Box::new(Decoding::new(reader, encoding));
@@ -182,7 +182,7 @@ impl BufRead for Bounded {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         let most = self.read.load(Ordering::Relaxed).saturating_mul(MAX_RATIO).max(RATIO_GRACE);
         if self.unpacked > most {
-            Err(std::io::Error::other(format!("it unpacks to more than {MAX_RATIO} times its size")))
+            Err(std::io::Error::other(format!("it decompresses to more than {MAX_RATIO} times its size")))
         } else {
             self.inner.fill_buf()
         }

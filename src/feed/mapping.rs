@@ -58,7 +58,7 @@ impl Mapping {
         {
             for pair in pairs {
                 let Some((field, value)) = pair.split_once('=') else {
-                    return Err(Failure::new(format!("{option} {pair}: wants field=…")));
+                    return Err(Failure::new(format!("{option} {pair}: must be field=…")));
                 };
                 let (field, value) = (field.trim(), value.trim());
                 let wrong = |problem| Failure::new(format!("{option} {pair}: {field} {problem}"));
@@ -70,7 +70,7 @@ impl Mapping {
                 }
                 let Some(field) = FIELDS.into_iter().find(|known| *known == field) else {
                     let known = FIELDS.join(", ");
-                    return Err(Failure::new(format!("{option} {pair}: {field} is none of {known}")));
+                    return Err(Failure::new(format!("{option} {pair}: {field} is not one of {known}")));
                 };
                 // They would be wrong on every line.
                 match (option, field) {
@@ -376,8 +376,8 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(refuse(&["prize=x"], &[], &[]).contains("prize is none of store"));
-        assert!(refuse(&["price"], &[], &[]).contains("wants field="));
+        assert!(refuse(&["prize=x"], &[], &[]).contains("prize is not one of store"));
+        assert!(refuse(&["price"], &[], &[]).contains("must be field="));
         assert!(refuse(&["price=a"], &["price=1"], &[]).contains("more than once"));
         assert!(refuse(&["price=a"], &[], &["b"]).contains("no column \"a\"; it has \"b\""));
         assert!(refuse(&["price=a"], &[], &["a", "a"]).contains("column \"a\" more than once"));

@@ -113,8 +113,7 @@ impl Wanted {
         if let Some(key) = current.filter(|key| longer(key))
             && let Some(scope) = key.scopes.iter().find(|scope| !caller.may(scope))
         {
-            let detail =
-                format!("The token itself lacks the scope {scope} of the key that it would prolong.");
+            let detail = format!("The token itself lacks the scope {scope} of the key that it would extend.");
             return Err(Error::new(Kind::Forbidden, detail));
         }
         // Else a key that was lent for a day could make itself one for ever.

@@ -161,7 +161,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
     routes
         .fallback(|| async { Error::new(Kind::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
-            Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
+            Error::new(Kind::MethodNotAllowed, "The path supports other methods; see the Allow header.")
         })
         .layer(layers)
         .with_state(app)

@@ -77,7 +77,7 @@ impl CreateStoreRequest {
             None => {
                 let slug = title::slug(&name);
                 if slug.is_empty() && !name.is_empty() {
-                    fields.refuse("name", "must have a letter or a digit");
+                    fields.refuse("name", "must contain a letter or a digit");
                 }
                 slug
             }
@@ -123,11 +123,11 @@ pub struct StoreParams {}
 pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
     let Some(reference) = reference else { return Ok(None) };
     if check_text(reference, MAX_NAME).is_err() {
-        return Err(bad_parameter("store", "names no store"));
+        return Err(bad_parameter("store", "does not name a store"));
     }
     match stores::find_store(&app.reader, reference).await? {
         Some(store) => Ok(Some(store)),
-        None => Err(bad_parameter("store", "names no store")),
+        None => Err(bad_parameter("store", "does not name a store")),
     }
 }
 

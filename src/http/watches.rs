@@ -142,7 +142,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         Rule::PriceAtMost(Money { currency, .. })
             if wanted.currency.is_some_and(|other| other != currency) =>
         {
-            fields.refuse("currency", "is not that of the rule");
+            fields.refuse("currency", "is not the currency of the rule");
         }
         _ => {}
     }
@@ -153,7 +153,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         ("channels", wanted.channels.as_ref().map(Vec::len)),
     ] {
         match length {
-            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null is all"),
+            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null means all"),
             Some(length) if length > MAX_SCOPE => {
                 fields.refuse(name, format!("has more than {MAX_SCOPE} entries"))
             }

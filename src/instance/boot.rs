@@ -34,19 +34,19 @@ const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
 
-/// Fetch settings and secrets of this instance's environment from AWS, and leave them as files for the services.
+/// Fetch the settings and secrets of this instance's environment from AWS, and write them to files for the services.
 #[derive(Args)]
 pub struct Arguments {
-    /// The environment, whose parameters are below /salebell/<environment>; the instance's tag Environment if not given.
+    /// Environment whose parameters are below /salebell/<environment> [default: the instance's tag Environment].
     #[arg(long)]
     environment: Option<String>,
-    /// Where the parameters are; the instance's region if not given.
+    /// Region of the parameters [default: the instance's].
     #[arg(long)]
     region: Option<String>,
-    /// Where the files go.
+    /// Folder for the files.
     #[arg(long, default_value = "/run/salebell")]
     directory: PathBuf,
-    /// Write nothing, and take unknown parameters for mistakes. With --environment and --region, from anywhere.
+    /// Write nothing, and report unknown parameters as errors. Works anywhere with --environment and --region.
     #[arg(long)]
     check: bool,
 }

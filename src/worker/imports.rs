@@ -83,7 +83,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
     let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {
-        sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
+        sending.finish(Some("reading the file has failed several times in a row".to_owned())).await?;
         return Ok(true);
     }
     match sending.send_all().await {
@@ -93,7 +93,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
         Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
                 "an import is given up: {}", chain(&error));
-            sending.finish(Some("something went wrong on our side, again and again".to_owned())).await?;
+            sending.finish(Some("internal errors, several times in a row".to_owned())).await?;
         }
         Err(Stop::Ours(error)) => {
             log::warn!(target: "salebell::imports", "import.id" = import.id.to_string();

@@ -35,22 +35,23 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// A file that is another one each time that it is asked for is none.
 const MAX_CHANGES: usize = 3;
 
-/// Fetches a file of yours by its id, or any file by its share link.
+/// Fetches one of your files by its id, or any file by its share link.
 ///
-/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+/// Retries after broken connections and server restarts. A run that was interrupted is resumed by running the command
+/// again.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     access: Access,
-    /// The id of a file, or the address of a share link.
+    /// Id of a file, or URL of a share link.
     source: String,
-    /// Where it goes: a file, a folder, or `-` for standard output [default: its own name, here].
+    /// Destination: a file, a folder, or `-` for standard output [default: the file's own name in this folder].
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// In how many ranges at once. A link that may be used a few times only gives few ranges again when they break.
+    /// Number of ranges fetched at once. A link with few downloads left allows few retries of broken ranges.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     parts: u8,
-    /// Overwrite what is there.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
 }

@@ -40,30 +40,30 @@ const PAGE: usize = 200;
 pub enum Action {
     Put(put::Arguments),
     Get(get::Arguments),
-    /// Lists your files, the newest first.
+    /// Lists your files, newest first.
     Ls {
         #[command(flatten)]
         access: Access,
-        /// Print each as the API has it, one JSON object a line.
+        /// Print each file as the API returns it, one JSON object per line.
         #[arg(long)]
         json: bool,
     },
-    /// Removes files with their bytes, also those that are still on their way.
+    /// Removes files and their bytes, including unfinished uploads.
     Rm {
         #[command(flatten)]
         access: Access,
         #[arg(required = true)]
         id: Vec<Uuid>,
     },
-    /// Prints an address under which anybody may fetch a file. It is shown only once.
+    /// Prints a URL under which anyone can fetch a file. It is shown only once.
     Share {
         #[command(flatten)]
         access: Access,
         id: Uuid,
-        /// For how long: seconds, or with s, m, h, d behind [default: as long as the file lives].
+        /// Lifetime of the link: seconds, or a number with s, m, h or d [default: as long as the file exists].
         #[arg(long, value_parser = parse_duration)]
         expires_in: Option<Duration>,
-        /// How often it may be fetched [default: any number of times].
+        /// Most downloads through the link [default: unlimited].
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
         max_downloads: Option<i32>,
     },

@@ -33,24 +33,25 @@ const CHUNK: usize = 2 << 20;
 
 /// Sends files, whole or in parallel parts.
 ///
-/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+/// Retries after broken connections and server restarts. A run that was interrupted is resumed by running the command
+/// again.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     access: Access,
-    /// What to send; `-` is standard input, which cannot be taken up by another run.
+    /// Files to send; `-` is standard input, which another run cannot resume.
     #[arg(required = true)]
     file: Vec<String>,
-    /// What the file shall be called there [default: as here].
+    /// Name of the file on the server [default: its local name].
     #[arg(long)]
     name: Option<String>,
-    /// When it goes: seconds, or with s, m, h, d behind [default: 13 days; 13.5 at most].
+    /// Time until the file is removed: seconds, or a number with s, m, h or d [default: 13 days; at most 13.5 days].
     #[arg(long, value_parser = parse_duration)]
     expires_in: Option<Duration>,
-    /// In how many parts at once [default: 4 from 256 MiB on, else 1].
+    /// Number of parts sent at once [default: 4 from 256 MiB on, else 1].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     parts: Option<u8>,
-    /// Print each file as the API has it, one JSON object a line.
+    /// Print each file as the API returns it, one JSON object per line.
     #[arg(long)]
     json: bool,
 }

@@ -39,41 +39,41 @@ const PRINTED_OBSERVATIONS: usize = 5;
 
 /// Reports the prices of a file.
 ///
-/// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
-/// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
-/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
-/// --set time_zone=Europe/Berlin says where the clocks stand by which times without an offset were written.
+/// Columns (keys) with the name of a field of an observation are used as they are; --map names other columns:
+/// --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
+/// (these are required), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
+/// --set time_zone=Europe/Berlin gives the time zone of times without an offset.
 ///
-/// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
-/// some were refused, 1 when it failed.
+/// A run that was interrupted is resumed by running the command again. The exit code is 0 when every line was
+/// accepted, 2 when some were refused, and 1 when the command failed.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
+    /// A CSV or NDJSON file, optionally compressed as .gz or .zst; `-` reads standard input.
     file: String,
     #[command(flatten)]
     access: Access,
-    /// Takes a field from a column of another name.
+    /// Read a field from a column with another name.
     #[arg(long, value_name = "FIELD=COLUMN")]
     map: Vec<String>,
-    /// Gives a field the same value on every line.
+    /// Give a field the same value on every line.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// What stands between the columns of a CSV file [default: what its header has most of: , ; or tab].
+    /// Delimiter of a CSV file [default: the most frequent one in its header of , ; and tab].
     #[arg(long, value_parser = parse_delimiter)]
     delimiter: Option<u8>,
-    /// Lines a request. Each arrives as a whole or not at all, and its lines are put into the order of time.
+    /// Lines per request. A request arrives as a whole or not at all, and its lines are sorted by time.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=MAX_SLICE))]
     slice: u32,
-    /// The prices are history: they ring nobody's bell.
+    /// The prices are historical: they cause no notices.
     #[arg(long)]
     backfill: bool,
-    /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
+    /// File for every refused line and every warning, as NDJSON with line, reason and kind (refused, warning).
     #[arg(long)]
     rejects: Option<PathBuf>,
-    /// Do not wait until what was accepted is recorded.
+    /// Do not wait until the accepted lines are recorded.
     #[arg(long)]
     no_wait: bool,
-    /// Send nothing: show the first observations and check all lines as far as that goes without the API.
+    /// Send nothing: show the first observations and check all lines as far as possible without the API.
     #[arg(long)]
     dry_run: bool,
 }

@@ -258,7 +258,7 @@ impl std::fmt::Display for Stalled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Stalled::Paused => "paused for too long",
-            Stalled::Slow => "comes too slowly",
+            Stalled::Slow => "arrived too slowly",
         })
     }
 }
@@ -324,7 +324,7 @@ const MAX_REPEATED: usize = 200;
 /// What serde says of a value, in the words of JSON and not those of Rust.
 fn plain(message: &str) -> String {
     if message == "expected value" {
-        return "is of a wrong type".to_owned();
+        return "has the wrong type".to_owned();
     }
     let parts = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid "));
     let Some((kind, (found, wanted))) =
@@ -395,7 +395,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
             query_pairs(parts).into_iter().filter(|(name, _)| name != "limit" && name != "cursor").collect();
         let mut names = HashSet::new();
         if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.as_str())) {
-            return Err(bad_parameter(twice, "is given twice"));
+            return Err(bad_parameter(twice, "is given more than once"));
         }
         let plain = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
         let uri = format!("/?{plain}").parse().map_err(|_| Error::malformed("The query cannot be read."))?;

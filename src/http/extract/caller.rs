@@ -105,7 +105,7 @@ fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
         return Ok(());
     }
     let detail =
-        "A browser may change something from our own pages alone. A program needs a token of its own.";
+        "A browser can make changes only from Salebell's own pages. A program needs a token of its own.";
     Err(Error::new(Kind::Forbidden, detail))
 }
 

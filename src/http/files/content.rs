@@ -244,7 +244,7 @@ impl Answer {
 }
 
 fn changed() -> Error {
-    Error::new(Kind::PreconditionFailed, "It is not the version that the condition names.")
+    Error::new(Kind::PreconditionFailed, "The current version does not meet the condition.")
 }
 
 /// Strong: the SHA-256 itself.

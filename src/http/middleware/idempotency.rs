@@ -232,7 +232,7 @@ fn another_request() -> Error {
 
 /// A string of structured fields (RFC 9651), in quotes; what many send without quotes is taken too.
 fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let wrong = || Error::malformed("Idempotency-Key must be one text in quotes of 1 to 255 characters.");
+    let wrong = || Error::malformed("Idempotency-Key must be one quoted string of 1 to 255 characters.");
     let mut given = headers.get_all(HEADER).iter();
     let Some(value) = given.next() else { return Ok(None) };
     if given.next().is_some() {
@@ -414,10 +414,10 @@ impl Repetition {
             return Err(another_request());
         }
         let lost = || {
-            let detail = "It was done, but its answer is not kept: it held a secret, or was too large.";
+            let detail = "The request was executed, but its answer was not kept: it contained a secret or was too large.";
             let location = self.saved.headers.get("location").and_then(Value::as_str);
             Error::conflict(
-                location.map_or(detail.to_owned(), |at| format!("{detail} It is at {at}.")),
+                location.map_or(detail.to_owned(), |at| format!("{detail} The resource is at {at}.")),
             )
         };
         let body = match self.saved.body.as_deref() {

@@ -131,7 +131,7 @@ pub async fn admin(
         format = Format::Json;
     }
     let page = match (by, account) {
-        (Some(_), Some(_)) => return Err(bad_parameter("by", "does not go with account")),
+        (Some(_), Some(_)) => return Err(bad_parameter("by", "cannot be combined with account")),
         (Some(By::Account), None) => {
             let week = week.ok_or_else(|| bad_parameter("week", "is required with by"))?;
             let (after, rows) = (paging.after()?, paging.rows());

@@ -77,10 +77,10 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
         if is_final && (length.is_some() || deferred) {
-            return Err(wrong("Upload-Length", "must not be told of an upload that is put together"));
+            return Err(wrong("Upload-Length", "must not be given for a concatenation"));
         }
         if !is_final && length.is_some() == deferred {
-            return Err(Error::malformed("One of Upload-Length and Upload-Defer-Length: 1 is needed."));
+            return Err(Error::malformed("Either Upload-Length or Upload-Defer-Length: 1 is required."));
         }
         let name = metadata.name.or_else(|| params.name.clone()).unwrap_or_default();
         let announced = Announced {
@@ -222,7 +222,7 @@ pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) 
         Some("DELETE") => terminate(app, caller, id, &headers).await,
         Some("HEAD") => head(app, caller, id, &headers).await.map(|_| Body::empty()),
         _ => {
-            let detail = "A POST needs X-HTTP-Method-Override of PATCH, DELETE or HEAD here.";
+            let detail = "A POST to an upload requires X-HTTP-Method-Override: PATCH, DELETE or HEAD.";
             let mut refusal = Error::new(Kind::MethodNotAllowed, detail).into_response();
             refusal.headers_mut().insert(header::ALLOW, OTHER_METHODS);
             refusal
