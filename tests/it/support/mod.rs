@@ -33,6 +33,7 @@ use salebell::app::{App, AppState};
 use salebell::clock::Clock;
 use salebell::config::Config;
 use salebell::domain::api_key;
+use salebell::domain::ids::AccountId;
 use salebell::http;
 use salebell::secrets;
 use salebell::server::Server;
@@ -40,7 +41,6 @@ use salebell::store::{accounts, keys};
 use salebell::worker::record;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use bus::{Carrier, Queues};
 use database::TestDatabase;
@@ -94,7 +94,7 @@ pub struct TestApp {
 
 /// A caller with an API key.
 pub struct User {
-    pub account: Uuid,
+    pub account: AccountId,
     pub token: String,
 }
 
@@ -292,7 +292,7 @@ impl TestApp {
 
     /// Records what waits on the bus.
     pub async fn record_all(&self) {
-        while record::step(&self.app).await.unwrap() {}
+        while record::step(&self.app).await.unwrap().is_more() {}
     }
 
     /// The batch that a report was accepted as.
