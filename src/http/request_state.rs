@@ -24,7 +24,7 @@ pub struct Peer {
 
 /// What becomes known while a request is answered, for the layers around its handler.
 #[derive(Default)]
-pub struct Progress {
+pub struct RequestProgress {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
     /// The body has more than a few packets, or nobody knows.
@@ -32,9 +32,9 @@ pub struct Progress {
     body_ended: OnceLock<Instant>,
 }
 
-impl Progress {
+impl RequestProgress {
     /// That of a request, which its first layer has attached.
-    pub fn of(request: &Request) -> Arc<Progress> {
+    pub fn of(request: &Request) -> Arc<RequestProgress> {
         request.extensions().get().cloned().unwrap_or_default()
     }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::extract::body::{Json, Params, Reference, bad_parameter};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
@@ -64,7 +64,7 @@ pub struct CreateStoreRequest {
 
 impl CreateStoreRequest {
     fn check(self) -> Result<StoreFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let name = fields.text("name", self.name.as_deref(), MAX_NAME);
         let url = fields.optional_url("url", self.url.as_deref());
         let slug = match fields.optional_text("slug", self.slug.as_deref(), MAX_NAME) {

@@ -75,7 +75,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 /// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
 /// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
-    if let Some(progress) = request.extensions().get::<Arc<Progress>>() {
+    if let Some(progress) = request.extensions().get::<Arc<RequestProgress>>() {
         progress.streams();
     }
 }
@@ -179,7 +179,7 @@ pub struct Pace {
 }
 
 /// A request's body under watch: its pace is limited, its end is noted.
-pub struct Watched {
+pub struct PacedBody {
     body: Body,
     pace: Pace,
     pause: Pin<Box<Sleep>>,
@@ -189,13 +189,13 @@ pub struct Watched {
     /// Time spent waiting since the pace was last judged, and the bytes that came in it.
     waited: Duration,
     bytes: u64,
-    progress: Arc<Progress>,
+    progress: Arc<RequestProgress>,
 }
 
-impl Watched {
-    pub fn new(body: Body, pace: Pace, progress: Arc<Progress>) -> Watched {
+impl PacedBody {
+    pub fn new(body: Body, pace: Pace, progress: Arc<RequestProgress>) -> PacedBody {
         let pause = Box::pin(tokio::time::sleep(pace.idle));
-        Watched { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
+        PacedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
     }
 
     /// Whether too little has come in the time that we have waited.
@@ -212,7 +212,7 @@ impl Watched {
     }
 }
 
-impl HttpBody for Watched {
+impl HttpBody for PacedBody {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 

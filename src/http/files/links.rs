@@ -75,7 +75,7 @@ pub async fn create(
 ) -> Result<Response> {
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, id, now).await?;
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     if request.expires_at.is_some_and(|end| end.0 <= now) {
         fields.refuse("expires_at", "must be in the future");
     }

@@ -213,7 +213,7 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
     let now = app.clock.now();
     let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
         check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
         let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
         let keep_until = keep.transpose().unwrap_or_else(|problem| {

@@ -21,7 +21,7 @@ pub struct AccessLog;
 impl Around for AccessLog {
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
         let app = app.clone();
-        let progress = Progress::of(&request);
+        let progress = RequestProgress::of(&request);
         let trace = request.extensions().get::<TraceContext>().copied();
         let method = method_name(request.method());
         let route =
@@ -44,7 +44,7 @@ struct Record {
     app: App,
     id: String,
     trace: Option<TraceContext>,
-    progress: Arc<Progress>,
+    progress: Arc<RequestProgress>,
     method: &'static str,
     /// Path as it stands in the URL table: what a caller puts into the path or the query is not logged.
     route: String,

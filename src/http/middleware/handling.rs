@@ -29,7 +29,7 @@ pub struct ShareCpu;
 
 impl Around for ShareCpu {
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
-        let (app, progress) = (app.clone(), Progress::of(&request));
+        let (app, progress) = (app.clone(), RequestProgress::of(&request));
         let work = inner.call(request);
         Box::pin(async move { app.cpu.share(|| progress.account(), work).await })
     }

@@ -14,7 +14,7 @@ use crate::telemetry::trace_context::{TraceContext, request_id};
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Takes the client's `x-request-id` where it is short and plain, else makes one. `SetRequestIdLayer` of tower-http
-/// would take any. Also attaches `TraceContext` and `Progress`, for the layers inside and the handler.
+/// would take any. Also attaches `TraceContext` and `RequestProgress`, for the layers inside and the handler.
 pub struct Identify;
 
 impl Around for Identify {
@@ -22,7 +22,7 @@ impl Around for Identify {
         let id = request_id(request.headers());
         let trace = TraceContext::of(request.headers());
         request.extensions_mut().insert(trace);
-        request.extensions_mut().insert(Arc::new(Progress::default()));
+        request.extensions_mut().insert(Arc::new(RequestProgress::default()));
         let answer = inner.call(request);
         Box::pin(async move {
             let header = HeaderValue::from_str(&id);

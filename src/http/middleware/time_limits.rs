@@ -11,7 +11,7 @@ use super::around::{AnswerFuture, Around, InnerService};
 use super::response_headers::close_connection;
 use crate::app::App;
 use crate::error::{Error, Kind};
-use crate::http::extract::body::{Pace, Watched};
+use crate::http::extract::body::{Pace, PacedBody};
 use crate::http::request_state::Progress;
 
 /// Largest body, in bytes, that has arrived by the time its request is handled.
@@ -23,7 +23,7 @@ pub struct BodyWatch;
 
 impl Around for BodyWatch {
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
-        let progress = Progress::of(&request);
+        let progress = RequestProgress::of(&request);
         let http1 = request.version() < Version::HTTP_2;
         let pace = Pace {
             idle: app.config.server.body_idle_timeout,
@@ -41,7 +41,7 @@ impl Around for BodyWatch {
     }
 }
 
-fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
+fn watch(body: Body, pace: Pace, progress: &Arc<RequestProgress>) -> Body {
     if body.is_end_stream() {
         progress.body_ended();
         return body;
@@ -50,7 +50,7 @@ fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
     if large {
         progress.is_large();
     }
-    Body::new(Watched::new(body, pace, progress.clone()))
+    Body::new(PacedBody::new(body, pace, progress.clone()))
 }
 
 /// Gives up a request after `server.request_timeout_s`, counted from the end of a streamed body. When it passes, and when
@@ -60,7 +60,7 @@ pub struct RequestDeadline;
 
 impl Around for RequestDeadline {
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
-        let (app, progress) = (app.clone(), Progress::of(&request));
+        let (app, progress) = (app.clone(), RequestProgress::of(&request));
         let work = inner.call(request);
         Box::pin(async move {
             let answer = async {
@@ -80,7 +80,7 @@ impl Around for RequestDeadline {
 }
 
 /// Returns once the request has taken too long.
-async fn give_up(app: &App, progress: &Progress) {
+async fn give_up(app: &App, progress: &RequestProgress) {
     progress.overdue(app.config.server.request_timeout).await;
     app.deadline.suspect_connections();
 }
@@ -97,7 +97,7 @@ impl Drop for HangUp<'_> {
 }
 
 /// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
-fn overdue(progress: &Progress) -> Error {
+fn overdue(progress: &RequestProgress) -> Error {
     if progress.has_body() {
         Error::unavailable("the handler took longer than server.request_timeout_s")
     } else {

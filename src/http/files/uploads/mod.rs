@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub use self::checksum::Expected;
 pub use self::free_space::{away, check_size};
-pub use self::receive::{Ends, Incoming, Received, receive};
+pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::Refusal;
 use crate::app::App;
 use crate::domain::file;
@@ -165,7 +165,7 @@ pub async fn put_together(
 
 /// What `Upload-Metadata` tells of a file, in both protocols.
 #[derive(Default)]
-pub struct Metadata {
+pub struct UploadMetadata {
     pub header: String,
     pub name: Option<String>,
     pub media_type: Option<String>,
@@ -173,10 +173,10 @@ pub struct Metadata {
 
 /// # Errors
 /// `Malformed`
-pub fn metadata(headers: &HeaderMap) -> Result<Metadata> {
+pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
     let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
-    Ok(Metadata {
+    Ok(UploadMetadata {
         header,
         name: text_of(&pairs, &["filename", "name"]),
         media_type: text_of(&pairs, &["filetype", "type", "contentType", "content_type"]),

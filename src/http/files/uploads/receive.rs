@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::checksum::{Expected, Sum};
 use super::free_space::{check_free, check_size, disk_error};
-use super::refusal::{Refusal, too_long};
+use super::refusal::{UploadRefusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
@@ -83,7 +83,7 @@ impl Incoming {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub struct ReceivedBytes {
     /// How many bytes the file has now.
     pub stored: u64,
     pub complete: bool,
@@ -94,7 +94,7 @@ pub struct Received {
 /// # Errors
 /// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
 /// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
-pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Received, Refusal> {
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
     let Incoming { account, file, offset, .. } = incoming;
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, account, file, app.clock.now()).await?;
@@ -121,11 +121,11 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
     };
     let turn = match begun {
-        Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
+        Beginning::OtherOffset(stored) => return Err(UploadRefusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
-            return Ok(Received { stored: offset, complete: true });
+            return Ok(ReceivedBytes { stored: offset, complete: true });
         }
-        Beginning::Complete => return Err(Refusal::BeyondLength),
+        Beginning::Complete => return Err(UploadRefusal::BeyondLength),
         Beginning::Begun(turn) => turn,
     };
     if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
@@ -147,15 +147,15 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
 }
 
 /// A body that does not fit: into the length that was told, or into what the account may have.
-fn beyond(turn: &WriteLease) -> Refusal {
-    if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
+fn beyond(turn: &WriteLease) -> UploadRefusal {
+    if turn.length.is_some() { UploadRefusal::BeyondLength } else { too_long().into() }
 }
 
 /// How the body ended.
 enum End {
     Whole(Option<HeaderMap>),
     /// It broke off, or was cut off: what has arrived is kept, and this is told.
-    Broken(Refusal),
+    Broken(UploadRefusal),
 }
 
 /// One request while it writes.
@@ -233,9 +233,9 @@ impl UploadTask {
         })
     }
 
-    async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+    async fn run(mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         let ended = self.receive(body).await;
-        if let Err(Refusal::Error(error)) = &ended
+        if let Err(UploadRefusal::Error(error)) = &ended
             && error.kind == Kind::InsufficientStorage
             && let Err(error) = self.go_back().await
         {
@@ -245,7 +245,7 @@ impl UploadTask {
         ended
     }
 
-    async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
+    async fn receive(&mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
@@ -426,7 +426,7 @@ impl UploadTask {
     }
 
     /// The body is whole.
-    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
             self.forget_what_came().await?;
@@ -438,9 +438,9 @@ impl UploadTask {
         if length != Some(stored) || self.incoming.ends == Ends::Later {
             self.keep_what_came().await?;
             if here {
-                return Err(Refusal::BeforeLength);
+                return Err(UploadRefusal::BeforeLength);
             }
-            return Ok(Received { stored: stored.unsigned_abs(), complete: false });
+            return Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: false });
         }
         self.drain().await?;
         self.end_recording().await;
@@ -449,7 +449,7 @@ impl UploadTask {
         let written = self.as_written(stored, &[], None);
         if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
             self.piece.recorded();
-            Ok(Received { stored: stored.unsigned_abs(), complete: true })
+            Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: true })
         } else {
             Err(lost().into())
         }
