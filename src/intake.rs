@@ -230,7 +230,7 @@ impl PriceIntake {
         self.waiting = known;
         for (index, _) in refused as Vec<(u64, Observation)> {
             self.refuse(index, || {
-                Error::invalid("/store", "is unknown; catalogue:write is needed to make one")
+                Error::invalid("/store", "is unknown; creating it requires catalogue:write")
             });
         }
         Ok(())

@@ -153,8 +153,8 @@ impl Authenticator {
             return Ok(caller);
         }
         let load_balancer = self.load_balancer.as_ref();
-        let load_balancer = load_balancer
-            .ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
+        let load_balancer =
+            load_balancer.ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is trusted."))?;
         let (caller, until) = self.admit(load_balancer.verify(token).await?, now).await?;
         self.activity.note_login(caller.account, now);
         self.users.put(hash, caller.clone(), until, now);
@@ -190,7 +190,7 @@ impl Authenticator {
         };
         let Some(key) = found else {
             self.known.remove(hash);
-            let detail = "The API key is unknown, revoked, or has expired.";
+            let detail = "The API key is unknown, revoked or expired.";
             return Err(Error::new(Kind::Unauthenticated, detail));
         };
         if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {

@@ -39,7 +39,7 @@ pub enum KeysAction {
     Revoke {
         #[command(flatten)]
         account: Account,
-        /// The key's id, as `list` shows it.
+        /// Id of the key, as `list` shows it.
         id: Uuid,
     },
 }
@@ -47,7 +47,7 @@ pub enum KeysAction {
 /// Whose keys.
 #[derive(Debug, clap::Args)]
 pub struct Account {
-    /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
+    /// Subject of the account: `sub` of its tokens, or any name for an account without tokens.
     #[arg(long)]
     subject: String,
     /// The issuer that names the subject: `iss` of its tokens, or `local`.

@@ -26,7 +26,7 @@ use crate::worker;
 pub enum StatsAction {
     /// Print the weeks of the whole service, the newest first.
     Show {
-        /// This week alone, such as 2026-W47.
+        /// Only this week, such as 2026-W47.
         #[arg(long)]
         week: Option<Week>,
         /// The weeks of the account with this id.
@@ -40,22 +40,22 @@ pub enum StatsAction {
     },
     /// Recompute a week from what was counted.
     Recompute {
-        /// Such as 2026-W47.
+        /// Week, such as 2026-W47.
         #[arg(long)]
         week: Week,
     },
     /// Write the report page of a week.
     Report {
-        /// Such as 2026-W47; without it the newest.
+        /// Week, such as 2026-W47 [default: the newest].
         #[arg(long)]
         week: Option<Week>,
-        /// The HTML file to write.
+        /// HTML file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// Mail the report on a week now, whether the worker has mailed it or not.
     Mail {
-        /// Such as 2026-W47; without it the newest that is over.
+        /// Week, such as 2026-W47 [default: the newest that is over].
         #[arg(long)]
         week: Option<Week>,
         /// A recipient; may be given several times. Without it those of `stats.mail_to`.

@@ -115,14 +115,14 @@ impl Miss {
     pub fn detail(self) -> &'static str {
         match self {
             Miss::Paused => "The watch is paused.",
-            Miss::OtherStore => "The offer's store is not one of the watch's.",
-            Miss::OtherRegion => "The offer's region is not one of the watch's.",
-            Miss::OtherCurrency => "The offer's currency is not the watch's.",
-            Miss::OtherPlatform => "The offer's platform is not one of the watch's.",
+            Miss::OtherStore => "The watch does not cover the offer's store.",
+            Miss::OtherRegion => "The watch does not cover the offer's region.",
+            Miss::OtherCurrency => "The watch has another currency than the offer.",
+            Miss::OtherPlatform => "The watch does not cover the offer's platform.",
             Miss::NotOnSale => "The offer is not on sale.",
-            Miss::Unavailable => "The offer cannot be bought now.",
+            Miss::Unavailable => "The offer is not available.",
             Miss::SaleIsOver => {
-                "Its store said that the sale would be over by now; the price was not seen since."
+                "The store said that the sale would be over by now, and the price has not been seen since."
             }
             Miss::PriceTooHigh => "The price is above the target.",
             Miss::CutTooSmall => "The cut is below the target.",

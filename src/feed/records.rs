@@ -134,7 +134,7 @@ impl Records {
                 self.lines.consume_line(line);
                 let begin = self.ambiguous.map_or(number, |(_, begin)| begin);
                 Content::Broken(format!(
-                    "may belong to the quoted field that begins on line {begin}, or be a row; nothing is guessed"
+                    "may belong to the quoted field that begins on line {begin}, or be a row of its own"
                 ))
             }
             Line::At(ref span) => {

@@ -92,7 +92,7 @@ impl Uploads {
         let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
         if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
-            let detail = "Another request that writes this upload does not end.";
+            let detail = "Another request is still writing to this upload.";
             let mut refusal = Error::new(Kind::Locked, detail);
             refusal.retry_after_s = Some(END_WITHIN.as_secs());
             return Err(refusal);
@@ -111,7 +111,7 @@ impl Uploads {
             return Err(Error::unavailable("files.uploads_in_flight is reached"));
         }
         if active.values().filter(|upload| upload.account == account).count() >= limits.of_account {
-            let detail = format!("No more than {} uploads of an account at once.", limits.of_account);
+            let detail = format!("An account can have at most {} uploads in progress.", limits.of_account);
             let mut refusal = Error::new(Kind::TooManyRequests, detail);
             refusal.retry_after_s = Some(5);
             return Err(refusal);

@@ -12,7 +12,7 @@ use super::deliveries::DeliveryResponse;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
 use super::extract::conditional;
-use super::extract::fields::{Fields, MAX_URL};
+use super::extract::fields::{FieldChecks, MAX_URL};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::{Timestamp, check_text};
@@ -288,7 +288,7 @@ pub async fn list_deliveries(
 }
 
 fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     if name.is_some() {
         fields.text("name", name, 100);
     }

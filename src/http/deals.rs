@@ -94,7 +94,10 @@ impl DealParams {
         let max_amount = match (self.max_price, currency) {
             (None, _) => None,
             (Some(_), None) => {
-                return Err(bad_parameter("max_price", "needs currency: amounts in two are not compared"));
+                return Err(bad_parameter(
+                    "max_price",
+                    "requires currency: amounts in different currencies are not compared",
+                ));
             }
             (Some(amount), Some(currency)) => {
                 Some(currency.parse_amount(&amount).map_err(|problem| bad_parameter("max_price", &problem))?)

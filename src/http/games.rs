@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
@@ -64,7 +64,7 @@ impl CreateGameRequest {
     }
 
     fn check(self) -> Result<GameFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let checked = GameFields {
             title: fields.text("title", self.title.as_deref(), MAX_TITLE),
             publisher: fields.optional_text("publisher", self.publisher.as_deref(), MAX_PUBLISHER),

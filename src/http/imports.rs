@@ -66,7 +66,7 @@ struct ImportResponse {
     failure: Option<String>,
     backfill: bool,
     options: serde_json::Value,
-    progress: Progress,
+    progress: ImportProgress,
     accepted: i64,
     /// Rows that were not taken.
     refused: i64,
@@ -82,7 +82,7 @@ struct ImportResponse {
 }
 
 #[derive(Serialize)]
-struct Progress {
+struct ImportProgress {
     rows_read: i64,
     /// As the file is stored, packed or not.
     bytes_read: i64,
@@ -116,7 +116,7 @@ impl ImportResponse {
                 _ if batch.done => "done",
                 _ => "recording",
             },
-            progress: Progress {
+            progress: ImportProgress {
                 rows_read: import.rows_read,
                 bytes_read: import.bytes_read,
                 bytes_total: import.bytes_total,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::api_key;
@@ -88,7 +88,7 @@ struct Wanted {
 impl Wanted {
     /// What `current` has already it may keep, so that a patch of the name alone needs no scope.
     fn check(mut self, caller: &Caller, current: Option<&Key>, now: DateTime<Utc>) -> Result<Wanted> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         self.name = fields.text("name", Some(&self.name), MAX_NAME);
         for (at, scope) in self.scopes.iter().enumerate() {
             if !api_key::SCOPES.contains(&scope.as_str()) {
@@ -113,8 +113,7 @@ impl Wanted {
         if let Some(key) = current.filter(|key| longer(key))
             && let Some(scope) = key.scopes.iter().find(|scope| !caller.may(scope))
         {
-            let detail =
-                format!("The token itself lacks the scope {scope} of the key that it would prolong.");
+            let detail = format!("The token itself lacks the scope {scope} of the key that it would extend.");
             return Err(Error::new(Kind::Forbidden, detail));
         }
         // Else a key that was lent for a day could make itself one for ever.

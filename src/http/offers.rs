@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
@@ -98,7 +98,7 @@ pub struct CreateOfferRequest {
 
 impl CreateOfferRequest {
     fn check(self) -> Result<NewOffer> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let store = fields.text("store", self.store.as_deref(), 100);
         let sku = fields.folded_text("sku", self.sku.as_deref(), 200);
         let region = check_region(self.region.as_deref()).unwrap_or_else(|problem| {
@@ -113,7 +113,7 @@ impl CreateOfferRequest {
 }
 
 fn check_fields(
-    fields: &mut Fields,
+    fields: &mut FieldChecks,
     game_id: Option<Uuid>,
     platform: Option<&str>,
     url: Option<&str>,
@@ -144,7 +144,7 @@ pub struct UpdateOfferRequest {
 
 impl UpdateOfferRequest {
     fn apply(self, offer: &Offer) -> Result<OfferFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let platform = self.platform.apply(offer.platform.clone());
         let url = self.url.apply(offer.url.clone());
         let game_id = self.game_id.apply(Some(offer.game_id));

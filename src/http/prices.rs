@@ -17,7 +17,7 @@ use super::extract::body::{
 };
 use super::extract::caller::{Caller, KnownCaller};
 use super::extract::ndjson::{Line, Lines, MAX_LINE};
-use super::middleware::idempotency::{self, Abridged, Begun};
+use super::middleware::idempotency::{self, Abridged, Begun, Idempotency};
 use crate::app::App;
 use crate::app::cpu_time::Stride;
 use crate::domain::object::Object;
@@ -166,7 +166,8 @@ async fn report_lines(
     request: Request,
     backfill: bool,
 ) -> Result<Response> {
-    let begun = idempotency::begin(&app, &caller, request.uri(), request.headers(), None).await?;
+    let (uri, headers) = (request.uri(), request.headers());
+    let begun = idempotency::begin(&app, &caller, Idempotency::Reports, uri, headers, None).await?;
     let execution = match begun {
         Begun::Execution(execution) => execution,
         Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
@@ -213,9 +214,8 @@ impl IntoResponse for ReportResponse {
             (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(&self)).into_response();
         self.rejected.clear();
         self.warnings.clear();
-        self.detail = Some(
-            "The first answer told refusals and warnings one by one; those are not kept, only their count.",
-        );
+        self.detail =
+            Some("The first answer listed refusals and warnings individually; only their counts were kept.");
         if let Ok(short) = to_json(&self) {
             response.extensions_mut().insert(Abridged(short.into()));
         }

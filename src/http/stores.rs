@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::extract::body::{Json, Params, Reference, bad_parameter};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::observation::check_text;
@@ -64,7 +64,7 @@ pub struct CreateStoreRequest {
 
 impl CreateStoreRequest {
     fn check(self) -> Result<StoreFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let name = fields.text("name", self.name.as_deref(), MAX_NAME);
         let url = fields.optional_url("url", self.url.as_deref());
         let slug = match fields.optional_text("slug", self.slug.as_deref(), MAX_NAME) {
@@ -77,7 +77,7 @@ impl CreateStoreRequest {
             None => {
                 let slug = title::slug(&name);
                 if slug.is_empty() && !name.is_empty() {
-                    fields.refuse("name", "must have a letter or a digit");
+                    fields.refuse("name", "must contain a letter or a digit");
                 }
                 slug
             }
@@ -123,11 +123,11 @@ pub struct StoreParams {}
 pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
     let Some(reference) = reference else { return Ok(None) };
     if check_text(reference, MAX_NAME).is_err() {
-        return Err(bad_parameter("store", "names no store"));
+        return Err(bad_parameter("store", "does not name a store"));
     }
     match stores::find_store(&app.reader, reference).await? {
         Some(store) => Ok(Some(store)),
-        None => Err(bad_parameter("store", "names no store")),
+        None => Err(bad_parameter("store", "does not name a store")),
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
+use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
@@ -134,7 +134,7 @@ impl From<Watch> for WatchResponse {
 /// Checks what both a new watch and a patched one must keep to. Regions that the watch has already (`known`) may be from
 /// a time when others were taken.
 fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     match wanted.rule {
         Rule::CutAtLeast { percent } if !(1..=100).contains(&percent) => {
             fields.refuse("rule/cut_at_least/percent", "must be 1 to 100");
@@ -142,7 +142,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         Rule::PriceAtMost(Money { currency, .. })
             if wanted.currency.is_some_and(|other| other != currency) =>
         {
-            fields.refuse("currency", "is not that of the rule");
+            fields.refuse("currency", "is not the currency of the rule");
         }
         _ => {}
     }
@@ -153,7 +153,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         ("channels", wanted.channels.as_ref().map(Vec::len)),
     ] {
         match length {
-            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null is all"),
+            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null means all"),
             Some(length) if length > MAX_SCOPE => {
                 fields.refuse(name, format!("has more than {MAX_SCOPE} entries"))
             }

@@ -80,7 +80,7 @@ pub struct Attempt {
 impl Attempt {
     /// A try that failed before anything was sent, by our own fault.
     pub fn failed_here(at: DateTime<Utc>) -> Attempt {
-        let error = Some("something went wrong on our side".to_owned());
+        let error = Some("internal error in Salebell".to_owned());
         Attempt { at, duration_ms: 0, status: None, error, answer: None, retry_after: None }
     }
 
@@ -115,11 +115,11 @@ impl Webhooks {
         match url.scheme() {
             "https" => {}
             "http" if self.settings.allow_http => {}
-            _ if self.settings.allow_http => return Err("must begin with https:// or http://".to_owned()),
-            _ => return Err("must begin with https://".to_owned()),
+            _ if self.settings.allow_http => return Err("must start with https:// or http://".to_owned()),
+            _ => return Err("must start with https://".to_owned()),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("must not hold a user name or a password".to_owned());
+            return Err("must not contain a user name or a password".to_owned());
         }
         if url.fragment().is_some() {
             return Err("must not have a fragment".to_owned());
@@ -128,7 +128,7 @@ impl Webhooks {
             return Err("must not have port 0".to_owned());
         }
         self.guard.check_host(url.host()).map_err(|forbidden| {
-            format!("must lead to a public address, and this one is not ({})", forbidden.class)
+            format!("must resolve to a public address, but this one is not ({})", forbidden.class)
         })?;
         Ok(url)
     }
@@ -173,7 +173,7 @@ impl Webhooks {
     /// # Errors
     /// As `send`.
     pub async fn send_test(&self, channel: Uuid, receiver: &Receiver, now: DateTime<Utc>) -> Result<Attempt> {
-        let data = TestData { channel_id: channel, message: "Salebell reaches this channel." };
+        let data = TestData { channel_id: channel, message: "Salebell can reach this channel." };
         let message = WebhookMessage { kind: "channel.test.v1", timestamp: now, data };
         let body = message.to_body()?;
         self.send(receiver, &Outgoing { id: Uuid::now_v7(), body, traceparent: None, now }).await

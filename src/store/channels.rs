@@ -98,7 +98,7 @@ pub async fn create_channel(
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict(format!("An account has at most {limit} channels.")))?;
+    .ok_or_else(|| Error::conflict(format!("An account can have at most {limit} channels.")))?;
     transaction.commit().await?;
     Ok(Creation::Made(created))
 }
@@ -252,7 +252,7 @@ pub async fn find_test_target(
     }
     find_channel(pool, account, id).await?;
     let seconds = TEST_AGAIN_AFTER.num_seconds();
-    let detail = format!("A channel is tested no more than once in {seconds} seconds.");
+    let detail = format!("A channel can be tested at most once in {seconds} seconds.");
     let mut refusal = Error::new(Kind::TooManyRequests, detail);
     refusal.retry_after_s = Some(seconds as u64);
     Err(refusal)

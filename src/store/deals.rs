@@ -194,7 +194,7 @@ pub fn list_deals_query(
         (DealSort::Newest, Some(DealKey::Newest(started_at, id))) => {
             query.push(" and (started_at, id) < (").push_bind(started_at).push(", ").push_bind(id).push(")");
         }
-        (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another order.")),
+        (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another sort order.")),
     }
     query.push(" order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
     query.push(

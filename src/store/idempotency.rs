@@ -244,7 +244,7 @@ impl KeptAnswers {
 
 fn no_room() -> Error {
     let detail = format!(
-        "The account has used its room for Idempotency-Keys: {MAX_KEYS} keys and {} MiB of answers in 24 hours.",
+        "The account has used its quota of Idempotency-Keys: {MAX_KEYS} keys and {} MiB of answers in 24 hours.",
         MAX_BYTES >> 20
     );
     let mut refusal = Error::new(Kind::TooManyRequests, detail);

@@ -70,7 +70,7 @@ pub async fn create_import(
     .fetch_one(&mut *transaction)
     .await?;
     if open >= MAX_OPEN {
-        let detail = format!("No more than {MAX_OPEN} imports of an account wait at once.");
+        let detail = format!("An account can have at most {MAX_OPEN} imports waiting.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
     batches::create_batch(&mut *transaction, account, new.id, now).await?;
@@ -133,7 +133,7 @@ pub async fn cancel_import(
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict("The import has been read to its end already."))?;
+    .ok_or_else(|| Error::conflict("The import has already been read to its end."))?;
     let closing =
         Closing { parts: cancelled.parts_sent, accepted: cancelled.accepted, rejected: cancelled.refused };
     batches::close_batch(&mut *transaction, id, &closing, now).await?;

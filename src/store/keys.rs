@@ -112,7 +112,7 @@ pub async fn create_key(
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    made.ok_or_else(|| Error::conflict(format!("There are {MAX_KEYS} keys already; delete one first.")))
+    made.ok_or_else(|| Error::conflict(format!("The account already has {MAX_KEYS} keys; delete one first.")))
 }
 
 /// One page of an account's keys, the newest first; `before` is the last id of the page before.

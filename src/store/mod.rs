@@ -44,7 +44,8 @@ pub mod weekly_mails;
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::database::pool::PgPool;
-use crate::error::{Error, Result, is_transient};
+use crate::error::database::is_transient;
+use crate::error::{Error, Result};
 
 /// What came of making something that may be there already.
 #[derive(Debug)]

@@ -185,6 +185,6 @@ pub async fn discard(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<Quar
     let held = find_quarantined(pool, id).await?.ok_or_else(|| Error::not_found("quarantined price"))?;
     match held.state {
         State::Discarded => Ok(held),
-        _ => Err(Error::conflict("It has taken effect already.")),
+        _ => Err(Error::conflict("It has already taken effect.")),
     }
 }

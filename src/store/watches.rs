@@ -205,7 +205,7 @@ pub async fn create_watch(
             .fetch_one(&mut *transaction)
             .await?;
     if own >= MAX_WATCHES {
-        return Err(Error::conflict(format!("An account has at most {MAX_WATCHES} watches.")));
+        return Err(Error::conflict(format!("An account can have at most {MAX_WATCHES} watches.")));
     }
     let id = Uuid::now_v7();
     sqlx::query!(
@@ -323,7 +323,9 @@ async fn check_references<'f>(
         let mut ids = Vec::with_capacity(references.len());
         for (at, reference) in references.iter().enumerate() {
             let store = super::stores::find_store(&mut *connection, reference).await?;
-            ids.push(store.ok_or_else(|| Error::invalid(format!("/stores/{at}"), "names no store"))?.id);
+            ids.push(
+                store.ok_or_else(|| Error::invalid(format!("/stores/{at}"), "does not name a store"))?.id,
+            );
         }
         stores = Some(ids);
     }
@@ -337,7 +339,7 @@ async fn check_references<'f>(
         .fetch_optional(connection)
         .await?;
         if let Some(at) = strange {
-            return Err(Error::invalid(format!("/channels/{}", at - 1), "names no channel of yours"));
+            return Err(Error::invalid(format!("/channels/{}", at - 1), "is not one of your channels"));
         }
     }
     Ok((stores, fields.channels.as_deref()))

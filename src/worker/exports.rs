@@ -103,7 +103,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
         Err(Stop::Ours(error)) if export.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::exports", "export.id" = export.id.to_string();
                 "an export is given up: {}", chain(&error));
-            Some("something went wrong on our side, again and again".to_owned())
+            Some("internal errors, several times in a row".to_owned())
         }
         Err(Stop::Ours(error)) => {
             log::warn!(target: "salebell::exports", "export.id" = export.id.to_string();

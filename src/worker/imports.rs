@@ -99,7 +99,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {
-        sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
+        sending.finish(Some("reading the file has failed several times in a row".to_owned())).await?;
         return Ok(Progress::More);
     }
     match sending.send_all().await {
@@ -109,7 +109,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
         Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
                 "an import is given up: {}", chain(&error));
-            sending.finish(Some("something went wrong on our side, again and again".to_owned())).await?;
+            sending.finish(Some("internal errors, several times in a row".to_owned())).await?;
         }
         Err(Stop::Ours(error)) => {
             log::warn!(target: "salebell::imports", "import.id" = import.id.to_string();
@@ -351,7 +351,7 @@ impl<'a> Sending<'a> {
             .into_iter()
             .partition(|seen| self.known_stores.get(&seen.observation.store).copied().unwrap_or(true));
         self.read.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
-        let why = "store is unknown; catalogue:write is needed to make one";
+        let why = "store is unknown; creating it requires catalogue:write";
         let refusals: Vec<RowRefusal> = refused
             .into_iter()
             .map(|seen| RowRefusal { line: seen.line as i64, reason: why.to_owned(), warning: false })

@@ -84,7 +84,7 @@ pub fn check_if_match<T: Serialize>(headers: &HeaderMap, current: &T) -> Result<
     if wanted.any(|wanted| names(wanted, &tag, false)) {
         return Ok(());
     }
-    Err(Error::new(Kind::PreconditionFailed, "It is not the version that If-Match names."))
+    Err(Error::new(Kind::PreconditionFailed, "The current version is not the one in If-Match."))
 }
 
 /// 16 bytes of the SHA-256, quoted.

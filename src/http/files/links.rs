@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::http::extract::body::{Id, Json, Params};
 use crate::http::extract::caller::Caller;
 use crate::http::extract::conditional;
-use crate::http::extract::fields::Fields;
+use crate::http::extract::fields::FieldChecks;
 use crate::http::extract::page::Paging;
 use crate::store::files;
 use crate::store::files::links::{self, FileLink, NewLink};
@@ -75,7 +75,7 @@ pub async fn create(
 ) -> Result<Response> {
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, id, now).await?;
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     if request.expires_at.is_some_and(|end| end.0 <= now) {
         fields.refuse("expires_at", "must be in the future");
     }

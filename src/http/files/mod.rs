@@ -1,6 +1,7 @@
 //! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
 
 pub mod content;
+pub mod download_headers;
 pub mod links;
 mod response;
 pub mod served;
@@ -21,9 +22,9 @@ use super::extract::body::{
 };
 use super::extract::caller::Caller;
 use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::Fields;
+use super::extract::fields::FieldChecks;
 use super::extract::page::Paging;
-use super::middleware::idempotency::{self, Begun};
+use super::middleware::idempotency::{self, Begun, Idempotency};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
 use crate::domain::observation::Timestamp;
@@ -98,7 +99,8 @@ pub async fn create(
     request: Request,
 ) -> Result<Response> {
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let execution = match idempotency::begin(&app, &caller, &uri, &headers, None).await? {
+    let begun = idempotency::begin(&app, &caller, Idempotency::Streaming, &uri, &headers, None).await?;
+    let execution = match begun {
         Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
         Begun::Execution(execution) if !execution.has_key() => {
             return create_once(&app, &caller, &params, request).await;
@@ -211,7 +213,7 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
     let now = app.clock.now();
     let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
         check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
         let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
         let keep_until = keep.transpose().unwrap_or_else(|problem| {

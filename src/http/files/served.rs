@@ -85,7 +85,8 @@ async fn promise(mut served: Served) -> Result<Served> {
             }
             // Clients give up at a 404.
             Admission::Later if served.by_range => {
-                let detail = "Other answers of this link are under way. Please try again in a moment.";
+                let detail =
+                    "Other downloads through this link are in progress. Please try again in a moment.";
                 let mut later = Error::new(Kind::Unavailable, detail);
                 later.retry_after_s = Some(1);
                 return Err(later);

@@ -57,7 +57,7 @@ pub async fn create_export(
     .fetch_one(&mut *transaction)
     .await?;
     if open >= MAX_OPEN {
-        let detail = format!("No more than {MAX_OPEN} exports of an account wait at once.");
+        let detail = format!("An account can have at most {MAX_OPEN} exports waiting.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
     let mut query =
@@ -122,7 +122,7 @@ pub async fn cancel_export(
     .await?;
     match cancelled {
         Some(_) => find_export(pool, account, id).await,
-        None => Err(Error::conflict("The export has come to its end already.")),
+        None => Err(Error::conflict("The export has already ended.")),
     }
 }
 

@@ -68,7 +68,7 @@ pub async fn create_link(
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    made.ok_or_else(|| Error::conflict(format!("A file has no more than {MAX_LINKS} links.")))
+    made.ok_or_else(|| Error::conflict(format!("A file can have at most {MAX_LINKS} links.")))
 }
 
 /// A file's links, the newest first; `before` is the id after which the page begins.

@@ -143,11 +143,11 @@ pub(super) async fn lock_room(
 
 pub(super) fn check_room((files, bytes): (i64, i64), wanted: i64, quota: Quota) -> Result<()> {
     if wanted > quota.largest {
-        let detail = format!("A file has no more than {} bytes.", quota.largest);
+        let detail = format!("A file can have at most {} bytes.", quota.largest);
         return Err(Error::new(Kind::TooLarge, detail));
     }
     if files <= 0 {
-        let detail = format!("An account has no more than {} files.", quota.files);
+        let detail = format!("An account can have at most {} files.", quota.files);
         return Err(Error::new(Kind::QuotaExceeded, detail));
     }
     if wanted > bytes {
@@ -185,7 +185,7 @@ pub async fn create_final(
     let mut length = 0;
     for part in parts {
         let Some(found) = found.iter().find(|found| found.id == *part) else {
-            let detail = format!("names {part}, which is no complete partial upload of yours");
+            let detail = format!("names {part}, which is not a complete partial upload of yours");
             return Err(Error::invalid("Upload-Concat", detail));
         };
         length += found.stored;

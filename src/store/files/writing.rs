@@ -73,14 +73,17 @@ pub async fn begin_writing(
     .await?
     .ok_or_else(no_file)?;
     if file.concat.as_deref() == Some("final") {
-        return Err(Error::new(Kind::Forbidden, "It is put together of others and cannot be written."));
+        return Err(Error::new(
+            Kind::Forbidden,
+            "The file is a concatenation of others and cannot be written to.",
+        ));
     }
     if file.stored != writer.offset {
         return Ok(Beginning::OtherOffset(file.stored));
     }
     let length = match (file.length, writer.length) {
         (Some(known), Some(told)) if known != told => {
-            let detail = format!("is {known} bytes, and cannot become {told}");
+            let detail = format!("is {known} bytes and cannot be changed to {told}");
             return Err(Error::invalid("Upload-Length", detail));
         }
         (known, told) => known.or(told),
@@ -91,7 +94,7 @@ pub async fn begin_writing(
     let already_counted = file.length.unwrap_or(file.stored) - file.stored;
     let coming = length.map_or(0, |length| length - file.stored);
     if coming < 0 {
-        return Err(Error::invalid("Upload-Length", "is less than what has arrived"));
+        return Err(Error::invalid("Upload-Length", "is less than the bytes that have arrived"));
     }
     check_room((1, room + already_counted - coming), 0, quota)?;
     check_room((1, i64::MAX), length.unwrap_or(0), quota)?;

@@ -109,7 +109,7 @@ pub async fn release(
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict("It has been judged already."))?;
+    .ok_or_else(|| Error::conflict("It has already been released or discarded."))?;
 
     let seen = ObservedPrice {
         currency: parse_currency(&held.currency)?,

@@ -235,7 +235,7 @@ async fn what_fails_on_our_side_does_not_disable_a_channel() {
     assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
     assert_eq!(delivery["state"], "pending", "it is tried again");
-    assert_eq!(delivery["attempts"][0]["error"], "something went wrong on our side");
+    assert_eq!(delivery["attempts"][0]["error"], "internal error in Salebell");
     let failing: bool = sqlx::query_scalar("select failing_since is not null from channels")
         .fetch_one(&app.state.writer)
         .await

@@ -142,7 +142,7 @@ async fn begin(
 /// HEAD: how far it has come. The request that writes it is ended, as the draft recommends.
 pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Result<Response> {
     if [OFFSET, COMPLETE, LENGTH].iter().any(|name| headers.contains_key(name)) {
-        return Err(Error::malformed("A request for the offset must not tell one, nor a length."));
+        return Err(Error::malformed("A request for the offset must state neither an offset nor a length."));
     }
     let file = end_writing(app, caller.account, id).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -157,7 +157,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
 
 async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response, Refused> {
     let headers = request.headers().clone();
-    let missing = |name: &str| Error::malformed(format!("{name} is missing, or is none."));
+    let missing = |name: &str| Error::malformed(format!("{name} is missing or invalid."));
     let offset = integer(&headers, &OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
     let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
     let expected = Expected::of_part(&headers)?;

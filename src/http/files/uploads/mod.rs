@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub use self::checksum::Expected;
 pub use self::free_space::{away, check_size};
-pub use self::receive::{Ends, Incoming, StoredBytes, receive};
+pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::UploadRefusal;
 use crate::app::App;
 use crate::domain::file;
@@ -266,5 +266,5 @@ pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
 
 /// A number of bytes as the database has it.
 fn to_bytes(count: u64) -> Result<i64> {
-    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is beyond all files."))
+    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is too large for any file."))
 }

@@ -39,7 +39,7 @@ pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announ
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
     let headers = request.headers();
     if media_type(headers).is_some_and(|kind| kind.starts_with("multipart/")) {
-        let detail = "The body is the file itself: multipart forms are not taken.";
+        let detail = "The body must be the file itself; multipart forms are not accepted.";
         return Err(Error::new(Kind::UnsupportedMediaType, detail));
     }
     let announced = Announced {

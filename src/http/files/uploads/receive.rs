@@ -83,7 +83,7 @@ impl Incoming {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct StoredBytes {
+pub struct ReceivedBytes {
     /// How many bytes the file has now.
     pub stored: u64,
     pub complete: bool,
@@ -94,7 +94,7 @@ pub struct StoredBytes {
 /// # Errors
 /// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
 /// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
-pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<StoredBytes, UploadRefusal> {
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
     let Incoming { account, file, offset, .. } = incoming;
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, account, file, app.clock.now()).await?;
@@ -123,7 +123,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Stored
     let turn = match begun {
         Beginning::OtherOffset(stored) => return Err(UploadRefusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
-            return Ok(StoredBytes { stored: offset, complete: true });
+            return Ok(ReceivedBytes { stored: offset, complete: true });
         }
         Beginning::Complete => return Err(UploadRefusal::BeyondLength),
         Beginning::Begun(turn) => turn,
@@ -233,7 +233,7 @@ impl UploadTask {
         })
     }
 
-    async fn run(mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
+    async fn run(mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         let ended = self.receive(body).await;
         if let Err(UploadRefusal::Error(error)) = &ended
             && error.kind == Kind::InsufficientStorage
@@ -245,7 +245,7 @@ impl UploadTask {
         ended
     }
 
-    async fn receive(&mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
+    async fn receive(&mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
@@ -426,7 +426,7 @@ impl UploadTask {
     }
 
     /// The body is whole.
-    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<StoredBytes, UploadRefusal> {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
             self.forget_what_came().await?;
@@ -440,7 +440,7 @@ impl UploadTask {
             if here {
                 return Err(UploadRefusal::BeforeLength);
             }
-            return Ok(StoredBytes { stored: stored.unsigned_abs(), complete: false });
+            return Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: false });
         }
         self.drain().await?;
         self.end_recording().await;
@@ -449,7 +449,7 @@ impl UploadTask {
         let written = self.as_written(stored, &[], None);
         if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
             self.piece.recorded();
-            Ok(StoredBytes { stored: stored.unsigned_abs(), complete: true })
+            Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: true })
         } else {
             Err(lost().into())
         }

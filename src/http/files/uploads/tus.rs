@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::{
-    Announced, Ends, Expected, Incoming, StoredBytes, UploadParams, UploadRefusal, announce, byte_count,
+    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce, byte_count,
     end_writing, header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
 };
 use crate::app::App;
@@ -77,10 +77,10 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
         if is_final && (length.is_some() || deferred) {
-            return Err(wrong("Upload-Length", "must not be told of an upload that is put together"));
+            return Err(wrong("Upload-Length", "must not be given for a concatenation"));
         }
         if !is_final && length.is_some() == deferred {
-            return Err(Error::malformed("One of Upload-Length and Upload-Defer-Length: 1 is needed."));
+            return Err(Error::malformed("Either Upload-Length or Upload-Defer-Length: 1 is required."));
         }
         let name = metadata.name.or_else(|| params.name.clone()).unwrap_or_default();
         let announced = Announced {
@@ -114,7 +114,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     .await
 }
 
-fn created(file: &StoredFile, received: Option<StoredBytes>) -> Result<Response> {
+fn created(file: &StoredFile, received: Option<ReceivedBytes>) -> Result<Response> {
     let mut response = StatusCode::CREATED.into_response();
     let headers = response.headers_mut();
     let location = format!("/v1/files/{}", file.id);
@@ -192,7 +192,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
     .await
 }
 
-async fn patched(app: &App, caller: &Caller, id: Uuid, received: StoredBytes) -> Result<Response> {
+async fn patched(app: &App, caller: &Caller, id: Uuid, received: ReceivedBytes) -> Result<Response> {
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(OFFSET, HeaderValue::from(received.stored));
     if !received.complete {
@@ -222,7 +222,7 @@ pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) 
         Some("DELETE") => terminate(app, caller, id, &headers).await,
         Some("HEAD") => head(app, caller, id, &headers).await.map(|_| Body::empty()),
         _ => {
-            let detail = "A POST needs X-HTTP-Method-Override of PATCH, DELETE or HEAD here.";
+            let detail = "A POST to an upload requires X-HTTP-Method-Override: PATCH, DELETE or HEAD.";
             let mut refusal = Error::new(Kind::MethodNotAllowed, detail).into_response();
             refusal.headers_mut().insert(header::ALLOW, OTHER_METHODS);
             refusal
