@@ -11,7 +11,7 @@ import yaml
 from resolve import ROOT, of_type
 
 PAGES = ROOT / "docs" / "guides" / "runbooks"
-HEADINGS = ["Seen", "Check", "Mend", "If that fails"]
+HEADINGS = ["Seen", "Check", "Fix", "If that fails"]
 ALARM, COMPOSITE, RULE, BUDGET = (
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::CompositeAlarm",

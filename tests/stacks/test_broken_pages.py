@@ -10,7 +10,7 @@ import test_runbooks
 
 # The check, the page, what is in it, what is put in its place, and a part of what is then said.
 BROKEN = [
-    ("test_each_page_has_the_four_headings_and_says_something", "db-cpu", "## Mend", "## Repair", "db-cpu"),
+    ("test_each_page_has_the_four_headings_and_says_something", "db-cpu", "## Fix", "## Repair", "db-cpu"),
     ("test_each_page_has_the_four_headings_and_says_something", "db-cpu", "\n\nThe database computes", "\nThe database computes", "db-cpu"),
     ("test_what_is_done_by_day_says_when_how_whether_it_worked_and_the_way_back", "../escalate", "## The way back", "## Back", "escalate"),
     ("test_titles_are_names_of_alarms", "db-cpu", "# DbCpu", "# DbLoad", "db-cpu"),

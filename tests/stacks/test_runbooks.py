@@ -93,7 +93,7 @@ def test_titles_are_names_of_alarms():
 def test_the_index_lists_every_alarm():
     index = pages()["README"].split("## Pages\n")[1]
     listed = re.findall(r"^\| \[(\w+)\]\(([a-z0-9-]+)\.md\) \| ([^|]+) \| ([^|]+) \|$", index, re.M)
-    hears = {"urgent": "pager", "ordinary": "chat", "other": "the other one", "none": "nobody"}
+    hears = {"urgent": "pager", "ordinary": "chat", "other": "the other one", "none": "no one"}
     wanted = [(row["name"], row["page"], row["says"], hears[row["severity"]]) for row in alarms.table().values()]
     assert listed == wanted
 
