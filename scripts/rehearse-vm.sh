@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make rehearse-vm`: boots one instance of the image as a full virtual machine, in the surroundings of a rehearsal
-# (docs/decisions/rehearsal.md).
+# (docs/decisions/0023-rehearsal.md).
 #   SALEBELL_REHEARSE_IMAGES  a folder of `make bake-local`; without it, that of `make bake-local` now
 #   SALEBELL_VM_ACCELERATOR   kvm, where there is one; without it the processor is emulated
 set -euo pipefail

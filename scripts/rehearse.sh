@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make rehearse`: boots a fleet on this machine, puts a load on it, and has happen to it what happens to fleets
-# (docs/decisions/rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
+# (docs/decisions/0023-rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
 #   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it an image of the
 #                               debug build, which is found again while nothing in it changes
 #   SALEBELL_REHEARSE_FLEET     how many instances, from 3 (without it) to 6

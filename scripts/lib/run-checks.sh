@@ -47,6 +47,8 @@ fi
 step cargo clippy --locked --all-targets -- -D warnings
 # No part of all targets: `cargo test` is not to run it.
 step cargo clippy --locked --test rehearse -- -D warnings
+# As the image and the packages have it.
+step cargo clippy --locked --no-default-features -- -D warnings
 
 echo "==> cargo sqlx prepare --check"
 (

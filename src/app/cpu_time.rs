@@ -13,15 +13,16 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
 /// How long work goes on without giving way. Giving way costs some microseconds, a look at the clock some nanoseconds.
@@ -45,7 +46,7 @@ thread_local! {
 pub struct CpuTime {
     cores: Arc<Semaphore>,
     /// One permit for each account that computes, for as long as it does.
-    accounts: Arc<Mutex<HashMap<Uuid, Weak<Semaphore>>>>,
+    accounts: Arc<Mutex<HashMap<AccountId, Weak<Semaphore>>>>,
 }
 
 impl Default for CpuTime {
@@ -59,7 +60,7 @@ impl CpuTime {
     /// Does `work` in turn with everything else. `account` says whose work it is, as soon as that is known.
     ///
     /// Not to be used inside of work that is shared already: it would wait for a turn that it holds.
-    pub async fn share<F: Future>(&self, account: impl Fn() -> Option<Uuid>, work: F) -> F::Output {
+    pub async fn share<F: Future>(&self, account: impl Fn() -> Option<AccountId>, work: F) -> F::Output {
         let mut work = pin!(work);
         let mut used = Duration::ZERO;
         let mut turns: Option<Turns> = None;
@@ -92,7 +93,7 @@ impl CpuTime {
     /// It panicked.
     pub async fn compute<T: Send + 'static>(
         &self,
-        account: Option<Uuid>,
+        account: Option<AccountId>,
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
@@ -119,7 +120,7 @@ impl CpuTime {
         AbortOnDropHandle::new(task).await.and_then(|done| done).map_err(Error::internal)
     }
 
-    fn turns(&self, account: Option<Uuid>) -> Turns {
+    fn turns(&self, account: Option<AccountId>) -> Turns {
         Turns {
             of: account,
             account: account.map(|account| PollSemaphore::new(self.turn_of(account))),
@@ -128,9 +129,9 @@ impl CpuTime {
         }
     }
 
-    fn turn_of(&self, account: Uuid) -> Arc<Semaphore> {
+    fn turn_of(&self, account: AccountId) -> Arc<Semaphore> {
         // Whoever panicked with the lock had changed one entry or none.
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock();
         if let Some(turn) = accounts.get(&account).and_then(Weak::upgrade) {
             return turn;
         }
@@ -145,7 +146,7 @@ impl CpuTime {
 
 /// The way of one request to its turns: first the account's, then a core.
 struct Turns {
-    of: Option<Uuid>,
+    of: Option<AccountId>,
     account: Option<PollSemaphore>,
     core: PollSemaphore,
     /// The account's turn, while a core is waited for.
@@ -223,6 +224,8 @@ impl Stride {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -257,7 +260,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn an_account_computes_on_one_core_and_holds_no_turn_while_it_waits() {
         let cpu = CpuTime::default();
-        let anna = Uuid::from_u128(1);
+        let anna = AccountId(Uuid::from_u128(1));
         let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut tasks = tokio::task::JoinSet::new();
         // One that has used its slice, and waits for something that never comes.
@@ -303,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn work_whose_client_has_gone_does_not_begin() {
         let cpu = CpuTime::default();
-        let anna = Uuid::from_u128(1);
+        let anna = AccountId(Uuid::from_u128(1));
         let held = cpu.turn_of(anna).acquire_owned().await.unwrap();
         let begun = Arc::new(AtomicUsize::new(0));
         let counter = begun.clone();
@@ -321,8 +324,8 @@ mod tests {
     fn accounts_that_compute_no_more_are_forgotten() {
         let cpu = CpuTime::default();
         for account in 0..3 * SWEEP_AT as u128 {
-            cpu.turn_of(Uuid::from_u128(account));
+            cpu.turn_of(AccountId(Uuid::from_u128(account)));
         }
-        assert!(cpu.accounts.lock().unwrap().len() <= SWEEP_AT);
+        assert!(cpu.accounts.lock().len() <= SWEEP_AT);
     }
 }

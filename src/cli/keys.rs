@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::api_key;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 use crate::secrets;
 use crate::store::{accounts, keys};
@@ -87,7 +88,7 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
     }
 }
 
-async fn find(app: &App, account: &Account) -> Result<Uuid> {
+async fn find(app: &App, account: &Account) -> Result<AccountId> {
     let found = accounts::find_account(&app.writer, &account.issuer, &account.subject).await?;
     found.ok_or_else(|| Error::not_found("account"))
 }

@@ -8,6 +8,7 @@ use lettre::Address;
 use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::AccountId;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::{Error, Kind, Result};
@@ -30,7 +31,7 @@ pub enum Action {
         week: Option<Week>,
         /// The weeks of the account of this id.
         #[arg(long)]
-        account: Option<Uuid>,
+        account: Option<AccountId>,
         #[arg(long, value_enum, default_value = "table")]
         format: Format,
         /// No more weeks than this.

@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use super::observation::Observation;
 
+use crate::domain::ids::AccountId;
+
 /// The most observations of one message. One report of up to so many is ordered by time as a whole.
 pub const MAX_OBSERVATIONS: usize = 16_384;
 
@@ -48,7 +50,7 @@ pub struct PriceMessage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchNote {
     #[serde(rename = "account")]
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub created_at: DateTime<Utc>,
     /// `None`: the report has not been read to its end.
@@ -175,7 +177,7 @@ mod tests {
             reported_at: DateTime::from_timestamp_micros(1_750_000_000_123_456).unwrap(),
             observations: Vec::new(),
             batch: Some(BatchNote {
-                account_id: Uuid::now_v7(),
+                account_id: AccountId::now_v7(),
                 created_at: DateTime::from_timestamp_micros(1_750_000_000_123_456).unwrap(),
                 closing: Some(Closing { parts: 4, accepted: 5, rejected: 6 }),
             }),

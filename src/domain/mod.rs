@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod export;
 pub mod file;
 pub mod history;
+pub mod ids;
 pub mod instant;
 pub mod link;
 pub mod mail_domain;

@@ -2,14 +2,16 @@
 //! it make durable what has arrived. And the turns of those that begin.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// How long a request that is told to end may take to make durable what it has.
@@ -21,12 +23,12 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Clone, Default)]
 pub struct Uploads {
     active: Arc<Mutex<HashMap<Uuid, Active>>>,
-    turns: Arc<Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>>,
+    turns: Arc<Mutex<HashMap<AccountId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 #[derive(Clone)]
 struct Active {
-    account: Uuid,
+    account: AccountId,
     stop: CancellationToken,
     /// Cancelled when its request has ended.
     ended: CancellationToken,
@@ -54,16 +56,16 @@ pub struct Receiving {
 /// Of one account, until it is dropped.
 pub struct QuotaGuard {
     uploads: Uploads,
-    account: Uuid,
+    account: AccountId,
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Uploads {
     /// Waits until no other request of the account counts what it may have. They would only wait for the lock of its row,
     /// each with a connection to the database that others need.
-    pub async fn turn(&self, account: Uuid) -> QuotaGuard {
+    pub async fn turn(&self, account: AccountId) -> QuotaGuard {
         let mut turn = QuotaGuard { uploads: self.clone(), account, held: None };
-        let queue = lock(&self.turns).entry(account).or_default().clone();
+        let queue = self.turns.lock().entry(account).or_default().clone();
         turn.held = Some(queue.lock_owned().await);
         turn
     }
@@ -72,10 +74,10 @@ impl Uploads {
     ///
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
-    pub async fn begin(&self, file: Uuid, account: Uuid, limits: Limits) -> Result<Receiving> {
+    pub async fn begin(&self, file: Uuid, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
-            let mut active = lock(&self.active);
+            let mut active = self.active.lock();
             if !active.contains_key(&file) {
                 return self.enter(&mut active, file, account, limits);
             }
@@ -87,7 +89,7 @@ impl Uploads {
     /// # Errors
     /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
     pub async fn take_over(&self, file: Uuid) -> Result<()> {
-        let Some(other) = lock(&self.active).get(&file).cloned() else { return Ok(()) };
+        let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
         if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
             let detail = "Another request that writes this upload does not end.";
@@ -102,7 +104,7 @@ impl Uploads {
         &self,
         active: &mut HashMap<Uuid, Active>,
         file: Uuid,
-        account: Uuid,
+        account: AccountId,
         limits: Limits,
     ) -> Result<Receiving> {
         if active.len() >= limits.of_process {
@@ -122,13 +124,13 @@ impl Uploads {
 
     /// How many are received just now.
     pub fn count(&self) -> usize {
-        lock(&self.active).len()
+        self.active.lock().len()
     }
 
     /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
     /// brings it goes on.
     pub async fn settle(&self, file: Uuid) {
-        let Some(active) = lock(&self.active).get(&file).cloned() else { return };
+        let Some(active) = self.active.lock().get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
         if active.settle.send(tell).is_ok() {
             let _ = timeout(SETTLE_WITHIN, told).await;
@@ -137,21 +139,16 @@ impl Uploads {
 
     /// Ends the request that writes an upload, which is to be removed.
     pub fn end(&self, file: Uuid) {
-        if let Some(active) = lock(&self.active).get(&file) {
+        if let Some(active) = self.active.lock().get(&file) {
             active.stop.cancel();
         }
     }
 }
 
-/// Whoever panicked with the lock had changed one entry or none.
-fn lock<T>(map: &Mutex<HashMap<Uuid, T>>) -> MutexGuard<'_, HashMap<Uuid, T>> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Drop for QuotaGuard {
     fn drop(&mut self) {
         self.held = None;
-        let mut turns = lock(&self.uploads.turns);
+        let mut turns = self.uploads.turns.lock();
         // Nobody has it but the map, and nobody can get it meanwhile.
         if turns.get(&self.account).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             turns.remove(&self.account);
@@ -161,7 +158,7 @@ impl Drop for QuotaGuard {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        lock(&self.uploads.active).remove(&self.file);
+        self.uploads.active.lock().remove(&self.file);
         self.ended.cancel();
     }
 }
@@ -173,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn turns_of_one_account_follow_each_other_and_leave_nothing() {
         let uploads = Uploads::default();
-        let (anna, ben) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (anna, ben) = (AccountId(Uuid::from_u128(1)), AccountId(Uuid::from_u128(2)));
         let first = uploads.turn(anna).await;
         uploads.turn(ben).await;
         let second = uploads.turn(anna);
@@ -183,6 +180,6 @@ mod tests {
         assert!(timeout(Duration::ZERO, uploads.turn(anna)).await.is_err());
         drop(first);
         drop(timeout(Duration::from_secs(5), second).await.expect("its turn"));
-        assert!(lock(&uploads.turns).is_empty());
+        assert!(uploads.turns.lock().is_empty());
     }
 }

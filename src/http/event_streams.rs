@@ -1,10 +1,11 @@
 //! Who listens to server-sent events of this process: each costs a query every half second, so there is a limit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use uuid::Uuid;
+use parking_lot::Mutex;
 
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 const OF_PROCESS: usize = 500;
@@ -12,19 +13,19 @@ const OF_ACCOUNT: usize = 10;
 
 /// How many listen, by account.
 #[derive(Clone, Default)]
-pub struct EventStreamLimits(Arc<Mutex<HashMap<Uuid, usize>>>);
+pub struct EventStreamLimits(Arc<Mutex<HashMap<AccountId, usize>>>);
 
 /// One that listens, for as long as this lives.
 pub struct OpenEventStream {
     limits: EventStreamLimits,
-    account: Uuid,
+    account: AccountId,
 }
 
 impl EventStreamLimits {
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits.
-    pub fn begin(&self, account: Uuid) -> Result<OpenEventStream> {
-        let mut counts = self.lock();
+    pub fn begin(&self, account: AccountId) -> Result<OpenEventStream> {
+        let mut counts = self.0.lock();
         if counts.values().sum::<usize>() >= OF_PROCESS {
             return Err(Error::unavailable(format!("{OF_PROCESS} streams of events are open")));
         }
@@ -36,16 +37,11 @@ impl EventStreamLimits {
         *of_account += 1;
         Ok(OpenEventStream { limits: self.clone(), account })
     }
-
-    /// Whoever panicked with the lock had changed one count or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for OpenEventStream {
     fn drop(&mut self) {
-        let mut counts = self.limits.lock();
+        let mut counts = self.limits.0.lock();
         if let Some(count) = counts.get_mut(&self.account) {
             *count -= 1;
             if *count == 0 {

@@ -22,6 +22,7 @@ use super::extract::conditional;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::Counts;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
 use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
@@ -92,7 +93,7 @@ struct Progress {
 }
 
 impl ImportResponse {
-    async fn of(app: &App, account: Uuid, import: Import) -> Result<ImportResponse> {
+    async fn of(app: &App, account: AccountId, import: Import) -> Result<ImportResponse> {
         let batch = batches::get_batch(&app.writer, account, import.id).await?;
         Ok(ImportResponse::new(import, batch, app.clock.now()))
     }
@@ -238,7 +239,7 @@ pub async fn events(
 
 fn follow(
     app: App,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     listening: OpenEventStream,
 ) -> impl Stream<Item = Result<Event, Infallible>> {

@@ -15,8 +15,8 @@ use super::stores::StoreRefResponse;
 use crate::app::App;
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
-use crate::store::prices;
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
+use crate::store::recording;
 
 /// A quarantined price as it is shown.
 #[derive(Serialize)]
@@ -110,7 +110,7 @@ pub async fn discard(State(app): State<App>, caller: Caller, Id(id): Id) -> Resu
 pub async fn release(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
     caller.require("operator")?;
     let publish = app.events_topic.is_some();
-    prices::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
+    recording::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
     conditional::changed(&QuarantineResponse::from(held))

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
-use uuid::Uuid;
+
+use crate::domain::ids::AccountId;
 
 /// What an Application Load Balancer tells of the user whom it has logged in.
 pub const OIDC_DATA: HeaderName = HeaderName::from_static("x-amzn-oidc-data");
@@ -23,7 +24,7 @@ pub struct Peer {
 /// What becomes known while a request is answered, for the layers around its handler.
 #[derive(Default)]
 pub struct Progress {
-    account: OnceLock<Uuid>,
+    account: OnceLock<AccountId>,
     streamed: AtomicBool,
     /// The body has more than a few packets, or nobody knows.
     large: AtomicBool,
@@ -32,7 +33,7 @@ pub struct Progress {
 
 impl Progress {
     /// The request is this account's; the access log shows it.
-    pub fn belongs_to(&self, account: Uuid) {
+    pub fn belongs_to(&self, account: AccountId) {
         let _ = self.account.set(account);
     }
 
@@ -57,7 +58,7 @@ impl Progress {
     }
 
     /// Whose request it is, once that is known.
-    pub fn account(&self) -> Option<Uuid> {
+    pub fn account(&self) -> Option<AccountId> {
         self.account.get().copied()
     }
 

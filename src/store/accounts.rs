@@ -5,6 +5,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::Result;
 
 /// The account of a token's subject, made when it is seen for the first time.
@@ -13,7 +14,7 @@ pub async fn find_or_create_account(
     issuer: &str,
     subject: &str,
     now: DateTime<Utc>,
-) -> Result<Uuid> {
+) -> Result<AccountId> {
     if let Some(id) = find_account(pool, issuer, subject).await? {
         return Ok(id);
     }
@@ -28,7 +29,7 @@ pub async fn find_or_create_account(
     )
     .fetch_one(pool)
     .await?;
-    Ok(id)
+    Ok(AccountId(id))
 }
 
 /// The account of a subject, if it has ever been seen.
@@ -36,18 +37,18 @@ pub async fn find_account(
     executor: impl PgExecutor<'_>,
     issuer: &str,
     subject: &str,
-) -> Result<Option<Uuid>> {
+) -> Result<Option<AccountId>> {
     let id =
         sqlx::query_scalar!("select id from accounts where issuer = $1 and subject = $2", issuer, subject)
             .fetch_optional(executor)
             .await?;
-    Ok(id)
+    Ok(id.map(AccountId))
 }
 
 /// Holds the account to the transaction's end: two at once must not both find the last place below a limit free. What
 /// is counted must be read by a later statement, which then sees what the one before has made.
-pub async fn lock_account(executor: impl PgExecutor<'_>, account: Uuid) -> Result<()> {
-    sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account)
+pub async fn lock_account(executor: impl PgExecutor<'_>, account: AccountId) -> Result<()> {
+    sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account.0)
         .fetch_one(executor)
         .await?;
     Ok(())

@@ -5,6 +5,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::domain::week::start_of;
 use crate::error::Result;
 
@@ -15,7 +16,7 @@ pub const LOGIN_RESOLUTION: TimeDelta = TimeDelta::hours(1);
 #[derive(Clone, Debug)]
 pub struct Done {
     pub day: NaiveDate,
-    pub account: Uuid,
+    pub account: AccountId,
     /// `download` or `login`; uploads are counted where they become complete.
     pub kind: &'static str,
     pub count: i64,
@@ -27,7 +28,7 @@ pub struct Done {
 /// Adds to what is counted already. Each account, day and kind must come once.
 pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Result<()> {
     let days: Vec<NaiveDate> = done.iter().map(|done| done.day).collect();
-    let accounts: Vec<Uuid> = done.iter().map(|done| done.account).collect();
+    let accounts: Vec<AccountId> = done.iter().map(|done| done.account).collect();
     let kinds: Vec<String> = done.iter().map(|done| done.kind.to_owned()).collect();
     let counts: Vec<i64> = done.iter().map(|done| done.count).collect();
     let amounts: Vec<i64> = done.iter().map(|done| done.amount).collect();
@@ -45,7 +46,7 @@ pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Resul
                 last_at = greatest(activity.last_at, excluded.last_at)
             where activity.kind <> 'login' or activity.last_at <= excluded.last_at - $7::interval",
         &days,
-        &accounts,
+        &accounts as &[AccountId],
         &kinds,
         &counts,
         &amounts,

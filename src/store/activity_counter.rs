@@ -5,14 +5,15 @@
 //! those few milliseconds held.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use uuid::Uuid;
+use parking_lot::Mutex;
 
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, chain};
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
@@ -33,11 +34,11 @@ struct Inner {
 
 #[derive(Default)]
 struct Pending {
-    done: HashMap<(NaiveDate, Uuid, &'static str), Done>,
+    done: HashMap<(NaiveDate, AccountId, &'static str), Done>,
     /// Somebody writes already, and will see what is added.
     writing: bool,
     /// When each account was last counted as logged in.
-    logins: HashMap<Uuid, DateTime<Utc>>,
+    logins: HashMap<AccountId, DateTime<Utc>>,
 }
 
 impl Activity {
@@ -46,9 +47,9 @@ impl Activity {
     }
 
     /// An account has come with a token. Counted once in an hour, however many processes see it.
-    pub fn note_login(&self, account: Uuid, now: DateTime<Utc>) {
+    pub fn note_login(&self, account: AccountId, now: DateTime<Utc>) {
         {
-            let mut pending = self.pending();
+            let mut pending = self.0.pending.lock();
             if pending.logins.get(&account).is_some_and(|at| now - *at < LOGIN_RESOLUTION) {
                 return;
             }
@@ -62,13 +63,13 @@ impl Activity {
 
     /// A download of an account's file begins at byte `start` and asks for `bytes`. What begins behind the first byte
     /// goes on with one that is counted already.
-    pub fn note_download(&self, account: Uuid, start: u64, bytes: u64, now: DateTime<Utc>) {
+    pub fn note_download(&self, account: AccountId, start: u64, bytes: u64, now: DateTime<Utc>) {
         let (count, amount) = (i64::from(start == 0), i64::try_from(bytes).unwrap_or(i64::MAX));
         self.note(Done { day: now.date_naive(), account, kind: "download", count, amount, last_at: now });
     }
 
     fn note(&self, done: Done) {
-        let mut pending = self.pending();
+        let mut pending = self.0.pending.lock();
         add(&mut pending.done, done);
         if !pending.writing {
             pending.writing = true;
@@ -79,7 +80,7 @@ impl Activity {
     async fn write(self) {
         loop {
             let done: Vec<Done> = {
-                let mut pending = self.pending();
+                let mut pending = self.0.pending.lock();
                 if pending.done.is_empty() {
                     pending.writing = false;
                     return;
@@ -90,7 +91,7 @@ impl Activity {
             let added = self.0.deadline.run(PATIENCE, adding).await;
             if let Err(error) = added.map_err(Error::from).and_then(|added| added) {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
-                let mut pending = self.pending();
+                let mut pending = self.0.pending.lock();
                 done.into_iter().for_each(|done| add(&mut pending.done, done));
                 // Whoever comes next tries again.
                 pending.writing = false;
@@ -98,13 +99,9 @@ impl Activity {
             }
         }
     }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn add(pending: &mut HashMap<(NaiveDate, Uuid, &'static str), Done>, done: Done) {
+fn add(pending: &mut HashMap<(NaiveDate, AccountId, &'static str), Done>, done: Done) {
     pending
         .entry((done.day, done.account, done.kind))
         .and_modify(|known| {

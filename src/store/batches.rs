@@ -5,6 +5,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::domain::batch::{BatchNote, Closing, Counts};
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
 /// A batch and what has come of it so far.
@@ -21,11 +22,11 @@ pub struct Batch {
 /// Opens a batch.
 pub async fn create_batch(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    sqlx::query!("insert into batches (id, account_id, created_at) values ($1, $2, $3)", id, account, now)
+    sqlx::query!("insert into batches (id, account_id, created_at) values ($1, $2, $3)", id, account.0, now)
         .execute(executor)
         .await?;
     Ok(())
@@ -68,7 +69,7 @@ pub async fn note_batch(
             accepted = excluded.accepted, rejected = excluded.rejected
             where batches.closed_at is null and excluded.closed_at is not null",
         id,
-        note.account_id,
+        note.account_id.0,
         note.created_at,
         closing.map(|_| now),
         closing.map(|closing| closing.parts),
@@ -84,12 +85,16 @@ pub async fn note_batch(
 ///
 /// # Errors
 /// `NotFound`, also for somebody else's.
-pub async fn get_batch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Batch> {
+pub async fn get_batch(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Batch> {
     list_batches(executor, account, &[id]).await?.pop().ok_or_else(|| Error::not_found("batch"))
 }
 
 /// Those of some batches that are the account's, in no order.
-pub async fn list_batches(executor: impl PgExecutor<'_>, account: Uuid, ids: &[Uuid]) -> Result<Vec<Batch>> {
+pub async fn list_batches(
+    executor: impl PgExecutor<'_>,
+    account: AccountId,
+    ids: &[Uuid],
+) -> Result<Vec<Batch>> {
     let rows = sqlx::query!(
         r#"select b.id, b.created_at, b.accepted, b.rejected,
             (b.closed_at is not null and count(p.part) >= b.parts) as "done!",
@@ -108,7 +113,7 @@ pub async fn list_batches(executor: impl PgExecutor<'_>, account: Uuid, ids: &[U
         where b.id = any($1) and b.account_id = $2
         group by b.id"#,
         ids,
-        account,
+        account.0,
     )
     .fetch_all(executor)
     .await?;

@@ -8,6 +8,7 @@ use super::{Creation, accounts};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::delivery::DEAD;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 use crate::store::delivery_queue;
 
@@ -57,7 +58,7 @@ pub struct NewChannel<'a> {
 /// `Conflict` at the limit.
 pub async fn create_channel(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     new: &NewChannel<'_>,
     limit: i64,
     now: DateTime<Utc>,
@@ -69,7 +70,7 @@ pub async fn create_channel(
         "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
          from channels where account_id = $1 and kind = $2 and disabled_reason is distinct from 'deleted'
          order by state, id",
-        account,
+        account.0,
         new.kind,
     )
     .fetch_all(&mut *transaction)
@@ -87,7 +88,7 @@ pub async fn create_channel(
          where (select count(*) from channels where account_id = $2) < $8
          returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
         new.id,
-        account,
+        account.0,
         new.kind,
         new.name,
         new.url,
@@ -105,7 +106,7 @@ pub async fn create_channel(
 /// The newest first; `before` is the id after which the page begins.
 pub async fn list_channels(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     before: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<Channel>> {
@@ -113,7 +114,7 @@ pub async fn list_channels(
         Channel,
         "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
          from channels where account_id = $1 and id < $2 order by id desc limit $3",
-        account,
+        account.0,
         before.unwrap_or(Uuid::max()),
         rows,
     )
@@ -124,13 +125,13 @@ pub async fn list_channels(
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_channel(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Channel> {
+pub async fn find_channel(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
         "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
          from channels where id = $1 and account_id = $2",
         id,
-        account,
+        account.0,
     )
     .fetch_optional(executor)
     .await?
@@ -141,13 +142,13 @@ pub async fn find_channel(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn lock_channel(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Channel> {
+pub async fn lock_channel(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
         "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
          from channels where id = $1 and account_id = $2 for no key update",
         id,
-        account,
+        account.0,
     )
     .fetch_optional(connection)
     .await?
@@ -157,7 +158,7 @@ pub async fn lock_channel(connection: &mut PgConnection, account: Uuid, id: Uuid
 /// Sets a channel's name and URL; the account has been checked by `lock_channel`.
 pub async fn update_channel(
     connection: &mut PgConnection,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     name: &str,
     url: &str,
@@ -168,7 +169,7 @@ pub async fn update_channel(
         "update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
          returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
         id,
-        account,
+        account.0,
         name,
         url,
         now,
@@ -188,7 +189,7 @@ const SLICE: i64 = 10_000;
 /// `NotFound`, also for another account's.
 pub async fn delete_channel(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     check: impl FnOnce(Channel) -> Result<()>,
     now: DateTime<Utc>,
@@ -199,7 +200,7 @@ pub async fn delete_channel(
         "update channels set state = 'disabled', disabled_reason = 'deleted', updated_at = $3
          where id = $1 and account_id = $2",
         id,
-        account,
+        account.0,
         now,
     )
     .execute(&mut *transaction)
@@ -218,7 +219,9 @@ pub async fn delete_channel(
             break;
         }
     }
-    sqlx::query!("delete from channels where id = $1 and account_id = $2", id, account).execute(pool).await?;
+    sqlx::query!("delete from channels where id = $1 and account_id = $2", id, account.0)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 
@@ -226,14 +229,19 @@ pub async fn delete_channel(
 ///
 /// # Errors
 /// `NotFound`, also for another account's; `TooManyRequests` when it was tested just now.
-pub async fn find_test_target(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Target> {
+pub async fn find_test_target(
+    pool: &PgPool,
+    account: AccountId,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Target> {
     let target = sqlx::query_as!(
         Target,
         "update channels set tested_at = $3
          where id = $1 and account_id = $2 and (tested_at is null or tested_at <= $4)
          returning url, secret, case when previous_secret_until > $3 then previous_secret end as previous_secret",
         id,
-        account,
+        account.0,
         now,
         now - TEST_AGAIN_AFTER,
     )
@@ -256,7 +264,7 @@ pub async fn find_test_target(pool: &PgPool, account: Uuid, id: Uuid, now: DateT
 /// `NotFound`, also for another account's.
 pub async fn rotate_secret(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     sealed_secret: &[u8],
     old_until: DateTime<Utc>,
@@ -268,7 +276,7 @@ pub async fn rotate_secret(
          where id = $1 and account_id = $2
          returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
         id,
-        account,
+        account.0,
         sealed_secret,
         old_until,
         now,
@@ -285,7 +293,7 @@ pub async fn rotate_secret(
 /// `NotFound`, also for another account's.
 pub async fn recover_channel(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     since: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
@@ -296,7 +304,7 @@ pub async fn recover_channel(
          where id = $1 and account_id = $2
          returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
         id,
-        account,
+        account.0,
         now,
     )
     .fetch_optional(pool)

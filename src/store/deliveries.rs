@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::delivery::DEAD;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 use crate::store::delivery_queue;
 
@@ -63,7 +64,7 @@ const CANCELLED: [&str; 5] =
 /// `NotFound` when the channel is not the account's.
 pub async fn list_deliveries(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     channel: Uuid,
     state: Option<DeliveryState>,
     before: Option<Uuid>,
@@ -118,7 +119,7 @@ pub fn list_deliveries_query(
 /// `NotFound`, also for another account's.
 pub async fn find_delivery(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
     let row = sqlx::query!(
@@ -127,7 +128,7 @@ pub async fn find_delivery(
          from deliveries d left join delivery_queue q on q.delivery_id = d.id
          where d.id = $1 and d.account_id = $2"#,
         id,
-        account,
+        account.0,
     )
     .fetch_optional(executor)
     .await?
@@ -152,7 +153,7 @@ pub async fn find_delivery(
 /// `NotFound`, also for another account's; `Conflict` when its channel is disabled.
 pub async fn redeliver(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
@@ -160,7 +161,7 @@ pub async fn redeliver(
         r#"select c.state = 'active' as "active!" from deliveries d join channels c on c.id = d.channel_id
          where d.id = $1 and d.account_id = $2"#,
         id,
-        account,
+        account.0,
     )
     .fetch_optional(pool)
     .await?
@@ -172,7 +173,7 @@ pub async fn redeliver(
     sqlx::query!(
         "update deliveries set state = 'pending', reason = null, finished_at = null where id = $1 and account_id = $2",
         id,
-        account,
+        account.0,
     )
     .execute(&mut *transaction)
     .await?;

@@ -4,14 +4,15 @@
 //! prolongs; after that it died, and the next one takes it over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use serde_json::Value;
 use sqlx::PgExecutor;
-use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// The most keys of an account that are kept at once,
@@ -32,7 +33,7 @@ const MAX_ACCOUNTS: usize = 10_000;
 /// Which request: one key of one account.
 #[derive(Clone, Copy)]
 pub struct Name<'a> {
-    pub account: Uuid,
+    pub account: AccountId,
     pub key: &'a str,
 }
 
@@ -80,7 +81,7 @@ pub async fn begin(
             or (own.status is null and own.locked_until <= $6 and own.route = $3
                 and ($4::bytea is null or own.body_digest is null or own.body_digest = $4))
          returning created_at",
-        name.account,
+        name.account.0,
         name.key,
         route,
         digest,
@@ -96,7 +97,7 @@ pub async fn begin(
     let found = sqlx::query!(
         "select route, body_digest, status, headers, body from idempotency_keys
          where account_id = $1 and key = $2",
-        name.account,
+        name.account.0,
         name.key,
     )
     .fetch_optional(pool)
@@ -122,7 +123,7 @@ pub async fn prolong(
     let prolonged = sqlx::query!(
         "update idempotency_keys set locked_until = $4
          where account_id = $1 and key = $2 and created_at = $3 and status is null",
-        name.account,
+        name.account.0,
         name.key,
         began_at,
         locked_until,
@@ -142,7 +143,7 @@ pub async fn save(
     sqlx::query!(
         "update idempotency_keys set body_digest = $4, status = $5, headers = $6, body = $7
          where account_id = $1 and key = $2 and created_at = $3 and status is null",
-        name.account,
+        name.account.0,
         name.key,
         began_at,
         answer.digest,
@@ -160,7 +161,7 @@ pub async fn give_up(executor: impl PgExecutor<'_>, name: Name<'_>, began_at: Da
     sqlx::query!(
         "delete from idempotency_keys
          where account_id = $1 and key = $2 and created_at = $3 and status is null",
-        name.account,
+        name.account.0,
         name.key,
         began_at,
     )
@@ -172,7 +173,7 @@ pub async fn give_up(executor: impl PgExecutor<'_>, name: Name<'_>, began_at: Da
 /// How much is kept for each account, counted now and then: exact counts would make the requests of an account wait for
 /// each other. With several processes an account can have some hundredths more than its room.
 #[derive(Clone, Default)]
-pub struct KeptAnswers(Arc<Mutex<HashMap<Uuid, Counted>>>);
+pub struct KeptAnswers(Arc<Mutex<HashMap<AccountId, Counted>>>);
 
 struct Counted {
     at: DateTime<Utc>,
@@ -190,7 +191,7 @@ impl KeptAnswers {
     pub async fn check(
         &self,
         pool: &PgPool,
-        account: Uuid,
+        account: AccountId,
         now: DateTime<Utc>,
         oldest: DateTime<Utc>,
     ) -> Result<()> {
@@ -201,13 +202,13 @@ impl KeptAnswers {
             r#"select count(*) as "keys!",
                 coalesce(sum(octet_length(route) + coalesce(octet_length(body), 0)), 0)::bigint as "bytes!"
             from idempotency_keys where account_id = $1 and created_at >= $2"#,
-            account,
+            account.0,
             oldest,
         )
         .fetch_one(pool)
         .await?;
         let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
-        let mut accounts = self.lock();
+        let mut accounts = self.0.lock();
         if accounts.len() >= MAX_ACCOUNTS {
             accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
             if accounts.len() >= MAX_ACCOUNTS {
@@ -219,8 +220,8 @@ impl KeptAnswers {
     }
 
     /// Whether the account has no room, where that is known; one more key is begun.
-    fn look(&self, account: Uuid, now: DateTime<Utc>) -> Option<bool> {
-        let mut accounts = self.lock();
+    fn look(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
+        let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
         let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
         let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
@@ -232,15 +233,10 @@ impl KeptAnswers {
     }
 
     /// So many bytes are kept for an account.
-    pub fn note_kept(&self, account: Uuid, bytes: usize) {
-        if let Some(counted) = self.lock().get_mut(&account) {
+    pub fn note_kept(&self, account: AccountId, bytes: usize) {
+        if let Some(counted) = self.0.lock().get_mut(&account) {
             counted.bytes += bytes as i64;
         }
-    }
-
-    /// Whoever panicked with the lock had changed one entry or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Counted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

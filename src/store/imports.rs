@@ -9,6 +9,7 @@ use super::accounts;
 use super::batches;
 use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// An account has no more imports waiting or being read than this.
@@ -56,7 +57,7 @@ pub struct NewImport<'a> {
 /// `TooManyRequests` when too many of the account's wait.
 pub async fn create_import(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     new: &NewImport<'_>,
     now: DateTime<Utc>,
 ) -> Result<Import> {
@@ -64,7 +65,7 @@ pub async fn create_import(
     accounts::lock_account(&mut *transaction, account).await?;
     let open = sqlx::query_scalar!(
         r#"select count(*) as "count!" from imports where account_id = $1 and state in ('queued', 'reading')"#,
-        account,
+        account.0,
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -90,7 +91,7 @@ pub async fn create_import(
 /// An account's imports, the newest first; `before` is the id after which the page begins.
 pub async fn list_imports(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     before: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<Import>> {
@@ -103,7 +104,7 @@ pub async fn list_imports(
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_import(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Import> {
+pub async fn find_import(pool: &PgPool, account: AccountId, id: Uuid) -> Result<Import> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where id = ").push_bind(id);
     query.push(" and account_id = ").push_bind(account);
@@ -114,7 +115,12 @@ pub async fn find_import(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Impor
 ///
 /// # Errors
 /// `NotFound`, also for another account's; `Conflict` when there is nothing left to cancel.
-pub async fn cancel_import(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Import> {
+pub async fn cancel_import(
+    pool: &PgPool,
+    account: AccountId,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Import> {
     find_import(pool, account, id).await?;
     let mut transaction = pool.begin().await?;
     let cancelled = sqlx::query!(
@@ -122,7 +128,7 @@ pub async fn cancel_import(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime
          where id = $1 and account_id = $2 and state in ('queued', 'reading')
          returning parts_sent, accepted, refused",
         id,
-        account,
+        account.0,
         now,
     )
     .fetch_optional(&mut *transaction)
@@ -160,7 +166,7 @@ pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Res
 /// An import that a worker has taken.
 pub struct Claimed {
     pub id: Uuid,
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     pub file_id: Uuid,
     pub file_name: String,
     pub options: Value,

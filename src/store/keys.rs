@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
 /// The most keys of one account.
@@ -28,7 +29,7 @@ pub struct Key {
 /// A key that is valid now.
 pub struct ValidKey {
     pub id: Uuid,
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     pub scopes: Vec<String>,
     pub expires_at: Option<DateTime<Utc>>,
     pub last_used_at: Option<DateTime<Utc>>,
@@ -84,7 +85,12 @@ pub struct NewKey<'a> {
 ///
 /// # Errors
 /// `Conflict` when the account has too many already.
-pub async fn create_key(pool: &PgPool, account: Uuid, key: &NewKey<'_>, now: DateTime<Utc>) -> Result<Key> {
+pub async fn create_key(
+    pool: &PgPool,
+    account: AccountId,
+    key: &NewKey<'_>,
+    now: DateTime<Utc>,
+) -> Result<Key> {
     let mut transaction = pool.begin().await?;
     accounts::lock_account(&mut *transaction, account).await?;
     let made = sqlx::query_as!(
@@ -94,7 +100,7 @@ pub async fn create_key(pool: &PgPool, account: Uuid, key: &NewKey<'_>, now: Dat
          where (select count(*) from api_keys where account_id = $2) < $9
          returning id, name, hint, scopes, created_at, expires_at, last_used_at",
         Uuid::now_v7(),
-        account,
+        account.0,
         key.name,
         key.hint,
         key.digest,
@@ -112,7 +118,7 @@ pub async fn create_key(pool: &PgPool, account: Uuid, key: &NewKey<'_>, now: Dat
 /// One page of an account's keys, the newest first; `before` is the last id of the page before.
 pub async fn list_keys(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     before: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<Key>> {
@@ -121,7 +127,7 @@ pub async fn list_keys(
         "select id, name, hint, scopes, created_at, expires_at, last_used_at from api_keys
          where account_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $3",
-        account,
+        account.0,
         before,
         rows,
     )
@@ -134,12 +140,12 @@ pub async fn list_keys(
 ///
 /// # Errors
 /// `NotFound` when it is somebody else's.
-pub async fn find_key(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Key> {
+pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Key> {
     let key = sqlx::query_as!(
         Key,
         "select id, name, hint, scopes, created_at, expires_at, last_used_at from api_keys
          where account_id = $1 and id = $2",
-        account,
+        account.0,
         id,
     )
     .fetch_optional(executor)
@@ -153,7 +159,7 @@ pub async fn find_key(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) ->
 /// `NotFound`, or what `change` refuses.
 pub async fn update_key(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     change: impl FnOnce(Key) -> Result<Key>,
 ) -> Result<Key> {
@@ -161,7 +167,7 @@ pub async fn update_key(
     let key = change(lock_key(&mut transaction, account, id).await?)?;
     sqlx::query!(
         "update api_keys set name = $3, scopes = $4, expires_at = $5 where account_id = $1 and id = $2",
-        account,
+        account.0,
         id,
         key.name,
         &key.scopes,
@@ -179,21 +185,21 @@ pub async fn update_key(
 /// `NotFound` when the account has no such key.
 pub async fn delete_key(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     check: impl FnOnce(Key) -> Result<()>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(lock_key(&mut transaction, account, id).await?)?;
-    sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account, id)
+    sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account.0, id)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;
     Ok(())
 }
 
-async fn lock_key(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Key> {
-    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account, id)
+async fn lock_key(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Key> {
+    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account.0, id)
         .fetch_optional(&mut *connection)
         .await?;
     find_key(connection, account, id).await

@@ -5,6 +5,7 @@ use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
 /// A notice with the names of what it is about. Amounts are minor units of `currency`.
@@ -48,7 +49,7 @@ const SELECT: &str =
 /// The newest first; `before` is the id after which the page begins.
 pub async fn list_notices(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     unread_only: bool,
     before: Option<Uuid>,
     rows: i64,
@@ -66,7 +67,7 @@ pub async fn list_notices(
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_notice(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Notice> {
+pub async fn find_notice(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Notice> {
     let mut query = QueryBuilder::<Postgres>::new(SELECT);
     query.push_bind(account).push(" and n.id = ").push_bind(id);
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
@@ -79,13 +80,13 @@ pub async fn find_notice(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid)
 /// `NotFound`, also for another account's; and those of `check`.
 pub async fn mark_notice(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     check: impl FnOnce(Notice) -> Result<()>,
     mark: Option<Option<DateTime<Utc>>>,
 ) -> Result<Notice> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select id from notices where id = $1 and account_id = $2 for no key update", id, account)
+    sqlx::query!("select id from notices where id = $1 and account_id = $2 for no key update", id, account.0)
         .fetch_optional(&mut *transaction)
         .await?;
     let found = find_notice(&mut *transaction, account, id).await?;
@@ -95,7 +96,7 @@ pub async fn mark_notice(
         "update notices set read_at = case when $3::timestamptz is null then null else coalesce(read_at, $3) end
          where id = $1 and account_id = $2",
         id,
-        account,
+        account.0,
         read_at,
     )
     .execute(&mut *transaction)

@@ -5,6 +5,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::Result;
@@ -117,7 +118,7 @@ pub struct WeekStatistics {
 /// Whose statistics they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccountName {
-    pub id: Uuid,
+    pub id: AccountId,
     /// `None`: the account has been removed since. So for `subject`.
     pub issuer: Option<String>,
     pub subject: Option<String>,
@@ -157,7 +158,7 @@ impl From<Row> for WeekStatistics {
             week: Week::of(row.week),
             computed_at: row.computed_at,
             accounts: row.accounts,
-            account: row.account_id.map(|id| AccountName { id, issuer, subject }),
+            account: row.account_id.map(|id| AccountName { id: AccountId(id), issuer, subject }),
             counts: Counts {
                 uploads: row.uploads,
                 uploaded_bytes: row.uploaded_bytes,
@@ -201,7 +202,7 @@ pub async fn list_weeks(
 /// Weeks of an account, the newest first. One in which it has done nothing and had no watches is not there.
 pub async fn list_weeks_of_account(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     range: WeekRange,
     rows: i64,
 ) -> Result<Vec<WeekStatistics>> {
@@ -214,7 +215,7 @@ pub async fn list_weeks_of_account(
          where s.account_id = $1 and s.week >= coalesce($2, '-infinity'::date)
             and s.week < coalesce($3, 'infinity'::date)
          order by s.week desc limit $4"#,
-        account,
+        account.0,
         range.from,
         range.before,
         rows,
@@ -229,10 +230,10 @@ pub async fn list_weeks_of_account(
 pub async fn list_accounts_of_week(
     executor: impl PgExecutor<'_>,
     week: Week,
-    after: Option<(i64, Uuid)>,
+    after: Option<(i64, AccountId)>,
     rows: i64,
 ) -> Result<Vec<WeekStatistics>> {
-    let (actions, id) = after.unwrap_or((i64::MAX, Uuid::max()));
+    let (actions, id) = after.unwrap_or((i64::MAX, AccountId::max()));
     let found = sqlx::query_as!(
         Row,
         r#"select s.week, t.computed_at, null::bigint as accounts, s.account_id as "account_id?", a.issuer as "issuer?",
@@ -243,7 +244,7 @@ pub async fn list_accounts_of_week(
          order by s.actions desc, s.account_id desc limit $4"#,
         week.monday(),
         actions,
-        id,
+        id.0,
         rows,
     )
     .fetch_all(executor)

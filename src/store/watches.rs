@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::domain::money::{Currency, Money};
 use crate::domain::watch::{Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
@@ -109,7 +110,7 @@ impl TryFrom<WatchRow> for Watch {
 /// One page of an account's watches, the newest first; `before` is the last id of the page before.
 pub async fn list_watches(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     game: Option<Uuid>,
     before: Option<Uuid>,
     rows: i64,
@@ -122,7 +123,7 @@ pub async fn list_watches(
         from watches w
         where w.account_id = $1 and ($2::uuid is null or w.game_id = $2) and ($3::uuid is null or w.id < $3)
         order by w.id desc limit $4"#,
-        account,
+        account.0,
         game,
         before,
         rows,
@@ -136,14 +137,14 @@ pub async fn list_watches(
 ///
 /// # Errors
 /// `NotFound`, also for somebody else's.
-pub async fn get_watch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -> Result<Watch> {
+pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Watch> {
     let row = sqlx::query_as!(
         WatchRow,
         r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
             (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
             w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
         from watches w where w.account_id = $1 and w.id = $2"#,
-        account,
+        account.0,
         id,
     )
     .fetch_optional(executor)
@@ -160,7 +161,7 @@ pub async fn get_watch(executor: impl PgExecutor<'_>, account: Uuid, id: Uuid) -
 /// `Invalid` when the game, a store or a channel is unknown or not the account's; `Conflict` at `MAX_WATCHES`.
 pub async fn create_watch(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     game: Uuid,
     fields: &WatchFields,
     now: DateTime<Utc>,
@@ -181,7 +182,7 @@ pub async fn create_watch(
              and (platforms = $10 or platforms @> $10 and platforms <@ $10 or coalesce(platforms, $10) is null)
              and (channels = $12 or channels @> $12 and channels <@ $12 or coalesce(channels, $12) is null)
          order by id limit 1",
-        account,
+        account.0,
         game,
         fields.rule.name(),
         target.map(|money| money.minor),
@@ -199,9 +200,10 @@ pub async fn create_watch(
     if let Some(same) = same {
         return Ok(Creation::Found(get_watch(&mut *transaction, account, same).await?));
     }
-    let own = sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let own =
+        sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account.0)
+            .fetch_one(&mut *transaction)
+            .await?;
     if own >= MAX_WATCHES {
         return Err(Error::conflict(format!("An account has at most {MAX_WATCHES} watches.")));
     }
@@ -211,7 +213,7 @@ pub async fn create_watch(
             currency, platforms, channels, paused, cadence, priority, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)",
         id,
-        account,
+        account.0,
         game,
         fields.rule.name(),
         target.map(|money| money.minor),
@@ -240,7 +242,7 @@ pub async fn create_watch(
 /// `NotFound`, what `change` refuses, and what `create_watch` refuses.
 pub async fn update_watch(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     now: DateTime<Utc>,
     change: impl FnOnce(&Watch) -> Result<WatchFields>,
@@ -283,7 +285,7 @@ pub async fn update_watch(
 /// `NotFound`, and what `check` refuses.
 pub async fn delete_watch(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     check: impl FnOnce(&Watch) -> Result<()>,
 ) -> Result<()> {
@@ -294,8 +296,8 @@ pub async fn delete_watch(
     Ok(())
 }
 
-async fn lock_watch(connection: &mut PgConnection, account: Uuid, id: Uuid) -> Result<Watch> {
-    sqlx::query!("select id from watches where account_id = $1 and id = $2 for update", account, id)
+async fn lock_watch(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Watch> {
+    sqlx::query!("select id from watches where account_id = $1 and id = $2 for update", account.0, id)
         .fetch_optional(&mut *connection)
         .await?
         .ok_or_else(|| Error::not_found("watch"))?;
@@ -313,7 +315,7 @@ fn targets(rule: &Rule) -> (Option<Money>, Option<i16>) {
 /// The ids of the stores, and the channels if they are the account's own.
 async fn check_references<'f>(
     connection: &mut PgConnection,
-    account: Uuid,
+    account: AccountId,
     fields: &'f WatchFields,
 ) -> Result<(Option<Vec<Uuid>>, Option<&'f [Uuid]>)> {
     let mut stores = None;
@@ -330,7 +332,7 @@ async fn check_references<'f>(
             r#"select k.at as "at!" from unnest($1::uuid[]) with ordinality as k (id, at)
             where not exists (select from channels c where c.id = k.id and c.account_id = $2) order by k.at limit 1"#,
             channels,
-            account,
+            account.0,
         )
         .fetch_optional(connection)
         .await?;

@@ -102,6 +102,8 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_channels_disabled_total", Counter, COUNT, &["reason"], By(&[]), "receivers that were given up"),
     metric("salebell_weekly_mails_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "weekly reports; `failed` is tried again"),
 
+    metric("salebell_worker_rounds_total", Counter, COUNT, &["task", "outcome"], No, "rounds of the worker's tasks: `more` did something, `idle` found nothing, `failed` is tried again"),
+
     metric("salebell_files_expired_total", Counter, COUNT, &[], No, "files whose time was over"),
     metric("salebell_file_orphans_total", Counter, COUNT, &["side"], No, "bytes without a file, files without bytes (`row`, which should not happen), uploads that nobody finishes"),
 

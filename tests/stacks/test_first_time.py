@@ -1,4 +1,4 @@
-"""What docs/operations/deploy.md has an operator do in the database before the first instance is launched suffices for good."""
+"""What docs/guides/deploy.md has an operator do in the database before the first instance is launched suffices for good."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from resolve import ROOT
 
-PAGE = (ROOT / "docs/operations/deploy.md").read_text()
+PAGE = (ROOT / "docs/guides/deploy.md").read_text()
 
 
 def test_users_of_the_database_share_what_they_make():

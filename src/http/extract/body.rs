@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Frame;
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -23,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::auth::Caller;
+use crate::domain::ids::AccountId;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
@@ -53,7 +55,7 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
 /// As `parse_json`.
 pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
     app: &App,
-    account: Option<Uuid>,
+    account: Option<AccountId>,
     bytes: bytes::Bytes,
 ) -> Result<T> {
     app.cpu.compute(account, bytes.len(), move || parse_json(&bytes)).await?
@@ -91,12 +93,12 @@ impl Default for BodyHash {
 impl BodyHash {
     /// The next piece.
     pub fn update(&self, piece: &[u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+        self.0.lock().update(piece);
     }
 
     /// Of everything so far.
     pub fn value(&self) -> Digest {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().finish()
+        self.0.lock().clone().finish()
     }
 }
 

@@ -37,6 +37,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::database::deadline::DeadlineExceeded;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
@@ -114,7 +115,7 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
 /// `Internal`: the work panicked.
 pub async fn outlive<T: Send + 'static>(
     app: &App,
-    account: Uuid,
+    account: AccountId,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T> {
     let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
@@ -176,7 +177,7 @@ pub async fn begin(
 /// Claims a key where nobody has it: the execution is given up when it is dropped, also when nobody waits for it here.
 async fn claim(
     app: App,
-    account: Uuid,
+    account: AccountId,
     key: String,
     route: String,
     hash: Option<Vec<u8>>,
@@ -230,8 +231,8 @@ fn unquote(text: &str) -> Option<String> {
 }
 
 /// Whose sealed body it is: it opens under no other key.
-fn owner(account: Uuid, key: &str) -> Uuid {
-    let hash = digest(&SHA256, &[account.as_bytes(), key.as_bytes()].concat());
+fn owner(account: AccountId, key: &str) -> Uuid {
+    let hash = digest(&SHA256, &[account.0.as_bytes(), key.as_bytes()].concat());
     let mut id = [0; 16];
     id.copy_from_slice(&hash.as_ref()[..16]);
     Uuid::from_bytes(id)
@@ -249,7 +250,7 @@ struct Open {
 #[derive(Clone)]
 struct Claim {
     app: App,
-    account: Uuid,
+    account: AccountId,
     key: String,
     began_at: chrono::DateTime<chrono::Utc>,
 }

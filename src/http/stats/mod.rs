@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::Response;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::accept::{Format, choose};
 use super::extract::body::{Params, bad_parameter};
@@ -13,6 +12,7 @@ use super::extract::caller::Caller;
 use super::extract::conditional;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
+use crate::domain::ids::AccountId;
 use crate::domain::statistics::Counts;
 use crate::domain::week::Week;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub struct WeekResponse {
 
 #[derive(Serialize)]
 struct AccountResponse {
-    id: Uuid,
+    id: AccountId,
     /// `null`: it has been removed since.
     issuer: Option<String>,
     subject: Option<String>,
@@ -89,7 +89,7 @@ pub struct AdminStatisticsParams {
     /// The accounts of the week instead of the whole service.
     by: Option<By>,
     /// The weeks of this account instead of the whole service.
-    account: Option<Uuid>,
+    account: Option<AccountId>,
 }
 
 /// `GET /v1/stats/weekly`: a caller's own weeks, the newest first.
@@ -137,7 +137,10 @@ pub async fn admin(
             let (after, rows) = (paging.after()?, paging.rows());
             let found = statistics::list_accounts_of_week(&app.reader, week, after, rows).await?;
             paging.page(found, |found| {
-                (found.counts.actions(), found.account.as_ref().map_or(Uuid::nil(), |account| account.id))
+                (
+                    found.counts.actions(),
+                    found.account.as_ref().map_or(AccountId::nil(), |account| account.id),
+                )
             })?
         }
         (None, account) => {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// An account has no more exports waiting or being written than this.
@@ -41,7 +42,7 @@ const COLUMNS: &str =
 /// `TooManyRequests` when too many of the account's wait.
 pub async fn create_export(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     options: Value,
     keep_until: DateTime<Utc>,
@@ -51,7 +52,7 @@ pub async fn create_export(
     accounts::lock_account(&mut *transaction, account).await?;
     let open = sqlx::query_scalar!(
         r#"select count(*) as "count!" from exports where account_id = $1 and state in ('queued', 'writing')"#,
-        account,
+        account.0,
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -72,7 +73,7 @@ pub async fn create_export(
 /// An account's exports, the newest first; `before` is the id after which the page begins.
 pub async fn list_exports(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     before: Option<Uuid>,
     rows: i64,
 ) -> Result<Vec<Export>> {
@@ -85,7 +86,7 @@ pub async fn list_exports(
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_export(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Export> {
+pub async fn find_export(pool: &PgPool, account: AccountId, id: Uuid) -> Result<Export> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from exports where id = ").push_bind(id);
     query.push(" and account_id = ").push_bind(account);
@@ -96,7 +97,12 @@ pub async fn find_export(pool: &PgPool, account: Uuid, id: Uuid) -> Result<Expor
 ///
 /// # Errors
 /// `NotFound`, also for another account's; `Conflict` when it is done.
-pub async fn cancel_export(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<Export> {
+pub async fn cancel_export(
+    pool: &PgPool,
+    account: AccountId,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<Export> {
     find_export(pool, account, id).await?;
     let cancelled = sqlx::query!(
         "with cancelled as (
@@ -109,7 +115,7 @@ pub async fn cancel_export(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime
          )
          select 1 as one from cancelled",
         id,
-        account,
+        account.0,
         now,
     )
     .fetch_optional(pool)
@@ -123,7 +129,7 @@ pub async fn cancel_export(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime
 /// An export that a worker has taken.
 pub struct Claimed {
     pub id: Uuid,
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     pub options: Value,
     pub keep_until: DateTime<Utc>,
     /// What a worker before has begun to write.

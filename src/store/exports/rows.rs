@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::database::pool::PgPool;
 use crate::domain::export::ExportFilter;
+use crate::domain::ids::AccountId;
 use crate::error::Result;
 
 /// The end of the year 9999: no price was seen later.
@@ -133,14 +134,19 @@ pub struct WatchRow {
 }
 
 /// An account's watches, by id.
-pub async fn list_watches(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) -> Result<Vec<WatchRow>> {
+pub async fn list_watches(
+    pool: &PgPool,
+    account: AccountId,
+    after: Uuid,
+    rows: i64,
+) -> Result<Vec<WatchRow>> {
     let rows = sqlx::query_as!(
         WatchRow,
         "select w.id, w.game_id, g.title, w.rule, w.target_amount, w.target_currency, w.target_cut, w.regions, w.platforms,
             w.currency, w.paused, w.cadence, w.priority, w.created_at
          from watches w join games g on g.id = w.game_id
          where w.account_id = $1 and w.id > $2 order by w.id limit $3",
-        account,
+        account.0,
         after,
         rows,
     )
@@ -167,7 +173,12 @@ pub struct NoticeRow {
 }
 
 /// An account's notices, by id.
-pub async fn list_notices(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) -> Result<Vec<NoticeRow>> {
+pub async fn list_notices(
+    pool: &PgPool,
+    account: AccountId,
+    after: Uuid,
+    rows: i64,
+) -> Result<Vec<NoticeRow>> {
     let rows = sqlx::query_as!(
         NoticeRow,
         r#"select n.id, n.watch_id, n.event_kind, g.title as "title?", s.slug as "store?", n.currency, n.amount, n.regular,
@@ -177,7 +188,7 @@ pub async fn list_notices(pool: &PgPool, account: Uuid, after: Uuid, rows: i64) 
          left join offers o on o.id = n.offer_id
          left join stores s on s.id = o.store_id
          where n.account_id = $1 and n.id > $2 order by n.id limit $3"#,
-        account,
+        account.0,
         after,
         rows,
     )
@@ -202,7 +213,7 @@ pub struct FileRow {
 /// An account's files, by id.
 pub async fn list_files(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     after: Uuid,
     rows: i64,
     now: DateTime<Utc>,
@@ -213,7 +224,7 @@ pub async fn list_files(
             expires_at
          from files where account_id = $1 and id > $2 and state <> 'removing' and expires_at > $4
          order by id limit $3",
-        account,
+        account.0,
         after,
         rows,
         now,

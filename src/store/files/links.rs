@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::StoredFile;
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::domain::link::{Admission, Usage};
 use crate::error::{Error, Result};
 
@@ -119,7 +120,8 @@ pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Re
     .fetch_optional(pool)
     .await?
     .ok_or_else(no_link)?;
-    let file = super::find_file(pool, link.account_id, link.file_id, now).await.map_err(|_| no_link())?;
+    let file =
+        super::find_file(pool, AccountId(link.account_id), link.file_id, now).await.map_err(|_| no_link())?;
     Ok(SharedFile {
         link: link.id,
         file,

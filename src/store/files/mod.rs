@@ -11,13 +11,14 @@ use uuid::Uuid;
 use super::accounts;
 use crate::database::pool::{PgPool, Transaction};
 use crate::domain::file::UNFINISHED_LIFE;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]
 pub struct StoredFile {
     pub id: Uuid,
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     pub name: String,
     pub media_type: String,
     /// `uploading` or `complete`.
@@ -83,7 +84,7 @@ const COLUMNS: &str =
 /// `QuotaExceeded` when the account has no room for it.
 pub async fn create_file(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     new: &NewFile<'_>,
     quota: Quota,
     now: DateTime<Utc>,
@@ -98,7 +99,7 @@ pub async fn create_file(
 
 async fn insert_file(
     transaction: &mut Transaction,
-    account: Uuid,
+    account: AccountId,
     new: &NewFile<'_>,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
@@ -118,7 +119,7 @@ async fn insert_file(
 /// How many files an account may still make, and bytes it may still send. The account is locked meanwhile.
 pub(super) async fn lock_room(
     transaction: &mut Transaction,
-    account: Uuid,
+    account: AccountId,
     quota: Quota,
 ) -> Result<(i64, i64)> {
     accounts::lock_account(&mut **transaction, account).await?;
@@ -133,7 +134,7 @@ pub(super) async fn lock_room(
                 from files f join file_pieces p on p.file_id = f.id
                 where f.account_id = $1
             ) pieces) as "there!""#,
-        account,
+        account.0,
     )
     .fetch_one(&mut **transaction)
     .await?;
@@ -162,7 +163,7 @@ pub(super) fn check_room((files, bytes): (i64, i64), wanted: i64, quota: Quota) 
 /// `Invalid` when one of them is no complete part of the account; `QuotaExceeded`.
 pub async fn create_final(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     new: &NewFile<'_>,
     parts: &[Uuid],
     quota: Quota,
@@ -176,7 +177,7 @@ pub async fn create_final(
          where id = any($1) and account_id = $2 and state = 'complete' and concat = 'partial' and expires_at > $3
          order by id for no key update"#,
         parts,
-        account,
+        account.0,
         now,
     )
     .fetch_all(&mut *transaction)
@@ -215,7 +216,7 @@ pub async fn find_upload_concat(pool: &PgPool, id: Uuid) -> Result<Option<String
 
 /// An account's files, the newest first; `before` is the id after which the page begins.
 pub fn list_files_query(
-    account: Uuid,
+    account: AccountId,
     state: Option<&str>,
     before: Option<Uuid>,
     rows: i64,
@@ -235,7 +236,7 @@ pub fn list_files_query(
 /// One page of `list_files_query`.
 pub async fn list_files(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     state: Option<&str>,
     before: Option<Uuid>,
     rows: i64,
@@ -249,7 +250,7 @@ pub async fn list_files(
 /// `NotFound`, also for another account's and for one whose time is over.
 pub async fn find_file(
     executor: impl PgExecutor<'_>,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
@@ -284,7 +285,7 @@ pub struct FileChange {
 /// `NotFound`, also for another account's; and those of `change`.
 pub async fn update_file(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     now: DateTime<Utc>,
     change: impl FnOnce(&StoredFile) -> Result<FileChange>,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::AccountId;
 use crate::error::Result;
 use crate::store::files::no_file;
 
@@ -13,12 +14,12 @@ use crate::store::files::no_file;
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn hide_file(pool: &PgPool, account: Uuid, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn hide_file(pool: &PgPool, account: AccountId, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     let hidden = sqlx::query!(
         "update files set state = 'removing', writer = null, updated_at = $3
          where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3",
         id,
-        account,
+        account.0,
         now,
     )
     .execute(pool)

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Quota, check_room, lock_room, no_file};
 use crate::database::pool::PgPool;
 use crate::domain::file::UNFINISHED_LIFE;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
 /// A request that wants to write.
@@ -52,7 +53,7 @@ pub enum Beginning {
 /// `QuotaExceeded`, `TooLarge`.
 pub async fn begin_writing(
     pool: &PgPool,
-    account: Uuid,
+    account: AccountId,
     id: Uuid,
     writer: &Writer<'_>,
     quota: Quota,
@@ -65,7 +66,7 @@ pub async fn begin_writing(
          where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3
          for no key update",
         id,
-        account,
+        account.0,
         now,
     )
     .fetch_optional(&mut *transaction)

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::ExportOptions;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
+use crate::domain::ids::AccountId;
 use crate::domain::money::Money as Amount;
 use crate::error::{Error, Result};
 use crate::store::exports;
@@ -97,7 +98,7 @@ const FILES: Columns = &[
 /// Reads an export's rows, page after page.
 pub struct RowSource {
     app: App,
-    account: Uuid,
+    account: AccountId,
     kind: ExportKind,
     filter: ExportFilter,
     /// The key of the last row; of prices with its time.
@@ -106,7 +107,7 @@ pub struct RowSource {
 }
 
 impl RowSource {
-    pub fn new(app: App, account: Uuid, options: &ExportOptions) -> RowSource {
+    pub fn new(app: App, account: AccountId, options: &ExportOptions) -> RowSource {
         RowSource {
             app,
             account,

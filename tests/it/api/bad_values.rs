@@ -295,8 +295,8 @@ async fn no_field_of_a_body_is_a_500_now_or_later() {
     // What was taken is done.
     let app = &world.app;
     app.record_all().await;
-    while exports::step(&app.state, || ()).await.unwrap() {}
-    while imports::step(&app.state, || ()).await.unwrap() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
+    while imports::step(&app.state, || ()).await.unwrap().is_more() {}
     app.record_all().await;
     let ours = "select coalesce(sum(failed), 0)::bigint from batch_parts";
     assert_eq!(sqlx::query_scalar::<_, i64>(ours).fetch_one(&app.state.writer).await.unwrap(), 0);

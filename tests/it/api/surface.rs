@@ -163,7 +163,7 @@ async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is(
     }
     let text = page.text().await.unwrap();
     assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>\n"), "{text}");
-    for part in ["game", "sale", "README.md", "docs/api.md"] {
+    for part in ["game", "sale", "README.md", "docs/reference/api.md"] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     for part in ["<script", "style", "http:", "https:", "<form", "<img"] {
@@ -180,7 +180,7 @@ async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is(
         let answer = app.get("/").header("accept", accept).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/json", "{accept}");
         let front: Value = answer.json().await.unwrap();
-        assert!(front["documentation"].as_str().unwrap().contains("docs/api.md"), "{front}");
+        assert!(front["documentation"].as_str().unwrap().contains("docs/reference/api.md"), "{front}");
     }
     assert_eq!(app.post("/").send().await.unwrap().status(), 405);
 }

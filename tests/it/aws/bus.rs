@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
-use salebell::worker::{self, record};
+use salebell::worker::record::{self, RecordTask};
+use salebell::worker::{self, driver};
 use serde_json::{Value, json};
 
 use crate::support::bus::{Carrier, Queues};
@@ -271,7 +272,7 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
         assert!(begin.elapsed() < Duration::from_secs(20), "it is not held");
     }
     app.state.stopping.cancel();
-    assert!(stepping.await.unwrap().unwrap());
+    assert!(stepping.await.unwrap().unwrap().is_more());
     assert_eq!(queues.held().await, 0);
     let mut settings = queues.settings().to_vec();
     settings.push(("SALEBELL_DATABASE__URL", &database.url));
@@ -289,7 +290,7 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     let settings = queues.settings();
     let settings = [&settings[..], &[("SALEBELL_DATABASE__URL", app.database.url.as_str())]].concat();
     let other = TestApp::builder().settings(&settings).spawn().await;
-    let recording = tokio::spawn(record::run(app.state.clone()));
+    let recording = tokio::spawn(driver::run(app.state.clone(), RecordTask::new(app.state.clone())));
     let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
     done(&other, &shop, &first).await;
     // By now it asks for more, for 20 s.

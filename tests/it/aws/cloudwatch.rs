@@ -217,6 +217,8 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
             continue;
         }
         assert_eq!((times.len(), lines[0]["service"].as_str()), (1, Some("worker")));
+        let rounds = "salebell_worker_rounds_total{task=\"dispatch\",outcome=\"more\"} ";
+        assert!(text.lines().any(|line| line.starts_with(rounds)), "{text}");
         assert_eq!(
             of("salebell_observations_total recorded") + of("salebell_observations_total unchanged"),
             80.0
@@ -334,7 +336,7 @@ async fn the_queues_tell_how_long_they_have_waited() {
     let near = |age: f64| assert!((60.0..90.0).contains(&age), "{age}");
     app.report(&shop, json!([observation(1, "20.00", 1)])).await;
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let games = app.see(&anna, "/v1/games").await;
     app.hook(&anna, "http://127.0.0.1:1/").await;
     for (priority, cadence) in [("high", "immediate"), ("normal", "daily")] {
@@ -347,7 +349,7 @@ async fn the_queues_tell_how_long_they_have_waited() {
     app.record_all().await;
     near(dispatch_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(dispatch_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
     near(delivery_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, app.clock.now() - TimeDelta::minutes(1)).await.unwrap(), 0.0);

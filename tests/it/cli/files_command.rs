@@ -14,6 +14,8 @@ use crate::files::uploads::{bytes, hex};
 use crate::support::shell::{Shell, id, text};
 use crate::support::{TestApp, User};
 
+use salebell::domain::ids::AccountId;
+
 #[tokio::test]
 async fn files_go_there_and_come_back() {
     let app = TestApp::spawn().await;
@@ -212,7 +214,7 @@ async fn the_token_does_not_follow_to_where_the_bytes_are() {
         }),
     ))
     .await;
-    let shell = Shell::new(&api, &User { account: uuid::Uuid::now_v7(), token: "sbk_secret".to_owned() });
+    let shell = Shell::new(&api, &User { account: AccountId::now_v7(), token: "sbk_secret".to_owned() });
     shell.out(&["get", &id, "--parts", "3"]).await;
     assert_eq!(shell.read("a.bin"), whole);
     let heard = heard.lock().unwrap();

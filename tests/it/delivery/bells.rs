@@ -66,7 +66,7 @@ async fn paid_prices_ring_after_a_giveaway() {
         .execute(&app.state.writer)
         .await
         .unwrap();
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(count().await, before, "whoever repeats them");
 }
 

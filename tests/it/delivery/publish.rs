@@ -37,7 +37,7 @@ async fn report(app: &TestApp, shop: &User, observations: Value) {
 }
 
 async fn publish_all(app: &TestApp) {
-    while publish::step(&app.state).await.unwrap() {}
+    while publish::step(&app.state).await.unwrap().is_more() {}
 }
 
 async fn waiting(app: &TestApp) -> i64 {

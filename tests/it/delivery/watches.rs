@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use reqwest::Method;
 use salebell::store::dispatch as queue;
-use salebell::worker::{deliver, dispatch};
+use salebell::worker::dispatch::{self, DispatchTask};
+use salebell::worker::{deliver, driver};
 use serde_json::{Value, json};
 
 use crate::support::sink::Sink;
@@ -24,7 +25,7 @@ fn seen(sku: &str, price: &str, day: u32) -> Value {
 async fn tell(app: &TestApp, shop: &User, observation: Value) {
     app.report(shop, json!([observation])).await;
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
 }
 
 async fn only_game(app: &TestApp) -> String {
@@ -89,7 +90,7 @@ async fn history_and_pauses_ring_no_bells() {
     let body = json!({"observations": [seen("a", "15.00", 2)], "backfill": true});
     app.post("/v1/prices").bearer_auth(&shop.token).json(&body).send().await.unwrap();
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(notices(&app).await, []);
     let path = format!("/v1/watches/{}", kept["id"].as_str().unwrap());
     let patched =
@@ -196,9 +197,9 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     assert_eq!((made.notices, lost.notices), (3, 7));
     assert!(queue::commit_slice(made, event, &times).await.unwrap());
     drop(lost);
-    assert!(!dispatch::step(&app.state).await.unwrap(), "the event is leased");
+    assert!(!dispatch::step(&app.state).await.unwrap().is_more(), "the event is leased");
     app.clock.advance(TimeDelta::seconds(61));
-    assert!(dispatch::step(&app.state).await.unwrap());
+    assert!(dispatch::step(&app.state).await.unwrap().is_more());
     assert_eq!(notices(&app).await.len(), 10);
     // The dead one wakes up and goes on: nothing is made twice.
     let late = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
@@ -225,7 +226,7 @@ async fn a_worker_that_stops_gives_a_large_event_back() {
     drop(first);
     app.report(&shop, json!([seen("a", "15.00", 2)])).await;
     app.record_all().await;
-    let worker = tokio::spawn(dispatch::run(app.state.clone()));
+    let worker = tokio::spawn(driver::run(app.state.clone(), DispatchTask::new(app.state.clone())));
     app.until("select count(*) > 3 from notices").await;
     app.state.stopping.cancel();
     worker.await.unwrap();
@@ -251,7 +252,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
             "insert into channels (id, account_id, kind, name, url, state, secret, created_at, updated_at)
              values ($1, $2, 'webhook', 'mine', 'http://127.0.0.1:9/', $3, ''::bytea, now(), now())",
             id,
-            anna.account,
+            anna.account.0,
             state
         )
         .execute(&app.state.writer)

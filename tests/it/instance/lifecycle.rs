@@ -78,7 +78,8 @@ async fn unready(app: &TestApp, bare: &TestDatabase) -> (Binary, String) {
 
 #[tokio::test]
 async fn a_launch_is_completed_once_the_api_is_ready() {
-    let (ec2, settings) = launch(Duration::from_secs(4)).await;
+    let hook = Duration::from_secs(8);
+    let (ec2, settings) = launch(hook).await;
     let (app, bare) = (TestApp::spawn().await, TestDatabase::create_bare().await);
     let (_api, url) = unready(&app, &bare).await;
     // No secret of the services is needed for it, and no key of AWS: the role of the instance has one.
@@ -87,7 +88,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     ready.logged("not ready yet: migrations").await;
     // Heartbeats hold the launch for longer than the hook would wait.
     eventually("the hook's own time is over", async || {
-        beats(&ec2, "launch") >= 3 && begun.elapsed() > Duration::from_secs(5)
+        beats(&ec2, "launch") >= 3 && begun.elapsed() > hook + Duration::from_secs(1)
     })
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);

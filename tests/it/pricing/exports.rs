@@ -25,7 +25,7 @@ async fn see(app: &TestApp, user: &User, export: &Value) -> Value {
 async fn export(app: &TestApp, user: &User, wanted: Value) -> Bytes {
     let waiting = request(app, user, &wanted).await;
     assert_eq!((&waiting["state"], &waiting["file_id"]), (&json!("queued"), &Value::Null));
-    while exports::step(&app.state, || ()).await.unwrap() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
     let done = see(app, user, &waiting).await;
     assert_eq!((&done["state"], &done["rows_total"]), (&json!("done"), &done["rows_written"]), "{done}");
     let content = app.get(done["content"].as_str().unwrap()).bearer_auth(&user.token).send().await.unwrap();
@@ -78,8 +78,8 @@ async fn exported_prices_are_what_an_import_reads() {
         let file: Value = put.send().await.unwrap().json().await.unwrap();
         let import = other.post("/v1/imports").bearer_auth(&ben.token).json(&json!({"file_id": file["id"]}));
         assert_eq!(import.send().await.unwrap().status(), 201);
-        while imports::step(&other.state, || ()).await.unwrap() {}
-        while record::step(&other.state).await.unwrap() {}
+        while imports::step(&other.state, || ()).await.unwrap().is_more() {}
+        while record::step(&other.state).await.unwrap().is_more() {}
         assert_eq!(history(&other).await, before, "{format}");
     }
     let gog = export(
@@ -144,7 +144,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
         let file: Value = put.send().await.unwrap().json().await.unwrap();
         let import = other.post("/v1/imports").bearer_auth(&ben.token).json(&json!({"file_id": file["id"]}));
         assert_eq!(import.send().await.unwrap().status(), 201);
-        while imports::step(&other.state, || ()).await.unwrap() {}
+        while imports::step(&other.state, || ()).await.unwrap().is_more() {}
         other.record_all().await;
         assert_eq!(offers(&other).await, before, "{name}");
     }
@@ -216,7 +216,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     };
     // Larger than what the account has room for.
     let waiting = request(&app, &anna, &json!({"kind": "prices"})).await;
-    assert!(exports::step(&app.state, || ()).await.unwrap());
+    assert!(exports::step(&app.state, || ()).await.unwrap().is_more());
     let failed = see(&app, &anna, &waiting).await;
     assert_eq!((&failed["state"], &failed["file_id"]), (&json!("failed"), &Value::Null));
     assert!(failed["failure"].as_str().unwrap().contains("room for 200 bytes"), "{failed}");
@@ -226,7 +226,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let path = format!("/v1/exports/{}", waiting["id"].as_str().unwrap());
     let cancelled = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(cancelled.status(), 200);
-    assert!(!exports::step(&app.state, || ()).await.unwrap());
+    assert!(!exports::step(&app.state, || ()).await.unwrap().is_more());
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
 
@@ -241,7 +241,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
         .await
         .unwrap();
     app.clock.advance(chrono::TimeDelta::minutes(5));
-    assert!(exports::step(&app.state, || ()).await.unwrap());
+    assert!(exports::step(&app.state, || ()).await.unwrap().is_more());
     let done = see(&app, &anna, &waiting).await;
     assert_eq!(done["state"], "done");
     assert_ne!(done["file_id"], json!(dead));

@@ -46,13 +46,13 @@ pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
         let app = app.state.clone();
         async move {
             loop {
-                if !record::step(&app).await.unwrap() {
+                if !record::step(&app).await.unwrap().is_more() {
                     tokio::task::yield_now().await;
                 }
             }
         }
     });
-    while imports::step(&app.state, || ()).await.unwrap() {}
+    while imports::step(&app.state, || ()).await.unwrap().is_more() {}
     let mut seen = app.see(user, &path).await;
     while seen["state"] == "recording" {
         seen = app.see(user, &path).await;
@@ -279,7 +279,7 @@ async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
     let path = format!("/v1/imports/{}", waiting["id"].as_str().unwrap());
     let cancelled = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(cancelled.status(), 200);
-    assert!(!imports::step(&app.state, || ()).await.unwrap());
+    assert!(!imports::step(&app.state, || ()).await.unwrap().is_more());
     assert_eq!(app.see(&anna, &path).await["state"], "cancelled");
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);

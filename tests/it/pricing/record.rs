@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use salebell::domain::batch::{Counts, PriceMessage};
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
-use salebell::store::prices;
+use salebell::store::recording;
 use salebell::worker::record;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -198,7 +198,8 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
 }
 
 async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
-    let recorded = prices::record(&app.state.writer, message, &Rules::default(), false, now).await.unwrap();
+    let recorded =
+        recording::record(&app.state.writer, message, &Rules::default(), false, now).await.unwrap();
     recorded.map(|recorded| recorded.counts)
 }
 

@@ -44,7 +44,7 @@ pub fn with(mut observation: Value, more: Value) -> Value {
 pub async fn tell(app: &TestApp, shop: &User, observations: Value) -> Value {
     let accepted = app.report(shop, observations).await;
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     app.batch(shop, &accepted).await
 }
 
@@ -114,7 +114,7 @@ async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
     assert_eq!(codes, [&json!("not_on_sale"), &json!("sale_is_over")]);
     let export = json!({"kind": "deals", "format": "ndjson"});
     let made = app.call(&shop, reqwest::Method::POST, "/v1/exports", export).await.body;
-    while exports::step(&app.state, || ()).await.unwrap() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
     let done = app.see(&shop, &format!("/v1/exports/{}", made["id"].as_str().unwrap())).await;
     assert_eq!((&done["state"], &done["rows_written"]), (&json!("done"), &json!(0)));
 }
@@ -160,7 +160,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
     .await
     .unwrap();
     assert_eq!(open, 11, "the one without an end goes on");
-    while publish::step(&app.state).await.unwrap() {}
+    while publish::step(&app.state).await.unwrap().is_more() {}
     let told = team.wait_for(3).await;
     assert!(told.iter().all(|event| event["data"]["reason"] == "told_end"), "{told:?}");
 
@@ -227,7 +227,7 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
     app.report(&shop, json!([short])).await;
     app.record_all().await;
     app.clock.advance(TimeDelta::minutes(11));
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(notices().await, 0);
 
     // Over before it is sent.
@@ -380,7 +380,7 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
         .execute(&app.state.writer)
         .await
         .unwrap();
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(count("select count(*) from deliveries").await, 6);
     assert_eq!(count("select count(*) from notices where amount = 900").await, 3);
 }
@@ -523,7 +523,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     let accepted = app.report(&shop, old.clone()).await;
     assert_eq!((&accepted["accepted"], &accepted["too_old_to_ring"]), (&json!(3), &json!(2)));
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let batch = app.batch(&shop, &accepted).await;
     assert_eq!((&batch["too_old_to_ring"], &batch["transitions"]["sale.started"]), (&json!(2), &json!(1)));
     assert_eq!(app.see(&anna, "/v1/notices").await["items"], json!([]));
@@ -538,7 +538,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     assert_eq!(app.report(&shop, json!([fresh])).await["too_old_to_ring"], 0);
     app.clock.advance(TimeDelta::days(6));
     app.record_all().await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let notices = app.see(&anna, "/v1/notices").await;
     let instant = |value: &Value| value.as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
     assert_eq!(instant(&notices["items"][0]["observed_at"]), observed_at);

@@ -5,3 +5,4 @@ mod logging;
 mod processor_time;
 mod secrets;
 mod server;
+mod worker_tasks;

@@ -2,6 +2,6 @@
 
 mod machine;
 mod metrics;
-mod operations;
 mod readme;
+mod reference;
 mod source_rules;

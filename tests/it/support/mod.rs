@@ -31,12 +31,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, RequestBuilder};
 use salebell::app::App;
 use salebell::domain::api_key;
+use salebell::domain::ids::AccountId;
 use salebell::secrets;
 use salebell::store::{accounts, keys};
 use salebell::worker::record;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use builder::TestAppBuilder;
 use bus::Queues;
@@ -91,7 +91,7 @@ pub struct TestApp {
 
 /// A caller with an API key.
 pub struct User {
-    pub account: Uuid,
+    pub account: AccountId,
     pub token: String,
 }
 
@@ -157,7 +157,7 @@ impl TestApp {
 
     /// Records what waits on the bus.
     pub async fn record_all(&self) {
-        while record::step(&self.state).await.unwrap() {}
+        while record::step(&self.state).await.unwrap().is_more() {}
     }
 
     /// The batch that a report was accepted as.

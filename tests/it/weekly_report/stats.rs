@@ -51,7 +51,7 @@ async fn ring(app: &TestApp, user: &User, url: &str) {
     assert_eq!(watch.status, 201, "{}", watch.body);
     app.clock.advance(TimeDelta::seconds(1));
     price(app, &shop, "10.00").await;
-    while dispatch::step(&app.state).await.unwrap() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
 }
 
 /// What happened is counted a moment later.

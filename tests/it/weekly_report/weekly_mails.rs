@@ -40,7 +40,7 @@ async fn spawn_for(server: &MailServer, settings: &[(&str, &str)]) -> TestApp {
 
 /// Sends all that is due.
 async fn mail_all(app: &TestApp) {
-    while weekly_mail::step(&app.state).await.unwrap() {}
+    while weekly_mail::step(&app.state).await.unwrap().is_more() {}
 }
 
 /// The newest week that is over.

@@ -25,6 +25,7 @@ pub use self::receive::{Ends, Incoming, Received, receive};
 pub use self::refusal::Refusal;
 use crate::app::App;
 use crate::domain::file;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::concatenation::concatenate;
 use crate::http::extract::caller::Caller;
@@ -193,7 +194,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// `NotFound`, also for another account's; `Locked` when the request does not end.
-pub async fn end_writing(app: &App, account: Uuid, id: Uuid) -> Result<StoredFile> {
+pub async fn end_writing(app: &App, account: AccountId, id: Uuid) -> Result<StoredFile> {
     // A stranger must not end the request that writes.
     let file = files::find_file(&app.writer, account, id, app.clock.now()).await?;
     if file.is_complete() {
@@ -215,7 +216,7 @@ pub async fn end_writing(app: &App, account: Uuid, id: Uuid) -> Result<StoredFil
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn remove(app: &App, account: Uuid, id: Uuid) -> Result<()> {
+pub async fn remove(app: &App, account: AccountId, id: Uuid) -> Result<()> {
     removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
     app.uploads.end(id);
     for empty in removal::list_places_to_empty(&app.writer, id).await? {

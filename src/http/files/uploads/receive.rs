@@ -23,6 +23,7 @@ use super::refusal::{Refusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
+use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::active_uploads::{Limits, Receiving};
 use crate::files::blobs::{Blobs, Piece, Progress};
@@ -52,7 +53,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A request that writes to an upload.
 pub struct Incoming {
-    pub account: Uuid,
+    pub account: AccountId,
     pub file: Uuid,
     /// Of the first byte.
     pub offset: u64,
@@ -74,7 +75,7 @@ pub enum Ends {
 }
 
 impl Incoming {
-    pub fn new(account: Uuid, file: Uuid, offset: u64) -> Incoming {
+    pub fn new(account: AccountId, file: Uuid, offset: u64) -> Incoming {
         let (expected, ends) = (Expected::default(), Ends::AtItsLength);
         Incoming { account, file, offset, length: None, expected, ends }
     }
