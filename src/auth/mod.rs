@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
@@ -29,7 +28,7 @@ use crate::config::Auth;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::activity_counter::Activity;
 use crate::store::{accounts, keys};
@@ -57,7 +56,7 @@ pub struct Caller {
     pub account: AccountId,
     pub scopes: Arc<[String]>,
     /// When the caller came with an API key: which, and when that expires.
-    pub key: Option<(Uuid, Option<DateTime<Utc>>)>,
+    pub key: Option<(ApiKeyId, Option<DateTime<Utc>>)>,
     /// The key was valid a while ago, and the database cannot be asked whether it still is.
     pub unconfirmed: bool,
 }
@@ -168,7 +167,7 @@ impl Authenticator {
     }
 
     /// Refuses an API key from now on in this process.
-    pub fn forget_key(&self, id: Uuid) {
+    pub fn forget_key(&self, id: ApiKeyId) {
         for memory in [&self.tokens, &self.known] {
             memory.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
         }

@@ -4,11 +4,10 @@
 use chrono::TimeDelta;
 use clap::Subcommand;
 use secrecy::ExposeSecret;
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::api_key;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 use crate::secrets;
 use crate::store::{accounts, keys};
@@ -40,7 +39,7 @@ pub enum Action {
         #[command(flatten)]
         account: Account,
         /// The key's id, as `list` shows it.
-        id: Uuid,
+        id: ApiKeyId,
     },
 }
 

@@ -1,9 +1,10 @@
 //! What an observation changes: the transition from an offer's price before to its price after.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use super::money::{Currency, cut_percent};
+
+use crate::domain::ids::SaleId;
 
 /// An offer's current price, and what of its past the rules need. Amounts are minor units of `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Low {
 /// The sale that an offer is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale {
-    pub id: Uuid,
+    pub id: SaleId,
     /// The lowest amount so far that was paid in it. `None`: it has only been free.
     pub best: Option<i64>,
     /// It has been free.
@@ -49,7 +50,7 @@ pub struct Sale {
 /// A sale that is over. It goes on if the offer is soon on sale again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSale {
-    pub id: Uuid,
+    pub id: SaleId,
     /// The lowest amount that was paid in it.
     pub best: Option<i64>,
     pub was_free: bool,
@@ -328,7 +329,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     let is_sale = seen.available && seen.amount < regular && !is_over;
     let paid = Some(seen.amount).filter(|_| is_paid);
     let begin = || Sale {
-        id: Uuid::now_v7(),
+        id: SaleId::now_v7(),
         best: paid,
         was_free: is_giveaway,
         ends_at: told,

@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
 
 /// How long a request that is told to end may take to make durable what it has.
@@ -21,7 +20,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// Handles to the uploads of the process.
 #[derive(Clone, Default)]
 pub struct Uploads {
-    active: Arc<Mutex<HashMap<Uuid, Active>>>,
+    active: Arc<Mutex<HashMap<FileId, Active>>>,
     turns: Arc<Mutex<HashMap<AccountId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
@@ -44,7 +43,7 @@ pub struct Limits {
 /// One request that writes an upload, for as long as this lives.
 pub struct Receiving {
     uploads: Uploads,
-    file: Uuid,
+    file: FileId,
     /// Another request wants to write.
     pub stop: CancellationToken,
     ended: CancellationToken,
@@ -73,7 +72,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
-    pub async fn begin(&self, file: Uuid, account: AccountId, limits: Limits) -> Result<Receiving> {
+    pub async fn begin(&self, file: FileId, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
             let mut active = lock(&self.active);
@@ -87,7 +86,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
-    pub async fn take_over(&self, file: Uuid) -> Result<()> {
+    pub async fn take_over(&self, file: FileId) -> Result<()> {
         let Some(other) = lock(&self.active).get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
         if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
@@ -101,8 +100,8 @@ impl Uploads {
 
     fn enter(
         &self,
-        active: &mut HashMap<Uuid, Active>,
-        file: Uuid,
+        active: &mut HashMap<FileId, Active>,
+        file: FileId,
         account: AccountId,
         limits: Limits,
     ) -> Result<Receiving> {
@@ -128,7 +127,7 @@ impl Uploads {
 
     /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
     /// brings it goes on.
-    pub async fn settle(&self, file: Uuid) {
+    pub async fn settle(&self, file: FileId) {
         let Some(active) = lock(&self.active).get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
         if active.settle.send(tell).is_ok() {
@@ -137,7 +136,7 @@ impl Uploads {
     }
 
     /// Ends the request that writes an upload, which is to be removed.
-    pub fn end(&self, file: Uuid) {
+    pub fn end(&self, file: FileId) {
         if let Some(active) = lock(&self.active).get(&file) {
             active.stop.cancel();
         }
@@ -169,6 +168,8 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[tokio::test]

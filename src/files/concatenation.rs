@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::database::pool::PgPool;
+use crate::domain::ids::FileId;
 use crate::error::{Error, Result, chain};
 use crate::files::blobs::{Blobs, Extent, hash_extents};
 use crate::store::files;
@@ -21,7 +21,7 @@ pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
 ///
 /// # Errors
 /// `NotFound`: it is gone meanwhile. `Unavailable`: the bytes cannot be read; a worker tries again.
-pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uuid) -> Result<()> {
+pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: FileId) -> Result<()> {
     let pieces = files::list_pieces(writer, file).await?;
     let extents = pieces
         .into_iter()
@@ -39,7 +39,7 @@ pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Uu
 }
 
 /// Gives signs of life until the file is gone.
-async fn stay_alive(writer: &PgPool, clock: &Clock, file: Uuid) -> Error {
+async fn stay_alive(writer: &PgPool, clock: &Clock, file: FileId) -> Error {
     loop {
         tokio::time::sleep(SIGN_OF_LIFE_EVERY).await;
         match writing::touch_final(writer, file, clock.now()).await {

@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::answer::Answer;
 use super::deliveries::DeliveryResponse;
@@ -15,6 +14,7 @@ use super::extract::conditional;
 use super::extract::fields::{Fields, MAX_URL};
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;
 use crate::secrets;
@@ -60,7 +60,7 @@ pub struct RecoverChannelRequest {
 
 #[derive(Serialize)]
 pub struct ChannelResponse {
-    id: Uuid,
+    id: ChannelId,
     kind: String,
     name: String,
     url: String,
@@ -132,14 +132,14 @@ pub async fn create(
 ) -> Result<Response> {
     check(&app, Some(&request.name), Some(&request.url))?;
     let ChannelKind::Webhook = request.kind;
-    let id = Uuid::now_v7();
+    let id = ChannelId::now_v7();
     let secret = secrets::generate_webhook_secret()?;
     let new = NewChannel {
         id,
         kind: "webhook",
         name: request.name.trim(),
         url: &request.url,
-        sealed_secret: &app.keyring.seal_secret(id, &secret)?,
+        sealed_secret: &app.keyring.seal_secret(id.0, &secret)?,
     };
     let limit = app.config.webhook.channels_per_account;
     let _turn = app.uploads.turn(caller.account).await;
@@ -181,7 +181,7 @@ pub struct ChannelParams {}
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let channel = channels::find_channel(&app.writer, caller.account, id).await?;
@@ -192,7 +192,7 @@ pub async fn show(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
     Json(request): Json<UpdateChannelRequest>,
 ) -> Result<Response> {
@@ -212,7 +212,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let check = |current: Channel| conditional::check_if_match(&headers, &ChannelResponse::from(current));
@@ -222,10 +222,14 @@ pub async fn remove(
 
 /// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
 /// disabled channel, and counts for nothing.
-pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Answer<TestChannelResponse>> {
+pub async fn test(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<Answer<TestChannelResponse>> {
     let now = app.clock.now();
     let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
-    let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
+    let secrets = app.keyring.open_secrets(id.0, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
     Ok(Answer(TestChannelResponse {
@@ -238,9 +242,13 @@ pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<
 }
 
 /// `POST /v1/channels/{id}/rotate-secret`
-pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn rotate_secret(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<Response> {
     let secret = secrets::generate_webhook_secret()?;
-    let sealed = app.keyring.seal_secret(id, &secret)?;
+    let sealed = app.keyring.seal_secret(id.0, &secret)?;
     let now = app.clock.now();
     let until = now + OLD_SECRET_SIGNS_FOR;
     let channel = channels::rotate_secret(&app.writer, caller.account, id, &sealed, until, now).await?;
@@ -256,7 +264,7 @@ pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -
 pub async fn recover(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     Json(request): Json<RecoverChannelRequest>,
 ) -> Result<Answer<RecoverChannelResponse>> {
     let since = request.since.map(|since| since.0);
@@ -269,7 +277,7 @@ pub async fn recover(
 pub async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     paging: Paging,
     Params(params): Params<ListDeliveriesParams>,
     headers: HeaderMap,

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, pointer_part};
 use super::extract::caller::Caller;
@@ -22,7 +21,7 @@ use super::extract::conditional;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::Counts;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, BatchId, FileId, ImportId};
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
 use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
@@ -41,7 +40,7 @@ const REFUSALS_AT_ONCE: i64 = 1_000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateImportRequest {
-    file_id: Uuid,
+    file_id: FileId,
     #[serde(default)]
     format: ImportFormat,
     /// Of a foreign CSV or NDJSON: field → column.
@@ -57,8 +56,8 @@ pub struct CreateImportRequest {
 
 #[derive(Serialize)]
 struct ImportResponse {
-    id: Uuid,
-    file_id: Uuid,
+    id: ImportId,
+    file_id: FileId,
     file_name: String,
     /// `queued`, `reading`, `recording`, `done`, `failed` or `cancelled`.
     state: &'static str,
@@ -94,7 +93,7 @@ struct Progress {
 
 impl ImportResponse {
     async fn of(app: &App, account: AccountId, import: Import) -> Result<ImportResponse> {
-        let batch = batches::get_batch(&app.writer, account, import.id).await?;
+        let batch = batches::get_batch(&app.writer, account, import.id.batch()).await?;
         Ok(ImportResponse::new(import, batch, app.clock.now()))
     }
 
@@ -169,7 +168,7 @@ pub async fn create(
         return Err(Error::conflict("The file is not complete yet."));
     }
     let new = NewImport {
-        id: Uuid::now_v7(),
+        id: ImportId::now_v7(),
         file_id,
         file_name: &file.name,
         options: serde_json::to_value(&options).map_err(Error::internal)?,
@@ -194,12 +193,12 @@ pub async fn list(
     caller.require("prices:write")?;
     let found = imports::list_imports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |import| import.id)?;
-    let ids: Vec<Uuid> = page.items.iter().map(|import| import.id).collect();
+    let ids: Vec<BatchId> = page.items.iter().map(|import| import.id.batch()).collect();
     let batches = batches::list_batches(&app.writer, caller.account, &ids).await?;
-    let mut batches: HashMap<Uuid, Batch> = batches.into_iter().map(|batch| (batch.id, batch)).collect();
+    let mut batches: HashMap<BatchId, Batch> = batches.into_iter().map(|batch| (batch.id, batch)).collect();
     let now = app.clock.now();
     let items = page.items.into_iter().filter_map(|import| {
-        let batch = batches.remove(&import.id)?;
+        let batch = batches.remove(&import.id.batch())?;
         Some(ImportResponse::new(import, batch, now))
     });
     conditional::respond(&headers, &Page { items: items.collect(), next_cursor: page.next_cursor })
@@ -209,7 +208,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ImportId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     caller.require("prices:write")?;
@@ -218,7 +217,7 @@ pub async fn show(
 }
 
 /// `DELETE /v1/imports/{id}`: cancels it; what was sent is recorded all the same.
-pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id<ImportId>) -> Result<Response> {
     caller.require("prices:write")?;
     let import = imports::cancel_import(&app.writer, caller.account, id, app.clock.now()).await?;
     conditional::changed(&ImportResponse::of(&app, caller.account, import).await?)
@@ -229,7 +228,7 @@ pub async fn events(
     State(app): State<App>,
     Extension(limits): Extension<EventStreamLimits>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ImportId>,
 ) -> Result<Response> {
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
@@ -240,7 +239,7 @@ pub async fn events(
 fn follow(
     app: App,
     account: AccountId,
-    id: Uuid,
+    id: ImportId,
     listening: OpenEventStream,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let since = Instant::now();
@@ -292,7 +291,7 @@ enum RefusalFormat {
 pub async fn refusals(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ImportId>,
     Params(params): Params<RefusalParams>,
 ) -> Result<Response> {
     caller.require("prices:write")?;

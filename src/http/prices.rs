@@ -14,7 +14,6 @@ use chrono::{DateTime, Utc};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::answer::{Answer, to_json};
 use super::extract::body::{
@@ -26,6 +25,7 @@ use super::middleware::idempotency::{self, Abridged, Begun};
 use crate::app::App;
 use crate::app::cpu_time::Stride;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::ids::BatchId;
 use crate::domain::object::Object;
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
@@ -94,7 +94,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
 
 #[derive(Serialize)]
 struct ReportResponse {
-    batch_id: Uuid,
+    batch_id: BatchId,
     accepted: i64,
     /// Of those, the ones that are too old to ring anybody (`prices.rings_within_s`).
     too_old_to_ring: i64,
@@ -187,7 +187,7 @@ impl IntoResponse for ReportResponse {
 struct Report {
     app: App,
     caller: Caller,
-    batch_id: Uuid,
+    batch_id: BatchId,
     created_at: DateTime<Utc>,
     traceparent: String,
     backfill: bool,
@@ -209,7 +209,7 @@ impl Report {
             created_at: app.clock.now(),
             app,
             caller,
-            batch_id: Uuid::now_v7(),
+            batch_id: BatchId::now_v7(),
             traceparent: trace.traceparent(),
             backfill: false,
             waiting: Vec::new(),

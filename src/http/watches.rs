@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
@@ -14,6 +13,7 @@ use super::extract::fields::{Fields, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
+use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::region::check_region;
 use crate::domain::watch::{Miss, Rule, misses};
@@ -48,7 +48,7 @@ pub enum Priority {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWatchRequest {
-    game_id: Uuid,
+    game_id: GameId,
     rule: Rule,
     #[serde(default)]
     stores: Option<Vec<String>>,
@@ -59,7 +59,7 @@ pub struct CreateWatchRequest {
     #[serde(default)]
     platforms: Option<Vec<String>>,
     #[serde(default)]
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     #[serde(default)]
     paused: bool,
     #[serde(default)]
@@ -83,7 +83,7 @@ pub struct UpdateWatchRequest {
     #[serde(default)]
     platforms: Patch<Vec<String>>,
     #[serde(default)]
-    channels: Patch<Vec<Uuid>>,
+    channels: Patch<Vec<ChannelId>>,
     #[serde(default)]
     paused: Patch<bool>,
     #[serde(default)]
@@ -95,15 +95,15 @@ pub struct UpdateWatchRequest {
 /// A watch as it is shown. A scope of null is everything.
 #[derive(Serialize)]
 pub struct WatchResponse {
-    id: Uuid,
-    game_id: Uuid,
+    id: WatchId,
+    game_id: GameId,
     rule: Rule,
     /// Slugs.
     stores: Option<Vec<String>>,
     regions: Option<Vec<String>>,
     currency: Option<Currency>,
     platforms: Option<Vec<String>>,
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     paused: bool,
     cadence: String,
     priority: String,
@@ -178,7 +178,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
 }
 
 impl CreateWatchRequest {
-    fn check(self) -> Result<(Uuid, WatchFields)> {
+    fn check(self) -> Result<(GameId, WatchFields)> {
         let fields = WatchFields {
             rule: self.rule,
             stores: self.stores,
@@ -244,7 +244,7 @@ impl Priority {
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
     #[serde(default)]
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
 }
 
 /// `GET /v1/watches`: one's own, the newest first.
@@ -265,7 +265,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
@@ -291,7 +291,7 @@ pub async fn create(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
     Json(request): Json<UpdateWatchRequest>,
 ) -> Result<Response> {
@@ -307,7 +307,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let check = |watch: &Watch| check_if_match(&headers, &WatchResponse::from(watch.clone()));
@@ -317,7 +317,7 @@ pub async fn remove(
 
 #[derive(Serialize)]
 struct ExplainResponse {
-    watch_id: Uuid,
+    watch_id: WatchId,
     /// Whether a sale of one of the offers, as they are now, would ring.
     would_ring: bool,
     offers: Vec<OfferExplanation>,
@@ -325,7 +325,7 @@ struct ExplainResponse {
 
 #[derive(Serialize)]
 struct OfferExplanation {
-    offer_id: Uuid,
+    offer_id: OfferId,
     store: String,
     region: String,
     platform: Option<String>,
@@ -333,7 +333,7 @@ struct OfferExplanation {
     regular_price: Option<Money>,
     would_ring: bool,
     /// What this watch has already made of the sale that is open: it rings once for each.
-    notice_id: Option<Uuid>,
+    notice_id: Option<NoticeId>,
     reasons: Vec<Reason>,
 }
 
@@ -347,7 +347,7 @@ struct Reason {
 pub async fn explain(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;

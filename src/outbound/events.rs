@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
+use crate::domain::ids::{EventId, OfferId, SaleId};
 use crate::domain::money::{Currency, Money};
 use crate::error::{Error, Result};
 use crate::outbound::bus::topic::{Attribute, Message};
@@ -14,7 +14,7 @@ use crate::store::publications::Waiting;
 #[derive(Serialize)]
 struct Event<'a> {
     /// The same however often it is published.
-    id: Uuid,
+    id: EventId,
     /// Such as `sale.started.v1`.
     #[serde(rename = "type")]
     kind: String,
@@ -27,7 +27,7 @@ struct Event<'a> {
 
 #[derive(Serialize)]
 struct EventData<'a> {
-    sale_id: Option<Uuid>,
+    sale_id: Option<SaleId>,
     game: Option<GameData<'a>>,
     offer: OfferData<'a>,
     price: Money,
@@ -47,7 +47,7 @@ struct EventData<'a> {
 /// All but the id is absent when the offer has been removed since.
 #[derive(Serialize)]
 struct OfferData<'a> {
-    id: Uuid,
+    id: OfferId,
     store: Option<StoreData<'a>>,
     sku: Option<&'a str>,
     region: Option<&'a str>,

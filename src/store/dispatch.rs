@@ -6,23 +6,24 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::{PgPool, Transaction};
+use crate::domain::ids::{DeliveryId, EventId, GameId, WatchId};
 use crate::domain::price::Kind;
 use crate::error::Result;
 use crate::store::delivery_queue;
 
 /// An event with watches to look at, leased to this process.
 pub struct Waiting {
-    pub id: Uuid,
+    pub id: EventId,
     /// Such as `sale.started`.
     pub kind: String,
-    pub game_id: Uuid,
+    pub game_id: GameId,
     pub recorded_at: DateTime<Utc>,
     /// Those too whom its sale has rung already.
     pub rings_again: bool,
     /// How far its dispatch has come: the last watch that was looked at.
-    pub last_watch_id: Option<Uuid>,
+    pub last_watch_id: Option<WatchId>,
     /// Where its next slice ends; `None`: with the last watch of the game.
-    pub slice_end: Option<Uuid>,
+    pub slice_end: Option<WatchId>,
 }
 
 /// What a look into the outbox found.
@@ -72,13 +73,13 @@ pub async fn claim_events(
         .into_iter()
         .filter(|row| row.watched)
         .map(|row| Waiting {
-            id: row.id,
+            id: EventId(row.id),
             kind: row.kind,
-            game_id: row.game_id,
+            game_id: GameId(row.game_id),
             recorded_at: row.recorded_at,
             rings_again: row.rings_again,
-            last_watch_id: row.last_watch_id,
-            slice_end: row.slice_end,
+            last_watch_id: row.last_watch_id.map(WatchId),
+            slice_end: row.slice_end.map(WatchId),
         })
         .collect();
     waiting.sort_by_key(|event| event.id);
@@ -86,25 +87,30 @@ pub async fn claim_events(
 }
 
 /// Where the slice of `size` watches ends that begins after `after`; `None`: with the last watch of the game.
-pub async fn find_slice_end(pool: &PgPool, game: Uuid, after: Uuid, size: i64) -> Result<Option<Uuid>> {
+pub async fn find_slice_end(
+    pool: &PgPool,
+    game: GameId,
+    after: WatchId,
+    size: i64,
+) -> Result<Option<WatchId>> {
     let end = sqlx::query_scalar!(
         "select id from watches where game_id = $1 and id > $2 order by id offset $3 limit 1",
-        game,
-        after,
+        game.0,
+        after.0,
         size - 1,
     )
     .fetch_optional(pool)
     .await?;
-    Ok(end)
+    Ok(end.map(WatchId))
 }
 
 /// Some watches of an event's game, one after another.
 #[derive(Clone, Copy)]
 pub struct Slice {
     /// `None`: from the first one.
-    pub after: Option<Uuid>,
+    pub after: Option<WatchId>,
     /// `None`: to the last one, which ends the event.
-    pub end: Option<Uuid>,
+    pub end: Option<WatchId>,
 }
 
 /// A slice whose notices and deliveries are made and not yet committed.
@@ -235,10 +241,10 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
             from addressed a cross join event e
         )
         select (select count(*) from told) as "notices!", (select count(*) from addressed) as "deliveries!""#,
-        event.id,
-        event.game_id,
-        slice.after.unwrap_or_default(),
-        slice.end,
+        event.id.0,
+        event.game_id.0,
+        slice.after.unwrap_or_default().0,
+        slice.end as Option<WatchId>,
         times.now,
         times.daily,
         Kind::SaleResumed.name(),
@@ -259,9 +265,9 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
         "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
             dispatched_at = case when $3::uuid is null then $5::timestamptz end
          where id = $1 and dispatched_at is null and last_watch_id is not distinct from $2",
-        event.id,
-        slice.after,
-        slice.end,
+        event.id.0,
+        slice.after as Option<WatchId>,
+        slice.end as Option<WatchId>,
         times.lease,
         times.now,
     )
@@ -301,14 +307,15 @@ async fn rearm_deliveries(
          where w.game_id = $2 and w.id > $3 and ($4::uuid is null or w.id <= $4) and not w.paused and d.notice_id = n.id
             and d.state = 'cancelled' and d.reason = any($5)
          returning d.id",
-        event.id,
-        event.game_id,
-        slice.after.unwrap_or_default(),
-        slice.end,
+        event.id.0,
+        event.game_id.0,
+        slice.after.unwrap_or_default().0,
+        slice.end as Option<WatchId>,
         &REARMED as &[&str],
     )
     .fetch_all(&mut *connection)
     .await?;
+    let rearmed: Vec<DeliveryId> = rearmed.into_iter().map(DeliveryId).collect();
     if !rearmed.is_empty() {
         delivery_queue::queue_again(connection, &rearmed, now).await?;
     }
@@ -316,10 +323,10 @@ async fn rearm_deliveries(
 }
 
 /// Gives events back that were leased and not begun, as a process that stops does.
-pub async fn release_events(pool: &PgPool, events: &[Uuid]) -> Result<()> {
+pub async fn release_events(pool: &PgPool, events: &[EventId]) -> Result<()> {
     sqlx::query!(
         "update events set leased_until = null where id = any($1) and dispatched_at is null",
-        events
+        events as &[EventId]
     )
     .execute(pool)
     .await?;

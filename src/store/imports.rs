@@ -9,7 +9,7 @@ use super::accounts;
 use super::batches;
 use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId, ImportId};
 use crate::error::{Error, Kind, Result};
 
 /// An account has no more imports waiting or being read than this.
@@ -18,8 +18,8 @@ const MAX_OPEN: i64 = 100;
 /// An import as its owner sees it. What became of its observations, its batch knows.
 #[derive(Clone, Debug, FromRow)]
 pub struct Import {
-    pub id: Uuid,
-    pub file_id: Uuid,
+    pub id: ImportId,
+    pub file_id: FileId,
     pub file_name: String,
     pub options: Value,
     pub backfill: bool,
@@ -42,8 +42,8 @@ const COLUMNS: &str =
     refused, warnings, accepted, created_at, started_at, finished_at";
 
 pub struct NewImport<'a> {
-    pub id: Uuid,
-    pub file_id: Uuid,
+    pub id: ImportId,
+    pub file_id: FileId,
     pub file_name: &'a str,
     pub options: Value,
     pub backfill: bool,
@@ -73,7 +73,7 @@ pub async fn create_import(
         let detail = format!("No more than {MAX_OPEN} imports of an account wait at once.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
-    batches::create_batch(&mut *transaction, account, new.id, now).await?;
+    batches::create_batch(&mut *transaction, account, new.id.batch(), now).await?;
     let mut query = QueryBuilder::new(
         "insert into imports (id, account_id, file_id, file_name, options, backfill, may_create_stores, bytes_total,
             created_at) values (",
@@ -92,19 +92,19 @@ pub async fn create_import(
 pub async fn list_imports(
     pool: &PgPool,
     account: AccountId,
-    before: Option<Uuid>,
+    before: Option<ImportId>,
     rows: i64,
 ) -> Result<Vec<Import>> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where account_id = ").push_bind(account);
-    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and id < ").push_bind(before.unwrap_or(ImportId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_import(pool: &PgPool, account: AccountId, id: Uuid) -> Result<Import> {
+pub async fn find_import(pool: &PgPool, account: AccountId, id: ImportId) -> Result<Import> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where id = ").push_bind(id);
     query.push(" and account_id = ").push_bind(account);
@@ -118,7 +118,7 @@ pub async fn find_import(pool: &PgPool, account: AccountId, id: Uuid) -> Result<
 pub async fn cancel_import(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ImportId,
     now: DateTime<Utc>,
 ) -> Result<Import> {
     find_import(pool, account, id).await?;
@@ -127,7 +127,7 @@ pub async fn cancel_import(
         "update imports set state = 'cancelled', holder = null, leased_until = null, finished_at = $3
          where id = $1 and account_id = $2 and state in ('queued', 'reading')
          returning parts_sent, accepted, refused",
-        id,
+        id.0,
         account.0,
         now,
     )
@@ -136,7 +136,7 @@ pub async fn cancel_import(
     .ok_or_else(|| Error::conflict("The import has been read to its end already."))?;
     let closing =
         Closing { parts: cancelled.parts_sent, accepted: cancelled.accepted, rejected: cancelled.refused };
-    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    batches::close_batch(&mut *transaction, id.batch(), &closing, now).await?;
     transaction.commit().await?;
     find_import(pool, account, id).await
 }
@@ -150,11 +150,11 @@ pub struct RowRefusal {
 }
 
 /// Some refusals of an import, by line, after the one named.
-pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
+pub async fn list_refusals(pool: &PgPool, id: ImportId, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
     let refusals = sqlx::query_as!(
         RowRefusal,
         "select line, reason, warning from import_refusals where import_id = $1 and line > $2 order by line limit $3",
-        id,
+        id.0,
         after,
         max,
     )
@@ -165,9 +165,9 @@ pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Res
 
 /// An import that a worker has taken.
 pub struct Claimed {
-    pub id: Uuid,
+    pub id: ImportId,
     pub account_id: AccountId,
-    pub file_id: Uuid,
+    pub file_id: FileId,
     pub file_name: String,
     pub options: Value,
     pub backfill: bool,
@@ -224,7 +224,7 @@ pub struct Reached {
 /// Tells how far a worker has come, and keeps the import for it. False: it was cancelled, or another has it.
 pub async fn record_progress(
     pool: &PgPool,
-    id: Uuid,
+    id: ImportId,
     holder: Uuid,
     reached: &Reached,
     lease: DateTime<Utc>,
@@ -233,7 +233,7 @@ pub async fn record_progress(
         "update imports set rows_read = $3, bytes_read = $4, refused = $5, portions_sent = $6, parts_sent = $7,
             accepted = $8, leased_until = $9, warnings = $10
          where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         reached.rows,
         reached.bytes,
@@ -251,7 +251,7 @@ pub async fn record_progress(
 
 /// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
 /// the refusal is kept. XML may have many rows on one line: their reasons are told together, each once.
-pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) -> Result<()> {
+pub async fn record_refusals(pool: &PgPool, id: ImportId, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
         "insert into import_refusals (import_id, line, reason, warning)
          select $1, line, left(string_agg(distinct reason, '; '), 1000), bool_and(warning)
@@ -259,7 +259,7 @@ pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) 
          group by line
          on conflict (import_id, line) do update set reason = excluded.reason, warning = false
             where import_refusals.warning and not excluded.warning",
-        id,
+        id.0,
         &refusals.iter().map(|refusal| refusal.line).collect::<Vec<_>>(),
         &refusals.iter().map(|refusal| refusal.reason.clone()).collect::<Vec<_>>(),
         &refusals.iter().map(|refusal| refusal.warning).collect::<Vec<_>>(),
@@ -270,9 +270,9 @@ pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) 
 }
 
 /// How many of an import's messages have been recorded.
-pub async fn count_recorded_parts(pool: &PgPool, id: Uuid) -> Result<i64> {
+pub async fn count_recorded_parts(pool: &PgPool, id: ImportId) -> Result<i64> {
     let count =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id)
+        sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id.0)
             .fetch_one(pool)
             .await?;
     Ok(count)
@@ -281,7 +281,7 @@ pub async fn count_recorded_parts(pool: &PgPool, id: Uuid) -> Result<i64> {
 /// The end of an import: all of it was sent, or `failure` kept it from that. False: it was cancelled, or another has it.
 pub async fn finish_import(
     pool: &PgPool,
-    id: Uuid,
+    id: ImportId,
     holder: Uuid,
     reached: &Reached,
     failure: Option<&str>,
@@ -292,7 +292,7 @@ pub async fn finish_import(
         "update imports set state = case when $3::text is null then 'sent' else 'failed' end, failure = $3, holder = null,
             leased_until = null, rows_read = $4, bytes_read = $5, refused = $6, finished_at = $7, warnings = $8
          where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         failure,
         reached.rows,
@@ -307,16 +307,21 @@ pub async fn finish_import(
         return Ok(false);
     }
     let closing = Closing { parts: reached.parts, accepted: reached.accepted, rejected: reached.refused };
-    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    batches::close_batch(&mut *transaction, id.batch(), &closing, now).await?;
     transaction.commit().await?;
     Ok(true)
 }
 
 /// Gives an import back that a worker could not go on with; another takes it at `again_at`.
-pub async fn release_import(pool: &PgPool, id: Uuid, holder: Uuid, again_at: DateTime<Utc>) -> Result<()> {
+pub async fn release_import(
+    pool: &PgPool,
+    id: ImportId,
+    holder: Uuid,
+    again_at: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query!(
         "update imports set holder = null, leased_until = $3 where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         again_at,
     )

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{Counts, PriceMessage};
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId, StoreId};
 use crate::domain::observation::Observation;
 use crate::domain::observed_offers::ObservedOffers;
 use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
@@ -100,7 +100,7 @@ async fn load_offers(
         order by o.id
         for no key update of o"#,
         &places,
-        &stores,
+        &stores as &[StoreId],
         &skus as &[&str],
         &regions as &[&str],
     )
@@ -111,13 +111,13 @@ async fn load_offers(
     let mut ids = Vec::with_capacity(rows.len());
     let mut foreign = Vec::new();
     for row in rows {
-        ids.push(row.id);
+        let (id, game_id) = (OfferId(row.id), GameId(row.game_id));
+        ids.push(id);
         let columns = price_columns!(row);
         if columns.has_foreign_low() {
-            foreign.push(row.id);
+            foreign.push(id);
         }
-        let offer =
-            KnownOffer { id: row.id, game_id: row.game_id, price: columns.price()?, held: Vec::new() };
+        let offer = KnownOffer { id, game_id, price: columns.price()?, held: Vec::new() };
         offers.insert(row.place as usize, offer);
     }
     if !foreign.is_empty() {
@@ -138,40 +138,42 @@ async fn load_offers(
 /// Makes lows anew that the version before has written, and returns the prices with them.
 async fn recompute_lows(
     connection: &mut PgConnection,
-    offers: &[Uuid],
-) -> Result<HashMap<Uuid, Option<Price>>> {
-    sqlx::query_scalar!("select recompute_zero_lows($1)", offers).fetch_one(&mut *connection).await?;
+    offers: &[OfferId],
+) -> Result<HashMap<OfferId, Option<Price>>> {
+    sqlx::query_scalar!("select recompute_zero_lows($1)", offers as &[OfferId])
+        .fetch_one(&mut *connection)
+        .await?;
     let known = lock_offers(connection, offers).await?;
     Ok(known.into_iter().map(|offer| (offer.id, offer.price)).collect())
 }
 
 /// Locks offers and returns them, without what of them is held in quarantine.
-pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
+pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[OfferId]) -> Result<Vec<KnownOffer>> {
     let rows = sqlx::query!(
         "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
             o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
             o.recent_sale_was_free
         from offers o where o.id = any($1) order by o.id for no key update",
-        ids,
+        ids as &[OfferId],
     )
     .fetch_all(connection)
     .await?;
     let known = rows.into_iter().map(|row| {
-        let (id, game_id) = (row.id, row.game_id);
+        let (id, game_id) = (OfferId(row.id), GameId(row.game_id));
         Ok(KnownOffer { id, game_id, price: price_columns!(row).price()?, held: Vec::new() })
     });
     known.collect()
 }
 
-async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<Held>>> {
+async fn load_held(connection: &mut PgConnection, offers: &[OfferId]) -> Result<HashMap<OfferId, Vec<Held>>> {
     let rows = sqlx::query!(
         "select id, offer_id, currency, amount, regular, observed_at, available, sale_ends_at from quarantined_prices
          where state = 'held' and offer_id = any($1)",
-        offers,
+        offers as &[OfferId],
     )
     .fetch_all(connection)
     .await?;
-    let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
+    let mut held: HashMap<OfferId, Vec<Held>> = HashMap::new();
     for row in rows {
         let seen = ObservedPrice {
             currency: parse_currency(&row.currency)?,
@@ -181,7 +183,7 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
             available: row.available,
             sale_ends_at: row.sale_ends_at,
         };
-        held.entry(row.offer_id).or_default().push(Held { id: row.id, seen });
+        held.entry(OfferId(row.offer_id)).or_default().push(Held { id: QuarantinedPriceId(row.id), seen });
     }
     Ok(held)
 }
@@ -224,23 +226,23 @@ fn apply(
 /// `NotFound` when there is none of this id, `Conflict` when it has been judged already.
 pub async fn release(
     pool: &PgPool,
-    id: Uuid,
+    id: QuarantinedPriceId,
     rules: &Rules,
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     // The offer first, as recording does, then the row that hangs on it.
-    let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id)
+    let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id.0)
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or_else(|| Error::not_found("quarantined observation"))?;
-    let known = lock_offers(&mut transaction, &[offer]).await?.pop();
+    let known = lock_offers(&mut transaction, &[OfferId(offer)]).await?.pop();
     let known = known.ok_or_else(|| Error::not_found("quarantined observation"))?;
     let held = sqlx::query!(
         "update quarantined_prices set state = 'released', resolved_at = $2 where id = $1 and state = 'held'
          returning currency, amount, regular, observed_at, available, sale_ends_at, backfill, created_at",
-        id,
+        id.0,
         now,
     )
     .fetch_optional(&mut *transaction)

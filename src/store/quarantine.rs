@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::known_price::parse_currency;
 use super::offers::StoreRef;
 use crate::database::pool::PgPool;
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId, StoreId};
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
 
@@ -47,9 +47,9 @@ impl State {
 /// A quarantined price beside what its offer costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuarantinedPrice {
-    pub id: Uuid,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
+    pub id: QuarantinedPriceId,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
     pub store: StoreRef,
@@ -69,11 +69,11 @@ pub struct QuarantinedPrice {
 
 #[derive(sqlx::FromRow)]
 struct QuarantineRow {
-    id: Uuid,
-    offer_id: Uuid,
-    game_id: Uuid,
+    id: QuarantinedPriceId,
+    offer_id: OfferId,
+    game_id: GameId,
     title: String,
-    store_id: Uuid,
+    store_id: StoreId,
     store_slug: String,
     store_name: String,
     sku: String,
@@ -122,9 +122,9 @@ impl TryFrom<QuarantineRow> for QuarantinedPrice {
 /// Which quarantined prices are asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
-    One(Uuid),
+    One(QuarantinedPriceId),
     /// Those of a state, the latest first; with the last id of the page before.
-    Of(State, Option<Uuid>),
+    Of(State, Option<QuarantinedPriceId>),
 }
 
 /// Quarantined prices, cut to a page before they are joined.
@@ -166,7 +166,10 @@ pub async fn list_quarantine(
 }
 
 /// Finds one quarantined price.
-pub async fn find_quarantined(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<QuarantinedPrice>> {
+pub async fn find_quarantined(
+    executor: impl PgExecutor<'_>,
+    id: QuarantinedPriceId,
+) -> Result<Option<QuarantinedPrice>> {
     Ok(list_quarantine(executor, Which::One(id), 1).await?.pop())
 }
 
@@ -174,10 +177,10 @@ pub async fn find_quarantined(executor: impl PgExecutor<'_>, id: Uuid) -> Result
 ///
 /// # Errors
 /// `NotFound`, and `Conflict` when it has taken effect already.
-pub async fn discard(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
+pub async fn discard(pool: &PgPool, id: QuarantinedPriceId, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
     sqlx::query!(
         "update quarantined_prices set state = 'discarded', resolved_at = $2 where id = $1 and state = 'held'",
-        id,
+        id.0,
         now,
     )
     .execute(pool)

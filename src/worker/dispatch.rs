@@ -4,9 +4,9 @@ use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use metrics::{counter, histogram};
-use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::EventId;
 use crate::error::{Result, chain};
 use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
@@ -46,7 +46,7 @@ pub async fn step(app: &App) -> Result<bool> {
 struct Dispatcher {
     app: App,
     heartbeat: Heartbeat,
-    held: Vec<Uuid>,
+    held: Vec<EventId>,
 }
 
 impl Dispatcher {
@@ -90,7 +90,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    async fn put_down(&self, events: Vec<Uuid>) -> Result<()> {
+    async fn put_down(&self, events: Vec<EventId>) -> Result<()> {
         if !events.is_empty() {
             let release = dispatch::release_events(&self.app.writer, &events);
             self.app.deadline.run(self.app.config.worker.lease, release).await??;

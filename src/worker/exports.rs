@@ -16,6 +16,7 @@ use uuid::Uuid;
 use self::rows::RowSource;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::blobs::{Blobs, Piece};
 use crate::store::exports::{self, Claimed, Written};
@@ -140,7 +141,7 @@ struct Writing<'a> {
 
 /// The file while it grows.
 struct Growing {
-    id: Uuid,
+    id: FileId,
     writer: Uuid,
     piece: Piece,
     piece_start: i64,
@@ -222,7 +223,7 @@ impl Writing<'_> {
             largest: settings.max_bytes,
         };
         let new = NewFile {
-            id: Uuid::now_v7(),
+            id: FileId::now_v7(),
             name: &name,
             media_type,
             length: None,

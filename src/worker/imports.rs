@@ -279,7 +279,7 @@ impl<'a> Sending<'a> {
         let accepted = observations.len() as i64;
         if accepted > 0 {
             let message = PriceMessage {
-                batch_id: self.import.id,
+                batch_id: self.import.id.batch(),
                 part: self.reached.parts,
                 may_create_stores: self.import.may_create_stores,
                 backfill: self.import.backfill,

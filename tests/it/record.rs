@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::domain::batch::{Counts, PriceMessage};
+use salebell::domain::ids::BatchId;
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
 use salebell::store::prices;
 use salebell::worker::record;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::support::bus::Carrier;
 use crate::support::{TestApp, User};
@@ -182,7 +182,7 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
     if turned {
         observations.reverse();
     }
-    let (batch_id, reported_at) = (Uuid::now_v7(), base);
+    let (batch_id, reported_at) = (BatchId::now_v7(), base);
     PriceMessage {
         batch_id,
         part: 0,

@@ -29,6 +29,7 @@ pub use self::mount::is_away;
 pub use self::s3::S3;
 use crate::aws::Chain;
 use crate::config::{FileStore, Files};
+use crate::domain::ids::FileId;
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store
 /// reads.
@@ -78,9 +79,9 @@ impl Blobs {
     }
 
     /// A place for what one request writes of a file from `start` on.
-    pub fn new_place(file: Uuid, start: u64, writer: Uuid) -> String {
+    pub fn new_place(file: FileId, start: u64, writer: Uuid) -> String {
         // The last byte of a UUIDv7 is random: 256 folders of about as many files.
-        format!("{:02x}/{file}.{start}.{}", file.as_bytes()[15], writer.simple())
+        format!("{:02x}/{file}.{start}.{}", file.0.as_bytes()[15], writer.simple())
     }
 
     /// Bytes that may still be written. S3 has room for all, as long as the directory where parts are gathered has some.

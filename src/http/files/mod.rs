@@ -12,7 +12,6 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use self::response::FileResponse;
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
@@ -26,6 +25,7 @@ use super::extract::page::Paging;
 use super::middleware::idempotency::{self, Begun};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
+use crate::domain::ids::FileId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::store::files::{self, FileChange};
@@ -153,7 +153,7 @@ pub async fn put(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
@@ -172,7 +172,7 @@ pub async fn show(
 pub async fn head(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -183,7 +183,12 @@ pub async fn head(
 }
 
 /// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
-pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Result<Response> {
+pub async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Result<Response> {
     if tus::is_meant(request.headers()) {
         return Ok(tus::patch(&app, &caller, id, request).await);
     }
@@ -203,7 +208,7 @@ pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: 
     }
 }
 
-async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Response> {
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
@@ -229,7 +234,7 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -244,6 +249,11 @@ pub async fn remove(
 }
 
 /// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
-pub async fn overridden(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Response {
+pub async fn overridden(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Response {
     tus::overridden(&app, &caller, id, request).await
 }

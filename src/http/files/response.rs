@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
+use crate::domain::ids::FileId;
 use crate::store::files::StoredFile;
 
 /// A file, whole or on its way.
 #[derive(Serialize)]
 pub struct FileResponse {
-    id: Uuid,
+    id: FileId,
     name: String,
     media_type: String,
     /// `uploading` or `complete`.

@@ -6,18 +6,17 @@ pub mod writing;
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::{PgPool, Transaction};
 use crate::domain::file::UNFINISHED_LIFE;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]
 pub struct StoredFile {
-    pub id: Uuid,
+    pub id: FileId,
     pub account_id: AccountId,
     pub name: String,
     pub media_type: String,
@@ -54,7 +53,7 @@ pub struct FilePiece {
 }
 
 pub struct NewFile<'a> {
-    pub id: Uuid,
+    pub id: FileId,
     pub name: &'a str,
     pub media_type: &'a str,
     pub length: Option<i64>,
@@ -165,7 +164,7 @@ pub async fn create_final(
     pool: &PgPool,
     account: AccountId,
     new: &NewFile<'_>,
-    parts: &[Uuid],
+    parts: &[FileId],
     quota: Quota,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
@@ -176,7 +175,7 @@ pub async fn create_final(
         r#"select id, stored from files
          where id = any($1) and account_id = $2 and state = 'complete' and concat = 'partial' and expires_at > $3
          order by id for no key update"#,
-        parts,
+        parts as &[FileId],
         account.0,
         now,
     )
@@ -184,7 +183,7 @@ pub async fn create_final(
     .await?;
     let mut length = 0;
     for part in parts {
-        let Some(found) = found.iter().find(|found| found.id == *part) else {
+        let Some(found) = found.iter().find(|found| found.id == part.0) else {
             let detail = format!("names {part}, which is no complete partial upload of yours");
             return Err(Error::invalid("Upload-Concat", detail));
         };
@@ -199,8 +198,8 @@ pub async fn create_final(
          from unnest($2::uuid[]) with ordinality as named (id, place_in_order)
          join file_pieces p on p.file_id = named.id
          where p.length > 0",
-        file.id,
-        parts,
+        file.id.0,
+        parts as &[FileId],
     )
     .execute(&mut *transaction)
     .await?;
@@ -209,8 +208,8 @@ pub async fn create_final(
 }
 
 /// `Upload-Concat` of a file that is put together, as it was received.
-pub async fn find_upload_concat(pool: &PgPool, id: Uuid) -> Result<Option<String>> {
-    let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id);
+pub async fn find_upload_concat(pool: &PgPool, id: FileId) -> Result<Option<String>> {
+    let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id.0);
     Ok(concat.fetch_optional(pool).await?.flatten())
 }
 
@@ -218,7 +217,7 @@ pub async fn find_upload_concat(pool: &PgPool, id: Uuid) -> Result<Option<String
 pub fn list_files_query(
     account: AccountId,
     state: Option<&str>,
-    before: Option<Uuid>,
+    before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
@@ -228,7 +227,7 @@ pub fn list_files_query(
     if let Some(state) = state {
         query.push(" and state = ").push_bind(state.to_owned());
     }
-    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and id < ").push_bind(before.unwrap_or(FileId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
     query
 }
@@ -238,7 +237,7 @@ pub async fn list_files(
     pool: &PgPool,
     account: AccountId,
     state: Option<&str>,
-    before: Option<Uuid>,
+    before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<StoredFile>> {
@@ -251,7 +250,7 @@ pub async fn list_files(
 pub async fn find_file(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    id: Uuid,
+    id: FileId,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
@@ -262,11 +261,11 @@ pub async fn find_file(
 }
 
 /// Where a file's bytes are, in their order.
-pub async fn list_pieces(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<FilePiece>> {
+pub async fn list_pieces(executor: impl PgExecutor<'_>, id: FileId) -> Result<Vec<FilePiece>> {
     let pieces = sqlx::query_as!(
         FilePiece,
         "select start_at, length, place from file_pieces where file_id = $1 and length > 0 order by start_at",
-        id,
+        id.0,
     )
     .fetch_all(executor)
     .await?;
@@ -286,7 +285,7 @@ pub struct FileChange {
 pub async fn update_file(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: FileId,
     now: DateTime<Utc>,
     change: impl FnOnce(&StoredFile) -> Result<FileChange>,
 ) -> Result<StoredFile> {

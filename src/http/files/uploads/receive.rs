@@ -23,7 +23,7 @@ use super::refusal::{Refusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::active_uploads::{Limits, Receiving};
 use crate::files::blobs::{Blobs, Piece, Progress};
@@ -54,7 +54,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// A request that writes to an upload.
 pub struct Incoming {
     pub account: AccountId,
-    pub file: Uuid,
+    pub file: FileId,
     /// Of the first byte.
     pub offset: u64,
     /// Of the whole file, when the request tells it.
@@ -75,7 +75,7 @@ pub enum Ends {
 }
 
 impl Incoming {
-    pub fn new(account: AccountId, file: Uuid, offset: u64) -> Incoming {
+    pub fn new(account: AccountId, file: FileId, offset: u64) -> Incoming {
         let (expected, ends) = (Expected::default(), Ends::AtItsLength);
         Incoming { account, file, offset, length: None, expected, ends }
     }
