@@ -12,6 +12,7 @@ use super::metadata::Metadata;
 use crate::app::App;
 use crate::error::failure::Failure;
 use crate::error::{Error, Result, chain};
+use crate::store::lease::Claim;
 use crate::store::{health, self_terminations};
 
 /// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.
@@ -70,7 +71,8 @@ impl Replacement {
                 none.insert(AutoScaling::connect(&self.metadata, &app.config.instance, chain).await?)
             }
         };
-        if !claim(app, group).await.map_err(|error| Failure::new(chain(&error)))? {
+        let claim = claim(app, group).await.map_err(|error| Failure::new(chain(&error)))?;
+        if claim == Claim::Refused {
             return Ok(Verdict::HeldBack);
         }
         if !still() {
@@ -90,8 +92,8 @@ impl Replacement {
     }
 }
 
-/// Whether no other instance of the group is being replaced. The database's clock counts.
-async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
+/// Granted while no other instance of the group is being replaced. The database's clock counts.
+async fn claim(app: &App, group: &AutoScaling) -> Result<Claim> {
     let claiming = async {
         let asked = Instant::now();
         app.clock.hear(health::read_clock(&app.writer).await?, asked);

@@ -10,6 +10,7 @@ use crate::domain::ids::{DeliveryId, EventId, GameId, WatchId};
 use crate::domain::price::Kind;
 use crate::error::Result;
 use crate::store::delivery_queue;
+use crate::store::lease::Lease;
 
 /// An event with watches to look at, leased to this process.
 pub struct Waiting {
@@ -257,9 +258,9 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
     Ok(MadeSlice { transaction, slice, notices: row.notices, deliveries: row.deliveries, rearmed })
 }
 
-/// Commits a slice, and moves its event on: slices are committed in their order. False: another process has gone on
-/// with this event meanwhile, and nothing was written.
-pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Result<bool> {
+/// Commits a slice, and moves its event on: slices are committed in their order. The event is lost when another
+/// process has gone on with it meanwhile.
+pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Result<Lease> {
     let MadeSlice { mut transaction, slice, .. } = made;
     let ours = sqlx::query!(
         "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
@@ -273,9 +274,9 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
     )
     .execute(&mut *transaction)
     .await?;
-    if ours.rows_affected() == 0 {
+    if Lease::of(&ours) == Lease::Lost {
         transaction.rollback().await?;
-        return Ok(false);
+        return Ok(Lease::Lost);
     }
     if made.deliveries > 0 || made.rearmed > 0 {
         sqlx::query!("select pg_notify($1, '')::text as notified", notifications::DELIVERIES)
@@ -283,7 +284,7 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
             .await?;
     }
     transaction.commit().await?;
-    Ok(true)
+    Ok(Lease::Held)
 }
 
 /// Why a delivery was cancelled that is made due again when its sale goes on.

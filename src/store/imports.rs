@@ -11,6 +11,7 @@ use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
 use crate::domain::ids::{AccountId, FileId, ImportId};
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// An account has no more imports waiting or being read than this.
 const MAX_OPEN: i64 = 100;
@@ -221,14 +222,14 @@ pub struct Reached {
     pub accepted: i64,
 }
 
-/// Tells how far a worker has come, and keeps the import for it. False: it was cancelled, or another has it.
+/// Records how far a worker has come, and keeps the import for it. A cancelled import is lost.
 pub async fn record_progress(
     pool: &PgPool,
     id: ImportId,
     holder: Uuid,
     reached: &Reached,
     lease: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let kept = sqlx::query!(
         "update imports set rows_read = $3, bytes_read = $4, refused = $5, portions_sent = $6, parts_sent = $7,
             accepted = $8, leased_until = $9, warnings = $10
@@ -246,7 +247,7 @@ pub async fn record_progress(
     )
     .execute(pool)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(Lease::of(&kept))
 }
 
 /// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
@@ -278,7 +279,7 @@ pub async fn count_recorded_parts(pool: &PgPool, id: ImportId) -> Result<i64> {
     Ok(count)
 }
 
-/// The end of an import: all of it was sent, or `failure` kept it from that. False: it was cancelled, or another has it.
+/// The end of an import: all of it was sent, or `failure` kept it from that. A cancelled import is lost.
 pub async fn finish_import(
     pool: &PgPool,
     id: ImportId,
@@ -286,7 +287,7 @@ pub async fn finish_import(
     reached: &Reached,
     failure: Option<&str>,
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let mut transaction = pool.begin().await?;
     let finished = sqlx::query!(
         "update imports set state = case when $3::text is null then 'sent' else 'failed' end, failure = $3, holder = null,
@@ -303,13 +304,13 @@ pub async fn finish_import(
     )
     .execute(&mut *transaction)
     .await?;
-    if finished.rows_affected() == 0 {
-        return Ok(false);
+    if Lease::of(&finished) == Lease::Lost {
+        return Ok(Lease::Lost);
     }
     let closing = Closing { parts: reached.parts, accepted: reached.accepted, rejected: reached.refused };
     batches::close_batch(&mut *transaction, id.batch(), &closing, now).await?;
     transaction.commit().await?;
-    Ok(true)
+    Ok(Lease::Held)
 }
 
 /// Gives an import back that a worker could not go on with; another takes it at `again_at`.

@@ -12,14 +12,22 @@ use crate::error::{Error, Result};
 use crate::store::known_price::NEVER_PAID;
 use crate::store::publications;
 
-/// Writes everything of a message. False when the message has been recorded before: then nothing may be committed.
+/// Whether a message was recorded for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    New,
+    /// It had been recorded before: nothing may be committed.
+    Repeated,
+}
+
+/// Writes everything of a message.
 pub async fn write(
     connection: &mut PgConnection,
     changes: &Changes,
     message: &PriceMessage,
     source: &Source<'_>,
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Recording> {
     let counts = &changes.counts;
     let transitions = serde_json::to_value(&counts.transitions).map_err(Error::internal)?;
     let first_time = sqlx::query!(
@@ -41,7 +49,7 @@ pub async fn write(
     .execute(&mut *connection)
     .await?;
     if first_time.rows_affected() == 0 {
-        return Ok(false);
+        return Ok(Recording::Repeated);
     }
     write_prices(connection, changes, source, now).await?;
     if changes.events.iter().any(|event| source.publish || source.rings(event)) {
@@ -49,7 +57,7 @@ pub async fn write(
             .fetch_one(connection)
             .await?;
     }
-    Ok(true)
+    Ok(Recording::New)
 }
 
 /// Where changes come from, and who hears of them.

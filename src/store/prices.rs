@@ -19,7 +19,7 @@ use crate::domain::offer_recorder::{Changes, Held, KnownOffer, OfferRecorder};
 use crate::domain::price::{ObservedPrice, Price, Rules};
 use crate::error::{Error, Result};
 use crate::store::known_price::{parse_currency, price_columns};
-use crate::store::price_changes::Source;
+use crate::store::price_changes::{Recording, Source};
 use crate::store::{new_offers, price_changes};
 
 /// What has come of a message.
@@ -65,7 +65,8 @@ pub async fn record(
         };
         let mut changes = apply(&observed, offers, rules, &source);
         changes.resume_what_was_over(now);
-        if !price_changes::write(&mut transaction, &changes, message, &source, now).await? {
+        let recording = price_changes::write(&mut transaction, &changes, message, &source, now).await?;
+        if recording == Recording::Repeated {
             transaction.rollback().await?;
             return Ok(None);
         }

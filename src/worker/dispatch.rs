@@ -10,6 +10,7 @@ use crate::domain::ids::EventId;
 use crate::error::{Result, chain};
 use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
+use crate::store::lease::Lease;
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
 const EVENTS_AT_ONCE: i64 = 500;
@@ -129,7 +130,8 @@ impl Dispatcher {
             self.heartbeat.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
-            if !app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await?? {
+            let lease = app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await??;
+            if lease == Lease::Lost {
                 self.held.retain(|held| *held != event.id);
                 return Ok(small);
             }

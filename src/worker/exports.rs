@@ -23,6 +23,7 @@ use crate::store::exports::{self, Claimed, Written};
 use crate::store::files::removal;
 use crate::store::files::writing::{self, Beginning, Writer};
 use crate::store::files::{self, NewFile, Quota};
+use crate::store::lease::Lease;
 use crate::tables::{TableFormat, TableWriter};
 
 /// A sign of life, and the progress, this often.
@@ -204,10 +205,9 @@ impl Writing<'_> {
             hash_state: &[],
             progress: None,
         };
-        if writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 
@@ -277,10 +277,9 @@ impl Writing<'_> {
 
     async fn tell(&self) -> Result<(), Stop> {
         let (app, id) = (self.app, self.export.id);
-        if exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
+use crate::store::lease::Lease;
 use crate::store::{files, new_offers};
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -352,10 +353,9 @@ impl<'a> Sending<'a> {
         self.count(bytes);
         self.told_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
-        if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 

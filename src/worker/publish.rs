@@ -16,6 +16,7 @@ use crate::error::{Error, Result, chain};
 use crate::outbound::bus::topic::{Message, Topic, requests};
 use crate::outbound::events;
 use crate::store::jobs;
+use crate::store::lease::Claim;
 use crate::store::publications::{self, Waiting};
 
 /// Who publishes, in the table of jobs.
@@ -64,7 +65,8 @@ pub async fn step(app: &App) -> Result<bool> {
         return Ok(false);
     }
     let now = app.clock.now();
-    if !app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?? {
+    let claim = app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await??;
+    if claim == Claim::Refused {
         return Ok(false);
     }
     let published = publish_some(app, topic).await;

@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
+use crate::store::lease::Claim;
 use crate::store::{health, jobs, matching, told_ends};
 
 /// A job that takes longer than this is taken for dead and taken over.
@@ -90,7 +91,9 @@ impl Job {
                 Ok(())
             }
             Job::Sweep => {
-                while jobs::sweep(&app.writer, now).await? && !app.stopping.is_cancelled() {}
+                while jobs::sweep(&app.writer, now).await? == jobs::Swept::MayBeMore
+                    && !app.stopping.is_cancelled()
+                {}
                 Ok(())
             }
             Job::AssembleFiles => files::assemble_left(app).await,
@@ -140,7 +143,7 @@ pub async fn step(app: &App) -> Result<usize> {
     for job in Job::ALL {
         let now = app.clock.now();
         let claim = jobs::claim_job(&app.writer, job.name(), now, now + LEASE);
-        if !app.deadline.run(app.config.worker.lease, claim).await?? {
+        if app.deadline.run(app.config.worker.lease, claim).await?? == Claim::Refused {
             continue;
         }
         let worked = app.deadline.run(JOB_LIMIT, job.work(app)).await;

@@ -7,6 +7,7 @@ use salebell::domain::batch::{Counts, PriceMessage};
 use salebell::domain::ids::BatchId;
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
+use salebell::store::lease::Lease;
 use salebell::store::prices;
 use salebell::worker::record;
 use serde_json::{Value, json};
@@ -307,7 +308,7 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], true);
     // The dead one wakes up: what it holds is not its own any more.
-    assert!(!app.app.bus.extend(&held[0], LEASE).await.unwrap());
+    assert_eq!(app.app.bus.extend(&held[0], LEASE).await.unwrap(), Lease::Lost);
     app.app.bus.acknowledge(&held[0]).await.unwrap();
 }
 

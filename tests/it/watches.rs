@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use reqwest::Method;
 use salebell::store::dispatch as queue;
+use salebell::store::lease::Lease;
 use salebell::worker::{deliver, dispatch};
 use serde_json::{Value, json};
 
@@ -194,7 +195,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     // The second is made meanwhile, and goes with its maker.
     let lost = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
     assert_eq!((made.notices, lost.notices), (3, 7));
-    assert!(queue::commit_slice(made, event, &times).await.unwrap());
+    assert_eq!(queue::commit_slice(made, event, &times).await.unwrap(), Lease::Held);
     drop(lost);
     assert!(!dispatch::step(&app.app).await.unwrap(), "the event is leased");
     app.clock.advance(TimeDelta::seconds(61));
@@ -203,7 +204,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     // The dead one wakes up and goes on: nothing is made twice.
     let late = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
     assert_eq!(late.notices, 0);
-    assert!(!queue::commit_slice(late, event, &times).await.unwrap());
+    assert_eq!(queue::commit_slice(late, event, &times).await.unwrap(), Lease::Lost);
     assert_eq!(notices(&app).await.len(), 10);
 }
 

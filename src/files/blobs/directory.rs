@@ -14,7 +14,6 @@ use tokio::time::timeout;
 use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{Found, blocking};
 
-
 /// Bytes that are read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
 /// Who waits for a thread looks this often whether the file system still answers.

@@ -211,6 +211,15 @@ impl Blobs {
     }
 }
 
+/// What cutting a piece has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The next writer can go on in this place.
+    Clean,
+    /// Some of what was to be forgotten is still on its way: nobody may go on in this place.
+    StillArriving,
+}
+
 /// A piece that is being written.
 #[derive(Clone)]
 pub enum Piece {
@@ -261,14 +270,13 @@ impl Piece {
         }
     }
 
-    /// Forgets what was written behind the first `length` bytes. False: some of that is still on its way, and nobody may
-    /// go on in this place.
+    /// Forgets what was written behind the first `length` bytes.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn cut(&self, length: u64) -> io::Result<bool> {
+    pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         match self {
-            Piece::Directory(piece) => piece.cut(length).await.map(|()| true),
+            Piece::Directory(piece) => piece.cut(length).await.map(|()| Cut::Clean),
             Piece::S3(piece) => piece.cut(length).await,
         }
     }

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Progress, S3, blocking, write_hashed};
+use super::{Cut, Progress, S3, blocking, write_hashed};
 use crate::config::MAX_BYTES_IN_S3;
 
 /// The least that S3 takes for a part that is not the last.
@@ -218,18 +218,18 @@ impl PartWriter {
         });
     }
 
-    pub async fn cut(&self, length: u64) -> io::Result<bool> {
+    pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         let (scratch, base) = (self.0.scratch.clone(), self.0.base);
         {
             let mut state = self.state();
             if state.parts.len() > state.opened_parts {
-                return Ok(false);
+                return Ok(Cut::StillArriving);
             }
             state.length = length;
         }
         blocking(move || {
             scratch.set_len(length - base)?;
-            (&*scratch).seek(SeekFrom::End(0)).map(|_| true)
+            (&*scratch).seek(SeekFrom::End(0)).map(|_| Cut::Clean)
         })
         .await
     }

@@ -42,6 +42,7 @@ use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
 use crate::store::idempotency::{self as store, Found, Name, Saved};
+use crate::store::lease::Lease;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -267,8 +268,8 @@ impl Claim {
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
             match self.app.deadline.run(PATIENCE, prolong).await {
-                Ok(Ok(true)) | Err(DeadlineExceeded) => {}
-                Ok(Ok(false)) => return,
+                Ok(Ok(Lease::Held)) | Err(DeadlineExceeded) => {}
+                Ok(Ok(Lease::Lost)) => return,
                 Ok(Err(error)) => {
                     log::warn!(target: "salebell::idempotency", "a lock is not prolonged: {}", chain(&error));
                 }

@@ -11,6 +11,7 @@ use super::accounts;
 use crate::database::pool::PgPool;
 use crate::domain::ids::{AccountId, ExportId, FileId};
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// An account has no more exports waiting or being written than this.
 const MAX_OPEN: i64 = 20;
@@ -172,14 +173,14 @@ pub struct Written {
     pub file_id: Option<FileId>,
 }
 
-/// Tells how far a worker has come, and keeps the export for it. False: it was cancelled, or another has it.
+/// Records how far a worker has come, and keeps the export for it. A cancelled export is lost.
 pub async fn record_progress(
     pool: &PgPool,
     id: ExportId,
     holder: Uuid,
     written: &Written,
     lease: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let kept = sqlx::query!(
         "update exports set rows_written = $3, bytes_written = $4, rows_total = $5, file_id = $6, leased_until = $7
          where id = $1 and holder = $2 and state = 'writing'",
@@ -193,7 +194,7 @@ pub async fn record_progress(
     )
     .execute(pool)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(Lease::of(&kept))
 }
 
 /// The end: its file is whole, or `failure` kept it from that.

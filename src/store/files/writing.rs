@@ -10,6 +10,7 @@ use crate::database::pool::PgPool;
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// A request that wants to write.
 pub struct Writer<'a> {
@@ -142,9 +143,20 @@ pub async fn begin_writing(
     }))
 }
 
-/// Whether nobody writes an upload, so that the offset stands which its row tells. A writer that has told of nothing since
-/// `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
-pub async fn take_from_silent(pool: &PgPool, id: FileId, silent_since: DateTime<Utc>) -> Result<bool> {
+/// Whether an upload is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadActivity {
+    /// The offset in its row stands.
+    Resting,
+    BeingWritten,
+}
+
+/// Says whether an upload is being written. A writer that has reported nothing since `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
+pub async fn take_from_silent(
+    pool: &PgPool,
+    id: FileId,
+    silent_since: DateTime<Utc>,
+) -> Result<UploadActivity> {
     // Nobody's name: it is not null, for its place was not left well.
     let nobody = Uuid::nil();
     sqlx::query!(
@@ -164,7 +176,7 @@ pub async fn take_from_silent(pool: &PgPool, id: FileId, silent_since: DateTime<
     )
     .fetch_one(pool)
     .await?;
-    Ok(!written)
+    Ok(if written { UploadActivity::BeingWritten } else { UploadActivity::Resting })
 }
 
 /// What a writer has made durable.
@@ -179,13 +191,13 @@ pub struct Written<'a> {
     pub progress: Option<&'a Value>,
 }
 
-/// Tells what is durable. `ends`: the writer has ended, and another may go on in its place. False: another writes.
+/// Records what is durable, unless another writes by now. `ends`: the writer has ended, and another may go on in its place.
 pub async fn record_written(
     pool: &PgPool,
     written: &Written<'_>,
     ends: bool,
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let recorded = sqlx::query!(
         "with file as (
             update files set stored = $3, hash_state = $4, writer = case when $6 then null else writer end,
@@ -207,7 +219,7 @@ pub async fn record_written(
     )
     .execute(pool)
     .await?;
-    Ok(recorded.rows_affected() == 1)
+    Ok(Lease::of(&recorded))
 }
 
 /// A piece that can be read only after the store of blobs has sealed it.
@@ -231,13 +243,13 @@ pub async fn list_open_pieces(pool: &PgPool, id: FileId, piece_start: i64) -> Re
     Ok(pieces)
 }
 
-/// The file has all of its bytes, in pieces that can be read. False: another writes, or it is gone.
+/// Completes a file that has all of its bytes, in pieces that can be read.
 pub async fn complete_file(
     pool: &PgPool,
     written: &Written<'_>,
     sha256: &[u8],
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let completed = sqlx::query!(
         "with file as (
             update files set state = 'complete', length = $3, stored = $3, sha256 = $4, hash_state = null, writer = null,
@@ -265,11 +277,11 @@ pub async fn complete_file(
     )
     .execute(pool)
     .await?;
-    Ok(completed.rows_affected() > 0)
+    Ok(Lease::of(&completed))
 }
 
-/// A sign of life of who reads a file that was put together. False: it is gone, or complete.
-pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<bool> {
+/// Gives a sign of life of the process that reads a concatenated file. The file is lost when it is gone, or complete.
+pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<Lease> {
     let touched = sqlx::query!(
         "update files set updated_at = $2 where id = $1 and state = 'uploading' and concat = 'final'",
         id.0,
@@ -277,7 +289,7 @@ pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Resul
     )
     .execute(pool)
     .await?;
-    Ok(touched.rows_affected() == 1)
+    Ok(Lease::of(&touched))
 }
 
 /// Takes a file that was put together and whose reader has given no sign of life since `dead_since`.
@@ -300,8 +312,8 @@ pub async fn claim_final(
     Ok(claimed.map(FileId))
 }
 
-/// A file put together of others has been read, and this is its hash. False: it is gone.
-pub async fn complete_final(pool: &PgPool, id: FileId, sha256: &[u8], now: DateTime<Utc>) -> Result<bool> {
+/// Completes a concatenated file that has been read to its end, with its hash. The file is lost when it is gone.
+pub async fn complete_final(pool: &PgPool, id: FileId, sha256: &[u8], now: DateTime<Utc>) -> Result<Lease> {
     let completed = sqlx::query!(
         "with file as (
             update files set state = 'complete', stored = length, sha256 = $2, updated_at = $3, completed_at = $3,
@@ -319,5 +331,5 @@ pub async fn complete_final(pool: &PgPool, id: FileId, sha256: &[u8], now: DateT
     )
     .execute(pool)
     .await?;
-    Ok(completed.rows_affected() == 1)
+    Ok(Lease::of(&completed))
 }

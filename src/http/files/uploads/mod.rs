@@ -29,6 +29,7 @@ use crate::error::{Error, Kind, Result, chain};
 use crate::files::concatenation::concatenate;
 use crate::http::extract::caller::Caller;
 use crate::http::files::uploads::tus_headers::{parse_metadata, text_of};
+use crate::store::files::writing::UploadActivity;
 use crate::store::files::{self, NewFile, Quota, StoredFile};
 use crate::store::files::{removal, writing};
 
@@ -204,7 +205,7 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
     loop {
         let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
         let silent_since = app.clock.now() - patience;
-        if writing::take_from_silent(&app.writer, id, silent_since).await? {
+        if writing::take_from_silent(&app.writer, id, silent_since).await? == UploadActivity::Resting {
             return files::find_file(&app.writer, account, id, app.clock.now()).await;
         }
         sleep(Duration::from_millis(100)).await;
