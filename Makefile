@@ -1,6 +1,6 @@
 # Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
-.PHONY: help run test check-stacks format bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
+.PHONY: help run test check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a
 format: ## formats the Rust sources
 	cargo fmt
 
-bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/image.md)
+reference: ## writes the pages of docs/reference/ that the program prints
+	@for page in settings metrics problems commands; do cargo run --locked --quiet -- reference $$page > docs/reference/$$page.md || exit; done
+
+bake-local: ## bakes the machine image into a root file system on this machine (docs/decisions/0019-image.md)
 	@scripts/bake-image.sh local $(ARGS)
 
 bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMAGE_FILE=image.json for what it is)
@@ -27,7 +30,7 @@ bake: ## bakes the machine image on AWS (ARGS="-var-file=yours.pkrvars.hcl", IMA
 bake-compare: ## bakes twice and compares the images file by file
 	@scripts/compare-bakes.sh
 
-rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=roll for one; docs/decisions/rehearsal.md)
+rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=roll for one; docs/decisions/0023-rehearsal.md)
 	@scripts/rehearse.sh $(SCENARIO)
 
 rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
@@ -54,13 +57,13 @@ status: ## what stands on AWS, and what of it needs a person (ENV=dev)
 destroy: ## deletes the stacks of an environment, and says what stays (ENV=dev; never prod)
 	@scripts/stacks.sh destroy --environment=$(call whole,ENV) $(call flag,YES,yes)
 
-cost: ## computes what each environment costs in a month, into docs/operations/cost.md
+cost: ## computes what each environment costs in a month, into docs/reference/cost.md
 	@scripts/stacks.sh cost
 
-diagram: ## draws the stacks as the templates have them, into docs/stacks.md
+diagram: ## draws the stacks as the templates have them, into docs/reference/stacks.md
 	@scripts/stacks.sh diagram
 
-shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/operations/escalate.md)
+shell: ## opens a recorded shell on an instance (ENV=dev TICKET=OPS-123; INSTANCE=i-…, PERSON=profile; docs/guides/escalate.md)
 	@scripts/stacks.sh shell --environment=$(call whole,ENV) $(call given,INSTANCE,instance) $(call given,TICKET,ticket) $(call given,PERSON,person) $(call flag,YES,yes)
 
 logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; SINCE=2h, LEVEL=warning, GROUP=access, JSON=1)
@@ -69,7 +72,7 @@ logs: ## follows the logs (ENV=dev; REQUEST_ID=… for all lines of a request; S
 mute: ## keeps the alarms quiet for some minutes (ENV=dev MINUTES=30 REASON="…"; MINUTES=0 ends it)
 	@scripts/stacks.sh mute --environment=$(call whole,ENV) --minutes=$(call whole,MINUTES) $(call given,REASON,reason) $(call flag,YES,yes)
 
-package: ## makes a Debian package and an OCI image of this commit (docs/operations/other-hosts.md)
+package: ## makes a Debian package and an OCI image of this commit (docs/guides/other-hosts.md)
 	@scripts/make-package.sh $(ARGS)
 
 change-sets: ## what a deploy would change, without changing it (ENV=prod, TO=s3://bucket/key.txt for a copy)

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${SALEBELL_TEST_DATABASE_URL:-}" ]; then
-  scripts/prepare-tests.sh
+  scripts/lib/prepare-tests.sh
   exec scripts/with-postgres.sh "$0" "$@"
 fi
 # shellcheck source=benches/common.sh
@@ -14,4 +14,4 @@ fi
 say "building"
 [ -n "${SKIP_BUILD:-}" ] || build_release
 make_database boot
-"$(scripts/prepare-python.sh)/bin/python" benches/boot.py "$binary" "$(database_url boot)" "${STARTS:-10}"
+"$(scripts/lib/prepare-python.sh)/bin/python" benches/boot.py "$binary" "$(database_url boot)" "${STARTS:-10}"

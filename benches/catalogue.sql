@@ -1,7 +1,7 @@
 -- A catalogue of :games games with ten offers each, a third of them on sale, and five prices of each offer.
 -- Titles are two to five words, few of them common and many rare, as in a real catalogue.
 --
--- For `psql -v games=…`, and for tests/it/plans.rs. Analyse the tables afterwards.
+-- For `psql -v games=…`, and for tests/it/database/plans.rs. Analyse the tables afterwards.
 
 select setseed(0.42);
 

@@ -7,7 +7,7 @@ binary=${CARGO_TARGET_DIR:-target}/release/salebell
 
 say() { echo "[bench] $*" >&2; }
 
-build_release() { SQLX_OFFLINE=true cargo build --release --quiet; }
+build_release() { SQLX_OFFLINE=true cargo build --release --no-default-features --quiet; } # as the image has it
 
 database_url() { echo "${SALEBELL_TEST_DATABASE_URL%/*}/$1"; }
 

@@ -183,7 +183,7 @@ def boot(image):
                    f"AWS_ENDPOINT_URL_AUTO_SCALING=http://{HOST}:4567\n")
     AutoScaling.completed.clear()
     with open(f"{folder}/console", "w") as console:
-        machine = subprocess.Popen(["scripts/boot-instance.sh", folder, image, ADDRESS],
+        machine = subprocess.Popen(["scripts/lib/boot-instance.sh", folder, image, ADDRESS],
                                    stdin=subprocess.PIPE, stdout=console, stderr=console)
     try:
         if not AutoScaling.completed.wait(LIMIT_S):

@@ -10,14 +10,14 @@ if [ $# -eq 0 ] || [ $# -gt 2 ]; then
   echo "IMAGES names one or two folders of 'make bake-local'" >&2
   exit 1
 fi
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 if [ -z "${SALEBELL_BENCH_INSIDE:-}" ]; then
   scripts/install-packages.sh test
-  SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
+  SALEBELL_TEST_PYTHON=$(scripts/lib/prepare-python.sh)/bin/python
   export SALEBELL_TEST_PYTHON SALEBELL_BENCH_INSIDE=yes
   # All addresses are those of AWS, in a network of its own.
-  exec scripts/run-as-root.sh unshare --net --mount --propagation private env STARTS="${STARTS:-10}" "$0" "$@"
+  exec scripts/lib/run-as-root.sh unshare --net --mount --propagation private env STARTS="${STARTS:-10}" "$0" "$@"
 fi
 if [ -z "${SALEBELL_TEST_DATABASE_URL:-}" ]; then
   ip link set lo up

@@ -1,5 +1,5 @@
 # The machine image. `make bake` makes it on AWS; `make bake-local` runs the same source against an emulated EC2 whose
-# instance is a root file system on this machine (docs/decisions/image.md). Debian's Packer 1.6.6 reads this file alone, newer
+# instance is a root file system on this machine (docs/decisions/0019-image.md). Debian's Packer 1.6.6 reads this file alone, newer
 # ones the folder. Values come from versions.pkrvars.hcl and from scripts/bake-image.sh.
 
 # --- what is baked ---

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bake-image.sh local|aws [PACKER ARGUMENT…]: bakes the machine image by packer/main.pkr.hcl and prints, as its last
 # line, the folder of the result: manifest.json, sbom.cdx.json, and `root` (local) or packer-manifest.json with the AMIs.
-# A local image is there once for its inputs; a second bake finds it. docs/decisions/image.md
+# A local image is there once for its inputs; a second bake finds it. docs/decisions/0019-image.md
 #   SALEBELL_BINARY      bakes this binary instead of building the release (an arm64 image needs an arm64 one)
 #   SALEBELL_IMAGE_ARCH  arm64 or amd64; without it this machine's
 #   SALEBELL_IMAGES      folder of the results; without it salebell/images in the cache folder
@@ -21,11 +21,11 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/salebell
 images=${SALEBELL_IMAGES:-$cache/images}
 bases=${SALEBELL_BASES:-$cache/base}
 architecture=${SALEBELL_IMAGE_ARCH:-$(dpkg --print-architecture)}
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 scripts/install-packages.sh bake >&2
-scripts/fetch-packer.sh >&2
-python=$(scripts/prepare-python.sh)/bin/python
+scripts/lib/fetch-packer.sh >&2
+python=$(scripts/lib/prepare-python.sh)/bin/python
 export PATH=$PATH:$cache/tools/bin
 
 if [ "$where" = aws ]; then
@@ -39,8 +39,7 @@ fi
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 if [ -n "$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packer systemd)" ]; then

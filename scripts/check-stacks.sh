@@ -12,8 +12,8 @@ if [ "${1:-}" = --all ]; then
 fi
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   # It says whether what the stacks write is a configuration.
-  # shellcheck source=scripts/require-rust.sh
-  . scripts/require-rust.sh
+  # shellcheck source=scripts/lib/require-rust.sh
+  . scripts/lib/require-rust.sh
   cargo build --locked --quiet --bin salebell
   export SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/debug/salebell
 fi
@@ -22,7 +22,7 @@ unset AWS_PROFILE AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=eu-central-1 AWS_EC2_METADATA_DISABLED=true
 export PYTHONDONTWRITEBYTECODE=1
 
-python=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
+python=$(scripts/lib/prepare-python.sh tests/stacks/requirements.txt)/bin/python
 check() {
   # What a shell starts in the background does not hear of Ctrl-C otherwise.
   env --default-signal=INT "$python" -m pytest -q -p no:cacheprovider -W "ignore:pkg_resources is deprecated" "$@"
@@ -53,6 +53,6 @@ else
 fi
 if [ -n "$all" ]; then
   echo "==> checkov"
-  checkov=$(scripts/prepare-python.sh tests/stacks/checkov.txt)/bin/checkov
+  checkov=$(scripts/lib/prepare-python.sh tests/stacks/checkov.txt)/bin/checkov
   "$python" tests/stacks/run_checkov.py "$checkov"
 fi

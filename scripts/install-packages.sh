@@ -4,8 +4,8 @@
 # Says nothing and does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 
 purpose=${1:?run, test, bench, bake, vm, stacks or package}
 wanted=()
@@ -22,7 +22,7 @@ if [ "$purpose" != stacks ]; then
 fi
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates
 if [ "$purpose" != bake ] && [ "$purpose" != stacks ] && [ "$purpose" != package ]; then
-  scripts/find-postgres.sh >/dev/null 2>&1 || want postgresql
+  scripts/lib/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
 if [ "$purpose" = run ]; then
   # The README's receiver of webhooks.
@@ -38,7 +38,7 @@ if [ "$purpose" = bench ]; then
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bake ]; then
   if ! grep -q '^ID=debian$' /etc/os-release; then
-    # On Debian scripts/fetch-packer.sh has it for all releases.
+    # On Debian scripts/lib/fetch-packer.sh has it for all releases.
     has packer || want packer
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || want debian-archive-keyring
   fi
@@ -56,7 +56,7 @@ fi
 if [ "$purpose" = test ]; then
   has shellcheck || want shellcheck
   has openssl || want openssl
-  # Instances are booted (tests/it/appliance.rs).
+  # Instances are booted (tests/it/instance/appliance.rs).
   has systemd-nspawn || want systemd-container
   has mmdebstrap || want mmdebstrap
   has ip || want iproute2

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # make-package.sh [deb|image]: makes the Debian package and the OCI image of the commit that is checked out, and prints their
 # paths: salebell_VERSION_ARCH.deb and salebell_VERSION_ARCH.oci.tar in the folder `package` of the target folder. Both
-# have the same binary. docs/operations/other-hosts.md
+# have the same binary. docs/guides/other-hosts.md
 #   SALEBELL_BINARY           packs this binary instead of building the release
 #   SALEBELL_PACKAGE_VERSION  the version; without it that of Cargo.toml, with the commit where it is not tagged
 #   SALEBELL_PACKAGE_QUICK    not empty: packs loosely, for tests
@@ -19,16 +19,15 @@ esac
 say() {
   printf '==> [%3d s] %s\n' "$SECONDS" "$*" >&2
 }
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 scripts/install-packages.sh package >&2
 
 if [ -z "${SALEBELL_BINARY:-}" ]; then
   say "building the release binary"
-  cargo build --locked --release --bin salebell >&2
-  SALEBELL_BINARY=${CARGO_TARGET_DIR:-target}/release/salebell
+  SALEBELL_BINARY=$(scripts/lib/build-appliance.sh)
 fi
 commit=$(git rev-parse HEAD)
 dirty=$(git status --porcelain -- Cargo.toml Cargo.lock src migrations packaging systemd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make rehearse`: boots a fleet on this machine, puts a load on it, and has happen to it what happens to fleets
-# (docs/decisions/rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
+# (docs/decisions/0023-rehearsal.md). Arguments are scenarios, such as `roll`; without one all of them, one after the other.
 #   SALEBELL_REHEARSE_IMAGES    one or two folders of `make bake-local`, to roll from and to; without it an image of the
 #                               debug build, which is found again while nothing in it changes
 #   SALEBELL_REHEARSE_FLEET     how many instances, from 3 (without it) to 6
@@ -8,12 +8,12 @@
 #   SALEBELL_REHEARSE_REPORT    where the report goes; without it below the target folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 scripts/install-packages.sh test
-SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh)/bin/python
+SALEBELL_TEST_PYTHON=$(scripts/lib/prepare-python.sh)/bin/python
 export SALEBELL_TEST_PYTHON SQLX_OFFLINE=true
 if [ -z "${SALEBELL_REHEARSE_IMAGES:-}" ]; then
   echo "==> building, and baking the image (found again while nothing in it changes)"
@@ -24,5 +24,5 @@ fi
 # For the AWS of the rehearsal, which believes everybody; yours are not used.
 export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
 unset AWS_SESSION_TOKEN AWS_WEB_IDENTITY_TOKEN_FILE AWS_ROLE_ARN
-program=$(scripts/find-test.sh rehearse)
-exec scripts/run-as-root.sh "$program" "$@"
+program=$(scripts/lib/find-test.sh rehearse)
+exec scripts/lib/run-as-root.sh "$program" "$@"

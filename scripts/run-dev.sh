@@ -3,8 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
 scripts/install-packages.sh run
 echo "==> building (some minutes the first time)"
 cargo build --locked --bin salebell

@@ -3,14 +3,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# shellcheck source=scripts/require-rust.sh
-. scripts/require-rust.sh
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/require-rust.sh
+. scripts/lib/require-rust.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 # Before anything is installed: who would rather be root, or on another machine, hears of it now.
-# shellcheck source=scripts/describe-machine.sh
-. scripts/describe-machine.sh
+# shellcheck source=scripts/lib/describe-machine.sh
+. scripts/lib/describe-machine.sh
 scripts/install-packages.sh test
-scripts/prepare-tests.sh
+scripts/lib/prepare-tests.sh
 export SALEBELL_TEST_LEFT_OUT=$left_out SALEBELL_TEST_OF_ROOT=$of_root
-exec scripts/with-postgres.sh scripts/run-checks.sh "$@"
+exec scripts/with-postgres.sh scripts/lib/run-checks.sh "$@"

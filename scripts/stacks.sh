@@ -10,7 +10,7 @@ if [ ${#programs[@]} -ne 1 ] || [ ! -f "${programs[0]}" ]; then
 fi
 shift
 scripts/install-packages.sh stacks
-python=$(scripts/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
+python=$(scripts/lib/prepare-python.sh scripts/stacks/requirements.txt)/bin/python
 # Where the modules are that commands of other folders share with those of scripts/stacks.
 export PYTHONPATH=scripts/stacks
 exec "$python" "${programs[0]}" "$@"

@@ -3,7 +3,7 @@
 # The command finds it in DATABASE_URL and SALEBELL_TEST_DATABASE_URL (superuser, 127.0.0.1, a password).
 # Quick and not durable: fsync is off. SALEBELL_TEST_POSTGRES_OPTIONS is added to the server's arguments.
 set -euo pipefail
-bin=$("$(dirname "$0")/find-postgres.sh")
+bin=$("$(dirname "$0")/lib/find-postgres.sh")
 
 # PostgreSQL refuses to run as root.
 as_user=()

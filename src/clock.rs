@@ -1,10 +1,11 @@
 //! What time it is. The whole fleet goes by the database's clock: what one process lets live, no other takes for dead,
 //! whatever its machine believes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
@@ -63,7 +64,7 @@ impl Clock {
         if known && (told.time - self.now()).abs() < CORRECTED_FROM + took {
             return;
         }
-        *lock(database) = Some(told);
+        *database.lock() = Some(told);
         if let Err(error) = self.check() {
             log::error!(target: "salebell::clock", "{}", crate::error::chain(&error));
         }
@@ -86,13 +87,8 @@ impl Clock {
     }
 
     fn told(&self) -> Option<Told> {
-        self.database.as_ref().and_then(|database| *lock(database))
+        self.database.as_ref().and_then(|database| *database.lock())
     }
-}
-
-/// Whoever panicked with the lock had changed all or nothing.
-fn lock(database: &Mutex<Option<Told>>) -> MutexGuard<'_, Option<Told>> {
-    database.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -105,16 +101,16 @@ mod tests {
         let machine = Arc::new(Mutex::new(epoch));
         let clock = Clock::of_fleet({
             let machine = machine.clone();
-            move || *machine.lock().unwrap()
+            move || *machine.lock()
         });
         assert_eq!(clock.now(), epoch, "nobody has told another");
         let near = |time: DateTime<Utc>| (clock.now() - time).abs() < TimeDelta::seconds(1);
         let year = TimeDelta::days(365);
         clock.hear(epoch + year, Instant::now());
         assert!(near(epoch + year) && clock.check().is_err());
-        *machine.lock().unwrap() = epoch + year * 2;
+        *machine.lock() = epoch + year * 2;
         assert!(near(epoch + year) && clock.check().is_err());
-        *machine.lock().unwrap() = epoch + year + TimeDelta::seconds(30);
+        *machine.lock() = epoch + year + TimeDelta::seconds(30);
         assert!(near(epoch + year) && clock.check().is_ok());
         // What a slow answer says within its time is no news; what is off by more is.
         let before = clock.now();

@@ -3,7 +3,8 @@
 //! The data's path, from top to bottom; the folders follow it:
 //!
 //! ```text
-//! report           http/prices.rs, cli/report/     a price is seen by a shop or a program; worker/imports.rs reads files
+//! report           http/prices.rs, cli/report/     a price is observed by a shop or a program; worker/imports.rs reads files
+//!   → intake       intake.rs                       each observation is checked, and becomes part of a message
 //!   → bus          outbound/bus/                   durable before the 202; a table of PostgreSQL, or SNS and SQS
 //!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)
 //!   → dispatch     worker/dispatch.rs              event → watches that match → notices → deliveries
@@ -13,7 +14,7 @@
 //! ```
 //!
 //! The modules below are the layers, from top to bottom: each may import those that stand below it and no other
-//! (`tests/it/layering.rs`).
+//! (`tests/it/project/layering.rs`).
 
 /// Every program and benchmark of the crate has it.
 #[global_allocator]
@@ -33,6 +34,9 @@ pub mod grpc;
 
 /// The loops that record, dispatch, deliver, import and export.
 pub mod worker;
+
+/// Reports of prices while they are read: checked, and put on the bus.
+pub mod intake;
 
 /// The appliance on EC2: boot, launch and termination hooks, replacement of the instance.
 pub mod instance;

@@ -1,11 +1,12 @@
 //! Secrets at rest: channel secrets are sealed with AES-256-GCM before they meet the database.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::api_key;
@@ -44,11 +45,11 @@ impl Keyring {
 
     /// From now on these keys.
     pub fn replace(&self, keys: Keyring) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys.keys();
+        *self.0.write() = keys.keys();
     }
 
     fn keys(&self) -> Arc<[(KeyId, LessSafeKey)]> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
     /// Whether there is a key.

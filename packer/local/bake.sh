@@ -4,8 +4,8 @@
 # emulator for an instance and is told to find it there. Leaves the image in WORK/output/root.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# shellcheck source=scripts/system-programs.sh
-. scripts/system-programs.sh
+# shellcheck source=scripts/lib/system-programs.sh
+. scripts/lib/system-programs.sh
 if [ "$(id -u)" -ne 0 ]; then
   # A root file system has files of many users.
   exec sudo env "PATH=$PATH" "HOME=$HOME" "$0" "$@"
@@ -22,8 +22,8 @@ fi
 
 # All of it in a control group, and the machine in one of its own below: what boots a systemd shares none.
 # remove-folder.sh ends what is left there, however we end.
-# shellcheck source=scripts/control-groups.sh
-. scripts/control-groups.sh
+# shellcheck source=scripts/lib/control-groups.sh
+. scripts/lib/control-groups.sh
 group=$(control_groups)/salebell-$(basename "$work")
 mkdir -p "$group"/{bake,machine}
 echo $$ >"$group/bake/cgroup.procs"

@@ -16,7 +16,7 @@ if ! [ -s "$base" ]; then
   # Older ones serve nobody any more; one of this month may be another checkout's.
   find "$folder" -name "$release-$architecture-*" -mtime +31 -delete
   echo "==> making the base with mmdebstrap: ${#packages[@]} packages and what they need (about a minute)" >&2
-  # As Debian's images on AWS have it, but for the boot loader's partition; scripts/boot-vm.sh makes a partition of this
+  # As Debian's images on AWS have it, but for the boot loader's partition; scripts/lib/boot-vm.sh makes a partition of this
   # name. Theirs has been made where the root file system was seen, and so its initrd has the checker of it; here it is
   # named. Both are there before the packages are, of which one makes the initrd.
   cat >"$part.hook" <<'HOOK'

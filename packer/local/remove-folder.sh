@@ -7,8 +7,8 @@ folder=$1
 if [ "$(id -u)" -ne 0 ]; then
   exec sudo "$0" "$folder"
 fi
-# shellcheck source=scripts/control-groups.sh
-. "$(dirname "$0")/../../scripts/control-groups.sh"
+# shellcheck source=scripts/lib/control-groups.sh
+. "$(dirname "$0")/../../scripts/lib/control-groups.sh"
 if groups=$(control_groups 2>/dev/null); then
   remove_group "$groups/salebell-$(basename "$folder")"
 fi

@@ -1,5 +1,5 @@
 """Computes what an environment costs in a month, from cloudformation/prices.toml, the templates and the parameter files, and
-writes the tables of docs/operations/cost.md. Asks nobody: prices are those of that file."""
+writes the tables of docs/reference/cost.md. Asks nobody: prices are those of that file."""
 
 import sys
 import tomllib
@@ -7,7 +7,7 @@ import tomllib
 import deployed
 import templates
 
-PAGE = templates.ROOT / "docs/operations/cost.md"
+PAGE = templates.ROOT / "docs/reference/cost.md"
 ENVIRONMENTS = ("dev", "stage", "prod")
 
 

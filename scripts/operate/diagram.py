@@ -1,4 +1,4 @@
-"""Draws the stacks as Mermaid into docs/stacks.md, from the templates as they are in prod: what carries data, and who gives it to
+"""Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and who gives it to
 whom, told by references alone. Asks nobody."""
 
 import re
@@ -7,7 +7,7 @@ import sys
 import deployed
 import templates
 
-PAGE = templates.ROOT / "docs/stacks.md"
+PAGE = templates.ROOT / "docs/reference/stacks.md"
 # What carries data, by type: what one of it is called, and how it is drawn.
 DRAWN = {
     "AWS::Route53::RecordSet": ("DNS", "([", "])"),

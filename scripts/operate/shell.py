@@ -134,7 +134,7 @@ def assume(account, person, wanted, factor):
     try:
         given = person.client("sts", region_name=account.region).assume_role(**wanted, **factor)["Credentials"]
     except FAILURES as error:
-        raise Refusal(f"{error}\n    may you assume the role, and is the code a new one? (docs/operations/escalate.md)") from None
+        raise Refusal(f"{error}\n    may you assume the role, and is the code a new one? (docs/guides/escalate.md)") from None
     keys = dict(zip(("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
                     (given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])))  # fmt: skip
     # The trail shows the name of the program with each of its calls.

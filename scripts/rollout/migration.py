@@ -12,7 +12,7 @@ def request(account, image):
     """The call that starts the job. Refuses where the environment has none."""
     source = outputs(account.stack(f"{account.prefix}data")).get("MigrationSource")
     if not source:
-        by_hand = "migrate by hand (docs/operations/stacks.md), then say MIGRATED=1"
+        by_hand = "migrate by hand (docs/reference/stack-commands.md), then say MIGRATED=1"
         raise Refusal(f"{account.environment} has no job that migrates (the parameter ReleasesBucket of data): {by_hand}")
     if not image.get("Name"):
         raise Refusal("the image has no name, by which the job would find its binary: MIGRATED=1 once it is migrated")

@@ -1,6 +1,6 @@
 """What a rollout does next: pure functions of a state, a goal and what is seen now. Nothing here calls AWS.
 
-A rollout goes through these steps, and each but the first two is one update of the stack (docs/decisions/rollout.md):
+A rollout goes through these steps, and each but the first two is one update of the stack (docs/decisions/0036-rollout.md):
 preflight, migrate, up (the canary), serves (a tenth of the requests), rests (none), roll (the live group), clean.
 """
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions for whoever was woken: short forms of the `aws` commands that the runbooks use (docs/operations/runbooks/).
+# Functions for whoever was woken: short forms of the `aws` commands that the runbooks use (docs/guides/runbooks/).
 #   . scripts/stacks/at-night.sh prod
 # They only read. Credentials and region come from the environment, as for any `aws` command; `aws` is version 1 or 2.
 ENV=${1:?an environment: dev, stage or prod}

@@ -13,10 +13,11 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::AbortOnDropHandle;
@@ -130,7 +131,7 @@ impl CpuTime {
 
     fn turn_of(&self, account: AccountId) -> Arc<Semaphore> {
         // Whoever panicked with the lock had changed one entry or none.
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut accounts = self.accounts.lock();
         if let Some(turn) = accounts.get(&account).and_then(Weak::upgrade) {
             return turn;
         }
@@ -325,6 +326,6 @@ mod tests {
         for account in 0..3 * SWEEP_AT as u128 {
             cpu.turn_of(AccountId(Uuid::from_u128(account)));
         }
-        assert!(cpu.accounts.lock().unwrap().len() <= SWEEP_AT);
+        assert!(cpu.accounts.lock().len() <= SWEEP_AT);
     }
 }

@@ -1,9 +1,10 @@
 //! The public keys of token issuers (RFC 7517): kept, fetched anew when a token names one that is not there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::Algorithm;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::fetch::fetch;
@@ -81,7 +82,7 @@ impl KeySet {
             fetched.await.map_err(Error::internal)?;
         }
         match self.known(id, algorithm) {
-            None if self.state().keys.is_empty() => {
+            None if self.0.state.lock().keys.is_empty() => {
                 Err(Error::unavailable("the keys of the token's issuer cannot be fetched"))
             }
             found => Ok(found),
@@ -89,7 +90,7 @@ impl KeySet {
     }
 
     fn known(&self, id: Option<&str>, algorithm: Algorithm) -> Option<Arc<PublicKey>> {
-        let state = self.state();
+        let state = self.0.state.lock();
         let mut fitting = state.keys.iter().filter(|key| key.algorithm == algorithm);
         match id {
             Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)).cloned(),
@@ -98,14 +99,14 @@ impl KeySet {
     }
 
     fn may_try(&self) -> bool {
-        let state = self.state();
+        let state = self.0.state.lock();
         let pause = if state.keys.is_empty() { PAUSE_WITHOUT_KEYS } else { PAUSE };
         state.tried_at.is_none_or(|at| self.0.clock.now() - at >= pause)
     }
 
     fn refresh_in_background(&self) {
         let now = self.0.clock.now();
-        let old = self.state().fetched_at.is_some_and(|at| now - at >= MAX_AGE);
+        let old = self.0.state.lock().fetched_at.is_some_and(|at| now - at >= MAX_AGE);
         if !old || !self.may_try() {
             return;
         }
@@ -121,10 +122,10 @@ impl KeySet {
     /// Replaces the keys; those that are there stay when the issuer is down or answers nonsense.
     async fn fetch(&self) {
         let Some(url) = &self.0.url else { return };
-        self.state().tried_at = Some(self.0.clock.now());
+        self.0.state.lock().tried_at = Some(self.0.clock.now());
         match download(url).await {
             Ok(keys) => {
-                let mut state = self.state();
+                let mut state = self.0.state.lock();
                 state.keys = share(keys);
                 state.fetched_at = Some(self.0.clock.now());
             }
@@ -133,11 +134,7 @@ impl KeySet {
             }
         }
         // Whoever has waited for a try that took long does not begin another at once.
-        self.state().tried_at = Some(self.0.clock.now());
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().tried_at = Some(self.0.clock.now());
     }
 }
 

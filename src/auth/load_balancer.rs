@@ -10,11 +10,12 @@ use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio_rustls::rustls::pki_types::SubjectPublicKeyInfoDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use uuid::Uuid;
@@ -193,7 +194,7 @@ impl Keys {
         // In a task of its own: a client that hangs up must not end the fetch for everybody.
         let fetched = tokio::spawn(async move {
             let fetched = download(&url).await;
-            let (mut state, now) = (lock(&state), clock.now());
+            let (mut state, now) = (state.lock(), clock.now());
             match fetched {
                 Ok(Some(key)) => state.keep(id, key, now),
                 Ok(None) => drop(state.tries.insert(id, (Outcome::NoSuchKey, now))),
@@ -210,7 +211,7 @@ impl Keys {
 
     /// `None`: it has to be asked for; `Some(None)`: there is no such key.
     fn known(&self, id: Uuid) -> Result<Option<Option<Arc<ParsedPublicKey>>>> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if let Some((key, _)) = state.keys.get(&id) {
             return Ok(Some(Some(key.clone())));
         }
@@ -225,7 +226,7 @@ impl Keys {
     }
 
     fn note_try(&self, id: Uuid) -> Result<()> {
-        let (mut state, now) = (lock(&self.state), self.clock.now());
+        let (mut state, now) = (self.state.lock(), self.clock.now());
         state.tries.retain(|_, (_, at)| now - *at < PAUSE);
         if state.tries.len() >= MAX_TRIES && !state.tries.contains_key(&id) {
             return Err(Error::unavailable("too many unknown keys are asked for in x-amzn-oidc-data"));
@@ -244,10 +245,6 @@ impl State {
         }
         self.keys.insert(id, (Arc::new(key), now));
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `None`: there is no such key.

@@ -15,11 +15,12 @@ pub mod load_balancer;
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::{Mutex, RwLock};
 
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
@@ -130,7 +131,7 @@ impl Authenticator {
         let (caller, until) = if api_key::is_well_formed(token) {
             self.find_key(&hash, now).await?
         } else if token.matches('.').count() == 2 {
-            let issuers = self.issuers.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let issuers = self.issuers.read().clone();
             self.admit(issuers.verify(token).await?, now).await?
         } else {
             return Err(Error::new(Kind::Unauthenticated, "The token is not valid."));
@@ -162,7 +163,7 @@ impl Authenticator {
     /// Believes these issuers from now on; what a token of another has proved before is forgotten.
     pub fn trust(&self, settings: &Auth) {
         let issuers = Arc::new(Issuers::new(settings, &self.clock));
-        *self.issuers.write().unwrap_or_else(PoisonError::into_inner) = issuers;
+        *self.issuers.write() = issuers;
         self.tokens.forget(|caller| caller.key.is_none());
     }
 
@@ -247,11 +248,11 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     }
 
     fn get(&self, key: &K, now: DateTime<Utc>) -> Option<V> {
-        self.known().get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone())
+        self.known.lock().get(key).filter(|(_, until)| *until > now).map(|(value, _)| value.clone())
     }
 
     fn put(&self, key: K, value: V, until: DateTime<Utc>, now: DateTime<Utc>) {
-        let mut known = self.known();
+        let mut known = self.known.lock();
         if known.len() >= self.most {
             known.retain(|_, (_, until)| *until > now);
             // All in use: beginning anew costs each a look-up, once.
@@ -263,15 +264,11 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     }
 
     fn remove(&self, key: &K) {
-        self.known().remove(key);
+        self.known.lock().remove(key);
     }
 
     fn forget(&self, which: impl Fn(&V) -> bool) {
-        self.known().retain(|_, (value, _)| !which(value));
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<K, (V, DateTime<Utc>)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().retain(|_, (value, _)| !which(value));
     }
 }
 
@@ -289,7 +286,7 @@ mod tests {
         assert_eq!((memory.get(&0, at(9)), memory.get(&0, at(10))), (Some(0), None));
         // Full: what is over makes room.
         memory.put(3, 3, at(20), at(10));
-        assert_eq!((memory.get(&2, at(10)), memory.known().len()), (Some(2), 3));
+        assert_eq!((memory.get(&2, at(10)), memory.known.lock().len()), (Some(2), 3));
         // Full of what is not over: all go.
         memory.put(4, 4, at(20), at(10));
         assert_eq!((memory.get(&2, at(10)), memory.get(&4, at(10))), (None, Some(4)));

@@ -6,7 +6,7 @@
 //! young instance those of its role come a moment after it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region};
@@ -14,6 +14,7 @@ use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 use metrics::counter;
+use parking_lot::Mutex;
 use tokio::sync::{OnceCell, watch};
 
 use crate::clock::Clock;
@@ -101,7 +102,7 @@ impl Chain {
         if let Ok(Some(good)) = tokio::time::timeout(limit, waiting).await {
             return Ok(good);
         }
-        let reason = self.state().reason.clone();
+        let reason = self.0.state.lock().reason.clone();
         let reason = if reason.is_empty() { "nobody answers".to_owned() } else { reason };
         Err(NoCredentials { limit, reason })
     }
@@ -117,7 +118,7 @@ impl Chain {
     /// Waits until those that are kept are newer than these.
     pub async fn newer_than(&self, credentials: &Credentials) {
         let mut rounds = self.0.rounds.subscribe();
-        while !self.state().kept.as_ref().is_some_and(|kept| is_other(credentials, kept)) {
+        while !self.0.state.lock().kept.as_ref().is_some_and(|kept| is_other(credentials, kept)) {
             // We hold the other end.
             let _ = rounds.changed().await;
         }
@@ -125,7 +126,7 @@ impl Chain {
 
     /// Asks for other ones beside what goes on, unless that is being done.
     pub fn renew(&self) {
-        if !std::mem::replace(&mut self.state().is_asking, true) {
+        if !std::mem::replace(&mut self.0.state.lock().is_asking, true) {
             // In a task of its own: who waits for it may give up, and others wait too.
             tokio::spawn(self.clone().ask());
         }
@@ -133,7 +134,7 @@ impl Chain {
 
     /// Those that are kept, unless they are over. When they soon will be, others are asked for.
     fn good(&self) -> Option<Credentials> {
-        let kept = self.state().kept.clone()?;
+        let kept = self.0.state.lock().kept.clone()?;
         let Some(left) = self.left_of(&kept) else { return Some(kept) };
         if left < RENEW_BEFORE {
             self.renew();
@@ -155,7 +156,7 @@ impl Chain {
         if let Some(pause) = pause {
             tokio::time::sleep(pause).await;
         }
-        self.state().is_asking = false;
+        self.0.state.lock().is_asking = false;
         self.0.rounds.send_replace(());
     }
 
@@ -175,7 +176,7 @@ impl Chain {
 
     /// Keeps what was found if it is newer; otherwise returns how long to rest.
     fn take(&self, found: provider::Result) -> Option<Duration> {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let left = state.kept.as_ref().and_then(|kept| self.left_of(kept));
         let reason = match found {
             Ok(found) if self.left_of(&found) == Some(Duration::ZERO) => {
@@ -205,11 +206,6 @@ impl Chain {
             state.reason = reason;
         }
         Some(super::pause_after(state.in_vain, FIRST_PAUSE, LONGEST_PAUSE))
-    }
-
-    /// Whoever panicked with the lock had changed all or nothing.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,10 +2,12 @@
 
 pub mod api_client;
 pub mod bus;
+#[cfg(feature = "dev")]
 pub mod dev;
 pub mod files;
 pub mod games;
 pub mod keys;
+pub mod reference;
 pub mod report;
 mod serve;
 pub mod stats;
@@ -44,6 +46,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 pub enum Command {
+    #[cfg(feature = "dev")]
     Dev(dev::Arguments),
     /// Serve the API: HTTP and gRPC.
     Api,
@@ -81,9 +84,22 @@ pub enum Command {
     Terminating,
     #[command(subcommand)]
     Bus(bus::Action),
+    Reference(reference::Arguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
+}
+
+impl Command {
+    /// Whether a crash may leave a core dump: of a command that holds no secrets but those of the person who runs it.
+    fn may_dump_core(&self) -> bool {
+        match self {
+            #[cfg(feature = "dev")]
+            Command::Dev(_) => true,
+            Command::Files(_) | Command::Report(_) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Runs a subcommand on a runtime of its own.
@@ -117,7 +133,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         }
         Ok::<_, Problems>(config)
     };
-    if !matches!(arguments.command, Command::Dev(_) | Command::Files(_) | Command::Report(_)) {
+    if !arguments.command.may_dump_core() {
         process::forbid_core_dumps()?;
     }
     match arguments.command {
@@ -166,8 +182,10 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
             let app = open(of_operator()?).await?;
             print!("{}", in_plain_words(&app, stats::run(&app, action).await).await?);
         }
+        #[cfg(feature = "dev")]
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return Ok(files::run(action).await?),
+        Command::Reference(arguments) => print!("{}", reference::run(&arguments)),
         Command::Report(arguments) => return Ok(report::run(arguments).await?),
     }
     Ok(ExitCode::SUCCESS)

@@ -81,7 +81,7 @@ impl FromStr for Arn {
 impl Bus {
     pub(super) fn read(r: &mut Reader) -> Option<Bus> {
         let bus = Bus {
-            kind: r.get("bus.kind", "postgres")?,
+            kind: r.get("bus.kind")?,
             prices_topic: r
                 .optional("bus.prices_topic")
                 .and_then(|text| read_arn(r, "bus.prices_topic", &text)),

@@ -35,10 +35,10 @@ impl Database {
             reader_url: r.optional("database.reader_url").map(SecretString::from),
             user: r.optional("database.user").filter(|user| !user.is_empty()),
             password: r.optional("database.password").filter(|it| !it.is_empty()).map(SecretString::from),
-            iam: r.get("database.iam", "false")?,
-            max_connections: r.get("database.max_connections", "20")?,
-            acquire_timeout: r.millis("database.acquire_timeout_ms", 3_000)?,
-            statement_timeout: r.millis("database.statement_timeout_ms", 30_000)?,
+            iam: r.get("database.iam")?,
+            max_connections: r.get("database.max_connections")?,
+            acquire_timeout: r.millis("database.acquire_timeout_ms")?,
+            statement_timeout: r.millis("database.statement_timeout_ms")?,
         };
         let urls =
             [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];

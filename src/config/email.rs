@@ -78,9 +78,9 @@ impl Email {
         let user = r.optional("email.user").filter(|user| !user.is_empty());
         let password = r.optional("email.password").filter(|password| !password.is_empty());
         let from = r.optional("email.from").filter(|from| !from.is_empty());
-        let starttls: StartTls = r.get("email.starttls", "auto")?;
+        let starttls: StartTls = r.get("email.starttls")?;
         let ca_file = r.optional("email.ca_file").map(PathBuf::from);
-        let timeout = r.seconds("email.timeout_s", 60)?;
+        let timeout = r.seconds("email.timeout_s")?;
         if timeout.is_zero() {
             r.problem("email.timeout_s", "must be at least 1");
         }

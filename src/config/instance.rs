@@ -41,19 +41,19 @@ impl Instance {
         // Parameter Store keeps no empty value, and the image names hooks of its own.
         let hook = |text: &String| filled(text) && text != "off";
         let some = |time: Duration| (!time.is_zero()).then_some(time);
-        let (heartbeat, poll) = (r.seconds("instance.heartbeat_s", 15)?, r.seconds("instance.poll_s", 2)?);
+        let (heartbeat, poll) = (r.seconds("instance.heartbeat_s")?, r.seconds("instance.poll_s")?);
         Some(Instance {
             group: r.optional("instance.group").filter(filled),
             launch_hook: r.optional("instance.launch_hook").filter(hook),
             termination_hook: r.optional("instance.termination_hook").filter(hook),
             ready_url: r.optional("instance.ready_url").filter(filled).and_then(|text| read_url(r, &text)),
-            ready_limit: r.seconds("instance.ready_limit_s", 300)?,
+            ready_limit: r.seconds("instance.ready_limit_s")?,
             heartbeat: at_least_a_second(r, "instance.heartbeat_s", heartbeat),
             poll: at_least_a_second(r, "instance.poll_s", poll),
-            drain_on_rebalance: r.get("instance.drain_on_rebalance", "false")?,
-            dead_man: some(r.seconds("instance.dead_man_s", 0)?),
-            disk_full: some(r.seconds("instance.disk_full_s", 0)?),
-            min_free_bytes: r.get("instance.min_free_bytes", "134217728")?,
+            drain_on_rebalance: r.get("instance.drain_on_rebalance")?,
+            dead_man: some(r.seconds("instance.dead_man_s")?),
+            disk_full: some(r.seconds("instance.disk_full_s")?),
+            min_free_bytes: r.get("instance.min_free_bytes")?,
         })
     }
 }

@@ -12,6 +12,7 @@ mod files;
 mod instance;
 mod load_balancer;
 mod reader;
+pub mod settings;
 mod telemetry;
 mod tls;
 
@@ -406,56 +407,56 @@ impl Config {
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
         let aws = Aws::read(r)?;
-        let Listen(grpc_listen) = r.get("server.grpc_listen", "127.0.0.1:9000")?;
+        let Listen(grpc_listen) = r.get("server.grpc_listen")?;
         let server = Server {
-            listen: r.get("server.listen", "127.0.0.1:8080")?,
+            listen: r.get("server.listen")?,
             grpc_listen,
             tls: Tls::read(r)?,
-            metrics_listen: r.get("server.metrics_listen", "127.0.0.1:9100")?,
-            request_timeout: r.seconds("server.request_timeout_s", 30)?,
-            header_timeout: r.seconds("server.header_timeout_s", 10)?,
-            idle_timeout: r.seconds("server.idle_timeout_s", 90)?,
-            body_idle_timeout: r.seconds("server.body_idle_timeout_s", 30)?,
-            linger: r.seconds("server.linger_s", 1)?,
-            drain: r.seconds("server.drain_s", 25)?,
-            max_connections: r.get("server.max_connections", "auto")?,
-            max_json_bytes: r.get("server.max_json_bytes", "1048576")?,
-            rate_limit_per_minute: r.get("server.rate_limit_per_minute", "0")?,
+            metrics_listen: r.get("server.metrics_listen")?,
+            request_timeout: r.seconds("server.request_timeout_s")?,
+            header_timeout: r.seconds("server.header_timeout_s")?,
+            idle_timeout: r.seconds("server.idle_timeout_s")?,
+            body_idle_timeout: r.seconds("server.body_idle_timeout_s")?,
+            linger: r.seconds("server.linger_s")?,
+            drain: r.seconds("server.drain_s")?,
+            max_connections: r.get("server.max_connections")?,
+            max_json_bytes: r.get("server.max_json_bytes")?,
+            rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
             trusted_proxies: r.words("server.trusted_proxies")?,
         };
         let database = Database::read(r, &aws)?;
         let auth = Auth { issuers: r.list_of("auth.issuers")?, alb: LoadBalancer::read(r, &server)? };
         let worker = Worker {
-            metrics_listen: r.get("worker.metrics_listen", "127.0.0.1:9101")?,
-            record_concurrency: r.get("worker.record_concurrency", "2")?,
-            deliver_concurrency: r.get("worker.deliver_concurrency", "256")?,
-            poll: r.millis("worker.poll_ms", 1_000)?,
-            lease: r.seconds("worker.lease_s", 60)?,
-            fanout_slice: r.get("worker.fanout_slice", "10000")?,
-            scratch: r.get("worker.scratch", "/var/tmp")?,
-            daily_hour: r.get("worker.daily_hour", "9")?,
+            metrics_listen: r.get("worker.metrics_listen")?,
+            record_concurrency: r.get("worker.record_concurrency")?,
+            deliver_concurrency: r.get("worker.deliver_concurrency")?,
+            poll: r.millis("worker.poll_ms")?,
+            lease: r.seconds("worker.lease_s")?,
+            fanout_slice: r.get("worker.fanout_slice")?,
+            scratch: r.get("worker.scratch")?,
+            daily_hour: r.get("worker.daily_hour")?,
         };
         let webhook = Webhook {
-            allow_http: r.get("webhook.allow_http", "false")?,
+            allow_http: r.get("webhook.allow_http")?,
             allow_networks: r.words("webhook.allow_networks")?,
-            connect_timeout: r.millis("webhook.connect_timeout_ms", 5_000)?,
-            timeout: r.millis("webhook.timeout_ms", 15_000)?,
-            in_flight_per_channel: r.get("webhook.in_flight_per_channel", "8")?,
-            channels_per_account: r.get("webhook.channels_per_account", "100")?,
+            connect_timeout: r.millis("webhook.connect_timeout_ms")?,
+            timeout: r.millis("webhook.timeout_ms")?,
+            in_flight_per_channel: r.get("webhook.in_flight_per_channel")?,
+            channels_per_account: r.get("webhook.channels_per_account")?,
             encryption_keys: r
                 .words::<String>("webhook.encryption_keys")?
                 .into_iter()
                 .map(Into::into)
                 .collect(),
         };
-        let confirm_after_s: u32 = r.get("quarantine.confirm_after_s", "600")?;
+        let confirm_after_s: u32 = r.get("quarantine.confirm_after_s")?;
         let glitches = GlitchRules {
-            min_percent: r.get("quarantine.min_percent", "3")?,
-            max_jump: r.get("quarantine.max_jump", "10")?,
+            min_percent: r.get("quarantine.min_percent")?,
+            max_jump: r.get("quarantine.max_jump")?,
             confirm_after: TimeDelta::seconds(i64::from(confirm_after_s)),
         };
-        let same_sale_within_s: u32 = r.get("prices.same_sale_within_s", "21600")?;
-        let rings_within_s: u32 = r.get("prices.rings_within_s", "604800")?;
+        let same_sale_within_s: u32 = r.get("prices.same_sale_within_s")?;
+        let rings_within_s: u32 = r.get("prices.rings_within_s")?;
         let prices = Rules {
             glitches,
             same_sale_within: TimeDelta::seconds(i64::from(same_sale_within_s)),
@@ -465,16 +466,10 @@ impl Config {
         let files = Files::read(r)?;
         let email = Email::read(r)?;
         let instance = Instance::read(r)?;
-        let stats = Stats {
-            mail_to: r.words("stats.mail_to")?,
-            compute_every: r.seconds("stats.compute_every_s", 3600)?,
-        };
+        let stats =
+            Stats { mail_to: r.words("stats.mail_to")?, compute_every: r.seconds("stats.compute_every_s")? };
         let telemetry = Telemetry::read(r, &aws)?;
-        let log = Log {
-            level: r.get("log.level", "info")?,
-            to: r.get("log.to", "auto")?,
-            access: r.get("log.access", "true")?,
-        };
+        let log = Log { level: r.get("log.level")?, to: r.get("log.to")?, access: r.get("log.access")? };
 
         for (at, issuer) in auth.issuers.iter().enumerate() {
             issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::settings::{self, Setting};
 use super::{Config, Problems};
 
 /// `{"auth": {"alb": {"arn": …}}}` → `auth.alb.arn`
@@ -48,8 +49,14 @@ impl Reader {
         format!("{key} ({name}) {what}")
     }
 
+    /// The value that was set. A key that the table of settings lacks is a mistake in this program.
+    fn take(&mut self, key: &str) -> Option<serde_json::Value> {
+        debug_assert!(settings::find(key).is_some(), "settings::AREAS lacks {key}");
+        self.values.remove(key)
+    }
+
     pub(super) fn optional(&mut self, key: &str) -> Option<String> {
-        match self.values.remove(key)? {
+        match self.take(key)? {
             serde_json::Value::String(text) => Some(text),
             other => Some(other.to_string()),
         }
@@ -63,28 +70,28 @@ impl Reader {
         value
     }
 
-    /// `None` only when the default itself cannot be read, which the tests rule out.
-    pub(super) fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str, default: &str) -> Option<T> {
+    /// The value, or the default of the table. `None` only when that cannot be read, which the tests rule out.
+    pub(super) fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
         if let Some(text) = self.optional(key) {
             match text.parse() {
                 Ok(value) => return Some(value),
                 Err(error) => self.problem(key, format!("cannot be read: {error}")),
             }
         }
-        default.parse().ok()
+        settings::find(key).and_then(|Setting { default, .. }| default.parse().ok())
     }
 
-    pub(super) fn seconds(&mut self, key: &str, default: u64) -> Option<Duration> {
-        self.get(key, &default.to_string()).map(|seconds: u32| Duration::from_secs(seconds.into()))
+    pub(super) fn seconds(&mut self, key: &str) -> Option<Duration> {
+        self.get(key).map(|seconds: u32| Duration::from_secs(seconds.into()))
     }
 
-    pub(super) fn millis(&mut self, key: &str, default: u64) -> Option<Duration> {
-        self.get(key, &default.to_string()).map(|millis: u32| Duration::from_millis(millis.into()))
+    pub(super) fn millis(&mut self, key: &str) -> Option<Duration> {
+        self.get(key).map(|millis: u32| Duration::from_millis(millis.into()))
     }
 
     /// A list of the file, or words with commas between them.
     pub(super) fn words<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
-        let words: Vec<String> = match self.values.remove(key) {
+        let words: Vec<String> = match self.take(key) {
             None => Vec::new(),
             Some(serde_json::Value::Array(list)) => list
                 .iter()
@@ -110,7 +117,7 @@ impl Reader {
 
     /// A list of tables of the file, or the same as JSON text.
     pub(super) fn list_of<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
-        let list = match self.values.remove(key) {
+        let list = match self.take(key) {
             None => return Some(Vec::new()),
             Some(serde_json::Value::String(text)) => serde_json::from_str(&text),
             Some(value) => serde_json::from_value(value),

@@ -41,8 +41,8 @@ impl Telemetry {
         let environment = r.optional("telemetry.environment").filter(|name| !name.is_empty());
         let of_parameters = || aws.parameters.as_ref()?.rsplit('/').next().map(str::to_owned);
         let telemetry = Telemetry {
-            emf: r.get("telemetry.emf", "off")?,
-            emf_every: r.seconds("telemetry.emf_every_s", 60)?,
+            emf: r.get("telemetry.emf")?,
+            emf_every: r.seconds("telemetry.emf_every_s")?,
             environment: environment.or_else(of_parameters).unwrap_or_else(|| "local".to_owned()),
         };
         if telemetry.emf_every.is_zero() {

@@ -17,7 +17,7 @@ pub enum Tls {
 
 impl Tls {
     pub(super) fn read(r: &mut Reader) -> Option<Tls> {
-        let kind: String = r.get("server.tls", "off")?;
+        let kind: String = r.get("server.tls")?;
         let (certificate, key) = (r.optional("server.certificate"), r.optional("server.key"));
         let [certificate, key] = [certificate, key].map(|path| path.filter(|path| !path.is_empty()));
         for (name, path) in [("server.certificate", &certificate), ("server.key", &key)] {

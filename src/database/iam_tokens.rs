@@ -5,7 +5,7 @@
 //! for a password in the clear. A connection outlives the token that it was made with.
 //! <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.Connecting.html>
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -13,6 +13,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, 
 use aws_sigv4::sign::v4::SigningParams;
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics::counter;
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 use url::Url;
@@ -80,7 +81,7 @@ impl Tokens {
     /// # Errors
     /// No token can be made for one of them; nothing has changed then.
     pub fn log_in(&self, pools: Vec<(PgPool, PgConnectOptions)>) -> Result<()> {
-        let mut held = self.held();
+        let mut held = self.0.held.lock();
         if let Some(newest) = &held.newest {
             self.set(&pools, &newest.credentials, newest.made)?;
         }
@@ -127,12 +128,12 @@ impl Tokens {
     /// There is none within a minute; it tells why.
     pub async fn first(&self) -> Result<()> {
         let first = tokio::time::timeout(FIRST_LIMIT, self.0.password.first()).await;
-        first.map_err(|_| Error::unavailable(self.held().reason.clone()))
+        first.map_err(|_| Error::unavailable(self.0.held.lock().reason.clone()))
     }
 
     /// How old the newest tokens are.
     pub fn age(&self) -> Option<TimeDelta> {
-        let made = self.held().newest.as_ref().map(|newest| newest.made)?;
+        let made = self.0.held.lock().newest.as_ref().map(|newest| newest.made)?;
         Some(self.0.clock.now() - made)
     }
 
@@ -142,7 +143,7 @@ impl Tokens {
     /// Why it cannot, in one line.
     async fn renew(&self) -> Result<(), String> {
         let credentials = self.0.chain.credentials(aws::PATIENCE).await.map_err(|error| error.to_string())?;
-        let mut held = self.held();
+        let mut held = self.0.held.lock();
         let made = self.0.clock.now();
         self.set(&held.pools, &credentials, made).map_err(|error| chain(&error))?;
         let end = credentials.expiry().map_or(made + LIFE, |end| DateTime::from(end).min(made + LIFE));
@@ -170,7 +171,8 @@ impl Tokens {
 
     /// Until two thirds of a token's life are over: 10 minutes, less where the credentials end before it.
     async fn until_due(&self) {
-        let due = self.held().newest.as_ref().map(|newest| newest.made + (newest.end - newest.made) * 2 / 3);
+        let due =
+            self.0.held.lock().newest.as_ref().map(|newest| newest.made + (newest.end - newest.made) * 2 / 3);
         while due.is_some_and(|due| self.0.clock.now() < due) {
             tokio::time::sleep(TICK).await;
         }
@@ -178,7 +180,7 @@ impl Tokens {
 
     /// Until there are newer credentials than those that the newest tokens are signed with.
     async fn until_others_can_be_signed(&self) {
-        let credentials = self.held().newest.as_ref().map(|newest| newest.credentials.clone());
+        let credentials = self.0.held.lock().newest.as_ref().map(|newest| newest.credentials.clone());
         match credentials {
             Some(credentials) => self.0.chain.newer_than(&credentials).await,
             None => std::future::pending().await,
@@ -187,7 +189,7 @@ impl Tokens {
 
     fn tell_failure(&self, reason: String) {
         let now = self.0.clock.now();
-        let mut held = self.held();
+        let mut held = self.0.held.lock();
         match held.newest.as_ref().map(|newest| (newest.end - now).num_seconds()) {
             Some(left @ 1..) => log::error!(target: "salebell::iam",
                 "the token for the database is not renewed, and good for {left} s more: {reason}"),
@@ -197,17 +199,12 @@ impl Tokens {
     }
 
     fn tell_refusal(&self) {
-        for (_, options) in &self.held().pools {
+        for (_, options) in &self.0.held.lock().pools {
             let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
             log::error!(target: "salebell::iam",
                 "the database refuses a new token, perhaps that of {user} at {host}:{port}: the user needs rds_iam \
                  there, our role rds-db:connect as {user}, and both the same name of the host");
         }
-    }
-
-    /// Whoever panicked with the lock had changed all or nothing.
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
+use chrono::{DateTime, Utc};
+
 use super::observation::Observation;
-use super::offer_recorder::KnownOffer;
+use super::offer_recorder::{Changes, KnownOffer, OfferRecorder};
+use super::price::{ObservedPrice, Rules};
 
 use crate::domain::ids::StoreId;
 
@@ -70,5 +73,42 @@ impl<'a> ObservedOffers<'a> {
         all.filter(|(at, offer)| offer.store_id.is_some() && !known.contains_key(at))
             .map(|(_, offer)| offer)
             .collect()
+    }
+
+    /// Folds the observations over what is known of their offers, which go by their index, and returns everything that
+    /// changes. Observations that are `too_old` to ring are counted.
+    pub fn fold(
+        &self,
+        mut known: HashMap<usize, KnownOffer>,
+        rules: &Rules,
+        too_old: impl Fn(DateTime<Utc>) -> bool,
+        now: DateTime<Utc>,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        for (index, offer) in self.offers.iter().enumerate() {
+            let Some(known) = known.remove(&index) else {
+                // Its store has been removed, or never existed.
+                changes.counts.failed += offer.observations.len() as i64;
+                continue;
+            };
+            let old = offer.observations.iter().filter(|seen| too_old(seen.observed_at)).count();
+            changes.counts.too_old_to_ring += old as i64;
+            let mut recorder = OfferRecorder::open(known, rules, &mut changes);
+            for seen in &offer.observations {
+                let Observation { currency, amount, regular, observed_at, available, sale_ends_at, .. } =
+                    **seen;
+                recorder.apply(&ObservedPrice {
+                    currency,
+                    amount,
+                    regular,
+                    observed_at,
+                    available,
+                    sale_ends_at,
+                });
+            }
+            recorder.close();
+        }
+        changes.resume_what_was_over(now);
+        changes
     }
 }

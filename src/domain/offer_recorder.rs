@@ -113,6 +113,19 @@ pub struct Quarantined {
     pub confirmed: bool,
 }
 
+/// What an observation did, of which exactly one is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Changed the price.
+    Recorded,
+    /// Repeated what was known.
+    Unchanged,
+    /// Was older than what is known: history only.
+    Stale,
+    /// Is held back as a glitch.
+    Quarantined,
+}
+
 /// One offer while a message is applied to it.
 pub struct OfferRecorder<'a> {
     rules: &'a Rules,
@@ -135,11 +148,11 @@ impl<'a> OfferRecorder<'a> {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, false);
         let Outcome::Quarantined { held, reason } = outcome else {
-            self.settle(outcome, seen);
-            return;
+            let effect = self.settle(outcome, seen);
+            return self.count(effect);
         };
         let agreed = self.offer.held.iter().position(|other| agree(&other.seen, &held));
-        match agreed {
+        let effect = match agreed {
             Some(at) if apart(&self.offer.held[at].seen, seen) >= self.rules.glitches.confirm_after => {
                 // The first takes effect at its own time, then the second.
                 let first = self.offer.held.swap_remove(at);
@@ -147,27 +160,15 @@ impl<'a> OfferRecorder<'a> {
                     Some(row) => row.confirmed = true,
                     None => self.changes.confirmed.push(first.id),
                 }
-                let before = self.changes.counts.clone();
-                self.trust(&first.seen);
-                let recorded = self.changes.counts.recorded > before.recorded;
-                let transitions = std::mem::take(&mut self.changes.counts.transitions);
-                let new_lows = self.changes.counts.new_lows;
-                // The first was counted when it was held; what counts now is the second, and what both changed.
-                self.changes.counts = Counts { transitions, new_lows, ..before };
-                self.lapse(seen.observed_at);
-                let second = observe(self.offer.price.as_ref(), seen, self.rules, true);
-                match second {
-                    Outcome::Unchanged { after } if recorded => {
-                        self.see_again(after);
-                        self.changes.counts.recorded += 1;
-                    }
-                    second => self.settle(second, seen),
+                // The first was counted when it was held; what both have changed is counted with the second.
+                match (self.trust(&first.seen), self.trust(seen)) {
+                    (Effect::Recorded, Effect::Unchanged) => Effect::Recorded,
+                    (_, second) => second,
                 }
             }
-            Some(_) => self.changes.counts.quarantined += 1,
+            Some(_) => Effect::Quarantined,
             None => {
                 let id = QuarantinedPriceId::now_v7();
-                self.changes.counts.quarantined += 1;
                 self.changes.quarantined.push(Quarantined {
                     id,
                     offer_id: self.offer.id,
@@ -178,15 +179,29 @@ impl<'a> OfferRecorder<'a> {
                 });
                 let seen = ObservedPrice { regular: Some(held.regular), ..*seen };
                 self.offer.held.push(Held { id, seen });
+                Effect::Quarantined
             }
-        }
+        };
+        self.count(effect);
     }
 
-    /// Applies an observation whatever the glitch rules say.
-    pub fn trust(&mut self, seen: &ObservedPrice) {
+    /// Applies an observation whatever the glitch rules say, and returns what it did. The observation itself is not
+    /// counted.
+    pub fn trust(&mut self, seen: &ObservedPrice) -> Effect {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, true);
-        self.settle(outcome, seen);
+        self.settle(outcome, seen)
+    }
+
+    fn count(&mut self, effect: Effect) {
+        let counts = &mut self.changes.counts;
+        let count = match effect {
+            Effect::Recorded => &mut counts.recorded,
+            Effect::Unchanged => &mut counts.unchanged,
+            Effect::Stale => &mut counts.stale,
+            Effect::Quarantined => &mut counts.quarantined,
+        };
+        *count += 1;
     }
 
     /// Ends the sale if the end has come by this instant that the store told.
@@ -244,20 +259,23 @@ impl<'a> OfferRecorder<'a> {
         self.offer.price = Some(price);
     }
 
-    fn settle(&mut self, outcome: Outcome, seen: &ObservedPrice) {
+    fn settle(&mut self, outcome: Outcome, seen: &ObservedPrice) -> Effect {
         match outcome {
             Outcome::Unchanged { after } => {
-                self.changes.counts.unchanged += 1;
                 self.see_again(after);
+                Effect::Unchanged
             }
             Outcome::Stale { past } => {
-                self.changes.counts.stale += 1;
                 let holds_until = seen.sale_ends_at.filter(|_| past.amount < past.regular);
                 self.changes.stale.push(PastPrice { offer_id: self.offer.id, price: past, holds_until });
+                Effect::Stale
             }
-            Outcome::Changed(change) => self.change(&change),
+            Outcome::Changed(change) => {
+                self.change(&change);
+                Effect::Recorded
+            }
             // Only `apply` judges, and it does not pass these on.
-            Outcome::Quarantined { .. } => self.changes.counts.quarantined += 1,
+            Outcome::Quarantined { .. } => Effect::Quarantined,
         }
     }
 
@@ -322,7 +340,6 @@ impl<'a> OfferRecorder<'a> {
             }
         }
         let counts = &mut self.changes.counts;
-        counts.recorded += 1;
         counts.new_lows += i64::from(new_low);
         match counts.transitions.get_mut(kind.name()) {
             Some(count) => *count += 1,

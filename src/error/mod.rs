@@ -65,6 +65,32 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, by the order of their statuses.
+    pub const ALL: [Kind; 22] = [
+        Kind::Malformed,
+        Kind::DigestMismatch,
+        Kind::Unauthenticated,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::Timeout,
+        Kind::Conflict,
+        Kind::PreconditionFailed,
+        Kind::TooLarge,
+        Kind::QuotaExceeded,
+        Kind::UriTooLong,
+        Kind::UnsupportedMediaType,
+        Kind::RangeNotSatisfiable,
+        Kind::Invalid,
+        Kind::Locked,
+        Kind::TooManyRequests,
+        Kind::HeadersTooLarge,
+        Kind::ChecksumMismatch,
+        Kind::Internal,
+        Kind::Unavailable,
+        Kind::InsufficientStorage,
+    ];
+
     /// The HTTP status.
     pub fn status(self) -> StatusCode {
         match self {

@@ -3,7 +3,7 @@
 //! A quoted field is enclosed as a whole: the mark that closes it stands before a delimiter, a line end or the end of
 //! the input, and marks inside are doubled (RFC 4180). A mark that is not closed like that is a character. One that is
 //! closed only lines later is ambiguous: shops leave marks open, and the next mark at the end of a cell, some rows
-//! below, would close it. [`judge`] decides by what the lines in between look like; docs/decisions/imports.md has the
+//! below, would close it. [`judge`] decides by what the lines in between look like; docs/decisions/0011-imports.md has the
 //! rule in words.
 
 use std::borrow::Cow;

@@ -2,9 +2,10 @@
 //! it make durable what has arrived. And the turns of those that begin.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -63,7 +64,7 @@ impl Uploads {
     /// each with a connection to the database that others need.
     pub async fn turn(&self, account: AccountId) -> QuotaGuard {
         let mut turn = QuotaGuard { uploads: self.clone(), account, held: None };
-        let queue = lock(&self.turns).entry(account).or_default().clone();
+        let queue = self.turns.lock().entry(account).or_default().clone();
         turn.held = Some(queue.lock_owned().await);
         turn
     }
@@ -75,7 +76,7 @@ impl Uploads {
     pub async fn begin(&self, file: FileId, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
-            let mut active = lock(&self.active);
+            let mut active = self.active.lock();
             if !active.contains_key(&file) {
                 return self.enter(&mut active, file, account, limits);
             }
@@ -87,7 +88,7 @@ impl Uploads {
     /// # Errors
     /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
     pub async fn take_over(&self, file: FileId) -> Result<()> {
-        let Some(other) = lock(&self.active).get(&file).cloned() else { return Ok(()) };
+        let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
         if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
             let detail = "Another request that writes this upload does not end.";
@@ -122,13 +123,13 @@ impl Uploads {
 
     /// How many are received just now.
     pub fn count(&self) -> usize {
-        lock(&self.active).len()
+        self.active.lock().len()
     }
 
     /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
     /// brings it goes on.
     pub async fn settle(&self, file: FileId) {
-        let Some(active) = lock(&self.active).get(&file).cloned() else { return };
+        let Some(active) = self.active.lock().get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
         if active.settle.send(tell).is_ok() {
             let _ = timeout(SETTLE_WITHIN, told).await;
@@ -137,21 +138,16 @@ impl Uploads {
 
     /// Ends the request that writes an upload, which is to be removed.
     pub fn end(&self, file: FileId) {
-        if let Some(active) = lock(&self.active).get(&file) {
+        if let Some(active) = self.active.lock().get(&file) {
             active.stop.cancel();
         }
     }
 }
 
-/// Whoever panicked with the lock had changed one entry or none.
-fn lock<K, T>(map: &Mutex<HashMap<K, T>>) -> MutexGuard<'_, HashMap<K, T>> {
-    map.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Drop for QuotaGuard {
     fn drop(&mut self) {
         self.held = None;
-        let mut turns = lock(&self.uploads.turns);
+        let mut turns = self.uploads.turns.lock();
         // Nobody has it but the map, and nobody can get it meanwhile.
         if turns.get(&self.account).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             turns.remove(&self.account);
@@ -161,7 +157,7 @@ impl Drop for QuotaGuard {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        lock(&self.uploads.active).remove(&self.file);
+        self.uploads.active.lock().remove(&self.file);
         self.ended.cancel();
     }
 }
@@ -185,6 +181,6 @@ mod tests {
         assert!(timeout(Duration::ZERO, uploads.turn(anna)).await.is_err());
         drop(first);
         drop(timeout(Duration::from_secs(5), second).await.expect("its turn"));
-        assert!(lock(&uploads.turns).is_empty());
+        assert!(uploads.turns.lock().is_empty());
     }
 }

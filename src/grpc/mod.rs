@@ -31,7 +31,7 @@ struct Method {
 /// What a load balancer asks; answered also where nothing else is.
 pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Every method, one a line: no other is answered, and `tests/it/grpc.rs` reads this table. None of them needs a token:
+/// Every method, one a line: no other is answered, and `tests/it/support/grpc.rs` reads this table. None of them needs a token:
 /// load balancers have none, and reflection tells what everybody can read here.
 const METHODS: &[Method] = &[
     Method { path: HEALTH_CHECK, streams: false },

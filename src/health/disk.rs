@@ -1,6 +1,6 @@
 //! What `/readyz` knows of the instance's own disk. `instance::disk` watches it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::Mutex;
 
 use crate::config;
 
@@ -18,15 +18,11 @@ impl Disk {
 
     /// What is wrong with it for so long that it counts. In few words: everybody may ask.
     pub fn reason(&self) -> Option<&'static str> {
-        *self.lock()
+        *self.reason.lock()
     }
 
     /// `None`: the disk is good.
     pub fn report(&self, reason: Option<&'static str>) {
-        *self.lock() = reason;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<&'static str>> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reason.lock() = reason;
     }
 }

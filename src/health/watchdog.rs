@@ -1,8 +1,9 @@
 //! Signs of life: what the watchdog asks before it tells systemd that the process is alive.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
 use super::systemd::notify;
@@ -29,13 +30,13 @@ impl Watchdog {
     pub fn start(&self, name: &'static str, limit: Duration) -> Heartbeat {
         static SERIAL: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.beats().push(Beat { name, last: Instant::now(), limit, serial });
+        self.0.lock().push(Beat { name, last: Instant::now(), limit, serial });
         Heartbeat { watchdog: self.clone(), serial }
     }
 
     /// The name of a loop that has been silent for too long.
     pub fn stale(&self) -> Option<&'static str> {
-        self.beats().iter().find(|beat| beat.last.elapsed() > beat.limit).map(|beat| beat.name)
+        self.0.lock().iter().find(|beat| beat.last.elapsed() > beat.limit).map(|beat| beat.name)
     }
 
     /// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
@@ -66,16 +67,12 @@ impl Watchdog {
             }
         }
     }
-
-    fn beats(&self) -> std::sync::MutexGuard<'_, Vec<Beat>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Heartbeat {
     /// The loop has come round.
     pub fn beat(&self) {
-        if let Some(beat) = self.watchdog.beats().iter_mut().find(|beat| beat.serial == self.serial) {
+        if let Some(beat) = self.watchdog.0.lock().iter_mut().find(|beat| beat.serial == self.serial) {
             beat.last = Instant::now();
         }
     }
@@ -83,7 +80,7 @@ impl Heartbeat {
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.watchdog.beats().retain(|beat| beat.serial != self.serial);
+        self.watchdog.0.lock().retain(|beat| beat.serial != self.serial);
     }
 }
 

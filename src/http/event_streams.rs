@@ -1,7 +1,9 @@
 //! Who listens to server-sent events of this process: each costs a query every half second, so there is a limit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
@@ -23,7 +25,7 @@ impl EventStreamLimits {
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits.
     pub fn begin(&self, account: AccountId) -> Result<OpenEventStream> {
-        let mut counts = self.lock();
+        let mut counts = self.0.lock();
         if counts.values().sum::<usize>() >= OF_PROCESS {
             return Err(Error::unavailable(format!("{OF_PROCESS} streams of events are open")));
         }
@@ -35,16 +37,11 @@ impl EventStreamLimits {
         *of_account += 1;
         Ok(OpenEventStream { limits: self.clone(), account })
     }
-
-    /// Whoever panicked with the lock had changed one count or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for OpenEventStream {
     fn drop(&mut self) {
-        let mut counts = self.limits.lock();
+        let mut counts = self.limits.0.lock();
         if let Some(count) = counts.get_mut(&self.account) {
             *count -= 1;
             if *count == 0 {

@@ -21,7 +21,7 @@ const PAGE: &str = r#"<!DOCTYPE html>
 <body>
 <h1>Salebell</h1>
 <p>Rings when a video game that you want goes on sale. This is its API; there are no pages yet.</p>
-<p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/api.md</code> every
+<p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/reference/api.md</code> every
 route, <code>docs/operations.md</code> the settings.</p>
 <p>To look around without a token: <a href="/v1/deals?limit=10">deals</a>, <a href="/v1/games?limit=10">games</a>,
 <a href="/v1/stores">stores</a>.</p>
@@ -50,7 +50,7 @@ pub async fn show(headers: HeaderMap) -> Result<Response> {
             let front = FrontResponse {
                 name: "Salebell",
                 description: "The API of a bell that rings when a video game goes on sale.",
-                documentation: "README.md and docs/api.md in the source code",
+                documentation: "README.md and docs/reference/api.md in the source code",
             };
             conditional::respond(&headers, &front)?
         }

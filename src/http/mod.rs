@@ -52,7 +52,7 @@ pub fn router(app: App) -> Router {
     layered(routes(), app)
 }
 
-/// Every route, one a line: `tests/it/auth_coverage.rs` reads this table.
+/// Every route, one a line: `tests/it/api/auth_coverage.rs` reads this table.
 fn routes() -> Router<App> {
     Router::new()
         .route("/", get(front::show))

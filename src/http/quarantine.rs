@@ -15,8 +15,8 @@ use crate::app::App;
 use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
-use crate::store::prices;
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
+use crate::store::recording;
 
 /// A quarantined price as it is shown.
 #[derive(Serialize)]
@@ -118,7 +118,7 @@ pub async fn release(
 ) -> Result<Response> {
     caller.require("operator")?;
     let publish = app.events_topic.is_some();
-    prices::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
+    recording::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
     conditional::changed(&QuarantineResponse::from(held))

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Whatever cannot be found out on the way is a reason to stay: a health checker that is broken, or a database that is
-//! away, must not empty the group. docs/decisions/dead-man-switch.md tells more.
+//! away, must not empty the group. docs/decisions/0016-dead-man-switch.md tells more.
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Such an instance serves nearly everything still, and goes on until the group has launched another. A store that
-//! instances share is never looked at: it is full for all of them. docs/decisions/full-disk.md tells more.
+//! instances share is never looked at: it is full for all of them. docs/decisions/0025-full-disk.md tells more.
 
 use std::fmt;
 use std::fs::{self, File};

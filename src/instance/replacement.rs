@@ -1,7 +1,7 @@
 //! Has this instance replaced by its group, if it may: only an instance that the group wants in service, and one at a time.
 //!
 //! Whatever cannot be found out on the way is a reason to stay: what is wrong here may be wrong everywhere, and must not
-//! empty the group. docs/decisions/dead-man-switch.md tells more.
+//! empty the group. docs/decisions/0016-dead-man-switch.md tells more.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Events as other teams see them: the body and the attributes of a message on `bus.events_topic`. docs/events.md holds
+//! Events as other teams see them: the body and the attributes of a message on `bus.events_topic`. docs/reference/events.md holds
 //! the contract: fields may be added to a version, not changed.
 
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -12,13 +12,14 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep};
@@ -60,7 +61,7 @@ impl ConnectionTimeouts {
 
     /// A request's head is whole; it is in flight until the guard is dropped.
     pub fn begin(&self, http2: bool) -> RequestInProgress {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.requests += 1;
         state.http2 |= http2;
         state.head = false;
@@ -69,7 +70,7 @@ impl ConnectionTimeouts {
 
     /// Bytes have arrived.
     fn hear(&self) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if state.requests == 0 && !state.head && !state.http2 {
             state.head = true;
             state.since = Instant::now();
@@ -78,18 +79,18 @@ impl ConnectionTimeouts {
 
     /// The body of the last request has, or has not, been read to its end.
     fn note_body(&self, unread: bool) {
-        self.state().body = unread;
+        self.0.lock().body = unread;
     }
 
     /// Whether the client may be sending something that nobody reads. HTTP/2 resets the stream, and the connection lives.
     fn leaves_unread(&self) -> bool {
-        let state = self.state();
+        let state = self.0.lock();
         !state.http2 && (state.head || state.body)
     }
 
     /// It begins to idle anew.
     pub fn rest(&self) {
-        self.state().since = Instant::now();
+        self.0.lock().since = Instant::now();
     }
 
     /// Returns once the connection idles, or a head arrives, for longer than it may.
@@ -99,7 +100,7 @@ impl ConnectionTimeouts {
             // Whatever begins after this instant has at least so long.
             let mut look_again = now + idle.min(head);
             {
-                let state = self.state();
+                let state = self.0.lock();
                 let (limit, what) = if state.head { (head, Overdue::Head) } else { (idle, Overdue::Idle) };
                 let end = state.since + limit;
                 match state.requests {
@@ -111,10 +112,6 @@ impl ConnectionTimeouts {
             tokio::time::sleep_until(look_again).await;
         }
     }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A request that is not answered whole.
@@ -122,7 +119,7 @@ pub struct RequestInProgress(ConnectionTimeouts);
 
 impl Drop for RequestInProgress {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.0.0.lock();
         state.requests -= 1;
         if state.requests == 0 {
             state.since = Instant::now();

@@ -6,10 +6,11 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -154,7 +155,7 @@ impl ResolvesServerCert for Certificate {
 
 impl Certificate {
     fn current(&self) -> Loaded {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// Takes another certificate where it is time. What cannot be read leaves the one that is there.
@@ -166,7 +167,7 @@ impl Certificate {
         match self.source.load(&self.provider, now) {
             Ok(loaded) if matches!(self.source, Source::Files(..)) && loaded.pem == current.pem => {}
             Ok(loaded) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                *self.current.write() = loaded;
                 log::info!(target: "salebell::tls", "another certificate is in use from now on");
             }
             Err(error) => {
@@ -265,15 +266,15 @@ mod tests {
         let now = Arc::new(RwLock::new(DateTime::from_timestamp(1_800_000_000, 0).unwrap()));
         let clock = Clock::new({
             let now = now.clone();
-            move || *now.read().unwrap()
+            move || *now.read()
         });
         let listen = "0.0.0.0:8443".parse().unwrap();
         let minted = certificate(Source::Minted(names(listen)), clock);
         let first = minted.current().key;
-        *now.write().unwrap() += TimeDelta::days(29);
+        *now.write() += TimeDelta::days(29);
         minted.refresh();
         assert_eq!(minted.current().key.cert, first.cert);
-        *now.write().unwrap() += TimeDelta::days(2);
+        *now.write() += TimeDelta::days(2);
         minted.refresh();
         assert_ne!(minted.current().key.cert, first.cert);
     }

@@ -5,10 +5,11 @@
 //! those few milliseconds held.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use parking_lot::Mutex;
 
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
@@ -48,7 +49,7 @@ impl Activity {
     /// An account has come with a token. Counted once in an hour, however many processes see it.
     pub fn note_login(&self, account: AccountId, now: DateTime<Utc>) {
         {
-            let mut pending = self.pending();
+            let mut pending = self.0.pending.lock();
             if pending.logins.get(&account).is_some_and(|at| now - *at < LOGIN_RESOLUTION) {
                 return;
             }
@@ -68,7 +69,7 @@ impl Activity {
     }
 
     fn note(&self, done: Done) {
-        let mut pending = self.pending();
+        let mut pending = self.0.pending.lock();
         add(&mut pending.done, done);
         if !pending.writing {
             pending.writing = true;
@@ -79,7 +80,7 @@ impl Activity {
     async fn write(self) {
         loop {
             let done: Vec<Done> = {
-                let mut pending = self.pending();
+                let mut pending = self.0.pending.lock();
                 if pending.done.is_empty() {
                     pending.writing = false;
                     return;
@@ -90,17 +91,13 @@ impl Activity {
             let added = self.0.deadline.run(PATIENCE, adding).await;
             if let Err(error) = added.map_err(Error::from).and_then(|added| added) {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
-                let mut pending = self.pending();
+                let mut pending = self.0.pending.lock();
                 done.into_iter().for_each(|done| add(&mut pending.done, done));
                 // Whoever comes next tries again.
                 pending.writing = false;
                 return;
             }
         }
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -147,7 +147,7 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
     // Slices wait for each other's commit here, where PostgreSQL sees no circle: another worker's event of the same sale
     // may wait for the one and be waited for by the other.
     sqlx::query!("set local lock_timeout = '5s'").execute(&mut *transaction).await?;
-    // The rules stand in domain::watch too, for explanations; tests/it/watches.rs holds both against each other.
+    // The rules stand in domain::watch too, for explanations; tests/it/delivery/watches.rs holds both against each other.
     let row = sqlx::query!(
         r#"with event as (
             select e.id, e.kind, e.sale_id, e.game_id, e.offer_id, e.currency, e.amount, e.regular, e.cut,

@@ -5,8 +5,9 @@
 //! goes at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::games::{Game, find_games};
@@ -48,7 +49,7 @@ impl GameLoader {
     pub async fn find_game(&self, id: GameId) -> Result<Option<Game>> {
         let (reply, answer) = oneshot::channel();
         let begin = {
-            let mut queue = lock(&self.queue);
+            let mut queue = self.queue.lock();
             queue.waiting.push((id, reply));
             let begin = queue.queries < MAX_QUERIES;
             queue.queries += usize::from(begin);
@@ -97,7 +98,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if !self.ended {
-            lock(&self.loader.queue).queries -= 1;
+            self.loader.queue.lock().queries -= 1;
         }
     }
 }
@@ -106,7 +107,7 @@ impl Drop for Turn {
 async fn run_queries(mut turn: Turn) {
     loop {
         let waiting: Vec<_> = {
-            let mut queue = lock(&turn.loader.queue);
+            let mut queue = turn.loader.queue.lock();
             if queue.waiting.is_empty() {
                 // Under the same lock: whoever comes now begins a turn, and nobody is left waiting.
                 queue.queries -= 1;
@@ -136,9 +137,4 @@ async fn run_queries(mut turn: Turn) {
             }
         }
     }
-}
-
-/// A panic under the lock leaves a queue that is whole: each change of it is one step.
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,9 +4,10 @@
 //! prolongs; after that it died, and the next one takes it over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use serde_json::Value;
 use sqlx::PgExecutor;
 
@@ -208,7 +209,7 @@ impl KeptAnswers {
         .fetch_one(pool)
         .await?;
         let full = kept.keys > MAX_KEYS || kept.bytes + kept.keys * BYTES_OF_A_KEY > MAX_BYTES;
-        let mut accounts = self.lock();
+        let mut accounts = self.0.lock();
         if accounts.len() >= MAX_ACCOUNTS {
             accounts.retain(|_, counted| now - counted.at < COUNT_EVERY);
             if accounts.len() >= MAX_ACCOUNTS {
@@ -221,7 +222,7 @@ impl KeptAnswers {
 
     /// Whether the account has no room, where that is known; one more key is begun.
     fn look(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
-        let mut accounts = self.lock();
+        let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
         let lasts = if counted.full { FULL_FOR } else { COUNT_EVERY };
         let much = counted.keys * COUNT_AFTER >= MAX_KEYS || counted.bytes * COUNT_AFTER >= MAX_BYTES;
@@ -234,14 +235,9 @@ impl KeptAnswers {
 
     /// So many bytes are kept for an account.
     pub fn note_kept(&self, account: AccountId, bytes: usize) {
-        if let Some(counted) = self.lock().get_mut(&account) {
+        if let Some(counted) = self.0.lock().get_mut(&account) {
             counted.bytes += bytes as i64;
         }
-    }
-
-    /// Whoever panicked with the lock had changed one entry or none.
-    fn lock(&self) -> MutexGuard<'_, HashMap<AccountId, Counted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

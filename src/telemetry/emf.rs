@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use systemd_journal_logger::JournalLog;
 
@@ -63,7 +64,7 @@ impl Reporter {
     /// # Errors
     /// There is no journal, or stdout is closed. What was not written comes with the next call.
     pub fn write(&self, now: DateTime<Utc>) -> std::io::Result<()> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.writing.lock();
         for line in self.lines(self.tallies.news(), now) {
             match self.target {
                 EmfTarget::Off => {}

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
 use metrics::{Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusRecorder;
+use parking_lot::{Mutex, RwLock};
 
 use super::table::{self, CloudWatch, Kind, Metric};
 
@@ -183,7 +184,7 @@ pub fn start() -> &'static Tallies {
 impl Tallies {
     /// What all series have to tell, in the order of the table.
     pub fn news(&self) -> Vec<Delta> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = self.all.lock().clone();
         let place = |series: &Series| table::METRICS.iter().position(|one| one.name == series.metric.name);
         all.sort_by_key(|series| (place(series), series.values.clone()));
         let told = |series: Arc<Series>| Some(Delta { told: series.told()?, series });
@@ -192,10 +193,10 @@ impl Tallies {
 
     /// `None`: CloudWatch does not want it.
     fn find(&self, key: &Key) -> Option<Arc<Series>> {
-        if let Some(series) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+        if let Some(series) = self.known.read().get(key) {
             return series.clone();
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         known.entry(key.clone()).or_insert_with(|| self.find_or_create(key)).clone()
     }
 
@@ -212,7 +213,7 @@ impl Tallies {
             found.map_or("none", |one| one.value()).to_owned()
         };
         let values: Vec<String> = labels.iter().map(value).collect();
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         let same = |one: &&Arc<Series>| one.metric.name == metric.name && one.values == values;
         if let Some(series) = all.iter().find(same) {
             return Some(series.clone());

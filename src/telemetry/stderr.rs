@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::SecondsFormat;
+use parking_lot::{Condvar, Mutex};
 
 /// Lines gather for so long before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
@@ -48,10 +48,10 @@ impl StderrLog {
     fn write_for_ever(&self) -> ! {
         let mut taken = Vec::new();
         loop {
-            drop(self.filled.wait_while(self.lines(), |lines| lines.waiting.is_empty()));
+            self.filled.wait_while(&mut self.lines.lock(), |lines| lines.waiting.is_empty());
             std::thread::sleep(GATHER);
             let dropped = {
-                let mut lines = self.lines();
+                let mut lines = self.lines.lock();
                 lines.writing = true;
                 std::mem::swap(&mut taken, &mut lines.waiting);
                 std::mem::take(&mut lines.dropped)
@@ -62,14 +62,9 @@ impl StderrLog {
                 let _ = writeln!(stderr, "{dropped} lines were not logged: stderr was not read");
             }
             taken.clear();
-            self.lines().writing = false;
+            self.lines.lock().writing = false;
             self.written.notify_all();
         }
-    }
-
-    /// Every change under the lock is whole.
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,7 +80,7 @@ impl log::Log for &'static StderrLog {
         let _ = write!(OneLine(&mut line), "{}", record.args());
         let _ = record.key_values().visit(&mut Fields(&mut line));
         line.push('\n');
-        let mut lines = self.lines();
+        let mut lines = self.lines.lock();
         if lines.waiting.len() + line.len() > MAX_WAITING {
             lines.dropped += 1;
             return;
@@ -100,7 +95,7 @@ impl log::Log for &'static StderrLog {
 
     fn flush(&self) {
         let unwritten = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
-        drop(self.written.wait_timeout_while(self.lines(), PATIENCE, unwritten));
+        self.written.wait_while_for(&mut self.lines.lock(), unwritten, PATIENCE);
     }
 }
 

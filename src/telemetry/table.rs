@@ -1,5 +1,5 @@
 //! Every metric that there is: `/metrics` describes them by this table, CloudWatch gets those that say so, and
-//! docs/operations.md lists them. `tests/it/metrics.rs` holds the sources and the page against it.
+//! docs/operations.md lists them. `tests/it/project/metrics.rs` holds the sources and the page against it.
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,8 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_deliveries_dead_total", Counter, COUNT, &[], By(&[]), "deliveries that were given up"),
     metric("salebell_channels_disabled_total", Counter, COUNT, &["reason"], By(&[]), "receivers that were given up"),
     metric("salebell_weekly_mails_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "weekly reports; `failed` is tried again"),
+
+    metric("salebell_worker_rounds_total", Counter, COUNT, &["task", "outcome"], No, "rounds of the worker's tasks: `more` did something, `idle` found nothing, `failed` is tried again"),
 
     metric("salebell_files_expired_total", Counter, COUNT, &[], No, "files whose time was over"),
     metric("salebell_file_orphans_total", Counter, COUNT, &["side"], No, "bytes without a file, files without bytes (`row`, which should not happen), uploads that nobody finishes"),

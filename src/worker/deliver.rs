@@ -82,18 +82,19 @@ pub async fn run(app: App) {
     drop(results);
     let mut leases = ChannelLeases::new(app.clone(), in_flight.clone());
     let ahead = concurrency * AHEAD_OF_SLOTS;
-    let (limit, heartbeat) = (app.config.worker.lease, super::start_heartbeat(&app, "deliver"));
+    let (limit, heartbeat) = (
+        app.config.worker.lease,
+        app.watchdog.start("deliver", app.config.worker.lease * 3 + app.config.worker.poll),
+    );
     while !app.stopping.is_cancelled() {
         heartbeat.beat();
         let began = Instant::now();
-        let looked = app.deadline.run(limit, leases.claim_due(ahead, AHEAD_OF_PLACES)).await;
-        let cancelled = match looked.unwrap_or_else(|gave_up| Err(gave_up.into())) {
-            Ok(cancelled) => cancelled,
-            Err(error) => {
-                log::warn!(target: "salebell::deliver", "looking again after: {}", chain(&error));
-                0
-            }
-        };
+        let claimed = app.deadline.run(limit, leases.claim_due(ahead, AHEAD_OF_PLACES)).await;
+        let cancelled = claimed.unwrap_or_else(|gave_up| Err(gave_up.into()));
+        let cancelled = cancelled.unwrap_or_else(|error| {
+            log::warn!(target: "salebell::deliver", "a claim failed, retrying: {}", chain(&error));
+            0
+        });
         // What was cancelled has made place for what waits behind it.
         if cancelled > 0 {
             continue;

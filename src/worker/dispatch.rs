@@ -1,13 +1,17 @@
 //! Dispatch: events become notices, at most one for each watch and sale, and deliveries.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use metrics::{counter, histogram};
+use tokio::sync::Notify;
 
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::ids::EventId;
-use crate::error::{Result, chain};
+use crate::error::Result;
 use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
 use crate::store::lease::Lease;
@@ -18,47 +22,39 @@ const EVENTS_AT_ONCE: i64 = 500;
 /// So many slices of an event are made at once: one waits for the disk while the others compute.
 const SLICES_AT_ONCE: usize = 3;
 
-/// Dispatches events until `app.stopping`.
-pub async fn run(app: App) {
-    let mut dispatcher = Dispatcher::new(app.clone());
-    while !app.stopping.is_cancelled() {
-        match dispatcher.step().await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::dispatch", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = app.notifications.events.notified() => {}
-            () = tokio::time::sleep(app.config.worker.poll) => {}
-            () = app.stopping.cancelled() => {}
-        }
-    }
-    if let Err(error) = dispatcher.put_down_all().await {
-        log::warn!(target: "salebell::dispatch", "leased events wait for their lease: {}", chain(&error));
-    }
+/// Claims some events and dispatches them.
+///
+/// # Errors
+/// The database is unavailable; what was claimed waits until its lease has expired.
+pub async fn step(app: &App) -> Result<Progress> {
+    let heartbeat = app.watchdog.start(DispatchTask::NAME, Duration::MAX);
+    DispatchTask::new(app.clone()).round(&heartbeat).await
 }
 
-/// Takes some events and dispatches them. False: none waits.
-pub async fn step(app: &App) -> Result<bool> {
-    Dispatcher::new(app.clone()).step().await
-}
-
-/// Dispatches, and remembers which events it holds: they are given back as soon as the database listens.
-struct Dispatcher {
+/// Task that dispatches events. It remembers which events it holds, and releases them as soon as the database answers.
+pub struct DispatchTask {
     app: App,
-    heartbeat: Heartbeat,
     held: Vec<EventId>,
 }
 
-impl Dispatcher {
-    fn new(app: App) -> Dispatcher {
-        let heartbeat = super::start_heartbeat(&app, "dispatch");
-        Dispatcher { app, heartbeat, held: Vec::new() }
+impl Task for DispatchTask {
+    const NAME: &'static str = "dispatch";
+    const LOG_TARGET: &'static str = "salebell::dispatch";
+
+    fn interval(&self) -> Duration {
+        self.app.config.worker.poll
     }
 
-    async fn step(&mut self) -> Result<bool> {
-        self.heartbeat.beat();
-        self.put_down_all().await?;
+    fn longest_round(&self) -> Duration {
+        self.app.config.worker.lease * 3
+    }
+
+    fn notification(&self) -> Option<&Notify> {
+        Some(&self.app.notifications.events)
+    }
+
+    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
+        self.release_all().await?;
         let app = self.app.clone();
         let now = app.clock.now();
         let claim = dispatch::claim_events(
@@ -76,22 +72,32 @@ impl Dispatcher {
             if app.stopping.is_cancelled() {
                 break;
             }
-            if !self.dispatch_event(event).await? {
+            if !self.dispatch_event(event, heartbeat).await? {
                 // It has taken long: others may have done the rest meanwhile, had they been let.
                 break;
             }
         }
-        Ok(found)
+        Ok(Progress::of(found))
     }
 
-    /// Gives back what is held and not done.
-    async fn put_down_all(&mut self) -> Result<()> {
-        self.put_down(self.held.clone()).await?;
+    async fn finish(&mut self) -> Result<()> {
+        self.release_all().await
+    }
+}
+
+impl DispatchTask {
+    pub fn new(app: App) -> DispatchTask {
+        DispatchTask { app, held: Vec::new() }
+    }
+
+    /// Releases what is held and not done.
+    async fn release_all(&mut self) -> Result<()> {
+        self.release(self.held.clone()).await?;
         self.held.clear();
         Ok(())
     }
 
-    async fn put_down(&self, events: Vec<EventId>) -> Result<()> {
+    async fn release(&self, events: Vec<EventId>) -> Result<()> {
         if !events.is_empty() {
             let release = dispatch::release_events(&self.app.writer, &events);
             self.app.deadline.run(self.app.config.worker.lease, release).await??;
@@ -102,14 +108,14 @@ impl Dispatcher {
     /// Goes through all watches of an event's game, some slices at a time, which are committed in their order. A process
     /// that takes over goes on where this one was. False: it was more than a slice, and everything else that was held
     /// has been given back.
-    async fn dispatch_event(&mut self, event: Waiting) -> Result<bool> {
+    async fn dispatch_event(&mut self, event: Waiting, heartbeat: &Heartbeat) -> Result<bool> {
         let app = self.app.clone();
         let limit = app.config.worker.lease;
         let mut next = Some(Slice { after: event.last_watch_id, end: event.slice_end });
         let small = event.slice_end.is_none();
         if !small {
             let others = self.held.extract_if(.., |held| *held != event.id).collect();
-            self.put_down(others).await?;
+            self.release(others).await?;
         }
         let mut making = FuturesOrdered::new();
         loop {
@@ -127,7 +133,7 @@ impl Dispatcher {
                 };
             }
             let Some(made) = making.next().await else { break };
-            self.heartbeat.beat();
+            heartbeat.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
             let lease = app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await??;

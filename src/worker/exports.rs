@@ -14,11 +14,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::rows::RowSource;
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::blobs::{Blobs, Piece};
+use crate::health::watchdog::Heartbeat;
 use crate::store::exports::{self, Claimed, Written};
 use crate::store::files::removal;
 use crate::store::files::writing::{self, Beginning, Writer};
@@ -46,31 +48,44 @@ pub struct ExportOptions {
     pub filter: ExportFilter,
 }
 
-/// Writes exports one after another until `app.stopping`.
-pub async fn run(app: App) {
-    let heartbeat = super::start_heartbeat(&app, "exports");
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        match step(&app, || heartbeat.beat()).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::exports", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(app.config.worker.poll) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that writes exports one after another.
+pub struct ExportTask {
+    app: App,
+}
+
+impl ExportTask {
+    pub fn new(app: App) -> ExportTask {
+        ExportTask { app }
     }
 }
 
-/// Takes an export and writes it. False: none waits. `beat` is called while it works.
+impl Task for ExportTask {
+    const NAME: &'static str = "exports";
+    const LOG_TARGET: &'static str = "salebell::exports";
+
+    fn interval(&self) -> Duration {
+        self.app.config.worker.poll
+    }
+
+    fn longest_round(&self) -> Duration {
+        self.app.config.worker.lease * 3
+    }
+
+    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
+        step(&self.app, || heartbeat.beat()).await
+    }
+}
+
+/// Takes an export and writes it. `beat` is called while it works.
 ///
 /// # Errors
 /// The database is away; what was taken comes back when its lease has run out.
-pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
+pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = exports::claim_export(&app.writer, holder, now, lease(app));
-    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+        return Ok(Progress::Idle);
+    };
     let mut writing = Writing { app, export: &export, holder, written: Written::default() };
     let ended = writing.write_all(beat).await;
     if ended.is_err()
@@ -81,10 +96,10 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
     }
     let failure = match ended {
         Ok(()) => None,
-        Err(Stop::Lost) => return Ok(true),
+        Err(Stop::Lost) => return Ok(Progress::More),
         Err(Stop::Stopping) => {
             exports::release_export(&app.writer, export.id, holder, app.clock.now()).await?;
-            return Ok(true);
+            return Ok(Progress::More);
         }
         Err(Stop::Refused(error)) => Some(error.detail),
         Err(Stop::Ours(error)) if export.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
@@ -96,12 +111,12 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<bool> {
             log::warn!(target: "salebell::exports", "export.id" = export.id.to_string();
                 "an export is tried again after: {}", chain(&error));
             exports::release_export(&app.writer, export.id, holder, app.clock.now() + RETRY).await?;
-            return Ok(true);
+            return Ok(Progress::More);
         }
     };
     let now = app.clock.now();
     exports::finish_export(&app.writer, export.id, holder, &writing.written, failure.as_deref(), now).await?;
-    Ok(true)
+    Ok(Progress::More)
 }
 
 fn lease(app: &App) -> DateTime<Utc> {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
 use crate::domain::observation::{Checked, Observation};
@@ -28,9 +29,11 @@ use crate::feed::records::shorten;
 use crate::feed::rows::{Meaning, Rows};
 use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
+use crate::health::watchdog::Heartbeat;
+use crate::store::files;
 use crate::store::imports::{self, Claimed, Reached, RowRefusal};
 use crate::store::lease::Lease;
-use crate::store::{files, new_offers};
+use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
 /// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.
@@ -56,36 +59,49 @@ const MOST_KNOWN_STORES: usize = 10_000;
 /// Refusals are written by so many.
 const REFUSALS_AT_ONCE: usize = 1_000;
 
-/// Reads imports one after another until `app.stopping`.
-pub async fn run(app: App) {
-    let heartbeat = app.watchdog.start("imports", app.config.worker.lease * 3 + app.config.worker.poll);
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        match step(&app, || heartbeat.beat()).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::imports", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(app.config.worker.poll) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that reads imports one after another.
+pub struct ImportTask {
+    app: App,
+}
+
+impl ImportTask {
+    pub fn new(app: App) -> ImportTask {
+        ImportTask { app }
     }
 }
 
-/// Takes an import and sends all of it. False: none waits. `beat` is called while it works.
+impl Task for ImportTask {
+    const NAME: &'static str = "imports";
+    const LOG_TARGET: &'static str = "salebell::imports";
+
+    fn interval(&self) -> Duration {
+        self.app.config.worker.poll
+    }
+
+    fn longest_round(&self) -> Duration {
+        self.app.config.worker.lease * 3
+    }
+
+    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
+        step(&self.app, || heartbeat.beat()).await
+    }
+}
+
+/// Takes an import and sends all of it. `beat` is called while it works.
 ///
 /// # Errors
 /// The database is away; what was taken comes back when its lease has run out.
-pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
+pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
-    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else { return Ok(false) };
+    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+        return Ok(Progress::Idle);
+    };
     let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {
         sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
-        return Ok(true);
+        return Ok(Progress::More);
     }
     match sending.send_all().await {
         Ok(()) => sending.finish(None).await?,
@@ -105,7 +121,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<bool> {
             imports::release_import(&app.writer, import.id, holder, app.clock.now()).await?;
         }
     }
-    Ok(true)
+    Ok(Progress::More)
 }
 
 fn lease(app: &App) -> DateTime<Utc> {
@@ -309,7 +325,7 @@ impl<'a> Sending<'a> {
             slugs.sort_unstable();
             slugs.dedup();
             slugs.retain(|slug| !self.known_stores.contains_key(*slug));
-            let unknown = new_offers::unknown_stores(&self.app.writer, &slugs).await?;
+            let unknown = stores::unknown_stores(&self.app.writer, &slugs).await?;
             let judged =
                 slugs.into_iter().map(|slug| (slug.to_owned(), !unknown.iter().any(|one| one == slug)));
             self.known_stores.extend(judged.collect::<Vec<_>>());

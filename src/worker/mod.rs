@@ -2,6 +2,7 @@
 
 pub mod deliver;
 pub mod dispatch;
+pub mod driver;
 pub mod exports;
 pub mod files;
 pub mod imports;
@@ -13,43 +14,46 @@ pub mod weekly_mail;
 
 use tokio::task::JoinSet;
 
+use self::dispatch::DispatchTask;
+use self::exports::ExportTask;
+use self::imports::ImportTask;
+use self::publish::PublishTask;
+use self::record::RecordTask;
+use self::schedule::ScheduleTask;
+use self::weekly_mail::WeeklyMailTask;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::health::watchdog::Heartbeat;
 
-/// Does all of the worker's work until `app.stopping`, then finishes or gives back what is in hand.
+/// Runs the worker's tasks until `app.stopping`, then finishes or releases what is in progress.
 ///
 /// # Errors
-/// One of the loops has ended before it was told to: a mistake of ours, and a reason to start anew.
+/// A task ended before the process was to stop: a bug, and a reason to restart.
 pub async fn run(app: App) -> Result<()> {
     let listening = {
         let app = app.clone();
         tokio::spawn(async move { app.notifications.listen(&app.writer).await })
     };
-    let mut loops = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..app.config.worker.record_concurrency {
-        loops.spawn(record::run(app.clone()));
+        tasks.spawn(driver::run(app.clone(), RecordTask::new(app.clone())));
     }
-    loops.spawn(dispatch::run(app.clone()));
-    loops.spawn(publish::run(app.clone()));
-    loops.spawn(deliver::run(app.clone()));
-    loops.spawn(imports::run(app.clone()));
-    loops.spawn(exports::run(app.clone()));
-    loops.spawn(schedule::run(app.clone()));
-    loops.spawn(weekly_mail::run(app.clone()));
-    let first = loops.join_next().await;
+    tasks.spawn(driver::run(app.clone(), DispatchTask::new(app.clone())));
+    if let Some(publish) = PublishTask::new(app.clone()) {
+        tasks.spawn(driver::run(app.clone(), publish));
+    }
+    tasks.spawn(deliver::run(app.clone()));
+    tasks.spawn(driver::run(app.clone(), ImportTask::new(app.clone())));
+    tasks.spawn(driver::run(app.clone(), ExportTask::new(app.clone())));
+    tasks.spawn(driver::run(app.clone(), ScheduleTask::new(app.clone())));
+    tasks.spawn(driver::run(app.clone(), WeeklyMailTask::new(app.clone())));
+    let first = tasks.join_next().await;
     let early = !app.stopping.is_cancelled();
     app.stopping.cancel();
-    while loops.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
     listening.abort();
     match first {
         Some(Err(panic)) => Err(Error::internal(panic)),
-        _ if early => Err(Error::internal("a loop of the worker has ended")),
+        _ if early => Err(Error::internal("a task of the worker has ended")),
         _ => Ok(()),
     }
-}
-
-/// The sign of life of a loop whose rounds, pauses aside, wait for the database for three leases at most.
-fn start_heartbeat(app: &App, name: &'static str) -> Heartbeat {
-    app.watchdog.start(name, app.config.worker.lease * 3 + app.config.worker.poll)
 }

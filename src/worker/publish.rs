@@ -9,10 +9,13 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures_util::future::join_all;
 use metrics::counter;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::error::{Error, Result, chain};
+use crate::health::watchdog::Heartbeat;
 use crate::outbound::bus::topic::{Message, Topic, requests};
 use crate::outbound::events;
 use crate::store::jobs;
@@ -32,42 +35,53 @@ const EVENTS_AT_ONCE: i64 = 500;
 /// So many are on their way at once, in requests of ten.
 const WAVE: usize = 80;
 
-/// Publishes events until `app.stopping`.
-pub async fn run(app: App) {
-    if app.events_topic.is_none() {
-        return app.stopping.cancelled().await;
-    }
-    let heartbeat =
-        app.watchdog.start("publish", app.config.worker.lease * 4 + app.config.worker.poll + TURN * 2);
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        match step(&app).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::publish", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = app.notifications.publications.notified() => {}
-            () = tokio::time::sleep(app.config.worker.poll) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that publishes events.
+pub struct PublishTask {
+    app: App,
+}
+
+impl PublishTask {
+    /// `None` if the settings name no topic.
+    pub fn new(app: App) -> Option<PublishTask> {
+        app.events_topic.is_some().then_some(PublishTask { app })
     }
 }
 
-/// Publishes some events. False: none waits, or another process is at it.
+impl Task for PublishTask {
+    const NAME: &'static str = "publish";
+    const LOG_TARGET: &'static str = "salebell::publish";
+
+    fn interval(&self) -> Duration {
+        self.app.config.worker.poll
+    }
+
+    fn longest_round(&self) -> Duration {
+        self.app.config.worker.lease * 4 + TURN * 2
+    }
+
+    fn notification(&self) -> Option<&Notify> {
+        Some(&self.app.notifications.publications)
+    }
+
+    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
+        step(&self.app).await
+    }
+}
+
+/// Publishes some events. `Idle`: none waits, or another process is publishing.
 ///
 /// # Errors
-/// The topic or the database is away.
-pub async fn step(app: &App) -> Result<bool> {
-    let Some(topic) = &app.events_topic else { return Ok(false) };
+/// The topic or the database is unavailable.
+pub async fn step(app: &App) -> Result<Progress> {
+    let Some(topic) = &app.events_topic else { return Ok(Progress::Idle) };
     let limit = app.config.worker.lease;
     if !app.deadline.run(limit, publications::is_any_waiting(&app.writer)).await?? {
-        return Ok(false);
+        return Ok(Progress::Idle);
     }
     let now = app.clock.now();
     let claim = app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await??;
     if claim == Claim::Refused {
-        return Ok(false);
+        return Ok(Progress::Idle);
     }
     let published = publish_some(app, topic).await;
     let now = app.clock.now();
@@ -80,7 +94,7 @@ pub async fn step(app: &App) -> Result<bool> {
     published
 }
 
-async fn publish_some(app: &App, topic: &Topic) -> Result<bool> {
+async fn publish_some(app: &App, topic: &Topic) -> Result<Progress> {
     let began = Instant::now();
     let limit = app.config.worker.lease.min(TURN);
     let list = publications::list_waiting(&app.writer, EVENTS_AT_ONCE);
@@ -97,7 +111,7 @@ async fn publish_some(app: &App, topic: &Topic) -> Result<bool> {
         let published: HashSet<i64> = published.into_iter().collect();
         waiting.retain(|event| !published.contains(&event.seq));
     }
-    Ok(found)
+    Ok(Progress::of(found))
 }
 
 /// Publishes the first event of each offer, and returns the numbers of those that were taken: a later one of the same

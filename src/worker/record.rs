@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use metrics::{counter, histogram};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
 use crate::domain::price::Kind as Transition;
 use crate::error::{Kind, Result, chain};
+use crate::health::watchdog::Heartbeat;
 use crate::outbound::bus::{MAX_RECEIVES, Received};
-use crate::store::prices::Recorded;
-use crate::store::{batches, prices};
+use crate::store::recording::Recorded;
+use crate::store::{batches, recording};
 
 /// How long a message that could not be recorded rests before its next try.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -22,55 +25,71 @@ const MAX_LOOKS: usize = 1_000;
 /// is handed to a question that nobody listens to any more rests for a lease.
 const LONG_POLL: Duration = Duration::from_secs(20);
 
-/// Records messages until `app.stopping`; one of `worker.record_concurrency` such loops.
-pub async fn run(app: App) {
-    let patience = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
-    let worker = &app.config.worker;
-    let heartbeat =
-        app.watchdog.start("record", worker.lease * 3 + attempt_limit(&app) + worker.poll + patience * 2);
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        let began = Instant::now();
-        match round(&app, patience, &|| heartbeat.beat()).await {
-            Ok(true) => {
-                // Where one message was there may be more: another loop may look too.
-                app.notifications.prices.notify_one();
-                continue;
-            }
-            // It has waited already.
-            Ok(false) if !patience.is_zero() && began.elapsed() > app.config.worker.poll => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::record", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = app.notifications.prices.notified() => {}
-            () = tokio::time::sleep(app.config.worker.poll) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that records messages of the bus; one of `worker.record_concurrency`.
+pub struct RecordTask {
+    app: App,
+    /// How long the bus is asked for a message.
+    long_poll: Duration,
+}
+
+impl RecordTask {
+    pub fn new(app: App) -> RecordTask {
+        let long_poll = if app.bus.outlives_database() { LONG_POLL } else { Duration::ZERO };
+        RecordTask { app, long_poll }
     }
 }
 
-async fn round(app: &App, patience: Duration, beat: &(dyn Fn() + Sync)) -> Result<bool> {
+impl Task for RecordTask {
+    const NAME: &'static str = "record";
+    const LOG_TARGET: &'static str = "salebell::record";
+
+    fn interval(&self) -> Duration {
+        self.app.config.worker.poll
+    }
+
+    fn longest_round(&self) -> Duration {
+        self.app.config.worker.lease * 3 + attempt_limit(&self.app) + self.long_poll * 2
+    }
+
+    fn notification(&self) -> Option<&Notify> {
+        Some(&self.app.notifications.prices)
+    }
+
+    async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
+        let progress = round(&self.app, self.long_poll, &|| heartbeat.beat()).await?;
+        if progress.is_more() {
+            // Where one message was there may be more: another task may look too.
+            self.app.notifications.prices.notify_one();
+        }
+        Ok(progress)
+    }
+}
+
+async fn round(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Result<Progress> {
     if !app.bus.outlives_database() {
         // Longer than the lease, and somebody else has the message anyway.
         return app.deadline.run(app.config.worker.lease, step(app)).await?;
     }
     // A message that is received while the database is away has been received in vain, which counts against it.
     if !app.readiness.reasons().await.is_empty() {
-        return Ok(false);
+        return Ok(Progress::Idle);
     }
-    let received = app.bus.receive(1, app.config.worker.lease, patience).await?.pop();
-    let Some(received) = received else { return Ok(false) };
-    settle(app, &received, beat).await?;
-    Ok(true)
+    receive_one(app, long_poll, beat).await
 }
 
-/// Takes one message and records it. False: none waits.
-pub async fn step(app: &App) -> Result<bool> {
-    let received = app.bus.receive(1, app.config.worker.lease, Duration::ZERO).await?.pop();
-    let Some(received) = received else { return Ok(false) };
-    settle(app, &received, &|| {}).await?;
-    Ok(true)
+/// Receives one message and records it.
+///
+/// # Errors
+/// The bus or the database is unavailable.
+pub async fn step(app: &App) -> Result<Progress> {
+    receive_one(app, Duration::ZERO, &|| {}).await
+}
+
+async fn receive_one(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Result<Progress> {
+    let received = app.bus.receive(1, app.config.worker.lease, long_poll).await?.pop();
+    let Some(received) = received else { return Ok(Progress::Idle) };
+    settle(app, &received, beat).await?;
+    Ok(Progress::More)
 }
 
 /// Records a message, or gives it back, or buries it. `beat` is called while it waits for the database.
@@ -171,7 +190,7 @@ async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
     let work = async {
         note_batch(app, &message).await?;
         let publish = app.events_topic.is_some();
-        prices::record(&app.writer, &message, &app.config.prices, publish, app.clock.now()).await
+        recording::record(&app.writer, &message, &app.config.prices, publish, app.clock.now()).await
     };
     tokio::pin!(work);
     let recorded = loop {

@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
+use super::driver::{Progress, Task};
 use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
+use crate::health::watchdog::Heartbeat;
 use crate::store::lease::Claim;
-use crate::store::{health, jobs, matching, told_ends};
+use crate::store::recording::told_ends;
+use crate::store::{health, jobs, matching};
 
 /// A job that takes longer than this is taken for dead and taken over.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
@@ -108,19 +111,32 @@ impl Job {
     }
 }
 
-/// Looks every few seconds whether a job is due, until `app.stopping`.
-pub async fn run(app: App) {
-    let longest = JOB_LIMIT * Job::ALL.len() as u32 + app.config.worker.lease * 3;
-    let heartbeat = app.watchdog.start("schedule", longest);
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        if let Err(error) = round(&app).await {
-            log::warn!(target: "salebell::schedule", "looking again after: {}", chain(&error));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(10)) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that does the jobs which are due.
+pub struct ScheduleTask {
+    app: App,
+}
+
+impl ScheduleTask {
+    pub fn new(app: App) -> ScheduleTask {
+        ScheduleTask { app }
+    }
+}
+
+impl Task for ScheduleTask {
+    const NAME: &'static str = "schedule";
+    const LOG_TARGET: &'static str = "salebell::schedule";
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn longest_round(&self) -> Duration {
+        JOB_LIMIT * Job::ALL.len() as u32 + self.app.config.worker.lease * 3
+    }
+
+    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
+        // Idle even after a job: no job is due again at once.
+        round(&self.app).await.map(|_| Progress::Idle)
     }
 }
 

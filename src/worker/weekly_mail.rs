@@ -11,45 +11,55 @@ use lettre::Address;
 use metrics::counter;
 use uuid::Uuid;
 
+use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::retries;
 use crate::domain::week::Week;
 use crate::error::{Error, Result, chain};
+use crate::health::watchdog::Heartbeat;
 use crate::outbound::email::{Email, Unsent};
 use crate::store::weekly_mails::{self, ClaimedMail};
 use crate::weekly_report::{WeeklyReport, mail};
 
-/// How often it is looked for mails that are due.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What cannot be recorded is tried again after this.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// Mails until `app.stopping`; what is being sent then may take as long as requests may.
-pub async fn run(app: App) {
-    let longest = app.config.email.timeout + app.config.worker.lease * 6 + LOOK_EVERY;
-    let heartbeat = app.watchdog.start("weekly mail", longest);
-    while !app.stopping.is_cancelled() {
-        heartbeat.beat();
-        match step(&app).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => log::warn!(target: "salebell::mail", "looking again after: {}", chain(&error)),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = app.stopping.cancelled() => {}
-        }
+/// Task that mails the weekly report.
+pub struct WeeklyMailTask {
+    app: App,
+}
+
+impl WeeklyMailTask {
+    pub fn new(app: App) -> WeeklyMailTask {
+        WeeklyMailTask { app }
     }
 }
 
-/// Plans the mails about the newest week that is over, and sends one that is due. False: none is.
+impl Task for WeeklyMailTask {
+    const NAME: &'static str = "weekly mail";
+    const LOG_TARGET: &'static str = "salebell::mail";
+
+    fn interval(&self) -> Duration {
+        Duration::from_secs(5)
+    }
+
+    fn longest_round(&self) -> Duration {
+        self.app.config.email.timeout + self.app.config.worker.lease * 6
+    }
+
+    async fn round(&mut self, _: &Heartbeat) -> Result<Progress> {
+        step(&self.app).await
+    }
+}
+
+/// Plans the mails about the newest week that is over, and sends one that is due.
 ///
 /// # Errors
-/// The database is away; what was taken comes back when its lease has run out.
-pub async fn step(app: &App) -> Result<bool> {
+/// The database is unavailable; a mail that was claimed is due again when its lease has expired.
+pub async fn step(app: &App) -> Result<Progress> {
     let recipients: Vec<String> = app.config.stats.mail_to.iter().map(Address::to_string).collect();
     if recipients.is_empty() {
-        return Ok(false);
+        return Ok(Progress::Idle);
     }
     let (now, patience) = (app.clock.now(), app.config.worker.lease);
     let plan = weekly_mails::plan_mails(&app.writer, Week::at(now).back(1), &recipients, now);
@@ -58,14 +68,14 @@ pub async fn step(app: &App) -> Result<bool> {
     // As long as claiming, reading, sending and recording may take.
     let lease = now + delta(app.config.email.timeout + patience * 3);
     let claim = weekly_mails::claim_mail(&app.writer, holder, &recipients, now, lease);
-    let Some(claimed) = app.deadline.run(patience, claim).await?? else { return Ok(false) };
+    let Some(claimed) = app.deadline.run(patience, claim).await?? else { return Ok(Progress::Idle) };
     let email = app.deadline.run(patience, compose(app, &claimed)).await??;
     let sent = tokio::select! {
         sent = app.mailer.send(&email) => sent,
         () = stopped(app) => {
             let release = weekly_mails::release_mail(&app.writer, claimed.id, holder);
             app.deadline.run(patience, release).await??;
-            return Ok(true);
+            return Ok(Progress::More);
         }
     };
     tell(&claimed, &sent);
@@ -78,7 +88,7 @@ pub async fn step(app: &App) -> Result<bool> {
         }
         tokio::time::sleep(RECORD_AGAIN_AFTER).await;
     }
-    Ok(true)
+    Ok(Progress::More)
 }
 
 /// The report as it stands now.

@@ -1,5 +1,5 @@
-"""A machine of Debian with a real systemd, in which packages are installed: scripts/boot-instance.sh, with the bare root of
-scripts/run-in-debian.sh in place of an image. Runs as root in a network namespace of its own (run.sh)."""
+"""A machine of Debian with a real systemd, in which packages are installed: scripts/lib/boot-instance.sh, with the bare root of
+scripts/lib/run-in-debian.sh in place of an image. Runs as root in a network namespace of its own (run.sh)."""
 
 import pathlib
 import shutil
@@ -18,7 +18,7 @@ class Machine:
         self.folder.mkdir()
         self.log = open(self.folder / "console.log", "wb")
         self.console = subprocess.Popen(
-            [REPOSITORY / "scripts/boot-instance.sh", self.folder, root, address],
+            [REPOSITORY / "scripts/lib/boot-instance.sh", self.folder, root, address],
             stdin=subprocess.PIPE,
             stdout=self.log,
             stderr=subprocess.STDOUT,

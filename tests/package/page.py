@@ -1,11 +1,11 @@
-"""The commands of docs/operations/other-hosts.md, as they stand there: blocks of the shell whose first line says where."""
+"""The commands of docs/guides/other-hosts.md, as they stand there: blocks of the shell whose first line says where."""
 
 import re
 import textwrap
 
 from machine import REPOSITORY
 
-PAGE = (REPOSITORY / "docs/operations/other-hosts.md").read_text()
+PAGE = (REPOSITORY / "docs/guides/other-hosts.md").read_text()
 
 
 def section(title):

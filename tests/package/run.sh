@@ -4,7 +4,7 @@
 # its own. These parts are root's, or sudo's.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-SALEBELL_TEST_PYTHON=$(scripts/prepare-python.sh tests/stacks/requirements.txt)/bin/python
+SALEBELL_TEST_PYTHON=$(scripts/lib/prepare-python.sh tests/stacks/requirements.txt)/bin/python
 pytest=("$SALEBELL_TEST_PYTHON" -B -m pytest -q -x -p no:cacheprovider)
 
 # What runs inside of namespaces, which end with it.
@@ -27,11 +27,11 @@ esac
 SALEBELL_TEST_PACKAGE=$(realpath "${1:?the package}")
 SALEBELL_TEST_OCI=$(realpath "${2:?the image}")
 shift 2
-SALEBELL_TEST_ROOT=$(scripts/run-in-debian.sh root)
+SALEBELL_TEST_ROOT=$(scripts/lib/run-in-debian.sh root)
 export SALEBELL_TEST_PACKAGE SALEBELL_TEST_OCI SALEBELL_TEST_ROOT
 # inside WHAT ARGUMENT…: in namespaces of its own.
 inside() {
-  SALEBELL_RUN_INSIDE=$1 scripts/run-as-root.sh unshare --net --mount --propagation private --kill-child "$0" "${@:2}"
+  SALEBELL_RUN_INSIDE=$1 scripts/lib/run-as-root.sh unshare --net --mount --propagation private --kill-child "$0" "${@:2}"
 }
 # Both wait most of the time. What the shorter one says is shown when it is over.
 log=$(mktemp)

@@ -1,4 +1,4 @@
-"""The checklist of docs/operations/other-hosts.md, walked on two booted machines by the page's own commands: nothing is lost,
+"""The checklist of docs/guides/other-hosts.md, walked on two booted machines by the page's own commands: nothing is lost,
 and no bell rings twice, while shops go on reporting for as long as somebody listens."""
 
 import hashlib

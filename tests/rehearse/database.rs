@@ -32,7 +32,7 @@ impl Database {
     /// Starts both, with an empty database and a user for it.
     pub async fn start(folder: &Path, password: &str) -> Database {
         let found =
-            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/find-postgres.sh")).output().await;
+            Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/find-postgres.sh")).output().await;
         let programs = PathBuf::from(String::from_utf8(found.expect("the script").stdout).unwrap().trim());
         let folder = folder.join("postgres");
         std::fs::create_dir(&folder).expect("a folder");

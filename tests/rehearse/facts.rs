@@ -18,7 +18,8 @@ pub fn gather() -> Vec<Fact> {
     let memory: u64 = field(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0);
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    let postgres = said(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/find-postgres.sh"), &[]) + "/postgres";
+    let postgres =
+        said(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/find-postgres.sh"), &[]) + "/postgres";
     vec![
         ("when", said("date", &["--utc", "+%Y-%m-%d %H:%M UTC"])),
         (

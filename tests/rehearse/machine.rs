@@ -1,4 +1,4 @@
-//! A booted instance: scripts/boot-instance.sh, or boot-vm.sh, and what is below it.
+//! A booted instance: scripts/lib/boot-instance.sh, or boot-vm.sh, and what is below it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -26,8 +26,8 @@ pub enum Hardware {
 impl Hardware {
     fn script(self) -> &'static str {
         match self {
-            Hardware::Container => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-instance.sh"),
-            Hardware::Virtual => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-vm.sh"),
+            Hardware::Container => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/boot-instance.sh"),
+            Hardware::Virtual => concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/boot-vm.sh"),
         }
     }
 

@@ -216,7 +216,7 @@ def encrypted(resource):
 @functools.cache
 def _simulator():
     packages = subprocess.run(
-        [ROOT / "scripts/prepare-node.sh", "tests/stacks/package.json"], capture_output=True, text=True, check=True
+        [ROOT / "scripts/lib/prepare-node.sh", "tests/stacks/package.json"], capture_output=True, text=True, check=True
     )
     process = subprocess.Popen(
         ["node", ROOT / "tests/stacks/simulate.cjs"],

@@ -10,7 +10,7 @@ import yaml
 
 from resolve import ROOT, of_type
 
-PAGES = ROOT / "docs" / "operations" / "runbooks"
+PAGES = ROOT / "docs" / "guides" / "runbooks"
 HEADINGS = ["Seen", "Check", "Mend", "If that fails"]
 ALARM, COMPOSITE, RULE, BUDGET = (
     "AWS::CloudWatch::Alarm",
@@ -180,5 +180,5 @@ def pages():
 
 def page_of(text):
     """The runbook that a description ends in, such as `balancer-5xx`."""
-    found = re.search(r"Runbook: docs/operations/runbooks/([a-z0-9-]+)\.md$", text.strip())
+    found = re.search(r"Runbook: docs/guides/runbooks/([a-z0-9-]+)\.md$", text.strip())
     return found and found[1]

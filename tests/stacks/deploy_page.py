@@ -1,4 +1,4 @@
-"""Executes the commands of docs/operations/deploy.md as they stand, in one shell, on an emulated AWS."""
+"""Executes the commands of docs/guides/deploy.md as they stand, in one shell, on an emulated AWS."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ import threading
 import emulator
 from emulator import ROOT
 
-PAGE = ROOT / "docs/operations/deploy.md"
+PAGE = ROOT / "docs/guides/deploy.md"
 BLOCK = re.compile(r"^(?:<!-- on AWS alone: (\w+) -->\n)?```sh\n(.*?)^```\n(?:```\n(.*?)^```\n)?", re.M | re.S)
 
 # Steps that are marked in the page: why neither the emulator nor this machine does them, and what is done in their place.
@@ -110,7 +110,7 @@ class Database:
 
     @staticmethod
     def possible():
-        return shutil.which("psql") and not subprocess.run([ROOT / "scripts/find-postgres.sh"], capture_output=True).returncode
+        return shutil.which("psql") and not subprocess.run([ROOT / "scripts/lib/find-postgres.sh"], capture_output=True).returncode
 
     def stop(self):
         self.process.stdin.close()

@@ -17,7 +17,7 @@ AWAY = "And away again"
 
 
 class Deployment:
-    """The environment dev on a MiniStack of its own, as docs/operations/deploy.md has an operator make it."""
+    """The environment dev on a MiniStack of its own, as docs/guides/deploy.md has an operator make it."""
 
     def __init__(self, folder):
         self.emulator = Emulator(folder)

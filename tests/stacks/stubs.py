@@ -1,5 +1,5 @@
 """Starts MiniStack with a stand-in for each type of resource that it does not know and refuses a template for. A stand-in
-has an id and attributes, and does nothing: what such a resource is told is asserted on the template alone (docs/operations/assumptions.md).
+has an id and attributes, and does nothing: what such a resource is told is asserted on the template alone (docs/reference/assumptions.md).
 
 A type that MiniStack has learnt must leave the list, and so must one that no template has: the tests fail then.
 """

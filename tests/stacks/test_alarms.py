@@ -266,7 +266,7 @@ def test_each_description_ends_in_its_runbook(stacks):
                 problems.append(f"{name} in {environment} leads to {page}, not to {row['page']}")
             for target in resource["Properties"].get("Targets", []) if kind == "rule" else []:
                 text = (target.get("InputTransformer") or {}).get("InputTemplate", "")
-                if f"docs/operations/runbooks/{row['page']}.md" not in text:
+                if f"docs/guides/runbooks/{row['page']}.md" not in text:
                     problems.append(f"{name} in {environment}: what it tells does not lead to {row['page']}")
             words = alarms.description_of(kind, resource).split("Runbook:")[0]
             if len(words.split()) < 4:

@@ -1,4 +1,4 @@
-"""docs/operations/assumptions.md has all that the emulated deployment does not show."""
+"""docs/reference/assumptions.md has all that the emulated deployment does not show."""
 
 import re
 
@@ -6,7 +6,7 @@ import stubs
 
 from resolve import ROOT
 
-PAGE = (ROOT / "docs/operations/assumptions.md").read_text()
+PAGE = (ROOT / "docs/reference/assumptions.md").read_text()
 
 
 def rows(heading):

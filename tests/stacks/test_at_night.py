@@ -69,7 +69,7 @@ def test_figures_come_by_the_minute_with_their_dimensions(night):
 
 def test_alarms_come_with_their_page(night):
     watched = {"Namespace": "x", "MetricName": "y", "Statistic": "Sum", "Period": 60, "EvaluationPeriods": 1, "Threshold": 1}
-    says = "It is on fire. Runbook: docs/operations/runbooks/db-cpu.md"
+    says = "It is on fire. Runbook: docs/guides/runbooks/db-cpu.md"
     cloudwatch = night.client("cloudwatch")
     cloudwatch.put_metric_alarm(AlarmName="a", AlarmDescription=says, ComparisonOperator="GreaterThanThreshold", **watched)
     cloudwatch.set_alarm_state(AlarmName="a", StateValue="ALARM", StateReason="a test")

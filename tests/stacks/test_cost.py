@@ -1,4 +1,4 @@
-"""docs/operations/cost.md is what `make cost` computes, and no budget is below it."""
+"""docs/reference/cost.md is what `make cost` computes, and no budget is below it."""
 
 import re
 import sys

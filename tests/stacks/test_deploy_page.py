@@ -1,4 +1,4 @@
-"""The steps of docs/operations/deploy.md are executed as they stand, from an empty account to the first request as far as the
+"""The steps of docs/guides/deploy.md are executed as they stand, from an empty account to the first request as far as the
 emulator goes: deploy_page.py."""
 
 import pytest

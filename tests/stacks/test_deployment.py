@@ -1,6 +1,6 @@
 """All stacks deployed by the operator's command into an emulated AWS, read back, changed, broken and deleted. Tests here are
 one story and run in their order. What MiniStack does not show is in
-docs/operations/assumptions.md."""
+docs/reference/assumptions.md."""
 
 import hashlib
 import ipaddress
@@ -271,7 +271,7 @@ def test_alarms_are_there_with_runbook_and_the_topic_that_is_heard(dev):
                 expected.add(made[name])
                 got = there[made[name]]
                 assert got["AlarmDescription"] == alarm["Properties"]["AlarmDescription"], name
-                assert re.search(r"Runbook: docs/operations/runbooks/[a-z0-9-]+\.md$", got["AlarmDescription"]), name
+                assert re.search(r"Runbook: docs/guides/runbooks/[a-z0-9-]+\.md$", got["AlarmDescription"]), name
                 # That the ordinary topic does not deliver, the other one must say.
                 if name != "AlertsUndeliveredOrdinary":
                     assert urgent not in got["AlarmActions"], f"{name} wakes somebody because of dev"
@@ -386,7 +386,7 @@ def test_a_broken_change_is_rolled_back_and_the_old_version_stands(dev, tmp_path
 
 
 def test_the_emulator_still_loses_what_is_asserted_on_the_template(dev):
-    """Each row of the table in docs/operations/assumptions.md. What MiniStack has learnt belongs into this file."""
+    """Each row of the table in docs/reference/assumptions.md. What MiniStack has learnt belongs into this file."""
     elb, cloudformation, service = dev.client("elbv2"), dev.client("cloudformation"), dev.resources("service")
     group, targets = dev.group("LiveGroup"), {one["TargetGroupArn"]: one for one in elb.describe_target_groups()["TargetGroups"]}
     actions = {name: elb.describe_rules(RuleArns=[service[name]])["Rules"][0]["Actions"] for name in ("ApiKeyRule", "TokenRule")}
@@ -415,7 +415,7 @@ def test_the_emulator_still_loses_what_is_asserted_on_the_template(dev):
     }
     cloudformation.delete_change_set(**change_set)
     assert all(lost.values()), [what for what, still in lost.items() if not still]
-    page = (ROOT / "docs/operations/assumptions.md").read_text().split("## Asserted on the template instead\n")[1]
+    page = (ROOT / "docs/reference/assumptions.md").read_text().split("## Asserted on the template instead\n")[1]
     assert re.findall(r"^\| ([^|]+) \| .* \| .*::", page, re.M) == list(lost)
 
 

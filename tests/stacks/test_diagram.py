@@ -1,4 +1,4 @@
-"""docs/stacks.md is what `make diagram` draws from the templates."""
+"""docs/reference/stacks.md is what `make diagram` draws from the templates."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""docs/operations/environments.md says what differs between environments, and docs/twelve-factors.md where things are."""
+"""docs/reference/environments.md says what differs between environments, and docs/concepts/twelve-factors.md where things are."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ sys.path.insert(0, str(ROOT / "scripts/operate"))
 
 import deployed  # noqa: E402
 
-PAGE = (ROOT / "docs/operations/environments.md").read_text()
+PAGE = (ROOT / "docs/reference/environments.md").read_text()
 
 
 def rows(heading):
@@ -70,7 +70,7 @@ def test_names_are_those_of_the_templates():
 
 
 def test_each_of_twelve_factors_has_places_that_are_there():
-    page = ROOT / "docs/twelve-factors.md"
+    page = ROOT / "docs/concepts/twelve-factors.md"
     factors = re.findall(r"^\| (\d+)\. .+ \| (.+) \|$", page.read_text(), re.M)
     assert [int(number) for number, _ in factors] == list(range(1, 13))
     for number, places in factors:
@@ -80,8 +80,8 @@ def test_each_of_twelve_factors_has_places_that_are_there():
 
 def test_links_of_the_operators_pages_lead_somewhere():
     """Files and headings."""
-    for name in ("cost", "deploy", "environments", "stacks", "assumptions"):
-        page = ROOT / f"docs/operations/{name}.md"
+    for name in ("reference/cost", "guides/deploy", "reference/environments", "reference/stack-commands", "reference/assumptions"):
+        page = ROOT / f"docs/{name}.md"
         for file, heading in re.findall(r"\]\(([^)#:]*)#?([^)]*)\)", page.read_text()):
             target = page.parent / file if file else page
             assert target.exists(), f"{name}: {file}"

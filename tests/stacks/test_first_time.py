@@ -1,4 +1,4 @@
-"""What docs/operations/deploy.md has an operator do in the database before the first instance is launched suffices for good."""
+"""What docs/guides/deploy.md has an operator do in the database before the first instance is launched suffices for good."""
 
 import re
 import shutil
@@ -8,13 +8,13 @@ import pytest
 
 from resolve import ROOT
 
-PAGE = (ROOT / "docs/operations/deploy.md").read_text()
+PAGE = (ROOT / "docs/guides/deploy.md").read_text()
 
 
 def test_users_of_the_database_share_what_they_make():
     """On PostgreSQL as RDS has it: the master user is no superuser, and `rds_iam` is there. The worker makes partitions of
     a table that the migrations have made, and the next migration changes both."""
-    if not shutil.which("psql") or subprocess.run([ROOT / "scripts/find-postgres.sh"], capture_output=True).returncode:
+    if not shutil.which("psql") or subprocess.run([ROOT / "scripts/lib/find-postgres.sh"], capture_output=True).returncode:
         pytest.skip("needs the programs of PostgreSQL")
     (users,) = re.findall(r"<<'END'\n(.*?)^END$", PAGE, re.M | re.S)
     migrations = [f"\\i {path}" for path in sorted((ROOT / "migrations").glob("*.sql"))]

@@ -1,4 +1,4 @@
-"""What a rollout decides: each row of the table of docs/decisions/rollout.md, each "else" of it, and random events. The calls
+"""What a rollout decides: each row of the table of docs/decisions/0036-rollout.md, each "else" of it, and random events. The calls
 are in test_rollout_commands.py."""
 
 import dataclasses

@@ -281,7 +281,7 @@ def test_shell_blocks_are_shell():
 
 def test_sql_is_understood_by_the_schema():
     """Every block of SQL, and every statement in a sentence, is prepared on a database with our migrations."""
-    if not shutil.which("psql") or subprocess.run([ROOT / "scripts/find-postgres.sh"], capture_output=True).returncode:
+    if not shutil.which("psql") or subprocess.run([ROOT / "scripts/lib/find-postgres.sh"], capture_output=True).returncode:
         pytest.skip("needs the programs of PostgreSQL")
     statements = []
     for name, page in pages().items():

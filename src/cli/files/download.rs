@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::Context;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LOCATION, RANGE,
 };
@@ -61,7 +62,7 @@ impl Sink {
                 Sink::File(file) => file.write_all_at(piece, at)?,
                 Sink::StandardOutput(sum) => {
                     std::io::stdout().lock().write_all(piece)?;
-                    sum.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+                    sum.lock().update(piece);
                 }
             }
             at += piece.len() as u64;

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::try_join_all;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use parking_lot::Mutex;
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, ETAG, HeaderMap, HeaderName};
 use reqwest::{Method, Url};
 use serde::{Deserialize, Serialize};
@@ -282,7 +283,7 @@ impl Get<'_> {
             }
             Err(Ended::Refused(refused)) => return Err(refused.failure),
         }
-        let here = hex(sum.lock().unwrap_or_else(PoisonError::into_inner).clone().finish().as_ref());
+        let here = hex(sum.lock().clone().finish().as_ref());
         match version.sha256.as_deref() {
             Some(there) if there != here => Err(Failure::new(differs(there, &here))),
             _ => Ok(true),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use indicatif::BinaryBytes;
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -252,11 +253,11 @@ impl Positions {
 
 /// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
 #[derive(Clone, Default)]
-struct Display(Arc<std::sync::Mutex<Option<Progress>>>);
+struct Display(Arc<Mutex<Option<Progress>>>);
 
 impl Display {
     fn say(&self, line: &str) {
-        match &*self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*self.0.lock() {
             Some(progress) => progress.say(line),
             None => eprintln!("{line}"),
         }
@@ -268,7 +269,7 @@ impl Display {
     }
 
     fn set(&self, progress: Option<Progress>) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = progress;
+        *self.0.lock() = progress;
     }
 
     /// Shows how far it is for as long as the work goes on.

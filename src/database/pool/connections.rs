@@ -3,14 +3,15 @@
 //! A connection is opened by a task of its own, and goes to whoever has waited longest when it is there. So an opening
 //! outlives the request that it was begun for, a request takes whichever connection is free first, and a log-in that is
 //! slower than a request's patience still leaves a pool behind that serves the next one.
-//! [docs/decisions/database-pool.md] tells why sqlx's own pool does not do that.
+//! [docs/decisions/0031-database-pool.md] tells why sqlx's own pool does not do that.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -182,7 +183,7 @@ impl Connections {
         self: &Arc<Self>,
     ) -> Result<(Option<(Connection, Instant)>, Option<oneshot::Receiver<Result<Connection, Reason>>>), Reason>
     {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.closed {
             return Err(Arc::new(sqlx::Error::PoolClosed));
         }
@@ -218,13 +219,13 @@ impl Connections {
 
     /// Whether the server is there, as far as we can tell, and takes its time to let us in.
     fn is_logging_in(&self) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         let least = if state.failure.is_some() { NOT_REFUSED_AFTER } else { Duration::ZERO };
         !state.silent && state.attempts.iter().any(|attempt| attempt.since.elapsed() >= least)
     }
 
     fn timed_out(&self) -> Reason {
-        self.state().failure.clone().unwrap_or_else(|| Arc::new(sqlx::Error::PoolTimedOut))
+        self.state.lock().failure.clone().unwrap_or_else(|| Arc::new(sqlx::Error::PoolTimedOut))
     }
 
     /// Begins to open connections, as many as are missing and as may be opened at once.
@@ -275,7 +276,7 @@ impl Connections {
         let opened = loop {
             match tokio::time::timeout(SLOW, &mut opening).await {
                 Ok(opened) => break opened,
-                Err(_) => self.open_more(&mut self.state()),
+                Err(_) => self.open_more(&mut self.state.lock()),
             }
         };
         let silent = begun.elapsed() >= ATTEMPT_TIMEOUT;
@@ -284,7 +285,7 @@ impl Connections {
             Ok(_) => Err(sqlx::Error::Io(std::io::Error::other("no log-in within 10 s"))),
             Err(panicked) => Err(sqlx::Error::Io(std::io::Error::other(panicked))),
         };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.attempts.retain(|attempt| attempt.number != number);
         match opened {
             Ok(live) => self.attempt_succeeded(&mut state, live),
@@ -347,7 +348,7 @@ impl Connections {
         let pool = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
-            pool.open_more(&mut pool.state());
+            pool.open_more(&mut pool.state.lock());
         });
     }
 
@@ -355,7 +356,7 @@ impl Connections {
     async fn ask_for_password(self: Arc<Self>, generation: u64) {
         let Some(number) = self.settings.password.generation() else { return };
         let until = Instant::now() + REFUSED_PAUSE;
-        while Instant::now() < until && self.state().generation == generation {
+        while Instant::now() < until && self.state.lock().generation == generation {
             self.settings.password.refuse(number);
             tokio::time::sleep(RING_AGAIN).await;
         }
@@ -385,14 +386,14 @@ impl Connections {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(self.clone().settle(live))),
             // The process ends.
-            Err(_) => self.state().open -= 1,
+            Err(_) => self.state.lock().open -= 1,
         }
     }
 
     async fn settle(self: Arc<Self>, mut live: Live) {
-        if live.opened_at.elapsed() >= MAX_LIFETIME || self.state().closed {
+        if live.opened_at.elapsed() >= MAX_LIFETIME || self.state.lock().closed {
             close(live).await;
-            return self.lose(&mut self.state());
+            return self.lose(&mut self.state.lock());
         }
         let limit = if self.settings.deadline.suspects_connections() {
             PING_TIMEOUT
@@ -402,7 +403,7 @@ impl Connections {
         if !answers_within(&mut live.raw, limit).await {
             return self.lose_dead(live);
         }
-        self.put(&mut self.state(), live);
+        self.put(&mut self.state.lock(), live);
     }
 
     /// Gives up a connection that does not answer.
@@ -415,7 +416,7 @@ impl Connections {
     /// What has ended one connection may have ended all.
     fn lose_dead(self: &Arc<Self>, dead: Live) {
         drop(dead);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         self.test_idle(&mut state);
         self.lose(&mut state);
     }
@@ -432,7 +433,7 @@ impl Connections {
             let pool = self.clone();
             tokio::spawn(async move {
                 let alive = answers(&mut live.raw).await;
-                let mut state = pool.state();
+                let mut state = pool.state.lock();
                 if alive { pool.put(&mut state, live) } else { pool.lose(&mut state) }
             });
         }
@@ -440,7 +441,7 @@ impl Connections {
 
     /// Takes connections out that have been idle for long, or are old.
     fn take_expired(&self) -> Vec<Live> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let expired = |idle: &mut Idle| {
             idle.since.elapsed() >= IDLE_TIMEOUT || idle.live.opened_at.elapsed() >= MAX_LIFETIME
         };
@@ -452,7 +453,7 @@ impl Connections {
     /// Ends all connections, each when it is given back.
     pub(super) async fn close(self: &Arc<Self>) {
         let idle = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.closed = true;
             // They hear that it is closed.
             state.waiters.clear();
@@ -467,7 +468,7 @@ impl Connections {
             let gone = self.gone.notified();
             tokio::pin!(gone);
             gone.as_mut().enable();
-            if self.state().open == 0 {
+            if self.state.lock().open == 0 {
                 return;
             }
             gone.await;
@@ -475,33 +476,28 @@ impl Connections {
     }
 
     pub(super) fn options(&self) -> Arc<PgConnectOptions> {
-        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.options.read().clone()
     }
 
     pub(super) fn set_options(self: &Arc<Self>, options: PgConnectOptions) {
-        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
-        let mut state = self.state();
+        *self.options.write() = Arc::new(options);
+        let mut state = self.state.lock();
         state.generation += 1;
         (state.failure, state.not_before) = (None, None);
         self.open_more(&mut state);
     }
 
     pub(super) fn open_count(&self) -> u32 {
-        self.state().open
+        self.state.lock().open
     }
 
     pub(super) fn idle_count(&self) -> usize {
-        self.state().idle.len()
+        self.state.lock().idle.len()
     }
 
     pub(super) fn is_used_up(&self) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         state.idle.is_empty() && state.open >= self.settings.max_connections
-    }
-
-    /// Each change under the lock leaves it whole.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

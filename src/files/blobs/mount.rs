@@ -6,11 +6,12 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc::ESTALE;
 use nix::sys::statvfs::statvfs;
+use parking_lot::Mutex;
 
 /// How long after a look the next one begins. On EFS each is a request, and costs as much as 4 KiB.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ impl Mount {
 
     #[cfg(test)]
     pub fn becomes(&self, problem: Option<&'static str>) {
-        lock(&self.seen).problem = problem;
+        self.seen.lock().problem = problem;
     }
 
     fn watch_with(
@@ -92,11 +93,11 @@ impl Mount {
                 std::thread::sleep(pause);
                 // It was all dropped.
                 let Some(seen) = watched.upgrade() else { return };
-                lock(&seen).since = Some(Instant::now());
+                seen.lock().since = Some(Instant::now());
                 drop(seen);
                 let found = look();
                 let Some(seen) = watched.upgrade() else { return };
-                lock(&seen).note(found);
+                seen.lock().note(found);
             }
         })?;
         Ok(Mount { seen, patience })
@@ -104,7 +105,7 @@ impl Mount {
 
     /// What is wrong with it, in few words: everybody may ask.
     pub fn reason(&self) -> Option<&'static str> {
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
             return seen.problem;
         }
@@ -136,11 +137,6 @@ impl Seen {
             _ => {}
         }
     }
-}
-
-/// Whoever panicked with the lock had changed one field or none.
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Blocks as long as the file system does.
@@ -230,7 +226,7 @@ mod tests {
         assert_eq!(error.to_string(), "the file system of files.directory does not answer");
         // It answers with an error, and then that all is well.
         answer.send(Err(("cannot be looked at", "an error".to_owned()))).unwrap();
-        eventually("it is away", || lock(&mount.seen).problem.is_some());
+        eventually("it is away", || mount.seen.lock().problem.is_some());
         answer.send(Ok(())).unwrap();
         eventually("it is back", || mount.check().is_ok());
         // The thread ends with the last who could ask.

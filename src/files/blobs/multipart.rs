@@ -1,19 +1,20 @@
 //! A piece on its way to S3: bytes are gathered in a file without a name until they fill a part of a multipart upload.
 //!
 //! What is told is durable as whole parts and, for the rest, as a tail: an object of its own under a name that is
-//! written once. Who goes on with the piece loads the tail and fills it up. docs/decisions/blobs.md has the whole.
+//! written once. Who goes on with the piece loads the tail and fills it up. docs/decisions/0009-blobs.md has the whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use nix::fcntl::{FallocateFlags, fallocate};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use tokio::task::JoinHandle;
@@ -134,14 +135,14 @@ impl PartWriter {
             let count: usize = pieces.iter().map(Bytes::len).sum();
             let writing = write_hashed(piece.0.scratch.clone(), pieces, hasher);
             let hasher = writing.await.map_err(io::Error::other)??;
-            piece.state().length += count as u64;
+            piece.0.state.lock().length += count as u64;
             piece.send_full_parts().await?;
             Ok(hasher)
         })
     }
 
     pub fn is_ripe(&self) -> bool {
-        let state = self.state();
+        let state = self.0.state.lock();
         (state.length / PART) as usize > state.synced.1.parts.len() || state.synced_at.elapsed() >= RIPE_AFTER
     }
 
@@ -149,7 +150,7 @@ impl PartWriter {
         let piece = self.clone();
         // Taken down now: more is written while this is made durable.
         let (length, upload, parts) = {
-            let mut state = self.state();
+            let mut state = self.0.state.lock();
             let whole = (state.length / PART) as usize;
             state.held = Some(whole);
             (state.length, state.upload.clone(), state.parts.iter().take(whole).cloned().collect())
@@ -167,7 +168,7 @@ impl PartWriter {
         upload: Option<String>,
         parts: Vec<Putting>,
     ) -> io::Result<PendingParts> {
-        let (synced, last) = self.state().synced.clone();
+        let (synced, last) = self.0.state.lock().synced.clone();
         if synced == length {
             return Ok(last);
         }
@@ -186,7 +187,7 @@ impl PartWriter {
             None
         };
         let gathered = PendingParts { upload, parts, tail };
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         state.old_tails.extend(last.tail);
         (state.synced, state.synced_at) = ((length, gathered.clone()), Instant::now());
         Ok(gathered)
@@ -194,7 +195,7 @@ impl PartWriter {
 
     /// The beginning of the part that was held may go, if it has arrived meanwhile.
     fn let_go(&self) {
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let Some(held) = state.held.take() else { return };
         let arrived = state.parts.get(held).is_some_and(|part| matches!(part.peek(), Some(Ok(_))));
         drop(state);
@@ -204,7 +205,7 @@ impl PartWriter {
     }
 
     pub fn recorded(&self) {
-        let old = std::mem::take(&mut self.state().old_tails);
+        let old = std::mem::take(&mut self.0.state.lock().old_tails);
         if old.is_empty() {
             return;
         }
@@ -221,7 +222,7 @@ impl PartWriter {
     pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         let (scratch, base) = (self.0.scratch.clone(), self.0.base);
         {
-            let mut state = self.state();
+            let mut state = self.0.state.lock();
             if state.parts.len() > state.opened_parts {
                 return Ok(Cut::StillArriving);
             }
@@ -236,14 +237,14 @@ impl PartWriter {
 
     pub async fn seal(&self) -> io::Result<()> {
         let (length, upload, parts) = {
-            let state = self.state();
+            let state = self.0.state.lock();
             (state.length, state.upload.clone(), state.parts.clone())
         };
         let behind = parts.len() as u64 * PART;
         let gathered = PendingParts { upload, parts: arrived(parts).await?, tail: None };
         let rest = self.gathered(behind, length).await?;
         self.0.s3.put_together(&self.0.place, length, &gathered, rest).await?;
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let last = state.synced.1.tail.take();
         state.old_tails.extend(last);
         Ok(())
@@ -253,7 +254,7 @@ impl PartWriter {
     async fn send_full_parts(&self) -> io::Result<()> {
         loop {
             let (index, before, upload) = {
-                let state = self.state();
+                let state = self.0.state.lock();
                 let index = state.parts.len();
                 if state.length < (index as u64 + 1) * PART {
                     return Ok(());
@@ -269,7 +270,7 @@ impl PartWriter {
                 None => self.0.s3.begin_upload(&self.0.place).await?,
             };
             let putting = self.put(index, upload.clone());
-            let mut state = self.state();
+            let mut state = self.0.state.lock();
             state.upload = Some(upload);
             state.parts.push(putting);
         }
@@ -281,7 +282,7 @@ impl PartWriter {
             let start = index as u64 * PART;
             let bytes = piece.gathered(start, start + PART).await?;
             let etag = piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?;
-            let held = piece.state().held == Some(index);
+            let held = piece.0.state.lock().held == Some(index);
             if !held {
                 piece.give_back(index);
             }
@@ -311,11 +312,6 @@ impl PartWriter {
         let start = index as u64 * PART - self.0.base;
         let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let _ = fallocate(&*self.0.scratch, how, start as i64, PART as i64);
-    }
-
-    /// Whoever panicked with the lock had changed one field or none.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Blobs in a bucket of S3. A sealed piece is one object under its place; what is not sealed is gathered.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use object_store::{
     BackoffConfig, ClientOptions, CredentialProvider, GetOptions, GetRange, ObjectStore, ObjectStoreExt,
     PutPayload, RetryConfig,
 };
+use parking_lot::Mutex;
 use reqwest::Method;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -91,7 +92,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        self.free.lock().push(bytes);
     }
 }
 
@@ -147,7 +148,7 @@ impl S3 {
         let Buffers { free, permits } = &self.0.buffers;
         // Nobody closes the semaphore.
         let permit = permits.clone().acquire_owned().await.ok();
-        let bytes = free.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let bytes = free.lock().pop().unwrap_or_default();
         Buffer { bytes, free: free.clone(), _permit: permit }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Frame;
+use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -92,12 +93,12 @@ impl Default for BodyHash {
 impl BodyHash {
     /// The next piece.
     pub fn update(&self, piece: &[u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+        self.0.lock().update(piece);
     }
 
     /// Of everything so far.
     pub fn value(&self) -> Digest {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone().finish()
+        self.0.lock().clone().finish()
     }
 }
 

@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 
 use super::trusted_proxies::Client;
 use crate::app::App;
@@ -59,7 +60,7 @@ impl RateLimiter {
 
     fn take(&self, who: Who) -> Left {
         let now = self.app.clock.now();
-        let mut windows = self.windows();
+        let mut windows = self.windows.lock();
         if windows.len() >= MAX_CALLERS && !windows.contains_key(&who) {
             windows.retain(|_, window| window.end > now);
             if windows.len() >= MAX_CALLERS {
@@ -78,7 +79,7 @@ impl RateLimiter {
     /// What was answered with 304 has cost nothing.
     fn give_back(&self, who: Who) -> Option<Left> {
         let now = self.app.clock.now();
-        let mut windows = self.windows();
+        let mut windows = self.windows.lock();
         let window = windows.get_mut(&who)?;
         window.used = window.used.saturating_sub(1);
         Some(self.left(window, now, true))
@@ -98,10 +99,6 @@ impl RateLimiter {
                 headers.insert(name, value);
             }
         }
-    }
-
-    fn windows(&self) -> std::sync::MutexGuard<'_, HashMap<Who, Window>> {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,11 @@
 //! What this process has read and not yet recorded: deliveries that wait for a slot, and those being sent.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::gauge;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -74,22 +75,22 @@ pub struct Room {
 impl InFlight {
     /// How many deliveries wait.
     pub fn waiting(&self) -> usize {
-        self.lock().waiting
+        self.0.hands.lock().waiting
     }
 
     /// Whether nothing waits, is being sent, or is to be recorded.
     pub fn is_empty(&self) -> bool {
-        self.lock().deliveries.is_empty()
+        self.0.hands.lock().deliveries.is_empty()
     }
 
     /// Whether every result is there that is to come.
     pub fn nothing_is_being_sent(&self) -> bool {
-        self.lock().channels.values().all(|channel| channel.sending == 0)
+        self.0.hands.lock().channels.values().all(|channel| channel.sending == 0)
     }
 
     /// What of `channels` is in hand.
     pub fn of_channels(&self, channels: &[ChannelId]) -> Vec<DeliveryId> {
-        let hands = self.lock();
+        let hands = self.0.hands.lock();
         let of_them = hands.deliveries.iter().filter(|(_, channel)| channels.contains(channel));
         of_them.map(|(delivery, _)| *delivery).collect()
     }
@@ -102,7 +103,7 @@ impl InFlight {
         wanted: usize,
         ahead: usize,
     ) -> Vec<Room> {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         let mut in_flight_of: HashMap<ChannelId, Vec<DeliveryId>> = HashMap::new();
         for (delivery, channel) in &hands.deliveries {
             in_flight_of.entry(*channel).or_default().push(*delivery);
@@ -136,7 +137,7 @@ impl InFlight {
 
     /// Takes what was read into `rooms`. What has no room is forgotten: it still stands in the database.
     pub fn put(&self, read: Vec<Outbound>, rooms: &[Room]) {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         let mut shares: HashMap<ChannelId, usize> =
             rooms.iter().map(|room| (room.channel, room.share)).collect();
         let mut taken = 0;
@@ -162,7 +163,7 @@ impl InFlight {
 
     /// Remembers whether the last look-out came around all channels.
     pub fn looked_around(&self, all: bool) {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         hands.look_below = (!all).then_some(hands.waiting / 2);
         hands.channels.retain(|_, channel| channel.sending > 0 || !channel.waiting.is_empty());
     }
@@ -185,7 +186,7 @@ impl InFlight {
 
     /// The next delivery to send, if there is one now: of the channel whose turn it is.
     pub fn take(&self) -> Option<(Outbound, Sending)> {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         let mut looked_below = false;
         let next = loop {
             let Some(id) = hands.turns.pop_front() else { break None };
@@ -237,7 +238,7 @@ impl InFlight {
 
     /// Forgets what has been recorded.
     pub fn remove(&self, results: &[AttemptResult]) {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         for result in results {
             hands.deliveries.remove(&result.delivery_id);
         }
@@ -249,7 +250,7 @@ impl InFlight {
 
     /// Forgets what waits: nothing new is begun.
     pub fn forget_waiting(&self) {
-        let mut hands = self.lock();
+        let mut hands = self.0.hands.lock();
         let mut forgotten = HashSet::new();
         for channel in hands.channels.values_mut() {
             forgotten.extend(channel.waiting.drain(..).map(|outbound| outbound.delivery.id));
@@ -261,11 +262,6 @@ impl InFlight {
     /// Waits until a look-out is worth its while.
     pub async fn wants_more(&self) {
         self.0.wanting.notified().await;
-    }
-
-    /// Whoever panicked with the lock had changed one entry or none.
-    fn lock(&self) -> MutexGuard<'_, Hands> {
-        self.0.hands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -312,7 +308,7 @@ impl Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        let mut hands = self.in_flight.lock();
+        let mut hands = self.in_flight.0.hands.lock();
         if !self.has_result {
             // Its task has panicked: let it be found again.
             hands.deliveries.remove(&self.delivery);

@@ -1,4 +1,4 @@
-//! Booted instances: the machine image with a real systemd for each (scripts/boot-instance.sh), on one bridge with what
+//! Booted instances: the machine image with a real systemd for each (scripts/lib/boot-instance.sh), on one bridge with what
 //! an instance has around it: metadata, Auto Scaling, AWS, PostgreSQL.
 //!
 //! ```text
@@ -234,7 +234,7 @@ impl Surroundings {
 
     /// Switches an instance on that is off.
     pub fn boot(&self, mut instance: Instance) -> Instance {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/boot-instance.sh");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/boot-instance.sh");
         let (folder, address) = (instance.folder.path().to_owned(), instance.address.to_string());
         let mut child = self.namespace.run(move || {
             let mut command = Command::new(script);

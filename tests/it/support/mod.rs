@@ -292,7 +292,7 @@ impl TestApp {
 
     /// Records what waits on the bus.
     pub async fn record_all(&self) {
-        while record::step(&self.app).await.unwrap() {}
+        while record::step(&self.app).await.unwrap().is_more() {}
     }
 
     /// The batch that a report was accepted as.

@@ -1,0 +1,200 @@
+//! `salebell reference`: the pages of docs/reference/ that the program itself knows best. `make reference` writes them,
+//! and `tests/it/project/reference.rs` compares them.
+
+use std::fmt::Write;
+
+use clap::{CommandFactory, ValueEnum};
+
+use crate::config::settings::AREAS;
+use crate::error::{Error, Kind};
+use crate::telemetry::table::{CloudWatch, METRICS};
+
+/// Print a page of the reference, as Markdown.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Which page.
+    page: Page,
+}
+
+/// A page that the program prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Page {
+    /// Every setting with its default.
+    Settings,
+    /// Every metric with its labels, and how CloudWatch has it.
+    Metrics,
+    /// Every type of problem that the API answers.
+    Problems,
+    /// Every command with its options.
+    Commands,
+}
+
+impl Page {
+    pub const ALL: [Page; 4] = [Page::Settings, Page::Metrics, Page::Problems, Page::Commands];
+
+    /// The name on the command line, and of the file in docs/reference/.
+    pub fn name(self) -> &'static str {
+        match self {
+            Page::Settings => "settings",
+            Page::Metrics => "metrics",
+            Page::Problems => "problems",
+            Page::Commands => "commands",
+        }
+    }
+
+    /// The text of the page.
+    pub fn render(self) -> String {
+        let (title, introduction, body) = match self {
+            Page::Settings => ("Settings", SETTINGS, settings()),
+            Page::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
+            Page::Problems => ("Problems", PROBLEMS, problems()),
+            Page::Commands => ("Commands", COMMANDS, commands()),
+        };
+        let name = self.name();
+        format!(
+            "# {title}\n\n<!-- Printed by `salebell reference {name}`; `make reference` writes it. -->\n\n{introduction}\n\n{body}"
+        )
+    }
+}
+
+/// Returns what to print.
+pub fn run(arguments: &Arguments) -> String {
+    arguments.page.render()
+}
+
+const SETTINGS: &str = "\
+Defaults < the TOML file that `--config` or `SALEBELL_CONFIG` names < the environment. Where none is named, `config.toml`
+in `$CREDENTIALS_DIRECTORY` is read, which systemd gives a service (`LoadCredential=`). `server.listen` is `[server]`
+`listen` in the file and `SALEBELL_SERVER__LISTEN` in the environment; on AWS it is a
+[parameter](../guides/settings-on-aws.md). Lists are words with commas in the environment. A name that ends in `_s` counts
+seconds, one in `_ms` milliseconds. `salebell check-config` reports everything that is missing or invalid at once.";
+
+const METRICS_INTRODUCTION: &str = "\
+`GET /metrics` on the loopback listeners (`server.metrics_listen`, `worker.metrics_listen`) has all of them in the text
+format of Prometheus; [CloudWatch](../guides/observe.md#metrics-in-cloudwatch) gets those that say so, with the dimension
+`environment` and those of the table. Metrics of the fleet are the same whichever process reports them; the queues are
+polled every five seconds at most. A value that is unknown is `NaN`, and left out in CloudWatch.
+
+- `outcome` of observations: `recorded`, `unchanged`, `stale`, `quarantined`, `failed`; of attempts: `delivered`, `refused`
+  (an answer other than 2xx), `unanswered`; of weekly mails: `sent`, `failed`, `given_up`; of the dead man's switch:
+  `fired`, `held_back` (another instance is being replaced), `disarmed` (not in service), `heard` (a health check came
+  after all), `failed` (a query of the metadata, the database or AWS failed).
+- `kind` of failures is the part behind `salebell::` in the log (`deliver`, `record`, `process`, `panic`, …), `other` for
+  libraries. A receiver that does not answer is not a failure of ours and counts among the attempts.
+- On AWS `bus_oldest_message_age_seconds` is the age of the message that was received last: alarm on CloudWatch's
+  `ApproximateAgeOfOldestMessage` of the queue, and on the depth of its dead-letter queue.
+- `deliveries_oldest_due_age_seconds` covers 2,000 channels at a time, others each time.";
+
+const PROBLEMS: &str = "\
+Every refusal is a problem document (RFC 9457, `application/problem+json`); [the API](api.md#what-every-route-has-in-common)
+shows one. gRPC answers the code beside it.";
+
+const COMMANDS: &str = "\
+`salebell <command> --help` prints the same. Each command ends with 0 when it is done and with 1 when it failed, with a line
+on standard error; with 2 where arguments are invalid, and where `report` had some of its lines refused; `api` ends with 90
+when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment needs.";
+
+fn settings() -> String {
+    let mut page = String::new();
+    for (at, area) in AREAS.iter().enumerate() {
+        let gap = if at > 0 { "\n" } else { "" };
+        let _ = write!(page, "{gap}## {}\n\n{}\n\n", area.name, area.about);
+        page.push_str("| key | default | meaning |\n|---|---|---|\n");
+        for setting in area.settings {
+            let default =
+                if setting.default.is_empty() { String::new() } else { format!(" `{}`", setting.default) };
+            let _ = writeln!(page, "| `{}` |{default} | {} |", setting.key, setting.help);
+        }
+    }
+    page
+}
+
+fn metrics() -> String {
+    let code = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+    let mut page = String::from(
+        "| metric | type, unit | labels | in CloudWatch by | meaning |\n|---|---|---|---|---|\n",
+    );
+    for metric in METRICS {
+        let cloudwatch = match metric.cloudwatch {
+            CloudWatch::No => "–".to_owned(),
+            CloudWatch::Fleet => "fleet".to_owned(),
+            CloudWatch::By(&[]) => "service".to_owned(),
+            CloudWatch::By(labels) => format!("service, {}", code(labels)),
+        };
+        let labels =
+            if metric.labels.is_empty() { String::new() } else { format!(" {}", code(metric.labels)) };
+        let (name, kind) = (metric.name, metric.kind.name());
+        let _ = writeln!(
+            page,
+            "| `{name}` | {kind}, {} |{labels} | {cloudwatch} | {} |",
+            metric.unit, metric.help
+        );
+    }
+    page
+}
+
+fn problems() -> String {
+    let mut page = String::from("| status | type | title | gRPC | when |\n|---|---|---|---|---|\n");
+    for kind in Kind::ALL {
+        let problem = Error::new(kind, "").problem();
+        // `Code` prints its own name: InvalidArgument.
+        let (r#type, title, code) = (problem.r#type, problem.title, kind.code());
+        let _ =
+            writeln!(page, "| {} | `{}` | {title} | `{code:?}` | {} |", problem.status, r#type, when(kind));
+    }
+    page
+}
+
+/// When a request gets such a problem.
+fn when(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Malformed => {
+            "broken JSON, an invalid query parameter, a cursor of another query, text that is not UTF-8"
+        }
+        Kind::Unauthenticated => "no valid token",
+        Kind::Forbidden => "the token lacks a scope; a browser's change from another site",
+        Kind::NotFound => "it does not exist, or belongs to another account",
+        Kind::MethodNotAllowed => "see `Allow`; `CONNECT` and `TRACE` everywhere",
+        Kind::Timeout => "the body paused for too long, or trickled",
+        Kind::Conflict => {
+            "it exists already; the same `Idempotency-Key` is in flight; an upload has another offset"
+        }
+        Kind::Locked => "another request is at the very end of this upload; see `Retry-After`",
+        Kind::PreconditionFailed => "`If-Match` names another version",
+        Kind::TooLarge => {
+            "a JSON body above 1 MiB; a compressed body that decompresses too far; a file above its limit"
+        }
+        Kind::QuotaExceeded => "the account's bytes or files are used up",
+        Kind::UriTooLong => "the path and query are too long",
+        Kind::HeadersTooLarge => "the headers are too large",
+        Kind::UnsupportedMediaType => "another `Content-Type` or `Content-Encoding`",
+        Kind::RangeNotSatisfiable => "a `Range` beyond the end of the file",
+        Kind::ChecksumMismatch => "the bytes do not match the `Upload-Checksum` of tus",
+        Kind::DigestMismatch => "the body does not match its `Content-Digest` or `Repr-Digest`",
+        Kind::Invalid => "invalid fields, which `errors` names; an `Idempotency-Key` with another body",
+        Kind::TooManyRequests => "see `Retry-After`; the account's room for idempotency keys is used up",
+        Kind::Internal => "our fault; the request id leads to the reason in our log",
+        Kind::Unavailable => "the database or another service that we need is unavailable; see `Retry-After`",
+        Kind::InsufficientStorage => "the disk is full",
+    }
+}
+
+fn commands() -> String {
+    let mut root = super::Arguments::command();
+    root.build();
+    let mut page = String::new();
+    describe(&root, "", &mut page);
+    page.trim_start().to_owned()
+}
+
+/// Appends the help of a command, and of those below it. The values that the environment has just now stay out.
+fn describe(command: &clap::Command, above: &str, page: &mut String) {
+    let name = format!("{above}{}", command.get_name());
+    let help = command.clone().mut_args(|argument| argument.hide_env_values(true)).render_long_help();
+    let help = help.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+    let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.trim());
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")
+    {
+        describe(below, &format!("{name} "), page);
+    }
+}

@@ -1,0 +1,5 @@
+//! Connections to PostgreSQL, a PostgreSQL that fails, and the plans of queries.
+
+mod plans;
+mod pool;
+mod unhealthy;

@@ -1,0 +1,45 @@
+//! The pages of docs/reference/ that `salebell reference` prints are what it prints.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use salebell::cli::reference::Page;
+use salebell::config::Config;
+use salebell::config::settings::AREAS;
+use salebell::error::{Error, Kind};
+
+#[test]
+fn the_pages_are_what_the_program_prints() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference");
+    for page in Page::ALL {
+        let kept = std::fs::read_to_string(folder.join(format!("{}.md", page.name()))).unwrap_or_default();
+        assert!(kept == page.render(), "docs/reference/{}.md is another: make reference", page.name());
+    }
+}
+
+/// That the table has every key that is read, `Reader` asserts: any test that reads a configuration would fail.
+#[test]
+fn every_setting_of_the_table_is_read() {
+    let settings = || AREAS.iter().flat_map(|area| area.settings);
+    let keys: BTreeSet<&str> = settings().map(|setting| setting.key).collect();
+    assert_eq!(keys.len(), settings().count(), "a key stands twice");
+    for area in AREAS {
+        assert!(area.settings.iter().all(|setting| setting.key.starts_with(&format!("{}.", area.name))));
+    }
+    let name = |key: &str| format!("SALEBELL_{}", key.replace('.', "__").to_uppercase());
+    let environment = keys.iter().map(|key| (name(key), "1".to_owned()));
+    let problems = Config::load(None, environment).expect_err("1 is no value of server.listen").to_string();
+    assert!(problems.contains("server.listen"), "{problems}");
+    assert!(!problems.contains("is unknown"), "{problems}");
+    // With its defaults alone it lacks a database, and nothing else.
+    let problems = Config::load(None, []).unwrap_err().0;
+    assert!(matches!(&problems[..], [one] if one.starts_with("database.url ")), "{problems:?}");
+}
+
+/// A new kind does not compile until `reference::when` has it; the list is beside the enum.
+#[test]
+fn every_kind_of_problem_is_listed_once() {
+    let types: BTreeSet<String> =
+        Kind::ALL.into_iter().map(|kind| Error::new(kind, "").problem().r#type).collect();
+    assert_eq!(types.len(), Kind::ALL.len());
+}

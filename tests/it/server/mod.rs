@@ -1,0 +1,8 @@
+//! Connections to the listeners: TLS, time limits, gRPC, and bytes that two programs could read in two ways.
+
+mod early_refusals;
+mod grpc;
+mod patience;
+mod smuggling;
+pub mod smuggling_http2;
+mod tls;
