@@ -124,7 +124,13 @@ async fn seed(app: &App, url: &str) -> Result<()> {
         let id = ChannelId::now_v7();
         let sealed = app.keyring.seal_secret(id.0, &secrets::generate_webhook_secret()?)?;
         let name = format!("channel {at}");
-        let new = channels::NewChannel { id, kind: "webhook", name: &name, url, sealed_secret: &sealed };
+        let new = channels::NewChannel {
+            id,
+            kind: channels::ChannelKind::Webhook,
+            name: &name,
+            url,
+            sealed_secret: &sealed,
+        };
         channels::create_channel(&app.writer, account, &new, i64::MAX, now).await?;
     }
     for sql in [

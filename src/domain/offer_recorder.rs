@@ -4,7 +4,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::batch::Counts;
 use super::money::Currency;
-use super::price::{Change, EndReason, Kind, ObservedPrice, Outcome, Price, Rules, Sale, observe};
+use super::price::{
+    Change, EndReason, GlitchReason, Kind, ObservedPrice, Outcome, Price, Rules, Sale, observe,
+};
 
 use crate::domain::ids::{EventId, GameId, OfferId, QuarantinedPriceId, SaleId};
 
@@ -108,7 +110,7 @@ pub struct Quarantined {
     pub offer_id: OfferId,
     pub price: Price,
     pub sale_ends_at: Option<DateTime<Utc>>,
-    pub reason: &'static str,
+    pub reason: GlitchReason,
     /// A second observation within the same message has agreed already.
     pub confirmed: bool,
 }

@@ -8,6 +8,29 @@ use super::object::object;
 use super::price::Price;
 
 use crate::domain::ids::StoreId;
+use crate::domain::text_enum::text_enum;
+
+text_enum! {
+    /// When a watch's deliveries are due.
+    #[derive(Default)]
+    pub enum Cadence {
+        #[default]
+        Immediate = "immediate",
+        /// At `worker.daily_hour` in UTC.
+        Daily = "daily",
+    }
+}
+
+text_enum! {
+    /// Which deliveries go first when a channel has more than it takes at once.
+    #[derive(Default)]
+    pub enum Priority {
+        Low = "low",
+        #[default]
+        Normal = "normal",
+        High = "high",
+    }
+}
 
 /// When a watch rings. Externally tagged on the wire: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -14,23 +14,17 @@ use super::extract::conditional;
 use super::extract::fields::{Fields, MAX_URL};
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::delivery::DeliveryState;
 use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;
 use crate::secrets;
 use crate::store::Creation;
-use crate::store::channels::{self, Channel, NewChannel};
-use crate::store::deliveries::{self, DeliveryState};
+use crate::store::channels::{self, Channel, ChannelKind, ChannelState, DisabledReason, NewChannel};
+use crate::store::deliveries;
 
 /// For so long after a rotation the old secret signs too.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
-
-/// What a channel can be.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelKind {
-    Webhook,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,12 +55,11 @@ pub struct RecoverChannelRequest {
 #[derive(Serialize)]
 pub struct ChannelResponse {
     id: ChannelId,
-    kind: String,
+    kind: ChannelKind,
     name: String,
     url: String,
-    state: String,
-    /// `gone` (the receiver answered 410) or `failing` (no success in five days).
-    disabled_reason: Option<String>,
+    state: ChannelState,
+    disabled_reason: Option<DisabledReason>,
     failing_since: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -136,7 +129,7 @@ pub async fn create(
     let secret = secrets::generate_webhook_secret()?;
     let new = NewChannel {
         id,
-        kind: "webhook",
+        kind: request.kind,
         name: request.name.trim(),
         url: &request.url,
         sealed_secret: &app.keyring.seal_secret(id.0, &secret)?,

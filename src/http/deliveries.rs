@@ -11,6 +11,7 @@ use super::extract::body::Id;
 use super::extract::caller::Caller;
 use super::extract::conditional;
 use crate::app::App;
+use crate::domain::delivery::{DeliveryReason, DeliveryState};
 use crate::domain::ids::{ChannelId, DeliveryId, NoticeId};
 use crate::error::Result;
 use crate::store::deliveries::{self, Delivery, DeliveryTry};
@@ -20,9 +21,9 @@ pub struct DeliveryResponse {
     id: DeliveryId,
     notice_id: NoticeId,
     channel_id: ChannelId,
-    state: String,
-    /// Why it is dead or cancelled, such as `sale_ended`.
-    reason: Option<String>,
+    state: DeliveryState,
+    /// Why it is dead or cancelled.
+    reason: Option<DeliveryReason>,
     attempt_count: i32,
     /// `null` when there will be no further try.
     next_attempt_at: Option<DateTime<Utc>>,

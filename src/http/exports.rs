@@ -16,7 +16,7 @@ use crate::domain::file::keep_until;
 use crate::domain::ids::{ExportId, FileId};
 use crate::domain::object::object;
 use crate::error::{Error, Result};
-use crate::store::exports::{self, Export};
+use crate::store::exports::{self, Export, ExportState};
 use crate::tables::TableFormat;
 
 #[derive(Deserialize)]
@@ -38,8 +38,7 @@ struct ExportResponse {
     /// What, as what, and which of it.
     #[serde(flatten)]
     options: serde_json::Value,
-    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
-    state: String,
+    state: ExportState,
     failure: Option<String>,
     rows_written: i64,
     bytes_written: i64,
@@ -55,7 +54,7 @@ struct ExportResponse {
 
 impl From<Export> for ExportResponse {
     fn from(export: Export) -> ExportResponse {
-        let file_id = export.file_id.filter(|_| export.state == "done");
+        let file_id = export.file_id.filter(|_| export.state == ExportState::Done);
         ExportResponse {
             id: export.id,
             options: export.options,

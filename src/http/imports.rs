@@ -27,7 +27,7 @@ use crate::feed::options::{ImportFormat, ImportOptions};
 use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
 use crate::store::batches::{self, Batch};
 use crate::store::files;
-use crate::store::imports::{self, Import, NewImport, RowRefusal};
+use crate::store::imports::{self, Import, ImportState, NewImport, RowRefusal};
 use crate::tables::text::quote;
 
 /// How often somebody who listens is told.
@@ -54,13 +54,25 @@ pub struct CreateImportRequest {
     backfill: bool,
 }
 
+/// State of an import together with its batch.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ReportedState {
+    Queued,
+    Reading,
+    /// All of it is on the bus, and not all is recorded.
+    Recording,
+    Done,
+    Failed,
+    Cancelled,
+}
+
 #[derive(Serialize)]
 struct ImportResponse {
     id: ImportId,
     file_id: FileId,
     file_name: String,
-    /// `queued`, `reading`, `recording`, `done`, `failed` or `cancelled`.
-    state: &'static str,
+    state: ReportedState,
     /// Why it failed.
     failure: Option<String>,
     backfill: bool,
@@ -101,19 +113,19 @@ impl ImportResponse {
         let seconds = import
             .started_at
             .map(|started| (import.finished_at.unwrap_or(now) - started).as_seconds_f64().max(0.001));
-        let reading = import.state == "reading" && import.bytes_read > 0;
+        let reading = import.state == ImportState::Reading && import.bytes_read > 0;
         let left = (import.bytes_total - import.bytes_read).max(0) as f64;
         let seconds_left = seconds
             .filter(|_| reading)
             .map(|seconds| (seconds * left / import.bytes_read as f64).ceil() as i64);
         ImportResponse {
-            state: match import.state.as_str() {
-                "queued" => "queued",
-                "reading" => "reading",
-                "failed" => "failed",
-                "cancelled" => "cancelled",
-                _ if batch.done => "done",
-                _ => "recording",
+            state: match import.state {
+                ImportState::Queued => ReportedState::Queued,
+                ImportState::Reading => ReportedState::Reading,
+                ImportState::Sent if batch.done => ReportedState::Done,
+                ImportState::Sent => ReportedState::Recording,
+                ImportState::Failed => ReportedState::Failed,
+                ImportState::Cancelled => ReportedState::Cancelled,
             },
             progress: Progress {
                 rows_read: import.rows_read,
@@ -140,7 +152,10 @@ impl ImportResponse {
     }
 
     fn has_ended(&self) -> bool {
-        matches!(self.state, "done" | "failed" | "cancelled")
+        match self.state {
+            ReportedState::Done | ReportedState::Failed | ReportedState::Cancelled => true,
+            ReportedState::Queued | ReportedState::Reading | ReportedState::Recording => false,
+        }
     }
 }
 

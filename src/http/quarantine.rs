@@ -14,6 +14,7 @@ use super::stores::StoreRefResponse;
 use crate::app::App;
 use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
 use crate::domain::money::Money;
+use crate::domain::price::GlitchReason;
 use crate::error::{Error, Result};
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
 use crate::store::recording;
@@ -24,7 +25,7 @@ pub struct QuarantineResponse {
     pub id: QuarantinedPriceId,
     pub state: quarantine::State,
     /// Why it was held, such as `price_far_below_regular`.
-    pub reason: String,
+    pub reason: GlitchReason,
     pub offer_id: OfferId,
     pub game_id: GameId,
     /// The game's.

@@ -16,33 +16,13 @@ use crate::app::cpu_time::give_way;
 use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::region::check_region;
-use crate::domain::watch::{Miss, Rule, misses};
+use crate::domain::watch::{Cadence, Miss, Priority, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
 
 /// The most entries of each list of a watch.
 const MAX_SCOPE: usize = 100;
-
-/// When a watch's deliveries are due.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cadence {
-    #[default]
-    Immediate,
-    /// At `worker.daily_hour` in UTC.
-    Daily,
-}
-
-/// Which deliveries go first when a channel has more than it takes at once.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    Low,
-    #[default]
-    Normal,
-    High,
-}
 
 /// A new watch.
 #[derive(Deserialize)]
@@ -105,8 +85,8 @@ pub struct WatchResponse {
     platforms: Option<Vec<String>>,
     channels: Option<Vec<ChannelId>>,
     paused: bool,
-    cadence: String,
-    priority: String,
+    cadence: Cadence,
+    priority: Priority,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -187,8 +167,8 @@ impl CreateWatchRequest {
             platforms: self.platforms,
             channels: self.channels,
             paused: self.paused,
-            cadence: self.cadence.name(),
-            priority: self.priority.name(),
+            cadence: self.cadence,
+            priority: self.priority,
         };
         Ok((self.game_id, check(fields, &[])?))
     }
@@ -205,37 +185,10 @@ impl UpdateWatchRequest {
             platforms: self.platforms.apply(watch.scope.platforms.clone()),
             channels: self.channels.apply(watch.channels.clone()),
             paused: self.paused.apply(Some(watch.paused)).unwrap_or_default(),
-            cadence: self.cadence.apply(Cadence::named(&watch.cadence)).unwrap_or_default().name(),
-            priority: self.priority.apply(Priority::named(&watch.priority)).unwrap_or_default().name(),
+            cadence: self.cadence.apply(Some(watch.cadence)).unwrap_or_default(),
+            priority: self.priority.apply(Some(watch.priority)).unwrap_or_default(),
         };
         check(fields, watch.scope.regions.as_deref().unwrap_or_default())
-    }
-}
-
-impl Cadence {
-    fn name(self) -> &'static str {
-        match self {
-            Cadence::Immediate => "immediate",
-            Cadence::Daily => "daily",
-        }
-    }
-
-    fn named(name: &str) -> Option<Cadence> {
-        [Cadence::Immediate, Cadence::Daily].into_iter().find(|cadence| cadence.name() == name)
-    }
-}
-
-impl Priority {
-    fn name(self) -> &'static str {
-        match self {
-            Priority::Low => "low",
-            Priority::Normal => "normal",
-            Priority::High => "high",
-        }
-    }
-
-    fn named(name: &str) -> Option<Priority> {
-        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(|priority| priority.name() == name)
     }
 }
 

@@ -6,25 +6,49 @@ use sqlx::{PgConnection, PgExecutor};
 use super::{Creation, accounts};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::delivery::DEAD;
+use crate::domain::delivery::{DEAD, DeliveryReason};
 use crate::domain::ids::{AccountId, ChannelId, DeliveryId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::delivery_queue;
 
 /// Between two tests of a channel, so that nobody sends floods through us.
 const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
 
+text_enum! {
+    pub enum ChannelKind {
+        Webhook = "webhook",
+    }
+}
+
+text_enum! {
+    pub enum ChannelState {
+        Active = "active",
+        Disabled = "disabled",
+    }
+}
+
+text_enum! {
+    /// Why a channel is disabled.
+    pub enum DisabledReason {
+        /// The receiver answered 410.
+        Gone = "gone",
+        /// No delivery has succeeded in five days.
+        Failing = "failing",
+        /// It is being removed.
+        Deleted = "deleted",
+    }
+}
+
 /// A channel without its secrets.
 #[derive(Clone, Debug)]
 pub struct Channel {
     pub id: ChannelId,
-    pub kind: String,
+    pub kind: ChannelKind,
     pub name: String,
     pub url: String,
-    /// `active` or `disabled`.
-    pub state: String,
-    /// `gone`: the receiver answered 410. `failing`: not one success in five days.
-    pub disabled_reason: Option<String>,
+    pub state: ChannelState,
+    pub disabled_reason: Option<DisabledReason>,
     /// Since when not one delivery has succeeded.
     pub failing_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -41,7 +65,7 @@ pub struct Target {
 /// What a new channel is.
 pub struct NewChannel<'a> {
     pub id: ChannelId,
-    pub kind: &'a str,
+    pub kind: ChannelKind,
     pub name: &'a str,
     pub url: &'a str,
     /// Sealed for `id`.
@@ -66,11 +90,12 @@ pub async fn create_channel(
     accounts::lock_account(&mut *transaction, account).await?;
     let present = sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
          from channels where account_id = $1 and kind = $2 and disabled_reason is distinct from 'deleted'
-         order by state, id",
+         order by state, id"#,
         account.0,
-        new.kind,
+        new.kind.name(),
     )
     .fetch_all(&mut *transaction)
     .await?;
@@ -82,13 +107,14 @@ pub async fn create_channel(
     }
     let created = sqlx::query_as!(
         Channel,
-        "insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
+        r#"insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
          select $1, $2, $3, $4, $5, $6, $7, $7
          where (select count(*) from channels where account_id = $2) < $8
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
         new.id.0,
         account.0,
-        new.kind,
+        new.kind.name(),
         new.name,
         new.url,
         new.sealed_secret,
@@ -111,8 +137,9 @@ pub async fn list_channels(
 ) -> Result<Vec<Channel>> {
     let channels = sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where account_id = $1 and id < $2 order by id desc limit $3",
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where account_id = $1 and id < $2 order by id desc limit $3"#,
         account.0,
         before.unwrap_or(ChannelId::max()).0,
         rows,
@@ -131,8 +158,9 @@ pub async fn find_channel(
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where id = $1 and account_id = $2",
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2"#,
         id.0,
         account.0,
     )
@@ -152,8 +180,9 @@ pub async fn lock_channel(
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where id = $1 and account_id = $2 for no key update",
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2 for no key update"#,
         id.0,
         account.0,
     )
@@ -173,8 +202,9 @@ pub async fn update_channel(
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+        r#"update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
         id.0,
         account.0,
         name,
@@ -279,9 +309,10 @@ pub async fn rotate_secret(
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "update channels set secret = $3, previous_secret = secret, previous_secret_until = $4, updated_at = $5
+        r#"update channels set secret = $3, previous_secret = secret, previous_secret_until = $4, updated_at = $5
          where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
         id.0,
         account.0,
         sealed_secret,
@@ -307,9 +338,10 @@ pub async fn recover_channel(
 ) -> Result<(Channel, i64)> {
     let channel = sqlx::query_as!(
         Channel,
-        "update channels set state = 'active', disabled_reason = null, failing_since = null, updated_at = $3
+        r#"update channels set state = 'active', disabled_reason = null, failing_since = null, updated_at = $3
          where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
         id.0,
         account.0,
         now,
@@ -318,7 +350,7 @@ pub async fn recover_channel(
     .await?
     .ok_or_else(no_channel)?;
     let mut recovered = 0;
-    for reason in DEAD.into_iter().chain(["channel_disabled"]) {
+    for reason in DEAD.into_iter().chain([DeliveryReason::ChannelDisabled]) {
         let mut before = Some(DeliveryId::max());
         while let (Some(since), Some(id_before)) = (since, before) {
             let mut transaction = pool.begin().await?;
@@ -335,7 +367,7 @@ pub async fn recover_channel(
                 select (select id from slice order by id limit 1) as last,
                     array(select id from recovered) as "recovered!""#,
                 id.0,
-                reason,
+                reason.name(),
                 id_before.0,
                 SLICE,
                 since,

@@ -7,20 +7,10 @@ use sqlx::{PgExecutor, Postgres, QueryBuilder};
 
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::delivery::DEAD;
+use crate::domain::delivery::{CANCELLED, DEAD, DeliveryReason, DeliveryState};
 use crate::domain::ids::{AccountId, ChannelId, DeliveryId, NoticeId};
 use crate::error::{Error, Result};
 use crate::store::delivery_queue;
-
-/// A filter of lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    Pending,
-    Delivered,
-    Dead,
-    Cancelled,
-}
 
 /// One notice on its way to one channel.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -28,10 +18,9 @@ pub struct Delivery {
     pub id: DeliveryId,
     pub notice_id: NoticeId,
     pub channel_id: ChannelId,
-    /// `pending`, `delivered`, `dead` or `cancelled`.
-    pub state: String,
+    pub state: DeliveryState,
     /// Why it is dead or cancelled.
-    pub reason: Option<String>,
+    pub reason: Option<DeliveryReason>,
     pub attempts: i32,
     /// `None`: there will be no further try.
     pub next_attempt_at: Option<DateTime<Utc>>,
@@ -52,10 +41,6 @@ pub struct DeliveryTry {
     /// The beginning of the answer to a failed try.
     pub response: Option<String>,
 }
-
-/// Why a delivery is cancelled.
-const CANCELLED: [&str; 5] =
-    ["channel_disabled", "price_no_longer_matches", "sale_ended", "watch_deleted", "watch_paused"];
 
 /// A channel's deliveries, the newest first; `before` is the id after which the page begins.
 ///
@@ -87,6 +72,7 @@ pub fn list_deliveries_query(
         Some(DeliveryState::Pending) => "select delivery_id as id from delivery_queue where ",
         Some(DeliveryState::Dead | DeliveryState::Cancelled) => {
             let reasons = if state == Some(DeliveryState::Dead) { &DEAD[..] } else { &CANCELLED[..] };
+            let reasons: Vec<&str> = reasons.iter().map(|reason| reason.name()).collect();
             query
                 .push("select d.id from unnest(")
                 .push_bind(reasons)
@@ -122,7 +108,8 @@ pub async fn find_delivery(
     id: DeliveryId,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
     let row = sqlx::query!(
-        r#"select d.id, d.notice_id, d.channel_id, d.state, d.reason, d.attempts, d.created_at, d.finished_at,
+        r#"select d.id, d.notice_id, d.channel_id, d.state as "state: DeliveryState", d.reason as "reason: DeliveryReason",
+             d.attempts, d.created_at, d.finished_at,
              q.next_attempt_at as "next_attempt_at?", d.tries as "tries: Json<Vec<DeliveryTry>>"
          from deliveries d left join delivery_queue q on q.delivery_id = d.id
          where d.id = $1 and d.account_id = $2"#,

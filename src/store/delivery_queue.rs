@@ -14,9 +14,10 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::delivery::MAX_TRIES_KEPT;
+use crate::domain::delivery::{DeliveryReason, MAX_TRIES_KEPT};
 use crate::domain::ids::{ChannelId, DeliveryId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::Result;
+use crate::store::channels::DisabledReason;
 
 /// A channel without one success for so long is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
@@ -160,7 +161,7 @@ pub struct DueDelivery {
     pub watch_id: WatchId,
     pub sale_id: SaleId,
     /// Why it must not be sent any more.
-    pub reason: Option<String>,
+    pub reason: Option<DeliveryReason>,
 }
 
 /// A sale with what a message says of it. The price is the one of now.
@@ -258,7 +259,8 @@ pub async fn cancel_deliveries(
             and (j.amount, j.regular, j.ends_at, j.ended_at)
                 is not distinct from (sale.amount, sale.regular, sale.ends_at, sale.ended_at)"#,
         &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>() as &[DeliveryId],
-        &judged.iter().map(|delivery| delivery.reason.clone()).collect::<Vec<_>>() as &[Option<String>],
+        &judged.iter().map(|delivery| delivery.reason.map(DeliveryReason::name)).collect::<Vec<_>>()
+            as &[Option<&str>],
         &judged.iter().map(|delivery| delivery.sale_id).collect::<Vec<_>>() as &[SaleId],
         &price(|sale| sale.amount) as &[Option<i64>],
         &price(|sale| sale.regular) as &[Option<i64>],
@@ -359,10 +361,10 @@ impl<'a> From<&'a AttemptResult> for Tried<'a> {
     }
 }
 
-/// A channel that has just been disabled, and why: `gone` or `failing`.
+/// A channel that has just been disabled, and why.
 pub struct Disabled {
     pub id: ChannelId,
-    pub reason: String,
+    pub reason: DisabledReason,
 }
 
 /// Records results with one statement, and returns the channels that were disabled by them.

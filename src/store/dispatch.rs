@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::{PgPool, Transaction};
+use crate::domain::delivery::DeliveryReason;
 use crate::domain::ids::{DeliveryId, EventId, GameId, WatchId};
 use crate::domain::price::Kind;
 use crate::error::Result;
@@ -15,8 +16,7 @@ use crate::store::lease::Lease;
 /// An event with watches to look at, leased to this process.
 pub struct Waiting {
     pub id: EventId,
-    /// Such as `sale.started`.
-    pub kind: String,
+    pub kind: Kind,
     pub game_id: GameId,
     pub recorded_at: DateTime<Utc>,
     /// Those too whom its sale has rung already.
@@ -55,7 +55,7 @@ pub async fn claim_events(
             leased_until = case when w.watched then $3::timestamptz end,
             dispatched_at = case when not w.watched then $2::timestamptz end
         from waiting w where e.id = w.id
-        returning e.id, e.kind, e.game_id, e.recorded_at, e.rings_again, e.last_watch_id, w.watched as "watched!",
+        returning e.id, e.kind as "kind: Kind", e.game_id, e.recorded_at, e.rings_again, e.last_watch_id, w.watched as "watched!",
             (
                 select w.id from watches w
                 where w.game_id = e.game_id and w.id > coalesce(e.last_watch_id, $4)
@@ -250,7 +250,7 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
         times.daily,
         Kind::SaleResumed.name(),
         event.rings_again,
-        &REARMED as &[&str],
+        &REARMED.map(DeliveryReason::name) as &[&str],
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -288,7 +288,8 @@ pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Re
 }
 
 /// Why a delivery was cancelled that is made due again when its sale goes on.
-const REARMED: [&str; 3] = ["price_no_longer_matches", "watch_paused", "sale_ended"];
+const REARMED: [DeliveryReason; 3] =
+    [DeliveryReason::PriceNoLongerMatches, DeliveryReason::WatchPaused, DeliveryReason::SaleEnded];
 
 /// A better price makes a delivery due again that was cancelled because the price no longer fitted, and a sale that goes
 /// on one that was cancelled because it had ended: its notice was made, so it is all that the watch will have of this
@@ -299,7 +300,7 @@ async fn rearm_deliveries(
     slice: Slice,
     now: DateTime<Utc>,
 ) -> Result<u64> {
-    if event.kind == Kind::SaleStarted.name() {
+    if event.kind == Kind::SaleStarted {
         return Ok(0);
     }
     let rearmed = sqlx::query_scalar!(
@@ -312,7 +313,7 @@ async fn rearm_deliveries(
         event.game_id.0,
         slice.after.unwrap_or_default().0,
         slice.end as Option<WatchId>,
-        &REARMED as &[&str],
+        &REARMED.map(DeliveryReason::name) as &[&str],
     )
     .fetch_all(&mut *connection)
     .await?;

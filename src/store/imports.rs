@@ -10,11 +10,23 @@ use super::batches;
 use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
 use crate::domain::ids::{AccountId, FileId, ImportId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
 /// An account has no more imports waiting or being read than this.
 const MAX_OPEN: i64 = 100;
+
+text_enum! {
+    pub enum ImportState {
+        Queued = "queued",
+        Reading = "reading",
+        /// All of it is on the bus; whether it is recorded, its batch knows.
+        Sent = "sent",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+}
 
 /// An import as its owner sees it. What became of its observations, its batch knows.
 #[derive(Clone, Debug, FromRow)]
@@ -24,8 +36,7 @@ pub struct Import {
     pub file_name: String,
     pub options: Value,
     pub backfill: bool,
-    /// `queued`, `reading`, `sent`, `failed` or `cancelled`.
-    pub state: String,
+    pub state: ImportState,
     pub failure: Option<String>,
     pub rows_read: i64,
     pub bytes_read: i64,

@@ -5,13 +5,14 @@ use sqlx::{PgConnection, PgExecutor};
 
 use crate::domain::ids::{EventId, GameId, OfferId, SaleId};
 use crate::domain::offer_recorder::Event;
+use crate::domain::price::{EndReason, Kind};
 use crate::error::Result;
 
 /// An event to publish, with what it is about as it is now.
 pub struct Waiting {
     pub seq: i64,
     pub event_id: EventId,
-    pub kind: String,
+    pub kind: Kind,
     pub offer_id: OfferId,
     pub game_id: GameId,
     pub sale_id: Option<SaleId>,
@@ -20,7 +21,7 @@ pub struct Waiting {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
-    pub reason: Option<String>,
+    pub reason: Option<EndReason>,
     pub observed_at: DateTime<Utc>,
     pub recorded_at: DateTime<Utc>,
     pub traceparent: Option<String>,
@@ -63,8 +64,8 @@ pub async fn is_any_waiting(executor: impl PgExecutor<'_>) -> Result<bool> {
 pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<Waiting>> {
     let waiting = sqlx::query_as!(
         Waiting,
-        r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id as "sale_id: SaleId", e.currency, e.amount, e.regular,
-            e.cut, e.new_low, e.reason, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
+        r#"select p.seq, e.id as event_id, e.kind as "kind: Kind", e.offer_id, e.game_id, e.sale_id as "sale_id: SaleId", e.currency, e.amount, e.regular,
+            e.cut, e.new_low, e.reason as "reason: EndReason", e.observed_at, e.recorded_at, e.traceparent, p.backfill,
             s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"
         from publications p
         join events e on e.id = p.event_id

@@ -1,7 +1,6 @@
 //! Observations that look like glitches, for operators to see and to settle.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
 
 use super::known_price::parse_currency;
@@ -9,38 +8,23 @@ use super::offers::StoreRef;
 use crate::database::pool::PgPool;
 use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId, StoreId};
 use crate::domain::money::Money;
+use crate::domain::price::GlitchReason;
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Result};
 
-/// What has become of a quarantined price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It waits for a second observation, or an operator.
-    #[default]
-    Held,
-    /// A second observation agreed, and it took effect.
-    Confirmed,
-    /// An operator let it take effect.
-    Released,
-    /// An operator took it for a glitch.
-    Discarded,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            State::Held => "held",
-            State::Confirmed => "confirmed",
-            State::Released => "released",
-            State::Discarded => "discarded",
-        }
-    }
-
-    fn parse(name: &str) -> Result<State> {
-        [State::Held, State::Confirmed, State::Released, State::Discarded]
-            .into_iter()
-            .find(|state| state.name() == name)
-            .ok_or_else(|| Error::internal(format!("the database has an unknown state {name:?}")))
+text_enum! {
+    /// What has become of a quarantined price.
+    #[derive(Default)]
+    pub enum State {
+        /// It waits for a second observation, or an operator.
+        #[default]
+        Held = "held",
+        /// A second observation agreed, and it took effect.
+        Confirmed = "confirmed",
+        /// An operator let it take effect.
+        Released = "released",
+        /// An operator took it for a glitch.
+        Discarded = "discarded",
     }
 }
 
@@ -60,8 +44,8 @@ pub struct QuarantinedPrice {
     /// The offer's price that stands; `None`: it has none yet.
     pub current: Option<Money>,
     pub observed_at: DateTime<Utc>,
-    /// Why it was held, such as `price_far_below_regular`.
-    pub reason: String,
+    /// Why it was held.
+    pub reason: GlitchReason,
     pub state: State,
     pub created_at: DateTime<Utc>,
     pub resolved_at: Option<DateTime<Utc>>,
@@ -84,8 +68,8 @@ struct QuarantineRow {
     current_currency: Option<String>,
     current_amount: Option<i64>,
     observed_at: DateTime<Utc>,
-    reason: String,
-    state: String,
+    reason: GlitchReason,
+    state: State,
     created_at: DateTime<Utc>,
     resolved_at: Option<DateTime<Utc>>,
 }
@@ -112,7 +96,7 @@ impl TryFrom<QuarantineRow> for QuarantinedPrice {
             current,
             observed_at: row.observed_at,
             reason: row.reason,
-            state: State::parse(&row.state)?,
+            state: row.state,
             created_at: row.created_at,
             resolved_at: row.resolved_at,
         })

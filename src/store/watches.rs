@@ -8,7 +8,7 @@ use super::accounts;
 use crate::database::pool::PgPool;
 use crate::domain::ids::{AccountId, ChannelId, GameId, NoticeId, OfferId, StoreId, WatchId};
 use crate::domain::money::{Currency, Money};
-use crate::domain::watch::{Rule, Scope, WatchedOffer};
+use crate::domain::watch::{Cadence, Priority, Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
 use crate::store::Creation;
 use crate::store::known_price::price_columns;
@@ -25,8 +25,8 @@ pub struct Watch {
     /// `None`: all of the account's active channels.
     pub channels: Option<Vec<ChannelId>>,
     pub paused: bool,
-    pub cadence: String,
-    pub priority: String,
+    pub cadence: Cadence,
+    pub priority: Priority,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -42,8 +42,8 @@ pub struct WatchFields {
     pub platforms: Option<Vec<String>>,
     pub channels: Option<Vec<ChannelId>>,
     pub paused: bool,
-    pub cadence: &'static str,
-    pub priority: &'static str,
+    pub cadence: Cadence,
+    pub priority: Priority,
 }
 
 /// So many watches an account may have.
@@ -63,8 +63,8 @@ struct WatchRow {
     platforms: Option<Vec<String>>,
     channels: Option<Vec<Uuid>>,
     paused: bool,
-    cadence: String,
-    priority: String,
+    cadence: Cadence,
+    priority: Priority,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -119,7 +119,8 @@ pub async fn list_watches(
         WatchRow,
         r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
             (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
-            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence as "cadence: Cadence",
+            w.priority as "priority: Priority", w.created_at, w.updated_at
         from watches w
         where w.account_id = $1 and ($2::uuid is null or w.game_id = $2) and ($3::uuid is null or w.id < $3)
         order by w.id desc limit $4"#,
@@ -142,7 +143,8 @@ pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: Wa
         WatchRow,
         r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
             (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
-            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence as "cadence: Cadence",
+            w.priority as "priority: Priority", w.created_at, w.updated_at
         from watches w where w.account_id = $1 and w.id = $2"#,
         account.0,
         id.0,
@@ -192,7 +194,7 @@ pub async fn create_watch(
         stores.as_deref() as Option<&[StoreId]>,
         fields.regions.as_deref(),
         fields.platforms.as_deref(),
-        fields.cadence,
+        fields.cadence.name(),
         channels as Option<&[ChannelId]>,
     )
     .fetch_optional(&mut *transaction)
@@ -225,8 +227,8 @@ pub async fn create_watch(
         fields.platforms.as_deref(),
         channels as Option<&[ChannelId]>,
         fields.paused,
-        fields.cadence,
-        fields.priority,
+        fields.cadence.name(),
+        fields.priority.name(),
         now,
     )
     .execute(&mut *transaction)
@@ -268,8 +270,8 @@ pub async fn update_watch(
         fields.platforms.as_deref(),
         channels as Option<&[ChannelId]>,
         fields.paused,
-        fields.cadence,
-        fields.priority,
+        fields.cadence.name(),
+        fields.priority.name(),
         now,
     )
     .execute(&mut *transaction)

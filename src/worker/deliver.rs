@@ -282,8 +282,8 @@ async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {
     // The owner is told by the channel's `disabled_reason`; operators by the log and the counter.
     for disabled in delivery_queue::record_attempts(&app.writer, results, app.clock.now()).await? {
         log::warn!(target: "salebell::deliver", "channel.id" = disabled.id.to_string(),
-            reason = disabled.reason; "a channel was disabled");
-        counter!("salebell_channels_disabled_total", "reason" => disabled.reason).increment(1);
+            reason = disabled.reason.name(); "a channel was disabled");
+        counter!("salebell_channels_disabled_total", "reason" => disabled.reason.name()).increment(1);
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ fn kinds(observed: &[ObservedPrice]) -> Vec<(&'static str, bool)> {
             }
             Outcome::Unchanged { after } => price = Some(after),
             Outcome::Stale { .. } => kinds.push(("stale", false)),
-            Outcome::Quarantined { reason, .. } => kinds.push((reason, false)),
+            Outcome::Quarantined { reason, .. } => kinds.push((reason.name(), false)),
         }
     }
     kinds

@@ -28,12 +28,12 @@ use crate::domain::file::{clean_name, keep_until};
 use crate::domain::ids::FileId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::store::files::{self, FileChange};
+use crate::store::files::{self, FileChange, FileState};
 
 /// A filter of the list.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum FileState {
+enum ListedState {
     Uploading,
     Complete,
 }
@@ -41,7 +41,7 @@ enum FileState {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListFilesParams {
-    state: Option<FileState>,
+    state: Option<ListedState>,
 }
 
 /// A merge patch of a file.
@@ -81,8 +81,8 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response> {
     let state = params.state.map(|state| match state {
-        FileState::Uploading => "uploading",
-        FileState::Complete => "complete",
+        ListedState::Uploading => FileState::Uploading,
+        ListedState::Complete => FileState::Complete,
     });
     let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
     let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;

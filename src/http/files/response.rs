@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::domain::ids::FileId;
-use crate::store::files::StoredFile;
+use crate::store::files::{FileState, StoredFile};
 
 /// A file, whole or on its way.
 #[derive(Serialize)]
@@ -12,8 +12,7 @@ pub struct FileResponse {
     id: FileId,
     name: String,
     media_type: String,
-    /// `uploading` or `complete`.
-    state: String,
+    state: FileState,
     /// Bytes; `null`: not told yet.
     length: Option<i64>,
     /// How many of them are there for good.

@@ -10,19 +10,29 @@ use uuid::Uuid;
 use super::accounts;
 use crate::database::pool::PgPool;
 use crate::domain::ids::{AccountId, ExportId, FileId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
 /// An account has no more exports waiting or being written than this.
 const MAX_OPEN: i64 = 20;
 
+text_enum! {
+    pub enum ExportState {
+        Queued = "queued",
+        Writing = "writing",
+        Done = "done",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+}
+
 /// An export as its owner sees it.
 #[derive(Clone, Debug, FromRow)]
 pub struct Export {
     pub id: ExportId,
     pub options: Value,
-    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
-    pub state: String,
+    pub state: ExportState,
     pub failure: Option<String>,
     pub file_id: Option<FileId>,
     pub rows_written: i64,

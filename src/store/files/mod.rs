@@ -11,7 +11,17 @@ use super::accounts;
 use crate::database::pool::{PgPool, Transaction};
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::domain::ids::{AccountId, FileId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
+
+text_enum! {
+    pub enum FileState {
+        Uploading = "uploading",
+        Complete = "complete",
+        /// Hidden from its owner; its bytes are being removed.
+        Removing = "removing",
+    }
+}
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]
@@ -20,8 +30,7 @@ pub struct StoredFile {
     pub account_id: AccountId,
     pub name: String,
     pub media_type: String,
-    /// `uploading` or `complete`.
-    pub state: String,
+    pub state: FileState,
     /// Bytes; `None`: not told yet.
     pub length: Option<i64>,
     /// How many of them are there.
@@ -40,7 +49,7 @@ pub struct StoredFile {
 
 impl StoredFile {
     pub fn is_complete(&self) -> bool {
-        self.state == "complete"
+        self.state == FileState::Complete
     }
 }
 
@@ -216,7 +225,7 @@ pub async fn find_upload_concat(pool: &PgPool, id: FileId) -> Result<Option<Stri
 /// An account's files, the newest first; `before` is the id after which the page begins.
 pub fn list_files_query(
     account: AccountId,
-    state: Option<&str>,
+    state: Option<FileState>,
     before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,
@@ -225,7 +234,7 @@ pub fn list_files_query(
     query.push(COLUMNS).push(" from files where account_id = ").push_bind(account);
     query.push(" and state <> 'removing' and expires_at > ").push_bind(now);
     if let Some(state) = state {
-        query.push(" and state = ").push_bind(state.to_owned());
+        query.push(" and state = ").push_bind(state.name());
     }
     query.push(" and id < ").push_bind(before.unwrap_or(FileId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
@@ -236,7 +245,7 @@ pub fn list_files_query(
 pub async fn list_files(
     pool: &PgPool,
     account: AccountId,
-    state: Option<&str>,
+    state: Option<FileState>,
     before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,

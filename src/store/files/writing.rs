@@ -10,6 +10,7 @@ use crate::database::pool::PgPool;
 use crate::domain::file::UNFINISHED_LIFE;
 use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
+use crate::store::files::FileState;
 use crate::store::lease::Lease;
 
 /// A request that wants to write.
@@ -63,9 +64,9 @@ pub async fn begin_writing(
     let mut transaction = pool.begin().await?;
     let (_, room) = lock_room(&mut transaction, account, quota).await?;
     let file = sqlx::query!(
-        "select state, length, stored, hash_state, concat, writer from files
+        r#"select state as "state: FileState", length, stored, hash_state, concat, writer from files
          where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3
-         for no key update",
+         for no key update"#,
         id.0,
         account.0,
         now,
@@ -86,7 +87,7 @@ pub async fn begin_writing(
         }
         (known, told) => known.or(told),
     };
-    if file.state == "complete" {
+    if file.state == FileState::Complete {
         return Ok(Beginning::Complete);
     }
     let already_counted = file.length.unwrap_or(file.stored) - file.stored;

@@ -431,7 +431,7 @@ async fn write_quarantine(
     let rows = &changes.quarantined;
     let prices = Prices::of(rows.iter().map(|row| (row.offer_id, &row.price)));
     let ids: Vec<QuarantinedPriceId> = rows.iter().map(|row| row.id).collect();
-    let reasons: Vec<&str> = rows.iter().map(|row| row.reason).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.name()).collect();
     let confirmed: Vec<bool> = rows.iter().map(|row| row.confirmed).collect();
     let available: Vec<bool> = rows.iter().map(|row| row.price.available).collect();
     let ends: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.sale_ends_at).collect();

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::delta;
 use super::in_flight::{InFlight, Outbound, Room};
 use crate::app::App;
+use crate::domain::delivery::DeliveryReason;
 use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::error::{Error, Result, chain};
 use crate::outbound::webhook::Receiver;
@@ -104,7 +105,7 @@ impl ChannelLeases {
             let disabled: Vec<ChannelId> = disabled.iter().map(|channel| channel.id).collect();
             let in_flight = self.in_flight.of_channels(&disabled);
             cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_flight, now).await?;
-            counter!("salebell_deliveries_cancelled_total", "reason" => "channel_disabled")
+            counter!("salebell_deliveries_cancelled_total", "reason" => DeliveryReason::ChannelDisabled.name())
                 .increment(cancelled);
         }
         let channels: HashMap<ChannelId, &LeasedChannel> =
@@ -167,7 +168,7 @@ impl ChannelLeases {
         }
         let cancelled = delivery_queue::cancel_deliveries(&app.writer, &ended, &due.sales, now).await?;
         for reason in ended.into_iter().filter_map(|delivery| delivery.reason) {
-            counter!("salebell_deliveries_cancelled_total", "reason" => reason).increment(1);
+            counter!("salebell_deliveries_cancelled_total", "reason" => reason.name()).increment(1);
         }
         Ok(cancelled)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
+use salebell::domain::delivery::DeliveryReason;
 use salebell::domain::ids::{ChannelId, DeliveryId};
 use salebell::store::delivery_queue::{self, AttemptResult, LeaseRequest};
 use salebell::worker::deliver::{self, Step};
@@ -314,7 +315,7 @@ async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
     let (pool, now) = (&app.app.writer, app.app.clock.now());
     let judged =
         delivery_queue::list_due_deliveries(pool, &[(ChannelId(hook.id), 8)], &[], now).await.unwrap();
-    assert_eq!(judged.deliveries[0].reason.as_deref(), Some("price_no_longer_matches"));
+    assert_eq!(judged.deliveries[0].reason, Some(DeliveryReason::PriceNoLongerMatches));
     set_price(1_100).await;
     assert_eq!(
         delivery_queue::cancel_deliveries(pool, &judged.deliveries, &judged.sales, now).await.unwrap(),
