@@ -244,8 +244,7 @@ impl PriceIntake {
         if !self.app.readiness.reasons().await.is_empty() {
             return Ok(None);
         }
-        let done = self.app.deadline.run(OPTIONAL_QUERY_TIMEOUT, query).await;
-        match done.unwrap_or_else(|late| Err(late.into())) {
+        match self.app.deadline.run(OPTIONAL_QUERY_TIMEOUT, query).await {
             Err(error) if error.kind == Kind::Unavailable => Ok(None),
             done => done.map(Some),
         }

@@ -178,14 +178,12 @@ impl Authenticator {
         let find = keys::find_valid_key(&self.pool, hash, now);
         let found = match self.known.get(hash, now) {
             None => find.await?,
-            Some(known) => {
-                match self.deadline.run(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
-                    Err(error) if error.kind == Kind::Unavailable => {
-                        return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
-                    }
-                    found => found?,
+            Some(known) => match self.deadline.run(CONFIRM, find).await {
+                Err(error) if error.kind == Kind::Unavailable => {
+                    return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
                 }
-            }
+                found => found?,
+            },
         };
         let Some(key) = found else {
             self.known.remove(hash);
@@ -197,7 +195,7 @@ impl Authenticator {
             let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
-                if let Ok(Err(error)) = deadline.run(PATIENCE, noting).await {
+                if let Ok(Err(error)) = deadline.timeout(PATIENCE, noting).await {
                     log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
                 }
             });

@@ -101,12 +101,12 @@ async fn claim(app: &App, group: &AutoScaling) -> Result<Claim> {
         let until = now + TimeDelta::from_std(PAUSE).map_err(Error::internal)?;
         self_terminations::claim(&app.writer, &group.group, &group.instance, now, until).await
     };
-    app.deadline.run(DATABASE_TIMEOUT, claiming).await?
+    app.deadline.run(DATABASE_TIMEOUT, claiming).await
 }
 
 async fn release(app: &App, group: &AutoScaling) {
     let releasing = self_terminations::release(&app.writer, &group.group, &group.instance);
-    if let Ok(Err(error)) = app.deadline.run(DATABASE_TIMEOUT, releasing).await {
+    if let Ok(Err(error)) = app.deadline.timeout(DATABASE_TIMEOUT, releasing).await {
         log::warn!(target: "salebell::replacement", "others are held back for ten minutes: {}", chain(&error));
     }
 }

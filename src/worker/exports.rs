@@ -83,7 +83,7 @@ impl Task for ExportTask {
 pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = exports::claim_export(&app.writer, holder, now, lease(app));
-    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await? else {
         return Ok(Progress::Idle);
     };
     let mut writing = Writing { app, export: &export, holder, written: Written::default() };

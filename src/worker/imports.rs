@@ -94,7 +94,7 @@ impl Task for ImportTask {
 pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
-    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await? else {
         return Ok(Progress::Idle);
     };
     let mut sending = Sending::new(app, &import, holder, &beat);

@@ -100,7 +100,7 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
     let outliving = app.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-        let answer = match app.deadline.run(app.config.server.request_timeout, answer).await {
+        let answer = match app.deadline.timeout(app.config.server.request_timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
             Err(DeadlineExceeded) => Error::unavailable("the handler took too long").into_response(),
@@ -144,7 +144,7 @@ pub async fn begin(
     let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
     let claim = async { outlive(app, caller.account, claim).await? };
     let (found, execution) = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
-        match app.deadline.run(PRICES_PATIENCE, claim).await.unwrap_or_else(|late| Err(late.into())) {
+        match app.deadline.run(PRICES_PATIENCE, claim).await {
             // Taken without its key rather than not at all: prices that come twice change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
@@ -159,7 +159,7 @@ pub async fn begin(
             // Where there is no room for another, it is given up again.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
-            app.deadline.run(PATIENCE, room).await??;
+            app.deadline.run(PATIENCE, room).await?;
             Ok(Begun::Execution(execution))
         }
         Found::Answered(saved) => {
@@ -267,7 +267,7 @@ impl Claim {
             tokio::time::sleep(LOCK / 3).await;
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
-            match self.app.deadline.run(PATIENCE, prolong).await {
+            match self.app.deadline.timeout(PATIENCE, prolong).await {
                 Ok(Ok(Lease::Held)) | Err(DeadlineExceeded) => {}
                 Ok(Ok(Lease::Lost)) => return,
                 Ok(Err(error)) => {
@@ -279,7 +279,7 @@ impl Claim {
 
     async fn give_up(&self) {
         let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
-        if let Ok(Err(error)) = self.app.deadline.run(PATIENCE, give_up).await {
+        if let Ok(Err(error)) = self.app.deadline.timeout(PATIENCE, give_up).await {
             log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
         }
     }
@@ -314,7 +314,7 @@ impl Execution {
             Some(body.clone())
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
-        if let Ok(Err(error)) = open.claim.app.deadline.run(PATIENCE, save).await {
+        if let Ok(Err(error)) = open.claim.app.deadline.timeout(PATIENCE, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
         Response::from_parts(parts, Body::from(body))
