@@ -4,11 +4,10 @@
 use chrono::TimeDelta;
 use clap::Subcommand;
 use secrecy::ExposeSecret;
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::api_key;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 use crate::secrets;
 use crate::store::{accounts, keys};
@@ -39,8 +38,8 @@ pub enum KeysAction {
     Revoke {
         #[command(flatten)]
         account: Account,
-        /// Id of the key, as `list` shows it.
-        id: Uuid,
+        /// The key's id, as `list` shows it.
+        id: ApiKeyId,
     },
 }
 

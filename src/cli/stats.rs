@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::extract::page::Page;
 use crate::http::stats::WeekResponse;
 use crate::store::statistics::{self, WeekRange, WeekStatistics};
-use crate::store::weekly_mails::{self, WeeklyMail};
+use crate::store::weekly_mails::{self, MailState, WeeklyMail};
 use crate::weekly_report::csv::write_csv;
 use crate::weekly_report::page::make_page;
 use crate::weekly_report::{WeeklyReport, mail};
@@ -155,16 +155,16 @@ fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
     }
     for mail in found {
         let time = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M UTC");
-        let became = match (mail.state.as_str(), mail.sent_at) {
-            ("sent", Some(at)) => format!("sent {}", time(at)),
-            ("failed", _) => "given up".to_owned(),
+        let became = match (mail.state, mail.sent_at) {
+            (MailState::Sent, Some(at)) => format!("sent {}", time(at)),
+            (MailState::Failed, _) => "given up".to_owned(),
             _ if mail.tries == 0 => "waits".to_owned(),
             _ => format!("tried again after {}", time(mail.next_try_at)),
         };
         let tries = if mail.tries == 1 { "1 try".to_owned() } else { format!("{} tries", mail.tries) };
         let week = Week::of(mail.week);
         text.push_str(&format!("{week}  {}  {became}, {tries}", mail.recipient));
-        if let Some(error) = mail.last_error.as_ref().filter(|_| mail.state != "sent") {
+        if let Some(error) = mail.last_error.as_ref().filter(|_| mail.state != MailState::Sent) {
             text.push_str(&format!(": {error}"));
         }
         text.push('\n');

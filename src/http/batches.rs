@@ -7,18 +7,18 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::extract::body::Id;
 use super::extract::caller::Caller;
 use super::extract::conditional;
 use crate::app::App;
+use crate::domain::ids::BatchId;
 use crate::error::Result;
 use crate::store::batches::{self, Batch};
 
 #[derive(Serialize)]
 struct BatchResponse {
-    id: Uuid,
+    id: BatchId,
     created_at: DateTime<Utc>,
     done: bool,
     accepted: i64,
@@ -35,7 +35,12 @@ struct BatchResponse {
 }
 
 /// `GET /v1/batches/{id}`: one's own, with `prices:write`.
-pub async fn get(State(app): State<App>, caller: Caller, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<BatchId>,
+    headers: HeaderMap,
+) -> Result<Response> {
     caller.require("prices:write")?;
     let batch = batches::get_batch(&app.writer, caller.account, id).await?;
     conditional::respond(&headers, &BatchResponse::from(batch))

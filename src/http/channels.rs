@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::answer::Answer;
 use super::deliveries::DeliveryResponse;
@@ -15,22 +14,17 @@ use super::extract::conditional;
 use super::extract::fields::{FieldChecks, MAX_URL};
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;
 use crate::secrets;
 use crate::store::Creation;
-use crate::store::channels::{self, Channel, NewChannel};
-use crate::store::deliveries::{self, DeliveryState};
+use crate::store::channels::{self, Channel, ChannelKind, ChannelState, DisabledReason, NewChannel};
+use crate::store::deliveries;
 
 /// For so long after a rotation the old secret signs too.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
-
-/// What a channel can be.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelKind {
-    Webhook,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,13 +54,12 @@ pub struct RecoverChannelRequest {
 
 #[derive(Serialize)]
 pub struct ChannelResponse {
-    id: Uuid,
-    kind: String,
+    id: ChannelId,
+    kind: ChannelKind,
     name: String,
     url: String,
-    state: String,
-    /// `gone` (the receiver answered 410) or `failing` (no success in five days).
-    disabled_reason: Option<String>,
+    state: ChannelState,
+    disabled_reason: Option<DisabledReason>,
     failing_since: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -132,14 +125,14 @@ pub async fn create(
 ) -> Result<Response> {
     check(&app, Some(&request.name), Some(&request.url))?;
     let ChannelKind::Webhook = request.kind;
-    let id = Uuid::now_v7();
+    let id = ChannelId::now_v7();
     let secret = secrets::generate_webhook_secret()?;
     let new = NewChannel {
         id,
-        kind: "webhook",
+        kind: request.kind,
         name: request.name.trim(),
         url: &request.url,
-        sealed_secret: &app.keyring.seal_secret(id, &secret)?,
+        sealed_secret: &app.keyring.seal_secret(id.0, &secret)?,
     };
     let limit = app.config.webhook.channels_per_account;
     let _turn = app.uploads.turn(caller.account).await;
@@ -181,7 +174,7 @@ pub struct ChannelParams {}
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let channel = channels::find_channel(&app.writer, caller.account, id).await?;
@@ -192,7 +185,7 @@ pub async fn show(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
     Json(request): Json<UpdateChannelRequest>,
 ) -> Result<Response> {
@@ -212,7 +205,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let check = |current: Channel| conditional::check_if_match(&headers, &ChannelResponse::from(current));
@@ -222,10 +215,14 @@ pub async fn remove(
 
 /// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
 /// disabled channel, and counts for nothing.
-pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Answer<TestChannelResponse>> {
+pub async fn test(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<Answer<TestChannelResponse>> {
     let now = app.clock.now();
     let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
-    let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
+    let secrets = app.keyring.open_secrets(id.0, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
     Ok(Answer(TestChannelResponse {
@@ -238,9 +235,13 @@ pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<
 }
 
 /// `POST /v1/channels/{id}/rotate-secret`
-pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn rotate_secret(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<Response> {
     let secret = secrets::generate_webhook_secret()?;
-    let sealed = app.keyring.seal_secret(id, &secret)?;
+    let sealed = app.keyring.seal_secret(id.0, &secret)?;
     let now = app.clock.now();
     let until = now + OLD_SECRET_SIGNS_FOR;
     let channel = channels::rotate_secret(&app.writer, caller.account, id, &sealed, until, now).await?;
@@ -256,7 +257,7 @@ pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -
 pub async fn recover(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     Json(request): Json<RecoverChannelRequest>,
 ) -> Result<Answer<RecoverChannelResponse>> {
     let since = request.since.map(|since| since.0);
@@ -269,7 +270,7 @@ pub async fn recover(
 pub async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     paging: Paging,
     Params(params): Params<ListDeliveriesParams>,
     headers: HeaderMap,

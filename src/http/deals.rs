@@ -5,7 +5,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Params, bad_parameter};
 use super::extract::conditional;
@@ -13,6 +12,7 @@ use super::extract::page::Paging;
 use super::offers::named_regions;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId, SaleId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::observation::check_text;
 use crate::domain::text::fold_white_space;
@@ -23,11 +23,11 @@ use crate::store::deals::{self, Deal, DealFilter, DealSort};
 #[derive(Serialize)]
 pub struct DealResponse {
     /// The sale's.
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: SaleId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store: StoreRefResponse,
     pub region: String,
     pub platform: Option<String>,

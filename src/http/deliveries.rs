@@ -5,24 +5,25 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::answer::Answer;
 use super::extract::body::Id;
 use super::extract::caller::Caller;
 use super::extract::conditional;
 use crate::app::App;
+use crate::domain::delivery::{DeliveryReason, DeliveryState};
+use crate::domain::ids::{ChannelId, DeliveryId, NoticeId};
 use crate::error::Result;
 use crate::store::deliveries::{self, Delivery, DeliveryTry};
 
 #[derive(Serialize)]
 pub struct DeliveryResponse {
-    id: Uuid,
-    notice_id: Uuid,
-    channel_id: Uuid,
-    state: String,
-    /// Why it is dead or cancelled, such as `sale_ended`.
-    reason: Option<String>,
+    id: DeliveryId,
+    notice_id: NoticeId,
+    channel_id: ChannelId,
+    state: DeliveryState,
+    /// Why it is dead or cancelled.
+    reason: Option<DeliveryReason>,
     attempt_count: i32,
     /// `null` when there will be no further try.
     next_attempt_at: Option<DateTime<Utc>>,
@@ -85,7 +86,7 @@ impl From<(Delivery, Vec<DeliveryTry>)> for DeliveryWithAttemptsResponse {
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<DeliveryId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let found = deliveries::find_delivery(&app.writer, caller.account, id).await?;
@@ -96,7 +97,7 @@ pub async fn show(
 pub async fn redeliver(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<DeliveryId>,
 ) -> Result<Answer<DeliveryWithAttemptsResponse>> {
     let due = deliveries::redeliver(&app.writer, caller.account, id, app.clock.now()).await?;
     Ok(Answer(due.into()))

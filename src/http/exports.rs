@@ -5,7 +5,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params};
 use super::extract::caller::Caller;
@@ -14,9 +13,10 @@ use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
+use crate::domain::ids::{ExportId, FileId};
 use crate::domain::object::object;
 use crate::error::{Error, Result};
-use crate::store::exports::{self, Export};
+use crate::store::exports::{self, Export, ExportState};
 use crate::tables::TableFormat;
 
 #[derive(Deserialize)]
@@ -34,19 +34,18 @@ pub struct CreateExportRequest {
 
 #[derive(Serialize)]
 struct ExportResponse {
-    id: Uuid,
+    id: ExportId,
     /// What, as what, and which of it.
     #[serde(flatten)]
     options: serde_json::Value,
-    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
-    state: String,
+    state: ExportState,
     failure: Option<String>,
     rows_written: i64,
     bytes_written: i64,
     /// About, before it is done; `null`: not known.
     rows_total: Option<i64>,
     /// Once it is done.
-    file_id: Option<Uuid>,
+    file_id: Option<FileId>,
     content: Option<String>,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
@@ -55,7 +54,7 @@ struct ExportResponse {
 
 impl From<Export> for ExportResponse {
     fn from(export: Export) -> ExportResponse {
-        let file_id = export.file_id.filter(|_| export.state == "done");
+        let file_id = export.file_id.filter(|_| export.state == ExportState::Done);
         ExportResponse {
             id: export.id,
             options: export.options,
@@ -99,7 +98,7 @@ pub async fn create(
     let options = serde_json::json!({"kind": kind, "format": format, "filter": filter});
     let _turn = app.uploads.turn(caller.account).await;
     let export =
-        exports::create_export(&app.writer, caller.account, Uuid::now_v7(), options, keep, now).await?;
+        exports::create_export(&app.writer, caller.account, ExportId::now_v7(), options, keep, now).await?;
     conditional::created(&format!("/v1/exports/{}", export.id), &ExportResponse::from(export))
 }
 
@@ -120,7 +119,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ExportId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let export = exports::find_export(&app.writer, caller.account, id).await?;
@@ -128,7 +127,7 @@ pub async fn show(
 }
 
 /// `DELETE /v1/exports/{id}`: cancels it. A file that is done stays until its time is over, or is deleted as files are.
-pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id<ExportId>) -> Result<Response> {
     let export = exports::cancel_export(&app.writer, caller.account, id, app.clock.now()).await?;
     conditional::changed(&ExportResponse::from(export))
 }

@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
@@ -13,6 +12,7 @@ use super::extract::conditional::{self, check_if_match};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::ids::GameId;
 use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ const MAX_SEARCH: usize = 200;
 /// A game as it is shown.
 #[derive(Serialize)]
 pub struct GameResponse {
-    pub id: Uuid,
+    pub id: GameId,
     pub title: String,
     pub publisher: Option<String>,
     pub released_on: Option<NaiveDate>,
@@ -135,7 +135,7 @@ pub async fn list(
 }
 
 /// `GET /v1/games/{id}`
-pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn show(State(app): State<App>, Id(id): Id<GameId>, headers: HeaderMap) -> Result<Response> {
     let game = app.games.find_game(id).await?;
     let game = game.ok_or_else(|| Error::not_found("game"))?;
     conditional::respond(&headers, &GameResponse::from(game))
@@ -156,7 +156,7 @@ pub async fn create(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<GameId>,
     headers: HeaderMap,
     Json(request): Json<UpdateGameRequest>,
 ) -> Result<Response> {
@@ -173,7 +173,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<GameId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;

@@ -5,7 +5,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Params, bad_parameter};
 use super::extract::conditional;
@@ -14,6 +13,7 @@ use super::offers::named_regions;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
 use crate::domain::history::{Bucket, InForce, Resolution};
+use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::{Money, cut_percent};
 use crate::domain::observation::parse_instant;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::store::history::{self, HistoryFilter, HistoryKey, PriceChange, Priced
 /// The offer that a point is of.
 #[derive(Serialize)]
 pub struct PricedOfferResponse {
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store: StoreRefResponse,
     pub region: String,
     pub platform: Option<String>,
@@ -124,7 +124,7 @@ fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
 /// `GET /v1/games/{id}/prices`: by offer, and by time in each.
 pub async fn list(
     State(app): State<App>,
-    Id(game_id): Id,
+    Id(game_id): Id<GameId>,
     Params(params): Params<HistoryParams>,
     paging: Paging,
     headers: HeaderMap,

@@ -6,7 +6,6 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
@@ -15,6 +14,7 @@ use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::domain::api_key;
+use crate::domain::ids::ApiKeyId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::secrets;
@@ -48,7 +48,7 @@ pub struct UpdateKeyRequest {
 /// A key as it is shown: by its beginning.
 #[derive(Serialize)]
 pub struct KeyResponse {
-    id: Uuid,
+    id: ApiKeyId,
     name: String,
     hint: String,
     scopes: Vec<String>,
@@ -149,7 +149,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ApiKeyId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let key = keys::find_key(&app.writer, caller.account, id).await?;
@@ -185,7 +185,7 @@ pub async fn create(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ApiKeyId>,
     headers: HeaderMap,
     Json(request): Json<UpdateKeyRequest>,
 ) -> Result<Response> {
@@ -209,7 +209,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ApiKeyId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let check = |key: Key| check_if_match(&headers, &KeyResponse::from(key));

@@ -5,13 +5,13 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
 use super::extract::conditional;
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::ids::{GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
 use crate::store::notices::{self, Notice};
@@ -34,11 +34,11 @@ pub struct UpdateNoticeRequest {
 
 #[derive(Serialize)]
 pub struct NoticeResponse {
-    id: Uuid,
+    id: NoticeId,
     /// The transition that rang, such as `sale.started`.
     event: String,
-    watch_id: Uuid,
-    sale_id: Uuid,
+    watch_id: WatchId,
+    sale_id: SaleId,
     game: GameOfNotice,
     /// `null` when the offer has been removed since.
     offer: Option<OfferOfNotice>,
@@ -57,14 +57,14 @@ pub struct NoticeResponse {
 
 #[derive(Serialize)]
 struct GameOfNotice {
-    id: Uuid,
+    id: GameId,
     /// `null` when the game has been removed since.
     title: Option<String>,
 }
 
 #[derive(Serialize)]
 struct OfferOfNotice {
-    id: Uuid,
+    id: OfferId,
     store: StoreOfNotice,
     region: String,
     platform: Option<String>,
@@ -131,7 +131,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<NoticeId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let notice = notices::find_notice(&app.writer, caller.account, id).await?;
@@ -142,7 +142,7 @@ pub async fn show(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<NoticeId>,
     headers: HeaderMap,
     Json(request): Json<UpdateNoticeRequest>,
 ) -> Result<Response> {

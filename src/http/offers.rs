@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
@@ -14,6 +13,7 @@ use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::Money;
 use crate::domain::region::check_region;
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};
 /// An offer as it is shown. What belongs to the price is null until the first observation.
 #[derive(Serialize)]
 pub struct OfferResponse {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: OfferId,
+    pub game_id: GameId,
     pub store: StoreRefResponse,
     pub sku: String,
     pub region: String,
@@ -88,7 +88,7 @@ impl OfferResponse {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateOfferRequest {
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
     store: Option<String>,
     sku: Option<String>,
     region: Option<String>,
@@ -114,7 +114,7 @@ impl CreateOfferRequest {
 
 fn check_fields(
     fields: &mut FieldChecks,
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
     platform: Option<&str>,
     url: Option<&str>,
 ) -> OfferFields {
@@ -135,7 +135,7 @@ fn check_fields(
 #[serde(deny_unknown_fields)]
 pub struct UpdateOfferRequest {
     #[serde(default)]
-    game_id: Patch<Uuid>,
+    game_id: Patch<GameId>,
     #[serde(default)]
     platform: Patch<String>,
     #[serde(default)]
@@ -160,7 +160,7 @@ impl UpdateOfferRequest {
 pub struct OfferParams {
     store: Option<String>,
     region: Option<String>,
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
 }
 
 /// Filters of `GET /v1/games/{id}/offers`; a region is that one and `ZZ`.
@@ -211,7 +211,7 @@ pub async fn list(
 /// `GET /v1/games/{id}/offers`
 pub async fn list_of_game(
     State(app): State<App>,
-    Id(game_id): Id,
+    Id(game_id): Id<GameId>,
     Params(params): Params<GameOfferParams>,
     paging: Paging,
     headers: HeaderMap,
@@ -241,7 +241,7 @@ async fn respond_with_offers(
 }
 
 /// `GET /v1/offers/{id}`
-pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn show(State(app): State<App>, Id(id): Id<OfferId>, headers: HeaderMap) -> Result<Response> {
     let offer = offers::find_offer(&app.reader, id).await?.ok_or_else(|| Error::not_found("offer"))?;
     conditional::respond(&headers, &OfferResponse::new(offer, app.clock.now()))
 }
@@ -262,7 +262,7 @@ pub async fn create(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<OfferId>,
     headers: HeaderMap,
     Json(request): Json<UpdateOfferRequest>,
 ) -> Result<Response> {
@@ -280,7 +280,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<OfferId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::answer::{Answer, to_json};
 use super::extract::body::{
@@ -20,6 +19,7 @@ use super::extract::ndjson::{Line, Lines, MAX_LINE};
 use super::middleware::idempotency::{self, Abridged, Begun, Idempotency};
 use crate::app::App;
 use crate::app::cpu_time::Stride;
+use crate::domain::ids::BatchId;
 use crate::domain::object::Object;
 use crate::domain::observation::ReportedObservation;
 use crate::error::{Error, Kind, Result};
@@ -77,7 +77,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
 
 #[derive(Serialize)]
 struct ReportResponse {
-    batch_id: Uuid,
+    batch_id: BatchId,
     accepted: i64,
     too_old_to_ring: i64,
     rejected_count: i64,

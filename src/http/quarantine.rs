@@ -5,7 +5,6 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Params};
 use super::extract::caller::Caller;
@@ -13,7 +12,9 @@ use super::extract::conditional;
 use super::extract::page::Paging;
 use super::stores::StoreRefResponse;
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
 use crate::domain::money::Money;
+use crate::domain::price::GlitchReason;
 use crate::error::{Error, Result};
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
 use crate::store::recording;
@@ -21,12 +22,12 @@ use crate::store::recording;
 /// A quarantined price as it is shown.
 #[derive(Serialize)]
 pub struct QuarantineResponse {
-    pub id: Uuid,
+    pub id: QuarantinedPriceId,
     pub state: quarantine::State,
     /// Why it was held, such as `price_far_below_regular`.
-    pub reason: String,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
+    pub reason: GlitchReason,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
     pub store: StoreRefResponse,
@@ -90,7 +91,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<QuarantinedPriceId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     caller.require("operator")?;
@@ -100,14 +101,22 @@ pub async fn show(
 }
 
 /// `POST /v1/quarantine/{id}/discard`: it was a glitch.
-pub async fn discard(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn discard(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<QuarantinedPriceId>,
+) -> Result<Response> {
     caller.require("operator")?;
     let held = quarantine::discard(&app.writer, id, app.clock.now()).await?;
     conditional::changed(&QuarantineResponse::from(held))
 }
 
 /// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
-pub async fn release(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn release(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<QuarantinedPriceId>,
+) -> Result<Response> {
     caller.require("operator")?;
     let publish = app.events_topic.is_some();
     recording::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;

@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Json, Params, Reference, bad_parameter};
 use super::extract::caller::Caller;
@@ -13,6 +12,7 @@ use super::extract::conditional::{self, check_if_match};
 use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
+use crate::domain::ids::StoreId;
 use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const MAX_NAME: usize = 100;
 /// A store as it is shown.
 #[derive(Serialize)]
 pub struct StoreResponse {
-    pub id: Uuid,
+    pub id: StoreId,
     pub slug: String,
     pub name: String,
     pub url: Option<String>,
@@ -42,7 +42,7 @@ impl From<Store> for StoreResponse {
 /// A store as it stands beside an offer, a deal or a price.
 #[derive(Serialize)]
 pub struct StoreRefResponse {
-    pub id: Uuid,
+    pub id: StoreId,
     pub slug: String,
     pub name: String,
 }
@@ -198,7 +198,7 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find_id(app: &App, reference: &str) -> Result<Uuid> {
+async fn find_id(app: &App, reference: &str) -> Result<StoreId> {
     let store = stores::find_store(&app.writer, reference).await?;
     store.map(|store| store.id).ok_or_else(|| Error::not_found("store"))
 }

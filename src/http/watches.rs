@@ -5,7 +5,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
@@ -14,9 +13,10 @@ use super::extract::fields::{FieldChecks, Patch};
 use super::extract::page::Paging;
 use crate::app::App;
 use crate::app::cpu_time::give_way;
+use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::region::check_region;
-use crate::domain::watch::{Miss, Rule, misses};
+use crate::domain::watch::{Cadence, Miss, Priority, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
@@ -24,31 +24,11 @@ use crate::store::watches::{self, Watch, WatchFields};
 /// The most entries of each list of a watch.
 const MAX_SCOPE: usize = 100;
 
-/// When a watch's deliveries are due.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cadence {
-    #[default]
-    Immediate,
-    /// At `worker.daily_hour` in UTC.
-    Daily,
-}
-
-/// Which deliveries go first when a channel has more than it takes at once.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    Low,
-    #[default]
-    Normal,
-    High,
-}
-
 /// A new watch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWatchRequest {
-    game_id: Uuid,
+    game_id: GameId,
     rule: Rule,
     #[serde(default)]
     stores: Option<Vec<String>>,
@@ -59,7 +39,7 @@ pub struct CreateWatchRequest {
     #[serde(default)]
     platforms: Option<Vec<String>>,
     #[serde(default)]
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     #[serde(default)]
     paused: bool,
     #[serde(default)]
@@ -83,7 +63,7 @@ pub struct UpdateWatchRequest {
     #[serde(default)]
     platforms: Patch<Vec<String>>,
     #[serde(default)]
-    channels: Patch<Vec<Uuid>>,
+    channels: Patch<Vec<ChannelId>>,
     #[serde(default)]
     paused: Patch<bool>,
     #[serde(default)]
@@ -95,18 +75,18 @@ pub struct UpdateWatchRequest {
 /// A watch as it is shown. A scope of null is everything.
 #[derive(Serialize)]
 pub struct WatchResponse {
-    id: Uuid,
-    game_id: Uuid,
+    id: WatchId,
+    game_id: GameId,
     rule: Rule,
     /// Slugs.
     stores: Option<Vec<String>>,
     regions: Option<Vec<String>>,
     currency: Option<Currency>,
     platforms: Option<Vec<String>>,
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     paused: bool,
-    cadence: String,
-    priority: String,
+    cadence: Cadence,
+    priority: Priority,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -178,7 +158,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
 }
 
 impl CreateWatchRequest {
-    fn check(self) -> Result<(Uuid, WatchFields)> {
+    fn check(self) -> Result<(GameId, WatchFields)> {
         let fields = WatchFields {
             rule: self.rule,
             stores: self.stores,
@@ -187,8 +167,8 @@ impl CreateWatchRequest {
             platforms: self.platforms,
             channels: self.channels,
             paused: self.paused,
-            cadence: self.cadence.name(),
-            priority: self.priority.name(),
+            cadence: self.cadence,
+            priority: self.priority,
         };
         Ok((self.game_id, check(fields, &[])?))
     }
@@ -205,37 +185,10 @@ impl UpdateWatchRequest {
             platforms: self.platforms.apply(watch.scope.platforms.clone()),
             channels: self.channels.apply(watch.channels.clone()),
             paused: self.paused.apply(Some(watch.paused)).unwrap_or_default(),
-            cadence: self.cadence.apply(Cadence::named(&watch.cadence)).unwrap_or_default().name(),
-            priority: self.priority.apply(Priority::named(&watch.priority)).unwrap_or_default().name(),
+            cadence: self.cadence.apply(Some(watch.cadence)).unwrap_or_default(),
+            priority: self.priority.apply(Some(watch.priority)).unwrap_or_default(),
         };
         check(fields, watch.scope.regions.as_deref().unwrap_or_default())
-    }
-}
-
-impl Cadence {
-    fn name(self) -> &'static str {
-        match self {
-            Cadence::Immediate => "immediate",
-            Cadence::Daily => "daily",
-        }
-    }
-
-    fn named(name: &str) -> Option<Cadence> {
-        [Cadence::Immediate, Cadence::Daily].into_iter().find(|cadence| cadence.name() == name)
-    }
-}
-
-impl Priority {
-    fn name(self) -> &'static str {
-        match self {
-            Priority::Low => "low",
-            Priority::Normal => "normal",
-            Priority::High => "high",
-        }
-    }
-
-    fn named(name: &str) -> Option<Priority> {
-        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(|priority| priority.name() == name)
     }
 }
 
@@ -244,7 +197,7 @@ impl Priority {
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
     #[serde(default)]
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
 }
 
 /// `GET /v1/watches`: one's own, the newest first.
@@ -265,7 +218,7 @@ pub async fn list(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
@@ -291,7 +244,7 @@ pub async fn create(
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
     Json(request): Json<UpdateWatchRequest>,
 ) -> Result<Response> {
@@ -307,7 +260,7 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<StatusCode> {
     let check = |watch: &Watch| check_if_match(&headers, &WatchResponse::from(watch.clone()));
@@ -317,7 +270,7 @@ pub async fn remove(
 
 #[derive(Serialize)]
 struct ExplainResponse {
-    watch_id: Uuid,
+    watch_id: WatchId,
     /// Whether a sale of one of the offers, as they are now, would ring.
     would_ring: bool,
     offers: Vec<OfferExplanation>,
@@ -325,7 +278,7 @@ struct ExplainResponse {
 
 #[derive(Serialize)]
 struct OfferExplanation {
-    offer_id: Uuid,
+    offer_id: OfferId,
     store: String,
     region: String,
     platform: Option<String>,
@@ -333,7 +286,7 @@ struct OfferExplanation {
     regular_price: Option<Money>,
     would_ring: bool,
     /// What this watch has already made of the sale that is open: it rings once for each.
-    notice_id: Option<Uuid>,
+    notice_id: Option<NoticeId>,
     reasons: Vec<Reason>,
 }
 
@@ -347,7 +300,7 @@ struct Reason {
 pub async fn explain(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<WatchId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;

@@ -26,6 +26,7 @@ pub mod imports;
 pub mod jobs;
 pub mod keys;
 pub mod known_price;
+pub mod lease;
 pub mod matching;
 pub mod notices;
 mod offer_removal;

@@ -32,6 +32,7 @@ use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
 use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
+use crate::store::lease::Lease;
 use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -93,7 +94,7 @@ impl Task for ImportTask {
 pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
-    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await? else {
         return Ok(Progress::Idle);
     };
     let mut sending = Sending::new(app, &import, holder, &beat);
@@ -313,7 +314,7 @@ impl<'a> Sending<'a> {
         let accepted = observations.len() as i64;
         if accepted > 0 {
             let message = PriceMessage {
-                batch_id: self.import.id,
+                batch_id: self.import.id.batch(),
                 part: self.reached.parts,
                 may_create_stores: self.import.may_create_stores,
                 backfill: self.import.backfill,
@@ -386,10 +387,9 @@ impl<'a> Sending<'a> {
         self.count(bytes);
         self.reported_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
-        if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 

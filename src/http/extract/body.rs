@@ -444,14 +444,14 @@ pub fn bad_parameter(name: &str, detail: &str) -> Error {
 }
 
 /// The `{id}` of a path. What is not a UUID names nothing: 404.
-pub struct Id(pub Uuid);
+pub struct Id<T>(pub T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync, T: From<Uuid>> FromRequestParts<S> for Id<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         match Path::<Uuid>::from_request_parts(parts, state).await {
-            Ok(Path(id)) => Ok(Id(id)),
+            Ok(Path(id)) => Ok(Id(T::from(id))),
             Err(_) => Err(Error::not_found("thing")),
         }
     }

@@ -19,6 +19,7 @@ use super::download_headers::{RangeRequest, disposition, parse_range};
 use super::served::{self, Served};
 use super::uploads::away;
 use crate::app::App;
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::{Blobs, Extent, is_away, read_extents};
 use crate::http::extract::body::Id;
@@ -41,7 +42,7 @@ const CONDITIONS: [HeaderName; 5] = [
 pub async fn get(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {

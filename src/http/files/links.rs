@@ -9,9 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::{FileId, LinkId};
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Result};
 use crate::http::extract::body::{Id, Json, Params};
@@ -35,7 +35,7 @@ pub struct CreateLinkRequest {
 
 #[derive(Serialize)]
 pub struct LinkResponse {
-    id: Uuid,
+    id: LinkId,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     max_downloads: Option<i32>,
@@ -70,7 +70,7 @@ pub struct LinkParams {}
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     Json(request): Json<CreateLinkRequest>,
 ) -> Result<Response> {
     let now = app.clock.now();
@@ -91,7 +91,7 @@ pub async fn create(
     let token = URL_SAFE_NO_PAD.encode(random);
     let digest = digest(&SHA256, token.as_bytes());
     let new = NewLink {
-        id: Uuid::now_v7(),
+        id: LinkId::now_v7(),
         digest: digest.as_ref(),
         // A file that is kept longer later does not prolong what was promised.
         expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
@@ -107,7 +107,7 @@ pub async fn create(
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     Params(LinkParams {}): Params<LinkParams>,
     paging: Paging,
     headers: HeaderMap,
@@ -122,7 +122,7 @@ pub async fn list(
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    path: Result<Path<(Uuid, Uuid)>, PathRejection>,
+    path: Result<Path<(FileId, LinkId)>, PathRejection>,
 ) -> Result<Response> {
     // What is not a UUID names nothing.
     let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;

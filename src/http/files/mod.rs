@@ -13,7 +13,6 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use self::response::FileResponse;
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
@@ -27,14 +26,15 @@ use super::extract::page::Paging;
 use super::middleware::idempotency::{self, Begun, Idempotency};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
+use crate::domain::ids::FileId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::store::files::{self, FileChange};
+use crate::store::files::{self, FileChange, FileState};
 
 /// A filter of the list.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum FileState {
+enum ListedState {
     Uploading,
     Complete,
 }
@@ -42,7 +42,7 @@ enum FileState {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListFilesParams {
-    state: Option<FileState>,
+    state: Option<ListedState>,
 }
 
 /// A merge patch of a file.
@@ -82,8 +82,8 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response> {
     let state = params.state.map(|state| match state {
-        FileState::Uploading => "uploading",
-        FileState::Complete => "complete",
+        ListedState::Uploading => FileState::Uploading,
+        ListedState::Complete => FileState::Complete,
     });
     let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
     let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;
@@ -155,7 +155,7 @@ pub async fn put(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
@@ -174,7 +174,7 @@ pub async fn show(
 pub async fn head(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -185,7 +185,12 @@ pub async fn head(
 }
 
 /// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
-pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Result<Response> {
+pub async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Result<Response> {
     if tus::is_meant(request.headers()) {
         return Ok(tus::patch(&app, &caller, id, request).await);
     }
@@ -205,7 +210,7 @@ pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: 
     }
 }
 
-async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Response> {
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
@@ -231,7 +236,7 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -246,6 +251,11 @@ pub async fn remove(
 }
 
 /// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
-pub async fn overridden(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Response {
+pub async fn overridden(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Response {
     tus::overridden(&app, &caller, id, request).await
 }

@@ -42,6 +42,7 @@ use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
 use crate::store::idempotency::{self as store, KeyState, Name, Saved};
+use crate::store::lease::Lease;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -132,7 +133,7 @@ async fn run(app: App, idempotency: Idempotency, request: Request, next: Next) -
     let outliving = app.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-        let answer = match app.deadline.run(app.config.server.request_timeout, answer).await {
+        let answer = match app.deadline.timeout(app.config.server.request_timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
             Err(DeadlineExceeded) => Error::unavailable("the handler took too long").into_response(),
@@ -177,7 +178,8 @@ pub async fn begin(
     let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
     let claim = async { outlive(app, caller.account, claim).await? };
     let (found, execution) = if idempotency == Idempotency::Reports && app.bus.outlives_database() {
-        match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await.unwrap_or_else(|late| Err(late.into())) {
+        match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await {
+            // Taken without its key rather than not at all: prices that come twice change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
             }
@@ -191,7 +193,7 @@ pub async fn begin(
             // Where there is no room for another, it is given up again.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
-            app.deadline.run(KEY_TIMEOUT, room).await??;
+            app.deadline.run(KEY_TIMEOUT, room).await?;
             Ok(Begun::Execution(execution))
         }
         KeyState::Answered(saved) => {
@@ -299,9 +301,9 @@ impl Claim {
             tokio::time::sleep(LOCK / 3).await;
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
-            match self.app.deadline.run(KEY_TIMEOUT, prolong).await {
-                Ok(Ok(true)) | Err(DeadlineExceeded) => {}
-                Ok(Ok(false)) => return,
+            match self.app.deadline.timeout(KEY_TIMEOUT, prolong).await {
+                Ok(Ok(Lease::Held)) | Err(DeadlineExceeded) => {}
+                Ok(Ok(Lease::Lost)) => return,
                 Ok(Err(error)) => {
                     log::warn!(target: "salebell::idempotency", "a lock is not prolonged: {}", chain(&error));
                 }
@@ -311,7 +313,7 @@ impl Claim {
 
     async fn give_up(&self) {
         let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
-        if let Ok(Err(error)) = self.app.deadline.run(KEY_TIMEOUT, give_up).await {
+        if let Ok(Err(error)) = self.app.deadline.timeout(KEY_TIMEOUT, give_up).await {
             log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
         }
     }
@@ -346,7 +348,7 @@ impl Execution {
             Some(body.clone())
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
-        if let Ok(Err(error)) = open.claim.app.deadline.run(KEY_TIMEOUT, save).await {
+        if let Ok(Err(error)) = open.claim.app.deadline.timeout(KEY_TIMEOUT, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
         Response::from_parts(parts, Body::from(body))

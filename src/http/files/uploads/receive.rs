@@ -23,14 +23,15 @@ use super::refusal::{UploadRefusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::active_uploads::{Limits, Receiving};
-use crate::files::blobs::{BlobWriter, Blobs, WriterState};
+use crate::files::blobs::{BlobWriter, Blobs, Cut, WriterState};
 use crate::http::extract::body::broken_off;
 use crate::http::middleware::idempotency::outlive;
 use crate::store::files;
 use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
+use crate::store::lease::Lease;
 
 /// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
 const MOST_AT_ONCE: usize = 1 << 20;
@@ -54,7 +55,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// A request that writes to an upload.
 pub struct Incoming {
     pub account: AccountId,
-    pub file: Uuid,
+    pub file: FileId,
     /// Of the first byte.
     pub offset: u64,
     /// Of the whole file, when the request tells it.
@@ -75,7 +76,7 @@ pub enum Ends {
 }
 
 impl Incoming {
-    pub fn new(account: AccountId, file: Uuid, offset: u64) -> Incoming {
+    pub fn new(account: AccountId, file: FileId, offset: u64) -> Incoming {
         let (expected, ends) = (Expected::default(), Ends::AtItsLength);
         Incoming { account, file, offset, length: None, expected, ends }
     }
@@ -388,11 +389,13 @@ impl UploadTask {
                 hash_state: &hash_state,
                 progress: progress.as_ref(),
             };
-            if !writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
-                return Ok(None);
+            match writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
+                Lease::Held => {
+                    piece.recorded();
+                    Ok(Some(Durable { stored, hash_state, progress }))
+                }
+                Lease::Lost => Ok(None),
             }
-            piece.recorded();
-            Ok(Some(Durable { stored, hash_state, progress }))
         }));
         Ok(())
     }
@@ -447,11 +450,12 @@ impl UploadTask {
         self.seal().await?;
         let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
         let written = self.as_written(stored, &[], None);
-        if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
-            self.piece.recorded();
-            Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: true })
-        } else {
-            Err(lost().into())
+        match writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
+            Lease::Held => {
+                self.piece.recorded();
+                Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: true })
+            }
+            Lease::Lost => Err(lost().into()),
         }
     }
 
@@ -483,7 +487,7 @@ impl UploadTask {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
-        if !self.piece.cut(there).await.map_err(disk_error)? {
+        if self.piece.cut(there).await.map_err(disk_error)? == Cut::StillArriving {
             // The name stays in the row: whoever comes next begins a place of its own.
             return Ok(());
         }
@@ -505,7 +509,7 @@ impl UploadTask {
             return Ok(());
         }
         let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
-        if self.piece.cut(there).await.map_err(disk_error)? {
+        if self.piece.cut(there).await.map_err(disk_error)? == Cut::Clean {
             let Durable { stored, hash_state, progress } = &self.told;
             let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
             self.leave(stored, &hash_state, progress.as_ref()).await?;
@@ -516,11 +520,12 @@ impl UploadTask {
     async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&WriterState>) -> Result<()> {
         self.left = true;
         let written = self.as_written(stored, hash_state, progress);
-        if writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
-            self.piece.recorded();
-            Ok(())
-        } else {
-            Err(lost())
+        match writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
+            Lease::Held => {
+                self.piece.recorded();
+                Ok(())
+            }
+            Lease::Lost => Err(lost()),
         }
     }
 

@@ -4,7 +4,6 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use uuid::Uuid;
 
 use super::{
     Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce, byte_count,
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::http::extract::body::{begin_stream, media_type};
 use crate::http::extract::caller::Caller;
@@ -132,7 +132,7 @@ fn created(file: &StoredFile, received: Option<ReceivedBytes>) -> Result<Respons
 }
 
 /// HEAD: how far it has come.
-pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Response {
+pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         let file = end_writing(app, caller.account, id).await?;
         let mut response = StatusCode::OK.into_response();
@@ -165,7 +165,7 @@ pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> 
 }
 
 /// PATCH: further bytes.
-pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+pub async fn patch(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     let headers = request.headers().clone();
     speak(&headers, async {
         if media_type(&headers).as_deref() != Some(BYTES) {
@@ -192,7 +192,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
     .await
 }
 
-async fn patched(app: &App, caller: &Caller, id: Uuid, received: ReceivedBytes) -> Result<Response> {
+async fn patched(app: &App, caller: &Caller, id: FileId, received: ReceivedBytes) -> Result<Response> {
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(OFFSET, HeaderValue::from(received.stored));
     if !received.complete {
@@ -203,7 +203,7 @@ async fn patched(app: &App, caller: &Caller, id: Uuid, received: ReceivedBytes) 
 }
 
 /// DELETE: the upload ends, and what there was of it goes.
-pub async fn terminate(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Response {
+pub async fn terminate(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         remove(app, caller.account, id).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
@@ -212,7 +212,7 @@ pub async fn terminate(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap
 }
 
 /// A POST with `X-HTTP-Method-Override`, from where no PATCH or DELETE passes.
-pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+pub async fn overridden(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     let headers = request.headers().clone();
     if let Err(refusal) = files::find_file(&app.writer, caller.account, id, app.clock.now()).await {
         return refusal.into_response();

@@ -2,7 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use uuid::Uuid;
+
+use crate::domain::ids::FileId;
 
 /// The most pairs of `Upload-Metadata`, and the most bytes that they may have together.
 const MAX_METADATA_PAIRS: usize = 32;
@@ -48,7 +49,7 @@ pub enum Concat {
     /// A part that another will be put together of.
     Partial,
     /// Put together of these, in this order.
-    Final(Vec<Uuid>),
+    Final(Vec<FileId>),
 }
 
 /// # Errors
@@ -58,7 +59,7 @@ pub fn parse_concat(header: &str) -> Result<Concat, String> {
         return Ok(Concat::Partial);
     }
     let parts = header.strip_prefix("final;").ok_or("must be `partial`, or `final;` followed by URLs")?;
-    let parts: Vec<Uuid> = parts
+    let parts: Vec<FileId> = parts
         .split_ascii_whitespace()
         .map(|address| {
             let path = address.split(['?', '#']).next().unwrap_or_default();
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn parts_are_named_by_their_addresses() {
-        let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+        let (a, b) = (FileId::now_v7(), FileId::now_v7());
         assert_eq!(parse_concat("partial"), Ok(Concat::Partial));
         let header = format!("final;/v1/files/{a} https://api.example/v1/files/{b}/?x=1");
         assert_eq!(parse_concat(&header), Ok(Concat::Final(vec![a, b])));
