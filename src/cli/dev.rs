@@ -13,17 +13,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::cluster::Cluster;
 use self::home::Home;
-use self::welcome::{Place, Welcome, quote};
+use self::welcome::{ListenAddress, Welcome, quote};
 use crate::app::{App, AppState};
 use crate::cli::api_client::running_dev::RunningDev;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::error::failure::{Explain, Failure};
 use crate::server::Server;
 use crate::server::process::{self, Part};
 use crate::store::unreachable::explain_unreachable;
@@ -41,7 +41,7 @@ const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 ///
 /// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct DevArguments {
     /// Use this PostgreSQL (15 or newer) instead of a private cluster.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
@@ -57,8 +57,8 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When it runs here already, an address is taken, or the database does not start.
-pub async fn run(arguments: Arguments, config_file: Option<&Path>) -> Result<(), Failure> {
-    let project = std::env::current_dir().explain(|| "cannot tell the current folder")?;
+pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow::Result<()> {
+    let project = std::env::current_dir().context("cannot tell the current folder")?;
     let mut home = Home::open(&project)?;
     check_address(arguments.listen)?;
     let folder = home.path("postgres");
@@ -99,9 +99,9 @@ pub async fn run(arguments: Arguments, config_file: Option<&Path>) -> Result<(),
 }
 
 /// Ends at the next SIGINT or SIGTERM from now on.
-fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).explain(|| "cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).explain(|| "cannot listen for SIGTERM")?;
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     Ok(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     })
@@ -117,38 +117,37 @@ struct Ready {
 }
 
 async fn prepare(
-    arguments: &Arguments,
+    arguments: &DevArguments,
     config_file: Option<&Path>,
     home: &mut Home,
     cluster: Option<&Cluster>,
-) -> Result<Ready, Failure> {
+) -> anyhow::Result<Ready> {
     let database_url = match (&arguments.database_url, cluster) {
         (Some(url), _) => SecretString::from(url.as_str()),
         (None, Some(cluster)) => cluster.url(),
-        (None, None) => return Err(Failure::new("there is neither a cluster nor a database URL")),
+        (None, None) => bail!("there is neither a cluster nor a database URL"),
     };
     let taken = [METRICS, GRPC].map(|address| (!is_free(address)).then_some(address));
     let config = load_config(arguments, config_file, home, &database_url, taken)?;
     let quiet = Quiet::start();
     telemetry::start_logging(&config.log);
-    let app = AppState::new(config, Clock::system()).explain(|| "cannot start")?;
+    let app = AppState::new(config, Clock::system()).context("cannot start")?;
     if let Err(error) = store::migrate(&app.writer).await {
         return match explain_unreachable(&app.writer.connect_options()).await {
-            Some(why) => Err(Failure::new(format!("the database is away: {why}"))),
-            None => Err(error).explain(|| "cannot bring the database up to date"),
+            Some(why) => Err(anyhow!("the database is away: {why}")),
+            None => Err(error).context("cannot bring the database up to date"),
         };
     }
     let token_file = home.path("dev-token");
     let token = token::find_or_create(&app, &token_file).await?;
-    let server = Server::bind(app.clone()).await.explain(|| "cannot listen")?;
-    let address = server.address().explain(|| "cannot tell the address")?;
+    let server = Server::bind(app.clone()).await.context("cannot listen")?;
+    let address = server.address().context("cannot tell the address")?;
     let url = format!("http://{}", reachable(address));
-    let grpc = Server::bind_grpc(app.clone()).await.explain(|| "cannot listen for gRPC")?;
-    let grpc_address =
-        grpc.as_ref().map(Server::address).transpose().explain(|| "cannot tell the address")?;
+    let grpc = Server::bind_grpc(app.clone()).await.context("cannot listen for gRPC")?;
+    let grpc_address = grpc.as_ref().map(Server::address).transpose().context("cannot tell the address")?;
     let metrics = Server::bind_metrics(app.clone(), app.config.server.metrics_listen).await;
-    let metrics = metrics.explain(|| "cannot listen for metrics")?;
-    let metrics_address = metrics.address().explain(|| "cannot tell the address")?;
+    let metrics = metrics.context("cannot listen for metrics")?;
+    let metrics_address = metrics.address().context("cannot tell the address")?;
     let program = home.link_program()?;
     home.announce(&RunningDev { url: url.clone(), token_file: token_file.clone(), database_url })?;
     let database = match cluster {
@@ -161,7 +160,7 @@ async fn prepare(
         None => "the PostgreSQL of --database-url".to_owned(),
     };
     let [metrics_taken, grpc_taken] = taken;
-    let place = |address: SocketAddr, taken: Option<SocketAddr>| Place {
+    let place = |address: SocketAddr, taken: Option<SocketAddr>| ListenAddress {
         address: reachable(address),
         instead_of: taken.filter(|taken| taken.port() != address.port()),
     };
@@ -180,7 +179,7 @@ async fn prepare(
     Ok(Ready { app, server, grpc, metrics, welcome })
 }
 
-async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failure> {
+async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()> {
     let Ready { app, server, grpc, metrics, welcome } = ready;
     let processes = async {
         let welcome = tokio::spawn(welcome.greet(app.clone()));
@@ -196,7 +195,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failur
         app.reader.close().await;
         match greeted {
             Ok(Err(failure)) => Err(failure),
-            _ => ended.explain(|| "stopped"),
+            _ => ended.context("stopped"),
         }
     };
     match cluster {
@@ -211,17 +210,17 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> Result<(), Failur
 /// Defaults of a laptop < the configuration file < the environment < our database and `--listen`. `taken` are the usual
 /// addresses of metrics and gRPC, where another program listens on them.
 fn load_config(
-    arguments: &Arguments,
+    arguments: &DevArguments,
     file: Option<&Path>,
     home: &Home,
     database_url: &SecretString,
     taken: [Option<SocketAddr>; 2],
-) -> Result<Config, Failure> {
+) -> anyhow::Result<Config> {
     let key_file = home.path("webhook-key");
     let key = match home::read_secret(&key_file)? {
         Some(key) => SecretString::from(key),
         None => {
-            let key = secrets::generate_key().explain(|| "cannot make a key")?;
+            let key = secrets::generate_key().context("cannot make a key")?;
             home::write_secret(&key_file, key.expose_secret())?;
             key
         }
@@ -256,19 +255,19 @@ fn load_config(
         settings.entry(name.to_owned()).or_insert(value);
     }
     settings.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-    Config::load(file, settings).explain(|| "cannot start")
+    Config::load(file, settings).context("cannot start")
 }
 
 /// Asks early, before a cluster is made for nothing.
-fn check_address(listen: SocketAddr) -> Result<(), Failure> {
+fn check_address(listen: SocketAddr) -> anyhow::Result<()> {
     match std::net::TcpListener::bind(listen) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(Failure::new(format!(
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(anyhow!(
             "another program listens on {listen}; --listen {free} takes a free port \
              (make run ARGS=\"--listen {free}\")",
             free = SocketAddr::new(listen.ip(), 0)
-        ))),
-        Err(error) => Err(error).explain(|| format!("cannot listen on {listen}")),
+        )),
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {listen}")),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::store::{accounts, keys};
 
 /// Create, list and revoke API keys.
 #[derive(Debug, Subcommand)]
-pub enum Action {
+pub enum KeysAction {
     /// Create a key and print it, alone, on standard output: it is shown only once.
     Create {
         #[command(flatten)]
@@ -59,10 +59,10 @@ pub struct Account {
 ///
 /// # Errors
 /// There is no such account or key, or the database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: KeysAction) -> Result<String> {
     let now = app.clock.now();
     match action {
-        Action::Create { account: Account { subject, issuer }, name, scope, expires_in_days } => {
+        KeysAction::Create { account: Account { subject, issuer }, name, scope, expires_in_days } => {
             let account = accounts::find_or_create_account(&app.writer, &issuer, &subject, now).await?;
             let key = secrets::generate_api_key()?;
             let new = keys::NewKey {
@@ -75,12 +75,12 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
             keys::create_key(&app.writer, account, &new, now).await?;
             Ok(key.expose_secret().to_owned())
         }
-        Action::List { account } => {
+        KeysAction::List { account } => {
             let account = find(app, &account).await?;
             let found = keys::list_keys(&app.writer, account, None, i64::MAX).await?;
             Ok(found.iter().map(describe).collect::<Vec<_>>().join("\n"))
         }
-        Action::Revoke { account, id } => {
+        KeysAction::Revoke { account, id } => {
             let account = find(app, &account).await?;
             keys::delete_key(&app.writer, account, id, |_| Ok(())).await?;
             Ok(format!("revoked {id}"))

@@ -13,10 +13,10 @@ mod serve;
 pub mod stats;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{anyhow, bail};
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 
@@ -24,7 +24,6 @@ use self::api_client::running_dev::RunningDev;
 use crate::app::{App, AppState};
 use crate::clock::Clock;
 use crate::config::{Config, Problems};
-use crate::error::failure::Failure;
 use crate::error::{Kind, Result};
 use crate::instance::renewal::Origin;
 use crate::instance::{boot, ready, terminating};
@@ -47,27 +46,27 @@ pub struct Arguments {
 #[derive(Subcommand)]
 pub enum Command {
     #[cfg(feature = "dev")]
-    Dev(dev::Arguments),
+    Dev(dev::DevArguments),
     /// Serve the API: HTTP and gRPC.
     Api,
     /// Record reported prices, dispatch events, deliver notices.
     Worker,
     /// Bring the database's schema up to date; safe to run twice, and while the version before runs.
     Migrate,
-    Boot(boot::Arguments),
+    Boot(boot::BootArguments),
     /// Read the configuration, and report every missing or invalid key at once.
     CheckConfig,
-    Report(report::Arguments),
+    Report(report::ReportArguments),
     #[command(subcommand)]
-    Files(files::Action),
+    Files(files::FilesAction),
     #[command(subcommand)]
-    Games(games::Action),
+    Games(games::GamesAction),
     /// Create, list and revoke API keys, directly in the database.
     #[command(subcommand)]
-    Key(keys::Action),
+    Key(keys::KeysAction),
     /// Show, recompute and mail the weekly statistics, directly from the database; write the report page.
     #[command(subcommand)]
-    Stats(stats::Action),
+    Stats(stats::StatsAction),
     /// On an instance of a group: wait until the API is ready, then complete the launch hook.
     Ready {
         /// Wait for the worker too.
@@ -83,8 +82,8 @@ pub enum Command {
     /// On an instance of a group: wait until it is terminated, drain its services, then complete the termination hook.
     Terminating,
     #[command(subcommand)]
-    Bus(bus::Action),
-    Reference(reference::Arguments),
+    Bus(bus::BusAction),
+    Reference(reference::ReferenceArguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
@@ -106,7 +105,7 @@ impl Command {
 ///
 /// # Errors
 /// Whatever ended the subcommand, as a sentence for the person who typed it.
-pub fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(execute(arguments));
     // A read of standard input that nobody waits for any more must not hold the process.
@@ -114,7 +113,7 @@ pub fn run(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>
     code
 }
 
-async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn Error>> {
+async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let file = Config::locate(arguments.config.clone(), credentials);
     let config = || Config::load(file.as_deref(), std::env::vars());
@@ -123,7 +122,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
     let of_operator = || {
         let config = config_or_dev(file.as_deref())?;
         telemetry::start_logging(&config.log);
-        Ok::<_, Failure>(config)
+        Ok::<_, anyhow::Error>(config)
     };
     let beside = || {
         let (config, problems) = Config::load_beside(file.as_deref(), std::env::vars())?;
@@ -167,7 +166,7 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         }
         Command::Redrive => {
             let app = open(of_operator()?).await?;
-            let redriven = bus::run(&app, bus::Action::Redrive).await;
+            let redriven = bus::run(&app, bus::BusAction::Redrive).await;
             print!("{}", in_plain_words(&app, redriven).await?);
         }
         Command::Games(action) => {
@@ -184,16 +183,16 @@ async fn execute(arguments: Arguments) -> std::result::Result<ExitCode, Box<dyn 
         }
         #[cfg(feature = "dev")]
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
-        Command::Files(action) => return Ok(files::run(action).await?),
+        Command::Files(action) => return files::run(action).await,
         Command::Reference(arguments) => print!("{}", reference::run(&arguments)),
-        Command::Report(arguments) => return Ok(report::run(arguments).await?),
+        Command::Report(arguments) => return report::run(arguments).await,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The configuration of a command that asks the database itself. Where nothing names a database, it is that of the
 /// `salebell dev` of this folder.
-fn config_or_dev(file: Option<&Path>) -> std::result::Result<Config, Failure> {
+fn config_or_dev(file: Option<&Path>) -> anyhow::Result<Config> {
     const URL: &str = "SALEBELL_DATABASE__URL";
     let mut settings: BTreeMap<String, String> = std::env::vars().collect();
     let mut hint = String::new();
@@ -208,11 +207,11 @@ fn config_or_dev(file: Option<&Path>) -> std::result::Result<Config, Failure> {
             Err(absent) => hint = format!("\n{absent}"),
         }
     }
-    Config::load(file, settings).map_err(|problems| Failure::new(format!("{problems}{hint}")))
+    Config::load(file, settings).map_err(|problems| anyhow!("{problems}{hint}"))
 }
 
 /// What went wrong between a command and its database, for the person who has typed it.
-async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> std::result::Result<T, Box<dyn Error>> {
+async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> anyhow::Result<T> {
     let error = match outcome {
         Ok(done) => return Ok(done),
         Err(error) => error,
@@ -221,7 +220,7 @@ async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> std::result::Result
         return Err(error.into());
     }
     if let Some(why) = explain_unreachable(&app.writer.connect_options()).await {
-        return Err(Failure::new(format!("the database is away: {why}")).into());
+        bail!("the database is away: {why}");
     }
     Err(error.into())
 }

@@ -11,14 +11,14 @@ use crate::telemetry::table::{CloudWatch, METRICS};
 
 /// Print a page of the reference, as Markdown.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReferenceArguments {
     /// Which page.
-    page: Page,
+    page: ReferencePage,
 }
 
 /// A page that the program prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Page {
+pub enum ReferencePage {
     /// Every setting with its default.
     Settings,
     /// Every metric with its labels, and how CloudWatch has it.
@@ -29,26 +29,27 @@ pub enum Page {
     Commands,
 }
 
-impl Page {
-    pub const ALL: [Page; 4] = [Page::Settings, Page::Metrics, Page::Problems, Page::Commands];
+impl ReferencePage {
+    pub const ALL: [ReferencePage; 4] =
+        [ReferencePage::Settings, ReferencePage::Metrics, ReferencePage::Problems, ReferencePage::Commands];
 
     /// The name on the command line, and of the file in docs/reference/.
     pub fn name(self) -> &'static str {
         match self {
-            Page::Settings => "settings",
-            Page::Metrics => "metrics",
-            Page::Problems => "problems",
-            Page::Commands => "commands",
+            ReferencePage::Settings => "settings",
+            ReferencePage::Metrics => "metrics",
+            ReferencePage::Problems => "problems",
+            ReferencePage::Commands => "commands",
         }
     }
 
     /// The text of the page.
     pub fn render(self) -> String {
         let (title, introduction, body) = match self {
-            Page::Settings => ("Settings", SETTINGS, settings()),
-            Page::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
-            Page::Problems => ("Problems", PROBLEMS, problems()),
-            Page::Commands => ("Commands", COMMANDS, commands()),
+            ReferencePage::Settings => ("Settings", SETTINGS, settings()),
+            ReferencePage::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
+            ReferencePage::Problems => ("Problems", PROBLEMS, problems()),
+            ReferencePage::Commands => ("Commands", COMMANDS, commands()),
         };
         let name = self.name();
         format!(
@@ -58,7 +59,7 @@ impl Page {
 }
 
 /// Returns what to print.
-pub fn run(arguments: &Arguments) -> String {
+pub fn run(arguments: &ReferenceArguments) -> String {
     arguments.page.render()
 }
 

@@ -1,7 +1,6 @@
 //! One error for everything that a caller can be told, as RFC 9457 `application/problem+json` or as a status of gRPC.
 
 pub mod connection;
-pub mod failure;
 
 use std::fmt;
 
@@ -304,7 +303,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// A chain of errors in one line, for the log.
+/// An error and its sources in one line, for the log and for people at a terminal.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

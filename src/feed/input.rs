@@ -1,6 +1,6 @@
 //! What the bytes of a feed are: compressed or plain, and of which format.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio_util::io::SyncIoBridge;
 
 use super::encoding::{self, Decoding};
-use crate::error::failure::{Explain, Failure};
+use super::error::FeedError;
 
 /// The first bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -31,7 +31,7 @@ const BUFFER: usize = 64 << 10;
 
 /// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum FeedFormat {
     /// A header, then records as in RFC 4180.
     Csv,
     /// A JSON object a line.
@@ -42,7 +42,7 @@ pub enum Format {
 
 /// An input that is open and known.
 pub struct Input {
-    pub format: Format,
+    pub format: FeedFormat,
     /// The decompressed bytes as UTF-8, without a byte order mark.
     pub reader: Box<dyn BufRead + Send>,
     /// How many bytes have been read so far, compressed as they are.
@@ -60,7 +60,7 @@ pub async fn open(
     raw: impl AsyncRead + Send + Unpin + 'static,
     name: Option<&Path>,
     size: Option<u64>,
-) -> Result<Input, Failure> {
+) -> Result<Input, FeedError> {
     let read = Arc::new(AtomicU64::new(0));
     let plain = decompress(Counting { inner: raw, read: read.clone() }).await?;
     let name = name.map(Path::to_owned);
@@ -69,20 +69,20 @@ pub async fn open(
         let bridge = SyncIoBridge::new(plain);
         identify(Box::new(BufReader::with_capacity(BUFFER, bridge)), name.as_deref())
     });
-    let (format, inner) = peek.await.explain(|| "cannot read the input")??;
+    let (format, inner) = peek.await.map_err(|error| FeedError::Unreadable(io::Error::other(error)))??;
     let reader = Box::new(Bounded { inner, unpacked: 0, read: read.clone() });
     Ok(Input { format, reader, read, size })
 }
 
 async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
     mut raw: R,
-) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
+) -> Result<Box<dyn AsyncRead + Send + Unpin>, FeedError> {
     let mut first = Vec::with_capacity(ZSTD.len());
     // A pipe may give one byte at a time.
     while first.len() < ZSTD.len() {
         let missing = (ZSTD.len() - first.len()) as u64;
         let got = (&mut raw).take(missing).read_to_end(&mut first).await;
-        if got.explain(|| "cannot read the input")? == 0 {
+        if got.map_err(FeedError::Unreadable)? == 0 {
             break;
         }
     }
@@ -105,12 +105,12 @@ async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
 fn identify(
     reader: Box<dyn BufRead + Send>,
     path: Option<&Path>,
-) -> Result<(Format, Box<dyn BufRead + Send>), Failure> {
+) -> Result<(FeedFormat, Box<dyn BufRead + Send>), FeedError> {
     let (mut first, mut reader) = peek(reader)?;
     let found = encoding::find_by_marks(&first);
     if let Some((encoding, mark)) = found {
         // The mark of UTF-8 goes, and its bytes are checked where they are read; UTF-16 is decoded.
-        reader.fill_buf().explain(|| "cannot read the input")?;
+        reader.fill_buf().map_err(FeedError::Unreadable)?;
         reader.consume(mark);
         if encoding != encoding_rs::UTF_8 {
             reader = Box::new(Decoding::new(reader, encoding));
@@ -119,21 +119,17 @@ fn identify(
     }
     let begin = first.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
     let format = path.and_then(format_of_name).unwrap_or(match begin {
-        Some(b'{' | b'[') => Format::Ndjson,
-        Some(b'<') => Format::Xml,
-        _ => Format::Csv,
+        Some(b'{' | b'[') => FeedFormat::Ndjson,
+        Some(b'<') => FeedFormat::Xml,
+        _ => FeedFormat::Csv,
     });
-    if format == Format::Ndjson && begin == Some(b'[') {
-        return Err(Failure::new(
-            "the input is one JSON array; give one object a line (`jq -c '.[]'` makes that)",
-        ));
+    if format == FeedFormat::Ndjson && begin == Some(b'[') {
+        return Err(FeedError::JsonArray);
     }
-    if format == Format::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
+    if format == FeedFormat::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
         let encoding = match found {
             Some((encoding, _)) => encoding,
-            None => encoding::find_declared(&first).map_err(|name| {
-                Failure::new(format!("the XML says that it is in {name}, which is no known encoding"))
-            })?,
+            None => encoding::find_declared(&first).map_err(FeedError::UnknownEncoding)?,
         };
         reader = Box::new(Decoding::new(reader, encoding));
     }
@@ -141,21 +137,21 @@ fn identify(
 }
 
 /// The first bytes of a reader, and a reader that has them still.
-fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead + Send>), Failure> {
+fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead + Send>), FeedError> {
     let mut first = Vec::new();
-    reader.by_ref().take(DECLARATION).read_to_end(&mut first).explain(|| "cannot read the input")?;
+    reader.by_ref().take(DECLARATION).read_to_end(&mut first).map_err(FeedError::Unreadable)?;
     let whole = Read::chain(std::io::Cursor::new(first.clone()), reader);
     Ok((first, Box::new(BufReader::with_capacity(BUFFER, whole))))
 }
 
 /// By the ending below `.gz` and `.zst`.
-fn format_of_name(path: &Path) -> Option<Format> {
+fn format_of_name(path: &Path) -> Option<FeedFormat> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
     match name.rsplit_once('.')?.1 {
-        "csv" | "tsv" => Some(Format::Csv),
-        "ndjson" | "jsonl" | "json" => Some(Format::Ndjson),
-        "xml" | "rss" | "atom" => Some(Format::Xml),
+        "csv" | "tsv" => Some(FeedFormat::Csv),
+        "ndjson" | "jsonl" | "json" => Some(FeedFormat::Ndjson),
+        "xml" | "rss" | "atom" => Some(FeedFormat::Xml),
         _ => None,
     }
 }
@@ -219,8 +215,8 @@ mod tests {
 
     #[test]
     fn the_name_tells_the_format_below_its_compression() {
-        assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(Format::Csv));
-        assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(Format::Ndjson));
+        assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(FeedFormat::Csv));
+        assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(FeedFormat::Ndjson));
         assert_eq!(format_of_name(Path::new("prices.gz")), None);
     }
 }

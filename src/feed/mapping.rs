@@ -9,11 +9,11 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::error::{FeedError, MappingError};
 use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::Currency;
 use crate::domain::region::check_region;
 use crate::domain::text::trim_unseen;
-use crate::error::failure::Failure;
 use crate::tables::text::unguard;
 
 /// The fields of an observation, as `POST /v1/prices` takes them.
@@ -51,26 +51,31 @@ impl Mapping {
     ///
     /// # Errors
     /// When one is no such pair, names no field of an observation, or a field twice.
-    pub fn parse(map: &[String], set: &[String]) -> Result<Self, Failure> {
+    pub fn parse(map: &[String], set: &[String]) -> Result<Self, MappingError> {
         let mut mapping = Self::default();
         for (option, pairs, list) in
             [("--map", map, &mut mapping.columns), ("--set", set, &mut mapping.constants)]
         {
             for pair in pairs {
                 let Some((field, value)) = pair.split_once('=') else {
-                    return Err(Failure::new(format!("{option} {pair}: wants field=…")));
+                    return Err(MappingError::NoPair { option, pair: pair.clone() });
                 };
                 let (field, value) = (field.trim(), value.trim());
-                let wrong = |problem| Failure::new(format!("{option} {pair}: {field} {problem}"));
+                let wrong = |problem| MappingError::BadValue {
+                    option,
+                    pair: pair.clone(),
+                    field: field.to_owned(),
+                    problem,
+                };
                 if (option, field) == ("--set", TIME_ZONE) {
                     if mapping.zone.replace(value.parse().map_err(wrong)?).is_some() {
-                        return Err(Failure::new(format!("{field} is named by --set more than once")));
+                        return Err(MappingError::NamedTwice { field: TIME_ZONE, options: "--set" });
                     }
                     continue;
                 }
                 let Some(field) = FIELDS.into_iter().find(|known| *known == field) else {
-                    let known = FIELDS.join(", ");
-                    return Err(Failure::new(format!("{option} {pair}: {field} is none of {known}")));
+                    let (pair, field, known) = (pair.clone(), field.to_owned(), FIELDS.join(", "));
+                    return Err(MappingError::NoSuchField { option, pair, field, known });
                 };
                 // They would be wrong on every line.
                 match (option, field) {
@@ -84,7 +89,7 @@ impl Mapping {
         let mut seen = Vec::new();
         for (field, _) in mapping.columns.iter().chain(&mapping.constants) {
             if seen.contains(field) {
-                return Err(Failure::new(format!("{field} is named by --map or --set more than once")));
+                return Err(MappingError::NamedTwice { field, options: "--map or --set" });
             }
             seen.push(field);
         }
@@ -95,20 +100,18 @@ impl Mapping {
     ///
     /// # Errors
     /// When a mapped column is not there, is there twice, or a required field has no source.
-    pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, Failure> {
+    pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, FeedError> {
         let mut columns = Vec::new();
         for (field, name) in &self.columns {
             let mut places = header.iter().enumerate().filter(|(_, column)| *column == name);
             match (places.next(), places.next()) {
                 (Some((place, _)), None) => columns.push((*field, place)),
                 (Some(_), Some(_)) => {
-                    return Err(Failure::new(format!("the input has the column {name:?} more than once")));
+                    return Err(FeedError::RepeatedColumn(name.clone()));
                 }
                 (None, _) => {
-                    return Err(Failure::new(format!(
-                        "the input has no column {name:?}; it has {}",
-                        quote_list(header.iter().map(String::as_str))
-                    )));
+                    let columns = quote_list(header.iter().map(String::as_str));
+                    return Err(FeedError::NoSuchColumn { name: name.clone(), columns });
                 }
             }
         }
@@ -120,7 +123,7 @@ impl Mapping {
             let mut places = header.iter().enumerate().filter(|(_, column)| *column == field);
             let Some((place, _)) = places.next() else { continue };
             if places.next().is_some() {
-                return Err(Failure::new(format!("the input has the column {field:?} more than once")));
+                return Err(FeedError::RepeatedColumn(field.to_owned()));
             }
             columns.push((field, place));
         }
@@ -130,12 +133,8 @@ impl Mapping {
         };
         let missing: Vec<&str> = REQUIRED.into_iter().filter(|field| !has(field)).collect();
         if !missing.is_empty() {
-            return Err(Failure::new(format!(
-                "nothing in the input says {}; name the column with --map field=Column or the value with --set \
-                 field=value (the columns are {})",
-                missing.join(", "),
-                quote_list(header.iter().map(String::as_str))
-            )));
+            let columns = quote_list(header.iter().map(String::as_str));
+            return Err(FeedError::MissingFields { fields: missing.join(", "), columns });
         }
         let ignored = header
             .iter()
@@ -372,9 +371,9 @@ mod tests {
     fn a_mapping_that_cannot_work_is_refused_before_anything_is_sent() {
         let refuse = |map: &[&str], set: &[&str], header: &[&str]| {
             Mapping::parse(&strings(map), &strings(set))
-                .and_then(|mapping| mapping.for_columns(&strings(header)))
+                .map_err(|error| error.to_string())
+                .and_then(|mapping| mapping.for_columns(&strings(header)).map_err(|error| error.to_string()))
                 .unwrap_err()
-                .to_string()
         };
         assert!(refuse(&["prize=x"], &[], &[]).contains("prize is none of store"));
         assert!(refuse(&["price"], &[], &[]).contains("wants field="));

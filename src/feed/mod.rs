@@ -1,6 +1,7 @@
 //! Feeds: files of prices as shops and programs write them, read record by record into what is reported.
 
 pub mod encoding;
+pub mod error;
 pub mod input;
 pub mod mapping;
 pub mod merchant;

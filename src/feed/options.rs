@@ -68,7 +68,7 @@ impl ImportOptions {
         }
         if self.format == ImportFormat::Observations {
             let mapping = Mapping::parse(&pairs(&self.columns), &pairs(&self.constants));
-            return mapping.map(Meaning::Fields).map_err(|failure| failure.to_string());
+            return mapping.map(Meaning::Fields).map_err(|error| error.to_string());
         }
         if !self.columns.is_empty() {
             return Err("product data has its own columns: only constants can be given".to_owned());

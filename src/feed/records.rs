@@ -9,10 +9,10 @@ use std::ops::Range;
 use memchr::{memchr, memmem};
 
 use super::encoding::UNREADABLE;
-use super::input::Format;
-use super::quotes::{self, Dialect, Fields, MOST_COLUMNS, Table, Verdict};
+use super::error::FeedError;
+use super::input::FeedFormat;
+use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
-use crate::error::failure::{Explain, Failure};
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;
@@ -45,7 +45,7 @@ pub enum Content {
 /// Reads records one after another.
 pub struct Records {
     lines: Lines,
-    format: Format,
+    format: FeedFormat,
     table: Table,
     /// Lines up to this place in the input may belong to the quoted field that begins on that line, or be rows.
     ambiguous: Option<(u64, u64)>,
@@ -60,17 +60,16 @@ impl Records {
     /// The input cannot be read.
     pub fn open(
         input: Box<dyn BufRead + Send>,
-        format: Format,
+        format: FeedFormat,
         delimiter: Option<u8>,
-    ) -> Result<Records, Failure> {
+    ) -> Result<Records, FeedError> {
         let mut lines = Lines::new(input);
         let mut table = Table::new(Dialect { delimiter: delimiter.unwrap_or(b','), line_end: b'\n' });
-        if format == Format::Csv {
-            let what = || "cannot read the input";
-            lines.begin_csv().explain(what)?;
-            let named = lines.take_separator_line().explain(what)?;
+        if format == FeedFormat::Csv {
+            lines.begin_csv().map_err(FeedError::Unreadable)?;
+            let named = lines.take_separator_line().map_err(FeedError::Unreadable)?;
             table.dialect.line_end = lines.line_end;
-            if let Line::At(header) = lines.find().explain(what)? {
+            if let Line::At(header) = lines.find().map_err(FeedError::Unreadable)? {
                 let header = &lines.window[header];
                 let delimiter = delimiter.or(named).unwrap_or_else(|| guess_delimiter(header));
                 table.dialect.delimiter = delimiter;
@@ -84,22 +83,20 @@ impl Records {
     ///
     /// # Errors
     /// There is none that can be read.
-    pub fn read_header(&mut self) -> Result<Vec<String>, Failure> {
+    pub fn read_header(&mut self) -> Result<Vec<String>, FeedError> {
         match self.read_next()? {
-            None => Err(Failure::new("the input is empty")),
+            None => Err(FeedError::Empty),
             Some(Record { line, content: Content::Fields(header) }) => {
                 let is_open = |name: &&String| name.starts_with('"') && name.matches('"').count() % 2 == 1;
                 if let Some(name) = header.iter().find(is_open) {
                     let name: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
-                    return Err(Failure::new(format!(
-                        "the header on line {line} has a quotation mark that is never closed, before {name:?}"
-                    )));
+                    return Err(FeedError::OpenQuoteInHeader { line, name });
                 }
                 self.table.columns = Some(header.len());
                 Ok(header)
             }
             Some(Record { line, content: Content::Broken(why) | Content::Json(why) }) => {
-                Err(Failure::new(format!("the header on line {line} {why}")))
+                Err(FeedError::BrokenHeader { line, why })
             }
         }
     }
@@ -113,11 +110,11 @@ impl Records {
     ///
     /// # Errors
     /// When the input breaks off, e.g. in the middle of a compressed stream.
-    pub fn read_next(&mut self) -> Result<Option<Record>, Failure> {
+    pub fn read_next(&mut self) -> Result<Option<Record>, FeedError> {
         loop {
             let read = self.read_content();
-            let read = read.explain(|| format!("cannot read the input after line {}", self.lines.number))?;
-            let Some((line, content)) = read else { return Ok(None) };
+            let read = read.map_err(|source| FeedError::BrokenOff { line: self.lines.number, source });
+            let Some((line, content)) = read? else { return Ok(None) };
             // A line of white space is no record of NDJSON.
             if !matches!(&content, Content::Json(text) if text.trim().is_empty()) {
                 return Ok(Some(Record { line, content }));
@@ -142,7 +139,7 @@ impl Records {
             }
             Line::At(ref span) => {
                 let text = &self.lines.window[span.clone()];
-                if self.format != Format::Csv {
+                if self.format != FeedFormat::Csv {
                     let content = json(text);
                     self.lines.consume_line(line);
                     content
@@ -170,19 +167,19 @@ impl Records {
     }
 
     /// A record whose line has a quotation mark that is not closed on it; `alone` is what it has without it.
-    fn read_open(&mut self, alone: &Fields) -> io::Result<Content> {
+    fn read_open(&mut self, alone: &RecordFields) -> io::Result<Content> {
         let may_look = self.looked_again <= self.lines.place.saturating_mul(LOOK_AGAIN) + LOOK_AGAIN_GRACE;
         if may_look {
             let begin = self.lines.number;
             let (ahead, whole) = self.lines.look_ahead()?;
             let judged = quotes::judge(ahead, whole, alone, &self.table);
             match judged.verdict {
-                Verdict::OneRecord(fields, length) => {
+                QuoteVerdict::OneRecord(fields, length) => {
                     let content = content_of(&ahead[..length], &fields);
                     self.lines.consume(length);
                     return Ok(content);
                 }
-                Verdict::Ambiguous(length) => {
+                QuoteVerdict::Ambiguous(length) => {
                     self.ambiguous = Some((self.lines.place + length as u64, begin));
                     self.lines.consume_next_line();
                     return Ok(Content::Broken(
@@ -191,7 +188,7 @@ impl Records {
                             .to_owned(),
                     ));
                 }
-                Verdict::OpenQuote => self.looked_again += judged.looked as u64,
+                QuoteVerdict::OpenQuote => self.looked_again += judged.looked as u64,
             }
         }
         // Looking ahead may have moved the line.
@@ -253,7 +250,7 @@ fn split(line: &[u8], table: &Table) -> Content {
     Content::Fields(fields)
 }
 
-fn content_of(record: &[u8], fields: &Fields) -> Content {
+fn content_of(record: &[u8], fields: &RecordFields) -> Content {
     if fields.count() > MOST_COLUMNS {
         return too_many();
     }

@@ -12,9 +12,9 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
 use super::encoding::UNREADABLE;
+use super::error::FeedError;
 use super::merchant::{PLAIN, attribute_name};
 use super::records::LONGEST_RECORD;
-use crate::error::failure::{Explain, Failure};
 
 /// A tag, a text or a comment is no longer than this, in bytes.
 const LONGEST_PIECE: u64 = 1 << 20;
@@ -122,7 +122,7 @@ impl Items {
     ///
     /// # Errors
     /// What cannot be read as XML; nothing after it can be understood.
-    pub fn read_next(&mut self) -> Result<Option<Item>, Failure> {
+    pub fn read_next(&mut self) -> Result<Option<Item>, FeedError> {
         loop {
             match self.next_event(false)? {
                 Piece::End | Piece::Text(_) => {}
@@ -141,7 +141,7 @@ impl Items {
         }
     }
 
-    fn read_item(&mut self, item: Space) -> Result<Item, Failure> {
+    fn read_item(&mut self, item: Space) -> Result<Item, FeedError> {
         let (line, outside, begin) = (self.line(), self.depth, self.meter.bytes.get());
         let mut attributes: Vec<Attribute> = Vec::new();
         // The element of which the text is being read.
@@ -208,12 +208,12 @@ impl Items {
     }
 
     /// `wants_text`: text is given, else an empty one in its place.
-    fn next_event(&mut self, wants_text: bool) -> Result<Piece, Failure> {
+    fn next_event(&mut self, wants_text: bool) -> Result<Piece, FeedError> {
         self.buffer.clear();
         self.meter.since_event.set(0);
         let line = self.line();
-        let what = || format!("the XML cannot be read on line {line}");
-        let event = self.reader.read_event_into(&mut self.buffer).explain(what)?;
+        let read = self.reader.read_event_into(&mut self.buffer);
+        let event = read.map_err(|source| FeedError::Xml { line, source })?;
         let text = |text: &dyn Fn() -> String| Piece::Text(if wants_text { text() } else { String::new() });
         let piece = match event {
             Event::Start(start) => {
@@ -250,8 +250,8 @@ impl Items {
         self.meter.line_ends.get() + 1
     }
 
-    fn broken(&self, why: &str) -> Failure {
-        Failure::new(format!("the XML {why} on line {}", self.line()))
+    fn broken(&self, why: &'static str) -> FeedError {
+        FeedError::NoFeed { line: self.line(), why }
     }
 }
 
@@ -308,9 +308,9 @@ fn is_alternate(rel: &str) -> bool {
 
 impl Spaces {
     /// The element of a tag, with what it binds.
-    fn open(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<Element, Failure> {
+    fn open(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<Element, FeedError> {
         if start.name().as_ref().len() > LONGEST_NAME {
-            return Err(Failure::new(format!("the XML has a name of more than {LONGEST_NAME} bytes")));
+            return Err(FeedError::LongName(LONGEST_NAME));
         }
         if start.attributes_raw().contains("xmlns") {
             self.bind(start, depth)?;
@@ -335,7 +335,7 @@ impl Spaces {
         Ok(Element { space, name: name.to_owned(), link })
     }
 
-    fn bind(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<(), Failure> {
+    fn bind(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<(), FeedError> {
         for attribute in start.attributes().with_checks(false).take(MOST_ATTRIBUTES).flatten() {
             let prefix = match attribute.key.as_ref() {
                 "xmlns" => "",
@@ -347,7 +347,7 @@ impl Spaces {
             let uri = attribute.value.trim();
             if prefix.len() > LONGEST_NAME || uri.len() > LONGEST_NAME || self.bindings.len() == MOST_BINDINGS
             {
-                return Err(Failure::new("the XML has more or longer namespaces than any feed"));
+                return Err(FeedError::TooManyNamespaces);
             }
             if depth == 1
                 && start.name().prefix().map(|prefix| prefix.into_inner()).unwrap_or_default() == prefix

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::extract::accept::{Format, choose};
+use super::extract::accept::{StatsFormat, choose};
 use super::extract::conditional;
 use crate::error::Result;
 
@@ -38,8 +38,8 @@ struct FrontResponse {
 
 /// `GET /`: a page for browsers, the same as JSON for everybody else.
 pub async fn show(headers: HeaderMap) -> Result<Response> {
-    let mut response = match choose(&headers, &[Format::Json, Format::Html]) {
-        Format::Html => {
+    let mut response = match choose(&headers, &[StatsFormat::Json, StatsFormat::Html]) {
+        StatsFormat::Html => {
             let body = PAGE.as_bytes().to_vec();
             let mut response = conditional::respond_as(&headers, "text/html; charset=utf-8", body)?;
             let policy = HeaderValue::from_static(POLICY);

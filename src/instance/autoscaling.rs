@@ -1,6 +1,7 @@
 //! The Auto Scaling group of this instance: its lifecycle actions, and its opinion of the instance's health.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
 
+use anyhow::anyhow;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use tokio::sync::OnceCell;
@@ -9,7 +10,6 @@ use super::metadata::Metadata;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config;
-use crate::error::failure::Failure;
 
 /// The tag that Auto Scaling gives to each instance of a group.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
@@ -25,23 +25,23 @@ pub struct AutoScaling {
 
 /// How a lifecycle action is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LifecycleResult {
     Continue,
     Abandon,
 }
 
-impl Outcome {
+impl LifecycleResult {
     pub fn name(self) -> &'static str {
         match self {
-            Outcome::Continue => "CONTINUE",
-            Outcome::Abandon => "ABANDON",
+            LifecycleResult::Continue => "CONTINUE",
+            LifecycleResult::Abandon => "ABANDON",
         }
     }
 }
 
 /// Whether there was a lifecycle action to speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum LifecycleAction {
     Active,
     /// It has been completed, its time is over, or there was none.
     None,
@@ -50,7 +50,7 @@ pub enum Action {
 /// A call that has not done what it should.
 #[derive(Debug)]
 pub struct NotDone {
-    pub failure: Failure,
+    pub failure: anyhow::Error,
     /// AWS has said no. Otherwise nobody knows whether it was done.
     pub refused: bool,
 }
@@ -63,9 +63,9 @@ impl AutoScaling {
     /// The instance metadata are away; the group is neither configured nor in a tag.
     pub async fn connect(
         metadata: &Metadata,
-        settings: &config::Instance,
+        settings: &config::InstanceConfig,
         chain: Option<Chain>,
-    ) -> Result<AutoScaling, Failure> {
+    ) -> anyhow::Result<AutoScaling> {
         let identity = metadata.identity().await?;
         let group = match &settings.group {
             Some(group) => group.clone(),
@@ -85,7 +85,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn complete(&self, hook: &str, outcome: Outcome) -> Result<Action, Failure> {
+    pub async fn complete(&self, hook: &str, outcome: LifecycleResult) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -101,7 +101,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn heartbeat(&self, hook: &str) -> Result<Action, Failure> {
+    pub async fn heartbeat(&self, hook: &str) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -135,7 +135,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn state(&self) -> Result<Option<String>, Failure> {
+    pub async fn state(&self) -> anyhow::Result<Option<String>> {
         let call = self.client().await.describe_auto_scaling_instances().instance_ids(&self.instance);
         let answer = call.send().await.map_err(|error| failure(&error, "DescribeAutoScalingInstances"))?;
         let found = answer.auto_scaling_instances().first();
@@ -143,24 +143,24 @@ impl AutoScaling {
     }
 }
 
-fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> Result<Action, Failure>
+fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> anyhow::Result<LifecycleAction>
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     match answer {
-        Ok(_) => Ok(Action::Active),
+        Ok(_) => Ok(LifecycleAction::Active),
         // There is no code of its own for it.
         Err(error)
             if error.code() == Some("ValidationError")
                 && error.message().is_some_and(|text| text.contains("No active Lifecycle Action found")) =>
         {
-            Ok(Action::None)
+            Ok(LifecycleAction::None)
         }
         Err(error) => Err(failure(&error, call)),
     }
 }
 
-fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> Failure {
+fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> anyhow::Error {
     // On one line, without what belongs to the connection.
-    Failure::new(format!("{call}: {}", DisplayErrorContext(error)))
+    anyhow!("{call}: {}", DisplayErrorContext(error))
 }

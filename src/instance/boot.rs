@@ -10,17 +10,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
 
 use super::metadata::Metadata;
-use super::parameters::{Parameters, Settings};
+use super::parameters::{Parameters, StoredSettings};
 use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
-use crate::error::failure::{Explain, Failure};
 
 /// The tag that names the environment.
 const ENVIRONMENT_TAG: &str = "Environment";
@@ -36,7 +36,7 @@ const OPEN_MODE: u32 = 0o444;
 
 /// Fetch the settings and secrets of this instance's environment from AWS, and write them into files for the services.
 #[derive(Args)]
-pub struct Arguments {
+pub struct BootArguments {
     /// The environment, whose parameters are below /salebell/<environment> [default: the instance's tag Environment].
     #[arg(long)]
     environment: Option<String>,
@@ -105,12 +105,12 @@ struct Place {
 ///
 /// # Errors
 /// Everything that is missing or wrong, a line each, without a value. No file has changed then.
-pub async fn run(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
-    let late = |_| Failure::new(format!("the boot is not done within {} s", LIMIT.as_secs()));
+pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
+    let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
 }
 
-async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, Failure> {
+async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let defaults = match defaults {
         Some(path) => read_defaults(path)?,
         None => Table::new(),
@@ -121,18 +121,18 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
     // Before all else, so that it is told when there are none.
     let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
-    credentials.map_err(|error| Failure::new(error.to_string()))?;
+    credentials.map_err(|error| anyhow!("{error}"))?;
     let config = chain.load(Some(&place.region), None, aws::WHILE_BOOTING).await;
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
     if settings.names().next().is_none() {
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let mut table = match compose(defaults, &settings, &place.region, &path) {
         Ok(table) => table,
         Err(problem) => {
             problems.push(problem);
-            return Err(tell(&path, problems));
+            return Err(describe(&path, problems));
         }
     };
     let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
@@ -145,7 +145,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
     });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
         problems.extend(unknown.into_values());
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let counts = (settings.values.len(), settings.secrets.len());
     let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
@@ -177,7 +177,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> Result<String, F
 }
 
 /// Asks the instance for what was not given.
-async fn locate(arguments: &Arguments) -> Result<Place, Failure> {
+async fn locate(arguments: &BootArguments) -> anyhow::Result<Place> {
     let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
     let place = match (arguments.check, region, environment) {
         (true, Some(region), Some(environment)) => Place { region, environment, instance: None },
@@ -195,24 +195,26 @@ async fn locate(arguments: &Arguments) -> Result<Place, Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     for (what, text) in [("environment", &place.environment), ("region", &place.region)] {
         if text.is_empty() || !text.chars().all(plain) {
-            return Err(Failure::new(format!(
-                "the {what} must be of letters, digits, - and _, not {text:?}"
-            )));
+            bail!("the {what} must be of letters, digits, - and _, not {text:?}");
         }
     }
     Ok(place)
 }
 
-fn read_defaults(path: &Path) -> Result<Table, Failure> {
-    let text = std::fs::read_to_string(path).explain(|| path.display().to_string())?;
+fn read_defaults(path: &Path) -> anyhow::Result<Table> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     // Further lines of the error show the file's.
-    text.parse().map_err(|error: toml::de::Error| {
-        Failure::new(format!("{} is no TOML: {}", path.display(), error.message()))
-    })
+    text.parse()
+        .map_err(|error: toml::de::Error| anyhow!("{} is no TOML: {}", path.display(), error.message()))
 }
 
 /// The file of settings: defaults, parameters over them, and where they came from.
-fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -> Result<Table, String> {
+fn compose(
+    mut defaults: Table,
+    settings: &StoredSettings,
+    region: &str,
+    path: &str,
+) -> Result<Table, String> {
     for (name, value) in &settings.values {
         insert(&mut defaults, name, value.expose_secret().into()).map_err(|()| {
             format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/"))
@@ -228,7 +230,7 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
 }
 
 /// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
-fn beside_services(table: &Table, settings: &Settings) -> Table {
+fn beside_services(table: &Table, settings: &StoredSettings) -> Table {
     let mut beside = table.clone();
     beside.retain(|area, _| OF_BESIDE.contains(&area));
     settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
@@ -263,9 +265,9 @@ fn remove(table: &mut Table, name: &str) {
     }
 }
 
-fn tell(path: &str, problems: Vec<String>) -> Failure {
+fn describe(path: &str, problems: Vec<String>) -> anyhow::Error {
     let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
-    Failure::new(format!("the parameters below {path}/ have {} problem(s){lines}", problems.len()))
+    anyhow!("the parameters below {path}/ have {} problem(s){lines}", problems.len())
 }
 
 #[cfg(test)]
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn values_of_any_kind_come_back_from_the_file() {
-        let mut settings = Settings::default();
+        let mut settings = StoredSettings::default();
         let odd = "a \"b\" \\ 'c' \n\t \u{7f} ü ]]> '''\"\"\"";
         for (name, value) in [("database.url", odd), ("auth.alb.arn", "x"), ("log.level", "warn")] {
             settings.values.insert(name.to_owned(), value.into());
@@ -297,7 +299,7 @@ mod tests {
     #[test]
     fn a_setting_is_no_area() {
         for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
-            let mut settings = Settings::default();
+            let mut settings = StoredSettings::default();
             names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));
             let problem = compose(Table::new(), &settings, "r", "/p").unwrap_err();
             assert!(problem.contains("/p/log"), "{problem}");

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::autoscaling::{Action, AutoScaling, Outcome};
+use super::autoscaling::{AutoScaling, LifecycleAction, LifecycleResult};
 use super::jitter;
 use super::metadata::Metadata;
 use crate::config;
-use crate::error::failure::Failure;
+use crate::error::chain;
 
 /// Between two calls that did not come to their end.
 const RETRY: Duration = Duration::from_secs(2);
@@ -20,25 +21,29 @@ const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// Why it could not be found out at last.
-pub async fn connect(settings: &config::Instance, limit: Duration) -> Result<AutoScaling, Failure> {
+pub async fn connect(settings: &config::InstanceConfig, limit: Duration) -> anyhow::Result<AutoScaling> {
     let until = Instant::now() + limit;
     let metadata = Metadata::from_environment()?;
     loop {
         match AutoScaling::connect(&metadata, settings, None).await {
             Ok(group) => return Ok(group),
             Err(failure) if Instant::now() >= until => return Err(failure),
-            Err(failure) => log::warn!(target: "salebell::lifecycle", "asking again: {failure}"),
+            Err(failure) => {
+                log::warn!(target: "salebell::lifecycle", "asking again: {}", chain(failure.as_ref()))
+            }
         }
         tokio::time::sleep(RETRY.mul_f64(jitter())).await;
     }
 }
 
 /// This instance in its group; asks for as long as that cannot be found out.
-pub async fn find(settings: &config::Instance) -> AutoScaling {
+pub async fn find(settings: &config::InstanceConfig) -> AutoScaling {
     loop {
         match connect(settings, Duration::ZERO).await {
             Ok(found) => return found,
-            Err(failure) => log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}"),
+            Err(failure) => {
+                log::warn!(target: "salebell::lifecycle", "no heartbeat: {}", chain(failure.as_ref()))
+            }
         }
         tokio::time::sleep(RETRY.mul_f64(jitter())).await;
     }
@@ -46,7 +51,7 @@ pub async fn find(settings: &config::Instance) -> AutoScaling {
 
 /// Tells the hook again and again that work goes on, until it is dropped. Finds the group when it is not known yet.
 pub async fn keep_alive(
-    settings: &config::Instance,
+    settings: &config::InstanceConfig,
     hook: &str,
     group: &mut Option<AutoScaling>,
 ) -> Infallible {
@@ -58,13 +63,15 @@ pub async fn keep_alive(
 }
 
 /// Tells the hook again and again that work goes on, until it is dropped.
-pub async fn beat(settings: &config::Instance, hook: &str, group: &AutoScaling) -> Infallible {
+pub async fn beat(settings: &config::InstanceConfig, hook: &str, group: &AutoScaling) -> Infallible {
     loop {
         match group.heartbeat(hook).await {
-            Ok(Action::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
+            Ok(LifecycleAction::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
             // Not there yet, or not any more.
-            Ok(Action::None) => {}
-            Err(failure) => log::warn!(target: "salebell::lifecycle", "no heartbeat: {failure}"),
+            Ok(LifecycleAction::None) => {}
+            Err(failure) => {
+                log::warn!(target: "salebell::lifecycle", "no heartbeat: {}", chain(failure.as_ref()))
+            }
         }
         tokio::time::sleep(settings.heartbeat.mul_f64(jitter())).await;
     }
@@ -74,18 +81,18 @@ pub async fn beat(settings: &config::Instance, hook: &str, group: &AutoScaling) 
 ///
 /// # Errors
 /// AWS has not taken it within two minutes; the instance waits at another hook than this.
-pub async fn complete(group: &AutoScaling, hook: &str, outcome: Outcome) -> Result<(), Failure> {
+pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult) -> anyhow::Result<()> {
     let until = Instant::now() + COMPLETE_LIMIT;
     loop {
         let failure = match group.complete(hook, outcome).await {
-            Ok(Action::Active) => {
+            Ok(LifecycleAction::Active) => {
                 log::info!(target: "salebell::lifecycle", "the hook {hook} is completed: {}", outcome.name());
                 return Ok(());
             }
-            Ok(Action::None) => match group.state().await {
+            Ok(LifecycleAction::None) => match group.state().await {
                 // Faster than the group, or at another hook.
                 Ok(Some(state)) if is_waiting(&state) => {
-                    Failure::new(format!("the instance is {state}, but not because of the hook {hook}"))
+                    anyhow!("the instance is {state}, but not because of the hook {hook}")
                 }
                 Ok(state) => {
                     let state = state.unwrap_or_else(|| "in no group".to_owned());
@@ -95,7 +102,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: Outcome) -> Resu
                 }
                 Err(failure) => {
                     log::warn!(target: "salebell::lifecycle",
-                        "the hook {hook} waits for nothing; the instance's state is not known: {failure}");
+                        "the hook {hook} waits for nothing; the instance's state is not known: {}", chain(failure.as_ref()));
                     return Ok(());
                 }
             },
@@ -104,7 +111,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: Outcome) -> Resu
         if Instant::now() >= until {
             return Err(failure);
         }
-        log::warn!(target: "salebell::lifecycle", "trying again: {failure}");
+        log::warn!(target: "salebell::lifecycle", "trying again: {}", chain(failure.as_ref()));
         tokio::time::sleep(RETRY.mul_f64(jitter())).await;
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, Utc};
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -14,7 +15,6 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::error::chain;
-use crate::error::failure::{Explain, Failure};
 
 /// Names another service than that of EC2, as it does for the SDK of AWS.
 pub const ENDPOINT_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
@@ -92,7 +92,7 @@ impl Metadata {
     ///
     /// # Errors
     /// The variable holds no address.
-    pub fn from_environment() -> Result<Metadata, Failure> {
+    pub fn from_environment() -> anyhow::Result<Metadata> {
         let named = std::env::var(ENDPOINT_VARIABLE).ok().filter(|text| !text.is_empty());
         Metadata::at(named.as_deref().unwrap_or(ENDPOINT))
     }
@@ -101,12 +101,10 @@ impl Metadata {
     ///
     /// # Errors
     /// It is no address of http.
-    pub fn at(endpoint: &str) -> Result<Metadata, Failure> {
+    pub fn at(endpoint: &str) -> anyhow::Result<Metadata> {
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let endpoint = endpoint.ok_or_else(|| {
-            Failure::new(format!(
-                "the address of the instance metadata ({ENDPOINT_VARIABLE}) must be one of http"
-            ))
+            anyhow!("the address of the instance metadata ({ENDPOINT_VARIABLE}) must be one of http")
         })?;
         let http = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -117,7 +115,7 @@ impl Metadata {
             .tls_certs_only([])
             .user_agent(concat!("salebell/", env!("CARGO_PKG_VERSION")))
             .build()
-            .explain(|| "the client of the instance metadata")?;
+            .context("the client of the instance metadata")?;
         Ok(Metadata { http, endpoint, attempts: ATTEMPTS, token: Mutex::default() })
     }
 
@@ -130,16 +128,16 @@ impl Metadata {
     ///
     /// # Errors
     /// The service is away or is none of EC2's.
-    pub async fn identity(&self) -> Result<Identity, Failure> {
+    pub async fn identity(&self) -> anyhow::Result<Identity> {
         let text = self.require(&["dynamic", "instance-identity", "document"]).await?;
-        serde_json::from_str(&text).explain(|| "the instance identity document")
+        serde_json::from_str(&text).context("the instance identity document")
     }
 
     /// A tag of the instance; `None` when it has no such tag, or its launch template does not let it see its tags.
     ///
     /// # Errors
     /// The service is away.
-    pub async fn tag(&self, key: &str) -> Result<Option<String>, Failure> {
+    pub async fn tag(&self, key: &str) -> anyhow::Result<Option<String>> {
         self.find(&["meta-data", "tags", "instance", key]).await
     }
 
@@ -148,7 +146,7 @@ impl Metadata {
     ///
     /// # Errors
     /// It is not there; the service is away.
-    pub async fn required_tag(&self, key: &str) -> Result<String, Failure> {
+    pub async fn required_tag(&self, key: &str) -> anyhow::Result<String> {
         self.require(&["meta-data", "tags", "instance", key]).await
     }
 
@@ -156,7 +154,7 @@ impl Metadata {
     ///
     /// # Errors
     /// The service is away.
-    pub async fn tags(&self) -> Result<BTreeMap<String, String>, Failure> {
+    pub async fn tags(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut tags = BTreeMap::new();
         let keys = self.find(&["meta-data", "tags", "instance"]).await?.unwrap_or_default();
         for key in keys.lines().filter(|key| !key.is_empty()) {
@@ -173,7 +171,7 @@ impl Metadata {
     ///
     /// # Errors
     /// The service is away.
-    pub async fn target_lifecycle_state(&self) -> Result<Option<String>, Failure> {
+    pub async fn target_lifecycle_state(&self) -> anyhow::Result<Option<String>> {
         self.find(&["meta-data", "autoscaling", "target-lifecycle-state"]).await
     }
 
@@ -181,7 +179,7 @@ impl Metadata {
     ///
     /// # Errors
     /// The service is away or its answer cannot be read.
-    pub async fn spot_action(&self) -> Result<Option<SpotAction>, Failure> {
+    pub async fn spot_action(&self) -> anyhow::Result<Option<SpotAction>> {
         self.find_json(&["meta-data", "spot", "instance-action"]).await
     }
 
@@ -189,31 +187,31 @@ impl Metadata {
     ///
     /// # Errors
     /// The service is away or its answer cannot be read.
-    pub async fn rebalance(&self) -> Result<Option<Rebalance>, Failure> {
+    pub async fn rebalance(&self) -> anyhow::Result<Option<Rebalance>> {
         self.find_json(&["meta-data", "events", "recommendations", "rebalance"]).await
     }
 
-    async fn find_json<T: serde::de::DeserializeOwned>(&self, path: &[&str]) -> Result<Option<T>, Failure> {
+    async fn find_json<T: serde::de::DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<Option<T>> {
         let text = self.find(path).await?;
-        text.map(|text| serde_json::from_str(&text).explain(|| path.join("/"))).transpose()
+        text.map(|text| serde_json::from_str(&text).with_context(|| path.join("/"))).transpose()
     }
 
     /// What is at a path; `None` when there is nothing.
-    async fn find(&self, path: &[&str]) -> Result<Option<String>, Failure> {
+    async fn find(&self, path: &[&str]) -> anyhow::Result<Option<String>> {
         self.ask(path, |_| Try::Done(None)).await
     }
 
     /// What must be at a path: nothing there is a reason to ask again.
-    async fn require(&self, path: &[&str]) -> Result<String, Failure> {
+    async fn require(&self, path: &[&str]) -> anyhow::Result<String> {
         let found = self.ask(path, |path| Try::Again(format!("{path} is not there"))).await?;
-        found.ok_or_else(|| Failure::new("the instance metadata is not there"))
+        found.ok_or_else(|| anyhow!("the instance metadata is not there"))
     }
 
     async fn ask(
         &self,
         path: &[&str],
         missing: impl Fn(&str) -> Try<Option<String>>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> anyhow::Result<Option<String>> {
         let mut url = self.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.clear().push("latest").extend(path);
@@ -315,8 +313,8 @@ fn judge<T>(status: StatusCode, what: &str) -> Try<T> {
     }
 }
 
-fn failure(reason: &str) -> Failure {
-    Failure::new(format!("the instance metadata cannot be had: {reason}"))
+fn failure(reason: &str) -> anyhow::Error {
+    anyhow!("the instance metadata cannot be had: {reason}")
 }
 
 async fn read(mut answer: Response) -> Result<String, String> {

@@ -4,14 +4,14 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use futures_util::future::{Either, select};
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::autoscaling::Outcome;
+use super::autoscaling::LifecycleResult;
 use super::lifecycle;
-use crate::config::{Config, Tls};
-use crate::error::failure::{Explain, Failure};
+use crate::config::{Config, TlsConfig};
 use crate::error::{Problem, chain};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,12 +27,12 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// They have not become ready; AWS does not hear of it.
-pub async fn ready(config: &Config, with_worker: bool) -> Result<(), Failure> {
+pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     let settings = &config.instance;
     let mut urls = vec![ready_url(config)?];
     if with_worker {
         let worker = format!("http://{}/healthz", config.worker.metrics_listen);
-        urls.push(Url::parse(&worker).explain(|| "the address of the worker")?);
+        urls.push(Url::parse(&worker).context("the address of the worker")?);
     }
     let (begun, limit) = (Instant::now(), settings.ready_limit);
     let probing = wait_until_ready(&urls, begun + limit);
@@ -59,15 +59,15 @@ pub async fn ready(config: &Config, with_worker: bool) -> Result<(), Failure> {
     };
     match probed {
         Ok(()) => {
-            finish(Outcome::Continue).await?;
+            finish(LifecycleResult::Continue).await?;
             log::info!(target: "salebell::ready", duration_ms = begun.elapsed().as_millis() as u64; "ready");
             Ok(())
         }
         Err(reason) => {
             let failure = never(limit, &reason);
             // Before the call, which may take its time or fail.
-            log::error!(target: "salebell::ready", "the launch is abandoned: {failure}");
-            finish(Outcome::Abandon).await?;
+            log::error!(target: "salebell::ready", "the launch is abandoned: {}", chain(failure.as_ref()));
+            finish(LifecycleResult::Abandon).await?;
             Err(failure)
         }
     }
@@ -78,12 +78,12 @@ pub async fn ready(config: &Config, with_worker: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// AWS does not hear of it.
-pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
+pub async fn abandon(config: &Config, reason: &str) -> anyhow::Result<()> {
     log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
     metrics::counter!("salebell_boots_failed_total").increment(1);
     let group = lifecycle::connect(&config.instance, CONNECT_LIMIT).await?;
     let abandoned = match &config.instance.launch_hook {
-        Some(hook) => lifecycle::complete(&group, hook, Outcome::Abandon).await,
+        Some(hook) => lifecycle::complete(&group, hook, LifecycleResult::Abandon).await,
         None => Ok(()),
     };
     match group.mark_unhealthy().await {
@@ -92,25 +92,25 @@ pub async fn abandon(config: &Config, reason: &str) -> Result<(), Failure> {
         }
         // Of an instance that was abandoned a moment ago it may know nothing any more.
         Err(not_done) if abandoned.is_ok() && not_done.refused => {
-            log::info!(target: "salebell::ready", "not marked unhealthy: {}", not_done.failure);
+            log::info!(target: "salebell::ready", "not marked unhealthy: {}", chain(not_done.failure.as_ref()));
         }
         Err(not_done) => return Err(not_done.failure),
     }
     abandoned
 }
 
-fn never(limit: Duration, reason: &str) -> Failure {
-    Failure::new(format!("not ready within {} s: {reason}", limit.as_secs()))
+fn never(limit: Duration, reason: &str) -> anyhow::Error {
+    anyhow!("not ready within {} s: {reason}", limit.as_secs())
 }
 
 /// `instance.ready_url`, or the API's own address on this machine.
-fn ready_url(config: &Config) -> Result<Url, Failure> {
+fn ready_url(config: &Config) -> anyhow::Result<Url> {
     if let Some(url) = &config.instance.ready_url {
         return Ok(url.clone());
     }
     let mut address = config.server.listen;
     if address.port() == 0 {
-        return Err(Failure::new("instance.ready_url is required where server.listen has port 0"));
+        bail!("instance.ready_url is required where server.listen has port 0");
     }
     if address.ip().is_unspecified() {
         address.set_ip(if address.is_ipv4() {
@@ -119,8 +119,8 @@ fn ready_url(config: &Config) -> Result<Url, Failure> {
             std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
-    let scheme = if config.server.tls == Tls::Off { "http" } else { "https" };
-    Url::parse(&format!("{scheme}://{address}/readyz")).explain(|| "the address of the API")
+    let scheme = if config.server.tls == TlsConfig::Off { "http" } else { "https" };
+    Url::parse(&format!("{scheme}://{address}/readyz")).context("the address of the API")
 }
 
 /// Asks again and again, one after the other. The error is why it was not ready when it was last asked.

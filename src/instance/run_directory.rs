@@ -5,10 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
-
-use crate::error::failure::{Explain, Failure};
 
 /// Others may look into the folder, and put nothing there.
 const FOLDER_MODE: u32 = 0o755;
@@ -25,10 +24,10 @@ impl RunDirectory {
     ///
     /// # Errors
     /// It is no folder, is another user's, can be written to by others, or another boot is at work there.
-    pub fn open(path: &Path) -> Result<RunDirectory, Failure> {
+    pub fn open(path: &Path) -> anyhow::Result<RunDirectory> {
         match fs::DirBuilder::new().mode(FOLDER_MODE).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                return Err(error).explain(|| format!("{} cannot be made", path.display()));
+                return Err(error).with_context(|| format!("{} cannot be made", path.display()));
             }
             _ => {}
         }
@@ -37,25 +36,22 @@ impl RunDirectory {
             .read(true)
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY)
             .open(path)
-            .explain(|| format!("{} must be a folder, and no link to one", path.display()))?;
-        let found = opened.metadata().explain(|| format!("{} cannot be looked at", path.display()))?;
+            .with_context(|| format!("{} must be a folder, and no link to one", path.display()))?;
+        let found = opened.metadata().with_context(|| format!("{} cannot be looked at", path.display()))?;
         let (owner, mode) = (found.uid(), found.mode() & 0o7777);
         if owner != Uid::effective().as_raw() {
             let us = Uid::effective();
-            return Err(Failure::new(format!(
+            bail!(
                 "{} belongs to user {owner} and must be ours (user {us}): secrets go there",
                 path.display()
-            )));
+            );
         }
         if mode & WRITABLE_BY_OTHERS != 0 {
-            return Err(Failure::new(format!(
-                "{} has mode {mode:04o} and others can write to it: secrets go there",
-                path.display()
-            )));
+            bail!("{} has mode {mode:04o} and others can write to it: secrets go there", path.display());
         }
         let held = Flock::lock(opened, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, error)| error)
-            .explain(|| format!("another salebell boot is at work in {}", path.display()))?;
+            .with_context(|| format!("another salebell boot is at work in {}", path.display()))?;
         Ok(RunDirectory { path: path.to_owned(), _held: held })
     }
 
@@ -63,13 +59,13 @@ impl RunDirectory {
     ///
     /// # Errors
     /// It cannot be written; the one before stands.
-    pub fn write(&self, name: &str, mode: u32, content: &[u8]) -> Result<PathBuf, Failure> {
+    pub fn write(&self, name: &str, mode: u32, content: &[u8]) -> anyhow::Result<PathBuf> {
         let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
         let written = replace(&path, &new, mode, content);
         if written.is_err() {
             let _ = fs::remove_file(&new);
         }
-        written.explain(|| format!("{} cannot be written", path.display()))?;
+        written.with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(path)
     }
 
@@ -77,11 +73,11 @@ impl RunDirectory {
     ///
     /// # Errors
     /// It is there and stays.
-    pub fn remove(&self, name: &str) -> Result<(), Failure> {
+    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            removed => removed.explain(|| format!("{} cannot be removed", path.display())),
+            removed => removed.with_context(|| format!("{} cannot be removed", path.display())),
         }
     }
 }

@@ -9,17 +9,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::future::join_all;
 use reqwest::Client;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::autoscaling::{AutoScaling, Outcome};
+use super::autoscaling::{AutoScaling, LifecycleResult};
 use super::metadata::{Metadata, SpotAction};
 use super::{jitter, lifecycle};
 use crate::config::Config;
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 use crate::health::systemd::notify;
 use crate::health::watchdog::{Heartbeat, Watchdog};
 
@@ -64,7 +65,7 @@ impl Reason {
 ///
 /// # Errors
 /// The address of the metadata is none; AWS does not hear that the instance may go.
-pub async fn run(config: &Config) -> Result<(), Failure> {
+pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut watch = Watch::new(config)?;
     tokio::spawn(watch.watchdog.clone().feed_watchdog());
@@ -83,7 +84,7 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
         Some(group) => group,
         None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
     };
-    lifecycle::complete(&group, hook, Outcome::Continue).await
+    lifecycle::complete(&group, hook, LifecycleResult::Continue).await
 }
 
 /// Looks at the metadata again and again.
@@ -99,7 +100,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(config: &'a Config) -> Result<Watch<'a>, Failure> {
+    fn new(config: &'a Config) -> anyhow::Result<Watch<'a>> {
         // The next round asks again by itself.
         let metadata = Metadata::from_environment()?.with_attempts(2);
         let watchdog = Watchdog::default();
@@ -141,7 +142,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Whatever can be had counts, although something else cannot.
-    async fn look(&mut self) -> Result<Option<Reason>, Failure> {
+    async fn look(&mut self) -> anyhow::Result<Option<Reason>> {
         let (state, spot, rebalance) = tokio::join!(
             self.metadata.target_lifecycle_state(),
             self.metadata.spot_action(),
@@ -169,9 +170,9 @@ impl<'a> Watch<'a> {
         Ok(None)
     }
 
-    fn complain(&mut self, failure: &Failure) {
+    fn complain(&mut self, failure: &anyhow::Error) {
         if self.complained_at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
-            log::warn!(target: "salebell::terminating", "looking again after: {failure}");
+            log::warn!(target: "salebell::terminating", "looking again after: {}", chain(failure.as_ref()));
             self.complained_at = Some(Instant::now());
         }
     }
@@ -230,8 +231,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Signals, Failure> {
-        let listen = |kind| signal(kind).explain(|| "listening for signals");
+    fn new() -> anyhow::Result<Signals> {
+        let listen = |kind| signal(kind).context("listening for signals");
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

@@ -3,7 +3,7 @@
 
 /// How a metric moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It grows. CloudWatch gets what was added since the last line.
     Counter,
     /// It stands somewhere just now.
@@ -12,13 +12,13 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// As the page has it.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         }
     }
 }
@@ -38,7 +38,7 @@ pub enum CloudWatch {
 #[derive(Debug)]
 pub struct Metric {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// One of CloudWatch's units.
     pub unit: &'static str,
     /// The labels that Prometheus sees.
@@ -50,7 +50,7 @@ pub struct Metric {
 
 const fn metric(
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     unit: &'static str,
     labels: &'static [&'static str],
     cloudwatch: CloudWatch,
@@ -64,7 +64,7 @@ const SECONDS: &str = "Seconds";
 const BYTES: &str = "Bytes";
 
 use CloudWatch::{By, Fleet, No};
-use Kind::{Counter, Gauge, Histogram};
+use MetricKind::{Counter, Gauge, Histogram};
 
 /// All of them, along the data's path.
 #[rustfmt::skip]

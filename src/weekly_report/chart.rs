@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::figures::Unit;
 
 /// A figure of several weeks, the oldest first.
-pub struct Series {
+pub struct ChartSeries {
     pub title: &'static str,
     pub bars: Vec<Bar>,
     pub unit: Unit,
@@ -32,7 +32,7 @@ const HEIGHT: f64 = 84.0;
 const BASE: f64 = TOP + HEIGHT;
 
 /// The chart of a series.
-pub fn draw(series: &Series) -> String {
+pub fn draw(series: &ChartSeries) -> String {
     let width = series.bars.len() * STEP;
     let most = series.bars.iter().filter_map(|bar| bar.value).max().unwrap_or(0);
     let title = series.title;

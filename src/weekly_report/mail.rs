@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use lettre::Address;
 
 use super::csv::{MEDIA_TYPE, write_csv};
-use super::figures::{Change, FIGURES, Figure, Unit, change};
+use super::figures::{FIGURES, Figure, FigureChange, Unit, change};
 use super::{WeeklyReport, escape, plain};
 use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
@@ -41,7 +41,7 @@ fn values(report: &WeeklyReport, value: fn(&WeekStatistics) -> i64) -> Vec<Optio
 }
 
 /// This week's value, the one of the week before, and how they stand to each other.
-fn newest(report: &WeeklyReport, values: &[Option<i64>]) -> (Option<i64>, Option<i64>, Option<Change>) {
+fn newest(report: &WeeklyReport, values: &[Option<i64>]) -> (Option<i64>, Option<i64>, Option<FigureChange>) {
     let mut newest = values.iter().rev().copied();
     let (now, before) = (newest.next().flatten(), newest.next().flatten());
     // A week that runs is not held against a whole one.
@@ -199,7 +199,7 @@ fn write_card(html: &mut String, report: &WeeklyReport, figure: &Figure) {
          <span style=\"font-size:22px;font-weight:600\">{shown}</span>",
         figure.title
     );
-    if let Some(Change { up, text }) = change {
+    if let Some(FigureChange { up, text }) = change {
         let _ = write!(
             html,
             " <span style=\"color:{};font-size:13px\">{text}</span>",

@@ -7,11 +7,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chart::{Bar, Series, draw};
+use super::chart::{Bar, ChartSeries, draw};
 use super::figures::{FIGURES, Unit, change};
 use super::{ACCOUNTS, WeeklyReport, escape};
 use crate::database::pool::PgPool;
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::Result;
 
@@ -59,7 +59,7 @@ fn render(report: &WeeklyReport) -> String {
             part: found.as_ref().and_then(|found| figure.part.map(|part| part(found))),
             runs: found.as_ref().is_some_and(|found| found.computed_at < week.end()),
         });
-        write_card(&mut text, &Series { title: figure.title, unit: figure.unit, bars: bars.collect() });
+        write_card(&mut text, &ChartSeries { title: figure.title, unit: figure.unit, bars: bars.collect() });
     }
     text.push_str("</div>");
 
@@ -101,7 +101,7 @@ fn render(report: &WeeklyReport) -> String {
     wrap(&format!("Weekly report {week}"), &text)
 }
 
-fn write_card(text: &mut String, series: &Series) {
+fn write_card(text: &mut String, series: &ChartSeries) {
     let mut newest = series.bars.iter().rev();
     let (now, before) = (newest.next(), newest.next());
     let figure = now.and_then(|bar| bar.value);
@@ -143,7 +143,7 @@ fn write_head(text: &mut String) {
     text.push_str("</tr></thead><tbody>");
 }
 
-fn write_figures(text: &mut String, counts: &Counts) {
+fn write_figures(text: &mut String, counts: &WeekCounts) {
     for (name, figure) in counts.list() {
         let unit = if name.ends_with("bytes") { Unit::Bytes } else { Unit::Pieces };
         let _ = write!(text, "<td>{}</td>", unit.show(figure));

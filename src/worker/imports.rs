@@ -21,8 +21,8 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
 use crate::domain::observation::{Checked, Observation};
-use crate::error::failure::{Explain, Failure};
 use crate::error::{Error, Kind, Result, chain};
+use crate::feed::error::FeedError;
 use crate::feed::input::{self, Input};
 use crate::feed::options::ImportOptions;
 use crate::feed::records::shorten;
@@ -31,7 +31,7 @@ use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
-use crate::store::imports::{self, Claimed, Reached, RowRefusal};
+use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -40,7 +40,7 @@ const PORTION: usize = 2_048;
 /// And about so many bytes, before they are packed: every bus takes a message of that size.
 const PORTION_BYTES: usize = 150 << 10;
 /// A sign of life, and the progress, this often.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// No more messages of an import wait to be recorded: the bus is for others too.
 const MAX_WAITING: i64 = 16;
 /// How often it is looked whether they are recorded.
@@ -105,7 +105,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     match sending.send_all().await {
         Ok(()) => sending.finish(None).await?,
         Err(Stop::Lost) => {}
-        Err(Stop::Input(failure)) => sending.finish(Some(failure.to_string())).await?,
+        Err(Stop::Input(unreadable)) => sending.finish(Some(chain(&unreadable))).await?,
         Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
                 "an import is given up: {}", chain(&error));
@@ -132,9 +132,22 @@ enum Stop {
     /// It was cancelled, or another has it.
     Lost,
     /// What its owner gave us cannot be read.
-    Input(Failure),
+    Input(Unreadable),
     Ours(Error),
     Stopping,
+}
+
+/// Why a file cannot be read, for its owner.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("the file is gone")]
+    Gone,
+    #[error("{0}")]
+    BadOptions(String),
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error("what is sorted cannot be written to worker.scratch")]
+    Scratch(#[source] io::Error),
 }
 
 impl From<Error> for Stop {
@@ -154,13 +167,13 @@ enum Told {
     Refused(Vec<RowRefusal>),
     /// It has come to the end.
     End,
-    Failed(Failure),
+    Failed(Unreadable),
 }
 
 /// An import on its way to the bus.
 struct Sending<'a> {
     app: &'a App,
-    import: &'a Claimed,
+    import: &'a ClaimedImport,
     holder: Uuid,
     /// Called while it works or waits.
     beat: &'a (dyn Fn() + Sync),
@@ -169,7 +182,7 @@ struct Sending<'a> {
     portion: i32,
     read: Arc<ReadSoFar>,
     known_stores: HashMap<String, bool>,
-    told_at: Instant,
+    reported_at: Instant,
     refusals_kept: i64,
     warnings_kept: i64,
 }
@@ -183,7 +196,12 @@ struct ReadSoFar {
 }
 
 impl<'a> Sending<'a> {
-    fn new(app: &'a App, import: &'a Claimed, holder: Uuid, beat: &'a (dyn Fn() + Sync)) -> Sending<'a> {
+    fn new(
+        app: &'a App,
+        import: &'a ClaimedImport,
+        holder: Uuid,
+        beat: &'a (dyn Fn() + Sync),
+    ) -> Sending<'a> {
         let reached = Reached {
             portions: import.portions_sent,
             parts: import.parts_sent,
@@ -199,7 +217,7 @@ impl<'a> Sending<'a> {
             portion: 0,
             read: Arc::default(),
             known_stores: HashMap::new(),
-            told_at: Instant::now(),
+            reported_at: Instant::now(),
             refusals_kept: 0,
             warnings_kept: 0,
         }
@@ -209,22 +227,22 @@ impl<'a> Sending<'a> {
         let (input, bytes) = self.open().await?;
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
-        let meaning = options.meaning().map_err(|problem| Stop::Input(Failure::new(problem)))?;
-        let (tell, mut told) = mpsc::channel(2);
+        let meaning = options.meaning().map_err(|problem| Stop::Input(Unreadable::BadOptions(problem)))?;
+        let (report_progress, mut told) = mpsc::channel(2);
         let reading = Reading {
             meaning,
             now: self.import.created_at,
             scratch: self.app.config.worker.scratch.clone(),
             read: self.read.clone(),
-            tell,
+            report_progress,
         };
         let thread = tokio::task::spawn_blocking(move || reading.read(input));
-        let mut progress = tokio::time::interval(TELL_EVERY);
+        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         let ended = loop {
             let next = tokio::select! {
                 next = told.recv() => next,
                 _ = progress.tick() => {
-                    self.tell(&bytes).await?;
+                    self.report_progress(&bytes).await?;
                     continue;
                 }
                 () = self.app.stopping.cancelled() => break Err(Stop::Stopping),
@@ -234,7 +252,7 @@ impl<'a> Sending<'a> {
                 Some(Told::Portion { seen, waits }) => self.send_portion(seen, waits, &bytes).await?,
                 Some(Told::Refused(refusals)) => self.refuse(&refusals).await?,
                 Some(Told::End) => break Ok(()),
-                Some(Told::Failed(failure)) => break Err(Stop::Input(failure)),
+                Some(Told::Failed(unreadable)) => break Err(Stop::Input(unreadable)),
                 None => {
                     break Err(Stop::Ours(Error::internal("the reading thread has ended without a word")));
                 }
@@ -252,7 +270,7 @@ impl<'a> Sending<'a> {
         let file = files::find_file(&app.writer, import.account_id, import.file_id, app.clock.now()).await;
         let file = match file {
             Err(error) if error.kind == Kind::NotFound => {
-                return Err(Stop::Input(Failure::new("the file is gone")));
+                return Err(Stop::Input(Unreadable::Gone));
             }
             file => file?,
         };
@@ -264,8 +282,8 @@ impl<'a> Sending<'a> {
         });
         let stream = StreamReader::new(read_extents(app.blobs.clone(), extents.collect()));
         let size = file.length.map(i64::unsigned_abs);
-        let input =
-            input::open(stream, Some(Path::new(&import.file_name)), size).await.map_err(Stop::Input)?;
+        let input = input::open(stream, Some(Path::new(&import.file_name)), size).await;
+        let input = input.map_err(|error| Stop::Input(error.into()))?;
         let bytes = input.read.clone();
         Ok((input, bytes))
     }
@@ -289,7 +307,7 @@ impl<'a> Sending<'a> {
                 return Err(Stop::Stopping);
             }
             tokio::time::sleep(LOOK_EVERY).await;
-            self.tell(bytes).await?;
+            self.report_progress(bytes).await?;
         }
         let observations = self.without_unknown_stores(seen).await?;
         let accepted = observations.len() as i64;
@@ -310,7 +328,7 @@ impl<'a> Sending<'a> {
         }
         self.reached.portions = self.portion;
         // Before the next one is sent: who takes over must not send this one under another number.
-        self.tell_now(bytes).await
+        self.report_progress_now(bytes).await
     }
 
     /// Whoever may not write the catalogue may not invent stores.
@@ -356,17 +374,17 @@ impl<'a> Sending<'a> {
     }
 
     /// Tells how far it has come, now and then.
-    async fn tell(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+    async fn report_progress(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
         (self.beat)();
-        if self.told_at.elapsed() < TELL_EVERY {
+        if self.reported_at.elapsed() < PROGRESS_INTERVAL {
             return Ok(());
         }
-        self.tell_now(bytes).await
+        self.report_progress_now(bytes).await
     }
 
-    async fn tell_now(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+    async fn report_progress_now(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
         self.count(bytes);
-        self.told_at = Instant::now();
+        self.reported_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
         if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
             Ok(())
@@ -404,7 +422,7 @@ struct Reading {
     now: DateTime<Utc>,
     scratch: PathBuf,
     read: Arc<ReadSoFar>,
-    tell: mpsc::Sender<Told>,
+    report_progress: mpsc::Sender<Told>,
 }
 
 /// What becomes one message.
@@ -438,7 +456,7 @@ struct Deaf;
 /// Bytes for as long as somebody listens: a parser that finds no row in them must not go on for ever.
 struct Heard {
     inner: Box<dyn BufRead + Send>,
-    tell: mpsc::Sender<Told>,
+    report_progress: mpsc::Sender<Told>,
 }
 
 impl Read for Heard {
@@ -449,7 +467,7 @@ impl Read for Heard {
 
 impl BufRead for Heard {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.tell.is_closed() {
+        if self.report_progress.is_closed() {
             Err(io::Error::other("nobody waits for it any more"))
         } else {
             self.inner.fill_buf()
@@ -466,19 +484,18 @@ impl Reading {
         let end = match self.read_rows(input) {
             Ok(Ok(())) => Told::End,
             Ok(Err(Deaf)) => return,
-            Err(failure) => Told::Failed(failure),
+            Err(unreadable) => Told::Failed(unreadable),
         };
-        let _ = self.tell.blocking_send(end);
+        let _ = self.report_progress.blocking_send(end);
     }
 
     /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
     /// All others go as they come.
-    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Failure> {
-        input.reader = Box::new(Heard { inner: input.reader, tell: self.tell.clone() });
+    fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
+        input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
         let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Portion::default(), Vec::new());
-        let scratch = || "what is sorted cannot be written to worker.scratch";
         while let Some(row) = rows.read_next()? {
             self.read.rows.fetch_add(1, Ordering::Relaxed);
             let checked = row.reported.and_then(|reported| reported.check(self.now).map_err(in_words));
@@ -491,7 +508,7 @@ impl Reading {
                     }
                     let seen = LineObservation { line: row.line, observation };
                     match &mut sorter {
-                        Some(sorter) => sorter.push(seen).explain(scratch)?,
+                        Some(sorter) => sorter.push(seen).map_err(Unreadable::Scratch)?,
                         None => portion.push(seen),
                     }
                 }
@@ -502,29 +519,31 @@ impl Reading {
             }
             if portion.is_full() {
                 let seen = std::mem::take(&mut portion).seen;
-                if self.tell.blocking_send(Told::Portion { seen, waits: false }).is_err() {
+                if self.report_progress.blocking_send(Told::Portion { seen, waits: false }).is_err() {
                     return Ok(Err(Deaf));
                 }
             }
             if refused.len() == REFUSALS_AT_ONCE
-                && self.tell.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
+                && self.report_progress.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
             {
                 return Ok(Err(Deaf));
             }
-            if self.tell.is_closed() {
+            if self.report_progress.is_closed() {
                 return Ok(Err(Deaf));
             }
         }
-        if self.tell.blocking_send(Told::Refused(refused)).is_err() {
+        if self.report_progress.blocking_send(Told::Refused(refused)).is_err() {
             return Ok(Err(Deaf));
         }
         let Some(sorter) = sorter else {
             return Ok(match portion.seen {
                 none if none.is_empty() => Ok(()),
-                seen => self.tell.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf),
+                seen => {
+                    self.report_progress.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf)
+                }
             });
         };
-        self.send_sorted(sorter).explain(scratch)
+        self.send_sorted(sorter).map_err(Unreadable::Scratch)
     }
 
     /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.
@@ -545,14 +564,14 @@ impl Reading {
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
             let goes_on = begin == 0;
             begin = 0;
-            if self.tell.blocking_send(Told::Portion { seen: full, waits }).is_err() {
+            if self.report_progress.blocking_send(Told::Portion { seen: full, waits }).is_err() {
                 return Ok(Err(Deaf));
             }
             waits = goes_on;
         }
         match portion.seen {
             none if none.is_empty() => Ok(Ok(())),
-            seen => Ok(self.tell.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
+            seen => Ok(self.report_progress.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
         }
     }
 }

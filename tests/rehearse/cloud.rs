@@ -12,8 +12,8 @@ use aws_sdk_ssm::types::ParameterType;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use super::ec2::metadata::REGION;
 use super::network::{HOST, Way};
+use test_support::ec2::metadata::REGION;
 
 pub const PORT: u16 = 4566;
 /// The way to SNS and SQS, which can be closed.

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow};
 use secrecy::SecretString;
 use url::Url;
 
 use super::ApiClient;
 use super::running_dev::{Absent, RunningDev};
-use crate::error::failure::{Explain, Failure};
 
 /// Where `salebell api` listens unless it is told otherwise.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -37,7 +37,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no token, or the URL is none.
-    pub fn connect(&self, say: Box<dyn Fn(&str) + Send + Sync>) -> Result<ApiClient, Failure> {
+    pub fn connect(&self, say: Box<dyn Fn(&str) + Send + Sync>) -> anyhow::Result<ApiClient> {
         let url = self.find_url()?;
         ApiClient::new(&url, Some(&self.find_token(&url)?), self.max_wait, say)
     }
@@ -50,7 +50,7 @@ impl Access {
         &self,
         url: &str,
         say: Box<dyn Fn(&str) + Send + Sync>,
-    ) -> Result<ApiClient, Failure> {
+    ) -> anyhow::Result<ApiClient> {
         ApiClient::new(url, None, self.max_wait, say)
     }
 
@@ -58,7 +58,7 @@ impl Access {
     ///
     /// # Errors
     /// Nothing says so.
-    pub fn find_url(&self) -> Result<String, Failure> {
+    pub fn find_url(&self) -> anyhow::Result<String> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
         }
@@ -66,11 +66,11 @@ impl Access {
         match RunningDev::find() {
             Ok(dev) => Ok(dev.url),
             Err(Absent::Nothing { .. }) if has_token => Ok(DEFAULT_URL.to_owned()),
-            Err(absent) => Err(Failure::new(format!("{absent}. Or say with --url where the API is."))),
+            Err(absent) => Err(anyhow!("{absent}. Or say with --url where the API is.")),
         }
     }
 
-    fn find_token(&self, url: &str) -> Result<SecretString, Failure> {
+    fn find_token(&self, url: &str) -> anyhow::Result<SecretString> {
         if let Some(path) = &self.token_file {
             return read_token(path);
         }
@@ -81,16 +81,14 @@ impl Access {
         match RunningDev::find() {
             // Its token may do everything, and goes nowhere else: another program may listen at another port.
             Ok(dev) if is_same_origin(url, &dev.url) => read_token(&dev.token_file),
-            Ok(dev) => {
-                Err(Failure::new(format!("{wanted}; the `salebell dev` of this folder is at {}", dev.url)))
-            }
-            Err(absent) => Err(Failure::new(format!("{wanted}; {absent}"))),
+            Ok(dev) => Err(anyhow!("{wanted}; the `salebell dev` of this folder is at {}", dev.url)),
+            Err(absent) => Err(anyhow!("{wanted}; {absent}")),
         }
     }
 }
 
-fn read_token(path: &Path) -> Result<SecretString, Failure> {
-    let token = std::fs::read_to_string(path).explain(|| format!("cannot read {}", path.display()))?;
+fn read_token(path: &Path) -> anyhow::Result<SecretString> {
+    let token = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(SecretString::from(token.trim()))
 }
 

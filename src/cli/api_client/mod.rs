@@ -10,6 +10,7 @@ pub mod state;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -20,7 +21,6 @@ use crate::clock::Clock;
 use crate::domain::retries;
 use crate::error::Problem;
 use crate::error::connection::{self, UnknownName};
-use crate::error::failure::{Explain, Failure};
 
 /// The first wait after something went wrong; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -45,7 +45,7 @@ pub struct ApiClient {
 }
 
 /// What one try came to.
-pub enum Answer<T> {
+pub enum Attempted<T> {
     Done(T),
     Later(Later),
     Refused(Refused),
@@ -70,7 +70,7 @@ impl Later {
 pub struct Refused {
     /// None: it is not the API that refused.
     pub status: Option<StatusCode>,
-    pub failure: Failure,
+    pub failure: anyhow::Error,
 }
 
 impl Refused {
@@ -80,13 +80,13 @@ impl Refused {
     }
 }
 
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
+impl From<anyhow::Error> for Refused {
+    fn from(failure: anyhow::Error) -> Self {
         Self { status: None, failure }
     }
 }
 
-impl From<Refused> for Failure {
+impl From<Refused> for anyhow::Error {
     fn from(refused: Refused) -> Self {
         refused.failure
     }
@@ -101,9 +101,9 @@ pub struct Reply {
 impl Reply {
     /// # Errors
     /// It is not what the API says.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    pub fn decode<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| Failure::new(format!("the answer is none of Salebell's: {error}")))
+            .map_err(|error| anyhow!("the answer is none of Salebell's: {error}"))
     }
 }
 
@@ -117,19 +117,19 @@ impl ApiClient {
         token: Option<&SecretString>,
         max_wait: Duration,
         say: Box<dyn Fn(&str) + Send + Sync>,
-    ) -> Result<Self, Failure> {
-        let mut base: Url = url.parse().explain(|| format!("{url} is no URL"))?;
+    ) -> anyhow::Result<Self> {
+        let mut base: Url = url.parse().with_context(|| format!("{url} is no URL"))?;
         if !matches!(base.scheme(), "http" | "https") {
-            return Err(Failure::new(format!("{url} is no http or https URL")));
+            bail!("{url} is no http or https URL");
         }
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
         let authorization = token.map(|token| {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-                .map_err(|_| Failure::new("the token has characters that no token has"))?;
+                .map_err(|_| anyhow!("the token has characters that no token has"))?;
             value.set_sensitive(true);
-            Ok::<_, Failure>(value)
+            Ok::<_, anyhow::Error>(value)
         });
         let authorization = authorization.transpose()?;
         let build = || {
@@ -140,8 +140,8 @@ impl ApiClient {
                 .redirect(reqwest::redirect::Policy::none());
             if base.host_str().is_some_and(is_loopback) { http.no_proxy() } else { http }
         };
-        let http = build().read_timeout(STALLED_AFTER).build().explain(|| "cannot make an HTTP client")?;
-        let sending = build().build().explain(|| "cannot make an HTTP client")?;
+        let http = build().read_timeout(STALLED_AFTER).build().context("cannot make an HTTP client")?;
+        let sending = build().build().context("cannot make an HTTP client")?;
         Ok(Self { http, sending, base, authorization, max_wait, say })
     }
 
@@ -193,7 +193,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// A refusal, or no answer within the longest wait.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: Option<&str>) -> Result<T, Failure> {
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: Option<&str>) -> anyhow::Result<T> {
         let reply = self.retry(&format!("read {path}"), || self.request(Method::GET, path, query)).await?;
         reply.decode()
     }
@@ -206,17 +206,17 @@ impl ApiClient {
         let mut patience = self.patience(what);
         loop {
             match ask(request()).await {
-                Answer::Done(reply) => return Ok(reply),
-                Answer::Refused(refused) => return Err(refused),
-                Answer::Later(later) => patience.pause(later).await?,
+                Attempted::Done(reply) => return Ok(reply),
+                Attempted::Refused(refused) => return Err(refused),
+                Attempted::Later(later) => patience.pause(later).await?,
             }
         }
     }
 
     /// For something that is tried until it is done.
-    pub fn patience(&self, what: &str) -> Patience<'_> {
+    pub fn patience(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
-        Patience { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
+        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
     }
 }
 
@@ -228,7 +228,7 @@ fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestB
 }
 
 /// How often and how long something has been tried since it last moved.
-pub struct Patience<'c> {
+pub struct Retries<'c> {
     client: &'c ApiClient,
     what: String,
     begin: Instant,
@@ -236,7 +236,7 @@ pub struct Patience<'c> {
     told: bool,
 }
 
-impl Patience<'_> {
+impl Retries<'_> {
     /// It has moved: everything that went wrong before is forgotten.
     pub fn renew(&mut self) {
         (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
@@ -246,13 +246,13 @@ impl Patience<'_> {
     ///
     /// # Errors
     /// It has been tried for long enough.
-    pub async fn pause(&mut self, later: Later) -> Result<(), Failure> {
+    pub async fn pause(&mut self, later: Later) -> anyhow::Result<()> {
         let Self { client, what, .. } = self;
         // Between the half and the whole: several clients of one restarted server come back one by one.
         let pause = later.after.unwrap_or_default().max(self.wait.mul_f64(0.5 + 0.5 * random_fraction()));
         if self.begin.elapsed() + pause > client.max_wait {
             let (waited, why) = (client.max_wait.as_secs(), later.why);
-            return Err(Failure::new(format!("cannot {what} at {} within {waited} s: {why}", client.base)));
+            bail!("cannot {what} at {} within {waited} s: {why}", client.base);
         }
         // The first hiccup is nobody's business; from the second on a person wonders.
         if self.wait > FIRST_WAIT && !self.told {
@@ -266,19 +266,19 @@ impl Patience<'_> {
 }
 
 /// One try.
-pub async fn ask(request: RequestBuilder) -> Answer<Reply> {
+pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
-        Ok(response) => hear(response).await,
+        Ok(response) => read_answer(response).await,
         Err(error) => failed(&error),
     }
 }
 
 /// What a request without an answer comes to.
-pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
+pub fn failed(error: &reqwest::Error) -> Attempted<Reply> {
     if error.is_builder() {
-        Answer::Refused(Failure::new(error.to_string()).into())
+        Attempted::Refused(anyhow!("{error}").into())
     } else {
-        Answer::Later(Later::new(describe_trouble(error)))
+        Attempted::Later(Later::new(describe_trouble(error)))
     }
 }
 
@@ -319,7 +319,7 @@ impl Resolve for SystemNames {
 }
 
 /// Reads an answer to its end and judges it.
-pub async fn hear(mut response: Response) -> Answer<Reply> {
+pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let (status, headers) = (response.status(), response.headers().clone());
     let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
     let mut body = Vec::new();
@@ -327,31 +327,31 @@ pub async fn hear(mut response: Response) -> Answer<Reply> {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_ANSWER => body.extend_from_slice(&chunk),
             Ok(Some(_)) => {
-                return Answer::Refused(Failure::new("the answer is larger than any of ours").into());
+                return Attempted::Refused(anyhow!("the answer is larger than any of ours").into());
             }
             Ok(None) => break,
             // What was asked for may have been done or not: a key or an offset makes asking again safe.
-            Err(error) => return Answer::Later(Later { why: describe_trouble(&error), after }),
+            Err(error) => return Attempted::Later(Later { why: describe_trouble(&error), after }),
         }
     }
     if status.is_success() {
-        return Answer::Done(Reply { headers, body });
+        return Attempted::Done(Reply { headers, body });
     }
     let why = describe(status, &body);
     match status {
         // 409: the connection broke, and the API has not noticed yet that the first try is over.
         StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Answer::Later(Later { why, after })
+            Attempted::Later(Later { why, after })
         }
-        _ if status.is_server_error() => Answer::Later(Later { why, after }),
-        StatusCode::UNAUTHORIZED => Answer::Refused(Refused {
+        _ if status.is_server_error() => Attempted::Later(Later { why, after }),
+        StatusCode::UNAUTHORIZED => Attempted::Refused(Refused {
             status: Some(status),
-            failure: Failure::new(format!(
+            failure: anyhow!(
                 "{why} Give another token with --token-file or SALEBELL_TOKEN, or run this in the folder of a running \
                  `salebell dev`."
-            )),
+            ),
         }),
-        _ => Answer::Refused(Refused { status: Some(status), failure: Failure::new(why) }),
+        _ => Attempted::Refused(Refused { status: Some(status), failure: anyhow!(why) }),
     }
 }
 

@@ -9,10 +9,11 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, anyhow};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 
 /// Below the project's folder.
 const FOLDER: &str = ".salebell";
@@ -42,7 +43,7 @@ pub enum Absent {
         project: PathBuf,
         process: u32,
     },
-    Unreadable(Failure),
+    Unreadable(anyhow::Error),
 }
 
 impl Display for Absent {
@@ -56,7 +57,7 @@ impl Display for Absent {
                 "the `salebell dev` of {} (process {process}) is not running any more; `make run` starts it again",
                 project.display()
             ),
-            Absent::Unreadable(failure) => failure.fmt(f),
+            Absent::Unreadable(failure) => f.write_str(&chain(failure.as_ref())),
         }
     }
 }
@@ -98,15 +99,15 @@ impl RunningDev {
     ///
     /// # Errors
     /// There is no `/proc` to tell when this process was started.
-    pub fn describe(&self) -> Result<String, Failure> {
+    pub fn describe(&self) -> anyhow::Result<String> {
         let process = Process::find(std::process::id());
         let record = Record {
-            process: process.ok_or_else(|| Failure::new("cannot read /proc/self/stat"))?,
+            process: process.ok_or_else(|| anyhow!("cannot read /proc/self/stat"))?,
             url: self.url.clone(),
             token_file: self.token_file.clone(),
             database_url: self.database_url.expose_secret().to_owned(),
         };
-        serde_json::to_string(&record).explain(|| format!("cannot write {FILE}"))
+        serde_json::to_string(&record).with_context(|| format!("cannot write {FILE}"))
     }
 
     /// The one of the current folder.
@@ -114,7 +115,7 @@ impl RunningDev {
     /// # Errors
     /// There is none that runs.
     pub fn find() -> Result<RunningDev, Absent> {
-        let project = std::env::current_dir().explain(|| "cannot tell the current folder");
+        let project = std::env::current_dir().context("cannot tell the current folder");
         RunningDev::find_in(&project.map_err(Absent::Unreadable)?)
     }
 
@@ -125,12 +126,12 @@ impl RunningDev {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(Absent::Nothing { project }),
             Err(error) => {
-                let failure = Err(error).explain(|| format!("cannot read {}", path.display()));
+                let failure = Err(error).with_context(|| format!("cannot read {}", path.display()));
                 return failure.map_err(Absent::Unreadable);
             }
         };
         let record: Record = serde_json::from_str(&text)
-            .map_err(|_| Failure::new(format!("{} is not what `salebell dev` writes", path.display())))
+            .map_err(|_| anyhow!("{} is not what `salebell dev` writes", path.display()))
             .map_err(Absent::Unreadable)?;
         if Process::find(record.process.id).as_ref() != Some(&record.process) {
             return Err(Absent::Ended { project, process: record.process.id });

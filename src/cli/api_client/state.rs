@@ -6,12 +6,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use anyhow::{Context as _, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::hex;
-use crate::error::failure::{Explain, Failure};
 
 /// More than any state has, in bytes: it is cut down to its last line.
 const LARGE: u64 = 256 << 10;
@@ -20,10 +20,10 @@ const LARGE: u64 = 256 << 10;
 ///
 /// # Errors
 /// When the file cannot be made, or another process does the same work right now, which is told as `busy`.
-pub fn open_locked(name: &str, work: &str, busy: &str) -> Result<(PathBuf, Flock<File>), Failure> {
+pub fn open_locked(name: &str, work: &str, busy: &str) -> anyhow::Result<(PathBuf, Flock<File>)> {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, work.as_bytes());
     let folder = state_folder()?;
-    fs::create_dir_all(&folder).explain(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("{name}-{}.ndjson", &hex(digest.as_ref())[..16]));
     let file = OpenOptions::new()
         .read(true)
@@ -32,8 +32,8 @@ pub fn open_locked(name: &str, work: &str, busy: &str) -> Result<(PathBuf, Flock
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .explain(|| format!("cannot open {}", path.display()))?;
-    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Failure::new(busy))?;
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| anyhow!("{busy}"))?;
     Ok((path, file))
 }
 
@@ -59,7 +59,7 @@ pub struct StateFile {
 impl StateFile {
     /// # Errors
     /// Those of `open_locked`.
-    pub fn open(name: &str, work: &str, busy: &str) -> Result<Self, Failure> {
+    pub fn open(name: &str, work: &str, busy: &str) -> anyhow::Result<Self> {
         let (path, file) = open_locked(name, work, busy)?;
         Ok(Self { path, file })
     }
@@ -68,10 +68,10 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn load<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Failure> {
+    pub fn load<T: DeserializeOwned>(&mut self) -> anyhow::Result<Option<T>> {
         let mut text = Vec::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
-        read.explain(|| format!("cannot read {}", self.path.display()))?;
+        read.with_context(|| format!("cannot read {}", self.path.display()))?;
         let lines = text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
         Ok(lines.rev().find_map(|line| serde_json::from_slice(line).ok()))
     }
@@ -80,7 +80,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn keep(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+    pub fn keep(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
         let mut keep = || {
             let mut end = self.file.seek(SeekFrom::End(0))?;
             if end > LARGE {
@@ -93,7 +93,7 @@ impl StateFile {
             }
             write_line(&mut self.file, value)
         };
-        keep().explain(|| format!("cannot write {}", self.path.display()))
+        keep().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Forgets it: all is done. One that stays would only be found to be of no use.
@@ -102,10 +102,10 @@ impl StateFile {
     }
 }
 
-fn state_folder() -> Result<PathBuf, Failure> {
+fn state_folder() -> anyhow::Result<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map(|base| base.join("salebell"))
-        .ok_or_else(|| Failure::new("neither XDG_STATE_HOME nor HOME says where to keep how far it got"))
+        .ok_or_else(|| anyhow!("neither XDG_STATE_HOME nor HOME says where to keep how far it got"))
 }

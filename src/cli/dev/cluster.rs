@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::{ExposeSecret, SecretString};
@@ -24,7 +25,6 @@ use super::guard::Guard;
 use super::home::{FolderLock, make_folder, random_hex, read_secret};
 use super::owner::Owner;
 use super::programs::ServerPrograms;
-use crate::error::failure::{Explain, Failure};
 use crate::store;
 
 /// The only role, and the name of the database that `store::databases` makes.
@@ -63,7 +63,7 @@ impl Cluster {
     /// # Errors
     /// When server programs are missing, the folder cannot be reached, or the server does not start; the
     /// message has the end of the server's log.
-    pub async fn start(folder: &Path, say: &dyn Fn(&str)) -> Result<Self, Failure> {
+    pub async fn start(folder: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let owner = Owner::choose(folder).await?;
         let folder = prepare_folder(folder, &owner, say).await?;
         let lock = FolderLock::take(&folder)?;
@@ -112,19 +112,19 @@ impl Cluster {
 
     /// Starts the server again, on the same port, whenever it ends by itself (somebody killed it). Returns only
     /// when that has become hopeless. Safe to drop.
-    pub async fn supervise(&mut self) -> Failure {
+    pub async fn supervise(&mut self) -> anyhow::Error {
         let mut restarts = Vec::new();
         loop {
             let status = match self.server.wait().await {
                 Ok(status) => status,
-                Err(error) => return Failure::new(format!("cannot wait for postgres: {error}")),
+                Err(error) => return anyhow!("cannot wait for postgres: {error}"),
             };
             restarts.retain(|at: &Instant| at.elapsed() < Duration::from_secs(60));
             if restarts.len() >= MOST_RESTARTS {
-                return Failure::new(format!(
+                return anyhow!(
                     "the private PostgreSQL server ends again and again ({status}); its log is {}",
                     self.folder.join("log").display()
-                ));
+                );
             }
             restarts.push(Instant::now());
             log::warn!(target: "salebell::dev", "PostgreSQL ended ({status}); starting it again");
@@ -134,7 +134,7 @@ impl Cluster {
         }
     }
 
-    async fn restart(&mut self) -> Result<(), Failure> {
+    async fn restart(&mut self) -> anyhow::Result<()> {
         end_leftovers(&self.folder).await?;
         let Self { programs, owner, folder, socket, password, guard, .. } = self;
         self.server = launch_on(programs, owner, folder, socket, password, self.port, guard).await?;
@@ -145,7 +145,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it cannot be signalled or does not end.
-    pub async fn stop(mut self) -> Result<(), Failure> {
+    pub async fn stop(mut self) -> anyhow::Result<()> {
         for signal in [Signal::SIGINT, Signal::SIGQUIT] {
             // `id` is `None` when it has ended already.
             if let Some(pid) = self.server.id() {
@@ -156,27 +156,27 @@ impl Cluster {
                 return Ok(());
             }
         }
-        Err(Failure::new("the private PostgreSQL server does not stop"))
+        Err(anyhow!("the private PostgreSQL server does not stop"))
     }
 
-    async fn create_database(&self) -> Result<(), Failure> {
+    async fn create_database(&self) -> anyhow::Result<()> {
         let what = || "cannot make the database on the private PostgreSQL server";
         let options = connect_options(&self.socket, self.port, &self.password);
-        let mut connection = PgConnection::connect_with(&options).await.explain(what)?;
-        store::databases::create_database(&mut connection).await.explain(what)?;
-        connection.close().await.explain(what)
+        let mut connection = PgConnection::connect_with(&options).await.with_context(what)?;
+        store::databases::create_database(&mut connection).await.with_context(what)?;
+        connection.close().await.with_context(what)
     }
 }
 
 /// Makes `folder` so that `owner` can work in it and returns where it really is.
-async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> Result<PathBuf, Failure> {
+async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let parent = folder.parent().unwrap_or(folder);
     if fs::symlink_metadata(folder).is_err() && !owner.can_enter(parent).await? {
         let elsewhere = elsewhere_for(folder);
         let base = elsewhere.parent().unwrap_or(&elsewhere);
         make_folder(base, 0o755)?;
         std::os::unix::fs::symlink(&elsewhere, folder)
-            .explain(|| format!("cannot link {} to {}", folder.display(), elsewhere.display()))?;
+            .with_context(|| format!("cannot link {} to {}", folder.display(), elsewhere.display()))?;
         say(&format!(
             "user {} cannot reach {}, so the database lies in {}",
             owner.name,
@@ -190,14 +190,14 @@ async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> Res
         make_folder(&real, 0o700)?;
         owner.give(&real)?;
     }
-    let real = real.canonicalize().explain(|| format!("cannot resolve {}", real.display()))?;
+    let real = real.canonicalize().with_context(|| format!("cannot resolve {}", real.display()))?;
     if owner.is_another() && !owner.can_enter(&real).await? {
-        return Err(Failure::new(format!(
+        bail!(
             "user {} runs the database server and cannot reach {}; move the project, or remove {} to begin with an empty database elsewhere",
             owner.name,
             real.display(),
             folder.display()
-        )));
+        );
     }
     Ok(real)
 }
@@ -209,16 +209,16 @@ fn elsewhere_for(folder: &Path) -> PathBuf {
 }
 
 /// The major version that made `data`, if there is one.
-fn read_major(data: &Path) -> Result<Option<u32>, Failure> {
+fn read_major(data: &Path) -> anyhow::Result<Option<u32>> {
     let path = data.join("PG_VERSION");
     match fs::read_to_string(&path) {
         Ok(text) => text
             .trim()
             .parse()
             .map(Some)
-            .map_err(|_| Failure::new(format!("{} is not a version: {text:?}", path.display()))),
+            .map_err(|_| anyhow!("{} is not a version: {text:?}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -228,14 +228,14 @@ async fn create(
     owner: &Owner,
     folder: &Path,
     say: &dyn Fn(&str),
-) -> Result<SecretString, Failure> {
+) -> anyhow::Result<SecretString> {
     let data = folder.join("data");
     if data.exists() {
-        return Err(Failure::new(format!(
+        bail!(
             "{} is there and {} is not; remove the former to begin with an empty database",
             data.display(),
             folder.join("password").display()
-        )));
+        );
     }
     say(&format!("making a PostgreSQL {} cluster in {}", programs.major, folder.display()));
     let password_file = folder.join("password");
@@ -247,7 +247,7 @@ async fn create(
     // C.UTF-8 knows which letters are letters and sorts alike everywhere; plain C is always there.
     for locale in ["C.UTF-8", "C"] {
         if beside.exists() {
-            fs::remove_dir_all(&beside).explain(|| format!("cannot remove {}", beside.display()))?;
+            fs::remove_dir_all(&beside).with_context(|| format!("cannot remove {}", beside.display()))?;
         }
         let output = owner
             .command(&programs.path("initdb"))
@@ -261,18 +261,18 @@ async fn create(
             .current_dir(folder)
             .output()
             .await
-            .explain(|| "cannot run initdb")?;
+            .context("cannot run initdb")?;
         if output.status.success() {
-            fs::rename(&beside, &data).explain(|| format!("cannot rename {}", beside.display()))?;
+            fs::rename(&beside, &data).with_context(|| format!("cannot rename {}", beside.display()))?;
             return Ok(SecretString::from(password));
         }
         failure = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     }
-    Err(Failure::new(format!("initdb failed: {failure}")))
+    Err(anyhow!("initdb failed: {failure}"))
 }
 
 /// The folder of the unix socket: beside the data, or under /tmp where that path would be too long.
-fn prepare_socket_folder(folder: &Path, owner: &Owner) -> Result<PathBuf, Failure> {
+fn prepare_socket_folder(folder: &Path, owner: &Owner) -> anyhow::Result<PathBuf> {
     let beside = folder.join("socket");
     let socket = if beside.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
         beside
@@ -291,10 +291,11 @@ fn prepare_socket_folder(folder: &Path, owner: &Owner) -> Result<PathBuf, Failur
         owner.give(&socket)?;
     }
     if !owner.has_private_folder(&socket) {
-        return Err(Failure::new(format!("{} is not a private folder of {}", socket.display(), owner.name)));
+        bail!("{} is not a private folder of {}", socket.display(), owner.name);
     }
     // Nothing of ours is running any more (`end_leftovers`), so sockets and their locks are stale.
-    for entry in fs::read_dir(&socket).explain(|| format!("cannot list {}", socket.display()))?.flatten() {
+    for entry in fs::read_dir(&socket).with_context(|| format!("cannot list {}", socket.display()))?.flatten()
+    {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
             let _ = fs::remove_file(entry.path());
         }
@@ -304,7 +305,7 @@ fn prepare_socket_folder(folder: &Path, owner: &Owner) -> Result<PathBuf, Failur
 
 /// Stops a server that outlived its `salebell dev` (killed with SIGKILL), and removes a `postmaster.pid`
 /// whose process id now belongs to somebody else: PostgreSQL would refuse to start over either.
-async fn end_leftovers(folder: &Path) -> Result<(), Failure> {
+async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
     let data = folder.join("data");
     let pid_file = data.join("postmaster.pid");
     let Ok(text) = fs::read_to_string(&pid_file) else { return Ok(()) };
@@ -330,29 +331,29 @@ async fn end_leftovers(folder: &Path) -> Result<(), Failure> {
             State::Runs => {}
         }
     }
-    Err(Failure::new(format!("a PostgreSQL server from an earlier run (process {pid}) does not stop")))
+    Err(anyhow!("a PostgreSQL server from an earlier run (process {pid}) does not stop"))
 }
 
 /// For a dead server that its parent does not wait for (the first process of a container, often): PostgreSQL would
 /// take it for alive and refuse to start. Its file is removed once no backend of it is left.
-async fn forget_unburied(data: &Path, pid_file: &Path) -> Result<(), Failure> {
+async fn forget_unburied(data: &Path, pid_file: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + LONGEST_LEFTOVERS;
     while let Some(pid) = find_process_in(data) {
         if Instant::now() > deadline {
-            return Err(Failure::new(format!(
+            bail!(
                 "process {pid} of a PostgreSQL server that has ended is still at work in {}",
                 data.display()
-            )));
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     remove_pid_file(pid_file)
 }
 
-fn remove_pid_file(pid_file: &Path) -> Result<(), Failure> {
+fn remove_pid_file(pid_file: &Path) -> anyhow::Result<()> {
     match fs::remove_file(pid_file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).explain(|| format!("cannot remove {}", pid_file.display()))
+            Err(error).with_context(|| format!("cannot remove {}", pid_file.display()))
         }
         _ => Ok(()),
     }
@@ -394,13 +395,13 @@ fn is_server_of(pid: u32, data: &Path, pid_file: &str) -> bool {
     }
 }
 
-fn send(pid: u32, signal: Signal) -> Result<(), Failure> {
+fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     // Zero and negative numbers would mean groups of processes.
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1);
-    let pid = pid.ok_or_else(|| Failure::new("not the id of a process"))?;
+    let pid = pid.ok_or_else(|| anyhow!("not the id of a process"))?;
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-        Err(errno) => Err(errno).explain(|| format!("cannot signal process {pid}")),
+        Err(errno) => Err(errno).with_context(|| format!("cannot signal process {pid}")),
     }
 }
 
@@ -412,7 +413,7 @@ async fn launch(
     socket: &Path,
     password: &SecretString,
     guard: &mut Guard,
-) -> Result<(Child, u16), Failure> {
+) -> anyhow::Result<(Child, u16)> {
     let port_file = folder.join("port");
     let last = fs::read_to_string(&port_file).ok().and_then(|text| text.trim().parse::<u16>().ok());
     let mut port = match last {
@@ -424,7 +425,7 @@ async fn launch(
         match launch_on(programs, owner, folder, socket, password, port, guard).await {
             Ok(server) => {
                 fs::write(&port_file, port.to_string())
-                    .explain(|| format!("cannot write {}", port_file.display()))?;
+                    .with_context(|| format!("cannot write {}", port_file.display()))?;
                 return Ok((server, port));
             }
             // Somebody took the port between our look and the server's bind.
@@ -443,16 +444,16 @@ fn is_free(port: u16) -> bool {
 
 /// A port below the range from which the kernel numbers outgoing connections (ip(7)), so that it is still
 /// free at the next start.
-fn free_port() -> Result<u16, Failure> {
+fn free_port() -> anyhow::Result<u16> {
     for _ in 0..100 {
         let mut random = [0u8; 2];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| Failure::new("no random numbers to be had"))?;
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("no random numbers to be had"))?;
         let port = 15_000 + u16::from_ne_bytes(random) % 16_000;
         if is_free(port) {
             return Ok(port);
         }
     }
-    Err(Failure::new("no free port on 127.0.0.1"))
+    Err(anyhow!("no free port on 127.0.0.1"))
 }
 
 /// Starts the server and returns once it answers a login.
@@ -464,12 +465,12 @@ async fn launch_on(
     password: &SecretString,
     port: u16,
     guard: &mut Guard,
-) -> Result<Child, Failure> {
+) -> anyhow::Result<Child> {
     let begin = Instant::now();
     loop {
         let log = open_log(folder)?;
         let start_of_log = log.metadata().map_or(0, |metadata| metadata.len());
-        let errors = log.try_clone().explain(|| "cannot share the server's log")?;
+        let errors = log.try_clone().context("cannot share the server's log")?;
         let mut command = owner.command(&programs.path("postgres"));
         command.arg("-D").arg(folder.join("data"));
         for setting in settings(socket, port) {
@@ -478,7 +479,7 @@ async fn launch_on(
         // A group of its own: the terminal's Ctrl-C is for us, and the server has to outlive the requests
         // that are being finished.
         command.current_dir(folder).process_group(0).stdout(log).stderr(errors);
-        let mut server = command.spawn().explain(|| "cannot start postgres")?;
+        let mut server = command.spawn().context("cannot start postgres")?;
         guard.watch(&server)?;
         match wait_until_ready(&mut server, &connect_options(socket, port, password)).await? {
             Start::Ready => return Ok(server),
@@ -490,11 +491,11 @@ async fn launch_on(
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
-                return Err(Failure::new(format!(
+                bail!(
                     "the private PostgreSQL server ended ({status}); its log, {}, says:\n{}",
                     folder.join("log").display(),
                     log.trim_end()
-                )));
+                );
             }
         }
     }
@@ -525,10 +526,10 @@ enum Start {
     Ended(ExitStatus),
 }
 
-async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> Result<Start, Failure> {
+async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> anyhow::Result<Start> {
     let deadline = Instant::now() + LONGEST_START;
     loop {
-        if let Some(status) = server.try_wait().explain(|| "cannot wait for postgres")? {
+        if let Some(status) = server.try_wait().context("cannot wait for postgres")? {
             return Ok(Start::Ended(status));
         }
         match PgConnection::connect_with(options).await {
@@ -537,13 +538,13 @@ async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> Res
                 return Ok(Start::Ready);
             }
             Err(error) if Instant::now() > deadline => {
-                return Err(error).explain(|| "the private PostgreSQL server takes no logins");
+                return Err(error).context("the private PostgreSQL server takes no logins");
             }
             // 28P01, 28000: waiting does not mend a wrong password.
             Err(sqlx::Error::Database(error))
                 if matches!(error.code().as_deref(), Some("28P01" | "28000")) =>
             {
-                return Err(error).explain(|| "the private PostgreSQL server refuses its own password");
+                return Err(error).context("the private PostgreSQL server refuses its own password");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
@@ -560,7 +561,7 @@ fn connect_options(socket: &Path, port: u16, password: &SecretString) -> PgConne
         .ssl_mode(PgSslMode::Disable)
 }
 
-fn open_log(folder: &Path) -> Result<File, Failure> {
+fn open_log(folder: &Path) -> anyhow::Result<File> {
     let path = folder.join("log");
     if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LARGEST_LOG) {
         let _ = fs::remove_file(&path);
@@ -570,7 +571,7 @@ fn open_log(folder: &Path) -> Result<File, Failure> {
         .append(true)
         .mode(0o600)
         .open(&path)
-        .explain(|| format!("cannot open {}", path.display()))
+        .with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// The end of the log from byte `start` on, a screenful at most.

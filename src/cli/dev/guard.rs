@@ -4,10 +4,10 @@ use std::io::{PipeWriter, Write};
 use std::path::Path;
 use std::process::Stdio;
 
+use anyhow::Context as _;
 use tokio::process::Child;
 
 use super::owner::Owner;
-use crate::error::failure::{Explain, Failure};
 
 /// Reads process ids until the pipe ends, which the kernel brings about however we end, and then asks the last
 /// of them for a fast shutdown (SIGINT). It looks first whether that process stands in the data folder, as
@@ -29,8 +29,8 @@ impl Guard {
     ///
     /// # Errors
     /// When no process can be started.
-    pub fn start(owner: &Owner, data: &Path) -> Result<Self, Failure> {
-        let (reader, pipe) = std::io::pipe().explain(|| "cannot make a pipe")?;
+    pub fn start(owner: &Owner, data: &Path) -> anyhow::Result<Self> {
+        let (reader, pipe) = std::io::pipe().context("cannot make a pipe")?;
         let process = owner
             .command(Path::new("sh"))
             .args(["-c", SCRIPT, "guard"])
@@ -42,7 +42,7 @@ impl Guard {
             // The terminal's Ctrl-C is not for it.
             .process_group(0)
             .spawn()
-            .explain(|| "cannot start a guard for the database server")?;
+            .context("cannot start a guard for the database server")?;
         Ok(Self { process, pipe })
     }
 
@@ -50,10 +50,10 @@ impl Guard {
     ///
     /// # Errors
     /// When the guard is gone.
-    pub fn watch(&mut self, server: &Child) -> Result<(), Failure> {
+    pub fn watch(&mut self, server: &Child) -> anyhow::Result<()> {
         let Some(pid) = server.id() else { return Ok(()) };
         // One small write to an empty pipe never waits.
-        self.pipe.write_all(format!("{pid}\n").as_bytes()).explain(|| "the database server's guard is gone")
+        self.pipe.write_all(format!("{pid}\n").as_bytes()).context("the database server's guard is gone")
     }
 
     /// Lets it go without a stop: the server has been stopped.

@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
 use crate::cli::api_client::running_dev::{self, RunningDev};
-use crate::error::failure::{Explain, Failure};
 
 /// `.salebell` in the folder where `salebell dev` was started, locked for this process.
 #[derive(Debug)]
@@ -25,19 +25,19 @@ impl Home {
     /// # Errors
     /// When another `salebell dev` holds it (the message names its process and address), or the folder
     /// cannot be made.
-    pub fn open(project: &Path) -> Result<Self, Failure> {
+    pub fn open(project: &Path) -> anyhow::Result<Self> {
         let folder = project.join(".salebell");
         // As root the server runs as another user, who has to pass through; nothing can be listed.
         let mode = if Uid::effective().is_root() { 0o711 } else { 0o700 };
         make_folder(&folder, mode)?;
-        let folder = folder.canonicalize().explain(|| format!("cannot resolve {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("cannot resolve {}", folder.display()))?;
         let lock = FolderLock::take(&folder)?;
         // Of a run that was killed.
         let _ = fs::remove_file(folder.join(running_dev::FILE));
         // The token and the password must not be committed by accident, wherever this was started.
         let ignore = folder.join(".gitignore");
         if !ignore.exists() {
-            fs::write(&ignore, "*\n").explain(|| format!("cannot write {}", ignore.display()))?;
+            fs::write(&ignore, "*\n").with_context(|| format!("cannot write {}", ignore.display()))?;
         }
         Ok(Self { project: project.to_owned(), folder, lock })
     }
@@ -57,7 +57,7 @@ impl Home {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn announce(&mut self, dev: &RunningDev) -> Result<(), Failure> {
+    pub fn announce(&mut self, dev: &RunningDev) -> anyhow::Result<()> {
         self.lock.announce(&dev.url)?;
         write_secret(&self.path(running_dev::FILE), &dev.describe()?)
     }
@@ -66,12 +66,12 @@ impl Home {
     ///
     /// # Errors
     /// When the link cannot be made.
-    pub fn link_program(&self) -> Result<PathBuf, Failure> {
+    pub fn link_program(&self) -> anyhow::Result<PathBuf> {
         let (link, beside) = (self.path("salebell"), self.path("salebell.new"));
-        let program = std::env::current_exe().explain(|| "cannot tell where this program is")?;
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
         let _ = fs::remove_file(&beside);
         let made = std::os::unix::fs::symlink(program, &beside).and_then(|()| fs::rename(&beside, &link));
-        made.explain(|| format!("cannot make {}", link.display()))?;
+        made.with_context(|| format!("cannot make {}", link.display()))?;
         Ok(link)
     }
 }
@@ -92,7 +92,7 @@ impl FolderLock {
     ///
     /// # Errors
     /// When another process holds it, with what that process announced.
-    pub fn take(folder: &Path) -> Result<Self, Failure> {
+    pub fn take(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("lock");
         let file = OpenOptions::new()
             .read(true)
@@ -101,7 +101,7 @@ impl FolderLock {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .explain(|| format!("cannot open {}", path.display()))?;
+            .with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 write_lock(&mut lock, &format!("process {}", std::process::id()))?;
@@ -110,43 +110,43 @@ impl FolderLock {
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
-                Err(Failure::new(format!(
+                Err(anyhow!(
                     "salebell dev is running here already: {} (it holds {})",
                     if holder.trim().is_empty() { "starting" } else { holder.trim() },
                     path.display()
-                )))
+                ))
             }
-            Err((_, errno)) => Err(errno).explain(|| format!("cannot lock {}", path.display())),
+            Err((_, errno)) => Err(errno).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
 
-    fn announce(&mut self, address: &str) -> Result<(), Failure> {
+    fn announce(&mut self, address: &str) -> anyhow::Result<()> {
         let text = format!("process {}, {address}", std::process::id());
         write_lock(&mut self.0, &text)
     }
 }
 
-fn write_lock(file: &mut File, text: &str) -> Result<(), Failure> {
+fn write_lock(file: &mut File, text: &str) -> anyhow::Result<()> {
     use std::io::Seek;
     let write = |file: &mut File| {
         file.set_len(0)?;
         file.rewind()?;
         file.write_all(text.as_bytes())
     };
-    write(file).explain(|| "cannot write the lock file")
+    write(file).context("cannot write the lock file")
 }
 
 /// Makes one folder with exactly `mode`; one that exists is left as it is.
 ///
 /// # Errors
 /// When it cannot be made or something else has its name.
-pub fn make_folder(path: &Path, mode: u32) -> Result<(), Failure> {
+pub fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         // The umask may have taken bits away.
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .explain(|| format!("cannot set the mode of {}", path.display())),
+            .with_context(|| format!("cannot set the mode of {}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(error).explain(|| format!("cannot make {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
     }
 }
 
@@ -155,7 +155,7 @@ pub fn make_folder(path: &Path, mode: u32) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
+pub fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
     let write = || {
         let _ = fs::remove_file(&beside);
@@ -164,18 +164,18 @@ pub fn write_secret(path: &Path, secret: &str) -> Result<(), Failure> {
         file.sync_all()?;
         fs::rename(&beside, path)
     };
-    write().explain(|| format!("cannot write {}", path.display()))
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads a secret without its line end; `None` when there is no such file.
 ///
 /// # Errors
 /// When the file exists and cannot be read.
-pub fn read_secret(path: &Path) -> Result<Option<String>, Failure> {
+pub fn read_secret(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).explain(|| format!("cannot read {}", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -183,8 +183,8 @@ pub fn read_secret(path: &Path) -> Result<Option<String>, Failure> {
 ///
 /// # Errors
 /// When the generator fails.
-pub fn random_hex(bytes: usize) -> Result<String, Failure> {
+pub fn random_hex(bytes: usize) -> anyhow::Result<String> {
     let mut buffer = vec![0u8; bytes];
-    aws_lc_rs::rand::fill(&mut buffer).map_err(|_| Failure::new("no random numbers to be had"))?;
+    aws_lc_rs::rand::fill(&mut buffer).map_err(|_| anyhow!("no random numbers to be had"))?;
     Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
 }

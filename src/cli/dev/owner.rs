@@ -3,10 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use anyhow::{Context as _, anyhow};
 use nix::unistd::{Gid, Uid, User};
 use tokio::process::Command;
-
-use crate::error::failure::{Explain, Failure};
 
 /// The account that is made when root has no `postgres` to run the server as.
 const FALLBACK: &str = "salebell";
@@ -28,7 +27,7 @@ impl Owner {
     ///
     /// # Errors
     /// When root has no such user and cannot make one.
-    pub async fn choose(existing: &Path) -> Result<Self, Failure> {
+    pub async fn choose(existing: &Path) -> anyhow::Result<Self> {
         let me = Uid::effective();
         if !me.is_root() {
             let name = lookup_uid(me)?.map_or_else(|| me.to_string(), |user| user.name);
@@ -52,12 +51,12 @@ impl Owner {
             .args(["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", FALLBACK])
             .status()
             .await
-            .explain(|| "cannot run useradd to make a user for the database server")?;
+            .context("cannot run useradd to make a user for the database server")?;
         match lookup_name(FALLBACK)? {
             Some(user) if status.success() => {
                 Ok(Self { name: user.name, uid: user.uid, gid: user.gid, switches: true })
             }
-            _ => Err(Failure::new("PostgreSQL does not run as root, and useradd made no user for it")),
+            _ => Err(anyhow!("PostgreSQL does not run as root, and useradd made no user for it")),
         }
     }
 
@@ -86,7 +85,7 @@ impl Owner {
     ///
     /// # Errors
     /// When `test` cannot be run.
-    pub async fn can_enter(&self, folder: &Path) -> Result<bool, Failure> {
+    pub async fn can_enter(&self, folder: &Path) -> anyhow::Result<bool> {
         let status = self
             .command(Path::new("test"))
             .arg("-x")
@@ -94,7 +93,7 @@ impl Owner {
             .current_dir("/")
             .status()
             .await
-            .explain(|| "cannot run test")?;
+            .context("cannot run test")?;
         Ok(status.success())
     }
 
@@ -102,12 +101,12 @@ impl Owner {
     ///
     /// # Errors
     /// When its owner cannot be changed.
-    pub fn give(&self, path: &Path) -> Result<(), Failure> {
+    pub fn give(&self, path: &Path) -> anyhow::Result<()> {
         if !self.switches {
             return Ok(());
         }
         nix::unistd::chown(path, Some(self.uid), Some(self.gid))
-            .explain(|| format!("cannot give {} to {}", path.display(), self.name))
+            .with_context(|| format!("cannot give {} to {}", path.display(), self.name))
     }
 
     /// Whether `path` is a folder (no link) of this user's that others cannot enter.
@@ -118,10 +117,10 @@ impl Owner {
     }
 }
 
-fn lookup_uid(uid: Uid) -> Result<Option<User>, Failure> {
-    User::from_uid(uid).explain(|| format!("cannot look up user {uid}"))
+fn lookup_uid(uid: Uid) -> anyhow::Result<Option<User>> {
+    User::from_uid(uid).with_context(|| format!("cannot look up user {uid}"))
 }
 
-fn lookup_name(name: &str) -> Result<Option<User>, Failure> {
-    User::from_name(name).explain(|| format!("cannot look up user {name}"))
+fn lookup_name(name: &str) -> anyhow::Result<Option<User>> {
+    User::from_name(name).with_context(|| format!("cannot look up user {name}"))
 }

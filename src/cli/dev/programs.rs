@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::failure::Failure;
+use anyhow::anyhow;
 
 /// The oldest major version of PostgreSQL that Salebell runs on.
 pub const OLDEST_MAJOR: u32 = 15;
@@ -25,7 +25,7 @@ impl ServerPrograms {
     ///
     /// # Errors
     /// When nothing suitable is installed; the message says what to install.
-    pub fn find(major: Option<u32>) -> Result<Self, Failure> {
+    pub fn find(major: Option<u32>) -> anyhow::Result<Self> {
         let mut found: Vec<Self> =
             candidate_folders().into_iter().filter_map(|bin| Self::probe(&bin)).collect();
         found.sort_by_key(|programs| std::cmp::Reverse(programs.major));
@@ -34,7 +34,7 @@ impl ServerPrograms {
             Some(major) => found.into_iter().find(|programs| programs.major == major),
             None => found.into_iter().find(|programs| programs.major >= OLDEST_MAJOR),
         };
-        chosen.ok_or_else(|| Failure::new(missing_message(major, &known)))
+        chosen.ok_or_else(|| anyhow!(missing_message(major, &known)))
     }
 
     /// The program `name` of this version.

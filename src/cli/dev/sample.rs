@@ -1,10 +1,10 @@
 //! The sample feed: prices of well-known games in three stores that do not exist.
 
+use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde_json::Value;
 
 use crate::cli::api_client::ApiClient;
-use crate::error::failure::{Explain, Failure};
 
 /// About a year of price changes, as `salebell report` takes it too.
 const FEED: &str = include_str!("../../../data/sample-feed.ndjson");
@@ -18,7 +18,7 @@ const INSTANTS: [&str; 2] = ["observed_at", "sale_ends_at"];
 ///
 /// # Errors
 /// When the API refuses it or does not answer.
-pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -> Result<(), Failure> {
+pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -> anyhow::Result<()> {
     let games: Value = client.get("v1/games", Some("limit=1")).await?;
     let is_empty = games.get("items").and_then(Value::as_array).is_some_and(Vec::is_empty);
     if !is_empty {
@@ -30,20 +30,20 @@ pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -
     let receipt = client.report(&key, &move_feed(now)?.into(), true).await?;
     match (receipt.rejected.first(), receipt.batch_id) {
         (None, Some(batch)) => client.wait_for(batch).await.map(drop),
-        (Some(refused), _) => Err(Failure::new(format!(
+        (Some(refused), _) => Err(anyhow!(
             "the API refuses line {} of the sample feed: {}",
             refused.index + 1,
             refused.problem.detail
-        ))),
-        (None, None) => Err(Failure::new("the sample feed is empty")),
+        )),
+        (None, None) => Err(anyhow!("the sample feed is empty")),
     }
 }
 
 /// The feed with all its instants moved by the same time, so that its sales are on today.
-fn move_feed(now: DateTime<Utc>) -> Result<Vec<u8>, Failure> {
+fn move_feed(now: DateTime<Utc>) -> anyhow::Result<Vec<u8>> {
     let mut lines: Vec<Value> = FEED
         .lines()
-        .map(|line| serde_json::from_str(line).explain(|| "the sample feed is damaged"))
+        .map(|line| serde_json::from_str(line).context("the sample feed is damaged"))
         .collect::<Result<_, _>>()?;
     let newest = lines.iter().filter_map(|line| read_instant(line, "observed_at")).max().unwrap_or(now);
     let shift = now - LAST_CHANGE_AGO - newest;

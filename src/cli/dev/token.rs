@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::home::{read_secret, write_secret};
 use crate::app::App;
 use crate::domain::api_key;
-use crate::error::failure::{Explain, Failure};
 use crate::secrets;
 use crate::store::accounts;
 use crate::store::keys::{self, NewKey};
@@ -16,12 +16,12 @@ use crate::store::keys::{self, NewKey};
 ///
 /// # Errors
 /// When the database cannot be asked or the file not be written.
-pub async fn find_or_create(app: &App, file: &Path) -> Result<SecretString, Failure> {
+pub async fn find_or_create(app: &App, file: &Path) -> anyhow::Result<SecretString> {
     let now = app.clock.now();
     if let Some(token) = read_secret(file)?.filter(|token| api_key::is_well_formed(token)) {
         let digest = api_key::digest_of(&token);
         let known = keys::find_valid_key(&app.writer, &digest, now).await;
-        let known = known.explain(|| "cannot look the token up")?;
+        let known = known.context("cannot look the token up")?;
         if known.is_some_and(|key| api_key::SCOPES.iter().all(|scope| key.scopes.iter().any(|s| s == scope)))
         {
             return Ok(SecretString::from(token));
@@ -29,8 +29,8 @@ pub async fn find_or_create(app: &App, file: &Path) -> Result<SecretString, Fail
     }
     let account = accounts::find_or_create_account(&app.writer, "salebell:dev", "dev", now)
         .await
-        .explain(|| "cannot make an account")?;
-    let key = secrets::generate_api_key().explain(|| "cannot make a token")?;
+        .context("cannot make an account")?;
+    let key = secrets::generate_api_key().context("cannot make a token")?;
     let new = NewKey {
         name: "salebell dev",
         hint: &api_key::hint(&key),
@@ -38,7 +38,7 @@ pub async fn find_or_create(app: &App, file: &Path) -> Result<SecretString, Fail
         scopes: &api_key::SCOPES.map(str::to_owned),
         expires_at: None,
     };
-    keys::create_key(&app.writer, account, &new, now).await.explain(|| "cannot make a token")?;
+    keys::create_key(&app.writer, account, &new, now).await.context("cannot make a token")?;
     write_secret(file, key.expose_secret())?;
     Ok(key)
 }

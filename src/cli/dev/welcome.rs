@@ -9,14 +9,13 @@ use secrecy::SecretString;
 use super::{LONGEST_FIRST_ANSWER, sample};
 use crate::app::App;
 use crate::cli::api_client::ApiClient;
-use crate::error::failure::Failure;
 use crate::telemetry::Quiet;
 
 pub struct Welcome {
     /// Of the API.
     pub url: String,
-    pub grpc: Option<Place>,
-    pub metrics: Place,
+    pub grpc: Option<ListenAddress>,
+    pub metrics: ListenAddress,
     pub token: SecretString,
     /// This and the other paths are absolute: they are typed in other terminals.
     pub token_file: PathBuf,
@@ -32,13 +31,13 @@ pub struct Welcome {
 }
 
 /// Where something listens.
-pub struct Place {
+pub struct ListenAddress {
     pub address: SocketAddr,
     /// Where it would be, did not another program listen there.
     pub instead_of: Option<SocketAddr>,
 }
 
-impl Place {
+impl ListenAddress {
     fn why(&self) -> String {
         self.instead_of
             .map_or_else(String::new, |taken| format!("another program listens on port {}", taken.port()))
@@ -48,7 +47,7 @@ impl Place {
 impl Welcome {
     /// Loads the sample into an empty catalogue and says that all is ready, and what to try. When that fails, it
     /// stops the process.
-    pub async fn greet(self, app: App) -> Result<(), Failure> {
+    pub async fn greet(self, app: App) -> anyhow::Result<()> {
         let greet = async {
             let client =
                 ApiClient::new(&self.url, Some(&self.token), LONGEST_FIRST_ANSWER, Box::new(|_| {}))?;

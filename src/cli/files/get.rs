@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,14 +23,14 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::download::{Ended, Remote, Sink, fetch, text};
+use super::download::{RangeFailure, Remote, Sink, fetch, text};
 use super::put::hash_file;
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
 use crate::cli::api_client::access::Access;
 use crate::cli::api_client::state::StateFile;
 use crate::cli::api_client::{ApiClient, hex};
 use crate::domain::file::clean_name;
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 
 /// What has arrived is remembered this often.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +41,7 @@ const MAX_CHANGES: usize = 3;
 ///
 /// It continues after broken connections and restarted servers. Run again after it was killed, it resumes.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct GetArguments {
     #[command(flatten)]
     access: Access,
     /// The id of a file, or the address of a share link.
@@ -60,13 +61,13 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: GetArguments) -> anyhow::Result<ExitCode> {
     let display = Display::default();
     let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
     let client = match &source {
         Source::Own(_) => arguments.access.connect(display.as_say())?,
         Source::Link(url) => arguments.access.connect_without_token(
-            url.join("/").explain(|| format!("{url} is no URL"))?.as_str(),
+            url.join("/").with_context(|| format!("{url} is no URL"))?.as_str(),
             display.as_say(),
         )?,
     };
@@ -90,15 +91,14 @@ enum Source {
 
 impl Source {
     /// `find_api` says where the API is, which a whole share link does not need to know.
-    fn parse(given: &str, find_api: impl Fn() -> Result<String, Failure>) -> Result<Self, Failure> {
+    fn parse(given: &str, find_api: impl Fn() -> anyhow::Result<String>) -> anyhow::Result<Self> {
         if let Ok(id) = given.parse() {
             return Ok(Source::Own(id));
         }
-        let wrong =
-            || Failure::new(format!("{given} is neither the id of a file nor the address of a share link"));
-        let api = || -> Result<Url, Failure> {
+        let wrong = || anyhow!("{given} is neither the id of a file nor the address of a share link");
+        let api = || -> anyhow::Result<Url> {
             let api = find_api()?;
-            api.parse().explain(|| format!("{api} is no URL"))
+            api.parse().with_context(|| format!("{api} is no URL"))
         };
         // As the API tells paths: below its own address.
         let url = if given.starts_with('/') {
@@ -170,7 +170,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn keep(&mut self) -> Result<(), Failure> {
+    fn keep(&mut self) -> anyhow::Result<()> {
         let there: Vec<u64> = (0..self.memory.ranges.len()).map(|part| self.positions.get(part)).collect();
         if there != self.memory.there {
             self.memory.there = there;
@@ -188,14 +188,14 @@ impl Drop for Keeper {
 }
 
 struct Get<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a GetArguments,
     client: &'a ApiClient,
     source: &'a Source,
     display: &'a Display,
 }
 
 impl Get<'_> {
-    async fn run(&self) -> Result<(), Failure> {
+    async fn run(&self) -> anyhow::Result<()> {
         for _ in 0..MAX_CHANGES {
             let version = self.learn().await?;
             let arrived = if self.is_to_standard_output() {
@@ -208,14 +208,14 @@ impl Get<'_> {
             }
             self.display.say("the file on the server is another one by now; beginning anew");
         }
-        Err(Failure::new("the file on the server changes all the time"))
+        Err(anyhow!("the file on the server changes all the time"))
     }
 
     fn is_to_standard_output(&self) -> bool {
         self.arguments.output.as_deref() == Some(Path::new("-"))
     }
 
-    async fn learn(&self) -> Result<Version, Failure> {
+    async fn learn(&self) -> anyhow::Result<Version> {
         let head =
             self.client.retry("ask for the file", || self.client.request_at(Method::HEAD, self.address()));
         match self.source {
@@ -223,7 +223,7 @@ impl Get<'_> {
                 let file: FileInfo = self.client.get(&format!("v1/files/{id}"), None).await?;
                 let Some(length) = file.length.filter(|_| file.state == "complete") else {
                     let there = size(file.offset);
-                    return Err(Failure::new(format!("{id} is not complete yet: {there} of it are there")));
+                    bail!("{id} is not complete yet: {there} of it are there");
                 };
                 // Who is sent elsewhere for the bytes does without the tag: the hash tells versions apart too.
                 let tag = head.await.ok().and_then(|reply| text(&reply.headers, ETAG).map(str::to_owned));
@@ -234,15 +234,14 @@ impl Get<'_> {
                     Ok(reply) => reply.headers,
                     Err(refused) if refused.is_gone() => {
                         let why = "no such link: it is wrong, used up, or taken back, or its time is over";
-                        return Err(Failure::new(why));
+                        bail!(why);
                     }
                     Err(refused) => return Err(refused.failure),
                 };
                 let length = text(&headers, CONTENT_LENGTH).and_then(|length| length.parse().ok());
                 Ok(Version {
                     name: name_of(&headers),
-                    length: length
-                        .ok_or_else(|| Failure::new("the server does not tell how long the file is"))?,
+                    length: length.ok_or_else(|| anyhow!("the server does not tell how long the file is"))?,
                     sha256: digest_of(&headers),
                     tag: text(&headers, ETAG).map(str::to_owned),
                 })
@@ -268,30 +267,28 @@ impl Get<'_> {
     }
 
     /// Whether it arrived; not so when the file was another in the middle.
-    async fn to_standard_output(&self, version: &Version) -> Result<bool, Failure> {
+    async fn to_standard_output(&self, version: &Version) -> anyhow::Result<bool> {
         let sum = Arc::new(Mutex::new(Context::new(&SHA256)));
         let (remote, positions) = (self.remote(version), Positions::new(1));
         let sink = Sink::StandardOutput(sum.clone());
         let work = fetch(&remote, (0, version.length), &positions, 0, &sink);
         match self.display.during(&version.name, Some(version.length), &positions, work).await {
             Ok(()) => {}
-            Err(Ended::Changed) if positions.sum() == 0 => return Ok(false),
-            Err(Ended::Changed) => {
-                return Err(Failure::new(
-                    "the file on the server is another one by now; what was written is of no use",
-                ));
+            Err(RangeFailure::Changed) if positions.sum() == 0 => return Ok(false),
+            Err(RangeFailure::Changed) => {
+                bail!("the file on the server is another one by now; what was written is of no use");
             }
-            Err(Ended::Refused(refused)) => return Err(refused.failure),
+            Err(RangeFailure::Refused(refused)) => return Err(refused.failure),
         }
         let here = hex(sum.lock().clone().finish().as_ref());
         match version.sha256.as_deref() {
-            Some(there) if there != here => Err(Failure::new(differs(there, &here))),
+            Some(there) if there != here => Err(anyhow!(differs(there, &here))),
             _ => Ok(true),
         }
     }
 
     /// Whether it arrived; not so when the file was another in the middle.
-    async fn to_file(&self, version: &Version) -> Result<bool, Failure> {
+    async fn to_file(&self, version: &Version) -> anyhow::Result<bool> {
         let named = self.output(version);
         let output = absolute(&named)?;
         let shown = printable(&named.display().to_string());
@@ -311,9 +308,9 @@ impl Get<'_> {
                 left
             }
             (None, Some(_)) if !self.arguments.force => {
-                return Err(Failure::new(format!(
+                bail!(
                     "{shown}.part is there, and nothing tells what it holds; remove it, or give --force to overwrite it",
-                )));
+                );
             }
             (left, there) => {
                 if left.is_some() && there.is_some() {
@@ -332,23 +329,28 @@ impl Get<'_> {
         let mut keeper = Keeper { state, memory, positions: positions.clone() };
         match self.fetch_all(version, &mut keeper, &file).await {
             Ok(()) => {}
-            Err(Ended::Changed) => {
+            Err(RangeFailure::Changed) => {
                 // The next round finds another version, and says so to nobody twice.
                 return self.forget(keeper, &part);
             }
-            Err(Ended::Refused(refused)) => {
+            Err(RangeFailure::Refused(refused)) => {
                 let there = match positions.sum() {
                     0 => String::new(),
                     there => format!("\n{} of it are here; the same command takes up there.", size(there)),
                 };
-                return Err(Failure::new(format!("{}{there}", refused.failure)));
+                bail!("{}{there}", chain(refused.failure.as_ref()));
             }
         }
         self.finish(version, keeper, file, &output, &shown).await?;
         Ok(true)
     }
 
-    async fn fetch_all(&self, version: &Version, keeper: &mut Keeper, file: &Arc<File>) -> Result<(), Ended> {
+    async fn fetch_all(
+        &self,
+        version: &Version,
+        keeper: &mut Keeper,
+        file: &Arc<File>,
+    ) -> Result<(), RangeFailure> {
         let (remote, positions) = (self.remote(version), keeper.positions.clone());
         if positions.sum() > 0 {
             remote.begun.cancel();
@@ -376,8 +378,8 @@ impl Get<'_> {
             .await
     }
 
-    fn forget(&self, mut keeper: Keeper, part: &Path) -> Result<bool, Failure> {
-        std::fs::remove_file(part).explain(|| format!("cannot remove {}", part.display()))?;
+    fn forget(&self, mut keeper: Keeper, part: &Path) -> anyhow::Result<bool> {
+        std::fs::remove_file(part).with_context(|| format!("cannot remove {}", part.display()))?;
         (0..keeper.memory.ranges.len()).for_each(|part| keeper.positions.set(part, 0));
         keeper.keep()?;
         Ok(false)
@@ -391,21 +393,21 @@ impl Get<'_> {
         file: Arc<File>,
         output: &Path,
         shown: &str,
-    ) -> Result<(), Failure> {
+    ) -> anyhow::Result<()> {
         keeper.keep()?;
         let part = with_ending(output);
-        let sum = hash_file(file.clone(), version.length).await.explain(|| "cannot hash what arrived")?;
-        let here = hex(&sum.explain(|| format!("cannot read {}", part.display()))?);
+        let sum = hash_file(file.clone(), version.length).await.context("cannot hash what arrived")?;
+        let here = hex(&sum.with_context(|| format!("cannot read {}", part.display()))?);
         if let Some(there) = version.sha256.as_deref().filter(|there| *there != here) {
             keeper.state.remove();
-            return Err(Failure::new(format!(
+            bail!(
                 "{} The bytes are kept as {shown}.part: remove that, or give --force, to fetch them anew.",
                 differs(there, &here),
-            )));
+            );
         }
-        file.sync_all().explain(|| format!("cannot write {}", part.display()))?;
+        file.sync_all().with_context(|| format!("cannot write {}", part.display()))?;
         self.refuse_to_overwrite(output, shown)?;
-        std::fs::rename(&part, output).explain(|| format!("cannot write {shown}"))?;
+        std::fs::rename(&part, output).with_context(|| format!("cannot write {shown}"))?;
         keeper.state.remove();
         let checked =
             if version.sha256.is_some() { "" } else { ", which the server does not name to compare it with" };
@@ -422,22 +424,22 @@ impl Get<'_> {
         }
     }
 
-    fn refuse_to_overwrite(&self, output: &Path, shown: &str) -> Result<(), Failure> {
+    fn refuse_to_overwrite(&self, output: &Path, shown: &str) -> anyhow::Result<()> {
         if output.is_dir() || (output.symlink_metadata().is_ok() && !self.arguments.force) {
-            return Err(Failure::new(format!("{shown} is there already; --force overwrites it")));
+            bail!("{shown} is there already; --force overwrites it");
         }
         Ok(())
     }
 }
 
 /// The same from every folder, for the state is found by it.
-fn absolute(output: &Path) -> Result<PathBuf, Failure> {
-    let name = output.file_name().ok_or_else(|| Failure::new(format!("{} is no file", output.display())))?;
+fn absolute(output: &Path) -> anyhow::Result<PathBuf> {
+    let name = output.file_name().ok_or_else(|| anyhow!("{} is no file", output.display()))?;
     let folder = match output.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let folder = folder.canonicalize().explain(|| format!("cannot write to {}", folder.display()))?;
+    let folder = folder.canonicalize().with_context(|| format!("cannot write to {}", folder.display()))?;
     Ok(folder.join(name))
 }
 
@@ -452,16 +454,21 @@ fn with_ending(output: &Path) -> PathBuf {
 }
 
 /// The file for the bytes, as large as it will be.
-fn open_part(path: &Path, length: u64, is_new: bool) -> Result<Arc<File>, Failure> {
+fn open_part(path: &Path, length: u64, is_new: bool) -> anyhow::Result<Arc<File>> {
     let cannot = || format!("cannot write {}", path.display());
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(is_new).open(path).explain(cannot)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(is_new)
+        .open(path)
+        .with_context(cannot)?;
     if is_new && length > 0 {
-        let wanted = i64::try_from(length).explain(|| "the file is beyond all files")?;
+        let wanted = i64::try_from(length).context("the file is beyond all files")?;
         let made = match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
             // A file system that knows no allocation makes room as bytes come.
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).explain(cannot),
-            other => other.explain(cannot),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).with_context(cannot),
+            other => other.with_context(cannot),
         };
         if let Err(failure) = made {
             // Nobody shall wonder what an empty file is for.
@@ -503,7 +510,7 @@ mod tests {
     fn a_file_is_named_by_its_id_its_address_or_a_link() {
         let id = Uuid::now_v7();
         let api = || Ok("https://api.example/bell/".to_owned());
-        let none = || Err(Failure::new("no API is running here"));
+        let none = || Err(anyhow!("no API is running here"));
         for given in [id.to_string(), format!("https://api.example/bell/v1/files/{id}/content")] {
             assert_eq!(Source::parse(&given, api).unwrap(), Source::Own(id));
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use indicatif::BinaryBytes;
@@ -25,9 +26,9 @@ use uuid::Uuid;
 
 use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::clock::Clock;
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 
 /// As shells tell that Ctrl-C ended a command.
 const INTERRUPTED: u8 = 130;
@@ -38,9 +39,9 @@ const PAGE: usize = 200;
 
 /// Upload, download, list, remove and share files.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    Put(put::Arguments),
-    Get(get::Arguments),
+pub enum FilesAction {
+    Put(put::PutArguments),
+    Get(get::GetArguments),
     /// List your files, the newest first.
     Ls {
         #[command(flatten)]
@@ -86,13 +87,13 @@ struct FileInfo {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(action: Action) -> Result<ExitCode, Failure> {
+pub async fn run(action: FilesAction) -> anyhow::Result<ExitCode> {
     match action {
-        Action::Put(arguments) => put::run(arguments).await,
-        Action::Get(arguments) => get::run(arguments).await,
-        Action::Ls { access, json } => list(&access.connect(plainly())?, json).await,
-        Action::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
-        Action::Share { access, id, expires_in, max_downloads } => {
+        FilesAction::Put(arguments) => put::run(arguments).await,
+        FilesAction::Get(arguments) => get::run(arguments).await,
+        FilesAction::Ls { access, json } => list(&access.connect(plainly())?, json).await,
+        FilesAction::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
+        FilesAction::Share { access, id, expires_in, max_downloads } => {
             share(&access.connect(plainly())?, id, expires_in, max_downloads).await
         }
     }
@@ -103,7 +104,7 @@ fn plainly() -> Box<dyn Fn(&str) + Send + Sync> {
     Box::new(|line| eprintln!("{line}"))
 }
 
-async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
+async fn list(client: &ApiClient, json: bool) -> anyhow::Result<ExitCode> {
     #[derive(Deserialize)]
     struct Page {
         items: Vec<Value>,
@@ -123,7 +124,7 @@ async fn list(client: &ApiClient, json: bool) -> Result<ExitCode, Failure> {
             let line = if json {
                 item.to_string()
             } else {
-                let file: FileInfo = serde_json::from_value(item).explain(|| "the list has another form")?;
+                let file: FileInfo = serde_json::from_value(item).context("the list has another form")?;
                 if !any {
                     print(&format!("{:36}  {:>10}  {:>8}  {:>8}  NAME", "ID", "SIZE", "STATE", "EXPIRES"))?;
                 }
@@ -177,7 +178,7 @@ fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-async fn remove(client: &ApiClient, ids: &[Uuid]) -> Result<ExitCode, Failure> {
+async fn remove(client: &ApiClient, ids: &[Uuid]) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for id in ids {
         match client
@@ -186,7 +187,7 @@ async fn remove(client: &ApiClient, ids: &[Uuid]) -> Result<ExitCode, Failure> {
         {
             Ok(_) => print(&format!("removed {id}"))?,
             Err(refused) if refused.is_gone() => {
-                eprintln!("salebell: {id}: {}", refused.failure);
+                eprintln!("salebell: {id}: {}", chain(refused.failure.as_ref()));
                 code = ExitCode::FAILURE;
             }
             Err(refused) => return Err(refused.failure),
@@ -200,7 +201,7 @@ async fn share(
     id: Uuid,
     expires_in: Option<Duration>,
     max_downloads: Option<i32>,
-) -> Result<ExitCode, Failure> {
+) -> anyhow::Result<ExitCode> {
     let expires_at = expires_in.map(|life| {
         let life = TimeDelta::from_std(life).unwrap_or(TimeDelta::MAX);
         Clock::system().now().checked_add_signed(life).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -215,17 +216,17 @@ async fn share(
         })
         .await?;
     let link: Value = reply.decode()?;
-    let path = link["path"].as_str().ok_or_else(|| Failure::new("the answer names no address"))?;
+    let path = link["path"].as_str().ok_or_else(|| anyhow!("the answer names no address"))?;
     print(client.url(path.trim_start_matches('/'), None).as_str())?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// # Errors
 /// Standard output cannot be written to. Whoever has closed it does not want to know.
-fn print(line: &str) -> Result<(), Failure> {
+fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.explain(|| "cannot write to standard output"),
+        written => written.context("cannot write to standard output"),
     }
 }
 
@@ -253,7 +254,7 @@ impl Positions {
 
 /// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
 #[derive(Clone, Default)]
-struct Display(Arc<Mutex<Option<Progress>>>);
+struct Display(Arc<Mutex<Option<ProgressLine>>>);
 
 impl Display {
     fn say(&self, line: &str) {
@@ -268,7 +269,7 @@ impl Display {
         Box::new(move |line| display.say(line))
     }
 
-    fn set(&self, progress: Option<Progress>) {
+    fn set(&self, progress: Option<ProgressLine>) {
         *self.0.lock() = progress;
     }
 
@@ -281,7 +282,7 @@ impl Display {
         work: impl Future<Output = T>,
     ) -> T {
         let moved = Arc::new(AtomicU64::new(0));
-        let progress = Progress::of_transfer(moved.clone(), size);
+        let progress = ProgressLine::of_transfer(moved.clone(), size);
         // Also when the work is dropped in the middle, the bar goes.
         let _shown = Shown { display: self, progress: progress.clone() };
         self.set(Some(progress.clone()));
@@ -299,7 +300,7 @@ impl Display {
 
 struct Shown<'d> {
     display: &'d Display,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Drop for Shown<'_> {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -17,13 +18,13 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::upload::{self, Announcement, Kind, LocalBytes};
+use super::upload::{self, Announcement, LocalBytes, UploadKind};
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, until};
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::state::StateFile;
 use crate::cli::api_client::{ApiClient, Later, Refused, hex};
 use crate::clock::Clock;
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 
 /// From this size on a file goes in several parts, in bytes: below, one connection has no time to be slow.
 const LARGE: u64 = 256 << 20;
@@ -35,7 +36,7 @@ const CHUNK: usize = 2 << 20;
 ///
 /// It continues after broken connections and restarted servers. Run again after it was killed, it resumes.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct PutArguments {
     #[command(flatten)]
     access: Access,
     /// The files to upload; `-` is standard input, which another run cannot resume.
@@ -59,7 +60,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: PutArguments) -> anyhow::Result<ExitCode> {
     if arguments.name.is_some() && arguments.file.len() > 1 {
         eprintln!("salebell: --name is for one file, not for {}", arguments.file.len());
         return Ok(ExitCode::from(2));
@@ -77,7 +78,7 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         tokio::select! {
             sent = put.send(file) => match sent {
                 Ok(file) => print(&put.describe(file)?)?,
-                Err(Ended::Resumable(failure)) => return Err(Failure::new(left(&failure.to_string()))),
+                Err(Ended::Resumable(failure)) => bail!(left(&chain(failure.as_ref()))),
                 Err(Ended::Final(failure)) => return Err(failure),
             },
             _ = tokio::signal::ctrl_c() => {
@@ -92,12 +93,12 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 /// Why a file did not arrive.
 enum Ended {
     /// What has been sent is kept, and another run goes on with it.
-    Resumable(Failure),
-    Final(Failure),
+    Resumable(anyhow::Error),
+    Final(anyhow::Error),
 }
 
-impl From<Failure> for Ended {
-    fn from(failure: Failure) -> Self {
+impl From<anyhow::Error> for Ended {
+    fn from(failure: anyhow::Error) -> Self {
         Ended::Final(failure)
     }
 }
@@ -141,7 +142,7 @@ impl Memory {
 }
 
 struct Put<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a PutArguments,
     client: &'a ApiClient,
     display: &'a Display,
 }
@@ -156,12 +157,12 @@ impl Put<'_> {
     }
 
     async fn send_file(&self, path: &Path) -> Result<Value, Ended> {
-        let input = path.canonicalize().explain(|| format!("cannot open {}", path.display()))?;
-        let file = File::open(&input).explain(|| format!("cannot open {}", path.display()))?;
-        let metadata = file.metadata().explain(|| format!("cannot open {}", path.display()))?;
+        let input = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
+        let file = File::open(&input).with_context(|| format!("cannot open {}", path.display()))?;
+        let metadata = file.metadata().with_context(|| format!("cannot open {}", path.display()))?;
         if !metadata.is_file() {
             let what = format!("{} is no file; `-` reads standard input", path.display());
-            return Err(Failure::new(what).into());
+            return Err(anyhow!(what).into());
         }
         let length = metadata.len();
         let name = match &self.arguments.name {
@@ -174,7 +175,7 @@ impl Put<'_> {
             let (input, shown) = (input.clone(), path.display().to_string());
             move || match input.metadata() {
                 Ok(now) if stamp(&now) == was => Ok(()),
-                _ => Err(Failure::new(format!("{shown} was changed while it was sent; send it anew"))),
+                _ => Err(anyhow!("{shown} was changed while it was sent; send it anew")),
             }
         };
         let work = format!(
@@ -221,8 +222,8 @@ impl Put<'_> {
         (local.check)()?;
         let sum = sum
             .await
-            .explain(|| "cannot hash the file")?
-            .explain(|| format!("cannot read {}", path.display()))?;
+            .context("cannot hash the file")?
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let found = self.read_complete(id).await.map_err(|refused| Ended::Resumable(refused.failure))?;
         state.remove();
         compare(&found, &sum, path)?;
@@ -265,8 +266,11 @@ impl Put<'_> {
         for part in memory.uploads.len()..parts {
             let (start, end) = memory.range(part);
             let (name, kind) = match parts {
-                1 => (local.name.to_owned(), Kind::Whole(end)),
-                _ => (format!("part {} of {parts} of {}", part + 1, local.name), Kind::Partial(end - start)),
+                1 => (local.name.to_owned(), UploadKind::Whole(end)),
+                _ => (
+                    format!("part {} of {parts} of {}", part + 1, local.name),
+                    UploadKind::Partial(end - start),
+                ),
             };
             let upload =
                 upload::create(self.client, &self.announce(&name, &memory, &part.to_string(), kind)).await?;
@@ -298,7 +302,7 @@ impl Put<'_> {
         if local.length >= LARGE {
             self.display.say("all parts are there; the server puts them together");
         }
-        let kind = Kind::Final(&memory.uploads);
+        let kind = UploadKind::Final(&memory.uploads);
         let file = upload::create(self.client, &self.announce(local.name, &memory, "whole", kind)).await?;
         memory.together = Some(file);
         state.keep(&memory)?;
@@ -306,7 +310,13 @@ impl Put<'_> {
         Ok(file)
     }
 
-    fn announce<'a>(&self, name: &'a str, memory: &Memory, what: &str, kind: Kind<'a>) -> Announcement<'a> {
+    fn announce<'a>(
+        &self,
+        name: &'a str,
+        memory: &Memory,
+        what: &str,
+        kind: UploadKind<'a>,
+    ) -> Announcement<'a> {
         let key = format!("put-{}-{what}", memory.session.simple());
         Announcement { name, expires_in: self.arguments.expires_in.map(|life| life.as_secs()), key, kind }
     }
@@ -317,17 +327,18 @@ impl Put<'_> {
             let remove = || self.client.request(Method::DELETE, &format!("v1/files/{part}"), None);
             match self.client.retry("remove a part", remove).await {
                 Err(refused) if !refused.is_gone() => {
-                    self.display.say(&format!("part {part} is not removed: {}", refused.failure));
+                    let why = chain(refused.failure.as_ref());
+                    self.display.say(&format!("part {part} is not removed: {why}"));
                 }
                 _ => {}
             }
         }
     }
 
-    async fn send_standard_input(&self) -> Result<Value, Failure> {
+    async fn send_standard_input(&self) -> anyhow::Result<Value> {
         let name = self.arguments.name.as_deref().unwrap_or("stdin");
         let memory = Memory::new(Path::new("-"), 0, 1);
-        let announcement = self.announce(name, &memory, "stdin", Kind::Deferred);
+        let announcement = self.announce(name, &memory, "stdin", UploadKind::Deferred);
         let id = upload::create(self.client, &announcement).await?;
         let (sender, mut chunks) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || read_chunks(&mut std::io::stdin().lock(), &sender));
@@ -337,7 +348,7 @@ impl Put<'_> {
             let mut chunk = chunks.recv().await;
             loop {
                 let bytes =
-                    chunk.unwrap_or_else(|| Ok(Bytes::new())).explain(|| "cannot read standard input")?;
+                    chunk.unwrap_or_else(|| Ok(Bytes::new())).context("cannot read standard input")?;
                 sum.update(&bytes);
                 let end = at + bytes.len() as u64;
                 chunk = chunks.recv().await;
@@ -346,7 +357,7 @@ impl Put<'_> {
                 positions.set(0, end);
                 at = end;
                 if total.is_some() {
-                    return Ok::<_, Failure>(());
+                    return Ok::<_, anyhow::Error>(());
                 }
             }
         };
@@ -356,11 +367,11 @@ impl Put<'_> {
         Ok(found)
     }
 
-    fn describe(&self, file: Value) -> Result<String, Failure> {
+    fn describe(&self, file: Value) -> anyhow::Result<String> {
         if self.arguments.json {
             return Ok(file.to_string());
         }
-        let file: FileInfo = serde_json::from_value(file).explain(|| "the answer has another form")?;
+        let file: FileInfo = serde_json::from_value(file).context("the answer has another form")?;
         let expires = file.expires_at.format("%Y-%m-%d %H:%M UTC");
         Ok(format!(
             "{}  {}\n  id       {}\n  sha256   {}\n  expires  {expires}, in {}",
@@ -380,21 +391,21 @@ struct Local<'a> {
     name: &'a str,
     length: u64,
     file: Arc<File>,
-    check: Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+    check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
 }
 
 /// # Errors
 /// The server has other bytes than were read here.
-fn compare(found: &Value, sum: &[u8], path: &Path) -> Result<(), Failure> {
+fn compare(found: &Value, sum: &[u8], path: &Path) -> anyhow::Result<()> {
     let (there, here) = (found["sha256"].as_str().unwrap_or("none"), hex(sum));
     if there == here {
         return Ok(());
     }
     let id = found["id"].as_str().unwrap_or_default();
-    Err(Failure::new(format!(
+    Err(anyhow!(
         "what arrived is not {}: its SHA-256 is {there} there and {here} here. Remove it with `salebell files rm {id}` and send it again.",
         path.display()
-    )))
+    ))
 }
 
 /// Reads a file for its hash on a thread of its own, beside the parts that are sent.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anyhow::{Context as _, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,8 +17,9 @@ use reqwest::{Body, Method, RequestBuilder};
 use uuid::Uuid;
 
 use super::Positions;
-use crate::cli::api_client::{Answer, ApiClient, Later, Refused, Reply, STALLED_AFTER, failed, hear};
-use crate::error::failure::{Explain, Failure};
+use crate::cli::api_client::{
+    ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, read_answer,
+};
 
 const BYTES: &str = "application/offset+octet-stream";
 /// Read from the disk at once.
@@ -30,11 +32,11 @@ pub struct Announcement<'a> {
     pub expires_in: Option<u64>,
     /// The same key is the same upload, however often it is announced.
     pub key: String,
-    pub kind: Kind<'a>,
+    pub kind: UploadKind<'a>,
 }
 
 /// Which kind of upload.
-pub enum Kind<'a> {
+pub enum UploadKind<'a> {
     Whole(u64),
     Partial(u64),
     /// The length is told with the last bytes.
@@ -56,12 +58,12 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
                 .header("idempotency-key", format!("\"{}\"", announcement.key))
                 .header("upload-metadata", format!("filename {name}"));
             match announcement.kind {
-                Kind::Whole(length) => request.header("upload-length", length),
-                Kind::Partial(length) => {
+                UploadKind::Whole(length) => request.header("upload-length", length),
+                UploadKind::Partial(length) => {
                     request.header("upload-length", length).header("upload-concat", "partial")
                 }
-                Kind::Deferred => request.header("upload-defer-length", "1"),
-                Kind::Final(parts) => {
+                UploadKind::Deferred => request.header("upload-defer-length", "1"),
+                UploadKind::Final(parts) => {
                     let parts: Vec<String> = parts.iter().map(|part| format!("/v1/files/{part}")).collect();
                     request.header("upload-concat", format!("final;{}", parts.join(" ")))
                 }
@@ -71,7 +73,7 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
     let location =
         reply.headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
     let id = location.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-    Ok(id.parse().explain(|| format!("the answer names no upload: {location:?}"))?)
+    Ok(id.parse().with_context(|| format!("the answer names no upload: {location:?}"))?)
 }
 
 /// A file on the disk while it is sent.
@@ -80,7 +82,7 @@ pub struct LocalBytes {
     /// From the first to before the second, which is one upload.
     pub range: (u64, u64),
     /// Says when the file is not any more what it was.
-    pub check: Arc<dyn Fn() -> Result<(), Failure> + Send + Sync>,
+    pub check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
 }
 
 /// Fills an upload from the disk; returns when the server has all of it.
@@ -111,9 +113,9 @@ pub async fn fill(
                 patience.renew();
                 continue;
             }
-            Err(Answer::Refused(refused)) => return Err(refused),
-            Err(Answer::Later(later)) => later,
-            Err(Answer::Done(())) => Later::new("the server took nothing"),
+            Err(Attempted::Refused(refused)) => return Err(refused),
+            Err(Attempted::Later(later)) => later,
+            Err(Attempted::Done(())) => Later::new("the server took nothing"),
         };
         (bytes.check)()?;
         patience.pause(later).await?;
@@ -146,9 +148,7 @@ pub async fn add(
         }
         let rest = usize::try_from(now.saturating_sub(at)).unwrap_or(usize::MAX);
         if now < at || rest > bytes.len() {
-            return Err(Failure::new(format!(
-                "the server has {now} bytes of the file where it had {at}; what is missing cannot be read again"
-            ))
+            return Err(anyhow!("the server has {now} bytes of the file where it had {at}; what is missing cannot be read again")
             .into());
         }
         let rest = bytes.slice(rest..);
@@ -156,15 +156,15 @@ pub async fn add(
         let body = Feed { body: Body::from(rest), moved };
         let answer = send(client, id, now, length, body, total).await;
         let later = match answer {
-            Answer::Done(reply) => match upload_offset(&reply.headers) {
+            Attempted::Done(reply) => match upload_offset(&reply.headers) {
                 Some(offset) => {
                     (now, told) = (offset, true);
                     continue;
                 }
                 None => Later::new("the answer tells no offset"),
             },
-            Answer::Refused(refused) => return Err(refused),
-            Answer::Later(later) => later,
+            Attempted::Refused(refused) => return Err(refused),
+            Attempted::Later(later) => later,
         };
         patience.pause(later).await?;
         let (offset, length) = progress(client, id).await?;
@@ -190,7 +190,7 @@ async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Re
     let reply = asked.map_err(|refused| {
         if refused.is_gone() {
             // The answer to HEAD has no body that would say so.
-            let failure = Failure::new("the upload is gone: it was removed, or its time is over");
+            let failure = anyhow!("the upload is gone: it was removed, or its time is over");
             Refused { failure, ..refused }
         } else {
             refused
@@ -199,7 +199,7 @@ async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Re
     let length = reply.headers.get("upload-length").and_then(|value| value.to_str().ok()?.parse().ok());
     match upload_offset(&reply.headers) {
         Some(offset) => Ok((offset, length)),
-        None => Err(Failure::new("the answer tells no offset").into()),
+        None => Err(anyhow!("the answer tells no offset").into()),
     }
 }
 
@@ -224,7 +224,7 @@ async fn send(
     length: u64,
     feed: Feed,
     total: Option<u64>,
-) -> Answer<Reply> {
+) -> Attempted<Reply> {
     let mut request = tus(client.long_request(Method::PATCH, &format!("v1/files/{id}")))
         .header(CONTENT_TYPE, BYTES)
         .header(CONTENT_LENGTH, length)
@@ -235,7 +235,7 @@ async fn send(
     }
     let answer = async {
         match request.send().await {
-            Ok(response) => hear(response).await,
+            Ok(response) => read_answer(response).await,
             Err(error) => failed(&error),
         }
     };
@@ -251,16 +251,18 @@ async fn send(
     };
     tokio::select! {
         answer = answer => answer,
-        () = stalled => Answer::Later(Later::new(format!("nothing moved for {} s", STALLED_AFTER.as_secs()))),
+        () = stalled => Attempted::Later(Later::new(format!("nothing moved for {} s", STALLED_AFTER.as_secs()))),
     }
 }
 
 /// How far it is now, when that is further than `at`.
-fn judge(answer: Answer<Reply>, at: u64) -> Result<u64, Answer<()>> {
+fn judge(answer: Attempted<Reply>, at: u64) -> Result<u64, Attempted<()>> {
     match answer {
-        Answer::Done(reply) => upload_offset(&reply.headers).filter(|&now| now > at).ok_or(Answer::Done(())),
-        Answer::Later(later) => Err(Answer::Later(later)),
-        Answer::Refused(refused) => Err(Answer::Refused(refused)),
+        Attempted::Done(reply) => {
+            upload_offset(&reply.headers).filter(|&now| now > at).ok_or(Attempted::Done(()))
+        }
+        Attempted::Later(later) => Err(Attempted::Later(later)),
+        Attempted::Refused(refused) => Err(Attempted::Refused(refused)),
     }
 }
 

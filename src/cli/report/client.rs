@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{anyhow, bail};
 use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, StatusCode};
@@ -9,12 +10,11 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::cli::api_client::ApiClient;
-use crate::error::Problem;
-use crate::error::failure::Failure;
+use crate::error::{Problem, chain};
 
 /// What the API says to a slice.
 #[derive(Debug, Deserialize)]
-pub struct Receipt {
+pub struct SliceReceipt {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     /// All that were refused; of many the API tells only the first.
@@ -25,7 +25,7 @@ pub struct Receipt {
     pub warnings: Vec<RejectedLine>,
 }
 
-impl Receipt {
+impl SliceReceipt {
     /// Whether every refusal is told.
     pub fn tells_all(&self) -> bool {
         self.rejected.len() as u64 == self.rejected_count
@@ -61,7 +61,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// A refusal of the whole slice, or no answer within the longest wait.
-    pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> Result<Receipt, Failure> {
+    pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> anyhow::Result<SliceReceipt> {
         let query = if backfill { Some("backfill=true") } else { None };
         let reply = self.retry("report", || {
             self.request(Method::POST, "v1/prices", query)
@@ -72,7 +72,7 @@ impl ApiClient {
         match reply.await {
             Ok(reply) => reply.decode(),
             Err(refused) if refused.status == Some(StatusCode::PAYLOAD_TOO_LARGE) => {
-                Err(Failure::new(format!("{} A smaller --slice may do.", refused.failure)))
+                Err(anyhow!("{} A smaller --slice may do.", chain(refused.failure.as_ref())))
             }
             Err(refused) => Err(refused.failure),
         }
@@ -82,7 +82,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// When it is not done within the longest wait, or cannot be asked for.
-    pub async fn wait_for(&self, batch: Uuid) -> Result<BatchCounts, Failure> {
+    pub async fn wait_for(&self, batch: Uuid) -> anyhow::Result<BatchCounts> {
         let begin = Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
@@ -92,10 +92,10 @@ impl ApiClient {
                 return Ok(counts);
             }
             if begin.elapsed() > self.max_wait() {
-                return Err(Failure::new(format!(
+                bail!(
                     "batch {batch} was accepted and is not recorded after {} s; is a worker running?",
                     self.max_wait().as_secs()
-                )));
+                );
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));

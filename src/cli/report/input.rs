@@ -3,17 +3,18 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use crate::error::failure::{Explain, Failure};
-use crate::feed::input::{self, Format, Input};
+use anyhow::{Context as _, anyhow};
+
+use crate::feed::input::{self, FeedFormat, Input};
 
 /// Where the lines come from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum ReportSource {
     StandardInput,
     File(PathBuf),
 }
 
-impl Source {
+impl ReportSource {
     /// `-` is standard input.
     pub fn parse(text: &str) -> Self {
         if text == "-" { Self::StandardInput } else { Self::File(PathBuf::from(text)) }
@@ -23,10 +24,10 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be read, or is evidently something else.
-    pub async fn open(&self) -> Result<Input, Failure> {
+    pub async fn open(&self) -> anyhow::Result<Input> {
         let input = match self {
             Self::StandardInput => {
-                let input = std::io::stdin().as_fd().try_clone_to_owned().explain(|| "no standard input")?;
+                let input = std::io::stdin().as_fd().try_clone_to_owned().context("no standard input")?;
                 input::open(tokio::fs::File::from_std(input.into()), None, None).await?
             }
             Self::File(path) => {
@@ -35,12 +36,12 @@ impl Source {
                     let metadata = file.metadata().await?;
                     Ok::<_, std::io::Error>((file, metadata.is_file().then_some(metadata.len())))
                 };
-                let (file, size) = open.await.explain(|| format!("cannot open {}", path.display()))?;
+                let (file, size) = open.await.with_context(|| format!("cannot open {}", path.display()))?;
                 input::open(file, Some(path), size).await?
             }
         };
         match input.format {
-            Format::Xml => Err(Failure::new("the input is XML; upload it and import it as a file")),
+            FeedFormat::Xml => Err(anyhow!("the input is XML; upload it and import it as a file")),
             _ => Ok(input),
         }
     }

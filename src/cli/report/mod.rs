@@ -15,17 +15,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::{Context as _, anyhow};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use self::client::{BatchCounts, Receipt, RejectedLine};
-use self::input::Source;
+use self::client::{BatchCounts, RejectedLine, SliceReceipt};
+use self::input::ReportSource;
 use self::session::{AcceptedSlice, Session};
-use self::slices::{Cutter, Refusal, Slice};
+use self::slices::{Cutter, LineRefusal, ReportSlice};
 use crate::cli::api_client::access::Access;
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::cli::api_client::{ApiClient, describe_problem};
-use crate::error::failure::{Explain, Failure};
+use crate::error::chain;
 use crate::feed::input::Input;
 use crate::feed::mapping::Mapping;
 
@@ -47,7 +48,7 @@ const PRINTED_OBSERVATIONS: usize = 5;
 /// Run again after it was killed, it resumes. It ends with 0 when every line was accepted, 2 when some were refused,
 /// 1 when it failed.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReportArguments {
     /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
     file: String,
     #[command(flatten)]
@@ -107,15 +108,15 @@ struct Summary {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub async fn run(arguments: ReportArguments) -> anyhow::Result<ExitCode> {
     let cutter = Cutter {
         mapping: Mapping::parse(&arguments.map, &arguments.set)?,
         delimiter: arguments.delimiter,
         lines: arguments.slice as usize,
     };
-    let source = Source::parse(&arguments.file);
+    let source = ReportSource::parse(&arguments.file);
     let input = source.open().await?;
-    let progress = Progress::new(input.read.clone(), input.size);
+    let progress = ProgressLine::new(input.read.clone(), input.size);
     let mut refusals = Refusals::new(arguments.rejects.as_deref(), progress.clone())?;
     let summary = if arguments.dry_run {
         check_only(cutter, input, &progress, &mut refusals).await
@@ -131,13 +132,13 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 async fn send_all(
-    arguments: &Arguments,
-    source: &Source,
+    arguments: &ReportArguments,
+    source: &ReportSource,
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
-) -> Result<Summary, Failure> {
+) -> anyhow::Result<Summary> {
     let say = {
         let progress = progress.clone();
         Box::new(move |line: &str| progress.say(line))
@@ -164,7 +165,8 @@ async fn send_all(
                             ""
                         };
                         let line = slice.lines.first().copied().unwrap_or_default();
-                        Failure::new(format!("{failure}\nNothing from line {line} on was accepted.{hint}"))
+                        let why = chain(failure.as_ref());
+                        anyhow!("{why}\nNothing from line {line} on was accepted.{hint}")
                     })?;
                 session.keep(accepted.clone())?;
                 accepted
@@ -182,7 +184,7 @@ async fn send_all(
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
-    cutting.await.explain(|| "the input could not be read")??;
+    cutting.await.context("the input could not be read")??;
     progress.finish();
     if !arguments.no_wait {
         for batch in batches {
@@ -196,9 +198,9 @@ async fn send_all(
 async fn send_slice(
     client: &ApiClient,
     session: &Session,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
-) -> Result<AcceptedSlice, Failure> {
+) -> anyhow::Result<AcceptedSlice> {
     let mut refused = slice.refused.clone();
     let (mut batch_id, mut accepted, mut warnings) = (None, 0, Vec::new());
     if !slice.lines.is_empty() {
@@ -223,9 +225,9 @@ async fn send_slice(
 async fn find_refusals(
     client: &ApiClient,
     key: &str,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
-) -> Result<Vec<Refusal>, Failure> {
+) -> anyhow::Result<Vec<LineRefusal>> {
     let ends: Vec<usize> =
         (slice.body.iter().enumerate()).filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
     let begin_of =
@@ -250,23 +252,21 @@ async fn find_refusals(
     Ok(refused)
 }
 
-fn check_receipt(receipt: &Receipt, lines: usize) -> Result<(), Failure> {
-    let Receipt { accepted, rejected_count, .. } = receipt;
+fn check_receipt(receipt: &SliceReceipt, lines: usize) -> anyhow::Result<()> {
+    let SliceReceipt { accepted, rejected_count, .. } = receipt;
     if accepted + rejected_count == lines as u64 {
         Ok(())
     } else {
-        Err(Failure::new(format!(
-            "of {lines} lines the API accepted {accepted} and refused {rejected_count}"
-        )))
+        Err(anyhow!("of {lines} lines the API accepted {accepted} and refused {rejected_count}"))
     }
 }
 
 /// What the answer says of lines of the request, by the lines of the input.
-fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Failure> {
+fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<LineRefusal>> {
     let read = |RejectedLine { index, problem }: &RejectedLine| {
         let line = lines.get(*index).copied();
-        let line = line.ok_or_else(|| Failure::new("the answer names a line that was not sent"))?;
-        Ok(Refusal { line, reason: describe_problem(problem) })
+        let line = line.ok_or_else(|| anyhow!("the answer names a line that was not sent"))?;
+        Ok(LineRefusal { line, reason: describe_problem(problem) })
     };
     told.iter().map(read).collect()
 }
@@ -274,9 +274,9 @@ fn read_lines(told: &[RejectedLine], lines: &[u64]) -> Result<Vec<Refusal>, Fail
 async fn check_only(
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
-) -> Result<Summary, Failure> {
+) -> anyhow::Result<Summary> {
     let (mut slices, cutting) = start_cutting(cutter, input, progress);
     let mut summary = Summary::default();
     let mut last_line = Instant::now();
@@ -292,14 +292,18 @@ async fn check_only(
         }
         progress.show(&summary.tally.to_string(), &mut last_line);
     }
-    cutting.await.explain(|| "the input could not be read")??;
+    cutting.await.context("the input could not be read")??;
     Ok(summary)
 }
 
-type Cutting = tokio::task::JoinHandle<Result<(), Failure>>;
+type Cutting = tokio::task::JoinHandle<anyhow::Result<()>>;
 
 /// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
-fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Receiver<Slice>, Cutting) {
+fn start_cutting(
+    cutter: Cutter,
+    input: Input,
+    progress: &ProgressLine,
+) -> (mpsc::Receiver<ReportSlice>, Cutting) {
     let (sender, receiver) = mpsc::channel(1);
     let progress = progress.clone();
     let cutting = tokio::task::spawn_blocking(move || {
@@ -313,15 +317,15 @@ fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Re
 }
 
 fn open_session(
-    source: &Source,
-    arguments: &Arguments,
+    source: &ReportSource,
+    arguments: &ReportArguments,
     cutter: &Cutter,
     url: &str,
-) -> Result<Session, Failure> {
+) -> anyhow::Result<Session> {
     match source {
         // A pipe given as a file cannot be read again either.
-        Source::File(path) if path.is_file() => {
-            let mapping = serde_json::to_string(&cutter.mapping).explain(|| "cannot describe the mapping")?;
+        ReportSource::File(path) if path.is_file() => {
+            let mapping = serde_json::to_string(&cutter.mapping).context("cannot describe the mapping")?;
             let options =
                 format!("{url} {mapping} {:?} {} {}", cutter.delimiter, cutter.lines, arguments.backfill);
             Session::open(path, &options)
@@ -343,7 +347,7 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
     }
 }
 
-fn print_summary(arguments: &Arguments, summary: &Summary) {
+fn print_summary(arguments: &ReportArguments, summary: &Summary) {
     if arguments.dry_run {
         let Tally { accepted, refused, .. } = summary.tally;
         println!("{accepted} lines can be sent, {refused} cannot");
@@ -381,7 +385,7 @@ enum Kind {
 #[derive(serde::Serialize)]
 struct Told<'r> {
     #[serde(flatten)]
-    refusal: &'r Refusal,
+    refusal: &'r LineRefusal,
     kind: Kind,
 }
 
@@ -389,14 +393,14 @@ struct Told<'r> {
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: u64,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Refusals {
-    fn new(path: Option<&Path>, progress: Progress) -> Result<Self, Failure> {
+    fn new(path: Option<&Path>, progress: ProgressLine) -> anyhow::Result<Self> {
         let file = match path {
             Some(path) => {
-                let file = File::create(path).explain(|| format!("cannot write {}", path.display()))?;
+                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 Some((path.to_owned(), BufWriter::new(file)))
             }
             None => None,
@@ -404,14 +408,14 @@ impl Refusals {
         Ok(Self { file, told: 0, progress })
     }
 
-    fn tell(&mut self, refusal: &Refusal, kind: Kind) -> Result<(), Failure> {
+    fn tell(&mut self, refusal: &LineRefusal, kind: Kind) -> anyhow::Result<()> {
         if let Some((path, file)) = &mut self.file {
             let write = || {
                 serde_json::to_writer(&mut *file, &Told { refusal, kind })?;
                 file.write_all(b"\n")
             };
             let mut write = write;
-            write().explain(|| format!("cannot write {}", path.display()))?;
+            write().with_context(|| format!("cannot write {}", path.display()))?;
         }
         self.told += 1;
         if self.told <= PRINTED_REFUSALS {
@@ -421,14 +425,16 @@ impl Refusals {
         Ok(())
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    fn finish(self) -> anyhow::Result<()> {
         if self.told > PRINTED_REFUSALS {
             let more = self.told - PRINTED_REFUSALS;
             let hint = if self.file.is_none() { " (--rejects FILE has all)" } else { "" };
             eprintln!("and {more} more such lines{hint}");
         }
         match self.file {
-            Some((path, mut file)) => file.flush().explain(|| format!("cannot write {}", path.display())),
+            Some((path, mut file)) => {
+                file.flush().with_context(|| format!("cannot write {}", path.display()))
+            }
             None => Ok(()),
         }
     }

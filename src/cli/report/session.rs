@@ -10,13 +10,13 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, bail};
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::slices::{Refusal, Slice};
+use super::slices::{LineRefusal, ReportSlice};
 use crate::cli::api_client::state::{open_locked, write_line};
-use crate::error::failure::{Explain, Failure};
 
 /// A slice that the API has accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +27,10 @@ pub struct AcceptedSlice {
     /// `None` when every line was refused.
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<LineRefusal>,
     /// Lines that were accepted without one of their fields, and which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Refusal>,
+    pub warnings: Vec<LineRefusal>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,20 +57,20 @@ impl Session {
     ///
     /// # Errors
     /// When the input or the state file cannot be read, or another process reports the same right now.
-    pub fn open(input: &Path, options: &str) -> Result<Self, Failure> {
+    pub fn open(input: &Path, options: &str) -> anyhow::Result<Self> {
         let describe = || {
             let path = input.canonicalize()?;
             let metadata = path.metadata()?;
             let (size, seconds, nanoseconds) = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
             Ok::<_, std::io::Error>(format!("{} {size} {seconds}.{nanoseconds} {options}", path.display()))
         };
-        let description = describe().explain(|| format!("cannot open {}", input.display()))?;
+        let description = describe().with_context(|| format!("cannot open {}", input.display()))?;
         let busy = format!("another salebell report of {} is running", input.display());
         let (path, file) = open_locked("report", &description, &busy)?;
         Self::load(path, file, &input.display().to_string())
     }
 
-    fn load(path: PathBuf, mut file: Flock<File>, input: &str) -> Result<Self, Failure> {
+    fn load(path: PathBuf, mut file: Flock<File>, input: &str) -> anyhow::Result<Self> {
         let mut load = || {
             let mut reader = BufReader::new(&*file);
             let mut line = Vec::new();
@@ -100,7 +100,7 @@ impl Session {
             file.seek(SeekFrom::Start(good))?;
             Ok::<_, std::io::Error>((header.session, done))
         };
-        let (id, done) = load().explain(|| format!("cannot use {}", path.display()))?;
+        let (id, done) = load().with_context(|| format!("cannot use {}", path.display()))?;
         Ok(Self { id, done, file: Some((path, file)) })
     }
 
@@ -118,22 +118,22 @@ impl Session {
     ///
     /// # Errors
     /// When the input is not what it was then.
-    pub fn find(&self, slice: &Slice) -> Result<Option<&AcceptedSlice>, Failure> {
+    pub fn find(&self, slice: &ReportSlice) -> anyhow::Result<Option<&AcceptedSlice>> {
         let Some(done) = usize::try_from(slice.number).ok().and_then(|number| self.done.get(number)) else {
             return Ok(None);
         };
         if done.digest != slice.digest {
             let state = self.file.as_ref().map(|(path, _)| path.display().to_string()).unwrap_or_default();
-            return Err(Failure::new(format!(
+            bail!(
                 "the input has changed since a part of it was reported; remove {state} to report it as a new one"
-            )));
+            );
         }
         Ok(Some(done))
     }
 
     /// The key under which the API knows a slice, whenever and however often it is sent: a structured-field
     /// string (draft-ietf-httpapi-idempotency-key-header-07).
-    pub fn key(&self, slice: &Slice) -> String {
+    pub fn key(&self, slice: &ReportSlice) -> String {
         format!("\"{}-{}-{}\"", self.id.simple(), slice.number, &slice.digest[..16])
     }
 
@@ -141,9 +141,9 @@ impl Session {
     ///
     /// # Errors
     /// When the state file cannot be written.
-    pub fn keep(&mut self, slice: AcceptedSlice) -> Result<(), Failure> {
+    pub fn keep(&mut self, slice: AcceptedSlice) -> anyhow::Result<()> {
         if let Some((path, file)) = &mut self.file {
-            write_line(file, &slice).explain(|| format!("cannot write {}", path.display()))?;
+            write_line(file, &slice).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
     }
