@@ -16,7 +16,7 @@ check-stacks: ## checks the CloudFormation stacks without AWS, with checkov as a
 	@scripts/check-stacks.sh --all
 
 format: ## formats the Rust sources
-	cargo fmt
+	cargo fmt --all
 
 reference: ## writes the pages of docs/reference/ that the program prints
 	@for page in settings metrics problems commands; do cargo run --locked --quiet -- reference $$page > docs/reference/$$page.md || exit; done

@@ -25,7 +25,7 @@ if [ "$purpose" != bake ] && [ "$purpose" != stacks ] && [ "$purpose" != package
   scripts/lib/find-postgres.sh >/dev/null 2>&1 || want postgresql
 fi
 if [ "$purpose" = run ]; then
-  # The README's receiver of webhooks.
+  # the tutorial's receiver of webhooks.
   has python3 || want python3
 fi
 if [ "$purpose" = test ] || [ "$purpose" = bench ]; then

@@ -76,7 +76,10 @@ make_deb() {
   gzip -9n <packaging/debian/salebell.1 >"$deb/usr/share/man/man1/salebell.1.gz"
   cp packaging/debian/lintian-overrides "$deb/usr/share/lintian/overrides/salebell"
   cp packaging/debian/README.Debian "$place/"
-  gzip -9n <docs/operations.md >"$place/operations.md.gz"
+  local page
+  for page in settings metrics commands; do
+    gzip -9n <"docs/reference/$page.md" >"$place/$page.md.gz"
+  done
   gzip -9n <CHANGELOG.md >"$place/CHANGELOG.md.gz"
   local maintainer="${DEBFULLNAME:-The Salebell authors} <${DEBEMAIL:-salebell@packages.invalid}>"
   gzip -9n >"$place/changelog.gz" <<END

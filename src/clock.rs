@@ -19,11 +19,11 @@ const CORRECTED_FROM: TimeDelta = TimeDelta::seconds(1);
 pub struct Clock {
     machine: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     /// What the database last told and when; `None` in a clock that does not ask.
-    database: Option<Arc<Mutex<Option<Told>>>>,
+    database: Option<Arc<Mutex<Option<Observed>>>>,
 }
 
 #[derive(Clone, Copy)]
-struct Told {
+struct Observed {
     time: DateTime<Utc>,
     at: Instant,
 }
@@ -56,10 +56,10 @@ impl Clock {
     }
 
     /// The database, which was asked at `asked`, has just told its time.
-    pub fn hear(&self, time: DateTime<Utc>, asked: Instant) {
+    pub fn observe(&self, time: DateTime<Utc>, asked: Instant) {
         let Some(database) = &self.database else { return };
         let took = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
-        let told = Told { time: time + took / 2, at: Instant::now() };
+        let told = Observed { time: time + took / 2, at: Instant::now() };
         let known = self.told().is_some();
         if known && (told.time - self.now()).abs() < CORRECTED_FROM + took {
             return;
@@ -86,7 +86,7 @@ impl Clock {
         )))
     }
 
-    fn told(&self) -> Option<Told> {
+    fn told(&self) -> Option<Observed> {
         self.database.as_ref().and_then(|database| *database.lock())
     }
 }
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(clock.now(), epoch, "nobody has told another");
         let near = |time: DateTime<Utc>| (clock.now() - time).abs() < TimeDelta::seconds(1);
         let year = TimeDelta::days(365);
-        clock.hear(epoch + year, Instant::now());
+        clock.observe(epoch + year, Instant::now());
         assert!(near(epoch + year) && clock.check().is_err());
         *machine.lock() = epoch + year * 2;
         assert!(near(epoch + year) && clock.check().is_err());
@@ -114,9 +114,9 @@ mod tests {
         assert!(near(epoch + year) && clock.check().is_ok());
         // What a slow answer says within its time is no news; what is off by more is.
         let before = clock.now();
-        clock.hear(before + TimeDelta::milliseconds(500), Instant::now());
+        clock.observe(before + TimeDelta::milliseconds(500), Instant::now());
         assert!(near(before));
-        clock.hear(before + TimeDelta::seconds(5), Instant::now());
+        clock.observe(before + TimeDelta::seconds(5), Instant::now());
         assert!(near(before + TimeDelta::seconds(5)));
     }
 }

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The modules below are the layers, from top to bottom: each may import those that stand below it and no other
-//! (`tests/it/project/layering.rs`).
+//! (`tests/it/project/source_rules.rs`).
 
 /// Every program and benchmark of the crate has it.
 #[global_allocator]

@@ -29,7 +29,7 @@ step() {
   "$@"
 }
 
-step cargo fmt --check
+step cargo fmt --all --check
 mapfile -t shell_files < <(git ls-files '*.sh' .ci/run)
 step shellcheck -x "${shell_files[@]}"
 step scripts/check-packer.sh

@@ -6,7 +6,7 @@ import tomllib
 
 import templates
 
-# What instances read again every five minutes, docs/operations.md says: no reason to replace them.
+# What instances read again every five minutes, docs/guides/settings-on-aws.md says: no reason to replace them.
 LIVE = "database/url database/reader_url database/user database/password webhook/encryption_keys auth/issuers".split()
 # What a rollout has set stays: a deploy of templates must not bring an old image back, nor move traffic.
 KEPT = re.compile(r"ImageId|Canary\w+")

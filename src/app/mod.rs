@@ -11,7 +11,7 @@ use crate::app::cpu_time::CpuTime;
 use crate::auth::Authenticator;
 use crate::aws::Chain;
 use crate::clock::Clock;
-use crate::config::{Config, Database};
+use crate::config::{Config, DatabaseConfig};
 use crate::database::connect::{connect_options, make_pool};
 use crate::database::deadline::Deadline;
 use crate::database::iam_tokens::Tokens;
@@ -95,11 +95,11 @@ impl AppState {
         let url = config.database.url.expose_secret();
         let deadline = Deadline::default();
         let password = Password::default();
-        let make = |name, settings: &Database, url: &str, writer: Option<&Clock>| {
+        let make = |name, settings: &DatabaseConfig, url: &str, writer: Option<&Clock>| {
             make_pool(name, settings, url, writer, &deadline, &password)
         };
         let writer = make("writer", &config.database, url, Some(&clock))?;
-        let probe = Database { max_connections: 1, ..config.database.clone() };
+        let probe = DatabaseConfig { max_connections: 1, ..config.database.clone() };
         let readiness = Readiness::new(make("probe", &probe, url, Some(&clock))?, deadline.clone());
         let reader = match &config.database.reader_url {
             Some(url) => make("reader", &config.database, url.expose_secret(), None)?,
@@ -159,7 +159,7 @@ impl AppState {
     ///
     /// # Errors
     /// A URL that cannot be read; nothing has changed then.
-    pub fn log_in_as(&self, settings: &Database) -> Result<()> {
+    pub fn log_in_as(&self, settings: &DatabaseConfig) -> Result<()> {
         let writer = connect_options(settings, settings.url.expose_secret())?;
         let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
         // Without a reader's URL the reader is the writer's pool.

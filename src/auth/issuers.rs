@@ -42,7 +42,7 @@ struct Issuer {
 
 impl Issuers {
     /// `settings` have been checked by `Config::load`.
-    pub fn new(settings: &config::Auth, clock: &Clock) -> Issuers {
+    pub fn new(settings: &config::AuthConfig, clock: &Clock) -> Issuers {
         let issuer = |settings: &config::Issuer| Issuer {
             algorithms: settings.algorithms.iter().filter_map(|name| name.parse().ok()).collect(),
             keys: match (&settings.jwks_url, &settings.jwks) {

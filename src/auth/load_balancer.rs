@@ -35,7 +35,7 @@ const PADDED: GeneralPurpose = GeneralPurpose::new(
 
 /// The load balancer that is believed.
 pub struct LoadBalancer {
-    settings: config::LoadBalancer,
+    settings: config::LoadBalancerConfig,
     keys: Keys,
     clock: Clock,
 }
@@ -54,7 +54,7 @@ struct Header {
 
 impl LoadBalancer {
     /// `settings` have been checked by `Config::load`.
-    pub fn new(settings: &config::LoadBalancer, clock: &Clock) -> LoadBalancer {
+    pub fn new(settings: &config::LoadBalancerConfig, clock: &Clock) -> LoadBalancer {
         LoadBalancer {
             keys: Keys::at(&settings.keys_url, clock),
             settings: settings.clone(),

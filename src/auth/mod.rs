@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
 use crate::clock::Clock;
-use crate::config::Auth;
+use crate::config::AuthConfig;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
@@ -48,7 +48,7 @@ const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
 /// `last_used_at` is written at most so often.
 const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
 /// How long that may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_TOKENS: usize = 10_000;
 const MAX_ACCOUNTS: usize = 50_000;
 
@@ -100,7 +100,7 @@ type TokenHash = [u8; 32];
 impl Authenticator {
     /// `pool` is the writer's: a key that was made a moment ago is there.
     pub fn new(
-        settings: &Auth,
+        settings: &AuthConfig,
         pool: PgPool,
         clock: Clock,
         deadline: Deadline,
@@ -162,7 +162,7 @@ impl Authenticator {
     }
 
     /// Believes these issuers from now on; what a token of another has proved before is forgotten.
-    pub fn trust(&self, settings: &Auth) {
+    pub fn trust(&self, settings: &AuthConfig) {
         let issuers = Arc::new(Issuers::new(settings, &self.clock));
         *self.issuers.write() = issuers;
         self.tokens.forget(|caller| caller.key.is_none());
@@ -198,7 +198,7 @@ impl Authenticator {
             let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
-                if let Ok(Err(error)) = deadline.run(PATIENCE, noting).await {
+                if let Ok(Err(error)) = deadline.run(LOOKUP_TIMEOUT, noting).await {
                     log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
                 }
             });

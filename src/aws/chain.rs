@@ -22,7 +22,7 @@ use crate::error;
 
 /// How long whoever needs credentials waits for the first ones: longer than a metadata service takes that fails four
 /// times over, and not longer than a request to S3 is tried.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Credentials with no more than this left are renewed. EC2 has the next ones five minutes before the end at the latest.
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html>
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
@@ -219,7 +219,7 @@ impl ProvideCredentials for Chain {
     where
         Self: 'a,
     {
-        let found = self.credentials(PATIENCE);
+        let found = self.credentials(CREDENTIALS_TIMEOUT);
         future::ProvideCredentials::new(async { found.await.map_err(CredentialsError::provider_error) })
     }
 }

@@ -13,7 +13,7 @@ use aws_sdk_ssm::config::http::HttpResponse;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use url::Url;
 
-pub use self::chain::{Chain, PATIENCE};
+pub use self::chain::{CREDENTIALS_TIMEOUT, Chain};
 use crate::error::chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a call may take.
 #[derive(Clone, Copy)]
-pub struct Patience {
+pub struct CallTimeouts {
     attempts: u32,
     /// For one attempt.
     pub attempt: Duration,
@@ -32,16 +32,21 @@ pub struct Patience {
 
 /// Of a process that can wait: a fleet that boots at once is throttled, and with their pauses the attempts take half a
 /// minute.
-pub const WHILE_BOOTING: Patience =
-    Patience { attempts: 10, attempt: Duration::from_secs(10), call: Duration::from_secs(60) };
+pub const WHILE_BOOTING: CallTimeouts =
+    CallTimeouts { attempts: 10, attempt: Duration::from_secs(10), call: Duration::from_secs(60) };
 /// Of one that has callers: shorter than `server.drain_s`, and than what they wait for.
-pub const WHILE_SERVING: Patience =
-    Patience { attempts: 4, attempt: Duration::from_secs(5), call: Duration::from_secs(15) };
+pub const WHILE_SERVING: CallTimeouts =
+    CallTimeouts { attempts: 4, attempt: Duration::from_secs(5), call: Duration::from_secs(15) };
 
 impl Chain {
     /// How the services of a region are asked, with these credentials; without a region, the SDK's chain tells it. So do
     /// `AWS_RETRY_MODE`, `AWS_MAX_ATTEMPTS` and, where no other endpoint is named, `AWS_ENDPOINT_URL`.
-    pub async fn load(&self, region: Option<&str>, endpoint: Option<&Url>, patience: Patience) -> SdkConfig {
+    pub async fn load(
+        &self,
+        region: Option<&str>,
+        endpoint: Option<&Url>,
+        patience: CallTimeouts,
+    ) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_attempt_timeout(patience.attempt)

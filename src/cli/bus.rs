@@ -6,12 +6,12 @@ use crate::app::App;
 use crate::error::Result;
 use crate::worker::record;
 
-/// Look at the bus of reported prices, and let dead messages wait again.
+/// Show the state of the bus of reported prices, and redrive dead messages.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Tells how long messages have waited, and how many are dead.
+pub enum BusAction {
+    /// Show how long messages have waited, and how many are dead.
     Status,
-    /// Makes messages that were set aside as dead wait again, once their reason is mended. Safe to repeat.
+    /// Put dead messages back on the bus, once the cause is fixed. Safe to repeat.
     Redrive,
 }
 
@@ -19,10 +19,10 @@ pub enum Action {
 ///
 /// # Errors
 /// The bus or the database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: BusAction) -> Result<String> {
     match action {
-        Action::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
-        Action::Status => {
+        BusAction::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
+        BusAction::Status => {
             let (age, dead) = app.bus.age_and_dead().await?;
             // Only who receives knows the age where SQS is asked.
             let waiting = match (app.bus.outlives_database(), age > 0.0) {

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::cluster::Cluster;
 use self::home::Home;
-use self::welcome::{Place, Welcome, quote};
+use self::welcome::{ListenAddress, Welcome, quote};
 use crate::app::{App, AppState};
 use crate::cli::api_client::running_dev::RunningDev;
 use crate::clock::Clock;
@@ -37,15 +37,15 @@ const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// How long our own API may take to answer at start.
 const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
-/// Runs everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
+/// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
 ///
 /// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct DevArguments {
     /// Use this PostgreSQL (15 or newer) instead of a private cluster.
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
-    /// Where the API listens; port 0 takes a free one.
+    /// The address of the API; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Do not load the sample feed into an empty catalogue.
@@ -57,7 +57,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// When it runs here already, an address is taken, or the database does not start.
-pub async fn run(arguments: Arguments, config_file: Option<&Path>) -> anyhow::Result<()> {
+pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow::Result<()> {
     let project = std::env::current_dir().context("cannot tell the current folder")?;
     let mut home = Home::open(&project)?;
     check_address(arguments.listen)?;
@@ -117,7 +117,7 @@ struct Ready {
 }
 
 async fn prepare(
-    arguments: &Arguments,
+    arguments: &DevArguments,
     config_file: Option<&Path>,
     home: &mut Home,
     cluster: Option<&Cluster>,
@@ -160,7 +160,7 @@ async fn prepare(
         None => "the PostgreSQL of --database-url".to_owned(),
     };
     let [metrics_taken, grpc_taken] = taken;
-    let place = |address: SocketAddr, taken: Option<SocketAddr>| Place {
+    let place = |address: SocketAddr, taken: Option<SocketAddr>| ListenAddress {
         address: reachable(address),
         instead_of: taken.filter(|taken| taken.port() != address.port()),
     };
@@ -210,7 +210,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
 /// Defaults of a laptop < the configuration file < the environment < our database and `--listen`. `taken` are the usual
 /// addresses of metrics and gRPC, where another program listens on them.
 fn load_config(
-    arguments: &Arguments,
+    arguments: &DevArguments,
     file: Option<&Path>,
     home: &Home,
     database_url: &SecretString,

@@ -8,10 +8,10 @@ use crate::app::App;
 use crate::error::Result;
 use crate::store::matching;
 
-/// Look through the catalogue of games, straight in the database.
+/// Examine the catalogue of games, directly in the database.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Lists games that are there more than once: their titles differ only in what does not tell games apart, such as
+pub enum GamesAction {
+    /// List games that exist more than once: their titles differ only in typography, such as
     /// "Tom & Jerry" and "Tom and Jerry". Nothing is merged.
     Duplicates,
 }
@@ -20,9 +20,9 @@ pub enum Action {
 ///
 /// # Errors
 /// The database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: GamesAction) -> Result<String> {
     match action {
-        Action::Duplicates => {
+        GamesAction::Duplicates => {
             // A list without those that have no key yet would be another one tomorrow.
             while matching::fill_keys(&app.writer).await? > 0 {}
             let games = matching::list_same_games(&app.writer).await?;

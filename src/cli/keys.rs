@@ -15,27 +15,27 @@ use crate::store::{accounts, keys};
 
 /// Create, list and revoke API keys.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Makes a key and prints it, alone, on standard output: the only time that it is shown.
+pub enum KeysAction {
+    /// Create a key and print it, alone, on standard output: it is shown only once.
     Create {
         #[command(flatten)]
         account: Account,
-        /// What the key is for.
+        /// The purpose of the key.
         #[arg(long, default_value = "made by salebell key")]
         name: String,
-        /// What it may do, on top of what every account may with its own things. Repeat it for several.
+        /// A scope of the key, beyond the rights of every account over its own things. Repeat it for several.
         #[arg(long, value_parser = api_key::SCOPES)]
         scope: Vec<String>,
-        /// After so many days it is not valid any more.
+        /// Days after which the key expires.
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
         expires_in_days: Option<u16>,
     },
-    /// Lists an account's keys, the newest first: id, beginning, name, scopes, times.
+    /// List an account's keys, the newest first: id, prefix, name, scopes, times.
     List {
         #[command(flatten)]
         account: Account,
     },
-    /// Revokes a key; running processes refuse it within five seconds.
+    /// Revoke a key; running processes refuse it within five seconds.
     Revoke {
         #[command(flatten)]
         account: Account,
@@ -50,7 +50,7 @@ pub struct Account {
     /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
     #[arg(long)]
     subject: String,
-    /// Who names the subject: `iss` of its tokens, or `local`.
+    /// The issuer that names the subject: `iss` of its tokens, or `local`.
     #[arg(long, default_value = "local")]
     issuer: String,
 }
@@ -59,10 +59,10 @@ pub struct Account {
 ///
 /// # Errors
 /// There is no such account or key, or the database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: KeysAction) -> Result<String> {
     let now = app.clock.now();
     match action {
-        Action::Create { account: Account { subject, issuer }, name, scope, expires_in_days } => {
+        KeysAction::Create { account: Account { subject, issuer }, name, scope, expires_in_days } => {
             let account = accounts::find_or_create_account(&app.writer, &issuer, &subject, now).await?;
             let key = secrets::generate_api_key()?;
             let new = keys::NewKey {
@@ -75,12 +75,12 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
             keys::create_key(&app.writer, account, &new, now).await?;
             Ok(key.expose_secret().to_owned())
         }
-        Action::List { account } => {
+        KeysAction::List { account } => {
             let account = find(app, &account).await?;
             let found = keys::list_keys(&app.writer, account, None, i64::MAX).await?;
             Ok(found.iter().map(describe).collect::<Vec<_>>().join("\n"))
         }
-        Action::Revoke { account, id } => {
+        KeysAction::Revoke { account, id } => {
             let account = find(app, &account).await?;
             keys::delete_key(&app.writer, account, id, |_| Ok(())).await?;
             Ok(format!("revoked {id}"))

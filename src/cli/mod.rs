@@ -36,7 +36,7 @@ use crate::{store, telemetry};
 #[derive(Parser)]
 #[command(version)]
 pub struct Arguments {
-    /// The TOML file of settings; the environment (SALEBELL_<AREA>__<KEY>) goes over it.
+    /// The TOML file of settings; the environment (SALEBELL_<AREA>__<KEY>) takes precedence.
     #[arg(long, global = true, env = "SALEBELL_CONFIG")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -46,27 +46,27 @@ pub struct Arguments {
 #[derive(Subcommand)]
 pub enum Command {
     #[cfg(feature = "dev")]
-    Dev(dev::Arguments),
+    Dev(dev::DevArguments),
     /// Serve the API: HTTP and gRPC.
     Api,
     /// Record reported prices, dispatch events, deliver notices.
     Worker,
-    /// Bring the database's schema up to date; safe to run twice and beside the version before.
+    /// Bring the database's schema up to date; safe to run twice, and while the version before runs.
     Migrate,
-    Boot(boot::Arguments),
-    /// Read the configuration and tell every missing or wrong key at once.
+    Boot(boot::BootArguments),
+    /// Read the configuration, and report every missing or invalid key at once.
     CheckConfig,
-    Report(report::Arguments),
+    Report(report::ReportArguments),
     #[command(subcommand)]
-    Files(files::Action),
+    Files(files::FilesAction),
     #[command(subcommand)]
-    Games(games::Action),
-    /// Create, list and revoke API keys, straight in the database.
+    Games(games::GamesAction),
+    /// Create, list and revoke API keys, directly in the database.
     #[command(subcommand)]
-    Key(keys::Action),
-    /// Show, recompute and mail the weekly statistics, straight from the database; write the report page.
+    Key(keys::KeysAction),
+    /// Show, recompute and mail the weekly statistics, directly from the database; write the report page.
     #[command(subcommand)]
-    Stats(stats::Action),
+    Stats(stats::StatsAction),
     /// On an instance of a group: wait until the API is ready, then complete the launch hook.
     Ready {
         /// Wait for the worker too.
@@ -75,15 +75,15 @@ pub enum Command {
         /// Do not wait: the instance will never serve, and the group tries another.
         #[arg(long)]
         abandon: bool,
-        /// Why, for the log.
+        /// The reason, for the log.
         #[arg(long, requires = "abandon", default_value = "the boot has failed")]
         reason: String,
     },
-    /// On an instance of a group: see when it is to go, drain its services, then complete the termination hook.
+    /// On an instance of a group: wait until it is terminated, drain its services, then complete the termination hook.
     Terminating,
     #[command(subcommand)]
-    Bus(bus::Action),
-    Reference(reference::Arguments),
+    Bus(bus::BusAction),
+    Reference(reference::ReferenceArguments),
     /// The same as `salebell bus redrive`.
     #[command(hide = true)]
     Redrive,
@@ -166,7 +166,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Redrive => {
             let app = open(of_operator()?).await?;
-            let redriven = bus::run(&app, bus::Action::Redrive).await;
+            let redriven = bus::run(&app, bus::BusAction::Redrive).await;
             print!("{}", in_plain_words(&app, redriven).await?);
         }
         Command::Games(action) => {

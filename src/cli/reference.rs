@@ -11,14 +11,14 @@ use crate::telemetry::table::{CloudWatch, METRICS};
 
 /// Print a page of the reference, as Markdown.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReferenceArguments {
     /// Which page.
-    page: Page,
+    page: ReferencePage,
 }
 
 /// A page that the program prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Page {
+pub enum ReferencePage {
     /// Every setting with its default.
     Settings,
     /// Every metric with its labels, and how CloudWatch has it.
@@ -29,26 +29,27 @@ pub enum Page {
     Commands,
 }
 
-impl Page {
-    pub const ALL: [Page; 4] = [Page::Settings, Page::Metrics, Page::Problems, Page::Commands];
+impl ReferencePage {
+    pub const ALL: [ReferencePage; 4] =
+        [ReferencePage::Settings, ReferencePage::Metrics, ReferencePage::Problems, ReferencePage::Commands];
 
     /// The name on the command line, and of the file in docs/reference/.
     pub fn name(self) -> &'static str {
         match self {
-            Page::Settings => "settings",
-            Page::Metrics => "metrics",
-            Page::Problems => "problems",
-            Page::Commands => "commands",
+            ReferencePage::Settings => "settings",
+            ReferencePage::Metrics => "metrics",
+            ReferencePage::Problems => "problems",
+            ReferencePage::Commands => "commands",
         }
     }
 
     /// The text of the page.
     pub fn render(self) -> String {
         let (title, introduction, body) = match self {
-            Page::Settings => ("Settings", SETTINGS, settings()),
-            Page::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
-            Page::Problems => ("Problems", PROBLEMS, problems()),
-            Page::Commands => ("Commands", COMMANDS, commands()),
+            ReferencePage::Settings => ("Settings", SETTINGS, settings()),
+            ReferencePage::Metrics => ("Metrics", METRICS_INTRODUCTION, metrics()),
+            ReferencePage::Problems => ("Problems", PROBLEMS, problems()),
+            ReferencePage::Commands => ("Commands", COMMANDS, commands()),
         };
         let name = self.name();
         format!(
@@ -58,7 +59,7 @@ impl Page {
 }
 
 /// Returns what to print.
-pub fn run(arguments: &Arguments) -> String {
+pub fn run(arguments: &ReferenceArguments) -> String {
     arguments.page.render()
 }
 
@@ -90,9 +91,10 @@ Every refusal is a problem document (RFC 9457, `application/problem+json`); [the
 shows one. gRPC answers the code beside it.";
 
 const COMMANDS: &str = "\
-`salebell <command> --help` prints the same. Each command ends with 0 when it is done and with 1 when it failed, with a line
-on standard error; with 2 where arguments are invalid, and where `report` had some of its lines refused; `api` ends with 90
-when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment needs.";
+`salebell <command> --help` prints the same, with `--config`, which every command takes. A command ends with 0 when it is
+done, with 1 when it failed, and with 2 where arguments are invalid or `report` had some of its lines refused; `api` ends with
+90 when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment
+needs.";
 
 fn settings() -> String {
     let mut page = String::new();
@@ -187,10 +189,15 @@ fn commands() -> String {
     page.trim_start().to_owned()
 }
 
-/// Appends the help of a command, and of those below it. The values that the environment has just now stay out.
+/// Appends the help of a command, and of those below it. The current values of the environment stay out.
 fn describe(command: &clap::Command, above: &str, page: &mut String) {
     let name = format!("{above}{}", command.get_name());
-    let help = command.clone().mut_args(|argument| argument.hide_env_values(true)).render_long_help();
+    let is_below = !above.is_empty();
+    let argument = |argument: clap::Arg| {
+        let is_shown_once = is_below && argument.get_id() == "config";
+        argument.hide_env_values(true).hide(is_shown_once)
+    };
+    let help = command.clone().mut_args(argument).render_long_help();
     let help = help.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
     let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.trim());
     for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::ids::AccountId;
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::{Error, Kind, Result};
 use crate::http::extract::page::Page;
@@ -23,28 +23,28 @@ use crate::worker;
 
 /// Show, recompute and mail the weekly statistics.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Prints the weeks of the whole service, the newest first.
+pub enum StatsAction {
+    /// Print the weeks of the whole service, the newest first.
     Show {
         /// This week alone, such as 2026-W47.
         #[arg(long)]
         week: Option<Week>,
-        /// The weeks of the account of this id.
+        /// The weeks of the account with this id.
         #[arg(long)]
         account: Option<AccountId>,
         #[arg(long, value_enum, default_value = "table")]
-        format: Format,
-        /// No more weeks than this.
+        format: PrintedFormat,
+        /// The most weeks to print.
         #[arg(long, default_value = "52", value_parser = clap::value_parser!(u16).range(1..))]
         weeks: u16,
     },
-    /// Computes a week anew from what was counted.
+    /// Recompute a week from what was counted.
     Recompute {
         /// Such as 2026-W47.
         #[arg(long)]
         week: Week,
     },
-    /// Writes the report page of a week.
+    /// Write the report page of a week.
     Report {
         /// Such as 2026-W47; without it the newest.
         #[arg(long)]
@@ -53,25 +53,25 @@ pub enum Action {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Mails the report on a week now, whether the worker has mailed it or not.
+    /// Mail the report on a week now, whether the worker has mailed it or not.
     Mail {
         /// Such as 2026-W47; without it the newest that is over.
         #[arg(long)]
         week: Option<Week>,
-        /// Whom to; may be given several times. Without it those of `stats.mail_to`.
+        /// A recipient; may be given several times. Without it those of `stats.mail_to`.
         #[arg(long, value_name = "ADDRESS")]
         to: Vec<Address>,
     },
-    /// Prints whom the worker has mailed the report to, or why it could not.
+    /// Print the addresses that the worker has mailed the report to, or why it could not.
     Mailed {
-        /// No more lines than this.
+        /// The most lines to print.
         #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..))]
         lines: u16,
     },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Format {
+pub enum PrintedFormat {
     Table,
     Json,
     Csv,
@@ -81,9 +81,9 @@ pub enum Format {
 ///
 /// # Errors
 /// The week cannot be computed, the file not be written, or the database is away.
-pub async fn run(app: &App, action: Action) -> Result<String> {
+pub async fn run(app: &App, action: StatsAction) -> Result<String> {
     match action {
-        Action::Show { week, account, format, weeks } => {
+        StatsAction::Show { week, account, format, weeks } => {
             let before = week.map(|week| week.next().monday());
             let range = WeekRange { from: week.map(Week::monday), before };
             let found = match account {
@@ -91,29 +91,29 @@ pub async fn run(app: &App, action: Action) -> Result<String> {
                 None => statistics::list_weeks(&app.writer, range, weeks.into()).await?,
             };
             match format {
-                Format::Table => Ok(table(&found)),
-                Format::Csv => Ok(write_csv(&found)),
-                Format::Json => {
+                PrintedFormat::Table => Ok(table(&found)),
+                PrintedFormat::Csv => Ok(write_csv(&found)),
+                PrintedFormat::Json => {
                     let items = found.into_iter().map(WeekResponse::from).collect();
                     let page = Page { items, next_cursor: None };
                     Ok(serde_json::to_string_pretty(&page).map_err(Error::internal)? + "\n")
                 }
             }
         }
-        Action::Recompute { week } => {
+        StatsAction::Recompute { week } => {
             worker::statistics::recompute(app, week).await?;
             let range = WeekRange { from: Some(week.monday()), before: Some(week.next().monday()) };
             Ok(table(&statistics::list_weeks(&app.writer, range, 1).await?))
         }
-        Action::Report { week, out } => {
+        StatsAction::Report { week, out } => {
             let page = make_page(&app.writer, week).await?;
             tokio::fs::write(&out, page)
                 .await
                 .map_err(|error| Error::internal(format!("{} cannot be written: {error}", out.display())))?;
             Ok(format!("wrote {}\n", out.display()))
         }
-        Action::Mail { week, to } => mail_now(app, week, to).await,
-        Action::Mailed { lines } => Ok(mailed(
+        StatsAction::Mail { week, to } => mail_now(app, week, to).await,
+        StatsAction::Mailed { lines } => Ok(mailed(
             &weekly_mails::list_mails(&app.writer, lines.into()).await?,
             app.config.stats.mail_to.len(),
         )),
@@ -175,7 +175,7 @@ fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
 /// Columns as wide as what is in them.
 fn table(found: &[WeekStatistics]) -> String {
     let mut lines = vec![vec!["week".to_owned()]];
-    lines[0].extend(Counts::default().list().map(|(name, _)| name.to_owned()));
+    lines[0].extend(WeekCounts::default().list().map(|(name, _)| name.to_owned()));
     for one in found {
         let runs = if one.computed_at < one.week.end() { "*" } else { "" };
         let mut line = vec![format!("{}{runs}", one.week)];

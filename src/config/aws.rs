@@ -12,7 +12,7 @@ pub const SECRET_PREFIX: &str = "secret:";
 
 /// `[aws]`; `salebell boot` writes all of it.
 #[derive(Clone, Debug)]
-pub struct Aws {
+pub struct AwsConfig {
     /// `aws.region`: of the parameters and secrets.
     pub region: Option<String>,
     /// `aws.parameters`: the path of the settings in Parameter Store, such as `/salebell/prod`.
@@ -75,10 +75,10 @@ impl fmt::Display for SecretName {
     }
 }
 
-impl Aws {
-    pub(super) fn read(r: &mut Reader) -> Option<Aws> {
+impl AwsConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<AwsConfig> {
         let filled = |text: &String| !text.is_empty();
-        let aws = Aws {
+        let aws = AwsConfig {
             region: r.optional("aws.region").filter(filled),
             parameters: r.optional("aws.parameters").filter(filled),
             secrets: r.list_of("aws.secrets")?,

@@ -8,7 +8,7 @@ use super::Reader;
 
 /// `[bus]`
 #[derive(Clone, Debug)]
-pub struct Bus {
+pub struct BusConfig {
     /// `bus.kind`: `postgres` or `aws`.
     pub kind: BusKind,
     /// `bus.prices_topic`: the ARN of the SNS topic that reported prices are published to.
@@ -78,9 +78,9 @@ impl FromStr for Arn {
     }
 }
 
-impl Bus {
-    pub(super) fn read(r: &mut Reader) -> Option<Bus> {
-        let bus = Bus {
+impl BusConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<BusConfig> {
+        let bus = BusConfig {
             kind: r.get("bus.kind")?,
             prices_topic: r
                 .optional("bus.prices_topic")

@@ -5,11 +5,11 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Aws, Reader};
+use super::{AwsConfig, Reader};
 
 /// `[database]`
 #[derive(Clone, Debug)]
-pub struct Database {
+pub struct DatabaseConfig {
     /// `database.url`: the writer.
     pub url: SecretString,
     /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
@@ -28,9 +28,9 @@ pub struct Database {
     pub statement_timeout: Duration,
 }
 
-impl Database {
-    pub(super) fn read(r: &mut Reader, aws: &Aws) -> Option<Database> {
-        let database = Database {
+impl DatabaseConfig {
+    pub(super) fn read(r: &mut Reader, aws: &AwsConfig) -> Option<DatabaseConfig> {
+        let database = DatabaseConfig {
             url: r.required("database.url").unwrap_or_default().into(),
             reader_url: r.optional("database.reader_url").map(SecretString::from),
             user: r.optional("database.user").filter(|user| !user.is_empty()),

@@ -15,7 +15,7 @@ use crate::domain::mail_domain;
 
 /// `[email]`
 #[derive(Clone, Debug)]
-pub struct Email {
+pub struct EmailConfig {
     /// `None`: `email.smtp_url` is not set, and no mail is sent.
     pub server: Option<MailServer>,
     /// `email.timeout_s`: for the whole of one message.
@@ -72,8 +72,8 @@ impl FromStr for StartTls {
     }
 }
 
-impl Email {
-    pub(super) fn read(r: &mut Reader) -> Option<Email> {
+impl EmailConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<EmailConfig> {
         let url = r.optional("email.smtp_url").filter(|url| !url.is_empty());
         let user = r.optional("email.user").filter(|user| !user.is_empty());
         let password = r.optional("email.password").filter(|password| !password.is_empty());
@@ -84,7 +84,7 @@ impl Email {
         if timeout.is_zero() {
             r.problem("email.timeout_s", "must be at least 1");
         }
-        let off = Some(Email { server: None, timeout });
+        let off = Some(EmailConfig { server: None, timeout });
         let Some(url) = url else { return off };
         let from: Option<Mailbox> = match from.as_deref().map(str::parse) {
             Some(Ok(Mailbox { name, email })) => {
@@ -132,7 +132,7 @@ impl Email {
         let port = url.port().unwrap_or(port);
         let host = host_of(&url);
         let server = from.map(|from| MailServer { host, port, tls, credentials, from, ca_file });
-        Some(Email { server, timeout })
+        Some(EmailConfig { server, timeout })
     }
 }
 

@@ -16,7 +16,7 @@ pub const EFS_MOUNTED_AT: &str = "/var/lib/salebell/files";
 
 /// `[files]`: uploads and where their bytes are.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub struct FilesConfig {
     /// `files.store`: `directory` or `s3`. Not to be changed while there are files.
     pub store: FileStore,
     /// `files.directory`: where bytes are kept; a local disk for one instance, EFS for several. With S3, a local disk
@@ -76,9 +76,9 @@ impl FromStr for FileStore {
     }
 }
 
-impl Files {
-    pub(super) fn read(r: &mut Reader) -> Option<Files> {
-        let files = Files {
+impl FilesConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<FilesConfig> {
+        let files = FilesConfig {
             store: r.get("files.store")?,
             directory: r.get("files.directory")?,
             mounted: r.get("files.mounted")?,

@@ -8,7 +8,7 @@ use super::Reader;
 
 /// `[instance]`
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub struct InstanceConfig {
     /// `instance.group`: the Auto Scaling group; its tag `aws:autoscaling:groupName` tells when it is not set.
     pub group: Option<String>,
     /// `instance.launch_hook`: what `salebell ready` completes; nothing when it is not set, or `off`.
@@ -35,14 +35,14 @@ pub struct Instance {
     pub min_free_bytes: u64,
 }
 
-impl Instance {
-    pub(super) fn read(r: &mut Reader) -> Option<Instance> {
+impl InstanceConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<InstanceConfig> {
         let filled = |text: &String| !text.is_empty();
         // Parameter Store keeps no empty value, and the image names hooks of its own.
         let hook = |text: &String| filled(text) && text != "off";
         let some = |time: Duration| (!time.is_zero()).then_some(time);
         let (heartbeat, poll) = (r.seconds("instance.heartbeat_s")?, r.seconds("instance.poll_s")?);
-        Some(Instance {
+        Some(InstanceConfig {
             group: r.optional("instance.group").filter(filled),
             launch_hook: r.optional("instance.launch_hook").filter(hook),
             termination_hook: r.optional("instance.termination_hook").filter(hook),

@@ -1,11 +1,11 @@
 //! `[auth.alb]`: the Application Load Balancer whose word about a browser's user is believed.
 
-use super::{Reader, Server, is_loopback};
+use super::{Reader, ServerConfig, is_loopback};
 use crate::domain::api_key;
 
 /// `[auth.alb]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadBalancer {
+pub struct LoadBalancerConfig {
     /// `auth.alb.arn`: what `signer` must be.
     pub arn: String,
     /// `auth.alb.issuer`: what `iss` must be.
@@ -23,8 +23,8 @@ pub struct LoadBalancer {
     pub keys_url: String,
 }
 
-impl LoadBalancer {
-    pub(super) fn read(r: &mut Reader, server: &Server) -> Option<Option<LoadBalancer>> {
+impl LoadBalancerConfig {
+    pub(super) fn read(r: &mut Reader, server: &ServerConfig) -> Option<Option<LoadBalancerConfig>> {
         let texts = [
             r.optional("auth.alb.arn"),
             r.optional("auth.alb.issuer"),
@@ -66,7 +66,7 @@ impl LoadBalancer {
         {
             r.problem("auth.alb.keys_url", "must be http on loopback: it is for tests");
         }
-        Some(Some(LoadBalancer {
+        Some(Some(LoadBalancerConfig {
             arn,
             issuer: issuer.unwrap_or_default(),
             client_id: client_id.unwrap_or_default(),

@@ -29,16 +29,16 @@ use lettre::Address;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-pub use self::aws::{Aws, SECRET_PREFIX, SecretName, SecretSetting};
-pub use self::bus::{Arn, Bus, BusKind};
-pub use self::database::Database;
-pub use self::email::{Email, MailServer, MailTls};
-pub use self::files::{FileStore, Files, MAX_BYTES_IN_S3};
-pub use self::instance::Instance;
-pub use self::load_balancer::LoadBalancer;
+pub use self::aws::{AwsConfig, SECRET_PREFIX, SecretName, SecretSetting};
+pub use self::bus::{Arn, BusConfig, BusKind};
+pub use self::database::DatabaseConfig;
+pub use self::email::{EmailConfig, MailServer, MailTls};
+pub use self::files::{FileStore, FilesConfig, MAX_BYTES_IN_S3};
+pub use self::instance::InstanceConfig;
+pub use self::load_balancer::LoadBalancerConfig;
 use self::reader::Reader;
-pub use self::telemetry::{EmfTarget, Telemetry};
-pub use self::tls::Tls;
+pub use self::telemetry::{EmfTarget, TelemetryConfig};
+pub use self::tls::TlsConfig;
 use crate::domain::api_key;
 use crate::domain::price::{GlitchRules, Rules};
 use crate::domain::public_keys::read_keys;
@@ -52,31 +52,31 @@ pub const CREDENTIAL: &str = "config.toml";
 /// Everything that can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub aws: Aws,
-    pub server: Server,
-    pub database: Database,
-    pub auth: Auth,
-    pub worker: Worker,
-    pub webhook: Webhook,
+    pub aws: AwsConfig,
+    pub server: ServerConfig,
+    pub database: DatabaseConfig,
+    pub auth: AuthConfig,
+    pub worker: WorkerConfig,
+    pub webhook: WebhookConfig,
     pub prices: Rules,
-    pub bus: Bus,
-    pub files: Files,
-    pub email: Email,
-    pub instance: Instance,
-    pub stats: Stats,
-    pub telemetry: Telemetry,
-    pub log: Log,
+    pub bus: BusConfig,
+    pub files: FilesConfig,
+    pub email: EmailConfig,
+    pub instance: InstanceConfig,
+    pub stats: StatsConfig,
+    pub telemetry: TelemetryConfig,
+    pub log: LogConfig,
 }
 
 /// `[server]`: listeners and limits of HTTP.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct ServerConfig {
     /// `server.listen`: where the API listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// `server.grpc_listen`: where gRPC is; port 0 takes a free one. `None` (`off`, or empty): nowhere.
     pub grpc_listen: Option<SocketAddr>,
     /// `server.tls`, `server.certificate`, `server.key`
-    pub tls: Tls,
+    pub tls: TlsConfig,
     /// `server.metrics_listen`: Prometheus metrics; loopback only.
     pub metrics_listen: SocketAddr,
     /// `server.request_timeout_s`: how long a request with a bounded body may take.
@@ -145,7 +145,7 @@ impl FromStr for Listen {
     }
 }
 
-impl Server {
+impl ServerConfig {
     /// How long a process may take to end once it is told to: `server.linger_s`, `server.drain_s` and 5 s.
     pub fn stop_limit(&self) -> Duration {
         self.linger + self.drain + Duration::from_secs(5)
@@ -154,11 +154,11 @@ impl Server {
 
 /// `[auth]`
 #[derive(Clone, Debug)]
-pub struct Auth {
+pub struct AuthConfig {
     /// `auth.issuers`: whose tokens are believed. A list of tables in the file, a JSON list in the environment.
     pub issuers: Vec<Issuer>,
     /// `[auth.alb]`: `None` without `auth.alb.arn`.
-    pub alb: Option<LoadBalancer>,
+    pub alb: Option<LoadBalancerConfig>,
 }
 
 /// One token issuer.
@@ -205,7 +205,7 @@ fn groups_claim() -> String {
 
 /// `[worker]`
 #[derive(Clone, Debug)]
-pub struct Worker {
+pub struct WorkerConfig {
     /// `worker.metrics_listen`: Prometheus metrics of `salebell worker`; loopback only.
     pub metrics_listen: SocketAddr,
     /// `worker.record_concurrency`: messages of prices that are recorded at once.
@@ -226,7 +226,7 @@ pub struct Worker {
 
 /// `[webhook]`
 #[derive(Clone, Debug)]
-pub struct Webhook {
+pub struct WebhookConfig {
     /// `webhook.allow_http`: plain http too.
     pub allow_http: bool,
     /// `webhook.allow_networks`: private networks that may be called all the same, such as `127.0.0.0/8`.
@@ -245,7 +245,7 @@ pub struct Webhook {
 
 /// `[stats]`
 #[derive(Clone, Debug)]
-pub struct Stats {
+pub struct StatsConfig {
     /// `stats.mail_to`: who gets the report on every week.
     pub mail_to: Vec<Address>,
     /// `stats.compute_every_s`: how often the running week is computed.
@@ -254,7 +254,7 @@ pub struct Stats {
 
 /// `[log]`
 #[derive(Clone, Debug)]
-pub struct Log {
+pub struct LogConfig {
     /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`.
     pub level: log::LevelFilter,
     /// `log.to`: `journal`, `stderr`, or `auto`: the journal when systemd has connected us to it.
@@ -406,12 +406,12 @@ impl Config {
 
     /// One line a setting: this is the list of what exists, with its defaults.
     fn read(r: &mut Reader) -> Option<Config> {
-        let aws = Aws::read(r)?;
+        let aws = AwsConfig::read(r)?;
         let Listen(grpc_listen) = r.get("server.grpc_listen")?;
-        let server = Server {
+        let server = ServerConfig {
             listen: r.get("server.listen")?,
             grpc_listen,
-            tls: Tls::read(r)?,
+            tls: TlsConfig::read(r)?,
             metrics_listen: r.get("server.metrics_listen")?,
             request_timeout: r.seconds("server.request_timeout_s")?,
             header_timeout: r.seconds("server.header_timeout_s")?,
@@ -424,9 +424,10 @@ impl Config {
             rate_limit_per_minute: r.get("server.rate_limit_per_minute")?,
             trusted_proxies: r.words("server.trusted_proxies")?,
         };
-        let database = Database::read(r, &aws)?;
-        let auth = Auth { issuers: r.list_of("auth.issuers")?, alb: LoadBalancer::read(r, &server)? };
-        let worker = Worker {
+        let database = DatabaseConfig::read(r, &aws)?;
+        let auth =
+            AuthConfig { issuers: r.list_of("auth.issuers")?, alb: LoadBalancerConfig::read(r, &server)? };
+        let worker = WorkerConfig {
             metrics_listen: r.get("worker.metrics_listen")?,
             record_concurrency: r.get("worker.record_concurrency")?,
             deliver_concurrency: r.get("worker.deliver_concurrency")?,
@@ -436,7 +437,7 @@ impl Config {
             scratch: r.get("worker.scratch")?,
             daily_hour: r.get("worker.daily_hour")?,
         };
-        let webhook = Webhook {
+        let webhook = WebhookConfig {
             allow_http: r.get("webhook.allow_http")?,
             allow_networks: r.words("webhook.allow_networks")?,
             connect_timeout: r.millis("webhook.connect_timeout_ms")?,
@@ -462,14 +463,17 @@ impl Config {
             same_sale_within: TimeDelta::seconds(i64::from(same_sale_within_s)),
             rings_within: TimeDelta::seconds(i64::from(rings_within_s)),
         };
-        let bus = Bus::read(r)?;
-        let files = Files::read(r)?;
-        let email = Email::read(r)?;
-        let instance = Instance::read(r)?;
-        let stats =
-            Stats { mail_to: r.words("stats.mail_to")?, compute_every: r.seconds("stats.compute_every_s")? };
-        let telemetry = Telemetry::read(r, &aws)?;
-        let log = Log { level: r.get("log.level")?, to: r.get("log.to")?, access: r.get("log.access")? };
+        let bus = BusConfig::read(r)?;
+        let files = FilesConfig::read(r)?;
+        let email = EmailConfig::read(r)?;
+        let instance = InstanceConfig::read(r)?;
+        let stats = StatsConfig {
+            mail_to: r.words("stats.mail_to")?,
+            compute_every: r.seconds("stats.compute_every_s")?,
+        };
+        let telemetry = TelemetryConfig::read(r, &aws)?;
+        let log =
+            LogConfig { level: r.get("log.level")?, to: r.get("log.to")?, access: r.get("log.access")? };
 
         for (at, issuer) in auth.issuers.iter().enumerate() {
             issuer.check().unwrap_or_else(|problem| r.problem(&format!("auth.issuers[{at}]"), problem));

@@ -151,7 +151,7 @@ pub const AREAS: &[Area] = &[
         setting("stats.mail_to", "", "addresses that the weekly report is mailed to; needs `email.smtp_url`"),
         setting("stats.compute_every_s", "3600", "interval at which the running week is computed, within some ten seconds; 15 in `salebell dev`"),
     ] },
-    Area { name: "prices", about: "When a sale notifies: [why so](../decisions/sales.md).", settings: &[
+    Area { name: "prices", about: "When a sale notifies: [why so](../decisions/0030-sales.md).", settings: &[
         setting("prices.rings_within_s", "604800", "an observation that was older than this when it was reported notifies nobody"),
         setting("prices.same_sale_within_s", "21600", "a sale that begins no later than this after the offer's last one ended, and not below its best price, is the same sale; 0: never"),
     ] },

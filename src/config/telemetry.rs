@@ -3,11 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Aws, Reader};
+use super::{AwsConfig, Reader};
 
 /// `[telemetry]`
 #[derive(Clone, Debug)]
-pub struct Telemetry {
+pub struct TelemetryConfig {
     /// `telemetry.emf`: where lines in CloudWatch's embedded metric format go.
     pub emf: EmfTarget,
     /// `telemetry.emf_every_s`: how often.
@@ -36,11 +36,11 @@ impl FromStr for EmfTarget {
     }
 }
 
-impl Telemetry {
-    pub(super) fn read(r: &mut Reader, aws: &Aws) -> Option<Telemetry> {
+impl TelemetryConfig {
+    pub(super) fn read(r: &mut Reader, aws: &AwsConfig) -> Option<TelemetryConfig> {
         let environment = r.optional("telemetry.environment").filter(|name| !name.is_empty());
         let of_parameters = || aws.parameters.as_ref()?.rsplit('/').next().map(str::to_owned);
-        let telemetry = Telemetry {
+        let telemetry = TelemetryConfig {
             emf: r.get("telemetry.emf")?,
             emf_every: r.seconds("telemetry.emf_every_s")?,
             environment: environment.or_else(of_parameters).unwrap_or_else(|| "local".to_owned()),

@@ -289,7 +289,7 @@ fn tls_and_the_load_balancer_are_checked() {
         load(&settings)
     };
     let config = alb(&[("SALEBELL_SERVER__TLS", "minted")]).unwrap();
-    assert_eq!(config.server.tls, Tls::Minted);
+    assert_eq!(config.server.tls, TlsConfig::Minted);
     let keys_url = config.auth.alb.unwrap().keys_url;
     assert_eq!(keys_url, "https://public-keys.auth.elb.eu-central-1.amazonaws.com");
     for (more, problem) in [

@@ -6,7 +6,7 @@ use super::Reader;
 
 /// `server.tls`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tls {
+pub enum TlsConfig {
     /// `off`: plain HTTP.
     Off,
     /// `minted`: a certificate of its own, made at start, for a load balancer that does not ask whose it is.
@@ -15,8 +15,8 @@ pub enum Tls {
     Files { certificate: PathBuf, key: PathBuf },
 }
 
-impl Tls {
-    pub(super) fn read(r: &mut Reader) -> Option<Tls> {
+impl TlsConfig {
+    pub(super) fn read(r: &mut Reader) -> Option<TlsConfig> {
         let kind: String = r.get("server.tls")?;
         let (certificate, key) = (r.optional("server.certificate"), r.optional("server.key"));
         let [certificate, key] = [certificate, key].map(|path| path.filter(|path| !path.is_empty()));
@@ -27,11 +27,11 @@ impl Tls {
         }
         let [certificate, key] = [certificate, key].map(|path| PathBuf::from(path.unwrap_or_default()));
         match kind.as_str() {
-            "off" => return Some(Tls::Off),
-            "minted" => return Some(Tls::Minted),
-            "files" => return Some(Tls::Files { certificate, key }),
+            "off" => return Some(TlsConfig::Off),
+            "minted" => return Some(TlsConfig::Minted),
+            "files" => return Some(TlsConfig::Files { certificate, key }),
             _ => r.problem("server.tls", "must be off, minted or files"),
         }
-        Some(Tls::Off)
+        Some(TlsConfig::Off)
     }
 }

@@ -9,9 +9,9 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 use super::deadline::Deadline;
-use super::pool::{OnConnect, Password, PgPool, Settings};
+use super::pool::{OnConnect, Password, PgPool, PoolSettings};
 use crate::clock::Clock;
-use crate::config::Database;
+use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
 
 /// A pool of connections that are still to be made. With a clock, its connections set that, and must not be to a replica.
@@ -20,21 +20,21 @@ use crate::error::{Error, Result};
 /// A URL that cannot be read.
 pub fn make_pool(
     name: &'static str,
-    settings: &Database,
+    settings: &DatabaseConfig,
     url: &str,
     writer: Option<&Clock>,
     deadline: &Deadline,
     password: &Password,
 ) -> Result<PgPool> {
-    Ok(PgPool::new(Settings {
+    Ok(PgPool::new(PoolSettings {
         max_connections: settings.max_connections,
         acquire_timeout: settings.acquire_timeout,
         // The server ends by itself what takes longer than `statement_timeout`.
         settle_timeout: settings.statement_timeout + SETTLE_GRACE,
-        on_connect: writer.map(hear_clock),
+        on_connect: writer.map(observe_clock),
         deadline: deadline.clone(),
         password: password.clone(),
-        ..Settings::new(name, connect_options(settings, url)?)
+        ..PoolSettings::new(name, connect_options(settings, url)?)
     }))
 }
 
@@ -45,7 +45,7 @@ const SETTLE_GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A URL that cannot be read.
-pub fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOptions> {
+pub fn connect_options(settings: &DatabaseConfig, url: &str) -> Result<PgConnectOptions> {
     let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
     if let Some(user) = &settings.user {
         options = options.username(user);
@@ -64,7 +64,7 @@ pub fn connect_options(settings: &Database, url: &str) -> Result<PgConnectOption
 }
 
 /// Tells the clock what time it is in the writer, before anything else is asked.
-fn hear_clock(clock: &Clock) -> OnConnect {
+fn observe_clock(clock: &Clock) -> OnConnect {
     let clock = clock.clone();
     Arc::new(move |connection| {
         let clock = clock.clone();
@@ -76,7 +76,7 @@ fn hear_clock(clock: &Clock) -> OnConnect {
             if replica {
                 return Err(sqlx::Error::Io(std::io::Error::other("this database is a replica")));
             }
-            clock.hear(time, asked);
+            clock.observe(time, asked);
             Ok(())
         })
     })

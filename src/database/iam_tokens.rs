@@ -96,7 +96,7 @@ impl Tokens {
             if let Err(reason) = self.renew().await {
                 failures += 1;
                 counter!("salebell_database_tokens_total", "outcome" => "failed").increment(1);
-                self.tell_failure(reason);
+                self.report_failure(reason);
                 tokio::time::sleep(aws::pause_after(failures, FIRST_PAUSE, LONGEST_PAUSE)).await;
                 continue;
             }
@@ -111,7 +111,7 @@ impl Tokens {
                         counter!("salebell_database_tokens_total", "outcome" => "refused").increment(1);
                     }
                     if refusals > 1 {
-                        self.tell_refusal();
+                        self.report_refusal();
                         let longest = LONGEST_PAUSE_OF_THE_REFUSED;
                         tokio::time::sleep(aws::pause_after(refusals - 1, FIRST_PAUSE, longest)).await;
                     }
@@ -142,7 +142,8 @@ impl Tokens {
     /// # Errors
     /// Why it cannot, in one line.
     async fn renew(&self) -> Result<(), String> {
-        let credentials = self.0.chain.credentials(aws::PATIENCE).await.map_err(|error| error.to_string())?;
+        let credentials =
+            self.0.chain.credentials(aws::CREDENTIALS_TIMEOUT).await.map_err(|error| error.to_string())?;
         let mut held = self.0.held.lock();
         let made = self.0.clock.now();
         self.set(&held.pools, &credentials, made).map_err(|error| chain(&error))?;
@@ -187,7 +188,7 @@ impl Tokens {
         }
     }
 
-    fn tell_failure(&self, reason: String) {
+    fn report_failure(&self, reason: String) {
         let now = self.0.clock.now();
         let mut held = self.0.held.lock();
         match held.newest.as_ref().map(|newest| (newest.end - now).num_seconds()) {
@@ -198,7 +199,7 @@ impl Tokens {
         held.reason = reason;
     }
 
-    fn tell_refusal(&self) {
+    fn report_refusal(&self) {
         for (_, options) in &self.0.held.lock().pools {
             let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
             log::error!(target: "salebell::iam",

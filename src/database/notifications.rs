@@ -17,7 +17,7 @@ pub const DELIVERIES: &str = "salebell_deliveries";
 /// After so long without a notification the connection is asked for a sign of life.
 const QUIET: Duration = Duration::from_secs(15);
 /// How long that may take, and a new connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One bell a queue. A bell that rings while its consumer is busy is not lost: `Notify` keeps one permit.
 #[derive(Clone, Default)]
@@ -55,7 +55,7 @@ impl Notifications {
 
     async fn listen_once(&self, pool: &PgPool) -> sqlx::Result<()> {
         // A connection of its own: one that has died without a word never comes back to its pool.
-        let mut listener = pool.listener(PATIENCE).await?;
+        let mut listener = pool.listener(LISTENER_TIMEOUT).await?;
         listener.listen_all([PRICES, EVENTS, DELIVERIES]).await?;
         for channel in [PRICES, EVENTS, DELIVERIES] {
             self.ring(channel);
@@ -69,7 +69,7 @@ impl Notifications {
                 // Nobody rings, or nobody is there any more.
                 Err(_) => {
                     let sign_of_life = sqlx::query!("select 1 as one").fetch_one(&mut listener);
-                    let answer = tokio::time::timeout(PATIENCE, sign_of_life).await;
+                    let answer = tokio::time::timeout(LISTENER_TIMEOUT, sign_of_life).await;
                     answer.map_err(|late| sqlx::Error::Io(late.into()))??;
                 }
             }

@@ -142,7 +142,7 @@ fn fits(observations: &[Observation], max: usize) -> std::io::Result<bool> {
 
 /// What came of observations. Each is counted in exactly one of `recorded` to `failed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct ObservationCounts {
     /// Changed an offer's price.
     pub recorded: i64,
     /// Said what was known.

@@ -3,9 +3,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::batch::Counts;
+use super::batch::ObservationCounts;
 use super::money::Currency;
-use super::price::{Change, EndReason, Kind, ObservedPrice, Outcome, Price, Rules, Sale, observe};
+use super::price::{Change, EndReason, ObservedPrice, Outcome, Price, Rules, Sale, TransitionKind, observe};
 
 /// An offer as it is known when a message begins.
 #[derive(Clone, Debug)]
@@ -14,12 +14,12 @@ pub struct KnownOffer {
     pub game_id: Uuid,
     pub price: Option<Price>,
     /// Its quarantined observations that nobody has judged yet.
-    pub held: Vec<Held>,
+    pub held: Vec<HeldPrice>,
 }
 
 /// A quarantined observation.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct HeldPrice {
     pub id: Uuid,
     pub seen: ObservedPrice,
 }
@@ -44,7 +44,7 @@ pub struct Changes {
     pub quarantined: Vec<Quarantined>,
     /// Quarantined observations that a second one has confirmed.
     pub confirmed: Vec<Uuid>,
-    pub counts: Counts,
+    pub counts: ObservationCounts,
     /// Sales that are over because the end has come that the store had told: no observation's doing.
     pub told_ends: u64,
 }
@@ -85,7 +85,7 @@ pub struct SaleChange {
 #[derive(Debug)]
 pub struct Event {
     pub id: Uuid,
-    pub kind: Kind,
+    pub kind: TransitionKind,
     pub offer_id: Uuid,
     pub game_id: Uuid,
     pub sale_id: Option<Uuid>,
@@ -177,7 +177,7 @@ impl<'a> OfferRecorder<'a> {
                     confirmed: false,
                 });
                 let seen = ObservedPrice { regular: Some(held.regular), ..*seen };
-                self.offer.held.push(Held { id, seen });
+                self.offer.held.push(HeldPrice { id, seen });
                 Effect::Quarantined
             }
         };
@@ -214,7 +214,7 @@ impl<'a> OfferRecorder<'a> {
             self.changes.told_ends += 1;
             self.changes.events.push(Event {
                 id: Uuid::now_v7(),
-                kind: Kind::SaleEnded,
+                kind: TransitionKind::SaleEnded,
                 offer_id: self.offer.id,
                 game_id: self.offer.game_id,
                 sale_id: Some(sale.id),
@@ -291,7 +291,7 @@ impl<'a> OfferRecorder<'a> {
             {
                 let event = Event {
                     id: Uuid::now_v7(),
-                    kind: Kind::SaleResumed,
+                    kind: TransitionKind::SaleResumed,
                     offer_id,
                     game_id: self.offer.game_id,
                     sale_id: Some(sale.id),
@@ -327,12 +327,12 @@ impl<'a> OfferRecorder<'a> {
         }
         if let Some(sale) = after.sale {
             match kind {
-                Kind::SaleStarted => {
+                TransitionKind::SaleStarted => {
                     self.started.push(sale.id);
                     self.note_sale(&sale, after, Some(new_low), None);
                 }
-                Kind::RegularChanged => self.note_sale(&sale, after, None, None),
-                Kind::SaleResumed if is_as_low_as_it_was(&sale, &after) => {
+                TransitionKind::RegularChanged => self.note_sale(&sale, after, None, None),
+                TransitionKind::SaleResumed if is_as_low_as_it_was(&sale, &after) => {
                     self.note_sale(&sale, after, None, None);
                 }
                 _ => self.note_sale(&sale, after, Some(new_low), None),
@@ -355,7 +355,7 @@ impl<'a> OfferRecorder<'a> {
         // A new low may come for more than the price before it: paid after a giveaway. A sale that was resumed is owed to
         // watches that could not be rung when it started.
         let rings = new_low
-            || kind == Kind::SaleResumed
+            || kind == TransitionKind::SaleResumed
             || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
         self.changes.events.push(Event {
             id: Uuid::now_v7(),

@@ -128,7 +128,7 @@ pub struct ObservedPrice {
 
 /// The kinds of transition; exactly one for each change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum TransitionKind {
     /// First observation, not on sale.
     FirstSeen,
     /// On sale now and not before; also a first observation below the regular price.
@@ -150,33 +150,33 @@ pub enum Kind {
     PriceRaised,
 }
 
-impl Kind {
+impl TransitionKind {
     /// The name outside, such as `sale.started`.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::FirstSeen => "first.seen",
-            Kind::SaleStarted => "sale.started",
-            Kind::SaleResumed => "sale.resumed",
-            Kind::SaleDeepened => "sale.deepened",
-            Kind::SaleReduced => "sale.reduced",
-            Kind::RegularChanged => "regular.changed",
-            Kind::SaleEnded => "sale.ended",
-            Kind::PriceLowered => "price.lowered",
-            Kind::PriceRaised => "price.raised",
+            TransitionKind::FirstSeen => "first.seen",
+            TransitionKind::SaleStarted => "sale.started",
+            TransitionKind::SaleResumed => "sale.resumed",
+            TransitionKind::SaleDeepened => "sale.deepened",
+            TransitionKind::SaleReduced => "sale.reduced",
+            TransitionKind::RegularChanged => "regular.changed",
+            TransitionKind::SaleEnded => "sale.ended",
+            TransitionKind::PriceLowered => "price.lowered",
+            TransitionKind::PriceRaised => "price.raised",
         }
     }
 
     /// Whether a watch can want to know: there is a sale, and its price or its cut has become better.
     pub fn rings(self, cut_before: i16, cut_after: i16) -> bool {
         match self {
-            Kind::SaleStarted | Kind::SaleDeepened => true,
+            TransitionKind::SaleStarted | TransitionKind::SaleDeepened => true,
             // The regular price may have grown more than the price.
-            Kind::SaleReduced | Kind::RegularChanged => cut_after > cut_before,
-            Kind::FirstSeen
-            | Kind::SaleResumed
-            | Kind::SaleEnded
-            | Kind::PriceLowered
-            | Kind::PriceRaised => false,
+            TransitionKind::SaleReduced | TransitionKind::RegularChanged => cut_after > cut_before,
+            TransitionKind::FirstSeen
+            | TransitionKind::SaleResumed
+            | TransitionKind::SaleEnded
+            | TransitionKind::PriceLowered
+            | TransitionKind::PriceRaised => false,
         }
     }
 }
@@ -207,7 +207,7 @@ impl EndReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub after: Price,
-    pub kind: Kind,
+    pub kind: TransitionKind,
     /// A paid price strictly below every earlier paid one in this currency, or the first giveaway; never on the first
     /// observation.
     pub new_low: bool,
@@ -336,7 +336,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     };
     let Some(before) = before else {
         after.sale = is_sale.then(begin);
-        let kind = if is_sale { Kind::SaleStarted } else { Kind::FirstSeen };
+        let kind = if is_sale { TransitionKind::SaleStarted } else { TransitionKind::FirstSeen };
         return Outcome::Changed(Change::of(after, kind, told));
     };
     if seen.observed_at < before.observed_at {
@@ -373,20 +373,20 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
         .filter(|ended| same_currency && is_sale && seen.observed_at - ended.at <= rules.same_sale_within);
     let kind = match (open, is_sale) {
         (None, true) => match recent {
-            None => Kind::SaleStarted,
-            Some(ended) if ended.resume(told).is_bettered_by(seen.amount) => Kind::SaleDeepened,
-            Some(_) => Kind::SaleResumed,
+            None => TransitionKind::SaleStarted,
+            Some(ended) if ended.resume(told).is_bettered_by(seen.amount) => TransitionKind::SaleDeepened,
+            Some(_) => TransitionKind::SaleResumed,
         },
-        (Some(_), false) => Kind::SaleEnded,
-        (None, false) if !same_currency => Kind::FirstSeen,
-        (Some(_), true) if after.amount < before.amount => Kind::SaleDeepened,
-        (Some(_), true) if after.amount > before.amount => Kind::SaleReduced,
-        (None, false) if after.amount < before.amount => Kind::PriceLowered,
-        (None, false) if after.amount > before.amount => Kind::PriceRaised,
-        (_, _) => Kind::RegularChanged,
+        (Some(_), false) => TransitionKind::SaleEnded,
+        (None, false) if !same_currency => TransitionKind::FirstSeen,
+        (Some(_), true) if after.amount < before.amount => TransitionKind::SaleDeepened,
+        (Some(_), true) if after.amount > before.amount => TransitionKind::SaleReduced,
+        (None, false) if after.amount < before.amount => TransitionKind::PriceLowered,
+        (None, false) if after.amount > before.amount => TransitionKind::PriceRaised,
+        (_, _) => TransitionKind::RegularChanged,
     };
     let goes_on = open.or(recent.map(|ended| ended.resume(told))).filter(|_| is_sale);
-    let rings_again = kind == Kind::SaleDeepened
+    let rings_again = kind == TransitionKind::SaleDeepened
         && goes_on.is_some_and(|sale| sale.interrupted_at.is_some() && sale.is_bettered_by(seen.amount));
     after.sale = match goes_on {
         Some(sale) => Some(Sale {
@@ -407,8 +407,8 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     let first_giveaway = is_giveaway && before.was_free_at.is_none();
     Outcome::Changed(Change {
         new_low: same_currency && (below_low || first_giveaway),
-        ends_sale: before.sale.is_some() && (kind == Kind::SaleEnded || !same_currency),
-        reason: (kind == Kind::SaleEnded).then_some(match (seen.available, is_over) {
+        ends_sale: before.sale.is_some() && (kind == TransitionKind::SaleEnded || !same_currency),
+        reason: (kind == TransitionKind::SaleEnded).then_some(match (seen.available, is_over) {
             (false, _) => EndReason::Unavailable,
             (true, true) => EndReason::ToldEnd,
             (true, false) => EndReason::Price,
@@ -419,7 +419,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
 }
 
 impl Change {
-    fn of(after: Price, kind: Kind, holds_until: Option<DateTime<Utc>>) -> Change {
+    fn of(after: Price, kind: TransitionKind, holds_until: Option<DateTime<Utc>>) -> Change {
         Change {
             after,
             kind,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 /// What an account, or all of them, have done in a week.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct WeekCounts {
     /// Files that became complete; one that was put together of parts is one.
     pub uploads: i64,
     pub uploaded_bytes: i64,
@@ -27,7 +27,7 @@ pub struct Counts {
     pub logins: i64,
 }
 
-impl Counts {
+impl WeekCounts {
     /// How much was done, all kinds alike: by it the most active accounts are found.
     pub fn actions(&self) -> i64 {
         self.uploads + self.downloads + self.reports + self.notices + self.deliveries + self.logins

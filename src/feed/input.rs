@@ -31,7 +31,7 @@ const BUFFER: usize = 64 << 10;
 
 /// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum FeedFormat {
     /// A header, then records as in RFC 4180.
     Csv,
     /// A JSON object a line.
@@ -42,7 +42,7 @@ pub enum Format {
 
 /// An input that is open and known.
 pub struct Input {
-    pub format: Format,
+    pub format: FeedFormat,
     /// The decompressed bytes as UTF-8, without a byte order mark.
     pub reader: Box<dyn BufRead + Send>,
     /// How many bytes have been read so far, compressed as they are.
@@ -105,7 +105,7 @@ async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
 fn identify(
     reader: Box<dyn BufRead + Send>,
     path: Option<&Path>,
-) -> Result<(Format, Box<dyn BufRead + Send>), FeedError> {
+) -> Result<(FeedFormat, Box<dyn BufRead + Send>), FeedError> {
     let (mut first, mut reader) = peek(reader)?;
     let found = encoding::find_by_marks(&first);
     if let Some((encoding, mark)) = found {
@@ -119,14 +119,14 @@ fn identify(
     }
     let begin = first.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
     let format = path.and_then(format_of_name).unwrap_or(match begin {
-        Some(b'{' | b'[') => Format::Ndjson,
-        Some(b'<') => Format::Xml,
-        _ => Format::Csv,
+        Some(b'{' | b'[') => FeedFormat::Ndjson,
+        Some(b'<') => FeedFormat::Xml,
+        _ => FeedFormat::Csv,
     });
-    if format == Format::Ndjson && begin == Some(b'[') {
+    if format == FeedFormat::Ndjson && begin == Some(b'[') {
         return Err(FeedError::JsonArray);
     }
-    if format == Format::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
+    if format == FeedFormat::Xml && found.is_none_or(|(encoding, _)| encoding == encoding_rs::UTF_8) {
         let encoding = match found {
             Some((encoding, _)) => encoding,
             None => encoding::find_declared(&first).map_err(FeedError::UnknownEncoding)?,
@@ -145,13 +145,13 @@ fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead
 }
 
 /// By the ending below `.gz` and `.zst`.
-fn format_of_name(path: &Path) -> Option<Format> {
+fn format_of_name(path: &Path) -> Option<FeedFormat> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
     match name.rsplit_once('.')?.1 {
-        "csv" | "tsv" => Some(Format::Csv),
-        "ndjson" | "jsonl" | "json" => Some(Format::Ndjson),
-        "xml" | "rss" | "atom" => Some(Format::Xml),
+        "csv" | "tsv" => Some(FeedFormat::Csv),
+        "ndjson" | "jsonl" | "json" => Some(FeedFormat::Ndjson),
+        "xml" | "rss" | "atom" => Some(FeedFormat::Xml),
         _ => None,
     }
 }
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn the_name_tells_the_format_below_its_compression() {
-        assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(Format::Csv));
-        assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(Format::Ndjson));
+        assert_eq!(format_of_name(Path::new("a/prices.CSV.gz")), Some(FeedFormat::Csv));
+        assert_eq!(format_of_name(Path::new("prices.jsonl.zst")), Some(FeedFormat::Ndjson));
         assert_eq!(format_of_name(Path::new("prices.gz")), None);
     }
 }

@@ -41,7 +41,7 @@ pub struct Table {
 
 /// The fields of a record, by their places in it.
 #[derive(Debug, Default)]
-pub struct Fields {
+pub struct RecordFields {
     list: Vec<Field>,
     /// A field begins with a mark that is not closed before the bytes end.
     pub is_open: bool,
@@ -57,9 +57,9 @@ struct Field {
 
 /// What an open quotation mark is.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum QuoteVerdict {
     /// It begins a field of several lines: the fields, and the length of the record with its line end, in bytes.
-    OneRecord(Fields, usize),
+    OneRecord(RecordFields, usize),
     /// It is a character: the line is a record of its own, and so are the next.
     OpenQuote,
     /// It may be either, for this many bytes.
@@ -69,7 +69,7 @@ pub enum Verdict {
 /// A verdict, and how many bytes it took to come to it.
 #[derive(Debug)]
 pub struct Judged {
-    pub verdict: Verdict,
+    pub verdict: QuoteVerdict,
     pub looked: usize,
 }
 
@@ -79,7 +79,7 @@ impl Table {
     }
 }
 
-impl Fields {
+impl RecordFields {
     pub fn count(&self) -> usize {
         self.list.len()
     }
@@ -99,7 +99,7 @@ impl Fields {
 }
 
 /// The fields of one line, which comes without its end.
-pub fn read_line(line: &[u8], dialect: &Dialect) -> Fields {
+pub fn read_line(line: &[u8], dialect: &Dialect) -> RecordFields {
     read(line, true, dialect, MOST_COLUMNS + 1).fields
 }
 
@@ -112,7 +112,7 @@ pub fn without_return(line: &[u8], line_end: u8) -> &[u8] {
 }
 
 struct Read {
-    fields: Fields,
+    fields: RecordFields,
     /// With the line end; `None`: the bytes end before the record, or it has more than `most` fields.
     length: Option<usize>,
     looked: usize,
@@ -127,7 +127,7 @@ enum Close {
 
 /// The first record of `bytes`; `whole`: nothing follows them.
 fn read(bytes: &[u8], whole: bool, dialect: &Dialect, most: usize) -> Read {
-    let mut fields = Fields::default();
+    let mut fields = RecordFields::default();
     let (mut place, mut looked) = (0, 0);
     loop {
         let mut quoted = None;
@@ -193,17 +193,17 @@ fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Clo
 /// By the bytes alone nobody can tell a field of several lines from rows of which the first begins a cell with a mark
 /// and the last ends one with a mark. What tells them apart is whether the lines could be rows: as many fields as the
 /// header has, with something like a price in the price's column.
-pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged {
+pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> Judged {
     let dialect = &table.dialect;
     let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
     let judged = |verdict| Judged { verdict, looked: read.looked };
-    let Some(length) = read.length else { return judged(Verdict::OpenQuote) };
+    let Some(length) = read.length else { return judged(QuoteVerdict::OpenQuote) };
     let is_one_line = memchr(dialect.line_end, bytes).is_none_or(|end| length <= end + 1);
     if is_one_line || table.columns.is_some_and(|columns| columns != read.fields.count()) {
-        return judged(Verdict::OpenQuote);
+        return judged(QuoteVerdict::OpenQuote);
     }
     if table.columns.is_none() && is_confirmed(&bytes[length..], &read.fields, alone, dialect) {
-        return judged(Verdict::OneRecord(read.fields, length));
+        return judged(QuoteVerdict::OneRecord(read.fields, length));
     }
     let wanted = Row {
         dialect,
@@ -245,17 +245,17 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &Fields, table: &Table) -> Judged
         && read.fields.list.iter().any(|field| field.begin > first_end)
         && hides_delimiters(bytes, several_lines(bytes, &read.fields, dialect), table);
     let verdict = if rows * 2 > lines {
-        Verdict::OpenQuote
+        QuoteVerdict::OpenQuote
     } else if (first_may_be_row && later > 0) || telling > 0 || joins {
-        Verdict::Ambiguous(length)
+        QuoteVerdict::Ambiguous(length)
     } else {
-        Verdict::OneRecord(read.fields, length)
+        QuoteVerdict::OneRecord(read.fields, length)
     };
     Judged { verdict, looked: read.looked }
 }
 
 /// Whether the line below a header of several lines has as many fields as that, and not as its first line alone.
-fn is_confirmed(below: &[u8], header: &Fields, alone: &Fields, dialect: &Dialect) -> bool {
+fn is_confirmed(below: &[u8], header: &RecordFields, alone: &RecordFields, dialect: &Dialect) -> bool {
     let line = below.split(|byte| *byte == dialect.line_end).next().unwrap_or_default();
     let columns = read_line(without_return(line, dialect.line_end), dialect).count();
     columns == header.count() && columns != alone.count()
@@ -290,7 +290,7 @@ impl Row<'_> {
     }
 
     /// Whether a row of several lines begins with this one: what closes a field of the lines before opens one of it.
-    fn begins(&self, bytes: &[u8], line: Range<usize>, whole: bool, before: &Fields) -> bool {
+    fn begins(&self, bytes: &[u8], line: Range<usize>, whole: bool, before: &RecordFields) -> bool {
         let closes = |field: &&Field| field.quoted && field.begin < line.start && line.contains(&field.end);
         let Some(mark) = before.list.iter().find(closes).map(|field| field.end - line.start) else {
             return false;
@@ -337,7 +337,7 @@ impl Row<'_> {
 /// The fields of a line, with marks as characters; or with those as closing that stand at the end of a cell, also where
 /// they are doubled.
 fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool) -> Read {
-    let mut fields = Fields::default();
+    let mut fields = RecordFields::default();
     let (mut place, mut begin, mut inside) = (0, 0, false);
     while place <= line.len() {
         let at = line.get(place).copied();
@@ -381,7 +381,7 @@ fn is_like_sku(cell: &[u8]) -> bool {
 
 /// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in
 /// the last line of a first column, nor where all of them are commas of prose, with a space behind.
-fn is_telling(bytes: &[u8], line: Range<usize>, fields: &Fields, table: &Table) -> bool {
+fn is_telling(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
     let quoted = fields.list.iter().filter(|field| field.quoted);
     let parts = quoted.map(|field| field.begin.max(line.start)..field.end.min(line.end));
     hides_delimiters(bytes, parts, table)
@@ -390,7 +390,7 @@ fn is_telling(bytes: &[u8], line: Range<usize>, fields: &Fields, table: &Table) 
 /// The quoted fields with a line end inside.
 fn several_lines<'f>(
     bytes: &'f [u8],
-    fields: &'f Fields,
+    fields: &'f RecordFields,
     dialect: &'f Dialect,
 ) -> impl Iterator<Item = Range<usize>> + 'f {
     let quoted = fields.list.iter().filter(|field| field.quoted).map(|field| field.begin..field.end);

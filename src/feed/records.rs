@@ -10,8 +10,8 @@ use memchr::{memchr, memmem};
 
 use super::encoding::UNREADABLE;
 use super::error::FeedError;
-use super::input::Format;
-use super::quotes::{self, Dialect, Fields, MOST_COLUMNS, Table, Verdict};
+use super::input::FeedFormat;
+use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
 
 /// The longest record that is taken, in bytes; a longer line is refused with its number.
@@ -45,7 +45,7 @@ pub enum Content {
 /// Reads records one after another.
 pub struct Records {
     lines: Lines,
-    format: Format,
+    format: FeedFormat,
     table: Table,
     /// Lines up to this place in the input may belong to the quoted field that begins on that line, or be rows.
     ambiguous: Option<(u64, u64)>,
@@ -60,12 +60,12 @@ impl Records {
     /// The input cannot be read.
     pub fn open(
         input: Box<dyn BufRead + Send>,
-        format: Format,
+        format: FeedFormat,
         delimiter: Option<u8>,
     ) -> Result<Records, FeedError> {
         let mut lines = Lines::new(input);
         let mut table = Table::new(Dialect { delimiter: delimiter.unwrap_or(b','), line_end: b'\n' });
-        if format == Format::Csv {
+        if format == FeedFormat::Csv {
             lines.begin_csv().map_err(FeedError::Unreadable)?;
             let named = lines.take_separator_line().map_err(FeedError::Unreadable)?;
             table.dialect.line_end = lines.line_end;
@@ -139,7 +139,7 @@ impl Records {
             }
             Line::At(ref span) => {
                 let text = &self.lines.window[span.clone()];
-                if self.format != Format::Csv {
+                if self.format != FeedFormat::Csv {
                     let content = json(text);
                     self.lines.consume_line(line);
                     content
@@ -167,19 +167,19 @@ impl Records {
     }
 
     /// A record whose line has a quotation mark that is not closed on it; `alone` is what it has without it.
-    fn read_open(&mut self, alone: &Fields) -> io::Result<Content> {
+    fn read_open(&mut self, alone: &RecordFields) -> io::Result<Content> {
         let may_look = self.looked_again <= self.lines.place.saturating_mul(LOOK_AGAIN) + LOOK_AGAIN_GRACE;
         if may_look {
             let begin = self.lines.number;
             let (ahead, whole) = self.lines.look_ahead()?;
             let judged = quotes::judge(ahead, whole, alone, &self.table);
             match judged.verdict {
-                Verdict::OneRecord(fields, length) => {
+                QuoteVerdict::OneRecord(fields, length) => {
                     let content = content_of(&ahead[..length], &fields);
                     self.lines.consume(length);
                     return Ok(content);
                 }
-                Verdict::Ambiguous(length) => {
+                QuoteVerdict::Ambiguous(length) => {
                     self.ambiguous = Some((self.lines.place + length as u64, begin));
                     self.lines.consume_next_line();
                     return Ok(Content::Broken(
@@ -188,7 +188,7 @@ impl Records {
                             .to_owned(),
                     ));
                 }
-                Verdict::OpenQuote => self.looked_again += judged.looked as u64,
+                QuoteVerdict::OpenQuote => self.looked_again += judged.looked as u64,
             }
         }
         // Looking ahead may have moved the line.
@@ -250,7 +250,7 @@ fn split(line: &[u8], table: &Table) -> Content {
     Content::Fields(fields)
 }
 
-fn content_of(record: &[u8], fields: &Fields) -> Content {
+fn content_of(record: &[u8], fields: &RecordFields) -> Content {
     if fields.count() > MOST_COLUMNS {
         return too_many();
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::error::FeedError;
-use super::input::{Format, Input};
+use super::input::{FeedFormat, Input};
 use super::mapping::{ColumnMapping, Mapping};
 use super::merchant::{Merchant, PLAIN, attribute_name};
 use super::records::{Content, Record, Records, shorten};
@@ -20,7 +20,7 @@ pub enum Meaning {
 }
 
 /// One row: where it begins, and what it reports or why it cannot be taken.
-pub struct Row {
+pub struct FeedRow {
     pub line: u64,
     pub reported: Result<ReportedObservation, String>,
 }
@@ -45,9 +45,11 @@ impl Rows {
     /// The input cannot be read, or does not fit its meaning.
     pub fn open(input: Input, meaning: &Meaning, now: DateTime<Utc>) -> Result<Rows, FeedError> {
         let source = match (input.format, meaning) {
-            (Format::Xml, Meaning::Products(shop)) => Source::Items(Items::new(input.reader), shop.clone()),
-            (Format::Csv, Meaning::Products(shop)) => {
-                let mut records = Records::open(input.reader, Format::Csv, None)?;
+            (FeedFormat::Xml, Meaning::Products(shop)) => {
+                Source::Items(Items::new(input.reader), shop.clone())
+            }
+            (FeedFormat::Csv, Meaning::Products(shop)) => {
+                let mut records = Records::open(input.reader, FeedFormat::Csv, None)?;
                 let names: Vec<String> =
                     records.read_header()?.iter().map(|name| attribute_name(name)).collect();
                 for wanted in ["id", "price"] {
@@ -64,19 +66,19 @@ impl Rows {
                 records.set_columns(place("price"), place("id"));
                 Source::Products(records, names, shop.clone())
             }
-            (Format::Csv, Meaning::Fields(mapping)) => {
-                let mut records = Records::open(input.reader, Format::Csv, None)?;
+            (FeedFormat::Csv, Meaning::Fields(mapping)) => {
+                let mut records = Records::open(input.reader, FeedFormat::Csv, None)?;
                 let columns = mapping.for_columns(&records.read_header()?)?;
                 records.set_columns(columns.place("price"), columns.place("sku"));
                 Source::Columns(records, columns)
             }
-            (Format::Ndjson, Meaning::Fields(mapping)) => {
-                Source::Lines(Records::open(input.reader, Format::Ndjson, None)?, mapping.clone())
+            (FeedFormat::Ndjson, Meaning::Fields(mapping)) => {
+                Source::Lines(Records::open(input.reader, FeedFormat::Ndjson, None)?, mapping.clone())
             }
-            (Format::Ndjson, Meaning::Products(_)) => {
+            (FeedFormat::Ndjson, Meaning::Products(_)) => {
                 return Err(FeedError::ProductsAsNdjson);
             }
-            (Format::Xml, Meaning::Fields(_)) => {
+            (FeedFormat::Xml, Meaning::Fields(_)) => {
                 return Err(FeedError::ObservationsAsXml);
             }
         };
@@ -96,12 +98,12 @@ impl Rows {
     ///
     /// # Errors
     /// The input breaks off.
-    pub fn read_next(&mut self) -> Result<Option<Row>, FeedError> {
+    pub fn read_next(&mut self) -> Result<Option<FeedRow>, FeedError> {
         let row = self.read_whole()?;
-        Ok(row.map(|row| Row { reported: row.reported.map_err(shorten), ..row }))
+        Ok(row.map(|row| FeedRow { reported: row.reported.map_err(shorten), ..row }))
     }
 
-    fn read_whole(&mut self) -> Result<Option<Row>, FeedError> {
+    fn read_whole(&mut self) -> Result<Option<FeedRow>, FeedError> {
         match &mut self.source {
             Source::Items(items, shop) => {
                 let Some(item) = items.read_next()? else { return Ok(None) };
@@ -111,7 +113,7 @@ impl Rows {
                     };
                     shop.observe_marked_up(find, &item.mixed, self.now)
                 });
-                Ok(Some(Row { line: item.line, reported }))
+                Ok(Some(FeedRow { line: item.line, reported }))
             }
             Source::Columns(records, columns) => {
                 next(records, |record| parse(&columns.map_record(fields(record)?)?))
@@ -146,9 +148,9 @@ impl Rows {
 fn next(
     records: &mut Records,
     read: impl FnOnce(&Record) -> Result<ReportedObservation, String>,
-) -> Result<Option<Row>, FeedError> {
+) -> Result<Option<FeedRow>, FeedError> {
     let Some(record) = records.read_next()? else { return Ok(None) };
-    Ok(Some(Row { line: record.line, reported: read(&record) }))
+    Ok(Some(FeedRow { line: record.line, reported: read(&record) }))
 }
 
 fn fields(record: &Record) -> Result<&[String], String> {

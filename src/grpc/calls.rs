@@ -52,7 +52,7 @@ impl Calls {
 /// The outermost layer: everything that is answered has passed it.
 pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next) -> Response {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
-    calls.app.dead_man.hear(request.headers());
+    calls.app.dead_man.note_health_check(request.headers());
     let id = request_id(request.headers());
     let method = METHODS.iter().find(|method| method.path == request.uri().path());
     let mut record = Record::new(&calls.app, method, id.clone(), TraceContext::of(request.headers()));
@@ -69,7 +69,7 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(ID, id);
     }
-    record.hear(response.headers());
+    record.note_headers(response.headers());
     response.map(|body| Body::new(Answer { body, end, record }))
 }
 
@@ -205,7 +205,7 @@ impl HttpBody for Answer {
             if let Some(Ok(frame)) = &frame
                 && let Some(trailers) = frame.trailers_ref()
             {
-                this.record.hear(trailers);
+                this.record.note_headers(trailers);
             }
             return Poll::Ready(frame);
         }
@@ -213,7 +213,7 @@ impl HttpBody for Answer {
         let mut trailers = HeaderMap::new();
         // It has no details that could not be written.
         let _ = status.add_header(&mut trailers);
-        this.record.hear(&trailers);
+        this.record.note_headers(&trailers);
         this.end = None;
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
@@ -246,7 +246,7 @@ impl Record {
     }
 
     /// Headers or trailers may tell the code.
-    fn hear(&mut self, headers: &HeaderMap) {
+    fn note_headers(&mut self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             self.code = Some(Code::from_bytes(code.as_bytes()));
         }

@@ -22,18 +22,18 @@ use crate::app::App;
 use crate::error::{Error, Result};
 
 /// One method.
-struct Method {
-    path: &'static str,
+pub struct Method {
+    pub path: &'static str,
     /// It is open for as long as its client likes.
-    streams: bool,
+    pub streams: bool,
 }
 
 /// What a load balancer asks; answered also where nothing else is.
 pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Every method, one a line: no other is answered, and `tests/it/support/grpc.rs` reads this table. None of them needs a token:
-/// load balancers have none, and reflection tells what everybody can read here.
-const METHODS: &[Method] = &[
+/// Every method, one a line: no other is answered. None of them needs a token: load balancers have none, and reflection
+/// tells what everybody can read here.
+pub const METHODS: &[Method] = &[
     Method { path: HEALTH_CHECK, streams: false },
     Method { path: "/grpc.health.v1.Health/Watch", streams: true },
     Method { path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams: true },

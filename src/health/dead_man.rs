@@ -14,14 +14,14 @@ pub struct DeadMan {
 
 impl DeadMan {
     /// A request for `/healthz` or `/readyz`, or a call of gRPC, with these headers has come.
-    pub fn hear(&self, headers: &HeaderMap) {
+    pub fn note_health_check(&self, headers: &HeaderMap) {
         if is_health_check(headers) {
             self.health_checks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// How many of them have come.
-    pub fn heard(&self) -> u64 {
+    pub fn health_checks(&self) -> u64 {
         self.health_checks.load(Ordering::Relaxed)
     }
 
@@ -53,8 +53,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         let mut hear = |name: &'static str, value: &str| {
             headers.insert(name, value.parse().unwrap());
-            dead_man.hear(&headers);
-            dead_man.heard()
+            dead_man.note_health_check(&headers);
+            dead_man.health_checks()
         };
         assert_eq!(hear("user-agent", "curl/8"), 0);
         assert_eq!(hear("user-agent", "ELB-HealthChecker/2.0"), 1);

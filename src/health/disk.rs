@@ -11,7 +11,7 @@ pub struct Disk {
 
 impl Disk {
     /// Not good before it has been looked at, if it is to be.
-    pub fn new(settings: &config::Instance) -> Disk {
+    pub fn new(settings: &config::InstanceConfig) -> Disk {
         let reason = settings.disk_full.map(|_| "has not been looked at yet");
         Disk { reason: Mutex::new(reason) }
     }

@@ -11,7 +11,7 @@ use crate::error::{FieldError, Result};
 use crate::store;
 
 /// How long the database may take to answer before it counts as away.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// For so long one look serves every question: health checks from many zones are one query a second.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,7 @@ impl Readiness {
         &self.pool
     }
 
-    /// Empty: ready. Who asks while a look is under way waits for it, at most `PATIENCE`.
+    /// Empty: ready. Who asks while a look is under way waits for it, at most `PING_TIMEOUT`.
     pub async fn reasons(&self) -> Vec<FieldError> {
         let mut last = self.last.lock().await;
         if let Some((at, reasons)) = last.as_ref()
@@ -44,7 +44,7 @@ impl Readiness {
         {
             return reasons.clone();
         }
-        let reasons = match self.deadline.run(PATIENCE, self.look()).await {
+        let reasons = match self.deadline.run(PING_TIMEOUT, self.look()).await {
             Ok(Ok(reasons)) => reasons,
             Ok(Err(error)) => {
                 log::warn!(target: "salebell::health", "the database is away: {}", crate::error::chain(&error));

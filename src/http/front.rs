@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::extract::accept::{Format, choose};
+use super::extract::accept::{StatsFormat, choose};
 use super::extract::conditional;
 use crate::error::Result;
 
@@ -22,7 +22,7 @@ const PAGE: &str = r#"<!DOCTYPE html>
 <h1>Salebell</h1>
 <p>Rings when a video game that you want goes on sale. This is its API; there are no pages yet.</p>
 <p>The documentation is in the source code: <code>README.md</code> has the first steps, <code>docs/reference/api.md</code> every
-route, <code>docs/operations.md</code> the settings.</p>
+route, <code>docs/reference/settings.md</code> the settings.</p>
 <p>To look around without a token: <a href="/v1/deals?limit=10">deals</a>, <a href="/v1/games?limit=10">games</a>,
 <a href="/v1/stores">stores</a>.</p>
 </body>
@@ -38,8 +38,8 @@ struct FrontResponse {
 
 /// `GET /`: a page for browsers, the same as JSON for everybody else.
 pub async fn show(headers: HeaderMap) -> Result<Response> {
-    let mut response = match choose(&headers, &[Format::Json, Format::Html]) {
-        Format::Html => {
+    let mut response = match choose(&headers, &[StatsFormat::Json, StatsFormat::Html]) {
+        StatsFormat::Html => {
             let body = PAGE.as_bytes().to_vec();
             let mut response = conditional::respond_as(&headers, "text/html; charset=utf-8", body)?;
             let policy = HeaderValue::from_static(POLICY);

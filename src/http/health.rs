@@ -17,13 +17,13 @@ use crate::telemetry::gauges::Gauges;
 /// `GET /healthz`, on the loopback listener too: the process answers. It asks nothing else: restarting us would not mend a
 /// database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
-    app.dead_man.hear(&headers);
+    app.dead_man.note_health_check(&headers);
     Answer(serde_json::json!({"status": "ok"})).into_response()
 }
 
 /// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
 pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
-    app.dead_man.hear(&headers);
+    app.dead_man.note_health_check(&headers);
     let mut reasons = app.readiness.reasons().await;
     if let Some(detail) = app.disk.reason() {
         reasons.push(FieldError { pointer: "disk".to_owned(), detail: detail.to_owned() });

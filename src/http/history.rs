@@ -18,7 +18,7 @@ use crate::domain::money::{Money, cut_percent};
 use crate::domain::observation::parse_instant;
 use crate::error::{Error, Result};
 use crate::store::games;
-use crate::store::history::{self, Change, HistoryFilter, HistoryKey, PricedOffer};
+use crate::store::history::{self, HistoryFilter, HistoryKey, PriceChange, PricedOffer};
 
 /// The offer that a point is of.
 #[derive(Serialize)]
@@ -53,9 +53,9 @@ pub struct ChangeResponse {
     pub holds_until: Option<DateTime<Utc>>,
 }
 
-impl From<Change> for ChangeResponse {
-    fn from(change: Change) -> Self {
-        let Change { offer, observed_at, price, available } = change;
+impl From<PriceChange> for ChangeResponse {
+    fn from(change: PriceChange) -> Self {
+        let PriceChange { offer, observed_at, price, available } = change;
         ChangeResponse {
             offer: offer.into(),
             observed_at,

@@ -21,7 +21,7 @@ use super::extract::caller::Caller;
 use super::extract::conditional;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
-use crate::domain::batch::Counts;
+use crate::domain::batch::ObservationCounts;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
@@ -75,7 +75,7 @@ struct ImportResponse {
     /// Where both are told, with their lines.
     refusals: String,
     #[serde(flatten)]
-    counts: Counts,
+    counts: ObservationCounts,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,

@@ -31,18 +31,20 @@ pub mod quarantine;
 pub mod request_state;
 pub mod stats;
 pub mod stores;
+pub mod url_table;
 pub mod watches;
 
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, patch, post, put};
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 
 use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
 use self::middleware::rate_limit::RateLimiter;
 use self::middleware::{idempotency, rate_limit, request};
+use self::url_table::url_table;
 use crate::app::App;
 use crate::error::{Error, Kind};
 use crate::telemetry::gauges::Gauges;
@@ -52,59 +54,58 @@ pub fn router(app: App) -> Router {
     layered(routes(), app)
 }
 
-/// Every route, one a line: `tests/it/api/auth_coverage.rs` reads this table.
-fn routes() -> Router<App> {
-    Router::new()
-        .route("/", get(front::show))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .route("/v1/me", get(me::show))
-        .route("/v1/keys", get(keys::list).post(keys::create))
-        .route("/v1/keys/{id}", get(keys::show).patch(keys::update).delete(keys::remove))
-        .route("/v1/prices", post(prices::report))
-        .route("/v1/batches/{id}", get(batches::get))
-        .route("/v1/deals", get(deals::list))
-        .route("/v1/games", get(games::list).post(games::create))
-        .route("/v1/games/{id}", get(games::show).patch(games::update).delete(games::remove))
-        .route("/v1/games/{id}/offers", get(offers::list_of_game))
-        .route("/v1/games/{id}/prices", get(history::list))
-        .route("/v1/offers", get(offers::list).post(offers::create))
-        .route("/v1/offers/{id}", get(offers::show).patch(offers::update).delete(offers::remove))
-        .route("/v1/quarantine", get(quarantine::list))
-        .route("/v1/quarantine/{id}", get(quarantine::show))
-        .route("/v1/quarantine/{id}/discard", post(quarantine::discard))
-        .route("/v1/quarantine/{id}/release", post(quarantine::release))
-        .route("/v1/stores", get(stores::list).post(stores::create))
-        .route("/v1/stores/{id}", get(stores::show).patch(stores::update).delete(stores::remove))
-        .route("/v1/files", get(files::list).post(files::create).options(files::options))
-        .route("/v1/files/{id}", get(files::show).head(files::head).options(files::options))
-        .route("/v1/files/{id}", patch(files::patch).delete(files::remove))
-        .route("/v1/files/{id}", put(files::put).post(files::overridden))
-        .route("/v1/files/{id}/content", get(content::get))
-        .route("/v1/files/{id}/links", get(links::list).post(links::create))
-        .route("/v1/files/{id}/links/{link}", delete(links::remove))
-        .route("/d/{token}", get(content::shared))
-        .route("/v1/exports", get(exports::list).post(exports::create))
-        .route("/v1/exports/{id}", get(exports::show).delete(exports::cancel))
-        .route("/v1/imports", get(imports::list).post(imports::create))
-        .route("/v1/imports/{id}", get(imports::show).delete(imports::cancel))
-        .route("/v1/imports/{id}/events", get(imports::events))
-        .route("/v1/imports/{id}/refusals", get(imports::refusals))
-        .route("/v1/stats/weekly", get(stats::own))
-        .route("/v1/admin/stats/weekly", get(stats::admin))
-        .route("/v1/watches", get(watches::list).post(watches::create))
-        .route("/v1/watches/{id}", get(watches::show).patch(watches::update).delete(watches::remove))
-        .route("/v1/watches/{id}/explain", get(watches::explain))
-        .route("/v1/notices", get(notices::list))
-        .route("/v1/notices/{id}", get(notices::show).patch(notices::update))
-        .route("/v1/channels", get(channels::list).post(channels::create))
-        .route("/v1/channels/{id}", get(channels::show).patch(channels::update).delete(channels::remove))
-        .route("/v1/channels/{id}/test", post(channels::test))
-        .route("/v1/channels/{id}/rotate-secret", post(channels::rotate_secret))
-        .route("/v1/channels/{id}/recover", post(channels::recover))
-        .route("/v1/channels/{id}/deliveries", get(channels::list_deliveries))
-        .route("/v1/deliveries/{id}", get(deliveries::show))
-        .route("/v1/deliveries/{id}/redeliver", post(deliveries::redeliver))
+// Every route, one a line: a path, and the handler of each method.
+url_table! {
+    "/" => get(front::show);
+    "/healthz" => get(health::healthz);
+    "/readyz" => get(health::readyz);
+    "/v1/me" => get(me::show);
+    "/v1/keys" => get(keys::list).post(keys::create);
+    "/v1/keys/{id}" => get(keys::show).patch(keys::update).delete(keys::remove);
+    "/v1/prices" => post(prices::report);
+    "/v1/batches/{id}" => get(batches::get);
+    "/v1/deals" => get(deals::list);
+    "/v1/games" => get(games::list).post(games::create);
+    "/v1/games/{id}" => get(games::show).patch(games::update).delete(games::remove);
+    "/v1/games/{id}/offers" => get(offers::list_of_game);
+    "/v1/games/{id}/prices" => get(history::list);
+    "/v1/offers" => get(offers::list).post(offers::create);
+    "/v1/offers/{id}" => get(offers::show).patch(offers::update).delete(offers::remove);
+    "/v1/quarantine" => get(quarantine::list);
+    "/v1/quarantine/{id}" => get(quarantine::show);
+    "/v1/quarantine/{id}/discard" => post(quarantine::discard);
+    "/v1/quarantine/{id}/release" => post(quarantine::release);
+    "/v1/stores" => get(stores::list).post(stores::create);
+    "/v1/stores/{id}" => get(stores::show).patch(stores::update).delete(stores::remove);
+    "/v1/files" => get(files::list).post(files::create).options(files::options);
+    "/v1/files/{id}" => get(files::show).head(files::head).options(files::options);
+    "/v1/files/{id}" => patch(files::patch).delete(files::remove);
+    "/v1/files/{id}" => put(files::put).post(files::overridden);
+    "/v1/files/{id}/content" => get(content::get);
+    "/v1/files/{id}/links" => get(links::list).post(links::create);
+    "/v1/files/{id}/links/{link}" => delete(links::remove);
+    "/d/{token}" => get(content::shared);
+    "/v1/exports" => get(exports::list).post(exports::create);
+    "/v1/exports/{id}" => get(exports::show).delete(exports::cancel);
+    "/v1/imports" => get(imports::list).post(imports::create);
+    "/v1/imports/{id}" => get(imports::show).delete(imports::cancel);
+    "/v1/imports/{id}/events" => get(imports::events);
+    "/v1/imports/{id}/refusals" => get(imports::refusals);
+    "/v1/stats/weekly" => get(stats::own);
+    "/v1/admin/stats/weekly" => get(stats::admin);
+    "/v1/watches" => get(watches::list).post(watches::create);
+    "/v1/watches/{id}" => get(watches::show).patch(watches::update).delete(watches::remove);
+    "/v1/watches/{id}/explain" => get(watches::explain);
+    "/v1/notices" => get(notices::list);
+    "/v1/notices/{id}" => get(notices::show).patch(notices::update);
+    "/v1/channels" => get(channels::list).post(channels::create);
+    "/v1/channels/{id}" => get(channels::show).patch(channels::update).delete(channels::remove);
+    "/v1/channels/{id}/test" => post(channels::test);
+    "/v1/channels/{id}/rotate-secret" => post(channels::rotate_secret);
+    "/v1/channels/{id}/recover" => post(channels::recover);
+    "/v1/channels/{id}/deliveries" => get(channels::list_deliveries);
+    "/v1/deliveries/{id}" => get(deliveries::show);
+    "/v1/deliveries/{id}/redeliver" => post(deliveries::redeliver);
 }
 
 /// Puts the layers around routes, the outermost last.

@@ -23,7 +23,7 @@ pub struct Peer {
 
 /// What becomes known while a request is answered, for the layers around its handler.
 #[derive(Default)]
-pub struct Progress {
+pub struct RequestState {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
     /// The body has more than a few packets, or nobody knows.
@@ -31,7 +31,7 @@ pub struct Progress {
     body_ended: OnceLock<Instant>,
 }
 
-impl Progress {
+impl RequestState {
     /// The request is this account's; the access log shows it.
     pub fn belongs_to(&self, account: AccountId) {
         let _ = self.account.set(account);

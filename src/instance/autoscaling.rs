@@ -25,23 +25,23 @@ pub struct AutoScaling {
 
 /// How a lifecycle action is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum LifecycleResult {
     Continue,
     Abandon,
 }
 
-impl Outcome {
+impl LifecycleResult {
     pub fn name(self) -> &'static str {
         match self {
-            Outcome::Continue => "CONTINUE",
-            Outcome::Abandon => "ABANDON",
+            LifecycleResult::Continue => "CONTINUE",
+            LifecycleResult::Abandon => "ABANDON",
         }
     }
 }
 
 /// Whether there was a lifecycle action to speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum LifecycleAction {
     Active,
     /// It has been completed, its time is over, or there was none.
     None,
@@ -63,7 +63,7 @@ impl AutoScaling {
     /// The instance metadata are away; the group is neither configured nor in a tag.
     pub async fn connect(
         metadata: &Metadata,
-        settings: &config::Instance,
+        settings: &config::InstanceConfig,
         chain: Option<Chain>,
     ) -> anyhow::Result<AutoScaling> {
         let identity = metadata.identity().await?;
@@ -85,7 +85,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn complete(&self, hook: &str, outcome: Outcome) -> anyhow::Result<Action> {
+    pub async fn complete(&self, hook: &str, outcome: LifecycleResult) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -101,7 +101,7 @@ impl AutoScaling {
     ///
     /// # Errors
     /// AWS is away or refuses.
-    pub async fn heartbeat(&self, hook: &str) -> anyhow::Result<Action> {
+    pub async fn heartbeat(&self, hook: &str) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
             .await
@@ -143,18 +143,18 @@ impl AutoScaling {
     }
 }
 
-fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> anyhow::Result<Action>
+fn action_of<T, E>(answer: Result<T, SdkError<E>>, call: &str) -> anyhow::Result<LifecycleAction>
 where
     E: std::error::Error + ProvideErrorMetadata + 'static,
 {
     match answer {
-        Ok(_) => Ok(Action::Active),
+        Ok(_) => Ok(LifecycleAction::Active),
         // There is no code of its own for it.
         Err(error)
             if error.code() == Some("ValidationError")
                 && error.message().is_some_and(|text| text.contains("No active Lifecycle Action found")) =>
         {
-            Ok(Action::None)
+            Ok(LifecycleAction::None)
         }
         Err(error) => Err(failure(&error, call)),
     }

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
 
 use super::metadata::Metadata;
-use super::parameters::{Parameters, Settings};
+use super::parameters::{Parameters, StoredSettings};
 use super::run_directory::RunDirectory;
 use crate::aws::{self, Chain};
 use crate::clock::Clock;
@@ -34,19 +34,19 @@ const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
 
-/// Fetch settings and secrets of this instance's environment from AWS, and leave them as files for the services.
+/// Fetch the settings and secrets of this instance's environment from AWS, and write them into files for the services.
 #[derive(Args)]
-pub struct Arguments {
-    /// The environment, whose parameters are below /salebell/<environment>; the instance's tag Environment if not given.
+pub struct BootArguments {
+    /// The environment, whose parameters are below /salebell/<environment> [default: the instance's tag Environment].
     #[arg(long)]
     environment: Option<String>,
-    /// Where the parameters are; the instance's region if not given.
+    /// The region of the parameters [default: the instance's].
     #[arg(long)]
     region: Option<String>,
-    /// Where the files go.
+    /// The folder for the files.
     #[arg(long, default_value = "/run/salebell")]
     directory: PathBuf,
-    /// Write nothing, and take unknown parameters for mistakes. With --environment and --region, from anywhere.
+    /// Write nothing, and refuse unknown parameters. With --environment and --region it runs anywhere.
     #[arg(long)]
     check: bool,
 }
@@ -105,12 +105,12 @@ struct Place {
 ///
 /// # Errors
 /// Everything that is missing or wrong, a line each, without a value. No file has changed then.
-pub async fn run(arguments: Arguments, defaults: Option<&Path>) -> anyhow::Result<String> {
+pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
 }
 
-async fn boot(arguments: Arguments, defaults: Option<&Path>) -> anyhow::Result<String> {
+async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let defaults = match defaults {
         Some(path) => read_defaults(path)?,
         None => Table::new(),
@@ -126,13 +126,13 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> anyhow::Result<S
     let parameters = Parameters::new(&config, &path);
     let (settings, mut problems) = parameters.read().await;
     if settings.names().next().is_none() {
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let mut table = match compose(defaults, &settings, &place.region, &path) {
         Ok(table) => table,
         Err(problem) => {
             problems.push(problem);
-            return Err(tell(&path, problems));
+            return Err(describe(&path, problems));
         }
     };
     let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
@@ -145,7 +145,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> anyhow::Result<S
     });
     if !problems.is_empty() || (arguments.check && !unknown.is_empty()) {
         problems.extend(unknown.into_values());
-        return Err(tell(&path, problems));
+        return Err(describe(&path, problems));
     }
     let counts = (settings.values.len(), settings.secrets.len());
     let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
@@ -177,7 +177,7 @@ async fn boot(arguments: Arguments, defaults: Option<&Path>) -> anyhow::Result<S
 }
 
 /// Asks the instance for what was not given.
-async fn locate(arguments: &Arguments) -> anyhow::Result<Place> {
+async fn locate(arguments: &BootArguments) -> anyhow::Result<Place> {
     let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
     let place = match (arguments.check, region, environment) {
         (true, Some(region), Some(environment)) => Place { region, environment, instance: None },
@@ -209,7 +209,12 @@ fn read_defaults(path: &Path) -> anyhow::Result<Table> {
 }
 
 /// The file of settings: defaults, parameters over them, and where they came from.
-fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -> Result<Table, String> {
+fn compose(
+    mut defaults: Table,
+    settings: &StoredSettings,
+    region: &str,
+    path: &str,
+) -> Result<Table, String> {
     for (name, value) in &settings.values {
         insert(&mut defaults, name, value.expose_secret().into()).map_err(|()| {
             format!("{path}/{} is within a setting, or has others within it", name.replace('.', "/"))
@@ -225,7 +230,7 @@ fn compose(mut defaults: Table, settings: &Settings, region: &str, path: &str) -
 }
 
 /// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
-fn beside_services(table: &Table, settings: &Settings) -> Table {
+fn beside_services(table: &Table, settings: &StoredSettings) -> Table {
     let mut beside = table.clone();
     beside.retain(|area, _| OF_BESIDE.contains(&area));
     settings.secrets.iter().for_each(|secret| remove(&mut beside, &secret.setting));
@@ -260,7 +265,7 @@ fn remove(table: &mut Table, name: &str) {
     }
 }
 
-fn tell(path: &str, problems: Vec<String>) -> anyhow::Error {
+fn describe(path: &str, problems: Vec<String>) -> anyhow::Error {
     let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
     anyhow!("the parameters below {path}/ have {} problem(s){lines}", problems.len())
 }
@@ -271,7 +276,7 @@ mod tests {
 
     #[test]
     fn values_of_any_kind_come_back_from_the_file() {
-        let mut settings = Settings::default();
+        let mut settings = StoredSettings::default();
         let odd = "a \"b\" \\ 'c' \n\t \u{7f} ü ]]> '''\"\"\"";
         for (name, value) in [("database.url", odd), ("auth.alb.arn", "x"), ("log.level", "warn")] {
             settings.values.insert(name.to_owned(), value.into());
@@ -294,7 +299,7 @@ mod tests {
     #[test]
     fn a_setting_is_no_area() {
         for names in [["log", "log.level"], ["log.level", "log.level.deep"]] {
-            let mut settings = Settings::default();
+            let mut settings = StoredSettings::default();
             names.iter().for_each(|name| drop(settings.values.insert((*name).to_owned(), "x".into())));
             let problem = compose(Table::new(), &settings, "r", "/p").unwrap_err();
             assert!(problem.contains("/p/log"), "{problem}");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 
-use super::replacement::{LONGEST_ROUND, RETRY, Replacement, Verdict};
+use super::replacement::{LONGEST_ROUND, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
 use crate::error::{Result, chain};
 
@@ -79,7 +79,7 @@ pub async fn run(app: App) -> Result<()> {
             // Draining: the load balancer is meant to look away.
             () = app.stopping.cancelled() => return Ok(()),
         }
-        let heard = app.dead_man.heard();
+        let heard = app.dead_man.health_checks();
         let lasts = silence.look(heard, Instant::now());
         gauge!("salebell_dead_man_armed").set(f64::from(u8::from(lasts.is_some())));
         gauge!("salebell_dead_man_silence_seconds").set(lasts.unwrap_or_default().as_secs_f64());
@@ -89,12 +89,12 @@ pub async fn run(app: App) -> Result<()> {
         }
         let seconds = lasts.as_secs();
         let verdict = tokio::select! {
-            verdict = replacement.ask(|| app.dead_man.heard() == heard) => verdict,
+            verdict = replacement.ask(|| app.dead_man.health_checks() == heard) => verdict,
             () = app.stopping.cancelled() => return Ok(()),
         };
         not_before = Instant::now() + RETRY;
         let outcome = match verdict {
-            Ok(Verdict::Replaced) => {
+            Ok(ReplacementVerdict::Replaced) => {
                 counter!("salebell_dead_man_total", "outcome" => "fired").increment(1);
                 log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
                     "no health check for {seconds} s: this instance has itself replaced and stops serving");
@@ -102,14 +102,14 @@ pub async fn run(app: App) -> Result<()> {
                 app.stopping.cancel();
                 return Ok(());
             }
-            Ok(Verdict::CalledOff) => "heard",
-            Ok(Verdict::NotInService(state)) => {
+            Ok(ReplacementVerdict::CalledOff) => "heard",
+            Ok(ReplacementVerdict::NotInService(state)) => {
                 log::info!(target: "salebell::dead_man",
                     "no health check for {seconds} s, as it should be: the group wants this instance {state}");
                 silence.disarm();
                 "disarmed"
             }
-            Ok(Verdict::HeldBack) => {
+            Ok(ReplacementVerdict::HeldBack) => {
                 log::warn!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
                     "no health check for {seconds} s, held back: another instance of the group is being replaced");
                 "held_back"

@@ -19,7 +19,7 @@ use metrics::{counter, gauge};
 use nix::sys::statvfs::statvfs;
 use tokio::task::JoinHandle;
 
-use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, Verdict};
+use super::replacement::{LONGEST_ROUND, PAUSE, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
 use crate::config::{Config, FileStore};
 use crate::error::{Result, chain};
@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_secs(2);
 /// A process that was stopped has not looked: between two looks no more than this counts.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
 /// A disk that takes longer to answer than this cannot be written to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is written to see whether it can be.
 const PROBE: [u8; 4096] = [0; 4096];
 
@@ -100,19 +100,19 @@ pub async fn run(app: App) -> Result<()> {
             not_before = Instant::now() + RETRY;
             let seconds = fullness.lasts.unwrap_or_default().as_secs();
             let outcome = match verdict {
-                Ok(Verdict::Replaced) => {
+                Ok(ReplacementVerdict::Replaced) => {
                     // The group launches another one first. Should it have forgotten, it hears of it again.
                     not_before = Instant::now() + PAUSE;
                     log::error!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}: this instance has itself replaced");
                     "replaced"
                 }
-                Ok(Verdict::NotInService(state)) => {
+                Ok(ReplacementVerdict::NotInService(state)) => {
                     log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}; the group wants this instance {state}");
                     "not_in_service"
                 }
-                Ok(Verdict::HeldBack | Verdict::CalledOff) => {
+                Ok(ReplacementVerdict::HeldBack | ReplacementVerdict::CalledOff) => {
                     log::warn!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}; held back: another instance of the group is being replaced");
                     "held_back"
@@ -177,12 +177,12 @@ impl Looks {
     async fn next(&mut self) -> Found {
         let places = self.places.clone();
         let look = self.under_way.get_or_insert_with(|| tokio::task::spawn_blocking(move || places.look()));
-        match tokio::time::timeout(PATIENCE, look).await {
+        match tokio::time::timeout(DISK_TIMEOUT, look).await {
             Ok(ended) => {
                 self.under_way = None;
                 ended.unwrap_or_else(|panic| unknown("cannot be looked at", panic.to_string()))
             }
-            Err(_) => unknown("does not answer", format!("within {} s", PATIENCE.as_secs())),
+            Err(_) => unknown("does not answer", format!("within {} s", DISK_TIMEOUT.as_secs())),
         }
     }
 }

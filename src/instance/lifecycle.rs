@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::Instant;
 
-use super::autoscaling::{Action, AutoScaling, Outcome};
+use super::autoscaling::{AutoScaling, LifecycleAction, LifecycleResult};
 use super::jitter;
 use super::metadata::Metadata;
 use crate::config;
@@ -21,7 +21,7 @@ const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// Why it could not be found out at last.
-pub async fn connect(settings: &config::Instance, limit: Duration) -> anyhow::Result<AutoScaling> {
+pub async fn connect(settings: &config::InstanceConfig, limit: Duration) -> anyhow::Result<AutoScaling> {
     let until = Instant::now() + limit;
     let metadata = Metadata::from_environment()?;
     loop {
@@ -37,7 +37,7 @@ pub async fn connect(settings: &config::Instance, limit: Duration) -> anyhow::Re
 }
 
 /// This instance in its group; asks for as long as that cannot be found out.
-pub async fn find(settings: &config::Instance) -> AutoScaling {
+pub async fn find(settings: &config::InstanceConfig) -> AutoScaling {
     loop {
         match connect(settings, Duration::ZERO).await {
             Ok(found) => return found,
@@ -51,7 +51,7 @@ pub async fn find(settings: &config::Instance) -> AutoScaling {
 
 /// Tells the hook again and again that work goes on, until it is dropped. Finds the group when it is not known yet.
 pub async fn keep_alive(
-    settings: &config::Instance,
+    settings: &config::InstanceConfig,
     hook: &str,
     group: &mut Option<AutoScaling>,
 ) -> Infallible {
@@ -63,12 +63,12 @@ pub async fn keep_alive(
 }
 
 /// Tells the hook again and again that work goes on, until it is dropped.
-pub async fn beat(settings: &config::Instance, hook: &str, group: &AutoScaling) -> Infallible {
+pub async fn beat(settings: &config::InstanceConfig, hook: &str, group: &AutoScaling) -> Infallible {
     loop {
         match group.heartbeat(hook).await {
-            Ok(Action::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
+            Ok(LifecycleAction::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
             // Not there yet, or not any more.
-            Ok(Action::None) => {}
+            Ok(LifecycleAction::None) => {}
             Err(failure) => {
                 log::warn!(target: "salebell::lifecycle", "no heartbeat: {}", chain(failure.as_ref()))
             }
@@ -81,15 +81,15 @@ pub async fn beat(settings: &config::Instance, hook: &str, group: &AutoScaling) 
 ///
 /// # Errors
 /// AWS has not taken it within two minutes; the instance waits at another hook than this.
-pub async fn complete(group: &AutoScaling, hook: &str, outcome: Outcome) -> anyhow::Result<()> {
+pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult) -> anyhow::Result<()> {
     let until = Instant::now() + COMPLETE_LIMIT;
     loop {
         let failure = match group.complete(hook, outcome).await {
-            Ok(Action::Active) => {
+            Ok(LifecycleAction::Active) => {
                 log::info!(target: "salebell::lifecycle", "the hook {hook} is completed: {}", outcome.name());
                 return Ok(());
             }
-            Ok(Action::None) => match group.state().await {
+            Ok(LifecycleAction::None) => match group.state().await {
                 // Faster than the group, or at another hook.
                 Ok(Some(state)) if is_waiting(&state) => {
                     anyhow!("the instance is {state}, but not because of the hook {hook}")

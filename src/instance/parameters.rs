@@ -39,14 +39,14 @@ type Texts = BTreeMap<String, Result<SecretString, String>>;
 
 /// What was read.
 #[derive(Default)]
-pub struct Settings {
+pub struct StoredSettings {
     /// By the setting's name, such as `database.url`; a secret's value, where a parameter names one.
     pub values: BTreeMap<String, SecretString>,
     /// Which of them came from which secret.
     pub secrets: Vec<SecretSetting>,
 }
 
-impl Settings {
+impl StoredSettings {
     /// The names of all that there is.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str).chain(self.unread())
@@ -93,8 +93,8 @@ impl Parameters {
 
     /// Reads all of them, and the secrets that they name: what could be read, and of everything else a line that says
     /// why not, without a value.
-    pub async fn read(&self) -> (Settings, Vec<String>) {
-        let (mut settings, mut problems) = (Settings::default(), Vec::new());
+    pub async fn read(&self) -> (StoredSettings, Vec<String>) {
+        let (mut settings, mut problems) = (StoredSettings::default(), Vec::new());
         // A secret is read beside the pages that follow the one that names it.
         let (named, mut ids) = mpsc::unbounded_channel();
         let ids = stream::poll_fn(move |context| ids.poll_recv(context));

@@ -9,9 +9,9 @@ use futures_util::future::{Either, select};
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::autoscaling::Outcome;
+use super::autoscaling::LifecycleResult;
 use super::lifecycle;
-use crate::config::{Config, Tls};
+use crate::config::{Config, TlsConfig};
 use crate::error::{Problem, chain};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -59,7 +59,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     };
     match probed {
         Ok(()) => {
-            finish(Outcome::Continue).await?;
+            finish(LifecycleResult::Continue).await?;
             log::info!(target: "salebell::ready", duration_ms = begun.elapsed().as_millis() as u64; "ready");
             Ok(())
         }
@@ -67,7 +67,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
             let failure = never(limit, &reason);
             // Before the call, which may take its time or fail.
             log::error!(target: "salebell::ready", "the launch is abandoned: {}", chain(failure.as_ref()));
-            finish(Outcome::Abandon).await?;
+            finish(LifecycleResult::Abandon).await?;
             Err(failure)
         }
     }
@@ -83,7 +83,7 @@ pub async fn abandon(config: &Config, reason: &str) -> anyhow::Result<()> {
     metrics::counter!("salebell_boots_failed_total").increment(1);
     let group = lifecycle::connect(&config.instance, CONNECT_LIMIT).await?;
     let abandoned = match &config.instance.launch_hook {
-        Some(hook) => lifecycle::complete(&group, hook, Outcome::Abandon).await,
+        Some(hook) => lifecycle::complete(&group, hook, LifecycleResult::Abandon).await,
         None => Ok(()),
     };
     match group.mark_unhealthy().await {
@@ -119,7 +119,7 @@ fn ready_url(config: &Config) -> anyhow::Result<Url> {
             std::net::Ipv6Addr::LOCALHOST.into()
         });
     }
-    let scheme = if config.server.tls == Tls::Off { "http" } else { "https" };
+    let scheme = if config.server.tls == TlsConfig::Off { "http" } else { "https" };
     Url::parse(&format!("{scheme}://{address}/readyz")).context("the address of the API")
 }
 

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::parameters::{Parameters, Stage};
 use crate::app::App;
 use crate::aws;
-use crate::config::{Config, Database, SecretSetting};
+use crate::config::{Config, DatabaseConfig, SecretSetting};
 use crate::error::Error;
 use crate::secrets::Keyring;
 
@@ -189,7 +189,7 @@ fn exposed(secrets: &[SecretString]) -> Vec<&str> {
 }
 
 /// All that a connection is made with.
-fn log_in(database: &Database) -> (Option<&str>, Vec<&str>) {
+fn log_in(database: &DatabaseConfig) -> (Option<&str>, Vec<&str>) {
     let optional = [database.reader_url.as_ref(), database.password.as_ref()];
     let secrets = optional.map(|secret| secret.map_or("", ExposeSecret::expose_secret));
     (database.user.as_deref(), [&[database.url.expose_secret()], &secrets[..]].concat())

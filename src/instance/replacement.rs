@@ -23,7 +23,7 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What became of the wish to be replaced.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ReplacementVerdict {
     Replaced,
     /// The reason has gone meanwhile.
     CalledOff,
@@ -56,10 +56,14 @@ impl Replacement {
     ///
     /// # Errors
     /// The metadata, the database or AWS are away or refuse. The instance may be marked all the same.
-    pub async fn ask(&mut self, still: impl Fn() -> bool) -> anyhow::Result<Verdict> {
+    pub async fn ask(&mut self, still: impl Fn() -> bool) -> anyhow::Result<ReplacementVerdict> {
         match self.metadata.target_lifecycle_state().await? {
             Some(state) if state == "InService" => {}
-            other => return Ok(Verdict::NotInService(other.unwrap_or_else(|| "in no group".to_owned()))),
+            other => {
+                return Ok(ReplacementVerdict::NotInService(
+                    other.unwrap_or_else(|| "in no group".to_owned()),
+                ));
+            }
         }
         let app = &self.app;
         let group = match &mut self.group {
@@ -70,14 +74,14 @@ impl Replacement {
             }
         };
         if !claim(app, group).await? {
-            return Ok(Verdict::HeldBack);
+            return Ok(ReplacementVerdict::HeldBack);
         }
         if !still() {
             release(app, group).await;
-            return Ok(Verdict::CalledOff);
+            return Ok(ReplacementVerdict::CalledOff);
         }
         match group.mark_unhealthy().await {
-            Ok(()) => Ok(Verdict::Replaced),
+            Ok(()) => Ok(ReplacementVerdict::Replaced),
             Err(not_done) => {
                 // Without an answer it may have been done all the same: then no other instance may follow.
                 if not_done.refused {
@@ -93,7 +97,7 @@ impl Replacement {
 async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
     let claiming = async {
         let asked = Instant::now();
-        app.clock.hear(health::read_clock(&app.writer).await?, asked);
+        app.clock.observe(health::read_clock(&app.writer).await?, asked);
         let now = app.clock.now();
         let until = now + TimeDelta::from_std(PAUSE).map_err(Error::internal)?;
         self_terminations::claim(&app.writer, &group.group, &group.instance, now, until).await

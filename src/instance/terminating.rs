@@ -16,7 +16,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-use super::autoscaling::{AutoScaling, Outcome};
+use super::autoscaling::{AutoScaling, LifecycleResult};
 use super::metadata::{Metadata, SpotAction};
 use super::{jitter, lifecycle};
 use crate::config::Config;
@@ -84,7 +84,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
         Some(group) => group,
         None => lifecycle::connect(&config.instance, CONNECT_LIMIT).await?,
     };
-    lifecycle::complete(&group, hook, Outcome::Continue).await
+    lifecycle::complete(&group, hook, LifecycleResult::Continue).await
 }
 
 /// Looks at the metadata again and again.

@@ -99,13 +99,13 @@ impl Unsent {
 
 /// The client. A connection for each message: there are few.
 pub struct Mailer {
-    settings: config::Email,
+    settings: config::EmailConfig,
     /// Made at the first use: reading the system's certificates would slow every start.
     tls: OnceCell<TlsParameters>,
 }
 
 impl Mailer {
-    pub fn new(settings: &config::Email) -> Mailer {
+    pub fn new(settings: &config::EmailConfig) -> Mailer {
         Mailer { settings: settings.clone(), tls: OnceCell::new() }
     }
 

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use crate::domain::money::{Currency, Money};
 use crate::error::{Error, Result};
-use crate::outbound::bus::topic::{Attribute, Message};
+use crate::outbound::bus::topic::{Attribute, TopicMessage};
 use crate::outbound::webhook::{GameData, StoreData};
-use crate::store::publications::Waiting;
+use crate::store::publications::UnpublishedEvent;
 
 #[derive(Serialize)]
 struct Event<'a> {
@@ -59,7 +59,7 @@ struct OfferData<'a> {
 ///
 /// # Errors
 /// A currency that we do not know.
-pub fn message(event: &Waiting, fifo: bool) -> Result<Message> {
+pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
     let currency: Currency = event.currency.parse().map_err(Error::internal)?;
     let store = event.store_slug.as_deref().zip(event.store_name.as_deref());
     let body = Event {
@@ -100,7 +100,7 @@ pub fn message(event: &Waiting, fifo: bool) -> Result<Message> {
         ("new_low", text(&event.new_low.to_string())),
         ("backfill", text(&event.backfill.to_string())),
     ];
-    Ok(Message {
+    Ok(TopicMessage {
         body: serde_json::to_string(&body).map_err(Error::internal)?,
         attributes: attributes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         group: fifo.then(|| (event.offer_id.to_string(), event.event_id.to_string())),

@@ -101,14 +101,14 @@ impl std::error::Error for Forbidden {}
 
 /// Judges addresses: public ones, and those of the networks that the configuration lets through.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub struct SsrfGuard {
     allowed: Arc<[IpNet]>,
 }
 
-impl Guard {
+impl SsrfGuard {
     /// `allowed` is `webhook.allow_networks`.
-    pub fn new(allowed: &[IpNet]) -> Guard {
-        Guard { allowed: allowed.into() }
+    pub fn new(allowed: &[IpNet]) -> SsrfGuard {
+        SsrfGuard { allowed: allowed.into() }
     }
 
     /// # Errors
@@ -152,7 +152,7 @@ pub fn system_look_up() -> LookUp {
 /// Resolves for the HTTP client and judges every address. One that is forbidden refuses them all: a name that is
 /// both public and private is an attack or a mistake.
 pub struct GuardedResolver {
-    pub guard: Guard,
+    pub guard: SsrfGuard,
     pub look_up: LookUp,
 }
 
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_an_address_is_judged() {
-        let guard = Guard::new(&[]);
+        let guard = SsrfGuard::new(&[]);
         for url in [
             "http://127.0.0.1/",
             "http://127.1/",
@@ -322,7 +322,7 @@ mod tests {
         #[test]
         fn an_allowed_network_is_the_only_exception(bits: u32, prefix in 0_u8..=32, other: u32) {
             let network = Ipv4Net::new(Ipv4Addr::from_bits(bits), prefix).unwrap();
-            let guard = Guard::new(&[network.into()]);
+            let guard = SsrfGuard::new(&[network.into()]);
             prop_assert!(guard.check(Ipv4Addr::from_bits(bits).into()).is_ok());
             let other = Ipv4Addr::from_bits(other);
             let expected = network.contains(&other) || special_class(other.into()).is_none();

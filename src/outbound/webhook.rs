@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-use super::ssrf_guard::{Forbidden, Guard, GuardedResolver, LookUp};
+use super::ssrf_guard::{Forbidden, GuardedResolver, LookUp, SsrfGuard};
 use crate::config;
 use crate::domain::money::Money;
 use crate::domain::retries;
@@ -36,8 +36,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The client for webhooks. It follows no redirect, knows no proxy, and connects to no address that is not public
 /// unless the configuration lets it.
 pub struct Webhooks {
-    settings: config::Webhook,
-    guard: Guard,
+    settings: config::WebhookConfig,
+    guard: SsrfGuard,
     look_up: LookUp,
     /// Made at the first use: reading the system's certificates would slow every start.
     client: OnceLock<Result<reqwest::Client, String>>,
@@ -97,8 +97,8 @@ impl Attempt {
 
 impl Webhooks {
     /// `look_up` finds the addresses of names: `ssrf_guard::system_look_up()`, or a test's own.
-    pub fn new(settings: &config::Webhook, look_up: LookUp) -> Webhooks {
-        let guard = Guard::new(&settings.allow_networks);
+    pub fn new(settings: &config::WebhookConfig, look_up: LookUp) -> Webhooks {
+        let guard = SsrfGuard::new(&settings.allow_networks);
         Webhooks { settings: settings.clone(), guard, look_up, client: OnceLock::new() }
     }
 
@@ -174,7 +174,7 @@ impl Webhooks {
     /// As `send`.
     pub async fn send_test(&self, channel: Uuid, receiver: &Receiver, now: DateTime<Utc>) -> Result<Attempt> {
         let data = TestData { channel_id: channel, message: "Salebell reaches this channel." };
-        let message = Message { kind: "channel.test.v1", timestamp: now, data };
+        let message = WebhookMessage { kind: "channel.test.v1", timestamp: now, data };
         let body = message.to_body()?;
         self.send(receiver, &Outgoing { id: Uuid::now_v7(), body, traceparent: None, now }).await
     }
@@ -311,7 +311,7 @@ fn signatures(keys: &[hmac::Key], id: Uuid, timestamp: i64, body: &[u8]) -> Stri
 
 /// A message as Standard Webhooks shapes it.
 #[derive(Serialize)]
-pub struct Message<'a, D> {
+pub struct WebhookMessage<'a, D> {
     /// Such as `sale.started.v1`.
     #[serde(rename = "type")]
     pub kind: &'a str,
@@ -325,7 +325,7 @@ fn rfc3339<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-impl<D: Serialize> Message<'_, D> {
+impl<D: Serialize> WebhookMessage<'_, D> {
     /// The bytes that are signed and sent.
     ///
     /// # Errors
@@ -390,7 +390,7 @@ mod tests {
     use crate::outbound::ssrf_guard::system_look_up;
 
     fn webhooks(allow_http: bool, networks: &[&str]) -> Webhooks {
-        let settings = config::Webhook {
+        let settings = config::WebhookConfig {
             allow_http,
             allow_networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
             connect_timeout: Duration::from_secs(5),
@@ -480,7 +480,7 @@ mod tests {
             url: Some(&"u".repeat(2_000)),
             sale_ends_at: DateTime::from_timestamp(1_750_000_000, 1_000),
         };
-        let message = Message { kind: "sale.started.v1", timestamp: DateTime::UNIX_EPOCH, data };
+        let message = WebhookMessage { kind: "sale.started.v1", timestamp: DateTime::UNIX_EPOCH, data };
         assert!(message.to_body().unwrap().len() < 20_000);
     }
 }

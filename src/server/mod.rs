@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use self::room::{Place, Room};
-use self::timeouts::{Answering, Arriving, ConnectionTimeouts, Overdue, Watched};
+use self::timeouts::{Answering, Arriving, ConnectionTimeouts, Overdue, WatchedStream};
 use self::tls::Tls;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
@@ -114,13 +114,14 @@ impl Server {
     pub async fn bind_metrics(app: App, address: SocketAddr) -> Result<Server> {
         telemetry::metrics();
         let router = http::metrics_router(app.clone());
-        Server::bind_to(app, address, &config::Tls::Off, Speaks::Http, router, "accept of metrics").await
+        Server::bind_to(app, address, &config::TlsConfig::Off, Speaks::Http, router, "accept of metrics")
+            .await
     }
 
     async fn bind_to(
         app: App,
         address: SocketAddr,
-        tls: &config::Tls,
+        tls: &config::TlsConfig,
         speaks: Speaks,
         router: Router,
         name: &'static str,
@@ -388,7 +389,7 @@ impl Conversation {
         });
         let builder = builder(http2, self.limits);
         let connection =
-            builder.serve_connection(TokioIo::new(Watched::new(stream, timeouts.clone())), service);
+            builder.serve_connection(TokioIo::new(WatchedStream::new(stream, timeouts.clone())), service);
         tokio::pin!(connection);
         let (mut leaving, mut idle) = (false, self.limits.idle);
         loop {

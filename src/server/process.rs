@@ -22,7 +22,7 @@ use crate::telemetry::emf::Reporter;
 use crate::telemetry::gauges::Gauges;
 
 /// How long the last metrics may take to be written.
-const METRICS_PATIENCE: Duration = Duration::from_secs(1);
+const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
 pub struct Part {
@@ -113,7 +113,7 @@ async fn write_metrics(app: &App, reporter: &Reporter) {
 
 /// The end of the process does not wait for a reader that does not read.
 async fn write_last_metrics(app: &App, reporter: &Reporter) {
-    if tokio::time::timeout(METRICS_PATIENCE, write_metrics(app, reporter)).await.is_err() {
+    if tokio::time::timeout(METRICS_TIMEOUT, write_metrics(app, reporter)).await.is_err() {
         log::warn!(target: "salebell::emf", "the last metrics were not written: nobody reads them");
     }
 }

@@ -69,7 +69,7 @@ impl ConnectionTimeouts {
     }
 
     /// Bytes have arrived.
-    fn hear(&self) {
+    fn note_bytes(&self) {
         let mut state = self.0.lock();
         if state.requests == 0 && !state.head && !state.http2 {
             state.head = true;
@@ -197,7 +197,7 @@ impl HttpBody for Arriving {
 }
 
 /// A stream whose pace is watched, and which is closed so that its client sees the last answer.
-pub struct Watched<S> {
+pub struct WatchedStream<S> {
     stream: S,
     timeouts: ConnectionTimeouts,
     end: End,
@@ -223,9 +223,9 @@ const LINGER_BYTES: usize = 16 << 20;
 /// and on so many connections at once (RFC 9112, section 9.6).
 static LINGERING: Semaphore = Semaphore::const_new(256);
 
-impl<S> Watched<S> {
-    pub fn new(stream: S, timeouts: ConnectionTimeouts) -> Watched<S> {
-        Watched { stream, timeouts, end: End::Open }
+impl<S> WatchedStream<S> {
+    pub fn new(stream: S, timeouts: ConnectionTimeouts) -> WatchedStream<S> {
+        WatchedStream { stream, timeouts, end: End::Open }
     }
 
     /// What follows the last byte that we send.
@@ -239,7 +239,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -248,13 +248,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.timeouts.hear();
+            self.timeouts.note_bytes();
         }
         read
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

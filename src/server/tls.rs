@@ -53,15 +53,15 @@ impl Tls {
     /// # Errors
     /// Files that cannot be read, or do not belong together.
     pub fn new(
-        settings: &config::Tls,
+        settings: &config::TlsConfig,
         listen: SocketAddr,
         protocols: &[&[u8]],
         clock: &Clock,
     ) -> Result<Option<Tls>> {
         let source = match settings {
-            config::Tls::Off => return Ok(None),
-            config::Tls::Minted => Source::Minted(names(listen)),
-            config::Tls::Files { certificate, key } => Source::Files(certificate.clone(), key.clone()),
+            config::TlsConfig::Off => return Ok(None),
+            config::TlsConfig::Minted => Source::Minted(names(listen)),
+            config::TlsConfig::Files { certificate, key } => Source::Files(certificate.clone(), key.clone()),
         };
         let provider = Arc::new(aws_lc_rs::default_provider());
         let first = source.load(&provider, clock.now())?;

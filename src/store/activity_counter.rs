@@ -18,7 +18,7 @@ use crate::error::{Error, chain};
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
 /// How long a statement may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Accounts that are remembered as logged in.
 const MAX_ACCOUNTS: usize = 50_000;
 
@@ -88,7 +88,7 @@ impl Activity {
                 pending.done.drain().map(|(_, done)| done).collect()
             };
             let adding = activity::add_activity(&self.0.pool, &done);
-            let added = self.0.deadline.run(PATIENCE, adding).await;
+            let added = self.0.deadline.run(STATEMENT_TIMEOUT, adding).await;
             if let Err(error) = added.map_err(Error::from).and_then(|added| added) {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
                 let mut pending = self.0.pending.lock();

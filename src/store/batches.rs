@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use crate::domain::batch::{BatchNote, Closing, Counts};
+use crate::domain::batch::{BatchNote, Closing, ObservationCounts};
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ pub struct Batch {
     pub done: bool,
     pub accepted: i64,
     pub rejected: i64,
-    pub counts: Counts,
+    pub counts: ObservationCounts,
 }
 
 /// Opens a batch.
@@ -124,7 +124,7 @@ pub async fn list_batches(
             done: row.done,
             accepted: row.accepted,
             rejected: row.rejected,
-            counts: Counts {
+            counts: ObservationCounts {
                 recorded: row.recorded,
                 unchanged: row.unchanged,
                 stale: row.stale,

@@ -9,7 +9,7 @@ use crate::database::pool::PgPool;
 use crate::error::Result;
 
 /// A message that this process holds for now.
-pub struct Row {
+pub struct MessageRow {
     pub id: Uuid,
     /// Proves that it is still we who hold it.
     pub receipt: Uuid,
@@ -45,7 +45,7 @@ pub async fn receive(
     max: i64,
     now: DateTime<Utc>,
     hidden_until: DateTime<Utc>,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<MessageRow>> {
     let receipt = Uuid::now_v7();
     let taken = sqlx::query!(
         r#"with waiting as (
@@ -67,7 +67,7 @@ pub async fn receive(
     .await?;
     Ok(taken
         .into_iter()
-        .map(|row| Row { id: row.id, receipt, payload: row.payload, receives: row.receives })
+        .map(|row| MessageRow { id: row.id, receipt, payload: row.payload, receives: row.receives })
         .collect())
 }
 
@@ -90,7 +90,7 @@ pub async fn hide_until(
 }
 
 /// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.
-pub async fn give_back(
+pub async fn release(
     executor: impl PgExecutor<'_>,
     id: Uuid,
     receipt: Uuid,
@@ -114,7 +114,7 @@ pub async fn give_back(
 }
 
 /// Sets a message aside as dead, unless another holds it by now.
-pub async fn bury(
+pub async fn dead_letter(
     executor: impl PgExecutor<'_>,
     id: Uuid,
     receipt: Uuid,
@@ -146,7 +146,7 @@ pub async fn next_dead(
     executor: impl PgExecutor<'_>,
     topic: &str,
     before: DateTime<Utc>,
-) -> Result<Option<Row>> {
+) -> Result<Option<MessageRow>> {
     let dead = sqlx::query!(
         "select id, payload, receives from bus_messages where topic = $1 and dead_at <= $2
          order by dead_at limit 1",
@@ -155,7 +155,12 @@ pub async fn next_dead(
     )
     .fetch_optional(executor)
     .await?;
-    Ok(dead.map(|row| Row { id: row.id, receipt: Uuid::nil(), payload: row.payload, receives: row.receives }))
+    Ok(dead.map(|row| MessageRow {
+        id: row.id,
+        receipt: Uuid::nil(),
+        payload: row.payload,
+        receives: row.receives,
+    }))
 }
 
 /// Makes a dead message wait again, and wakes whoever waits for it.

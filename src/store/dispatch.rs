@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::{PgPool, Transaction};
-use crate::domain::price::Kind;
+use crate::domain::price::TransitionKind;
 use crate::error::Result;
 use crate::store::delivery_queue;
 
 /// An event with watches to look at, leased to this process.
-pub struct Waiting {
+pub struct WaitingEvent {
     pub id: Uuid,
     /// Such as `sale.started`.
     pub kind: String,
@@ -26,11 +26,11 @@ pub struct Waiting {
 }
 
 /// What a look into the outbox found.
-pub struct Claimed {
+pub struct ClaimedEvents {
     /// Events of games that nobody watches; they are done with.
     pub quiet: i64,
     /// Events to dispatch, the oldest first.
-    pub waiting: Vec<Waiting>,
+    pub waiting: Vec<WaitingEvent>,
 }
 
 /// Leases up to `max` of the oldest events, and finishes at once those that nobody can want. A slice has `size` watches.
@@ -40,7 +40,7 @@ pub async fn claim_events(
     size: i64,
     now: DateTime<Utc>,
     lease: DateTime<Utc>,
-) -> Result<Claimed> {
+) -> Result<ClaimedEvents> {
     let rows = sqlx::query!(
         r#"with waiting as (
             select e.id, exists (select from watches w where w.game_id = e.game_id and not w.paused) as watched
@@ -68,10 +68,10 @@ pub async fn claim_events(
     .fetch_all(pool)
     .await?;
     let taken = rows.len() as i64;
-    let mut waiting: Vec<Waiting> = rows
+    let mut waiting: Vec<WaitingEvent> = rows
         .into_iter()
         .filter(|row| row.watched)
-        .map(|row| Waiting {
+        .map(|row| WaitingEvent {
             id: row.id,
             kind: row.kind,
             game_id: row.game_id,
@@ -82,7 +82,7 @@ pub async fn claim_events(
         })
         .collect();
     waiting.sort_by_key(|event| event.id);
-    Ok(Claimed { quiet: taken - waiting.len() as i64, waiting })
+    Ok(ClaimedEvents { quiet: taken - waiting.len() as i64, waiting })
 }
 
 /// Where the slice of `size` watches ends that begins after `after`; `None`: with the last watch of the game.
@@ -100,7 +100,7 @@ pub async fn find_slice_end(pool: &PgPool, game: Uuid, after: Uuid, size: i64) -
 
 /// Some watches of an event's game, one after another.
 #[derive(Clone, Copy)]
-pub struct Slice {
+pub struct WatchSlice {
     /// `None`: from the first one.
     pub after: Option<Uuid>,
     /// `None`: to the last one, which ends the event.
@@ -110,7 +110,7 @@ pub struct Slice {
 /// A slice whose notices and deliveries are made and not yet committed.
 pub struct MadeSlice {
     transaction: Transaction,
-    slice: Slice,
+    slice: WatchSlice,
     pub notices: i64,
     pub deliveries: i64,
     rearmed: u64,
@@ -133,7 +133,12 @@ pub struct Times {
 /// A sale that is over, because the store had said so, rings nobody. One that was resumed rings the watches from before it
 /// that have no notice of it: they could not be rung when it started (it was over by then, or seen too long ago). And it
 /// owes what was not sent because of the interruption (`rearm_deliveries`).
-pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Times) -> Result<MadeSlice> {
+pub async fn make_slice(
+    pool: &PgPool,
+    event: &WaitingEvent,
+    slice: WatchSlice,
+    times: &Times,
+) -> Result<MadeSlice> {
     let mut transaction = pool.begin().await?;
     // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
     sqlx::query!("set local plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
@@ -241,7 +246,7 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
         slice.end,
         times.now,
         times.daily,
-        Kind::SaleResumed.name(),
+        TransitionKind::SaleResumed.name(),
         event.rings_again,
         &REARMED as &[&str],
     )
@@ -253,7 +258,7 @@ pub async fn make_slice(pool: &PgPool, event: &Waiting, slice: Slice, times: &Ti
 
 /// Commits a slice, and moves its event on: slices are committed in their order. False: another process has gone on
 /// with this event meanwhile, and nothing was written.
-pub async fn commit_slice(made: MadeSlice, event: &Waiting, times: &Times) -> Result<bool> {
+pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) -> Result<bool> {
     let MadeSlice { mut transaction, slice, .. } = made;
     let ours = sqlx::query!(
         "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
@@ -288,11 +293,11 @@ const REARMED: [&str; 3] = ["price_no_longer_matches", "watch_paused", "sale_end
 /// sale. Whether it fits now is judged before it is sent.
 async fn rearm_deliveries(
     connection: &mut PgConnection,
-    event: &Waiting,
-    slice: Slice,
+    event: &WaitingEvent,
+    slice: WatchSlice,
     now: DateTime<Utc>,
 ) -> Result<u64> {
-    if event.kind == Kind::SaleStarted.name() {
+    if event.kind == TransitionKind::SaleStarted.name() {
         return Ok(0);
     }
     let rearmed = sqlx::query_scalar!(

@@ -33,7 +33,7 @@ pub struct PricedOffer {
 
 /// A change: the price from `observed_at` on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct PriceChange {
     pub offer: PricedOffer,
     pub observed_at: DateTime<Utc>,
     pub price: InForce,
@@ -169,14 +169,14 @@ pub async fn list_changes(
     filter: &HistoryFilter,
     after: Option<HistoryKey>,
     rows: i64,
-) -> Result<Vec<Change>> {
+) -> Result<Vec<PriceChange>> {
     let rows: Vec<ChangeRow> =
         list_changes_query(filter, after, rows).build_query_as().fetch_all(executor).await?;
     rows.into_iter()
         .map(|row| {
             let price = in_force(&row.currency, row.amount, row.regular, row.holds_until)?;
             let (observed_at, available) = (row.observed_at, row.available);
-            Ok(Change { offer: row.offer.into(), observed_at, price, available })
+            Ok(PriceChange { offer: row.offer.into(), observed_at, price, available })
         })
         .collect()
 }

@@ -49,7 +49,7 @@ pub struct Saved {
 }
 
 /// What there is under a key.
-pub enum Found {
+pub enum KeyState {
     /// Nothing, or what died: it is ours now, and `began_at` proves it.
     Nothing {
         began_at: DateTime<Utc>,
@@ -70,7 +70,7 @@ pub async fn begin(
     now: DateTime<Utc>,
     locked_until: DateTime<Utc>,
     oldest: DateTime<Utc>,
-) -> Result<Found> {
+) -> Result<KeyState> {
     let began = sqlx::query!(
         "insert into idempotency_keys as own (account_id, key, route, body_digest, locked_until, created_at)
          values ($1, $2, $3, $4, $5, $6)
@@ -92,7 +92,7 @@ pub async fn begin(
     .fetch_optional(pool)
     .await?;
     if began.is_some() {
-        return Ok(Found::Nothing { began_at: now });
+        return Ok(KeyState::Nothing { began_at: now });
     }
     let found = sqlx::query!(
         "select route, body_digest, status, headers, body from idempotency_keys
@@ -103,14 +103,16 @@ pub async fn begin(
     .fetch_optional(pool)
     .await?;
     // Given up between the two statements: the caller comes again.
-    let Some(found) = found else { return Ok(Found::InFlight) };
+    let Some(found) = found else { return Ok(KeyState::InFlight) };
     let same = digest.is_none() || found.body_digest.is_none() || found.body_digest.as_deref() == digest;
     if found.route != route || !same {
-        return Ok(Found::Another);
+        return Ok(KeyState::Another);
     }
-    let (Some(status), Some(digest)) = (found.status, found.body_digest) else { return Ok(Found::InFlight) };
+    let (Some(status), Some(digest)) = (found.status, found.body_digest) else {
+        return Ok(KeyState::InFlight);
+    };
     let headers = found.headers.unwrap_or_default();
-    Ok(Found::Answered(Saved { digest, status: status as u16, headers, body: found.body }))
+    Ok(KeyState::Answered(Saved { digest, status: status as u16, headers, body: found.body }))
 }
 
 /// Prolongs the lock of what began at `began_at`. False: somebody else has it by now.

@@ -164,7 +164,7 @@ pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Res
 }
 
 /// An import that a worker has taken.
-pub struct Claimed {
+pub struct ClaimedImport {
     pub id: Uuid,
     pub account_id: AccountId,
     pub file_id: Uuid,
@@ -187,9 +187,9 @@ pub async fn claim_import(
     holder: Uuid,
     now: DateTime<Utc>,
     lease: DateTime<Utc>,
-) -> Result<Option<Claimed>> {
+) -> Result<Option<ClaimedImport>> {
     let claimed = sqlx::query_as!(
-        Claimed,
+        ClaimedImport,
         "update imports set state = 'reading', holder = $1, leased_until = $3, tries = tries + 1,
             started_at = coalesce(started_at, $2), rows_read = 0, bytes_read = 0, refused = 0,
             warnings = 0

@@ -8,7 +8,7 @@ use crate::domain::offer_recorder::Event;
 use crate::error::Result;
 
 /// An event to publish, with what it is about as it is now.
-pub struct Waiting {
+pub struct UnpublishedEvent {
     pub seq: i64,
     pub event_id: Uuid,
     pub kind: String,
@@ -60,9 +60,9 @@ pub async fn is_any_waiting(executor: impl PgExecutor<'_>) -> Result<bool> {
 }
 
 /// The first `max`, in their order.
-pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<Waiting>> {
+pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<UnpublishedEvent>> {
     let waiting = sqlx::query_as!(
-        Waiting,
+        UnpublishedEvent,
         r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id, e.currency, e.amount, e.regular,
             e.cut, e.new_low, e.reason, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
             s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"

@@ -37,7 +37,7 @@ pub enum Way {
 
 /// Where a game stands in what was found. The way stays the same from page to page.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct SearchPosition {
     pub way: Way,
     pub score: i32,
     pub id: Uuid,
@@ -62,9 +62,9 @@ const COLUMNS: &str = "id, title, publisher, released_on, url, created_at, updat
 pub async fn search_games(
     pool: &PgPool,
     text: &str,
-    after: Option<Place>,
+    after: Option<SearchPosition>,
     rows: i64,
-) -> Result<Vec<(Place, Game)>> {
+) -> Result<Vec<(SearchPosition, Game)>> {
     let (query, wanted) = (normalise(text), key(text));
     let query = query.as_str();
     let ways = match &after {
@@ -93,7 +93,7 @@ pub async fn search_games(
             }
             Way::Alike => alike(&mut connection, query).await?,
         };
-        let mut found: Vec<(Place, Game)> = candidates
+        let mut found: Vec<(SearchPosition, Game)> = candidates
             .into_iter()
             .map(|candidate| {
                 let score = match way {
@@ -102,7 +102,7 @@ pub async fn search_games(
                 };
                 // The words of "Burrow Tales" and "Burrow Tales+" are the same.
                 let score = score + if key(&candidate.game.title) == wanted { EXACT } else { 0 };
-                (Place { way, score, id: candidate.game.id }, candidate.game)
+                (SearchPosition { way, score, id: candidate.game.id }, candidate.game)
             })
             .collect();
         // One that holds the words and begins with them has been found twice.

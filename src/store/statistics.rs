@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::database::pool::PgPool;
 use crate::domain::ids::AccountId;
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::Result;
 
@@ -112,7 +112,7 @@ pub struct WeekStatistics {
     pub accounts: Option<i64>,
     /// `None`: of the whole service.
     pub account: Option<AccountName>,
-    pub counts: Counts,
+    pub counts: WeekCounts,
 }
 
 /// Whose statistics they are.
@@ -159,7 +159,7 @@ impl From<Row> for WeekStatistics {
             computed_at: row.computed_at,
             accounts: row.accounts,
             account: row.account_id.map(|id| AccountName { id: AccountId(id), issuer, subject }),
-            counts: Counts {
+            counts: WeekCounts {
                 uploads: row.uploads,
                 uploaded_bytes: row.uploaded_bytes,
                 downloads: row.downloads,

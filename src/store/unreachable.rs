@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use crate::error::connection::{UnknownName, explain};
 
 /// How long the database may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tries to connect, and says why that fails. A pool cannot say it: it goes on trying, and tells in the end that its time
 /// is over. `None` when a connection can be made.
@@ -21,7 +21,7 @@ pub async fn explain_unreachable(options: &PgConnectOptions) -> Option<String> {
     if is_name && tokio::net::lookup_host((options.get_host(), 0)).await.is_err() {
         return Some(UnknownName(options.get_host().to_owned()).to_string());
     }
-    let error = match tokio::time::timeout(PATIENCE, PgConnection::connect_with(options)).await {
+    let error = match tokio::time::timeout(PROBE_TIMEOUT, PgConnection::connect_with(options)).await {
         Ok(Ok(connection)) => {
             let _ = connection.close().await;
             return None;

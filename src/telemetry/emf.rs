@@ -17,7 +17,7 @@ use systemd_journal_logger::JournalLog;
 
 use super::recorder::{self, Delta, Sample, Tallies};
 use super::table::{CloudWatch, Metric};
-use crate::config::{EmfTarget, Telemetry};
+use crate::config::{EmfTarget, TelemetryConfig};
 
 /// CloudWatch's namespace of all of them.
 const NAMESPACE: &str = "Salebell";
@@ -43,7 +43,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Begins to count for CloudWatch. `None`: nobody wants it.
-    pub fn start(settings: &Telemetry, service: &'static str) -> Option<Reporter> {
+    pub fn start(settings: &TelemetryConfig, service: &'static str) -> Option<Reporter> {
         if settings.emf == EmfTarget::Off {
             return None;
         }
@@ -179,7 +179,7 @@ mod tests {
     use crate::telemetry::recorder::Both;
 
     fn reporter() -> Reporter {
-        let settings = Telemetry {
+        let settings = TelemetryConfig {
             emf: EmfTarget::Stdout,
             emf_every: Duration::from_secs(60),
             environment: "prod".to_owned(),
@@ -201,9 +201,11 @@ mod tests {
         for metric in super::super::table::METRICS {
             let key = Key::from_name(metric.name);
             match metric.kind {
-                super::super::table::Kind::Counter => recorder.register_counter(&key, &metadata).increment(7),
-                super::super::table::Kind::Gauge => recorder.register_gauge(&key, &metadata).set(7.5),
-                super::super::table::Kind::Histogram => {
+                super::super::table::MetricKind::Counter => {
+                    recorder.register_counter(&key, &metadata).increment(7)
+                }
+                super::super::table::MetricKind::Gauge => recorder.register_gauge(&key, &metadata).set(7.5),
+                super::super::table::MetricKind::Histogram => {
                     recorder.register_histogram(&key, &metadata).record(7.5);
                 }
             }

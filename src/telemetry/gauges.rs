@@ -12,7 +12,7 @@ use crate::database::iam_tokens::Tokens;
 use crate::store::{delivery_queue, dispatch, publications};
 
 /// How long the bus and the database may take: one that is away must not hide the other metrics.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Shortest interval between two looks at the queues of one reporter, however often metrics are requested.
 const FRESH: Duration = Duration::from_secs(5);
 
@@ -68,25 +68,25 @@ async fn look_at_queues(app: &AppState) {
         let look = app.bus.age_and_dead();
         let found = if app.bus.outlives_database() {
             // An SQS that is slow says nothing about the database.
-            tokio::time::timeout(PATIENCE, look).await.ok()
+            tokio::time::timeout(PROBE_TIMEOUT, look).await.ok()
         } else {
-            app.deadline.run(PATIENCE, look).await.ok()
+            app.deadline.run(PROBE_TIMEOUT, look).await.ok()
         };
         let found = found.and_then(Result::ok);
         gauge!("bus_oldest_message_age_seconds").set(found.map_or(f64::NAN, |(age, _)| age));
         gauge!("bus_dead_messages").set(found.map_or(f64::NAN, |(_, dead)| dead as f64));
     };
     let events = async {
-        let age = app.deadline.run(PATIENCE, dispatch::age(&app.writer, now)).await;
+        let age = app.deadline.run(PROBE_TIMEOUT, dispatch::age(&app.writer, now)).await;
         gauge!("events_oldest_undispatched_age_seconds").set(known(age));
     };
     let deliveries = async {
-        let age = app.deadline.run(PATIENCE, delivery_queue::age(&app.writer, now)).await;
+        let age = app.deadline.run(PROBE_TIMEOUT, delivery_queue::age(&app.writer, now)).await;
         gauge!("deliveries_oldest_due_age_seconds").set(known(age));
     };
     let publications = async {
         if app.events_topic.is_some() {
-            let age = app.deadline.run(PATIENCE, publications::age(&app.writer, now)).await;
+            let age = app.deadline.run(PROBE_TIMEOUT, publications::age(&app.writer, now)).await;
             gauge!("events_oldest_unpublished_age_seconds").set(known(age));
         }
     };

@@ -19,12 +19,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use self::recorder::Both;
 use self::stderr::StderrLog;
-use self::table::{Kind, METRICS};
-use crate::config::{Log, LogTarget};
+use self::table::{METRICS, MetricKind};
+use crate::config::{LogConfig, LogTarget};
 use crate::error::REQUEST_ID;
 
 /// Starts logging; the first call of a process counts. From then on a panic is logged too, with the request id.
-pub fn start_logging(settings: &Log) {
+pub fn start_logging(settings: &LogConfig) {
     let to_journal = match settings.to {
         LogTarget::Journal => true,
         LogTarget::Stderr => false,
@@ -156,9 +156,9 @@ pub fn metrics() -> &'static PrometheusHandle {
         }
         for metric in METRICS {
             match metric.kind {
-                Kind::Counter => metrics::describe_counter!(metric.name, metric.help),
-                Kind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
-                Kind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
+                MetricKind::Counter => metrics::describe_counter!(metric.name, metric.help),
+                MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.help),
+                MetricKind::Histogram => metrics::describe_histogram!(metric.name, metric.help),
             }
         }
         handle

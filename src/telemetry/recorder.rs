@@ -10,7 +10,7 @@ use metrics::{Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusRecorder;
 use parking_lot::{Mutex, RwLock};
 
-use super::table::{self, CloudWatch, Kind, Metric};
+use super::table::{self, CloudWatch, Metric, MetricKind};
 
 /// Where the buckets of a distribution begin, in seconds: what is faster counts as half of it.
 const FIRST: f64 = 0.001;
@@ -21,7 +21,7 @@ const GROWTH: f64 = 1.2;
 pub const BUCKETS: usize = 100;
 
 /// One line of figures: a metric, and the values of the labels that CloudWatch tells apart.
-pub struct Series {
+pub struct MetricSeries {
     pub metric: &'static Metric,
     /// In the order of the metric's `CloudWatch::By`.
     pub values: Vec<String>,
@@ -50,7 +50,7 @@ struct Spread {
 
 /// What a series has to tell since the last line.
 pub struct Delta {
-    pub series: Arc<Series>,
+    pub series: Arc<MetricSeries>,
     pub told: Sample,
 }
 
@@ -104,17 +104,17 @@ fn value_of(bucket: usize) -> f64 {
     (middle * 1e5).round() / 1e5
 }
 
-impl Series {
-    fn new(metric: &'static Metric, values: Vec<String>) -> Series {
+impl MetricSeries {
+    fn new(metric: &'static Metric, values: Vec<String>) -> MetricSeries {
         let figures = match metric.kind {
-            Kind::Counter => Figures::Count(Count::default()),
-            Kind::Gauge => Figures::Level(AtomicU64::new(f64::NAN.to_bits())),
-            Kind::Histogram => Figures::Spread(Box::new(Spread {
+            MetricKind::Counter => Figures::Count(Count::default()),
+            MetricKind::Gauge => Figures::Level(AtomicU64::new(f64::NAN.to_bits())),
+            MetricKind::Histogram => Figures::Spread(Box::new(Spread {
                 buckets: std::array::from_fn(|_| Count::default()),
                 sum: Count::default(),
             })),
         };
-        Series { metric, values, figures }
+        MetricSeries { metric, values, figures }
     }
 
     /// `None`: nothing to tell, or nobody knows.
@@ -170,8 +170,8 @@ impl Delta {
 #[derive(Default)]
 pub struct Tallies {
     /// By what Prometheus calls them: several of those may be one series.
-    known: RwLock<HashMap<Key, Option<Arc<Series>>>>,
-    all: Mutex<Vec<Arc<Series>>>,
+    known: RwLock<HashMap<Key, Option<Arc<MetricSeries>>>>,
+    all: Mutex<Vec<Arc<MetricSeries>>>,
 }
 
 static TALLIES: OnceLock<Tallies> = OnceLock::new();
@@ -185,14 +185,15 @@ impl Tallies {
     /// What all series have to tell, in the order of the table.
     pub fn news(&self) -> Vec<Delta> {
         let mut all = self.all.lock().clone();
-        let place = |series: &Series| table::METRICS.iter().position(|one| one.name == series.metric.name);
+        let place =
+            |series: &MetricSeries| table::METRICS.iter().position(|one| one.name == series.metric.name);
         all.sort_by_key(|series| (place(series), series.values.clone()));
-        let told = |series: Arc<Series>| Some(Delta { told: series.told()?, series });
+        let told = |series: Arc<MetricSeries>| Some(Delta { told: series.told()?, series });
         all.into_iter().filter_map(told).collect()
     }
 
     /// `None`: CloudWatch does not want it.
-    fn find(&self, key: &Key) -> Option<Arc<Series>> {
+    fn find(&self, key: &Key) -> Option<Arc<MetricSeries>> {
         if let Some(series) = self.known.read().get(key) {
             return series.clone();
         }
@@ -200,7 +201,7 @@ impl Tallies {
         known.entry(key.clone()).or_insert_with(|| self.find_or_create(key)).clone()
     }
 
-    fn find_or_create(&self, key: &Key) -> Option<Arc<Series>> {
+    fn find_or_create(&self, key: &Key) -> Option<Arc<MetricSeries>> {
         let metric = table::find(key.name())?;
         let labels = match metric.cloudwatch {
             CloudWatch::No => return None,
@@ -214,11 +215,11 @@ impl Tallies {
         };
         let values: Vec<String> = labels.iter().map(value).collect();
         let mut all = self.all.lock();
-        let same = |one: &&Arc<Series>| one.metric.name == metric.name && one.values == values;
+        let same = |one: &&Arc<MetricSeries>| one.metric.name == metric.name && one.values == values;
         if let Some(series) = all.iter().find(same) {
             return Some(series.clone());
         }
-        let series = Arc::new(Series::new(metric, values));
+        let series = Arc::new(MetricSeries::new(metric, values));
         all.push(series.clone());
         Some(series)
     }
@@ -230,10 +231,10 @@ pub struct Both(pub PrometheusRecorder);
 /// One value that is counted twice.
 struct Twice<T> {
     prometheus: T,
-    series: Arc<Series>,
+    series: Arc<MetricSeries>,
 }
 
-fn series_of(key: &Key) -> Option<Arc<Series>> {
+fn series_of(key: &Key) -> Option<Arc<MetricSeries>> {
     TALLIES.get()?.find(key)
 }
 

@@ -13,7 +13,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// What nobody reads is kept up to this many bytes; further lines are counted instead.
 const MAX_WAITING: usize = 1 << 20;
 /// How long whoever ends the process waits until all is written.
-const PATIENCE: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One line a record: time, level, target, text, fields.
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl log::Log for &'static StderrLog {
 
     fn flush(&self) {
         let unwritten = |lines: &mut Lines| lines.writing || !lines.waiting.is_empty();
-        self.written.wait_while_for(&mut self.lines.lock(), unwritten, PATIENCE);
+        self.written.wait_while_for(&mut self.lines.lock(), unwritten, FLUSH_TIMEOUT);
     }
 }
 

@@ -5,7 +5,7 @@ use askama::Template;
 use super::figures::Unit;
 
 /// A figure of several weeks, the oldest first.
-pub struct Series {
+pub struct ChartSeries {
     pub title: &'static str,
     pub bars: Vec<Bar>,
     pub unit: Unit,
@@ -63,7 +63,7 @@ struct Rectangle {
 }
 
 impl Chart {
-    pub fn new(series: &Series) -> Chart {
+    pub fn new(series: &ChartSeries) -> Chart {
         let most = series.bars.iter().filter_map(|bar| bar.value).max().unwrap_or(0);
         let columns = series.bars.iter().enumerate().map(|(at, bar)| Column {
             week: bar.week.clone(),

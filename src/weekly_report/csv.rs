@@ -1,6 +1,6 @@
 //! Statistics as CSV (RFC 4180), for spreadsheets.
 
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::store::statistics::WeekStatistics;
 use crate::tables::text::quote;
 
@@ -14,7 +14,7 @@ pub fn write_csv(found: &[WeekStatistics]) -> String {
     if named {
         header.extend(["account_id", "issuer", "subject"]);
     }
-    header.extend(Counts::default().list().map(|(name, _)| name));
+    header.extend(WeekCounts::default().list().map(|(name, _)| name));
     text.push_str(&header.join(","));
     text.push_str("\r\n");
     for one in found {

@@ -34,14 +34,14 @@ pub const FIGURES: [Figure; 11] = [
 ];
 
 /// How a figure stands to the one of the week before.
-pub struct Change {
+pub struct FigureChange {
     pub up: bool,
     /// Such as `+50 %`.
     pub text: String,
 }
 
 /// `None`: it is the same, or there is nothing to hold it against.
-pub fn change(now: Option<i64>, before: Option<i64>) -> Option<Change> {
+pub fn change(now: Option<i64>, before: Option<i64>) -> Option<FigureChange> {
     let (now, before) = (now?, before?);
     if before == 0 || now == before {
         return None;
@@ -50,7 +50,7 @@ pub fn change(now: Option<i64>, before: Option<i64>) -> Option<Change> {
     let up = percent > 0.0;
     let size = percent.abs();
     let size = if size > 999.0 { "over 999".to_owned() } else { format!("{size:.0}") };
-    Some(Change { up, text: format!("{}{size} %", if up { "+" } else { "−" }) })
+    Some(FigureChange { up, text: format!("{}{size} %", if up { "+" } else { "−" }) })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use lettre::Address;
 
 use super::csv::{MEDIA_TYPE, write_csv};
-use super::figures::{Change, FIGURES, Figure, Unit, change};
+use super::figures::{FIGURES, Figure, FigureChange, Unit, change};
 use super::{WeeklyReport, plain};
 use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
@@ -42,7 +42,7 @@ fn values(report: &WeeklyReport, value: fn(&WeekStatistics) -> i64) -> Vec<Optio
 }
 
 /// This week's value, the one of the week before, and how they stand to each other.
-fn newest(report: &WeeklyReport, values: &[Option<i64>]) -> (Option<i64>, Option<i64>, Option<Change>) {
+fn newest(report: &WeeklyReport, values: &[Option<i64>]) -> (Option<i64>, Option<i64>, Option<FigureChange>) {
     let mut newest = values.iter().rev().copied();
     let (now, before) = (newest.next().flatten(), newest.next().flatten());
     // A week that runs is not held against a whole one.
@@ -158,7 +158,7 @@ struct Mail {
 struct Card {
     title: &'static str,
     figure: String,
-    change: Option<Change>,
+    change: Option<FigureChange>,
     bars: Vec<Bar>,
 }
 

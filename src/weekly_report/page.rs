@@ -6,12 +6,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::chart::{Bar, Chart, Series};
-use super::figures::{Change, FIGURES, Figure, Unit, change};
+use super::chart::{Bar, Chart, ChartSeries};
+use super::figures::{FIGURES, Figure, FigureChange, Unit, change};
 use super::{ACCOUNTS, WeeklyReport};
 use crate::database::pool::PgPool;
 use crate::domain::ids::AccountId;
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::Result;
 
@@ -68,7 +68,7 @@ struct Card {
     figure: String,
     /// Its week goes on.
     runs: bool,
-    change: Option<Change>,
+    change: Option<FigureChange>,
     chart: Chart,
 }
 
@@ -127,7 +127,7 @@ fn card(report: &WeeklyReport, figure: &Figure) -> Card {
         part: found.as_ref().and_then(|found| figure.part.map(|part| part(found))),
         runs: found.as_ref().is_some_and(|found| found.computed_at < week.end()),
     });
-    let series = Series { title: figure.title, unit: figure.unit, bars: bars.collect() };
+    let series = ChartSeries { title: figure.title, unit: figure.unit, bars: bars.collect() };
     let mut newest = series.bars.iter().rev();
     let (now, before) = (newest.next(), newest.next());
     let value = now.and_then(|bar| bar.value);
@@ -156,7 +156,7 @@ const COLUMNS: [&str; 11] = [
 ];
 
 /// A cell for each column.
-fn figures(counts: &Counts) -> Vec<String> {
+fn figures(counts: &WeekCounts) -> Vec<String> {
     let show = |(name, figure): (&str, i64)| {
         let unit = if name.ends_with("bytes") { Unit::Bytes } else { Unit::Pieces };
         unit.show(figure)

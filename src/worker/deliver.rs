@@ -27,7 +27,7 @@ use crate::app::App;
 use crate::domain::money::{Currency, Money};
 use crate::domain::retries;
 use crate::error::{Error, Kind, Result, chain};
-use crate::outbound::webhook::{Attempt, GameData, Message, OfferData, Outgoing, SaleData, StoreData};
+use crate::outbound::webhook::{Attempt, GameData, OfferData, Outgoing, SaleData, StoreData, WebhookMessage};
 use crate::store::delivery_queue::{self, AttemptResult};
 
 /// So many deliveries are read ahead for each slot: a look-out for every few slots would cost more than sending.
@@ -224,7 +224,7 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
         url: sale.url.as_deref(),
         sale_ends_at: sale.ends_at,
     };
-    Message { kind: &kind, timestamp: delivery.noticed_at, data }.to_body()
+    WebhookMessage { kind: &kind, timestamp: delivery.noticed_at, data }.to_body()
 }
 
 /// Group commit: results that come close together are recorded with one statement.

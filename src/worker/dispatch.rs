@@ -13,7 +13,7 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::error::Result;
 use crate::health::watchdog::Heartbeat;
-use crate::store::dispatch::{self, MadeSlice, Slice, Times, Waiting};
+use crate::store::dispatch::{self, MadeSlice, Times, WaitingEvent, WatchSlice};
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
 const EVENTS_AT_ONCE: i64 = 500;
@@ -107,10 +107,10 @@ impl DispatchTask {
     /// Goes through all watches of an event's game, some slices at a time, which are committed in their order. A process
     /// that takes over goes on where this one was. False: it was more than a slice, and everything else that was held
     /// has been given back.
-    async fn dispatch_event(&mut self, event: Waiting, heartbeat: &Heartbeat) -> Result<bool> {
+    async fn dispatch_event(&mut self, event: WaitingEvent, heartbeat: &Heartbeat) -> Result<bool> {
         let app = self.app.clone();
         let limit = app.config.worker.lease;
-        let mut next = Some(Slice { after: event.last_watch_id, end: event.slice_end });
+        let mut next = Some(WatchSlice { after: event.last_watch_id, end: event.slice_end });
         let small = event.slice_end.is_none();
         if !small {
             let others = self.held.extract_if(.., |held| *held != event.id).collect();
@@ -127,7 +127,7 @@ impl DispatchTask {
                     Some(after) => {
                         let size = app.config.worker.fanout_slice;
                         let end = dispatch::find_slice_end(&app.writer, event.game_id, after, size);
-                        Some(Slice { after: Some(after), end: app.deadline.run(limit, end).await?? })
+                        Some(WatchSlice { after: Some(after), end: app.deadline.run(limit, end).await?? })
                     }
                 };
             }
@@ -154,7 +154,7 @@ impl DispatchTask {
     }
 }
 
-async fn make_slice(app: &App, event: &Waiting, slice: Slice) -> Result<(MadeSlice, Times)> {
+async fn make_slice(app: &App, event: &WaitingEvent, slice: WatchSlice) -> Result<(MadeSlice, Times)> {
     let now = app.clock.now();
     let times = Times { now, daily: next_daily(now, app.config.worker.daily_hour), lease: lease(app) };
     let made = dispatch::make_slice(&app.writer, event, slice, &times);

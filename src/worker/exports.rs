@@ -18,16 +18,16 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::error::{Error, Kind, Result, chain};
-use crate::files::blobs::{Blobs, Piece};
+use crate::files::blobs::{BlobWriter, Blobs};
 use crate::health::watchdog::Heartbeat;
-use crate::store::exports::{self, Claimed, Written};
+use crate::store::exports::{self, ClaimedExport, ExportProgress};
 use crate::store::files::removal;
 use crate::store::files::writing::{self, Beginning, Writer};
 use crate::store::files::{self, NewFile, Quota};
 use crate::tables::{TableFormat, TableWriter};
 
 /// A sign of life, and the progress, this often.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// So many bytes are written at once.
 const WRITE_AT_ONCE: usize = 256 * 1024;
 /// What writing a row costs, in bytes, about.
@@ -84,7 +84,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else {
         return Ok(Progress::Idle);
     };
-    let mut writing = Writing { app, export: &export, holder, written: Written::default() };
+    let mut writing = Writing { app, export: &export, holder, written: ExportProgress::default() };
     let ended = writing.write_all(beat).await;
     if ended.is_err()
         && let Some(file) = writing.written.file_id
@@ -148,16 +148,16 @@ impl From<std::io::Error> for Stop {
 
 struct Writing<'a> {
     app: &'a App,
-    export: &'a Claimed,
+    export: &'a ClaimedExport,
     holder: Uuid,
-    written: Written,
+    written: ExportProgress,
 }
 
 /// The file while it grows.
 struct Growing {
     id: Uuid,
     writer: Uuid,
-    piece: Piece,
+    piece: BlobWriter,
     piece_start: i64,
     hasher: Sha256,
     /// Bytes that the account has room for.
@@ -178,8 +178,8 @@ impl Writing<'_> {
         self.written.rows_total = rows.estimate().await?;
         let mut table = TableWriter::new(options.format, rows.columns())?;
         let mut file = self.begin_file(&options).await?;
-        let mut told_at = Instant::now();
-        self.tell().await?;
+        let mut reported_at = Instant::now();
+        self.report_progress().await?;
         while let Some(page) = rows.next().await? {
             beat();
             if app.stopping.is_cancelled() {
@@ -195,9 +195,9 @@ impl Writing<'_> {
             let (same, bytes) = app.cpu.compute(account, work, write).await?;
             table = same;
             self.append(&mut file, bytes?).await?;
-            if told_at.elapsed() >= TELL_EVERY {
-                told_at = Instant::now();
-                self.tell().await?;
+            if reported_at.elapsed() >= PROGRESS_INTERVAL {
+                reported_at = Instant::now();
+                self.report_progress().await?;
                 if app.blobs.free().await? == 0 {
                     return Err(Stop::Ours(Error::unavailable("the disk is full")));
                 }
@@ -208,9 +208,9 @@ impl Writing<'_> {
         self.flush(&mut file).await?;
         file.piece.seal().await?;
         // Whoever cancels from here on comes too late for the file, but not for the export.
-        self.tell().await?;
+        self.report_progress().await?;
         let sha256 = file.hasher.finalize();
-        let written = writing::Written {
+        let written = writing::DurableBytes {
             file: file.id,
             writer: file.writer,
             piece_start: file.piece_start,
@@ -289,7 +289,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    async fn tell(&self) -> Result<(), Stop> {
+    async fn report_progress(&self) -> Result<(), Stop> {
         let (app, id) = (self.app, self.export.id);
         if exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
             Ok(())

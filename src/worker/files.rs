@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
-use crate::files::blobs::Found;
+use crate::files::blobs::StrayBlob;
 use crate::files::concatenation::{DEAD_AFTER, concatenate};
 use crate::store::files::{removal, writing};
 
@@ -127,7 +127,7 @@ async fn sweep_bytes(app: &App) -> Result<()> {
         for found in found.chunks(AT_ONCE.unsigned_abs() as usize) {
             seen += found.len();
             let (names, places): (Vec<_>, Vec<_>) =
-                found.iter().map(|Found { name, place }| (name.clone(), place.clone())).unzip();
+                found.iter().map(|StrayBlob { name, place }| (name.clone(), place.clone())).unzip();
             orphans.extend(removal::list_unknown_names(&app.writer, &names, &places).await?);
         }
     }

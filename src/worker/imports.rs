@@ -31,7 +31,7 @@ use crate::feed::sorting::{LineObservation, Sorter};
 use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
-use crate::store::imports::{self, Claimed, Reached, RowRefusal};
+use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -40,7 +40,7 @@ const PORTION: usize = 2_048;
 /// And about so many bytes, before they are packed: every bus takes a message of that size.
 const PORTION_BYTES: usize = 150 << 10;
 /// A sign of life, and the progress, this often.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// No more messages of an import wait to be recorded: the bus is for others too.
 const MAX_WAITING: i64 = 16;
 /// How often it is looked whether they are recorded.
@@ -173,7 +173,7 @@ enum Told {
 /// An import on its way to the bus.
 struct Sending<'a> {
     app: &'a App,
-    import: &'a Claimed,
+    import: &'a ClaimedImport,
     holder: Uuid,
     /// Called while it works or waits.
     beat: &'a (dyn Fn() + Sync),
@@ -182,7 +182,7 @@ struct Sending<'a> {
     portion: i32,
     read: Arc<ReadSoFar>,
     known_stores: HashMap<String, bool>,
-    told_at: Instant,
+    reported_at: Instant,
     refusals_kept: i64,
     warnings_kept: i64,
 }
@@ -196,7 +196,12 @@ struct ReadSoFar {
 }
 
 impl<'a> Sending<'a> {
-    fn new(app: &'a App, import: &'a Claimed, holder: Uuid, beat: &'a (dyn Fn() + Sync)) -> Sending<'a> {
+    fn new(
+        app: &'a App,
+        import: &'a ClaimedImport,
+        holder: Uuid,
+        beat: &'a (dyn Fn() + Sync),
+    ) -> Sending<'a> {
         let reached = Reached {
             portions: import.portions_sent,
             parts: import.parts_sent,
@@ -212,7 +217,7 @@ impl<'a> Sending<'a> {
             portion: 0,
             read: Arc::default(),
             known_stores: HashMap::new(),
-            told_at: Instant::now(),
+            reported_at: Instant::now(),
             refusals_kept: 0,
             warnings_kept: 0,
         }
@@ -223,21 +228,21 @@ impl<'a> Sending<'a> {
         let options: ImportOptions =
             serde_json::from_value(self.import.options.clone()).map_err(Error::internal)?;
         let meaning = options.meaning().map_err(|problem| Stop::Input(Unreadable::BadOptions(problem)))?;
-        let (tell, mut told) = mpsc::channel(2);
+        let (report_progress, mut told) = mpsc::channel(2);
         let reading = Reading {
             meaning,
             now: self.import.created_at,
             scratch: self.app.config.worker.scratch.clone(),
             read: self.read.clone(),
-            tell,
+            report_progress,
         };
         let thread = tokio::task::spawn_blocking(move || reading.read(input));
-        let mut progress = tokio::time::interval(TELL_EVERY);
+        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         let ended = loop {
             let next = tokio::select! {
                 next = told.recv() => next,
                 _ = progress.tick() => {
-                    self.tell(&bytes).await?;
+                    self.report_progress(&bytes).await?;
                     continue;
                 }
                 () = self.app.stopping.cancelled() => break Err(Stop::Stopping),
@@ -302,7 +307,7 @@ impl<'a> Sending<'a> {
                 return Err(Stop::Stopping);
             }
             tokio::time::sleep(LOOK_EVERY).await;
-            self.tell(bytes).await?;
+            self.report_progress(bytes).await?;
         }
         let observations = self.without_unknown_stores(seen).await?;
         let accepted = observations.len() as i64;
@@ -323,7 +328,7 @@ impl<'a> Sending<'a> {
         }
         self.reached.portions = self.portion;
         // Before the next one is sent: who takes over must not send this one under another number.
-        self.tell_now(bytes).await
+        self.report_progress_now(bytes).await
     }
 
     /// Whoever may not write the catalogue may not invent stores.
@@ -369,17 +374,17 @@ impl<'a> Sending<'a> {
     }
 
     /// Tells how far it has come, now and then.
-    async fn tell(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+    async fn report_progress(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
         (self.beat)();
-        if self.told_at.elapsed() < TELL_EVERY {
+        if self.reported_at.elapsed() < PROGRESS_INTERVAL {
             return Ok(());
         }
-        self.tell_now(bytes).await
+        self.report_progress_now(bytes).await
     }
 
-    async fn tell_now(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
+    async fn report_progress_now(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
         self.count(bytes);
-        self.told_at = Instant::now();
+        self.reported_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
         if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
             Ok(())
@@ -417,7 +422,7 @@ struct Reading {
     now: DateTime<Utc>,
     scratch: PathBuf,
     read: Arc<ReadSoFar>,
-    tell: mpsc::Sender<Told>,
+    report_progress: mpsc::Sender<Told>,
 }
 
 /// What becomes one message.
@@ -451,7 +456,7 @@ struct Deaf;
 /// Bytes for as long as somebody listens: a parser that finds no row in them must not go on for ever.
 struct Heard {
     inner: Box<dyn BufRead + Send>,
-    tell: mpsc::Sender<Told>,
+    report_progress: mpsc::Sender<Told>,
 }
 
 impl Read for Heard {
@@ -462,7 +467,7 @@ impl Read for Heard {
 
 impl BufRead for Heard {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.tell.is_closed() {
+        if self.report_progress.is_closed() {
             Err(io::Error::other("nobody waits for it any more"))
         } else {
             self.inner.fill_buf()
@@ -481,13 +486,13 @@ impl Reading {
             Ok(Err(Deaf)) => return,
             Err(unreadable) => Told::Failed(unreadable),
         };
-        let _ = self.tell.blocking_send(end);
+        let _ = self.report_progress.blocking_send(end);
     }
 
     /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
     /// All others go as they come.
     fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
-        input.reader = Box::new(Heard { inner: input.reader, tell: self.tell.clone() });
+        input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
         let mut sorter = rows.may_tell_times().then(|| Sorter::new(&self.scratch));
         let (mut portion, mut refused) = (Portion::default(), Vec::new());
@@ -514,26 +519,28 @@ impl Reading {
             }
             if portion.is_full() {
                 let seen = std::mem::take(&mut portion).seen;
-                if self.tell.blocking_send(Told::Portion { seen, waits: false }).is_err() {
+                if self.report_progress.blocking_send(Told::Portion { seen, waits: false }).is_err() {
                     return Ok(Err(Deaf));
                 }
             }
             if refused.len() == REFUSALS_AT_ONCE
-                && self.tell.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
+                && self.report_progress.blocking_send(Told::Refused(std::mem::take(&mut refused))).is_err()
             {
                 return Ok(Err(Deaf));
             }
-            if self.tell.is_closed() {
+            if self.report_progress.is_closed() {
                 return Ok(Err(Deaf));
             }
         }
-        if self.tell.blocking_send(Told::Refused(refused)).is_err() {
+        if self.report_progress.blocking_send(Told::Refused(refused)).is_err() {
             return Ok(Err(Deaf));
         }
         let Some(sorter) = sorter else {
             return Ok(match portion.seen {
                 none if none.is_empty() => Ok(()),
-                seen => self.tell.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf),
+                seen => {
+                    self.report_progress.blocking_send(Told::Portion { seen, waits: false }).map_err(|_| Deaf)
+                }
             });
         };
         self.send_sorted(sorter).map_err(Unreadable::Scratch)
@@ -557,14 +564,14 @@ impl Reading {
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
             let goes_on = begin == 0;
             begin = 0;
-            if self.tell.blocking_send(Told::Portion { seen: full, waits }).is_err() {
+            if self.report_progress.blocking_send(Told::Portion { seen: full, waits }).is_err() {
                 return Ok(Err(Deaf));
             }
             waits = goes_on;
         }
         match portion.seen {
             none if none.is_empty() => Ok(Ok(())),
-            seen => Ok(self.tell.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
+            seen => Ok(self.report_progress.blocking_send(Told::Portion { seen, waits }).map_err(|_| Deaf)),
         }
     }
 }

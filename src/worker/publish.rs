@@ -16,10 +16,10 @@ use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::error::{Error, Result, chain};
 use crate::health::watchdog::Heartbeat;
-use crate::outbound::bus::topic::{Message, Topic, requests};
+use crate::outbound::bus::topic::{Topic, TopicMessage, requests};
 use crate::outbound::events;
 use crate::store::jobs;
-use crate::store::publications::{self, Waiting};
+use crate::store::publications::{self, UnpublishedEvent};
 
 /// Who publishes, in the table of jobs.
 const JOB: &str = "publish_events";
@@ -114,12 +114,12 @@ async fn publish_some(app: &App, topic: &Topic) -> Result<Progress> {
 
 /// Publishes the first event of each offer, and returns the numbers of those that were taken: a later one of the same
 /// offer must not overtake it.
-async fn publish_wave(topic: &Topic, waiting: &[Waiting]) -> Result<Vec<i64>> {
+async fn publish_wave(topic: &Topic, waiting: &[UnpublishedEvent]) -> Result<Vec<i64>> {
     let mut offers = HashSet::new();
-    let wave: Vec<&Waiting> =
+    let wave: Vec<&UnpublishedEvent> =
         waiting.iter().filter(|event| offers.insert(event.offer_id)).take(WAVE).collect();
     let messages = wave.iter().map(|event| events::message(event, topic.is_fifo()));
-    let messages = messages.collect::<Result<Vec<Message>>>()?;
+    let messages = messages.collect::<Result<Vec<TopicMessage>>>()?;
     let answers = requests(&messages).into_iter().map(async |request| {
         let answer = topic.publish(&messages[request.clone()]).await;
         (request, answer)

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::batch::PriceMessage;
-use crate::domain::price::Kind as Transition;
+use crate::domain::price::TransitionKind as Transition;
 use crate::error::{Kind, Result, chain};
 use crate::health::watchdog::Heartbeat;
-use crate::outbound::bus::{MAX_RECEIVES, Received};
+use crate::outbound::bus::{MAX_RECEIVES, ReceivedMessage};
 use crate::store::recording::Recorded;
 use crate::store::{batches, recording};
 
@@ -95,10 +95,10 @@ async fn receive_one(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -
 /// Records a message, or gives it back, or buries it. `beat` is called while it waits for the database.
 ///
 /// Acknowledged after the commit: if we die in between, the message comes again and counts for nothing.
-async fn settle(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<()> {
+async fn settle(app: &App, received: &ReceivedMessage, beat: &(dyn Fn() + Sync)) -> Result<()> {
     // Whoever received it before has died of it, so often that we do not try.
     if received.receives > MAX_RECEIVES {
-        return bury(app, received, "its receivers died").await;
+        return dead_letter(app, received, "its receivers died").await;
     }
     let recorded = if !app.bus.outlives_database() {
         record_held(app, received).await
@@ -112,16 +112,16 @@ async fn settle(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Res
         Err(Failure::Passing(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string();
                 "a message waits for the database: {failure}");
-            give_back(app, received, &failure, false).await;
+            release(app, received, &failure, false).await;
         }
         Err(Failure::Lasting(failure)) => {
             log::warn!(target: "salebell::record", "message.id" = received.id.to_string(),
                 receives = received.receives; "a message was not recorded: {failure}");
             counter!("salebell_record_failures_total").increment(1);
             if received.receives >= MAX_RECEIVES {
-                bury(app, received, &failure).await?;
+                dead_letter(app, received, &failure).await?;
             } else {
-                give_back(app, received, &failure, true).await;
+                release(app, received, &failure, true).await;
             }
         }
     }
@@ -134,7 +134,11 @@ fn attempt_limit(app: &App) -> Duration {
 }
 
 /// Records a message of a bus that counts every receive: while the database is away it is held, and not given back.
-async fn record_patiently(app: &App, received: &Received, beat: &(dyn Fn() + Sync)) -> Result<(), Failure> {
+async fn record_patiently(
+    app: &App,
+    received: &ReceivedMessage,
+    beat: &(dyn Fn() + Sync),
+) -> Result<(), Failure> {
     let lease = app.config.worker.lease;
     loop {
         let attempt = app.deadline.run(attempt_limit(app), record_held(app, received)).await;
@@ -167,11 +171,11 @@ enum Failure {
 }
 
 /// Gives a message back, however long the database does not listen: otherwise it would rest until its lease ends.
-async fn give_back(app: &App, received: &Received, failure: &str, counts: bool) {
+async fn release(app: &App, received: &ReceivedMessage, failure: &str, counts: bool) {
     let lease_ends = Instant::now() + app.config.worker.lease;
     // Who stops leaves it to another at once.
     let pause = if app.stopping.is_cancelled() { Duration::ZERO } else { PAUSE };
-    while let Err(error) = app.bus.give_back(received, pause, failure, counts).await {
+    while let Err(error) = app.bus.release(received, pause, failure, counts).await {
         log::warn!(target: "salebell::record", "giving a message back again after: {}", chain(&error));
         if Instant::now() > lease_ends || app.stopping.is_cancelled() {
             return;
@@ -181,7 +185,7 @@ async fn give_back(app: &App, received: &Received, failure: &str, counts: bool) 
 }
 
 /// Records a message while holding it: the lease is extended for as long as it takes.
-async fn record_held(app: &App, received: &Received) -> Result<(), Failure> {
+async fn record_held(app: &App, received: &ReceivedMessage) -> Result<(), Failure> {
     let damaged = |error| Failure::Lasting(format!("damaged: {error}"));
     let payload = received.payload.clone();
     let unpack = app.cpu.compute(None, payload.len(), move || PriceMessage::unpack(&payload)).await;
@@ -222,12 +226,12 @@ async fn note_batch(app: &App, message: &PriceMessage) -> Result<()> {
     }
 }
 
-async fn bury(app: &App, received: &Received, failure: &str) -> Result<()> {
+async fn dead_letter(app: &App, received: &ReceivedMessage, failure: &str) -> Result<()> {
     count_as_failed(app, received).await?;
-    app.bus.bury(received, failure).await
+    app.bus.dead_letter(received, failure).await
 }
 
-async fn count_as_failed(app: &App, dead: &Received) -> Result<()> {
+async fn count_as_failed(app: &App, dead: &ReceivedMessage) -> Result<()> {
     let Ok(message) = PriceMessage::unpack(&dead.payload) else { return Ok(()) };
     note_batch(app, &message).await?;
     let observations = message.observations.len() as i64;
@@ -253,7 +257,7 @@ pub async fn count_dead(app: &App) -> Result<()> {
 pub async fn redrive(app: &App) -> Result<usize> {
     let (mut redriven, now) = (0, app.clock.now());
     while let Some(dead) = app.bus.next_dead(now).await? {
-        // What `bury` counted as failed is to be counted anew.
+        // What `dead_letter` counted as failed is to be counted anew.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;
         }

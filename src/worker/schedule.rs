@@ -145,7 +145,7 @@ impl Task for ScheduleTask {
 pub async fn round(app: &App) -> Result<usize> {
     let asked = Instant::now();
     let time = health::read_clock(&app.writer);
-    app.clock.hear(app.deadline.run(app.config.worker.lease, time).await??, asked);
+    app.clock.observe(app.deadline.run(app.config.worker.lease, time).await??, asked);
     app.clock.check()?;
     step(app).await
 }

@@ -78,7 +78,7 @@ pub async fn step(app: &App) -> Result<Progress> {
             return Ok(Progress::More);
         }
     };
-    tell(&claimed, &sent);
+    report(&claimed, &sent);
     // Until the lease has run out: from then on another sends again.
     while let Err(error) = record(app, &claimed, holder, &sent).await {
         log::warn!(target: "salebell::mail", "mail.id" = claimed.id.to_string();
@@ -107,7 +107,7 @@ async fn stopped(app: &App) {
 }
 
 /// The log names no recipient; `salebell stats mailed` does.
-fn tell(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
+fn report(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
     let (id, week) = (claimed.id.to_string(), claimed.week.to_string());
     let outcome = match sent {
         Ok(()) => {

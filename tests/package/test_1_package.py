@@ -55,7 +55,7 @@ def test_installed_it_starts_nothing(old, package, lintian, tmp_path):
     assert old.run("stat --format '%a %U:%G' /etc/salebell/config.toml").strip() == "640 root:salebell"
     # As on instances: files that are moved are its.
     assert old.run("id -u salebell").strip() == "650"
-    old.run("man --where salebell && zcat /usr/share/doc/salebell/operations.md.gz | grep -q '^# Operations'")
+    old.run("man --where salebell && zcat /usr/share/doc/salebell/settings.md.gz | grep -q '^# Settings'")
 
 
 def test_without_settings_it_says_what_is_missing(old):

@@ -29,7 +29,7 @@ def test_the_task_definition_of_the_page_is_one():
     assert not report.has_errors(), report.generate_report()
     # Each setting is one.
     task = json.loads(definition)["containerDefinitions"][0]
-    operations = (REPOSITORY / "docs/operations.md").read_text()
+    settings_page = (REPOSITORY / "docs/reference/settings.md").read_text()
     for setting in task["environment"] + task["secrets"]:
         area, key = setting["name"].removeprefix("SALEBELL_").lower().split("__")
-        assert f"`{area}.{key}`" in operations, setting["name"]
+        assert f"`{area}.{key}`" in settings_page, setting["name"]

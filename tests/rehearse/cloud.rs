@@ -12,8 +12,8 @@ use aws_sdk_ssm::types::ParameterType;
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use super::ec2::metadata::REGION;
 use super::network::{HOST, Way};
+use test_support::ec2::metadata::REGION;
 
 pub const PORT: u16 = 4566;
 /// The way to SNS and SQS, which can be closed.
@@ -89,7 +89,7 @@ impl Cloud {
         }
     }
 
-    /// Prices go through SNS and SQS, as docs/operations.md asks for them.
+    /// Prices go through SNS and SQS, as docs/guides/bus-on-aws.md asks for them.
     async fn make_bus(&self) {
         let (sns, sqs) = (aws_sdk_sns::Client::new(&self.config), aws_sdk_sqs::Client::new(&self.config));
         let topic =

@@ -13,11 +13,11 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::balancer::{Balancer, Health, Pool, TARGETS};
 use super::cloud::ENVIRONMENT;
-use super::ec2::{Ec2, Group, Hook, Outcome, State};
 use super::machine::{Hardware, Image, Machine};
 use super::network::{METADATA, listen};
 use super::timeline::{Count, Timeline, now};
 use super::volume;
+use test_support::ec2::{Ec2, Group, Hook, Outcome, State};
 
 /// The name of the canary's group.
 const CANARY_GROUP: &str = "salebell-rehearsal-canary";

@@ -4,7 +4,7 @@
 //! ```text
 //! a network namespace of its own, bridge "instances" 10.77.0.1
 //!   load  → haproxy :443 (the load balancer) → :8443 of instances in service, 10.77.0.11 …
-//!   fleet → the group's rules over tests/it/support/ec2 (metadata :80, Auto Scaling :4567)
+//!   fleet → the group's rules over tests/support (metadata :80, Auto Scaling :4567)
 //!   cloud → SSM, Secrets Manager, SNS, SQS, S3 of an emulator :4566
 //!   database → PostgreSQL, its writer's address :5432 and its reader's :5433
 //!   sink  ← webhooks :8000
@@ -17,9 +17,6 @@ mod canary;
 mod chart;
 mod cloud;
 mod database;
-#[path = "../it/support/ec2/mod.rs"]
-#[allow(dead_code, reason = "what the tests do to it, and nobody here")]
-mod ec2;
 mod efs;
 mod facts;
 mod fleet;

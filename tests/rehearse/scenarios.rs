@@ -366,7 +366,7 @@ async fn stop_queue(stage: &mut Stage) -> Result<(), String> {
 }
 
 async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
-    use super::ec2::Fault;
+    use test_support::ec2::Fault;
     stage.timeline.mark("metadata answer 503");
     stage.fleet.lock().await.ec2.world().metadata_outage = Some(Fault::Status(503));
     tokio::time::sleep(Duration::from_secs(20)).await;

@@ -13,7 +13,6 @@ use salebell::clock::Clock;
 use serde_json::json;
 use tokio::sync::Mutex;
 
-use super::ec2::{Hook, Outcome};
 use super::efs::{Efs, NAME, Who};
 use super::fleet::{self, Fleet, wait_for};
 use super::interrupted;
@@ -24,6 +23,7 @@ use super::scratch::Scratch;
 use super::stage::{Surroundings, take_down};
 use super::timeline::{Timeline, now};
 use super::vpc;
+use test_support::ec2::{Hook, Outcome};
 
 /// From power on to requests, on a machine with much else to do.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);

@@ -1,5 +1,5 @@
 """What watches and tells: alarms, event rules and the budget of resolved stacks, the metrics that they and the dashboard use,
-docs/operations.md's table of metrics, and the runbooks."""
+docs/reference/metrics.md's table, and the runbooks."""
 
 import functools
 import json
@@ -40,8 +40,8 @@ def metrics_of_aws():
 
 @functools.cache
 def metrics_of_ours():
-    """Metric → what tells it apart in CloudWatch, None for what does not go there: docs/operations.md's table."""
-    page = (ROOT / "docs" / "operations.md").read_text()
+    """Metric → what tells it apart in CloudWatch, None for what does not go there: docs/reference/metrics.md's table."""
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram), \w+ \| [^|]*\| ([^|]*) \|", page, re.M)
     found = {}
     for name, by in rows:

@@ -9,7 +9,7 @@ from resolve import ENVIRONMENTS, ROOT, of_type
 from stacks import summary
 
 DAY = 86_400
-# docs/operations.md: the defaults of worker.lease_s and server.idle_timeout_s.
+# docs/reference/settings.md: the defaults of worker.lease_s and server.idle_timeout_s.
 LEASE_S, IDLE_TIMEOUT_S = 60, 90
 
 
@@ -113,7 +113,7 @@ def test_hooks_wait_longer_than_a_heartbeat(stacks):
 
 
 def test_the_queue_is_as_the_program_wants_it(stacks):
-    """docs/operations.md, Topics and queues."""
+    """docs/guides/bus-on-aws.md, Topics and queues."""
     problems = []
     for name, properties, where in each(stacks, "AWS::SQS::Queue"):
         if "Prices" not in name:

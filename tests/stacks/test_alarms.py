@@ -32,7 +32,7 @@ def test_our_metrics_are_those_that_the_program_tells(stacks):
                 continue
             expected = alarms.metrics_of_ours().get(name)
             if name not in alarms.metrics_of_ours():
-                problems.add(f"{label}: docs/operations.md has no {name}")
+                problems.add(f"{label}: docs/reference/metrics.md has no {name}")
             elif expected is None:
                 problems.add(f"{label}: {name} does not go to CloudWatch")
             elif set(dimensions) != expected:

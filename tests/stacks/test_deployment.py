@@ -205,7 +205,7 @@ def test_settings_name_what_was_made(dev):
 
 
 def settings_hash(settings):
-    """Computed once more, by the words of docs/operations.md."""
+    """Computed once more, by the words of docs/guides/settings-on-aws.md."""
     live = {"database/url", "database/reader_url", "database/user", "database/password", "webhook/encryption_keys", "auth/issuers"}
     lines = [f"{name}={value}\n" for name, value in sorted(settings.items()) if name not in live]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

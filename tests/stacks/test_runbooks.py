@@ -249,10 +249,10 @@ def test_logs_are_asked_for_what_they_have():
 
 
 def test_settings_and_commands_of_ours_are_there():
-    operations_page = (ROOT / "docs/operations.md").read_text()
-    settings = set(re.findall(r"^\| `(\w+\.\w+)` \|", operations_page, re.M))
+    settings_page = (ROOT / "docs/reference/settings.md").read_text()
+    settings = set(re.findall(r"^\| `(\w+\.\w+)` \|", settings_page, re.M))
     areas = {setting.split(".")[0] for setting in settings}
-    subcommands = set(re.findall(r"^\| `salebell (\w[\w-]*)", operations_page, re.M))
+    subcommands = set(re.findall(r"^## salebell ([\w-]+)$", (ROOT / "docs/reference/commands.md").read_text(), re.M))
     makefile = (ROOT / "Makefile").read_text()
     targets = dict(re.findall(r"^([a-z-]+):(?:.*\n)((?:\t.*\n)*)", makefile, re.M))
     problems = []

@@ -30,9 +30,8 @@ SECRET_SETTINGS = {"webhook.encryption_keys", "database.password", "email.passwo
 
 @functools.cache
 def documented():
-    """The settings that docs/operations.md lists."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    text = text[text.index("\n## Configuration\n") :]
+    """The settings that docs/reference/settings.md lists."""
+    text = (ROOT / "docs" / "reference" / "settings.md").read_text()
     return set(re.findall(r"^\| `([a-z0-9_]+(?:\.[a-z0-9_]+)+)` \|", text, re.MULTILINE))
 
 

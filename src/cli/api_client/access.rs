@@ -16,18 +16,18 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 /// What every command that talks to an API takes.
 #[derive(Debug, clap::Args)]
 pub struct Access {
-    /// Where the API is [default: where the `salebell dev` of this folder is, else http://127.0.0.1:8080 for a token
-    /// that is given].
+    /// The address of the API [default: that of the `salebell dev` of this folder, else http://127.0.0.1:8080 if a token
+    /// is given].
     #[arg(long, env = "SALEBELL_URL")]
     url: Option<String>,
-    /// A token; to report prices it needs the scope prices:write. Other users of this machine can see arguments;
+    /// The token; to report prices it needs the scope prices:write. Other users of this machine can see arguments:
     /// prefer the variable.
     #[arg(long, env = "SALEBELL_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token, before all others [default: that of the `salebell dev` of this folder].
+    /// A file with the token; it takes precedence [default: that of the `salebell dev` of this folder].
     #[arg(long)]
     token_file: Option<PathBuf>,
-    /// How long to try again when the API does not answer: seconds, or with s, m, h behind.
+    /// How long to retry when the API does not answer: seconds, or a number with s, m, h.
     #[arg(long, default_value = "5m", value_parser = parse_duration)]
     max_wait: Duration,
 }

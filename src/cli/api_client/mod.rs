@@ -45,7 +45,7 @@ pub struct ApiClient {
 }
 
 /// What one try came to.
-pub enum Answer<T> {
+pub enum Attempted<T> {
     Done(T),
     Later(Later),
     Refused(Refused),
@@ -206,17 +206,17 @@ impl ApiClient {
         let mut patience = self.patience(what);
         loop {
             match ask(request()).await {
-                Answer::Done(reply) => return Ok(reply),
-                Answer::Refused(refused) => return Err(refused),
-                Answer::Later(later) => patience.pause(later).await?,
+                Attempted::Done(reply) => return Ok(reply),
+                Attempted::Refused(refused) => return Err(refused),
+                Attempted::Later(later) => patience.pause(later).await?,
             }
         }
     }
 
     /// For something that is tried until it is done.
-    pub fn patience(&self, what: &str) -> Patience<'_> {
+    pub fn patience(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
-        Patience { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
+        Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
     }
 }
 
@@ -228,7 +228,7 @@ fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestB
 }
 
 /// How often and how long something has been tried since it last moved.
-pub struct Patience<'c> {
+pub struct Retries<'c> {
     client: &'c ApiClient,
     what: String,
     begin: Instant,
@@ -236,7 +236,7 @@ pub struct Patience<'c> {
     told: bool,
 }
 
-impl Patience<'_> {
+impl Retries<'_> {
     /// It has moved: everything that went wrong before is forgotten.
     pub fn renew(&mut self) {
         (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
@@ -266,19 +266,19 @@ impl Patience<'_> {
 }
 
 /// One try.
-pub async fn ask(request: RequestBuilder) -> Answer<Reply> {
+pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
-        Ok(response) => hear(response).await,
+        Ok(response) => read_answer(response).await,
         Err(error) => failed(&error),
     }
 }
 
 /// What a request without an answer comes to.
-pub fn failed(error: &reqwest::Error) -> Answer<Reply> {
+pub fn failed(error: &reqwest::Error) -> Attempted<Reply> {
     if error.is_builder() {
-        Answer::Refused(anyhow!("{error}").into())
+        Attempted::Refused(anyhow!("{error}").into())
     } else {
-        Answer::Later(Later::new(describe_trouble(error)))
+        Attempted::Later(Later::new(describe_trouble(error)))
     }
 }
 
@@ -319,7 +319,7 @@ impl Resolve for SystemNames {
 }
 
 /// Reads an answer to its end and judges it.
-pub async fn hear(mut response: Response) -> Answer<Reply> {
+pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let (status, headers) = (response.status(), response.headers().clone());
     let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
     let mut body = Vec::new();
@@ -327,31 +327,31 @@ pub async fn hear(mut response: Response) -> Answer<Reply> {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() <= LARGEST_ANSWER => body.extend_from_slice(&chunk),
             Ok(Some(_)) => {
-                return Answer::Refused(anyhow!("the answer is larger than any of ours").into());
+                return Attempted::Refused(anyhow!("the answer is larger than any of ours").into());
             }
             Ok(None) => break,
             // What was asked for may have been done or not: a key or an offset makes asking again safe.
-            Err(error) => return Answer::Later(Later { why: describe_trouble(&error), after }),
+            Err(error) => return Attempted::Later(Later { why: describe_trouble(&error), after }),
         }
     }
     if status.is_success() {
-        return Answer::Done(Reply { headers, body });
+        return Attempted::Done(Reply { headers, body });
     }
     let why = describe(status, &body);
     match status {
         // 409: the connection broke, and the API has not noticed yet that the first try is over.
         StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Answer::Later(Later { why, after })
+            Attempted::Later(Later { why, after })
         }
-        _ if status.is_server_error() => Answer::Later(Later { why, after }),
-        StatusCode::UNAUTHORIZED => Answer::Refused(Refused {
+        _ if status.is_server_error() => Attempted::Later(Later { why, after }),
+        StatusCode::UNAUTHORIZED => Attempted::Refused(Refused {
             status: Some(status),
             failure: anyhow!(
                 "{why} Give another token with --token-file or SALEBELL_TOKEN, or run this in the folder of a running \
                  `salebell dev`."
             ),
         }),
-        _ => Answer::Refused(Refused { status: Some(status), failure: anyhow!(why) }),
+        _ => Attempted::Refused(Refused { status: Some(status), failure: anyhow!(why) }),
     }
 }
 

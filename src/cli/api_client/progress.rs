@@ -12,13 +12,13 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// How far a command is.
 #[derive(Clone)]
-pub struct Progress {
+pub struct ProgressLine {
     bar: Option<ProgressBar>,
     read: Arc<AtomicU64>,
     size: Option<u64>,
 }
 
-impl Progress {
+impl ProgressLine {
     /// `read` counts the bytes of the input, of `size` in all.
     pub fn new(read: Arc<AtomicU64>, size: Option<u64>) -> Self {
         Self::drawn(read, size, "{bar:32} {percent:>3} %  {msg}  {elapsed_precise}, {eta} left")

@@ -14,8 +14,8 @@ use crate::telemetry::Quiet;
 pub struct Welcome {
     /// Of the API.
     pub url: String,
-    pub grpc: Option<Place>,
-    pub metrics: Place,
+    pub grpc: Option<ListenAddress>,
+    pub metrics: ListenAddress,
     pub token: SecretString,
     /// This and the other paths are absolute: they are typed in other terminals.
     pub token_file: PathBuf,
@@ -31,13 +31,13 @@ pub struct Welcome {
 }
 
 /// Where something listens.
-pub struct Place {
+pub struct ListenAddress {
     pub address: SocketAddr,
     /// Where it would be, did not another program listen there.
     pub instead_of: Option<SocketAddr>,
 }
 
-impl Place {
+impl ListenAddress {
     fn why(&self) -> String {
         self.instead_of
             .map_or_else(String::new, |taken| format!("another program listens on port {}", taken.port()))

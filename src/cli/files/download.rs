@@ -16,7 +16,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
 use super::Positions;
-use crate::cli::api_client::{Answer, ApiClient, Later, Refused, hear};
+use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 
 /// Written to the disk at once.
 const WRITE_AT_ONCE: usize = 512 << 10;
@@ -35,15 +35,15 @@ pub struct Remote<'a> {
 }
 
 /// Why a range did not arrive.
-pub enum Ended {
+pub enum RangeFailure {
     /// The file is another by now.
     Changed,
     Refused(Refused),
 }
 
-impl<E: Into<Refused>> From<E> for Ended {
+impl<E: Into<Refused>> From<E> for RangeFailure {
     fn from(error: E) -> Self {
-        Ended::Refused(error.into())
+        RangeFailure::Refused(error.into())
     }
 }
 
@@ -81,7 +81,7 @@ pub async fn fetch(
     positions: &Positions,
     part: usize,
     sink: &Sink,
-) -> Result<(), Ended> {
+) -> Result<(), RangeFailure> {
     let mut patience = remote.client.patience("fetch the file");
     if part > 0 {
         remote.begun.cancelled().await;
@@ -93,8 +93,8 @@ pub async fn fetch(
             return Ok(());
         }
         let later = match remote.open(start, at, end).await {
-            Answer::Done(None) => return Err(Ended::Changed),
-            Answer::Done(Some(response)) => {
+            Attempted::Done(None) => return Err(RangeFailure::Changed),
+            Attempted::Done(Some(response)) => {
                 remote.begun.cancel();
                 let later = copy(response, start, end, positions, part, sink).await?;
                 if start + positions.get(part) > at {
@@ -105,8 +105,8 @@ pub async fn fetch(
                     None => continue,
                 }
             }
-            Answer::Refused(refused) => return Err(refused.into()),
-            Answer::Later(later) => later,
+            Attempted::Refused(refused) => return Err(refused.into()),
+            Attempted::Later(later) => later,
         };
         patience.pause(later).await?;
     }
@@ -155,7 +155,7 @@ async fn copy(
 impl Remote<'_> {
     /// Asks for the bytes from `at` to before `end`, those from `start` on are here; none when the file is another by
     /// now.
-    async fn open(&self, start: u64, at: u64, end: u64) -> Answer<Option<Response>> {
+    async fn open(&self, start: u64, at: u64, end: u64) -> Attempted<Option<Response>> {
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let ours = self.client.is_ours(&url);
@@ -168,38 +168,38 @@ impl Remote<'_> {
             }
             let response = match request.send().await {
                 Ok(response) => response,
-                Err(error) => return Answer::Later(Later::new(crate::error::chain(&error))),
+                Err(error) => return Attempted::Later(Later::new(crate::error::chain(&error))),
             };
             let status = response.status();
             if status.is_redirection() && response.headers().contains_key(LOCATION) {
                 url = match text(response.headers(), LOCATION).map(|location| url.join(location)) {
                     Some(Ok(next)) if matches!(next.scheme(), "http" | "https") => next,
                     _ => {
-                        return Answer::Refused(anyhow!("the server sends us to no address").into());
+                        return Attempted::Refused(anyhow!("the server sends us to no address").into());
                     }
                 };
                 continue;
             }
             return match status {
                 StatusCode::PARTIAL_CONTENT | StatusCode::OK if self.fits(&response, at, end, ours) => {
-                    Answer::Done(Some(response))
+                    Attempted::Done(Some(response))
                 }
                 StatusCode::OK
                 | StatusCode::PARTIAL_CONTENT
                 | StatusCode::PRECONDITION_FAILED
-                | StatusCode::RANGE_NOT_SATISFIABLE => Answer::Done(None),
+                | StatusCode::RANGE_NOT_SATISFIABLE => Attempted::Done(None),
                 // The address was good for a short time only; the API makes another.
                 StatusCode::FORBIDDEN if !ours => {
-                    Answer::Later(Later::new("the store of the bytes refuses: 403"))
+                    Attempted::Later(Later::new("the store of the bytes refuses: 403"))
                 }
-                _ => match hear(response).await {
-                    Answer::Refused(refused) => Answer::Refused(refused),
-                    Answer::Later(later) => Answer::Later(later),
-                    Answer::Done(_) => Answer::Refused(anyhow!("the answer is {status}").into()),
+                _ => match read_answer(response).await {
+                    Attempted::Refused(refused) => Attempted::Refused(refused),
+                    Attempted::Later(later) => Attempted::Later(later),
+                    Attempted::Done(_) => Attempted::Refused(anyhow!("the answer is {status}").into()),
                 },
             };
         }
-        Answer::Refused(anyhow!("the server sends us from one address to the next").into())
+        Attempted::Refused(anyhow!("the server sends us from one address to the next").into())
     }
 
     /// Whether an answer is what was asked for, of the version that is meant.

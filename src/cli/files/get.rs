@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::download::{Ended, Remote, Sink, fetch, text};
+use super::download::{RangeFailure, Remote, Sink, fetch, text};
 use super::put::hash_file;
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size};
 use crate::cli::api_client::access::Access;
@@ -37,22 +37,22 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// A file that is another one each time that it is asked for is none.
 const MAX_CHANGES: usize = 3;
 
-/// Fetches a file of yours by its id, or any file by its share link.
+/// Download a file of yours by its id, or any file by its share link.
 ///
-/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+/// It continues after broken connections and restarted servers. Run again after it was killed, it resumes.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct GetArguments {
     #[command(flatten)]
     access: Access,
     /// The id of a file, or the address of a share link.
     source: String,
-    /// Where it goes: a file, a folder, or `-` for standard output [default: its own name, here].
+    /// The target: a file, a folder, or `-` for standard output [default: its own name, here].
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// In how many ranges at once. A link that may be used a few times only gives few ranges again when they break.
+    /// Ranges to download at once. A link with a limit allows only a few ranges to be repeated when they break.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     parts: u8,
-    /// Overwrite what is there.
+    /// Overwrite an existing file.
     #[arg(long)]
     force: bool,
 }
@@ -61,7 +61,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: GetArguments) -> anyhow::Result<ExitCode> {
     let display = Display::default();
     let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
     let client = match &source {
@@ -188,7 +188,7 @@ impl Drop for Keeper {
 }
 
 struct Get<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a GetArguments,
     client: &'a ApiClient,
     source: &'a Source,
     display: &'a Display,
@@ -274,11 +274,11 @@ impl Get<'_> {
         let work = fetch(&remote, (0, version.length), &positions, 0, &sink);
         match self.display.during(&version.name, Some(version.length), &positions, work).await {
             Ok(()) => {}
-            Err(Ended::Changed) if positions.sum() == 0 => return Ok(false),
-            Err(Ended::Changed) => {
+            Err(RangeFailure::Changed) if positions.sum() == 0 => return Ok(false),
+            Err(RangeFailure::Changed) => {
                 bail!("the file on the server is another one by now; what was written is of no use");
             }
-            Err(Ended::Refused(refused)) => return Err(refused.failure),
+            Err(RangeFailure::Refused(refused)) => return Err(refused.failure),
         }
         let here = hex(sum.lock().clone().finish().as_ref());
         match version.sha256.as_deref() {
@@ -329,11 +329,11 @@ impl Get<'_> {
         let mut keeper = Keeper { state, memory, positions: positions.clone() };
         match self.fetch_all(version, &mut keeper, &file).await {
             Ok(()) => {}
-            Err(Ended::Changed) => {
+            Err(RangeFailure::Changed) => {
                 // The next round finds another version, and says so to nobody twice.
                 return self.forget(keeper, &part);
             }
-            Err(Ended::Refused(refused)) => {
+            Err(RangeFailure::Refused(refused)) => {
                 let there = match positions.sum() {
                     0 => String::new(),
                     there => format!("\n{} of it are here; the same command takes up there.", size(there)),
@@ -345,7 +345,12 @@ impl Get<'_> {
         Ok(true)
     }
 
-    async fn fetch_all(&self, version: &Version, keeper: &mut Keeper, file: &Arc<File>) -> Result<(), Ended> {
+    async fn fetch_all(
+        &self,
+        version: &Version,
+        keeper: &mut Keeper,
+        file: &Arc<File>,
+    ) -> Result<(), RangeFailure> {
         let (remote, positions) = (self.remote(version), keeper.positions.clone());
         if positions.sum() > 0 {
             remote.begun.cancel();

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::cli::api_client::ApiClient;
 use crate::cli::api_client::access::{Access, parse_duration};
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::clock::Clock;
 use crate::error::chain;
 
@@ -37,35 +37,35 @@ const SHOW_EVERY: Duration = Duration::from_millis(100);
 /// The most that one page of a list has.
 const PAGE: usize = 200;
 
-/// Send, fetch, list, remove and share files.
+/// Upload, download, list, remove and share files.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    Put(put::Arguments),
-    Get(get::Arguments),
-    /// Lists your files, the newest first.
+pub enum FilesAction {
+    Put(put::PutArguments),
+    Get(get::GetArguments),
+    /// List your files, the newest first.
     Ls {
         #[command(flatten)]
         access: Access,
-        /// Print each as the API has it, one JSON object a line.
+        /// Print each file as the API returns it, one JSON object a line.
         #[arg(long)]
         json: bool,
     },
-    /// Removes files with their bytes, also those that are still on their way.
+    /// Remove files, also those that are still being uploaded.
     Rm {
         #[command(flatten)]
         access: Access,
         #[arg(required = true)]
         id: Vec<Uuid>,
     },
-    /// Prints an address under which anybody may fetch a file. It is shown only once.
+    /// Print an address at which anyone may download a file. It is shown only once.
     Share {
         #[command(flatten)]
         access: Access,
         id: Uuid,
-        /// For how long: seconds, or with s, m, h, d behind [default: as long as the file lives].
+        /// When the link expires: seconds, or a number with s, m, h, d [default: with the file].
         #[arg(long, value_parser = parse_duration)]
         expires_in: Option<Duration>,
-        /// How often it may be fetched [default: any number of times].
+        /// The most downloads [default: any number].
         #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
         max_downloads: Option<i32>,
     },
@@ -87,13 +87,13 @@ struct FileInfo {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(action: Action) -> anyhow::Result<ExitCode> {
+pub async fn run(action: FilesAction) -> anyhow::Result<ExitCode> {
     match action {
-        Action::Put(arguments) => put::run(arguments).await,
-        Action::Get(arguments) => get::run(arguments).await,
-        Action::Ls { access, json } => list(&access.connect(plainly())?, json).await,
-        Action::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
-        Action::Share { access, id, expires_in, max_downloads } => {
+        FilesAction::Put(arguments) => put::run(arguments).await,
+        FilesAction::Get(arguments) => get::run(arguments).await,
+        FilesAction::Ls { access, json } => list(&access.connect(plainly())?, json).await,
+        FilesAction::Rm { access, id } => remove(&access.connect(plainly())?, &id).await,
+        FilesAction::Share { access, id, expires_in, max_downloads } => {
             share(&access.connect(plainly())?, id, expires_in, max_downloads).await
         }
     }
@@ -254,7 +254,7 @@ impl Positions {
 
 /// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
 #[derive(Clone, Default)]
-struct Display(Arc<Mutex<Option<Progress>>>);
+struct Display(Arc<Mutex<Option<ProgressLine>>>);
 
 impl Display {
     fn say(&self, line: &str) {
@@ -269,7 +269,7 @@ impl Display {
         Box::new(move |line| display.say(line))
     }
 
-    fn set(&self, progress: Option<Progress>) {
+    fn set(&self, progress: Option<ProgressLine>) {
         *self.0.lock() = progress;
     }
 
@@ -282,7 +282,7 @@ impl Display {
         work: impl Future<Output = T>,
     ) -> T {
         let moved = Arc::new(AtomicU64::new(0));
-        let progress = Progress::of_transfer(moved.clone(), size);
+        let progress = ProgressLine::of_transfer(moved.clone(), size);
         // Also when the work is dropped in the middle, the bar goes.
         let _shown = Shown { display: self, progress: progress.clone() };
         self.set(Some(progress.clone()));
@@ -300,7 +300,7 @@ impl Display {
 
 struct Shown<'d> {
     display: &'d Display,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Drop for Shown<'_> {

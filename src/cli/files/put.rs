@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::upload::{self, Announcement, Kind, LocalBytes};
+use super::upload::{self, Announcement, LocalBytes, UploadKind};
 use super::{Display, FileInfo, INTERRUPTED, Positions, print, printable, size, until};
 use crate::cli::api_client::access::{Access, parse_duration};
 use crate::cli::api_client::state::StateFile;
@@ -32,26 +32,26 @@ const PARTS_OF_LARGE: u8 = 4;
 /// Of standard input so many bytes are held, and as many once more while they are sent: nobody else has them.
 const CHUNK: usize = 2 << 20;
 
-/// Sends files, whole or in parallel parts.
+/// Upload files, whole or in parallel parts.
 ///
-/// Broken connections and restarted servers are waited for. Run again after it was killed, it takes up where it was.
+/// It continues after broken connections and restarted servers. Run again after it was killed, it resumes.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct PutArguments {
     #[command(flatten)]
     access: Access,
-    /// What to send; `-` is standard input, which cannot be taken up by another run.
+    /// The files to upload; `-` is standard input, which another run cannot resume.
     #[arg(required = true)]
     file: Vec<String>,
-    /// What the file shall be called there [default: as here].
+    /// The name of the file on the server [default: as here].
     #[arg(long)]
     name: Option<String>,
-    /// When it goes: seconds, or with s, m, h, d behind [default: 13 days; 13.5 at most].
+    /// When the file expires: seconds, or a number with s, m, h, d [default: 13 days; 13.5 at most].
     #[arg(long, value_parser = parse_duration)]
     expires_in: Option<Duration>,
-    /// In how many parts at once [default: 4 from 256 MiB on, else 1].
+    /// Parts to upload at once [default: 4 from 256 MiB on, else 1].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     parts: Option<u8>,
-    /// Print each file as the API has it, one JSON object a line.
+    /// Print each file as the API returns it, one JSON object a line.
     #[arg(long)]
     json: bool,
 }
@@ -60,7 +60,7 @@ pub struct Arguments {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: PutArguments) -> anyhow::Result<ExitCode> {
     if arguments.name.is_some() && arguments.file.len() > 1 {
         eprintln!("salebell: --name is for one file, not for {}", arguments.file.len());
         return Ok(ExitCode::from(2));
@@ -142,7 +142,7 @@ impl Memory {
 }
 
 struct Put<'a> {
-    arguments: &'a Arguments,
+    arguments: &'a PutArguments,
     client: &'a ApiClient,
     display: &'a Display,
 }
@@ -266,8 +266,11 @@ impl Put<'_> {
         for part in memory.uploads.len()..parts {
             let (start, end) = memory.range(part);
             let (name, kind) = match parts {
-                1 => (local.name.to_owned(), Kind::Whole(end)),
-                _ => (format!("part {} of {parts} of {}", part + 1, local.name), Kind::Partial(end - start)),
+                1 => (local.name.to_owned(), UploadKind::Whole(end)),
+                _ => (
+                    format!("part {} of {parts} of {}", part + 1, local.name),
+                    UploadKind::Partial(end - start),
+                ),
             };
             let upload =
                 upload::create(self.client, &self.announce(&name, &memory, &part.to_string(), kind)).await?;
@@ -299,7 +302,7 @@ impl Put<'_> {
         if local.length >= LARGE {
             self.display.say("all parts are there; the server puts them together");
         }
-        let kind = Kind::Final(&memory.uploads);
+        let kind = UploadKind::Final(&memory.uploads);
         let file = upload::create(self.client, &self.announce(local.name, &memory, "whole", kind)).await?;
         memory.together = Some(file);
         state.keep(&memory)?;
@@ -307,7 +310,13 @@ impl Put<'_> {
         Ok(file)
     }
 
-    fn announce<'a>(&self, name: &'a str, memory: &Memory, what: &str, kind: Kind<'a>) -> Announcement<'a> {
+    fn announce<'a>(
+        &self,
+        name: &'a str,
+        memory: &Memory,
+        what: &str,
+        kind: UploadKind<'a>,
+    ) -> Announcement<'a> {
         let key = format!("put-{}-{what}", memory.session.simple());
         Announcement { name, expires_in: self.arguments.expires_in.map(|life| life.as_secs()), key, kind }
     }
@@ -329,7 +338,7 @@ impl Put<'_> {
     async fn send_standard_input(&self) -> anyhow::Result<Value> {
         let name = self.arguments.name.as_deref().unwrap_or("stdin");
         let memory = Memory::new(Path::new("-"), 0, 1);
-        let announcement = self.announce(name, &memory, "stdin", Kind::Deferred);
+        let announcement = self.announce(name, &memory, "stdin", UploadKind::Deferred);
         let id = upload::create(self.client, &announcement).await?;
         let (sender, mut chunks) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || read_chunks(&mut std::io::stdin().lock(), &sender));

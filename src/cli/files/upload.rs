@@ -17,7 +17,9 @@ use reqwest::{Body, Method, RequestBuilder};
 use uuid::Uuid;
 
 use super::Positions;
-use crate::cli::api_client::{Answer, ApiClient, Later, Refused, Reply, STALLED_AFTER, failed, hear};
+use crate::cli::api_client::{
+    ApiClient, Attempted, Later, Refused, Reply, STALLED_AFTER, failed, read_answer,
+};
 
 const BYTES: &str = "application/offset+octet-stream";
 /// Read from the disk at once.
@@ -30,11 +32,11 @@ pub struct Announcement<'a> {
     pub expires_in: Option<u64>,
     /// The same key is the same upload, however often it is announced.
     pub key: String,
-    pub kind: Kind<'a>,
+    pub kind: UploadKind<'a>,
 }
 
 /// Which kind of upload.
-pub enum Kind<'a> {
+pub enum UploadKind<'a> {
     Whole(u64),
     Partial(u64),
     /// The length is told with the last bytes.
@@ -56,12 +58,12 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
                 .header("idempotency-key", format!("\"{}\"", announcement.key))
                 .header("upload-metadata", format!("filename {name}"));
             match announcement.kind {
-                Kind::Whole(length) => request.header("upload-length", length),
-                Kind::Partial(length) => {
+                UploadKind::Whole(length) => request.header("upload-length", length),
+                UploadKind::Partial(length) => {
                     request.header("upload-length", length).header("upload-concat", "partial")
                 }
-                Kind::Deferred => request.header("upload-defer-length", "1"),
-                Kind::Final(parts) => {
+                UploadKind::Deferred => request.header("upload-defer-length", "1"),
+                UploadKind::Final(parts) => {
                     let parts: Vec<String> = parts.iter().map(|part| format!("/v1/files/{part}")).collect();
                     request.header("upload-concat", format!("final;{}", parts.join(" ")))
                 }
@@ -111,9 +113,9 @@ pub async fn fill(
                 patience.renew();
                 continue;
             }
-            Err(Answer::Refused(refused)) => return Err(refused),
-            Err(Answer::Later(later)) => later,
-            Err(Answer::Done(())) => Later::new("the server took nothing"),
+            Err(Attempted::Refused(refused)) => return Err(refused),
+            Err(Attempted::Later(later)) => later,
+            Err(Attempted::Done(())) => Later::new("the server took nothing"),
         };
         (bytes.check)()?;
         patience.pause(later).await?;
@@ -154,15 +156,15 @@ pub async fn add(
         let body = Feed { body: Body::from(rest), moved };
         let answer = send(client, id, now, length, body, total).await;
         let later = match answer {
-            Answer::Done(reply) => match upload_offset(&reply.headers) {
+            Attempted::Done(reply) => match upload_offset(&reply.headers) {
                 Some(offset) => {
                     (now, told) = (offset, true);
                     continue;
                 }
                 None => Later::new("the answer tells no offset"),
             },
-            Answer::Refused(refused) => return Err(refused),
-            Answer::Later(later) => later,
+            Attempted::Refused(refused) => return Err(refused),
+            Attempted::Later(later) => later,
         };
         patience.pause(later).await?;
         let (offset, length) = progress(client, id).await?;
@@ -222,7 +224,7 @@ async fn send(
     length: u64,
     feed: Feed,
     total: Option<u64>,
-) -> Answer<Reply> {
+) -> Attempted<Reply> {
     let mut request = tus(client.long_request(Method::PATCH, &format!("v1/files/{id}")))
         .header(CONTENT_TYPE, BYTES)
         .header(CONTENT_LENGTH, length)
@@ -233,7 +235,7 @@ async fn send(
     }
     let answer = async {
         match request.send().await {
-            Ok(response) => hear(response).await,
+            Ok(response) => read_answer(response).await,
             Err(error) => failed(&error),
         }
     };
@@ -249,16 +251,18 @@ async fn send(
     };
     tokio::select! {
         answer = answer => answer,
-        () = stalled => Answer::Later(Later::new(format!("nothing moved for {} s", STALLED_AFTER.as_secs()))),
+        () = stalled => Attempted::Later(Later::new(format!("nothing moved for {} s", STALLED_AFTER.as_secs()))),
     }
 }
 
 /// How far it is now, when that is further than `at`.
-fn judge(answer: Answer<Reply>, at: u64) -> Result<u64, Answer<()>> {
+fn judge(answer: Attempted<Reply>, at: u64) -> Result<u64, Attempted<()>> {
     match answer {
-        Answer::Done(reply) => upload_offset(&reply.headers).filter(|&now| now > at).ok_or(Answer::Done(())),
-        Answer::Later(later) => Err(Answer::Later(later)),
-        Answer::Refused(refused) => Err(Answer::Refused(refused)),
+        Attempted::Done(reply) => {
+            upload_offset(&reply.headers).filter(|&now| now > at).ok_or(Attempted::Done(()))
+        }
+        Attempted::Later(later) => Err(Attempted::Later(later)),
+        Attempted::Refused(refused) => Err(Attempted::Refused(refused)),
     }
 }
 

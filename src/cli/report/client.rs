@@ -14,7 +14,7 @@ use crate::error::{Problem, chain};
 
 /// What the API says to a slice.
 #[derive(Debug, Deserialize)]
-pub struct Receipt {
+pub struct SliceReceipt {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     /// All that were refused; of many the API tells only the first.
@@ -25,7 +25,7 @@ pub struct Receipt {
     pub warnings: Vec<RejectedLine>,
 }
 
-impl Receipt {
+impl SliceReceipt {
     /// Whether every refusal is told.
     pub fn tells_all(&self) -> bool {
         self.rejected.len() as u64 == self.rejected_count
@@ -61,7 +61,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// A refusal of the whole slice, or no answer within the longest wait.
-    pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> anyhow::Result<Receipt> {
+    pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> anyhow::Result<SliceReceipt> {
         let query = if backfill { Some("backfill=true") } else { None };
         let reply = self.retry("report", || {
             self.request(Method::POST, "v1/prices", query)

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 
-use crate::feed::input::{self, Format, Input};
+use crate::feed::input::{self, FeedFormat, Input};
 
 /// Where the lines come from.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum ReportSource {
     StandardInput,
     File(PathBuf),
 }
 
-impl Source {
+impl ReportSource {
     /// `-` is standard input.
     pub fn parse(text: &str) -> Self {
         if text == "-" { Self::StandardInput } else { Self::File(PathBuf::from(text)) }
@@ -41,7 +41,7 @@ impl Source {
             }
         };
         match input.format {
-            Format::Xml => Err(anyhow!("the input is XML; upload it and import it as a file")),
+            FeedFormat::Xml => Err(anyhow!("the input is XML; upload it and import it as a file")),
             _ => Ok(input),
         }
     }

@@ -19,12 +19,12 @@ use anyhow::{Context as _, anyhow};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use self::client::{BatchCounts, Receipt, RejectedLine};
-use self::input::Source;
+use self::client::{BatchCounts, RejectedLine, SliceReceipt};
+use self::input::ReportSource;
 use self::session::{AcceptedSlice, Session};
-use self::slices::{Cutter, Refusal, Slice};
+use self::slices::{Cutter, LineRefusal, ReportSlice};
 use crate::cli::api_client::access::Access;
-use crate::cli::api_client::progress::Progress;
+use crate::cli::api_client::progress::ProgressLine;
 use crate::cli::api_client::{ApiClient, describe_problem};
 use crate::error::chain;
 use crate::feed::input::Input;
@@ -38,34 +38,34 @@ const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
 /// How many observations `--dry-run` prints.
 const PRINTED_OBSERVATIONS: usize = 5;
 
-/// Reports the prices of a file.
+/// Report the prices of a file.
 ///
-/// Columns (keys) that are called like a field of an observation are taken as they are; --map takes them from
-/// others: --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency
-/// (these are needed), title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
-/// --set time_zone=Europe/Berlin says where the clocks stand by which times without an offset were written.
+/// Columns (keys) that have the name of a field of an observation are used as they are; --map names other columns:
+/// --map sku=ID --map "price=Price (€)" --set store=Steam. The fields are store, sku, price, currency (required),
+/// title, region, regular_price, platform, url, sale_ends_at, observed_at, availability.
+/// --set time_zone=Europe/Berlin names the zone of times without an offset.
 ///
-/// Run again after it was killed, it takes up where it was. It ends with 0 when every line was accepted, 2 when
-/// some were refused, 1 when it failed.
+/// Run again after it was killed, it resumes. It ends with 0 when every line was accepted, 2 when some were refused,
+/// 1 when it failed.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ReportArguments {
     /// A CSV or NDJSON file, also as .gz or .zst; `-` reads standard input.
     file: String,
     #[command(flatten)]
     access: Access,
-    /// Takes a field from a column of another name.
+    /// Take a field from a column of another name.
     #[arg(long, value_name = "FIELD=COLUMN")]
     map: Vec<String>,
-    /// Gives a field the same value on every line.
+    /// Give a field the same value on every line.
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// What stands between the columns of a CSV file [default: what its header has most of: , ; or tab].
+    /// The delimiter of a CSV file [default: the most frequent of , ; and tab in its header].
     #[arg(long, value_parser = parse_delimiter)]
     delimiter: Option<u8>,
-    /// Lines a request. Each arrives as a whole or not at all, and its lines are put into the order of time.
+    /// Lines of one request. A request arrives as a whole or not at all, and its lines are sorted by time.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=MAX_SLICE))]
     slice: u32,
-    /// The prices are history: they ring nobody's bell.
+    /// The prices are history: they notify nobody.
     #[arg(long)]
     backfill: bool,
     /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
@@ -74,7 +74,7 @@ pub struct Arguments {
     /// Do not wait until what was accepted is recorded.
     #[arg(long)]
     no_wait: bool,
-    /// Send nothing: show the first observations and check all lines as far as that goes without the API.
+    /// Send nothing: show the first observations, and check all lines as far as possible without the API.
     #[arg(long)]
     dry_run: bool,
 }
@@ -108,15 +108,15 @@ struct Summary {
 ///
 /// # Errors
 /// Whatever ends it early.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub async fn run(arguments: ReportArguments) -> anyhow::Result<ExitCode> {
     let cutter = Cutter {
         mapping: Mapping::parse(&arguments.map, &arguments.set)?,
         delimiter: arguments.delimiter,
         lines: arguments.slice as usize,
     };
-    let source = Source::parse(&arguments.file);
+    let source = ReportSource::parse(&arguments.file);
     let input = source.open().await?;
-    let progress = Progress::new(input.read.clone(), input.size);
+    let progress = ProgressLine::new(input.read.clone(), input.size);
     let mut refusals = Refusals::new(arguments.rejects.as_deref(), progress.clone())?;
     let summary = if arguments.dry_run {
         check_only(cutter, input, &progress, &mut refusals).await
@@ -132,11 +132,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn send_all(
-    arguments: &Arguments,
-    source: &Source,
+    arguments: &ReportArguments,
+    source: &ReportSource,
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
 ) -> anyhow::Result<Summary> {
     let say = {
@@ -198,7 +198,7 @@ async fn send_all(
 async fn send_slice(
     client: &ApiClient,
     session: &Session,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
 ) -> anyhow::Result<AcceptedSlice> {
     let mut refused = slice.refused.clone();
@@ -225,9 +225,9 @@ async fn send_slice(
 async fn find_refusals(
     client: &ApiClient,
     key: &str,
-    slice: &Slice,
+    slice: &ReportSlice,
     backfill: bool,
-) -> anyhow::Result<Vec<Refusal>> {
+) -> anyhow::Result<Vec<LineRefusal>> {
     let ends: Vec<usize> =
         (slice.body.iter().enumerate()).filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
     let begin_of =
@@ -252,8 +252,8 @@ async fn find_refusals(
     Ok(refused)
 }
 
-fn check_receipt(receipt: &Receipt, lines: usize) -> anyhow::Result<()> {
-    let Receipt { accepted, rejected_count, .. } = receipt;
+fn check_receipt(receipt: &SliceReceipt, lines: usize) -> anyhow::Result<()> {
+    let SliceReceipt { accepted, rejected_count, .. } = receipt;
     if accepted + rejected_count == lines as u64 {
         Ok(())
     } else {
@@ -262,11 +262,11 @@ fn check_receipt(receipt: &Receipt, lines: usize) -> anyhow::Result<()> {
 }
 
 /// What the answer says of lines of the request, by the lines of the input.
-fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<Refusal>> {
+fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<LineRefusal>> {
     let read = |RejectedLine { index, problem }: &RejectedLine| {
         let line = lines.get(*index).copied();
         let line = line.ok_or_else(|| anyhow!("the answer names a line that was not sent"))?;
-        Ok(Refusal { line, reason: describe_problem(problem) })
+        Ok(LineRefusal { line, reason: describe_problem(problem) })
     };
     told.iter().map(read).collect()
 }
@@ -274,7 +274,7 @@ fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<Refusa
 async fn check_only(
     cutter: Cutter,
     input: Input,
-    progress: &Progress,
+    progress: &ProgressLine,
     refusals: &mut Refusals,
 ) -> anyhow::Result<Summary> {
     let (mut slices, cutting) = start_cutting(cutter, input, progress);
@@ -299,7 +299,11 @@ async fn check_only(
 type Cutting = tokio::task::JoinHandle<anyhow::Result<()>>;
 
 /// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
-fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Receiver<Slice>, Cutting) {
+fn start_cutting(
+    cutter: Cutter,
+    input: Input,
+    progress: &ProgressLine,
+) -> (mpsc::Receiver<ReportSlice>, Cutting) {
     let (sender, receiver) = mpsc::channel(1);
     let progress = progress.clone();
     let cutting = tokio::task::spawn_blocking(move || {
@@ -313,14 +317,14 @@ fn start_cutting(cutter: Cutter, input: Input, progress: &Progress) -> (mpsc::Re
 }
 
 fn open_session(
-    source: &Source,
-    arguments: &Arguments,
+    source: &ReportSource,
+    arguments: &ReportArguments,
     cutter: &Cutter,
     url: &str,
 ) -> anyhow::Result<Session> {
     match source {
         // A pipe given as a file cannot be read again either.
-        Source::File(path) if path.is_file() => {
+        ReportSource::File(path) if path.is_file() => {
             let mapping = serde_json::to_string(&cutter.mapping).context("cannot describe the mapping")?;
             let options =
                 format!("{url} {mapping} {:?} {} {}", cutter.delimiter, cutter.lines, arguments.backfill);
@@ -343,7 +347,7 @@ fn add_counts(sum: &mut BatchCounts, batch: BatchCounts) {
     }
 }
 
-fn print_summary(arguments: &Arguments, summary: &Summary) {
+fn print_summary(arguments: &ReportArguments, summary: &Summary) {
     if arguments.dry_run {
         let Tally { accepted, refused, .. } = summary.tally;
         println!("{accepted} lines can be sent, {refused} cannot");
@@ -381,7 +385,7 @@ enum Kind {
 #[derive(serde::Serialize)]
 struct Told<'r> {
     #[serde(flatten)]
-    refusal: &'r Refusal,
+    refusal: &'r LineRefusal,
     kind: Kind,
 }
 
@@ -389,11 +393,11 @@ struct Told<'r> {
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: u64,
-    progress: Progress,
+    progress: ProgressLine,
 }
 
 impl Refusals {
-    fn new(path: Option<&Path>, progress: Progress) -> anyhow::Result<Self> {
+    fn new(path: Option<&Path>, progress: ProgressLine) -> anyhow::Result<Self> {
         let file = match path {
             Some(path) => {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -404,7 +408,7 @@ impl Refusals {
         Ok(Self { file, told: 0, progress })
     }
 
-    fn tell(&mut self, refusal: &Refusal, kind: Kind) -> anyhow::Result<()> {
+    fn tell(&mut self, refusal: &LineRefusal, kind: Kind) -> anyhow::Result<()> {
         if let Some((path, file)) = &mut self.file {
             let write = || {
                 serde_json::to_writer(&mut *file, &Told { refusal, kind })?;

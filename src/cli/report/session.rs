@@ -15,7 +15,7 @@ use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::slices::{Refusal, Slice};
+use super::slices::{LineRefusal, ReportSlice};
 use crate::cli::api_client::state::{open_locked, write_line};
 
 /// A slice that the API has accepted.
@@ -27,10 +27,10 @@ pub struct AcceptedSlice {
     /// `None` when every line was refused.
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<LineRefusal>,
     /// Lines that were accepted without one of their fields, and which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Refusal>,
+    pub warnings: Vec<LineRefusal>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -118,7 +118,7 @@ impl Session {
     ///
     /// # Errors
     /// When the input is not what it was then.
-    pub fn find(&self, slice: &Slice) -> anyhow::Result<Option<&AcceptedSlice>> {
+    pub fn find(&self, slice: &ReportSlice) -> anyhow::Result<Option<&AcceptedSlice>> {
         let Some(done) = usize::try_from(slice.number).ok().and_then(|number| self.done.get(number)) else {
             return Ok(None);
         };
@@ -133,7 +133,7 @@ impl Session {
 
     /// The key under which the API knows a slice, whenever and however often it is sent: a structured-field
     /// string (draft-ietf-httpapi-idempotency-key-header-07).
-    pub fn key(&self, slice: &Slice) -> String {
+    pub fn key(&self, slice: &ReportSlice) -> String {
         format!("\"{}-{}-{}\"", self.id.simple(), slice.number, &slice.digest[..16])
     }
 

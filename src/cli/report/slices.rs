@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::cli::api_client::hex;
-use crate::feed::input::{Format, Input};
+use crate::feed::input::{FeedFormat, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
 use crate::feed::records::{Content, Record, Records, shorten};
 
@@ -15,7 +15,7 @@ const LARGEST_SLICE: usize = 4 << 20;
 
 /// A line that was refused and why.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Refusal {
+pub struct LineRefusal {
     /// The line of the input on which the record begins, from 1.
     pub line: u64,
     pub reason: String,
@@ -23,7 +23,7 @@ pub struct Refusal {
 
 /// A run of observations that is sent at once.
 #[derive(Debug)]
-pub struct Slice {
+pub struct ReportSlice {
     /// From 0.
     pub number: u64,
     /// NDJSON.
@@ -31,7 +31,7 @@ pub struct Slice {
     /// The line of the input that each line of the body came from.
     pub lines: Vec<u64>,
     /// Records before the end of this slice that were not worth sending.
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<LineRefusal>,
     /// The SHA-256 of the body and of the numbers of its lines.
     pub digest: String,
 }
@@ -56,14 +56,14 @@ impl Cutter {
     pub fn cut(
         &self,
         input: Input,
-        slices: &mpsc::Sender<Slice>,
+        slices: &mpsc::Sender<ReportSlice>,
         ignored: impl FnOnce(&[String]),
     ) -> anyhow::Result<()> {
         let format = input.format;
         let mut records = Records::open(input.reader, format, self.delimiter)?;
         let columns = match format {
-            Format::Ndjson | Format::Xml => None,
-            Format::Csv => {
+            FeedFormat::Ndjson | FeedFormat::Xml => None,
+            FeedFormat::Csv => {
                 let columns = self.mapping.for_columns(&records.read_header()?)?;
                 ignored(&columns.ignored);
                 records.set_columns(columns.place("price"), columns.place("sku"));
@@ -74,7 +74,7 @@ impl Cutter {
         while let Some(record) = records.read_next()? {
             match self.map(columns.as_ref(), &record) {
                 Err(reason) => {
-                    next.refused.push(Refusal { line: record.line, reason: shorten(reason) });
+                    next.refused.push(LineRefusal { line: record.line, reason: shorten(reason) });
                 }
                 Ok(line) => {
                     if !next.lines.is_empty() && next.body.len() + line.len() > LARGEST_SLICE {
@@ -118,7 +118,7 @@ struct Draft {
     number: u64,
     body: Vec<u8>,
     lines: Vec<u64>,
-    refused: Vec<Refusal>,
+    refused: Vec<LineRefusal>,
 }
 
 impl Draft {
@@ -126,7 +126,7 @@ impl Draft {
         Self { number, body: Vec::new(), lines: Vec::new(), refused: Vec::new() }
     }
 
-    fn finish(self) -> Slice {
+    fn finish(self) -> ReportSlice {
         let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
         digest.update(&self.body);
         for line in &self.lines {
@@ -134,6 +134,6 @@ impl Draft {
         }
         let digest = hex(digest.finish().as_ref());
         let Self { number, body, lines, refused } = self;
-        Slice { number, body: body.into(), lines, refused, digest }
+        ReportSlice { number, body: body.into(), lines, refused, digest }
     }
 }

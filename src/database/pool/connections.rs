@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Settings;
+use super::PoolSettings;
 use super::password::{RING_AGAIN, is_refusal};
 use crate::error::is_transient;
 
@@ -107,14 +107,14 @@ impl std::fmt::Debug for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(live) = self.live.take() {
-            self.pool.give_back(live);
+            self.pool.release(live);
         }
     }
 }
 
 /// All connections of one pool.
 pub(super) struct Connections {
-    pub(super) settings: Settings,
+    pub(super) settings: PoolSettings,
     options: RwLock<Arc<PgConnectOptions>>,
     state: Mutex<State>,
     /// Rung when a connection has gone.
@@ -156,7 +156,7 @@ struct Attempt {
 }
 
 impl Connections {
-    pub(super) fn new(settings: Settings) -> Arc<Connections> {
+    pub(super) fn new(settings: PoolSettings) -> Arc<Connections> {
         let options = RwLock::new(Arc::new(settings.options.clone()));
         Arc::new(Connections { settings, options, state: Mutex::default(), gone: Notify::new() })
     }
@@ -382,7 +382,7 @@ impl Connections {
     }
 
     /// Takes a connection back, once what was begun on it has come to an end.
-    fn give_back(self: &Arc<Self>, live: Live) {
+    fn release(self: &Arc<Self>, live: Live) {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(self.clone().settle(live))),
             // The process ends.

@@ -23,7 +23,7 @@ pub use self::connections::Connection;
 pub use self::connections::OnConnect;
 use self::connections::{Connections, Reason};
 pub use self::password::Password;
-use self::password::{NO_PASSWORD_YET, NONE_YET, PATIENCE, is_refusal};
+use self::password::{NO_PASSWORD_YET, NONE_YET, PASSWORD_TIMEOUT, is_refusal};
 pub use self::transaction::Transaction;
 use crate::database::deadline::Deadline;
 
@@ -32,7 +32,7 @@ use crate::database::deadline::Deadline;
 pub struct PgPool(Arc<Connections>);
 
 /// What a pool is made of.
-pub struct Settings {
+pub struct PoolSettings {
     /// What metrics call it.
     pub name: &'static str,
     /// How connections are made.
@@ -49,10 +49,10 @@ pub struct Settings {
     pub password: Password,
 }
 
-impl Settings {
+impl PoolSettings {
     /// Those of a small pool.
-    pub fn new(name: &'static str, options: PgConnectOptions) -> Settings {
-        Settings {
+    pub fn new(name: &'static str, options: PgConnectOptions) -> PoolSettings {
+        PoolSettings {
             name,
             options,
             max_connections: 5,
@@ -67,7 +67,7 @@ impl Settings {
 
 impl PgPool {
     /// Opens nothing yet.
-    pub fn new(settings: Settings) -> PgPool {
+    pub fn new(settings: PoolSettings) -> PgPool {
         PgPool(Connections::new(settings))
     }
 
@@ -97,7 +97,7 @@ impl PgPool {
                 Err(reason) => return Err(own(reason)),
             };
             let Some(before) = before else { return Err(own(reason)) };
-            let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let until = *until.get_or_insert_with(|| Instant::now() + PASSWORD_TIMEOUT);
             let left = until.saturating_duration_since(Instant::now());
             if !password.wait(before, left).await {
                 return Err(own(reason));

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 /// How long somebody waits for another password: longer than Secrets Manager takes from setting one in the database to
 /// calling it the current one, and shorter than a request may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// What somebody hears who has waited for the first password in vain.
 pub(super) const NO_PASSWORD_YET: &str = "there is no token yet to log in to the database with";
 /// How often somebody who waits asks for another password.

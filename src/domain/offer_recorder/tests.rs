@@ -57,7 +57,8 @@ fn a_glitch_takes_effect_when_a_second_sight_ten_minutes_later_agrees() {
     assert!(confirmed.quarantined[0].confirmed && confirmed.confirmed.is_empty());
     assert_eq!(confirmed.started_sales[0].started_at, glitch(1).observed_at);
     assert_eq!(confirmed.offers[0].1.observed_at, glitch(11).observed_at);
-    let total = |counts: &Counts| counts.recorded + counts.unchanged + counts.stale + counts.quarantined;
+    let total =
+        |counts: &ObservationCounts| counts.recorded + counts.unchanged + counts.stale + counts.quarantined;
     assert_eq!((total(&held.counts), total(&confirmed.counts)), (3, 3));
 }
 
@@ -105,7 +106,7 @@ fn a_sale_that_is_resumed_within_a_message_is_one_row() {
     let bells: Vec<_> = changes
         .events
         .iter()
-        .filter(|event| event.rings && event.kind != Kind::SaleResumed)
+        .filter(|event| event.rings && event.kind != TransitionKind::SaleResumed)
         .map(|event| (event.price.amount, event.rings_again))
         .collect();
     assert_eq!(bells, [(500, false), (450, true)]);
@@ -123,9 +124,9 @@ fn a_told_end_that_comes_between_two_sights_is_nobodys_transition() {
     assert_eq!(
         ends,
         [
-            (Kind::SaleStarted, at(0), 500, None, true),
-            (Kind::SaleEnded, at(10), 500, Some(EndReason::ToldEnd), false),
-            (Kind::PriceRaised, at(20), 1000, None, false),
+            (TransitionKind::SaleStarted, at(0), 500, None, true),
+            (TransitionKind::SaleEnded, at(10), 500, Some(EndReason::ToldEnd), false),
+            (TransitionKind::PriceRaised, at(20), 1000, None, false),
         ]
     );
     assert_eq!((changes.counts.recorded, changes.counts.transitions.values().sum::<i64>()), (2, 2));
@@ -199,7 +200,7 @@ fn an_end_that_is_moved_resumes_a_sale_that_was_over_by_now() {
         later.events.iter().map(|event| (event.kind, event.sale_id, event.rings)).collect::<Vec<_>>()
     };
     let sale = known.price.unwrap().sale.map(|sale| sale.id);
-    assert_eq!(events(60, 10), [(Kind::SaleResumed, sale, true)]);
+    assert_eq!(events(60, 10), [(TransitionKind::SaleResumed, sale, true)]);
     assert_eq!(events(60, 9), [], "it was not over");
     assert_eq!(events(20, 30), [], "it is over all the same");
     assert_eq!(events(10, 30), [], "nothing has moved");
@@ -211,7 +212,7 @@ fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
     let last = changes.events.last().unwrap();
     assert_eq!(
         (last.kind, last.new_low, last.rings, last.rings_again),
-        (Kind::SaleReduced, true, true, false)
+        (TransitionKind::SaleReduced, true, true, false)
     );
 }
 
@@ -222,7 +223,7 @@ struct Stored {
     sales: Vec<(SaleChange, bool)>,
     history: BTreeMap<DateTime<Utc>, PastPrice>,
     events: Vec<Event>,
-    counts: Counts,
+    counts: ObservationCounts,
 }
 
 impl Stored {

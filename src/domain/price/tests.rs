@@ -144,9 +144,9 @@ fn the_past_is_not_measured_by_the_present() {
 
 #[test]
 fn a_better_cut_rings_even_for_a_higher_price() {
-    assert!(Kind::SaleReduced.rings(50, 90));
-    assert!(!Kind::SaleReduced.rings(50, 40));
-    assert!(!Kind::RegularChanged.rings(50, 40));
+    assert!(TransitionKind::SaleReduced.rings(50, 90));
+    assert!(!TransitionKind::SaleReduced.rings(50, 40));
+    assert!(!TransitionKind::RegularChanged.rings(50, 40));
 }
 
 #[test]
@@ -159,7 +159,10 @@ fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
     match observe(Some(&before), &dollars, &Rules::default(), true) {
         Outcome::Changed(Change { after, kind, new_low, ends_sale, .. }) => {
             let low = Some(Low { amount: 400, at: at(1) });
-            assert_eq!((kind, new_low, ends_sale, after.low), (Kind::SaleStarted, false, true, low));
+            assert_eq!(
+                (kind, new_low, ends_sale, after.low),
+                (TransitionKind::SaleStarted, false, true, low)
+            );
             assert_ne!(after.sale.map(|sale| sale.id), before.sale.map(|sale| sale.id));
         }
         other => panic!("{other:?}"),
@@ -344,7 +347,10 @@ fn what_was_seen_before_an_end_that_has_come_opens_nothing_but_with_a_later_end(
     }
     match observe(Some(&over), &told(50, 1000, 200), &Rules::default(), false) {
         Outcome::Changed(change) => {
-            assert_eq!((change.kind, change.after.sale.unwrap().ends_at), (Kind::SaleResumed, Some(at(200))));
+            assert_eq!(
+                (change.kind, change.after.sale.unwrap().ends_at),
+                (TransitionKind::SaleResumed, Some(at(200)))
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -358,7 +364,7 @@ fn a_sale_that_is_told_as_over_is_none() {
         [("first.seen", false), ("price.lowered", true)]
     );
     let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
-    assert_eq!((changes[1].kind, changes[1].reason), (Kind::SaleEnded, Some(EndReason::ToldEnd)));
+    assert_eq!((changes[1].kind, changes[1].reason), (TransitionKind::SaleEnded, Some(EndReason::ToldEnd)));
     assert!(!price.unwrap().is_on_sale(at(5)));
     // An end beside a price that is no sale says nothing.
     assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
@@ -373,7 +379,10 @@ fn what_cannot_be_bought_is_no_sale_and_no_low() {
         [("first.seen", false), ("price.lowered", false), ("price.raised", false), ("price.lowered", false)]
     );
     let (price, changed) = changes(&[seen(0, 2000, 2000), seen(1, 1500, 2000), gone(2, 1000), gone(3, 1000)]);
-    assert_eq!((changed[2].kind, changed[2].reason), (Kind::SaleEnded, Some(EndReason::Unavailable)));
+    assert_eq!(
+        (changed[2].kind, changed[2].reason),
+        (TransitionKind::SaleEnded, Some(EndReason::Unavailable))
+    );
     let price = price.unwrap();
     assert_eq!((price.low.unwrap().amount, price.available, price.amount), (1500, false, 1000));
     assert_eq!(
@@ -493,7 +502,7 @@ proptest! {
         for change in &changes {
             if let Some(sale) = change.after.sale {
                 let known = begun.iter().any(|(id, _)| *id == sale.id);
-                prop_assert_eq!(!known, change.kind == Kind::SaleStarted);
+                prop_assert_eq!(!known, change.kind == TransitionKind::SaleStarted);
                 if !known {
                     begun.push((sale.id, change.after.observed_at));
                 }
@@ -520,10 +529,10 @@ proptest! {
             let Some(sale) = change.after.sale else { continue };
             let amount = change.after.amount;
             let (best, mut interrupted) = known.get(&sale.id).copied().unwrap_or(((None, false), false));
-            interrupted |= change.kind != Kind::SaleStarted && before != Some(sale.id);
+            interrupted |= change.kind != TransitionKind::SaleStarted && before != Some(sale.id);
             let better = best_with(best, amount) != best;
-            prop_assert!(change.kind != Kind::SaleResumed || !better);
-            let rings = better && change.kind == Kind::SaleDeepened;
+            prop_assert!(change.kind != TransitionKind::SaleResumed || !better);
+            let rings = better && change.kind == TransitionKind::SaleDeepened;
             // A told end interrupts too, and is no change.
             prop_assert!(rings || !change.rings_again);
             prop_assert!(change.rings_again || !(rings && interrupted));
@@ -543,7 +552,7 @@ proptest! {
                     Outcome::Changed(Change { after, kind, new_low, .. }) => {
                         prop_assert_eq!(round, 0);
                         prop_assert_eq!(new_low, price.is_some() && after.amount < low);
-                        prop_assert_eq!(kind == Kind::SaleEnded, after.sale.is_none() && price.is_some_and(|p| p.sale.is_some()));
+                        prop_assert_eq!(kind == TransitionKind::SaleEnded, after.sale.is_none() && price.is_some_and(|p| p.sale.is_some()));
                         low = low.min(after.amount);
                         price = Some(after);
                     }

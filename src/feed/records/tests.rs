@@ -11,11 +11,11 @@ struct As {
     price: Option<usize>,
 }
 
-fn read_through(capacity: usize, format: Format, of: As, input: &[u8]) -> Vec<(u64, Content)> {
+fn read_through(capacity: usize, format: FeedFormat, of: As, input: &[u8]) -> Vec<(u64, Content)> {
     let reader = BufReader::with_capacity(capacity, Cursor::new(input.to_vec()));
     let mut records = Records::open(Box::new(reader), format, of.delimiter).unwrap();
     let mut all = Vec::new();
-    if format == Format::Csv && !input.is_empty() {
+    if format == FeedFormat::Csv && !input.is_empty() {
         all.push((records.lines.number, Content::Fields(records.read_header().unwrap())));
         records.set_columns(of.price, None);
     }
@@ -26,14 +26,14 @@ fn read_through(capacity: usize, format: Format, of: As, input: &[u8]) -> Vec<(u
 }
 
 /// All records with their lines, the header first, read through a buffer of every small size, which must not matter.
-fn read_as(format: Format, of: As, input: &[u8]) -> Vec<(u64, Content)> {
+fn read_as(format: FeedFormat, of: As, input: &[u8]) -> Vec<(u64, Content)> {
     let results: Vec<_> =
         [1, 2, 3, 7, 4096].into_iter().map(|capacity| read_through(capacity, format, of, input)).collect();
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{results:?}");
     results.into_iter().next().unwrap()
 }
 
-fn read(format: Format, input: &str) -> Vec<(u64, Content)> {
+fn read(format: FeedFormat, input: &str) -> Vec<(u64, Content)> {
     read_as(format, As::default(), input.as_bytes())
 }
 
@@ -45,7 +45,7 @@ fn fields(line: u64, fields: &[&str]) -> (u64, Content) {
 fn csv_lines_are_counted_through_quotes_blank_lines_and_both_line_ends() {
     let input = "a,b\r\n1, \u{feff}x \r\n\r\n\n\"2\nand \"\"more\"\"\r\n\",y\n3,\"z\"";
     assert_eq!(
-        read(Format::Csv, input),
+        read(FeedFormat::Csv, input),
         [
             fields(1, &["a", "b"]),
             fields(2, &["1", "x"]),
@@ -58,7 +58,7 @@ fn csv_lines_are_counted_through_quotes_blank_lines_and_both_line_ends() {
 #[test]
 fn old_spreadsheets_end_lines_with_a_carriage_return_alone() {
     assert_eq!(
-        read(Format::Csv, "a;b\r1;\"x\ny\"\r\r3;z"),
+        read(FeedFormat::Csv, "a;b\r1;\"x\ny\"\r\r3;z"),
         [fields(1, &["a", "b"]), fields(2, &["1", "x\ny"]), fields(4, &["3", "z"])]
     );
 }
@@ -66,7 +66,7 @@ fn old_spreadsheets_end_lines_with_a_carriage_return_alone() {
 #[test]
 fn a_record_beyond_the_limit_is_broken_and_the_next_is_read() {
     let long = "x".repeat(LONGEST_RECORD + 1);
-    for format in [Format::Csv, Format::Ndjson] {
+    for format in [FeedFormat::Csv, FeedFormat::Ndjson] {
         let lines = read_through(1000, format, As::default(), format!("first\n{long}\nthird\n").as_bytes());
         assert_eq!(lines.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 3]);
         assert!(matches!(lines[1].1, Content::Broken(_)));
@@ -74,20 +74,20 @@ fn a_record_beyond_the_limit_is_broken_and_the_next_is_read() {
     }
     let just_fits = format!("a\n{}\r\nb\r\n", "x".repeat(LONGEST_RECORD));
     assert!(matches!(
-        read_through(1000, Format::Csv, As::default(), just_fits.as_bytes())[1].1,
+        read_through(1000, FeedFormat::Csv, As::default(), just_fits.as_bytes())[1].1,
         Content::Fields(_)
     ));
     let wide = format!("a\n{}\nb\n", ",".repeat(MOST_COLUMNS));
-    assert!(matches!(&read(Format::Csv, &wide)[1].1, Content::Broken(why) if why.contains("columns")));
+    assert!(matches!(&read(FeedFormat::Csv, &wide)[1].1, Content::Broken(why) if why.contains("columns")));
 }
 
 #[test]
 fn json_lines_are_counted_and_invalid_utf8_is_one_broken_line() {
     assert_eq!(
-        read(Format::Ndjson, "{}\r\n\n \n{\"a\":1}"),
+        read(FeedFormat::Ndjson, "{}\r\n\n \n{\"a\":1}"),
         [(1, Content::Json("{}".to_owned())), (4, Content::Json("{\"a\":1}".to_owned()))]
     );
-    let read = read_as(Format::Ndjson, As::default(), b"\xff\xff\n{}\n");
+    let read = read_as(FeedFormat::Ndjson, As::default(), b"\xff\xff\n{}\n");
     assert_eq!(read[0].1, Content::Broken("is not UTF-8".to_owned()));
     assert_eq!(read[1].0, 2);
 }
@@ -115,11 +115,11 @@ fn the_first_line_of_excel_names_the_delimiter() {
         ("sep=\t\na\tb\n1\t2", ["a", "b", "1", "2"]),
     ] {
         let expected = [fields(2, &expected[..2]), fields(3, &expected[2..])];
-        assert_eq!(read(Format::Csv, input), expected, "{input}");
+        assert_eq!(read(FeedFormat::Csv, input), expected, "{input}");
     }
     // A delimiter that was given goes before the line's, which is passed over all the same.
     let given = As { delimiter: Some(b','), price: None };
-    assert_eq!(read_as(Format::Csv, given, b"sep=;\na,b\n"), [fields(2, &["a", "b"])]);
+    assert_eq!(read_as(FeedFormat::Csv, given, b"sep=;\na,b\n"), [fields(2, &["a", "b"])]);
 }
 
 /// In words: the fields of a record with `|` between, or `!` and the line for one that is refused.
@@ -197,7 +197,7 @@ fn an_open_quote_costs_its_own_line_at_most() {
         ("r1\t\"One\nof\"\t\"two\r\nfields\"\t4 EUR\n", vec!["r1|One\nof|two\r\nfields|4 EUR"]),
     ] {
         let input = format!("id\ttitle\tdescription\tprice\n{rows}");
-        assert_eq!(outline(&read_as(Format::Csv, tsv, input.as_bytes())), expected, "{rows}");
+        assert_eq!(outline(&read_as(FeedFormat::Csv, tsv, input.as_bytes())), expected, "{rows}");
     }
 }
 
@@ -275,7 +275,7 @@ fn an_open_quote_beside_a_row_with_a_cell_too_few_or_too_many_joins_nothing() {
     for (header, price, rows, expected) in cases {
         let delimiter = if header.contains('\t') { b'\t' } else { b',' };
         let of = As { delimiter: Some(delimiter), price: Some(price) };
-        let all = read_as(Format::Csv, of, format!("{header}\n{rows}").as_bytes());
+        let all = read_as(FeedFormat::Csv, of, format!("{header}\n{rows}").as_bytes());
         assert_eq!(outline(&all), expected, "{rows}");
     }
 }
@@ -286,26 +286,27 @@ fn prose_with_commas_is_one_field() {
     // The last line has as many fields as a row, and the price is in its place.
     let input = "id,title,description,price\nr1,One,\"Fast\nfun, good, and more\",10\nr2,Two,z,1\n";
     assert_eq!(
-        outline(&read_as(Format::Csv, csv, input.as_bytes())),
+        outline(&read_as(FeedFormat::Csv, csv, input.as_bytes())),
         ["r1|One|Fast\nfun, good, and more|10", "r2|Two|z|1"]
     );
     // Where the header has spaces too, it may be a row.
     let input = input.replace("id,title,", "id, title, ");
-    assert_eq!(outline(&read_as(Format::Csv, csv, input.as_bytes())), ["!2", "!3", "r2|Two|z|1"]);
+    assert_eq!(outline(&read_as(FeedFormat::Csv, csv, input.as_bytes())), ["!2", "!3", "r2|Two|z|1"]);
 }
 
 #[test]
 fn an_open_quote_in_the_header_swallows_no_rows() {
     // Which columns there are would be a guess.
     for header in ["id\t\"title\tprice\n1\tx\"\t5\n2\ty\t6\n", "id,\"title,price\n1,x,5\n"] {
-        let mut records = Records::open(Box::new(Cursor::new(header.to_owned())), Format::Csv, None).unwrap();
+        let mut records =
+            Records::open(Box::new(Cursor::new(header.to_owned())), FeedFormat::Csv, None).unwrap();
         let refused = records.read_header().unwrap_err().to_string();
         assert!(
             refused.contains("the header on line 1 has a quotation mark that is never closed"),
             "{refused}"
         );
     }
-    let all = read(Format::Csv, "id,\"Price\n(EUR)\",title\n1,2,x\n");
+    let all = read(FeedFormat::Csv, "id,\"Price\n(EUR)\",title\n1,2,x\n");
     assert_eq!(all, [fields(1, &["id", "Price\n(EUR)", "title"]), fields(3, &["1", "2", "x"])]);
 }
 
@@ -316,7 +317,7 @@ fn an_unclosed_quote_is_not_looked_for_over_and_over() {
     let rows = 200_000;
     let mut input = b"a,b,c,d,e,f,g,h\n".to_vec();
     (0..rows).for_each(|_| input.extend_from_slice(line));
-    let mut records = Records::open(Box::new(Cursor::new(input.clone())), Format::Csv, None).unwrap();
+    let mut records = Records::open(Box::new(Cursor::new(input.clone())), FeedFormat::Csv, None).unwrap();
     records.read_header().unwrap();
     let mut read = 0;
     while records.read_next().unwrap().is_some() {
@@ -391,7 +392,7 @@ proptest! {
         let header = header.join(std::str::from_utf8(&[delimiter]).unwrap());
         let input = format!("{header}\n{body}");
         for price in [Some(price), None] {
-            let all = read_through(64, Format::Csv, As { delimiter: Some(delimiter), price }, input.as_bytes());
+            let all = read_through(64, FeedFormat::Csv, As { delimiter: Some(delimiter), price }, input.as_bytes());
             let lines: Vec<u64> = all.iter().skip(1).map(|(line, _)| *line).collect();
             prop_assert_eq!(&lines, &(2..2 + rows as u64).collect::<Vec<_>>(), "{:?}", all);
             for (line, content) in all.iter().skip(1) {
@@ -435,7 +436,7 @@ proptest! {
         let header = (0..columns).map(|column| format!("h{column}")).collect::<Vec<_>>().join(&separator);
         let input = format!("{header}\n{body}");
         let of = As { delimiter: Some(DELIMITERS[delimiter]), price: Some(price) };
-        for (line, content) in read_through(64, Format::Csv, of, input.as_bytes()).into_iter().skip(1) {
+        for (line, content) in read_through(64, FeedFormat::Csv, of, input.as_bytes()).into_iter().skip(1) {
             let Content::Fields(fields) = content else { continue };
             if fields.len() == columns && fields[price].strip_suffix(".00 EUR").is_some_and(|n| n.parse::<u8>().is_ok()) {
                 let mut of: Vec<usize> = fields.iter().flat_map(|field| rows_of(field)).collect();
@@ -470,7 +471,7 @@ proptest! {
         let written = write(&expected, &separator, end, always);
         let input = format!("a{separator}b{separator}c{separator}d{end}{written}");
         let of = As { delimiter: Some(delimiter), price: Some(price) };
-        let all = read_through(64, Format::Csv, of, input.as_bytes());
+        let all = read_through(64, FeedFormat::Csv, of, input.as_bytes());
         let found: Vec<Vec<String>> = all
             .into_iter()
             .skip(1)
@@ -498,7 +499,7 @@ proptest! {
         let written = write(&expected, &separator, "\n", false);
         let input = format!("a{separator}b{separator}c{separator}d\n{written}");
         let of = As { delimiter: Some(DELIMITERS[delimiter]), price: Some(price) };
-        let all = read_through(64, Format::Csv, of, input.as_bytes());
+        let all = read_through(64, FeedFormat::Csv, of, input.as_bytes());
         for (line, content) in all.into_iter().skip(1) {
             let Content::Fields(fields) = content else { continue };
             // Four fields with a price: whatever else is refused.

@@ -12,7 +12,7 @@ use nix::sys::statvfs::statvfs;
 use tokio::time::timeout;
 
 use super::mount::{Mount, require_elsewhere, require_mounted};
-use super::{Found, blocking};
+use super::{StrayBlob, blocking};
 
 /// Bytes that are read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
@@ -93,7 +93,7 @@ impl Directory {
     ///
     /// # Errors
     /// Those of the file system; also when fewer than `length` bytes are there.
-    pub async fn open(&self, place: &str, length: u64) -> io::Result<Piece> {
+    pub async fn open(&self, place: &str, length: u64) -> io::Result<DirectoryWriter> {
         let path = self.path(place)?;
         let mount = self.mount.clone();
         self.work(move |root| {
@@ -121,7 +121,7 @@ impl Directory {
             }
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;
-            Ok(Piece { file: Arc::new(file), mount })
+            Ok(DirectoryWriter { file: Arc::new(file), mount })
         })
         .await
     }
@@ -130,7 +130,7 @@ impl Directory {
     ///
     /// # Errors
     /// The piece is not there.
-    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
+    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<DirectoryReader> {
         let path = self.path(place)?;
         let opened = self.work(move |_| {
             let mut file = File::open(path)?;
@@ -138,7 +138,7 @@ impl Directory {
             Ok(file)
         });
         let (file, mount) = (Some(opened.await?), self.mount.clone());
-        Ok(Reading { file, left: end.saturating_sub(start), spare: BytesMut::new(), mount })
+        Ok(DirectoryReader { file, left: end.saturating_sub(start), spare: BytesMut::new(), mount })
     }
 
     /// Removes a piece; one that is not there is removed.
@@ -158,7 +158,7 @@ impl Directory {
     ///
     /// # Errors
     /// Those of the file system.
-    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<Found>>> {
+    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<StrayBlob>>> {
         self.work(move |root| {
             let mut folders = Vec::new();
             let entries = match fs::read_dir(root) {
@@ -177,7 +177,7 @@ impl Directory {
                     if found.is_file() && found.modified()? < before {
                         let (folder, name) = (folder.file_name(), entry.file_name());
                         let place = format!("{}/{}", folder.to_string_lossy(), name.to_string_lossy());
-                        places.push(Found { name: place.clone(), place });
+                        places.push(StrayBlob { name: place.clone(), place });
                     }
                 }
                 folders.push(places);
@@ -221,12 +221,12 @@ impl Directory {
 
 /// A piece that is being written.
 #[derive(Clone)]
-pub struct Piece {
+pub struct DirectoryWriter {
     file: Arc<File>,
     mount: Option<Mount>,
 }
 
-impl Piece {
+impl DirectoryWriter {
     /// To write to.
     ///
     /// # Errors
@@ -260,14 +260,14 @@ impl Piece {
 }
 
 /// A piece that is being read.
-pub struct Reading {
+pub struct DirectoryReader {
     file: Option<File>,
     left: u64,
     spare: BytesMut,
     mount: Option<Mount>,
 }
 
-impl Reading {
+impl DirectoryReader {
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
@@ -311,7 +311,8 @@ mod tests {
         // Nor is another thread lost to it, or a byte of a file that is open.
         let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
         assert!(super::super::is_away(&looked.unwrap_err()));
-        let piece = Piece { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
+        let piece =
+            DirectoryWriter { file: Arc::new(File::open("/proc/self/status").unwrap()), mount: Some(mount) };
         assert!(piece.file().is_err() && piece.sync().await.is_err() && piece.cut(0).await.is_err());
         release.send(()).unwrap();
     }

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, TryStreamExt};
 
-use super::{Blobs, Reading};
+use super::{BlobReader, Blobs};
 
 /// Bytes of one piece: from `start` to before `end`.
 pub struct Extent {
@@ -19,7 +19,7 @@ pub fn read_extents(
     blobs: Blobs,
     extents: Vec<Extent>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-    let begin = (blobs, extents.into_iter(), None::<Reading>);
+    let begin = (blobs, extents.into_iter(), None::<BlobReader>);
     Box::pin(stream::try_unfold(begin, |(blobs, mut extents, mut reading)| async move {
         loop {
             if let Some(open) = &mut reading

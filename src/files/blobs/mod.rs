@@ -28,11 +28,11 @@ use self::mount::Mount;
 pub use self::mount::is_away;
 pub use self::s3::S3;
 use crate::aws::Chain;
-use crate::config::{FileStore, Files};
+use crate::config::{FileStore, FilesConfig};
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store
 /// reads.
-pub type Progress = serde_json::Value;
+pub type WriterState = serde_json::Value;
 
 /// A store of blobs.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ pub enum Blobs {
 }
 
 /// Something that the store holds and that may belong to nobody.
-pub struct Found {
+pub struct StrayBlob {
     /// What `remove` takes.
     pub name: String,
     /// The place of the piece that it belongs to, if to any.
@@ -60,7 +60,7 @@ impl Blobs {
     ///
     /// # Errors
     /// Settings that S3 cannot be reached with. A directory that should be mounted and is not.
-    pub fn new(settings: &Files, chain: &Chain) -> io::Result<Blobs> {
+    pub fn new(settings: &FilesConfig, chain: &Chain) -> io::Result<Blobs> {
         let mount = settings.mounted.then(|| Mount::watch(&settings.directory)).transpose()?;
         let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes, mount);
         Ok(match settings.store {
@@ -98,10 +98,15 @@ impl Blobs {
     ///
     /// # Errors
     /// Those of the store; also when fewer than `length` bytes are there.
-    pub async fn open(&self, place: &str, length: u64, progress: Option<&Progress>) -> io::Result<Piece> {
+    pub async fn open(
+        &self,
+        place: &str,
+        length: u64,
+        progress: Option<&WriterState>,
+    ) -> io::Result<BlobWriter> {
         match self {
-            Blobs::Directory(directory) => Ok(Piece::Directory(directory.open(place, length).await?)),
-            Blobs::S3(s3) => Ok(Piece::S3(s3.open(place, length, progress).await?)),
+            Blobs::Directory(directory) => Ok(BlobWriter::Directory(directory.open(place, length).await?)),
+            Blobs::S3(s3) => Ok(BlobWriter::S3(s3.open(place, length, progress).await?)),
         }
     }
 
@@ -109,7 +114,7 @@ impl Blobs {
     ///
     /// # Errors
     /// Those of the store; bytes that were told are not there.
-    pub async fn seal(&self, place: &str, length: u64, progress: &Progress) -> io::Result<()> {
+    pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
         match self {
             Blobs::Directory(_) => Ok(()),
             Blobs::S3(s3) => s3.seal(place, length, progress).await,
@@ -120,10 +125,12 @@ impl Blobs {
     ///
     /// # Errors
     /// The piece is not there.
-    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
+    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<BlobReader> {
         match self {
-            Blobs::Directory(directory) => Ok(Reading::Directory(directory.read(place, start, end).await?)),
-            Blobs::S3(s3) => Ok(Reading::S3(s3.read(place, start, end).await?)),
+            Blobs::Directory(directory) => {
+                Ok(BlobReader::Directory(directory.read(place, start, end).await?))
+            }
+            Blobs::S3(s3) => Ok(BlobReader::S3(s3.read(place, start, end).await?)),
         }
     }
 
@@ -149,7 +156,7 @@ impl Blobs {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn remove(&self, name: &str, progress: Option<&Progress>) -> io::Result<()> {
+    pub async fn remove(&self, name: &str, progress: Option<&WriterState>) -> io::Result<()> {
         match self {
             Blobs::Directory(directory) => directory.remove(name).await,
             Blobs::S3(s3) => s3.remove(name, progress).await,
@@ -180,7 +187,7 @@ impl Blobs {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<Found>>> {
+    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<StrayBlob>>> {
         match self {
             Blobs::Directory(directory) => directory.list_old(before).await,
             Blobs::S3(s3) => Ok(vec![s3.list_old(before).await?]),
@@ -212,31 +219,31 @@ impl Blobs {
 
 /// A piece that is being written.
 #[derive(Clone)]
-pub enum Piece {
-    Directory(directory::Piece),
+pub enum BlobWriter {
+    Directory(directory::DirectoryWriter),
     S3(multipart::PartWriter),
 }
 
-impl Piece {
+impl BlobWriter {
     /// Writes bytes behind what is there, beside what the caller does, and goes on with their hash.
     ///
     /// # Errors
     /// Those of the store. What is at the end of the piece then is not known.
     pub fn write(&self, pieces: Vec<Bytes>, hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
         match self {
-            Piece::Directory(piece) => match piece.file() {
+            BlobWriter::Directory(piece) => match piece.file() {
                 Ok(file) => write_hashed(file, pieces, hasher),
                 Err(away) => tokio::spawn(std::future::ready(Err(away))),
             },
-            Piece::S3(piece) => piece.write(pieces, hasher),
+            BlobWriter::S3(piece) => piece.write(pieces, hasher),
         }
     }
 
     /// Whether it is worth it to make durable what came since the last time, unless somebody waits for that.
     pub fn is_ripe(&self) -> bool {
         match self {
-            Piece::Directory(_) => true,
-            Piece::S3(piece) => piece.is_ripe(),
+            BlobWriter::Directory(_) => true,
+            BlobWriter::S3(piece) => piece.is_ripe(),
         }
     }
 
@@ -245,18 +252,18 @@ impl Piece {
     ///
     /// # Errors
     /// Those of the store: nothing of what was written since the last success can be relied on.
-    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<Progress>>> {
+    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<WriterState>>> {
         match self.clone() {
-            Piece::Directory(piece) => Box::pin(async move { piece.sync().await.map(|()| None) }),
-            Piece::S3(piece) => piece.sync(),
+            BlobWriter::Directory(piece) => Box::pin(async move { piece.sync().await.map(|()| None) }),
+            BlobWriter::S3(piece) => piece.sync(),
         }
     }
 
     /// The row has what the last `sync` gave, or needs it no more: what was kept for a row before that can go.
     pub fn recorded(&self) {
         match self {
-            Piece::Directory(_) => {}
-            Piece::S3(piece) => piece.recorded(),
+            BlobWriter::Directory(_) => {}
+            BlobWriter::S3(piece) => piece.recorded(),
         }
     }
 
@@ -267,8 +274,8 @@ impl Piece {
     /// Those of the store.
     pub async fn cut(&self, length: u64) -> io::Result<bool> {
         match self {
-            Piece::Directory(piece) => piece.cut(length).await.map(|()| true),
-            Piece::S3(piece) => piece.cut(length).await,
+            BlobWriter::Directory(piece) => piece.cut(length).await.map(|()| true),
+            BlobWriter::S3(piece) => piece.cut(length).await,
         }
     }
 
@@ -278,27 +285,27 @@ impl Piece {
     /// Those of the store; nobody may go on in this place then.
     pub async fn seal(&self) -> io::Result<()> {
         match self {
-            Piece::Directory(piece) => piece.sync().await,
-            Piece::S3(piece) => piece.seal().await,
+            BlobWriter::Directory(piece) => piece.sync().await,
+            BlobWriter::S3(piece) => piece.seal().await,
         }
     }
 }
 
 /// A piece that is being read.
-pub enum Reading {
-    Directory(directory::Reading),
-    S3(s3::Reading),
+pub enum BlobReader {
+    Directory(directory::DirectoryReader),
+    S3(s3::S3Reader),
 }
 
-impl Reading {
+impl BlobReader {
     /// The next bytes; `None` at the end.
     ///
     /// # Errors
     /// Those of the store; `UnexpectedEof` when the piece is shorter than what was asked for.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         match self {
-            Reading::Directory(reading) => reading.next().await,
-            Reading::S3(reading) => reading.next().await,
+            BlobReader::Directory(reading) => reading.next().await,
+            BlobReader::S3(reading) => reading.next().await,
         }
     }
 }

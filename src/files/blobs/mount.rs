@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// How long after a look the next one begins. On EFS each is a request, and costs as much as 4 KiB.
 const PAUSE: Duration = Duration::from_secs(5);
 /// A file system that takes longer to answer is away. One on NFS may never come to an end with it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `/readyz` says of one that hangs.
 const HANGS: &str = "does not answer";
@@ -67,13 +67,13 @@ impl Mount {
     pub fn watch(path: &Path) -> io::Result<Mount> {
         let owned = path.to_owned();
         look(path).map_err(|(_, detail)| io::Error::other(detail))?;
-        Mount::watch_with(PAUSE, PATIENCE, move || look(&owned))
+        Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || look(&owned))
     }
 
     /// One that nobody looks at any more, with what is wrong with it.
     #[cfg(test)]
     pub fn found(problem: Option<&'static str>) -> Mount {
-        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: PATIENCE }
+        Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: MOUNT_TIMEOUT }
     }
 
     #[cfg(test)]

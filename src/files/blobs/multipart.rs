@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Progress, S3, blocking, write_hashed};
+use super::{S3, WriterState, blocking, write_hashed};
 use crate::config::MAX_BYTES_IN_S3;
 
 /// The least that S3 takes for a part that is not the last.
@@ -47,7 +47,7 @@ pub struct PendingParts {
 impl PendingParts {
     /// # Errors
     /// The row has something else.
-    pub fn read(progress: Option<&Progress>) -> io::Result<PendingParts> {
+    pub fn read(progress: Option<&WriterState>) -> io::Result<PendingParts> {
         progress
             .map_or_else(|| Ok(PendingParts::default()), |progress| Ok(PendingParts::deserialize(progress)?))
     }
@@ -146,7 +146,7 @@ impl PartWriter {
         (state.length / PART) as usize > state.synced.1.parts.len() || state.synced_at.elapsed() >= RIPE_AFTER
     }
 
-    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<Progress>>> {
+    pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<WriterState>>> {
         let piece = self.clone();
         // Taken down now: more is written while this is made durable.
         let (length, upload, parts) = {
@@ -200,7 +200,7 @@ impl PartWriter {
         let arrived = state.parts.get(held).is_some_and(|part| matches!(part.peek(), Some(Ok(_))));
         drop(state);
         if arrived {
-            self.give_back(held);
+            self.release(held);
         }
     }
 
@@ -284,7 +284,7 @@ impl PartWriter {
             let etag = piece.0.s3.put_part(&piece.0.place, &upload, index, bytes).await?;
             let held = piece.0.state.lock().held == Some(index);
             if !held {
-                piece.give_back(index);
+                piece.release(index);
             }
             Ok(etag)
         });
@@ -308,7 +308,7 @@ impl PartWriter {
 
     /// Gives back the room on the disk that a part took which has arrived. Where the file system cannot, it is given back
     /// with the file.
-    fn give_back(&self, index: usize) {
+    fn release(&self, index: usize) {
         let start = index as u64 * PART - self.0.base;
         let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let _ = fallocate(&*self.0.scratch, how, start as i64, PART as i64);

@@ -25,9 +25,9 @@ use url::Url;
 use uuid::Uuid;
 
 use super::multipart::{PartWriter, PendingParts};
-use super::{Directory, Found, OpenUpload, Progress};
+use super::{Directory, OpenUpload, StrayBlob, WriterState};
 use crate::aws::{self, Chain};
-use crate::config::Files;
+use crate::config::FilesConfig;
 
 /// A file whose upload has told nothing for a day is gone, and with it whatever was put and never told. Nothing that is
 /// older can be told any more.
@@ -101,7 +101,7 @@ impl S3 {
     ///
     /// # Errors
     /// Settings that S3 cannot be reached with.
-    pub fn new(settings: &Files, scratch: Directory, chain: &Chain) -> io::Result<S3> {
+    pub fn new(settings: &FilesConfig, scratch: Directory, chain: &Chain) -> io::Result<S3> {
         let bucket = settings.s3_bucket.clone().unwrap_or_default();
         let http = settings.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
         let mut builder = AmazonS3Builder::new()
@@ -156,7 +156,7 @@ impl S3 {
         &self,
         place: &str,
         length: u64,
-        progress: Option<&Progress>,
+        progress: Option<&WriterState>,
     ) -> io::Result<PartWriter> {
         let gathered = PendingParts::read(progress)?;
         let rest = gathered.rest(length)?;
@@ -164,7 +164,7 @@ impl S3 {
         PartWriter::open(self.clone(), place, length, gathered, tail).await
     }
 
-    pub async fn seal(&self, place: &str, length: u64, progress: &Progress) -> io::Result<()> {
+    pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
         let gathered = PendingParts::read(Some(progress))?;
         let rest = gathered.rest(length)?;
         // Somebody has done it before, or its writer had come further than it could tell.
@@ -237,14 +237,14 @@ impl S3 {
         }
     }
 
-    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<Reading> {
+    pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<S3Reader> {
         let left = end.saturating_sub(start);
         if left == 0 {
-            return Ok(Reading { stream: futures_util::stream::empty().boxed(), left });
+            return Ok(S3Reader { stream: futures_util::stream::empty().boxed(), left });
         }
         let range = GetOptions { range: Some(GetRange::Bounded(start..end)), ..GetOptions::default() };
         let found = self.0.client.get_opts(&self.key(place)?, range).await.map_err(failed)?;
-        Ok(Reading { stream: found.into_stream(), left })
+        Ok(S3Reader { stream: found.into_stream(), left })
     }
 
     pub async fn presign(
@@ -270,7 +270,7 @@ impl S3 {
 
     /// An address tells when it ends, so that none ends before that with the credentials that it was signed with.
     async fn signed_for(&self) -> io::Result<Duration> {
-        let left = self.0.chain.left(aws::PATIENCE).await.map_err(io::Error::other)?;
+        let left = self.0.chain.left(aws::CREDENTIALS_TIMEOUT).await.map_err(io::Error::other)?;
         Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
     }
 
@@ -307,7 +307,7 @@ impl S3 {
         putting.await.map(|part| part.content_id).map_err(failed)
     }
 
-    pub async fn remove(&self, name: &str, progress: Option<&Progress>) -> io::Result<()> {
+    pub async fn remove(&self, name: &str, progress: Option<&WriterState>) -> io::Result<()> {
         if progress.is_some() {
             let gathered = PendingParts::read(progress)?;
             if let Some(upload) = &gathered.upload {
@@ -334,7 +334,7 @@ impl S3 {
         }
     }
 
-    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Found>> {
+    pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<StrayBlob>> {
         let before = DateTime::<Utc>::from(before);
         let prefix = Path::parse(&self.0.prefix).map_err(io::Error::other)?;
         let prefix = Some(prefix).filter(|prefix| !prefix.as_ref().is_empty());
@@ -344,7 +344,7 @@ impl S3 {
             if object.last_modified < before
                 && let Some((name, place)) = self.name(object.location.as_ref())
             {
-                found.push(Found { name, place });
+                found.push(StrayBlob { name, place });
             }
         }
         Ok(found)
@@ -461,7 +461,7 @@ impl CredentialProvider for OfChain {
         Self: 'b,
     {
         Box::pin(async move {
-            let found = self.0.credentials(aws::PATIENCE).await;
+            let found = self.0.credentials(aws::CREDENTIALS_TIMEOUT).await;
             let found = found
                 .map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })?;
             Ok(Arc::new(AwsCredential {
@@ -474,12 +474,12 @@ impl CredentialProvider for OfChain {
 }
 
 /// A piece that is being read.
-pub struct Reading {
+pub struct S3Reader {
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
 }
 
-impl Reading {
+impl S3Reader {
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);

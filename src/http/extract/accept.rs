@@ -4,25 +4,25 @@ use axum::http::{HeaderMap, header};
 
 /// How statistics can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum StatsFormat {
     Json,
     Csv,
     Html,
 }
 
-impl Format {
+impl StatsFormat {
     fn media_type(self) -> &'static str {
         match self {
-            Format::Json => "application/json",
-            Format::Csv => "text/csv",
-            Format::Html => "text/html",
+            StatsFormat::Json => "application/json",
+            StatsFormat::Csv => "text/csv",
+            StatsFormat::Html => "text/html",
         }
     }
 }
 
 /// The one with the greatest weight; of equals the first. The first too when nothing of it is wanted: an answer that can
 /// be read is better than none.
-pub fn choose(headers: &HeaderMap, offered: &[Format]) -> Format {
+pub fn choose(headers: &HeaderMap, offered: &[StatsFormat]) -> StatsFormat {
     let lists: Vec<&str> =
         headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut best = (0, offered[0]);
@@ -64,23 +64,23 @@ mod tests {
 
     #[test]
     fn the_format_is_what_is_wanted_most() {
-        let all = [Format::Json, Format::Csv, Format::Html];
+        let all = [StatsFormat::Json, StatsFormat::Csv, StatsFormat::Html];
         for (accept, format) in [
-            ("*/*", Format::Json),
-            ("application/json", Format::Json),
-            ("text/csv", Format::Csv),
-            ("TEXT/CSV; header=present", Format::Csv),
-            ("text/*", Format::Csv),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Format::Html),
-            ("text/csv;q=0.5, application/json;q=0.4", Format::Csv),
-            ("text/csv;q=0, */*", Format::Json),
-            ("image/png", Format::Json),
-            ("text/csv;q=x", Format::Json),
+            ("*/*", StatsFormat::Json),
+            ("application/json", StatsFormat::Json),
+            ("text/csv", StatsFormat::Csv),
+            ("TEXT/CSV; header=present", StatsFormat::Csv),
+            ("text/*", StatsFormat::Csv),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", StatsFormat::Html),
+            ("text/csv;q=0.5, application/json;q=0.4", StatsFormat::Csv),
+            ("text/csv;q=0, */*", StatsFormat::Json),
+            ("image/png", StatsFormat::Json),
+            ("text/csv;q=x", StatsFormat::Json),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             assert_eq!(choose(&headers, &all), format, "{accept}");
         }
-        assert_eq!(choose(&HeaderMap::new(), &all), Format::Json);
+        assert_eq!(choose(&HeaderMap::new(), &all), StatsFormat::Json);
     }
 }

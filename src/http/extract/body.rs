@@ -28,7 +28,7 @@ use crate::domain::ids::AccountId;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
-use crate::http::request_state::Progress;
+use crate::http::request_state::RequestState;
 
 /// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
 pub struct Json<T>(pub T);
@@ -75,7 +75,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 /// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
 /// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
-    if let Some(progress) = request.extensions().get::<Arc<Progress>>() {
+    if let Some(progress) = request.extensions().get::<Arc<RequestState>>() {
         progress.streams();
     }
 }
@@ -179,7 +179,7 @@ pub struct Pace {
 }
 
 /// A request's body under watch: its pace is limited, its end is noted.
-pub struct Watched {
+pub struct WatchedBody {
     body: Body,
     pace: Pace,
     pause: Pin<Box<Sleep>>,
@@ -189,13 +189,13 @@ pub struct Watched {
     /// Time spent waiting since the pace was last judged, and the bytes that came in it.
     waited: Duration,
     bytes: u64,
-    progress: Arc<Progress>,
+    progress: Arc<RequestState>,
 }
 
-impl Watched {
-    pub fn new(body: Body, pace: Pace, progress: Arc<Progress>) -> Watched {
+impl WatchedBody {
+    pub fn new(body: Body, pace: Pace, progress: Arc<RequestState>) -> WatchedBody {
         let pause = Box::pin(tokio::time::sleep(pace.idle));
-        Watched { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
+        WatchedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
     }
 
     /// Whether too little has come in the time that we have waited.
@@ -212,7 +212,7 @@ impl Watched {
     }
 }
 
-impl HttpBody for Watched {
+impl HttpBody for WatchedBody {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 

@@ -12,7 +12,7 @@ use crate::app::App;
 pub use crate::auth::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::http::middleware::trusted_proxies::Client;
-use crate::http::request_state::{OIDC_DATA, Progress};
+use crate::http::request_state::{OIDC_DATA, RequestState};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Error;
@@ -59,7 +59,7 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
     } else {
         app.authenticator.authenticate(bearer(&parts.headers)?).await?
     };
-    if let Some(progress) = parts.extensions.get::<Arc<Progress>>() {
+    if let Some(progress) = parts.extensions.get::<Arc<RequestState>>() {
         progress.belongs_to(caller.account);
     }
     parts.extensions.insert(caller.clone());

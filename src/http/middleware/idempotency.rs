@@ -41,7 +41,7 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
-use crate::store::idempotency::{self as store, Found, Name, Saved};
+use crate::store::idempotency::{self as store, KeyState, Name, Saved};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -51,9 +51,9 @@ const KEPT: TimeDelta = TimeDelta::hours(24);
 /// How long a request is locked without a sign of life of its process.
 const LOCK: Duration = Duration::from_secs(30);
 /// How long a statement about a key may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// And where prices are taken without their key sooner than not at all.
-const PRICES_PATIENCE: Duration = Duration::from_secs(2);
+const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes of an answer that is kept as it is. Of a larger one its `Abridged` form is kept, where it has one.
 const MAX_KEPT: usize = 64 << 10;
 /// A larger answer is not looked at, in bytes; none of ours is.
@@ -143,7 +143,7 @@ pub async fn begin(
     let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
     let claim = async { outlive(app, caller.account, claim).await? };
     let (found, execution) = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
-        match app.deadline.run(PRICES_PATIENCE, claim).await.unwrap_or_else(|late| Err(late.into())) {
+        match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await.unwrap_or_else(|late| Err(late.into())) {
             // Taken without its key rather than not at all: prices that come twice change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
@@ -154,19 +154,19 @@ pub async fn begin(
         claim.await?
     };
     match found {
-        Found::Nothing { .. } => {
+        KeyState::Nothing { .. } => {
             // Where there is no room for another, it is given up again.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
-            app.deadline.run(PATIENCE, room).await??;
+            app.deadline.run(KEY_TIMEOUT, room).await??;
             Ok(Begun::Execution(execution))
         }
-        Found::Answered(saved) => {
+        KeyState::Answered(saved) => {
             let owner = owner(caller.account, &key);
             Ok(Begun::Repetition(Repetition { app: app.clone(), owner, saved }))
         }
-        Found::Another => Err(another_request()),
-        Found::InFlight => {
+        KeyState::Another => Err(another_request()),
+        KeyState::InFlight => {
             let mut refusal = Error::conflict("The request with this Idempotency-Key is still in flight.");
             refusal.retry_after_s = Some(1);
             Err(refusal)
@@ -181,11 +181,11 @@ async fn claim(
     key: String,
     route: String,
     hash: Option<Vec<u8>>,
-) -> Result<(Found, Execution)> {
+) -> Result<(KeyState, Execution)> {
     let now = app.clock.now();
     let name = Name { account, key: &key };
     let found = store::begin(&app.writer, name, &route, hash.as_deref(), now, now + LOCK, now - KEPT).await?;
-    let Found::Nothing { began_at } = found else { return Ok((found, Execution(None))) };
+    let KeyState::Nothing { began_at } = found else { return Ok((found, Execution(None))) };
     let claim = Claim { app, account, key, began_at };
     let heart = tokio::spawn(claim.clone().stay_alive()).abort_handle();
     Ok((found, Execution(Some(Open { claim, heart, closed: false }))))
@@ -266,7 +266,7 @@ impl Claim {
             tokio::time::sleep(LOCK / 3).await;
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
-            match self.app.deadline.run(PATIENCE, prolong).await {
+            match self.app.deadline.run(KEY_TIMEOUT, prolong).await {
                 Ok(Ok(true)) | Err(DeadlineExceeded) => {}
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => {
@@ -278,7 +278,7 @@ impl Claim {
 
     async fn give_up(&self) {
         let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
-        if let Ok(Err(error)) = self.app.deadline.run(PATIENCE, give_up).await {
+        if let Ok(Err(error)) = self.app.deadline.run(KEY_TIMEOUT, give_up).await {
             log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
         }
     }
@@ -313,7 +313,7 @@ impl Execution {
             Some(body.clone())
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
-        if let Ok(Err(error)) = open.claim.app.deadline.run(PATIENCE, save).await {
+        if let Ok(Err(error)) = open.claim.app.deadline.run(KEY_TIMEOUT, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
         Response::from_parts(parts, Body::from(body))

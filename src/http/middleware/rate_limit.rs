@@ -77,7 +77,7 @@ impl RateLimiter {
     }
 
     /// What was answered with 304 has cost nothing.
-    fn give_back(&self, who: Who) -> Option<Left> {
+    fn refund(&self, who: Who) -> Option<Left> {
         let now = self.app.clock.now();
         let mut windows = self.windows.lock();
         let window = windows.get_mut(&who)?;
@@ -126,7 +126,7 @@ pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Reques
         refusal.into_response()
     };
     if answer.status() == StatusCode::NOT_MODIFIED {
-        left = limiter.give_back(who).unwrap_or(left);
+        left = limiter.refund(who).unwrap_or(left);
     }
     limiter.put_headers(answer.headers_mut(), &left);
     answer

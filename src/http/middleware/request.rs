@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::request_limits;
 use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID};
-use crate::http::extract::body::{Pace, Watched};
-use crate::http::request_state::{Progress, is_private};
+use crate::http::extract::body::{Pace, WatchedBody};
+use crate::http::request_state::{RequestState, is_private};
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
 /// What is allowed somewhere, for a path that nothing is at.
@@ -30,7 +30,7 @@ const SMALL_BODY_BYTES: u64 = 8 * 1024;
 pub async fn middleware(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let trace = TraceContext::of(request.headers());
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(RequestState::default());
     let mut record = Record::new(&app, &request, id.clone(), trace, progress.clone());
     let private = is_private(request.headers());
     let version = request.version();
@@ -81,7 +81,7 @@ fn pace(app: &App) -> Pace {
     }
 }
 
-fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
+fn watch(body: Body, pace: Pace, progress: &Arc<RequestState>) -> Body {
     if body.is_end_stream() {
         progress.body_ended();
         return body;
@@ -90,11 +90,11 @@ fn watch(body: Body, pace: Pace, progress: &Arc<Progress>) -> Body {
     if large {
         progress.is_large();
     }
-    Body::new(Watched::new(body, pace, progress.clone()))
+    Body::new(WatchedBody::new(body, pace, progress.clone()))
 }
 
 /// Returns once the request has taken too long; what it waits for may be a database that is gone.
-async fn give_up(app: &App, progress: &Progress) {
+async fn give_up(app: &App, progress: &RequestState) {
     progress.overdue(app.config.server.request_timeout).await;
     app.deadline.suspect_connections();
 }
@@ -111,7 +111,7 @@ impl Drop for HangUp<'_> {
 }
 
 /// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
-fn overdue(progress: &Progress) -> Error {
+fn overdue(progress: &RequestState) -> Error {
     if progress.has_body() {
         Error::unavailable("the handler took longer than server.request_timeout_s")
     } else {
@@ -141,7 +141,7 @@ struct Record {
     app: App,
     id: String,
     trace: TraceContext,
-    progress: Arc<Progress>,
+    progress: Arc<RequestState>,
     method: &'static str,
     /// As it stands in the URL table: what a caller has put into the path or the query is not logged.
     route: String,
@@ -150,7 +150,13 @@ struct Record {
 }
 
 impl Record {
-    fn new(app: &App, request: &Request, id: String, trace: TraceContext, progress: Arc<Progress>) -> Record {
+    fn new(
+        app: &App,
+        request: &Request,
+        id: String,
+        trace: TraceContext,
+        progress: Arc<RequestState>,
+    ) -> Record {
         let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
         Record {
             app: app.clone(),

@@ -6,14 +6,14 @@ use axum::response::Response;
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::extract::accept::{Format, choose};
+use super::extract::accept::{StatsFormat, choose};
 use super::extract::body::{Params, bad_parameter};
 use super::extract::caller::Caller;
 use super::extract::conditional;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::AccountId;
-use crate::domain::statistics::Counts;
+use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::{Error, Result};
 use crate::store::statistics::{self, AccountName, WeekRange, WeekStatistics};
@@ -38,7 +38,7 @@ pub struct WeekResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<AccountResponse>,
     #[serde(flatten)]
-    counts: Counts,
+    counts: WeekCounts,
 }
 
 #[derive(Serialize)]
@@ -106,7 +106,7 @@ pub async fn own(
     let mut page = paging.page(found, |found| found.week.monday())?;
     // Callers know who they are.
     page.items.iter_mut().for_each(|found| found.account = None);
-    respond(&headers, &uri, page, choose(&headers, &[Format::Json, Format::Csv]))
+    respond(&headers, &uri, page, choose(&headers, &[StatsFormat::Json, StatsFormat::Csv]))
 }
 
 /// `GET /v1/admin/stats/weekly`: the weeks of the whole service, the newest first; or the accounts of a week; or the
@@ -121,14 +121,14 @@ pub async fn admin(
 ) -> Result<Response> {
     caller.require("operator")?;
     let AdminStatisticsParams { week, by, account } = params;
-    let mut format = choose(&headers, &[Format::Json, Format::Csv, Format::Html]);
-    if matches!(format, Format::Html) && by.is_none() && account.is_none() {
+    let mut format = choose(&headers, &[StatsFormat::Json, StatsFormat::Csv, StatsFormat::Html]);
+    if matches!(format, StatsFormat::Html) && by.is_none() && account.is_none() {
         let page = page::make_page(&app.reader, week).await?;
         return page_response(&headers, page);
     }
     // The report is about the whole service alone.
-    if matches!(format, Format::Html) {
-        format = Format::Json;
+    if matches!(format, StatsFormat::Html) {
+        format = StatsFormat::Json;
     }
     let page = match (by, account) {
         (Some(_), Some(_)) => return Err(bad_parameter("by", "does not go with account")),
@@ -161,9 +161,14 @@ fn span_of(week: Option<Week>, before: Option<NaiveDate>) -> WeekRange {
     WeekRange { from: week.map(Week::monday), before: before.into_iter().chain(end).min() }
 }
 
-fn respond(headers: &HeaderMap, uri: &Uri, page: Page<WeekStatistics>, format: Format) -> Result<Response> {
+fn respond(
+    headers: &HeaderMap,
+    uri: &Uri,
+    page: Page<WeekStatistics>,
+    format: StatsFormat,
+) -> Result<Response> {
     let mut response = match format {
-        Format::Csv => {
+        StatsFormat::Csv => {
             let body = csv::write_csv(&page.items).into_bytes();
             let mut response = conditional::respond_as(headers, csv::MEDIA_TYPE, body)?;
             let file = HeaderValue::from_static("attachment; filename=\"weekly-statistics.csv\"");

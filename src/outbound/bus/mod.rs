@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use self::clients::Clients;
-use self::queue::{Held, PriceQueue};
+use self::queue::{HeldMessage, PriceQueue};
 use self::topic::{PRICES_AT_ONCE, Topic};
 use crate::aws::Chain;
 use crate::clock::Clock;
@@ -35,7 +35,7 @@ pub enum Bus {
 }
 
 /// A message that this process holds for now.
-pub struct Received {
+pub struct ReceivedMessage {
     pub id: Uuid,
     pub payload: Vec<u8>,
     /// How often it has been received, this time included.
@@ -46,11 +46,16 @@ pub struct Received {
 /// Proves that it is still we who hold a message.
 enum Receipt {
     Row(Uuid),
-    Queue(Held),
+    Queue(HeldMessage),
 }
 
 /// The bus that the settings name, and the topic of events if there is one. Asks nobody.
-pub fn connect(settings: &config::Bus, pool: PgPool, clock: Clock, chain: &Chain) -> (Bus, Option<Topic>) {
+pub fn connect(
+    settings: &config::BusConfig,
+    pool: PgPool,
+    clock: Clock,
+    chain: &Chain,
+) -> (Bus, Option<Topic>) {
     let topics = [&settings.prices_topic, &settings.events_topic];
     let region = topics.into_iter().flatten().next().map(|topic| topic.region().to_owned());
     let clients = Arc::new(Clients::new(chain.clone(), region, settings.endpoint.clone()));
@@ -95,19 +100,24 @@ impl Bus {
 
     /// Takes up to `max` waiting messages and hides them for `hold`. When there are none, a bus that cannot ring waits
     /// for one for `patience`, at most 20 s.
-    pub async fn receive(&self, max: i64, hold: Duration, patience: Duration) -> Result<Vec<Received>> {
+    pub async fn receive(
+        &self,
+        max: i64,
+        hold: Duration,
+        patience: Duration,
+    ) -> Result<Vec<ReceivedMessage>> {
         match self {
             Bus::Postgres { pool, clock, topic } => {
                 let now = clock.now();
                 let rows = table::receive(pool, topic, max, now, now + delta(hold)).await?;
-                Ok(rows.into_iter().map(Received::from).collect())
+                Ok(rows.into_iter().map(ReceivedMessage::from).collect())
             }
             Bus::Aws { queue, .. } => queue.receive(max, hold, patience).await,
         }
     }
 
     /// Hides a message for `hold` from now on. False: somebody else has it by now.
-    pub async fn extend(&self, message: &Received, hold: Duration) -> Result<bool> {
+    pub async fn extend(&self, message: &ReceivedMessage, hold: Duration) -> Result<bool> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
                 table::hide_until(pool, message.id, *receipt, clock.now() + delta(hold)).await
@@ -118,7 +128,7 @@ impl Bus {
     }
 
     /// The message has been dealt with: it is gone.
-    pub async fn acknowledge(&self, message: &Received) -> Result<()> {
+    pub async fn acknowledge(&self, message: &ReceivedMessage) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, .. }, Receipt::Row(receipt)) => {
                 table::delete(pool, message.id, *receipt).await
@@ -130,9 +140,9 @@ impl Bus {
 
     /// Gives a message back, to be received again after `pause`; `failure` is kept for whoever looks, where there is
     /// room for it. With `counts` false the receive does not count against the message, where that can be helped.
-    pub async fn give_back(
+    pub async fn release(
         &self,
-        message: &Received,
+        message: &ReceivedMessage,
         pause: Duration,
         failure: &str,
         counts: bool,
@@ -140,7 +150,7 @@ impl Bus {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
                 let until = clock.now() + delta(pause);
-                table::give_back(pool, message.id, *receipt, until, failure, counts).await
+                table::release(pool, message.id, *receipt, until, failure, counts).await
             }
             (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.hide(held, pause).await.map(drop),
             _ => Ok(()),
@@ -148,28 +158,28 @@ impl Bus {
     }
 
     /// Sets a message aside as dead, with the reason where there is room for it.
-    pub async fn bury(&self, message: &Received, failure: &str) -> Result<()> {
+    pub async fn dead_letter(&self, message: &ReceivedMessage, failure: &str) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
-                table::bury(pool, message.id, *receipt, failure, clock.now()).await
+                table::dead_letter(pool, message.id, *receipt, failure, clock.now()).await
             }
-            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.bury(held).await,
+            (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.dead_letter(held).await,
             _ => Ok(()),
         }
     }
 
     /// A message that died before `before`; `None` when there is no more.
-    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<Received>> {
+    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<ReceivedMessage>> {
         match self {
             Bus::Postgres { pool, topic, .. } => {
-                Ok(table::next_dead(pool, topic, before).await?.map(Received::from))
+                Ok(table::next_dead(pool, topic, before).await?.map(ReceivedMessage::from))
             }
             Bus::Aws { queue, .. } => queue.next_dead(before).await,
         }
     }
 
     /// Makes a dead message wait again, as if it had never been received.
-    pub async fn revive(&self, message: &Received) -> Result<()> {
+    pub async fn revive(&self, message: &ReceivedMessage) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(_)) => {
                 table::revive(pool, message.id, clock.now()).await
@@ -180,7 +190,7 @@ impl Bus {
     }
 
     /// Some messages that may be dead without our doing, others each time. They stay dead.
-    pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
+    pub async fn look_at_dead(&self) -> Result<Vec<ReceivedMessage>> {
         match self {
             Bus::Postgres { .. } => Ok(Vec::new()),
             Bus::Aws { queue, .. } => queue.look_at_dead().await,
@@ -197,9 +207,9 @@ impl Bus {
     }
 }
 
-impl From<table::Row> for Received {
-    fn from(row: table::Row) -> Received {
-        Received {
+impl From<table::MessageRow> for ReceivedMessage {
+    fn from(row: table::MessageRow) -> ReceivedMessage {
+        ReceivedMessage {
             id: row.id,
             payload: row.payload,
             receives: row.receives,

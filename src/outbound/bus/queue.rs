@@ -17,8 +17,8 @@ use url::Url;
 use uuid::Uuid;
 
 use super::clients::Clients;
-use super::topic::Message;
-use super::{Receipt, Received};
+use super::topic::TopicMessage;
+use super::{Receipt, ReceivedMessage};
 use crate::aws::WHILE_SERVING;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ pub struct PriceQueue {
 }
 
 /// A message that was received from one of the two.
-pub struct Held {
+pub struct HeldMessage {
     handle: String,
     body: String,
     sent_at: DateTime<Utc>,
@@ -57,8 +57,8 @@ struct Envelope {
 }
 
 /// A payload as a message of SNS, which takes text.
-pub fn write(payload: &[u8]) -> Message {
-    Message { body: STANDARD.encode(payload), ..Message::default() }
+pub fn write(payload: &[u8]) -> TopicMessage {
+    TopicMessage { body: STANDARD.encode(payload), ..TopicMessage::default() }
 }
 
 /// The payload of a message, or what stands there when it is none.
@@ -74,7 +74,12 @@ impl PriceQueue {
         PriceQueue { clients, clock, queue, dead, last_age: AtomicU64::new(0) }
     }
 
-    pub async fn receive(&self, max: i64, hold: Duration, patience: Duration) -> Result<Vec<Received>> {
+    pub async fn receive(
+        &self,
+        max: i64,
+        hold: Duration,
+        patience: Duration,
+    ) -> Result<Vec<ReceivedMessage>> {
         let received = self.receive_from(&self.queue, max, hold, patience).await?;
         let now = self.clock.now();
         let ages = received.iter().filter_map(|message| match &message.receipt {
@@ -93,7 +98,7 @@ impl PriceQueue {
         max: i64,
         hold: Duration,
         patience: Duration,
-    ) -> Result<Vec<Received>> {
+    ) -> Result<Vec<ReceivedMessage>> {
         let patience = patience.min(LONG_POLL);
         let timeout = patience + WHILE_SERVING.attempt;
         let timeouts =
@@ -117,7 +122,7 @@ impl PriceQueue {
         Ok(answer.messages.unwrap_or_default().into_iter().map(|message| self.take(message)).collect())
     }
 
-    fn take(&self, message: SqsMessage) -> Received {
+    fn take(&self, message: SqsMessage) -> ReceivedMessage {
         let number = |name| {
             let text = message.attributes.as_ref()?.get(&name)?;
             text.parse::<i64>().ok()
@@ -126,11 +131,11 @@ impl PriceQueue {
             number(MessageSystemAttributeName::SentTimestamp).and_then(DateTime::from_timestamp_millis);
         let receives = number(MessageSystemAttributeName::ApproximateReceiveCount).unwrap_or(1);
         let body = message.body.unwrap_or_default();
-        Received {
+        ReceivedMessage {
             id: message.message_id.and_then(|id| Uuid::parse_str(&id).ok()).unwrap_or_default(),
             payload: read(&body),
             receives: receives.clamp(1, i16::MAX.into()) as i16,
-            receipt: Receipt::Queue(Held {
+            receipt: Receipt::Queue(HeldMessage {
                 handle: message.receipt_handle.unwrap_or_default(),
                 body,
                 sent_at: sent_at.unwrap_or_else(|| self.clock.now()),
@@ -139,7 +144,7 @@ impl PriceQueue {
     }
 
     /// False: it is held by another, or gone.
-    pub async fn hide(&self, held: &Held, pause: Duration) -> Result<bool> {
+    pub async fn hide(&self, held: &HeldMessage, pause: Duration) -> Result<bool> {
         let request = self.clients.sqs().await.change_message_visibility().queue_url(&self.queue);
         let hidden = request.receipt_handle(&held.handle).visibility_timeout(seconds(pause)).send().await;
         match hidden {
@@ -149,11 +154,11 @@ impl PriceQueue {
         }
     }
 
-    pub async fn delete(&self, held: &Held) -> Result<()> {
+    pub async fn delete(&self, held: &HeldMessage) -> Result<()> {
         self.delete_from(&self.queue, held).await
     }
 
-    async fn delete_from(&self, queue: &str, held: &Held) -> Result<()> {
+    async fn delete_from(&self, queue: &str, held: &HeldMessage) -> Result<()> {
         let request = self.clients.sqs().await.delete_message().queue_url(queue);
         match request.receipt_handle(&held.handle).send().await {
             Ok(_) => Ok(()),
@@ -162,22 +167,22 @@ impl PriceQueue {
         }
     }
 
-    pub async fn bury(&self, held: &Held) -> Result<()> {
+    pub async fn dead_letter(&self, held: &HeldMessage) -> Result<()> {
         self.move_to(&self.dead, &self.queue, held).await
     }
 
-    pub async fn revive(&self, held: &Held) -> Result<()> {
+    pub async fn revive(&self, held: &HeldMessage) -> Result<()> {
         self.move_to(&self.queue, &self.dead, held).await
     }
 
     /// In both queues for a moment, and for longer if we die in between: each part of a batch counts once.
-    async fn move_to(&self, to: &str, from: &str, held: &Held) -> Result<()> {
+    async fn move_to(&self, to: &str, from: &str, held: &HeldMessage) -> Result<()> {
         let request = self.clients.sqs().await.send_message().queue_url(to).message_body(&held.body);
         request.send().await.map_err(Error::unavailable)?;
         self.delete_from(from, held).await
     }
 
-    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<Received>> {
+    pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<ReceivedMessage>> {
         let mut patience = Duration::ZERO;
         loop {
             let Some(dead) = self.receive_from(&self.dead, 1, DEAD_HOLD, patience).await?.pop() else {
@@ -195,7 +200,7 @@ impl PriceQueue {
         }
     }
 
-    pub async fn look_at_dead(&self) -> Result<Vec<Received>> {
+    pub async fn look_at_dead(&self) -> Result<Vec<ReceivedMessage>> {
         self.receive_from(&self.dead, MAX_RECEIVED, DEAD_LOOK, Duration::ZERO).await
     }
 

@@ -28,7 +28,7 @@ pub struct Topic {
 
 /// What is published.
 #[derive(Clone, Debug, Default)]
-pub struct Message {
+pub struct TopicMessage {
     pub body: String,
     /// What subscribers filter by.
     pub attributes: Vec<(&'static str, Attribute)>,
@@ -43,7 +43,7 @@ pub enum Attribute {
     Number(i64),
 }
 
-impl Message {
+impl TopicMessage {
     fn size(&self) -> usize {
         let value = |value: &Attribute| match value {
             Attribute::Text(text) => text.len(),
@@ -84,7 +84,7 @@ impl Topic {
     ///
     /// # Errors
     /// `Unavailable`: none was, as far as is known.
-    pub async fn publish(&self, messages: &[Message]) -> Result<Vec<bool>> {
+    pub async fn publish(&self, messages: &[TopicMessage]) -> Result<Vec<bool>> {
         let entries = messages.iter().enumerate().map(|(at, message)| message.to_entry(at));
         let entries = entries.collect::<Result<Vec<_>>>()?;
         let request = self.clients.sns().await.publish_batch().topic_arn(self.arn.as_str());
@@ -105,7 +105,7 @@ impl Topic {
     ///
     /// # Errors
     /// `Unavailable`: some may have been published all the same.
-    pub(super) async fn send(&self, messages: Vec<Message>) -> Result<()> {
+    pub(super) async fn send(&self, messages: Vec<TopicMessage>) -> Result<()> {
         for request in requests(&messages) {
             let mut left = messages[request].to_vec();
             for attempt in 0..TRIES {
@@ -127,7 +127,7 @@ impl Topic {
 }
 
 /// Which messages go in one request each.
-pub fn requests(messages: &[Message]) -> Vec<std::ops::Range<usize>> {
+pub fn requests(messages: &[TopicMessage]) -> Vec<std::ops::Range<usize>> {
     let (mut requests, mut bytes) = (Vec::<std::ops::Range<usize>>::new(), 0);
     for (at, message) in messages.iter().enumerate() {
         let size = message.size();
@@ -148,9 +148,9 @@ mod tests {
 
     #[test]
     fn a_request_has_ten_messages_and_256_kib_at_the_most() {
-        let message = |size: usize| Message { body: "x".repeat(size), ..Message::default() };
+        let message = |size: usize| TopicMessage { body: "x".repeat(size), ..TopicMessage::default() };
         let sizes = |of: &[usize]| requests(&of.iter().map(|size| message(*size)).collect::<Vec<_>>());
-        assert_eq!(sizes(&[]), []);
+        assert!(sizes(&[]).is_empty());
         assert_eq!(sizes(&[1; 23]), [0..10, 10..20, 20..23]);
         let kib = |sizes: &[usize]| sizes.iter().map(|size| size << 10).collect::<Vec<_>>();
         assert_eq!(sizes(&kib(&[240, 9, 2, 240, 240, 100, 100, 50])), [0..2, 2..4, 4..5, 5..8]);

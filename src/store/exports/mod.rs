@@ -127,7 +127,7 @@ pub async fn cancel_export(
 }
 
 /// An export that a worker has taken.
-pub struct Claimed {
+pub struct ClaimedExport {
     pub id: Uuid,
     pub account_id: AccountId,
     pub options: Value,
@@ -144,9 +144,9 @@ pub async fn claim_export(
     holder: Uuid,
     now: DateTime<Utc>,
     lease: DateTime<Utc>,
-) -> Result<Option<Claimed>> {
+) -> Result<Option<ClaimedExport>> {
     let claimed = sqlx::query_as!(
-        Claimed,
+        ClaimedExport,
         "update exports set state = 'writing', holder = $1, leased_until = $3, tries = tries + 1,
             started_at = coalesce(started_at, $2), rows_written = 0, bytes_written = 0
          where id = (
@@ -165,7 +165,7 @@ pub async fn claim_export(
 
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Written {
+pub struct ExportProgress {
     pub rows: i64,
     pub bytes: i64,
     pub rows_total: Option<i64>,
@@ -177,7 +177,7 @@ pub async fn record_progress(
     pool: &PgPool,
     id: Uuid,
     holder: Uuid,
-    written: &Written,
+    written: &ExportProgress,
     lease: DateTime<Utc>,
 ) -> Result<bool> {
     let kept = sqlx::query!(
@@ -201,7 +201,7 @@ pub async fn finish_export(
     pool: &PgPool,
     id: Uuid,
     holder: Uuid,
-    written: &Written,
+    written: &ExportProgress,
     failure: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<()> {

@@ -168,7 +168,7 @@ pub async fn take_from_silent(pool: &PgPool, id: Uuid, silent_since: DateTime<Ut
 }
 
 /// What a writer has made durable.
-pub struct Written<'a> {
+pub struct DurableBytes<'a> {
     pub file: Uuid,
     pub writer: Uuid,
     pub piece_start: i64,
@@ -182,7 +182,7 @@ pub struct Written<'a> {
 /// Tells what is durable. `ends`: the writer has ended, and another may go on in its place. False: another writes.
 pub async fn record_written(
     pool: &PgPool,
-    written: &Written<'_>,
+    written: &DurableBytes<'_>,
     ends: bool,
     now: DateTime<Utc>,
 ) -> Result<bool> {
@@ -234,7 +234,7 @@ pub async fn list_open_pieces(pool: &PgPool, id: Uuid, piece_start: i64) -> Resu
 /// The file has all of its bytes, in pieces that can be read. False: another writes, or it is gone.
 pub async fn complete_file(
     pool: &PgPool,
-    written: &Written<'_>,
+    written: &DurableBytes<'_>,
     sha256: &[u8],
     now: DateTime<Utc>,
 ) -> Result<bool> {

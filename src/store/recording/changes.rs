@@ -25,7 +25,7 @@ pub async fn write(
     connection: &mut PgConnection,
     changes: &Changes,
     message: &PriceMessage,
-    source: &Source<'_>,
+    source: &ChangeSource<'_>,
     now: DateTime<Utc>,
 ) -> Result<Written> {
     let counts = &changes.counts;
@@ -61,7 +61,7 @@ pub async fn write(
 }
 
 /// Where changes come from, and who hears of them.
-pub struct Source<'a> {
+pub struct ChangeSource<'a> {
     /// Historical: rings no bells.
     pub backfill: bool,
     /// W3C trace context of the report.
@@ -72,7 +72,7 @@ pub struct Source<'a> {
     pub rings_from: DateTime<Utc>,
 }
 
-impl Source<'_> {
+impl ChangeSource<'_> {
     /// Whether what was seen then rings nobody for its age alone.
     pub fn is_too_old(&self, observed_at: DateTime<Utc>) -> bool {
         !self.backfill && observed_at < self.rings_from
@@ -87,7 +87,7 @@ impl Source<'_> {
 pub async fn write_prices(
     connection: &mut PgConnection,
     changes: &Changes,
-    source: &Source<'_>,
+    source: &ChangeSource<'_>,
     now: DateTime<Utc>,
 ) -> Result<()> {
     write_offers(connection, changes).await?;
@@ -366,7 +366,7 @@ async fn update_sales(connection: &mut PgConnection, sales: &[SaleChange]) -> Re
 async fn insert_events(
     connection: &mut PgConnection,
     changes: &Changes,
-    source: &Source<'_>,
+    source: &ChangeSource<'_>,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let events = &changes.events;

@@ -17,10 +17,10 @@ pub mod told_ends;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use self::changes::{Source, Written};
+use self::changes::{ChangeSource, Written};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::batch::{Counts, PriceMessage};
+use crate::domain::batch::{ObservationCounts, PriceMessage};
 use crate::domain::observed_offers::ObservedOffers;
 use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::{ObservedPrice, Rules};
@@ -30,7 +30,7 @@ use crate::store::known_price::parse_currency;
 /// What became of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    pub counts: Counts,
+    pub counts: ObservationCounts,
     /// Sales that had ended, as their stores had stated, before the next observation.
     pub told_ends: u64,
 }
@@ -46,7 +46,7 @@ pub async fn record(
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<Option<Recorded>> {
-    let source = Source {
+    let source = ChangeSource {
         backfill: message.backfill,
         traceparent: message.traceparent.as_deref(),
         publish,
@@ -125,7 +125,7 @@ pub async fn release(
     recorder.close();
     // How old it was when it was reported counts, not how long the operator took.
     let rings_from = held.created_at - rules.rings_within;
-    let source = Source { backfill: held.backfill, traceparent: None, publish, rings_from };
+    let source = ChangeSource { backfill: held.backfill, traceparent: None, publish, rings_from };
     changes.resume_what_was_over(now);
     changes::write_prices(&mut transaction, &changes, &source, now).await?;
     sqlx::query!("select pg_notify($1, '')::text as notified", notifications::EVENTS)

@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::observed_offers::ObservedOffers;
-use crate::domain::offer_recorder::{Held, KnownOffer};
+use crate::domain::offer_recorder::{HeldPrice, KnownOffer};
 use crate::domain::price::{ObservedPrice, Price};
 use crate::error::Result;
 use crate::store::known_price::{parse_currency, price_columns};
@@ -100,7 +100,7 @@ pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> 
     known.collect()
 }
 
-async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<Held>>> {
+async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<HeldPrice>>> {
     let rows = sqlx::query!(
         "select id, offer_id, currency, amount, regular, observed_at, available, sale_ends_at from quarantined_prices
          where state = 'held' and offer_id = any($1)",
@@ -108,7 +108,7 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
     )
     .fetch_all(connection)
     .await?;
-    let mut held: HashMap<Uuid, Vec<Held>> = HashMap::new();
+    let mut held: HashMap<Uuid, Vec<HeldPrice>> = HashMap::new();
     for row in rows {
         let seen = ObservedPrice {
             currency: parse_currency(&row.currency)?,
@@ -118,7 +118,7 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
             available: row.available,
             sale_ends_at: row.sale_ends_at,
         };
-        held.entry(row.offer_id).or_default().push(Held { id: row.id, seen });
+        held.entry(row.offer_id).or_default().push(HeldPrice { id: row.id, seen });
     }
     Ok(held)
 }

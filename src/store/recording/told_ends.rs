@@ -7,7 +7,7 @@ use crate::database::pool::PgPool;
 use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::Rules;
 use crate::error::Result;
-use crate::store::recording::changes::{self, Source};
+use crate::store::recording::changes::{self, ChangeSource};
 use crate::store::recording::offers::lock_offers;
 
 /// So many sales are ended in one transaction.
@@ -15,7 +15,7 @@ const SLICE: i64 = 1_000;
 
 /// What one slice has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedSales {
     /// Sales that are over.
     pub sales: u64,
     /// There may be more.
@@ -27,7 +27,12 @@ pub struct Ended {
 ///
 /// # Errors
 /// The database's; nothing is written then.
-pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTime<Utc>) -> Result<Ended> {
+pub async fn end_sales(
+    pool: &PgPool,
+    rules: &Rules,
+    publish: bool,
+    now: DateTime<Utc>,
+) -> Result<EndedSales> {
     let mut transaction = pool.begin().await?;
     let due = sqlx::query!(
         "select id, offer_id from sales where ended_at is null and ends_at <= $1 order by ends_at, id limit $2",
@@ -37,7 +42,7 @@ pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTim
     .fetch_all(&mut *transaction)
     .await?;
     if due.is_empty() {
-        return Ok(Ended { sales: 0, more: false });
+        return Ok(EndedSales { sales: 0, more: false });
     }
     let offers: Vec<Uuid> = due.iter().map(|sale| sale.offer_id).collect();
     let mut changes = Changes::default();
@@ -48,7 +53,7 @@ pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTim
         recorder.lapse(now);
         recorder.close();
     }
-    let source = Source { backfill: false, traceparent: None, publish, rings_from: now };
+    let source = ChangeSource { backfill: false, traceparent: None, publish, rings_from: now };
     changes::write_prices(&mut transaction, &changes, &source, now).await?;
     // Nor has an offer two sales: what hangs loose was left by another version.
     let sales: Vec<Uuid> = due.iter().map(|sale| sale.id).collect();
@@ -60,5 +65,5 @@ pub async fn end_sales(pool: &PgPool, rules: &Rules, publish: bool, now: DateTim
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Ended { sales: changes.told_ends, more: due.len() as i64 == SLICE })
+    Ok(EndedSales { sales: changes.told_ends, more: due.len() as i64 == SLICE })
 }

@@ -295,17 +295,17 @@ async fn no_field_of_a_body_is_a_500_now_or_later() {
     // What was taken is done.
     let app = &world.app;
     app.record_all().await;
-    while exports::step(&app.app, || ()).await.unwrap().is_more() {}
-    while imports::step(&app.app, || ()).await.unwrap().is_more() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
+    while imports::step(&app.state, || ()).await.unwrap().is_more() {}
     app.record_all().await;
     let ours = "select coalesce(sum(failed), 0)::bigint from batch_parts";
-    assert_eq!(sqlx::query_scalar::<_, i64>(ours).fetch_one(&app.app.writer).await.unwrap(), 0);
+    assert_eq!(sqlx::query_scalar::<_, i64>(ours).fetch_one(&app.state.writer).await.unwrap(), 0);
     for table in ["exports", "imports"] {
         let failed = format!(
             "select count(*) from {table} where failure like '%our side%' or state in ('queued', 'reading', 'writing')"
         );
         let failed: i64 =
-            sqlx::query_scalar(sqlx::AssertSqlSafe(failed)).fetch_one(&app.app.writer).await.unwrap();
+            sqlx::query_scalar(sqlx::AssertSqlSafe(failed)).fetch_one(&app.state.writer).await.unwrap();
         assert_eq!(failed, 0, "{table}");
     }
 }

@@ -10,7 +10,7 @@ use axum::routing::post;
 use chrono::TimeDelta;
 use reqwest::{RequestBuilder, Response};
 use salebell::http;
-use salebell::store::idempotency::{self, Found, Name};
+use salebell::store::idempotency::{self, KeyState, Name};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ async fn status(request: RequestBuilder) -> u16 {
 }
 
 async fn count(app: &TestApp, sql: &'static str) -> i64 {
-    sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
 }
 
 /// What must be the same in the first answer and the repeated one.
@@ -54,7 +54,7 @@ async fn a_repetition_gets_the_first_answer_and_does_nothing() {
     assert_eq!(essence(bare).await, first, "with or without quotes");
     assert_eq!(count(&app, "select count(*) from api_keys where name = 'till'").await, 1);
     let saved: Vec<u8> =
-        sqlx::query_scalar("select body from idempotency_keys").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select body from idempotency_keys").fetch_one(&app.state.writer).await.unwrap();
     let secret = first.2["key"].as_str().unwrap().as_bytes();
     assert!(!saved.windows(8).any(|bytes| bytes == &secret[..8]), "kept in the clear");
 }
@@ -110,22 +110,24 @@ async fn keys_that_are_none_and_callers_that_are_none_are_refused() {
 #[tokio::test]
 async fn refusals_are_repeated_and_failures_tried_again() {
     let calls = Arc::new(AtomicUsize::new(0));
-    let app = TestApp::spawn_router(&[], {
-        let calls = calls.clone();
-        move |app| {
-            let fail_first = move || async move {
-                match calls.fetch_add(1, Ordering::SeqCst) {
-                    0 => panic!("on purpose"),
-                    1 => StatusCode::SERVICE_UNAVAILABLE,
-                    2 => StatusCode::CONFLICT,
-                    3 => StatusCode::FORBIDDEN,
-                    _ => StatusCode::UNPROCESSABLE_ENTITY,
-                }
-            };
-            http::layered(Router::new().route("/do", post(fail_first)), app)
-        }
-    })
-    .await;
+    let app = TestApp::builder()
+        .router({
+            let calls = calls.clone();
+            move |app| {
+                let fail_first = move || async move {
+                    match calls.fetch_add(1, Ordering::SeqCst) {
+                        0 => panic!("on purpose"),
+                        1 => StatusCode::SERVICE_UNAVAILABLE,
+                        2 => StatusCode::CONFLICT,
+                        3 => StatusCode::FORBIDDEN,
+                        _ => StatusCode::UNPROCESSABLE_ENTITY,
+                    }
+                };
+                http::layered(Router::new().route("/do", post(fail_first)), app)
+            }
+        })
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let send = || status(app.post("/do").bearer_auth(&anna.token).header("idempotency-key", "a"));
     for expected in [500, 503, 409, 403, 422, 422, 422] {
@@ -137,18 +139,20 @@ async fn refusals_are_repeated_and_failures_tried_again() {
 #[tokio::test]
 async fn what_is_in_flight_goes_on_when_its_client_hangs_up() {
     let (calls, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let app = TestApp::spawn_router(&[], {
-        let (calls, release) = (calls.clone(), release.clone());
-        move |app| {
-            let held = move || async move {
-                calls.fetch_add(1, Ordering::SeqCst);
-                release.notified().await;
-                "done"
-            };
-            http::layered(Router::new().route("/held", post(held)), app)
-        }
-    })
-    .await;
+    let app = TestApp::builder()
+        .router({
+            let (calls, release) = (calls.clone(), release.clone());
+            move |app| {
+                let held = move || async move {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    release.notified().await;
+                    "done"
+                };
+                http::layered(Router::new().route("/held", post(held)), app)
+            }
+        })
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let request = format!(
         "POST /held HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nidempotency-key: \"a\"\r\ncontent-length: 0\r\n\r\n",
@@ -181,12 +185,12 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     // A process that begins, and is killed.
-    let now = app.app.clock.now();
+    let now = app.state.clock.now();
     let name = Name { account: anna.account, key: "one" };
     let body = json!({"name": "till"}).to_string();
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body.as_bytes());
     let begin = idempotency::begin(
-        &app.app.writer,
+        &app.state.writer,
         name,
         // with no scopes behind it
         "/v1/keys ",
@@ -195,22 +199,22 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
         now + TimeDelta::seconds(30),
         now - TimeDelta::hours(24),
     );
-    let Found::Nothing { began_at } = begin.await.unwrap() else { panic!("it was there") };
+    let KeyState::Nothing { began_at } = begin.await.unwrap() else { panic!("it was there") };
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 409);
     app.clock.advance(TimeDelta::seconds(31));
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422, "not by another request");
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
     // The dead one was only slow: it has lost its claim.
-    let until = app.app.clock.now() + TimeDelta::seconds(30);
-    assert!(!idempotency::prolong(&app.app.writer, name, began_at, until).await.unwrap());
-    idempotency::give_up(&app.app.writer, name, began_at).await.unwrap();
+    let until = app.state.clock.now() + TimeDelta::seconds(30);
+    assert!(!idempotency::prolong(&app.state.writer, name, began_at, until).await.unwrap());
+    idempotency::give_up(&app.state.writer, name, began_at).await.unwrap();
     let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
     assert_eq!(again.headers()["idempotency-replayed"], "true");
 }
 
 #[tokio::test]
 async fn without_an_encryption_key_no_secret_is_kept() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", "")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", "")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
     let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
@@ -339,17 +343,19 @@ async fn many_refusals_are_told_and_kept_within_limits() {
 #[tokio::test]
 async fn an_answer_too_large_to_be_kept_is_not_given_twice() {
     let calls = Arc::new(AtomicUsize::new(0));
-    let app = TestApp::spawn_router(&[], {
-        let calls = calls.clone();
-        move |app| {
-            let answer = move || async move {
-                calls.fetch_add(1, Ordering::SeqCst);
-                "x".repeat((64 << 10) + 1)
-            };
-            http::layered(Router::new().route("/large", post(answer)), app)
-        }
-    })
-    .await;
+    let app = TestApp::builder()
+        .router({
+            let calls = calls.clone();
+            move |app| {
+                let answer = move || async move {
+                    calls.fetch_add(1, Ordering::SeqCst);
+                    "x".repeat((64 << 10) + 1)
+                };
+                http::layered(Router::new().route("/large", post(answer)), app)
+            }
+        })
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let send = || status(app.post("/large").bearer_auth(&anna.token).header("idempotency-key", "a"));
     assert_eq!((send().await, send().await), (200, 409));
@@ -367,9 +373,9 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
                 (account_id, key, route, body_digest, locked_until, status, headers, body, created_at)
             select $1, 'k' || n, '/', '', $2, 201, '{}', convert_to(repeat('x', $3), 'UTF8'), $2
             from generate_series(1, $4) n";
-        let now = app.app.clock.now();
+        let now = app.state.clock.now();
         let fill = sqlx::query(fill).bind(user.account).bind(now).bind(bytes).bind(keys);
-        fill.execute(&app.app.writer).await.unwrap();
+        fill.execute(&app.state.writer).await.unwrap();
         // What was counted a while ago is counted anew.
         app.clock.advance(TimeDelta::minutes(2));
         let refused = make_key(&app, &user, "new", "till").send().await.unwrap();
@@ -396,7 +402,7 @@ async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
     for media in ["application/x-ndjson", "application/json"] {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
-        let mut admin = app.app.writer.begin().await.unwrap();
+        let mut admin = app.state.writer.begin().await.unwrap();
         // Another claim of the same key that is not over: ours waits while it is executed.
         sqlx::query(
             "insert into idempotency_keys (account_id, key, route, locked_until, created_at)
@@ -425,7 +431,7 @@ async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
             where datname = current_database() and wait_event_type = 'Lock' and query like '%idempotency_keys%'";
         eventually("it waits for the other", async || count(&app, waiting).await == 1).await;
         drop(client);
-        eventually("the hang-up is noticed", async || app.app.deadline.suspects_connections()).await;
+        eventually("the hang-up is noticed", async || app.state.deadline.suspects_connections()).await;
         admin.rollback().await.unwrap();
         // The statement goes on in the server, whoever waits for it.
         let claiming = "select count(*) from pg_stat_activity where datname = current_database()

@@ -14,8 +14,8 @@ struct Fleet([TestApp; 2]);
 impl Fleet {
     async fn spawn(settings: &[(&str, &str)]) -> Fleet {
         let settings = [&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "20")], settings].concat();
-        let one = TestApp::spawn_with(&settings).await;
-        let other = one.spawn_beside(&settings).await;
+        let one = TestApp::builder().settings(&settings).spawn().await;
+        let other = TestApp::builder().beside(&one).settings(&settings).spawn().await;
         Fleet([one, other])
     }
 
@@ -57,7 +57,7 @@ async fn watches() {
     )
     .bind(anna.account)
     .bind(games[0])
-    .execute(&fleet.one().app.writer)
+    .execute(&fleet.one().state.writer)
     .await
     .unwrap();
     let asked = games.iter().enumerate().map(|(at, game)| {
@@ -86,7 +86,7 @@ async fn keys() {
          select uuid_v7(now()), $1, 'key', 'sbk_', sha256(n::text::bytea), '{}', now() from generate_series(1, 94) n",
     )
     .bind(anna.account)
-    .execute(&fleet.one().app.writer)
+    .execute(&fleet.one().state.writer)
     .await
     .unwrap();
     assert_eq!(made(&fleet, &anna, Method::POST, "/v1/keys", json!({"name": "{at}"})).await, 5);

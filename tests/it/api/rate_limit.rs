@@ -12,7 +12,7 @@ fn limits(answer: &Response) -> (u16, String) {
 }
 
 async fn spawn() -> TestApp {
-    TestApp::spawn_with(&[("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "3")]).await
+    TestApp::builder().settings(&[("SALEBELL_SERVER__RATE_LIMIT_PER_MINUTE", "3")]).spawn().await
 }
 
 #[tokio::test]
@@ -62,7 +62,10 @@ async fn strangers_are_counted_by_the_address_that_a_trusted_proxy_tells_and_no_
     let of = async |app: &TestApp, address: &str| {
         app.get("/v1/deals").header("x-forwarded-for", address).send().await.unwrap().status().as_u16()
     };
-    let behind = TestApp::spawn_with(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    let behind = TestApp::builder()
+        .settings(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "127.0.0.0/8")])
+        .spawn()
+        .await;
     for (address, status) in [
         ("203.0.113.1", 200),
         ("203.0.113.1", 429),
@@ -72,7 +75,10 @@ async fn strangers_are_counted_by_the_address_that_a_trusted_proxy_tells_and_no_
     ] {
         assert_eq!(of(&behind, address).await, status, "{address}");
     }
-    let open = TestApp::spawn_with(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8")]).await;
+    let open = TestApp::builder()
+        .settings(&[limit, ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8")])
+        .spawn()
+        .await;
     assert_eq!(of(&open, "203.0.113.1").await, 200);
     assert_eq!(of(&open, "203.0.113.2").await, 429);
 }

@@ -187,7 +187,7 @@ async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is(
 
 #[tokio::test]
 async fn a_panic_is_a_500_and_the_process_lives() {
-    let app = TestApp::spawn_router(&[], misbehaving).await;
+    let app = TestApp::builder().router(misbehaving).spawn().await;
     for _ in 0..3 {
         let problem = problem(app.get("/panic").send().await.unwrap(), 500).await;
         assert!(!problem.detail.contains("on purpose"));
@@ -197,7 +197,7 @@ async fn a_panic_is_a_500_and_the_process_lives() {
 
 #[tokio::test]
 async fn a_trace_goes_through() {
-    let app = TestApp::spawn_router(&[], misbehaving).await;
+    let app = TestApp::builder().router(misbehaving).spawn().await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let answer = app.get("/trace").header("traceparent", parent).send().await.unwrap();
     let ours = answer.text().await.unwrap();
@@ -206,7 +206,11 @@ async fn a_trace_goes_through() {
 
 #[tokio::test]
 async fn a_handler_that_is_late_is_a_503_and_a_body_that_is_late_a_408() {
-    let app = TestApp::spawn_router(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "1")], misbehaving).await;
+    let app = TestApp::builder()
+        .settings(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "1")])
+        .router(misbehaving)
+        .spawn()
+        .await;
     let answer = app.get("/slow").send().await.unwrap();
     assert_eq!(answer.headers()["retry-after"], "1");
     problem(answer, 503).await;
@@ -221,7 +225,7 @@ async fn a_handler_that_is_late_is_a_503_and_a_body_that_is_late_a_408() {
 async fn a_streamed_body_may_take_longer_than_a_request_but_not_pause() {
     let settings =
         [("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "1"), ("SALEBELL_SERVER__BODY_IDLE_TIMEOUT_S", "2")];
-    let app = TestApp::spawn_router(&settings, misbehaving).await;
+    let app = TestApp::builder().settings(&settings).router(misbehaving).spawn().await;
     let mut stream = raw::connect(&app.url).await;
     let head = "POST /stream HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -240,7 +244,11 @@ async fn a_streamed_body_may_take_longer_than_a_request_but_not_pause() {
 
 #[tokio::test]
 async fn bodies_of_the_wrong_type_size_or_coding_are_refused() {
-    let app = TestApp::spawn_router(&[("SALEBELL_SERVER__MAX_JSON_BYTES", "100")], misbehaving).await;
+    let app = TestApp::builder()
+        .settings(&[("SALEBELL_SERVER__MAX_JSON_BYTES", "100")])
+        .router(misbehaving)
+        .spawn()
+        .await;
     let post = |body: Vec<u8>| app.post("/json").header("content-type", "application/json").body(body);
     problem(app.post("/json").body("{}").send().await.unwrap(), 415).await;
     problem(post(b"{}".to_vec()).header("content-encoding", "gzip").send().await.unwrap(), 415).await;

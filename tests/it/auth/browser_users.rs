@@ -36,7 +36,7 @@ impl Balancer {
             ("SALEBELL_AUTH__ALB__KEYS_URL", &self.keys.url),
         ];
         own.extend_from_slice(settings);
-        TestApp::spawn_with(&own).await
+        TestApp::builder().settings(&own).spawn().await
     }
 
     async fn app(&self) -> TestApp {
@@ -176,7 +176,7 @@ async fn only_a_trusted_proxy_is_believed_and_only_where_there_is_a_load_balance
     let request = stranger.get("/v1/me").header(HEADER, &good).header("x-forwarded-for", "10.0.0.1");
     let (status, body) = sent(request).await;
     assert_eq!((status, &body["detail"]), (401, &json!("The Authorization header is missing.")));
-    let without = TestApp::spawn_with(&[TRUSTED]).await;
+    let without = TestApp::builder().settings(&[TRUSTED]).spawn().await;
     assert_eq!(me(&without, &good).await.0, 401);
     assert_eq!(balancer.keys.asked(), 0);
 }

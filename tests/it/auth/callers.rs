@@ -24,7 +24,7 @@ async fn spawn(change: impl FnOnce(&mut Value)) -> TestApp {
         "jwks": {"keys": [RSA.jwk(), EC.jwk(), ED.jwk()]},
     });
     change(&mut issuer);
-    TestApp::spawn_with(&[("SALEBELL_AUTH__ISSUERS", &json!([issuer]).to_string())]).await
+    TestApp::builder().settings(&[("SALEBELL_AUTH__ISSUERS", &json!([issuer]).to_string())]).spawn().await
 }
 
 async fn spawn_with_url(url: &str) -> TestApp {

@@ -82,7 +82,7 @@ impl Pool {
             "group_scopes": {"operators": ["operator"], "others": ["catalogue:write"]},
         });
         change(&mut issuer);
-        TestApp::spawn_with(&[("SALEBELL_AUTH__ISSUERS", &json!([issuer]).to_string())]).await
+        TestApp::builder().settings(&[("SALEBELL_AUTH__ISSUERS", &json!([issuer]).to_string())]).spawn().await
     }
 }
 

@@ -58,7 +58,7 @@ async fn a_key_is_shown_once_and_lives_until_it_is_revoked() {
 #[tokio::test]
 async fn another_process_refuses_a_revoked_key_within_five_seconds() {
     let app = TestApp::spawn().await;
-    let other = TestApp::spawn_with(&[("SALEBELL_DATABASE__URL", &app.database.url)]).await;
+    let other = TestApp::builder().settings(&[("SALEBELL_DATABASE__URL", &app.database.url)]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (_, made) = create(&app, &anna, json!({"name": "lent"})).await;
     let key = made["key"].as_str().unwrap();
@@ -141,7 +141,7 @@ async fn the_last_use_is_noted_at_most_once_a_minute() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let last_use = async || -> Option<DateTime<Utc>> {
-        sqlx::query_scalar("select last_used_at from api_keys").fetch_one(&app.app.writer).await.unwrap()
+        sqlx::query_scalar("select last_used_at from api_keys").fetch_one(&app.state.writer).await.unwrap()
     };
     assert_eq!(status_of_me(&app, &anna.token).await, 200);
     // It is written after the answer.

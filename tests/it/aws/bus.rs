@@ -76,7 +76,7 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     let stranger = app.user("stranger", SHOP).await;
     let first = app.report(&shop, json!([seen("0", "20.00", 1)])).await;
     assert_eq!(app.report(&partner, json!([])).await["accepted"], 0);
-    let working = tokio::spawn(worker::run(app.app.clone()));
+    let working = tokio::spawn(worker::run(app.state.clone()));
     done(&app, &shop, &first).await;
 
     away(&proxy);
@@ -120,10 +120,10 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     assert_eq!((&invented["recorded"], &invented["failed"]), (&json!(1), &json!(1)));
     // A message goes after what it reported is recorded, or when it comes a second time.
     eventually("the queue is empty, and nothing is dead", async || {
-        app.app.bus.age_and_dead().await.unwrap() == (0.0, 0)
+        app.state.bus.age_and_dead().await.unwrap() == (0.0, 0)
     })
     .await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     working.await.unwrap().unwrap();
 }
 
@@ -163,7 +163,7 @@ fn noise(state: &mut u64, length: usize) -> String {
 
 #[tokio::test]
 async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the_order_of_time() {
-    let app = TestApp::spawn_on_bus(Carrier::Aws).await;
+    let app = TestApp::builder().bus(Carrier::Aws).spawn().await;
     let shop = app.user("shop", SHOP).await;
     let mut state = 7;
     // Each of 1000 offers goes on sale and off again; told in an order of its own, 4 MiB that hardly pack.
@@ -190,7 +190,7 @@ async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the
     assert_eq!(batch["transitions"], json!({"first.seen": 990, "sale.started": 1000, "sale.ended": 1000}));
     assert_eq!(app.batch(&shop, &small).await["stale"], 10);
     let parts: i64 = sqlx::query_scalar("select max(parts)::bigint from batches")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert!((12..40).contains(&parts), "{parts} parts");
@@ -204,9 +204,9 @@ async fn an_aws_that_fails_loses_and_doubles_nothing() {
     settings.extend(IMPATIENT);
     settings.retain(|(key, _)| *key != "SALEBELL_BUS__ENDPOINT");
     settings.push(("SALEBELL_BUS__ENDPOINT", &failing));
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let shop = app.user("shop", SHOP).await;
-    let working = tokio::spawn(worker::run(app.app.clone()));
+    let working = tokio::spawn(worker::run(app.state.clone()));
     let mut accepted = Vec::new();
     for sku in 0..40 {
         let body = json!({"observations": [seen(&sku.to_string(), "9.99", 1)]}).to_string();
@@ -223,9 +223,9 @@ async fn an_aws_that_fails_loses_and_doubles_nothing() {
     let doubled = sqlx::query_scalar::<_, i64>(
         "select count(*) from price_history h group by offer_id having count(*) > 1",
     );
-    assert_eq!(doubled.fetch_optional(&app.app.writer).await.unwrap(), None);
-    assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 0);
-    app.app.stopping.cancel();
+    assert_eq!(doubled.fetch_optional(&app.state.writer).await.unwrap(), None);
+    assert_eq!(app.state.bus.age_and_dead().await.unwrap().1, 0);
+    app.state.stopping.cancel();
     working.await.unwrap().unwrap();
 }
 
@@ -242,7 +242,7 @@ async fn an_aws_that_hangs_is_a_503_in_time() {
     let queues = Queues::create().await;
     let mut settings = queues.settings().to_vec();
     settings[4].1 = &endpoint;
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let shop = app.user("shop", SHOP).await;
     let begin = Instant::now();
     let answer =
@@ -250,7 +250,7 @@ async fn an_aws_that_hangs_is_a_503_in_time() {
     assert_eq!((answer.status().as_u16(), answer.headers().contains_key("retry-after")), (503, true));
     assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
     let begin = Instant::now();
-    assert!(record::step(&app.app).await.is_err());
+    assert!(record::step(&app.state).await.is_err());
     assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
     hanging.abort();
 }
@@ -263,7 +263,7 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
     let accepted = app.report(&shop, json!([seen("a", "9.99", 1)])).await;
     proxy.cut();
     let stepping = tokio::spawn({
-        let app = app.app.clone();
+        let app = app.state.clone();
         async move { record::step(&app).await }
     });
     let queues = app.queues.as_ref().unwrap();
@@ -271,12 +271,12 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
     while queues.held().await != 1 {
         assert!(begin.elapsed() < Duration::from_secs(20), "it is not held");
     }
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     assert!(stepping.await.unwrap().unwrap().is_more());
     assert_eq!(queues.held().await, 0);
     let mut settings = queues.settings().to_vec();
     settings.push(("SALEBELL_DATABASE__URL", &database.url));
-    let other = TestApp::spawn_with(&settings).await;
+    let other = TestApp::builder().settings(&settings).spawn().await;
     other.record_all().await;
     assert_eq!(other.batch(&shop, &accepted).await["recorded"], 1);
 }
@@ -284,17 +284,18 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
 /// SQS hands a message to a question that nobody listens to any more, and then it rests for a lease.
 #[tokio::test]
 async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
-    let app = TestApp::spawn_on_bus_with(Carrier::Aws, &[("SALEBELL_WORKER__LEASE_S", "600")]).await;
+    let app =
+        TestApp::builder().bus(Carrier::Aws).settings(&[("SALEBELL_WORKER__LEASE_S", "600")]).spawn().await;
     let (shop, queues) = (app.user("shop", SHOP).await, app.queues.as_ref().unwrap());
     let settings = queues.settings();
     let settings = [&settings[..], &[("SALEBELL_DATABASE__URL", app.database.url.as_str())]].concat();
-    let other = TestApp::spawn_with(&settings).await;
-    let recording = tokio::spawn(driver::run(app.app.clone(), RecordTask::new(app.app.clone())));
+    let other = TestApp::builder().settings(&settings).spawn().await;
+    let recording = tokio::spawn(driver::run(app.state.clone(), RecordTask::new(app.state.clone())));
     let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
     done(&other, &shop, &first).await;
     // By now it asks for more, for 20 s.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     // Longer than the moment for which one would listen that gives its question up.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!recording.is_finished(), "it listens");
@@ -306,12 +307,13 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
 }
 
 async fn dead_messages_are_told_and_redriven_from_a_shell(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 0 are dead.\n");
-    app.app.bus.send_batch(&[b"damage".to_vec(), b"damage".to_vec()]).await.unwrap();
+    app.state.bus.send_batch(&[b"damage".to_vec(), b"damage".to_vec()]).await.unwrap();
     for _ in 0..2 {
-        let message = app.app.bus.receive(1, Duration::from_secs(9), Duration::ZERO).await.unwrap().remove(0);
-        app.app.bus.bury(&message, "damaged").await.unwrap();
+        let message =
+            app.state.bus.receive(1, Duration::from_secs(9), Duration::ZERO).await.unwrap().remove(0);
+        app.state.bus.dead_letter(&message, "damaged").await.unwrap();
     }
     assert_eq!(instance::run(&app, &["bus", "status"]).await, "No message waits; 2 are dead.\n");
     assert_eq!(instance::run(&app, &["bus", "redrive"]).await, "2 messages wait again.\n");

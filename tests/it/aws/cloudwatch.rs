@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use salebell::store::{delivery_queue, dispatch as dispatch_queue};
-use salebell::telemetry::table::{self, CloudWatch, Kind};
+use salebell::telemetry::table::{self, CloudWatch, MetricKind};
 use salebell::worker::dispatch;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -15,10 +15,10 @@ use sqlx::Connection;
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::ec2::{Ec2, Group};
 use crate::support::journal::{Journal, beside_a_journald};
 use crate::support::sink::Sink;
 use crate::support::{TestApp, eventually, instance};
+use test_support::ec2::{Ec2, Group};
 
 /// Every line, checked against the format.
 fn parse(lines: &str) -> Vec<Value> {
@@ -56,9 +56,9 @@ fn check_targets(line: &Value) {
             let entry = table::find(name).unwrap();
             assert_eq!(metric["Unit"], entry.unit);
             match entry.kind {
-                Kind::Counter => assert!(line[name].is_u64(), "{name} in {line}"),
-                Kind::Gauge => assert!(line[name].is_number(), "{name} in {line}"),
-                Kind::Histogram => {
+                MetricKind::Counter => assert!(line[name].is_u64(), "{name} in {line}"),
+                MetricKind::Gauge => assert!(line[name].is_number(), "{name} in {line}"),
+                MetricKind::Histogram => {
                     let list = |of: &str| line[name][of].as_array().unwrap().clone();
                     assert_eq!(list("Values").len(), list("Counts").len());
                     let count: u64 = list("Counts").iter().map(|count| count.as_u64().unwrap()).sum();
@@ -85,9 +85,9 @@ fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
         for (name, value) in line.as_object().unwrap() {
             let Some(metric) = table::find(name) else { continue };
             let added = match metric.kind {
-                Kind::Counter => value.as_f64().unwrap(),
-                Kind::Histogram => value["Count"].as_f64().unwrap(),
-                Kind::Gauge => continue,
+                MetricKind::Counter => value.as_f64().unwrap(),
+                MetricKind::Histogram => value["Count"].as_f64().unwrap(),
+                MetricKind::Gauge => continue,
             };
             let CloudWatch::By(labels) = metric.cloudwatch else { continue };
             let labels: String =
@@ -107,7 +107,7 @@ fn totals(text: &str) -> BTreeMap<String, f64> {
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let Some(metric) = table::find(name.strip_suffix("_count").unwrap_or(name)) else { continue };
         let CloudWatch::By(wanted) = metric.cloudwatch else { continue };
-        if metric.kind == Kind::Gauge {
+        if metric.kind == MetricKind::Gauge {
             continue;
         }
         let value_of = |label: &&str| {
@@ -150,7 +150,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
     let anna = app.user("anna.secret@example.com", &[]).await;
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/a-secret-path?token=secret-token")).await;
-    let key = app.app.config.webhook.encryption_keys[0].expose_secret();
+    let key = app.state.config.webhook.encryption_keys[0].expose_secret();
     let webhooks = [
         ("SALEBELL_WEBHOOK__ALLOW_HTTP", "true"),
         ("SALEBELL_WEBHOOK__ALLOW_NETWORKS", "127.0.0.0/8"),
@@ -331,12 +331,12 @@ async fn the_queues_tell_how_long_they_have_waited() {
     let app = TestApp::spawn().await;
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);
-    let pool = &app.app.writer;
+    let pool = &app.state.writer;
     let in_a_minute = || app.clock.now() + TimeDelta::minutes(1);
     let near = |age: f64| assert!((60.0..90.0).contains(&age), "{age}");
     app.report(&shop, json!([observation(1, "20.00", 1)])).await;
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let games = app.see(&anna, "/v1/games").await;
     app.hook(&anna, "http://127.0.0.1:1/").await;
     for (priority, cadence) in [("high", "immediate"), ("normal", "daily")] {
@@ -349,7 +349,7 @@ async fn the_queues_tell_how_long_they_have_waited() {
     app.record_all().await;
     near(dispatch_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(dispatch_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
     near(delivery_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, app.clock.now() - TimeDelta::minutes(1)).await.unwrap(), 0.0);

@@ -18,10 +18,10 @@ use sqlx::{Connection, PgConnection};
 
 use crate::support::aws::REGION;
 use crate::support::binary::{Binary, command};
-use crate::support::ec2::{Ec2, Fault, Group};
 use crate::support::rds::{Key, Rds};
 use crate::support::scratch::Scratch;
 use crate::support::{TestClock, eventually};
+use test_support::ec2::{Ec2, Fault, Group};
 
 /// A database behind two hosts.
 struct Setting {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use salebell::instance::metadata::Metadata;
 
-use crate::support::ec2::{Ec2, Fault, Group};
 use crate::support::eventually;
+use test_support::ec2::{Ec2, Fault, Group};
 
 async fn launch() -> (Ec2, Metadata) {
     let ec2 = Ec2::start(Group::new("salebell-test")).await;

@@ -10,10 +10,10 @@ use url::Url;
 
 use crate::files::uploads::{bytes, hex, sent};
 use crate::support::bus::Carrier;
-use crate::support::ec2::{Ec2, Fault, Group};
 use crate::support::instance::{Api, start};
 use crate::support::s3::{Bucket, strict};
 use crate::support::{TestApp, eventually};
+use test_support::ec2::{Ec2, Fault, Group};
 
 const MIB: usize = 1 << 20;
 
@@ -30,7 +30,7 @@ fn on_instance<'a>(metadata: &'a str, s3: &'a str) -> [(&'static str, &'a str); 
 /// An app on S3 and SNS, and the group that an instance of it is in.
 async fn setting() -> (TestApp, Arc<Ec2>, String) {
     let bucket = Bucket::create().await;
-    let mut app = TestApp::spawn_on_bus_with(Carrier::Aws, &bucket.settings()).await;
+    let mut app = TestApp::builder().bus(Carrier::Aws).settings(&bucket.settings()).spawn().await;
     app.bucket = Some(bucket);
     let ec2 = Arc::new(Ec2::start(Group::new("salebell-test")).await);
     let metadata = ec2.launch("i-1").await;

@@ -175,7 +175,7 @@ async fn many_readers_share_queries_and_get_their_own_game() {
     for number in 0..40 {
         games.push(app.new_game(&user, &format!("Game {number}")).await);
     }
-    let loader = &app.app.games;
+    let loader = &app.state.games;
     let reads = (0..2_000).map(|at| {
         let (loader, id) = (loader.clone(), if at % 41 == 40 { Uuid::nil() } else { games[at % 41] });
         tokio::spawn(async move { (at, loader.find_game(id).await.unwrap()) })
@@ -192,7 +192,7 @@ async fn many_readers_share_queries_and_get_their_own_game() {
             number => assert_eq!(game.unwrap().title, format!("Game {number}")),
         }
     }
-    app.app.reader.close().await;
+    app.state.reader.close().await;
     let reads = (0..50).map(|at| loader.find_game(games[at % 40]));
     for read in futures_util::future::join_all(reads).await {
         assert_eq!(read.unwrap_err().kind, salebell::error::Kind::Unavailable);

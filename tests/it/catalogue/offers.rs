@@ -81,7 +81,7 @@ async fn an_offer_moves_to_another_game_with_its_deal() {
     let sale: (Uuid, Option<String>) =
         sqlx::query_as("select game_id, platform from sales where offer_id = $1")
             .bind(offer)
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(sale, (right, Some("switch".to_owned())));
@@ -187,7 +187,7 @@ async fn what_was_reported_for_the_uk_is_of_its_code_after_the_migration() {
         "update sales set region = 'UK' where region = 'FR'",
         "update watches set regions = array_replace(regions, 'FR', 'UK')",
     ] {
-        sqlx::query(before).execute(&app.app.writer).await.unwrap();
+        sqlx::query(before).execute(&app.state.writer).await.unwrap();
     }
     let regions = async || {
         sqlx::query_scalar::<_, String>(
@@ -195,14 +195,14 @@ async fn what_was_reported_for_the_uk_is_of_its_code_after_the_migration() {
                 || '; ' || (select array_to_string(array(select unnest(regions) order by 1), ' ') from watches)
              from offers o join sales s on s.offer_id = o.id",
         )
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap()
     };
     // Twice: the second time there is nothing to do.
     for _ in 0..2 {
         let migration = include_str!("../../../migrations/20261129040200_rename_uk.sql");
-        sqlx::raw_sql(migration).execute(&app.app.writer).await.unwrap();
+        sqlx::raw_sql(migration).execute(&app.state.writer).await.unwrap();
         assert_eq!(regions().await, "a GB GB, b GB GB, b UK UK, c DE DE; DE GB");
     }
 }

@@ -73,7 +73,7 @@ async fn a_store_goes_with_its_offers_and_their_history() {
     .bind(game)
     .bind(going)
     .bind(app.minute(0))
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
 
@@ -84,7 +84,7 @@ async fn a_store_goes_with_its_offers_and_their_history() {
     assert_eq!(offers[0]["store"]["slug"], "staying");
     for table in ["price_history", "sales"] {
         let count = sqlx::AssertSqlSafe(format!("select count(*) from {table}"));
-        let left: i64 = sqlx::query_scalar(count).fetch_one(&app.app.writer).await.unwrap();
+        let left: i64 = sqlx::query_scalar(count).fetch_one(&app.state.writer).await.unwrap();
         assert_eq!(left, 1, "{table}");
     }
 }

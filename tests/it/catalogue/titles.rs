@@ -28,7 +28,7 @@ async fn games(app: &TestApp) -> Vec<(String, String)> {
          from games g left join offers o on o.game_id = g.id left join stores s on s.id = o.store_id
          group by g.id, g.title order by g.title, min(o.sku)",
     )
-    .fetch_all(&app.app.writer)
+    .fetch_all(&app.state.writer)
     .await
     .unwrap()
 }
@@ -124,14 +124,14 @@ async fn game_of_before(app: &TestApp, title: &str, normalised: &str) {
     .bind(uuid::Uuid::now_v7())
     .bind(title)
     .bind(normalised)
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
 }
 
 async fn keys(app: &TestApp) -> Vec<(String, String, Option<String>)> {
     sqlx::query_as("select title, normalised_title, match_title from games order by title")
-        .fetch_all(&app.app.writer)
+        .fetch_all(&app.state.writer)
         .await
         .unwrap()
 }
@@ -154,7 +154,7 @@ async fn games_of_the_version_before_get_their_keys_whenever_they_are_written() 
     assert_eq!((of("Burrow Tales+"), of("Burrow Tales")), (vec!["one:a"], vec!["one:b"]));
 
     // `salebell migrate`, twice.
-    store::migrate(&app.app.writer).await.unwrap();
+    store::migrate(&app.state.writer).await.unwrap();
     let filled = keys(&app).await;
     assert_eq!(
         filled[0],
@@ -162,22 +162,22 @@ async fn games_of_the_version_before_get_their_keys_whenever_they_are_written() 
     );
     assert!(filled.contains(&("Burrow Tales+".into(), "burrow tales".into(), Some("burrow tales +".into()))));
     assert!(filled.iter().all(|(_, _, key)| key.is_some()));
-    assert_eq!(matching::fill_keys(&app.app.writer).await.unwrap(), 0);
+    assert_eq!(matching::fill_keys(&app.state.writer).await.unwrap(), 0);
     assert_eq!(keys(&app).await, filled);
 
     // While the version before runs on, it makes and renames games; the worker follows it.
     game_of_before(&app, "Tom & Jerry", "tom jerry").await;
     sqlx::query("update games set title = 'Burrow Tales#', normalised_title = 'burrow tales' where title = 'Burrow Tales+'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     let without: i64 = sqlx::query_scalar("select count(*) from games where match_title is null")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(without, 2);
     report(&app, &shop, &[seen("two", "a", "Burrow Tales+"), seen("two", "b", "Burrow Tales #")]).await;
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     let filled = keys(&app).await;
     assert!(filled.iter().all(|(_, _, key)| key.is_some()));
     assert!(filled.contains(&("Tom & Jerry".into(), "tom jerry".into(), Some("tom and jerry".into()))));

@@ -48,7 +48,7 @@ async fn complaint(arguments: &[&str], settings: &[(&str, &str)]) -> String {
 async fn commands_say_why_they_cannot_reach_the_api() {
     let (nobody, hangs_up) = (nobody(), answers(b"").await);
     let ssh = answers(b"SSH-2.0-OpenSSH_9.2\r\n").await;
-    let (plain, minted) = (TestApp::spawn().await, TestApp::spawn_with(&[MINTED]).await);
+    let (plain, minted) = (TestApp::spawn().await, TestApp::builder().settings(&[MINTED]).spawn().await);
     let [plain_at, minted_at] =
         [&plain.url, &minted.url].map(|url| url.split_once("//").unwrap().1.to_owned());
     let scratch = Scratch::new();

@@ -82,7 +82,7 @@ async fn damaged_bytes_are_told_and_kept() {
     let shell = Shell::new(&app.url, &anna);
     let file = shell.put("a.bin", &bytes(100_000)).await;
     let place: String =
-        sqlx::query_scalar("select place from file_pieces").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select place from file_pieces").fetch_one(&app.state.writer).await.unwrap();
     let on_disk = app.files.path().join(place);
     let mut damaged = std::fs::read(&on_disk).unwrap();
     damaged[50_000] ^= 1;
@@ -147,7 +147,7 @@ async fn files_are_listed_shared_and_removed() {
 
 #[tokio::test]
 async fn what_is_wrong_is_said_in_a_line() {
-    let app = TestApp::spawn_with(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut shell = Shell::new(&app.url, &anna);
     shell.write("a.bin", &bytes(2000));

@@ -311,7 +311,7 @@ async fn two_versions_are_never_glued_together() {
         "update file_pieces set place = (select place from file_pieces where file_id = (select id from files where name = 'two'))
          where file_id = (select id from files where name = 'one')",
     ] {
-        sqlx::query(swap).execute(&app.app.writer).await.unwrap();
+        sqlx::query(swap).execute(&app.state.writer).await.unwrap();
     }
     gate.open();
     gate.cut();

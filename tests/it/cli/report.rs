@@ -86,19 +86,19 @@ fn many(count: usize) -> String {
 }
 
 async fn count_history(app: &TestApp) -> i64 {
-    sqlx::query_scalar("select count(*) from price_history").fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar("select count(*) from price_history").fetch_one(&app.state.writer).await.unwrap()
 }
 
 async fn count_accepted(app: &TestApp) -> i64 {
     sqlx::query_scalar("select coalesce(sum(accepted), 0)::bigint from batches")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap()
 }
 
 #[tokio::test]
 async fn what_was_seen_too_long_ago_to_ring_is_counted() {
-    let app = TestApp::spawn_with(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let csv = format!("{}new,New,1.00,{}\n", many(3), app.clock.now().to_rfc3339());
@@ -150,7 +150,7 @@ async fn refused_lines_are_told_with_their_numbers_in_the_file() {
         "select games.title, offers.amount, offers.observed_at from offers join games on games.id = offers.game_id
          where offers.sku = 'a'",
     )
-    .fetch_one(&app.app.writer)
+    .fetch_one(&app.state.writer)
     .await
     .unwrap();
     assert_eq!((title.as_str(), amount), ("Two, of them", 1850));
@@ -184,7 +184,7 @@ async fn every_one_of_many_refused_lines_is_told() {
     app.record_all().await;
     let offers = "select count(*) from offers o where o.amount = 100
         and (select count(*) from price_history h where h.offer_id = o.id) = 1";
-    assert_eq!(sqlx::query_scalar::<_, i64>(offers).fetch_one(&app.app.writer).await.unwrap(), 500);
+    assert_eq!(sqlx::query_scalar::<_, i64>(offers).fetch_one(&app.state.writer).await.unwrap(), 500);
     let told: Vec<u64> = std::fs::read_to_string(&rejects)
         .unwrap()
         .lines()
@@ -362,7 +362,7 @@ async fn broken_connections_lose_nothing_and_double_nothing() {
 /// `salebell api` as a process of its own on a given port.
 async fn start_api(app: &TestApp, address: SocketAddr) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_salebell"));
-    let config = &app.app.config;
+    let config = &app.state.config;
     let child = command
         .arg("api")
         .env("SALEBELL_DATABASE__URL", config.database.url.expose_secret())
@@ -386,7 +386,7 @@ async fn wait_for_batches(app: &TestApp, count: i64) {
     let begin = Instant::now();
     loop {
         let batches: i64 =
-            sqlx::query_scalar("select count(*) from batches").fetch_one(&app.app.writer).await.unwrap();
+            sqlx::query_scalar("select count(*) from batches").fetch_one(&app.state.writer).await.unwrap();
         if batches >= count {
             return;
         }

@@ -65,7 +65,7 @@ async fn an_open_quote_gives_no_line_the_price_of_another() {
         let output = report(&app, &scratch, &app.url, &shop, &arguments).await;
         assert_eq!(output.status.code(), Some(0), "{name}: {output:?}");
         let offers: Vec<(String, i64)> = sqlx::query_as("select sku, amount from offers order by sku")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap();
         let expected = [("r1", 1000), ("r2", 100), ("r3", 200), ("r4", 300)];

@@ -29,7 +29,7 @@ const MAX_ROWS_OF_SEARCH: f64 = 9_000.0;
 async fn catalogue(games: i64) -> TestApp {
     let app = TestApp::spawn().await;
     let script = include_str!("../../../benches/catalogue.sql").replace(":games", &games.to_string());
-    let mut connection = app.app.writer.acquire().await.unwrap();
+    let mut connection = app.state.writer.acquire().await.unwrap();
     sqlx::raw_sql("set statement_timeout = 0").execute(&mut *connection).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(script)).execute(&mut *connection).await.unwrap();
     for table in ["stores", "games", "title_words", "offers", "sales", "price_history", "quarantined_prices"]
@@ -233,7 +233,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
 #[tokio::test]
 async fn no_list_costs_more_on_ten_times_the_catalogue() {
     let (small, large) = tokio::join!(catalogue(GAMES), catalogue(10 * GAMES));
-    let (small, large) = (&small.app.reader, &large.app.reader);
+    let (small, large) = (&small.state.reader, &large.state.reader);
     let mut problems = Vec::new();
     for ((name, on_small), (_, on_large)) in queries(small).await.into_iter().zip(queries(large).await) {
         let (before, after) = (explain(small, on_small).await, explain(large, on_large).await);

@@ -29,7 +29,7 @@ async fn a_burst_into_a_cold_pool_waits_for_slow_log_ins() {
     proxy.delay_log_ins(Duration::from_secs(4));
     assert_eq!(burst(&app).await, [200; BURST]);
     proxy.delay_log_ins(Duration::from_millis(300));
-    eventually("the pool reaches its size", async || app.app.writer.size() == 10).await;
+    eventually("the pool reaches its size", async || app.state.writer.size() == 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,8 +38,8 @@ async fn an_opening_outlives_the_client_that_it_was_begun_for() {
     proxy.delay_log_ins(Duration::from_secs(2));
     let hasty = (0..20).map(|_| app.get("/v1/games").timeout(Duration::from_millis(300)).send());
     assert!(join_all(hasty).await.iter().all(Result::is_err), "nobody waits for his answer");
-    eventually("the pool reaches its size", async || app.app.writer.size() == 10).await;
-    assert_eq!(app.app.writer.num_idle(), 10);
+    eventually("the pool reaches its size", async || app.state.writer.size() == 10).await;
+    assert_eq!(app.state.writer.num_idle(), 10);
     let begun = Instant::now();
     assert_eq!(burst(&app).await, [200; BURST]);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: the connections were there", begun.elapsed());
@@ -121,8 +121,8 @@ async fn a_second_after_a_restart_of_postgres_nothing_is_refused() {
     let url = cluster.url().expose_secret().to_owned();
     let settings =
         [("SALEBELL_DATABASE__URL", url.as_str()), ("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "1000")];
-    let app = TestApp::spawn_with(&settings).await;
-    salebell::store::migrate(&app.app.writer).await.unwrap();
+    let app = TestApp::builder().settings(&settings).spawn().await;
+    salebell::store::migrate(&app.state.writer).await.unwrap();
     let (load, readers) = Load::start(&app);
     load.until(200, 50).await;
     cluster.stop().await.unwrap();
@@ -140,10 +140,10 @@ async fn a_second_after_a_restart_of_postgres_nothing_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_dead_connection_gives_the_others_away() {
     let app = TestApp::spawn().await;
-    let held = join_all((0..10).map(|_| app.app.writer.acquire())).await;
+    let held = join_all((0..10).map(|_| app.state.writer.acquire())).await;
     assert!(held.iter().all(Result::is_ok));
     drop(held);
-    eventually("all are idle", async || app.app.writer.num_idle() == 10).await;
+    eventually("all are idle", async || app.state.writer.num_idle() == 10).await;
     let admin = sqlx::PgPool::connect(&app.database.url).await.unwrap();
     let end = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()";
@@ -163,8 +163,8 @@ async fn a_pool_never_has_more_connections_than_it_may() {
     // Slow enough that further attempts are begun beside the first.
     proxy.delay_log_ins(Duration::from_millis(1200));
     let held = join_all((0..30).map(|_| async {
-        let connection = app.app.writer.acquire().await;
-        assert!(app.app.writer.size() <= 10);
+        let connection = app.state.writer.acquire().await;
+        assert!(app.state.writer.size() <= 10);
         connection.map(drop)
     }));
     assert!(held.await.iter().all(Result::is_ok));
@@ -173,7 +173,7 @@ async fn a_pool_never_has_more_connections_than_it_may() {
     let count = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     eventually("what was opened beyond the size is closed", async || {
         let open = sqlx::query_scalar::<_, i64>(count).fetch_one(&admin).await.unwrap();
-        open == 10 && app.app.writer.size() == 10
+        open == 10 && app.state.writer.size() == 10
     })
     .await;
     admin.close().await;
@@ -184,14 +184,14 @@ async fn a_transaction_that_is_dropped_is_rolled_back_and_its_connection_used_ag
     let app = TestApp::spawn().await;
     let count = async || {
         sqlx::query_scalar::<_, i64>("select count(*) from accounts")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap()
     };
     let insert =
         "insert into accounts (id, issuer, subject, created_at) values (gen_random_uuid(), 'a', $1, now())";
     for (end, expected) in [("dropped", 0), ("rolled back", 0), ("committed", 1)] {
-        let mut transaction = app.app.writer.begin().await.unwrap();
+        let mut transaction = app.state.writer.begin().await.unwrap();
         sqlx::query(insert).bind(end).execute(&mut *transaction).await.unwrap();
         match end {
             "dropped" => drop(transaction),
@@ -202,8 +202,8 @@ async fn a_transaction_that_is_dropped_is_rolled_back_and_its_connection_used_ag
     }
     let idle =
         "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in%'";
-    assert_eq!(sqlx::query_scalar::<_, i64>(idle).fetch_one(&app.app.writer).await.unwrap(), 0);
-    app.app.writer.close().await;
-    assert!(matches!(app.app.writer.acquire().await, Err(sqlx::Error::PoolClosed)));
-    assert_eq!(app.app.writer.size(), 0);
+    assert_eq!(sqlx::query_scalar::<_, i64>(idle).fetch_one(&app.state.writer).await.unwrap(), 0);
+    app.state.writer.close().await;
+    assert!(matches!(app.state.writer.acquire().await, Err(sqlx::Error::PoolClosed)));
+    assert_eq!(app.state.writer.size(), 0);
 }

@@ -97,7 +97,7 @@ fn assert_polite(answers: &BTreeMap<String, usize>) {
 async fn assert_whole(app: &TestApp) {
     let begin = Instant::now();
     loop {
-        let held = (0..5).map(|_| app.app.writer.acquire());
+        let held = (0..5).map(|_| app.state.writer.acquire());
         let held = futures_util::future::join_all(held).await;
         if held.iter().all(Result::is_ok) {
             return;
@@ -129,7 +129,7 @@ async fn a_database_that_cuts_its_connections() {
 async fn a_database_that_falls_silent() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &IMPATIENT).await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
-    let working = tokio::spawn(worker::run(app.app.clone()));
+    let working = tokio::spawn(worker::run(app.state.clone()));
     let (load, callers) = Load::start(&app, &shop);
     load.until("200", 5).await;
     load.until("202", 5).await;
@@ -147,13 +147,13 @@ async fn a_database_that_falls_silent() {
     proxy.give_up();
     assert_whole(&app).await;
     let begin = Instant::now();
-    while app.app.bus.age_and_dead().await.unwrap().0 > 0.0 {
+    while app.state.bus.age_and_dead().await.unwrap().0 > 0.0 {
         assert!(begin.elapsed() < Duration::from_secs(30), "messages wait although the database is back");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for _ in 0..100 {
         if app.get("/readyz").send().await.unwrap().status() == 200 {
-            app.app.stopping.cancel();
+            app.state.stopping.cancel();
             working.await.unwrap().unwrap();
             return;
         }
@@ -174,10 +174,10 @@ async fn a_database_that_is_restarted_under_load() {
     let url = cluster.url().expose_secret().to_owned();
     let mut settings = IMPATIENT.to_vec();
     settings.push(("SALEBELL_DATABASE__URL", &url));
-    let app = TestApp::spawn_with(&settings).await;
-    salebell::store::migrate(&app.app.writer).await.unwrap();
+    let app = TestApp::builder().settings(&settings).spawn().await;
+    salebell::store::migrate(&app.state.writer).await.unwrap();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
-    let working = tokio::spawn(worker::run(app.app.clone()));
+    let working = tokio::spawn(worker::run(app.state.clone()));
     let (load, callers) = Load::start(&app, &shop);
     for _ in 0..2 {
         load.until("200", 10).await;
@@ -195,12 +195,12 @@ async fn a_database_that_is_restarted_under_load() {
     let batches = async || -> (i64, i64) {
         let count = "select count(*), count(*) filter (where exists (
             select from batch_parts p where p.batch_id = b.id)) from batches b where accepted > 0";
-        sqlx::query_as(count).fetch_one(&app.app.writer).await.unwrap()
+        sqlx::query_as(count).fetch_one(&app.state.writer).await.unwrap()
     };
     loop {
         // A batch that was written and not acknowledged may have no part: its message was never sent.
         let (_, recorded) = batches().await;
-        let waiting = app.app.bus.age_and_dead().await.unwrap();
+        let waiting = app.state.bus.age_and_dead().await.unwrap();
         if waiting.0 == 0.0 && recorded as usize >= answers["202"] {
             assert_eq!(waiting.1, 0, "dead messages");
             break;
@@ -208,7 +208,7 @@ async fn a_database_that_is_restarted_under_load() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{recorded} of {answers:?}, {waiting:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     working.await.unwrap().unwrap();
     drop(app);
     cluster.stop().await.unwrap();

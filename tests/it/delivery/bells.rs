@@ -59,20 +59,20 @@ async fn paid_prices_ring_after_a_giveaway() {
     }
     // As after a death between the commit of a slice and the end of its event.
     let count = async || -> i64 {
-        sqlx::query_scalar("select count(*) from deliveries").fetch_one(&app.app.writer).await.unwrap()
+        sqlx::query_scalar("select count(*) from deliveries").fetch_one(&app.state.writer).await.unwrap()
     };
     let before = count().await;
     sqlx::query("update events set dispatched_at = null, last_watch_id = null where rings")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(count().await, before, "whoever repeats them");
 }
 
 #[tokio::test]
 async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on() {
-    let app = TestApp::spawn_with(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna, otto) = (shop(&app).await, app.user("anna", &[]).await, app.user("otto", &[]).await);
     let day = 24 * 60;
     let of = |title: &str, observation| with(observation, json!({"sku": title, "title": title}));

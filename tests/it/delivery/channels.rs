@@ -29,7 +29,7 @@ async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
 
     // At rest it is sealed.
     let stored: Vec<u8> =
-        sqlx::query_scalar("select secret from channels").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select secret from channels").fetch_one(&app.state.writer).await.unwrap();
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD.decode(&secret[6..]).unwrap();
     assert!(!stored.windows(bytes.len()).any(|window| window == bytes));
@@ -37,7 +37,7 @@ async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
 
 #[tokio::test]
 async fn a_channel_that_cannot_be_is_refused_with_every_reason() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__ALLOW_HTTP", "false")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__ALLOW_HTTP", "false")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     for (body, pointers) in [
         (json!({"kind": "webhook", "name": "", "url": "http://example.com/"}), vec!["/name", "/url"]),
@@ -67,7 +67,7 @@ async fn a_channel_that_cannot_be_is_refused_with_every_reason() {
 
 #[tokio::test]
 async fn an_account_has_only_so_many_channels() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__CHANNELS_PER_ACCOUNT", "2")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__CHANNELS_PER_ACCOUNT", "2")]).spawn().await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let body = |n: usize| json!({"kind": "webhook", "name": "a", "url": format!("http://127.0.0.1/{n}")});
     let at_once = (0..5).map(|n| app.call(&anna, Method::POST, "/v1/channels", body(n)));
@@ -107,7 +107,7 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
 
     // A disabled one too: making it again must not hide that it was disabled.
     sqlx::query("update channels set state = 'disabled', disabled_reason = 'gone'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     let disabled = post(&anna, "mine", "http://127.0.0.1/a?b").await;
@@ -123,7 +123,7 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
         .bind(app.clock.now())
         .bind(state)
         .bind(reason)
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
     };
     copy("disabled", Some("deleted")).await.unwrap();
     let active = copy("active", None).await.unwrap();
@@ -131,7 +131,7 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
     let found = post(&anna, "mine", "http://127.0.0.1/a?b").await;
     assert_eq!((found.status, &found.body["id"]), (200, &json!(active)));
     sqlx::query("update channels set state = 'disabled', disabled_reason = 'deleted'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(post(&anna, "mine", "http://127.0.0.1/a?b").await.status, 201);
@@ -266,7 +266,7 @@ async fn what_is_anothers_is_not_there() {
 
 #[tokio::test]
 async fn a_test_tells_what_happened() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__TIMEOUT_MS", "500")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__TIMEOUT_MS", "500")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     sink.on("/broken", Behaviour::Answer(500, "", "no\u{0} such table"));
@@ -306,7 +306,7 @@ async fn a_disabled_channel_is_recovered_with_what_died_since() {
     for _ in 0..3 {
         rungs.push(app.ring(&anna, &[hook.id]).await);
     }
-    let since = app.app.clock.now() - TimeDelta::hours(1);
+    let since = app.state.clock.now() - TimeDelta::hours(1);
     // One died before and one after `since`, one was cancelled with the channel, one because the sale was over.
     for (rung, state, reason) in [
         (&rungs[0], "dead", "no_tries_left"),
@@ -319,7 +319,7 @@ async fn a_disabled_channel_is_recovered_with_what_died_since() {
     sqlx::query(
         "update channels set state = 'disabled', disabled_reason = 'gone', failing_since = created_at",
     )
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
     let redeliver = format!("/v1/deliveries/{}/redeliver", rungs[1].deliveries[0]);

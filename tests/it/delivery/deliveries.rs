@@ -24,7 +24,7 @@ fn time(value: &Value) -> DateTime<Utc> {
 
 /// Another worker leases every channel that has something due, and is never seen again.
 async fn lease_and_vanish(app: &TestApp) -> usize {
-    let now = app.app.clock.now();
+    let now = app.state.clock.now();
     let request = LeaseRequest {
         holder: Uuid::now_v7(),
         after: Uuid::nil(),
@@ -32,7 +32,7 @@ async fn lease_and_vanish(app: &TestApp) -> usize {
         until: now + TimeDelta::seconds(45),
         renew_before: now,
     };
-    delivery_queue::lease_channels(&app.app.writer, &request, now).await.unwrap().channels.len()
+    delivery_queue::lease_channels(&app.state.writer, &request, now).await.unwrap().channels.len()
 }
 
 #[tokio::test]
@@ -42,8 +42,8 @@ async fn a_delivery_arrives_and_is_recorded() {
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/hook")).await;
     let rung = app.ring(&anna, &[hook.id]).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
-    assert_eq!(deliver::step(&app.app).await.unwrap(), NOTHING);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), NOTHING);
 
     let received = sink.received("/hook");
     assert_eq!(received.len(), 1);
@@ -78,7 +78,7 @@ async fn a_delivery_arrives_and_is_recorded() {
     assert_eq!(body["data"], expected);
     let seen_at: DateTime<Utc> = sqlx::query_scalar("select changed_at from sales where id = $1")
         .bind(rung.sale)
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(time(&body["data"]["observed_at"]), seen_at);
@@ -105,7 +105,7 @@ async fn a_failing_delivery_is_tried_by_the_schedule_and_then_dead() {
     let schedule_s = [5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400];
     for (at, wait_s) in schedule_s.into_iter().enumerate() {
         let before = app.clock.now();
-        assert_eq!(deliver::step(&app.app).await.unwrap(), SENT, "try {}", at + 1);
+        assert_eq!(deliver::step(&app.state).await.unwrap(), SENT, "try {}", at + 1);
         let after = app.clock.now();
         let delivery = app.delivery(&anna, id).await;
         assert_eq!(delivery["state"], "pending");
@@ -114,12 +114,12 @@ async fn a_failing_delivery_is_tried_by_the_schedule_and_then_dead() {
         let (longest, shortest) = ((next - before).as_seconds_f64(), (next - after).as_seconds_f64());
         let planned = f64::from(wait_s);
         assert!(longest >= planned * 0.8 && shortest <= planned * 1.2, "{longest} s instead of {planned} s");
-        assert_eq!(deliver::step(&app.app).await.unwrap(), NOTHING, "it is not due yet");
+        assert_eq!(deliver::step(&app.state).await.unwrap(), NOTHING, "it is not due yet");
         app.clock.advance(TimeDelta::milliseconds(i64::from(wait_s) * 1_200 + 1));
     }
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     app.clock.advance(TimeDelta::days(30));
-    assert_eq!(deliver::step(&app.app).await.unwrap(), NOTHING);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), NOTHING);
 
     let delivery = app.delivery(&anna, id).await;
     assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("dead"), &json!("no_tries_left")));
@@ -158,7 +158,7 @@ async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
         sink.on("/", Behaviour::Answer(503, asked, ""));
         let hook = app.hook(&anna, &sink.url("/")).await;
         let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
-        assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+        assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
         let recorded = app.clock.now();
         let delivery = app.delivery(&anna, id).await;
         // The wait begins somewhere between the two.
@@ -171,14 +171,14 @@ async fn a_receiver_may_put_the_next_try_off_for_up_to_a_day_beyond_the_plan() {
 
 #[tokio::test]
 async fn a_receiver_that_is_gone_disables_its_channel_at_once() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "1")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "1")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     sink.on("/gone", Behaviour::Answer(410, "", ""));
     let (gone, fine) = (app.hook(&anna, &sink.url("/gone")).await, app.hook(&anna, &sink.url("/fine")).await);
     let rung = app.ring(&anna, &[gone.id, fine.id]).await;
     app.ring_again(&anna, &rung, gone.id, 12_000).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), Step { sent: 2, cancelled: 0 });
+    assert_eq!(deliver::step(&app.state).await.unwrap(), Step { sent: 2, cancelled: 0 });
     let channel = app.see(&anna, &format!("/v1/channels/{}", gone.id)).await;
     assert_eq!((&channel["state"], &channel["disabled_reason"]), (&json!("disabled"), &json!("gone")));
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
@@ -186,7 +186,7 @@ async fn a_receiver_that_is_gone_disables_its_channel_at_once() {
 
     // What waits for it is cancelled in slices.
     let mut cancelled = 0;
-    while let Step { sent: 0, cancelled: some @ 1.. } = deliver::step(&app.app).await.unwrap() {
+    while let Step { sent: 0, cancelled: some @ 1.. } = deliver::step(&app.state).await.unwrap() {
         assert!(some <= 5_000);
         cancelled += some;
     }
@@ -208,7 +208,7 @@ async fn a_channel_that_fails_for_five_days_is_disabled() {
     let fails = async |status: u16| {
         sink.on("/", Behaviour::Answer(status, "", ""));
         app.ring(&anna, &[hook.id]).await;
-        while deliver::step(&app.app).await.unwrap() != NOTHING {}
+        while deliver::step(&app.state).await.unwrap() != NOTHING {}
         app.see(&anna, &path).await
     };
     let failing_since = fails(500).await["failing_since"].clone();
@@ -231,13 +231,13 @@ async fn what_fails_on_our_side_does_not_disable_a_channel() {
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/")).await;
     let rung = app.ring(&anna, &[hook.id]).await;
-    sqlx::query("update channels set secret = '\\x00'").execute(&app.app.writer).await.unwrap();
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    sqlx::query("update channels set secret = '\\x00'").execute(&app.state.writer).await.unwrap();
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
     assert_eq!(delivery["state"], "pending", "it is tried again");
     assert_eq!(delivery["attempts"][0]["error"], "something went wrong on our side");
     let failing: bool = sqlx::query_scalar("select failing_since is not null from channels")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert!(!failing);
@@ -284,11 +284,11 @@ async fn a_price_that_no_longer_stands_is_not_told() {
         ("with r as (delete from offers) select $1", Some("sale_ended")),
     ] {
         // What is changed below is changed everywhere.
-        sqlx::query("delete from watches").execute(&app.app.writer).await.unwrap();
+        sqlx::query("delete from watches").execute(&app.state.writer).await.unwrap();
         let rung = app.ring(&anna, &[hook.id]).await;
-        sqlx::query(what).bind(rung.sale).execute(&app.app.writer).await.unwrap();
+        sqlx::query(what).bind(rung.sale).execute(&app.state.writer).await.unwrap();
         let before = sink.received("/").len();
-        let step = deliver::step(&app.app).await.unwrap();
+        let step = deliver::step(&app.state).await.unwrap();
         let delivery = app.delivery(&anna, rung.deliveries[0]).await;
         assert_eq!(delivery["reason"], json!(reason), "{what}");
         match reason {
@@ -307,10 +307,10 @@ async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
     let hook = app.hook(&anna, "http://127.0.0.1:1/").await;
     let rung = app.ring(&anna, &[hook.id]).await;
     let set_price = async |amount: i64| {
-        sqlx::query("update sales set amount = $1").bind(amount).execute(&app.app.writer).await.unwrap();
+        sqlx::query("update sales set amount = $1").bind(amount).execute(&app.state.writer).await.unwrap();
     };
     set_price(1_500).await;
-    let (pool, now) = (&app.app.writer, app.app.clock.now());
+    let (pool, now) = (&app.state.writer, app.state.clock.now());
     let judged = delivery_queue::list_due_deliveries(pool, &[(hook.id, 8)], &[], now).await.unwrap();
     assert_eq!(judged.deliveries[0].reason.as_deref(), Some("price_no_longer_matches"));
     set_price(1_100).await;
@@ -336,10 +336,10 @@ async fn the_price_that_is_told_is_the_one_that_stands() {
     let rung = app.ring(&anna, &[hook.id]).await;
     sqlx::query("update sales set amount = 799, cut = 60 where id = $1")
         .bind(rung.sale)
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    deliver::step(&app.app).await.unwrap();
+    deliver::step(&app.state).await.unwrap();
     let data = sink.received("/")[0].json()["data"].clone();
     assert_eq!((&data["price"]["amount"], &data["cut"]), (&json!("7.99"), &json!(60)));
     let notice = app.see(&anna, &format!("/v1/notices/{}", rung.notice)).await;
@@ -348,7 +348,7 @@ async fn the_price_that_is_told_is_the_one_that_stands() {
 
 #[tokio::test]
 async fn workers_at_once_never_send_twice() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "20")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "20")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     let mut waiting = 0;
@@ -361,11 +361,11 @@ async fn workers_at_once_never_send_twice() {
         let mut sent = 0;
         // Another may hold all places of the moment, so nothing to do is not the end.
         while sqlx::query_scalar::<_, bool>("select exists (select from deliveries where state = 'pending')")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap()
         {
-            sent += deliver::step(&app.app).await.unwrap().sent;
+            sent += deliver::step(&app.state).await.unwrap().sent;
         }
         sent
     };
@@ -386,9 +386,9 @@ async fn a_lease_that_expires_is_taken_over() {
     let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
     assert_eq!(lease_and_vanish(&app).await, 1);
     assert_eq!(lease_and_vanish(&app).await, 0, "it is held");
-    assert_eq!(deliver::step(&app.app).await.unwrap(), NOTHING);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), NOTHING);
     app.clock.advance(TimeDelta::seconds(46));
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     assert_eq!(app.delivery(&anna, id).await["state"], "delivered");
 }
 
@@ -402,16 +402,16 @@ async fn a_worker_that_dies_between_sending_and_recording_sends_again_under_the_
     let hook = app.hook(&anna, &sink.url("/")).await;
     let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
     let dying = tokio::spawn({
-        let app = app.app.clone();
+        let app = app.state.clone();
         async move { deliver::step(&app).await }
     });
     sink.wait_for("/", 1).await;
     dying.abort();
     assert!(dying.await.is_err_and(|error| error.is_cancelled()));
     gate.add_permits(10);
-    assert_eq!(deliver::step(&app.app).await.unwrap(), NOTHING, "the lease still stands");
+    assert_eq!(deliver::step(&app.state).await.unwrap(), NOTHING, "the lease still stands");
     app.clock.advance(TimeDelta::seconds(46));
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let received = sink.received("/");
     assert_eq!(received.len(), 2);
     assert_eq!(received[0].headers["webhook-id"], received[1].headers["webhook-id"]);
@@ -432,21 +432,21 @@ async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
         succeeded,
         gone: false,
         failed_here: false,
-        at: app.app.clock.now(),
+        at: app.state.clock.now(),
         duration_ms: 1,
         status: Some(if succeeded { 200 } else { 500 }),
         error: None,
         response: None,
-        next_at: (!succeeded).then(|| app.app.clock.now()),
+        next_at: (!succeeded).then(|| app.state.clock.now()),
     };
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let tried = app.delivery(&anna, id).await;
-    delivery_queue::record_attempts(&app.app.writer, &[late(false)], app.app.clock.now()).await.unwrap();
+    delivery_queue::record_attempts(&app.state.writer, &[late(false)], app.state.clock.now()).await.unwrap();
     assert_eq!(app.delivery(&anna, id).await, tried);
-    delivery_queue::record_attempts(&app.app.writer, &[late(true)], app.app.clock.now()).await.unwrap();
+    delivery_queue::record_attempts(&app.state.writer, &[late(true)], app.state.clock.now()).await.unwrap();
     let delivery = app.delivery(&anna, id).await;
     assert_eq!((&delivery["state"], &delivery["attempt_count"]), (&json!("delivered"), &json!(2)));
-    delivery_queue::record_attempts(&app.app.writer, &[late(true)], app.app.clock.now()).await.unwrap();
+    delivery_queue::record_attempts(&app.state.writer, &[late(true)], app.state.clock.now()).await.unwrap();
     assert_eq!(app.delivery(&anna, id).await, delivery, "it is over");
 }
 
@@ -467,7 +467,7 @@ async fn a_delivery_is_delivered_again_with_its_schedule_anew() {
     let due = redeliver(&app, &anna, id).await;
     assert_eq!((&due["state"], &due["reason"]), (&json!("pending"), &Value::Null));
     sink.on("/", Behaviour::Answer(500, "", ""));
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let failed = app.delivery(&anna, id).await;
     assert_eq!((&failed["state"], &failed["attempt_count"]), (&json!("pending"), &json!(11)));
     let wait = time(&failed["next_attempt_at"]) - app.clock.now();
@@ -476,10 +476,10 @@ async fn a_delivery_is_delivered_again_with_its_schedule_anew() {
     // A pending one need not wait for its next try.
     sink.on("/", Behaviour::Answer(200, "", ""));
     redeliver(&app, &anna, id).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     assert_eq!(app.delivery(&anna, id).await["state"], "delivered");
     redeliver(&app, &anna, id).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), SENT);
+    assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let ids: HashSet<_> =
         sink.received("/").into_iter().map(|one| one.headers["webhook-id"].clone()).collect();
     assert_eq!(ids, HashSet::from([id.to_string()]));

@@ -31,13 +31,13 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
         for (rung, hook) in &hooks {
             waiting += app.ring_again(&anna, rung, hook.id, 20).await.len();
             for _ in 0..3 {
-                app.app.notifications.deliveries.notify_one();
+                app.state.notifications.deliveries.notify_one();
                 tokio::task::yield_now().await;
             }
         }
         app.until("select not exists (select from deliveries where state = 'pending')").await;
     }
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     for worker in workers {
         worker.await.unwrap();
     }
@@ -45,7 +45,7 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
     let ids: HashSet<_> = received.iter().map(|one| &one.headers["webhook-id"]).collect();
     assert_eq!((received.len(), ids.len()), (waiting, waiting));
     let held: i64 = sqlx::query_scalar("select count(*) from channels where leased_until is not null")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(held, 0, "who stops gives back what it holds");
@@ -53,7 +53,7 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
 
 /// Runs the worker until `app` stops.
 fn run(app: &TestApp) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(deliver::run(app.app.clone()))
+    tokio::spawn(deliver::run(app.state.clone()))
 }
 
 /// So many deliveries to a receiver that answers one for each permit; the last is the first of them.
@@ -70,35 +70,37 @@ async fn ring_gated(app: &TestApp, deliveries: i32) -> (Sink, Arc<Semaphore>, Uu
 
 #[tokio::test]
 async fn a_channel_has_only_so_many_deliveries_in_flight() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "3")]).spawn().await;
     let (sink, gate, _) = ring_gated(&app, 40).await;
     let workers = (run(&app), run(&app));
     sink.wait_for("/", 3).await;
     // What is of a high priority pushes to the front while the places are taken.
     sqlx::query("update delivery_queue set next_attempt_at = next_attempt_at - interval '1 hour'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     for released in 1..=40 {
-        app.app.notifications.deliveries.notify_one();
+        app.state.notifications.deliveries.notify_one();
         gate.add_permits(1);
         sink.wait_for("/", (3 + released).min(40)).await;
     }
     app.until("select not exists (select from deliveries where state = 'pending')").await;
     assert_eq!(sink.received("/").len(), 40);
     assert_eq!(sink.most_in_flight("/"), 3, "two workers together have no more");
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     workers.0.await.unwrap();
     workers.1.await.unwrap();
 }
 
 #[tokio::test]
 async fn a_slow_receiver_does_not_delay_the_others() {
-    let app = TestApp::spawn_with(&[
-        ("SALEBELL_WORKER__DELIVER_CONCURRENCY", "16"),
-        ("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "4"),
-    ])
-    .await;
+    let app = TestApp::builder()
+        .settings(&[
+            ("SALEBELL_WORKER__DELIVER_CONCURRENCY", "16"),
+            ("SALEBELL_WEBHOOK__IN_FLIGHT_PER_CHANNEL", "4"),
+        ])
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     sink.on("/slow", Behaviour::Hang);
@@ -125,12 +127,12 @@ async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
     app.ring_again(&anna, &rung, dead.id, 50_000).await;
     let fine = app.hook(&anna, &sink.url("/")).await;
     app.ring(&anna, &[fine.id]).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap(), Step { sent: 9, cancelled: 0 }, "8 places and one");
+    assert_eq!(deliver::step(&app.state).await.unwrap(), Step { sent: 9, cancelled: 0 }, "8 places and one");
     assert_eq!(sink.received("/").len(), 1);
 
     // And the backlog is not read: a look-out touches some pages, whatever waits.
-    sqlx::query("analyze deliveries").execute(&app.app.writer).await.unwrap();
-    let now = app.app.clock.now();
+    sqlx::query("analyze deliveries").execute(&app.state.writer).await.unwrap();
+    let now = app.state.clock.now();
     let later = now + TimeDelta::seconds(45);
     let lease = explain(include_str!("../../../src/store/lease_channels.sql"));
     let lease =
@@ -139,7 +141,7 @@ async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
     let read =
         read.bind(vec![dead.id, fine.id]).bind(vec![8_i64, 8]).bind(now).bind(vec![Uuid::now_v7(); 64]);
     for query in [lease, read] {
-        let plan: Value = query.fetch_one(&app.app.writer).await.unwrap();
+        let plan: Value = query.fetch_one(&app.state.writer).await.unwrap();
         let top = &plan[0]["Plan"];
         let pages = top["Shared Hit Blocks"].as_i64().unwrap() + top["Shared Read Blocks"].as_i64().unwrap();
         assert!(pages < 500, "{pages} pages were read: {plan:#}");
@@ -154,7 +156,7 @@ fn explain(sql: &str) -> Explained<'static> {
 
 #[tokio::test]
 async fn every_channel_has_its_turn() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "4")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "4")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     for path in ["/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9"] {
@@ -176,28 +178,28 @@ async fn every_channel_has_its_turn() {
         sink.wait_for(path, 21).await;
     }
     app.until("select not exists (select from deliveries where state <> 'delivered')").await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     worker.await.unwrap();
 }
 
 #[tokio::test]
 async fn what_was_read_ahead_and_waited_long_is_judged_again() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "1")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__DELIVER_CONCURRENCY", "1")]).spawn().await;
     let (sink, gate, _) = ring_gated(&app, 4).await;
     let worker = run(&app);
     sink.wait_for("/", 1).await;
     // The others were read along with it. Their price goes while they wait for the only slot.
-    sqlx::query("update sales set ended_at = now()").execute(&app.app.writer).await.unwrap();
+    sqlx::query("update sales set ended_at = now()").execute(&app.state.writer).await.unwrap();
     // No event ends this wait: what is read stays fresh for a second, by the clock.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     gate.add_permits(10);
     app.until("select not exists (select from deliveries where state = 'pending')").await;
     let cancelled: i64 = sqlx::query_scalar("select count(*) from deliveries where reason = 'sale_ended'")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!((cancelled, sink.received("/").len()), (3, 1));
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     worker.await.unwrap();
 }
 
@@ -212,7 +214,7 @@ async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
             when (new.id = '{}' and new.state = 'delivered') execute function refuse()",
         first
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(poison)).execute(&app.app.writer).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(poison)).execute(&app.state.writer).await.unwrap();
     let worker = run(&app);
     sink.wait_for("/", 8).await;
     gate.add_permits(100);
@@ -224,12 +226,12 @@ async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
 #[tokio::test]
 async fn a_delivery_is_told_of_at_once() {
     // The poll would come in an hour.
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/")).await;
     let listening = tokio::spawn({
-        let app = app.app.clone();
+        let app = app.state.clone();
         async move { app.notifications.listen(&app.writer).await }
     });
     app.until("select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen%')").await;
@@ -237,7 +239,7 @@ async fn a_delivery_is_told_of_at_once() {
     app.ring(&anna, &[hook.id]).await;
     sqlx::query("select pg_notify($1, '')")
         .bind(notifications::DELIVERIES)
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     sink.wait_for("/", 1).await;
@@ -251,12 +253,12 @@ async fn what_is_in_flight_is_finished_when_the_worker_stops() {
     let (sink, gate, _) = ring_gated(&app, 21).await;
     let worker = run(&app);
     sink.wait_for("/", 8).await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     gate.add_permits(1_000);
     worker.await.unwrap();
     let states: Vec<(String, i64)> =
         sqlx::query_as("select state, count(*) from deliveries group by state order by state")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(states, [("delivered".to_owned(), 8), ("pending".to_owned(), 13)]);

@@ -27,7 +27,7 @@ async fn a_notice_says_what_has_rung() {
     assert_eq!(notice["sale_id"], rung.sale.to_string());
 
     // It outlives what it tells of.
-    sqlx::query("delete from games").execute(&app.app.writer).await.unwrap();
+    sqlx::query("delete from games").execute(&app.state.writer).await.unwrap();
     let notice = app.see(&anna, &path).await;
     assert_eq!(notice["game"]["title"], Value::Null);
     assert_eq!(notice["offer"], Value::Null);

@@ -13,7 +13,7 @@ use crate::support::s3::{emulator, flaky};
 use crate::support::{TestApp, User};
 
 async fn spawn(topic: &str, endpoint: &str) -> TestApp {
-    TestApp::spawn_with(&settings(topic, endpoint)).await
+    TestApp::builder().settings(&settings(topic, endpoint)).spawn().await
 }
 
 fn settings<'a>(topic: &'a str, endpoint: &'a str) -> [(&'a str, &'a str); 2] {
@@ -37,11 +37,11 @@ async fn report(app: &TestApp, shop: &User, observations: Value) {
 }
 
 async fn publish_all(app: &TestApp) {
-    while publish::step(&app.app).await.unwrap().is_more() {}
+    while publish::step(&app.state).await.unwrap().is_more() {}
 }
 
 async fn waiting(app: &TestApp) -> i64 {
-    sqlx::query_scalar("select count(*) from publications").fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar("select count(*) from publications").fetch_one(&app.state.writer).await.unwrap()
 }
 
 fn types(events: &[Value]) -> Vec<&str> {
@@ -81,7 +81,7 @@ async fn every_event_is_told_with_all_that_it_is_about() {
     );
     let known: (String, uuid::Uuid) =
         sqlx::query_as("select id::text, sale_id from events where kind = 'sale.started'")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap();
     assert_eq!((&sale["id"], &data["sale_id"]), (&json!(known.0), &json!(known.1)));
@@ -146,7 +146,7 @@ async fn an_offers_events_keep_their_order_although_the_topic_fails() {
     report(&app, &shop, turns.collect()).await;
     let begin = Instant::now();
     while waiting(&app).await > 0 {
-        let _ = publish::step(&app.app).await;
+        let _ = publish::step(&app.state).await;
         app.clock.advance(TimeDelta::seconds(2));
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
@@ -168,7 +168,7 @@ async fn an_event_that_is_committed_late_is_not_left_out() {
     publish_all(&app).await;
     assert_eq!(team.wait_for(1).await.len(), 1);
     // Its number is drawn, and its transaction goes on while a later one is published.
-    let mut late = app.app.writer.begin().await.unwrap();
+    let mut late = app.state.writer.begin().await.unwrap();
     let id: uuid::Uuid = sqlx::query_scalar(
         "with late as (
             insert into events (id, kind, offer_id, game_id, currency, amount, regular, cut, new_low, observed_at, rings,
@@ -210,7 +210,7 @@ async fn publishers_that_are_killed_leave_nothing_out() {
         worker.exit_code().await;
         // As if the lease of the dead one had run out.
         sqlx::query("update jobs set leased_until = now() where name = 'publish_events'")
-            .execute(&app.app.writer)
+            .execute(&app.state.writer)
             .await
             .unwrap();
     }

@@ -25,7 +25,7 @@ fn seen(sku: &str, price: &str, day: u32) -> Value {
 async fn tell(app: &TestApp, shop: &User, observation: Value) {
     app.report(shop, json!([observation])).await;
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
 }
 
 async fn only_game(app: &TestApp) -> String {
@@ -42,7 +42,7 @@ async fn watch(app: &TestApp, user: &User, body: Value) -> Value {
 /// Kind and amount of every notice, the oldest first.
 async fn notices(app: &TestApp) -> Vec<(String, i64)> {
     let rows =
-        sqlx::query!("select event_kind, amount from notices order by id").fetch_all(&app.app.writer).await;
+        sqlx::query!("select event_kind, amount from notices order by id").fetch_all(&app.state.writer).await;
     rows.unwrap().into_iter().map(|row| (row.event_kind, row.amount)).collect()
 }
 
@@ -90,7 +90,7 @@ async fn history_and_pauses_ring_no_bells() {
     let body = json!({"observations": [seen("a", "15.00", 2)], "backfill": true});
     app.post("/v1/prices").bearer_auth(&shop.token).json(&body).send().await.unwrap();
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(notices(&app).await, []);
     let path = format!("/v1/watches/{}", kept["id"].as_str().unwrap());
     let patched =
@@ -174,7 +174,7 @@ async fn the_explanation_and_the_dispatch_agree() {
 
 #[tokio::test]
 async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__FANOUT_SLICE", "3")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "3")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
@@ -186,23 +186,23 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     app.record_all().await;
     // One worker dies after its first slice.
     let (now, lease) = (app.clock.now(), app.clock.now() + TimeDelta::seconds(60));
-    let claimed = queue::claim_events(&app.app.writer, 10, 3, now, lease).await.unwrap();
+    let claimed = queue::claim_events(&app.state.writer, 10, 3, now, lease).await.unwrap();
     let event = &claimed.waiting[0];
     let times = queue::Times { now, daily: now, lease };
-    let first = queue::Slice { after: None, end: event.slice_end };
-    let second = queue::Slice { after: first.end, end: None };
-    let made = queue::make_slice(&app.app.writer, event, first, &times).await.unwrap();
+    let first = queue::WatchSlice { after: None, end: event.slice_end };
+    let second = queue::WatchSlice { after: first.end, end: None };
+    let made = queue::make_slice(&app.state.writer, event, first, &times).await.unwrap();
     // The second is made meanwhile, and goes with its maker.
-    let lost = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
+    let lost = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!((made.notices, lost.notices), (3, 7));
     assert!(queue::commit_slice(made, event, &times).await.unwrap());
     drop(lost);
-    assert!(!dispatch::step(&app.app).await.unwrap().is_more(), "the event is leased");
+    assert!(!dispatch::step(&app.state).await.unwrap().is_more(), "the event is leased");
     app.clock.advance(TimeDelta::seconds(61));
-    assert!(dispatch::step(&app.app).await.unwrap().is_more());
+    assert!(dispatch::step(&app.state).await.unwrap().is_more());
     assert_eq!(notices(&app).await.len(), 10);
     // The dead one wakes up and goes on: nothing is made twice.
-    let late = queue::make_slice(&app.app.writer, event, second, &times).await.unwrap();
+    let late = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!(late.notices, 0);
     assert!(!queue::commit_slice(late, event, &times).await.unwrap());
     assert_eq!(notices(&app).await.len(), 10);
@@ -210,7 +210,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
 
 #[tokio::test]
 async fn a_worker_that_stops_gives_a_large_event_back() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__FANOUT_SLICE", "1")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "1")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, seen("a", "20.00", 1)).await;
     let game = only_game(&app).await;
@@ -220,19 +220,19 @@ async fn a_worker_that_stops_gives_a_large_event_back() {
             select jsonb_populate_record(w, jsonb_build_object('id', uuid_v7(now()))) as w
             from watches w, generate_series(1, 400)) copies",
     )
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
     drop(first);
     app.report(&shop, json!([seen("a", "15.00", 2)])).await;
     app.record_all().await;
-    let worker = tokio::spawn(driver::run(app.app.clone(), DispatchTask::new(app.app.clone())));
+    let worker = tokio::spawn(driver::run(app.state.clone(), DispatchTask::new(app.state.clone())));
     app.until("select count(*) > 3 from notices").await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     worker.await.unwrap();
     let (waits, free): (bool, bool) =
         sqlx::query_as("select dispatched_at is null, leased_until is null from events where rings")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap();
     assert!(waits, "it was stopped in the middle");
@@ -255,7 +255,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
             anna.account.0,
             state
         )
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
         channels.push(id);
@@ -274,7 +274,7 @@ async fn deliveries_go_to_the_channels_of_the_watch_when_they_are_due() {
         now,
         channels[2]
     )
-    .fetch_one(&app.app.writer)
+    .fetch_one(&app.state.writer)
     .await
     .unwrap();
     assert_eq!((due.now, due.later, due.disabled), (3, 2, 0));
@@ -338,9 +338,9 @@ async fn a_delivery_that_was_cancelled_for_its_price_is_sent_when_the_price_is_r
     watch(&app, &anna, json!({"game_id": game, "rule": target("12.00")})).await;
     tell(&app, &shop, seen("a", "10.00", 2)).await;
     tell(&app, &shop, seen("a", "13.00", 3)).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap().cancelled, 1);
+    assert_eq!(deliver::step(&app.state).await.unwrap().cancelled, 1);
     tell(&app, &shop, seen("a", "9.00", 4)).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap().sent, 1);
+    assert_eq!(deliver::step(&app.state).await.unwrap().sent, 1);
     assert_eq!(sink.received("/hook")[0].json()["data"]["price"]["amount"], "9.00");
     assert_eq!(notices(&app).await.len(), 1, "the notice is still one");
 }
@@ -440,7 +440,7 @@ async fn a_watch_takes_countries_and_keeps_what_it_had() {
     let made = watch(&app, &anna, body).await;
     assert_eq!(made["regions"], json!(["GB", "DE", "ZZ"]));
     // From a time when every two letters were a region.
-    sqlx::query("update watches set regions = '{EU,DE}'").execute(&app.app.writer).await.unwrap();
+    sqlx::query("update watches set regions = '{EU,DE}'").execute(&app.state.writer).await.unwrap();
     let path = format!("/v1/watches/{}", made["id"].as_str().unwrap());
     let patch = async |body: Value| {
         let request = app.request(reqwest::Method::PATCH, &path).bearer_auth(&anna.token).json(&body);

@@ -66,7 +66,7 @@ async fn receivers_libraries_accept_what_is_sent_and_nothing_else() {
     let sink = Sink::start().await;
     let hook = app.hook(&anna, &sink.url("/")).await;
     app.ring(&anna, &[hook.id]).await;
-    deliver::step(&app.app).await.unwrap();
+    deliver::step(&app.state).await.unwrap();
     let test = format!("/v1/channels/{}/test", hook.id);
     assert_eq!(app.call(&anna, Method::POST, &test, Value::Null).await.body["delivered"], true);
     let received = sink.wait_for("/", 2).await;
@@ -97,7 +97,7 @@ async fn after_a_rotation_both_secrets_sign_for_a_day() {
     assert!(rotated.body["previous_secret_until"].is_string());
 
     app.ring(&anna, &[hook.id]).await;
-    deliver::step(&app.app).await.unwrap();
+    deliver::step(&app.state).await.unwrap();
     let received = sink.wait_for("/", 1).await.remove(0);
     assert_eq!(received.headers["webhook-signature"].split(' ').count(), 2);
     verify(secret, &received).await.unwrap();
@@ -105,7 +105,7 @@ async fn after_a_rotation_both_secrets_sign_for_a_day() {
 
     app.clock.advance(TimeDelta::hours(24) + TimeDelta::seconds(1));
     app.ring(&anna, &[hook.id]).await;
-    deliver::step(&app.app).await.unwrap();
+    deliver::step(&app.state).await.unwrap();
     let received = sink.wait_for("/", 2).await.remove(1);
     assert_eq!(received.headers["webhook-signature"].split(' ').count(), 1);
 }
@@ -115,7 +115,7 @@ async fn attempt(app: &TestApp, url: &str) -> Value {
     let user = app.user(&Uuid::now_v7().to_string(), &[]).await;
     let hook = app.hook(&user, url).await;
     let rung = app.ring(&user, &[hook.id]).await;
-    deliver::step(&app.app).await.unwrap();
+    deliver::step(&app.state).await.unwrap();
     let delivery = app.delivery(&user, rung.deliveries[0]).await;
     let mut attempt = delivery["attempts"][0].clone();
     attempt["state"] = delivery["state"].clone();
@@ -124,7 +124,7 @@ async fn attempt(app: &TestApp, url: &str) -> Value {
 
 #[tokio::test]
 async fn receivers_that_misbehave_are_failures() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WEBHOOK__TIMEOUT_MS", "1000")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WEBHOOK__TIMEOUT_MS", "1000")]).spawn().await;
     let sink = Sink::start().await;
     sink.on("/hangs", Behaviour::Hang);
     sink.on("/resets", Behaviour::Reset);
@@ -177,7 +177,11 @@ fn look_up(names: &[(&str, &[&str])], asked: Arc<AtomicUsize>) -> LookUp {
 }
 
 async fn spawn_resolving(settings: &[(&str, &str)], look_up: LookUp) -> TestApp {
-    TestApp::spawn_prepared(settings, |app| app.webhooks = Webhooks::new(&app.config.webhook, look_up)).await
+    TestApp::builder()
+        .settings(settings)
+        .prepare(|app| app.webhooks = Webhooks::new(&app.config.webhook, look_up))
+        .spawn()
+        .await
 }
 
 #[tokio::test]
@@ -231,7 +235,7 @@ async fn without_exceptions_loopback_is_not_called() {
     // A channel from a time when the configuration let it through.
     let user = app.user("anna", &[]).await;
     let hook = app.hook(&user, "http://example.com/").await;
-    sqlx::query("update channels set url = $1").bind(sink.url("/")).execute(&app.app.writer).await.unwrap();
+    sqlx::query("update channels set url = $1").bind(sink.url("/")).execute(&app.state.writer).await.unwrap();
     let test = format!("/v1/channels/{}/test", hook.id);
     let answered = app.call(&user, Method::POST, &test, Value::Null).await;
     assert_eq!(answered.body["delivered"], false);

@@ -24,14 +24,14 @@ async fn status(app: &TestApp, user: &User, path: &str) -> u16 {
 
 #[tokio::test]
 async fn a_machine_whose_clock_is_wrong_costs_no_file() {
-    let app = TestApp::spawn_fleet(TimeDelta::zero()).await;
+    let app = TestApp::builder().clock_ahead(TimeDelta::zero()).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (path, _) = put(&app, &anna).await;
     let (over, _) = put(&app, &anna).await;
     let half = create(&app, &anna, 10).await;
     assert_eq!(sent(patch(&app, &anna, &half, 0, "bytes")).await.status(), 204);
     for wrong in [TimeDelta::hours(2), TimeDelta::days(365), -TimeDelta::hours(2), -TimeDelta::days(365)] {
-        let other = app.spawn_fleet_beside(wrong).await;
+        let other = TestApp::builder().beside(&app).clock_ahead(wrong).spawn().await;
         // It serves what there is, and goes on with it.
         assert_eq!(status(&other, &anna, &path).await, 200, "{wrong}");
         assert_eq!(offset(&other, &anna, &half).await, 5, "{wrong}");
@@ -49,29 +49,30 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
         assert_eq!(extend(app.clock.now() + TimeDelta::days(14)).await, 422, "{wrong}");
         assert_eq!(extend(app.clock.now() + TimeDelta::days(13)).await, 200, "{wrong}");
         // It removes nothing, and takes no job from those whose clocks are right.
-        let refused = schedule::round(&other.app).await.unwrap_err();
+        let refused = schedule::round(&other.state).await.unwrap_err();
         assert!(format!("{refused:?}").contains("the clock of this machine"), "{refused:?}");
         assert_eq!(content(&app, &anna, &made).await, "bytes");
         assert_eq!(content(&app, &anna, &path).await, "bytes");
     }
-    let jobs: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(&app.app.writer).await.unwrap();
+    let jobs: i64 =
+        sqlx::query_scalar("select count(*) from jobs").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(jobs, 0);
 
     // One whose clock is right removes what is over, and that alone.
     sqlx::query("update files set keep_until = now(), expires_at = now() where id = $1::uuid")
         .bind(over.trim_start_matches("/v1/files/"))
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    let behind = app.spawn_fleet_beside(-TimeDelta::days(365)).await;
+    let behind = TestApp::builder().beside(&app).clock_ahead(-TimeDelta::days(365)).spawn().await;
     assert_eq!(status(&behind, &anna, &over).await, 404, "its time is over, whatever the machine believes");
-    assert!(schedule::round(&app.app).await.unwrap() > 0);
+    assert!(schedule::round(&app.state).await.unwrap() > 0);
     assert_eq!((app.blobs().await.len(), status(&app, &anna, &path).await), (6, 200));
 }
 
 #[tokio::test]
 async fn a_clock_that_jumps_under_an_upload_changes_nothing() {
-    let app = TestApp::spawn_fleet(TimeDelta::zero()).await;
+    let app = TestApp::builder().clock_ahead(TimeDelta::zero()).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(500_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -81,12 +82,12 @@ async fn a_clock_that_jumps_under_an_upload_changes_nothing() {
         at += 100_000;
         app.clock.advance(jump);
         assert_eq!(offset(&app, &anna, &path).await, at, "{jump}");
-        assert!(schedule::round(&app.app).await.is_err(), "{jump}");
+        assert!(schedule::round(&app.state).await.is_err(), "{jump}");
         let moved = time(&app.see(&anna, &path).await, "expires_at") - expires_at;
         assert!((TimeDelta::zero()..TimeDelta::minutes(1)).contains(&moved), "{jump}: {moved}");
     }
     app.clock.advance(-TimeDelta::days(400) - TimeDelta::hours(30));
-    assert!(schedule::round(&app.app).await.unwrap() > 0);
+    assert!(schedule::round(&app.state).await.unwrap() > 0);
     assert_eq!(sent(patch(&app, &anna, &path, at, whole.slice(at..))).await.status(), 204);
     assert_eq!(content(&app, &anna, &path).await, whole);
 }

@@ -29,7 +29,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 
 async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
     // What goes through us is the same wherever it comes from.
-    let app = TestApp::spawn_on_with(store, &[("SALEBELL_FILES__PRESIGN", "false")]).await;
+    let app = TestApp::builder().store(store).settings(&[("SALEBELL_FILES__PRESIGN", "false")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
     let path = upload(&app, &anna, "Ä \"x\".html", "text/html", whole.clone()).await + "/content";
@@ -96,7 +96,7 @@ async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
 }
 
 async fn a_link_serves_whoever_has_it_as_often_as_it_says(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let whole = bytes(300_000);
     let path = upload(&app, &anna, "a.bin", "", whole.clone()).await;

@@ -32,7 +32,7 @@ const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshar
     'mount -t tmpfs -o size=16m salebell \"$SALEBELL_FILES__DIRECTORY\" && exec \"$@\"' sh \"$@\"";
 
 async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let wrapper = ["sh", "-c", ON_A_SMALL_DISK, "sh"];
     let api = Api::of(instance::start_under(&wrapper, &app, "api", &[]), &app, &anna).await;
@@ -73,7 +73,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     if store == Store::Directory {
         // What cannot be told takes no room.
         let place: String = sqlx::query_scalar("select place from file_pieces order by file_id desc limit 1")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap();
         assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), told as u64);
@@ -122,11 +122,10 @@ async fn trickle(mut stream: TcpStream, slice: usize, pause: Duration, limit: us
 
 #[tokio::test]
 async fn a_slow_client_is_spared_and_one_that_hardly_sends_is_cut_off() {
-    let app = TestApp::spawn_with(&[
-        ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"),
-        ("SALEBELL_FILES__SLOW_AFTER_S", "3"),
-    ])
-    .await;
+    let app = TestApp::builder()
+        .settings(&[("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"), ("SALEBELL_FILES__SLOW_AFTER_S", "3")])
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let began = Instant::now();
     let pause = Duration::from_millis(250);
@@ -161,13 +160,15 @@ async fn begin_patch(app: &TestApp, user: &User, path: &str, length: usize) -> T
 
 #[tokio::test]
 async fn many_slow_clients_keep_nobody_from_uploading() {
-    let app = TestApp::spawn_with(&[
-        ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"),
-        ("SALEBELL_FILES__SLOW_AFTER_S", "3"),
-        ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "20"),
-        ("SALEBELL_FILES__UPLOADS_IN_FLIGHT", "50"),
-    ])
-    .await;
+    let app = TestApp::builder()
+        .settings(&[
+            ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"),
+            ("SALEBELL_FILES__SLOW_AFTER_S", "3"),
+            ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "20"),
+            ("SALEBELL_FILES__UPLOADS_IN_FLIGHT", "50"),
+        ])
+        .spawn()
+        .await;
     let (ben, clara) = (app.user("ben", &[]).await, app.user("clara", &[]).await);
     let upload = async |user: &User| {
         let path = create(&app, user, 1000).await;
@@ -278,7 +279,7 @@ async fn ten_thousand_creations_cost_one_account_its_quota_and_nobody_else_anyth
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
     let rows: i64 = sqlx::query_scalar("select count(*) from files where account_id = $1")
         .bind(mallory.account)
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(rows, 1000);

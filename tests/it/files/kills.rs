@@ -32,7 +32,7 @@ pub fn any(what: &str, end: u64) -> u64 {
 
 async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store) {
     const SLICE: usize = 64 << 10;
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(24 << 20);
     let mut api = Api::start(&app, &anna, &[]).await;
@@ -79,7 +79,7 @@ async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store)
 }
 
 async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes((6 << 20) + 5);
     let mut paths = Vec::new();
@@ -104,7 +104,7 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
         paths.push(path);
     }
     let counted = "select coalesce(sum(count), 0)::bigint from activity where kind = 'upload'";
-    let counted: i64 = sqlx::query_scalar(counted).fetch_one(&app.app.writer).await.unwrap();
+    let counted: i64 = sqlx::query_scalar(counted).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(counted, paths.len() as i64);
 }
 
@@ -126,7 +126,7 @@ async fn is_gone_on_with(
 }
 
 async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(32 << 20);
     let half = whole.len() / 2;
@@ -143,7 +143,8 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     for at_once in [true, false, true, false, true] {
         let mut api = Api::start(&app, &anna, &[]).await;
         let finals = "select count(*) from files where concat = 'final'";
-        let finals = async || sqlx::query_scalar::<_, i64>(finals).fetch_one(&app.app.writer).await.unwrap();
+        let finals =
+            async || sqlx::query_scalar::<_, i64>(finals).fetch_one(&app.state.writer).await.unwrap();
         let before = finals().await;
         let request = api.tus(Method::POST, "/v1/files").header("upload-concat", &concat);
         let request = tokio::spawn(request.send());
@@ -158,7 +159,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     }
     // What was begun is seen as that, and gives no byte.
     let begun = "select id from files where concat = 'final' and state = 'uploading'";
-    let begun: Vec<Uuid> = sqlx::query_scalar(begun).fetch_all(&app.app.writer).await.unwrap();
+    let begun: Vec<Uuid> = sqlx::query_scalar(begun).fetch_all(&app.state.writer).await.unwrap();
     println!("{} were begun", begun.len());
     for id in &begun {
         let path = format!("/v1/files/{id}/content");
@@ -166,13 +167,13 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     }
     // A worker reads them to their end, as if it had been a while.
     sqlx::query("update files set updated_at = now() - interval '3 minutes' where concat = 'final'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     let _worker = instance::start(&app, "worker", &[]);
     app.until("select not exists (select from files where state = 'uploading')").await;
     let finals = "select id from files where concat = 'final'";
-    let finals: Vec<Uuid> = sqlx::query_scalar(finals).fetch_all(&app.app.writer).await.unwrap();
+    let finals: Vec<Uuid> = sqlx::query_scalar(finals).fetch_all(&app.state.writer).await.unwrap();
     for id in finals {
         is_whole(&app, &anna, &format!("/v1/files/{id}"), &whole).await;
     }
@@ -181,7 +182,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
 /// Bytes in the store that no row knows.
 async fn orphan(app: &TestApp) {
     let place = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
-    let piece = app.app.blobs.open(&place, 0, None).await.unwrap();
+    let piece = app.state.blobs.open(&place, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();
 }
@@ -191,7 +192,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
         Store::Directory => (1_000, 20),
         Store::S3 => (200, 10),
     };
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let put = |at: usize| {
         let request = app.request(Method::PUT, &format!("/v1/files/{at}")).bearer_auth(&anna.token);
@@ -205,7 +206,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
     // More than could be uploaded in a test: rows and places by hand.
     expire_many(&app, &anna, gone).await;
     let left = "select (select count(*) from files where expires_at <= now())";
-    let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.app.writer).await.unwrap();
+    let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.state.writer).await.unwrap();
     let (mut lives, mut before) = (0, gone as i64);
     while left().await > 0 {
         let worker = instance::start(&app, "worker", &[]);
@@ -222,7 +223,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
         before = left().await;
         // As if the lease of the dead one had run out.
         sqlx::query("update jobs set leased_until = null, next_at = now()")
-            .execute(&app.app.writer)
+            .execute(&app.state.writer)
             .await
             .unwrap();
     }
@@ -238,7 +239,7 @@ pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     let files: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
     let places: Vec<String> = files.iter().map(|file| Blobs::new_place(*file, 0, Uuid::now_v7())).collect();
     for place in &places {
-        let piece = app.app.blobs.open(place, 0, None).await.unwrap();
+        let piece = app.state.blobs.open(place, 0, None).await.unwrap();
         piece.write(vec!["gone".into()], Sha256::new()).await.unwrap().unwrap();
         piece.seal().await.unwrap();
     }
@@ -255,7 +256,7 @@ pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     .bind(&files)
     .bind(&places)
     .bind(user.account)
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
 }
@@ -297,7 +298,7 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
         kill(worker).await;
         lives += 1;
         sqlx::query("update jobs set leased_until = null, next_at = now()")
-            .execute(&app.app.writer)
+            .execute(&app.state.writer)
             .await
             .unwrap();
     }
@@ -312,7 +313,7 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
 async fn know_many(app: &TestApp, user: &User, count: usize) {
     expire_many(app, user, count).await;
     sqlx::query("update files set keep_until = now() + interval '1 hour', expires_at = now() + interval '1 hour' where name = 'gone'")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
 }

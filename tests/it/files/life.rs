@@ -28,11 +28,11 @@ async fn status(app: &TestApp, user: &User, path: &str) -> u16 {
 }
 
 async fn rows(app: &TestApp) -> i64 {
-    sqlx::query_scalar("select count(*) from files").fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar("select count(*) from files").fetch_one(&app.state.writer).await.unwrap()
 }
 
 async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (short, _) = upload(&app, &anna, "?expires_in=3600", "short").await;
     let (usual, file) = upload(&app, &anna, "", "usual").await;
@@ -65,7 +65,7 @@ async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
             is[at] = status(&app, &anna, path).await;
         }
         assert_eq!(is, expected, "after {later}");
-        schedule::step(&app.app).await.unwrap();
+        schedule::step(&app.state).await.unwrap();
         seen.push((rows(&app).await, app.blobs().await.len()));
     }
     assert!(app.clock.now() - made < TimeDelta::days(14));
@@ -73,40 +73,40 @@ async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
 }
 
 async fn a_removal_that_was_cut_off_is_finished(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for cut in ["after the row was hidden", "after the bytes were removed"] {
         let (path, _) = upload(&app, &anna, "", "bytes").await;
-        sqlx::query("update files set state = 'removing'").execute(&app.app.writer).await.unwrap();
+        sqlx::query("update files set state = 'removing'").execute(&app.state.writer).await.unwrap();
         if cut == "after the bytes were removed" {
-            app.app.blobs.remove(&app.blobs().await[0], None).await.unwrap();
+            app.state.blobs.remove(&app.blobs().await[0], None).await.unwrap();
         }
         assert_eq!(status(&app, &anna, &path).await, 404, "{cut}");
-        files::remove_expired(&app.app).await.unwrap();
+        files::remove_expired(&app.state).await.unwrap();
         assert_eq!((rows(&app).await, app.blobs().await.len()), (0, 0), "{cut}");
     }
 }
 
 async fn what_one_side_does_not_know_is_swept(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (kept, _) = upload(&app, &anna, "", "kept").await;
     let kept_blob = app.blobs().await;
     let (lost, _) = upload(&app, &anna, "", "lost").await;
     let lost_blob = app.blobs().await.into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
-    app.app.blobs.remove(&lost_blob, None).await.unwrap();
+    app.state.blobs.remove(&lost_blob, None).await.unwrap();
     // Bytes of no file.
     let orphan = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
-    let piece = app.app.blobs.open(&orphan, 0, None).await.unwrap();
+    let piece = app.state.blobs.open(&orphan, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();
-    files::sweep_orphans(&app.app).await.unwrap();
-    files::remove_expired(&app.app).await.unwrap();
+    files::sweep_orphans(&app.state).await.unwrap();
+    files::remove_expired(&app.state).await.unwrap();
     assert_eq!((status(&app, &anna, &kept).await, status(&app, &anna, &lost).await), (200, 404));
     assert_eq!(rows(&app).await, 1);
     assert_eq!(app.blobs().await.len(), 2, "the row of the orphan may be on its way");
     app.clock.advance(TimeDelta::hours(26));
-    files::sweep_orphans(&app.app).await.unwrap();
+    files::sweep_orphans(&app.state).await.unwrap();
     assert_eq!(app.blobs().await, kept_blob);
     assert_eq!(status(&app, &anna, &kept).await, 200);
 }
@@ -121,13 +121,14 @@ async fn a_store_that_is_not_there_costs_no_file() {
     }
     let (there, away) = (app.files.path(), app.files.path().with_extension("away"));
     std::fs::rename(there, &away).unwrap();
-    assert!(files::sweep_orphans(&app.app).await.is_err());
+    assert!(files::sweep_orphans(&app.state).await.is_err());
     std::fs::rename(&away, there).unwrap();
-    files::sweep_orphans(&app.app).await.unwrap();
+    files::sweep_orphans(&app.state).await.unwrap();
     // Nor does a database that knows none of what is there.
-    let other = TestApp::spawn_with(&[("SALEBELL_FILES__DIRECTORY", there.to_str().unwrap())]).await;
+    let other =
+        TestApp::builder().settings(&[("SALEBELL_FILES__DIRECTORY", there.to_str().unwrap())]).spawn().await;
     other.clock.advance(TimeDelta::days(2));
-    assert!(files::sweep_orphans(&other.app).await.is_err());
+    assert!(files::sweep_orphans(&other.state).await.is_err());
     for path in paths {
         assert_eq!(status(&app, &anna, &format!("{path}/content")).await, 200);
     }

@@ -269,7 +269,7 @@ async fn what_the_version_before_has_counted_stays_counted() {
     let shared = Shared::new(1_000, 2).await;
     let counted = "update file_links set downloads = downloads + 1";
     for (status, _) in [(200, 1), (404, 2)] {
-        sqlx::query(counted).execute(&shared.app.app.writer).await.unwrap();
+        sqlx::query(counted).execute(&shared.app.state.writer).await.unwrap();
         assert_eq!(shared.ask(Method::HEAD, &[]).await.0, status);
     }
 }

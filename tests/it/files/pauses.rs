@@ -24,7 +24,7 @@ const MIB: usize = 1 << 20;
 const SHORT_TRANSACTIONS: [(&str, &str); 1] = [("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")];
 
 async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let (one, other) = (Api::start(&app, &anna, &[]).await, Api::start(&app, &anna, &[]).await);
     let whole = bytes(12 * MIB);
@@ -65,17 +65,18 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
 
 #[tokio::test]
 async fn a_process_that_is_paused_in_a_transaction_gives_back_its_locks() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).await;
+    let app =
+        TestApp::builder().settings(&[("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
-    let other = app.spawn_beside(&[]).await;
-    let mut paused = app.app.writer.begin().await.unwrap();
+    let other = TestApp::builder().beside(&app).spawn().await;
+    let mut paused = app.state.writer.begin().await.unwrap();
     sqlx::query("select id from accounts for update").execute(&mut *paused).await.unwrap();
     create(&other, &anna, 10).await;
     assert!(sqlx::query("select 1").execute(&mut *paused).await.is_err(), "it still has the lock");
 }
 
 async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let mut one = Api::start(&app, &anna, &SHORT_TRANSACTIONS).await;
     let mut other = Api::start(&app, &anna, &SHORT_TRANSACTIONS).await;
@@ -100,7 +101,7 @@ async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Sto
         std::mem::swap(&mut one, &mut other);
     }
     let counted = "select coalesce(sum(count), 0)::bigint from activity where kind = 'upload'";
-    let counted: i64 = sqlx::query_scalar(counted).fetch_one(&app.app.writer).await.unwrap();
+    let counted: i64 = sqlx::query_scalar(counted).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(counted, FILES as i64);
 }
 
@@ -127,14 +128,14 @@ async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Sto
         Store::Directory => 600,
         Store::S3 => 150,
     };
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let put = app.request(Method::PUT, "/v1/files/kept").bearer_auth(&anna.token).body("kept");
     let kept: serde_json::Value = sent(put).await.json().await.unwrap();
     let kept = format!("/v1/files/{}", kept["id"].as_str().unwrap());
     expire_many(&app, &anna, gone).await;
     let left = "select count(*) from files where expires_at <= now()";
-    let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.app.writer).await.unwrap();
+    let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.state.writer).await.unwrap();
     let until = async |most: i64, what: &str| {
         let began = Instant::now();
         while left().await > most {
@@ -149,7 +150,7 @@ async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Sto
     assert!(before > 0, "it had removed all");
     // As if the lease of the paused one had run out.
     let lapse = "update jobs set leased_until = null, next_at = now()";
-    sqlx::query(lapse).execute(&app.app.writer).await.unwrap();
+    sqlx::query(lapse).execute(&app.state.writer).await.unwrap();
     let other = instance::start(&app, "worker", &SHORT_TRANSACTIONS);
     until(before / 2, "the second goes on").await;
     // Both are at it.

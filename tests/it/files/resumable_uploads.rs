@@ -26,7 +26,7 @@ impl Draft {
     }
 
     async fn on(store: Store, settings: &[(&str, &str)]) -> Draft {
-        let app = TestApp::spawn_on_with(store, settings).await;
+        let app = TestApp::builder().store(store).settings(settings).spawn().await;
         let anna = app.user("anna", &[]).await;
         Draft { app, anna }
     }
@@ -400,7 +400,7 @@ async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_ha
     let draft = Draft::new(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).await;
     let deferred = tus(&draft.app, &draft.anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
     let path = header(&sent(deferred).await, "location").to_owned();
-    let full = draft.app.spawn_beside(&settings).await;
+    let full = TestApp::builder().beside(&draft.app).settings(&settings).spawn().await;
     let told =
         |length: usize| patch(&full, &draft.anna, &path, 0, Bytes::new()).header("upload-length", length);
     assert_eq!(sent(told(1001)).await.status(), 413);

@@ -26,7 +26,7 @@ const MIB: usize = 1 << 20;
 /// The uploads that S3 has open.
 async fn open_uploads(app: &TestApp) -> Vec<OpenUpload> {
     let later = std::time::SystemTime::now() + Duration::from_secs(3600);
-    app.app.blobs.list_open_uploads(later).await.unwrap()
+    app.state.blobs.list_open_uploads(later).await.unwrap()
 }
 
 /// Waits until the store holds so many objects: tails that nobody needs go beside the answer.
@@ -47,8 +47,8 @@ async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
 
 #[tokio::test]
 async fn parts_fill_over_many_requests_to_two_instances() {
-    let app = TestApp::spawn_on(Store::S3).await;
-    let other = app.spawn_beside(&[]).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
+    let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
     // Whole parts but no rest, and a rest.
     for length in [10 * MIB, 12 * MIB + 7] {
@@ -74,7 +74,7 @@ async fn parts_fill_over_many_requests_to_two_instances() {
 
 #[tokio::test]
 async fn a_broken_connection_keeps_parts_and_tail() {
-    let app = TestApp::spawn_on(Store::S3).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(13 * MIB);
     let path = create(&app, &anna, whole.len()).await;
@@ -101,8 +101,8 @@ async fn a_broken_connection_keeps_parts_and_tail() {
 
 #[tokio::test]
 async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
-    let app = TestApp::spawn_on(Store::S3).await;
-    let other = app.spawn_beside(&[]).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
+    let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(20 * MIB);
     let path = create(&app, &anna, whole.len()).await;
@@ -125,30 +125,30 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     // The second dies without a word, and the third puts all of it together.
     drop(feed_other);
     assert_eq!(second.await.unwrap().status(), 204);
-    sqlx::query("update files set writer = gen_random_uuid()").execute(&app.app.writer).await.unwrap();
+    sqlx::query("update files set writer = gen_random_uuid()").execute(&app.state.writer).await.unwrap();
     let rest = whole.slice(13 * MIB + 1..);
     assert_eq!(sent(patch(&app, &anna, &path, 13 * MIB + 1, rest)).await.status(), 204);
     let sealed = "select count(*) from file_pieces where progress is null";
-    let sealed: i64 = sqlx::query_scalar(sealed).fetch_one(&app.app.writer).await.unwrap();
+    let sealed: i64 = sqlx::query_scalar(sealed).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(sealed, 3);
     is_whole(&app, &anna, &path, &whole).await;
     assert!(open_uploads(&app).await.is_empty());
     assert_eq!(sent(tus(&app, &anna, Method::DELETE, &path)).await.status(), 204);
     app.clock.advance(TimeDelta::hours(26));
-    files::sweep_orphans(&app.app).await.unwrap();
+    files::sweep_orphans(&app.state).await.unwrap();
     assert_eq!(app.blobs().await.len(), 0);
 }
 
 #[tokio::test]
 async fn what_nobody_finishes_leaves_nothing() {
-    let app = TestApp::spawn_on(Store::S3).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["removed by its owner", "expired", "lost its row"] {
         let path = create(&app, &anna, 20 * MIB).await;
         assert_eq!(sent(patch(&app, &anna, &path, 0, bytes(6 * MIB))).await.status(), 204);
         assert_eq!((open_uploads(&app).await.len(), app.blobs().await.len()), (1, 1), "{how}");
         // The sweep leaves alone what a row knows.
-        files::sweep_orphans(&app.app).await.unwrap();
+        files::sweep_orphans(&app.state).await.unwrap();
         assert_eq!(open_uploads(&app).await.len(), 1, "{how}");
         match how {
             "removed by its owner" => {
@@ -156,12 +156,12 @@ async fn what_nobody_finishes_leaves_nothing() {
             }
             "expired" => {
                 app.clock.advance(TimeDelta::hours(25));
-                files::remove_expired(&app.app).await.unwrap();
+                files::remove_expired(&app.state).await.unwrap();
             }
             _ => {
-                sqlx::query("delete from files").execute(&app.app.writer).await.unwrap();
+                sqlx::query("delete from files").execute(&app.state.writer).await.unwrap();
                 app.clock.advance(TimeDelta::hours(26));
-                files::sweep_orphans(&app.app).await.unwrap();
+                files::sweep_orphans(&app.state).await.unwrap();
             }
         }
         assert_eq!((open_uploads(&app).await.len(), app.blobs().await.len()), (0, 0), "{how}");
@@ -170,7 +170,7 @@ async fn what_nobody_finishes_leaves_nothing() {
 
 #[tokio::test]
 async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
-    let app = TestApp::spawn_on(Store::S3).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(15 * MIB);
     let path = create(&app, &anna, whole.len()).await;
@@ -187,9 +187,10 @@ async fn what_has_a_wrong_checksum_is_cut_even_when_parts_were_sent() {
 
 #[tokio::test]
 async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
-    let app = TestApp::spawn_on(Store::S3).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
     let endpoint = flaky(&app.bucket.as_ref().unwrap().endpoint, 4).await;
-    let other = app.spawn_beside(&[("SALEBELL_FILES__S3_ENDPOINT", &endpoint)]).await;
+    let other =
+        TestApp::builder().beside(&app).settings(&[("SALEBELL_FILES__S3_ENDPOINT", &endpoint)]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(17 * MIB);
     let path = create(&app, &anna, whole.len()).await;
@@ -202,7 +203,11 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
         at = end;
     }
     // It is away for good: the request fails, and the offset stands.
-    let away = app.spawn_beside(&[("SALEBELL_FILES__S3_ENDPOINT", "http://127.0.0.1:1")]).await;
+    let away = TestApp::builder()
+        .beside(&app)
+        .settings(&[("SALEBELL_FILES__S3_ENDPOINT", "http://127.0.0.1:1")])
+        .spawn()
+        .await;
     let failed = sent(patch(&away, &anna, &path, at, whole.slice(at..))).await;
     assert_eq!(failed.status(), 503);
     assert_eq!(offset(&app, &anna, &path).await, at);
@@ -213,7 +218,8 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
 #[tokio::test]
 async fn every_object_is_encrypted_with_the_key_that_is_set() {
     let key = "arn:aws:kms:us-east-1:123456789012:key/0192f0c1-2345-4000-8000-000000000000";
-    let app = TestApp::spawn_on_with(Store::S3, &[("SALEBELL_FILES__S3_KMS_KEY", key)]).await;
+    let app =
+        TestApp::builder().store(Store::S3).settings(&[("SALEBELL_FILES__S3_KMS_KEY", key)]).spawn().await;
     let anna = app.user("anna", &[]).await;
     // One that is put as a whole, one of parts, and the tail of one that is not whole.
     for length in [1_000, 12 * MIB + 7] {
@@ -239,7 +245,7 @@ async fn every_object_is_encrypted_with_the_key_that_is_set() {
 
 #[tokio::test]
 async fn downloads_are_redirected_to_s3_itself() {
-    let app = TestApp::spawn_on(Store::S3).await;
+    let app = TestApp::builder().store(Store::S3).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(6 * MIB);
     let path = upload(&app, &anna, "Ä \"x\".html", "text/html", whole.clone()).await;

@@ -78,7 +78,7 @@ impl Protocol {
 
 async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
     let rounds = if store == Store::Directory { 12 } else { 4 };
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(WHOLE);
     for round in 0..rounds {
@@ -98,8 +98,8 @@ async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
 }
 
 async fn another_instance_tells_an_offset_that_stands(store: Store) {
-    let app = TestApp::spawn_on(store).await;
-    let other = app.spawn_beside(&[]).await;
+    let app = TestApp::builder().store(store).spawn().await;
+    let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(WHOLE);
     for round in 0..4 {
@@ -145,7 +145,7 @@ async fn an_upload_that_a_dead_instance_has_left_is_told_of_soon() {
     assert_eq!(sent(patch(&app, &anna, &path, 0, bytes(60))).await.status(), 204);
     // Its name still stands in the row, and it has not told anything for a minute.
     let left = "update files set writer = gen_random_uuid(), updated_at = updated_at - interval '1 minute'";
-    sqlx::query(left).execute(&app.app.writer).await.unwrap();
+    sqlx::query(left).execute(&app.state.writer).await.unwrap();
     let began = std::time::Instant::now();
     assert_eq!(crate::files::uploads::offset(&app, &anna, &path).await, 60);
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());

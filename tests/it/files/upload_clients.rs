@@ -60,7 +60,7 @@ async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
 }
 
 async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken", "parallel", "draft", "draft broken"] {
         upload(&app, &anna, "tus-js-client", how).await;
@@ -68,7 +68,7 @@ async fn tus_js_client_uploads_breaks_resumes_and_puts_together(store: Store) {
 }
 
 async fn tuspy_uploads_with_checksums_breaks_and_resumes(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     for how in ["whole", "broken"] {
         upload(&app, &anna, "tuspy", how).await;

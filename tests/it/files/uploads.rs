@@ -116,7 +116,7 @@ pub fn fed() -> (mpsc::UnboundedSender<std::io::Result<Bytes>>, reqwest::Body) {
 }
 
 async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(3_000_000);
     let request = tus(&app, &anna, Method::POST, "/v1/files")
@@ -149,7 +149,7 @@ async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
     assert_eq!((header(&head, "upload-length"), header(&head, "upload-offset")), ("3000000", "3000000"));
     // One place holds it, however many requests brought it.
     let pieces: i64 =
-        sqlx::query_scalar("select count(*) from file_pieces").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select count(*) from file_pieces").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(pieces, 1);
 }
 
@@ -169,7 +169,7 @@ async fn an_upload_that_is_announced_twice_under_a_key_is_one() {
 }
 
 async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let (anna, mallory) = (app.user("anna", &[]).await, app.user("mallory", &[]).await);
     let path = create(&app, &anna, 100).await;
     let stored = async |expected: usize| assert_eq!(offset(&app, &anna, &path).await, expected);
@@ -238,7 +238,7 @@ async fn what_is_wrong_is_refused_as_tus_says(store: Store) {
 }
 
 async fn a_broken_connection_keeps_what_arrived(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -270,7 +270,7 @@ async fn a_broken_connection_keeps_what_arrived(store: Store) {
 }
 
 async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(500_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -292,8 +292,8 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(sto
 }
 
 async fn another_instance_goes_on_with_an_upload(store: Store) {
-    let app = TestApp::spawn_on(store).await;
-    let other = app.spawn_beside(&[]).await;
+    let app = TestApp::builder().store(store).spawn().await;
+    let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(900_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -319,7 +319,7 @@ async fn another_instance_goes_on_with_an_upload(store: Store) {
 }
 
 async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(200_000);
     let path = create(&app, &anna, whole.len()).await;
@@ -353,7 +353,7 @@ async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
 }
 
 async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(400_000);
     let deferred = tus(&app, &anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
@@ -397,7 +397,7 @@ async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
 }
 
 async fn the_draft_of_the_ietf_uploads_and_resumes(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(300_000);
     let draft = |method: Method, path: &str| app.request(method, path).bearer_auth(&anna.token);
@@ -437,7 +437,7 @@ async fn the_draft_of_the_ietf_uploads_and_resumes(store: Store) {
 }
 
 async fn small_clients_send_the_file_itself(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let put = app.request(Method::PUT, "/v1/files/caf%C3%A9.csv").bearer_auth(&anna.token).body("a,b\n");
     let put = sent(put.header("content-type", "text/csv")).await;
@@ -486,16 +486,16 @@ async fn small_clients_send_the_file_itself(store: Store) {
 }
 
 async fn quotas_and_limits_hold(store: Store) {
-    let app = TestApp::spawn_on_with(
-        store,
-        &[
+    let app = TestApp::builder()
+        .store(store)
+        .settings(&[
             ("SALEBELL_FILES__BYTES_PER_ACCOUNT", "1000"),
             ("SALEBELL_FILES__FILES_PER_ACCOUNT", "3"),
             ("SALEBELL_FILES__MAX_BYTES", "900"),
             ("SALEBELL_FILES__UPLOADS_IN_FLIGHT_PER_ACCOUNT", "1"),
-        ],
-    )
-    .await;
+        ])
+        .spawn()
+        .await;
     let (anna, ben) = (app.user("anna", &[]).await, app.user("ben", &[]).await);
     let announced = |user: &User, length: usize| {
         sent(tus(&app, user, Method::POST, "/v1/files").header("upload-length", length))
@@ -525,7 +525,11 @@ async fn quotas_and_limits_hold(store: Store) {
 }
 
 async fn a_full_disk_refuses_before_and_keeps_what_came(store: Store) {
-    let app = TestApp::spawn_on_with(store, &[("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000")]).await;
+    let app = TestApp::builder()
+        .store(store)
+        .settings(&[("SALEBELL_FILES__RESERVE_BYTES", "9000000000000000")])
+        .spawn()
+        .await;
     let anna = app.user("anna", &[]).await;
     let refused = sent(tus(&app, &anna, Method::POST, "/v1/files").header("upload-length", 1)).await;
     assert_eq!(refused.status(), 507);
@@ -535,7 +539,7 @@ async fn a_full_disk_refuses_before_and_keeps_what_came(store: Store) {
 }
 
 async fn a_stopping_process_keeps_what_came(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     let path = create(&app, &anna, 1_000).await;
     let (feed, body) = fed();
@@ -544,17 +548,19 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
     while stored(&app, &anna, &path).await < 10 {}
     feed.send(Ok(bytes(20))).unwrap();
     while stored(&app, &anna, &path).await < 30 {}
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     let answer = tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
-    let stored: (i64, bool) =
-        sqlx::query_as("select stored, writer is null from files").fetch_one(&app.app.writer).await.unwrap();
+    let stored: (i64, bool) = sqlx::query_as("select stored, writer is null from files")
+        .fetch_one(&app.state.writer)
+        .await
+        .unwrap();
     assert_eq!(stored, (30, true));
     drop(feed);
 }
 
 async fn a_stopping_process_takes_what_had_been_sent(store: Store) {
-    let app = TestApp::spawn_on(store).await;
+    let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
     // Not so much that a write waits until the server reads: all of it is in the kernel as the process is stopped.
     let sent = 100_000;
@@ -565,14 +571,14 @@ async fn a_stopping_process_takes_what_had_been_sent(store: Store) {
     for stream in [&mut more, &mut all] {
         stream.write_all(&bytes(sent)).await.unwrap();
     }
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     let answer = raw::read_answer(&mut more).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     let answer = raw::read_answer(&mut all).await;
     assert!(answer.starts_with("HTTP/1.1 204 "), "what is whole is done: {answer}");
     let stored: Vec<(i64, bool)> =
         sqlx::query_as("select stored, sha256 is not null from files order by length desc")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(stored, [(sent as i64, false), (sent as i64, true)]);

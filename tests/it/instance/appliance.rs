@@ -7,11 +7,11 @@ use salebell::domain::week::Week;
 use serde_json::{Value, json};
 
 use crate::support::appliance::{Instance, LAUNCH_HOOK, Surroundings, TERMINATION_HOOK};
-use crate::support::ec2::group::Ended;
-use crate::support::ec2::{Fault, Outcome, State};
 use crate::support::eventually;
 use crate::support::sink::Sink;
 use crate::support::smtp::MailServer;
+use test_support::ec2::group::Ended;
+use test_support::ec2::{Fault, Outcome, State};
 
 const CHECK: &str = "SALEBELL_CHECK_OWN_MS=3000 /usr/lib/salebell/check-instance.sh";
 

@@ -12,9 +12,9 @@ use secrecy::ExposeSecret;
 use crate::support::aws::{Environment, Fault, READ_PARAMETERS, READ_SECRET};
 use crate::support::binary::{Binary, command};
 use crate::support::database::TestDatabase;
-use crate::support::ec2::{Ec2, Group};
 use crate::support::eventually;
 use crate::support::scratch::Scratch;
+use test_support::ec2::{Ec2, Group};
 
 /// An instance of an environment that has not booted yet.
 struct Machine {

@@ -7,11 +7,11 @@ use nix::sys::signal::Signal;
 use salebell::store::self_terminations;
 
 use crate::support::binary::Binary;
-use crate::support::ec2::{Ec2, Fault, Group, State};
 use crate::support::grpc::Client;
 use crate::support::instance::launch;
 use crate::support::proxy::Proxy;
 use crate::support::{TestApp, eventually};
+use test_support::ec2::{Ec2, Fault, Group, State};
 
 const GROUP: &str = "salebell-test";
 
@@ -90,21 +90,22 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
     let claim = async |instance: &str| {
         let now = app.clock.now();
         let until = now + TimeDelta::minutes(10);
-        self_terminations::claim(&app.app.writer, GROUP, instance, now, until).await.unwrap()
+        self_terminations::claim(&app.state.writer, GROUP, instance, now, until).await.unwrap()
     };
     assert!(claim("i-1").await && !claim("i-2").await);
     app.clock.advance(TimeDelta::minutes(9));
     assert!(!claim("i-2").await);
     // Its own it may claim anew; another group has nothing to do with it.
     let now = app.clock.now();
-    let other = self_terminations::claim(&app.app.writer, "other", "i-9", now, now + TimeDelta::minutes(10));
+    let other =
+        self_terminations::claim(&app.state.writer, "other", "i-9", now, now + TimeDelta::minutes(10));
     assert!(other.await.unwrap());
     app.clock.advance(TimeDelta::minutes(1));
     assert!(claim("i-2").await && !claim("i-1").await);
     // What another one holds is not given back.
-    self_terminations::release(&app.app.writer, GROUP, "i-1").await.unwrap();
+    self_terminations::release(&app.state.writer, GROUP, "i-1").await.unwrap();
     assert!(!claim("i-1").await);
-    self_terminations::release(&app.app.writer, GROUP, "i-2").await.unwrap();
+    self_terminations::release(&app.state.writer, GROUP, "i-2").await.unwrap();
     assert!(claim("i-1").await);
 }
 
@@ -186,7 +187,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
     assert_eq!(member.state(&ec2), State::InService);
     // A refusal holds back nobody else.
     let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(held, 0);

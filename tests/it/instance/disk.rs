@@ -1,5 +1,5 @@
 //! An instance whose own disk stays full has itself replaced, one of the group at a time, and serves until then. The
-//! processes and the small disks are real; Auto Scaling is the stand-in of `support/ec2`.
+//! processes and the small disks are real; Auto Scaling is the stand-in of `tests/support`.
 
 use std::fs::File;
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::binary::Binary;
-use crate::support::ec2::{Ec2, Fault, Group, State};
 use crate::support::instance::launch;
 use crate::support::scratch::Scratch;
 use crate::support::{TestApp, eventually};
+use test_support::ec2::{Ec2, Fault, Group, State};
 
 /// Mounts a small file system over a folder, which only the process that follows sees.
 const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
@@ -218,7 +218,7 @@ async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
     assert!(member.api.is_running());
     // Nobody is held back by a refusal.
     let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(held, 0);

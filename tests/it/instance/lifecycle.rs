@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use salebell::database::pool::{PgPool, Settings};
+use salebell::database::pool::{PgPool, PoolSettings};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 
 use crate::support::binary::Binary;
 use crate::support::database::TestDatabase;
-use crate::support::ec2::group::Ended;
-use crate::support::ec2::{Ec2, Fault, Group, Hook, Outcome, State};
 use crate::support::instance::{Api, start};
 use crate::support::scratch::Scratch;
 use crate::support::sink::{Behaviour, Sink};
 use crate::support::{TestApp, eventually, raw};
+use test_support::ec2::group::Ended;
+use test_support::ec2::{Ec2, Fault, Group, Hook, Outcome, State};
 
 const ID: &str = "i-0abc";
 
@@ -92,7 +92,7 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     })
     .await;
     assert_eq!(ec2.world().group.instance(ID).state, State::PendingWait);
-    let pool = PgPool::new(Settings::new("writer", bare.url.parse().unwrap()));
+    let pool = PgPool::new(PoolSettings::new("writer", bare.url.parse().unwrap()));
     salebell::store::migrate(&pool).await.unwrap();
     assert_eq!(ready.exit_code().await, Some(0), "{}", ready.log());
     assert_eq!(ec2.world().group.instance(ID).state, State::InService);
@@ -228,7 +228,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     let may_answer = Arc::new(Semaphore::new(0));
     sink.on("/hook", Behaviour::Gate(may_answer.clone()));
 
-    let key = secrecy::ExposeSecret::expose_secret(&app.app.config.webhook.encryption_keys[0]).to_owned();
+    let key = secrecy::ExposeSecret::expose_secret(&app.state.config.webhook.encryption_keys[0]).to_owned();
     let more = [
         ("SALEBELL_SERVER__LINGER_S", "2"),
         ("SALEBELL_SERVER__DRAIN_S", "25"),

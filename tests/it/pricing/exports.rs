@@ -25,7 +25,7 @@ async fn see(app: &TestApp, user: &User, export: &Value) -> Value {
 async fn export(app: &TestApp, user: &User, wanted: Value) -> Bytes {
     let waiting = request(app, user, &wanted).await;
     assert_eq!((&waiting["state"], &waiting["file_id"]), (&json!("queued"), &Value::Null));
-    while exports::step(&app.app, || ()).await.unwrap().is_more() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
     let done = see(app, user, &waiting).await;
     assert_eq!((&done["state"], &done["rows_total"]), (&json!("done"), &done["rows_written"]), "{done}");
     let content = app.get(done["content"].as_str().unwrap()).bearer_auth(&user.token).send().await.unwrap();
@@ -66,7 +66,7 @@ async fn exported_prices_are_what_an_import_reads() {
              from price_history h join offers o on o.id = h.offer_id join stores s on s.id = o.store_id
                 join games g on g.id = o.game_id",
         )
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap()
     };
@@ -78,8 +78,8 @@ async fn exported_prices_are_what_an_import_reads() {
         let file: Value = put.send().await.unwrap().json().await.unwrap();
         let import = other.post("/v1/imports").bearer_auth(&ben.token).json(&json!({"file_id": file["id"]}));
         assert_eq!(import.send().await.unwrap().status(), 201);
-        while imports::step(&other.app, || ()).await.unwrap().is_more() {}
-        while record::step(&other.app).await.unwrap().is_more() {}
+        while imports::step(&other.state, || ()).await.unwrap().is_more() {}
+        while record::step(&other.state).await.unwrap().is_more() {}
         assert_eq!(history(&other).await, before, "{format}");
     }
     let gog = export(
@@ -121,7 +121,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
     one.record_all().await;
     let offers = async |app: &TestApp| {
         let sql = "select o.sku, g.title from offers o join games g on g.id = o.game_id order by o.sku";
-        sqlx::query_as::<_, (String, String)>(sql).fetch_all(&app.app.writer).await.unwrap()
+        sqlx::query_as::<_, (String, String)>(sql).fetch_all(&app.state.writer).await.unwrap()
     };
     let before = offers(&one).await;
     assert_eq!(before.len(), titles.len());
@@ -144,7 +144,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
         let file: Value = put.send().await.unwrap().json().await.unwrap();
         let import = other.post("/v1/imports").bearer_auth(&ben.token).json(&json!({"file_id": file["id"]}));
         assert_eq!(import.send().await.unwrap().status(), 201);
-        while imports::step(&other.app, || ()).await.unwrap().is_more() {}
+        while imports::step(&other.state, || ()).await.unwrap().is_more() {}
         other.record_all().await;
         assert_eq!(offers(&other).await, before, "{name}");
     }
@@ -208,15 +208,15 @@ async fn deals_and_ones_own_things_are_written_in_every_form() {
 
 #[tokio::test]
 async fn an_export_that_ends_early_leaves_nothing() {
-    let app = TestApp::spawn_with(&[("SALEBELL_FILES__BYTES_PER_ACCOUNT", "200")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_FILES__BYTES_PER_ACCOUNT", "200")]).spawn().await;
     let anna = shop(&app).await;
     let count = async || -> i64 {
-        files::remove_expired(&app.app).await.unwrap();
-        sqlx::query_scalar("select count(*) from files").fetch_one(&app.app.writer).await.unwrap()
+        files::remove_expired(&app.state).await.unwrap();
+        sqlx::query_scalar("select count(*) from files").fetch_one(&app.state.writer).await.unwrap()
     };
     // Larger than what the account has room for.
     let waiting = request(&app, &anna, &json!({"kind": "prices"})).await;
-    assert!(exports::step(&app.app, || ()).await.unwrap().is_more());
+    assert!(exports::step(&app.state, || ()).await.unwrap().is_more());
     let failed = see(&app, &anna, &waiting).await;
     assert_eq!((&failed["state"], &failed["file_id"]), (&json!("failed"), &Value::Null));
     assert!(failed["failure"].as_str().unwrap().contains("room for 200 bytes"), "{failed}");
@@ -226,7 +226,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let path = format!("/v1/exports/{}", waiting["id"].as_str().unwrap());
     let cancelled = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(cancelled.status(), 200);
-    assert!(!exports::step(&app.app, || ()).await.unwrap().is_more());
+    assert!(!exports::step(&app.state, || ()).await.unwrap().is_more());
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
 
@@ -237,11 +237,11 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let dead = dead.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned();
     sqlx::query("update exports set state = 'writing', file_id = $1::uuid, leased_until = now() where state = 'queued'")
         .bind(&dead)
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
     app.clock.advance(chrono::TimeDelta::minutes(5));
-    assert!(exports::step(&app.app, || ()).await.unwrap().is_more());
+    assert!(exports::step(&app.state, || ()).await.unwrap().is_more());
     let done = see(&app, &anna, &waiting).await;
     assert_eq!(done["state"], "done");
     assert_ne!(done["file_id"], json!(dead));

@@ -19,7 +19,7 @@ fn merchant() -> Value {
 
 /// Every offer with its price in minor units.
 async fn offers(app: &TestApp) -> Vec<(String, i64)> {
-    sqlx::query_as("select sku, amount from offers order by sku").fetch_all(&app.app.writer).await.unwrap()
+    sqlx::query_as("select sku, amount from offers order by sku").fetch_all(&app.state.writer).await.unwrap()
 }
 
 async fn refusals(app: &TestApp, user: &User, done: &Value) -> Vec<Value> {
@@ -208,7 +208,7 @@ async fn elements_count_by_namespace_and_not_by_local_name() {
         let offer: (String, i64, Option<String>, String) = sqlx::query_as(
             "select o.sku, o.amount, o.url, g.title from offers o join games g on g.id = o.game_id",
         )
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
         let expected = ("g1".to_owned(), 2000, Some("https://shop.example/1".to_owned()), "Game".to_owned());
@@ -250,7 +250,7 @@ async fn files_are_read_in_the_encoding_that_they_name() {
         let done = finish(&app, &anna, &import(&app, &anna, merchant(), name, body).await).await;
         assert_eq!((&done["accepted"], &done["refused"]), (&json!(1), &json!(0)), "{name}: {done}");
         let found: String =
-            sqlx::query_scalar("select title from games").fetch_one(&app.app.writer).await.unwrap();
+            sqlx::query_scalar("select title from games").fetch_one(&app.state.writer).await.unwrap();
         assert_eq!(found, title, "{name}");
     }
     let app = TestApp::spawn().await;

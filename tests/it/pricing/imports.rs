@@ -43,7 +43,7 @@ pub async fn import(
 pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
     let path = format!("/v1/imports/{}", import["id"].as_str().unwrap());
     let recording = tokio::spawn({
-        let app = app.app.clone();
+        let app = app.state.clone();
         async move {
             loop {
                 if !record::step(&app).await.unwrap().is_more() {
@@ -52,7 +52,7 @@ pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
             }
         }
     });
-    while imports::step(&app.app, || ()).await.unwrap().is_more() {}
+    while imports::step(&app.state, || ()).await.unwrap().is_more() {}
     let mut seen = app.see(user, &path).await;
     while seen["state"] == "recording" {
         seen = app.see(user, &path).await;
@@ -72,7 +72,7 @@ async fn state(app: &TestApp) -> Vec<String> {
              from sales x where x.offer_id = o.id))
          from offers o join stores s on s.id = o.store_id order by s.slug, o.sku, o.region",
     )
-    .fetch_all(&app.app.writer)
+    .fetch_all(&app.state.writer)
     .await
     .unwrap()
 }
@@ -97,7 +97,7 @@ fn changes(offers: u64, each: u64) -> Vec<(String, Value)> {
 }
 
 async fn a_foreign_csv_gives_the_state_of_a_report_in_the_order_of_time(carrier: Carrier) {
-    let (imported, reported) = (TestApp::spawn_on_bus(carrier).await, TestApp::spawn().await);
+    let (imported, reported) = (TestApp::builder().bus(carrier).spawn().await, TestApp::spawn().await);
     let (anna, ben) = (imported.user("anna", &SCOPES).await, reported.user("ben", &SCOPES).await);
     let changes = changes(40, 20);
     let mut csv = "\u{feff}ID,When,Now,Before\r\n".to_owned();
@@ -270,7 +270,7 @@ async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
         finish(&app, &anna, &import(&app, &anna, json!({"backfill": true}), "a.csv", body).await).await;
     assert_eq!(done["transitions"], json!({"sale.started": 1}));
     let rings: i64 = sqlx::query_scalar("select count(*) from events where rings")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(rings, 0);
@@ -279,7 +279,7 @@ async fn backfill_rings_no_bells_and_a_cancelled_import_sends_no_more() {
     let path = format!("/v1/imports/{}", waiting["id"].as_str().unwrap());
     let cancelled = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(cancelled.status(), 200);
-    assert!(!imports::step(&app.app, || ()).await.unwrap().is_more());
+    assert!(!imports::step(&app.state, || ()).await.unwrap().is_more());
     assert_eq!(app.see(&anna, &path).await["state"], "cancelled");
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
@@ -332,7 +332,7 @@ async fn an_account_follows_so_many_imports_and_no_more() {
 
 /// A worker that is killed between any two steps: another goes on, nothing is lost and nothing counted twice.
 async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let (offers, each) = (20_000, 3);
     let mut csv = "ID,When,Now,Before\n".to_owned();
@@ -358,7 +358,7 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
         let begun =
             format!("select exists (select from imports where parts_sent >= {sent} or state = 'sent')");
         while !sqlx::query_scalar::<_, bool>(sqlx::AssertSqlSafe(begun.clone()))
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap()
         {
@@ -368,7 +368,7 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
         worker.signal(nix::sys::signal::Signal::SIGKILL);
         worker.exit_code().await;
         // As if the lease of the dead one had run out.
-        sqlx::query("update imports set leased_until = now()").execute(&app.app.writer).await.unwrap();
+        sqlx::query("update imports set leased_until = now()").execute(&app.state.writer).await.unwrap();
     }
     let mut worker = Binary::start(&["worker"], &settings);
     let path = format!("/v1/imports/{}", waiting["id"].as_str().unwrap());
@@ -387,6 +387,6 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
     assert_eq!(sum(&["recorded", "unchanged", "stale", "quarantined", "failed"]), total, "{done}");
     assert_eq!(sum(&["stale", "failed"]), 0, "in the order of time, whoever sent it: {done}");
     let counted: i64 =
-        sqlx::query_scalar("select count(*) from offers").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select count(*) from offers").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(counted, offers as i64);
 }

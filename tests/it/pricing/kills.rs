@@ -32,12 +32,12 @@ async fn stream(app: &TestApp, user: &User, url: &str, lines: impl Iterator<Item
 }
 
 async fn count(app: &TestApp, sql: &'static str) -> i64 {
-    sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
 }
 
 /// The settings under which a process of its own shares the test's database.
 fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
-    let config = &app.app.config;
+    let config = &app.state.config;
     let bus = app.queues.iter().flat_map(Queues::settings_of_a_process);
     let own = [
         ("SALEBELL_DATABASE__URL", config.database.url.expose_secret().to_owned()),
@@ -70,7 +70,7 @@ async fn a_reported_price_rings_within_a_second() {
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
-    let worker = tokio::spawn(salebell::worker::run(app.app.clone()));
+    let worker = tokio::spawn(salebell::worker::run(app.state.clone()));
     let accepted = app.report(&shop, json!([seen(1, "20.00", 1)])).await;
     eventually("recorded", async || app.batch(&shop, &accepted).await["done"] == true).await;
     let games = app.see(&anna, "/v1/games").await;
@@ -102,7 +102,7 @@ async fn a_reported_price_rings_within_a_second() {
         app.see(&anna, &path).await["items"][0]["state"] == "delivered"
     })
     .await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     worker.await.unwrap().unwrap();
 }
 
@@ -110,7 +110,7 @@ async fn a_reported_price_rings_within_a_second() {
 async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier) {
     const OFFERS: usize = 10_000;
     const WATCHED: i64 = 300;
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let (shop, anna) =
         (app.user("shop", &["prices:write", "catalogue:write"]).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
@@ -126,7 +126,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
     )
     .bind(anna.account)
     .bind(WATCHED - 50)
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
 
@@ -145,7 +145,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
             + (select count(*) from events where rings and dispatched_at is null)
             + (select count(*) from bus_messages)";
         // On a slow machine five of them may have died of the same message.
-        salebell::worker::record::redrive(&app.app).await.unwrap();
+        salebell::worker::record::redrive(&app.state).await.unwrap();
         let batch = app.batch(&shop, &accepted).await;
         (&batch["done"], &batch["failed"]) == (&json!(true), &json!(0)) && count(&app, left).await == 0
     })
@@ -165,7 +165,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
 }
 
 async fn an_api_that_is_killed_has_lost_nothing_that_it_acknowledged(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let mut acknowledged = Vec::new();
     for round in 0..5_usize {

@@ -45,7 +45,7 @@ fn refusals(answer: &Value) -> Vec<(u64, Vec<&str>)> {
 const GOOD: &str = r#"{"store": "steam", "sku": "a", "price": "9.99", "currency": "EUR"}"#;
 
 async fn every_item_is_judged_by_itself(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let answer = app
         .report(
@@ -80,7 +80,7 @@ async fn every_item_is_judged_by_itself(carrier: Carrier) {
 }
 
 async fn a_broken_line_in_the_middle_costs_that_line_alone(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let mut body = format!("{GOOD}\n{{\"store\": \n\n{GOOD}\r\n").into_bytes();
     body.extend_from_slice(
@@ -111,7 +111,7 @@ async fn a_line_of_100_megabytes_is_passed_over_without_being_kept() {
 }
 
 async fn packed_reports_are_unpacked_and_bombs_are_not(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let body = format!("{GOOD}\n").repeat(1000);
     let packed = zstd::encode_all(body.as_bytes(), 3).unwrap();
@@ -129,7 +129,7 @@ async fn packed_reports_are_unpacked_and_bombs_are_not(carrier: Carrier) {
 }
 
 async fn a_report_that_is_too_large_or_of_another_type_is_refused(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let post = |body: Vec<u8>, media_type: &'static str| {
         app.post("/v1/prices").bearer_auth(&shop.token).header("content-type", media_type).body(body).send()
@@ -149,7 +149,7 @@ async fn a_report_that_is_too_large_or_of_another_type_is_refused(carrier: Carri
 }
 
 async fn only_whoever_keeps_the_catalogue_may_invent_a_store(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let (shop, keeper) = (app.user("shop", &["prices:write"]).await, shop(&app).await);
     let observation = json!([{"store": "GOG.com", "sku": "a", "price": "9.99", "currency": "EUR"}]);
     let refused = app.report(&shop, observation.clone()).await;
@@ -158,12 +158,12 @@ async fn only_whoever_keeps_the_catalogue_may_invent_a_store(carrier: Carrier) {
     app.record_all().await;
     let taken = app.report(&shop, observation).await;
     assert_eq!(taken["accepted"], 1);
-    let store = sqlx::query!("select slug, name from stores").fetch_one(&app.app.writer).await.unwrap();
+    let store = sqlx::query!("select slug, name from stores").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!((store.slug.as_str(), store.name.as_str()), ("gog-com", "GOG.com"));
 }
 
 async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let (shop, other, reader) =
         (shop(&app).await, app.user("other", &["prices:write"]).await, app.user("reader", &[]).await);
     let answer = app.report(&shop, json!([serde_json::from_str::<Value>(GOOD).unwrap()])).await;
@@ -175,7 +175,7 @@ async fn a_reporter_needs_the_scope_and_sees_its_own_batches_alone(carrier: Carr
 }
 
 async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let line = |sku: usize| format!(r#"{{"store":"s","sku":"{sku}","price":"9.99","currency":"EUR"}}"#);
     let body: Vec<String> = (0..20_000).map(line).collect();
@@ -188,7 +188,7 @@ async fn a_stream_longer_than_a_message_becomes_parts_of_one_batch(carrier: Carr
 }
 
 async fn refusals_repeat_little_of_what_is_refused(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let line = format!("{{\"{}\": 1}}\n", "ä".repeat(30_000));
     for (lines, all_are_told) in [(100, true), (1_000, false)] {

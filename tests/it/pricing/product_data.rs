@@ -240,9 +240,11 @@ async fn what_cannot_be_bought_is_handed_over_by_every_format() {
         let anna = app.user("anna", &SCOPES).await;
         let options = json!({"format": "merchant", "constants": {"store": "Shop"}});
         let waiting = import(&app, &anna, options, name, body).await;
-        while salebell::worker::imports::step(&app.app, || ()).await.unwrap().is_more() {}
-        let payloads: Vec<Vec<u8>> =
-            sqlx::query_scalar("select payload from bus_messages").fetch_all(&app.app.writer).await.unwrap();
+        while salebell::worker::imports::step(&app.state, || ()).await.unwrap().is_more() {}
+        let payloads: Vec<Vec<u8>> = sqlx::query_scalar("select payload from bus_messages")
+            .fetch_all(&app.state.writer)
+            .await
+            .unwrap();
         let told: Vec<(String, bool)> = payloads
             .iter()
             .flat_map(|payload| salebell::domain::batch::PriceMessage::unpack(payload).unwrap().observations)

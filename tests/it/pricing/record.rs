@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use salebell::domain::batch::{Counts, PriceMessage};
+use salebell::domain::batch::{ObservationCounts, PriceMessage};
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
 use salebell::store::recording;
@@ -46,13 +46,13 @@ async fn history(app: &TestApp) -> Vec<String> {
         r#"select to_char(observed_at at time zone 'UTC', 'DD"T"HH24:MI ') || amount || '/' || regular as "line!"
         from price_history order by offer_id, observed_at"#
     )
-    .fetch_all(&app.app.writer)
+    .fetch_all(&app.state.writer)
     .await
     .unwrap()
 }
 
 async fn a_reported_price_becomes_history_low_and_sale(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let batch = report(
         &app,
@@ -72,12 +72,12 @@ async fn a_reported_price_becomes_history_low_and_sale(carrier: Carrier) {
     assert_eq!(batch["transitions"], json!({"first.seen": 2, "sale.started": 1}));
 
     let offer = sqlx::query!("select amount, regular, low, sale_id from offers where sku = 'a'")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!((offer.amount, offer.regular, offer.low), (Some(1479), Some(1849), Some(1479)));
     let sale = sqlx::query!("select amount, cut, new_low, ended_at from sales where id = $1", offer.sale_id)
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!((sale.amount, sale.cut, sale.new_low, sale.ended_at), (1479, 20, true, None));
@@ -87,14 +87,14 @@ async fn a_reported_price_becomes_history_low_and_sale(carrier: Carrier) {
     let ended = report(&app, &shop, json!([seen("a", "18.49", "18.49", "03T00:00:00")])).await;
     assert_eq!(ended["transitions"], json!({"sale.ended": 1}));
     let open = sqlx::query_scalar!("select count(*) from sales where ended_at is null")
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(open, Some(0));
 }
 
 async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let report =
         async |price: &str, at: &str| report(&app, &shop, json!([seen("a", price, "20.00", at)])).await;
@@ -114,12 +114,12 @@ async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier)
     assert_eq!(history(&app).await, ["01T00:00 2000/2000", "02T00:00 1000/2000", "05T00:00 2000/2000"]);
     report("9.00", "02T00:00:00").await;
     assert_eq!(history(&app).await, ["01T00:00 2000/2000", "02T00:00 900/2000", "05T00:00 2000/2000"]);
-    let offer = sqlx::query!("select amount, low from offers").fetch_one(&app.app.writer).await.unwrap();
+    let offer = sqlx::query!("select amount, low from offers").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!((offer.amount, offer.low), (Some(2000), Some(2000)), "the past changes nothing but history");
 }
 
 async fn a_glitch_waits_for_a_second_sight_across_reports(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     report(&app, &shop, json!([seen("a", "50.00", "50.00", "01T00:00:00")])).await;
     let held = report(&app, &shop, json!([seen("a", "0.50", "50.00", "02T00:00:00")])).await;
@@ -129,13 +129,15 @@ async fn a_glitch_waits_for_a_second_sight_across_reports(carrier: Carrier) {
     let agreed = report(&app, &shop, json!([seen("a", "0.50", "50.00", "02T00:10:00")])).await;
     assert_eq!((&agreed["recorded"], &agreed["transitions"]), (&json!(1), &json!({"sale.started": 1})));
     assert_eq!(history(&app).await, ["01T00:00 5000/5000", "02T00:00 50/5000"]);
-    let states =
-        sqlx::query_scalar!("select state from quarantined_prices").fetch_all(&app.app.writer).await.unwrap();
+    let states = sqlx::query_scalar!("select state from quarantined_prices")
+        .fetch_all(&app.state.writer)
+        .await
+        .unwrap();
     assert_eq!(states, ["confirmed"]);
 }
 
 async fn a_new_sku_is_matched_by_its_title(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
+    let app = TestApp::builder().bus(carrier).spawn().await;
     let shop = shop(&app).await;
     let offer = |store: &str, sku: &str, title: &str| json!({"store": store, "sku": sku, "title": title, "price": "9.99", "currency": "EUR"});
     report(
@@ -153,7 +155,7 @@ async fn a_new_sku_is_matched_by_its_title(carrier: Carrier) {
         r#"select g.title, count(*) as "offers!" from games g join offers o on o.game_id = g.id group by g.id
         order by g.title"#
     )
-    .fetch_all(&app.app.writer)
+    .fetch_all(&app.state.writer)
     .await
     .unwrap();
     let games: Vec<_> = games.iter().map(|game| (game.title.as_str(), game.offers)).collect();
@@ -195,8 +197,9 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
     }
 }
 
-async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<Counts> {
-    let recorded = recording::record(&app.app.writer, message, &Rules::default(), false, now).await.unwrap();
+async fn record_once(app: &TestApp, message: &PriceMessage, now: DateTime<Utc>) -> Option<ObservationCounts> {
+    let recorded =
+        recording::record(&app.state.writer, message, &Rules::default(), false, now).await.unwrap();
     recorded.map(|recorded| recorded.counts)
 }
 
@@ -239,7 +242,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
     let states = sqlx::query!(
         r#"select amount, observed_at, count(*) as "offers!" from offers group by amount, observed_at"#
     )
-    .fetch_all(&app.app.writer)
+    .fetch_all(&app.state.writer)
     .await
     .unwrap();
     let newest = messages.iter().max_by_key(|m| m.observations[0].observed_at).unwrap();
@@ -258,7 +261,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
                     over (partition by offer_id order by observed_at) as repeats from price_history) h where repeats)
             as "wrong!""#
     )
-    .fetch_one(&app.app.writer)
+    .fetch_one(&app.state.writer)
     .await
     .unwrap();
     assert_eq!(wrong, 0, "sales that hang loose, or history that repeats itself");
@@ -270,23 +273,26 @@ async fn a_message_that_comes_twice_counts_once() {
     let message = message(10, 0, 1500, false);
     assert_eq!(record_once(&app, &message, app.clock.now()).await.unwrap().recorded, 10);
     assert_eq!(record_once(&app, &message, app.clock.now()).await, None);
-    let events = sqlx::query_scalar!("select count(*) from events").fetch_one(&app.app.writer).await.unwrap();
+    let events =
+        sqlx::query_scalar!("select count(*) from events").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(events, Some(10));
 }
 
 async fn a_message_that_cannot_be_recorded_is_dead_after_five_receives(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus(carrier).await;
-    app.app.bus.send_batch(&[b"damage".to_vec()]).await.unwrap();
+    let app = TestApp::builder().bus(carrier).spawn().await;
+    app.state.bus.send_batch(&[b"damage".to_vec()]).await.unwrap();
     for receives in 0..5 {
-        assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 0, "after {receives}");
+        assert_eq!(app.state.bus.age_and_dead().await.unwrap().1, 0, "after {receives}");
         app.record_all().await;
         app.pass(Duration::from_millis(2100)).await;
     }
-    let (waiting, dead) = app.app.bus.age_and_dead().await.unwrap();
+    let (waiting, dead) = app.state.bus.age_and_dead().await.unwrap();
     assert_eq!((waiting, dead), (0.0, 1));
     if carrier == Carrier::Postgres {
-        let failure =
-            sqlx::query_scalar!("select failure from bus_messages").fetch_one(&app.app.writer).await.unwrap();
+        let failure = sqlx::query_scalar!("select failure from bus_messages")
+            .fetch_one(&app.state.writer)
+            .await
+            .unwrap();
         assert!(failure.unwrap().starts_with("damaged"));
     }
 }
@@ -296,10 +302,10 @@ const LEASE: Duration = Duration::from_secs(2);
 const LEASE_SETTING: (&str, &str) = ("SALEBELL_WORKER__LEASE_S", "2");
 
 async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus_with(carrier, &[LEASE_SETTING]).await;
+    let app = TestApp::builder().bus(carrier).settings(&[LEASE_SETTING]).spawn().await;
     let shop = shop(&app).await;
     let accepted = app.report(&shop, json!([seen("a", "9.99", "9.99", "01T00:00:00")])).await;
-    let held = app.app.bus.receive(1, LEASE, Duration::ZERO).await.unwrap();
+    let held = app.state.bus.receive(1, LEASE, Duration::ZERO).await.unwrap();
     assert_eq!(held.len(), 1);
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], false);
@@ -307,8 +313,8 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], true);
     // The dead one wakes up: what it holds is not its own any more.
-    assert!(!app.app.bus.extend(&held[0], LEASE).await.unwrap());
-    app.app.bus.acknowledge(&held[0]).await.unwrap();
+    assert!(!app.state.bus.extend(&held[0], LEASE).await.unwrap());
+    app.state.bus.acknowledge(&held[0]).await.unwrap();
 }
 
 #[tokio::test]
@@ -325,7 +331,7 @@ async fn an_operator_releases_what_is_true_after_all() {
     assert_eq!((released.status, &released.body["state"]), (200, &json!("released")));
     assert_eq!(history(&app).await, ["01T00:00 5000/5000", "02T00:00 50/5000"]);
     let event =
-        sqlx::query!("select kind, rings from events order by id desc limit 1").fetch_one(&app.app.writer);
+        sqlx::query!("select kind, rings from events order by id desc limit 1").fetch_one(&app.state.writer);
     let event = event.await.unwrap();
     assert_eq!((event.kind.as_str(), event.rings), ("sale.started", true));
     assert_eq!(app.call(&operator, post, &path, Value::Null).await.status, 409, "once");
@@ -367,7 +373,7 @@ async fn a_glitch_that_is_polled_again_and_again_is_judged_once() {
     }
     let held =
         sqlx::query_scalar!(r#"select count(*) as "held!" from quarantined_prices where state = 'held'"#);
-    assert_eq!(held.fetch_one(&app.app.writer).await.unwrap(), 0);
+    assert_eq!(held.fetch_one(&app.state.writer).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -393,26 +399,26 @@ async fn a_sale_from_the_past_comes_and_goes_in_history() {
 }
 
 async fn a_message_whose_receivers_died_is_failed_and_can_be_redriven(carrier: Carrier) {
-    let app = TestApp::spawn_on_bus_with(carrier, &[LEASE_SETTING]).await;
+    let app = TestApp::builder().bus(carrier).settings(&[LEASE_SETTING]).spawn().await;
     let shop = shop(&app).await;
     let accepted = app.report(&shop, json!([seen("a", "9.99", "9.99", "01T00:00:00")])).await;
     for _ in 0..5 {
-        assert_eq!(app.app.bus.receive(1, LEASE, Duration::ZERO).await.unwrap().len(), 1);
+        assert_eq!(app.state.bus.receive(1, LEASE, Duration::ZERO).await.unwrap().len(), 1);
         app.pass(LEASE).await;
     }
     app.record_all().await;
     // SQS has buried it by itself, and told nobody.
-    record::count_dead(&app.app).await.unwrap();
+    record::count_dead(&app.state).await.unwrap();
     let failed = app.batch(&shop, &accepted).await;
     assert_eq!((&failed["done"], &failed["failed"]), (&json!(true), &json!(1)));
-    assert_eq!(app.app.bus.age_and_dead().await.unwrap().1, 1);
-    assert_eq!(record::redrive(&app.app).await.unwrap(), 1);
-    assert_eq!(record::redrive(&app.app).await.unwrap(), 0, "once");
+    assert_eq!(app.state.bus.age_and_dead().await.unwrap().1, 1);
+    assert_eq!(record::redrive(&app.state).await.unwrap(), 1);
+    assert_eq!(record::redrive(&app.state).await.unwrap(), 0, "once");
     app.record_all().await;
     let recorded = app.batch(&shop, &accepted).await;
     assert_eq!(
         (&recorded["done"], &recorded["failed"], &recorded["recorded"]),
         (&json!(true), &json!(0), &json!(1))
     );
-    assert_eq!(app.app.bus.age_and_dead().await.unwrap(), (0.0, 0));
+    assert_eq!(app.state.bus.age_and_dead().await.unwrap(), (0.0, 0));
 }

@@ -44,7 +44,7 @@ pub fn with(mut observation: Value, more: Value) -> Value {
 pub async fn tell(app: &TestApp, shop: &User, observations: Value) -> Value {
     let accepted = app.report(shop, observations).await;
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     app.batch(shop, &accepted).await
 }
 
@@ -72,7 +72,7 @@ async fn events(pool: &PgPool) -> Vec<(String, Option<String>, DateTime<Utc>)> {
 pub async fn deliver_all(app: &TestApp) -> deliver::Step {
     let mut sum = deliver::Step::default();
     loop {
-        let step = deliver::step(&app.app).await.unwrap();
+        let step = deliver::step(&app.state).await.unwrap();
         if step == deliver::Step::default() {
             return sum;
         }
@@ -114,7 +114,7 @@ async fn a_sale_ends_when_its_store_said_so_before_anybody_has_looked() {
     assert_eq!(codes, [&json!("not_on_sale"), &json!("sale_is_over")]);
     let export = json!({"kind": "deals", "format": "ndjson"});
     let made = app.call(&shop, reqwest::Method::POST, "/v1/exports", export).await.body;
-    while exports::step(&app.app, || ()).await.unwrap().is_more() {}
+    while exports::step(&app.state, || ()).await.unwrap().is_more() {}
     let done = app.see(&shop, &format!("/v1/exports/{}", made["id"].as_str().unwrap())).await;
     assert_eq!((&done["state"], &done["rows_written"]), (&json!("done"), &json!(0)));
 }
@@ -126,7 +126,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
     let endpoint = emulator().await;
     let settings =
         [("SALEBELL_BUS__EVENTS_TOPIC", topic.as_str()), ("SALEBELL_BUS__ENDPOINT", endpoint.as_str())];
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let shop = shop(&app).await;
     let ends: Vec<DateTime<Utc>> = (0..3).map(|n| instant(&app, 60 + n)).collect();
     let sales: Vec<Value> = ends
@@ -136,16 +136,16 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
         .chain([with(seen(&app, "10.00", -5), json!({"sku": "open"}))])
         .collect();
     tell(&app, &shop, json!(sales)).await;
-    schedule::step(&app.app).await.unwrap();
-    assert_eq!(events(&app.app.writer).await.len(), 4, "not before their time");
+    schedule::step(&app.state).await.unwrap();
+    assert_eq!(events(&app.state.writer).await.len(), 4, "not before their time");
     app.clock.advance(TimeDelta::days(1));
     // One that dies in between leaves nothing behind: its transaction is gone.
-    let both = tokio::join!(schedule::step(&app.app), schedule::step(&app.app));
+    let both = tokio::join!(schedule::step(&app.state), schedule::step(&app.state));
     both.0.unwrap();
     both.1.unwrap();
     app.clock.advance(TimeDelta::minutes(1));
-    schedule::step(&app.app).await.unwrap();
-    let all = events(&app.app.writer).await;
+    schedule::step(&app.state).await.unwrap();
+    let all = events(&app.state.writer).await;
     let ended: Vec<_> = all[4..].to_vec();
     let expected: Vec<_> =
         ends.iter().map(|end| ("sale.ended".to_owned(), Some("told_end".to_owned()), *end)).collect();
@@ -156,11 +156,11 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
         "select (select count(*) from sales where ended_at is null) * 10
             + (select count(*) from offers where sale_id is not null)",
     )
-    .fetch_one(&app.app.writer)
+    .fetch_one(&app.state.writer)
     .await
     .unwrap();
     assert_eq!(open, 11, "the one without an end goes on");
-    while publish::step(&app.app).await.unwrap().is_more() {}
+    while publish::step(&app.state).await.unwrap().is_more() {}
     let told = team.wait_for(3).await;
     assert!(told.iter().all(|event| event["data"]["reason"] == "told_end"), "{told:?}");
 
@@ -187,14 +187,14 @@ async fn a_sight_and_the_schedule_at_the_same_moment_end_a_sale_once() {
     tell(&app, &shop, told("10.00", -5, json!({"sale_ends_at": at(&app, 60)}))).await;
     app.clock.advance(TimeDelta::minutes(61));
     app.report(&shop, told("20.00", 0, json!({}))).await;
-    let (scheduled, ()) = tokio::join!(schedule::step(&app.app), app.record_all());
+    let (scheduled, ()) = tokio::join!(schedule::step(&app.state), app.record_all());
     scheduled.unwrap();
     let ended = "select count(*), count(distinct offer_id) from events where kind = 'sale.ended'";
-    let ended: (i64, i64) = sqlx::query_as(ended).fetch_one(&app.app.writer).await.unwrap();
+    let ended: (i64, i64) = sqlx::query_as(ended).fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(ended, (40, 40));
     let reasons: Vec<Option<String>> =
         sqlx::query_scalar("select distinct reason from events where kind = 'sale.ended'")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(reasons, [Some("told_end".to_owned())]);
@@ -227,7 +227,7 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
     app.report(&shop, json!([short])).await;
     app.record_all().await;
     app.clock.advance(TimeDelta::minutes(11));
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(notices().await, 0);
 
     // Over before it is sent.
@@ -253,7 +253,7 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
     let again = with(seen(&app, "10.00", -4), json!({"sale_ends_at": at(&app, 120)}));
     assert_eq!(tell(&app, &shop, json!([again])).await["unchanged"], 1);
     app.clock.advance(TimeDelta::minutes(61));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!((deals(&app).await, offer(&app).await["on_sale"].clone()), (1, json!(true)));
     let game = offer(&app).await["game_id"].as_str().unwrap().to_owned();
     let history = app.read(&format!("/v1/games/{game}/prices")).await;
@@ -265,7 +265,7 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
 
     // It ends, which costs the delivery that waits; and goes on, as its store has prolonged it.
     app.clock.advance(TimeDelta::minutes(60));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(deliver_all(&app).await.cancelled, 1);
     let prolonged = with(seen(&app, "10.00", 0), json!({"sale_ends_at": at(&app, 600)}));
     assert_eq!(tell(&app, &shop, json!([prolonged])).await["transitions"], json!({"sale.resumed": 1}));
@@ -328,7 +328,7 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
         deliver_all(&app).await;
     }
     let sales: Vec<(i64, bool)> = sqlx::query_as("select amount, ended_at is null from sales")
-        .fetch_all(&app.app.writer)
+        .fetch_all(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(sales, [(900, true)]);
@@ -353,7 +353,7 @@ async fn a_price_that_flaps_is_one_sale_and_rings_twice_when_it_is_better_at_las
 
 #[tokio::test]
 async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
-    let app = TestApp::spawn_with(&[("SALEBELL_WORKER__FANOUT_SLICE", "2")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_WORKER__FANOUT_SLICE", "2")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     app.hook(&anna, "http://127.0.0.1:9/").await;
@@ -370,17 +370,17 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
         json!({"sale.started": 1, "sale.ended": 2, "sale.resumed": 1, "sale.deepened": 2})
     );
     let count = async |sql: &'static str| -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+        sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
     };
     assert_eq!(count("select count(*) from notices").await, 3);
     assert_eq!(count("select count(*) from deliveries").await, 6);
     assert_eq!(count("select count(*) from notices where amount = 900").await, 3);
     // As after a death between the commit of a slice and the end of its event.
     sqlx::query("update events set dispatched_at = null, last_watch_id = null where rings")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     assert_eq!(count("select count(*) from deliveries").await, 6);
     assert_eq!(count("select count(*) from notices where amount = 900").await, 3);
 }
@@ -402,7 +402,7 @@ async fn a_giveaway_rings_once_and_is_no_low() {
         }
     }
     let rung: Vec<i64> = sqlx::query_scalar("select amount from notices order by id")
-        .fetch_all(&app.app.writer)
+        .fetch_all(&app.state.writer)
         .await
         .unwrap();
     assert_eq!((rung, lows), (vec![1500, 0, 400], 3));
@@ -436,7 +436,7 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
     tell(&app, &shop, json!(seen)).await;
     let lows = async || -> Vec<(String, i64, bool, bool)> {
         sqlx::query_as("select sku, low, low_at = 'epoch', was_free_at is not null from offers order by sku")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap()
     };
@@ -451,14 +451,14 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
     assert_eq!(right, expected);
     // As the version before leaves them.
     let spoil = "update offers set low = 0, low_at = observed_at, was_free_at = null where sku <> 'sold'";
-    sqlx::query(spoil).execute(&app.app.writer).await.unwrap();
+    sqlx::query(spoil).execute(&app.state.writer).await.unwrap();
     let shown = app.read("/v1/offers").await;
     assert!(shown["items"].as_array().unwrap().iter().all(|offer| offer["low"]["amount"] != "0.00"));
     let changed: i64 =
-        sqlx::query_scalar("select recompute_zero_lows(null)").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select recompute_zero_lows(null)").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!((changed, lows().await), (3, expected.to_vec()));
     // And when such an offer is seen before that.
-    sqlx::query(spoil).execute(&app.app.writer).await.unwrap();
+    sqlx::query(spoil).execute(&app.state.writer).await.unwrap();
     let next =
         |sku: &str, price: &str| with(crate::pricing::sales::seen(&app, price, -1), json!({"sku": sku}));
     let batch =
@@ -500,7 +500,7 @@ async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
     }
     let reasons: Vec<Option<String>> =
         sqlx::query_scalar("select reason from events where kind = 'sale.ended'")
-            .fetch_all(&app.app.writer)
+            .fetch_all(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(reasons, [Some("unavailable".to_owned()), Some("unavailable".to_owned())]);
@@ -508,7 +508,7 @@ async fn what_cannot_be_bought_rings_nobody_and_ends_a_sale() {
 
 #[tokio::test]
 async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
-    let app = TestApp::spawn_with(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_PRICES__RINGS_WITHIN_S", "604800")]).spawn().await;
     let (shop, anna) = (shop(&app).await, app.user("anna", &[]).await);
     let sink = Sink::start().await;
     let day = 24 * 60;
@@ -523,7 +523,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     let accepted = app.report(&shop, old.clone()).await;
     assert_eq!((&accepted["accepted"], &accepted["too_old_to_ring"]), (&json!(3), &json!(2)));
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let batch = app.batch(&shop, &accepted).await;
     assert_eq!((&batch["too_old_to_ring"], &batch["transitions"]["sale.started"]), (&json!(2), &json!(1)));
     assert_eq!(app.see(&anna, "/v1/notices").await["items"], json!([]));
@@ -538,7 +538,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     assert_eq!(app.report(&shop, json!([fresh])).await["too_old_to_ring"], 0);
     app.clock.advance(TimeDelta::days(6));
     app.record_all().await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
     let notices = app.see(&anna, "/v1/notices").await;
     let instant = |value: &Value| value.as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
     assert_eq!(instant(&notices["items"][0]["observed_at"]), observed_at);
@@ -554,7 +554,7 @@ async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
     tell(&app, &shop, json!([seen(&app, "10.00", -50)])).await;
-    let before = |text: &'static str| sqlx::query(text).execute(&app.app.writer);
+    let before = |text: &'static str| sqlx::query(text).execute(&app.state.writer);
     // It ends the sale, and starts another one.
     before("update sales set ended_at = now() - interval '40 minutes'").await.unwrap();
     before(
@@ -584,13 +584,13 @@ async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
         json!({"sale.resumed": 1})
     );
     let open: Vec<i64> = sqlx::query_scalar("select amount from sales where ended_at is null")
-        .fetch_all(&app.app.writer)
+        .fetch_all(&app.state.writer)
         .await
         .unwrap();
     assert_eq!(open, [1100]);
     // An end in the past, under a price that was seen after it, is no end.
     before("update offers set sale_ends_at = now() - interval '8 minutes'").await.unwrap();
     before("update sales set ends_at = now() - interval '8 minutes' where ended_at is null").await.unwrap();
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(deals(&app).await, 1);
 }

@@ -21,16 +21,19 @@ async fn reasons(app: &TestApp) -> Vec<String> {
 
 #[tokio::test]
 async fn an_app_with_its_database_is_ready_until_it_stops() {
-    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__LINGER_S", "60")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_SERVER__LINGER_S", "60")]).spawn().await;
     assert!(reasons(&app).await.is_empty());
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     assert_eq!(reasons(&app).await, ["process"]);
 }
 
 #[tokio::test]
 async fn a_process_is_alive_without_its_database_but_not_ready() {
     // Nothing listens on port 1.
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")]).await;
+    let app = TestApp::builder()
+        .settings(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")])
+        .spawn()
+        .await;
     assert_eq!(app.get("/healthz").send().await.unwrap().status(), 200);
     assert_eq!(reasons(&app).await, ["database"]);
 }
@@ -38,9 +41,9 @@ async fn a_process_is_alive_without_its_database_but_not_ready() {
 #[tokio::test]
 async fn a_database_without_the_schema_is_not_ready_until_it_is_migrated() {
     let database = TestDatabase::create_bare().await;
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__URL", &database.url)]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_DATABASE__URL", &database.url)]).spawn().await;
     assert_eq!(reasons(&app).await, ["migrations"]);
-    salebell::store::migrate(&app.app.writer).await.unwrap();
+    salebell::store::migrate(&app.state.writer).await.unwrap();
     // One look serves for a second.
     for _ in 0..100 {
         if reasons(&app).await.is_empty() {
@@ -53,10 +56,10 @@ async fn a_database_without_the_schema_is_not_ready_until_it_is_migrated() {
 
 #[tokio::test]
 async fn a_busy_pool_takes_nobody_out_of_service() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "5")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_DATABASE__MAX_CONNECTIONS", "5")]).spawn().await;
     let mut held = Vec::new();
     for _ in 0..5 {
-        held.push(app.app.writer.acquire().await.unwrap());
+        held.push(app.state.writer.acquire().await.unwrap());
     }
     assert!(reasons(&app).await.is_empty());
 }

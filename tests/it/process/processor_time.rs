@@ -84,7 +84,7 @@ fn request(token: &str, media: &str, coding: &str, key: &str, body: &[u8]) -> Ve
 
 async fn in_flight(app: &TestApp) -> i64 {
     let sql = "select count(*) from idempotency_keys where status is null";
-    sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+    sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,7 +191,7 @@ async fn work_ends_when_its_client_hangs_up() {
     let bomb = bomb().await;
     let ended_whole = async || -> i64 {
         let sql = "select count(*) from batches";
-        sqlx::query_scalar(sql).fetch_one(&app.app.writer).await.unwrap()
+        sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
     };
     let send = async |round: usize| {
         let mut stream = raw::connect(&app.url).await;

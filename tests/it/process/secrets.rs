@@ -136,7 +136,7 @@ async fn a_process_that_panics() {
 async fn a_panic_is_logged_without_a_secret() {
     let journal = Journal::start();
     let this = std::env::current_exe().unwrap();
-    let child = ["secrets::a_process_that_panics", "--exact", "--ignored", "--nocapture"];
+    let child = ["process::secrets::a_process_that_panics", "--exact", "--ignored", "--nocapture"];
     let settings = [("RUST_BACKTRACE", "1")];
     let mut process =
         Binary::start_program_under(&journal.wrapper(), this.to_str().unwrap(), &child, &settings);

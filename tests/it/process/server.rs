@@ -44,11 +44,11 @@ fn held(asked: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::
 #[tokio::test]
 async fn a_request_in_flight_finishes_while_idle_connections_close() {
     let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let app = TestApp::spawn_router(&[], held(asked.clone(), release.clone())).await;
+    let app = TestApp::builder().router(held(asked.clone(), release.clone())).spawn().await;
     let mut idle = raw::connect(&app.url).await;
     let request = tokio::spawn(app.get("/held").send());
     asked.notified().await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     // The idle connection ends, so the listener is closed by now.
     assert_eq!(raw::read_answer(&mut idle).await, "");
     assert!(tokio::net::TcpStream::connect(app.url.trim_start_matches("http://")).await.is_err());
@@ -60,10 +60,10 @@ async fn a_request_in_flight_finishes_while_idle_connections_close() {
 async fn the_drain_has_an_end() {
     let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let settings = [("SALEBELL_SERVER__DRAIN_S", "1")];
-    let app = TestApp::spawn_router(&settings, held(asked.clone(), release)).await;
+    let app = TestApp::builder().settings(&settings).router(held(asked.clone(), release)).spawn().await;
     let request = tokio::spawn(app.get("/held").send());
     asked.notified().await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     assert!(request.await.unwrap().is_err(), "the connection was cut");
 }
 
@@ -81,7 +81,7 @@ async fn http2_by_prior_knowledge_is_served_beside_http1() {
 async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else_is_refused() {
     for tls in ["off", "minted"] {
         let settings = [("SALEBELL_SERVER__MAX_CONNECTIONS", "1"), ("SALEBELL_SERVER__TLS", tls)];
-        let app = TestApp::spawn_with(&settings).await;
+        let app = TestApp::builder().settings(&settings).spawn().await;
         let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut first = raw::open(&app.url).await;
         first.write_all(ask("/v1/games").as_bytes()).await.unwrap();
@@ -122,7 +122,7 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
 
 #[tokio::test]
 async fn beyond_the_limit_of_connections_grpc_health_checks_are_answered() {
-    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).spawn().await;
     let url = grpc::serve(&app).await;
     // Names of their own keep the clients from sharing a connection.
     let mut first = grpc::Client::start_as(&url, Some("first"));
@@ -138,12 +138,12 @@ async fn beyond_the_limit_of_connections_grpc_health_checks_are_answered() {
 async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
     let app = TestApp::spawn().await;
     let second = Duration::from_secs(1);
-    assert_eq!(app.app.watchdog.check_alive(second).await, Ok(()));
-    let stuck = app.app.watchdog.start("stuck", Duration::ZERO);
+    assert_eq!(app.state.watchdog.check_alive(second).await, Ok(()));
+    let stuck = app.state.watchdog.start("stuck", Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(app.app.watchdog.check_alive(second).await, Err("stuck"));
+    assert_eq!(app.state.watchdog.check_alive(second).await, Err("stuck"));
     drop(stuck);
-    assert_eq!(app.app.watchdog.check_alive(second).await, Ok(()));
+    assert_eq!(app.state.watchdog.check_alive(second).await, Ok(()));
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn start(interval: Duration, rounds: Vec<Result<Progress>>) -> Running {
     let (began, events) = mpsc::unbounded_channel();
     let task =
         Scripted { rounds: rounds.into_iter(), interval, notification: Arc::clone(&notification), began };
-    let driver = tokio::spawn(driver::run(app.app.clone(), task));
+    let driver = tokio::spawn(driver::run(app.state.clone(), task));
     Running { app, notification, events, driver }
 }
 
@@ -91,7 +91,7 @@ async fn rounds_follow_each_other_while_there_is_more_and_then_wait_for_a_notifi
     running.notification.notify_one();
     running.next_round().await;
     // Stops while it waits, and releases what it holds.
-    running.app.app.stopping.cancel();
+    running.app.state.stopping.cancel();
     assert_eq!(running.events.recv().await, Some("finish"));
     running.driver.await.unwrap();
 }
@@ -106,7 +106,7 @@ async fn failed_rounds_are_retried_ever_later_and_never_before_the_interval() {
     }
     // A success forgets the failures.
     assert!(running.next_round().await < INTERVAL * 3);
-    running.app.app.stopping.cancel();
+    running.app.state.stopping.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,5 +119,5 @@ async fn a_notification_ends_the_wait_after_a_failure_but_not_before_the_interva
         let waited = running.next_round().await;
         assert!(waited > INTERVAL - INTERVAL / 4, "{waited:?}");
     }
-    running.app.app.stopping.cancel();
+    running.app.state.stopping.cancel();
 }

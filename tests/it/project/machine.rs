@@ -1,7 +1,7 @@
 //! What `make run`, `make test`, a bake and the build server do with the machine that they find, and say of it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::unistd::geteuid;
@@ -212,44 +212,4 @@ fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
     let chroot = ["unshare", "--mount", "bash", "-euc", inside, "bash"];
     let said = text(&describe(&chroot, usual, "true"));
     assert!(said.contains("this machine: root, in a chroot"), "{said}");
-}
-
-/// Every file of tests, as `files::mounts::` and its path.
-fn files_of_tests() -> Vec<(String, PathBuf)> {
-    let mut found = Vec::new();
-    for area in std::fs::read_dir("tests/it").unwrap().map(|entry| entry.unwrap().path()) {
-        if !area.is_dir() || area.ends_with("support") {
-            continue;
-        }
-        for path in std::fs::read_dir(&area).unwrap().map(|entry| entry.unwrap().path()) {
-            let [folder, file] = [&area, &path].map(|path| path.file_stem().unwrap().to_string_lossy());
-            found.push((format!("{folder}::{file}::"), path.clone()));
-        }
-    }
-    found
-}
-
-#[test]
-fn tests_that_boot_or_mount_are_named_as_root_s() {
-    let script = std::fs::read_to_string("scripts/lib/describe-machine.sh").unwrap();
-    let named = |begin: &str| -> Vec<&str> {
-        let line = script.lines().find_map(|line| line.trim().strip_prefix(begin)).unwrap();
-        line.trim_end_matches('"').split_whitespace().collect()
-    };
-    let (always, mounting) = (named("of_root=\""), named("of_root+=\""));
-    let mut found = 0;
-    for (module, path) in files_of_tests() {
-        // This one reads the words that it looks for.
-        if module == "project::machine::" {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        let boots = text.contains("support::appliance");
-        let mounts = text.contains("unshare") || text.contains("support::journal");
-        let listed = |names: &[&str]| names.iter().any(|name| name.starts_with(&module));
-        assert!(!boots || listed(&always), "{module} boots instances");
-        assert!(!mounts || listed(&always) || listed(&mounting), "{module} mounts");
-        found += usize::from(boots || mounts);
-    }
-    assert!(found >= 8, "{found}");
 }

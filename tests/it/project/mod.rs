@@ -1,7 +1,7 @@
 //! The repository itself: layers of the source, pages beside the program, scripts on the machine that runs them.
 
-mod layering;
 mod machine;
 mod metrics;
 mod readme;
 mod reference;
+mod source_rules;

@@ -1,4 +1,4 @@
-//! The README's commands, typed as they stand beside a running `salebell dev`, print what it shows.
+//! The tutorial's commands, typed as they stand beside a running `salebell dev`, print what it shows.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,12 +10,11 @@ use crate::cli::dev::{Dev, beside};
 use crate::support::eventually;
 use crate::support::scratch::Scratch;
 
-const README: &str = include_str!("../../../README.md");
+const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
 
 /// The fenced blocks below a heading, each with its language.
 fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
-    let section = README.split("\n## ").flat_map(|part| part.split("\n### "));
-    let section = section.into_iter().find(|section| section.starts_with(heading)).expect(heading);
+    let section = TUTORIAL.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
     let fenced = section.split("\n```").skip(1).step_by(2);
     fenced.map(|block| block.split_once('\n').expect("a line with the language")).collect()
 }
@@ -52,7 +51,7 @@ fn assert_has_fields_of(shown: &Value, real: &Value, at: &str) {
 }
 
 #[tokio::test]
-async fn the_commands_of_the_readme_do_what_it_shows() {
+async fn the_commands_of_the_tutorial_do_what_it_shows() {
     let scratch = Scratch::new();
     let folder = scratch.path();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

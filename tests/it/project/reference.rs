@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use salebell::cli::reference::Page;
+use salebell::cli::reference::ReferencePage;
 use salebell::config::Config;
 use salebell::config::settings::AREAS;
 use salebell::error::{Error, Kind};
@@ -11,7 +11,7 @@ use salebell::error::{Error, Kind};
 #[test]
 fn the_pages_are_what_the_program_prints() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference");
-    for page in Page::ALL {
+    for page in ReferencePage::ALL {
         let kept = std::fs::read_to_string(folder.join(format!("{}.md", page.name()))).unwrap_or_default();
         assert!(kept == page.render(), "docs/reference/{}.md is another: make reference", page.name());
     }

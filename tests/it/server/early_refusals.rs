@@ -16,7 +16,7 @@ async fn python_and_node_see_every_refusal_of_five_megabytes() {
         |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; `make test` sets it"));
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     for tls in [PLAIN, MINTED] {
-        let app = TestApp::spawn_with(&[tls]).await;
+        let app = TestApp::builder().settings(&[tls]).spawn().await;
         let anna = app.user("anna", &["catalogue:write"]).await;
         for client in ["refused.py", "refused.cjs"] {
             let mut command = match client {
@@ -54,7 +54,7 @@ async fn pour(url: &str, head: &str) -> (String, usize, Duration) {
 #[tokio::test]
 async fn we_read_on_for_some_bytes_and_not_for_ever() {
     for tls in [PLAIN, MINTED] {
-        let app = TestApp::spawn_with(&[tls]).await;
+        let app = TestApp::builder().settings(&[tls]).spawn().await;
         let refused = "POST /v1/prices HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n";
         let heads = [
             (format!("{refused}Content-Length: 6000000000\r\n\r\n"), "401"),

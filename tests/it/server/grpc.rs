@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::Signal;
 use reqwest::{Body, RequestBuilder, Response};
+use salebell::grpc::METHODS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -21,18 +22,10 @@ use crate::support::{TestApp, eventually, raw};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEALTH: &str = "grpc.health.v1.Health";
 
-/// Every method, as the table in the source has them.
-fn methods() -> Vec<&'static str> {
-    let source = include_str!("../../../src/grpc/mod.rs");
-    let table = source.split_once("const METHODS").unwrap().1.split_once("\n];").unwrap().0;
-    let paths = table.split("path: \"").skip(1).map(|rest| rest.split_once('"').unwrap().0);
-    paths.collect()
-}
-
 #[tokio::test]
 async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
     for tls in [MINTED, ("SALEBELL_SERVER__TLS", "off")] {
-        let app = TestApp::spawn_with(&[tls]).await;
+        let app = TestApp::builder().settings(&[tls]).spawn().await;
         let url = serve(&app).await;
         assert_eq!(url.starts_with("https://"), tls == MINTED);
         let mut client = Client::start(&url);
@@ -57,7 +50,10 @@ async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
 
 #[tokio::test]
 async fn a_database_that_is_away_leaves_it_serving() {
-    let app = TestApp::spawn_with(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")]).await;
+    let app = TestApp::builder()
+        .settings(&[("SALEBELL_DATABASE__URL", "postgres://nobody@127.0.0.1:1/none")])
+        .spawn()
+        .await;
     assert_eq!(app.get("/readyz").send().await.unwrap().status(), 503);
     assert_eq!(Client::start(&serve(&app).await).check("").await, "SERVING");
 }
@@ -67,7 +63,8 @@ async fn reflection_tells_all_that_is_there_and_nothing_else_answers() {
     let app = TestApp::spawn().await;
     let mut client = Client::start(&serve(&app).await);
     let told = client.ask("reflect", json!({})).await;
-    let mut services: Vec<&str> = methods().iter().map(|path| path.split('/').nth(1).unwrap()).collect();
+    let mut services: Vec<&str> =
+        METHODS.iter().map(|method| method.path.split('/').nth(1).unwrap()).collect();
     services.sort();
     services.dedup();
     assert_eq!(told, json!({"services": services, "methods": ["Check", "Watch"]}));
@@ -159,7 +156,7 @@ fn begin_call(path: &'static str) -> Vec<u8> {
 #[tokio::test]
 async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
     let settings = [MINTED, ("SALEBELL_SERVER__DRAIN_S", "60"), ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")];
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
     // Does not even begin to speak.
@@ -181,7 +178,7 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
         let mut payload = vec![0; u32::from_be_bytes([0, first[0], first[1], first[2]]) as usize];
         stream.read_exact(&mut payload).await.unwrap();
     }
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     assert!(frames(&mut idle).await.contains(&GOAWAY));
     frames(&mut silent).await;
     for stream in [&mut reflecting, &mut watching] {
@@ -198,7 +195,7 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
 #[tokio::test]
 async fn a_connection_may_idle_for_its_time_and_a_stream_for_longer() {
     for tls in [MINTED, ("SALEBELL_SERVER__TLS", "off")] {
-        let app = TestApp::spawn_with(&[tls, ("SALEBELL_SERVER__IDLE_TIMEOUT_S", "2")]).await;
+        let app = TestApp::builder().settings(&[tls, ("SALEBELL_SERVER__IDLE_TIMEOUT_S", "2")]).spawn().await;
         let url = serve(&app).await;
         let open = async |bytes: Vec<u8>| {
             let mut stream: Box<dyn raw::Stream> = match url.strip_prefix("https://") {
@@ -223,7 +220,7 @@ async fn a_connection_may_idle_for_its_time_and_a_stream_for_longer() {
 
 #[tokio::test]
 async fn who_speaks_no_http2_is_refused() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
     assert!(connect(address, &["http/1.1"]).await.is_err(), "no protocol in common");
@@ -259,7 +256,7 @@ fn code(answer: &Response) -> Option<&str> {
 
 #[tokio::test]
 async fn a_deadline_is_obeyed_whatever_the_client_does() {
-    let app = TestApp::spawn_with(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "4")]).await;
+    let app = TestApp::builder().settings(&[("SALEBELL_SERVER__REQUEST_TIMEOUT_S", "4")]).spawn().await;
     let url = serve(&app).await;
     let mut client = Client::start(&url);
     let refusal = client.ask("watch", json!({"timeout": 0.5})).await;

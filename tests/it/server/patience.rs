@@ -22,7 +22,7 @@ const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
 async fn spawn(tls: (&str, &str), header_s: &str, idle_s: &str) -> TestApp {
     let settings =
         [tls, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", header_s), ("SALEBELL_SERVER__IDLE_TIMEOUT_S", idle_s)];
-    TestApp::spawn_with(&settings).await
+    TestApp::builder().settings(&settings).spawn().await
 }
 
 /// How long the server takes to close.
@@ -120,7 +120,7 @@ async fn a_long_body_is_spared_as_long_as_it_moves() {
             ("SALEBELL_SERVER__IDLE_TIMEOUT_S", "1"),
             ("SALEBELL_SERVER__BODY_IDLE_TIMEOUT_S", "2"),
         ];
-        let app = TestApp::spawn_router(&settings, counting).await;
+        let app = TestApp::builder().settings(&settings).router(counting).spawn().await;
         let builder = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
         let client = if http2 { builder.http2_prior_knowledge() } else { builder.http1_only() };
         let client = client.build().unwrap();
@@ -157,7 +157,7 @@ fn pouring(app: salebell::app::App) -> Router {
 #[tokio::test]
 async fn who_takes_nothing_of_an_answer_loses_it_and_who_takes_a_little_does_not() {
     let settings = [("SALEBELL_SERVER__BODY_IDLE_TIMEOUT_S", "4")];
-    let app = TestApp::spawn_router(&settings, pouring).await;
+    let app = TestApp::builder().settings(&settings).router(pouring).spawn().await;
     let request = b"GET /pour HTTP/1.1\r\nhost: a\r\n\r\n";
     let (mut slow, mut stalled) = (raw::connect(&app.url).await, raw::connect(&app.url).await);
     stalled.write_all(request).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_report_that_hardly_moves_is_cut_off_and_a_slow_one_is_spared() {
         // Ten bytes a second, judged every second.
         let settings =
             [tls, ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"), ("SALEBELL_FILES__SLOW_AFTER_S", "1")];
-        let app = TestApp::spawn_with(&settings).await;
+        let app = TestApp::builder().settings(&settings).spawn().await;
         let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
         let report = r#"{"store": "gog", "sku": "1", "price": "1", "currency": "EUR"}"#;
         let (hardly, slow) = tokio::join!(

@@ -34,7 +34,7 @@ pub async fn spawn(settings: &[(&str, &str)]) -> (TestApp, Seen) {
     let mut own = vec![("SALEBELL_SERVER__IDLE_TIMEOUT_S", "2"), ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")];
     own.extend_from_slice(settings);
     let router = |app| http::layered(Router::new().route("/seen/{name}", any(handler)), app);
-    (TestApp::spawn_router(&own, router).await, seen)
+    (TestApp::builder().settings(&own).router(router).spawn().await, seen)
 }
 
 const SMUGGLED: &str = "GET /seen/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -28,7 +28,7 @@ fn address(app: &TestApp) -> &str {
 
 #[tokio::test]
 async fn a_minted_certificate_serves_http1_and_http2_by_alpn() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     for (offered, agreed) in
         [(&["h2", "http/1.1"][..], Some(&b"h2"[..])), (&["http/1.1"], Some(b"http/1.1")), (&[], None)]
     {
@@ -64,7 +64,7 @@ fn der(pem: &Value) -> Vec<u8> {
 
 #[tokio::test]
 async fn openssl_agrees_on_tls_1_2_and_1_3_and_on_nothing_older() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let anything = "ALL:@SECLEVEL=0";
     for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
         let agreed = openssl(&app, json!({"version": version, "ciphers": anything})).await;
@@ -84,7 +84,7 @@ async fn openssl_agrees_on_tls_1_2_and_1_3_and_on_nothing_older() {
 
 #[tokio::test]
 async fn the_minted_certificate_is_for_this_machine_and_for_ecdsa_on_p_256() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let minted = openssl(&app, json!({})).await["certificate"].clone();
     let trusting = openssl(&app, json!({"trusts": minted, "name": "127.0.0.1"})).await;
     assert_eq!(trusting["subject"], json!([["commonName", "salebell"]]), "{trusting}");
@@ -106,7 +106,7 @@ async fn the_minted_certificate_is_for_this_machine_and_for_ecdsa_on_p_256() {
 
 #[tokio::test]
 async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_data() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     for (version, name) in [("TLSv1_2", "TLSv1.2"), ("TLSv1_3", "TLSv1.3")] {
         let agreed = openssl(&app, json!({"version": version, "resumes": true})).await;
         assert_eq!((&agreed["version"], &agreed["resumed"]), (&json!(name), &json!(true)), "{agreed}");
@@ -126,7 +126,7 @@ async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_d
 
 #[tokio::test]
 async fn plain_http_hears_that_it_is_the_wrong_port() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let plain = app.url.replace("https", "http");
     let answer = raw::exchange(&plain, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("HTTPS alone.\n"), "{answer}");
@@ -144,7 +144,8 @@ async fn plain_http_hears_that_it_is_the_wrong_port() {
 
 #[tokio::test]
 async fn who_drags_out_a_handshake_is_dropped_and_delays_nobody() {
-    let app = TestApp::spawn_with(&[MINTED, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")]).await;
+    let app =
+        TestApp::builder().settings(&[MINTED, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "2")]).spawn().await;
     let plain = app.url.replace("https", "http");
     let begin = Instant::now();
     let mut slow = Vec::new();
@@ -177,14 +178,14 @@ async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
         }
     };
     let settings = [MINTED, ("SALEBELL_SERVER__HEADER_TIMEOUT_S", "60"), ("SALEBELL_SERVER__DRAIN_S", "60")];
-    let app = TestApp::spawn_router(&settings, held).await;
+    let app = TestApp::builder().settings(&settings).router(held).spawn().await;
     let mut shaking = raw::connect(&app.url.replace("https", "http")).await;
     shaking.write_all(b"\x16\x03\x01").await.unwrap();
     let mut idle = raw::open(&app.url).await;
     // Over HTTP/2, which is told to go and finishes first.
     let request = tokio::spawn(app.get("/held").send());
     asked.notified().await;
-    app.app.stopping.cancel();
+    app.state.stopping.cancel();
     assert_eq!(raw::read_to_end(&mut shaking).await, b"");
     assert_eq!(raw::read_to_end(&mut idle).await, b"");
     assert!(tokio::net::TcpStream::connect(address(&app)).await.is_err());
@@ -196,7 +197,7 @@ async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
 
 #[tokio::test]
 async fn a_file_is_the_same_over_tls() {
-    let app = TestApp::spawn_with(&[MINTED]).await;
+    let app = TestApp::builder().settings(&[MINTED]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let bytes: Vec<u8> = (0..3_000_001_u32).flat_map(u32::to_le_bytes).collect();
     let sent = app.post("/v1/files?name=a.bin").bearer_auth(&anna.token).body(bytes.clone());
@@ -230,7 +231,7 @@ async fn a_certificate_of_ones_own_is_read_from_files_and_what_is_wrong_with_it_
             ("SALEBELL_SERVER__KEY", key),
         ]
     };
-    let app = TestApp::spawn_with(&files(&one[0], &one[1])).await;
+    let app = TestApp::builder().settings(&files(&one[0], &one[1])).spawn().await;
     let shown = openssl(&app, json!({})).await;
     let own = std::fs::read_to_string(&one[0]).unwrap().into();
     assert_eq!(der(&shown["certificate"]), der(&own));

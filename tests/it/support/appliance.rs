@@ -21,10 +21,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::aws::Environment;
 use super::database::TestDatabase;
-use super::ec2::{Ec2, Group, Hook, Outcome, State};
 use super::proxy::Proxy;
 use super::scratch::Scratch;
 use super::{TestApp, eventually};
+use test_support::ec2::{Ec2, Group, Hook, Outcome, State};
 
 /// Where an instance finds the rest.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);

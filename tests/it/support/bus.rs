@@ -41,7 +41,7 @@ pub async fn clients() -> (aws_sdk_sns::Client, aws_sdk_sqs::Client) {
     (aws_sdk_sns::Client::new(&config), aws_sdk_sqs::Client::new(&config))
 }
 
-/// A topic for prices with its queue and dead-letter queue, as docs/operations.md asks for them.
+/// A topic for prices with its queue and dead-letter queue, as docs/guides/bus-on-aws.md asks for them.
 pub struct Queues {
     pub topic: String,
     pub queue: String,

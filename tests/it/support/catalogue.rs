@@ -106,7 +106,7 @@ impl TestApp {
         let on_sale = price.amount < price.regular;
         let sale = on_sale.then(Uuid::now_v7);
         let cut = salebell::domain::money::cut_percent(price.amount, price.regular);
-        let mut transaction = self.app.writer.begin().await.unwrap();
+        let mut transaction = self.state.writer.begin().await.unwrap();
         for (text, needs_sale) in [
             ("update sales set ended_at = $6 where offer_id = $1 and ended_at is null and ($2, $3, $4, $5, $7, $8) is not null", false),
             ("update offers set currency = $2, amount = $3, regular = $4, sale_id = $5, observed_at = $6,

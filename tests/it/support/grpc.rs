@@ -12,7 +12,7 @@ use super::TestApp;
 
 /// Serves gRPC for this app too, and returns the address, such as `https://127.0.0.1:9000`.
 pub async fn serve(app: &TestApp) -> String {
-    let server = Server::bind_grpc(app.app.clone()).await.unwrap().expect("it is on");
+    let server = Server::bind_grpc(app.state.clone()).await.unwrap().expect("it is on");
     let url = server.url().unwrap();
     tokio::spawn(server.run());
     url

@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use super::binary::{Binary, command};
 use super::bus::Queues;
-use super::ec2::Ec2;
 use super::{TestApp, User, raw};
+use test_support::ec2::Ec2;
 
 /// The settings under which a process shares the test's database and store.
 fn settings(app: &TestApp) -> Vec<(String, String)> {

@@ -34,7 +34,7 @@ pub async fn spawn_behind_proxy(
     let database = TestDatabase::create().await;
     let (proxy, url) = Proxy::before(&database).await;
     let settings = [&[("SALEBELL_DATABASE__URL", url.as_str())], settings].concat();
-    (TestApp::spawn_on_bus_with(carrier, &settings).await, proxy, database)
+    (TestApp::builder().bus(carrier).settings(&settings).spawn().await, proxy, database)
 }
 
 /// Listens on a port of its own, and passes on to a server.

@@ -72,7 +72,7 @@ impl TestApp {
     /// A sale at 9.99 of 19.99 EUR, a watch for at most 12.00 EUR, and its notice on its way to `channels`.
     pub async fn ring(&self, user: &User, channels: &[Uuid]) -> Rung {
         let [game, store, offer, sale, watch, notice] = [(); 6].map(|()| Uuid::now_v7());
-        let now = self.app.clock.now();
+        let now = self.state.clock.now();
         for text in [
             "insert into stores (id, slug, name, created_at, updated_at)
              select $2, 'shop-' || $2, 'Shop', $7, $7 where ($1, $3, $4, $5, $6, $8) is not null",
@@ -97,7 +97,7 @@ impl TestApp {
             for id in [game, store, offer, sale, watch, notice] {
                 query = query.bind(id);
             }
-            query.bind(now).bind(user.account).execute(&self.app.writer).await.unwrap();
+            query.bind(now).bind(user.account).execute(&self.state.writer).await.unwrap();
         }
         let deliveries = self.send_out(user, notice, channels).await;
         Rung { game, offer, sale, watch, notice, deliveries }
@@ -105,8 +105,8 @@ impl TestApp {
 
     /// Further notices of the same watch with a delivery to each of `channels`: one SQL statement for many.
     pub async fn ring_again(&self, user: &User, rung: &Rung, channel: Uuid, count: i32) -> Vec<Uuid> {
-        let mut connection = self.app.writer.acquire().await.unwrap();
-        let now = self.app.clock.now();
+        let mut connection = self.state.writer.acquire().await.unwrap();
+        let now = self.state.clock.now();
         let made: Vec<Uuid> = sqlx::query_scalar(
             "with fresh as (
                 insert into notices (id, account_id, watch_id, sale_id, event_id, event_kind, game_id, offer_id,
@@ -141,8 +141,8 @@ impl TestApp {
     }
 
     async fn send_out(&self, user: &User, notice: Uuid, channels: &[Uuid]) -> Vec<Uuid> {
-        let mut connection = self.app.writer.acquire().await.unwrap();
-        let now = self.app.clock.now();
+        let mut connection = self.state.writer.acquire().await.unwrap();
+        let now = self.state.clock.now();
         let mut deliveries = Vec::new();
         for channel in channels {
             let id = Uuid::now_v7();
@@ -182,8 +182,8 @@ impl TestApp {
         .bind(delivery)
         .bind(state)
         .bind(reason)
-        .bind(self.app.clock.now())
-        .execute(&self.app.writer)
+        .bind(self.state.clock.now())
+        .execute(&self.state.writer)
         .await
         .unwrap();
     }

@@ -16,7 +16,7 @@ use salebell::clock::Clock;
 use uuid::Uuid;
 
 use super::aws::pass_on;
-use super::ec2::Ec2;
+use test_support::ec2::Ec2;
 
 /// Where the bytes of files are in a test.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -51,7 +51,7 @@ async fn ring(app: &TestApp, user: &User, url: &str) {
     assert_eq!(watch.status, 201, "{}", watch.body);
     app.clock.advance(TimeDelta::seconds(1));
     price(app, &shop, "10.00").await;
-    while dispatch::step(&app.app).await.unwrap().is_more() {}
+    while dispatch::step(&app.state).await.unwrap().is_more() {}
 }
 
 /// What happened is counted a moment later.
@@ -61,7 +61,7 @@ async fn counted(app: &TestApp, kind: &'static str, count: i64, amount: i64) {
             "select coalesce(sum(count), 0)::bigint, coalesce(sum(amount), 0)::bigint from activity where kind = $1",
         )
         .bind(kind)
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap()
     };
@@ -112,10 +112,10 @@ async fn what_an_account_does_is_counted_for_it_and_for_the_service() {
     counted(&app, "download", 2, 28).await;
 
     ring(&app, &anna, &sink.url("/hook")).await;
-    assert_eq!(deliver::step(&app.app).await.unwrap().sent, 1);
+    assert_eq!(deliver::step(&app.state).await.unwrap().sent, 1);
     // anna, ben and the shop.
     counted(&app, "login", 3, 0).await;
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
 
     let own = app.see(&anna, OWN).await;
     assert_eq!(weeks(&own), [week(&app).to_string()]);
@@ -176,8 +176,8 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
             app.see(user, "/v1/me").await;
             // Another process has another memory.
             let others = salebell::store::activity_counter::Activity::new(
-                app.app.writer.clone(),
-                app.app.deadline.clone(),
+                app.state.writer.clone(),
+                app.state.deadline.clone(),
             );
             others.note_login(user.account, app.clock.now());
         }
@@ -193,12 +193,12 @@ async fn what_cannot_be_counted_now_is_counted_later_and_holds_nobody_up() {
     counted(&app, "login", 1, 0).await;
     for (table, away) in [("activity", "away"), ("away", "activity")] {
         let rename = sqlx::AssertSqlSafe(format!("alter table {table} rename to {away}"));
-        sqlx::query(rename).execute(&app.app.writer).await.unwrap();
+        sqlx::query(rename).execute(&app.state.writer).await.unwrap();
         let answer = app.get(&path).bearer_auth(&anna.token).send().await.unwrap();
         assert_eq!(answer.text().await.unwrap(), "12345", "{table}");
     }
     // The second may have come while the first was tried.
-    app.app.activity.note_download(anna.account, 1, 90, app.clock.now());
+    app.state.activity.note_download(anna.account, 1, 90, app.clock.now());
     counted(&app, "download", 2, 100).await;
 }
 
@@ -212,10 +212,10 @@ async fn weeks_that_were_missed_are_caught_up_though_their_sources_are_gone() {
     let first = week(&app);
     // The whole fleet is down; then all jobs find five weeks, and files and batches older than they may become.
     app.clock.advance(TimeDelta::weeks(5));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     let left: i64 =
         sqlx::query_scalar("select (select count(*) from files) + (select count(*) from batches)")
-            .fetch_one(&app.app.writer)
+            .fetch_one(&app.state.writer)
             .await
             .unwrap();
     assert_eq!(left, 0);
@@ -246,33 +246,34 @@ async fn two_workers_at_once_compute_once_and_again_gives_the_same() {
     upload(&app, &anna, "bytes").await;
     app.see(&anna, "/v1/me").await;
     counted(&app, "login", 1, 0).await;
-    let both = tokio::join!(schedule::step(&app.app), schedule::step(&app.app));
+    let both = tokio::join!(schedule::step(&app.state), schedule::step(&app.state));
     let (one, other) = (both.0.unwrap(), both.1.unwrap());
-    let jobs: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(&app.app.writer).await.unwrap();
+    let jobs: i64 =
+        sqlx::query_scalar("select count(*) from jobs").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!((one + other) as i64, jobs, "each job once");
 
     let rows = || async {
         sqlx::query_scalar::<_, Value>(
             "select jsonb_agg(to_jsonb(s) order by s.account_id, s.week) from weekly_statistics s",
         )
-        .fetch_one(&app.app.writer)
+        .fetch_one(&app.state.writer)
         .await
         .unwrap()
     };
     let before = (rows().await, figures(&app.see(&anna, ALL).await["items"][0]));
     // Not due before the hour is over; and whoever computes without a lease does no harm.
-    assert_eq!(schedule::step(&app.app).await.unwrap(), 0);
+    assert_eq!(schedule::step(&app.state).await.unwrap(), 0);
     let all = tokio::join!(
-        statistics::compute_due(&app.app),
-        statistics::recompute(&app.app, week(&app)),
-        statistics::compute_due(&app.app)
+        statistics::compute_due(&app.state),
+        statistics::recompute(&app.state, week(&app)),
+        statistics::compute_due(&app.state)
     );
     assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok(), "{all:?}");
     assert_eq!((rows().await, figures(&app.see(&anna, ALL).await["items"][0])), before);
 
     upload(&app, &anna, "more").await;
     app.clock.advance(TimeDelta::minutes(61));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(app.see(&anna, OWN).await["items"][0]["uploaded_bytes"], 9, "the running week goes on");
 }
 
@@ -293,33 +294,33 @@ async fn a_week_settles_a_week_after_its_end_and_keeps_its_watches() {
             complete,
         )
     };
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 0, false));
     app.clock.advance(first.end() - app.clock.now() + TimeDelta::minutes(1));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 0, true));
     // What became of it afterwards: it arrived, and the watch was removed with its channel.
     let delivery: Uuid =
-        sqlx::query_scalar("select id from deliveries").fetch_one(&app.app.writer).await.unwrap();
+        sqlx::query_scalar("select id from deliveries").fetch_one(&app.state.writer).await.unwrap();
     app.finish(delivery, "delivered", None).await;
-    sqlx::query("delete from watches").execute(&app.app.writer).await.unwrap();
+    sqlx::query("delete from watches").execute(&app.state.writer).await.unwrap();
     app.clock.advance(TimeDelta::days(1));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 0, true), "it is left alone");
     app.clock.advance(TimeDelta::days(7));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 1, true));
     // What was counted is not lost when it is removed, and not even when somebody computes the week anew.
-    sqlx::query("delete from channels").execute(&app.app.writer).await.unwrap();
+    sqlx::query("delete from channels").execute(&app.state.writer).await.unwrap();
     sqlx::query("update weekly_statistics set deliveries = 7, uploads = 7")
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    statistics::recompute(&app.app, first).await.unwrap();
+    statistics::recompute(&app.state, first).await.unwrap();
     assert_eq!(see().await, (1, 1, 1, true));
     assert_eq!(app.see(&anna, &format!("{ALL}?week={first}")).await["items"][0]["uploads"], 0);
     for wrong in [first.back(1), week(&app).next()] {
-        assert!(statistics::recompute(&app.app, wrong).await.is_err(), "{wrong}");
+        assert!(statistics::recompute(&app.state, wrong).await.is_err(), "{wrong}");
     }
 }
 
@@ -333,10 +334,10 @@ async fn an_account_that_goes_takes_nothing_out_of_the_totals() {
     // Before its notices were ever counted.
     sqlx::query("delete from accounts where id = $1")
         .bind(anna.account)
-        .execute(&app.app.writer)
+        .execute(&app.state.writer)
         .await
         .unwrap();
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     let expected = json!({"uploads": 1, "uploaded_bytes": 5, "reports": 2, "observations": 2, "notices": 1, "deliveries": 1});
     let mut total = figures(&app.see(&ben, ALL).await["items"][0]);
     total.as_object_mut().unwrap().remove("logins");
@@ -356,7 +357,7 @@ async fn strangers_see_their_own_and_operators_see_all() {
     }
     app.see(&ben, "/v1/me").await;
     counted(&app, "login", 2, 0).await;
-    statistics::compute_due(&app.app).await.unwrap();
+    statistics::compute_due(&app.state).await.unwrap();
     assert_eq!(app.call(&anna, Method::GET, ALL, Value::Null).await.status, 403);
     assert_eq!(app.see(&ben, OWN).await["items"][0]["uploads"], 0);
     let asked = format!("{OWN}?account={}", anna.account);
@@ -403,7 +404,7 @@ async fn csv_is_plain_and_names_are_no_formulas() {
     let evil = app.user("=HYPERLINK(\"http://x\",\"a\")", &["operator"]).await;
     upload(&app, &evil, "bytes").await;
     counted(&app, "login", 1, 0).await;
-    statistics::compute_due(&app.app).await.unwrap();
+    statistics::compute_due(&app.state).await.unwrap();
     let csv = |path: String| {
         let request = app.get(&path).bearer_auth(&evil.token).header("accept", "text/csv");
         async {
@@ -429,7 +430,7 @@ async fn csv_is_plain_and_names_are_no_formulas() {
     let name = format!(",{},\"test\",\"'=HYPERLINK(\"\"http://x\"\",\"\"a\"\")\",1,5,", evil.account);
     assert!(text.contains(&name), "{text}");
     app.clock.advance(TimeDelta::days(7));
-    statistics::compute_due(&app.app).await.unwrap();
+    statistics::compute_due(&app.state).await.unwrap();
     let (_, link) = csv(format!("{ALL}?limit=1")).await;
     let link = link.unwrap();
     let next = link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).unwrap();
@@ -480,10 +481,10 @@ async fn the_report_shows_twelve_weeks_and_loads_nothing() {
     counted(&app, "login", 1, 0).await;
     app.clock.advance(TimeDelta::weeks(13));
     for _ in 0..1234 {
-        app.app.activity.note_download(anna.account, 0, 1 << 20, app.clock.now());
+        app.state.activity.note_download(anna.account, 0, 1 << 20, app.clock.now());
     }
     counted(&app, "download", 1234, 1234 << 20).await;
-    statistics::compute_due(&app.app).await.unwrap();
+    statistics::compute_due(&app.state).await.unwrap();
     let answer = get("").await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
     assert_eq!(answer.headers()["vary"], "accept");

@@ -19,7 +19,7 @@ const PASSWORD: &str = "hunter2+&%é";
 async fn spawn(settings: &[(&str, &str)]) -> TestApp {
     let defaults = [("SALEBELL_EMAIL__FROM", FROM), ("SALEBELL_STATS__MAIL_TO", "anna@example.com")];
     let settings: Vec<_> = defaults.iter().chain(settings).copied().collect();
-    let app = TestApp::spawn_with(&settings).await;
+    let app = TestApp::builder().settings(&settings).spawn().await;
     let until_monday = Week::at(app.clock.now()).end() - app.clock.now();
     app.clock.advance(until_monday + TimeDelta::hours(12));
     let eve = app.user("<b>\u{1b}[31meve\u{202e}", &[]).await;
@@ -27,7 +27,7 @@ async fn spawn(settings: &[(&str, &str)]) -> TestApp {
     assert_eq!(request.send().await.unwrap().status(), 201);
     app.until("select exists (select from activity where kind = 'login')").await;
     app.clock.advance(TimeDelta::weeks(1));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     app
 }
 
@@ -40,7 +40,7 @@ async fn spawn_for(server: &MailServer, settings: &[(&str, &str)]) -> TestApp {
 
 /// Sends all that is due.
 async fn mail_all(app: &TestApp) {
-    while weekly_mail::step(&app.app).await.unwrap().is_more() {}
+    while weekly_mail::step(&app.state).await.unwrap().is_more() {}
 }
 
 /// The newest week that is over.
@@ -58,7 +58,7 @@ struct Row {
 
 async fn rows(app: &TestApp) -> Vec<Row> {
     let rows = "select recipient, state, tries, last_error from weekly_mails order by week, recipient";
-    sqlx::query_as(rows).fetch_all(&app.app.writer).await.unwrap()
+    sqlx::query_as(rows).fetch_all(&app.state.writer).await.unwrap()
 }
 
 fn id_of(mail: &Value) -> &str {
@@ -117,17 +117,17 @@ async fn the_report_arrives_whole_and_once() {
     assert!(lines[1].starts_with(&format!("{week},{},{},", week.monday(), week.sunday())), "{csv}");
 
     // Not again: not when it is computed anew by hand, and not when it is so by the clock, a week later.
-    statistics::recompute(&app.app, week).await.unwrap();
+    statistics::recompute(&app.state, week).await.unwrap();
     mail_all(&app).await;
     app.clock.advance(TimeDelta::days(1));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
     assert_eq!(server.told().len(), 1);
     // The next one is about the next week, and holds this one against it.
     app.clock.advance(TimeDelta::weeks(1));
     mail_all(&app).await;
     assert_eq!(server.told().len(), 1, "the next week has not been computed yet");
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
     let second = server.wait_for(2).await.remove(1);
     assert_eq!(second["headers"]["Subject"], format!("Salebell: weekly report {}", week.next()));
@@ -139,7 +139,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
     let server = MailServer::start(json!({"rcpt": ["451 later"]})).await;
     let app = spawn_for(&server, &[]).await;
     app.clock.advance(TimeDelta::weeks(5));
-    schedule::step(&app.app).await.unwrap();
+    schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
     // Somebody else is named now: the try that waits is not made, and the new one gets the newest week at once.
     let beside = async |to: &'static str| {
@@ -149,7 +149,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
             ("SALEBELL_EMAIL__SMTP_URL", &url),
             ("SALEBELL_STATS__MAIL_TO", to),
         ];
-        let beside = app.spawn_beside(&settings).await;
+        let beside = TestApp::builder().beside(&app).settings(&settings).spawn().await;
         beside.clock.advance(app.clock.now() - beside.clock.now());
         beside
     };
@@ -171,7 +171,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
 async fn several_workers_at_once_send_one() {
     let server = MailServer::start(json!({})).await;
     let app = spawn_for(&server, &[("SALEBELL_STATS__MAIL_TO", "a@example.com, b@example.com")]).await;
-    let steps = (0..6).map(|_| weekly_mail::step(&app.app));
+    let steps = (0..6).map(|_| weekly_mail::step(&app.state));
     for step in futures_util::future::join_all(steps).await {
         step.unwrap();
     }
@@ -383,7 +383,7 @@ async fn spawn_for_processes() -> TestApp {
         "insert into weekly_totals select date_trunc('week', now() at time zone 'UTC')::date - 7, now(),
             1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 9, 11",
     )
-    .execute(&app.app.writer)
+    .execute(&app.state.writer)
     .await
     .unwrap();
     app

@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    Announced, Ends, Expected, Incoming, Refusal, UploadParams, announce, check_size, end_writing,
+    Announced, Ends, Expected, Incoming, UploadParams, UploadRefusal, announce, check_size, end_writing,
     keep_until, metadata, plain, receive, remove,
 };
 use crate::app::App;
@@ -191,7 +191,7 @@ async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
     match receive(app, incoming, request.into_body()).await {
         Ok(received) if received.complete => Ok(answer(app, caller, id, StatusCode::OK).await?),
         Ok(_) => Ok(answer(app, caller, id, StatusCode::NO_CONTENT).await?),
-        Err(Refusal::BeyondLength) => Err(end(app, caller, id).await),
+        Err(UploadRefusal::BeyondLength) => Err(end(app, caller, id).await),
         Err(refusal) => Err(refused_by(refusal, offset)),
     }
 }
@@ -214,11 +214,11 @@ async fn end(app: &App, caller: &Caller, id: Uuid) -> Refused {
     }
 }
 
-fn refused_by(refusal: Refusal, told: u64) -> Refused {
+fn refused_by(refusal: UploadRefusal, told: u64) -> Refused {
     match refusal {
-        Refusal::OtherOffset(stored) => Refused::OtherOffset { stored, told },
-        Refusal::BeyondLength | Refusal::BeforeLength => Refused::Lengths,
-        Refusal::Error(error) => Refused::Error(error),
+        UploadRefusal::OtherOffset(stored) => Refused::OtherOffset { stored, told },
+        UploadRefusal::BeyondLength | UploadRefusal::BeforeLength => Refused::Lengths,
+        UploadRefusal::Error(error) => Refused::Error(error),
     }
 }
 

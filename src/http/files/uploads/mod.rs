@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 pub use self::checksum::Expected;
 pub use self::free_space::{away, check_size};
-pub use self::receive::{Ends, Incoming, Received, receive};
-pub use self::refusal::Refusal;
+pub use self::receive::{Ends, Incoming, StoredBytes, receive};
+pub use self::refusal::UploadRefusal;
 use crate::app::App;
 use crate::domain::file;
 use crate::domain::ids::AccountId;
@@ -58,7 +58,7 @@ pub struct Announced {
     pub media_type: String,
     /// Bytes; `None`: told later.
     pub length: Option<u64>,
-    /// `Upload-Metadata` of tus.
+    /// `Upload-UploadMetadata` of tus.
     pub metadata: String,
     pub keep_until: DateTime<Utc>,
 }
@@ -163,9 +163,9 @@ pub async fn put_together(
     files::find_file(&app.writer, account, file.id, app.clock.now()).await
 }
 
-/// What `Upload-Metadata` tells of a file, in both protocols.
+/// What `Upload-UploadMetadata` tells of a file, in both protocols.
 #[derive(Default)]
-pub struct Metadata {
+pub struct UploadMetadata {
     pub header: String,
     pub name: Option<String>,
     pub media_type: Option<String>,
@@ -173,10 +173,10 @@ pub struct Metadata {
 
 /// # Errors
 /// `Malformed`
-pub fn metadata(headers: &HeaderMap) -> Result<Metadata> {
+pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
     let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
-    Ok(Metadata {
+    Ok(UploadMetadata {
         header,
         name: text_of(&pairs, &["filename", "name"]),
         media_type: text_of(&pairs, &["filetype", "type", "contentType", "content_type"]),

@@ -62,7 +62,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
             }
             received
         });
-        work.await.map_err(Error::internal)?.map_err(super::Refusal::into_error)?;
+        work.await.map_err(Error::internal)?.map_err(super::UploadRefusal::into_error)?;
     }
     let file = files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await?;
     let location = HeaderValue::from_str(&format!("/v1/files/{}", file.id)).map_err(Error::internal)?;

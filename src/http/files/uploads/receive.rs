@@ -19,18 +19,18 @@ use uuid::Uuid;
 
 use super::checksum::{Expected, Sum};
 use super::free_space::{check_free, check_size, disk_error};
-use super::refusal::{Refusal, too_long};
+use super::refusal::{UploadRefusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::active_uploads::{Limits, Receiving};
-use crate::files::blobs::{Blobs, Piece, Progress};
+use crate::files::blobs::{BlobWriter, Blobs, WriterState};
 use crate::http::extract::body::broken_off;
 use crate::http::middleware::idempotency::outlive;
 use crate::store::files;
-use crate::store::files::writing::{self, Beginning, WriteLease, Writer, Written};
+use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
 
 /// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
 const MOST_AT_ONCE: usize = 1 << 20;
@@ -83,7 +83,7 @@ impl Incoming {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub struct StoredBytes {
     /// How many bytes the file has now.
     pub stored: u64,
     pub complete: bool,
@@ -94,7 +94,7 @@ pub struct Received {
 /// # Errors
 /// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
 /// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
-pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Received, Refusal> {
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<StoredBytes, UploadRefusal> {
     let Incoming { account, file, offset, .. } = incoming;
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, account, file, app.clock.now()).await?;
@@ -121,17 +121,17 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
     };
     let turn = match begun {
-        Beginning::OtherOffset(stored) => return Err(Refusal::OtherOffset(stored.unsigned_abs())),
+        Beginning::OtherOffset(stored) => return Err(UploadRefusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
-            return Ok(Received { stored: offset, complete: true });
+            return Ok(StoredBytes { stored: offset, complete: true });
         }
-        Beginning::Complete => return Err(Refusal::BeyondLength),
+        Beginning::Complete => return Err(UploadRefusal::BeyondLength),
         Beginning::Begun(turn) => turn,
     };
     if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
         // Nothing was written: whoever comes next may go on in this place.
         let hash = turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
-        let written = Written {
+        let written = DurableBytes {
             file,
             writer: id,
             piece_start: turn.piece_start,
@@ -147,15 +147,15 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
 }
 
 /// A body that does not fit: into the length that was told, or into what the account may have.
-fn beyond(turn: &WriteLease) -> Refusal {
-    if turn.length.is_some() { Refusal::BeyondLength } else { too_long().into() }
+fn beyond(turn: &WriteLease) -> UploadRefusal {
+    if turn.length.is_some() { UploadRefusal::BeyondLength } else { too_long().into() }
 }
 
 /// How the body ended.
 enum End {
     Whole(Option<HeaderMap>),
     /// It broke off, or was cut off: what has arrived is kept, and this is told.
-    Broken(Refusal),
+    Broken(UploadRefusal),
 }
 
 /// One request while it writes.
@@ -165,7 +165,7 @@ struct UploadTask {
     writer: Uuid,
     turn: WriteLease,
     receiving: Receiving,
-    piece: Piece,
+    piece: BlobWriter,
     /// Bytes of this request.
     arrived: u64,
     waiting: Vec<Bytes>,
@@ -189,7 +189,7 @@ struct UploadTask {
 struct Durable {
     stored: i64,
     hash_state: Vec<u8>,
-    progress: Option<Progress>,
+    progress: Option<WriterState>,
 }
 
 impl UploadTask {
@@ -233,9 +233,9 @@ impl UploadTask {
         })
     }
 
-    async fn run(mut self, body: Body) -> Result<Received, Refusal> {
+    async fn run(mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
         let ended = self.receive(body).await;
-        if let Err(Refusal::Error(error)) = &ended
+        if let Err(UploadRefusal::Error(error)) = &ended
             && error.kind == Kind::InsufficientStorage
             && let Err(error) = self.go_back().await
         {
@@ -245,7 +245,7 @@ impl UploadTask {
         ended
     }
 
-    async fn receive(&mut self, body: Body) -> Result<Received, Refusal> {
+    async fn receive(&mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
@@ -380,7 +380,7 @@ impl UploadTask {
         let syncing = piece.sync();
         self.recording = Some(tokio::spawn(async move {
             let progress = syncing.await.map_err(disk_error)?;
-            let written = Written {
+            let written = DurableBytes {
                 file,
                 writer,
                 piece_start,
@@ -426,7 +426,7 @@ impl UploadTask {
     }
 
     /// The body is whole.
-    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<Received, Refusal> {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<StoredBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
             self.forget_what_came().await?;
@@ -438,9 +438,9 @@ impl UploadTask {
         if length != Some(stored) || self.incoming.ends == Ends::Later {
             self.keep_what_came().await?;
             if here {
-                return Err(Refusal::BeforeLength);
+                return Err(UploadRefusal::BeforeLength);
             }
-            return Ok(Received { stored: stored.unsigned_abs(), complete: false });
+            return Ok(StoredBytes { stored: stored.unsigned_abs(), complete: false });
         }
         self.drain().await?;
         self.end_recording().await;
@@ -449,7 +449,7 @@ impl UploadTask {
         let written = self.as_written(stored, &[], None);
         if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
             self.piece.recorded();
-            Ok(Received { stored: stored.unsigned_abs(), complete: true })
+            Ok(StoredBytes { stored: stored.unsigned_abs(), complete: true })
         } else {
             Err(lost().into())
         }
@@ -513,7 +513,7 @@ impl UploadTask {
         Ok(())
     }
 
-    async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&Progress>) -> Result<()> {
+    async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&WriterState>) -> Result<()> {
         self.left = true;
         let written = self.as_written(stored, hash_state, progress);
         if writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
@@ -535,10 +535,10 @@ impl UploadTask {
         &self,
         stored: i64,
         hash_state: &'a [u8],
-        progress: Option<&'a Progress>,
-    ) -> Written<'a> {
+        progress: Option<&'a WriterState>,
+    ) -> DurableBytes<'a> {
         let (file, writer, piece_start) = (self.incoming.file, self.writer, self.turn.piece_start);
-        Written { file, writer, piece_start, stored, hash_state, progress }
+        DurableBytes { file, writer, piece_start, stored, hash_state, progress }
     }
 
     /// Bytes of the file with those of this request.

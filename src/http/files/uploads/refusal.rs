@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind};
 
 /// Why nothing, or not all, was taken.
-pub enum Refusal {
+pub enum UploadRefusal {
     /// The file has so many bytes, not as many as the client thinks.
     OtherOffset(u64),
     /// The body goes on behind the end that the file was told to have.
@@ -13,22 +13,22 @@ pub enum Refusal {
     Error(Error),
 }
 
-impl Refusal {
+impl UploadRefusal {
     pub fn into_error(self) -> Error {
         match self {
-            Refusal::OtherOffset(stored) => {
+            UploadRefusal::OtherOffset(stored) => {
                 Error::conflict(format!("The upload has {stored} bytes; go on from there."))
             }
-            Refusal::BeyondLength => too_long(),
-            Refusal::BeforeLength => Error::malformed("The body ends before the file does."),
-            Refusal::Error(error) => error,
+            UploadRefusal::BeyondLength => too_long(),
+            UploadRefusal::BeforeLength => Error::malformed("The body ends before the file does."),
+            UploadRefusal::Error(error) => error,
         }
     }
 }
 
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Refusal {
-        Refusal::Error(error)
+impl From<Error> for UploadRefusal {
+    fn from(error: Error) -> UploadRefusal {
+        UploadRefusal::Error(error)
     }
 }
 

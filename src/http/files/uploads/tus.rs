@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::{
-    Announced, Ends, Expected, Incoming, Received, Refusal, UploadParams, announce, byte_count, end_writing,
-    header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
+    Announced, Ends, Expected, Incoming, StoredBytes, UploadParams, UploadRefusal, announce, byte_count,
+    end_writing, header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
@@ -114,7 +114,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     .await
 }
 
-fn created(file: &StoredFile, received: Option<Received>) -> Result<Response> {
+fn created(file: &StoredFile, received: Option<StoredBytes>) -> Result<Response> {
     let mut response = StatusCode::CREATED.into_response();
     let headers = response.headers_mut();
     let location = format!("/v1/files/{}", file.id);
@@ -181,8 +181,8 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
         begin_stream(&request);
         match receive(app, incoming, request.into_body()).await {
             Ok(received) => patched(app, caller, id, received).await,
-            Err(Refusal::OtherOffset(stored)) => {
-                let mut refusal = Refusal::OtherOffset(stored).into_error().into_response();
+            Err(UploadRefusal::OtherOffset(stored)) => {
+                let mut refusal = UploadRefusal::OtherOffset(stored).into_error().into_response();
                 refusal.headers_mut().insert(OFFSET, HeaderValue::from(stored));
                 Ok(refusal)
             }
@@ -192,7 +192,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
     .await
 }
 
-async fn patched(app: &App, caller: &Caller, id: Uuid, received: Received) -> Result<Response> {
+async fn patched(app: &App, caller: &Caller, id: Uuid, received: StoredBytes) -> Result<Response> {
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(OFFSET, HeaderValue::from(received.stored));
     if !received.complete {

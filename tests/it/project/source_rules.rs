@@ -1,7 +1,14 @@
-//! The modules of `src/lib.rs` are layers in its order: each may import those that stand below it, and no other.
+//! Rules that only the text of the sources can show; no other test parses it.
+//!
+//! The modules of `src/lib.rs` are layers in its order: each may import those that stand below it, and no other. SQL is in
+//! few of them. Each metric that is recorded is in the table. Tests that call programs of the machine or need root are in
+//! the lists that select them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use salebell::telemetry::table::{METRICS, MetricKind};
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -56,10 +63,11 @@ fn layers() -> Vec<(String, String)> {
     found
 }
 
-/// A source file: its layer, its path below `src`, and its code without comments and tests.
+/// A source file: its layer, its path below `src`, its text, and its code without comments and tests.
 struct Source {
     layer: String,
     path: PathBuf,
+    text: String,
     code: String,
 }
 
@@ -74,10 +82,10 @@ fn read_sources() -> Vec<Source> {
         let layer = first.trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&file).unwrap();
         // Tests inside a module may look around.
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let own = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = own.lines().filter(|line| !line.trim_start().starts_with("//"));
         let code = lines.map(|line| format!("{line}\n")).collect();
-        Source { layer, path, code }
+        Source { layer, path, text, code }
     };
     files.into_iter().map(read).collect()
 }
@@ -122,7 +130,7 @@ fn the_architecture_page_shows_the_layers() {
 #[test]
 fn the_rules_do_no_io_and_sql_is_where_it_belongs() {
     let mut wrong = Vec::new();
-    for Source { layer, path, code } in read_sources() {
+    for Source { layer, path, code, .. } in read_sources() {
         if layer == "domain" && code.contains("async fn") {
             wrong.push(format!("{} does I/O", path.display()));
         }
@@ -141,6 +149,57 @@ fn imports_are_found_however_they_are_written() {
     assert_eq!(imports(text), ["store", "domain", "app", "error"]);
 }
 
+/// What stands in `counter!("name"` and its like: name → what it is recorded as, and its labels.
+fn recorded() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
+    let sources: String = read_sources().iter().flat_map(|source| source.text.split_whitespace()).collect();
+    let mut found = BTreeMap::new();
+    for kind in [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram] {
+        for (at, start) in sources.match_indices(&format!("{}!(", kind.name())) {
+            // Which has no name of its own.
+            if sources[..at].ends_with("describe_") {
+                continue;
+            }
+            let call = sources[at + start.len()..].split(").").next().unwrap();
+            let mut words = call.split('"').skip(1).step_by(2);
+            let name = words.next().unwrap();
+            let labels = call.rsplit("=>").skip(1).map(|before| {
+                let before = before.strip_suffix('"').expect(call);
+                before[before.rfind('"').unwrap() + 1..].to_owned()
+            });
+            let entry = found.entry(name.to_owned()).or_insert((kind.name(), BTreeSet::new()));
+            assert_eq!(entry.0, kind.name(), "{name} is recorded in two ways");
+            entry.1.extend(labels);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_has_every_metric_that_is_recorded() {
+    let table: BTreeMap<_, _> = METRICS
+        .iter()
+        .map(|metric| {
+            let labels = metric.labels.iter().map(|label| (*label).to_owned()).collect();
+            (metric.name.to_owned(), (metric.kind.name(), labels))
+        })
+        .collect();
+    assert_eq!(table.len(), METRICS.len(), "a name stands twice");
+    assert_eq!(recorded(), table);
+}
+
+/// Every file of tests: its module, such as `files::mounts`, and its text.
+fn test_modules() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let of_tests = files.into_iter().filter(|file| !file.starts_with(root.join("support")));
+    let read = |file: PathBuf| {
+        let path = file.strip_prefix(&root).unwrap().with_extension("");
+        (path.to_string_lossy().replace('/', "::"), fs::read_to_string(&file).unwrap())
+    };
+    of_tests.map(read).collect()
+}
+
 /// Starts programs of the machine, and need not run once more on another Debian.
 const OF_ONE_VERSION: [(&str, &str); 2] = [
     ("delivery::webhooks", "libraries of pinned versions"),
@@ -149,16 +208,11 @@ const OF_ONE_VERSION: [(&str, &str); 2] = [
 
 #[test]
 fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let listed = fs::read_to_string(folder.join("outside-tools.txt")).unwrap();
-    let root = folder.join("it");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside-tools.txt");
+    let listed = fs::read_to_string(list).unwrap();
+    let modules = test_modules();
     let (mut wrong, mut calling) = (Vec::new(), 0);
-    for file in files.iter().filter(|file| !file.starts_with(root.join("support"))) {
-        let path = file.strip_prefix(&root).unwrap().with_extension("");
-        let module = path.to_string_lossy().replace('/', "::");
-        let text = fs::read_to_string(file).unwrap();
+    for (module, text) in &modules {
         // What POSIX has is the same everywhere.
         let programs: Vec<&str> = text
             .split("Command::new(\"")
@@ -168,7 +222,7 @@ fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
             .collect();
         calling += usize::from(!programs.is_empty());
         let known = listed.lines().any(|line| line.starts_with(&format!("{module}::")))
-            || OF_ONE_VERSION.iter().any(|(name, _)| *name == module);
+            || OF_ONE_VERSION.iter().any(|(name, _)| name == module);
         if !programs.is_empty() && !known {
             wrong.push(format!("{module} calls {programs:?}, and is not in tests/outside-tools.txt"));
         }
@@ -178,9 +232,34 @@ fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
     // A name that no test has any more would select nothing.
     for line in listed.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split_whitespace().next().unwrap_or_default();
-        let module = name.split("::").take(2).collect::<Vec<_>>().join("/");
         let test = name.rsplit("::").next().unwrap_or_default();
-        let text = fs::read_to_string(root.join(format!("{module}.rs"))).unwrap_or_default();
-        assert!(!text.is_empty() && text.contains(test), "{name} is no test");
+        let there = |(module, text): &(String, String)| {
+            name.starts_with(&format!("{module}::")) && text.contains(test)
+        };
+        assert!(modules.iter().any(there), "{name} is no test");
     }
+}
+
+#[test]
+fn tests_that_boot_or_mount_are_named_as_root_s() {
+    let script = fs::read_to_string("scripts/lib/describe-machine.sh").unwrap();
+    let named = |begin: &str| -> Vec<&str> {
+        let line = script.lines().find_map(|line| line.trim().strip_prefix(begin)).unwrap();
+        line.trim_end_matches('"').split_whitespace().collect()
+    };
+    let (always, mounting) = (named("of_root=\""), named("of_root+=\""));
+    let mut found = 0;
+    for (module, text) in test_modules() {
+        // This one reads the words that it looks for.
+        if module == "project::source_rules" {
+            continue;
+        }
+        let boots = text.contains("support::appliance");
+        let mounts = text.contains("unshare") || text.contains("support::journal");
+        let listed = |names: &[&str]| names.iter().any(|name| name.starts_with(&format!("{module}::")));
+        assert!(!boots || listed(&always), "{module} boots instances");
+        assert!(!mounts || listed(&always) || listed(&mounting), "{module} mounts");
+        found += usize::from(boots || mounts);
+    }
+    assert!(found >= 8, "{found}");
 }
