@@ -369,12 +369,11 @@ mod tests {
 
     #[test]
     fn a_mapping_that_cannot_work_is_refused_before_anything_is_sent() {
-        let refuse = |map: &[&str], set: &[&str], header: &[&str]| match Mapping::parse(
-            &strings(map),
-            &strings(set),
-        ) {
-            Ok(mapping) => mapping.for_columns(&strings(header)).unwrap_err().to_string(),
-            Err(error) => error.to_string(),
+        let refuse = |map: &[&str], set: &[&str], header: &[&str]| {
+            Mapping::parse(&strings(map), &strings(set))
+                .map_err(|error| error.to_string())
+                .and_then(|mapping| mapping.for_columns(&strings(header)).map_err(|error| error.to_string()))
+                .unwrap_err()
         };
         assert!(refuse(&["prize=x"], &[], &[]).contains("prize is not one of store"));
         assert!(refuse(&["price"], &[], &[]).contains("must be field="));
