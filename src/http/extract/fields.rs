@@ -1,4 +1,4 @@
-//! Fields of a body: merge patches, and checks that are collected so that a caller mends all of them at once.
+//! Fields of a body: merge patches, and checks that are collected so that a caller learns of all of them at once.
 
 use serde::{Deserialize, Deserializer};
 
