@@ -3,21 +3,20 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use super::answer::Tagged;
 use super::extract::body::Id;
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use crate::app::App;
 use crate::domain::ids::BatchId;
 use crate::error::Result;
 use crate::store::batches::{self, Batch};
 
 #[derive(Serialize)]
-struct BatchResponse {
+pub struct BatchResponse {
     id: BatchId,
     created_at: DateTime<Utc>,
     done: bool,
@@ -39,11 +38,11 @@ pub async fn get(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<BatchId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<BatchResponse>> {
     caller.require("prices:write")?;
     let batch = batches::get_batch(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &BatchResponse::from(batch))
+    Ok(if_none_match.answer(BatchResponse::from(batch)))
 }
 
 impl From<Batch> for BatchResponse {

@@ -1,18 +1,17 @@
 //! `/v1/channels`: where notices go.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::answer::Answer;
+use super::answer::{JsonAnswer, OrExisting, ShownOnce, Tagged};
 use super::deliveries::DeliveryResponse;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, MAX_URL};
-use super::extract::page::Paging;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::ids::ChannelId;
@@ -122,7 +121,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateChannelRequest>,
-) -> Result<Response> {
+) -> Result<OrExisting<ShownOnce<ChannelWithSecretResponse>, ChannelResponse>> {
     check(&app, Some(&request.name), Some(&request.url))?;
     let ChannelKind::Webhook = request.kind;
     let id = ChannelId::now_v7();
@@ -141,7 +140,7 @@ pub async fn create(
         Creation::Made(channel) => channel,
         Creation::Found(channel) => {
             let location = format!("/v1/channels/{}", channel.id);
-            return conditional::found(&location, &ChannelResponse::from(channel));
+            return Ok(OrExisting::Existing { location, value: channel.into() });
         }
     };
     let body = ChannelWithSecretResponse {
@@ -149,7 +148,7 @@ pub async fn create(
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: None,
     };
-    conditional::shown_once(StatusCode::CREATED, Some(&format!("/v1/channels/{id}")), &body)
+    Ok(OrExisting::New(ShownOnce::created(Some(format!("/v1/channels/{id}")), body)))
 }
 
 /// `GET /v1/channels`
@@ -158,11 +157,11 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(ChannelParams {}): Params<ChannelParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<ChannelResponse>>> {
     let found = channels::list_channels(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |channel| channel.id)?;
-    conditional::respond(&headers, &page.map(ChannelResponse::from))
+    Ok(if_none_match.answer(page.map(ChannelResponse::from)))
 }
 
 /// A list without parameters of its own: any that is given is refused.
@@ -175,10 +174,10 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ChannelResponse>> {
     let channel = channels::find_channel(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &ChannelResponse::from(channel))
+    Ok(if_none_match.answer(ChannelResponse::from(channel)))
 }
 
 /// `PATCH /v1/channels/{id}`
@@ -186,19 +185,19 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateChannelRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<ChannelResponse>> {
     check(&app, request.name.as_deref(), request.url.as_deref())?;
     let mut transaction = app.writer.begin().await?;
     let current = channels::lock_channel(&mut transaction, caller.account, id).await?;
-    conditional::check_if_match(&headers, &ChannelResponse::from(current.clone()))?;
+    if_match.check(&ChannelResponse::from(current.clone()))?;
     let name = request.name.as_deref().map_or(current.name.as_str(), str::trim);
     let url = request.url.as_deref().unwrap_or(&current.url);
     let changed =
         channels::update_channel(&mut transaction, caller.account, id, name, url, app.clock.now()).await?;
     transaction.commit().await?;
-    conditional::changed(&ChannelResponse::from(changed))
+    Ok(Tagged::new(ChannelResponse::from(changed)))
 }
 
 /// `DELETE /v1/channels/{id}`, with its deliveries.
@@ -206,9 +205,9 @@ pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |current: Channel| conditional::check_if_match(&headers, &ChannelResponse::from(current));
+    let check = |current: Channel| if_match.check(&ChannelResponse::from(current));
     channels::delete_channel(&app.writer, caller.account, id, check, app.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -219,13 +218,13 @@ pub async fn test(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-) -> Result<Answer<TestChannelResponse>> {
+) -> Result<JsonAnswer<TestChannelResponse>> {
     let now = app.clock.now();
     let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
     let secrets = app.keyring.open_secrets(id.0, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
-    Ok(Answer(TestChannelResponse {
+    Ok(JsonAnswer(TestChannelResponse {
         delivered: attempt.succeeded(),
         status: attempt.status,
         duration_ms: attempt.duration_ms,
@@ -239,7 +238,7 @@ pub async fn rotate_secret(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ChannelId>,
-) -> Result<Response> {
+) -> Result<ShownOnce<ChannelWithSecretResponse>> {
     let secret = secrets::generate_webhook_secret()?;
     let sealed = app.keyring.seal_secret(id.0, &secret)?;
     let now = app.clock.now();
@@ -250,7 +249,7 @@ pub async fn rotate_secret(
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: Some(until),
     };
-    conditional::shown_once(StatusCode::OK, None, &body)
+    Ok(ShownOnce::renewed(body))
 }
 
 /// `POST /v1/channels/{id}/recover`
@@ -259,11 +258,11 @@ pub async fn recover(
     caller: Caller,
     Id(id): Id<ChannelId>,
     Json(request): Json<RecoverChannelRequest>,
-) -> Result<Answer<RecoverChannelResponse>> {
+) -> Result<JsonAnswer<RecoverChannelResponse>> {
     let since = request.since.map(|since| since.0);
     let (channel, recovered) =
         channels::recover_channel(&app.writer, caller.account, id, since, app.clock.now()).await?;
-    Ok(Answer(RecoverChannelResponse { channel: channel.into(), recovered }))
+    Ok(JsonAnswer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
 /// `GET /v1/channels/{id}/deliveries`
@@ -273,8 +272,8 @@ pub async fn list_deliveries(
     Id(id): Id<ChannelId>,
     paging: Paging,
     Params(params): Params<ListDeliveriesParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<DeliveryResponse>>> {
     let found = deliveries::list_deliveries(
         &app.writer,
         caller.account,
@@ -285,7 +284,7 @@ pub async fn list_deliveries(
     )
     .await?;
     let page = paging.page(found, |delivery| delivery.id)?;
-    conditional::respond(&headers, &page.map(DeliveryResponse::from))
+    Ok(if_none_match.answer(page.map(DeliveryResponse::from)))
 }
 
 fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {

@@ -1,14 +1,13 @@
 //! `/v1/deals`: the sales that are going on.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::answer::Tagged;
 use super::extract::body::{Params, bad_parameter};
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use super::offers::named_regions;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
@@ -128,11 +127,11 @@ pub async fn list(
     State(app): State<App>,
     Params(params): Params<DealParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<DealResponse>>> {
     let filter = params.check(&app).await?;
     let deals =
         deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows(), app.clock.now()).await?;
     let page = paging.page(deals, |deal| filter.sort.key(deal))?;
-    conditional::respond(&headers, &page.map(DealResponse::from))
+    Ok(if_none_match.answer(page.map(DealResponse::from)))
 }

@@ -1,15 +1,13 @@
 //! `/v1/deliveries/{id}`: one notice on its way to one channel, with its attempts.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::answer::Answer;
+use super::answer::{JsonAnswer, Tagged};
 use super::extract::body::Id;
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use crate::app::App;
 use crate::domain::delivery::{DeliveryReason, DeliveryState};
 use crate::domain::ids::{ChannelId, DeliveryId, NoticeId};
@@ -87,10 +85,10 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<DeliveryId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<DeliveryWithAttemptsResponse>> {
     let found = deliveries::find_delivery(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &DeliveryWithAttemptsResponse::from(found))
+    Ok(if_none_match.answer(DeliveryWithAttemptsResponse::from(found)))
 }
 
 /// `POST /v1/deliveries/{id}/redeliver`: due now, whatever became of it. Its price is checked again before it goes.
@@ -98,7 +96,7 @@ pub async fn redeliver(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<DeliveryId>,
-) -> Result<Answer<DeliveryWithAttemptsResponse>> {
+) -> Result<JsonAnswer<DeliveryWithAttemptsResponse>> {
     let due = deliveries::redeliver(&app.writer, caller.account, id, app.clock.now()).await?;
-    Ok(Answer(due.into()))
+    Ok(JsonAnswer(due.into()))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -15,9 +15,10 @@ use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, pointer_part};
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::ObservationCounts;
@@ -68,7 +69,7 @@ enum ReportedState {
 }
 
 #[derive(Serialize)]
-struct ImportResponse {
+pub struct ImportResponse {
     id: ImportId,
     file_id: FileId,
     file_name: String,
@@ -169,7 +170,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateImportRequest>,
-) -> Result<Response> {
+) -> Result<Created<ImportResponse>> {
     caller.require("prices:write")?;
     let CreateImportRequest { file_id, format, columns, constants, backfill } = request;
     let options = ImportOptions { format, columns, constants };
@@ -194,7 +195,7 @@ pub async fn create(
     let _turn = app.uploads.turn(caller.account).await;
     let import = imports::create_import(&app.writer, caller.account, &new, now).await?;
     let location = format!("/v1/imports/{}", import.id);
-    conditional::created(&location, &ImportResponse::of(&app, caller.account, import).await?)
+    Ok(Created { location: location, value: ImportResponse::of(&app, caller.account, import).await? })
 }
 
 /// `GET /v1/imports`: the newest first.
@@ -203,8 +204,8 @@ pub async fn list(
     caller: Caller,
     Params(ImportParams {}): Params<ImportParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<ImportResponse>>> {
     caller.require("prices:write")?;
     let found = imports::list_imports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |import| import.id)?;
@@ -216,7 +217,7 @@ pub async fn list(
         let batch = batches.remove(&import.id.batch())?;
         Some(ImportResponse::new(import, batch, now))
     });
-    conditional::respond(&headers, &Page { items: items.collect(), next_cursor: page.next_cursor })
+    Ok(if_none_match.answer(Page { items: items.collect(), next_cursor: page.next_cursor }))
 }
 
 /// `GET /v1/imports/{id}`
@@ -224,18 +225,22 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ImportId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ImportResponse>> {
     caller.require("prices:write")?;
     let import = imports::find_import(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &ImportResponse::of(&app, caller.account, import).await?)
+    Ok(if_none_match.answer(ImportResponse::of(&app, caller.account, import).await?))
 }
 
 /// `DELETE /v1/imports/{id}`: cancels it; what was sent is recorded all the same.
-pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id<ImportId>) -> Result<Response> {
+pub async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ImportId>,
+) -> Result<Tagged<ImportResponse>> {
     caller.require("prices:write")?;
     let import = imports::cancel_import(&app.writer, caller.account, id, app.clock.now()).await?;
-    conditional::changed(&ImportResponse::of(&app, caller.account, import).await?)
+    Ok(Tagged::new(ImportResponse::of(&app, caller.account, import).await?))
 }
 
 /// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.

@@ -1,17 +1,17 @@
 //! `/v1/keys`: a caller's own API keys.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
+use super::answer::{ShownOnce, Tagged};
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
+use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
-use super::extract::page::Paging;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::api_key;
 use crate::domain::ids::ApiKeyId;
@@ -60,7 +60,7 @@ pub struct KeyResponse {
 
 /// A key just made: the only time that it is shown itself.
 #[derive(Serialize)]
-struct CreatedKeyResponse {
+pub struct CreatedKeyResponse {
     #[serde(flatten)]
     shown: KeyResponse,
     key: String,
@@ -138,11 +138,11 @@ pub async fn list(
     caller: Caller,
     Params(KeyParams {}): Params<KeyParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<KeyResponse>>> {
     let found = keys::list_keys(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |key| key.id)?;
-    conditional::respond(&headers, &page.map(KeyResponse::from))
+    Ok(if_none_match.answer(page.map(KeyResponse::from)))
 }
 
 /// `GET /v1/keys/{id}`
@@ -150,10 +150,10 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ApiKeyId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<KeyResponse>> {
     let key = keys::find_key(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &KeyResponse::from(key))
+    Ok(if_none_match.answer(KeyResponse::from(key)))
 }
 
 /// `POST /v1/keys`
@@ -161,7 +161,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateKeyRequest>,
-) -> Result<Response> {
+) -> Result<ShownOnce<CreatedKeyResponse>> {
     let now = app.clock.now();
     let CreateKeyRequest { name, scopes, expires_at } = request;
     let expires_at = expires_at.map(|end| end.0);
@@ -178,7 +178,7 @@ pub async fn create(
     let shown = KeyResponse::from(keys::create_key(&app.writer, caller.account, &new, now).await?);
     let location = format!("/v1/keys/{}", shown.id);
     let created = CreatedKeyResponse { shown, key: key.expose_secret().to_owned() };
-    conditional::shown_once(StatusCode::CREATED, Some(&location), &created)
+    Ok(ShownOnce::created(Some(location), created))
 }
 
 /// `PATCH /v1/keys/{id}`
@@ -186,12 +186,12 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ApiKeyId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateKeyRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<KeyResponse>> {
     let now = app.clock.now();
     let key = keys::update_key(&app.writer, caller.account, id, |key| {
-        check_if_match(&headers, &KeyResponse::from(key.clone()))?;
+        if_match.check(&KeyResponse::from(key.clone()))?;
         let wanted = Wanted {
             name: request.name.unwrap_or_else(|| key.name.clone()),
             scopes: request.scopes.unwrap_or_else(|| key.scopes.clone()),
@@ -202,7 +202,7 @@ pub async fn update(
     })
     .await?;
     app.authenticator.forget_key(id);
-    conditional::changed(&KeyResponse::from(key))
+    Ok(Tagged::new(KeyResponse::from(key)))
 }
 
 /// `DELETE /v1/keys/{id}`: the key is refused from now on; by other processes within five seconds.
@@ -210,9 +210,9 @@ pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<ApiKeyId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |key: Key| check_if_match(&headers, &KeyResponse::from(key));
+    let check = |key: Key| if_match.check(&KeyResponse::from(key));
     keys::delete_key(&app.writer, caller.account, id, check).await?;
     app.authenticator.forget_key(id);
     Ok(StatusCode::NO_CONTENT)

@@ -1,15 +1,14 @@
 //! `/v1/notices`: the inbox, what the caller's watches have rung for.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::answer::Tagged;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::{GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money;
@@ -118,13 +117,13 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(params): Params<ListNoticesParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<NoticeResponse>>> {
     let found =
         notices::list_notices(&app.writer, caller.account, params.unread, paging.after()?, paging.rows())
             .await?;
     let items: Vec<_> = found.into_iter().map(NoticeResponse::try_from).collect::<Result<_>>()?;
-    conditional::respond(&headers, &paging.page(items, |notice| notice.id)?)
+    Ok(if_none_match.answer(paging.page(items, |notice| notice.id)?))
 }
 
 /// `GET /v1/notices/{id}`
@@ -132,10 +131,10 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<NoticeId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<NoticeResponse>> {
     let notice = notices::find_notice(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &NoticeResponse::try_from(notice)?)
+    Ok(if_none_match.answer(NoticeResponse::try_from(notice)?))
 }
 
 /// `PATCH /v1/notices/{id}`
@@ -143,11 +142,11 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<NoticeId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateNoticeRequest>,
-) -> Result<Response> {
-    let check = |current: Notice| conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?);
+) -> Result<Tagged<NoticeResponse>> {
+    let check = |current: Notice| if_match.check(&NoticeResponse::try_from(current)?);
     let mark = request.read.map(|read| read.then(|| app.clock.now()));
     let changed = notices::mark_notice(&app.writer, caller.account, id, check, mark).await?;
-    conditional::changed(&NoticeResponse::try_from(changed)?)
+    Ok(Tagged::new(NoticeResponse::try_from(changed)?))
 }

@@ -10,7 +10,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::answer::{Answer, to_json};
+use super::answer::{JsonAnswer, to_json};
 use super::extract::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
@@ -211,7 +211,7 @@ impl IntoResponse for ReportResponse {
     fn into_response(mut self) -> Response {
         let location = format!("/v1/batches/{}", self.batch_id);
         let mut response =
-            (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(&self)).into_response();
+            (StatusCode::ACCEPTED, [(header::LOCATION, location)], JsonAnswer(&self)).into_response();
         self.rejected.clear();
         self.warnings.clear();
         self.detail =

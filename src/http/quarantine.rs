@@ -1,15 +1,14 @@
 //! `/v1/quarantine`: observations that look like glitches.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::answer::Tagged;
 use super::extract::body::{Id, Params};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use super::stores::StoreRefResponse;
 use crate::app::App;
 use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
@@ -78,13 +77,13 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<QuarantineParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<QuarantineResponse>>> {
     caller.require("operator")?;
     let which = Which::Of(params.state, paging.after()?);
     let held = quarantine::list_quarantine(&app.writer, which, paging.rows()).await?;
     let page = paging.page(held, |held| held.id)?;
-    conditional::respond(&headers, &page.map(QuarantineResponse::from))
+    Ok(if_none_match.answer(page.map(QuarantineResponse::from)))
 }
 
 /// `GET /v1/quarantine/{id}`
@@ -92,12 +91,12 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<QuarantinedPriceId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
-    conditional::respond(&headers, &QuarantineResponse::from(held))
+    Ok(if_none_match.answer(QuarantineResponse::from(held)))
 }
 
 /// `POST /v1/quarantine/{id}/discard`: it was a glitch.
@@ -105,10 +104,10 @@ pub async fn discard(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<QuarantinedPriceId>,
-) -> Result<Response> {
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let held = quarantine::discard(&app.writer, id, app.clock.now()).await?;
-    conditional::changed(&QuarantineResponse::from(held))
+    Ok(Tagged::new(QuarantineResponse::from(held)))
 }
 
 /// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
@@ -116,11 +115,11 @@ pub async fn release(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<QuarantinedPriceId>,
-) -> Result<Response> {
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let publish = app.events_topic.is_some();
     recording::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
-    conditional::changed(&QuarantineResponse::from(held))
+    Ok(Tagged::new(QuarantineResponse::from(held)))
 }

@@ -1,16 +1,16 @@
 //! `/v1/stores`: shops that sell games.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Json, Params, Reference, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
+use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
-use super::extract::page::Paging;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::StoreId;
 use crate::domain::observation::check_text;
@@ -136,23 +136,23 @@ pub async fn list(
     State(app): State<App>,
     Params(StoreParams {}): Params<StoreParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<StoreResponse>>> {
     let after: Option<String> = paging.after()?;
     let stores = stores::list_stores(&app.reader, after.as_deref(), paging.rows()).await?;
     let page = paging.page(stores, |store| store.slug.clone())?;
-    conditional::respond(&headers, &page.map(StoreResponse::from))
+    Ok(if_none_match.answer(page.map(StoreResponse::from)))
 }
 
 /// `GET /v1/stores/{id}`; a slug stands for the id, here and in every path.
 pub async fn show(
     State(app): State<App>,
     Reference(reference): Reference,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<StoreResponse>> {
     let store = stores::find_store(&app.reader, &reference).await?;
     let store = store.ok_or_else(|| Error::not_found("store"))?;
-    conditional::respond(&headers, &StoreResponse::from(store))
+    Ok(if_none_match.answer(StoreResponse::from(store)))
 }
 
 /// `POST /v1/stores`
@@ -160,10 +160,10 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateStoreRequest>,
-) -> Result<Response> {
+) -> Result<Created<StoreResponse>> {
     caller.require("catalogue:write")?;
     let store = stores::create_store(&app.writer, &request.check()?, app.clock.now()).await?;
-    conditional::created(&format!("/v1/stores/{}", store.id), &StoreResponse::from(store))
+    Ok(Created { location: format!("/v1/stores/{}", store.id), value: StoreResponse::from(store) })
 }
 
 /// `PATCH /v1/stores/{id}`
@@ -171,17 +171,17 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Reference(reference): Reference,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateStoreRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<StoreResponse>> {
     caller.require("catalogue:write")?;
     let id = find_id(&app, &reference).await?;
     let store = stores::update_store(&app.writer, id, app.clock.now(), |store| {
-        check_if_match(&headers, &StoreResponse::from(store.clone()))?;
+        if_match.check(&StoreResponse::from(store.clone()))?;
         request.apply(store)
     })
     .await?;
-    conditional::changed(&StoreResponse::from(store))
+    Ok(Tagged::new(StoreResponse::from(store)))
 }
 
 /// `DELETE /v1/stores/{id}`: with its offers.
@@ -189,11 +189,11 @@ pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     Reference(reference): Reference,
-    headers: HeaderMap,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;
     let id = find_id(&app, &reference).await?;
-    let check = |store: &Store| check_if_match(&headers, &StoreResponse::from(store.clone()));
+    let check = |store: &Store| if_match.check(&StoreResponse::from(store.clone()));
     stores::delete_store(&app.writer, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }

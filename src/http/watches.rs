@@ -1,16 +1,16 @@
 //! `/v1/watches`: a caller's own rules, and why they would or would not ring.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::answer::{Created, OrExisting, Tagged};
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
+use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::{FieldChecks, Patch};
-use super::extract::page::Paging;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
 use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
@@ -206,12 +206,12 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<WatchParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<WatchResponse>>> {
     let rows =
         watches::list_watches(&app.writer, caller.account, params.game_id, paging.after()?, paging.rows());
     let page = paging.page(rows.await?, |watch| watch.id)?;
-    conditional::respond(&headers, &page.map(WatchResponse::from))
+    Ok(if_none_match.answer(page.map(WatchResponse::from)))
 }
 
 /// `GET /v1/watches/{id}`
@@ -219,10 +219,10 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<WatchId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<WatchResponse>> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &WatchResponse::from(watch))
+    Ok(if_none_match.answer(WatchResponse::from(watch)))
 }
 
 /// `POST /v1/watches`: a new one, or the same one that is there.
@@ -230,14 +230,15 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateWatchRequest>,
-) -> Result<Response> {
+) -> Result<OrExisting<Created<WatchResponse>, WatchResponse>> {
     let (game, fields) = request.check()?;
     let _turn = app.uploads.turn(caller.account).await;
     let location = |watch: &Watch| format!("/v1/watches/{}", watch.id);
-    match watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await? {
-        Creation::Made(watch) => conditional::created(&location(&watch), &WatchResponse::from(watch)),
-        Creation::Found(watch) => conditional::found(&location(&watch), &WatchResponse::from(watch)),
-    }
+    let creation = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
+    Ok(match creation {
+        Creation::Made(watch) => OrExisting::New(Created { location: location(&watch), value: watch.into() }),
+        Creation::Found(watch) => OrExisting::Existing { location: location(&watch), value: watch.into() },
+    })
 }
 
 /// `PATCH /v1/watches/{id}`
@@ -245,15 +246,15 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<WatchId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateWatchRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<WatchResponse>> {
     let watch = watches::update_watch(&app.writer, caller.account, id, app.clock.now(), |watch| {
-        check_if_match(&headers, &WatchResponse::from(watch.clone()))?;
+        if_match.check(&WatchResponse::from(watch.clone()))?;
         request.apply(watch)
     })
     .await?;
-    conditional::changed(&WatchResponse::from(watch))
+    Ok(Tagged::new(WatchResponse::from(watch)))
 }
 
 /// `DELETE /v1/watches/{id}`
@@ -261,15 +262,15 @@ pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<WatchId>,
-    headers: HeaderMap,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |watch: &Watch| check_if_match(&headers, &WatchResponse::from(watch.clone()));
+    let check = |watch: &Watch| if_match.check(&WatchResponse::from(watch.clone()));
     watches::delete_watch(&app.writer, caller.account, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Serialize)]
-struct ExplainResponse {
+pub struct ExplainResponse {
     watch_id: WatchId,
     /// Whether a sale of one of the offers, as they are now, would ring.
     would_ring: bool,
@@ -301,8 +302,8 @@ pub async fn explain(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<WatchId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ExplainResponse>> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
     let now = app.clock.now();
     let mut offers = Vec::new();
@@ -323,5 +324,5 @@ pub async fn explain(
         });
     }
     let would_ring = offers.iter().any(|offer| offer.would_ring);
-    conditional::respond(&headers, &ExplainResponse { watch_id: watch.id, would_ring, offers })
+    Ok(if_none_match.answer(ExplainResponse { watch_id: watch.id, would_ring, offers }))
 }

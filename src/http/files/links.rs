@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,11 +14,12 @@ use crate::app::App;
 use crate::domain::ids::{FileId, LinkId};
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Result};
+use crate::http::answer::{ShownOnce, Tagged};
 use crate::http::extract::body::{Id, Json, Params};
 use crate::http::extract::caller::Caller;
-use crate::http::extract::conditional;
+use crate::http::extract::conditional::IfNoneMatch;
 use crate::http::extract::fields::FieldChecks;
-use crate::http::extract::page::Paging;
+use crate::http::extract::page::{Page, Paging};
 use crate::store::files;
 use crate::store::files::links::{self, FileLink, NewLink};
 
@@ -47,7 +48,7 @@ pub struct LinkResponse {
 
 /// A link just made: the only time that its address is shown.
 #[derive(Serialize)]
-struct CreatedLinkResponse {
+pub struct CreatedLinkResponse {
     #[serde(flatten)]
     link: LinkResponse,
     /// Below the address of this service.
@@ -72,7 +73,7 @@ pub async fn create(
     caller: Caller,
     Id(id): Id<FileId>,
     Json(request): Json<CreateLinkRequest>,
-) -> Result<Response> {
+) -> Result<ShownOnce<CreatedLinkResponse>> {
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, id, now).await?;
     let mut fields = FieldChecks::default();
@@ -100,7 +101,7 @@ pub async fn create(
     let _turn = app.uploads.turn(caller.account).await;
     let link = links::create_link(&app.writer, file.id, &new, now).await?;
     let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
-    conditional::shown_once(StatusCode::CREATED, None, &created)
+    Ok(ShownOnce::created(None, created))
 }
 
 /// `GET /v1/files/{id}/links`: the newest first.
@@ -110,12 +111,12 @@ pub async fn list(
     Id(id): Id<FileId>,
     Params(LinkParams {}): Params<LinkParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<LinkResponse>>> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let found = links::list_links(&app.writer, file.id, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |link| link.id)?;
-    conditional::respond(&headers, &page.map(LinkResponse::from))
+    Ok(if_none_match.answer(page.map(LinkResponse::from)))
 }
 
 /// `DELETE /v1/files/{id}/links/{link}`: nobody fetches the file by it any more.

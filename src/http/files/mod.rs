@@ -16,13 +16,14 @@ use serde::Deserialize;
 
 use self::response::FileResponse;
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
+use super::answer::Tagged;
 use super::extract::body::{
     BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_body, present, read_limited,
 };
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
+use super::extract::conditional::{IfMatch, IfNoneMatch};
 use super::extract::fields::FieldChecks;
-use super::extract::page::Paging;
+use super::extract::page::{Page, Paging};
 use super::middleware::idempotency::{self, Begun, Idempotency};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
@@ -79,8 +80,8 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListFilesParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<FileResponse>>> {
     let state = params.state.map(|state| match state {
         ListedState::Uploading => FileState::Uploading,
         ListedState::Complete => FileState::Complete,
@@ -88,7 +89,7 @@ pub async fn list(
     let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
     let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;
     let page = paging.page(found, |file| file.id)?;
-    conditional::respond(&headers, &page.map(FileResponse::from))
+    Ok(if_none_match.answer(page.map(FileResponse::from)))
 }
 
 /// `POST /v1/files`: makes a file by the protocol that the headers speak; under an `Idempotency-Key` once.
@@ -156,18 +157,18 @@ pub async fn show(
     State(app): State<App>,
     caller: Caller,
     Id(id): Id<FileId>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<(HeaderMap, Tagged<FileResponse>)> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let mut headers = HeaderMap::new();
     if file.is_complete() {
-        return conditional::respond(&headers, &FileResponse::from(file));
+        return Ok((headers, if_none_match.answer(file.into())));
     }
     // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
     app.uploads.settle(id).await;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    let mut response = conditional::respond(&headers, &FileResponse::from(file.clone()))?;
-    ietf_draft::put_state(&app, response.headers_mut(), &file);
-    Ok(response)
+    ietf_draft::put_state(&app, &mut headers, &file);
+    Ok((headers, if_none_match.answer(file.into())))
 }
 
 /// `HEAD /v1/files/{id}`: how far an upload has come.
@@ -196,7 +197,9 @@ pub async fn patch(
     }
     match media_type(request.headers()).as_deref() {
         Some(ietf_draft::BYTES) => Ok(ietf_draft::patch(&app, &caller, id, request).await),
-        Some("application/json" | "application/merge-patch+json") => update(&app, &caller, id, request).await,
+        Some("application/json" | "application/merge-patch+json") => {
+            Ok(update(&app, &caller, id, request).await?.into_response())
+        }
         _ => {
             let detail = format!(
                 "The body must be {}, {} or application/merge-patch+json.",
@@ -210,14 +213,15 @@ pub async fn patch(
     }
 }
 
-async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Response> {
+async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Tagged<FileResponse>> {
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
+    let if_match = IfMatch::of(&parts.headers);
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
     let wanted: UpdateFileRequest = parse_body(app, Some(caller.account), body).await?;
     let now = app.clock.now();
     let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
-        check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
+        if_match.check(&FileResponse::from(file.clone()))?;
         let mut fields = FieldChecks::default();
         let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
         let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
@@ -229,7 +233,7 @@ async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
         Ok(FileChange { name, keep_until })
     })
     .await?;
-    conditional::changed(&FileResponse::from(changed))
+    Ok(Tagged::new(changed.into()))
 }
 
 /// `DELETE /v1/files/{id}`: it is gone with its bytes, and an upload of it ends.
@@ -244,7 +248,7 @@ pub async fn remove(
     }
     if headers.contains_key(header::IF_MATCH) {
         let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-        check_if_match(&headers, &FileResponse::from(file))?;
+        IfMatch::of(&headers).check(&FileResponse::from(file))?;
     }
     uploads::remove(&app, caller.account, id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())

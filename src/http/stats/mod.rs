@@ -2,14 +2,14 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::body::{Params, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::AccountId;
@@ -170,7 +170,7 @@ fn respond(
     let mut response = match format {
         AcceptedFormat::Csv => {
             let body = csv::write_csv(&page.items).into_bytes();
-            let mut response = conditional::respond_as(headers, csv::MEDIA_TYPE, body)?;
+            let mut response = IfNoneMatch::of(headers).respond(csv::MEDIA_TYPE, body)?;
             let file = HeaderValue::from_static("attachment; filename=\"weekly-statistics.csv\"");
             response.headers_mut().insert(header::CONTENT_DISPOSITION, file);
             if let Some(cursor) = &page.next_cursor {
@@ -179,7 +179,7 @@ fn respond(
             }
             response
         }
-        _ => conditional::respond(headers, &page.map(WeekResponse::from))?,
+        _ => IfNoneMatch::of(headers).answer(page.map(WeekResponse::from)).into_response(),
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
@@ -194,7 +194,7 @@ fn next_link(uri: &Uri, cursor: &str) -> String {
 }
 
 fn page_response(headers: &HeaderMap, page: String) -> Result<Response> {
-    let mut response = conditional::respond_as(headers, "text/html; charset=utf-8", page.into_bytes())?;
+    let mut response = IfNoneMatch::of(headers).respond("text/html; charset=utf-8", page.into_bytes())?;
     let policy = HeaderValue::from_str(&format!("{}; frame-ancestors 'none'", page::content_policy()));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.map_err(Error::internal)?);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::domain::file::{UNFINISHED_LIFE, clean_media_type, clean_name};
 use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
-use crate::http::answer::Answer;
+use crate::http::answer::JsonAnswer;
 use crate::http::extract::body::begin_stream;
 use crate::http::extract::caller::Caller;
 use crate::http::files::response::FileResponse;
@@ -234,7 +234,7 @@ fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bo
 async fn answer(app: &App, caller: &Caller, id: FileId, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let mut response = if file.is_complete() {
-        (status, Answer(FileResponse::from(file.clone()))).into_response()
+        (status, JsonAnswer(FileResponse::from(file.clone()))).into_response()
     } else {
         status.into_response()
     };

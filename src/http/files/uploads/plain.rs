@@ -11,7 +11,7 @@ use super::{
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
 use crate::error::{Error, Kind, Result};
-use crate::http::answer::Answer;
+use crate::http::answer::JsonAnswer;
 use crate::http::extract::body::{begin_stream, media_type};
 use crate::http::extract::caller::Caller;
 use crate::http::files::response::FileResponse;
@@ -66,7 +66,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     }
     let file = files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await?;
     let location = HeaderValue::from_str(&format!("/v1/files/{}", file.id)).map_err(Error::internal)?;
-    let body = Answer(FileResponse::from(file));
+    let body = JsonAnswer(FileResponse::from(file));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 
