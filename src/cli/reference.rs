@@ -198,8 +198,16 @@ fn describe(command: &clap::Command, above: &str, page: &mut String) {
         argument.hide_env_values(true).hide(is_shown_once)
     };
     let help = command.clone().mut_args(argument).render_long_help();
-    let help = help.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
-    let _ = write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.trim());
+    let help = help.to_string();
+    let lines: Vec<&str> = help.trim().lines().map(str::trim_end).collect();
+    let _ = write!(page, "\n## {name}\n\n```text\n");
+    for (at, line) in lines.iter().enumerate() {
+        // clap separates options, and the parts of an option's text, by blank lines: indentation is enough for a page.
+        if !line.is_empty() || lines.get(at + 1).is_some_and(|next| !next.starts_with(' ')) {
+            let _ = writeln!(page, "{line}");
+        }
+    }
+    page.push_str("```\n");
     for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help")
     {
         describe(below, &format!("{name} "), page);
