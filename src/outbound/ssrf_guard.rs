@@ -34,7 +34,7 @@ const SPECIAL_V4: [(Ipv4Net, &str); 18] = [
     (v4(240, 0, 0, 0, 4), "reserved"),
 ];
 
-/// Timeout of one attempt. Together with `SLOW` it bounds the attempts under way.
+/// Special-purpose IPv6 networks of IANA's registry. The first that contains an address names its class.
 /// <https://www.iana.org/assignments/iana-ipv6-special-registry/>
 const SPECIAL_V6: [(Ipv6Net, &str); 19] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "unspecified"),
@@ -83,8 +83,8 @@ pub fn special_class(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// An address may not be called. It names the class and not the address: what a name of a private network resolves
-/// to is nothing that an outsider should learn from us.
+/// Refusal of an address. It names the class but not the address: outsiders must not learn from us what the names of
+/// a private network resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden {
     /// Class of the address, such as `link-local`.
