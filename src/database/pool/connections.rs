@@ -124,7 +124,7 @@ pub(super) struct Connections {
 
 #[derive(Default)]
 struct State {
-    /// The one that was used last is at the end.
+    /// Idle connections, the most recently used one last.
     idle: Vec<Idle>,
     waiters: VecDeque<oneshot::Sender<Result<Connection, Reason>>>,
     /// Number of open connections: in use, idle, or being tested.
