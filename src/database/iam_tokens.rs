@@ -32,7 +32,8 @@ const TICK: Duration = Duration::from_secs(1);
 const NEW: TimeDelta = TimeDelta::seconds(60);
 /// First pause after a failure, and before another attempt when a new token was refused; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause while there are no credentials: processes that wait for their first ones have waited long enough.
+/// Longest pause while there are no credentials. It is short because a process that waits for its first ones has
+/// waited for a long time already.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest pause while the database refuses new tokens.
 const LONGEST_PAUSE_OF_THE_REFUSED: Duration = Duration::from_secs(60);

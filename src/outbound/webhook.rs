@@ -140,7 +140,7 @@ impl Webhooks {
         Receiver { url: self.check_url(url), keys: secrets.iter().map(key).collect() }
     }
 
-    /// Makes one attempt. A failure of the network or the receiver is part of the result.
+    /// Makes one attempt to deliver a message. A failure of the network or the receiver is part of the result.
     ///
     /// # Errors
     /// `Internal`: the client cannot be created.

@@ -46,7 +46,8 @@ pub async fn find_account(
 }
 
 /// Locks the account until the transaction ends, so that two transactions cannot both take the last place below a
-/// limit. The count must be made by a later statement, which then sees the rows of the transaction before.
+/// limit. The rows must be counted by a later statement, which then sees those of the transaction that held the lock
+/// before.
 pub async fn lock_account(executor: impl PgExecutor<'_>, account: AccountId) -> Result<()> {
     sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account.0)
         .fetch_one(executor)

@@ -29,14 +29,14 @@ pub struct WaitingEvent {
 
 /// Events claimed from the outbox.
 pub struct ClaimedEvents {
-    /// Number of events of games without watches; they are done.
+    /// Number of events of games without active watches; they are done.
     pub quiet: i64,
     /// Events to dispatch, the oldest first.
     pub waiting: Vec<WaitingEvent>,
 }
 
-/// Leases up to `max` of the oldest events, and finishes those at once whose game has no watch. A slice has `size`
-/// watches.
+/// Leases up to `max` of the oldest events, and finishes those at once whose game has no active watch. A slice has
+/// `size` watches.
 pub async fn claim_events(
     pool: &PgPool,
     max: i64,
@@ -134,9 +134,9 @@ pub struct Times {
 
 /// Matches a slice of the watches of an event's game, and creates notices and deliveries, in one statement.
 ///
-/// A notice is unique by watch and sale, so a repetition creates nothing twice. An event that rings again renews
-/// existing notices and has them delivered once more, unless they are about this event, a later price or a lower
-/// price already.
+/// A notice is unique by watch and sale, so a repetition creates nothing twice. An event with `rings_again`
+/// renews existing notices and has them delivered once more, unless they are about this event, a later price or a
+/// lower price already.
 ///
 /// A sale that is over by its stated end notifies no watch. A resumed sale notifies watches that are older than it
 /// and have no notice of it: they could not be notified when it started, because it was over by then or observed too

@@ -16,7 +16,7 @@ pub struct HistoryFilter {
     pub store_id: Option<StoreId>,
     /// Regions of the offers; `None` matches any.
     pub regions: Option<Vec<String>>,
-    /// Begin of the history; the price in force at this instant comes first.
+    /// Beginning of the history; the price in force at this instant comes first.
     pub since: DateTime<Utc>,
     /// End of the history, exclusive.
     pub until: DateTime<Utc>,

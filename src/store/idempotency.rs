@@ -24,8 +24,8 @@ pub const MAX_BYTES: i64 = 64 << 20;
 const BYTES_OF_A_KEY: i64 = 512;
 /// Time after which an account is counted again.
 const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
-/// Fraction of the limits, as its reciprocal, after whose use an account is counted again: counting costs more the
-/// more there is.
+/// Divisor of the limits: an account that has used this fraction of one is counted again. A fraction, because counting
+/// costs more the more there is.
 const COUNT_AFTER: i64 = 100;
 /// How long an account over its limits is refused without being counted again.
 const FULL_FOR: TimeDelta = TimeDelta::seconds(10);

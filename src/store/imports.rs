@@ -53,6 +53,7 @@ const COLUMNS: &str =
     "id, file_id, file_name, options, backfill, state, failure, rows_read, bytes_read, bytes_total,
     refused, warnings, accepted, created_at, started_at, finished_at";
 
+/// Fields of a new import.
 pub struct NewImport<'a> {
     pub id: ImportId,
     pub file_id: FileId,
@@ -263,8 +264,8 @@ pub async fn record_progress(
     Ok(Lease::of(&kept))
 }
 
-/// Stores refusals and warnings for the owner to read. If a line has both, only the refusals are kept. XML may have
-/// many rows on one line: their reasons are joined, each once.
+/// Stores refusals and warnings for the owner to read. If a row was warned of and refused later, only the refusal is
+/// kept. XML may have many rows on one line: their reasons are joined, each once.
 pub async fn record_refusals(pool: &PgPool, id: ImportId, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
         "insert into import_refusals (import_id, line, reason, warning)

@@ -1,4 +1,4 @@
-//! The price of an offer as its columns hold it, and their interpretation.
+//! Price columns of an offer, and their interpretation.
 
 use chrono::{DateTime, Utc};
 

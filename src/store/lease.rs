@@ -7,7 +7,7 @@ use sqlx::postgres::PgQueryResult;
 pub enum Lease {
     /// It did, and the statement has taken effect.
     Held,
-    /// Another process holds it by now, or it is over, or the row is gone. The statement had no effect.
+    /// Another process holds it by now, or it was ended, or the row is gone. The statement had no effect.
     Lost,
 }
 

@@ -35,7 +35,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const WRITE_AT_ONCE: usize = 256 * 1024;
 /// Approximate cost of writing a row, in bytes.
 const WORK_OF_A_ROW: usize = 128;
-/// Failures on our side after which an export is given up.
+/// Attempts after which an export that fails on our side is given up.
 const MAX_TRIES: i32 = 5;
 /// Wait before an export that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
@@ -210,7 +210,7 @@ impl Writing<'_> {
         self.append(&mut file, rest?).await?;
         self.flush(&mut file).await?;
         file.piece.seal().await?;
-        // A cancellation from here on is too late to keep the file from being written, but still cancels the export.
+        // A cancellation after this point comes too late for the file, but not for the export.
         self.report_progress().await?;
         let sha256 = file.hasher.finalize();
         let written = writing::DurableBytes {

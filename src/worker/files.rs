@@ -109,9 +109,11 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
     Ok(())
 }
 
+/// Checks that it is plausible for `amiss` of `seen` to be orphans.
+///
 /// # Errors
-/// More than a few, and the majority, seem to be orphans: then the store or the database is more likely to be the
-/// wrong one.
+/// `Unavailable`: more than a few, and the majority, seem to be orphans. It is more likely that the store or the
+/// database is not the right one.
 fn check_most(amiss: usize, seen: usize, what: &str) -> Result<()> {
     if amiss > FEW && amiss * 2 > seen {
         let problem =

@@ -135,7 +135,7 @@ struct State {
     last_attempt: u64,
     /// Earliest time of the next attempt.
     not_before: Option<Instant>,
-    /// Why the last finished attempt failed. `None` if it succeeded.
+    /// Why the last finished attempt failed. Cleared by a success, and by new connection options.
     failure: Option<Reason>,
     /// Whether that attempt got no answer rather than a refusal.
     silent: bool,
@@ -178,7 +178,7 @@ impl Connections {
         }
     }
 
-    /// The most recently used connection, or a place in the queue.
+    /// Takes the most recently used idle connection, or a place in the queue.
     #[expect(clippy::type_complexity, reason = "one of both, for one caller")]
     fn enter(
         self: &Arc<Self>,

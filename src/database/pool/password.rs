@@ -36,12 +36,12 @@ impl Default for Password {
 }
 
 impl Password {
-    /// States that a task supplies further passwords.
+    /// Records that a task supplies further passwords.
     pub fn keep_new(&self) {
         self.generation.send_if_modified(|generation| generation.replace(generation.unwrap_or(1)).is_none());
     }
 
-    /// States that the pools have no password yet, and that a task supplies it.
+    /// Records that the pools have no password yet, and that a task supplies it.
     pub fn expect_first(&self) {
         self.generation.send_replace(Some(NONE_YET));
     }
@@ -53,7 +53,7 @@ impl Password {
         let _ = generation.wait_for(|now| *now != Some(NONE_YET)).await;
     }
 
-    /// States that the pools have a new password.
+    /// Records that the pools have a new password.
     pub fn renewed(&self) {
         self.generation.send_modify(|generation| *generation = generation.map(|number| number + 1));
     }
@@ -63,7 +63,7 @@ impl Password {
         *self.generation.borrow()
     }
 
-    /// States that the database has refused the password of this generation.
+    /// Records that the database has refused the password of this generation.
     pub(super) fn refuse(&self, number: u64) {
         self.refused.fetch_max(number, Ordering::SeqCst);
         self.bell.notify_one();

@@ -196,6 +196,7 @@ pub async fn list_notices(
     Ok(rows)
 }
 
+/// Row of the export of files.
 pub struct FileRow {
     pub id: FileId,
     pub name: String,

@@ -22,6 +22,7 @@ pub struct FileLink {
     pub bytes_served: i64,
 }
 
+/// Fields of a new link.
 pub struct NewLink<'a> {
     pub id: LinkId,
     /// SHA-256 of its token.

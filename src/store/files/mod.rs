@@ -61,6 +61,7 @@ pub struct FilePiece {
     pub place: String,
 }
 
+/// Fields of a new file.
 pub struct NewFile<'a> {
     pub id: FileId,
     pub name: &'a str,

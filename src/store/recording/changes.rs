@@ -60,7 +60,7 @@ pub async fn write(
     Ok(Written::New)
 }
 
-/// Origin of changes, and who is notified of them.
+/// Origin of changes, which decides whether their events are published and cause notices.
 pub struct ChangeSource<'a> {
     /// Whether the report is historical and causes no notices.
     pub backfill: bool,
@@ -130,7 +130,7 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     let ends = sparse(rows.iter().map(|(_, price)| price.sale.and_then(|sale| sale.ends_at)));
     let available = sparse(rows.iter().map(|(_, price)| (!price.available).then_some(false)));
     let free_ats = sparse(rows.iter().map(|(_, price)| price.was_free_at));
-    // Of the sale in progress, or of the last one that has ended.
+    // Columns of the recent sale: the one in progress, or else the last one that has ended.
     let ended = sparse(rows.iter().map(|(_, price)| price.ended.map(|ended| ended.id)));
     let best_of = |price: &Price| {
         let open = price.sale.map(|sale| (sale.best, sale.was_free));
@@ -213,7 +213,7 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
     Ok(())
 }
 
-/// Changes until when the last change of each offer before the message holds.
+/// Updates the stated end of the last history row that each offer had before the message.
 async fn move_ends(connection: &mut PgConnection, moved: &[(OfferId, Option<DateTime<Utc>>)]) -> Result<()> {
     let (offers, ends): (Vec<OfferId>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
     sqlx::query!(

@@ -1,11 +1,11 @@
 //! Recording: a message of observations becomes prices, history, lows, sales and events in one transaction of a
 //! few set-based statements.
 //!
-//! The steps, each of which hands its whole result to the next: group the observations by offer
-//! (`ObservedOffers::of`), find their stores, lock the offers, fold the observations over what is known of them
-//! (`ObservedOffers::fold`, without I/O), write the changes.
+//! Each step hands its whole result to the next: group the observations by offer (`ObservedOffers::of`), find their
+//! stores, lock the offers, fold the observations over what is known of them (`ObservedOffers::fold`, without I/O),
+//! write the changes.
 //!
-//! Offers are locked in the order of their ids, so that workers which meet wait for each other and never deadlock.
+//! Offers are locked in the order of their ids, so that concurrent workers wait for each other and never deadlock.
 //! Everything else that is written belongs to an offer, or to the message itself.
 
 mod changes;

@@ -27,7 +27,7 @@ pub struct EndedSales {
 /// alone: offers are checked under their lock, as in recording.
 ///
 /// # Errors
-/// The database's; nothing is written then.
+/// Those of the database; nothing is written then.
 pub async fn end_sales(
     pool: &PgPool,
     rules: &Rules,

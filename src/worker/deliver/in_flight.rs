@@ -100,8 +100,9 @@ impl InFlight {
         of_them.map(|(delivery, _)| *delivery).collect()
     }
 
-    /// Allowances of the `channels` that may get more deliveries. Each channel is given with its number of places;
-    /// its allowance is the free ones and `ahead` more for each place, but no more than an equal share of `wanted`.
+    /// Allowances of those `channels` that may get more deliveries. Each channel is given with its number of places. Its
+    /// allowance is the number of free places plus `ahead` for each place, less what waits already, but no more than an
+    /// equal share of `wanted`.
     pub fn rooms(
         &self,
         channels: impl ExactSizeIterator<Item = (ChannelId, usize)>,

@@ -24,6 +24,7 @@ const READ_AT_ONCE: usize = 512;
 /// Most deliveries read with one statement while the slots have nothing to do.
 const READ_FIRST: usize = 64;
 
+/// Leases of this process, under which it claims due deliveries.
 pub struct ChannelLeases {
     app: App,
     in_flight: InFlight,
