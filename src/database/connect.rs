@@ -1,4 +1,4 @@
-//! How connections to the database are made: their settings, and what each is asked first.
+//! Creation of database connections: their options, and the first query on each.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use crate::clock::Clock;
 use crate::config::DatabaseConfig;
 use crate::error::{Error, Result};
 
-/// A pool of connections that are still to be made. With a clock, its connections set that, and must not be to a replica.
+/// Creates a pool without opening connections. With `writer`, each connection sets that clock, and must not be to a
+/// replica.
 ///
 /// # Errors
-/// A URL that cannot be read.
+/// `Internal`: the URL cannot be parsed.
 pub fn make_pool(
     name: &'static str,
     settings: &DatabaseConfig,
@@ -29,7 +30,7 @@ pub fn make_pool(
     Ok(PgPool::new(PoolSettings {
         max_connections: settings.max_connections,
         acquire_timeout: settings.acquire_timeout,
-        // The server ends by itself what takes longer than `statement_timeout`.
+        // The server itself ends statements that take longer than `statement_timeout`.
         settle_timeout: settings.statement_timeout + SETTLE_GRACE,
         on_connect: writer.map(observe_clock),
         deadline: deadline.clone(),
@@ -38,13 +39,13 @@ pub fn make_pool(
     }))
 }
 
-/// What a statement that was ended by its own time-out may take to be rolled back.
+/// Time for rolling back a statement that the server has ended.
 const SETTLE_GRACE: Duration = Duration::from_secs(5);
 
-/// How a connection is made: the URL of the settings, and what holds for all of them.
+/// Options of a connection: the URL of the settings, and what applies to all connections.
 ///
 /// # Errors
-/// A URL that cannot be read.
+/// `Internal`: the URL cannot be parsed.
 pub fn connect_options(settings: &DatabaseConfig, url: &str) -> Result<PgConnectOptions> {
     let mut options: PgConnectOptions = url.parse().map_err(Error::from)?;
     if let Some(user) = &settings.user {
@@ -56,21 +57,21 @@ pub fn connect_options(settings: &DatabaseConfig, url: &str) -> Result<PgConnect
     let statement_timeout = settings.statement_timeout.as_millis().to_string();
     Ok(options.application_name("salebell").log_statements(log::LevelFilter::Off).options([
         ("statement_timeout", statement_timeout.as_str()),
-        // Nor does a process that is paused between two statements hold its locks for longer.
+        // A process that is paused between two statements must not hold its locks for longer either.
         ("idle_in_transaction_session_timeout", statement_timeout.as_str()),
         ("timezone", "UTC"),
         ("jit", "off"),
     ]))
 }
 
-/// Tells the clock what time it is in the writer, before anything else is asked.
+/// Hook that reads the writer's time into the clock before any other query.
 fn observe_clock(clock: &Clock) -> OnConnect {
     let clock = clock.clone();
     Arc::new(move |connection| {
         let clock = clock.clone();
         Box::pin(async move {
             let asked = Instant::now();
-            // After a failover the old writer's name may still lead to what is a replica now.
+            // After a failover, the old writer's name may still lead to what is now a replica.
             let (replica, time): (bool, DateTime<Utc>) =
                 sqlx::query_as("select pg_is_in_recovery(), clock_timestamp()").fetch_one(connection).await?;
             if replica {

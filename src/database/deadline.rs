@@ -1,14 +1,14 @@
-//! Deadlines of work with the database, which may have gone away without a word: a host that died, a network that swallows
-//! packets.
+//! Deadlines for work with the database, which may become unavailable without a sign: a host that died, a network
+//! that drops packets.
 //!
-//! A query that waits for such a database would wait for as long as TCP tries, a quarter of an hour. When its deadline
-//! passes, the query is dropped and its connection goes back to the pool, which tests it with a ping that has no limit of
-//! its own: the pool would lose one connection after another. So a deadline that passes first marks all connections as
-//! suspect: for a while they are tested with a limit before they go back, and thrown away when they are dead. That test
-//! is a round trip, too much to do it always.
+//! A query to such a database would wait until TCP gives up, which takes a quarter of an hour. When its deadline
+//! passes, the query is dropped and its connection goes back to the pool, which tests it with a ping that has no
+//! limit of its own: the pool would lose one connection after another. A deadline that passes therefore first marks
+//! all connections as suspect: for a while they are tested with a limit before they go back, and discarded if they
+//! are dead. That test costs a round trip, too much for normal operation.
 //!
-//! What remains: a connection that was just going back when the deadline passed is lost to its pool until TCP gives up.
-//! `net.ipv4.tcp_retries2` on the machine decides when that is.
+//! One case remains: a connection that was just going back when the deadline passed is lost to its pool until TCP
+//! gives up. `net.ipv4.tcp_retries2` on the machine determines when that is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ const LASTS: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Deadline {
     begin: Instant,
-    /// Milliseconds from `begin`.
+    /// End of the suspicion, in milliseconds from `begin`.
     until: Arc<AtomicU64>,
 }
 
@@ -39,26 +39,27 @@ impl Default for Deadline {
     }
 }
 
-/// The work took longer than it may.
+/// Error of work that took longer than its deadline allows.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DeadlineExceeded;
 
 impl Deadline {
-    /// Marks all connections as suspect. To be called before the query is dropped.
+    /// Marks all connections as suspect. Must be called before the query is dropped.
     pub fn suspect_connections(&self) {
         let until = self.begin.elapsed() + LASTS;
         self.until.store(until.as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Whether a deadline has passed lately.
+    /// Whether a deadline has passed recently.
     pub fn suspects_connections(&self) -> bool {
         (self.begin.elapsed().as_millis() as u64) < self.until.load(Ordering::Relaxed)
     }
 
-    /// Runs work with the database for `limit` at the longest.
+    /// Runs work with the database for at most `limit`.
     ///
     /// # Errors
-    /// Those of the work; or it took longer: what it has done stands, or is rolled back with its transaction.
+    /// Those of the work; or `Unavailable` if it took longer. Completed work then stands, or is rolled back with its
+    /// transaction.
     pub async fn run<T, E: From<DeadlineExceeded>>(
         &self,
         limit: Duration,
@@ -67,7 +68,7 @@ impl Deadline {
         self.timeout(limit, work).await.unwrap_or_else(|late| Err(late.into()))
     }
 
-    /// As `run`, for a caller that treats the deadline unlike other errors.
+    /// Like `run`, for a caller that treats the deadline differently from other errors.
     ///
     /// # Errors
     /// The work took longer.
@@ -78,7 +79,7 @@ impl Deadline {
     ) -> Result<T, DeadlineExceeded> {
         let raised = async {
             tokio::time::sleep(limit).await;
-            // Here, because `select!` has dropped the work when its handlers run.
+            // Not in the handler: `select!` has dropped the work by the time its handlers run.
             self.suspect_connections();
         };
         tokio::select! {

@@ -1,8 +1,8 @@
-//! Log-ins to the database with tokens of IAM in place of a password (`database.iam`).
+//! Database log-ins with IAM tokens in place of a password (`database.iam`).
 //!
-//! A token is an address that AWS would take, signed with our credentials. Host, port and user are in it, so each host
-//! has its own. It is good for 15 minutes, or until the credentials end, for any number of log-ins; RDS asks for it as
-//! for a password in the clear. A connection outlives the token that it was made with.
+//! A token is a URL signed with our AWS credentials. It contains host, port and user, so each host has its own. It is
+//! valid for 15 minutes or until the credentials expire, for any number of log-ins; RDS requests it as a clear-text
+//! password. A connection outlives the token that it was opened with.
 //! <https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/UsingWithRDS.IAMDBAuth.Connecting.html>
 
 use std::sync::Arc;
@@ -23,23 +23,24 @@ use crate::clock::Clock;
 use crate::database::pool::{Password, PgPool};
 use crate::error::{Error, Result, chain};
 
-/// How long RDS takes one.
+/// How long RDS accepts a token.
 const LIFE: Duration = Duration::from_secs(900);
-/// How often we look whether it is time for others: clocks that are put forward, or a machine that slept, shall not
-/// make us late.
+/// Interval at which tokens are checked for their age. It is short so that a clock that is put forward, or a machine
+/// that slept, does not make a renewal late.
 const TICK: Duration = Duration::from_secs(1);
-/// One that is refused sooner is not refused for its age.
+/// Age below which a refusal is not due to the age of the token.
 const NEW: TimeDelta = TimeDelta::seconds(60);
-/// The pause after a failure, and before another try for who is refused with a new one; it doubles from there.
+/// First pause after a failure, and before another attempt when a new token was refused; it doubles from there.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Where there are no credentials: who waits for the first ones has waited for long already.
+/// Longest pause while there are no credentials. It is short because a process that waits for its first ones has
+/// waited for a long time already.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Where the database refuses us.
+/// Longest pause while the database refuses new tokens.
 const LONGEST_PAUSE_OF_THE_REFUSED: Duration = Duration::from_secs(60);
-/// How long a command waits for its first token, before it gives up with the reason.
+/// How long a command waits for its first token before it reports the reason.
 const FIRST_LIMIT: Duration = Duration::from_secs(60);
 
-/// Keeps the tokens of all pools new. Clones are one.
+/// Keeps the tokens of all pools valid. Clones share one state.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
 
@@ -53,10 +54,10 @@ struct Inner {
 
 #[derive(Default)]
 struct Held {
-    /// The pools, and how they log in but for the token.
+    /// The pools, and their connection options without the token.
     pools: Vec<(PgPool, PgConnectOptions)>,
     newest: Option<Newest>,
-    /// Why there are none, or no newer ones.
+    /// Why there are no tokens, or no newer ones.
     reason: String,
 }
 
@@ -64,7 +65,7 @@ struct Held {
 struct Newest {
     credentials: Credentials,
     made: DateTime<Utc>,
-    /// RDS takes them until then.
+    /// Time until which RDS accepts the tokens.
     end: DateTime<Utc>,
 }
 
@@ -76,10 +77,10 @@ impl Tokens {
         Tokens(Arc::new(Inner { chain, region, clock, password, held: Mutex::default() }))
     }
 
-    /// From now on these are the pools, and their connections are made with these options and a token each.
+    /// Replaces the pools: from now on, their connections are opened with these options and a token each.
     ///
     /// # Errors
-    /// No token can be made for one of them; nothing has changed then.
+    /// `Internal`: a token cannot be created for one of them. Nothing has changed then.
     pub fn log_in(&self, pools: Vec<(PgPool, PgConnectOptions)>) -> Result<()> {
         let mut held = self.0.held.lock();
         if let Some(newest) = &held.newest {
@@ -89,7 +90,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// Works until it is dropped.
+    /// Renews tokens until the future is dropped.
     pub async fn keep(self) {
         let (mut failures, mut refusals) = (0, 0);
         loop {
@@ -115,32 +116,32 @@ impl Tokens {
                         let longest = LONGEST_PAUSE_OF_THE_REFUSED;
                         tokio::time::sleep(aws::pause_after(refusals - 1, FIRST_PAUSE, longest)).await;
                     }
-                    // Perhaps they were taken from us.
+                    // The credentials may have been revoked.
                     self.0.chain.renew();
                 }
             }
         }
     }
 
-    /// Waits for the first token: for commands, which end when they cannot log in.
+    /// Waits for the first token. Commands do so, since they end if they cannot log in.
     ///
     /// # Errors
-    /// There is none within a minute; it tells why.
+    /// `Unavailable`: there was none within a minute. The error states the reason.
     pub async fn first(&self) -> Result<()> {
         let first = tokio::time::timeout(FIRST_LIMIT, self.0.password.first()).await;
         first.map_err(|_| Error::unavailable(self.0.held.lock().reason.clone()))
     }
 
-    /// How old the newest tokens are.
+    /// Age of the newest tokens.
     pub fn age(&self) -> Option<TimeDelta> {
         let made = self.0.held.lock().newest.as_ref().map(|newest| newest.made)?;
         Some(self.0.clock.now() - made)
     }
 
-    /// Gives all pools new tokens.
+    /// Supplies all pools with new tokens.
     ///
     /// # Errors
-    /// Why it cannot, in one line.
+    /// The reason in one line.
     async fn renew(&self) -> Result<(), String> {
         let credentials =
             self.0.chain.credentials(aws::CREDENTIALS_TIMEOUT).await.map_err(|error| error.to_string())?;
@@ -170,7 +171,7 @@ impl Tokens {
         Ok(())
     }
 
-    /// Until two thirds of a token's life are over: 10 minutes, less where the credentials end before it.
+    /// Waits until two thirds of a token's validity are over: 10 minutes, or less if the credentials expire earlier.
     async fn until_due(&self) {
         let due =
             self.0.held.lock().newest.as_ref().map(|newest| newest.made + (newest.end - newest.made) * 2 / 3);
@@ -179,7 +180,7 @@ impl Tokens {
         }
     }
 
-    /// Until there are newer credentials than those that the newest tokens are signed with.
+    /// Waits until there are newer credentials than those that signed the newest tokens.
     async fn until_others_can_be_signed(&self) {
         let credentials = self.0.held.lock().newest.as_ref().map(|newest| newest.credentials.clone());
         match credentials {
@@ -209,10 +210,10 @@ impl Tokens {
     }
 }
 
-/// What `user` logs in with at one database, for 15 minutes from `now` on.
+/// Creates the token with which `user` logs in to one database, valid for 15 minutes from `now`.
 ///
 /// # Errors
-/// The host is no name that an address could have.
+/// `Internal`: the host is not valid in a URL.
 pub fn make_token(
     (host, port): (&str, u16),
     user: &str,
@@ -241,6 +242,6 @@ pub fn make_token(
     for (name, value) in instructions.params() {
         url.query_pairs_mut().append_pair(name, value);
     }
-    // A form has spaces as +, an address has not.
+    // Forms encode spaces as +, URLs do not.
     Ok(String::from(url).split_off(SCHEME.len()).replace('+', "%20").into())
 }

@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: how they are pooled, authenticated, given up on, and woken by NOTIFY.
+//! Connections to PostgreSQL: pooling, authentication, deadlines, and notifications.
 
 pub mod connect;
 pub mod deadline;

@@ -1,4 +1,5 @@
-//! LISTEN/NOTIFY: what wakes the queues' consumers at once. Polling finds what a lost notification did not.
+//! Notifications (LISTEN/NOTIFY), which wake the consumers of queues at once. Polling finds what a lost notification
+//! did not announce.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,24 +8,25 @@ use tokio::sync::Notify;
 
 use crate::database::pool::PgPool;
 
-/// Messages of prices wait on the bus.
+/// Channel for messages of prices on the bus.
 pub const PRICES: &str = "salebell_prices";
-/// Events wait for their dispatch, or to be published.
+/// Channel for events to dispatch or to publish.
 pub const EVENTS: &str = "salebell_events";
-/// Deliveries are due.
+/// Channel for deliveries that are due.
 pub const DELIVERIES: &str = "salebell_deliveries";
 
-/// After so long without a notification the connection is asked for a sign of life.
+/// Silence after which the connection is pinged.
 const QUIET: Duration = Duration::from_secs(15);
-/// How long that may take, and a new connection.
+/// Timeout of such a ping, and of opening a connection.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One bell a queue. A bell that rings while its consumer is busy is not lost: `Notify` keeps one permit.
+/// Signals for the consumers, one for each queue. A signal sent while its consumer is busy is not lost: `Notify`
+/// keeps one permit.
 #[derive(Clone, Default)]
 pub struct Notifications {
     pub prices: Arc<Notify>,
     pub events: Arc<Notify>,
-    /// Events too: they are published as well.
+    /// Woken by events too, which are both dispatched and published.
     pub publications: Arc<Notify>,
     pub deliveries: Arc<Notify>,
 }
@@ -42,8 +44,8 @@ impl Notifications {
         }
     }
 
-    /// Listens until the future is dropped; a lost connection is made anew, and everything is rung after it,
-    /// because a notification may have gone by meanwhile.
+    /// Listens until the future is dropped. After a lost connection it reconnects and wakes all consumers, because
+    /// notifications may have been missed meanwhile.
     pub async fn listen(&self, pool: &PgPool) {
         loop {
             if let Err(error) = self.listen_once(pool).await {
@@ -54,7 +56,7 @@ impl Notifications {
     }
 
     async fn listen_once(&self, pool: &PgPool) -> sqlx::Result<()> {
-        // A connection of its own: one that has died without a word never comes back to its pool.
+        // A connection outside the pool: one that dies without a sign would never be returned.
         let mut listener = pool.listener(LISTENER_TIMEOUT).await?;
         listener.listen_all([PRICES, EVENTS, DELIVERIES]).await?;
         for channel in [PRICES, EVENTS, DELIVERIES] {
@@ -66,7 +68,7 @@ impl Notifications {
                 // A lost connection.
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
-                // Nobody rings, or nobody is there any more.
+                // Either there was no notification, or the server is gone.
                 Err(_) => {
                     let sign_of_life = sqlx::query!("select 1 as one").fetch_one(&mut listener);
                     let answer = tokio::time::timeout(LISTENER_TIMEOUT, sign_of_life).await;

@@ -1,4 +1,5 @@
-//! Sends e-mail by SMTP: <https://www.rfc-editor.org/rfc/rfc5321>. One message to one recipient at a time.
+//! Client that sends e-mail by SMTP, one message to one recipient at a time:
+//! <https://www.rfc-editor.org/rfc/rfc5321>.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,16 +19,16 @@ use crate::config::{self, MailServer, MailTls};
 use crate::domain::mail_domain;
 use crate::error::connection;
 
-/// A message has arrived when the server says so; how long its answer to our farewell is waited for.
+/// Timeout of the server's answer to QUIT. The message has been accepted by then.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// So much of a reason is kept.
+/// Most characters kept of a reason.
 const MAX_REASON_CHARS: usize = 500;
 
 /// One message to one recipient.
 #[derive(Clone, Debug)]
 pub struct Email {
-    /// The left part of `Message-ID`, of letters, digits, `-` and `.`. The same for every try, so that a receiver that
-    /// has it already can tell.
+    /// Left part of `Message-ID`, of letters, digits, `-` and `.`. It is the same for every attempt, so that a
+    /// receiver can recognise a duplicate.
     pub id: String,
     pub to: Address,
     pub date: DateTime<Utc>,
@@ -37,7 +38,7 @@ pub struct Email {
     pub attachments: Vec<Attachment>,
 }
 
-/// A file that goes with a message.
+/// A file attached to a message.
 #[derive(Clone, Debug)]
 pub struct Attachment {
     pub name: String,
@@ -45,14 +46,14 @@ pub struct Attachment {
     pub content: Vec<u8>,
 }
 
-/// Why a message has not been sent.
+/// Why a message was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsent {
-    /// The same again would fail again.
+    /// Whether another attempt would fail again.
     pub permanent: bool,
-    /// What the server answered, such as 451.
+    /// Status code of the server's answer, such as 451.
     pub status: Option<u16>,
-    /// For the operator. It may name the recipient.
+    /// Reason, for the operator. It may name the recipient.
     reason: String,
 }
 
@@ -71,7 +72,7 @@ impl Unsent {
         Unsent { permanent, status, reason: shown.take(MAX_REASON_CHARS).collect() }
     }
 
-    /// Before the server has heard of the message: whatever it is, an operator may mend it.
+    /// Failure before the message was handed over. It is never permanent, since an operator may repair it.
     fn on_the_way(error: lettre::transport::smtp::Error) -> Unsent {
         let status = error.status().map(u16::from);
         match connection::explain(&error, "the mail server") {
@@ -80,15 +81,15 @@ impl Unsent {
         }
     }
 
-    /// After that a refusal is for good if the server says so, but for one that asks for a log-in (RFC 4954). A client
-    /// error is an address or a text that this server does not take.
+    /// Failure of handing over the message. A refusal is permanent if the server says so, except one that asks for a
+    /// log-in (RFC 4954). A client error means an address or a text that this server does not accept.
     fn of_message(error: lettre::transport::smtp::Error) -> Unsent {
         let status = error.status().map(u16::from);
         let of_log_in = matches!(status, Some(530 | 534 | 535 | 538));
         Unsent::new((error.is_permanent() && !of_log_in) || error.is_client(), status, error)
     }
 
-    /// What may be logged: it names nobody.
+    /// Reason in a form that may be logged: it does not name the recipient.
     pub fn in_short(&self) -> String {
         match self.status {
             Some(status) => format!("the mail server answered {status}"),
@@ -97,10 +98,10 @@ impl Unsent {
     }
 }
 
-/// The client. A connection for each message: there are few.
+/// Client of the mail server. It opens a connection for each message, since there are few.
 pub struct Mailer {
     settings: config::EmailConfig,
-    /// Made at the first use: reading the system's certificates would slow every start.
+    /// Created on first use: reading the system's certificates would slow down every start.
     tls: OnceCell<TlsParameters>,
 }
 
@@ -109,15 +110,15 @@ impl Mailer {
         Mailer { settings: settings.clone(), tls: OnceCell::new() }
     }
 
-    /// Whether there is a server to send to.
+    /// Whether a mail server is configured.
     pub fn is_on(&self) -> bool {
         self.settings.server.is_some()
     }
 
-    /// Sends a message, within `email.timeout_s`. After a time-out it may have arrived all the same.
+    /// Sends a message within `email.timeout_s`. After a timeout it may have arrived nevertheless.
     ///
     /// # Errors
-    /// Mail is off, the server is away or refuses it.
+    /// Mail is off, or the server is unavailable or refuses the message.
     pub async fn send(&self, email: &Email) -> Result<(), Unsent> {
         let Some(server) = &self.settings.server else {
             return Err(Unsent::new(true, None, "mail is off: email.smtp_url is not set"));
@@ -145,7 +146,7 @@ impl Mailer {
         Ok(())
     }
 
-    /// Connects, encrypts and authenticates as it is configured.
+    /// Connects, encrypts and authenticates as configured.
     async fn connect(&self, server: &MailServer) -> Result<AsyncSmtpConnection, Unsent> {
         let name = ClientId::default();
         let wrapped = match server.tls {
@@ -193,7 +194,8 @@ impl Mailer {
                 let pem = tokio::fs::read(path).await.map_err(|error| wrong(&error))?;
                 tls = tls.add_root_certificate(Certificate::from_pem(&pem).map_err(|error| wrong(&error))?);
             }
-            // Who could forge a certificate could as well hide the offer: https://www.rfc-editor.org/rfc/rfc7435
+            // Opportunistic TLS: an attacker who could forge a certificate could as well hide the offer of STARTTLS:
+            // https://www.rfc-editor.org/rfc/rfc7435
             let unchecked = server.tls == MailTls::WhenOffered;
             tls.dangerous_accept_invalid_certs(unchecked).build().map_err(Unsent::on_the_way)
         };
@@ -201,17 +203,18 @@ impl Mailer {
     }
 }
 
-/// The same mailbox, in the form that every server takes.
+/// The same mailbox in the form that every server accepts.
 fn with_ascii_domain(address: &Address) -> Result<Address, String> {
     let domain = mail_domain::to_ascii(address.domain())
         .map_err(|_| "the address has a domain that cannot be".to_owned())?;
     Address::new(address.user(), domain).map_err(|error| error.to_string())
 }
 
-/// Only the domain has a form in ASCII. Another local part is another mailbox, and may be another person's.
+/// Checks the local parts, for a server without SMTPUTF8 (RFC 6531). Only the domain has an ASCII form: a changed
+/// local part is another mailbox, possibly another person's.
 ///
 /// # Errors
-/// A server without SMTPUTF8 (RFC 6531) has no way to take one of the addresses.
+/// One of the local parts is not ASCII.
 fn check_local_parts(to: &Address, from: &Address) -> Result<(), Unsent> {
     let refuse = |permanent, whose| {
         let problem = "has letters beyond ASCII before the @, and the mail server offers no SMTPUTF8";
@@ -219,19 +222,19 @@ fn check_local_parts(to: &Address, from: &Address) -> Result<(), Unsent> {
     };
     match (to.user().is_ascii(), from.user().is_ascii()) {
         (false, _) => refuse(true, "the recipient's address"),
-        // The operator may choose another.
+        // The operator may choose another sender.
         (_, false) => refuse(false, "email.from"),
         _ => Ok(()),
     }
 }
 
-/// The message as it goes over the wire: text and HTML as alternatives, and what is attached.
+/// Message as it is sent: text and HTML as alternatives, and the attachments.
 fn build(
     email: &Email,
     to: &Address,
     from: &Mailbox,
 ) -> Result<Message, Box<dyn std::error::Error + Send + Sync>> {
-    // The library encodes some of them, and panics on others.
+    // The library encodes some control characters and panics on others.
     let names = email.attachments.iter().map(|attachment| &attachment.name).chain(&from.name);
     if names.chain([&email.id, &email.subject]).any(|text| text.contains(char::is_control)) {
         return Err("a header may hold no control characters".into());
@@ -245,7 +248,7 @@ fn build(
         let part = Part::new(name.clone()).body(content.clone(), ContentType::parse(media_type)?);
         parts = parts.singlepart(part);
     }
-    // Machines that are away answer people, not this: https://www.rfc-editor.org/rfc/rfc3834
+    // Keeps vacation responders from answering: https://www.rfc-editor.org/rfc/rfc3834
     let automatic =
         HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned());
     let message = Message::builder()

@@ -1,5 +1,5 @@
-//! Events as other teams see them: the body and the attributes of a message on `bus.events_topic`. docs/reference/events.md holds
-//! the contract: fields may be added to a version, not changed.
+//! Events as other teams see them: body and attributes of a message on `bus.events_topic`. The contract is in
+//! docs/reference/events.md: fields may be added to a version, but not changed.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -14,12 +14,12 @@ use crate::store::publications::UnpublishedEvent;
 
 #[derive(Serialize)]
 struct Event<'a> {
-    /// The same however often it is published.
+    /// Id of the event, the same each time it is published.
     id: EventId,
-    /// Such as `sale.started.v1`.
+    /// Kind and version, such as `sale.started.v1`.
     #[serde(rename = "type")]
     kind: String,
-    /// When it was recorded.
+    /// Time at which the event was recorded.
     timestamp: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
@@ -39,13 +39,13 @@ struct EventData<'a> {
     /// Why a sale has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<EndReason>,
-    /// When the price was seen, or when a sale was over as its store had said.
+    /// Time at which the price was observed, or at which a sale ended as its store had stated.
     observed_at: String,
-    /// Historical: it rings no bells.
+    /// Whether the price is historical; such events cause no notices.
     backfill: bool,
 }
 
-/// All but the id is absent when the offer has been removed since.
+/// The offer. Everything but the id is absent if the offer has been removed since.
 #[derive(Serialize)]
 struct OfferData<'a> {
     id: OfferId,
@@ -56,10 +56,10 @@ struct OfferData<'a> {
     url: Option<&'a str>,
 }
 
-/// The message of an event; with a group where the topic keeps order.
+/// Builds the message of an event; with a group if the topic keeps the order.
 ///
 /// # Errors
-/// A currency that we do not know.
+/// `Internal`: the currency is unknown.
 pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
     let currency: Currency = event.currency.parse().map_err(Error::internal)?;
     let store = event.store_slug.as_deref().zip(event.store_name.as_deref());
@@ -88,7 +88,7 @@ pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
             backfill: event.backfill,
         },
     };
-    // No more than ten: SQS takes no message with more whose subscription asks for raw delivery.
+    // At most ten: with raw delivery, SQS rejects messages that have more.
     let text = |text: &str| Some(Attribute::Text(text.to_owned()));
     let attributes = [
         ("kind", text(event.kind.name())),

@@ -1,4 +1,4 @@
-//! What leaves the process: the bus, webhooks, e-mail and blobs.
+//! Everything that the process sends to other services: the bus, webhooks and e-mail, with the SSRF guard.
 
 pub mod bus;
 pub mod email;

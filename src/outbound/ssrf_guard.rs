@@ -1,8 +1,8 @@
-//! The guard against requests to private addresses: what a person may not make us call.
+//! Guard against server-side request forgery: users may not make us call private addresses.
 //!
-//! A name is resolved by us, every address that it has is judged, and only those addresses are connected to: there
-//! is no second look-up between check and connect that could answer otherwise. A connection that is kept for later
-//! requests leads to an address that was judged when it was made.
+//! We resolve a name ourselves, check every address that it has, and connect only to those addresses. There is no
+//! second look-up between the check and the connection that could answer differently. A connection that is reused
+//! leads to an address that was checked when it was opened.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// IANA's registry of special IPv4 addresses, all that is not globally reachable or leads somewhere else.
+/// Special-purpose IPv4 networks of IANA's registry: all that are not globally reachable or lead somewhere else.
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry/>
 const SPECIAL_V4: [(Ipv4Net, &str); 18] = [
     (v4(0, 0, 0, 0, 8), "unspecified"),
@@ -34,7 +34,7 @@ const SPECIAL_V4: [(Ipv4Net, &str); 18] = [
     (v4(240, 0, 0, 0, 4), "reserved"),
 ];
 
-/// The same for IPv6. The first that contains an address names its class.
+/// Special-purpose IPv6 networks of IANA's registry. The first that contains an address names its class.
 /// <https://www.iana.org/assignments/iana-ipv6-special-registry/>
 const SPECIAL_V6: [(Ipv6Net, &str); 19] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), "unspecified"),
@@ -58,7 +58,7 @@ const SPECIAL_V6: [(Ipv6Net, &str); 19] = [
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
 ];
 
-/// All that IANA has given out for global unicast. What lies outside has no business being called.
+/// Range that IANA allocates global unicast addresses from. Addresses outside it are refused.
 const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -69,7 +69,7 @@ const fn v6(s: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]), prefix)
 }
 
-/// The class that keeps an address from being public; `None` for a public one.
+/// Class that keeps an address from being public. `None`: it is public.
 pub fn special_class(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => {
@@ -83,11 +83,11 @@ pub fn special_class(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// An address may not be called. It names the class and not the address: what a name of a private network resolves
-/// to is nothing that an outsider should learn from us.
+/// Refusal of an address. It names the class but not the address: outsiders must not learn from us what the names of
+/// a private network resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden {
-    /// Such as `link-local`.
+    /// Class of the address, such as `link-local`.
     pub class: &'static str,
 }
 
@@ -99,20 +99,22 @@ impl std::fmt::Display for Forbidden {
 
 impl std::error::Error for Forbidden {}
 
-/// Judges addresses: public ones, and those of the networks that the configuration lets through.
+/// Checks addresses: accepts public ones, and those in the networks that the configuration allows.
 #[derive(Clone, Debug)]
 pub struct SsrfGuard {
     allowed: Arc<[IpNet]>,
 }
 
 impl SsrfGuard {
-    /// `allowed` is `webhook.allow_networks`.
+    /// Creates a guard; `allowed` is `webhook.allow_networks`.
     pub fn new(allowed: &[IpNet]) -> SsrfGuard {
         SsrfGuard { allowed: allowed.into() }
     }
 
+    /// Checks one address.
+    ///
     /// # Errors
-    /// The address is not public, nor in an allowed network.
+    /// The address is neither public nor in an allowed network.
     pub fn check(&self, address: IpAddr) -> Result<(), Forbidden> {
         match special_class(address) {
             Some(class) if !self.allowed.iter().any(|network| network.contains(&address)) => {
@@ -122,8 +124,8 @@ impl SsrfGuard {
         }
     }
 
-    /// Judges a URL's host where that is an address itself; the client connects to those without asking a resolver.
-    /// The `url` crate has read every spelling by then (`0x7f.1`, `2130706433`, `[::ffff:7f00:1]`).
+    /// Checks the host of a URL if it is an address itself: the client connects to those without a resolver. The
+    /// `url` crate has normalised every spelling by then (`0x7f.1`, `2130706433`, `[::ffff:7f00:1]`).
     ///
     /// # Errors
     /// As `check`.
@@ -136,7 +138,7 @@ impl SsrfGuard {
     }
 }
 
-/// Finds the addresses of a name, unjudged.
+/// Function that finds the addresses of a name, unchecked.
 pub type LookUp = Arc<dyn Fn(String) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>> + Send + Sync>;
 
 /// The system's resolver.
@@ -149,8 +151,8 @@ pub fn system_look_up() -> LookUp {
     })
 }
 
-/// Resolves for the HTTP client and judges every address. One that is forbidden refuses them all: a name that is
-/// both public and private is an attack or a mistake.
+/// Resolver of the HTTP client, which checks every address. One forbidden address refuses the whole name: a name that
+/// is both public and private is an attack or a mistake.
 pub struct GuardedResolver {
     pub guard: SsrfGuard,
     pub look_up: LookUp,
@@ -162,7 +164,7 @@ impl Resolve for GuardedResolver {
         Box::pin(async move {
             let addresses = found.await?;
             addresses.iter().try_for_each(|address| guard.check(*address))?;
-            // Port 0: the client puts the URL's in its place.
+            // The client replaces port 0 by that of the URL.
             let addresses: Addrs = Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)));
             Ok(addresses)
         })
@@ -291,7 +293,7 @@ mod tests {
             prop_assert!(!special || special_class(address.into()).is_some());
         }
 
-        /// However an IPv4 address is wrapped, IPv6 does not lead to it.
+        /// However an IPv4 address is wrapped in IPv6, the wrapping is refused.
         #[test]
         fn no_wrapping_of_an_ipv4_address_is_public(bits: u32) {
             let [a, b, c, d] = Ipv4Addr::from_bits(bits).octets();
@@ -318,7 +320,7 @@ mod tests {
             }
         }
 
-        /// The exception list lets through what it names and nothing else.
+        /// An allowed network exempts its own addresses and no others.
         #[test]
         fn an_allowed_network_is_the_only_exception(bits: u32, prefix in 0_u8..=32, other: u32) {
             let network = Ipv4Net::new(Ipv4Addr::from_bits(bits), prefix).unwrap();

@@ -1,4 +1,5 @@
-//! Sends webhooks by Standard Webhooks: <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+//! Client that sends webhooks by Standard Webhooks:
+//! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
 
 use std::error::Error as StdError;
 use std::sync::OnceLock;
@@ -21,11 +22,11 @@ use crate::domain::retries;
 use crate::error::connection;
 use crate::error::{Error, Result, chain};
 
-/// No more of an answer's body is read than this many bytes; a larger one costs the connection.
+/// Most bytes read of an answer's body. The connection of a larger answer cannot be reused.
 const MAX_ANSWER_BYTES: usize = 4 * 1024;
-/// So much of it is kept for whoever looks for the reason of a failure.
+/// Most characters kept of an answer, to explain a failure.
 const MAX_KEPT_CHARS: usize = 1_000;
-/// After a success the rest of the answer only decides whether the connection can be used again.
+/// Timeout for reading the rest of a successful answer, which only makes the connection reusable.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -33,80 +34,80 @@ const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The client for webhooks. It follows no redirect, knows no proxy, and connects to no address that is not public
-/// unless the configuration lets it.
+/// Client for webhooks. It follows no redirect, uses no proxy, and connects to public addresses only, unless the
+/// configuration allows others.
 pub struct Webhooks {
     settings: config::WebhookConfig,
     guard: SsrfGuard,
     look_up: LookUp,
-    /// Made at the first use: reading the system's certificates would slow every start.
+    /// Created on first use: reading the system's certificates would slow down every start.
     client: OnceLock<Result<reqwest::Client, String>>,
 }
 
-/// Whom messages go to.
+/// Destination of messages.
 pub struct Receiver {
-    /// Judged anew for every look-out: the configuration may have changed since the channel was made.
+    /// Checked anew with every claim: the configuration may have changed since the channel was created.
     url: Result<url::Url, String>,
-    /// One, or two for a day after a rotation: the receiver accepts either signature.
+    /// One key, or two for a day after a rotation: the receiver accepts either signature.
     keys: Vec<hmac::Key>,
 }
 
-/// One message on its way.
+/// A message to send.
 pub struct Outgoing<'a> {
-    /// The same for every try.
+    /// Id of the delivery, the same for every attempt.
     pub id: DeliveryId,
     pub body: Bytes,
-    /// W3C trace context of the report that this came from.
+    /// W3C trace context of the report that caused the message.
     pub traceparent: Option<&'a str>,
-    /// When this try is made.
+    /// Time of this attempt.
     pub now: DateTime<Utc>,
 }
 
-/// What became of one try.
+/// Result of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub at: DateTime<Utc>,
     pub duration_ms: i32,
-    /// `None`: there was no answer.
+    /// Status code of the answer. `None`: there was no answer.
     pub status: Option<u16>,
-    /// Why it failed, in words that the channel's owner may read.
+    /// Why the attempt failed, worded for the channel's owner.
     pub error: Option<String>,
-    /// The beginning of the answer to a failed try.
+    /// Beginning of the answer to a failed attempt.
     pub answer: Option<String>,
-    /// What the receiver asked for.
+    /// Wait that the receiver asked for.
     pub retry_after: Option<TimeDelta>,
 }
 
 impl Attempt {
-    /// A try that failed before anything was sent, by our own fault.
+    /// An attempt that failed on our side before anything was sent.
     pub fn failed_here(at: DateTime<Utc>) -> Attempt {
         let error = Some("internal error in Salebell".to_owned());
         Attempt { at, duration_ms: 0, status: None, error, answer: None, retry_after: None }
     }
 
-    /// A 2xx came. Redirects are failures: they are not followed.
+    /// Whether a 2xx was received. Redirects are failures, because they are not followed.
     pub fn succeeded(&self) -> bool {
         self.error.is_none()
     }
 
-    /// 410: the receiver wants nothing any more.
+    /// Whether the receiver wants no more messages: it answered 410.
     pub fn is_gone(&self) -> bool {
         self.status == Some(410)
     }
 }
 
 impl Webhooks {
-    /// `look_up` finds the addresses of names: `ssrf_guard::system_look_up()`, or a test's own.
+    /// Creates a client. `look_up` finds the addresses of names: `ssrf_guard::system_look_up()`, or that of a test.
     pub fn new(settings: &config::WebhookConfig, look_up: LookUp) -> Webhooks {
         let guard = SsrfGuard::new(&settings.allow_networks);
         Webhooks { settings: settings.clone(), guard, look_up, client: OnceLock::new() }
     }
 
-    /// Judges a URL before it is kept: its scheme, its length, what is in it, and its host where that is an
-    /// address. The addresses of a name are judged at each connection.
+    /// Checks a URL before it is stored: its scheme, its length, its parts, and its host if that is an address. The
+    /// addresses of a name are checked at each connection.
     ///
     /// # Errors
-    /// A sentence about the URL for the person who gave it.
+    /// A sentence about the URL, for the user who entered it.
     pub fn check_url(&self, text: &str) -> Result<url::Url, String> {
         if text.len() > 2_000 {
             return Err("must not be longer than 2000 bytes".to_owned());
@@ -133,16 +134,16 @@ impl Webhooks {
         Ok(url)
     }
 
-    /// The receiver at a URL, with the secrets that sign for it.
+    /// Receiver at a URL, with the secrets that sign its messages.
     pub fn receiver(&self, url: &str, secrets: &[SecretSlice<u8>]) -> Receiver {
         let key = |secret: &SecretSlice<u8>| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret());
         Receiver { url: self.check_url(url), keys: secrets.iter().map(key).collect() }
     }
 
-    /// Tries once. Whatever goes wrong out there is part of the result.
+    /// Makes one attempt to deliver a message. A failure of the network or the receiver is part of the result.
     ///
     /// # Errors
-    /// Our fault: the client cannot be made.
+    /// `Internal`: the client cannot be created.
     pub async fn send(&self, receiver: &Receiver, outgoing: &Outgoing<'_>) -> Result<Attempt> {
         let client = self.client()?;
         let begun = Instant::now();
@@ -168,7 +169,7 @@ impl Webhooks {
         Ok(attempt)
     }
 
-    /// Sends a channel's owner an object to see whether it arrives; tried once.
+    /// Sends a test message to a channel, in a single attempt.
     ///
     /// # Errors
     /// As `send`.
@@ -195,7 +196,7 @@ impl Webhooks {
         let status = response.status();
         attempt.status = Some(status.as_u16());
         if status.is_success() {
-            // It has arrived, whatever becomes of the rest.
+            // The message has arrived, whatever happens to the rest of the answer.
             let _ = tokio::time::timeout(MAX_DRAIN, read_beginning(&mut response)).await;
             return;
         }
@@ -209,7 +210,7 @@ impl Webhooks {
             format!("the receiver answered {}", status.as_u16())
         });
         let answer = read_beginning(&mut response).await;
-        // PostgreSQL takes no NUL, and nobody needs other control characters.
+        // PostgreSQL accepts no NUL, and other control characters are of no use.
         let text = String::from_utf8_lossy(&answer).replace(|c: char| c.is_control() && c != '\n', " ");
         let kept: String = text.chars().take(MAX_KEPT_CHARS).collect();
         attempt.answer = Some(kept).filter(|text| !text.trim().is_empty());
@@ -221,7 +222,7 @@ impl Webhooks {
             reqwest::Client::builder()
                 .user_agent(concat!("salebell/", env!("CARGO_PKG_VERSION")))
                 .redirect(reqwest::redirect::Policy::none())
-                // A proxy would connect to what nobody has judged.
+                // A proxy would connect to addresses that we have not checked.
                 .no_proxy()
                 .referer(false)
                 .https_only(!self.settings.allow_http)
@@ -245,7 +246,7 @@ impl Webhooks {
                 format!("no answer within {} ms", self.settings.timeout.as_millis())
             };
         }
-        // The first link names the URL, which the owner knows and a log must not.
+        // The first link names the URL, which the owner knows and a log must not contain.
         let reason = connection::explain(error, "the receiver")
             .unwrap_or_else(|| error.source().map_or_else(|| error.to_string(), chain));
         let text = if error.is_connect() {
@@ -268,7 +269,7 @@ fn find_source<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -
     None
 }
 
-/// Reads to the end or to the limit. What breaks meanwhile ends it too.
+/// Reads an answer up to its end or to the limit. A broken connection ends it too.
 async fn read_beginning(response: &mut reqwest::Response) -> Vec<u8> {
     let mut read = Vec::new();
     while let Ok(Some(piece)) = response.chunk().await {
@@ -287,7 +288,7 @@ fn headers(keys: &[hmac::Key], outgoing: &Outgoing<'_>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
-    // A UUID and base64 are always header values; a trace context from outside may be none and is left out then.
+    // A UUID and base64 are always valid header values; an external trace context that is not is left out.
     for (name, value) in [
         (WEBHOOK_ID, outgoing.id.to_string().as_str()),
         (WEBHOOK_SIGNATURE, signatures.as_str()),
@@ -302,7 +303,7 @@ fn headers(keys: &[hmac::Key], outgoing: &Outgoing<'_>) -> HeaderMap {
     headers
 }
 
-/// `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one a key, with spaces between.
+/// Signatures `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one for each key, separated by spaces.
 fn signatures(keys: &[hmac::Key], id: DeliveryId, timestamp: i64, body: &[u8]) -> String {
     let prefix = format!("{id}.{timestamp}.");
     let sign = |key: &hmac::Key| {
@@ -314,13 +315,13 @@ fn signatures(keys: &[hmac::Key], id: DeliveryId, timestamp: i64, body: &[u8]) -
     keys.iter().map(sign).collect::<Vec<_>>().join(" ")
 }
 
-/// A message as Standard Webhooks shapes it.
+/// A message in the shape of Standard Webhooks.
 #[derive(Serialize)]
 pub struct WebhookMessage<'a, D> {
-    /// Such as `sale.started.v1`.
+    /// Kind and version, such as `sale.started.v1`.
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// When what it tells of happened, not when it is sent.
+    /// Time of the event that is reported, not of sending.
     #[serde(serialize_with = "rfc3339")]
     pub timestamp: DateTime<Utc>,
     pub data: D,
@@ -340,7 +341,7 @@ impl<D: Serialize> WebhookMessage<'_, D> {
     }
 }
 
-/// `data` of what a watch rings for. The price is the one that stood when the message was sent.
+/// `data` of a notice. The price is the one that stood when the message was sent.
 #[derive(Serialize)]
 pub struct SaleData<'a> {
     pub notice_id: NoticeId,
@@ -352,14 +353,14 @@ pub struct SaleData<'a> {
     pub regular_price: Money,
     /// Whole percent below the regular price.
     pub cut: i16,
-    /// Strictly below every earlier price that was paid for the offer, or its first giveaway.
+    /// Whether the price is strictly below every earlier price that was paid for the offer, or is its first giveaway.
     pub new_low: bool,
-    /// When this price was seen.
+    /// Time at which this price was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<DateTime<Utc>>,
     /// Where the offer can be bought.
     pub url: Option<&'a str>,
-    /// When the store says that the sale ends.
+    /// Time at which, according to the store, the sale ends.
     pub sale_ends_at: Option<DateTime<Utc>>,
 }
 
@@ -464,7 +465,7 @@ mod tests {
     #[test]
     fn the_largest_message_stays_below_20_kb() {
         let euros = Money { minor: 10_i64.pow(12), currency: "EUR".parse().unwrap() };
-        // The limits of the catalogue, with the character that JSON makes longest.
+        // The limits of the catalogue, with the character that is longest in JSON.
         let long = "\u{1f}".repeat(500);
         let data = SaleData {
             notice_id: NoticeId::now_v7(),

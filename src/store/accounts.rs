@@ -1,4 +1,4 @@
-//! Accounts, on first sight.
+//! Accounts, created when their subject is first seen.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -8,7 +8,7 @@ use crate::database::pool::PgPool;
 use crate::domain::ids::AccountId;
 use crate::error::Result;
 
-/// The account of a token's subject, made when it is seen for the first time.
+/// Finds the account of a token's subject, or creates it if the subject is new.
 pub async fn find_or_create_account(
     pool: &PgPool,
     issuer: &str,
@@ -18,7 +18,7 @@ pub async fn find_or_create_account(
     if let Some(id) = find_account(pool, issuer, subject).await? {
         return Ok(id);
     }
-    // Two first sights at once: the second finds the row of the first.
+    // Two requests may be the first at once: the second finds the row of the first.
     let id = sqlx::query_scalar!(
         "insert into accounts (id, issuer, subject, created_at) values ($1, $2, $3, $4)
          on conflict (issuer, subject) do update set subject = excluded.subject returning id",
@@ -32,7 +32,7 @@ pub async fn find_or_create_account(
     Ok(AccountId(id))
 }
 
-/// The account of a subject, if it has ever been seen.
+/// Finds the account of a subject, if it has ever been seen.
 pub async fn find_account(
     executor: impl PgExecutor<'_>,
     issuer: &str,
@@ -45,8 +45,9 @@ pub async fn find_account(
     Ok(id.map(AccountId))
 }
 
-/// Holds the account to the transaction's end: two at once must not both find the last place below a limit free. What
-/// is counted must be read by a later statement, which then sees what the one before has made.
+/// Locks the account until the transaction ends, so that two transactions cannot both take the last place below a
+/// limit. The rows must be counted by a later statement, which then sees those of the transaction that held the lock
+/// before.
 pub async fn lock_account(executor: impl PgExecutor<'_>, account: AccountId) -> Result<()> {
     sqlx::query!("select 1 as one from accounts where id = $1 for no key update", account.0)
         .fetch_one(executor)

@@ -1,4 +1,4 @@
-//! What accounts do, added up by day as it happens or soon after: the sources do not stay for long.
+//! Activity of accounts, added up by day as it happens or soon after, since its sources are not kept for long.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgExecutor;
@@ -9,15 +9,15 @@ use crate::domain::ids::AccountId;
 use crate::domain::week::start_of;
 use crate::error::Result;
 
-/// Logins of one account are counted at most so often.
+/// Interval within which further logins of an account are not counted.
 pub const LOGIN_RESOLUTION: TimeDelta = TimeDelta::hours(1);
 
-/// Something that an account has done on a day, so many times.
+/// Actions of one kind of an account on a day.
 #[derive(Clone, Debug)]
 pub struct Done {
     pub day: NaiveDate,
     pub account: AccountId,
-    /// `download` or `login`; uploads are counted where they become complete.
+    /// `download` or `login`; uploads are counted where they are completed.
     pub kind: &'static str,
     pub count: i64,
     /// Bytes of downloads.
@@ -25,7 +25,7 @@ pub struct Done {
     pub last_at: DateTime<Utc>,
 }
 
-/// Adds to what is counted already. Each account, day and kind must come once.
+/// Adds to the counts. The combination of account, day and kind must be unique in `done`.
 pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Result<()> {
     let days: Vec<NaiveDate> = done.iter().map(|done| done.day).collect();
     let accounts: Vec<AccountId> = done.iter().map(|done| done.account).collect();
@@ -33,8 +33,8 @@ pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Resul
     let counts: Vec<i64> = done.iter().map(|done| done.count).collect();
     let amounts: Vec<i64> = done.iter().map(|done| done.amount).collect();
     let times: Vec<DateTime<Utc>> = done.iter().map(|done| done.last_at).collect();
-    // In the order of the key, so that two processes never wait for each other in a circle. Many processes see the same
-    // login; what has been counted within the hour is not counted again.
+    // In the order of the key, so that two processes cannot deadlock. Many processes see the same login: one within
+    // an hour of the last counted one is not counted again.
     sqlx::query!(
         "insert into activity (day, account_id, kind, count, amount, last_at)
          select day, account_id, kind, count, amount, last_at
@@ -61,12 +61,12 @@ pub async fn add_activity(executor: impl PgExecutor<'_>, done: &[Done]) -> Resul
 
 /// Counts the notices, deliveries and reports of a day from their own tables, which keep them for at least a month.
 ///
-/// Repeated, it finds what came since, and never less: some of what was counted may have been removed. Notices and
-/// deliveries are found by their ids, which hold their time; the day's are all that is read.
+/// Repeated, it adds what is new and never lowers a count, since counted rows may have been removed. Notices and
+/// deliveries are found by their ids, which contain their time, so only those of the day are read.
 pub async fn count_day(pool: &PgPool, day: NaiveDate, now: DateTime<Utc>) -> Result<()> {
     let (start, end) = (start_of(day), start_of(day) + TimeDelta::days(1));
     let mut transaction = pool.begin().await?;
-    // Nobody waits for it, and a busy day takes longer than a request may.
+    // No request waits for this, and a busy day takes longer than a request may.
     sqlx::query!("set local statement_timeout = '5min'").execute(&mut *transaction).await?;
     sqlx::query!(
         "insert into activity (day, account_id, kind, count, amount, last_at)
@@ -99,12 +99,12 @@ pub async fn count_day(pool: &PgPool, day: NaiveDate, now: DateTime<Utc>) -> Res
     Ok(())
 }
 
-/// No UUIDv7 of this instant or later is below it.
+/// Lower bound of the UUIDv7 ids of this instant or later.
 fn first_id_at(time: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(u128::from(time.timestamp_millis().unsigned_abs()) << 80)
 }
 
-/// The first day on which anybody has done anything.
+/// First day with any activity.
 pub async fn first_day(executor: impl PgExecutor<'_>) -> Result<Option<NaiveDate>> {
     let day = sqlx::query_scalar!(
         "select least(

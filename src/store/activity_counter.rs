@@ -1,8 +1,8 @@
-//! Downloads and log-ins are counted in the database a moment after they happen, without anybody waiting for it.
+//! Counter of downloads and logins, which writes them to the database a moment later without delaying a request.
 //!
-//! What happens while a statement is under way is added up here and goes with the next one: an account's thousand
-//! requests do not queue for its row, and a process uses one connection for it. A process that is killed loses what
-//! those few milliseconds held.
+//! While a statement is under way, further counts are added up here and go with the next one: a thousand requests of
+//! one account do not queue for its row, and a process uses one connection for all of them. A process that is killed
+//! loses the counts of those few milliseconds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::domain::ids::AccountId;
 use crate::error::chain;
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
-/// How long a statement may take.
+/// Timeout of a statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Accounts that are remembered as logged in.
+/// Most accounts remembered as logged in.
 const MAX_ACCOUNTS: usize = 50_000;
 
-/// Counts what accounts do; cheap to clone.
+/// Counts the activity of accounts; cheap to clone.
 #[derive(Clone)]
 pub struct Activity(Arc<Inner>);
 
@@ -35,9 +35,9 @@ struct Inner {
 #[derive(Default)]
 struct Pending {
     done: HashMap<(NaiveDate, AccountId, &'static str), Done>,
-    /// Somebody writes already, and will see what is added.
+    /// Whether a task is writing; it will also write what is added meanwhile.
     writing: bool,
-    /// When each account was last counted as logged in.
+    /// When a login of each account was last counted.
     logins: HashMap<AccountId, DateTime<Utc>>,
 }
 
@@ -46,7 +46,7 @@ impl Activity {
         Activity(Arc::new(Inner { pool, deadline, pending: Mutex::default() }))
     }
 
-    /// An account has come with a token. Counted once in an hour, however many processes see it.
+    /// Counts a login. Each account is counted once an hour, however many processes see it.
     pub fn note_login(&self, account: AccountId, now: DateTime<Utc>) {
         {
             let mut pending = self.0.pending.lock();
@@ -61,8 +61,8 @@ impl Activity {
         self.note(Done { day: now.date_naive(), account, kind: "login", count: 1, amount: 0, last_at: now });
     }
 
-    /// A download of an account's file begins at byte `start` and asks for `bytes`. What begins behind the first byte
-    /// goes on with one that is counted already.
+    /// Counts a download of an account's file, of `bytes` from byte `start` on. One that does not start at the first
+    /// byte continues a download that was counted already.
     pub fn note_download(&self, account: AccountId, start: u64, bytes: u64, now: DateTime<Utc>) {
         let (count, amount) = (i64::from(start == 0), i64::try_from(bytes).unwrap_or(i64::MAX));
         self.note(Done { day: now.date_naive(), account, kind: "download", count, amount, last_at: now });
@@ -93,7 +93,7 @@ impl Activity {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
                 let mut pending = self.0.pending.lock();
                 done.into_iter().for_each(|done| add(&mut pending.done, done));
-                // Whoever comes next tries again.
+                // The next action tries again.
                 pending.writing = false;
                 return;
             }

@@ -1,4 +1,4 @@
-//! Batches: what reports of prices were accepted as.
+//! Batches: the observations of accepted reports, and their progress.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -7,18 +7,18 @@ use crate::domain::batch::{BatchNote, Closing, ObservationCounts};
 use crate::domain::ids::{AccountId, BatchId};
 use crate::error::{Error, Result};
 
-/// A batch and what has come of it so far.
+/// A batch and the results so far.
 pub struct Batch {
     pub id: BatchId,
     pub created_at: DateTime<Utc>,
-    /// Read to its end, and every part of it is recorded.
+    /// Whether the report was read to its end and every part is recorded.
     pub done: bool,
     pub accepted: i64,
     pub rejected: i64,
     pub counts: ObservationCounts,
 }
 
-/// Opens a batch.
+/// Creates an open batch.
 pub async fn create_batch(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -56,8 +56,8 @@ pub async fn close_batch(
     Ok(())
 }
 
-/// Writes what is known of a batch, whatever is there already: its report, or a worker that has a message of it, may
-/// have done so before. What is closed stays as it is.
+/// Stores what is known of a batch, which may exist already: the report's request, or a worker with another of its
+/// messages, may have stored it. A closed batch stays as it is.
 pub async fn note_batch(
     executor: impl PgExecutor<'_>,
     id: BatchId,
@@ -65,7 +65,7 @@ pub async fn note_batch(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let closing = note.closing.as_ref();
-    // An account that is gone has no batches.
+    // A deleted account has no batches.
     sqlx::query!(
         "insert into batches (id, account_id, created_at, closed_at, parts, accepted, rejected)
          select $1, $2, $3, $4, $5, $6, $7 where exists (select from accounts where id = $2)
@@ -85,15 +85,15 @@ pub async fn note_batch(
     Ok(())
 }
 
-/// An account's batch with the sum of its parts.
+/// Finds an account's batch, with the sums of its parts.
 ///
 /// # Errors
-/// `NotFound`, also for somebody else's.
+/// `NotFound`: the account has no such batch.
 pub async fn get_batch(executor: impl PgExecutor<'_>, account: AccountId, id: BatchId) -> Result<Batch> {
     list_batches(executor, account, &[id]).await?.pop().ok_or_else(|| Error::not_found("batch"))
 }
 
-/// Those of some batches that are the account's, in no order.
+/// Lists those of some batches that belong to the account, in no particular order.
 pub async fn list_batches(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -143,7 +143,7 @@ pub async fn list_batches(
     batches.collect()
 }
 
-/// Forgets that a message was given up, so that it can be recorded after all.
+/// Removes the record that a message failed, so that it can be recorded after all.
 pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: BatchId, part: i32) -> Result<()> {
     sqlx::query!(
         "delete from batch_parts where batch_id = $1 and part = $2
@@ -156,7 +156,7 @@ pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: BatchId, p
     Ok(())
 }
 
-/// Counts a message that is given up as failed, once.
+/// Counts the observations of a message that is given up as failed, once.
 pub async fn fail_part(
     executor: impl PgExecutor<'_>,
     batch: BatchId,

@@ -1,4 +1,4 @@
-//! The bus as a table: `for update skip locked` hands messages out, `visible_at` is the lease.
+//! The bus as a table: `for update skip locked` distributes the messages, and `visible_at` is the end of a lease.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -12,14 +12,14 @@ use crate::store::lease::Lease;
 /// A message that this process holds for now.
 pub struct MessageRow {
     pub id: Uuid,
-    /// Proves that it is still we who hold it.
+    /// Proof that this process still holds it.
     pub receipt: Uuid,
     pub payload: Vec<u8>,
-    /// How often it has been received, this time included.
+    /// Number of times it has been received, this time included.
     pub receives: i16,
 }
 
-/// Puts messages on `topic`, all or none, and wakes whoever waits for them.
+/// Sends messages to `topic`, all or none, and notifies the receivers.
 pub async fn send(pool: &PgPool, topic: &str, payloads: &[Vec<u8>], now: DateTime<Utc>) -> Result<()> {
     let ids: Vec<Uuid> = payloads.iter().map(|_| Uuid::now_v7()).collect();
     sqlx::query!(
@@ -39,7 +39,7 @@ pub async fn send(pool: &PgPool, topic: &str, payloads: &[Vec<u8>], now: DateTim
     Ok(())
 }
 
-/// Takes the oldest visible messages.
+/// Receives the oldest visible messages.
 pub async fn receive(
     pool: &PgPool,
     topic: &str,
@@ -72,7 +72,7 @@ pub async fn receive(
         .collect())
 }
 
-/// Moves the end of the lease.
+/// Moves the end of a lease.
 pub async fn hide_until(
     executor: impl PgExecutor<'_>,
     id: Uuid,
@@ -90,7 +90,7 @@ pub async fn hide_until(
     Ok(Lease::of(&moved))
 }
 
-/// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.
+/// Releases a message, to be received again at `until`. With `counts` false, this receive does not count.
 pub async fn release(
     executor: impl PgExecutor<'_>,
     id: Uuid,
@@ -114,7 +114,7 @@ pub async fn release(
     Ok(())
 }
 
-/// Sets a message aside as dead, unless another holds it by now.
+/// Dead-letters a message, unless another process holds it by now.
 pub async fn dead_letter(
     executor: impl PgExecutor<'_>,
     id: Uuid,
@@ -134,7 +134,7 @@ pub async fn dead_letter(
     Ok(())
 }
 
-/// Removes a message that its receipt still holds; one that another holds by now stays.
+/// Deletes a message, unless another process holds it by now.
 pub async fn delete(executor: impl PgExecutor<'_>, id: Uuid, receipt: Uuid) -> Result<()> {
     sqlx::query!("delete from bus_messages where id = $1 and receipt = $2", id, receipt)
         .execute(executor)
@@ -142,7 +142,7 @@ pub async fn delete(executor: impl PgExecutor<'_>, id: Uuid, receipt: Uuid) -> R
     Ok(())
 }
 
-/// The message that has been dead the longest, since before `before`.
+/// Oldest dead message among those that were dead-lettered before `before`.
 pub async fn next_dead(
     executor: impl PgExecutor<'_>,
     topic: &str,
@@ -164,7 +164,7 @@ pub async fn next_dead(
     }))
 }
 
-/// Makes a dead message wait again, and wakes whoever waits for it.
+/// Makes a dead message wait again, and notifies the receivers.
 pub async fn revive(executor: impl PgExecutor<'_>, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         r#"with revived as (
@@ -181,7 +181,7 @@ pub async fn revive(executor: impl PgExecutor<'_>, id: Uuid, now: DateTime<Utc>)
     Ok(())
 }
 
-/// Seconds since the oldest living message was sent, and how many messages are dead.
+/// Age in seconds of the oldest message that is not dead, and number of dead messages.
 pub async fn age_and_dead(
     executor: impl PgExecutor<'_>,
     topic: &str,

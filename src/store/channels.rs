@@ -1,4 +1,4 @@
-//! Channels: where notices go.
+//! Channels: the destinations of notices.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -12,7 +12,7 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::delivery_queue;
 
-/// Between two tests of a channel, so that nobody sends floods through us.
+/// Minimum interval between two tests of a channel, so that we cannot be used to flood a receiver.
 const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
 
 text_enum! {
@@ -49,36 +49,36 @@ pub struct Channel {
     pub url: String,
     pub state: ChannelState,
     pub disabled_reason: Option<DisabledReason>,
-    /// Since when not one delivery has succeeded.
+    /// Time since which no delivery has succeeded.
     pub failing_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
-/// What is needed to send to a channel. The secrets are sealed for its id.
+/// What is needed to send to a channel. The secrets are encrypted for its id.
 pub struct Target {
     pub url: String,
     pub secret: Vec<u8>,
     pub previous_secret: Option<Vec<u8>>,
 }
 
-/// What a new channel is.
+/// Fields of a new channel.
 pub struct NewChannel<'a> {
     pub id: ChannelId,
     pub kind: ChannelKind,
     pub name: &'a str,
     pub url: &'a str,
-    /// Sealed for `id`.
+    /// Encrypted for `id`.
     pub sealed_secret: &'a [u8],
 }
 
-/// Keeps a new channel of `account`, unless it has one of this kind and URL, or `limit` already.
+/// Creates a channel of `account`, unless it has one of this kind and URL, or `limit` channels already.
 ///
-/// A lock and no unique index: there may be duplicates, from before and from a PATCH. Of these the first active one is
-/// found. One that is being deleted counts as gone.
+/// A lock rather than a unique index, because there may be duplicates: older ones, and those made by a PATCH. Of
+/// duplicates, the first active one is returned. A channel that is being deleted does not count.
 ///
 /// # Errors
-/// `Conflict` at the limit.
+/// `Conflict`: the account is at the limit.
 pub async fn create_channel(
     pool: &PgPool,
     account: AccountId,
@@ -99,7 +99,7 @@ pub async fn create_channel(
     )
     .fetch_all(&mut *transaction)
     .await?;
-    // `https://EXAMPLE.com` and `https://example.com:443/` are one address.
+    // `https://EXAMPLE.com` and `https://example.com:443/` are the same address.
     let wanted = url::Url::parse(new.url).ok();
     let is_same = |url: &str| url == new.url || (wanted.is_some() && url::Url::parse(url).ok() == wanted);
     if let Some(same) = present.into_iter().find(|channel| is_same(&channel.url)) {
@@ -128,7 +128,7 @@ pub async fn create_channel(
     Ok(Creation::Made(created))
 }
 
-/// The newest first; `before` is the id after which the page begins.
+/// Lists an account's channels, the newest first; `before` is the last id of the previous page.
 pub async fn list_channels(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -149,8 +149,10 @@ pub async fn list_channels(
     Ok(channels)
 }
 
+/// Finds a channel of an account.
+///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such channel.
 pub async fn find_channel(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -169,10 +171,10 @@ pub async fn find_channel(
     .ok_or_else(no_channel)
 }
 
-/// Finds a channel to change it: it stays as it is until the transaction ends.
+/// Finds a channel and locks it against changes until the transaction ends.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such channel.
 pub async fn lock_channel(
     connection: &mut PgConnection,
     account: AccountId,
@@ -191,7 +193,7 @@ pub async fn lock_channel(
     .ok_or_else(no_channel)
 }
 
-/// Sets a channel's name and URL; the account has been checked by `lock_channel`.
+/// Sets the name and URL of a channel. The caller has checked the account with `lock_channel`.
 pub async fn update_channel(
     connection: &mut PgConnection,
     account: AccountId,
@@ -216,14 +218,14 @@ pub async fn update_channel(
     .ok_or_else(no_channel)
 }
 
-/// So many deliveries go with one statement where there may be a million.
+/// Most deliveries handled by one statement. There may be a million.
 const SLICE: i64 = 10_000;
 
-/// Removes a channel with its deliveries, in slices: none of them holds its locks for long. What is cut short
-/// leaves a disabled channel, which can be deleted again.
+/// Removes a channel with its deliveries, in slices that hold their locks only briefly. If it is interrupted, a
+/// disabled channel is left, which can be deleted again.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such channel. Also the errors of `check`.
 pub async fn delete_channel(
     pool: &PgPool,
     account: AccountId,
@@ -262,10 +264,10 @@ pub async fn delete_channel(
     Ok(())
 }
 
-/// What is needed to send a test to a channel now; the next is allowed `TEST_AGAIN_AFTER` later.
+/// Finds what is needed to send a test to a channel now. The next test is allowed after `TEST_AGAIN_AFTER`.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; `TooManyRequests` when it was tested just now.
+/// `NotFound`: the account has no such channel. `TooManyRequests`: it was tested just before.
 pub async fn find_test_target(
     pool: &PgPool,
     account: AccountId,
@@ -295,10 +297,10 @@ pub async fn find_test_target(
     Err(refusal)
 }
 
-/// Gives a channel a new secret; the old one signs too until `old_until`.
+/// Sets a new secret for a channel. Until `old_until`, the old one signs as well.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such channel.
 pub async fn rotate_secret(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -324,11 +326,11 @@ pub async fn rotate_secret(
     .ok_or_else(no_channel)
 }
 
-/// Makes a channel active again, and pending again what died or was cancelled with it and was made at `since` or
-/// later. Returns the channel and how many deliveries that are.
+/// Activates a channel, and makes its deliveries pending again that are dead or were cancelled because it was disabled,
+/// if they were created at `since` or later. Returns the channel and the number of these deliveries.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such channel.
 pub async fn recover_channel(
     pool: &PgPool,
     account: AccountId,

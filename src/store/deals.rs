@@ -1,4 +1,4 @@
-//! Deals: the sales that are going on.
+//! Deals: the sales that are in progress.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,10 @@ use crate::domain::money::Currency;
 use crate::domain::price::Low;
 use crate::error::{Error, Result};
 
-/// An open sale with what is shown beside it. Amounts are minor units of `currency`.
+/// A sale in progress with the details shown beside it. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deal {
-    /// The sale's.
+    /// Id of the sale.
     pub id: SaleId,
     pub offer_id: OfferId,
     pub game_id: GameId,
@@ -32,24 +32,24 @@ pub struct Deal {
     pub new_low: bool,
     pub started_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
-    /// The lowest amount that was ever paid for the offer.
+    /// Lowest amount that was ever paid for the offer.
     pub low: Option<Low>,
 }
 
-/// The orders of deals, each ending in the sale's id.
+/// Sort order of deals; each ends with the sale's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DealSort {
-    /// The largest cut first.
+    /// Largest cut first.
     #[default]
     Cut,
-    /// By currency, and the cheapest first in each.
+    /// By currency, and the cheapest first within each.
     Price,
-    /// The latest start first.
+    /// Latest start first.
     Newest,
 }
 
-/// Where a deal stands in its order.
+/// Position of a deal in its sort order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum DealKey {
     Cut(i16, SaleId),
@@ -58,7 +58,7 @@ pub enum DealKey {
 }
 
 impl DealSort {
-    /// The place of `deal` in this order.
+    /// Position of `deal` in this order.
     pub fn key(self, deal: &Deal) -> DealKey {
         match self {
             DealSort::Cut => DealKey::Cut(deal.cut, deal.id),
@@ -76,17 +76,17 @@ impl DealSort {
     }
 }
 
-/// Which deals are asked for; `None` is any.
+/// Filter for deals; `None` matches any.
 #[derive(Clone, Debug, Default)]
 pub struct DealFilter {
     pub store_id: Option<StoreId>,
-    /// Offers of these regions.
+    /// Regions of the offers.
     pub regions: Option<Vec<String>>,
     pub currency: Option<Currency>,
     pub platform: Option<String>,
     /// Whole percent.
     pub min_cut: Option<i16>,
-    /// Minor units of `currency`, which goes with it.
+    /// Minor units of `currency`, which must be given too.
     pub max_amount: Option<i64>,
     pub new_low: Option<bool>,
     pub sort: DealSort,
@@ -140,22 +140,23 @@ impl TryFrom<DealRow> for Deal {
     }
 }
 
-/// Deals in their order; `after` is the place of the last one of the page before. What its store said would be over by
-/// `now` is none.
+/// Query for deals in their order; `after` is the position of the last deal of the previous page. Sales whose stated
+/// end is not after `now` are left out.
 ///
-/// The page is cut along an index of the order, which holds all that there are filters for: only the rows of the page
-/// itself are looked at. What no index leads with is checked on the way, so that price reports have few indexes to keep.
+/// The page is cut along an index of the order, which also holds every column that is filtered by: only rows of the
+/// page itself are read. Filters that no index begins with are checked on the way, so that price reports have few
+/// indexes to maintain.
 ///
 /// # Errors
-/// `Malformed` when `after` is of another order.
+/// `Malformed`: `after` belongs to another order.
 pub fn list_deals_query(
     filter: &DealFilter,
     after: Option<DealKey>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<QueryBuilder<Postgres>> {
-    // What is over and not ended yet are the few of the last half minute. They are gathered by an index of their own, so that
-    // the orders need not hold the ends.
+    // Sales that are over but not ended yet are the few of the last half minute. They are collected by an index of
+    // their own, so that the indexes of the orders need not contain the ends.
     let mut query = QueryBuilder::new(
         "with named as materialized (select id from sales where ended_at is null
             and id not in (select id from sales where ended_at is null and ends_at <= ",
@@ -217,10 +218,10 @@ pub fn list_deals_query(
     Ok(query)
 }
 
-/// One page of deals.
+/// Lists one page of deals.
 ///
 /// # Errors
-/// `Malformed` when `after` is of another order.
+/// `Malformed`: `after` belongs to another order.
 pub async fn list_deals(
     executor: impl PgExecutor<'_>,
     filter: &DealFilter,
@@ -229,7 +230,7 @@ pub async fn list_deals(
     now: DateTime<Utc>,
 ) -> Result<Vec<Deal>> {
     let mut query = list_deals_query(filter, after, rows, now)?;
-    // Planned for its values each time: whether an index is walked or a rare value gathered depends on them.
+    // Planned for its values each time: they decide whether to walk an index or to collect the rows of a rare value.
     let rows: Vec<DealRow> = query.build_query_as().persistent(false).fetch_all(executor).await?;
     rows.into_iter().map(Deal::try_from).collect()
 }

@@ -1,4 +1,4 @@
-//! Deliveries as their owner sees them; how they are sent is in `delivery_queue`.
+//! Deliveries as their owner sees them. `delivery_queue` has what the workers need to send them.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -22,30 +22,30 @@ pub struct Delivery {
     /// Why it is dead or cancelled.
     pub reason: Option<DeliveryReason>,
     pub attempts: i32,
-    /// `None`: there will be no further try.
+    /// `None`: there will be no further attempt.
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// One try of a delivery.
+/// One attempt of a delivery.
 #[derive(Clone, Debug, Deserialize)]
 pub struct DeliveryTry {
-    /// Counted from 1 over all tries that there ever were.
+    /// Number of the attempt, from 1, over all attempts ever made.
     pub number: i32,
     pub at: DateTime<Utc>,
     pub duration_ms: i32,
-    /// `None`: there was no answer.
+    /// Status code of the answer. `None`: there was no answer.
     pub status: Option<u16>,
     pub error: Option<String>,
-    /// The beginning of the answer to a failed try.
+    /// Beginning of the answer to a failed attempt.
     pub response: Option<String>,
 }
 
-/// A channel's deliveries, the newest first; `before` is the id after which the page begins.
+/// Lists a channel's deliveries, the newest first; `before` is the last id of the previous page.
 ///
 /// # Errors
-/// `NotFound` when the channel is not the account's.
+/// `NotFound`: the account has no such channel.
 pub async fn list_deliveries(
     pool: &PgPool,
     account: AccountId,
@@ -59,8 +59,8 @@ pub async fn list_deliveries(
     Ok(query.build_query_as().persistent(false).fetch_all(pool).await?)
 }
 
-/// Each list has its way to the page: what waits is gathered from the queue, what was not sent is merged from the
-/// lists of the reasons, and the rest walks the channel's deliveries.
+/// Query for a page of deliveries. Each state has its own access path: pending deliveries are read from the queue,
+/// dead and cancelled ones are merged from lists by reason, and the others are read from the channel's deliveries.
 pub fn list_deliveries_query(
     channel: ChannelId,
     state: Option<DeliveryState>,
@@ -98,10 +98,10 @@ pub fn list_deliveries_query(
     query
 }
 
-/// A delivery and its tries, the oldest first.
+/// Finds a delivery of an account and its attempts, the oldest first.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such delivery.
 pub async fn find_delivery(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -133,10 +133,10 @@ pub async fn find_delivery(
     Ok((delivery, row.tries.0))
 }
 
-/// Makes a delivery due now, whatever became of it, with the schedule of retries from its beginning.
+/// Makes a delivery due now, whatever its state, with the schedule of retries from the beginning.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; `Conflict` when its channel is disabled.
+/// `NotFound`: the account has no such delivery. `Conflict`: its channel is disabled.
 pub async fn redeliver(
     pool: &PgPool,
     account: AccountId,

@@ -1,8 +1,8 @@
-//! Deliveries as the workers see them: channels are leased, what is due in them is read and judged, and results are
-//! recorded by the batch.
+//! The queue of deliveries as the workers see it: channels are leased, what is due in them is read and checked, and
+//! results are recorded in batches.
 //!
-//! The lease is on the channel, so a delivery is written once, when it has been tried; and no more deliveries of a
-//! channel are in flight in the whole fleet than its one holder allows.
+//! The lease is on the channel. A delivery is therefore written only once, after its attempt, and no more deliveries
+//! of a channel are in flight in the whole fleet than the holder of its lease allows.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,55 +19,55 @@ use crate::domain::ids::{ChannelId, DeliveryId, GameId, NoticeId, OfferId, SaleI
 use crate::error::Result;
 use crate::store::channels::DisabledReason;
 
-/// A channel without one success for so long is disabled.
+/// Time without a successful delivery after which a channel is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
-/// How many channels one look-out passes. Each is one descent of an index, a few microseconds.
+/// Most channels visited by one claim. Each is one descent of an index, a few microseconds.
 const CHANNELS_LOOKED_AT: i32 = 1_024;
 
-/// And how many to find out how long deliveries have waited.
+/// Most channels visited to find out how long deliveries have waited.
 const CHANNELS_AGED: i64 = 2_000;
 
-/// So many deliveries of a disabled channel are cancelled with one statement.
+/// Deliveries of disabled channels cancelled with one statement.
 const CANCEL_SLICE: i64 = 5_000;
 
 /// Which channels to lease.
 pub struct LeaseRequest {
-    /// The process.
+    /// Identity of the process.
     pub holder: Uuid,
-    /// The channel after which the look-out begins; `ChannelId::nil()` for the first.
+    /// Channel after which the claim begins; `ChannelId::nil()` for the first.
     pub after: ChannelId,
-    /// How many channels with something due are wanted.
+    /// Number of channels wanted that have something due.
     pub wanted: usize,
-    /// Until when new leases last.
+    /// End of new leases.
     pub until: DateTime<Utc>,
-    /// A lease of the holder's that ends before this is renewed.
+    /// A lease of this holder that ends earlier is renewed.
     pub renew_before: DateTime<Utc>,
 }
 
-/// What a look-out has found.
+/// Result of a claim.
 pub struct Leased {
-    /// Channels that the holder has leased, in the order of their ids. Something is due in each.
+    /// Channels leased by the holder, in the order of their ids. Something is due in each.
     pub channels: Vec<LeasedChannel>,
-    /// Where the next look-out begins; `None` when this one has come to the last channel.
+    /// Where the next claim begins. `None`: this one has reached the last channel.
     pub next: Option<ChannelId>,
 }
 
 /// A channel that the holder may send to.
 pub struct LeasedChannel {
     pub id: ChannelId,
-    /// Nothing is sent to a disabled one; what waits for it is cancelled.
+    /// Whether it is active. Nothing is sent to a disabled channel; its deliveries are cancelled.
     pub active: bool,
-    /// Its last delivery failed.
+    /// Whether its last delivery failed.
     pub failing: bool,
     pub url: String,
-    /// Sealed for the channel.
+    /// Encrypted for the channel.
     pub secret: Vec<u8>,
-    /// The one before, while that signs too.
+    /// Previous secret, while it signs too.
     pub previous_secret: Option<Vec<u8>>,
 }
 
-/// Leases channels with something due that nobody else holds.
+/// Leases channels with something due that no other process holds.
 pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime<Utc>) -> Result<Leased> {
     let rows = sqlx::query_file!(
         "src/store/lease_channels.sql",
@@ -82,7 +82,7 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
     .fetch_all(pool)
     .await?;
     let next = rows.first().and_then(|row| row.last.filter(|_| !row.ended)).map(ChannelId);
-    // The one row of a look-out that has leased nothing tells only how far it came.
+    // If nothing was leased, there is one row, which says only how far the claim came.
     let ours = rows.into_iter().filter_map(|row| {
         Some(LeasedChannel {
             id: ChannelId(row.id?),
@@ -112,7 +112,7 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[ChannelId
 
 /// Queues deliveries that have been made pending again: they are due now, and their schedule of retries starts anew.
 ///
-/// Part of the transaction that has changed them.
+/// Must be part of the transaction that has changed them.
 pub async fn queue_again(
     connection: &mut PgConnection,
     deliveries: &[DeliveryId],
@@ -136,11 +136,11 @@ pub async fn queue_again(
     Ok(())
 }
 
-/// What is due, as it stood at one moment.
+/// Due deliveries in one snapshot.
 pub struct Due {
     /// In the order in which those of a channel are to be sent.
     pub deliveries: Vec<DueDelivery>,
-    /// What they are about. Many deliveries are about few sales.
+    /// The sales that they are about. Many deliveries are about few sales.
     pub sales: HashMap<SaleId, Arc<DueSale>>,
 }
 
@@ -155,7 +155,7 @@ pub struct DueDelivery {
     pub traceparent: Option<String>,
     pub notice_id: NoticeId,
     pub noticed_at: DateTime<Utc>,
-    /// When its event was recorded. `None`: it was to wait for its hour, or is sent again.
+    /// Time at which its event was recorded. `None`: the delivery waited for its daily hour, or is sent again.
     pub event_at: Option<DateTime<Utc>>,
     pub event_kind: String,
     pub watch_id: WatchId,
@@ -164,7 +164,7 @@ pub struct DueDelivery {
     pub reason: Option<DeliveryReason>,
 }
 
-/// A sale with what a message says of it. The price is the one of now.
+/// A sale with all that a message contains about it, at its current price.
 pub struct DueSale {
     pub id: SaleId,
     pub game_id: GameId,
@@ -183,13 +183,14 @@ pub struct DueSale {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
-    /// When this price was seen.
+    /// Time at which this price was observed.
     pub changed_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// Reads what is due in leased channels: of each so many of the first, without those of `in_flight`.
+/// Reads what is due in leased channels: for each channel the given number of deliveries, without those of
+/// `in_flight`.
 pub async fn list_due_deliveries(
     pool: &PgPool,
     channels: &[(ChannelId, usize)],
@@ -198,7 +199,7 @@ pub async fn list_due_deliveries(
 ) -> Result<Due> {
     let (ids, counts): (Vec<ChannelId>, Vec<i64>) =
         channels.iter().map(|(id, count)| (*id, *count as i64)).unzip();
-    // One snapshot: a delivery is judged by the very price that it will tell.
+    // One snapshot: a delivery is checked against the very price that it will contain.
     let mut snapshot = pool.begin_with("begin isolation level repeatable read read only").await?;
     let deliveries = sqlx::query_file_as!(
         DueDelivery,
@@ -230,10 +231,10 @@ pub async fn list_due_deliveries(
     Ok(Due { deliveries, sales: sales.into_iter().map(|sale| (sale.id, Arc::new(sale))).collect() })
 }
 
-/// Cancels deliveries that must not be sent any more, each for its `reason`. Returns how many that were.
+/// Cancels deliveries that must not be sent any more, each for its `reason`. Returns how many there were.
 ///
-/// One whose price or end has changed since it was judged stays as it is. The sales are locked meanwhile: a price that
-/// changes later finds its deliveries cancelled, and makes those due again that it suits (`dispatch`).
+/// A delivery whose price or end has changed since it was checked stays as it is. The sales are locked meanwhile: a
+/// price that changes later finds its deliveries cancelled, and makes those due again that it matches (`dispatch`).
 pub async fn cancel_deliveries(
     pool: &PgPool,
     judged: &[DueDelivery],
@@ -282,7 +283,7 @@ pub async fn cancel_deliveries(
     Ok(cancelled.rows_affected())
 }
 
-/// Cancels a slice of what waits for disabled channels, but for those of `in_flight`. Returns how many that were.
+/// Cancels a slice of the deliveries of disabled channels, except those of `in_flight`. Returns how many there were.
 pub async fn cancel_for_disabled(
     pool: &PgPool,
     channels: &[ChannelId],
@@ -312,29 +313,29 @@ pub async fn cancel_for_disabled(
     Ok(cancelled.rows_affected())
 }
 
-/// What became of one try.
+/// Result of one attempt.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
     pub delivery_id: DeliveryId,
-    /// How many attempts there had been before.
+    /// Number of attempts before this one.
     pub attempts: i32,
     pub succeeded: bool,
-    /// The receiver wants nothing any more: its channel is disabled.
+    /// Whether the receiver wants no more messages: its channel is disabled.
     pub gone: bool,
-    /// It failed on our side, which says nothing about the channel.
+    /// Whether it failed on our side, which says nothing about the channel.
     pub failed_here: bool,
     pub at: DateTime<Utc>,
     pub duration_ms: i32,
-    /// `None`: there was no answer.
+    /// Status code of the answer. `None`: there was no answer.
     pub status: Option<u16>,
     pub error: Option<String>,
-    /// The beginning of the answer to a failed try.
+    /// Beginning of the answer to a failed attempt.
     pub response: Option<String>,
-    /// `None`: it succeeded, or there will be no further try.
+    /// `None`: it succeeded, or there will be no further attempt.
     pub next_at: Option<DateTime<Utc>>,
 }
 
-/// As `deliveries::DeliveryTry` reads it. What is not there takes no room.
+/// Stored form of an attempt, as `deliveries::DeliveryTry` reads it. Absent values are left out to save space.
 #[derive(Serialize)]
 struct Tried<'a> {
     number: i32,
@@ -361,13 +362,13 @@ impl<'a> From<&'a AttemptResult> for Tried<'a> {
     }
 }
 
-/// A channel that has just been disabled, and why.
+/// A channel that was just disabled, and why.
 pub struct Disabled {
     pub id: ChannelId,
     pub reason: DisabledReason,
 }
 
-/// Records results with one statement, and returns the channels that were disabled by them.
+/// Records results with one statement, and returns the channels that they have disabled.
 pub async fn record_attempts(
     pool: &PgPool,
     results: &[AttemptResult],
@@ -396,8 +397,9 @@ pub async fn record_attempts(
     Ok(disabled)
 }
 
-/// Seconds since the oldest delivery was due that waits (0: none is due). Of many channels some thousand are looked at,
-/// others each time: a backlog that is nobody's fault but ours is in most of them.
+/// Time in seconds since the oldest waiting delivery was due (0: none is due). If there are many channels, some
+/// thousand are checked, different ones each time: a backlog caused by us rather than by a receiver is in most of
+/// them.
 pub async fn age(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
     let from = Uuid::new_v4();
     let (age, seen) = age_after(pool, from, CHANNELS_AGED, now).await?;
@@ -409,7 +411,7 @@ pub async fn age(pool: &PgPool, now: DateTime<Utc>) -> Result<f64> {
     Ok(age.max(of_others))
 }
 
-/// Of `max` channels behind `after`, and how many there were.
+/// Largest age among up to `max` channels after `after`, and the number of channels found.
 async fn age_after(pool: &PgPool, after: Uuid, max: i64, now: DateTime<Utc>) -> Result<(f64, i64)> {
     // As in lease_channels.sql: one descent of the index for each channel.
     let row = sqlx::query!(

@@ -1,4 +1,4 @@
-//! Dispatch: an event becomes notices and deliveries, a slice of watches at a time.
+//! Dispatch: turns an event into notices and deliveries, a slice of watches at a time.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -13,29 +13,30 @@ use crate::error::Result;
 use crate::store::delivery_queue;
 use crate::store::lease::Lease;
 
-/// An event with watches to look at, leased to this process.
+/// An event whose game has watches, leased to this process.
 pub struct WaitingEvent {
     pub id: EventId,
     pub kind: TransitionKind,
     pub game_id: GameId,
     pub recorded_at: DateTime<Utc>,
-    /// Those too whom its sale has rung already.
+    /// Whether it also notifies watches that have been notified of its sale already.
     pub rings_again: bool,
-    /// How far its dispatch has come: the last watch that was looked at.
+    /// Progress of its dispatch: the last watch that was processed.
     pub last_watch_id: Option<WatchId>,
-    /// Where its next slice ends; `None`: with the last watch of the game.
+    /// End of its next slice. `None`: the last watch of the game.
     pub slice_end: Option<WatchId>,
 }
 
-/// What a look into the outbox found.
+/// Events claimed from the outbox.
 pub struct ClaimedEvents {
-    /// Events of games that nobody watches; they are done with.
+    /// Number of events of games without active watches; they are done.
     pub quiet: i64,
     /// Events to dispatch, the oldest first.
     pub waiting: Vec<WaitingEvent>,
 }
 
-/// Leases up to `max` of the oldest events, and finishes at once those that nobody can want. A slice has `size` watches.
+/// Leases up to `max` of the oldest events, and finishes those at once whose game has no active watch. A slice has
+/// `size` watches.
 pub async fn claim_events(
     pool: &PgPool,
     max: i64,
@@ -87,7 +88,7 @@ pub async fn claim_events(
     Ok(ClaimedEvents { quiet: taken - waiting.len() as i64, waiting })
 }
 
-/// Where the slice of `size` watches ends that begins after `after`; `None`: with the last watch of the game.
+/// End of the slice of `size` watches that begins after `after`. `None`: the last watch of the game.
 pub async fn find_slice_end(
     pool: &PgPool,
     game: GameId,
@@ -105,16 +106,16 @@ pub async fn find_slice_end(
     Ok(end.map(WatchId))
 }
 
-/// Some watches of an event's game, one after another.
+/// Consecutive watches of an event's game.
 #[derive(Clone, Copy)]
 pub struct WatchSlice {
     /// `None`: from the first one.
     pub after: Option<WatchId>,
-    /// `None`: to the last one, which ends the event.
+    /// `None`: to the last one, which completes the event.
     pub end: Option<WatchId>,
 }
 
-/// A slice whose notices and deliveries are made and not yet committed.
+/// A slice whose notices and deliveries are written but not committed.
 pub struct MadeSlice {
     transaction: Transaction,
     slice: WatchSlice,
@@ -123,23 +124,23 @@ pub struct MadeSlice {
     rearmed: u64,
 }
 
-/// When the deliveries of a slice are due, and how long the event stays ours.
+/// When the deliveries of a slice are due, and how long the event stays leased.
 pub struct Times {
     pub now: DateTime<Utc>,
-    /// When watches of cadence `daily` deliver next.
+    /// Next delivery time of watches with cadence `daily`.
     pub daily: DateTime<Utc>,
     pub lease: DateTime<Utc>,
 }
 
-/// Matches a slice of the watches of an event's game, and makes notices and deliveries, in one statement.
+/// Matches a slice of the watches of an event's game, and creates notices and deliveries, in one statement.
 ///
-/// A notice is unique by watch and sale, so whatever is repeated makes nothing twice. An event that rings again renews the
-/// notices that there are, unless they tell of it, of a later price or of a lower one already, and has them delivered
-/// once more.
+/// A notice is unique by watch and sale, so a repetition creates nothing twice. An event with `rings_again`
+/// renews existing notices and has them delivered once more, unless they are about this event, a later price or a
+/// lower price already.
 ///
-/// A sale that is over, because the store had said so, rings nobody. One that was resumed rings the watches from before it
-/// that have no notice of it: they could not be rung when it started (it was over by then, or seen too long ago). And it
-/// owes what was not sent because of the interruption (`rearm_deliveries`).
+/// A sale that is over by its stated end notifies no watch. A resumed sale notifies watches that are older than it
+/// and have no notice of it: they could not be notified when it started, because it was over by then or observed too
+/// long ago. It also makes deliveries due again that were cancelled because of the interruption (`rearm_deliveries`).
 pub async fn make_slice(
     pool: &PgPool,
     event: &WaitingEvent,
@@ -147,12 +148,12 @@ pub async fn make_slice(
     times: &Times,
 ) -> Result<MadeSlice> {
     let mut transaction = pool.begin().await?;
-    // Planned for this game each time: a plan for the average game would be ruin for one with a million watches.
+    // Planned for this game each time: a plan for the average game would be ruinous for one with a million watches.
     sqlx::query!("set local plan_cache_mode = force_custom_plan").execute(&mut *transaction).await?;
-    // Slices wait for each other's commit here, where PostgreSQL sees no circle: another worker's event of the same sale
-    // may wait for the one and be waited for by the other.
+    // Slices wait for each other's commit in this process, where PostgreSQL cannot detect a deadlock: another
+    // worker's event of the same sale may wait for one of them and be waited for by the other.
     sqlx::query!("set local lock_timeout = '5s'").execute(&mut *transaction).await?;
-    // The rules stand in domain::watch too, for explanations; tests/it/delivery/watches.rs holds both against each other.
+    // The rules are in domain::watch too, for explanations; tests/it/delivery/watches.rs checks that both agree.
     let row = sqlx::query!(
         r#"with event as (
             select e.id, e.kind, e.sale_id, e.game_id, e.offer_id, e.currency, e.amount, e.regular, e.cut,
@@ -263,8 +264,8 @@ pub async fn make_slice(
     Ok(MadeSlice { transaction, slice, notices: row.notices, deliveries: row.deliveries, rearmed })
 }
 
-/// Commits a slice, and moves its event on: slices are committed in their order. The event is lost when another
-/// process has gone on with it meanwhile.
+/// Commits a slice and advances its event. Slices are committed in order. The lease is lost if another process has
+/// continued the event meanwhile.
 pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) -> Result<Lease> {
     let MadeSlice { mut transaction, slice, .. } = made;
     let ours = sqlx::query!(
@@ -292,13 +293,13 @@ pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) 
     Ok(Lease::Held)
 }
 
-/// Why a delivery was cancelled that is made due again when its sale goes on.
+/// Reasons of cancelled deliveries that are made due again when their sale continues.
 const REARMED: [DeliveryReason; 3] =
     [DeliveryReason::PriceNoLongerMatches, DeliveryReason::WatchPaused, DeliveryReason::SaleEnded];
 
-/// A better price makes a delivery due again that was cancelled because the price no longer fitted, and a sale that goes
-/// on one that was cancelled because it had ended: its notice was made, so it is all that the watch will have of this
-/// sale. Whether it fits now is judged before it is sent.
+/// Makes cancelled deliveries due again: those cancelled because the price no longer matched, when a better price
+/// arrives, and those cancelled because the sale had ended, when it continues. Their notice exists, so the watch gets
+/// no other of this sale. Whether the price matches now is checked before sending.
 async fn rearm_deliveries(
     connection: &mut PgConnection,
     event: &WaitingEvent,
@@ -329,7 +330,7 @@ async fn rearm_deliveries(
     Ok(rearmed.len() as u64)
 }
 
-/// Gives events back that were leased and not begun, as a process that stops does.
+/// Releases events that were leased and not begun, as a stopping process does.
 pub async fn release_events(pool: &PgPool, events: &[EventId]) -> Result<()> {
     sqlx::query!(
         "update events set leased_until = null where id = any($1) and dispatched_at is null",
@@ -340,7 +341,7 @@ pub async fn release_events(pool: &PgPool, events: &[EventId]) -> Result<()> {
     Ok(())
 }
 
-/// Seconds since the oldest event was recorded that waits for its notices (0: none waits).
+/// Age in seconds of the oldest event that waits for its notices (0: none waits).
 pub async fn age(executor: impl PgExecutor<'_>, now: DateTime<Utc>) -> Result<f64> {
     let age = sqlx::query_scalar!(
         r#"select coalesce(extract(epoch from $1 - (

@@ -1,8 +1,8 @@
-//! Reads single games, many requests by one query.
+//! Loader of single games, which combines many requests into one query.
 //!
-//! Half of what it costs to read a row by its id is the round trip. Requests that come while a query is under way
-//! wait and go together with the next one; nothing is kept, so nobody reads what is old. A request that comes alone
-//! goes at once.
+//! Half of the cost of reading a row by its id is the round trip. Requests that arrive while a query is under way
+//! wait and go together with the next one. A request that arrives alone goes at once. Nothing is cached, so no caller
+//! reads stale data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::database::pool::{Connection, PgPool};
 use crate::domain::ids::GameId;
 use crate::error::{Error, Kind, Result};
 
-/// Queries under way at once: the fewer they are, the more games each of them brings.
+/// Most concurrent queries: the fewer there are, the more games each of them loads.
 const MAX_QUERIES: usize = 1;
-/// Queries over one connection before the pool may look at it.
+/// Queries over one connection before it goes back to the pool to be checked.
 const MAX_QUERIES_OF_CONNECTION: u32 = 1_000;
-/// Games of one query.
+/// Most games of one query.
 const MAX_GAMES: usize = 256;
 
-/// Hands requests for single games to shared queries; cheap to clone.
+/// Combines requests for single games into shared queries; cheap to clone.
 #[derive(Clone)]
 pub struct GameLoader {
     pool: PgPool,
     queue: Arc<Mutex<Queue>>,
 }
 
-/// Every waiting request is one of a caller who waits for it, so the server's limits bound it.
+/// Requests that wait for a query. Each has a caller that waits for it, so the server's limits bound them.
 #[derive(Default)]
 struct Queue {
     waiting: Vec<(GameId, oneshot::Sender<Result<Option<Game>>>)>,
@@ -37,7 +37,7 @@ struct Queue {
 }
 
 impl GameLoader {
-    /// Reads through `pool`.
+    /// Creates a loader that reads through `pool`.
     pub fn new(pool: PgPool) -> GameLoader {
         GameLoader { pool, queue: Arc::default() }
     }
@@ -45,7 +45,7 @@ impl GameLoader {
     /// Finds a game.
     ///
     /// # Errors
-    /// The query's, for everybody who waited for it.
+    /// Those of the query, for every caller that waited for it.
     pub async fn find_game(&self, id: GameId) -> Result<Option<Game>> {
         let (reply, answer) = oneshot::channel();
         let begin = {
@@ -56,7 +56,7 @@ impl GameLoader {
             begin
         };
         if begin {
-            // A task of its own: a caller who goes away must not take the others' query along.
+            // A task of its own, so that a caller that is cancelled does not cancel the others' query.
             tokio::spawn(run_queries(Turn {
                 loader: self.clone(),
                 connection: None,
@@ -68,10 +68,10 @@ impl GameLoader {
     }
 }
 
-/// One of the places of `MAX_QUERIES`, given back whatever happens.
+/// Guard of one of the `MAX_QUERIES` places, which releases it in any case.
 struct Turn {
     loader: GameLoader,
-    /// Kept from query to query: giving it back to the pool costs a round trip of its own.
+    /// Kept between queries: releasing it to the pool costs another round trip.
     connection: Option<Connection>,
     queries: u32,
     ended: bool,
@@ -79,7 +79,7 @@ struct Turn {
 
 impl Turn {
     async fn query(&mut self, ids: &[GameId]) -> Result<Vec<Game>> {
-        // What fails, or has been used for long, goes back to the pool, which knows when to make a new one.
+        // A connection that failed or was used for long goes back to the pool, which knows when to open a new one.
         let mut connection = match self.connection.take().filter(|_| self.queries < MAX_QUERIES_OF_CONNECTION)
         {
             Some(connection) => connection,
@@ -103,13 +103,13 @@ impl Drop for Turn {
     }
 }
 
-/// Queries until nobody waits.
+/// Runs queries until no request waits.
 async fn run_queries(mut turn: Turn) {
     loop {
         let waiting: Vec<_> = {
             let mut queue = turn.loader.queue.lock();
             if queue.waiting.is_empty() {
-                // Under the same lock: whoever comes now begins a turn, and nobody is left waiting.
+                // Under the same lock, so that a request that comes now begins a turn and is not left waiting.
                 queue.queries -= 1;
                 turn.ended = true;
                 return;
@@ -122,7 +122,7 @@ async fn run_queries(mut turn: Turn) {
             Ok(games) => {
                 let games: HashMap<GameId, Game> = games.into_iter().map(|game| (game.id, game)).collect();
                 for (id, reply) in waiting {
-                    // Who has gone away does not hear it.
+                    // The caller may have been cancelled.
                     let _ = reply.send(Ok(games.get(&id).cloned()));
                 }
             }

@@ -1,4 +1,4 @@
-//! Titles: one identity across stores, platforms and editions.
+//! Games: one identity across stores, platforms and editions.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
@@ -22,7 +22,7 @@ pub struct Game {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What a caller can set of a game, checked.
+/// Fields of a game that a caller can set, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GameFields {
     pub title: String,
@@ -31,7 +31,7 @@ pub struct GameFields {
     pub url: Option<String>,
 }
 
-/// The games of `ids`, those that exist, in no order.
+/// Finds those games of `ids` that exist, in no particular order.
 pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[GameId]) -> Result<Vec<Game>> {
     let games = sqlx::query_as!(
         Game,
@@ -43,7 +43,7 @@ pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[GameId]) -> Result
     Ok(games)
 }
 
-/// Whether there is such a game.
+/// Whether a game exists.
 pub async fn game_exists(executor: impl PgExecutor<'_>, id: GameId) -> Result<bool> {
     let found = sqlx::query_scalar!(r#"select 1 as "one!" from games where id = $1"#, id.0)
         .fetch_optional(executor)
@@ -51,7 +51,7 @@ pub async fn game_exists(executor: impl PgExecutor<'_>, id: GameId) -> Result<bo
     Ok(found.is_some())
 }
 
-/// Games, the newest first; `after` is the last id of the page before.
+/// Query for games, the newest first; `after` is the last id of the previous page.
 pub fn list_games_query(after: Option<GameId>, rows: i64) -> QueryBuilder<Postgres> {
     let mut query =
         QueryBuilder::new("select id, title, publisher, released_on, url, created_at, updated_at from games");
@@ -62,7 +62,7 @@ pub fn list_games_query(after: Option<GameId>, rows: i64) -> QueryBuilder<Postgr
     query
 }
 
-/// One page of all games, the newest first.
+/// Lists one page of all games, the newest first.
 pub async fn list_games(
     executor: impl PgExecutor<'_>,
     after: Option<GameId>,
@@ -71,7 +71,7 @@ pub async fn list_games(
     Ok(list_games_query(after, rows).build_query_as().fetch_all(executor).await?)
 }
 
-/// Adds a game. Two games may bear one title.
+/// Creates a game. Two games may have the same title.
 pub async fn create_game(
     executor: impl PgExecutor<'_>,
     fields: &GameFields,
@@ -96,10 +96,10 @@ pub async fn create_game(
     Ok(game)
 }
 
-/// Changes a game to what `change` makes of the locked row; what it refuses is refused.
+/// Changes a game to the result of `change`, which receives the locked row and may refuse.
 ///
 /// # Errors
-/// `NotFound`, and whatever `change` says.
+/// `NotFound`: there is no such game. Also the errors of `change`.
 pub async fn update_game(
     pool: &PgPool,
     id: GameId,
@@ -139,10 +139,10 @@ pub async fn update_game(
     Ok(game)
 }
 
-/// Removes a game with its offers, their history, and its watches, unless `check` refuses the row as it is.
+/// Removes a game with its offers, their history, and its watches, unless `check` refuses.
 ///
 /// # Errors
-/// `NotFound`, and whatever `check` says.
+/// `NotFound`: there is no such game. Also the errors of `check`.
 pub async fn delete_game(pool: &PgPool, id: GameId, check: impl FnOnce(&Game) -> Result<()>) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(&lock_game(&mut *transaction, id).await?)?;

@@ -1,4 +1,4 @@
-//! The history of a game's prices, offer by offer, as changes or in buckets.
+//! Price history of a game, offer by offer, as changes or in buckets.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
@@ -9,20 +9,20 @@ use crate::domain::history::{Bucket, BucketChanges, InForce, Resolution, fill_bu
 use crate::domain::ids::{GameId, OfferId, StoreId};
 use crate::error::{Error, Result};
 
-/// Which history is asked for.
+/// Filter for the history.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
     pub game_id: GameId,
     pub store_id: Option<StoreId>,
-    /// Offers of these regions; `None` is any.
+    /// Regions of the offers; `None` matches any.
     pub regions: Option<Vec<String>>,
-    /// The price in force at this instant comes first.
+    /// Beginning of the history; the price in force at this instant comes first.
     pub since: DateTime<Utc>,
-    /// Nothing from here on.
+    /// End of the history, exclusive.
     pub until: DateTime<Utc>,
 }
 
-/// The offer that a price is of.
+/// The offer that a price belongs to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PricedOffer {
     pub id: OfferId,
@@ -31,17 +31,17 @@ pub struct PricedOffer {
     pub platform: Option<String>,
 }
 
-/// A change: the price from `observed_at` on.
+/// A price change: the price from `observed_at` on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PriceChange {
     pub offer: PricedOffer,
     pub observed_at: DateTime<Utc>,
     pub price: InForce,
-    /// Whether the store took orders for it.
+    /// Whether the store accepted orders.
     pub available: bool,
 }
 
-/// The last point of the page before: its offer, and the instant or the beginning of the bucket.
+/// Position of the last point of the previous page: its offer, and the instant or the beginning of the bucket.
 pub type HistoryKey = (OfferId, DateTime<Utc>);
 
 #[derive(sqlx::FromRow)]
@@ -77,7 +77,7 @@ struct ChangeRow {
     available: bool,
 }
 
-/// One bucket with changes, or an offer without any, beside the price that was in force before them.
+/// A bucket with changes, or an offer without any, with the price that was in force before.
 #[derive(sqlx::FromRow)]
 struct BucketRow {
     #[sqlx(flatten)]
@@ -97,8 +97,8 @@ struct BucketRow {
     last_holds_until: Option<DateTime<Utc>>,
 }
 
-/// The game's offers in the order of their ids, from that of the page before on, each with the instant `lower` from
-/// which its history is wanted.
+/// Appends a query for the game's offers in the order of their ids, beginning with that of the previous page, each
+/// with the instant `lower` from which its history is wanted.
 fn push_offers(
     query: &mut QueryBuilder<Postgres>,
     filter: &HistoryFilter,
@@ -130,8 +130,8 @@ fn push_offers(
 const OFFER_COLUMNS: &str = "page.id as offer_id, page.store_id, s.slug as store_slug, s.name as store_name,
     page.region, page.platform";
 
-/// Changes by offer and time. Each offer's part comes out of the index of its history, in order, so that the page is
-/// full before the rest is read.
+/// Query for changes by offer and time. Each offer's part is read in order from the index of its history, so that the
+/// page is full before the rest is read.
 pub fn list_changes_query(
     filter: &HistoryFilter,
     after: Option<HistoryKey>,
@@ -151,7 +151,7 @@ pub fn list_changes_query(
             (select observed_at, currency, amount, regular, holds_until, available from price_history
             where offer_id = o.id and observed_at > o.lower and observed_at > ",
     );
-    // The bound that is the same for all offers lets the planner leave months out.
+    // The bound that is common to all offers lets the planner skip partitions.
     query.push_bind(filter.since).push(" and observed_at < ").push_bind(filter.until);
     query.push(" order by observed_at limit ").push_bind(rows);
     query.push(")) h order by o.id, h.observed_at limit ").push_bind(rows);
@@ -163,7 +163,7 @@ pub fn list_changes_query(
     query
 }
 
-/// One page of changes, by offer and time.
+/// Lists one page of changes, by offer and time.
 pub async fn list_changes(
     executor: impl PgExecutor<'_>,
     filter: &HistoryFilter,
@@ -181,8 +181,8 @@ pub async fn list_changes(
         .collect()
 }
 
-/// Buckets with changes by offer and time, beside what was in force before them. Every row makes one point of the
-/// page at least, and no more of an offer's history is read than the page can show.
+/// Query for buckets with changes by offer and time, with the price that was in force before them. Each row yields at
+/// least one point of the page, and no more of an offer's history is read than the page can show.
 pub fn list_buckets_query(
     filter: &HistoryFilter,
     resolution: Resolution,
@@ -190,7 +190,7 @@ pub fn list_buckets_query(
     rows: i64,
 ) -> QueryBuilder<Postgres> {
     let (name, length) = match resolution {
-        // Not asked for here: a change is its own bucket.
+        // `Change` is not used here: a change is its own bucket.
         Resolution::Change | Resolution::Day => ("day", "1 day"),
         Resolution::Week => ("week", "7 days"),
         Resolution::Month => ("month", "1 month"),
@@ -263,7 +263,7 @@ pub fn list_buckets_query(
     query
 }
 
-/// One page of buckets, by offer and time; the price in force is carried into those without a change.
+/// Lists one page of buckets, by offer and time. The price in force is carried into buckets without a change.
 pub async fn list_buckets(
     executor: impl PgExecutor<'_>,
     filter: &HistoryFilter,
@@ -295,7 +295,7 @@ pub async fn list_buckets(
     Ok(points)
 }
 
-/// `None`: the offer's price did not change.
+/// Changes of a row's bucket. `None`: the offer's price did not change.
 fn bucket_changes(row: &BucketRow) -> Result<Option<BucketChanges>> {
     let (Some(start), Some(first_at)) = (row.start, row.first_at) else { return Ok(None) };
     match (row.min, row.max, &row.last_currency, row.last_amount, row.last_regular) {

@@ -1,7 +1,7 @@
-//! What was answered to a POST with an `Idempotency-Key`, and which of them are being answered.
+//! Answers to POST requests with an `Idempotency-Key`, and the requests in flight.
 //!
-//! A row without a status is a request in flight. It is locked for a moment, which the process that works on it
-//! prolongs; after that it died, and the next one takes it over.
+//! A row without a status is a request in flight. It is locked for a short time, which the process that works on it
+//! extends. When the lock expires, that process has died and the next request takes the row over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,53 +16,54 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// The most keys of an account that are kept at once,
+/// Most keys kept for an account.
 pub const MAX_KEYS: i64 = 100_000;
-/// and the most bytes of what is kept with them.
+/// Most bytes kept with the keys of an account.
 pub const MAX_BYTES: i64 = 64 << 20;
-/// What a key costs beside its answer, in bytes, about.
+/// Approximate cost of a key beside its answer, in bytes.
 const BYTES_OF_A_KEY: i64 = 512;
-/// An account is counted anew after this long,
+/// Time after which an account is counted again.
 const COUNT_EVERY: TimeDelta = TimeDelta::minutes(1);
-/// or when it has used this part of what it may have since: counting costs more the more there is.
+/// Divisor of the limits: an account that has used this fraction of one is counted again. A fraction, because counting
+/// costs more the more there is.
 const COUNT_AFTER: i64 = 100;
-/// An account that has no room hears so for this long, without being counted again.
+/// How long an account over its limits is refused without being counted again.
 const FULL_FOR: TimeDelta = TimeDelta::seconds(10);
-/// Accounts that are remembered.
+/// Most accounts remembered.
 const MAX_ACCOUNTS: usize = 10_000;
 
-/// Which request: one key of one account.
+/// Identity of a request: a key of an account.
 #[derive(Clone, Copy)]
 pub struct Name<'a> {
     pub account: AccountId,
     pub key: &'a str,
 }
 
-/// An answer as it is kept.
+/// A stored answer.
 pub struct Saved {
     /// SHA-256 of the request's body.
     pub digest: Vec<u8>,
     pub status: u16,
     /// Names and values.
     pub headers: Value,
-    /// Sealed by `http::idempotency`; none where it must not be kept.
+    /// Encrypted by `http::idempotency`. `None`: it must not be stored.
     pub body: Option<Vec<u8>>,
 }
 
-/// What there is under a key.
+/// State of a key.
 pub enum KeyState {
-    /// Nothing, or what died: it is ours now, and `began_at` proves it.
+    /// Unused, or left by a request that died. It is the caller's now, as `began_at` proves.
     Nothing {
         began_at: DateTime<Utc>,
     },
     InFlight,
     Answered(Saved),
-    /// The key was used for another address or, where that is known by now, for another body.
+    /// The key was used for another route or, if the digests are known, for another body.
     Another,
 }
 
-/// Begins a request unless it has begun already. `digest` is none when the body is still to come.
-/// What began before `oldest` is forgotten.
+/// Begins a request unless it has begun already. `digest` is `None` if the body is yet to be read. A request that
+/// began before `oldest` is forgotten.
 pub async fn begin(
     pool: &PgPool,
     name: Name<'_>,
@@ -103,7 +104,7 @@ pub async fn begin(
     )
     .fetch_optional(pool)
     .await?;
-    // Given up between the two statements: the caller comes again.
+    // Given up between the two statements: the client retries.
     let Some(found) = found else { return Ok(KeyState::InFlight) };
     let same = digest.is_none() || found.body_digest.is_none() || found.body_digest.as_deref() == digest;
     if found.route != route || !same {
@@ -116,7 +117,7 @@ pub async fn begin(
     Ok(KeyState::Answered(Saved { digest, status: status as u16, headers, body: found.body }))
 }
 
-/// Prolongs the lock of what began at `began_at`.
+/// Extends the lock of the request that began at `began_at`.
 pub async fn prolong(
     executor: impl PgExecutor<'_>,
     name: Name<'_>,
@@ -136,7 +137,7 @@ pub async fn prolong(
     Ok(Lease::of(&prolonged))
 }
 
-/// Keeps the answer to what began at `began_at`, unless somebody else has taken it over.
+/// Stores the answer to the request that began at `began_at`, unless another process has taken it over.
 pub async fn save(
     executor: impl PgExecutor<'_>,
     name: Name<'_>,
@@ -159,7 +160,7 @@ pub async fn save(
     Ok(())
 }
 
-/// Forgets what began at `began_at`: it may be tried again at once.
+/// Forgets the request that began at `began_at`, so that it can be retried at once.
 pub async fn give_up(executor: impl PgExecutor<'_>, name: Name<'_>, began_at: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "delete from idempotency_keys
@@ -173,15 +174,15 @@ pub async fn give_up(executor: impl PgExecutor<'_>, name: Name<'_>, began_at: Da
     Ok(())
 }
 
-/// How much is kept for each account, counted now and then: exact counts would make the requests of an account wait for
-/// each other. With several processes an account can have some hundredths more than its room.
+/// Approximate usage of each account, counted now and then: exact counts would make the requests of an account wait
+/// for each other. With several processes an account may exceed its limits by a few per cent.
 #[derive(Clone, Default)]
 pub struct KeptAnswers(Arc<Mutex<HashMap<AccountId, Counted>>>);
 
 struct Counted {
     at: DateTime<Utc>,
     full: bool,
-    /// Since it was counted.
+    /// Number of keys since the last count.
     keys: i64,
     bytes: i64,
 }
@@ -190,7 +191,7 @@ impl KeptAnswers {
     /// Checks that an account has room for one more key, which has been begun already.
     ///
     /// # Errors
-    /// `TooManyRequests`: it has not.
+    /// `TooManyRequests`: it has no room.
     pub async fn check(
         &self,
         pool: &PgPool,
@@ -222,7 +223,7 @@ impl KeptAnswers {
         if full { Err(no_room()) } else { Ok(()) }
     }
 
-    /// Whether the account has no room, where that is known; one more key is begun.
+    /// Whether the account is full, if that is known; counts one more key.
     fn look(&self, account: AccountId, now: DateTime<Utc>) -> Option<bool> {
         let mut accounts = self.0.lock();
         let counted = accounts.get_mut(&account)?;
@@ -235,7 +236,7 @@ impl KeptAnswers {
         Some(counted.full)
     }
 
-    /// So many bytes are kept for an account.
+    /// Counts bytes that were stored for an account.
     pub fn note_kept(&self, account: AccountId, bytes: usize) {
         if let Some(counted) = self.0.lock().get_mut(&account) {
             counted.bytes += bytes as i64;

@@ -14,21 +14,21 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// An account has no more imports waiting or being read than this.
+/// Most imports of an account that are waiting or being read.
 const MAX_OPEN: i64 = 100;
 
 text_enum! {
     pub enum ImportState {
         Queued = "queued",
         Reading = "reading",
-        /// All of it is on the bus; whether it is recorded, its batch knows.
+        /// All of it is on the bus. Its batch says whether it is recorded.
         Sent = "sent",
         Failed = "failed",
         Cancelled = "cancelled",
     }
 }
 
-/// An import as its owner sees it. What became of its observations, its batch knows.
+/// An import as its owner sees it. Its batch has the results of its observations.
 #[derive(Clone, Debug, FromRow)]
 pub struct Import {
     pub id: ImportId,
@@ -53,6 +53,7 @@ const COLUMNS: &str =
     "id, file_id, file_name, options, backfill, state, failure, rows_read, bytes_read, bytes_total,
     refused, warnings, accepted, created_at, started_at, finished_at";
 
+/// Fields of a new import.
 pub struct NewImport<'a> {
     pub id: ImportId,
     pub file_id: FileId,
@@ -63,10 +64,10 @@ pub struct NewImport<'a> {
     pub bytes_total: i64,
 }
 
-/// Queues an import, with the batch of the same id.
+/// Queues an import, and creates the batch of the same id.
 ///
 /// # Errors
-/// `TooManyRequests` when too many of the account's wait.
+/// `TooManyRequests`: too many of the account's imports are waiting or being read.
 pub async fn create_import(
     pool: &PgPool,
     account: AccountId,
@@ -100,7 +101,7 @@ pub async fn create_import(
     Ok(import)
 }
 
-/// An account's imports, the newest first; `before` is the id after which the page begins.
+/// Lists an account's imports, the newest first; `before` is the last id of the previous page.
 pub async fn list_imports(
     pool: &PgPool,
     account: AccountId,
@@ -114,8 +115,10 @@ pub async fn list_imports(
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
+/// Finds an import of an account.
+///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such import.
 pub async fn find_import(pool: &PgPool, account: AccountId, id: ImportId) -> Result<Import> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where id = ").push_bind(id);
@@ -123,10 +126,10 @@ pub async fn find_import(pool: &PgPool, account: AccountId, id: ImportId) -> Res
     query.build_query_as().fetch_optional(pool).await?.ok_or_else(no_import)
 }
 
-/// Ends an import that is not at its end: nothing more of it is sent. What was sent is recorded.
+/// Cancels an import: no more of it is sent. What was sent is still recorded.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; `Conflict` when there is nothing left to cancel.
+/// `NotFound`: the account has no such import. `Conflict`: it has ended.
 pub async fn cancel_import(
     pool: &PgPool,
     account: AccountId,
@@ -153,15 +156,15 @@ pub async fn cancel_import(
     find_import(pool, account, id).await
 }
 
-/// A row that could not be taken, or not with all of its fields.
+/// A row that was refused, or accepted without some of its fields.
 pub struct RowRefusal {
     pub line: i64,
     pub reason: String,
-    /// It was taken, without what the reason names.
+    /// Whether the row was accepted, without the fields that the reason names.
     pub warning: bool,
 }
 
-/// Some refusals of an import, by line, after the one named.
+/// Lists some refusals of an import, by line, after the line `after`.
 pub async fn list_refusals(pool: &PgPool, id: ImportId, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
     let refusals = sqlx::query_as!(
         RowRefusal,
@@ -175,7 +178,7 @@ pub async fn list_refusals(pool: &PgPool, id: ImportId, after: i64, max: i64) ->
     Ok(refusals)
 }
 
-/// An import that a worker has taken.
+/// An import that a worker has claimed.
 pub struct ClaimedImport {
     pub id: ImportId,
     pub account_id: AccountId,
@@ -185,15 +188,15 @@ pub struct ClaimedImport {
     pub backfill: bool,
     pub may_create_stores: bool,
     pub created_at: DateTime<Utc>,
-    /// What a worker before has sent already.
+    /// Progress of the previous worker, which has sent this much already.
     pub portions_sent: i32,
     pub parts_sent: i32,
     pub accepted: i64,
-    /// How often it was taken, this one included.
+    /// Number of times it was claimed, this one included.
     pub tries: i32,
 }
 
-/// Takes the oldest import that nobody reads.
+/// Claims the oldest import that no worker is reading.
 pub async fn claim_import(
     pool: &PgPool,
     holder: Uuid,
@@ -220,20 +223,20 @@ pub async fn claim_import(
     Ok(claimed)
 }
 
-/// How far a worker has come with an import.
+/// Progress of a worker with an import.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reached {
     pub rows: i64,
     pub bytes: i64,
     pub refused: i64,
     pub warnings: i64,
-    /// Portions of the input that are dealt with, and the messages and observations that they became.
+    /// Portions of the input that are processed, and the messages and observations that they became.
     pub portions: i32,
     pub parts: i32,
     pub accepted: i64,
 }
 
-/// Records how far a worker has come, and keeps the import for it. A cancelled import is lost.
+/// Records the progress of a worker and renews its lease. The lease is lost if the import was cancelled.
 pub async fn record_progress(
     pool: &PgPool,
     id: ImportId,
@@ -261,8 +264,8 @@ pub async fn record_progress(
     Ok(Lease::of(&kept))
 }
 
-/// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
-/// the refusal is kept. XML may have many rows on one line: their reasons are told together, each once.
+/// Stores refusals and warnings for the owner to read. If a row was warned of and refused later, only the refusal is
+/// kept. XML may have many rows on one line: their reasons are joined, each once.
 pub async fn record_refusals(pool: &PgPool, id: ImportId, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
         "insert into import_refusals (import_id, line, reason, warning)
@@ -281,7 +284,7 @@ pub async fn record_refusals(pool: &PgPool, id: ImportId, refusals: &[&RowRefusa
     Ok(())
 }
 
-/// How many of an import's messages have been recorded.
+/// Number of an import's messages that have been recorded.
 pub async fn count_recorded_parts(pool: &PgPool, id: ImportId) -> Result<i64> {
     let count =
         sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id.0)
@@ -290,7 +293,7 @@ pub async fn count_recorded_parts(pool: &PgPool, id: ImportId) -> Result<i64> {
     Ok(count)
 }
 
-/// The end of an import: all of it was sent, or `failure` kept it from that. A cancelled import is lost.
+/// Ends an import: all of it was sent, or `failure` states why not. The lease is lost if the import was cancelled.
 pub async fn finish_import(
     pool: &PgPool,
     id: ImportId,
@@ -324,7 +327,7 @@ pub async fn finish_import(
     Ok(Lease::Held)
 }
 
-/// Gives an import back that a worker could not go on with; another takes it at `again_at`.
+/// Releases an import that a worker could not finish; it can be claimed again at `again_at`.
 pub async fn release_import(
     pool: &PgPool,
     id: ImportId,

@@ -1,4 +1,4 @@
-//! Jobs that run once in the whole fleet, and what they do to the database.
+//! Jobs that run once in the whole fleet, and their statements.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -6,7 +6,7 @@ use crate::database::pool::PgPool;
 use crate::error::Result;
 use crate::store::lease::Claim;
 
-/// Takes a job that is due and that nobody holds.
+/// Claims a job that is due and that no process holds.
 pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: DateTime<Utc>) -> Result<Claim> {
     let claimed = sqlx::query!(
         "insert into jobs (name, next_at, leased_until) values ($1, $2, $3)
@@ -21,7 +21,7 @@ pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: Dat
     Ok(Claim::of(&claimed))
 }
 
-/// Puts a job down until `next_at`; `failure` is kept for whoever looks.
+/// Releases a job until `next_at`. `failure` is stored for operators.
 pub async fn finish_job(
     pool: &PgPool,
     name: &str,
@@ -43,7 +43,7 @@ pub async fn finish_job(
     Ok(())
 }
 
-/// Makes the partitions of `price_history` up to the month of `until`.
+/// Creates the partitions of `price_history` up to the month of `until`.
 pub async fn ensure_partitions(pool: &PgPool, until: DateTime<Utc>) -> Result<i32> {
     let made = sqlx::query_scalar!(r#"select ensure_price_history_partitions($1) as "made!""#, until)
         .fetch_one(pool)
@@ -51,27 +51,27 @@ pub async fn ensure_partitions(pool: &PgPool, until: DateTime<Utc>) -> Result<i3
     Ok(made)
 }
 
-/// Makes lows of 0 anew that a version has written which counted giveaways.
+/// Recomputes lows of 0 that were written by a version that counted giveaways.
 pub async fn recompute_lows(pool: &PgPool) -> Result<()> {
     sqlx::query_scalar!("select recompute_zero_lows(null)").fetch_one(pool).await?;
     Ok(())
 }
 
-/// Rows of each kind that one statement removes at the most, so that none takes long.
+/// Most rows of each kind that one statement removes, so that none takes long.
 const SWEEP: i64 = 10_000;
 
-/// What one sweep has left.
+/// What a sweep has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swept {
     Clean,
-    /// One statement removes no more than it did.
+    /// A statement has removed as many rows as it may.
     MayBeMore,
 }
 
-/// Removes some of what has served its time.
+/// Removes some of the rows that are no longer needed.
 ///
-/// Idempotency keys after 24 h (protocols.md), events that were dispatched and published, batches, imports and exports
-/// after 30 days. Dead messages stay until somebody has looked at them.
+/// These are idempotency keys after 24 h, and after 30 days events that were dispatched and published, batches,
+/// imports and exports. Dead messages stay until an operator redrives them.
 pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<Swept> {
     let (day, month) = (now - TimeDelta::days(1), now - TimeDelta::days(30));
     let keys = sqlx::query!(

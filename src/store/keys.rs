@@ -1,4 +1,4 @@
-//! API keys. The key itself is never here, only its SHA-256.
+//! API keys. Only the SHA-256 of a key is stored, never the key itself.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -9,7 +9,7 @@ use crate::database::pool::PgPool;
 use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 
-/// The most keys of one account.
+/// Most keys of one account.
 const MAX_KEYS: i64 = 100;
 
 /// An API key as its owner sees it.
@@ -17,12 +17,12 @@ const MAX_KEYS: i64 = 100;
 pub struct Key {
     pub id: ApiKeyId,
     pub name: String,
-    /// The beginning of the key, by which a person recognises it.
+    /// Beginning of the key, by which its owner recognises it.
     pub hint: String,
     pub scopes: Vec<String>,
     pub created_at: DateTime<Utc>,
     pub expires_at: Option<DateTime<Utc>>,
-    /// Within a minute.
+    /// Time of the last use, accurate to a minute.
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
@@ -35,7 +35,7 @@ pub struct ValidKey {
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
-/// Finds the key of a SHA-256, unless it has expired.
+/// Finds the key with a SHA-256, unless it has expired.
 pub async fn find_valid_key(
     executor: impl PgExecutor<'_>,
     digest: &[u8],
@@ -53,7 +53,7 @@ pub async fn find_valid_key(
     Ok(key)
 }
 
-/// Notes that a key is used `now`, unless that was noted after `before` already: many processes see it at once.
+/// Records that a key was used `now`, unless a use after `before` is recorded already: many processes see it at once.
 pub async fn note_use(
     executor: impl PgExecutor<'_>,
     id: ApiKeyId,
@@ -71,20 +71,20 @@ pub async fn note_use(
     Ok(())
 }
 
-/// What a new API key is.
+/// Fields of a new API key.
 pub struct NewKey<'a> {
     pub name: &'a str,
-    /// The beginning of the key.
+    /// Beginning of the key.
     pub hint: &'a str,
     pub digest: &'a [u8],
     pub scopes: &'a [String],
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// Keeps a new API key of `account`.
+/// Creates an API key of `account`.
 ///
 /// # Errors
-/// `Conflict` when the account has too many already.
+/// `Conflict`: the account has too many keys already.
 pub async fn create_key(
     pool: &PgPool,
     account: AccountId,
@@ -115,7 +115,7 @@ pub async fn create_key(
     made.ok_or_else(|| Error::conflict(format!("The account already has {MAX_KEYS} keys; delete one first.")))
 }
 
-/// One page of an account's keys, the newest first; `before` is the last id of the page before.
+/// Lists an account's keys, the newest first; `before` is the last id of the previous page.
 pub async fn list_keys(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -136,10 +136,10 @@ pub async fn list_keys(
     Ok(keys)
 }
 
-/// A key of the account.
+/// Finds a key of an account.
 ///
 /// # Errors
-/// `NotFound` when it is somebody else's.
+/// `NotFound`: the account has no such key.
 pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: ApiKeyId) -> Result<Key> {
     let key = sqlx::query_as!(
         Key,
@@ -153,10 +153,10 @@ pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: Api
     key.ok_or_else(|| Error::not_found("key"))
 }
 
-/// Changes name, scopes and expiry of a key to what `change` makes of it.
+/// Changes name, scopes and expiry of a key to the result of `change`.
 ///
 /// # Errors
-/// `NotFound`, or what `change` refuses.
+/// `NotFound`: the account has no such key. Also the errors of `change`.
 pub async fn update_key(
     pool: &PgPool,
     account: AccountId,
@@ -179,10 +179,10 @@ pub async fn update_key(
     Ok(key)
 }
 
-/// Revokes a key.
+/// Revokes a key, unless `check` refuses.
 ///
 /// # Errors
-/// `NotFound` when the account has no such key.
+/// `NotFound`: the account has no such key. Also the errors of `check`.
 pub async fn delete_key(
     pool: &PgPool,
     account: AccountId,

@@ -1,4 +1,4 @@
-//! The columns of an offer that are its price, and what they say.
+//! Price columns of an offer, and their interpretation.
 
 use chrono::{DateTime, Utc};
 
@@ -7,11 +7,11 @@ use crate::domain::money::Currency;
 use crate::domain::price::{EndedSale, Low, Price, Sale};
 use crate::error::{Error, Result};
 
-/// Stands in the place of when the low was reached, beside a low of 0, of an offer for which nothing was ever paid. The
-/// version before knows no offer without a low.
+/// Placeholder for the time of the low of an offer for which nothing was ever paid; its low is 0. The previous
+/// version knows no offer without a low.
 pub const NEVER_PAID: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-/// The columns of `offers`; all that can be null is so while the offer has never been seen.
+/// Columns of `offers`. Those that are nullable are null until the offer is first observed.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct PriceColumns {
     pub currency: Option<String>,
@@ -30,7 +30,7 @@ pub struct PriceColumns {
     pub recent_sale_ended_at: Option<DateTime<Utc>>,
 }
 
-/// The columns of a row that has them all.
+/// Builds `PriceColumns` from a row that has all the columns.
 macro_rules! price_columns {
     ($row:expr) => {
         $crate::store::known_price::PriceColumns {
@@ -53,28 +53,32 @@ macro_rules! price_columns {
 }
 pub(crate) use price_columns;
 
-/// The low that two columns hold. One of 0 is none: a giveaway is not paid for.
+/// Low that two columns hold. A low of 0 means none: a giveaway is not paid for.
 pub fn known_low(low: Option<i64>, low_at: Option<DateTime<Utc>>) -> Option<Low> {
     let (amount, at) = low.zip(low_at)?;
     (amount > 0).then_some(Low { amount, at })
 }
 
 impl PriceColumns {
-    /// A low of 0 that the version before has written: it counts giveaways.
+    /// Whether a low of 0 was written by the previous version, which counts giveaways.
     pub fn has_foreign_low(&self) -> bool {
         self.low == Some(0) && self.low_at != Some(NEVER_PAID)
     }
 
-    /// `None` while the offer has never been seen.
+    /// Price that the columns hold. `None`: the offer was never observed.
+    ///
+    /// # Errors
+    /// `Internal`: the currency is unknown.
     pub fn price(self) -> Result<Option<Price>> {
         let (Some(currency), Some(amount), Some(regular), Some(observed_at)) =
             (self.currency, self.amount, self.regular, self.observed_at)
         else {
             return Ok(None);
         };
-        // What is known of a sale, if it is known of this one: the version before moves `sale_id` alone.
+        // What is known of a sale, if it is the sale in progress: the previous version changes `sale_id` alone.
         let recent = self.recent_sale_id.filter(|id| self.sale_id.is_none_or(|open| open == *id));
-        // A best of 0 says that nothing has been paid in it. The version before writes it for any sale that was free.
+        // A best of 0 means that nothing has been paid in it. The previous version writes it for any sale that was
+        // free.
         let recent_best = recent.and(self.recent_sale_best);
         let was_free = recent.is_some() && (self.recent_sale_was_free || recent_best == Some(0));
         let recent_paid = recent_best.filter(|best| *best > 0);
@@ -107,7 +111,7 @@ impl PriceColumns {
     }
 }
 
-/// A currency as the database keeps it. One that is unknown there is our fault.
+/// Parses a currency from the database. An unknown one is a bug of ours.
 pub(super) fn parse_currency(code: &str) -> Result<Currency> {
     code.parse().map_err(|_| Error::internal(format!("the database has an unknown currency {code:?}")))
 }

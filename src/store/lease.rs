@@ -1,13 +1,13 @@
-//! What a statement says that does something only for the one who holds the row, and for the one who asks to.
+//! Outcomes of statements that have an effect only for the holder of a row, or only for one process that claims it.
 
 use sqlx::postgres::PgQueryResult;
 
-/// Whether what a process had taken for a while was still its own.
+/// Whether a process still held its lease when it executed a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lease {
-    /// It was, and what was to be done is done.
+    /// It did, and the statement has taken effect.
     Held,
-    /// It is another's by now, or over, or gone. Nothing was done.
+    /// Another process holds it by now, or it was ended, or the row is gone. The statement had no effect.
     Lost,
 }
 
@@ -17,12 +17,12 @@ impl Lease {
     }
 }
 
-/// Whether a process may have what it asked for.
+/// Outcome of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It has it.
+    /// The process has it now.
     Granted,
-    /// Another has it, or its time has not come.
+    /// Another process has it, or it is not due yet.
     Refused,
 }
 

@@ -1,7 +1,7 @@
-//! Which game a reported title means.
+//! Matching of reported titles to games.
 //!
-//! Games of one key (`domain::title::key`) are one game in whatever store. Only where one store sells two things whose
-//! titles differ in their signs (`Foo: Bar` and `Foo Bar`), each of them is a game of its own.
+//! Titles with the same key (`domain::title::key`) are one game in all stores. An exception is a store that sells two
+//! products whose titles differ in punctuation only (`Foo: Bar` and `Foo Bar`): each of them is a game of its own.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,41 +13,41 @@ use crate::domain::ids::{GameId, StoreId};
 use crate::domain::title::{key, normalise, normalise_as_before, spelling};
 use crate::error::Result;
 
-/// Games of one key that are looked at, the oldest first.
+/// Most games of one key that are considered, the oldest first.
 const MAX_GAMES: i64 = 50;
-/// Offers of one game that are looked at, the newest first: those of a report stand together.
+/// Most offers of one game that are considered, the newest first: those of one report are adjacent.
 const MAX_OFFERS: i64 = 200;
-/// Games that get their keys in one statement.
+/// Games whose keys are filled by one statement.
 const SLICE: i64 = 1_000;
-/// Titles that are listed as meaning the same game.
+/// Most titles listed as meaning the same game.
 const MAX_LISTED: i64 = 1_000;
 
-/// An offer for which a game is wanted.
+/// An offer that needs a game.
 pub struct Wanted<'a> {
     pub title: &'a str,
     pub store_id: StoreId,
     pub sku: &'a str,
 }
 
-/// The game of an offer.
+/// The game chosen for an offer.
 pub struct Choice {
     pub game_id: GameId,
-    /// How the store calls it, where that is not how the game is called.
+    /// The store's spelling of the title, if it differs from that of the game.
     pub spelling: Option<String>,
 }
 
-/// A game that is to be made.
+/// A game to be created.
 pub struct NewGame<'a> {
     pub id: GameId,
     pub title: &'a str,
     pub key: String,
 }
 
-/// Chooses a game for each of `wanted`, in their order, and says which have to be made first. Nobody else may make games
-/// meanwhile.
+/// Chooses a game for each of `wanted`, in order, and returns those that must be created first. No other transaction
+/// may create games meanwhile.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn choose_games<'a>(
     connection: &mut PgConnection,
     wanted: &[Wanted<'a>],
@@ -72,13 +72,13 @@ struct KnownGame {
     spelling: String,
 }
 
-/// The games of the keys that are asked for, and what the stores that ask sell of them.
+/// The games of the wanted keys, and what the stores concerned sell of them.
 #[derive(Default)]
 struct Games<'a> {
     by_key: HashMap<String, Vec<KnownGame>>,
-    /// By game and store: the spellings, each with a sku that has it.
+    /// By game and store: the spellings, each with an SKU that uses it.
     sold: HashMap<(GameId, StoreId), Vec<(String, String)>>,
-    /// By store and sku: the game that it is of in another region.
+    /// By store and SKU: its game in another region.
     elsewhere: HashMap<(StoreId, String), GameId>,
     made: Vec<NewGame<'a>>,
 }
@@ -89,7 +89,7 @@ impl<'a> Games<'a> {
         let titles: BTreeSet<String> =
             offers.iter().map(|offer| normalise_as_before(offer.wanted.title)).collect();
         let stores: BTreeSet<StoreId> = offers.iter().map(|offer| offer.wanted.store_id).collect();
-        // Of the version before: games that have no key yet.
+        // Games without a key yet are from the previous version.
         let rows = sqlx::query!(
             r#"select id as "id!", title as "title!" from (
                 select id, title, row_number() over (partition by match_title order by id) as place
@@ -138,7 +138,7 @@ impl<'a> Games<'a> {
     }
 
     fn choose(mut self, offers: &[Offer<'_, 'a>]) -> (Vec<Choice>, Vec<NewGame<'a>>) {
-        // Stores that name several things alike but for their signs: none of these joins a game of another spelling.
+        // Keys for which a store has several spellings: none of these offers may join a game of another spelling.
         let mut first = HashMap::with_capacity(offers.len());
         let mut several = HashSet::new();
         for offer in offers {
@@ -156,8 +156,8 @@ impl<'a> Games<'a> {
         (choices, self.made)
     }
 
-    /// The game that the sku is of in another region; else the oldest that is spelled so; else the oldest of which the
-    /// store sells nothing of another spelling; else a new one.
+    /// Chooses the game that the SKU belongs to in another region; else the oldest with the same spelling; else the
+    /// oldest of which the store sells nothing in another spelling; else a new one.
     fn choose_one(&mut self, offer: &Offer<'_, 'a>, may_be_spelled_otherwise: bool) -> Choice {
         let Wanted { title, store_id, sku } = *offer.wanted;
         let games = self.by_key.get(&offer.key).map(Vec::as_slice).unwrap_or_default();
@@ -196,12 +196,12 @@ impl<'a> Games<'a> {
     }
 }
 
-/// Gives some games their keys that have none: those from before there were keys, and those of a version before that
-/// still runs. Safe to run twice at once; a game whose title changes meanwhile is left for the next time. Returns how
-/// many: call it again until there are none.
+/// Fills the keys of some games without one: those from before keys existed, and those of a previous version that
+/// still runs. Safe to run concurrently; a game whose title changes meanwhile is left for the next call. Returns how
+/// many were filled; to be repeated until it returns 0.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn fill_keys(pool: &PgPool) -> Result<u64> {
     let games = sqlx::query!("select id, title from games where match_title is null limit $1", SLICE)
         .fetch_all(pool)
@@ -231,7 +231,7 @@ pub struct SameGame {
     pub offers: i64,
 }
 
-/// Games that share their key with another, by key, the oldest first; the first thousand keys.
+/// Lists games that share their key with another, by key, the oldest first; limited to the first thousand keys.
 pub async fn list_same_games(pool: &PgPool) -> Result<Vec<SameGame>> {
     let games = sqlx::query_as!(
         SameGame,

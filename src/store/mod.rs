@@ -1,7 +1,7 @@
-//! All the SQL. One file a noun, and each public function one use case.
+//! All the SQL: one file for each noun, and one public function for each use case.
 //!
-//! Reads take `impl PgExecutor<'_>`, writes `&mut PgConnection`: the caller owns the transaction. Where a
-//! function is a whole use case of its own it takes the pool.
+//! Functions that read take `impl PgExecutor<'_>`, functions that write take `&mut PgConnection`, and the caller owns
+//! the transaction. A function that is a whole use case takes the pool.
 
 pub mod activity_counter;
 
@@ -48,20 +48,20 @@ use crate::database::pool::PgPool;
 use crate::error::database::is_transient;
 use crate::error::{Error, Result};
 
-/// What came of making something that may be there already.
+/// Result of creating something that may exist already.
 #[derive(Debug)]
 pub enum Creation<T> {
     Made(T),
     Found(T),
 }
 
-/// Brings the schema up to date, under sqlx's advisory lock: a second run waits and finds nothing to do. Then the rows
-/// that SQL cannot fill, in slices.
+/// Updates the schema under sqlx's advisory lock, so that a second run waits and finds nothing to do. Then fills, in
+/// slices, the columns that SQL cannot compute.
 ///
 /// A binary that is older than the schema runs on it, as it must after a roll-back.
 ///
 /// # Errors
-/// A migration failed, or one that has run was edited since. `Unavailable` when the database is away.
+/// `Internal`: a migration failed, or one that has run was edited since. `Unavailable`: the database is unavailable.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     let mut connection = pool.acquire().await?;
     let migrated = migrator().run(&mut *connection).await;
@@ -74,7 +74,7 @@ pub async fn migrate(pool: &PgPool) -> Result<()> {
     Ok(())
 }
 
-/// The migrations that the binary carries; expand, then contract.
+/// The migrations compiled into the binary, written to expand first and contract later.
 pub fn migrator() -> Migrator {
     let mut migrator: Migrator = sqlx::migrate!();
     migrator.set_ignore_missing(true);

@@ -1,4 +1,4 @@
-//! Notices: what watches have rung for. They are the inbox.
+//! Notices: notifications of watches, as shown in the inbox.
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
@@ -13,10 +13,10 @@ pub struct Notice {
     pub id: NoticeId,
     pub watch_id: WatchId,
     pub sale_id: SaleId,
-    /// The transition that rang, such as `sale.started`.
+    /// Transition that caused it, such as `sale.started`.
     pub event_kind: String,
     pub game_id: GameId,
-    /// `None`: the game has been removed since; so below.
+    /// `None`: the game has been removed since; likewise the fields of the offer.
     pub game_title: Option<String>,
     pub offer_id: OfferId,
     pub store_slug: Option<String>,
@@ -29,7 +29,7 @@ pub struct Notice {
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
-    /// When the price was seen that rang. `None`: from before that was kept.
+    /// Time at which the price was observed that caused the notice. `None`: the notice is older than this column.
     pub observed_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub read_at: Option<DateTime<Utc>>,
@@ -45,7 +45,7 @@ const SELECT: &str =
     left join stores st on st.id = o.store_id
     where n.account_id = ";
 
-/// The newest first; `before` is the id after which the page begins.
+/// Lists an account's notices, the newest first; `before` is the last id of the previous page.
 pub async fn list_notices(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -56,7 +56,7 @@ pub async fn list_notices(
     let mut query = QueryBuilder::<Postgres>::new(SELECT);
     query.push_bind(account);
     if unread_only {
-        // In the text, not a parameter: the planner must see that the index of the unread ones serves it.
+        // In the text rather than a parameter: the planner must see that the index of unread notices fits.
         query.push(" and n.read_at is null");
     }
     query.push(" and n.id < ").push_bind(before.unwrap_or(NoticeId::max()));
@@ -64,19 +64,21 @@ pub async fn list_notices(
     Ok(query.build_query_as().fetch_all(executor).await?)
 }
 
+/// Finds a notice of an account.
+///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such notice.
 pub async fn find_notice(executor: impl PgExecutor<'_>, account: AccountId, id: NoticeId) -> Result<Notice> {
     let mut query = QueryBuilder::<Postgres>::new(SELECT);
     query.push_bind(account).push(" and n.id = ").push_bind(id);
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
 }
 
-/// Marks a notice as read at a time, or as unread, when `check` lets it; `None` leaves it as it is. One that is read
-/// already keeps its time.
+/// Marks a notice as read at a time, or as unread, unless `check` refuses. `None` leaves it as it is. A notice that
+/// is read already keeps its time.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; and those of `check`.
+/// `NotFound`: the account has no such notice. Also the errors of `check`.
 pub async fn mark_notice(
     pool: &PgPool,
     account: AccountId,

@@ -1,4 +1,4 @@
-//! Offers: one game in one store and region, with its current price.
+//! Offers: games in a store and region, with their current price.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder};
@@ -11,7 +11,7 @@ use crate::domain::ids::{GameId, OfferId, StoreId};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
 
-/// The store of an offer, a deal or a price: as much of it as stands beside them.
+/// The store of an offer, a deal or a price, with the fields that are shown beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreRef {
     pub id: StoreId,
@@ -32,13 +32,13 @@ pub struct Offer {
     pub url: Option<String>,
     /// `None` until the first observation.
     pub price: Option<Price>,
-    /// When the sale began that is open.
+    /// Start of the sale in progress.
     pub sale_started_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
 
-/// What a caller can set of an offer that exists: store, sku and region are what it is known by.
+/// Fields of an existing offer that a caller can set. Store, SKU and region identify it and cannot be changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OfferFields {
     pub game_id: GameId,
@@ -46,7 +46,7 @@ pub struct OfferFields {
     pub url: Option<String>,
 }
 
-/// A new offer, checked.
+/// A new offer, validated.
 #[derive(Clone, Debug)]
 pub struct NewOffer {
     /// Id, slug or name.
@@ -56,13 +56,13 @@ pub struct NewOffer {
     pub fields: OfferFields,
 }
 
-/// Which offers are asked for; `None` is any.
+/// Filter for offers; `None` matches any.
 #[derive(Clone, Debug, Default)]
 pub struct OfferFilter {
     pub id: Option<OfferId>,
     pub game_id: Option<GameId>,
     pub store_id: Option<StoreId>,
-    /// These regions and no other.
+    /// Regions to include.
     pub regions: Option<Vec<String>>,
 }
 
@@ -104,9 +104,9 @@ impl TryFrom<OfferRow> for Offer {
     }
 }
 
-/// Offers by their id, which is the order of their making; `after` is the last id of the page before.
+/// Query for offers by id, which is the order of creation; `after` is the last id of the previous page.
 ///
-/// The page is cut before it is joined, so that the joins cost a look-up an item and not more.
+/// The page is cut before it is joined, so that the joins cost no more than a look-up for each item.
 pub fn list_offers_query(filter: &OfferFilter, after: Option<OfferId>, rows: i64) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("with page as materialized (select * from offers where true");
     if let Some(id) = filter.id {
@@ -119,7 +119,7 @@ pub fn list_offers_query(filter: &OfferFilter, after: Option<OfferId>, rows: i64
         query.push(" and store_id = ").push_bind(store_id);
     }
     match filter.regions.as_deref() {
-        // One region by `=`: the index of regions is in the order of ids only within one of them.
+        // A single region by `=`: the index of regions is in the order of ids only within one region.
         Some([region]) => drop(query.push(" and region = ").push_bind(region.clone())),
         Some(regions) => drop(query.push(" and region = any(").push_bind(regions.to_vec()).push(")")),
         None => {}
@@ -140,7 +140,7 @@ pub fn list_offers_query(filter: &OfferFilter, after: Option<OfferId>, rows: i64
     query
 }
 
-/// One page of offers, in the order of their making.
+/// Lists one page of offers, in the order of creation.
 pub async fn list_offers(
     executor: impl PgExecutor<'_>,
     filter: &OfferFilter,
@@ -152,16 +152,16 @@ pub async fn list_offers(
     rows.into_iter().map(Offer::try_from).collect()
 }
 
-/// Finds one offer.
+/// Finds an offer.
 pub async fn find_offer(executor: impl PgExecutor<'_>, id: OfferId) -> Result<Option<Offer>> {
     let filter = OfferFilter { id: Some(id), ..OfferFilter::default() };
     Ok(list_offers(executor, &filter, None, 1).await?.pop())
 }
 
-/// Adds an offer that has no price yet.
+/// Creates an offer without a price.
 ///
 /// # Errors
-/// `Invalid` when the store or the game is unknown, `Conflict` when the store has an offer of this sku and region.
+/// `Invalid`: the store or the game is unknown. `Conflict`: the store has an offer of this SKU and region already.
 pub async fn create_offer(pool: &PgPool, offer: &NewOffer, now: DateTime<Utc>) -> Result<Offer> {
     let mut transaction = pool.begin().await?;
     let store = stores::find_store(&mut *transaction, &offer.store)
@@ -187,10 +187,10 @@ pub async fn create_offer(pool: &PgPool, offer: &NewOffer, now: DateTime<Utc>) -
     Ok(created)
 }
 
-/// Changes an offer to what `change` makes of the locked row; what it refuses is refused. Its sales follow.
+/// Changes an offer and its sales to the result of `change`, which receives the locked row and may refuse.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` when the game is unknown, and whatever `change` says.
+/// `NotFound`: there is no such offer. `Invalid`: the game is unknown. Also the errors of `change`.
 pub async fn update_offer(
     pool: &PgPool,
     id: OfferId,
@@ -215,7 +215,7 @@ pub async fn update_offer(
     )
     .execute(&mut *transaction)
     .await?;
-    // A sale keeps what deals are filtered by.
+    // A sale has a copy of the columns that deals are filtered by.
     sqlx::query!(
         "update sales set game_id = $2, platform = $3
          where offer_id = $1 and (game_id, platform) is distinct from ($2, $3)",
@@ -230,10 +230,10 @@ pub async fn update_offer(
     Ok(offer)
 }
 
-/// Removes an offer with its history, unless `check` refuses the row as it is.
+/// Removes an offer with its history, unless `check` refuses.
 ///
 /// # Errors
-/// `NotFound`, and whatever `check` says.
+/// `NotFound`: there is no such offer. Also the errors of `check`.
 pub async fn delete_offer(
     pool: &PgPool,
     id: OfferId,

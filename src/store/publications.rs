@@ -1,4 +1,4 @@
-//! Publications: events that other teams have not heard of yet.
+//! Publications: events that are yet to be published to other teams.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -8,7 +8,7 @@ use crate::domain::offer_recorder::Event;
 use crate::domain::price::{EndReason, TransitionKind};
 use crate::error::Result;
 
-/// An event to publish, with what it is about as it is now.
+/// An event to publish, with the current details of its offer.
 pub struct UnpublishedEvent {
     pub seq: i64,
     pub event_id: EventId,
@@ -26,7 +26,7 @@ pub struct UnpublishedEvent {
     pub recorded_at: DateTime<Utc>,
     pub traceparent: Option<String>,
     pub backfill: bool,
-    /// `None`, as all that follows: the offer is gone.
+    /// `None`, like all fields below: the offer has been removed.
     pub store_slug: Option<String>,
     pub store_name: Option<String>,
     pub sku: Option<String>,
@@ -36,7 +36,7 @@ pub struct UnpublishedEvent {
     pub title: Option<String>,
 }
 
-/// Has events published, in the transaction that writes them. Their offers must be locked.
+/// Queues events for publication, in the transaction that writes them. The caller has locked their offers.
 pub async fn queue_events(connection: &mut PgConnection, events: &[Event], backfill: bool) -> Result<()> {
     let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
     let offers: Vec<OfferId> = events.iter().map(|event| event.offer_id).collect();
@@ -54,13 +54,13 @@ pub async fn queue_events(connection: &mut PgConnection, events: &[Event], backf
     Ok(())
 }
 
-/// Whether there is something to publish.
+/// Whether there is an event to publish.
 pub async fn is_any_waiting(executor: impl PgExecutor<'_>) -> Result<bool> {
     let any = sqlx::query_scalar!(r#"select exists (select from publications) as "any!""#);
     Ok(any.fetch_one(executor).await?)
 }
 
-/// The first `max`, in their order.
+/// Lists the first `max` events, in order.
 pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<UnpublishedEvent>> {
     let waiting = sqlx::query_as!(
         UnpublishedEvent,
@@ -80,13 +80,13 @@ pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec
     Ok(waiting)
 }
 
-/// What has been published waits no more.
+/// Removes published events from the queue.
 pub async fn finish(executor: impl PgExecutor<'_>, published: &[i64]) -> Result<()> {
     sqlx::query!("delete from publications where seq = any($1)", published).execute(executor).await?;
     Ok(())
 }
 
-/// Seconds since the oldest event that waits was recorded (0: none waits).
+/// Age in seconds of the oldest event that waits (0: none waits).
 pub async fn age(executor: impl PgExecutor<'_>, now: DateTime<Utc>) -> Result<f64> {
     let age = sqlx::query_scalar!(
         r#"select coalesce(extract(epoch from $1 - (

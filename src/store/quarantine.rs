@@ -1,4 +1,4 @@
-//! Observations that look like glitches, for operators to see and to settle.
+//! Quarantined observations, which look like glitches, for operators to review.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
@@ -13,35 +13,35 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Result};
 
 text_enum! {
-    /// What has become of a quarantined price.
+    /// State of a quarantined price.
     #[derive(Default)]
     pub enum State {
-        /// It waits for a second observation, or an operator.
+        /// It waits for a second observation, or for an operator.
         #[default]
         Held = "held",
         /// A second observation agreed, and it took effect.
         Confirmed = "confirmed",
         /// An operator let it take effect.
         Released = "released",
-        /// An operator took it for a glitch.
+        /// An operator judged it to be a glitch.
         Discarded = "discarded",
     }
 }
 
-/// A quarantined price beside what its offer costs.
+/// A quarantined price with the current price of its offer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuarantinedPrice {
     pub id: QuarantinedPriceId,
     pub offer_id: OfferId,
     pub game_id: GameId,
-    /// The game's.
+    /// Title of the game.
     pub title: String,
     pub store: StoreRef,
     pub sku: String,
     pub region: String,
     pub price: Money,
     pub regular: Money,
-    /// The offer's price that stands; `None`: it has none yet.
+    /// Current price of the offer. `None`: it has none yet.
     pub current: Option<Money>,
     pub observed_at: DateTime<Utc>,
     /// Why it was held.
@@ -103,15 +103,15 @@ impl TryFrom<QuarantineRow> for QuarantinedPrice {
     }
 }
 
-/// Which quarantined prices are asked for.
+/// Filter for quarantined prices.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
     One(QuarantinedPriceId),
-    /// Those of a state, the latest first; with the last id of the page before.
+    /// Those in a state, the latest first, with the last id of the previous page.
     Of(State, Option<QuarantinedPriceId>),
 }
 
-/// Quarantined prices, cut to a page before they are joined.
+/// Query for quarantined prices. The page is cut before it is joined.
 pub fn list_quarantine_query(which: Which, rows: i64) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("with page as materialized (select * from quarantined_prices where ");
     match which {
@@ -138,7 +138,7 @@ pub fn list_quarantine_query(which: Which, rows: i64) -> QueryBuilder<Postgres> 
     query
 }
 
-/// One page of quarantined prices, the latest first.
+/// Lists one page of quarantined prices, the latest first.
 pub async fn list_quarantine(
     executor: impl PgExecutor<'_>,
     which: Which,
@@ -149,7 +149,7 @@ pub async fn list_quarantine(
     rows.into_iter().map(QuarantinedPrice::try_from).collect()
 }
 
-/// Finds one quarantined price.
+/// Finds a quarantined price.
 pub async fn find_quarantined(
     executor: impl PgExecutor<'_>,
     id: QuarantinedPriceId,
@@ -157,10 +157,10 @@ pub async fn find_quarantined(
     Ok(list_quarantine(executor, Which::One(id), 1).await?.pop())
 }
 
-/// Takes a held price for a glitch: it will never take effect. To say so twice changes nothing.
+/// Discards a held price as a glitch: it will never take effect. Discarding it again changes nothing.
 ///
 /// # Errors
-/// `NotFound`, and `Conflict` when it has taken effect already.
+/// `NotFound`: there is no such price. `Conflict`: it has taken effect already.
 pub async fn discard(pool: &PgPool, id: QuarantinedPriceId, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
     sqlx::query!(
         "update quarantined_prices set state = 'discarded', resolved_at = $2 where id = $1 and state = 'held'",

@@ -1,7 +1,8 @@
-//! Search over titles: full text first, then with the misspelt words mended, then by what looks alike.
+//! Search for titles: by full text first, then with misspelt words corrected, then by similarity.
 //!
-//! What a search costs must not grow with the catalogue, and half of it has "the" in its title. So each way takes a
-//! bounded number of candidates, in an order of its own that an index has, and the best of them are shown.
+//! The cost of a search must not grow with the catalogue, in which half of the titles contain "the". Each way
+//! therefore takes a bounded number of candidates, in an order that an index provides, and the best of them are
+//! shown.
 
 use std::collections::HashMap;
 
@@ -15,27 +16,27 @@ use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_
 use crate::domain::title::{key, normalise};
 use crate::error::Result;
 
-/// How many titles that hold the words are looked at; of more, the newest.
+/// Most titles considered that contain the words; of more, the newest.
 const MAX_HOLDING: i64 = 300;
-/// How many titles that begin with the search are looked at, in the order of the alphabet.
+/// Most titles considered that begin with the search text, in alphabetical order.
 const MAX_BEGINNING: i64 = 200;
-/// How many words a word that is only begun may become.
+/// Most completions of a word that is only begun.
 const MAX_COMPLETIONS: i64 = 30;
-/// How many words may stand for a misspelt one.
+/// Most alternatives to a misspelt word.
 const MAX_ALTERNATIVES: usize = 8;
 
-/// The ways of searching, each tried when the one before finds nothing.
+/// Ways of searching, each tried if the previous one finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
-    /// The words as they were typed, the last of them perhaps only begun.
+    /// The words as typed; the last of them may be only begun.
     Typed,
-    /// With what misspelt words may have been meant to be.
+    /// With corrections of misspelt words.
     Mended,
-    /// Titles that look like it, such as "half life" for "halflife".
+    /// Titles that are similar, such as "half life" for "halflife".
     Alike,
 }
 
-/// Where a game stands in what was found. The way stays the same from page to page.
+/// Position of a game in the results. The way stays the same from page to page.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchPosition {
     pub way: Way,
@@ -48,17 +49,17 @@ struct Candidate {
     #[sqlx(flatten)]
     game: Game,
     normalised_title: String,
-    /// Thousandths; 0 where it was not asked for.
+    /// Similarity in thousandths; 0 if it was not computed.
     likeness: i32,
 }
 
 const COLUMNS: &str = "id, title, publisher, released_on, url, created_at, updated_at, normalised_title";
 
-/// Finds games by what somebody types of their title, the best first; `after` is the place of the last one of the page
-/// before.
+/// Finds games by what a user types of their title, the best first; `after` is the position of the last one of the
+/// previous page.
 ///
 /// # Errors
-/// The database's.
+/// Those of the database.
 pub async fn search_games(
     pool: &PgPool,
     text: &str,
@@ -105,7 +106,7 @@ pub async fn search_games(
                 (SearchPosition { way, score, id: candidate.game.id }, candidate.game)
             })
             .collect();
-        // One that holds the words and begins with them has been found twice.
+        // A title that contains the words and begins with them was found twice.
         found.sort_by_key(|(place, _)| (-place.score, place.id));
         found.dedup_by_key(|(place, _)| place.id);
         if !found.is_empty() {
@@ -119,7 +120,7 @@ pub async fn search_games(
     Ok(Vec::new())
 }
 
-/// Games whose titles hold the words of a `tsquery`, and those whose titles begin with `beginning`.
+/// Query for games whose titles contain the words of a `tsquery`, and for those whose titles begin with `beginning`.
 pub fn candidates_query(beginning: Option<&str>, tsquery: &str) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!(
         "(select {COLUMNS}, 0 as likeness from games where search @@ to_tsquery('simple', "
@@ -141,13 +142,14 @@ async fn holding(
     beginning: Option<&str>,
     tsquery: &str,
 ) -> Result<Vec<Candidate>> {
-    // Planned for its words each time: rare ones are looked up, common ones met on the way through the newest games.
+    // Planned for its words each time: rare ones are looked up, common ones are found by walking through the newest
+    // games.
     let mut query = candidates_query(beginning, tsquery);
     Ok(query.build_query_as().persistent(false).fetch_all(connection).await?)
 }
 
-/// The `tsquery` of words, each with what it may have been meant to be, and the last with what it may become:
-/// `('wicther' | 'witcher') & ('wil' | 'wild' | 'wilds')`. Among others, "and" need not be there: it may be a "&".
+/// Builds the `tsquery` of words, each with its alternatives, and the last with its completions: `('wicther' |
+/// 'witcher') & ('wil' | 'wild' | 'wilds')`. Except as the last word, "and" is optional: the title may have a "&".
 fn tsquery(typed: &[&str], completions: &[String], alternatives: &HashMap<String, Vec<String>>) -> String {
     let last = typed.len().saturating_sub(1);
     let terms =
@@ -160,13 +162,13 @@ fn tsquery(typed: &[&str], completions: &[String], alternatives: &HashMap<String
     terms.collect::<Vec<_>>().join(" & ")
 }
 
-/// One word of a `tsquery`, quoted: none of its characters is an operator.
+/// Quotes one word of a `tsquery`, so that none of its characters is an operator.
 fn term(word: &str) -> String {
     format!("'{}'", word.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// The words that begin with `prefix`, the shortest first. A prefix in the `tsquery` itself would do, but the planner
-/// cannot tell what it costs, and it costs more the more titles there are.
+/// Finds the words that begin with `prefix`, the shortest first. A prefix in the `tsquery` itself would do as well,
+/// but the planner cannot estimate its cost, which grows with the number of titles.
 async fn find_completions(connection: &mut PgConnection, prefix: &str) -> Result<Vec<String>> {
     let completions = sqlx::query_scalar!(
         "select word from title_words where starts_with(word, $1) and word <> $1 order by length(word), word limit $2",
@@ -178,14 +180,14 @@ async fn find_completions(connection: &mut PgConnection, prefix: &str) -> Result
     Ok(completions)
 }
 
-/// For each misspelt word those that it may have been meant to be, the nearest first.
+/// Finds, for each misspelt word, those that may have been meant, the nearest first.
 async fn find_alternatives(
     connection: &mut PgConnection,
     typed: &[&str],
 ) -> Result<HashMap<String, Vec<String>>> {
     let long: Vec<String> =
         typed.iter().filter(|word| allowed_distance(word) > 0).map(|word| (*word).to_owned()).collect();
-    // Two letters swapped in a short word leave no trigram in common, so these are asked for one by one.
+    // Two letters swapped in a short word leave no trigram in common, so these variants are looked up one by one.
     let (mut of, mut neighbours) = (Vec::new(), Vec::new());
     for word in &long {
         for neighbour in swaps_and_omissions(word) {
@@ -229,7 +231,7 @@ async fn find_alternatives(
     Ok(nearest.collect())
 }
 
-/// Games whose titles have a stretch that looks like the query.
+/// Query for games whose titles have a part that is similar to the query.
 pub fn alike_query(query: &str) -> QueryBuilder<Postgres> {
     let mut builder = QueryBuilder::new(format!("select {COLUMNS}, (1000 * word_similarity("));
     builder.push_bind(query.to_owned());
@@ -247,8 +249,8 @@ async fn alike(connection: &mut PgConnection, query: &str) -> Result<Vec<Candida
     Ok(candidates)
 }
 
-/// Settings of a transaction for `alike_query`: half of the trigrams are enough, and they come out of the index in the
-/// order of the table, page for page the same, which a scan of the table by several workers would not keep.
+/// Settings of a transaction for `alike_query`. Half of the trigrams are enough, and the index returns the rows in
+/// the order of the table, the same for each page, which a parallel scan of the table would not guarantee.
 pub async fn set_up_alike(connection: &mut PgConnection) -> Result<()> {
     sqlx::query!(
         "select set_config('pg_trgm.word_similarity_threshold', '0.5', true) as alike,

@@ -1,4 +1,4 @@
-//! Which instance of a group has itself replaced just now: at most one.
+//! Self-terminations of instances: at most one of a group requests its own replacement at a time.
 
 use crate::database::pool::PgPool;
 use chrono::{DateTime, Utc};
@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use crate::error::Result;
 use crate::store::lease::Claim;
 
-/// Claims it for this instance, unless another one has claimed it until a time that is yet to come. Claiming again is no
-/// harm.
+/// Claims the self-termination for this instance, unless another one holds a claim that has not expired. Claiming it
+/// again does no harm.
 pub async fn claim(
     pool: &PgPool,
     group: &str,
@@ -29,7 +29,7 @@ pub async fn claim(
     Ok(Claim::of(&claimed))
 }
 
-/// The instance has not been replaced: another one may.
+/// Releases the claim of an instance that was not replaced, so that another one may claim it.
 pub async fn release(pool: &PgPool, group: &str, instance: &str) -> Result<()> {
     sqlx::query!(
         "delete from self_terminations where group_name = $1 and instance_id = $2",

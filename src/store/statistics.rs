@@ -1,4 +1,4 @@
-//! Weekly statistics: made of what `activity` has counted, and kept.
+//! Weekly statistics: computed from the counts of `activity`, and kept.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::PgExecutor;
@@ -10,19 +10,20 @@ use crate::domain::statistics::WeekCounts;
 use crate::domain::week::Week;
 use crate::error::Result;
 
-/// Deliveries are tried for several days; after so long a week is counted once more for what became of its last ones.
+/// Time after which a week is computed once more. Deliveries are attempted for several days, and those of its last
+/// days are settled by then.
 const SETTLES_AFTER: TimeDelta = TimeDelta::days(7);
 
-/// A week that is not as it will be.
+/// A week whose statistics are missing or not final.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DueWeek {
     pub week: Week,
-    /// When it was computed last.
+    /// Time of the last computation.
     pub computed_at: Option<DateTime<Utc>>,
 }
 
-/// The weeks since `first` that have to be computed, the oldest first: those that are missing, the running one, and
-/// those that have ended or settled since they were computed.
+/// Lists the weeks since `first` that must be computed, the oldest first: those that are missing, the current one,
+/// and those that have ended or settled since they were computed.
 pub async fn list_due_weeks(
     executor: impl PgExecutor<'_>,
     first: Week,
@@ -51,7 +52,7 @@ pub async fn list_due_weeks(
     Ok(due)
 }
 
-/// When a week was computed last.
+/// Time at which a week was last computed.
 pub async fn find_computed_at(executor: impl PgExecutor<'_>, week: Week) -> Result<Option<DateTime<Utc>>> {
     let at = sqlx::query_scalar!("select computed_at from weekly_totals where week = $1", week.monday())
         .fetch_optional(executor)
@@ -59,13 +60,13 @@ pub async fn find_computed_at(executor: impl PgExecutor<'_>, week: Week) -> Resu
     Ok(at)
 }
 
-/// Makes the statistics of a week anew, for every account and for the whole service. Two at once do it one after another
-/// and leave the same.
+/// Computes the statistics of a week anew, for every account and for the whole service. Concurrent calls run one
+/// after another and yield the same result.
 ///
-/// Watches are counted as they stand. Once a week has been computed after its end they are left as they stood then.
+/// Watches are counted as they are now. Once a week has been computed after its end, their count is kept.
 pub async fn compute_week(pool: &PgPool, week: Week, now: DateTime<Utc>) -> Result<()> {
     let mut transaction = pool.begin().await?;
-    // Nobody waits for it, and a million accounts take longer than a request may.
+    // No request waits for this, and a million accounts take longer than a request may.
     sqlx::query!("set local statement_timeout = '5min'").execute(&mut *transaction).await?;
     sqlx::query!("select pg_advisory_xact_lock(hashtext('salebell statistics'))::text as locked")
         .fetch_one(&mut *transaction)
@@ -103,28 +104,28 @@ pub async fn compute_week(pool: &PgPool, week: Week, now: DateTime<Utc>) -> Resu
     Ok(())
 }
 
-/// A week of the whole service, or of one account.
+/// Statistics of a week, of the whole service or of one account.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WeekStatistics {
     pub week: Week,
     pub computed_at: DateTime<Utc>,
-    /// Of a whole service: accounts that have done anything in the week.
+    /// Number of accounts that were active in the week; only for the whole service.
     pub accounts: Option<i64>,
-    /// `None`: of the whole service.
+    /// `None`: the statistics are of the whole service.
     pub account: Option<AccountName>,
     pub counts: WeekCounts,
 }
 
-/// Whose statistics they are.
+/// The account that statistics belong to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccountName {
     pub id: AccountId,
-    /// `None`: the account has been removed since. So for `subject`.
+    /// `None`, like `subject`: the account has been removed since.
     pub issuer: Option<String>,
     pub subject: Option<String>,
 }
 
-/// Weeks from `from` on and before `before`.
+/// Range of weeks, from `from` up to, but not including, `before`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WeekRange {
     pub from: Option<NaiveDate>,
@@ -176,7 +177,7 @@ impl From<Row> for WeekStatistics {
     }
 }
 
-/// Weeks of the whole service, the newest first.
+/// Lists weeks of the whole service, the newest first.
 pub async fn list_weeks(
     executor: impl PgExecutor<'_>,
     range: WeekRange,
@@ -199,7 +200,7 @@ pub async fn list_weeks(
     Ok(found.into_iter().map(WeekStatistics::from).collect())
 }
 
-/// Weeks of an account, the newest first. One in which it has done nothing and had no watches is not there.
+/// Lists weeks of an account, the newest first. Weeks in which it did nothing and had no watches are left out.
 pub async fn list_weeks_of_account(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -225,8 +226,8 @@ pub async fn list_weeks_of_account(
     Ok(found.into_iter().map(WeekStatistics::from).collect())
 }
 
-/// The accounts of a week, the most active first; `after` is how much the last one of the page before has done, and its
-/// id.
+/// Lists the accounts of a week, the most active first; `after` is the number of actions and the id of the last one
+/// of the previous page.
 pub async fn list_accounts_of_week(
     executor: impl PgExecutor<'_>,
     week: Week,

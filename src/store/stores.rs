@@ -1,4 +1,4 @@
-//! Shops that sell games.
+//! Stores that sell games.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
@@ -10,11 +10,11 @@ use crate::domain::ids::{OfferId, StoreId};
 use crate::domain::title;
 use crate::error::{Error, Result};
 
-/// A shop.
+/// A store.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct Store {
     pub id: StoreId,
-    /// What it is called in addresses and reports; unique.
+    /// Name in URLs and reports; unique.
     pub slug: String,
     pub name: String,
     pub url: Option<String>,
@@ -22,7 +22,7 @@ pub struct Store {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What a caller can set of a store, checked.
+/// Fields of a store that a caller can set, validated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreFields {
     pub slug: String,
@@ -44,7 +44,7 @@ pub async fn find_store(executor: impl PgExecutor<'_>, reference: &str) -> Resul
     Ok(store)
 }
 
-/// Stores by their slug; `after` is the last slug of the page before.
+/// Query for stores by slug; `after` is the last slug of the previous page.
 pub fn list_stores_query(after: Option<&str>, rows: i64) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("select id, slug, name, url, created_at, updated_at from stores");
     if let Some(after) = after {
@@ -54,7 +54,7 @@ pub fn list_stores_query(after: Option<&str>, rows: i64) -> QueryBuilder<Postgre
     query
 }
 
-/// One page of stores, by slug.
+/// Lists one page of stores, by slug.
 pub async fn list_stores(
     executor: impl PgExecutor<'_>,
     after: Option<&str>,
@@ -63,10 +63,10 @@ pub async fn list_stores(
     Ok(list_stores_query(after, rows).build_query_as().fetch_all(executor).await?)
 }
 
-/// Adds a store.
+/// Creates a store.
 ///
 /// # Errors
-/// `Conflict` when its slug is taken.
+/// `Conflict`: its slug is taken.
 pub async fn create_store(
     executor: impl PgExecutor<'_>,
     fields: &StoreFields,
@@ -87,10 +87,10 @@ pub async fn create_store(
     Ok(store)
 }
 
-/// Changes a store to what `change` makes of the locked row; what it refuses is refused.
+/// Changes a store to the result of `change`, which receives the locked row and may refuse.
 ///
 /// # Errors
-/// `NotFound`, `Conflict` when the new slug is taken, and whatever `change` says.
+/// `NotFound`: there is no such store. `Conflict`: the new slug is taken. Also the errors of `change`.
 pub async fn update_store(
     pool: &PgPool,
     id: StoreId,
@@ -128,15 +128,16 @@ pub async fn update_store(
     Ok(store)
 }
 
-/// How many offers one transaction of a store's removal takes.
+/// Offers removed in one transaction when a store is removed.
 const DELETE_SLICE: i64 = 1_000;
 
-/// Removes a store with its offers and their history, unless `check` refuses the row as it is.
+/// Removes a store with its offers and their history, unless `check` refuses.
 ///
-/// A store has up to millions of offers, so they go in slices: what a broken removal leaves, its repetition takes.
+/// A store has up to millions of offers, so they are removed in slices. A removal that was interrupted can be
+/// repeated.
 ///
 /// # Errors
-/// `NotFound`, and whatever `check` says.
+/// `NotFound`: there is no such store. Also the errors of `check`.
 pub async fn delete_store(pool: &PgPool, id: StoreId, check: impl Fn(&Store) -> Result<()>) -> Result<()> {
     loop {
         let mut transaction = pool.begin().await?;

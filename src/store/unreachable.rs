@@ -1,4 +1,4 @@
-//! Why a command cannot work with its database, for the person who has typed it.
+//! Explains to the user of a command why it cannot reach its database.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use sqlx::{Connection, PgConnection};
 
 use crate::error::connection::{UnknownName, explain};
 
-/// How long the database may take to answer.
+/// Timeout of the attempt to connect.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tries to connect, and says why that fails. A pool cannot say it: it goes on trying, and tells in the end that its time
-/// is over. `None` when a connection can be made.
+/// Tries to connect, and returns why that fails. A pool cannot do so: it retries, and in the end reports only a
+/// timeout. Returns `None` if a connection can be made.
 pub async fn explain_unreachable(options: &PgConnectOptions) -> Option<String> {
     let peer = match options.get_socket() {
         Some(folder) => format!("the socket in {} (port {})", folder.display(), options.get_port()),

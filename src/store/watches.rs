@@ -1,4 +1,4 @@
-//! Watches: what people want to hear about.
+//! Watches: what accounts want to be notified of.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 use crate::store::Creation;
 use crate::store::known_price::price_columns;
 
-/// A person's rule for a game.
+/// An account's rule for a game.
 #[derive(Clone, Debug)]
 pub struct Watch {
     pub id: WatchId,
     pub game_id: GameId,
     pub rule: Rule,
     pub scope: Scope,
-    /// The slugs of the scope's stores, for people.
+    /// Slugs of the scope's stores, for display.
     pub store_slugs: Option<Vec<String>>,
     /// `None`: all of the account's active channels.
     pub channels: Option<Vec<ChannelId>>,
@@ -31,7 +31,7 @@ pub struct Watch {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What a caller can set of a watch, checked.
+/// Fields of a watch that a caller can set, validated.
 #[derive(Clone, Debug)]
 pub struct WatchFields {
     pub rule: Rule,
@@ -46,7 +46,7 @@ pub struct WatchFields {
     pub priority: Priority,
 }
 
-/// So many watches an account may have.
+/// Most watches of an account.
 pub const MAX_WATCHES: i64 = 10_000;
 
 struct WatchRow {
@@ -107,7 +107,7 @@ impl TryFrom<WatchRow> for Watch {
     }
 }
 
-/// One page of an account's watches, the newest first; `before` is the last id of the page before.
+/// Lists one page of an account's watches, the newest first; `before` is the last id of the previous page.
 pub async fn list_watches(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -134,10 +134,10 @@ pub async fn list_watches(
     watches.into_iter().map(Watch::try_from).collect()
 }
 
-/// An account's watch.
+/// Finds a watch of an account.
 ///
 /// # Errors
-/// `NotFound`, also for somebody else's.
+/// `NotFound`: the account has no such watch.
 pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: WatchId) -> Result<Watch> {
     let row = sqlx::query_as!(
         WatchRow,
@@ -154,13 +154,14 @@ pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: Wa
     row.ok_or_else(|| Error::not_found("watch"))?.try_into()
 }
 
-/// Makes a watch, unless the account has the same one: that of this game, rule and scope, with the same channels and
-/// cadence. The order of a list is no difference, and neither are `paused` and `priority`.
+/// Creates a watch, unless the account has the same one: with this game, rule and scope, and the same channels and
+/// cadence. Lists are compared without their order, and `paused` and `priority` do not matter.
 ///
-/// A lock and no unique index, as for channels: of duplicates that are there the first is found.
+/// A lock rather than a unique index, as for channels: of existing duplicates the first is returned.
 ///
 /// # Errors
-/// `Invalid` when the game, a store or a channel is unknown or not the account's; `Conflict` at `MAX_WATCHES`.
+/// `Invalid`: the game or a store is unknown, or a channel is not one of the account's. `Conflict`: the account has
+/// `MAX_WATCHES` watches.
 pub async fn create_watch(
     pool: &PgPool,
     account: AccountId,
@@ -238,10 +239,10 @@ pub async fn create_watch(
     Ok(Creation::Made(watch))
 }
 
-/// Changes a watch to what `change` makes of it; the row is locked meanwhile.
+/// Changes a watch to the result of `change`, which receives the locked row and may refuse.
 ///
 /// # Errors
-/// `NotFound`, what `change` refuses, and what `create_watch` refuses.
+/// `NotFound`: the account has no such watch. `Invalid`: as for `create_watch`. Also the errors of `change`.
 pub async fn update_watch(
     pool: &PgPool,
     account: AccountId,
@@ -281,10 +282,10 @@ pub async fn update_watch(
     Ok(watch)
 }
 
-/// Removes a watch. Its notices stay in the inbox.
+/// Removes a watch, unless `check` refuses. Its notices stay in the inbox.
 ///
 /// # Errors
-/// `NotFound`, and what `check` refuses.
+/// `NotFound`: the account has no such watch. Also the errors of `check`.
 pub async fn delete_watch(
     pool: &PgPool,
     account: AccountId,
@@ -314,7 +315,7 @@ fn targets(rule: &Rule) -> (Option<Money>, Option<i16>) {
     }
 }
 
-/// The ids of the stores, and the channels if they are the account's own.
+/// Returns the ids of the stores, and the channels, which must be the account's own.
 async fn check_references<'f>(
     connection: &mut PgConnection,
     account: AccountId,
@@ -352,11 +353,11 @@ pub struct ExplainedOffer {
     pub offer_id: OfferId,
     pub store_slug: String,
     pub seen: WatchedOffer,
-    /// The notice that the watch has already made of the sale that is open.
+    /// The watch's notice of the sale in progress, if there is one.
     pub notice_id: Option<NoticeId>,
 }
 
-/// All offers of a watch's game as the watch sees them.
+/// Lists all offers of a watch's game as the watch sees them.
 pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Result<Vec<ExplainedOffer>> {
     let rows = sqlx::query!(
         r#"select o.id, o.store_id, s.slug, o.region, o.platform, o.currency, o.amount, o.regular, o.observed_at,

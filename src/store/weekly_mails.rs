@@ -1,4 +1,4 @@
-//! Reports that are mailed: a row a week and recipient, so that each gets one whatever happens.
+//! Mails of the weekly report: a row for each week and recipient, so that each recipient gets one.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use uuid::Uuid;
@@ -8,14 +8,15 @@ use crate::domain::text_enum::text_enum;
 use crate::domain::week::Week;
 use crate::error::Result;
 
-/// After so long a mail is old news: who was not tried for, or taken off the list meanwhile, does not get it later.
+/// Age at which a waiting mail is given up. A recipient that was not mailed in time, or was off the list meanwhile,
+/// does not get it later.
 const IN_TIME: TimeDelta = TimeDelta::days(7);
 
-/// Makes the mails about a week that are not there yet, once it has been computed as a whole; gives up those that are
-/// old news. Returns how many were made.
+/// Creates the missing mails about a week once it has been computed as a whole, and gives up mails that are too old.
+/// Returns how many were created.
 pub async fn plan_mails(pool: &PgPool, week: Week, recipients: &[String], now: DateTime<Utc>) -> Result<u64> {
     let ids: Vec<Uuid> = recipients.iter().map(|_| Uuid::now_v7()).collect();
-    // Asked for first: nearly always there is nothing to write.
+    // The rows are looked up first: nearly always there is nothing to write.
     let made = sqlx::query!(
         "with old as (
             update weekly_mails set state = 'failed', last_error = coalesce(last_error, 'not tried within a week'),
@@ -39,18 +40,18 @@ pub async fn plan_mails(pool: &PgPool, week: Week, recipients: &[String], now: D
     Ok(made.rows_affected())
 }
 
-/// A mail that a worker has taken.
+/// A mail that a worker has claimed.
 #[derive(Debug)]
 pub struct ClaimedMail {
     pub id: Uuid,
     pub week: Week,
     pub recipient: String,
-    /// How often it was taken, this time included.
+    /// Number of times it was claimed, this time included.
     pub tries: i32,
     pub created_at: DateTime<Utc>,
 }
 
-/// Takes a mail that is due to one of `recipients`: who is no longer among them gets nothing.
+/// Claims a mail that is due to one of `recipients`. Recipients that are no longer among them get nothing.
 pub async fn claim_mail(
     pool: &PgPool,
     holder: Uuid,
@@ -82,7 +83,7 @@ pub async fn claim_mail(
     }))
 }
 
-/// It was sent: by whom does not matter, nobody else need try.
+/// Records that a mail was sent, even if another worker holds it by now: no further attempt is needed.
 pub async fn record_sent(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
         "update weekly_mails set state = 'sent', sent_at = coalesce(sent_at, $2), holder = null, leased_until = null
@@ -95,7 +96,7 @@ pub async fn record_sent(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<
     Ok(())
 }
 
-/// It was not sent. It is tried again at `next_try_at`; `None`: it is given up.
+/// Records that a mail was not sent. It is tried again at `next_try_at`; with `None` it is given up.
 pub async fn record_unsent(
     pool: &PgPool,
     id: Uuid,
@@ -117,7 +118,7 @@ pub async fn record_unsent(
     Ok(())
 }
 
-/// Gives a mail back that was not tried to the end; another takes it.
+/// Releases a mail whose attempt was not completed, so that another worker can claim it.
 pub async fn release_mail(pool: &PgPool, id: Uuid, holder: Uuid) -> Result<()> {
     sqlx::query!(
         "update weekly_mails set holder = null, leased_until = null
@@ -134,12 +135,12 @@ text_enum! {
     pub enum MailState {
         Waiting = "waiting",
         Sent = "sent",
-        /// Given up after its last try.
+        /// Given up after its last attempt.
         Failed = "failed",
     }
 }
 
-/// What became of a mail.
+/// A mail and its state.
 #[derive(Clone, Debug)]
 pub struct WeeklyMail {
     pub week: NaiveDate,
@@ -151,7 +152,7 @@ pub struct WeeklyMail {
     pub sent_at: Option<DateTime<Utc>>,
 }
 
-/// The mails of the newest weeks, by recipient.
+/// Lists the mails of the newest weeks, by recipient.
 pub async fn list_mails(pool: &PgPool, rows: i64) -> Result<Vec<WeeklyMail>> {
     let found = sqlx::query_as!(
         WeeklyMail,

@@ -1,10 +1,10 @@
-//! Deliver: channels are leased, what is due in them is read ahead, sent, and the results are recorded.
+//! Delivery of notices: leases channels, reads ahead what is due in them, sends it, and records the results.
 //!
-//! What is read is sent within a second or forgotten, and no try lasts longer than `webhook.timeout`. A channel is only
-//! read under a lease that lasts for two of that: enough to try and to record, so a lease needs no heartbeat beside the
-//! next look-out, which renews it. A worker that dies between sending and recording leaves leases that expire; another
-//! sends again under the same `webhook-id`, by which the receiver knows that it has it already. Delivery is at least
-//! once.
+//! A delivery that was read is sent within a second or dropped from memory, and no attempt lasts longer than
+//! `webhook.timeout`. A channel is read only under a lease that lasts at least twice as long: enough for an attempt
+//! and its record. The lease therefore needs no heartbeat; the next claim renews it. A worker that dies between
+//! sending and recording leaves leases that expire. Another worker then sends again under the same `webhook-id`, by
+//! which the receiver recognises the duplicate. Delivery is at least once.
 
 mod in_flight;
 mod leases;
@@ -30,33 +30,33 @@ use crate::error::{Error, Kind, Result, chain};
 use crate::outbound::webhook::{Attempt, GameData, OfferData, Outgoing, SaleData, StoreData, WebhookMessage};
 use crate::store::delivery_queue::{self, AttemptResult};
 
-/// So many deliveries are read ahead for each slot: a look-out for every few slots would cost more than sending.
+/// Deliveries read ahead for each slot. A claim for every few slots would cost more than sending.
 const AHEAD_OF_SLOTS: usize = 16;
-/// And so many for each place of a channel.
+/// Deliveries read ahead for each request that a channel may have in flight.
 const AHEAD_OF_PLACES: usize = 16;
-/// Look-outs are no closer than this: what was read last is sent meanwhile.
+/// Minimum interval between two claims. What the last claim read is sent meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Results wait so long for others, to be committed together.
+/// How long results wait for others, to be committed together.
 const LINGER: Duration = Duration::from_millis(10);
-/// And no more than so many are.
+/// Most results committed together.
 const MAX_BATCH: usize = 1024;
-/// A batch that cannot be recorded is tried again after this.
+/// Wait before a batch that could not be recorded is tried again.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// What one step did.
+/// Outcome of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Tries that were made, well or badly.
+    /// Attempts made, successful or not.
     pub sent: usize,
-    /// Deliveries that were cancelled: their price no longer stands, or their channel is disabled.
+    /// Deliveries cancelled because their price no longer stands or their channel is disabled.
     pub cancelled: usize,
 }
 
-/// Leases channels, sends what is due in them, up to `worker.deliver_concurrency` deliveries and the places of each
-/// channel, records what came of it, and gives the channels back.
+/// Leases channels, sends what is due in them, records the results, and releases the channels. At most
+/// `worker.deliver_concurrency` deliveries are sent, and of each channel no more than it may have in flight.
 ///
 /// # Errors
-/// The database is away.
+/// `Unavailable`: the database is unavailable.
 pub async fn step(app: &App) -> Result<Step> {
     let in_flight = InFlight::default();
     let mut leases = ChannelLeases::new(app.clone(), in_flight.clone());
@@ -68,11 +68,11 @@ pub async fn step(app: &App) -> Result<Step> {
     Ok(Step { sent: results.len(), cancelled })
 }
 
-/// Delivers until `app.stopping`; then what is in flight is finished and recorded.
+/// Delivers until `app.stopping`, then finishes and records what is in flight.
 pub async fn run(app: App) {
     let concurrency = app.config.worker.deliver_concurrency;
     let in_flight = InFlight::default();
-    // Room for all that can be in flight: a database that is slow to record holds the next tries back.
+    // Capacity for all that can be in flight: a database that is slow to record holds back the next attempts.
     let (results, recorded) = mpsc::channel(concurrency + MAX_BATCH);
     let mut recorder = tokio::spawn(record_batches(app.clone(), recorded, in_flight.clone()));
     let mut slots = JoinSet::new();
@@ -94,11 +94,11 @@ pub async fn run(app: App) {
             log::warn!(target: "salebell::deliver", "a claim failed, retrying: {}", chain(&error));
             0
         });
-        // What was cancelled has made place for what waits behind it.
+        // Cancelling has made room for the deliveries behind.
         if cancelled > 0 {
             continue;
         }
-        // What is idle holds nothing: a process that is killed then keeps nobody waiting.
+        // An idle process holds no lease: if it is killed, no delivery has to wait for one to expire.
         if in_flight.is_empty() {
             release(&app, &mut leases).await;
         }
@@ -107,7 +107,7 @@ pub async fn run(app: App) {
             () = app.notifications.deliveries.notified() => {}
             () = tokio::time::sleep(app.config.worker.poll) => {}
             () = app.stopping.cancelled() => break,
-            // It has panicked. The process ends with us and begins anew.
+            // The recorder has panicked. Returning ends the process, which systemd restarts.
             _ = &mut recorder => return,
         }
         tokio::time::sleep_until(began + LOOK_EVERY).await;
@@ -127,20 +127,20 @@ async fn release(app: &App, leases: &mut ChannelLeases) {
     }
 }
 
-/// A slot: one try at a time.
+/// Body of a slot: makes one attempt at a time.
 async fn send_one_after_another(app: App, in_flight: InFlight, results: mpsc::Sender<AttemptResult>) {
     while let Some((outbound, sending)) = in_flight.next(&app.stopping).await {
-        // A panic is a mistake of ours that must not cost a slot; what it was about is found again.
+        // A panic is a bug of ours and must not cost a slot; the delivery is found again by a later claim.
         let Ok(result) = AssertUnwindSafe(try_once(&app, &outbound)).catch_unwind().await else { continue };
         sending.end();
         if results.send(result).await.is_err() {
-            // Without a recorder everything would be sent for ever.
+            // Without a recorder, every delivery would be sent again and again.
             return;
         }
     }
 }
 
-/// Sends one delivery. What fails on our side counts as a failed try: it is made again by the schedule.
+/// Sends one delivery. A failure on our side counts as a failed attempt and is retried by the schedule.
 async fn try_once(app: &App, outbound: &Outbound) -> AttemptResult {
     let delivery = &outbound.delivery;
     let now = app.clock.now();
@@ -200,7 +200,8 @@ async fn send(app: &App, outbound: &Outbound, now: DateTime<Utc>) -> Result<Atte
     app.webhooks.send(receiver, &outgoing).await
 }
 
-/// The message: what happened is the notice's; the price is the one that stands now, and so is the time of its observation.
+/// Body of the message. What happened comes from the notice; the price and the time of its observation are the
+/// current ones.
 fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
     let currency: Currency = sale.currency.parse().map_err(Error::internal)?;
     let kind = format!("{}.v1", delivery.event_kind);
@@ -226,11 +227,11 @@ fn body_of(Outbound { delivery, sale, .. }: &Outbound) -> Result<Bytes> {
     WebhookMessage { kind: &kind, timestamp: delivery.noticed_at, data }.to_body()
 }
 
-/// Group commit: results that come close together are recorded with one statement.
+/// Group commit: records results that arrive close together with one statement.
 async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in_flight: InFlight) {
     let mut batch = Vec::new();
     while results.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        // With nothing else in flight there is nothing to wait for.
+        // With nothing else in flight, no further result will arrive.
         if !in_flight.nothing_is_being_sent() {
             tokio::time::sleep(LINGER).await;
         }
@@ -244,14 +245,14 @@ async fn record_batches(app: App, mut results: mpsc::Receiver<AttemptResult>, in
     }
 }
 
-/// Tries until the leases have expired for sure: from then on another may have sent again.
+/// Retries until the leases have certainly expired. From then on another worker may have sent again.
 async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_flight: &InFlight) {
     let lease = delta(app.config.webhook.timeout) * 3;
     loop {
         let recorded = app.deadline.run(app.config.worker.lease, record(app, batch)).await;
         let Err(error) = recorded else { break };
         log::warn!(target: "salebell::deliver", results = batch.len(); "recording again after: {}", chain(&error));
-        // One that cannot be recorded must not hold up the others.
+        // A result that cannot be recorded must not hold up the others.
         if error.kind != Kind::Unavailable && batch.len() > 1 {
             for result in batch.iter().cloned() {
                 tokio::spawn(record_alone(app.clone(), result, in_flight.clone()));
@@ -269,7 +270,7 @@ async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_flight: &I
     in_flight.remove(batch);
 }
 
-/// Boxed, for it is of the kind that it is part of.
+/// Boxed because the future is recursive.
 fn record_alone(app: App, result: AttemptResult, in_flight: InFlight) -> BoxFuture<'static, ()> {
     async move { record_until_it_works(&app, &[result], &in_flight).await }.boxed()
 }
@@ -278,7 +279,7 @@ async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {
     if results.is_empty() {
         return Ok(());
     }
-    // The owner is told by the channel's `disabled_reason`; operators by the log and the counter.
+    // The owner sees it in the channel's `disabled_reason`, operators in the log and the counter.
     for disabled in delivery_queue::record_attempts(&app.writer, results, app.clock.now()).await? {
         log::warn!(target: "salebell::deliver", "channel.id" = disabled.id.to_string(),
             reason = disabled.reason.name(); "a channel was disabled");
@@ -287,7 +288,7 @@ async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {
     Ok(())
 }
 
-/// For the jitter. Zero bytes when the system has no random ones: a wait at its shortest, and no more.
+/// Random bits for the jitter. Zero if the system has none, which only makes the wait the shortest possible.
 fn random() -> u64 {
     let mut bytes = [0; 8];
     let _ = aws_lc_rs::rand::fill(&mut bytes);

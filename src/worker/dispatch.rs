@@ -1,4 +1,4 @@
-//! Dispatch: events become notices, at most one for each watch and sale, and deliveries.
+//! Dispatch: turns events into notices, at most one for each watch and sale, and into deliveries.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -17,22 +17,23 @@ use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Times, WaitingEvent, WatchSlice};
 use crate::store::lease::Lease;
 
-/// So many events are taken from the outbox at once. Most concern games that nobody watches.
+/// Most events claimed from the outbox at once. Most of them concern games without a watch.
 const EVENTS_AT_ONCE: i64 = 500;
 
-/// So many slices of an event are made at once: one waits for the disk while the others compute.
+/// Slices of an event made concurrently: one waits for the disk while the others compute.
 const SLICES_AT_ONCE: usize = 3;
 
 /// Claims some events and dispatches them.
 ///
 /// # Errors
-/// The database is unavailable; what was claimed waits until its lease has expired.
+/// `Unavailable`: the database is unavailable. Claimed events wait until their lease has expired.
 pub async fn step(app: &App) -> Result<Progress> {
     let heartbeat = app.health.watchdog.start(DispatchTask::NAME, Duration::MAX);
     DispatchTask::new(app.clone()).round(&heartbeat).await
 }
 
-/// Task that dispatches events. It remembers which events it holds, and releases them as soon as the database answers.
+/// Task that dispatches events. It remembers which events it holds, and releases them as soon as the database
+/// answers.
 pub struct DispatchTask {
     app: App,
     held: Vec<EventId>,
@@ -90,7 +91,7 @@ impl DispatchTask {
         DispatchTask { app, held: Vec::new() }
     }
 
-    /// Releases what is held and not done.
+    /// Releases the events that are held and not done.
     async fn release_all(&mut self) -> Result<()> {
         self.release(self.held.clone()).await?;
         self.held.clear();
@@ -105,9 +106,10 @@ impl DispatchTask {
         Ok(())
     }
 
-    /// Goes through all watches of an event's game, some slices at a time, which are committed in their order. A process
-    /// that takes over goes on where this one was. Breaks off the round when it was more than a slice: the other events that
-    /// were held were released before, for other processes to dispatch meanwhile.
+    /// Dispatches an event to all watches of its game. Several slices of watches are made concurrently and committed
+    /// in order; a process that takes over continues where this one stopped. Ends the round if the event had more
+    /// than one slice: the other held events were released first, so that other processes could dispatch them
+    /// meanwhile.
     async fn dispatch_event(
         &mut self,
         event: WaitingEvent,
@@ -150,7 +152,7 @@ impl DispatchTask {
             counter!("salebell_deliveries_created_total").increment(deliveries as u64);
         }
         if next.is_some() {
-            // The process stops, and releases it with all that is held.
+            // The process is stopping, and releases this event with all the others.
             return Ok(ControlFlow::Break(()));
         }
         self.held.retain(|held| *held != event.id);
@@ -172,7 +174,7 @@ fn lease(app: &App) -> DateTime<Utc> {
     app.clock.now() + TimeDelta::from_std(app.config.worker.lease).unwrap_or(TimeDelta::MAX)
 }
 
-/// The next time that it is `hour` o'clock in UTC.
+/// Next time at which it is `hour` o'clock in UTC.
 fn next_daily(now: DateTime<Utc>, hour: u32) -> DateTime<Utc> {
     let time = NaiveTime::from_hms_opt(hour, 0, 0).unwrap_or_default();
     let today = now.date_naive().and_time(time).and_utc();

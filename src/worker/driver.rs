@@ -39,8 +39,8 @@ impl Progress {
     }
 }
 
-/// A task of the worker. A round takes no input: what there is to do is read from the bus or the database, so that a
-/// lost notification or a crash costs time and nothing else.
+/// A task of the worker. A round takes no input: its work is read from the bus or the database, so that a lost
+/// notification or a crash costs time and nothing else.
 pub trait Task: Send {
     /// Name in the watchdog and in the metric's label `task`.
     const NAME: &'static str;
@@ -50,7 +50,7 @@ pub trait Task: Send {
     /// Time from the beginning of an idle round to the next round.
     fn interval(&self) -> Duration;
 
-    /// Longest time between two heartbeats of a round: when it has passed, the watchdog takes the process for hung.
+    /// Longest time between two heartbeats of a round: when it has passed, the watchdog considers the process hung.
     fn longest_round(&self) -> Duration;
 
     /// Signal that there may be something to do before the interval is over.
@@ -58,7 +58,7 @@ pub trait Task: Send {
         None
     }
 
-    /// Does one round. A round that may take long beats in between.
+    /// Runs one round. A long round beats in between.
     ///
     /// # Errors
     /// The round failed; it is logged and tried again.
@@ -88,13 +88,13 @@ pub async fn run<T: Task>(app: App, mut task: T) {
                 Ok(Progress::More) => failures = 0,
                 Ok(Progress::Idle) => {
                     failures = 0;
-                    // From its beginning: a round that has waited itself, for a message of the bus, waits no longer.
+                    // From its beginning: a round that has itself waited for a message of the bus waits no longer.
                     notified_or(task.notification(), began + task.interval()).await;
                 }
                 Err(error) => {
                     log::warn!(target: T::LOG_TARGET, "a round failed, retrying: {}", chain(&error));
-                    // A notification shortens the wait, but never to less than the interval: the failure may be of a
-                    // kind that every round meets.
+                    // A notification shortens the wait, but never below the interval: every round may meet the same
+                    // failure.
                     let failed = Instant::now();
                     sleep(task.interval()).await;
                     notified_or(task.notification(), failed + backoff(task.interval(), failures)).await;

@@ -1,6 +1,7 @@
-//! Exports: rows are read a page at a time, and written into a file of their owner's, which lives as any file does.
+//! Exports: rows are read a page at a time and written to a file that belongs to the export's owner and lives like
+//! any other file.
 //!
-//! A worker that takes over begins anew: what the one before has written is removed.
+//! A worker that takes over starts again from the beginning and removes what the previous one has written.
 
 mod rows;
 
@@ -28,18 +29,18 @@ use crate::store::files::{self, NewFile, Quota};
 use crate::store::lease::Lease;
 use crate::tables::{TableFormat, TableWriter};
 
-/// A sign of life, and the progress, this often.
+/// Interval at which the progress is recorded and the lease is renewed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// So many bytes are written at once.
+/// Bytes collected before they are written.
 const WRITE_AT_ONCE: usize = 256 * 1024;
-/// What writing a row costs, in bytes, about.
+/// Approximate cost of writing a row, in bytes.
 const WORK_OF_A_ROW: usize = 128;
-/// An export that fails so often on our side is given up.
+/// Attempts after which an export that fails on our side is given up.
 const MAX_TRIES: i32 = 5;
-/// After a failure on our side it is tried again this much later.
+/// Wait before an export that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
 
-/// What is exported, and how. It is kept with the export.
+/// What is exported, and in which format. Stored with the export.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExportOptions {
     pub kind: ExportKind,
@@ -76,10 +77,10 @@ impl Task for ExportTask {
     }
 }
 
-/// Takes an export and writes it. `beat` is called while it works.
+/// Claims an export and writes it. `beat` is called while it works.
 ///
 /// # Errors
-/// The database is away; what was taken comes back when its lease has run out.
+/// `Unavailable`: the database is unavailable. A claimed export is due again when its lease has expired.
 pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = exports::claim_export(&app.writer, holder, now, lease(app));
@@ -91,7 +92,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     if ended.is_err()
         && let Some(file) = writing.written.file_id
     {
-        // Its owner never gets to see a half.
+        // The owner must never see a partial file.
         let _ = removal::hide_file(&app.writer, export.account_id, file, app.clock.now()).await;
     }
     let failure = match ended {
@@ -125,10 +126,10 @@ fn lease(app: &App) -> DateTime<Utc> {
 
 /// Why an export is not written to its end.
 enum Stop {
-    /// It was cancelled, or another has it.
+    /// It was cancelled, or another worker has it.
     Lost,
     Stopping,
-    /// Its owner has no room for it.
+    /// The owner's quota is too small for it.
     Refused(Error),
     Ours(Error),
 }
@@ -155,14 +156,14 @@ struct Writing<'a> {
     written: ExportProgress,
 }
 
-/// The file while it grows.
+/// The file while it is written.
 struct Growing {
     id: FileId,
     writer: Uuid,
     piece: BlobWriter,
     piece_start: i64,
     hasher: Sha256,
-    /// Bytes that the account has room for.
+    /// Most bytes that the account's quota still allows.
     room: i64,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
@@ -188,7 +189,7 @@ impl Writing<'_> {
                 return Err(Stop::Stopping);
             }
             self.written.rows += page.len() as i64;
-            // A group of Parquet rows is packed all at once.
+            // A Parquet row group is compressed in one go.
             let (account, work) = (Some(export.account_id), page.len() * WORK_OF_A_ROW);
             let write = move || {
                 let bytes = table.write(&page);
@@ -209,7 +210,7 @@ impl Writing<'_> {
         self.append(&mut file, rest?).await?;
         self.flush(&mut file).await?;
         file.piece.seal().await?;
-        // Whoever cancels from here on comes too late for the file, but not for the export.
+        // A cancellation after this point comes too late for the file, but not for the export.
         self.report_progress().await?;
         let sha256 = file.hasher.finalize();
         let written = writing::DurableBytes {

@@ -1,5 +1,5 @@
-//! What becomes of files without a request: those that were put together are completed, those whose time is over go, and
-//! so does what is left of those that were removed, and what neither side knows of.
+//! Background work on files: completes concatenations that were left unfinished, removes expired files and the
+//! remains of removed ones, and removes bytes without a file and files without bytes.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -15,24 +15,24 @@ use crate::files::blobs::StrayBlob;
 use crate::files::concatenation::{DEAD_AFTER, concatenate};
 use crate::store::files::{removal, writing};
 
-/// Files that one statement hides or lists.
+/// Most files that one statement hides or lists.
 const AT_ONCE: i64 = 500;
-/// Pieces that the store is asked for at once: each is a request to S3.
+/// Pieces that are checked concurrently; each check is a request to S3.
 const LOOKED_FOR_AT_ONCE: usize = 32;
 
-/// So many may be amiss at once; where more are, and most of all, nothing is removed.
+/// Most orphans tolerated unconditionally. If there are more and they are the majority, nothing is removed.
 const FEW: usize = 10;
 
-/// Completes the files that were put together by a process that died, or that could not read them.
+/// Completes concatenations whose process died or could not read the parts.
 ///
 /// # Errors
-/// The database is away, or bytes cannot be read just now.
+/// `Unavailable`: the database is unavailable, or bytes cannot be read at the moment.
 pub async fn assemble_left(app: &App) -> Result<()> {
     let mut failed = Ok(());
     while !app.stopping.is_cancelled() {
         let now = app.clock.now();
         let claim = writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
-        // One that fails waits for its turn again, and keeps no other waiting.
+        // A file that fails is due again later and does not hold up the others.
         let Some(file) = claim else { break };
         match concatenate(&app.writer, &app.files.blobs, &app.clock, file).await {
             Err(error) if error.kind != Kind::NotFound => failed = Err(error),
@@ -42,10 +42,10 @@ pub async fn assemble_left(app: &App) -> Result<()> {
     failed
 }
 
-/// Removes the files whose time is over, row and bytes, and those that a request could not finish removing.
+/// Removes files that have expired, row and bytes, and files that a request could not finish removing.
 ///
 /// # Errors
-/// The database or the store is away; the next round goes on.
+/// `Unavailable`: the database or the store is unavailable. The next round continues.
 pub async fn remove_expired(app: &App) -> Result<()> {
     while !app.stopping.is_cancelled() {
         let hidden = removal::hide_expired(&app.writer, AT_ONCE, app.clock.now()).await?;
@@ -75,11 +75,11 @@ async fn remove_hidden(app: &App, id: FileId) -> Result<()> {
     removal::forget_file(&app.writer, id).await
 }
 
-/// Finds bytes without a file and files without their bytes, and removes both: a crash at the wrong moment, a restored
-/// backup or a lost disk leaves them.
+/// Finds bytes without a file and files without their bytes, and removes both. A crash at a bad moment, a restored
+/// backup or a lost disk leaves them behind.
 ///
 /// # Errors
-/// The database or the store is away, or is another one than the files were written to.
+/// `Unavailable`: the database or the store is unavailable, or is not the one that the files were written to.
 pub async fn sweep_orphans(app: &App) -> Result<()> {
     sweep_bytes(app).await?;
     let (mut after, mut lost, mut seen) = ((FileId::nil(), -1), BTreeSet::new(), BTreeSet::new());
@@ -99,7 +99,7 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
             }
         }
     }
-    // It may be that the store is not there, or is another one.
+    // The store may be missing, or may be another one.
     check_most(lost.len(), seen.len(), "files have lost their bytes")?;
     for id in lost {
         log::error!(target: "salebell::files", "file.id" = id.to_string(); "a file has lost its bytes and is removed");
@@ -109,8 +109,11 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
     Ok(())
 }
 
+/// Checks that it is plausible for `amiss` of `seen` to be orphans.
+///
 /// # Errors
-/// More than a few, and most of all, are amiss: then it is not they that are.
+/// `Unavailable`: more than a few, and the majority, seem to be orphans. It is more likely that the store or the
+/// database is not the right one.
 fn check_most(amiss: usize, seen: usize, what: &str) -> Result<()> {
     if amiss > FEW && amiss * 2 > seen {
         let problem =
@@ -131,7 +134,7 @@ async fn sweep_bytes(app: &App) -> Result<()> {
             orphans.extend(removal::list_unknown_names(&app.writer, &names, &places).await?);
         }
     }
-    // It may be another service's store, or a database that has just been made or restored.
+    // It may be the store of another service, or a database that has just been created or restored.
     check_most(orphans.len(), seen, "pieces belong to no file")?;
     for orphan in orphans {
         log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");

@@ -1,8 +1,8 @@
-//! Imports: a file is read on a thread of its own, row by row; portions of its observations become messages of the bus,
-//! each at most once, and what cannot be taken is kept with its line.
+//! Imports: a file is read row by row on a thread of its own. Portions of its observations become messages on the
+//! bus, and rows that are refused are stored with their line numbers.
 //!
-//! The same file is always cut into the same portions. So a worker that takes over reads from the beginning, and sends
-//! from where the one before had come; a message that was sent twice counts once (`batch_parts`).
+//! The same file is always cut into the same portions. A worker that takes over therefore reads from the beginning
+//! and sends from where the previous worker stopped; a message that was sent twice counts once (`batch_parts`).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read};
@@ -35,28 +35,29 @@ use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
 use crate::store::lease::Lease;
 use crate::store::recording::stores;
 
-/// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
-/// It may get smaller, not larger: who takes an import over skips as many portions as the version before had sent.
+/// Most observations of one message: few enough to be recorded quickly and to keep several messages in little memory.
+/// A later version may lower this bound but not raise it, because a worker that takes over skips as many portions as
+/// the previous version has sent.
 const PORTION: usize = 2_048;
-/// And about so many bytes, before they are packed: every bus takes a message of that size.
+/// Approximate bound on the bytes of one message before compression: every bus accepts a message of that size.
 const PORTION_BYTES: usize = 150 << 10;
-/// A sign of life, and the progress, this often.
+/// Interval at which the progress is recorded and the lease is renewed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// No more messages of an import wait to be recorded: the bus is for others too.
+/// Most messages of an import that wait to be recorded: the bus serves others too.
 const MAX_WAITING: i64 = 16;
-/// How often it is looked whether they are recorded.
+/// Interval at which the worker polls for recorded messages.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// An import that fails so often on our side is given up.
+/// Attempts after which an import that fails on our side is given up.
 const MAX_TRIES: i32 = 5;
-/// And one that was taken so often without coming to an end.
+/// Attempts after which an import that never comes to an end is given up.
 const MAX_DEATHS: i32 = 20;
-/// After a failure on our side it is tried again this much later.
+/// Wait before an import that failed on our side is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(10);
-/// So many refusals are kept, and as many warnings; the rest are counted.
+/// Most refusals stored, and most warnings; further ones are only counted.
 const MAX_REFUSALS: i64 = 100_000;
-/// As many stores are remembered, whether they are known or not.
+/// Most stores remembered as known or unknown.
 const MOST_KNOWN_STORES: usize = 10_000;
-/// Refusals are written by so many.
+/// Refusals written at once.
 const REFUSALS_AT_ONCE: usize = 1_000;
 
 /// Task that reads imports one after another.
@@ -87,10 +88,10 @@ impl Task for ImportTask {
     }
 }
 
-/// Takes an import and sends all of it. `beat` is called while it works.
+/// Claims an import and sends all of it. `beat` is called while it works.
 ///
 /// # Errors
-/// The database is away; what was taken comes back when its lease has run out.
+/// `Unavailable`: the database is unavailable. A claimed import is due again when its lease has expired.
 pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
@@ -98,7 +99,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
         return Ok(Progress::Idle);
     };
     let mut sending = Sending::new(app, &import, holder, &beat);
-    // Whoever took it before has died of it, so often that we do not try.
+    // Earlier workers crashed on this import; do not try again.
     if import.tries > MAX_DEATHS {
         sending.finish(Some("reading the file has failed several times in a row".to_owned())).await?;
         return Ok(Progress::More);
@@ -130,15 +131,15 @@ fn lease(app: &App) -> DateTime<Utc> {
 
 /// Why an import is not sent to its end.
 enum Stop {
-    /// It was cancelled, or another has it.
+    /// It was cancelled, or another worker has it.
     Lost,
-    /// What its owner gave us cannot be read.
+    /// The owner's file or options cannot be read.
     Input(Unreadable),
     Ours(Error),
     Stopping,
 }
 
-/// Why a file cannot be read, for its owner.
+/// Why a file cannot be read, worded for its owner.
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error("the file is gone")]
@@ -157,16 +158,16 @@ impl From<Error> for Stop {
     }
 }
 
-/// What the reading thread tells.
+/// Message from the reading thread.
 enum Told {
-    /// Observations of one message. `waits`: the offer of the first is that of the last before, which must be recorded
-    /// first.
+    /// Observations of one message. With `waits`, the first observation is of the same offer as the last of the
+    /// portion before, which must be recorded first.
     Portion {
         seen: Vec<LineObservation>,
         waits: bool,
     },
     Refused(Vec<RowRefusal>),
-    /// It has come to the end.
+    /// The end of the file.
     End,
     Failed(Unreadable),
 }
@@ -176,9 +177,9 @@ struct Sending<'a> {
     app: &'a App,
     import: &'a ClaimedImport,
     holder: Uuid,
-    /// Called while it works or waits.
+    /// Called while the import is sent or waits.
     beat: &'a (dyn Fn() + Sync),
-    /// How far it has come, and how far the worker before had.
+    /// How far the import has come, beginning with how far the previous worker had come.
     reached: Reached,
     portion: i32,
     read: Arc<ReadSoFar>,
@@ -188,7 +189,7 @@ struct Sending<'a> {
     warnings_kept: i64,
 }
 
-/// Counted by the reading thread.
+/// Counts kept by the reading thread.
 #[derive(Default)]
 struct ReadSoFar {
     rows: AtomicU64,
@@ -265,7 +266,7 @@ impl<'a> Sending<'a> {
         ended
     }
 
-    /// The file's bytes, unpacked, and how many of them have been read.
+    /// Opens the file: its decompressed bytes, and a counter of the stored bytes read so far.
     async fn open(&self) -> Result<(Input, Arc<AtomicU64>), Stop> {
         let (app, import) = (self.app, self.import);
         let file = files::find_file(&app.writer, import.account_id, import.file_id, app.clock.now()).await;
@@ -328,14 +329,14 @@ impl<'a> Sending<'a> {
             self.reached.accepted += accepted;
         }
         self.reached.portions = self.portion;
-        // Before the next one is sent: who takes over must not send this one under another number.
+        // Before the next portion is sent: a worker that takes over must not send this one under another number.
         self.report_progress_now(bytes).await
     }
 
-    /// Whoever may not write the catalogue may not invent stores.
+    /// Refuses observations of unknown stores unless the importer may write the catalogue.
     async fn without_unknown_stores(&mut self, seen: Vec<LineObservation>) -> Result<Vec<Observation>, Stop> {
         if !self.import.may_create_stores {
-            // A file may name a new one on every line.
+            // A file may name a new store on every line.
             if self.known_stores.len() > MOST_KNOWN_STORES {
                 self.known_stores.clear();
             }
@@ -374,7 +375,7 @@ impl<'a> Sending<'a> {
         Ok(())
     }
 
-    /// Tells how far it has come, now and then.
+    /// Records the progress, at most once per interval.
     async fn report_progress(&mut self, bytes: &AtomicU64) -> Result<(), Stop> {
         (self.beat)();
         if self.reported_at.elapsed() < PROGRESS_INTERVAL {
@@ -415,17 +416,17 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// The thread that reads.
+/// The reading thread.
 struct Reading {
     meaning: Meaning,
-    /// When a row was seen that does not tell.
+    /// Time of observation for rows that state none.
     now: DateTime<Utc>,
     scratch: PathBuf,
     read: Arc<ReadSoFar>,
     report_progress: mpsc::Sender<Told>,
 }
 
-/// What becomes one message.
+/// Observations that will become one message.
 #[derive(Default)]
 struct Portion {
     seen: Vec<LineObservation>,
@@ -442,7 +443,7 @@ impl Portion {
         self.seen.len() >= PORTION || self.bytes >= PORTION_BYTES
     }
 
-    /// The first `count`; the others stay.
+    /// Removes and returns the first `count` observations.
     fn take_front(&mut self, count: usize) -> Vec<LineObservation> {
         let rest = self.seen.split_off(count);
         self.bytes = rest.iter().map(|seen| seen.observation.wire_size()).sum();
@@ -450,10 +451,10 @@ impl Portion {
     }
 }
 
-/// Nobody listens any more.
+/// The receiver of the reading thread's messages is gone.
 struct Deaf;
 
-/// Bytes for as long as somebody listens: a parser that finds no row in them must not go on for ever.
+/// Input that ends once the receiver is gone: a parser that finds no row in it must not read forever.
 struct Heard {
     inner: Box<dyn BufRead + Send>,
     report_progress: mpsc::Sender<Told>,
@@ -489,8 +490,8 @@ impl Reading {
         let _ = self.report_progress.blocking_send(end);
     }
 
-    /// Rows that may tell when they were seen are sorted first: those of an offer belong together, in the order of time.
-    /// All others go as they come.
+    /// Reads all rows. If rows may state a time of observation, they are sorted first, by offer and then by time;
+    /// otherwise they are sent in the order of the file.
     fn read_rows(&self, mut input: Input) -> Result<Result<(), Deaf>, Unreadable> {
         input.reader = Box::new(Heard { inner: input.reader, report_progress: self.report_progress.clone() });
         let mut rows = Rows::open(input, &self.meaning, self.now)?;
@@ -546,11 +547,12 @@ impl Reading {
         self.send_sorted(sorter).map_err(Unreadable::Scratch)
     }
 
-    /// An offer's observations stand in one portion; where they are more than that, each portion waits for the one before.
+    /// Sends sorted observations. Those of an offer stay in one portion; if they need several, each portion waits for
+    /// the one before.
     fn send_sorted(&self, sorter: Sorter) -> io::Result<Result<(), Deaf>> {
         let mut sorted = sorter.finish()?;
         let (mut portion, mut waits) = (Portion::default(), false);
-        // Where the offer begins that is being read.
+        // Index at which the current offer begins.
         let mut begin = 0;
         while let Some(seen) = sorted.read_next()? {
             if portion.seen.last().is_some_and(|last| !last.is_of_offer(&seen)) {
@@ -560,7 +562,7 @@ impl Reading {
             if !portion.is_full() {
                 continue;
             }
-            // The offer that may go on stays behind, unless it fills the whole portion.
+            // The last offer may have more observations and stays behind, unless it fills the whole portion.
             let full = portion.take_front(if begin == 0 { portion.seen.len() } else { begin });
             let goes_on = begin == 0;
             begin = 0;

@@ -1,4 +1,5 @@
-//! What happens after a report was accepted: record, dispatch, deliver; and what happens by the clock.
+//! Work done after a report was accepted: recording, dispatching, publishing and delivering; and the jobs that run on
+//! a schedule.
 
 pub mod deliver;
 pub mod dispatch;
@@ -27,7 +28,7 @@ use crate::error::{Error, Result};
 /// Runs the worker's tasks until `app.stopping`, then finishes or releases what is in progress.
 ///
 /// # Errors
-/// A task ended before the process was to stop: a bug, and a reason to restart.
+/// A task ended although the process was not stopping: a bug, and a reason to restart.
 pub async fn run(app: App) -> Result<()> {
     let listening = {
         let app = app.clone();

@@ -1,7 +1,7 @@
-//! Publish: events go to the topic of other teams, each at least once, those of an offer one after another.
+//! Publish: sends events to the topic of other teams, each at least once, and those of one offer in order.
 //!
-//! One process of the fleet publishes at a time. What it has sent it takes off the list; if it dies before that, the same
-//! events are sent again, under the same ids.
+//! One process of the fleet publishes at a time. It removes sent events from the list; if it dies before that, the
+//! same events are sent again under the same ids.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,17 +22,17 @@ use crate::store::jobs;
 use crate::store::lease::Claim;
 use crate::store::publications::{self, UnpublishedEvent};
 
-/// Who publishes, in the table of jobs.
+/// Name of the publisher's job in the table of jobs.
 const JOB: &str = "publish_events";
-/// Who publishes and tells nothing for so long is taken for dead.
+/// Lease of the publishing process. When it expires, another process takes over.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
-/// So a turn is shorter, by more than the longest request.
+/// Bound on one turn, shorter than the lease by more than the longest request.
 const TURN: Duration = Duration::from_secs(30);
-/// After a failure the topic is tried again this much later.
+/// Wait after a failure before the topic is tried again.
 const RETRY: TimeDelta = TimeDelta::seconds(2);
-/// So many events are read at once.
+/// Most events read at once.
 const EVENTS_AT_ONCE: i64 = 500;
-/// So many are on their way at once, in requests of ten.
+/// Most events in flight at once, in requests of ten.
 const WAVE: usize = 80;
 
 /// Task that publishes events.
@@ -41,7 +41,7 @@ pub struct PublishTask {
 }
 
 impl PublishTask {
-    /// `None` if the settings name no topic.
+    /// Returns `None` if the settings name no topic.
     pub fn new(app: App) -> Option<PublishTask> {
         app.events_topic.is_some().then_some(PublishTask { app })
     }
@@ -68,10 +68,10 @@ impl Task for PublishTask {
     }
 }
 
-/// Publishes some events. `Idle`: none waits, or another process is publishing.
+/// Publishes some events. Returns `Idle` if no event waits or another process is publishing.
 ///
 /// # Errors
-/// The topic or the database is unavailable.
+/// `Unavailable`: the topic or the database is unavailable.
 pub async fn step(app: &App) -> Result<Progress> {
     let Some(topic) = &app.events_topic else { return Ok(Progress::Idle) };
     let limit = app.config.worker.lease;
@@ -114,8 +114,8 @@ async fn publish_some(app: &App, topic: &Topic) -> Result<Progress> {
     Ok(Progress::of(found))
 }
 
-/// Publishes the first event of each offer, and returns the numbers of those that were taken: a later one of the same
-/// offer must not overtake it.
+/// Publishes the first event of each offer, and returns the sequence numbers of those that were accepted. Later
+/// events of an offer wait, so that they cannot overtake the first.
 async fn publish_wave(topic: &Topic, waiting: &[UnpublishedEvent]) -> Result<Vec<i64>> {
     let mut offers = HashSet::new();
     let wave: Vec<&UnpublishedEvent> =

@@ -1,4 +1,4 @@
-//! Record: messages of the bus become prices, history, sales and events.
+//! Record: turns messages of the bus into prices, history, sales and events.
 
 use std::time::Duration;
 
@@ -17,19 +17,20 @@ use crate::outbound::bus::{MAX_RECEIVES, ReceivedMessage};
 use crate::store::recording::Recorded;
 use crate::store::{batches, recording};
 
-/// How long a message that could not be recorded rests before its next try.
+/// Wait before a message that could not be recorded is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 const GIVE_BACK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Looks at dead messages, some each time, of one run of the job that counts them.
+/// Most reads of dead messages, several messages each, in one run of the job that counts them.
 const MAX_LOOKS: usize = 1_000;
-/// How long a bus that cannot ring is asked for a message. The question is heard to its end also when we are to stop: what
-/// is handed to a question that nobody listens to any more rests for a lease.
+/// How long one request for a message waits on a bus that cannot send notifications. The request is awaited to its
+/// end even when the process stops: a message handed to an abandoned request would be invisible until its lease
+/// expires.
 const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// Task that records messages of the bus; one of `worker.record_concurrency`.
 pub struct RecordTask {
     app: App,
-    /// How long the bus is asked for a message.
+    /// How long one request for a message waits on the bus.
     long_poll: Duration,
 }
 
@@ -59,7 +60,7 @@ impl Task for RecordTask {
     async fn round(&mut self, heartbeat: &Heartbeat) -> Result<Progress> {
         let progress = round(&self.app, self.long_poll, &|| heartbeat.beat()).await?;
         if progress.is_more() {
-            // Where one message was there may be more: another task may look too.
+            // Where one message was, there may be more: wake another task.
             self.app.notifications.prices.notify_one();
         }
         Ok(progress)
@@ -68,10 +69,10 @@ impl Task for RecordTask {
 
 async fn round(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Result<Progress> {
     if !app.bus.outlives_database() {
-        // Longer than the lease, and somebody else has the message anyway.
+        // Past the lease another receiver has the message anyway.
         return app.deadline.run(app.config.worker.lease, step(app)).await;
     }
-    // A message that is received while the database is away has been received in vain, which counts against it.
+    // A receive counts against the message even if the database is unavailable and it cannot be recorded.
     if !app.health.readiness.reasons().await.is_empty() {
         return Ok(Progress::Idle);
     }
@@ -81,7 +82,7 @@ async fn round(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Resu
 /// Receives one message and records it.
 ///
 /// # Errors
-/// The bus or the database is unavailable.
+/// `Unavailable`: the bus or the database is unavailable.
 pub async fn step(app: &App) -> Result<Progress> {
     receive_one(app, Duration::ZERO, &|| {}).await
 }
@@ -93,11 +94,12 @@ async fn receive_one(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -
     Ok(Progress::More)
 }
 
-/// Records a message, or gives it back, or buries it. `beat` is called while it waits for the database.
+/// Records a message, releases it, or dead-letters it. `beat` is called while it waits for the database.
 ///
-/// Acknowledged after the commit: if we die in between, the message comes again and counts for nothing.
+/// The message is acknowledged after the commit: if the process dies in between, the message arrives again and counts
+/// for nothing.
 async fn settle(app: &App, received: &ReceivedMessage, beat: &(dyn Fn() + Sync)) -> Result<()> {
-    // Whoever received it before has died of it, so often that we do not try.
+    // Earlier receivers crashed on this message; do not try again.
     if received.receives > MAX_RECEIVES {
         return dead_letter(app, received, "its receivers died").await;
     }
@@ -129,12 +131,14 @@ async fn settle(app: &App, received: &ReceivedMessage, beat: &(dyn Fn() + Sync))
     Ok(())
 }
 
-/// How long a try to record may take: the lease is extended meanwhile, so what is slow and not silent comes to its end.
+/// Bound on one attempt to record a message. The lease is extended meanwhile, so slow work can finish; only a silent
+/// database runs into it.
 fn attempt_limit(app: &App) -> Duration {
     app.config.worker.lease.max(app.config.database.statement_timeout * 2)
 }
 
-/// Records a message of a bus that counts every receive: while the database is away it is held, and not given back.
+/// Records a message of a bus that counts every receive: while the database is unavailable, the message is held
+/// rather than released.
 async fn record_patiently(
     app: &App,
     received: &ReceivedMessage,
@@ -164,7 +168,7 @@ async fn record_patiently(
 
 /// Why a message was not recorded.
 enum Failure {
-    /// The database is away or overloaded: nothing that the message can do about it.
+    /// The database is unavailable or overloaded: the message is not the cause.
     Passing(String),
     Lasting(String),
 }
@@ -175,10 +179,11 @@ impl From<DeadlineExceeded> for Failure {
     }
 }
 
-/// Gives a message back, however long the database does not listen: otherwise it would rest until its lease ends.
+/// Releases a message, retrying while the database does not answer: otherwise it would be invisible until its lease
+/// ends.
 async fn release(app: &App, received: &ReceivedMessage, failure: &str, counts: bool) {
     let lease_ends = Instant::now() + app.config.worker.lease;
-    // Who stops leaves it to another at once.
+    // A stopping process leaves it to another at once.
     let pause = if app.stopping.is_cancelled() { Duration::ZERO } else { PAUSE };
     while let Err(error) = app.bus.release(received, pause, failure, counts).await {
         log::warn!(target: "salebell::record", "giving a message back again after: {}", chain(&error));
@@ -189,7 +194,7 @@ async fn release(app: &App, received: &ReceivedMessage, failure: &str, counts: b
     }
 }
 
-/// Records a message while holding it: the lease is extended for as long as it takes.
+/// Records a message while holding it: the lease is extended until the work ends.
 async fn record_held(app: &App, received: &ReceivedMessage) -> Result<(), Failure> {
     let damaged = |error| Failure::Lasting(format!("damaged: {error}"));
     let payload = received.payload.clone();
@@ -223,7 +228,8 @@ async fn record_held(app: &App, received: &ReceivedMessage) -> Result<(), Failur
     Ok(())
 }
 
-/// The report may have been taken while the database was away: then nobody has written yet that there is such a batch.
+/// Notes the batch if the message carries a note: the report may have been accepted while the database was
+/// unavailable, and the batch is then not stored yet.
 async fn note_batch(app: &App, message: &PriceMessage) -> Result<()> {
     match &message.batch {
         Some(note) => batches::note_batch(&app.writer, message.batch_id, note, message.reported_at).await,
@@ -243,7 +249,8 @@ async fn count_as_failed(app: &App, dead: &ReceivedMessage) -> Result<()> {
     batches::fail_part(&app.writer, message.batch_id, message.part, observations, app.clock.now()).await
 }
 
-/// Counts what is dead without our doing: SQS buries the message of a receiver that died, and tells nobody.
+/// Counts messages that were dead-lettered without our doing: SQS does so, without a notification, when receivers
+/// keep dying.
 pub async fn count_dead(app: &App) -> Result<()> {
     for _ in 0..MAX_LOOKS {
         let some = app.bus.look_at_dead().await?;
@@ -257,12 +264,12 @@ pub async fn count_dead(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Makes dead messages wait again, as if they had never been received; returns how many. What dies again meanwhile
-/// stays dead.
+/// Makes dead messages wait again as if they had never been received, and returns how many. A message that is
+/// dead-lettered again meanwhile stays dead.
 pub async fn redrive(app: &App) -> Result<usize> {
     let (mut redriven, now) = (0, app.clock.now());
     while let Some(dead) = app.bus.next_dead(now).await? {
-        // What `dead_letter` counted as failed is to be counted anew.
+        // Observations that `dead_letter` counted as failed are to be counted anew.
         if let Ok(message) = PriceMessage::unpack(&dead.payload) {
             batches::forget_failed_part(&app.writer, message.batch_id, message.part).await?;
         }
@@ -288,7 +295,7 @@ fn count(Recorded { counts, told_ends }: &Recorded) {
     }
 }
 
-/// Sales that are over as their stores had said.
+/// Counts sales that have ended at the time their stores had stated.
 pub fn count_told_ends(sales: u64) {
     if sales > 0 {
         counter!("salebell_transitions_total", "kind" => Transition::SaleEnded.name()).increment(sales);

@@ -1,4 +1,4 @@
-//! What happens by the clock: once in the whole fleet, and caught up when it was missed.
+//! Scheduled jobs: each runs once in the whole fleet, and is caught up on when it was missed.
 
 use std::time::{Duration, Instant};
 
@@ -13,20 +13,20 @@ use crate::store::lease::Claim;
 use crate::store::recording::told_ends;
 use crate::store::{health, jobs, matching};
 
-/// A job that takes longer than this is taken for dead and taken over.
+/// Lease of a job. One that takes longer is taken over by another process.
 const LEASE: TimeDelta = TimeDelta::minutes(10);
-/// So one that takes as long is given up.
+/// Bound on one run of a job, below the lease.
 const JOB_LIMIT: Duration = Duration::from_secs(9 * 60);
-/// After a failure a job is tried again this much later.
+/// Wait before a failed job is tried again.
 const RETRY: TimeDelta = TimeDelta::minutes(1);
-/// Partitions are made so far ahead, so that a fleet that is down for months still finds them.
+/// How far ahead partitions are made: a fleet that was down for months still finds them.
 const PARTITIONS_AHEAD: TimeDelta = TimeDelta::days(180);
 
 #[derive(Clone, Copy)]
 enum Job {
-    /// Before `Sweep`, which removes what it counts.
+    /// Runs before `Sweep`, which removes what it counts.
     ComputeStatistics,
-    /// What a store said is over at this instant.
+    /// Ends the sales whose stated end has come.
     EndSales,
     RecomputeLows,
     MakePartitions,
@@ -35,7 +35,7 @@ enum Job {
     RemoveFiles,
     SweepFiles,
     CountDead,
-    /// Of games that the version before has written.
+    /// Fills the match keys of games that were written by the previous version.
     FillKeys,
 }
 
@@ -71,7 +71,7 @@ impl Job {
     fn period(self, app: &App) -> TimeDelta {
         match self {
             Job::ComputeStatistics => TimeDelta::seconds(app.config.stats.compute_every.as_secs() as i64),
-            // Nobody waits for it but other teams: lists and deliveries go by the end itself.
+            // Only the events for other teams wait for it: lists and deliveries go by the stated end itself.
             Job::EndSales => TimeDelta::seconds(30),
             Job::MakePartitions | Job::RecomputeLows => TimeDelta::days(1),
             Job::Sweep => TimeDelta::minutes(10),
@@ -111,7 +111,7 @@ impl Job {
     }
 }
 
-/// Task that does the jobs which are due.
+/// Task that runs the jobs that are due.
 pub struct ScheduleTask {
     app: App,
 }
@@ -140,11 +140,11 @@ impl Task for ScheduleTask {
     }
 }
 
-/// `step`, unless this machine and the database disagree about the time: what is removed too soon is lost, what is
-/// removed by another or later is not.
+/// Runs `step` unless this machine and the database disagree about the time. What is removed too early is lost; what
+/// is removed later, or by another process, is not.
 ///
 /// # Errors
-/// The clocks disagree; the database is away.
+/// The clocks disagree, or the database is unavailable.
 pub async fn round(app: &App) -> Result<usize> {
     let asked = Instant::now();
     let time = health::read_clock(&app.writer);
@@ -153,7 +153,7 @@ pub async fn round(app: &App) -> Result<usize> {
     step(app).await
 }
 
-/// Does every job that is due; returns how many that were.
+/// Runs every job that is due, and returns how many there were.
 pub async fn step(app: &App) -> Result<usize> {
     let mut done = 0;
     for job in Job::ALL {

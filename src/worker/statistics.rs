@@ -1,14 +1,14 @@
-//! Weekly statistics: every week that is missing or has gone on since is computed, one after another.
+//! Weekly statistics: computes, one after another, every week that is missing or has changed since it was computed.
 
 use crate::app::App;
 use crate::domain::week::Week;
 use crate::error::{Error, Result};
 use crate::store::{activity, statistics};
 
-/// Computes the weeks that are due; those of a fleet that was down for months too.
+/// Computes the weeks that are due, including those of a fleet that was down for months.
 ///
 /// # Errors
-/// The database is away; the weeks that are done are kept, and the next round goes on.
+/// `Unavailable`: the database is unavailable. Finished weeks are kept, and the next round continues.
 pub async fn compute_due(app: &App) -> Result<()> {
     let Some(first) = activity::first_day(&app.writer).await? else { return Ok(()) };
     let now = app.clock.now();
@@ -16,7 +16,7 @@ pub async fn compute_due(app: &App) -> Result<()> {
         if app.stopping.is_cancelled() {
             return Ok(());
         }
-        // While the week runs, its days before the last time have been counted.
+        // For the current week, the days before the last computation have been counted.
         let counted = due.computed_at.filter(|_| due.week == Week::at(now)).map(|at| at.date_naive());
         for day in due.week.days().filter(|day| *day <= now.date_naive()) {
             if counted.is_none_or(|counted| day >= counted) {
@@ -34,7 +34,7 @@ pub async fn compute_due(app: &App) -> Result<()> {
 /// Computes a week anew, whether it is due or not.
 ///
 /// # Errors
-/// `Invalid` for a week that has not begun, or that ended before anybody had done anything.
+/// `Invalid`: the week has not begun, or it ended before the first activity.
 pub async fn recompute(app: &App, week: Week) -> Result<()> {
     let now = app.clock.now();
     if week > Week::at(now) {

@@ -1,7 +1,7 @@
 //! The weekly report by e-mail: once for each week and recipient in the whole fleet.
 //!
-//! The newest week that is over is mailed as soon as it has been computed, and no older one: its report shows the weeks
-//! before it too. A worker that dies between sending and recording leaves a lease that expires; another sends again
+//! Only the newest completed week is mailed, as soon as it has been computed: its report shows the weeks before it
+//! too. A worker that dies between sending and recording leaves a lease that expires; another worker then sends again
 //! under the same `Message-ID`. Delivery is at least once.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::outbound::email::{Email, Unsent};
 use crate::store::weekly_mails::{self, ClaimedMail};
 use crate::weekly_report::{WeeklyReport, mail};
 
-/// What cannot be recorded is tried again after this.
+/// Wait before an outcome that could not be recorded is tried again.
 const RECORD_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Task that mails the weekly report.
@@ -52,10 +52,10 @@ impl Task for WeeklyMailTask {
     }
 }
 
-/// Plans the mails about the newest week that is over, and sends one that is due.
+/// Plans the mails about the newest completed week, and sends one that is due.
 ///
 /// # Errors
-/// The database is unavailable; a mail that was claimed is due again when its lease has expired.
+/// `Unavailable`: the database is unavailable. A claimed mail is due again when its lease has expired.
 pub async fn step(app: &App) -> Result<Progress> {
     let recipients: Vec<String> = app.config.stats.mail_to.iter().map(Address::to_string).collect();
     if recipients.is_empty() {
@@ -65,7 +65,7 @@ pub async fn step(app: &App) -> Result<Progress> {
     let plan = weekly_mails::plan_mails(&app.writer, Week::at(now).back(1), &recipients, now);
     app.deadline.run(patience, plan).await?;
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
-    // As long as claiming, reading, sending and recording may take.
+    // Long enough for claiming, reading, sending and recording.
     let lease = now + delta(app.config.email.timeout + patience * 3);
     let claim = weekly_mails::claim_mail(&app.writer, holder, &recipients, now, lease);
     let Some(claimed) = app.deadline.run(patience, claim).await? else { return Ok(Progress::Idle) };
@@ -79,7 +79,7 @@ pub async fn step(app: &App) -> Result<Progress> {
         }
     };
     report(&claimed, &sent);
-    // Until the lease has run out: from then on another sends again.
+    // Until the lease has expired; from then on another worker sends again.
     while let Err(error) = record(app, &claimed, holder, &sent).await {
         log::warn!(target: "salebell::mail", "mail.id" = claimed.id.to_string();
             "recording again after: {}", chain(&error));
@@ -91,7 +91,7 @@ pub async fn step(app: &App) -> Result<Progress> {
     Ok(Progress::More)
 }
 
-/// The report as it stands now.
+/// Composes the report as it stands now.
 async fn compose(app: &App, claimed: &ClaimedMail) -> Result<Email> {
     let report = WeeklyReport::load(&app.writer, Some(claimed.week)).await?;
     let report = report.ok_or_else(|| Error::internal("the week of a mail is not there"))?;
@@ -100,13 +100,13 @@ async fn compose(app: &App, claimed: &ClaimedMail) -> Result<Email> {
     Ok(mail::compose(&report, id, to, claimed.created_at))
 }
 
-/// Told to stop, and the time that requests have is over.
+/// Completes when the process is stopping and the time granted to requests in progress is over.
 async fn stopped(app: &App) {
     app.stopping.cancelled().await;
     tokio::time::sleep(app.config.server.drain).await;
 }
 
-/// The log names no recipient; `salebell stats mailed` does.
+/// Logs and counts the outcome. The log names no recipient; `salebell stats mailed` does.
 fn report(claimed: &ClaimedMail, sent: &Result<(), Unsent>) {
     let (id, week) = (claimed.id.to_string(), claimed.week.to_string());
     let outcome = match sent {
@@ -140,10 +140,10 @@ async fn record(app: &App, claimed: &ClaimedMail, holder: Uuid, sent: &Result<()
     }
 }
 
-/// As with webhooks. `None`: there is no further try.
+/// Wait before the next attempt, by the schedule that webhooks use too. `None`: there is no further attempt.
 fn next_wait(claimed: &ClaimedMail, unsent: &Unsent) -> Option<TimeDelta> {
     let tries = usize::try_from(claimed.tries).unwrap_or(0);
-    // The id is random enough to keep what failed together apart.
+    // The id is random enough to spread out mails that failed together.
     let wait = || retries::wait_after(tries, claimed.id.as_u64_pair().1, None);
     if unsent.permanent { None } else { wait() }
 }

@@ -1,9 +1,9 @@
-//! The connections of a pool: who has them, who waits for one, and how more are opened.
+//! Connections of a pool: which are in use, which callers wait, and how more are opened.
 //!
-//! A connection is opened by a task of its own, and goes to whoever has waited longest when it is there. So an opening
-//! outlives the request that it was begun for, a request takes whichever connection is free first, and a log-in that is
-//! slower than a request's patience still leaves a pool behind that serves the next one.
-//! [docs/decisions/0031-database-pool.md] tells why sqlx's own pool does not do that.
+//! A connection is opened by a task of its own, and goes to the caller that has waited longest when it is open. An
+//! opening therefore outlives the request that it was begun for, a request gets whichever connection is free first,
+//! and a log-in that takes longer than a request may wait still leaves the pool able to serve the next one.
+//! [docs/decisions/0031-database-pool.md] explains why sqlx's own pool does not do that.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -22,39 +22,40 @@ use super::PoolSettings;
 use super::password::{RING_AGAIN, is_refusal};
 use crate::error::database::is_transient;
 
-/// Why there is no connection; several waiters may hear the same reason.
+/// Why there is no connection; several waiters may receive the same reason.
 pub(super) type Reason = Arc<sqlx::Error>;
 
-/// Run on each new connection before it is used.
+/// Hook that runs on each new connection before it is used.
 pub type OnConnect = Arc<dyn Fn(&mut PgConnection) -> BoxFuture<'_, sqlx::Result<()>> + Send + Sync>;
 
-/// Connections opened at once. Some, because each log-in is several round trips; not all, because the server and we
-/// spend processor time on each, and the first one to be open can serve those who wait.
+/// Most connections opened at once. Several, because each log-in takes several round trips; not all, because each
+/// costs processor time here and in the server, and the first one to be open can serve the waiters.
 const AT_ONCE: usize = 8;
-/// When no attempt has come to an end for so long, another one is begun beside them: the others may be waiting for a host
-/// that is gone, while its name leads to another by now.
+/// Time without a finished attempt after which another one is begun: the others may be waiting for a host that is
+/// gone while its name leads to another by now.
 const SLOW: Duration = Duration::from_millis(500);
-/// Limit of one attempt, and with `SLOW` the number of attempts that are under way at most.
+/// Timeout of one attempt. Together with `SLOW` it bounds the attempts under way.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ATTEMPTS: usize = (ATTEMPT_TIMEOUT.as_millis() / SLOW.as_millis()) as usize;
-/// Pause between two attempts while the database is away; after it is back nobody waits longer than this and a log-in.
+/// Pause between two attempts while the database is unavailable. Once it is back, no caller waits longer than this
+/// and a log-in.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
-/// Pause after the password was refused, unless another is known before.
+/// Pause after the password was refused, unless another is known earlier.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
-/// An attempt that has not been refused for so long is a log-in under way.
+/// Age from which an attempt that was not refused counts as a log-in under way.
 const NOT_REFUSED_AFTER: Duration = Duration::from_millis(50);
 /// Longest wait for a connection while log-ins are under way.
 const LONGEST_WAIT: Duration = ATTEMPT_TIMEOUT;
-/// Idle connections older than this are pinged before use, fresher ones are not: a round trip on every query
+/// Idle time after which a connection is pinged before use. More recent ones are not: a round trip with every query
 /// would cost a third of the throughput.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
-/// Limit of a ping, and of a farewell.
+/// Timeout of a ping, and of closing a connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections are closed when they have been idle for so long,
+/// Idle time after which a connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// or are so old: then a server that was added, or a name that leads elsewhere, gets its share.
+/// Age at which a connection is closed. An added server, or a new address of the same name, thus gets its share.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
-/// Interval at which idle connections are looked through.
+/// Interval at which idle connections are checked.
 const REAP_EVERY: Duration = Duration::from_secs(10);
 
 /// An open connection and its age.
@@ -63,14 +64,14 @@ struct Live {
     opened_at: Instant,
 }
 
-/// A connection that somebody uses.
+/// A connection in use, which goes back to the pool when it is dropped.
 pub struct Connection {
     /// `None` only while it is being dropped.
     live: Option<Live>,
     pool: Arc<Connections>,
 }
 
-/// Only `drop` and `into_live` take it out, and both end the guard.
+/// Panic message. Only `drop` and `into_live` take the connection out, and both end the guard.
 const IN_USE: &str = "a connection is there until its guard ends";
 
 impl Connection {
@@ -117,28 +118,28 @@ pub(super) struct Connections {
     pub(super) settings: PoolSettings,
     options: RwLock<Arc<PgConnectOptions>>,
     state: Mutex<State>,
-    /// Rung when a connection has gone.
+    /// Signals that a connection was closed.
     gone: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    /// The one that was used last is at the end.
+    /// Idle connections, the most recently used one last.
     idle: Vec<Idle>,
     waiters: VecDeque<oneshot::Sender<Result<Connection, Reason>>>,
-    /// Open connections: in use, idle, or being tested.
+    /// Number of open connections: in use, idle, or being tested.
     open: u32,
-    /// Connections that are still to be opened beside them.
+    /// Number of connections that are still to be opened.
     wanted: u32,
     attempts: Vec<Attempt>,
     last_attempt: u64,
-    /// No attempt before this.
+    /// Earliest time of the next attempt.
     not_before: Option<Instant>,
-    /// Why the last attempt that ended failed.
+    /// Why the last finished attempt failed. Cleared by a success, and by new connection options.
     failure: Option<Reason>,
-    /// It was not refused, it heard nothing.
+    /// Whether that attempt got no answer rather than a refusal.
     silent: bool,
-    /// Counts the settings of connections.
+    /// Number of changes to the connection options.
     generation: u64,
     reaping: bool,
     closed: bool,
@@ -161,7 +162,7 @@ impl Connections {
         Arc::new(Connections { settings, options, state: Mutex::default(), gone: Notify::new() })
     }
 
-    /// A connection that was alive a second ago.
+    /// Acquires a connection that was alive within the last second.
     pub(super) async fn acquire(self: &Arc<Self>) -> Result<Connection, Reason> {
         let begun = Instant::now();
         loop {
@@ -177,7 +178,7 @@ impl Connections {
         }
     }
 
-    /// The connection that was used last, or a place in the queue.
+    /// Takes the most recently used idle connection, or a place in the queue.
     #[expect(clippy::type_complexity, reason = "one of both, for one caller")]
     fn enter(
         self: &Arc<Self>,
@@ -213,11 +214,11 @@ impl Connections {
             }
         }
         answer.close();
-        // It may have come just now.
+        // The connection may have arrived just now.
         answer.try_recv().unwrap_or_else(|_| Err(self.timed_out()))
     }
 
-    /// Whether the server is there, as far as we can tell, and takes its time to let us in.
+    /// Whether the server seems to be reachable and is still processing a log-in.
     fn is_logging_in(&self) -> bool {
         let state = self.state.lock();
         let least = if state.failure.is_some() { NOT_REFUSED_AFTER } else { Duration::ZERO };
@@ -228,7 +229,7 @@ impl Connections {
         self.state.lock().failure.clone().unwrap_or_else(|| Arc::new(sqlx::Error::PoolTimedOut))
     }
 
-    /// Begins to open connections, as many as are missing and as may be opened at once.
+    /// Begins to open the missing connections, up to the number that may be opened at once.
     fn open_more(self: &Arc<Self>, state: &mut State) {
         while state.waiters.front().is_some_and(oneshot::Sender::is_closed) {
             state.waiters.pop_front();
@@ -240,7 +241,7 @@ impl Connections {
         if state.wanted == 0 || state.closed || state.not_before.is_some_and(|time| now < time) {
             return;
         }
-        // While the database is away one attempt finds out when it is back.
+        // While the database is unavailable, a single attempt finds out when it is back.
         let at_once = if state.failure.is_some() { 1 } else { AT_ONCE };
         let wanted = at_once.min(state.wanted as usize);
         while state.attempts.len() < wanted {
@@ -266,10 +267,10 @@ impl Connections {
     async fn attempt(self: Arc<Self>, number: u64, generation: u64) {
         let begun = Instant::now();
         let cut = CancellationToken::new();
-        // A runtime that ends drops this task, and must not wait for the thread.
+        // A runtime that shuts down drops this task, and must not wait for the thread.
         let _cut = cut.clone().drop_guard();
         let (pool, runtime) = (self.clone(), Handle::current());
-        // A log-in derives keys, thousands of hashes long: no task that serves requests shall wait behind it.
+        // A log-in derives keys with thousands of hashes, and must not hold up tasks that serve requests.
         let mut opening = tokio::task::spawn_blocking(move || {
             runtime.block_on(cut.run_until_cancelled(tokio::time::timeout(ATTEMPT_TIMEOUT, pool.open())))
         });
@@ -292,13 +293,13 @@ impl Connections {
             // Another password may be known by now.
             Err(_) if generation != state.generation => self.open_more(&mut state),
             Err(error) if is_transient(&error) => self.attempt_failed(&mut state, error, silent),
-            // Those that were made with an older password go on serving.
+            // Connections that were opened with an older password continue to serve.
             Err(error) if is_refusal(&error) && state.open > 0 => {
                 self.pause(&mut state, error, REFUSED_PAUSE);
                 tokio::spawn(self.clone().ask_for_password(generation));
             }
             Err(error) => {
-                // The same would be answered again: whoever waits must hear it.
+                // Another attempt would get the same answer: report it to all waiters.
                 let reason = Arc::new(error);
                 state.wanted = 0;
                 let waiters = std::mem::take(&mut state.waiters);
@@ -331,7 +332,7 @@ impl Connections {
         self.open_more(state);
     }
 
-    /// The database is away.
+    /// Handles an attempt that failed because the database is unavailable.
     fn attempt_failed(self: &Arc<Self>, state: &mut State, error: sqlx::Error, silent: bool) {
         if state.failure.is_none() {
             self.test_idle(state);
@@ -340,7 +341,7 @@ impl Connections {
         state.silent = silent;
     }
 
-    /// Begins no attempt for a while.
+    /// Begins no attempt for the given time.
     fn pause(self: &Arc<Self>, state: &mut State, error: sqlx::Error, pause: Duration) {
         state.failure = Some(Arc::new(error));
         state.wanted = 0;
@@ -352,7 +353,7 @@ impl Connections {
         });
     }
 
-    /// Asks for another password until there is one, or the refused one is tried once more.
+    /// Requests another password until there is one, or until the refused one is due to be tried again.
     async fn ask_for_password(self: Arc<Self>, generation: u64) {
         let Some(number) = self.settings.password.generation() else { return };
         let until = Instant::now() + REFUSED_PAUSE;
@@ -362,7 +363,7 @@ impl Connections {
         }
     }
 
-    /// Hands a connection to whoever has waited longest, or keeps it.
+    /// Hands a connection to the caller that has waited longest, or keeps it as idle.
     fn put(self: &Arc<Self>, state: &mut State, live: Live) {
         let mut connection = Connection::new(live, self.clone());
         while let Some(waiter) = state.waiters.pop_front() {
@@ -381,11 +382,11 @@ impl Connections {
         }
     }
 
-    /// Takes a connection back, once what was begun on it has come to an end.
+    /// Returns a connection to the pool once what was begun on it has finished.
     fn release(self: &Arc<Self>, live: Live) {
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(self.clone().settle(live))),
-            // The process ends.
+            // The process is ending.
             Err(_) => self.state.lock().open -= 1,
         }
     }
@@ -406,14 +407,14 @@ impl Connections {
         self.put(&mut self.state.lock(), live);
     }
 
-    /// Gives up a connection that does not answer.
+    /// Discards a connection that does not answer.
     fn discard(self: &Arc<Self>, connection: Connection) {
         if let Some(live) = connection.into_live() {
             self.lose_dead(live);
         }
     }
 
-    /// What has ended one connection may have ended all.
+    /// Drops a dead connection and tests the idle ones, since whatever ended it may have ended them all.
     fn lose_dead(self: &Arc<Self>, dead: Live) {
         drop(dead);
         let mut state = self.state.lock();
@@ -427,7 +428,7 @@ impl Connections {
         self.open_more(state);
     }
 
-    /// Pings all idle connections at once, and keeps those that answer.
+    /// Pings all idle connections concurrently, and keeps those that answer.
     fn test_idle(self: &Arc<Self>, state: &mut State) {
         for Idle { mut live, .. } in state.idle.drain(..) {
             let pool = self.clone();
@@ -439,7 +440,7 @@ impl Connections {
         }
     }
 
-    /// Takes connections out that have been idle for long, or are old.
+    /// Removes and returns the connections that have been idle too long or are too old.
     fn take_expired(&self) -> Vec<Live> {
         let mut state = self.state.lock();
         let expired = |idle: &mut Idle| {
@@ -450,12 +451,12 @@ impl Connections {
         expired
     }
 
-    /// Ends all connections, each when it is given back.
+    /// Closes all connections, each as soon as it is released.
     pub(super) async fn close(self: &Arc<Self>) {
         let idle = {
             let mut state = self.state.lock();
             state.closed = true;
-            // They hear that it is closed.
+            // Waiters receive `PoolClosed`.
             state.waiters.clear();
             let idle = std::mem::take(&mut state.idle);
             state.open -= idle.len() as u32;
@@ -501,7 +502,7 @@ impl Connections {
     }
 }
 
-/// Closes what has expired for as long as the pool is there.
+/// Closes expired connections for as long as the pool exists.
 async fn reap(pool: Weak<Connections>) {
     loop {
         tokio::time::sleep(REAP_EVERY).await;
@@ -512,7 +513,7 @@ async fn reap(pool: Weak<Connections>) {
     }
 }
 
-/// Whether the server behind a connection gives a sign of life within a second.
+/// Whether the server behind a connection answers within a second.
 async fn answers(connection: &mut PgConnection) -> bool {
     answers_within(connection, PING_TIMEOUT).await
 }
@@ -521,7 +522,7 @@ async fn answers_within(connection: &mut PgConnection, limit: Duration) -> bool 
     matches!(tokio::time::timeout(limit, connection.ping()).await, Ok(Ok(())))
 }
 
-/// Says good-bye to the server.
+/// Closes a connection properly, so that the server does not find it broken.
 async fn close(live: Live) {
     let _ = tokio::time::timeout(PING_TIMEOUT, live.raw.close()).await;
 }

@@ -1,8 +1,8 @@
-//! The pool of connections, whose password may change while it is in use.
+//! Connection pool whose password may change while it is in use.
 //!
-//! A connection keeps the rights of the password that it was made with, so only new ones notice a rotation. A caller whose
-//! connection is refused waits for a while until another password is known, and asks again. How connections are opened,
-//! tested and closed is in `connections`.
+//! An open connection is not affected by a new password, so only new connections notice a rotation. A caller whose
+//! connection is refused waits for a while for another password and tries again. `connections` opens, tests and
+//! closes them.
 
 mod connections;
 mod password;
@@ -31,26 +31,26 @@ use crate::database::deadline::Deadline;
 #[derive(Clone)]
 pub struct PgPool(Arc<Connections>);
 
-/// What a pool is made of.
+/// Settings of a pool.
 pub struct PoolSettings {
-    /// What metrics call it.
+    /// Name in metrics.
     pub name: &'static str,
-    /// How connections are made.
+    /// Options of its connections.
     pub options: PgConnectOptions,
     pub max_connections: u32,
-    /// Longest wait for a connection, unless some are being opened just then.
+    /// Longest wait for a connection, unless some are being opened at that moment.
     pub acquire_timeout: Duration,
-    /// Longest time that the server may take for what was begun on a connection that is given back.
+    /// Longest time that the server may take to finish what was begun on a connection that is released.
     pub settle_timeout: Duration,
     pub on_connect: Option<OnConnect>,
-    /// While it is raised, connections that are given back must answer at once.
+    /// While connections are suspect, released ones must answer at once.
     pub deadline: Deadline,
-    /// Shared by the pools that log in with the same.
+    /// Shared by the pools that log in with the same password.
     pub password: Password,
 }
 
 impl PoolSettings {
-    /// Those of a small pool.
+    /// Settings of a small pool.
     pub fn new(name: &'static str, options: PgConnectOptions) -> PoolSettings {
         PoolSettings {
             name,
@@ -66,28 +66,28 @@ impl PoolSettings {
 }
 
 impl PgPool {
-    /// Opens nothing yet.
+    /// Creates a pool without opening connections.
     pub fn new(settings: PoolSettings) -> PgPool {
         PgPool(Connections::new(settings))
     }
 
-    /// A connection.
+    /// Acquires a connection.
     ///
     /// # Errors
-    /// There is none in time.
+    /// None was available in time.
     pub async fn acquire(&self) -> Result<Connection> {
         let _wait = self.0.is_used_up().then(|| Wait { pool: self.0.settings.name, since: Instant::now() });
         self.patiently(|| self.0.acquire()).await
     }
 
-    /// Asks again with the next password when this one is refused.
+    /// Retries with the next password when this one is refused.
     async fn patiently<T, F: Future<Output = Result<T, Reason>>>(&self, ask: impl Fn() -> F) -> Result<T> {
         let password = &self.0.settings.password;
         let mut until = None;
         loop {
             let before = password.generation();
             let asked = match before {
-                // A log-in without one would only be refused.
+                // A log-in without a password would only be refused.
                 Some(NONE_YET) => Err(Arc::new(sqlx::Error::Io(std::io::Error::other(NO_PASSWORD_YET)))),
                 _ => ask().await,
             };
@@ -105,15 +105,15 @@ impl PgPool {
         }
     }
 
-    /// A transaction.
+    /// Begins a transaction.
     ///
     /// # Errors
-    /// There is no connection in time, or it is lost.
+    /// No connection was available in time, or it was lost.
     pub async fn begin(&self) -> Result<Transaction> {
         Transaction::begin(self.acquire().await?, None).await
     }
 
-    /// A transaction that begins with this statement.
+    /// Begins a transaction with this statement.
     ///
     /// # Errors
     /// As `begin`.
@@ -121,10 +121,10 @@ impl PgPool {
         Transaction::begin(self.acquire().await?, Some(statement.into_sql_str())).await
     }
 
-    /// A connection of its own to listen with, that belongs to no pool of others.
+    /// Opens a connection to listen on, outside this pool.
     ///
     /// # Errors
-    /// There is none in time.
+    /// It could not be opened in time.
     pub async fn listener(&self, limit: Duration) -> Result<PgListener> {
         let connect = || async {
             let options = (*self.connect_options()).clone();
@@ -134,38 +134,39 @@ impl PgPool {
         self.patiently(connect).await
     }
 
-    /// How connections are made.
+    /// Options of new connections.
     pub fn connect_options(&self) -> Arc<PgConnectOptions> {
         self.0.options()
     }
 
-    /// How connections are made from now on.
+    /// Replaces the options of new connections.
     pub fn set_connect_options(&self, options: PgConnectOptions) {
         self.0.set_options(options);
     }
 
-    /// Connections that there are.
+    /// Number of open connections.
     pub fn size(&self) -> u32 {
         self.0.open_count()
     }
 
-    /// Those that nobody uses.
+    /// Number of connections that are not in use.
     pub fn num_idle(&self) -> usize {
         self.0.idle_count()
     }
 
-    /// Ends all connections, each when it is given back.
+    /// Closes all connections, each as soon as it is released.
     pub async fn close(&self) {
         self.0.close().await;
     }
 }
 
-/// As an error of its own; where others have heard it too, it is the source of one that says that nothing answers.
+/// Converts to an error of the caller's own. If several callers share it, it becomes the source of an I/O error,
+/// which means that the database does not answer.
 fn own(reason: Reason) -> sqlx::Error {
     Arc::try_unwrap(reason).unwrap_or_else(|shared| sqlx::Error::Io(std::io::Error::other(shared)))
 }
 
-/// Somebody waits for a connection that another gives back; it counts also when they give up.
+/// A wait for a connection to be released. It is recorded also when the caller gives up.
 struct Wait {
     pool: &'static str,
     since: Instant,

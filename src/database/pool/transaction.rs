@@ -1,4 +1,4 @@
-//! A transaction: its connection goes back to the pool when it is dropped.
+//! A transaction, whose connection goes back to the pool when it is dropped.
 
 use std::ops::{Deref, DerefMut};
 
@@ -16,22 +16,26 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// Begins one with `statement`, or with `begin`.
+    /// Begins a transaction with `statement`, or with `begin`.
     pub(super) async fn begin(connection: Connection, statement: Option<SqlStr>) -> Result<Transaction> {
-        // Open from the start: a `begin` whose answer is lost may have begun it.
+        // Open from the start: a `begin` whose answer is lost may have been executed.
         let mut transaction = Transaction { connection, open: true };
         PgTransactionManager::begin(&mut transaction.connection, statement).await?;
         Ok(transaction)
     }
 
+    /// Commits the transaction.
+    ///
     /// # Errors
-    /// It is not committed, or the connection was lost before it was confirmed.
+    /// It was not committed, or the connection was lost before the confirmation.
     pub async fn commit(mut self) -> Result<()> {
         PgTransactionManager::commit(&mut self.connection).await?;
         self.open = false;
         Ok(())
     }
 
+    /// Rolls the transaction back.
+    ///
     /// # Errors
     /// The connection is lost, and the transaction with it.
     pub async fn rollback(mut self) -> Result<()> {
@@ -58,7 +62,7 @@ impl DerefMut for Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if self.open {
-            // Queued here; the pool waits for it when the connection comes back.
+            // Queued here and sent when the connection is back in the pool.
             PgTransactionManager::start_rollback(&mut self.connection);
         }
     }

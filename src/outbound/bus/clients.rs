@@ -1,11 +1,11 @@
-//! Clients of SNS and SQS, made when somebody first needs them.
+//! Clients of SNS and SQS, created on first use.
 
 use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::aws::{self, Chain};
 
-/// Made of what is known at start; asks nobody before that.
+/// Clients built from what is known at start. No request is made before the first use.
 pub struct Clients {
     chain: Chain,
     region: Option<String>,
@@ -14,7 +14,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Without a region, the SDK's chain tells it; without an endpoint it is that of AWS, or `AWS_ENDPOINT_URL`.
+    /// Without a region, the SDK's chain finds it; without an endpoint, the one of AWS or `AWS_ENDPOINT_URL` is used.
     pub fn new(chain: Chain, region: Option<String>, endpoint: Option<Url>) -> Clients {
         Clients { chain, region, endpoint, made: OnceCell::new() }
     }

@@ -1,7 +1,7 @@
-//! The bus of reported prices: what lies between a report's acknowledgement and its recording.
+//! The bus of reported prices, between the acknowledgement of a report and its recording.
 //!
-//! Delivery is at least once. A message is hidden from others while it is held, comes back when it is neither
-//! acknowledged nor extended in time, and is dead after `MAX_RECEIVES` receives.
+//! Delivery is at least once. A message is hidden from other receivers while it is held, becomes visible again if it
+//! is neither acknowledged nor extended in time, and is dead after `MAX_RECEIVES` receives.
 
 mod clients;
 mod queue;
@@ -24,14 +24,14 @@ use crate::error::Result;
 use crate::store::bus as table;
 use crate::store::lease::Lease;
 
-/// After so many receives without an acknowledgement a message is to be buried.
+/// Receives without an acknowledgement after which a message is dead-lettered.
 pub const MAX_RECEIVES: i16 = 5;
 
-/// One bus, whatever carries it.
+/// The bus, over one of its carriers.
 pub enum Bus {
     /// A table of the database.
     Postgres { pool: PgPool, clock: Clock, topic: &'static str },
-    /// A topic of SNS, and the queue of SQS that is subscribed to it.
+    /// A topic of SNS, and the SQS queue that is subscribed to it.
     Aws { topic: Topic, queue: PriceQueue },
 }
 
@@ -39,18 +39,18 @@ pub enum Bus {
 pub struct ReceivedMessage {
     pub id: Uuid,
     pub payload: Vec<u8>,
-    /// How often it has been received, this time included.
+    /// Number of times it has been received, this time included.
     pub receives: i16,
     receipt: Receipt,
 }
 
-/// Proves that it is still we who hold a message.
+/// Proof that this process still holds a message.
 enum Receipt {
     Row(Uuid),
     Queue(HeldMessage),
 }
 
-/// The bus that the settings name, and the topic of events if there is one. Asks nobody.
+/// Builds the bus that the settings name, and the topic of events if there is one. Makes no request.
 pub fn connect(
     settings: &config::BusConfig,
     pool: PgPool,
@@ -73,12 +73,12 @@ pub fn connect(
 }
 
 impl Bus {
-    /// Whether it takes and keeps messages while the database is away.
+    /// Whether the bus accepts and keeps messages while the database is unavailable.
     pub fn outlives_database(&self) -> bool {
         matches!(self, Bus::Aws { .. })
     }
 
-    /// The most bytes of one payload; `None`: no limit.
+    /// Most bytes of one payload. `None`: no limit.
     pub fn max_payload(&self) -> Option<usize> {
         match self {
             Bus::Postgres { .. } => None,
@@ -86,7 +86,10 @@ impl Bus {
         }
     }
 
-    /// Sends messages. They are durable when this returns; when it fails, some may have been sent all the same.
+    /// Sends messages, which are durable when this returns.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable; some of the messages may have been sent nevertheless.
     pub async fn send_batch(&self, payloads: &[Vec<u8>]) -> Result<()> {
         match self {
             Bus::Postgres { pool, clock, topic } => table::send(pool, topic, payloads, clock.now()).await,
@@ -99,8 +102,11 @@ impl Bus {
         }
     }
 
-    /// Takes up to `max` waiting messages and hides them for `hold`. When there are none, a bus that cannot ring waits
-    /// for one for `patience`, at most 20 s.
+    /// Receives up to `max` waiting messages and hides them for `hold`. If there are none, a bus that cannot send
+    /// notifications waits for one, for `patience` and at most 20 s.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn receive(
         &self,
         max: i64,
@@ -118,6 +124,9 @@ impl Bus {
     }
 
     /// Hides a message for `hold` from now on.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn extend(&self, message: &ReceivedMessage, hold: Duration) -> Result<Lease> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
@@ -128,7 +137,10 @@ impl Bus {
         }
     }
 
-    /// The message has been dealt with: it is gone.
+    /// Removes a message that has been dealt with.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn acknowledge(&self, message: &ReceivedMessage) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, .. }, Receipt::Row(receipt)) => {
@@ -139,8 +151,11 @@ impl Bus {
         }
     }
 
-    /// Gives a message back, to be received again after `pause`; `failure` is kept for whoever looks, where there is
-    /// room for it. With `counts` false the receive does not count against the message, where that can be helped.
+    /// Releases a message, to be received again after `pause`. The carrier keeps `failure` for operators if it has a
+    /// place for it. With `counts` false, the receive does not count against the message, if the carrier allows that.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn release(
         &self,
         message: &ReceivedMessage,
@@ -158,7 +173,10 @@ impl Bus {
         }
     }
 
-    /// Sets a message aside as dead, with the reason where there is room for it.
+    /// Dead-letters a message, with the reason if the carrier has a place for it.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn dead_letter(&self, message: &ReceivedMessage, failure: &str) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
@@ -169,7 +187,10 @@ impl Bus {
         }
     }
 
-    /// A message that died before `before`; `None` when there is no more.
+    /// Next message that was dead-lettered before `before`. `None`: there are no more.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn next_dead(&self, before: DateTime<Utc>) -> Result<Option<ReceivedMessage>> {
         match self {
             Bus::Postgres { pool, topic, .. } => {
@@ -179,7 +200,10 @@ impl Bus {
         }
     }
 
-    /// Makes a dead message wait again, as if it had never been received.
+    /// Makes a dead message wait again as if it had never been received.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn revive(&self, message: &ReceivedMessage) -> Result<()> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(_)) => {
@@ -190,7 +214,11 @@ impl Bus {
         }
     }
 
-    /// Some messages that may be dead without our doing, others each time. They stay dead.
+    /// Reads some messages that may have been dead-lettered without our doing, different ones each time. They stay
+    /// dead.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn look_at_dead(&self) -> Result<Vec<ReceivedMessage>> {
         match self {
             Bus::Postgres { .. } => Ok(Vec::new()),
@@ -198,8 +226,11 @@ impl Bus {
         }
     }
 
-    /// Seconds since the oldest waiting message was sent (0: none waits), and how many are dead. SQS does not tell the
-    /// first: there it is the age of the message that this process received last, and at least a second.
+    /// Age in seconds of the oldest waiting message (0: none waits), and number of dead messages. SQS does not report
+    /// the age: there it is that of the message that this process received last, and at least a second.
+    ///
+    /// # Errors
+    /// `Unavailable`: the carrier is unavailable.
     pub async fn age_and_dead(&self) -> Result<(f64, i64)> {
         match self {
             Bus::Postgres { pool, clock, topic } => table::age_and_dead(pool, topic, clock.now()).await,

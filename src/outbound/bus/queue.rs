@@ -1,6 +1,7 @@
-//! The queue of SQS that reported prices arrive in, and its dead-letter queue.
+//! The SQS queue in which reported prices arrive, and its dead-letter queue.
 //!
-//! SQS buries by itself what was received too often; what we give up we move there ourselves, at once.
+//! SQS dead-letters a message by itself once it was received too often. A message that we give up is moved there at
+//! once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,13 +25,14 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::store::lease::Lease;
 
-/// The longest that SQS lets us wait for a message.
+/// Longest wait for a message that SQS allows.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// The most messages of one receive.
+/// Most messages of one receive.
 const MAX_RECEIVED: i64 = 10;
 /// How long a dead message is hidden while it is moved.
 const DEAD_HOLD: Duration = Duration::from_secs(60);
-/// And while it is looked at: shorter than `LONG_POLL`, so that who moves them does not miss it.
+/// How long a dead message is hidden while it is counted: shorter than `LONG_POLL`, so that a redrive at the same
+/// time still finds it.
 const DEAD_LOOK: Duration = Duration::from_secs(15);
 
 /// The queue and its dead-letter queue.
@@ -39,30 +41,30 @@ pub struct PriceQueue {
     clock: Clock,
     queue: String,
     dead: String,
-    /// Of the message that was received last, in milliseconds.
+    /// Age of the message that was received last, in milliseconds.
     last_age: AtomicU64,
 }
 
-/// A message that was received from one of the two.
+/// A message that was received from one of the two queues.
 pub struct HeldMessage {
     handle: String,
     body: String,
     sent_at: DateTime<Utc>,
 }
 
-/// What SNS puts around a message when the subscription does not ask for raw delivery.
+/// What SNS wraps a message in unless the subscription asks for raw delivery.
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "Message")]
     message: String,
 }
 
-/// A payload as a message of SNS, which takes text.
+/// Encodes a payload as a message of SNS, which accepts text only.
 pub fn write(payload: &[u8]) -> TopicMessage {
     TopicMessage { body: STANDARD.encode(payload), ..TopicMessage::default() }
 }
 
-/// The payload of a message, or what stands there when it is none.
+/// Decodes the payload of a message. A body that is not valid is returned as it is.
 fn read(body: &str) -> Vec<u8> {
     let wrapped = body.starts_with('{').then(|| serde_json::from_str::<Envelope>(body).ok()).flatten();
     let text = wrapped.as_ref().map_or(body, |envelope| &envelope.message);
@@ -176,7 +178,8 @@ impl PriceQueue {
         self.move_to(&self.queue, &self.dead, held).await
     }
 
-    /// In both queues for a moment, and for longer if we die in between: each part of a batch counts once.
+    /// Moves a message between the queues. It is in both for a moment, and for longer if the process dies in between,
+    /// which is harmless: each part of a batch counts once.
     async fn move_to(&self, to: &str, from: &str, held: &HeldMessage) -> Result<()> {
         let request = self.clients.sqs().await.send_message().queue_url(to).message_body(&held.body);
         request.send().await.map_err(Error::unavailable)?;
@@ -190,11 +193,11 @@ impl PriceQueue {
                 if !patience.is_zero() || self.count(&self.dead).await? == 0 {
                     return Ok(None);
                 }
-                // Somebody looks at one, or SQS has not looked everywhere.
+                // Another process is reading one, or SQS has not searched all its servers.
                 patience = LONG_POLL;
                 continue;
             };
-            // What has died again since then stays hidden for now, and dead.
+            // A message that was dead-lettered again since then stays hidden for now, and dead.
             if matches!(&dead.receipt, Receipt::Queue(held) if held.sent_at < before) {
                 return Ok(Some(dead));
             }
@@ -214,7 +217,7 @@ impl PriceQueue {
         Ok((age, dead))
     }
 
-    /// All messages of a queue, as far as SQS knows: waiting, held, and not yet visible.
+    /// Approximate number of all messages of a queue: waiting, held, and not yet visible.
     async fn count(&self, queue: &str) -> Result<i64> {
         let counts = [
             QueueAttributeName::ApproximateNumberOfMessages,
@@ -229,7 +232,7 @@ impl PriceQueue {
     }
 }
 
-/// What SQS says of a message that is not ours any more: its time ran out, another has it, or it was deleted.
+/// Whether SQS says that a message is no longer ours: its time ran out, another receiver has it, or it was deleted.
 fn is_lost(code: Option<&str>) -> bool {
     code.is_some_and(|code| {
         ["MessageNotInflight", "ReceiptHandleIsInvalid", "InvalidParameterValue"]
@@ -238,7 +241,7 @@ fn is_lost(code: Option<&str>) -> bool {
     })
 }
 
-/// Whole seconds, rounded up, and not longer than SQS hides anything.
+/// Whole seconds, rounded up, and at most as long as SQS can hide a message.
 fn seconds(duration: Duration) -> i32 {
     duration.as_secs_f64().ceil().min(43_200.0) as i32
 }

@@ -9,34 +9,35 @@ use super::clients::Clients;
 use crate::config::Arn;
 use crate::error::{Error, Result};
 
-/// SNS takes 256 KiB in a request, whether that has one message or ten. Some of it is for what names and wraps them.
+/// Most bytes of a request. SNS accepts 256 KiB, for one message or for ten; the rest is left for names and
+/// envelopes.
 const MAX_BYTES: usize = 250 << 10;
-/// SNS takes no more messages than this in a request.
+/// Most messages that SNS accepts in a request.
 pub const MAX_MESSAGES: usize = 10;
-/// The most bytes of a payload of the bus: a third more as text, and what SQS puts around it.
+/// Most bytes of a payload of the bus: base64 adds a third, and SQS adds an envelope.
 pub const MAX_PAYLOAD: usize = 180 << 10;
-/// So many payloads are text at once, which bounds the memory of a request.
+/// Payloads encoded as text at once, which bounds the memory of a request.
 pub(super) const PRICES_AT_ONCE: usize = MAX_MESSAGES;
-/// Messages that SNS does not take for reasons of its own are sent so often.
+/// Attempts to send messages that SNS rejects for reasons of its own.
 const TRIES: u32 = 4;
 
-/// A topic, and how to reach it.
+/// A topic, and the clients to reach it with.
 pub struct Topic {
     clients: Arc<Clients>,
     arn: Arn,
 }
 
-/// What is published.
+/// A message to publish.
 #[derive(Clone, Debug, Default)]
 pub struct TopicMessage {
     pub body: String,
-    /// What subscribers filter by.
+    /// Attributes that subscribers filter by.
     pub attributes: Vec<(&'static str, Attribute)>,
-    /// Of a topic that keeps order: what belongs together, and what tells a repetition.
+    /// Group and deduplication id, for a topic that keeps the order.
     pub group: Option<(String, String)>,
 }
 
-/// The value of an attribute.
+/// Value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attribute {
     Text(String),
@@ -49,7 +50,7 @@ impl TopicMessage {
             Attribute::Text(text) => text.len(),
             Attribute::Number(_) => 20,
         };
-        // Each attribute names its type.
+        // Each attribute carries the name of its type.
         self.body.len() + self.attributes.iter().map(|(name, is)| name.len() + value(is) + 6).sum::<usize>()
     }
 
@@ -75,15 +76,15 @@ impl Topic {
         Topic { clients, arn }
     }
 
-    /// Whether it keeps the order of each group.
+    /// Whether the topic keeps the order within each group.
     pub fn is_fifo(&self) -> bool {
         self.arn.is_fifo()
     }
 
-    /// Publishes messages that `requests` would put into one; returns which were taken.
+    /// Publishes messages that `requests` puts into one request, and returns for each whether it was accepted.
     ///
     /// # Errors
-    /// `Unavailable`: none was, as far as is known.
+    /// `Unavailable`: as far as is known, none was accepted.
     pub async fn publish(&self, messages: &[TopicMessage]) -> Result<Vec<bool>> {
         let entries = messages.iter().enumerate().map(|(at, message)| message.to_entry(at));
         let entries = entries.collect::<Result<Vec<_>>>()?;
@@ -104,7 +105,7 @@ impl Topic {
     /// Publishes all messages, in as few requests as they fit into.
     ///
     /// # Errors
-    /// `Unavailable`: some may have been published all the same.
+    /// `Unavailable`: some may have been published nevertheless.
     pub(super) async fn send(&self, messages: Vec<TopicMessage>) -> Result<()> {
         for request in requests(&messages) {
             let mut left = messages[request].to_vec();
@@ -126,7 +127,7 @@ impl Topic {
     }
 }
 
-/// Which messages go in one request each.
+/// Ranges of messages that each fit into one request.
 pub fn requests(messages: &[TopicMessage]) -> Vec<std::ops::Range<usize>> {
     let (mut requests, mut bytes) = (Vec::<std::ops::Range<usize>>::new(), 0);
     for (at, message) in messages.iter().enumerate() {

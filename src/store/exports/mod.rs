@@ -1,4 +1,4 @@
-//! Exports: queries that the worker writes into files. Their rows are in `exported_rows`.
+//! Exports: queries whose results the worker writes into files. The queries are in `rows`.
 
 pub mod rows;
 
@@ -14,7 +14,7 @@ use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::lease::Lease;
 
-/// An account has no more exports waiting or being written than this.
+/// Most exports of an account that are waiting or being written.
 const MAX_OPEN: i64 = 20;
 
 text_enum! {
@@ -50,7 +50,7 @@ const COLUMNS: &str =
 /// Queues an export.
 ///
 /// # Errors
-/// `TooManyRequests` when too many of the account's wait.
+/// `TooManyRequests`: too many of the account's exports are waiting or being written.
 pub async fn create_export(
     pool: &PgPool,
     account: AccountId,
@@ -81,7 +81,7 @@ pub async fn create_export(
     Ok(export)
 }
 
-/// An account's exports, the newest first; `before` is the id after which the page begins.
+/// Lists an account's exports, the newest first; `before` is the last id of the previous page.
 pub async fn list_exports(
     pool: &PgPool,
     account: AccountId,
@@ -95,8 +95,10 @@ pub async fn list_exports(
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
+/// Finds an export of an account.
+///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such export.
 pub async fn find_export(pool: &PgPool, account: AccountId, id: ExportId) -> Result<Export> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from exports where id = ").push_bind(id);
@@ -104,10 +106,10 @@ pub async fn find_export(pool: &PgPool, account: AccountId, id: ExportId) -> Res
     query.build_query_as().fetch_optional(pool).await?.ok_or_else(|| Error::not_found("export"))
 }
 
-/// Ends an export that is not done; the worker removes what there is of its file.
+/// Cancels an export that is not done; the worker removes the bytes of its file.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; `Conflict` when it is done.
+/// `NotFound`: the account has no such export. `Conflict`: it has ended.
 pub async fn cancel_export(
     pool: &PgPool,
     account: AccountId,
@@ -137,19 +139,19 @@ pub async fn cancel_export(
     }
 }
 
-/// An export that a worker has taken.
+/// An export that a worker has claimed.
 pub struct ClaimedExport {
     pub id: ExportId,
     pub account_id: AccountId,
     pub options: Value,
     pub keep_until: DateTime<Utc>,
-    /// What a worker before has begun to write.
+    /// File that a previous worker has begun to write.
     pub file_id: Option<FileId>,
-    /// How often it was taken, this one included.
+    /// Number of times it was claimed, this one included.
     pub tries: i32,
 }
 
-/// Takes the oldest export that nobody writes.
+/// Claims the oldest export that no worker is writing.
 pub async fn claim_export(
     pool: &PgPool,
     holder: Uuid,
@@ -174,7 +176,7 @@ pub async fn claim_export(
     Ok(claimed)
 }
 
-/// How far a worker has come.
+/// Progress of a worker.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExportProgress {
     pub rows: i64,
@@ -183,7 +185,7 @@ pub struct ExportProgress {
     pub file_id: Option<FileId>,
 }
 
-/// Records how far a worker has come, and keeps the export for it. A cancelled export is lost.
+/// Records the progress of a worker and renews its lease. The lease is lost if the export was cancelled.
 pub async fn record_progress(
     pool: &PgPool,
     id: ExportId,
@@ -207,7 +209,7 @@ pub async fn record_progress(
     Ok(Lease::of(&kept))
 }
 
-/// The end: its file is whole, or `failure` kept it from that.
+/// Ends an export: its file is complete, or `failure` states why it is not.
 pub async fn finish_export(
     pool: &PgPool,
     id: ExportId,
@@ -234,7 +236,7 @@ pub async fn finish_export(
     Ok(())
 }
 
-/// Gives an export back that a worker could not go on with; another takes it at `again_at`.
+/// Releases an export that a worker could not finish; it can be claimed again at `again_at`.
 pub async fn release_export(
     pool: &PgPool,
     id: ExportId,
@@ -252,7 +254,7 @@ pub async fn release_export(
     Ok(())
 }
 
-/// About how many prices there are, without counting them.
+/// Approximate number of prices, without counting them.
 pub async fn estimate_prices(pool: &PgPool) -> Result<i64> {
     let estimate = sqlx::query_scalar!(
         r#"select greatest(coalesce(sum(c.reltuples), 0), 0)::bigint as "estimate!"

@@ -1,5 +1,5 @@
-//! The rows of exports, a page at a time, each page by the key of the last row of the one before. No transaction is open
-//! between two pages: a row that changes meanwhile stands as it was or as it is.
+//! Rows of exports, read page by page; each page begins after the key of the last row of the previous one. No
+//! transaction is open between two pages: a row that changes meanwhile appears in its old or its new state.
 
 use chrono::{DateTime, Utc};
 
@@ -8,13 +8,13 @@ use crate::domain::export::ExportFilter;
 use crate::domain::ids::{AccountId, FileId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::Result;
 
-/// The end of the year 9999: no price was seen later.
+/// End of the year 9999: no price was observed later.
 const LAST_INSTANT: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
     Some(instant) => instant,
     None => DateTime::UNIX_EPOCH,
 };
 
-/// Amounts are minor units of `currency`.
+/// Row of the export of prices. Amounts are minor units of `currency`.
 pub struct PriceRow {
     pub offer_id: OfferId,
     pub store: String,
@@ -27,12 +27,12 @@ pub struct PriceRow {
     pub amount: i64,
     pub regular: i64,
     pub observed_at: DateTime<Utc>,
-    /// Until when it holds, as the store said.
+    /// Time until which the price holds, as stated by the store.
     pub holds_until: Option<DateTime<Utc>>,
     pub available: bool,
 }
 
-/// The history of prices by offer and time.
+/// Lists the history of prices by offer and time.
 pub async fn list_prices(
     pool: &PgPool,
     filter: &ExportFilter,
@@ -64,7 +64,7 @@ pub async fn list_prices(
     Ok(rows)
 }
 
-/// Amounts are minor units of `currency`.
+/// Row of the export of deals. Amounts are minor units of `currency`.
 pub struct DealRow {
     pub id: SaleId,
     pub store: String,
@@ -84,7 +84,7 @@ pub struct DealRow {
     pub low_at: Option<DateTime<Utc>>,
 }
 
-/// The sales that are going on, by id.
+/// Lists the sales that are in progress, by id.
 pub async fn list_deals(
     pool: &PgPool,
     filter: &ExportFilter,
@@ -114,7 +114,7 @@ pub async fn list_deals(
     Ok(rows)
 }
 
-/// A watch with its rule's target; amounts are minor units of `target_currency`.
+/// Row of the export of watches, with the target of the rule. `target_amount` is minor units of `target_currency`.
 pub struct WatchRow {
     pub id: WatchId,
     pub game_id: GameId,
@@ -132,7 +132,7 @@ pub struct WatchRow {
     pub created_at: DateTime<Utc>,
 }
 
-/// An account's watches, by id.
+/// Lists an account's watches, by id.
 pub async fn list_watches(
     pool: &PgPool,
     account: AccountId,
@@ -154,7 +154,7 @@ pub async fn list_watches(
     Ok(rows)
 }
 
-/// Amounts are minor units of `currency`.
+/// Row of the export of notices. Amounts are minor units of `currency`.
 pub struct NoticeRow {
     pub id: NoticeId,
     pub watch_id: WatchId,
@@ -171,7 +171,7 @@ pub struct NoticeRow {
     pub observed_at: Option<DateTime<Utc>>,
 }
 
-/// An account's notices, by id.
+/// Lists an account's notices, by id.
 pub async fn list_notices(
     pool: &PgPool,
     account: AccountId,
@@ -196,6 +196,7 @@ pub async fn list_notices(
     Ok(rows)
 }
 
+/// Row of the export of files.
 pub struct FileRow {
     pub id: FileId,
     pub name: String,
@@ -209,7 +210,7 @@ pub struct FileRow {
     pub expires_at: DateTime<Utc>,
 }
 
-/// An account's files, by id.
+/// Lists an account's files, by id.
 pub async fn list_files(
     pool: &PgPool,
     account: AccountId,

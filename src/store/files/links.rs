@@ -1,4 +1,4 @@
-//! Share links: addresses under which anybody may fetch a file, for a time and a number of downloads.
+//! Share links: URLs through which anyone may download a file, limited in time and number of downloads.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -9,19 +9,20 @@ use crate::domain::ids::{AccountId, FileId, LinkId};
 use crate::domain::link::{Admission, Usage};
 use crate::error::{Error, Result};
 
-/// A link as its owner sees it; its token is not kept.
+/// A link as its owner sees it. Its token is not stored.
 #[derive(Clone, Debug)]
 pub struct FileLink {
     pub id: LinkId,
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub max_downloads: Option<i32>,
-    /// Whole copies that were given out.
+    /// Number of complete copies served.
     pub downloads: i32,
-    /// Bytes of all answers, those under way as if they were sent.
+    /// Bytes of all answers; those in progress count in full.
     pub bytes_served: i64,
 }
 
+/// Fields of a new link.
 pub struct NewLink<'a> {
     pub id: LinkId,
     /// SHA-256 of its token.
@@ -30,13 +31,13 @@ pub struct NewLink<'a> {
     pub max_downloads: Option<i32>,
 }
 
-/// A file has no more links than this.
+/// Most links of a file.
 const MAX_LINKS: i64 = 100;
 
-/// Makes a link to a complete file.
+/// Creates a link to a complete file.
 ///
 /// # Errors
-/// `Conflict` beyond the number of links of a file.
+/// `Conflict`: the file has the maximum number of links.
 pub async fn create_link(
     pool: &PgPool,
     file: FileId,
@@ -44,8 +45,8 @@ pub async fn create_link(
     now: DateTime<Utc>,
 ) -> Result<FileLink> {
     let mut transaction = pool.begin().await?;
-    // By a statement before the one that counts: a statement that waits for a lock still counts what was there when it
-    // began.
+    // Locked by a statement before the one that counts: a statement that waits for a lock still counts the rows that
+    // existed when it began.
     sqlx::query!("select 1 as one from files where id = $1 for no key update", file.0)
         .fetch_optional(&mut *transaction)
         .await?;
@@ -70,7 +71,7 @@ pub async fn create_link(
     made.ok_or_else(|| Error::conflict(format!("A file can have at most {MAX_LINKS} links.")))
 }
 
-/// A file's links, the newest first; `before` is the id after which the page begins.
+/// Lists a file's links, the newest first; `before` is the last id of the previous page.
 pub async fn list_links(
     pool: &PgPool,
     file: FileId,
@@ -90,10 +91,10 @@ pub async fn list_links(
     Ok(links)
 }
 
-/// Takes a link back.
+/// Revokes a link.
 ///
 /// # Errors
-/// `NotFound` when the file has no such link.
+/// `NotFound`: the file has no such link.
 pub async fn delete_link(pool: &PgPool, file: FileId, id: LinkId) -> Result<()> {
     let deleted = sqlx::query!("delete from file_links where file_id = $1 and id = $2", file.0, id.0)
         .execute(pool)
@@ -101,19 +102,19 @@ pub async fn delete_link(pool: &PgPool, file: FileId, id: LinkId) -> Result<()> 
     if deleted.rows_affected() == 0 { Err(Error::not_found("link")) } else { Ok(()) }
 }
 
-/// A link and its file, for anybody who knows its token.
+/// A link and its file, for a client that knows its token.
 pub struct SharedFile {
     pub link: LinkId,
     pub file: StoredFile,
-    /// Downloads; `None`: any number.
+    /// Most downloads. `None`: unlimited.
     pub most: Option<u64>,
     pub usage: Usage,
 }
 
-/// The file of a link that is valid.
+/// Finds the file of a valid link.
 ///
 /// # Errors
-/// `NotFound`: there is no such link, or its time is over, or its file's.
+/// `NotFound`: there is no such link, or the link or its file has expired.
 pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Result<SharedFile> {
     let link = sqlx::query!(
         "select l.id, l.file_id, f.account_id, l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
@@ -136,11 +137,11 @@ pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Re
     })
 }
 
-/// Promises the bytes from `start` to before `end` to an answer. From here on they count as given out, also when the
-/// process dies; what was not sent is given back by `count_served`.
+/// Reserves the bytes from `start` up to, but not including, `end` for an answer. They count as served from here on,
+/// even if the process dies; `count_served` subtracts those that were not sent.
 ///
 /// # Errors
-/// `NotFound`: the link was taken back.
+/// `NotFound`: the link was revoked.
 pub async fn promise_bytes(pool: &PgPool, link: LinkId, start: u64, end: u64) -> Result<Admission> {
     let mut transaction = pool.begin().await?;
     let (most, usage) = lock_link(&mut transaction, link).await?.ok_or_else(no_link)?;
@@ -158,10 +159,10 @@ pub async fn promise_bytes(pool: &PgPool, link: LinkId, start: u64, end: u64) ->
     Ok(admission)
 }
 
-/// Counts `sent` bytes from `start` on, of which `promised` were counted before they were sent.
+/// Counts `sent` bytes from `start` on. `promised` bytes were counted before they were sent.
 pub async fn count_served(pool: &PgPool, link: LinkId, promised: u64, start: u64, sent: u64) -> Result<()> {
     let mut transaction = pool.begin().await?;
-    // It may have been taken back meanwhile.
+    // The link may have been revoked meanwhile.
     let Some((_, mut usage)) = lock_link(&mut transaction, link).await? else { return Ok(()) };
     usage.give(start, sent);
     let given: Vec<i64> = usage.given.iter().copied().map(to_i64).collect();
@@ -201,12 +202,12 @@ fn usage(length: Option<i64>, downloads: i32, bytes: i64, given: &[i64]) -> Usag
     }
 }
 
-/// A number of bytes as the database has it.
+/// Converts a number of bytes for the database.
 fn to_i64(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// There is no such link, or it gives nothing any more: nobody is told which.
+/// Error for a link that does not exist or is no longer valid; clients must not learn which.
 pub fn no_link() -> Error {
     Error::not_found("link")
 }

@@ -1,4 +1,4 @@
-//! Files as their owner sees them; how they are written is in `file_writing`, how they go in `file_removal`.
+//! Files as their owner sees them. `writing` has how they are written, `removal` how they are removed.
 
 pub mod links;
 pub mod removal;
@@ -23,7 +23,7 @@ text_enum! {
     }
 }
 
-/// A file, whole or on its way.
+/// A file, complete or being uploaded.
 #[derive(Clone, Debug, FromRow)]
 pub struct StoredFile {
     pub id: FileId,
@@ -31,19 +31,19 @@ pub struct StoredFile {
     pub name: String,
     pub media_type: String,
     pub state: FileState,
-    /// Bytes; `None`: not told yet.
+    /// Length in bytes. `None`: not known yet.
     pub length: Option<i64>,
-    /// How many of them are there.
+    /// Number of bytes that are stored.
     pub stored: i64,
-    /// Known once it is complete.
+    /// Known once the file is complete.
     pub sha256: Option<Vec<u8>>,
     /// `Upload-Metadata` of tus.
     pub metadata: String,
-    /// `partial` or `final` where tus puts files together.
+    /// `partial` or `final` if the file is part or result of a tus concatenation.
     pub concat: Option<String>,
     pub created_at: DateTime<Utc>,
     pub completed_at: Option<DateTime<Utc>>,
-    /// When it goes; within a day while it is not complete and nothing arrives.
+    /// Time of its removal; within a day while it is incomplete and no bytes arrive.
     pub expires_at: DateTime<Utc>,
 }
 
@@ -53,7 +53,7 @@ impl StoredFile {
     }
 }
 
-/// Where some of a file's bytes are.
+/// Location of a range of a file's bytes.
 #[derive(Clone, Debug, FromRow)]
 pub struct FilePiece {
     pub start_at: i64,
@@ -61,6 +61,7 @@ pub struct FilePiece {
     pub place: String,
 }
 
+/// Fields of a new file.
 pub struct NewFile<'a> {
     pub id: FileId,
     pub name: &'a str,
@@ -68,17 +69,17 @@ pub struct NewFile<'a> {
     pub length: Option<i64>,
     pub metadata: &'a str,
     pub concat: Option<&'a str>,
-    /// `Upload-Concat` as it was received, where files are put together.
+    /// `Upload-Concat` of a concatenation, as received.
     pub upload_concat: Option<&'a str>,
     pub keep_until: DateTime<Utc>,
 }
 
-/// What an account may have.
+/// Limits of an account.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
     pub bytes: i64,
     pub files: i64,
-    /// Of one file, in bytes.
+    /// Most bytes of one file.
     pub largest: i64,
 }
 
@@ -86,10 +87,10 @@ const COLUMNS: &str =
     "id, account_id, name, media_type, state, length, stored, sha256, metadata, concat, created_at,
     completed_at, expires_at";
 
-/// Makes an upload of which nothing has arrived.
+/// Creates an upload without any bytes.
 ///
 /// # Errors
-/// `QuotaExceeded` when the account has no room for it.
+/// `QuotaExceeded` or `TooLarge`: the account's limits do not allow it.
 pub async fn create_file(
     pool: &PgPool,
     account: AccountId,
@@ -124,14 +125,14 @@ async fn insert_file(
     Ok(query.build_query_as().fetch_one(&mut **transaction).await?)
 }
 
-/// How many files an account may still make, and bytes it may still send. The account is locked meanwhile.
+/// Number of files that an account may still create, and of bytes that it may still upload. Locks the account.
 pub(super) async fn lock_room(
     transaction: &mut Transaction,
     account: AccountId,
     quota: Quota,
 ) -> Result<(i64, i64)> {
     accounts::lock_account(&mut **transaction, account).await?;
-    // What is shared by several files is there once. What is on its way counts as whole.
+    // A piece shared by several files counts once. An upload in progress counts with its full length.
     let used = sqlx::query!(
         r#"select
             (select count(*) from files where account_id = $1) as "files!",
@@ -165,10 +166,11 @@ pub(super) fn check_room((files, bytes): (i64, i64), wanted: i64, quota: Quota) 
     Ok(())
 }
 
-/// Puts a file together of complete parts, in their order; its hash is not known yet.
+/// Concatenates complete parts in the given order. The hash of the file is not known yet.
 ///
 /// # Errors
-/// `Invalid` when one of them is no complete part of the account; `QuotaExceeded`.
+/// `Invalid`: one of the parts is not a complete partial upload of the account. `QuotaExceeded` or `TooLarge`: the
+/// account's limits do not allow it.
 pub async fn create_final(
     pool: &PgPool,
     account: AccountId,
@@ -179,7 +181,7 @@ pub async fn create_final(
 ) -> Result<StoredFile> {
     let mut transaction = pool.begin().await?;
     let room = lock_room(&mut transaction, account, quota).await?;
-    // Locked, so that none is removed while its pieces are taken over.
+    // Locked, so that no part is removed while its pieces are taken over.
     let found = sqlx::query!(
         r#"select id, stored from files
          where id = any($1) and account_id = $2 and state = 'complete' and concat = 'partial' and expires_at > $3
@@ -198,7 +200,7 @@ pub async fn create_final(
         };
         length += found.stored;
     }
-    // It needs no room of its own: its bytes are there.
+    // It needs no quota of bytes: its bytes exist already.
     check_room((room.0, i64::MAX), length, quota)?;
     let file = insert_file(&mut transaction, account, &NewFile { length: Some(length), ..*new }, now).await?;
     sqlx::query!(
@@ -216,13 +218,13 @@ pub async fn create_final(
     Ok(file)
 }
 
-/// `Upload-Concat` of a file that is put together, as it was received.
+/// Finds `Upload-Concat` of a concatenation, as received.
 pub async fn find_upload_concat(pool: &PgPool, id: FileId) -> Result<Option<String>> {
     let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id.0);
     Ok(concat.fetch_optional(pool).await?.flatten())
 }
 
-/// An account's files, the newest first; `before` is the id after which the page begins.
+/// Query for an account's files, the newest first; `before` is the last id of the previous page.
 pub fn list_files_query(
     account: AccountId,
     state: Option<FileState>,
@@ -241,7 +243,7 @@ pub fn list_files_query(
     query
 }
 
-/// One page of `list_files_query`.
+/// Lists one page of `list_files_query`.
 pub async fn list_files(
     pool: &PgPool,
     account: AccountId,
@@ -254,8 +256,10 @@ pub async fn list_files(
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
+/// Finds a file of an account.
+///
 /// # Errors
-/// `NotFound`, also for another account's and for one whose time is over.
+/// `NotFound`: the account has no such file, or it has expired.
 pub async fn find_file(
     executor: impl PgExecutor<'_>,
     account: AccountId,
@@ -269,7 +273,7 @@ pub async fn find_file(
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(no_file)
 }
 
-/// Where a file's bytes are, in their order.
+/// Lists the pieces of a file, in order.
 pub async fn list_pieces(executor: impl PgExecutor<'_>, id: FileId) -> Result<Vec<FilePiece>> {
     let pieces = sqlx::query_as!(
         FilePiece,
@@ -281,16 +285,16 @@ pub async fn list_pieces(executor: impl PgExecutor<'_>, id: FileId) -> Result<Ve
     Ok(pieces)
 }
 
-/// What is changed of a file.
+/// Changes to a file; `None` leaves a field as it is.
 pub struct FileChange {
     pub name: Option<String>,
     pub keep_until: Option<DateTime<Utc>>,
 }
 
-/// Changes a file as `change` says, which sees it as it stands.
+/// Applies the changes that `change` derives from the locked file.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; and those of `change`.
+/// `NotFound`: the account has no such file. Also the errors of `change`.
 pub async fn update_file(
     pool: &PgPool,
     account: AccountId,

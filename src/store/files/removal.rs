@@ -1,5 +1,5 @@
-//! How files go: the row is hidden first, then the bytes are removed, then the row. Whatever dies in between, the next
-//! round goes on where it was.
+//! Removal of files: the row is hidden first, then the bytes are removed, then the row. If the process dies in
+//! between, the next round continues from there.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,10 +9,10 @@ use crate::domain::ids::{AccountId, FileId};
 use crate::error::Result;
 use crate::store::files::no_file;
 
-/// Hides a file of an account's; its bytes follow.
+/// Hides a file of an account; its bytes are removed later.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`: the account has no such file.
 pub async fn hide_file(pool: &PgPool, account: AccountId, id: FileId, now: DateTime<Utc>) -> Result<()> {
     let hidden = sqlx::query!(
         "update files set state = 'removing', writer = null, updated_at = $3
@@ -26,7 +26,7 @@ pub async fn hide_file(pool: &PgPool, account: AccountId, id: FileId, now: DateT
     if hidden.rows_affected() == 0 { Err(no_file()) } else { Ok(()) }
 }
 
-/// Hides files whose time is over. Returns how many.
+/// Hides files that have expired, and returns how many.
 pub async fn hide_expired(pool: &PgPool, max: i64, now: DateTime<Utc>) -> Result<u64> {
     let hidden = sqlx::query!(
         "update files set state = 'removing', writer = null, updated_at = $1
@@ -41,7 +41,7 @@ pub async fn hide_expired(pool: &PgPool, max: i64, now: DateTime<Utc>) -> Result
     Ok(hidden.rows_affected())
 }
 
-/// Hidden files, of which `after` is the last that was seen.
+/// Lists hidden files after `after`, the last id of the previous page.
 pub async fn list_hidden(pool: &PgPool, after: FileId, max: i64) -> Result<Vec<FileId>> {
     let hidden = sqlx::query_scalar!(
         "select id from files where state = 'removing' and id > $1 order by id limit $2",
@@ -53,13 +53,13 @@ pub async fn list_hidden(pool: &PgPool, after: FileId, max: i64) -> Result<Vec<F
     Ok(hidden.into_iter().map(FileId).collect())
 }
 
-/// A place, and what else its store of blobs has for it.
+/// A location of bytes to remove, with the progress that its store of blobs has recorded.
 pub struct PlaceToEmpty {
     pub place: String,
     pub progress: Option<Value>,
 }
 
-/// The places of a hidden file whose bytes no other file has.
+/// Lists the locations of a hidden file whose bytes no other file shares.
 pub async fn list_places_to_empty(pool: &PgPool, id: FileId) -> Result<Vec<PlaceToEmpty>> {
     let places = sqlx::query_as!(
         PlaceToEmpty,
@@ -74,14 +74,14 @@ pub async fn list_places_to_empty(pool: &PgPool, id: FileId) -> Result<Vec<Place
     Ok(places)
 }
 
-/// Forgets a hidden file whose bytes are gone.
+/// Deletes the row of a hidden file whose bytes are removed.
 pub async fn forget_file(pool: &PgPool, id: FileId) -> Result<()> {
     sqlx::query!("delete from files where id = $1 and state = 'removing'", id.0).execute(pool).await?;
     Ok(())
 }
 
-/// Which of these names belong to no file: neither as the place that stands at the same index, nor as the tail of the
-/// piece there.
+/// Returns those of the names that belong to no file: neither as the location at the same index, nor as the tail of
+/// the piece there.
 pub async fn list_unknown_names(pool: &PgPool, names: &[String], places: &[String]) -> Result<Vec<String>> {
     let unknown = sqlx::query_scalar!(
         r#"select named.name as "name!" from unnest($1::text[], $2::text[]) as named (name, place)
@@ -96,7 +96,7 @@ pub async fn list_unknown_names(pool: &PgPool, names: &[String], places: &[Strin
     Ok(unknown)
 }
 
-/// Which uploads that a store has open for a place belong to no piece; each is known by its id alone.
+/// Returns those of a store's open uploads to locations that belong to no piece. Each is identified by its id alone.
 pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[String]) -> Result<Vec<String>> {
     let unknown = sqlx::query_scalar!(
         r#"select named.id as "id!" from unnest($1::text[], $2::text[]) as named (place, id)
@@ -110,7 +110,7 @@ pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[Strin
     Ok(unknown)
 }
 
-/// A piece that must be there.
+/// A piece that must exist in the store.
 pub struct KeptPiece {
     pub file_id: FileId,
     pub start_at: i64,
@@ -118,7 +118,7 @@ pub struct KeptPiece {
     pub place: String,
 }
 
-/// Pieces of complete files, after the one named.
+/// Lists pieces of complete files after the one named.
 pub async fn list_kept_pieces(pool: &PgPool, after: (FileId, i64), max: i64) -> Result<Vec<KeptPiece>> {
     let pieces = sqlx::query_as!(
         KeptPiece,
@@ -135,7 +135,7 @@ pub async fn list_kept_pieces(pool: &PgPool, after: (FileId, i64), max: i64) -> 
     Ok(pieces)
 }
 
-/// Hides a complete file whose bytes are lost, whoever's it is.
+/// Hides a complete file whose bytes are lost, in whichever account.
 pub async fn hide_lost(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<()> {
     sqlx::query!("update files set state = 'removing', updated_at = $2 where id = $1", id.0, now)
         .execute(pool)

@@ -1,5 +1,5 @@
-//! How a file is written: by one request at a time, whose name stands in the row. What it has made durable it tells the
-//! row; once another has taken its place, nothing that it says counts any more.
+//! Writing of files: by one request at a time, whose id is in the row. The request records what it has made durable
+//! in the row; once another request has replaced it, its records have no effect.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -16,43 +16,44 @@ use crate::store::lease::Lease;
 /// A request that wants to write.
 pub struct Writer<'a> {
     pub id: Uuid,
-    /// Where it begins; the file must have so many bytes.
+    /// Offset at which it begins; must be equal to the number of bytes stored.
     pub offset: i64,
-    /// The length of the whole, when the request tells it.
+    /// Length of the whole file, if the request states it.
     pub length: Option<i64>,
-    /// A place for it, should it need one of its own.
+    /// New location, in case the writer needs one of its own.
     pub new_place: &'a str,
 }
 
-/// What a writer begins with.
+/// State of the file with which a writer begins.
 pub struct WriteLease {
     pub stored: i64,
     pub length: Option<i64>,
-    /// The SHA-256 so far; `None` at the beginning.
+    /// State of the SHA-256 so far. `None`: at the beginning.
     pub hash_state: Option<Vec<u8>>,
-    /// Where it writes, and from which byte of the file on that piece is.
+    /// Location of the piece to write to, and the offset in the file at which it starts.
     pub place: String,
     pub piece_start: i64,
-    /// What the store of blobs goes on with in that piece.
+    /// State from which the store of blobs continues the piece.
     pub progress: Option<Value>,
-    /// No more than so many bytes may come, whatever the length.
+    /// Most bytes accepted, whatever the length of the file.
     pub room: i64,
 }
 
-/// What became of a request to write.
+/// Outcome of a request to write.
 pub enum Beginning {
     Begun(WriteLease),
-    /// The file has another number of bytes than the writer thinks, which is this.
+    /// The file has this number of bytes, not the number that the writer assumes.
     OtherOffset(i64),
-    /// All of its bytes are there.
+    /// All bytes of the file are stored.
     Complete,
 }
 
-/// Gives a file to a writer. Whoever wrote before has lost it.
+/// Leases a file to a writer. The previous writer loses it.
 ///
 /// # Errors
-/// `NotFound`; `Forbidden` for one put together of others; `Invalid` when the length is another than was told before;
-/// `QuotaExceeded`, `TooLarge`.
+/// `NotFound`: the account has no such file. `Forbidden`: it is a concatenation. `Invalid`: the length differs from
+/// the known one, or is less than what is stored. `QuotaExceeded` or `TooLarge`: the account's limits do not allow
+/// it.
 pub async fn begin_writing(
     pool: &PgPool,
     account: AccountId,
@@ -107,10 +108,10 @@ pub async fn begin_writing(
     .fetch_optional(&mut *transaction)
     .await?;
     let (piece_start, place, progress) = match last {
-        // The last writer has ended well: nobody else writes to its place.
+        // The last writer ended properly: no other request writes to its location.
         Some(last) if file.writer.is_none() => (last.start_at, last.place, last.progress),
         last => {
-            // Under the same start only where nothing was stored.
+            // A row with the same start exists only if nothing was stored in it.
             sqlx::query!(
                 "insert into file_pieces (file_id, start_at, place) values ($1, $2, $3)
                  on conflict (file_id, start_at) do update set place = excluded.place, progress = null",
@@ -150,18 +151,19 @@ pub async fn begin_writing(
 /// Whether an upload is being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadActivity {
-    /// The offset in its row stands.
+    /// No request is writing: the offset in the row is final for now.
     Resting,
     BeingWritten,
 }
 
-/// Says whether an upload is being written. A writer that has reported nothing since `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
+/// Returns whether an upload is being written. A writer that has reported nothing since `silent_since` loses it: its
+/// later records have no effect, and the next writer begins a piece of its own.
 pub async fn take_from_silent(
     pool: &PgPool,
     id: FileId,
     silent_since: DateTime<Utc>,
 ) -> Result<UploadActivity> {
-    // Nobody's name: it is not null, for its place was not left well.
+    // Id of no writer. It is not null, because the last writer has not ended properly.
     let nobody = Uuid::nil();
     sqlx::query!(
         "update files set writer = $2
@@ -188,14 +190,15 @@ pub struct DurableBytes<'a> {
     pub file: FileId,
     pub writer: Uuid,
     pub piece_start: i64,
-    /// Bytes of the file.
+    /// Number of bytes of the file that are stored.
     pub stored: i64,
     pub hash_state: &'a [u8],
-    /// What the store of blobs must know of the piece to go on with it.
+    /// State with which the store of blobs can continue the piece.
     pub progress: Option<&'a Value>,
 }
 
-/// Records what is durable, unless another writes by now. `ends`: the writer has ended, and another may go on in its place.
+/// Records what is durable, unless another request writes by now. With `ends`, the writer ends and the next one may
+/// continue its piece.
 pub async fn record_written(
     pool: &PgPool,
     written: &DurableBytes<'_>,
@@ -233,7 +236,7 @@ pub struct OpenPiece {
     pub progress: Value,
 }
 
-/// The pieces of a file that were left by writers who did not come to their end, before the piece at `piece_start`.
+/// Lists the unsealed pieces of a file before the piece at `piece_start`, left by writers that did not finish.
 pub async fn list_open_pieces(pool: &PgPool, id: FileId, piece_start: i64) -> Result<Vec<OpenPiece>> {
     let pieces = sqlx::query_as!(
         OpenPiece,
@@ -247,7 +250,7 @@ pub async fn list_open_pieces(pool: &PgPool, id: FileId, piece_start: i64) -> Re
     Ok(pieces)
 }
 
-/// Completes a file that has all of its bytes, in pieces that can be read.
+/// Completes a file whose bytes are all stored, in pieces that can be read.
 pub async fn complete_file(
     pool: &PgPool,
     written: &DurableBytes<'_>,
@@ -284,7 +287,7 @@ pub async fn complete_file(
     Ok(Lease::of(&completed))
 }
 
-/// Gives a sign of life of the process that reads a concatenated file. The file is lost when it is gone, or complete.
+/// Records that the process that reads a concatenation is alive. The lease is lost if the file is gone or complete.
 pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<Lease> {
     let touched = sqlx::query!(
         "update files set updated_at = $2 where id = $1 and state = 'uploading' and concat = 'final'",
@@ -296,7 +299,7 @@ pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Resul
     Ok(Lease::of(&touched))
 }
 
-/// Takes a file that was put together and whose reader has given no sign of life since `dead_since`.
+/// Claims a concatenation whose process has not been alive since `dead_since`.
 pub async fn claim_final(
     pool: &PgPool,
     dead_since: DateTime<Utc>,
@@ -316,7 +319,7 @@ pub async fn claim_final(
     Ok(claimed.map(FileId))
 }
 
-/// Completes a concatenated file that has been read to its end, with its hash. The file is lost when it is gone.
+/// Completes a concatenation that was read to its end, with its hash. The lease is lost if the file is gone.
 pub async fn complete_final(pool: &PgPool, id: FileId, sha256: &[u8], now: DateTime<Utc>) -> Result<Lease> {
     let completed = sqlx::query!(
         "with file as (

@@ -1,4 +1,4 @@
-//! Writing what a message has changed: one statement over arrays for each table.
+//! Writing of a message's changes: one statement over arrays for each table.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -16,11 +16,11 @@ use crate::store::publications;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     New,
-    /// The message has been recorded before: nothing may be committed.
+    /// The message was recorded before: nothing may be committed.
     Repeated,
 }
 
-/// Writes everything of a message.
+/// Writes all changes of a message, unless it was recorded before.
 pub async fn write(
     connection: &mut PgConnection,
     changes: &Changes,
@@ -60,20 +60,20 @@ pub async fn write(
     Ok(Written::New)
 }
 
-/// Where changes come from, and who hears of them.
+/// Origin of changes, which decides whether their events are published and cause notices.
 pub struct ChangeSource<'a> {
-    /// Historical: rings no bells.
+    /// Whether the report is historical and causes no notices.
     pub backfill: bool,
     /// W3C trace context of the report.
     pub traceparent: Option<&'a str>,
-    /// Other teams hear of the events.
+    /// Whether the events are published to other teams.
     pub publish: bool,
-    /// What was seen before this was too old to ring when it was reported.
+    /// Earliest time of observation that causes notices; older observations were too old when they were reported.
     pub rings_from: DateTime<Utc>,
 }
 
 impl ChangeSource<'_> {
-    /// Whether what was seen then rings nobody for its age alone.
+    /// Whether an observation of this time causes no notices only because of its age.
     pub fn is_too_old(&self, observed_at: DateTime<Utc>) -> bool {
         !self.backfill && observed_at < self.rings_from
     }
@@ -91,7 +91,7 @@ pub async fn write_prices(
     now: DateTime<Utc>,
 ) -> Result<()> {
     write_offers(connection, changes).await?;
-    // Before there are newer rows.
+    // Before newer rows are written.
     if !changes.moved_ends.is_empty() {
         move_ends(connection, &changes.moved_ends).await?;
     }
@@ -130,13 +130,13 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     let ends = sparse(rows.iter().map(|(_, price)| price.sale.and_then(|sale| sale.ends_at)));
     let available = sparse(rows.iter().map(|(_, price)| (!price.available).then_some(false)));
     let free_ats = sparse(rows.iter().map(|(_, price)| price.was_free_at));
-    // Of the open sale, or of the one that has ended last.
+    // Columns of the recent sale: the one in progress, or else the last one that has ended.
     let ended = sparse(rows.iter().map(|(_, price)| price.ended.map(|ended| ended.id)));
     let best_of = |price: &Price| {
         let open = price.sale.map(|sale| (sale.best, sale.was_free));
         open.or(price.ended.map(|ended| (ended.best, ended.was_free)))
     };
-    // 0: nothing has been paid in it.
+    // 0 means that nothing has been paid in the sale.
     let bests = sparse(rows.iter().map(|(_, price)| best_of(price).map(|(best, _)| best.unwrap_or(0))));
     let were_free =
         sparse(rows.iter().map(|(_, price)| best_of(price).map(|(_, free)| free).filter(|free| *free)));
@@ -176,7 +176,7 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
     Ok(())
 }
 
-/// A column that has a value in few rows, and mostly in none: `unnest` fills a shorter array up with nulls.
+/// Column with values in few rows, and mostly in none: `unnest` pads a shorter array with nulls.
 fn sparse<T>(values: impl Iterator<Item = Option<T>>) -> Vec<Option<T>> {
     let mut column: Vec<Option<T>> = values.collect();
     if column.iter().all(Option::is_none) {
@@ -190,7 +190,7 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
         return Ok(());
     }
     let rows = PastPrices::of(&changes.history);
-    // A row of the same instant is one that the lower price has just outdone.
+    // A row of the same instant is replaced, because the new price is lower.
     sqlx::query!(
         r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
         select offer_id, observed_at, currency, amount, regular, holds_until, coalesce(available, true)
@@ -213,7 +213,7 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
     Ok(())
 }
 
-/// The last change of each offer that was known before the message holds until another instant than was said then.
+/// Updates the stated end of the last history row that each offer had before the message.
 async fn move_ends(connection: &mut PgConnection, moved: &[(OfferId, Option<DateTime<Utc>>)]) -> Result<()> {
     let (offers, ends): (Vec<OfferId>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
     sqlx::query!(
@@ -235,10 +235,10 @@ async fn move_ends(connection: &mut PgConnection, moved: &[(OfferId, Option<Date
     Ok(())
 }
 
-/// Puts observations from the past into history, so that it still holds changes and not repetitions.
+/// Inserts observations from the past into the history, and keeps it free of repetitions.
 async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result<()> {
     let mut stale = changes.stale.clone();
-    // One row an instant, the lowest.
+    // One row for each instant: the lowest price.
     stale.sort_by_key(|past| {
         (past.offer_id, past.price.observed_at, past.price.amount, !past.price.available)
     });
@@ -265,11 +265,11 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
     )
     .execute(&mut *connection)
     .await?;
-    // Where each offer's history has changed from.
+    // Time from which each offer's history has changed.
     stale.dedup_by_key(|past| past.offer_id);
     let offers: Vec<OfferId> = stale.iter().map(|past| past.offer_id).collect();
     let since: Vec<DateTime<Utc>> = stale.iter().map(|past| past.price.observed_at).collect();
-    // An observation between the last change and now parts the current price in two: it came back afterwards.
+    // An observation between the last change and now splits the current price in two: the price came back afterwards.
     sqlx::query!(
         r#"insert into price_history (offer_id, observed_at, currency, amount, regular, holds_until, available)
         select o.id, o.observed_at, o.currency, o.amount, o.regular,
@@ -287,7 +287,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
     )
     .execute(&mut *connection)
     .await?;
-    // What says the same as the row before it, from the last row before the first that has come.
+    // Removes rows that repeat the row before, beginning with the last row before the first inserted one.
     sqlx::query!(
         r#"delete from price_history h using (
             select s.offer_id, s.observed_at, (s.currency, s.amount, s.regular, s.available) is not distinct from
@@ -420,7 +420,7 @@ async fn write_quarantine(
     backfill: bool,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    // First what is not held any more: of what is, an offer has each price once.
+    // First those that are no longer held: an offer holds each price only once.
     sqlx::query!(
         "update quarantined_prices set state = 'confirmed', resolved_at = $2 where id = any($1) and state = 'held'",
         &changes.confirmed as &[QuarantinedPriceId],
@@ -462,9 +462,9 @@ async fn write_quarantine(
     Ok(())
 }
 
-/// Prices as columns, which is how a statement takes thousands of them.
+/// Prices as columns, the form in which a statement accepts thousands of them.
 struct Prices {
-    /// Of the offers.
+    /// Ids of the offers.
     ids: Vec<OfferId>,
     currencies: Vec<&'static str>,
     amounts: Vec<i64>,
@@ -493,11 +493,11 @@ impl Prices {
     }
 }
 
-/// The history as columns.
+/// History rows as columns.
 struct PastPrices {
     prices: Prices,
     ends: Vec<Option<DateTime<Utc>>>,
-    /// Null is true.
+    /// Null means true.
     available: Vec<Option<bool>>,
 }
 

@@ -1,11 +1,11 @@
 //! Recording: a message of observations becomes prices, history, lows, sales and events in one transaction of a
 //! few set-based statements.
 //!
-//! The steps, each of which hands its whole result to the next: group the observations by offer
-//! (`ObservedOffers::of`), find their stores, lock the offers, fold the observations over what is known of them
-//! (`ObservedOffers::fold`, without I/O), write the changes.
+//! Each step hands its whole result to the next: group the observations by offer (`ObservedOffers::of`), find their
+//! stores, lock the offers, fold the observations over what is known of them (`ObservedOffers::fold`, without I/O),
+//! write the changes.
 //!
-//! Offers are locked in the order of their ids, so that workers which meet wait for each other and never deadlock.
+//! Offers are locked in the order of their ids, so that concurrent workers wait for each other and never deadlock.
 //! Everything else that is written belongs to an offer, or to the message itself.
 
 mod changes;
@@ -27,7 +27,7 @@ use crate::domain::price::{ObservedPrice, Rules};
 use crate::error::{Error, Result};
 use crate::store::known_price::parse_currency;
 
-/// What became of a message.
+/// Result of recording a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     pub counts: ObservationCounts,
@@ -35,10 +35,11 @@ pub struct Recorded {
     pub told_ends: u64,
 }
 
-/// Records a message; `None` if it has been recorded before. With `publish`, its events go to other teams too.
+/// Records a message. Returns `None` if it was recorded before. With `publish`, its events are also queued for other
+/// teams.
 ///
 /// # Errors
-/// The database's; nothing is written then.
+/// Those of the database; nothing is written then.
 pub async fn record(
     pool: &PgPool,
     message: &PriceMessage,
@@ -82,10 +83,10 @@ pub async fn record(
     }
 }
 
-/// Lets a quarantined observation take effect: an operator says that it is true.
+/// Lets a quarantined observation take effect, after an operator has confirmed it.
 ///
 /// # Errors
-/// `NotFound` when there is none of this id, `Conflict` when it has been judged already.
+/// `NotFound`: there is no such observation. `Conflict`: it was released or discarded already.
 pub async fn release(
     pool: &PgPool,
     id: QuarantinedPriceId,
@@ -94,7 +95,7 @@ pub async fn release(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
-    // The offer first, as recording does, then the row that hangs on it.
+    // The offer is locked before the row that depends on it, in the same order as in `record`.
     let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id.0)
         .fetch_optional(&mut *transaction)
         .await?
@@ -123,7 +124,7 @@ pub async fn release(
     let mut recorder = OfferRecorder::open(known, rules, &mut changes);
     recorder.trust(&seen);
     recorder.close();
-    // How old it was when it was reported counts, not how long the operator took.
+    // The age at the time of the report counts, not the time that the operator took.
     let rings_from = held.created_at - rules.rings_within;
     let source = ChangeSource { backfill: held.backfill, traceparent: None, publish, rings_from };
     changes.resume_what_was_over(now);

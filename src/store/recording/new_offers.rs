@@ -1,4 +1,4 @@
-//! Offers that a report names for the first time: each gets a game by its title, a known one or a new one.
+//! Creation of offers that are reported for the first time. Each gets a game by its title, a known one or a new one.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -10,13 +10,13 @@ use crate::domain::title::normalise;
 use crate::error::Result;
 use crate::store::matching::{self, Wanted};
 
-/// New offers that are made in one transaction.
+/// New offers created in one transaction.
 const SLICE: usize = 2_000;
 
-/// Makes offers, each matched to a game by its title, or with a new game.
+/// Creates offers, each matched to a game by its title, or with a new game.
 ///
-/// One at a time in the whole fleet, so that two reports of a new game do not make it twice; in slices, so that others
-/// wait no longer for their turn than the database lets a statement run, and what is made stays made.
+/// One process of the fleet does so at a time, so that two reports of a new game do not create it twice. It works in
+/// slices, which stay committed, so that no other process waits for its turn longer than the statement timeout.
 pub async fn create_offers(
     connection: &mut PgConnection,
     unknown: &[&ObservedOffer<'_>],
@@ -38,7 +38,7 @@ async fn create_slice(
     for offer in unknown {
         let first = offer.observations[0];
         let Some(store_id) = offer.store_id else { continue };
-        // Without a title the sku is all that is known.
+        // Without a title, only the SKU is known.
         let title = offer.titled().title.as_deref().unwrap_or(&first.sku);
         wanted.push(Wanted { title, store_id, sku: &first.sku });
         regions.push(first.region.as_str());

@@ -11,7 +11,7 @@ use crate::domain::price::{ObservedPrice, Price};
 use crate::error::Result;
 use crate::store::known_price::{parse_currency, price_columns};
 
-/// Locks the observed offers that there are, in the order of their ids, and returns them by their index in `observed`.
+/// Locks the observed offers that exist, in the order of their ids, and returns them by their index in `observed`.
 pub(super) async fn lock_observed(
     connection: &mut PgConnection,
     observed: &ObservedOffers<'_>,
@@ -72,7 +72,7 @@ pub(super) async fn lock_observed(
     Ok(offers)
 }
 
-/// Makes lows anew that the version before has written, and returns the prices with them.
+/// Recomputes lows that were written by the previous version, and returns the prices with them.
 async fn recompute_lows(
     connection: &mut PgConnection,
     offers: &[OfferId],
@@ -84,7 +84,7 @@ async fn recompute_lows(
     Ok(known.into_iter().map(|offer| (offer.id, offer.price)).collect())
 }
 
-/// Locks offers and returns them, without what of them is held in quarantine.
+/// Locks offers and returns them, without their held observations.
 pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[OfferId]) -> Result<Vec<KnownOffer>> {
     let rows = sqlx::query!(
         "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,

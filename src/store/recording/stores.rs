@@ -1,4 +1,4 @@
-//! Stores that a report names, by their slugs.
+//! Stores of a report, found by their slugs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use crate::domain::ids::StoreId;
 use crate::domain::observed_offers::ObservedOffers;
 use crate::error::Result;
 
-/// Returns the ids of the observed stores by their slugs; with `may_create` unknown ones are created.
+/// Returns the ids of the observed stores by their slugs. With `may_create`, unknown ones are created.
 pub async fn find_stores(
     connection: &mut PgConnection,
     observed: &ObservedOffers<'_>,
@@ -21,7 +21,7 @@ pub async fn find_stores(
     let slugs: Vec<&str> = seen.keys().copied().collect();
     let mut stores = select_stores(connection, &slugs).await?;
     if may_create && stores.len() < slugs.len() {
-        // In the order of the slugs: two workers that make the same stores do not form a circle.
+        // In the order of the slugs, so that two workers that create the same stores do not deadlock.
         let unknown: BTreeMap<&str, &str> = seen
             .iter()
             .filter(|(slug, _)| !stores.contains_key(**slug))

@@ -1,4 +1,4 @@
-//! Sales that end because the store said that they would, and nobody has seen their offers since.
+//! Sales that end at the time their store had stated, without a further observation of their offers.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -11,23 +11,23 @@ use crate::error::Result;
 use crate::store::recording::changes::{self, ChangeSource};
 use crate::store::recording::offers::lock_offers;
 
-/// So many sales are ended in one transaction.
+/// Most sales ended in one transaction.
 const SLICE: i64 = 1_000;
 
-/// What one slice has done.
+/// Result of one slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSales {
-    /// Sales that are over.
+    /// Number of sales that have ended.
     pub sales: u64,
-    /// There may be more.
+    /// Whether there may be more.
     pub more: bool,
 }
 
-/// Ends a slice of the sales whose told end has come. What another has ended in the meantime is left alone: offers are
-/// judged under their lock, as by recording.
+/// Ends a slice of the sales whose stated end has come. A sale that another transaction has ended meanwhile is left
+/// alone: offers are checked under their lock, as in recording.
 ///
 /// # Errors
-/// The database's; nothing is written then.
+/// Those of the database; nothing is written then.
 pub async fn end_sales(
     pool: &PgPool,
     rules: &Rules,
@@ -49,14 +49,14 @@ pub async fn end_sales(
     let mut changes = Changes::default();
     for offer in lock_offers(&mut transaction, &offers).await? {
         let mut recorder = OfferRecorder::open(offer, rules, &mut changes);
-        // The sale says otherwise than its offer, if the offer's end has not come: then the offer is right.
+        // If the end in the offer has not come, the sale and its offer disagree, and the offer is right.
         recorder.restate_sale();
         recorder.lapse(now);
         recorder.close();
     }
     let source = ChangeSource { backfill: false, traceparent: None, publish, rings_from: now };
     changes::write_prices(&mut transaction, &changes, &source, now).await?;
-    // Nor has an offer two sales: what hangs loose was left by another version.
+    // An offer never has two sales: one that its offer does not refer to was left by another version.
     let sales: Vec<Uuid> = due.iter().map(|sale| sale.id).collect();
     sqlx::query!(
         "update sales s set ended_at = s.ends_at from offers o

@@ -1,4 +1,7 @@
-//! What this process has read and not yet recorded: deliveries that wait for a slot, and those being sent.
+//! Deliveries that this process has read and not yet recorded: those that wait for a slot, and those being sent.
+//!
+//! A channel with waiting deliveries and a free place has a turn in a queue. A slot takes the channel at the front,
+//! sends one of its deliveries, and the channel queues up again behind the others.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,41 +17,43 @@ use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::outbound::webhook::Receiver;
 use crate::store::delivery_queue::{AttemptResult, DueDelivery, DueSale};
 
-/// What has waited longer since it was read and judged is forgotten, and read and judged again when its turn comes.
+/// How long a delivery may wait after it was read. An older one is dropped from memory and read again later, since
+/// its price may no longer stand.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// A delivery that may be sent, with what it shares with others: where to, and about what.
+/// A delivery that may be sent, with the receiver and the sale that it shares with others.
 pub struct Outbound {
     pub delivery: DueDelivery,
-    /// `None`: we cannot sign for it.
+    /// `None`: it cannot be signed.
     pub receiver: Option<Arc<Receiver>>,
     pub sale: Arc<DueSale>,
     pub read_at: Instant,
 }
 
-/// Handles to the deliveries in hand.
+/// Shared handle to the deliveries in flight.
 #[derive(Clone, Default)]
 pub struct InFlight(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     hands: Mutex<Hands>,
-    /// Something can be sent. Whoever takes it passes the word on when there is more.
+    /// Signals that a delivery can be sent. The slot that is woken signals again if there are more.
     filled: Notify,
-    /// It is worth looking for more.
+    /// Signals that another claim is worthwhile.
     wanting: Notify,
 }
 
 #[derive(Default)]
 struct Hands {
-    /// Read and not recorded, with the channel of each.
+    /// Deliveries that were read and not yet recorded, with the channel of each.
     deliveries: HashMap<DeliveryId, ChannelId>,
     channels: HashMap<ChannelId, Channel>,
-    /// Channels with something waiting and a free place, in the order of their turns.
+    /// Channels with a waiting delivery and a free place, in the order of their turns.
     turns: VecDeque<ChannelId>,
-    /// How many deliveries wait, in all channels.
+    /// Number of waiting deliveries, over all channels.
     waiting: usize,
-    /// The last look-out had no room for all that is due; it is worth another when no more than so many wait.
+    /// Set if the last claim had no room for all that is due: another claim is worthwhile once no more than this many
+    /// deliveries wait.
     look_below: Option<usize>,
 }
 
@@ -56,47 +61,48 @@ struct Hands {
 struct Channel {
     waiting: VecDeque<Outbound>,
     sending: usize,
-    /// How many may be sent at once.
+    /// Most deliveries sent concurrently.
     places: usize,
-    /// More is due than was read; it is worth another look-out when no more than so many wait.
+    /// Set if more is due than was read: another claim is worthwhile once no more than this many deliveries wait.
     look_below: Option<usize>,
     has_turn: bool,
 }
 
-/// What one look-out may add to a channel.
+/// Allowance of one claim for a channel.
 pub struct Room {
     pub channel: ChannelId,
-    /// How many more may be in hand.
+    /// Most deliveries that may be added.
     pub share: usize,
-    /// What of it is in hand.
+    /// Deliveries of the channel that are in flight already.
     pub in_flight: Vec<DeliveryId>,
 }
 
 impl InFlight {
-    /// How many deliveries wait.
+    /// Number of waiting deliveries.
     pub fn waiting(&self) -> usize {
         self.0.hands.lock().waiting
     }
 
-    /// Whether nothing waits, is being sent, or is to be recorded.
+    /// Whether nothing waits, is being sent, or is yet to be recorded.
     pub fn is_empty(&self) -> bool {
         self.0.hands.lock().deliveries.is_empty()
     }
 
-    /// Whether every result is there that is to come.
+    /// Whether no attempt is in progress, so that no further result will arrive.
     pub fn nothing_is_being_sent(&self) -> bool {
         self.0.hands.lock().channels.values().all(|channel| channel.sending == 0)
     }
 
-    /// What of `channels` is in hand.
+    /// Lists the deliveries of `channels` that are in flight.
     pub fn of_channels(&self, channels: &[ChannelId]) -> Vec<DeliveryId> {
         let hands = self.0.hands.lock();
         let of_them = hands.deliveries.iter().filter(|(_, channel)| channels.contains(channel));
         of_them.map(|(delivery, _)| *delivery).collect()
     }
 
-    /// The `channels` that may have more in hand, each with so many places: `ahead` for each of these beyond them, and
-    /// no more than an equal share of `wanted`.
+    /// Allowances of those `channels` that may get more deliveries. Each channel is given with its number of places. Its
+    /// allowance is the number of free places plus `ahead` for each place, less what waits already, but no more than an
+    /// equal share of `wanted`.
     pub fn rooms(
         &self,
         channels: impl ExactSizeIterator<Item = (ChannelId, usize)>,
@@ -113,9 +119,9 @@ impl InFlight {
             let channel = hands.channels.entry(id).or_default();
             channel.places = places;
             let free = places.saturating_sub(channel.sending);
-            // Who has no place free may hang: what is read for it would only grow old.
+            // A channel without a free place may hang: deliveries read ahead for it would only grow stale.
             let ahead = if free == 0 || places == 1 { 0 } else { places * ahead };
-            // What was read when there were more places is in the way of others.
+            // Deliveries that were read when there were more places take room from other channels.
             let beyond = channel.waiting.split_off(channel.waiting.len().min(free + ahead));
             if !beyond.is_empty() {
                 channel.look_below = Some(channel.waiting.len() / 2);
@@ -135,7 +141,8 @@ impl InFlight {
         rooms.filter(|room| room.share > 0).collect()
     }
 
-    /// Takes what was read into `rooms`. What has no room is forgotten: it still stands in the database.
+    /// Adds the deliveries that were read for `rooms`. Those without an allowance are dropped: they are still in the
+    /// database.
     pub fn put(&self, read: Vec<Outbound>, rooms: &[Room]) {
         let mut hands = self.0.hands.lock();
         let mut shares: HashMap<ChannelId, usize> =
@@ -152,7 +159,7 @@ impl InFlight {
         hands.waiting += taken;
         for room in rooms {
             if let Some(channel) = hands.channels.get_mut(&room.channel) {
-                // A share that was filled may have left something behind.
+                // A filled share may have left deliveries behind.
                 channel.look_below = (shares[&room.channel] == 0).then_some(channel.waiting.len() / 2);
             }
             hands.give_turn(room.channel);
@@ -161,14 +168,14 @@ impl InFlight {
         self.0.filled.notify_one();
     }
 
-    /// Remembers whether the last look-out came around all channels.
+    /// Records whether the last claim came round all channels.
     pub fn looked_around(&self, all: bool) {
         let mut hands = self.0.hands.lock();
         hands.look_below = (!all).then_some(hands.waiting / 2);
         hands.channels.retain(|_, channel| channel.sending > 0 || !channel.waiting.is_empty());
     }
 
-    /// The next delivery to send, when there is one; `None` when `stopping`.
+    /// Waits for the next delivery to send. Returns `None` when `stopping`.
     pub async fn next(&self, stopping: &CancellationToken) -> Option<(Outbound, Sending)> {
         loop {
             if stopping.is_cancelled() {
@@ -184,7 +191,7 @@ impl InFlight {
         }
     }
 
-    /// The next delivery to send, if there is one now: of the channel whose turn it is.
+    /// Next delivery to send, if there is one now, from the channel whose turn it is.
     pub fn take(&self) -> Option<(Outbound, Sending)> {
         let mut hands = self.0.hands.lock();
         let mut looked_below = false;
@@ -192,7 +199,7 @@ impl InFlight {
             let Some(id) = hands.turns.pop_front() else { break None };
             let Some(channel) = hands.channels.get_mut(&id) else { continue };
             channel.has_turn = false;
-            // There may have been more places when it got its turn.
+            // The channel may have lost places since it got its turn.
             if channel.sending >= channel.places {
                 continue;
             }
@@ -212,7 +219,7 @@ impl InFlight {
             hands.deliveries.remove(&outbound.delivery.id);
         };
         let more = !hands.turns.is_empty();
-        // What waits may all be for channels that hang.
+        // All waiting deliveries may be for channels that hang.
         if hands.look_below.is_some_and(|below| hands.waiting <= below || !more) {
             hands.look_below = None;
             looked_below = true;
@@ -236,19 +243,19 @@ impl InFlight {
         })
     }
 
-    /// Forgets what has been recorded.
+    /// Removes deliveries whose results have been recorded.
     pub fn remove(&self, results: &[AttemptResult]) {
         let mut hands = self.0.hands.lock();
         for result in results {
             hands.deliveries.remove(&result.delivery_id);
         }
         if hands.deliveries.is_empty() {
-            // Leases can be given back.
+            // The leases can be released.
             self.0.wanting.notify_one();
         }
     }
 
-    /// Forgets what waits: nothing new is begun.
+    /// Drops the waiting deliveries, so that no new attempt begins.
     pub fn forget_waiting(&self) {
         let mut hands = self.0.hands.lock();
         let mut forgotten = HashSet::new();
@@ -259,14 +266,14 @@ impl InFlight {
         hands.waiting = 0;
     }
 
-    /// Waits until a look-out is worth its while.
+    /// Waits until another claim is worthwhile.
     pub async fn wants_more(&self) {
         self.0.wanting.notified().await;
     }
 }
 
 impl Hands {
-    /// Queues a channel that has something waiting and a free place, once.
+    /// Queues a channel for a turn, once, if it has a waiting delivery and a free place.
     fn give_turn(&mut self, id: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&id)
             && !channel.has_turn
@@ -280,7 +287,7 @@ impl Hands {
 }
 
 impl Channel {
-    /// Says so once.
+    /// Whether another claim is worthwhile for this channel. Returns true at most once per refill.
     fn is_worth_a_look(&mut self) -> bool {
         let worth =
             self.sending < self.places && self.look_below.is_some_and(|below| self.waiting.len() <= below);
@@ -291,7 +298,7 @@ impl Channel {
     }
 }
 
-/// A delivery counts as being sent to its channel for as long as this lives, and as in hand until it is recorded.
+/// Guard of an attempt. The delivery counts as being sent while this lives, and as in flight until it is recorded.
 pub struct Sending {
     in_flight: InFlight,
     delivery: DeliveryId,
@@ -300,7 +307,7 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// It has been sent, and its result will be recorded.
+    /// Ends an attempt that has a result, which will be recorded.
     pub fn end(mut self) {
         self.has_result = true;
     }
@@ -310,7 +317,7 @@ impl Drop for Sending {
     fn drop(&mut self) {
         let mut hands = self.in_flight.0.hands.lock();
         if !self.has_result {
-            // Its task has panicked: let it be found again.
+            // Its task has panicked: let a later claim find the delivery again.
             hands.deliveries.remove(&self.delivery);
         }
         let mut wanting = false;

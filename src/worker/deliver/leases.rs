@@ -1,4 +1,4 @@
-//! Finds what is due, under leases of channels, and remembers whose turn it is.
+//! Leases of channels: claims due deliveries under them, and remembers which channel had its turn last.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,21 +16,23 @@ use crate::error::{Error, Result, chain};
 use crate::outbound::webhook::Receiver;
 use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
 
-/// A channel whose last delivery failed is tried with one at a time: who hangs holds one slot, not all of a channel's.
+/// Concurrent deliveries to a channel whose last delivery failed: a receiver that hangs holds one slot, not all of
+/// the channel's.
 const PLACES_WHILE_FAILING: usize = 1;
-/// No more deliveries are read with one statement: the first are sent while the next are read.
+/// Most deliveries read with one statement: the first are sent while the next are read.
 const READ_AT_ONCE: usize = 512;
-/// And so many while the slots have nothing to do.
+/// Most deliveries read with one statement while the slots have nothing to do.
 const READ_FIRST: usize = 64;
 
+/// Leases of this process, under which it claims due deliveries.
 pub struct ChannelLeases {
     app: App,
     in_flight: InFlight,
-    /// Who we are to other workers.
+    /// Identity of this process towards other workers.
     holder: Uuid,
-    /// Channels that we may have leased.
+    /// Channels that this process may have leased.
     held: HashSet<ChannelId>,
-    /// The channel that had its turn last.
+    /// Channel that had its turn last.
     after: ChannelId,
 }
 
@@ -45,8 +47,11 @@ impl ChannelLeases {
         }
     }
 
-    /// Takes due deliveries in hand until `room` wait, going once around all channels at most; of each channel no more
-    /// than it has places, and `ahead` for each of those. Returns how many were cancelled instead.
+    /// Claims due deliveries until `room` wait, going round all channels at most once. Of each channel it claims no
+    /// more than its free places and `ahead` for each place. Returns how many deliveries were cancelled instead.
+    ///
+    /// # Errors
+    /// `Unavailable`: the database is unavailable, or took too long for the leases to be of use.
     pub async fn claim_due(&mut self, room: usize, ahead: usize) -> Result<usize> {
         let began_after = self.after;
         let (mut cancelled, mut turned) = (0, false);
@@ -79,9 +84,11 @@ impl ChannelLeases {
         Ok(cancelled)
     }
 
-    /// Takes in hand what is due in leased channels, an equal share of each; returns how many were cancelled instead.
+    /// Claims the due deliveries of leased channels, an equal share of each, and returns how many were cancelled
+    /// instead.
     ///
-    /// It is another statement than the one that leases, for it must see all that a holder before us has recorded.
+    /// This is a separate statement from the one that leases, because it must see everything that the previous holder
+    /// has recorded.
     async fn read(
         &self,
         channels: &[LeasedChannel],
@@ -98,7 +105,8 @@ impl ChannelLeases {
                 (channel.id, app.config.webhook.in_flight_per_channel)
             }
         });
-        // Taken before the statements begin: what has left it by then is recorded, and they see that.
+        // Computed before the statements begin: deliveries that are no longer in flight by then are recorded, and the
+        // statements see that.
         let rooms = self.in_flight.rooms(places, wanted, ahead);
         let mut cancelled = 0;
         if !disabled.is_empty() {
@@ -132,17 +140,18 @@ impl ChannelLeases {
         leased_at: Instant,
     ) -> Result<u64> {
         let (app, now) = (&self.app, self.app.clock.now());
-        // What is in hand still stands in the table.
+        // Deliveries in flight are still in the table.
         let counts: Vec<(ChannelId, usize)> =
             rooms.iter().map(|room| (room.channel, room.share + room.in_flight.len())).collect();
         let in_flight: Vec<DeliveryId> =
             rooms.iter().flat_map(|room| room.in_flight.iter().copied()).collect();
         let due = delivery_queue::list_due_deliveries(&app.writer, &counts, &in_flight, now).await?;
         if leased_at.elapsed() > app.config.webhook.timeout / 2 {
-            // The leases would no longer last for a try and its record; the next look-out renews them.
+            // The leases would no longer last for an attempt and its record; the next claim renews them.
             return Err(Error::unavailable("leasing channels and reading what is due in them took too long"));
         }
-        // From now on: a database that takes a second to answer must not make everything stale.
+        // Taken now rather than before the query: a database that needs a second to answer must not make everything
+        // stale.
         let read_at = Instant::now();
         let mut receivers: HashMap<ChannelId, Option<Arc<Receiver>>> = HashMap::new();
         let (mut ready, mut ended) = (Vec::new(), Vec::new());
@@ -173,7 +182,7 @@ impl ChannelLeases {
         Ok(cancelled)
     }
 
-    /// `None`: the channel's secrets do not open.
+    /// Receiver of a channel. `None`: its secrets cannot be decrypted.
     fn receiver_of(&self, channel: &LeasedChannel) -> Option<Arc<Receiver>> {
         let sealed = (&channel.secret, channel.previous_secret.as_deref());
         match self.app.keyring.open_secrets(channel.id.0, sealed.0, sealed.1) {
@@ -186,13 +195,16 @@ impl ChannelLeases {
         }
     }
 
-    /// Gives the channels back.
+    /// Releases the channels.
+    ///
+    /// # Errors
+    /// `Unavailable`: the database is unavailable. The leases then expire.
     pub async fn release(&mut self) -> Result<()> {
         if self.held.is_empty() {
             return Ok(());
         }
         let channels: Vec<ChannelId> = self.held.iter().copied().collect();
-        // One that fails may still come to pass later: it must not end leases that we take meanwhile.
+        // A release that fails here may still be executed later: it must not end leases that are taken meanwhile.
         let holder = std::mem::replace(&mut self.holder, Uuid::now_v7());
         delivery_queue::release_channels(&self.app.writer, holder, &channels).await?;
         self.held.clear();

@@ -1,4 +1,4 @@
-//! The rows of each kind of export, with their columns.
+//! Rows and columns of each kind of export.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::tables::{Cell, Columns};
 /// Rows of a page.
 const PAGE: i64 = 5_000;
 
-/// As an import reads them.
+/// The columns that an import reads.
 const PRICES: Columns = &[
     ("store", Text),
     ("sku", Text),
@@ -95,13 +95,13 @@ const FILES: Columns = &[
     ("expires_at", Time),
 ];
 
-/// Reads an export's rows, page after page.
+/// Reads the rows of an export page by page.
 pub struct RowSource {
     app: App,
     account: AccountId,
     kind: ExportKind,
     filter: ExportFilter,
-    /// The key of the last row; of prices with its time.
+    /// Key of the last row read; the time belongs to the key of prices only.
     after: (Uuid, DateTime<Utc>),
     over: bool,
 }
@@ -128,7 +128,7 @@ impl RowSource {
         }
     }
 
-    /// About how many rows there are, where that is known without reading them.
+    /// Approximate number of rows, where it is known without reading them.
     pub async fn estimate(&self) -> Result<Option<i64>> {
         let ExportFilter { store: None, region: None, since: None, until: None } = self.filter else {
             return Ok(None);
@@ -139,7 +139,7 @@ impl RowSource {
         }
     }
 
-    /// The next page; `None` at the end.
+    /// Reads the next page. Returns `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Vec<Cell>>>> {
         if self.over {
             return Ok(None);
