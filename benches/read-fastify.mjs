@@ -17,7 +17,7 @@ app.get('/v1/games/:id', { schema: { response: { 200: { type: 'object', properti
     text: `select id, title, publisher, released_on::text, url, created_at, updated_at from games where id = $1`,
     values: [request.params.id]
   })
-  return found.rows[0] ?? reply.code(404).send({ title: 'There is no such thing' })
+  return found.rows[0] ?? reply.code(404).send({ title: 'Resource not found' })
 })
 const address = await app.listen({ port: 0, host: '127.0.0.1' })
 console.log(address)

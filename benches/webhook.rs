@@ -14,12 +14,12 @@ use axum::http::StatusCode;
 use salebell::app::{App, AppState};
 use salebell::clock::Clock;
 use salebell::config::Config;
+use salebell::domain::ids::ChannelId;
 use salebell::secrets;
 use salebell::store::{self, accounts, channels};
 use salebell::worker::deliver;
 use secrecy::ExposeSecret;
 use sqlx::{Connection, PgConnection};
-use uuid::Uuid;
 
 const DELIVERIES: usize = 10_000;
 const CHANNELS: usize = 200;
@@ -121,10 +121,16 @@ async fn seed(app: &App, url: &str) -> Result<()> {
     let now = app.clock.now();
     let account = accounts::find_or_create_account(&app.writer, "bench", "bench", now).await?;
     for at in 0..CHANNELS {
-        let id = Uuid::now_v7();
-        let sealed = app.keyring.seal_secret(id, &secrets::generate_webhook_secret()?)?;
+        let id = ChannelId::now_v7();
+        let sealed = app.keyring.seal_secret(id.0, &secrets::generate_webhook_secret()?)?;
         let name = format!("channel {at}");
-        let new = channels::NewChannel { id, kind: "webhook", name: &name, url, sealed_secret: &sealed };
+        let new = channels::NewChannel {
+            id,
+            kind: channels::ChannelKind::Webhook,
+            name: &name,
+            url,
+            sealed_secret: &sealed,
+        };
         channels::create_channel(&app.writer, account, &new, i64::MAX, now).await?;
     }
     for sql in [

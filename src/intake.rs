@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::auth::Caller;
 use crate::domain::batch::{self, BatchNote, Closing, MAX_OBSERVATIONS, PriceMessage};
+use crate::domain::ids::BatchId;
 use crate::domain::observation::{Checked, FieldProblem, Observation, ReportedObservation};
 use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::batches;
@@ -32,7 +32,7 @@ const WORK_PER_OBSERVATION: usize = 128;
 /// What is known of a report when all of it is on the bus.
 #[derive(Debug)]
 pub struct Receipt {
-    pub batch_id: Uuid,
+    pub batch_id: BatchId,
     pub accepted: i64,
     /// Accepted observations that are too old to ring anyone (`prices.rings_within_s`).
     pub too_old_to_ring: i64,
@@ -92,7 +92,7 @@ enum Noted {
 pub struct PriceIntake {
     app: App,
     reporter: Caller,
-    batch_id: Uuid,
+    batch_id: BatchId,
     created_at: DateTime<Utc>,
     traceparent: String,
     backfill: bool,
@@ -115,7 +115,7 @@ impl PriceIntake {
             created_at: app.clock.now(),
             app,
             reporter,
-            batch_id: Uuid::now_v7(),
+            batch_id: BatchId::now_v7(),
             traceparent,
             backfill,
             waiting: Vec::new(),
@@ -230,7 +230,7 @@ impl PriceIntake {
         self.waiting = known;
         for (index, _) in refused as Vec<(u64, Observation)> {
             self.refuse(index, || {
-                Error::invalid("/store", "is unknown; catalogue:write is needed to make one")
+                Error::invalid("/store", "is unknown; creating it requires catalogue:write")
             });
         }
         Ok(())
@@ -244,8 +244,7 @@ impl PriceIntake {
         if !self.app.readiness.reasons().await.is_empty() {
             return Ok(None);
         }
-        let done = self.app.deadline.run(OPTIONAL_QUERY_TIMEOUT, query).await;
-        match done.unwrap_or_else(|late| Err(late.into())) {
+        match self.app.deadline.run(OPTIONAL_QUERY_TIMEOUT, query).await {
             Err(error) if error.kind == Kind::Unavailable => Ok(None),
             done => done.map(Some),
         }

@@ -66,11 +66,11 @@ impl Issuers {
         // `none` is no algorithm here, so a token that says so cannot even be read.
         let header = decode_header(token).map_err(unreadable)?;
         if header.crit.is_some() {
-            return Err(refuse("The token has critical extensions that are unknown here."));
+            return Err(refuse("The token has unknown critical extensions."));
         }
         let unproved: Issued = dangerous::insecure_decode_claims(token).map_err(unreadable)?;
         let issuer = self.list.iter().find(|own| own.settings.issuer == unproved.iss);
-        let issuer = issuer.ok_or_else(|| refuse("The token's issuer is not trusted here."))?;
+        let issuer = issuer.ok_or_else(|| refuse("The token's issuer is not trusted."))?;
         if !issuer.algorithms.contains(&header.alg) {
             return Err(refuse("The token's algorithm is not allowed for its issuer."));
         }
@@ -105,7 +105,7 @@ impl Issuer {
     fn check(&self, claims: &Map<String, Value>, now: DateTime<Utc>) -> Result<Claims> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         if text("iss") != Some(&self.settings.issuer) {
-            return Err(refuse("The token's issuer is not trusted here."));
+            return Err(refuse("The token's issuer is not trusted."));
         }
         let expires_at = time(claims.get("exp"))?.ok_or_else(|| refuse("The token has no expiry."))?;
         if now - LEEWAY >= expires_at {
@@ -116,10 +116,10 @@ impl Issuer {
         }
         // Cognito's identity tokens are for the client that asked for them, not for an API.
         if claims.get("token_use").is_some_and(|kind| kind != "access") {
-            return Err(refuse("The token is no access token."));
+            return Err(refuse("The token is not an access token."));
         }
         if !self.is_for_us(claims) {
-            return Err(refuse("The token is for somebody else."));
+            return Err(refuse("The token is for another audience."));
         }
         Ok(Claims {
             issuer: self.settings.issuer.clone(),

@@ -86,7 +86,7 @@ impl LoadBalancer {
             return Err(refuse("The load balancer's token has expired."));
         }
         if claims.get("iss").is_some_and(|iss| iss.as_str() != Some(&self.settings.issuer)) {
-            return Err(refuse("The load balancer's token is of another issuer."));
+            return Err(refuse("The load balancer's token names another issuer."));
         }
         let key = self.keys.find(kid).await?;
         let key = key.ok_or_else(|| refuse("The key of the load balancer's token is unknown."))?;
@@ -102,13 +102,13 @@ impl LoadBalancer {
 
     fn check_header(&self, header: &Header) -> Result<Uuid> {
         if header.alg != "ES256" || header.crit.is_some() {
-            return Err(refuse("The load balancer's token is signed in another way."));
+            return Err(refuse("The load balancer's token has another signature algorithm."));
         }
         let ours = header.signer == self.settings.arn
             && header.iss == self.settings.issuer
             && header.client == self.settings.client_id;
         if !ours {
-            return Err(refuse("The token is not of our load balancer."));
+            return Err(refuse("The token is not from our load balancer."));
         }
         // It becomes part of an address.
         let kid = Uuid::try_parse(&header.kid).ok();

@@ -21,7 +21,6 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::{Mutex, RwLock};
-use uuid::Uuid;
 
 use crate::auth::issuers::{Claims, Issuers, LEEWAY};
 use crate::auth::load_balancer::LoadBalancer;
@@ -30,7 +29,7 @@ use crate::config::AuthConfig;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::api_key;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::activity_counter::Activity;
 use crate::store::{accounts, keys};
@@ -58,7 +57,7 @@ pub struct Caller {
     pub account: AccountId,
     pub scopes: Arc<[String]>,
     /// When the caller came with an API key: which, and when that expires.
-    pub key: Option<(Uuid, Option<DateTime<Utc>>)>,
+    pub key: Option<(ApiKeyId, Option<DateTime<Utc>>)>,
     /// The key was valid a while ago, and the database cannot be asked whether it still is.
     pub unconfirmed: bool,
 }
@@ -153,8 +152,8 @@ impl Authenticator {
             return Ok(caller);
         }
         let load_balancer = self.load_balancer.as_ref();
-        let load_balancer = load_balancer
-            .ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is believed."))?;
+        let load_balancer =
+            load_balancer.ok_or_else(|| Error::new(Kind::Unauthenticated, "No load balancer is trusted."))?;
         let (caller, until) = self.admit(load_balancer.verify(token).await?, now).await?;
         self.activity.note_login(caller.account, now);
         self.users.put(hash, caller.clone(), until, now);
@@ -169,7 +168,7 @@ impl Authenticator {
     }
 
     /// Refuses an API key from now on in this process.
-    pub fn forget_key(&self, id: Uuid) {
+    pub fn forget_key(&self, id: ApiKeyId) {
         for memory in [&self.tokens, &self.known] {
             memory.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
         }
@@ -179,18 +178,16 @@ impl Authenticator {
         let find = keys::find_valid_key(&self.pool, hash, now);
         let found = match self.known.get(hash, now) {
             None => find.await?,
-            Some(known) => {
-                match self.deadline.run(CONFIRM, find).await.unwrap_or_else(|late| Err(late.into())) {
-                    Err(error) if error.kind == Kind::Unavailable => {
-                        return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
-                    }
-                    found => found?,
+            Some(known) => match self.deadline.run(CONFIRM, find).await {
+                Err(error) if error.kind == Kind::Unavailable => {
+                    return Ok((Caller { unconfirmed: true, ..known }, now + CONFIRM_AGAIN));
                 }
-            }
+                found => found?,
+            },
         };
         let Some(key) = found else {
             self.known.remove(hash);
-            let detail = "The API key is unknown, revoked, or has expired.";
+            let detail = "The API key is unknown, revoked or expired.";
             return Err(Error::new(Kind::Unauthenticated, detail));
         };
         if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {
@@ -198,7 +195,7 @@ impl Authenticator {
             let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
-                if let Ok(Err(error)) = deadline.run(LOOKUP_TIMEOUT, noting).await {
+                if let Ok(Err(error)) = deadline.timeout(LOOKUP_TIMEOUT, noting).await {
                     log::warn!(target: "salebell::callers", "a key's use is not noted: {}", chain(&error));
                 }
             });

@@ -39,7 +39,7 @@ const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
 ///
-/// At the first start it loads a sample feed. A token with every scope is written to .salebell/dev-token.
+/// The first start loads a sample feed. A token with every scope is written to .salebell/dev-token.
 #[derive(Debug, clap::Args)]
 pub struct DevArguments {
     /// Use this PostgreSQL (15 or newer) instead of a private cluster.
@@ -134,7 +134,7 @@ async fn prepare(
     let app = AppState::new(config, Clock::system()).context("cannot start")?;
     if let Err(error) = store::migrate(&app.writer).await {
         return match explain_unreachable(&app.writer.connect_options()).await {
-            Some(why) => Err(anyhow!("the database is away: {why}")),
+            Some(why) => Err(anyhow!("the database is unavailable: {why}")),
             None => Err(error).context("cannot bring the database up to date"),
         };
     }

@@ -4,11 +4,10 @@
 use chrono::TimeDelta;
 use clap::Subcommand;
 use secrecy::ExposeSecret;
-use uuid::Uuid;
 
 use crate::app::App;
 use crate::domain::api_key;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 use crate::secrets;
 use crate::store::{accounts, keys};
@@ -40,14 +39,14 @@ pub enum KeysAction {
         #[command(flatten)]
         account: Account,
         /// The key's id, as `list` shows it.
-        id: Uuid,
+        id: ApiKeyId,
     },
 }
 
 /// Whose keys.
 #[derive(Debug, clap::Args)]
 pub struct Account {
-    /// The subject of the account: `sub` of its tokens, or any name for an account that has none.
+    /// Subject of the account: `sub` of its tokens, or any name for an account without tokens.
     #[arg(long)]
     subject: String,
     /// The issuer that names the subject: `iss` of its tokens, or `local`.

@@ -72,7 +72,7 @@ pub enum Command {
         /// Wait for the worker too.
         #[arg(long, conflicts_with = "abandon")]
         with_worker: bool,
-        /// Do not wait: the instance will never serve, and the group tries another.
+        /// Do not wait: the instance will never serve, and the group launches another.
         #[arg(long)]
         abandon: bool,
         /// The reason, for the log.
@@ -220,7 +220,7 @@ async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> anyhow::Result<T> {
         return Err(error.into());
     }
     if let Some(why) = explain_unreachable(&app.writer.connect_options()).await {
-        bail!("the database is away: {why}");
+        bail!("the database is unavailable: {why}");
     }
     Err(error.into())
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::extract::page::Page;
 use crate::http::stats::WeekResponse;
 use crate::store::statistics::{self, WeekRange, WeekStatistics};
-use crate::store::weekly_mails::{self, WeeklyMail};
+use crate::store::weekly_mails::{self, MailState, WeeklyMail};
 use crate::weekly_report::csv::write_csv;
 use crate::weekly_report::page::make_page;
 use crate::weekly_report::{WeeklyReport, mail};
@@ -26,7 +26,7 @@ use crate::worker;
 pub enum StatsAction {
     /// Print the weeks of the whole service, the newest first.
     Show {
-        /// This week alone, such as 2026-W47.
+        /// Only this week, such as 2026-W47.
         #[arg(long)]
         week: Option<Week>,
         /// The weeks of the account with this id.
@@ -40,22 +40,22 @@ pub enum StatsAction {
     },
     /// Recompute a week from what was counted.
     Recompute {
-        /// Such as 2026-W47.
+        /// Week, such as 2026-W47.
         #[arg(long)]
         week: Week,
     },
     /// Write the report page of a week.
     Report {
-        /// Such as 2026-W47; without it the newest.
+        /// Week, such as 2026-W47 [default: the newest].
         #[arg(long)]
         week: Option<Week>,
-        /// The HTML file to write.
+        /// HTML file to write.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
     /// Mail the report on a week now, whether the worker has mailed it or not.
     Mail {
-        /// Such as 2026-W47; without it the newest that is over.
+        /// Week, such as 2026-W47 [default: the newest that is over].
         #[arg(long)]
         week: Option<Week>,
         /// A recipient; may be given several times. Without it those of `stats.mail_to`.
@@ -155,16 +155,16 @@ fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
     }
     for mail in found {
         let time = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M UTC");
-        let became = match (mail.state.as_str(), mail.sent_at) {
-            ("sent", Some(at)) => format!("sent {}", time(at)),
-            ("failed", _) => "given up".to_owned(),
+        let became = match (mail.state, mail.sent_at) {
+            (MailState::Sent, Some(at)) => format!("sent {}", time(at)),
+            (MailState::Failed, _) => "given up".to_owned(),
             _ if mail.tries == 0 => "waits".to_owned(),
             _ => format!("tried again after {}", time(mail.next_try_at)),
         };
         let tries = if mail.tries == 1 { "1 try".to_owned() } else { format!("{} tries", mail.tries) };
         let week = Week::of(mail.week);
         text.push_str(&format!("{week}  {}  {became}, {tries}", mail.recipient));
-        if let Some(error) = mail.last_error.as_ref().filter(|_| mail.state != "sent") {
+        if let Some(error) = mail.last_error.as_ref().filter(|_| mail.state != MailState::Sent) {
             text.push_str(&format!(": {error}"));
         }
         text.push('\n');

@@ -58,8 +58,20 @@ impl Deadline {
     /// Runs work with the database for `limit` at the longest.
     ///
     /// # Errors
-    /// It took longer. What it has done stands, or is rolled back with its transaction.
-    pub async fn run<T>(
+    /// Those of the work; or it took longer: what it has done stands, or is rolled back with its transaction.
+    pub async fn run<T, E: From<DeadlineExceeded>>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.timeout(limit, work).await.unwrap_or_else(|late| Err(late.into()))
+    }
+
+    /// As `run`, for a caller that treats the deadline unlike other errors.
+    ///
+    /// # Errors
+    /// The work took longer.
+    pub async fn timeout<T>(
         &self,
         limit: Duration,
         work: impl Future<Output = T>,
@@ -89,13 +101,13 @@ mod tests {
             }
         }
         let deadline = Deadline::default();
-        assert_eq!(deadline.run(Duration::from_secs(9), async { 7 }).await, Ok(7));
+        assert_eq!(deadline.timeout(Duration::from_secs(9), async { 7 }).await, Ok(7));
         assert!(!deadline.suspects_connections());
         let work = Work(deadline.clone());
         let never = async move {
             let _work = work;
             std::future::pending::<()>().await;
         };
-        assert_eq!(deadline.run(Duration::from_millis(1), never).await, Err(DeadlineExceeded));
+        assert_eq!(deadline.timeout(Duration::from_millis(1), never).await, Err(DeadlineExceeded));
     }
 }

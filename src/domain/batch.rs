@@ -5,11 +5,10 @@ use std::io::Read;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::observation::Observation;
 
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, BatchId};
 
 /// The most observations of one message. One report of up to so many is ordered by time as a whole.
 pub const MAX_OBSERVATIONS: usize = 16_384;
@@ -28,7 +27,7 @@ const MAX_UNPACKED: u64 = 256 << 20;
 /// The version before and the version after read it too, so fields may be added, not changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PriceMessage {
-    pub batch_id: Uuid,
+    pub batch_id: BatchId,
     /// The how-manieth message of the batch, from 0: a part that comes twice counts once.
     pub part: i32,
     /// Unknown stores are made: the reporter has `catalogue:write`.
@@ -169,7 +168,7 @@ mod tests {
     #[test]
     fn a_message_survives_the_bus() {
         let message = PriceMessage {
-            batch_id: Uuid::now_v7(),
+            batch_id: BatchId::now_v7(),
             part: 3,
             may_create_stores: true,
             backfill: false,
@@ -254,7 +253,7 @@ mod tests {
         }
         for observations in messages {
             let message = PriceMessage {
-                batch_id: Uuid::now_v7(),
+                batch_id: BatchId::now_v7(),
                 part: 1,
                 may_create_stores: true,
                 backfill: false,

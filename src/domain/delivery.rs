@@ -1,7 +1,41 @@
 //! Limits and final states of deliveries.
 
+use super::text_enum::text_enum;
+
 /// Five times the schedule: who redelivers for ever sees the newest.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
+text_enum! {
+    pub enum DeliveryState {
+        Pending = "pending",
+        Delivered = "delivered",
+        Dead = "dead",
+        Cancelled = "cancelled",
+    }
+}
+
+text_enum! {
+    /// Why a delivery is dead or cancelled.
+    pub enum DeliveryReason {
+        /// The receiver answered 410.
+        Gone = "gone",
+        NoTriesLeft = "no_tries_left",
+        ChannelDisabled = "channel_disabled",
+        PriceNoLongerMatches = "price_no_longer_matches",
+        SaleEnded = "sale_ended",
+        WatchDeleted = "watch_deleted",
+        WatchPaused = "watch_paused",
+    }
+}
+
 /// Why a delivery is dead.
-pub const DEAD: [&str; 2] = ["gone", "no_tries_left"];
+pub const DEAD: [DeliveryReason; 2] = [DeliveryReason::Gone, DeliveryReason::NoTriesLeft];
+
+/// Why a delivery is cancelled.
+pub const CANCELLED: [DeliveryReason; 5] = [
+    DeliveryReason::ChannelDisabled,
+    DeliveryReason::PriceNoLongerMatches,
+    DeliveryReason::SaleEnded,
+    DeliveryReason::WatchDeleted,
+    DeliveryReason::WatchPaused,
+];

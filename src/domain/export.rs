@@ -62,6 +62,6 @@ impl ExportFilter {
         given
             .into_iter()
             .find(|(_, is_given, fits)| *is_given && !fits)
-            .map(|(field, ..)| (field, "does not go with this kind"))
+            .map(|(field, ..)| (field, "does not apply to this kind"))
     }
 }

@@ -13,7 +13,7 @@ macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(
-            Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type,
         )]
         #[serde(transparent)]
         #[sqlx(transparent)]
@@ -61,4 +61,33 @@ macro_rules! ids {
 ids! {
     /// Of an account: what everything that belongs to somebody is found by.
     AccountId;
+    /// Of an API key.
+    ApiKeyId;
+    StoreId;
+    GameId;
+    OfferId;
+    SaleId;
+    /// Of an observation that was held back.
+    QuarantinedPriceId;
+    /// Of a transition of a price, in the outbox.
+    EventId;
+    /// Of one report of prices.
+    BatchId;
+    WatchId;
+    NoticeId;
+    ChannelId;
+    /// Of a notice on its way to a channel. A webhook carries it as `webhook-id`.
+    DeliveryId;
+    FileId;
+    /// Of an address under which anybody may fetch a file.
+    LinkId;
+    ImportId;
+    ExportId;
+}
+
+impl ImportId {
+    /// The batch of an import, which has its id.
+    pub fn batch(self) -> BatchId {
+        BatchId(self.0)
+    }
 }

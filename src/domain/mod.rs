@@ -22,6 +22,7 @@ pub mod retries;
 pub mod search;
 pub mod statistics;
 pub mod text;
+pub mod text_enum;
 pub mod title;
 pub mod watch;
 pub mod week;

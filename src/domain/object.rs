@@ -32,7 +32,7 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
             // An enum reads its one name alone.
             match map.next_key::<IgnoredAny>()? {
                 None => Ok(value),
-                Some(_) => Err(A::Error::custom("must have one name only")),
+                Some(_) => Err(A::Error::custom("must have exactly one key")),
             }
         }
     }

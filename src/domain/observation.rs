@@ -139,7 +139,7 @@ impl ReportedObservation {
         let sku = required(&mut problems, "sku", self.sku.as_deref(), 200);
         let slug = title::slug(&store);
         if !store.is_empty() && slug.is_empty() {
-            problems.push(("store", "must have a letter or a digit".to_owned()));
+            problems.push(("store", "must contain a letter or a digit".to_owned()));
         }
         let region = check_region(self.region.as_deref()).unwrap_or_else(|problem| {
             problems.push(("region", problem));
@@ -233,7 +233,7 @@ impl ReportedObservation {
 /// An amount whose text may name its currency: that must be the observation's.
 fn read_amount(currency: Currency, number: &str, code: Option<&str>) -> Result<i64, String> {
     match code.filter(|code| *code != currency.code()) {
-        Some(other) => Err(format!("is in {other}, and the currency is {currency}")),
+        Some(other) => Err(format!("is in {other}, but the currency is {currency}")),
         None => currency.parse_amount(number),
     }
 }
@@ -284,7 +284,7 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = match Time::read(text) {
         Some(Time::Instant(instant)) => instant,
         Some(Time::Local(_)) => {
-            return Err("must name its offset from UTC, such as \"Z\" or \"+01:00\"".to_owned());
+            return Err("must include its offset from UTC, such as \"Z\" or \"+01:00\"".to_owned());
         }
         Some(Time::Date(_)) | None => {
             return Err("must be an RFC 3339 instant such as \"2026-11-20T12:00:00Z\"".to_owned());
@@ -344,7 +344,7 @@ fn optional<'t>(
 /// Text that PostgreSQL and people can take: at most `max` characters, none of them a control character.
 pub fn check_text(text: &str, max: usize) -> Result<(), String> {
     if text.chars().any(char::is_control) {
-        return Err("must not have control characters".to_owned());
+        return Err("must not contain control characters".to_owned());
     }
     if text.len() > max && text.chars().count() > max {
         return Err(format!("is longer than {max} characters"));
@@ -471,7 +471,7 @@ mod tests {
             |price: &str, regular: &str, currency: &str| seen(price, regular, currency).unwrap_err();
         assert_eq!(
             problem("9.99 USD", "", "EUR"),
-            [("price", "is in USD, and the currency is EUR".to_owned())]
+            [("price", "is in USD, but the currency is EUR".to_owned())]
         );
         assert_eq!(problem("9.99", "19.99 USD", "EUR")[0].0, "regular_price");
         assert_eq!(problem("9.99", "", "")[0], ("currency", "is required".to_owned()));

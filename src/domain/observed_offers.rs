@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::observation::Observation;
 use super::offer_recorder::{Changes, KnownOffer, OfferRecorder};
 use super::price::{ObservedPrice, Rules};
+
+use crate::domain::ids::StoreId;
 
 /// The observations of a message by offer, each offer's in the order of their time.
 pub struct ObservedOffers<'a> {
@@ -17,7 +18,7 @@ pub struct ObservedOffers<'a> {
 /// The observations of one offer.
 pub struct ObservedOffer<'a> {
     /// `None`: the store is unknown, and may not be made.
-    pub store_id: Option<Uuid>,
+    pub store_id: Option<StoreId>,
     pub observations: Vec<&'a Observation>,
 }
 
@@ -52,7 +53,7 @@ impl<'a> ObservedOffers<'a> {
     }
 
     /// The stores are known now, by their slugs.
-    pub fn set_stores(&mut self, stores: &HashMap<String, Uuid>) {
+    pub fn set_stores(&mut self, stores: &HashMap<String, StoreId>) {
         for offer in &mut self.offers {
             offer.store_id = stores.get(&offer.observations[0].store).copied();
         }

@@ -1,17 +1,20 @@
 //! Observations of one offer, applied one after another, and everything that is to be written because of them.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use super::batch::ObservationCounts;
 use super::money::Currency;
-use super::price::{Change, EndReason, ObservedPrice, Outcome, Price, Rules, Sale, TransitionKind, observe};
+use super::price::{
+    Change, EndReason, GlitchReason, ObservedPrice, Outcome, Price, Rules, Sale, TransitionKind, observe,
+};
+
+use crate::domain::ids::{EventId, GameId, OfferId, QuarantinedPriceId, SaleId};
 
 /// An offer as it is known when a message begins.
 #[derive(Clone, Debug)]
 pub struct KnownOffer {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: OfferId,
+    pub game_id: GameId,
     pub price: Option<Price>,
     /// Its quarantined observations that nobody has judged yet.
     pub held: Vec<HeldPrice>,
@@ -20,7 +23,7 @@ pub struct KnownOffer {
 /// A quarantined observation.
 #[derive(Clone, Debug)]
 pub struct HeldPrice {
-    pub id: Uuid,
+    pub id: QuarantinedPriceId,
     pub seen: ObservedPrice,
 }
 
@@ -28,13 +31,13 @@ pub struct HeldPrice {
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Offers with their price after the message.
-    pub offers: Vec<(Uuid, Price)>,
+    pub offers: Vec<(OfferId, Price)>,
     /// The changes of prices.
     pub history: Vec<PastPrice>,
     /// Observations older than what is known.
     pub stale: Vec<PastPrice>,
     /// Offers whose last change of price before the message holds until another instant than was said then.
-    pub moved_ends: Vec<(Uuid, Option<DateTime<Utc>>)>,
+    pub moved_ends: Vec<(OfferId, Option<DateTime<Utc>>)>,
     pub started_sales: Vec<SaleChange>,
     pub changed_sales: Vec<SaleChange>,
     pub events: Vec<Event>,
@@ -43,7 +46,7 @@ pub struct Changes {
     prolonged: Vec<(DateTime<Utc>, Event)>,
     pub quarantined: Vec<Quarantined>,
     /// Quarantined observations that a second one has confirmed.
-    pub confirmed: Vec<Uuid>,
+    pub confirmed: Vec<QuarantinedPriceId>,
     pub counts: ObservationCounts,
     /// Sales that are over because the end has come that the store had told: no observation's doing.
     pub told_ends: u64,
@@ -62,7 +65,7 @@ impl Changes {
 /// A price from its time of observation on.
 #[derive(Clone, Copy, Debug)]
 pub struct PastPrice {
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub price: Price,
     /// When it stops to hold, as the store says.
     pub holds_until: Option<DateTime<Utc>>,
@@ -71,8 +74,8 @@ pub struct PastPrice {
 /// A sale that has begun, moved or ended.
 #[derive(Clone, Debug)]
 pub struct SaleChange {
-    pub id: Uuid,
-    pub offer_id: Uuid,
+    pub id: SaleId,
+    pub offer_id: OfferId,
     pub price: Price,
     /// `None`: as it was.
     pub new_low: Option<bool>,
@@ -84,11 +87,11 @@ pub struct SaleChange {
 /// One transition, for the outbox.
 #[derive(Debug)]
 pub struct Event {
-    pub id: Uuid,
+    pub id: EventId,
     pub kind: TransitionKind,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
-    pub sale_id: Option<Uuid>,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
+    pub sale_id: Option<SaleId>,
     pub price: Price,
     pub previous_amount: Option<i64>,
     pub new_low: bool,
@@ -103,11 +106,11 @@ pub struct Event {
 /// An observation that is held back.
 #[derive(Debug)]
 pub struct Quarantined {
-    pub id: Uuid,
-    pub offer_id: Uuid,
+    pub id: QuarantinedPriceId,
+    pub offer_id: OfferId,
     pub price: Price,
     pub sale_ends_at: Option<DateTime<Utc>>,
-    pub reason: &'static str,
+    pub reason: GlitchReason,
     /// A second observation within the same message has agreed already.
     pub confirmed: bool,
 }
@@ -133,7 +136,7 @@ pub struct OfferRecorder<'a> {
     /// What has become of its sales and is not written yet. Each is written once, however often it moves.
     sales: Vec<SaleChange>,
     /// Of those, the ones that this message has started.
-    started: Vec<Uuid>,
+    started: Vec<SaleId>,
     touched: bool,
 }
 
@@ -167,7 +170,7 @@ impl<'a> OfferRecorder<'a> {
             }
             Some(_) => Effect::Quarantined,
             None => {
-                let id = Uuid::now_v7();
+                let id = QuarantinedPriceId::now_v7();
                 self.changes.quarantined.push(Quarantined {
                     id,
                     offer_id: self.offer.id,
@@ -213,7 +216,7 @@ impl<'a> OfferRecorder<'a> {
             self.note_sale(&sale, before, None, Some(ended.at));
             self.changes.told_ends += 1;
             self.changes.events.push(Event {
-                id: Uuid::now_v7(),
+                id: EventId::now_v7(),
                 kind: TransitionKind::SaleEnded,
                 offer_id: self.offer.id,
                 game_id: self.offer.game_id,
@@ -290,7 +293,7 @@ impl<'a> OfferRecorder<'a> {
                 && !self.started.contains(&sale.id)
             {
                 let event = Event {
-                    id: Uuid::now_v7(),
+                    id: EventId::now_v7(),
                     kind: TransitionKind::SaleResumed,
                     offer_id,
                     game_id: self.offer.game_id,
@@ -358,7 +361,7 @@ impl<'a> OfferRecorder<'a> {
             || kind == TransitionKind::SaleResumed
             || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
         self.changes.events.push(Event {
-            id: Uuid::now_v7(),
+            id: EventId::now_v7(),
             kind,
             offer_id: self.offer.id,
             game_id: self.offer.game_id,

@@ -1,9 +1,11 @@
 //! What an observation changes: the transition from an offer's price before to its price after.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use uuid::Uuid;
 
 use super::money::{Currency, cut_percent};
+
+use crate::domain::ids::SaleId;
+use crate::domain::text_enum::text_enum;
 
 /// An offer's current price, and what of its past the rules need. Amounts are minor units of `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct Low {
 /// The sale that an offer is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale {
-    pub id: Uuid,
+    pub id: SaleId,
     /// The lowest amount so far that was paid in it. `None`: it has only been free.
     pub best: Option<i64>,
     /// It has been free.
@@ -49,7 +51,7 @@ pub struct Sale {
 /// A sale that is over. It goes on if the offer is soon on sale again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSale {
-    pub id: Uuid,
+    pub id: SaleId,
     /// The lowest amount that was paid in it.
     pub best: Option<i64>,
     pub was_free: bool,
@@ -126,46 +128,32 @@ pub struct ObservedPrice {
     pub sale_ends_at: Option<DateTime<Utc>>,
 }
 
-/// The kinds of transition; exactly one for each change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TransitionKind {
-    /// First observation, not on sale.
-    FirstSeen,
-    /// On sale now and not before; also a first observation below the regular price.
-    SaleStarted,
-    /// On sale again soon after a sale ended, at a price no better than that sale's best: it is that sale.
-    SaleResumed,
-    /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best (of the paid prices), or
-    /// free for the first time in it.
-    SaleDeepened,
-    /// Still on sale, for more.
-    SaleReduced,
-    /// Only the regular price moved, and a sale neither began nor ended.
-    RegularChanged,
-    /// On sale before and not now.
-    SaleEnded,
-    /// On sale neither before nor after, for less.
-    PriceLowered,
-    /// On sale neither before nor after, for more.
-    PriceRaised,
+text_enum! {
+    /// The kinds of transition; exactly one for each change.
+    pub enum TransitionKind {
+        /// First observation, not on sale.
+        FirstSeen = "first.seen",
+        /// On sale now and not before; also a first observation below the regular price.
+        SaleStarted = "sale.started",
+        /// On sale again soon after a sale ended, at a price no better than that sale's best: it is that sale.
+        SaleResumed = "sale.resumed",
+        /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best (of the paid prices), or
+        /// free for the first time in it.
+        SaleDeepened = "sale.deepened",
+        /// Still on sale, for more.
+        SaleReduced = "sale.reduced",
+        /// Only the regular price moved, and a sale neither began nor ended.
+        RegularChanged = "regular.changed",
+        /// On sale before and not now.
+        SaleEnded = "sale.ended",
+        /// On sale neither before nor after, for less.
+        PriceLowered = "price.lowered",
+        /// On sale neither before nor after, for more.
+        PriceRaised = "price.raised",
+    }
 }
 
 impl TransitionKind {
-    /// The name outside, such as `sale.started`.
-    pub fn name(self) -> &'static str {
-        match self {
-            TransitionKind::FirstSeen => "first.seen",
-            TransitionKind::SaleStarted => "sale.started",
-            TransitionKind::SaleResumed => "sale.resumed",
-            TransitionKind::SaleDeepened => "sale.deepened",
-            TransitionKind::SaleReduced => "sale.reduced",
-            TransitionKind::RegularChanged => "regular.changed",
-            TransitionKind::SaleEnded => "sale.ended",
-            TransitionKind::PriceLowered => "price.lowered",
-            TransitionKind::PriceRaised => "price.raised",
-        }
-    }
-
     /// Whether a watch can want to know: there is a sale, and its price or its cut has become better.
     pub fn rings(self, cut_before: i16, cut_after: i16) -> bool {
         match self {
@@ -181,25 +169,24 @@ impl TransitionKind {
     }
 }
 
-/// Why a sale ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// The store had said that it would end then, or says that it is over.
-    ToldEnd,
-    /// It costs its regular price.
-    Price,
-    /// It cannot be bought.
-    Unavailable,
+text_enum! {
+    /// Why a sale ended.
+    pub enum EndReason {
+        /// The store had said that it would end then, or says that it is over.
+        ToldEnd = "told_end",
+        /// It costs its regular price.
+        Price = "price",
+        /// It cannot be bought.
+        Unavailable = "unavailable",
+    }
 }
 
-impl EndReason {
-    /// The name outside.
-    pub fn name(self) -> &'static str {
-        match self {
-            EndReason::ToldEnd => "told_end",
-            EndReason::Price => "price",
-            EndReason::Unavailable => "unavailable",
-        }
+text_enum! {
+    /// Why an observation looks like a glitch.
+    pub enum GlitchReason {
+        PriceFarBelowRegular = "price_far_below_regular",
+        CurrencyChanged = "currency_changed",
+        RegularPriceJumped = "regular_price_jumped",
     }
 }
 
@@ -237,7 +224,7 @@ pub enum Outcome {
     /// Looks like a glitch, for this reason; `held` is what it says.
     Quarantined {
         held: Price,
-        reason: &'static str,
+        reason: GlitchReason,
     },
 }
 
@@ -279,21 +266,21 @@ impl Default for GlitchRules {
 }
 
 impl GlitchRules {
-    fn judge(&self, before: Option<&Price>, after: &Price) -> Option<&'static str> {
+    fn judge(&self, before: Option<&Price>, after: &Price) -> Option<GlitchReason> {
         // What has been believed once is not doubted again.
         if before.is_some_and(|before| before.says_the_same(after)) {
             return None;
         }
         if after.amount > 0 && after.amount * 100 < after.regular * self.min_percent {
-            return Some("price_far_below_regular");
+            return Some(GlitchReason::PriceFarBelowRegular);
         }
         let before = before?;
         if before.currency != after.currency {
-            return Some("currency_changed");
+            return Some(GlitchReason::CurrencyChanged);
         }
         let (low, high) = (before.regular.min(after.regular), before.regular.max(after.regular));
         // Games do become free to play, and stop being it: nothing has no multiple.
-        (low > 0 && high > low * self.max_jump).then_some("regular_price_jumped")
+        (low > 0 && high > low * self.max_jump).then_some(GlitchReason::RegularPriceJumped)
     }
 }
 
@@ -328,7 +315,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
     let is_sale = seen.available && seen.amount < regular && !is_over;
     let paid = Some(seen.amount).filter(|_| is_paid);
     let begin = || Sale {
-        id: Uuid::now_v7(),
+        id: SaleId::now_v7(),
         best: paid,
         was_free: is_giveaway,
         ends_at: told,

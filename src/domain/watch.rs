@@ -2,11 +2,35 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
-use uuid::Uuid;
 
 use super::money::{Currency, Money};
 use super::object::object;
 use super::price::Price;
+
+use crate::domain::ids::StoreId;
+use crate::domain::text_enum::text_enum;
+
+text_enum! {
+    /// When a watch's deliveries are due.
+    #[derive(Default)]
+    pub enum Cadence {
+        #[default]
+        Immediate = "immediate",
+        /// At `worker.daily_hour` in UTC.
+        Daily = "daily",
+    }
+}
+
+text_enum! {
+    /// Which deliveries go first when a channel has more than it takes at once.
+    #[derive(Default)]
+    pub enum Priority {
+        Low = "low",
+        #[default]
+        Normal = "normal",
+        High = "high",
+    }
+}
 
 /// When a watch rings. Externally tagged on the wire: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,7 +95,7 @@ impl Rule {
 /// Whom a watch listens to; `None` is everyone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    pub stores: Option<Vec<Uuid>>,
+    pub stores: Option<Vec<StoreId>>,
     /// ISO 3166-1; an offer of region `ZZ` is an offer everywhere.
     pub regions: Option<Vec<String>>,
     pub currency: Option<Currency>,
@@ -82,7 +106,7 @@ pub struct Scope {
 /// An offer as a watch sees it.
 #[derive(Clone, Debug)]
 pub struct WatchedOffer {
-    pub store_id: Uuid,
+    pub store_id: StoreId,
     pub region: String,
     pub platform: Option<String>,
     /// `None`: never seen.
@@ -115,14 +139,14 @@ impl Miss {
     pub fn detail(self) -> &'static str {
         match self {
             Miss::Paused => "The watch is paused.",
-            Miss::OtherStore => "The offer's store is not one of the watch's.",
-            Miss::OtherRegion => "The offer's region is not one of the watch's.",
-            Miss::OtherCurrency => "The offer's currency is not the watch's.",
-            Miss::OtherPlatform => "The offer's platform is not one of the watch's.",
+            Miss::OtherStore => "The watch does not cover the offer's store.",
+            Miss::OtherRegion => "The watch does not cover the offer's region.",
+            Miss::OtherCurrency => "The watch has another currency than the offer.",
+            Miss::OtherPlatform => "The watch does not cover the offer's platform.",
             Miss::NotOnSale => "The offer is not on sale.",
-            Miss::Unavailable => "The offer cannot be bought now.",
+            Miss::Unavailable => "The offer is not available.",
             Miss::SaleIsOver => {
-                "Its store said that the sale would be over by now; the price was not seen since."
+                "The store said that the sale would be over by now, and the price has not been seen since."
             }
             Miss::PriceTooHigh => "The price is above the target.",
             Miss::CutTooSmall => "The cut is below the target.",

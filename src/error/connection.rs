@@ -13,7 +13,7 @@ pub struct UnknownName(pub String);
 
 impl std::fmt::Display for UnknownName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the name {} leads to no address; is it spelt right, and is there a network?", self.0)
+        write!(f, "the name {} does not resolve; is it spelled correctly, and is there a network?", self.0)
     }
 }
 
@@ -64,7 +64,7 @@ fn explain_kind(kind: io::ErrorKind, peer: &str) -> Option<String> {
         | io::ErrorKind::UnexpectedEof => format!("{peer} has closed the connection"),
         io::ErrorKind::TimedOut => format!("{peer} does not answer"),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
-            format!("there is no way through the network to {peer}")
+            format!("there is no network route to {peer}")
         }
         _ => return None,
     })
@@ -74,12 +74,14 @@ fn explain_tls(error: &rustls::Error, peer: &str) -> String {
     match error {
         rustls::Error::InvalidCertificate(reason) => {
             let reason = match reason {
-                CertificateError::UnknownIssuer => "is signed by nobody whom this machine trusts".to_owned(),
+                CertificateError::UnknownIssuer => {
+                    "is not signed by an authority that this machine trusts".to_owned()
+                }
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                     "has expired".to_owned()
                 }
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    "is not valid yet; is the clock of this machine right?".to_owned()
+                    "is not valid yet; is this machine's clock right?".to_owned()
                 }
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     "is for another name".to_owned()
@@ -112,14 +114,14 @@ mod tests {
         let text = explain(&wrapped, "https://shop.example").unwrap();
         assert_eq!(
             text,
-            "the certificate of https://shop.example is signed by nobody whom this machine trusts"
+            "the certificate of https://shop.example is not signed by an authority that this machine trusts"
         );
         assert!(!is_refused(&wrapped));
         let refused = io::Error::other(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert_eq!(explain(&refused, "a:1").unwrap(), "nothing listens at a:1");
         assert!(is_refused(&refused));
         let unknown = io::Error::other(UnknownName("nowhere.invalid".to_owned()));
-        assert!(explain(&unknown, "x").unwrap().starts_with("the name nowhere.invalid leads to no address"));
+        assert!(explain(&unknown, "x").unwrap().starts_with("the name nowhere.invalid does not resolve"));
         assert_eq!(explain(&io::Error::other("something else"), "x"), None);
     }
 }

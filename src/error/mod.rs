@@ -1,65 +1,65 @@
-//! One error for everything that a caller can be told, as RFC 9457 `application/problem+json` or as a status of gRPC.
+//! One error type for everything that is reported to a caller, as a problem document (RFC 9457) or as a status of gRPC.
 
 pub mod connection;
+pub mod database;
+mod grpc;
+mod http;
 
 use std::fmt;
 
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tonic::Code;
 
 tokio::task_local! {
-    /// The id of the request that this task answers; `http::request_id` sets it.
+    /// The id of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
     pub static REQUEST_ID: String;
 }
 
-/// What kind of refusal it is. Each has a stable `type` under `/problems/`.
+/// Kinds of refusals. Each has a stable `type` under `/problems/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The request cannot be read: broken JSON, a bad parameter, a cursor that is none.
+    /// Unreadable request: broken JSON, an invalid parameter or cursor.
     Malformed,
-    /// No token, or one that is not valid.
+    /// No token, or an invalid one.
     Unauthenticated,
     /// The token lacks a scope.
     Forbidden,
-    /// There is no such thing, or it is somebody else's.
+    /// It does not exist, or belongs to another account.
     NotFound,
     /// The path has no such method.
     MethodNotAllowed,
     /// The request did not arrive in time.
     Timeout,
-    /// It clashes with what is there.
+    /// It conflicts with the current state.
     Conflict,
-    /// Somebody else is at it, and does not end.
+    /// Another request holds it and does not end.
     Locked,
     /// `If-Match` does not match.
     PreconditionFailed,
-    /// The body is larger than what is taken.
+    /// The body is larger than the limit.
     TooLarge,
-    /// The account has no room left.
+    /// The account has used its bytes or files.
     QuotaExceeded,
-    /// The address is longer than what is taken.
+    /// The path and query are longer than the limit.
     UriTooLong,
-    /// The headers are larger than what is taken.
+    /// The headers are larger than the limit.
     HeadersTooLarge,
-    /// The body is of a type that is not taken.
+    /// The body has a type or an encoding that is not accepted.
     UnsupportedMediaType,
     /// The file has no such bytes.
     RangeNotSatisfiable,
-    /// The bytes that came are not those that were sent, by the checksum of tus.
+    /// The bytes do not match the checksum of tus.
     ChecksumMismatch,
-    /// The same by a digest of HTTP.
+    /// The bytes do not match a digest of HTTP.
     DigestMismatch,
-    /// It can be read, but fields are wrong; `errors` tells which.
+    /// Readable, but with invalid fields, which `errors` names.
     Invalid,
     /// Too many requests.
     TooManyRequests,
-    /// Our fault. The log has the reason under the request id.
+    /// A fault of ours. The log has the cause under the request id.
     Internal,
-    /// Something that we stand on is away for now.
+    /// The database or another service that we need is unavailable.
     Unavailable,
-    /// There is no room for the bytes for now.
+    /// The disk has no space for the bytes at present.
     InsufficientStorage,
 }
 
@@ -90,100 +90,49 @@ impl Kind {
         Kind::InsufficientStorage,
     ];
 
-    /// The HTTP status.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Kind::Malformed => StatusCode::BAD_REQUEST,
-            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Kind::Forbidden => StatusCode::FORBIDDEN,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Locked => StatusCode::LOCKED,
-            Kind::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::QuotaExceeded => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::UriTooLong => StatusCode::URI_TOO_LONG,
-            Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-            // Of tus; HTTP has none for it.
-            Kind::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
-            Kind::DigestMismatch => StatusCode::BAD_REQUEST,
-            Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
-        }
-    }
-
-    /// The code of gRPC: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
-    pub fn code(self) -> Code {
-        match self {
-            Kind::Malformed | Kind::Invalid => Code::InvalidArgument,
-            Kind::UriTooLong | Kind::HeadersTooLarge | Kind::UnsupportedMediaType => Code::InvalidArgument,
-            Kind::Unauthenticated => Code::Unauthenticated,
-            Kind::Forbidden => Code::PermissionDenied,
-            Kind::NotFound => Code::NotFound,
-            Kind::MethodNotAllowed => Code::Unimplemented,
-            Kind::Timeout => Code::DeadlineExceeded,
-            // Read it again, and try with that.
-            Kind::Conflict | Kind::Locked | Kind::PreconditionFailed => Code::Aborted,
-            Kind::RangeNotSatisfiable => Code::OutOfRange,
-            Kind::ChecksumMismatch | Kind::DigestMismatch => Code::DataLoss,
-            Kind::TooLarge | Kind::QuotaExceeded | Kind::TooManyRequests | Kind::InsufficientStorage => {
-                Code::ResourceExhausted
-            }
-            Kind::Internal => Code::Internal,
-            Kind::Unavailable => Code::Unavailable,
-        }
-    }
-
     fn slug_and_title(self) -> (&'static str, &'static str) {
         match self {
-            Kind::Malformed => ("malformed", "The request cannot be read"),
-            Kind::Unauthenticated => ("unauthenticated", "A valid token is needed"),
-            Kind::Forbidden => ("forbidden", "The token may not do this"),
-            Kind::NotFound => ("not-found", "There is no such thing"),
-            Kind::MethodNotAllowed => ("method-not-allowed", "The path has no such method"),
-            Kind::Timeout => ("timeout", "The request did not arrive in time"),
-            Kind::Conflict => ("conflict", "It clashes with what is there"),
-            Kind::Locked => ("locked", "Somebody else is at it"),
-            Kind::PreconditionFailed => ("precondition-failed", "It has changed since it was read"),
-            Kind::TooLarge => ("too-large", "The body is too large"),
-            Kind::QuotaExceeded => ("quota-exceeded", "The account has no room left"),
-            Kind::UriTooLong => ("uri-too-long", "The address is too long"),
-            Kind::HeadersTooLarge => ("headers-too-large", "The headers are too large"),
-            Kind::UnsupportedMediaType => ("unsupported-media-type", "The body's type is not taken here"),
-            Kind::RangeNotSatisfiable => ("range-not-satisfiable", "There are no such bytes"),
-            Kind::ChecksumMismatch => ("checksum-mismatch", "The bytes are not those that were sent"),
-            Kind::DigestMismatch => ("digest-mismatch", "The bytes are not those of their digest"),
-            Kind::Invalid => ("invalid", "Fields are wrong"),
+            Kind::Malformed => ("malformed", "Malformed request"),
+            Kind::Unauthenticated => ("unauthenticated", "Valid token required"),
+            Kind::Forbidden => ("forbidden", "Insufficient permissions"),
+            Kind::NotFound => ("not-found", "Resource not found"),
+            Kind::MethodNotAllowed => ("method-not-allowed", "Method not allowed"),
+            Kind::Timeout => ("timeout", "Request timed out"),
+            Kind::Conflict => ("conflict", "Conflicts with the current state"),
+            Kind::Locked => ("locked", "Locked by another request"),
+            Kind::PreconditionFailed => ("precondition-failed", "Precondition failed"),
+            Kind::TooLarge => ("too-large", "Body too large"),
+            Kind::QuotaExceeded => ("quota-exceeded", "Account quota exceeded"),
+            Kind::UriTooLong => ("uri-too-long", "URL too long"),
+            Kind::HeadersTooLarge => ("headers-too-large", "Headers too large"),
+            Kind::UnsupportedMediaType => ("unsupported-media-type", "Unsupported media type"),
+            Kind::RangeNotSatisfiable => ("range-not-satisfiable", "Range not satisfiable"),
+            Kind::ChecksumMismatch => ("checksum-mismatch", "Checksum does not match"),
+            Kind::DigestMismatch => ("digest-mismatch", "Digest does not match"),
+            Kind::Invalid => ("invalid", "Invalid fields"),
             Kind::TooManyRequests => ("too-many-requests", "Too many requests"),
-            Kind::Internal => ("internal", "Something went wrong on our side"),
-            Kind::Unavailable => ("unavailable", "Not available for the moment"),
-            Kind::InsufficientStorage => ("insufficient-storage", "There is no room for the moment"),
+            Kind::Internal => ("internal", "Internal error"),
+            Kind::Unavailable => ("unavailable", "Temporarily unavailable"),
+            Kind::InsufficientStorage => ("insufficient-storage", "Insufficient storage"),
         }
     }
 }
 
-/// One wrong field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
+/// One invalid field: a JSON pointer (RFC 6901) into the body, or the name of a query parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldError {
     pub pointer: String,
     pub detail: String,
 }
 
-/// A refusal. `Display` says what a caller may know; the source is for the log alone.
+/// A refusal. `Display` is what a caller may see; the source is for the log only.
 #[derive(Debug)]
 pub struct Error {
     pub kind: Kind,
-    /// A sentence for people about this very case.
+    /// A sentence about this case, for people.
     pub detail: String,
     pub errors: Vec<FieldError>,
-    /// Seconds after which it is worth another try.
+    /// Seconds after which a retry may succeed.
     pub retry_after_s: Option<u64>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -196,7 +145,7 @@ impl Error {
     }
 
     pub fn not_found(what: &str) -> Self {
-        Error::new(Kind::NotFound, format!("There is no such {what}, or it is not yours."))
+        Error::new(Kind::NotFound, format!("There is no such {what}, or it belongs to another account."))
     }
 
     pub fn malformed(detail: impl Into<String>) -> Self {
@@ -207,34 +156,34 @@ impl Error {
         Error::new(Kind::Conflict, detail)
     }
 
-    /// One wrong field of a body; `pointer` such as `/rule/price_at_most`.
+    /// One invalid field of a body; `pointer` such as `/rule/price_at_most`.
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::invalid_fields(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
-    /// Several wrong fields of a body.
+    /// Several invalid fields of a body.
     pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [one] if one.pointer.is_empty() => one.detail.clone(),
             [one] => format!("{} {}", one.pointer.trim_start_matches('/'), one.detail),
-            many => format!("{} fields are wrong.", many.len()),
+            many => format!("{} fields are invalid.", many.len()),
         };
         Error { errors, ..Error::new(Kind::Invalid, detail) }
     }
 
-    /// Our fault: the caller hears nothing of `source`, the log everything.
+    /// A fault of ours: `source` goes to the log and not to the caller.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let detail = "The request id leads to the reason in our log.";
+        let detail = "The server's log has the cause under the request id.";
         Error { source: Some(source.into()), ..Error::new(Kind::Internal, detail) }
     }
 
-    /// Something that we stand on is away: 503 with `Retry-After`.
+    /// A service that we need is unavailable: 503 with `Retry-After`.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "Please try again in a moment.";
         Error { retry_after_s: Some(1), source: Some(source.into()), ..Error::new(Kind::Unavailable, detail) }
     }
 
-    /// What the caller does not hear.
+    /// Logs what the caller does not get to see.
     fn log_source(&self) {
         let Some(source) = &self.source else { return };
         let request_id = REQUEST_ID.try_with(Clone::clone);
@@ -309,7 +258,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(source) = next {
         let cause = source.to_string();
-        // Some say what their cause says.
+        // Some errors repeat the text of their cause.
         if !text.ends_with(&cause) {
             text.push_str(": ");
             text.push_str(&cause);
@@ -317,118 +266,4 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
-}
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        self.log_source();
-        let problem = self.problem();
-        let mut body = serde_json::to_vec(&problem).unwrap_or_default();
-        // As all our JSON (`http::answer`).
-        body.push(b'\n');
-        let mut response = (self.kind.status(), body).into_response();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.kind == Kind::Unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"salebell\""));
-        }
-        response
-    }
-}
-
-impl From<Error> for tonic::Status {
-    fn from(error: Error) -> tonic::Status {
-        error.log_source();
-        tonic::Status::new(error.kind.code(), error.detail)
-    }
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        if is_transient(&error) {
-            return Error::unavailable(error);
-        }
-        match &error {
-            _ if is_bad_data(&error) => {
-                let detail = "A value of the request is out of range, or holds what cannot be kept.";
-                Error { source: Some(error.into()), ..Error::malformed(detail) }
-            }
-            // It refuses our log-in: the password is being changed, or is wrong.
-            sqlx::Error::Database(database)
-                if matches!(database.code().as_deref(), Some("28P01" | "28000")) =>
-            {
-                Error::unavailable(error)
-            }
-            sqlx::Error::RowNotFound => Error::not_found("thing"),
-            sqlx::Error::Database(database) => match database.constraint().and_then(on_constraint) {
-                Some(refusal) => refusal,
-                None => Error::internal(error),
-            },
-            _ => Error::internal(error),
-        }
-    }
-}
-
-/// What a caller hears when a constraint of the schema refuses a write.
-fn on_constraint(name: &str) -> Option<Error> {
-    Some(match name {
-        "stores_slug_key" => Error::conflict("A store of this slug exists already."),
-        "offers_store_sku_region_key" => {
-            Error::conflict("This store has an offer of this sku and region already.")
-        }
-        "offers_store_id_fkey" => Error::invalid("/store", "is unknown"),
-        "offers_game_id_fkey" | "watches_game_id_fkey" => Error::invalid("/game_id", "is unknown"),
-        _ => return None,
-    })
-}
-
-/// Whether PostgreSQL, or the driver before it, cannot take a value as it is. What is checked before never comes here, so
-/// this is for what nobody has thought of, such as the values of a forged cursor; the log has it.
-///
-/// SQLSTATE class 22 without what only our own statements can do wrong (such as 22012, division by zero): text that is too
-/// long, has a NUL or cannot be translated, numbers and times that are out of range or none. 23514: a check refuses it.
-/// Class 54: it is too large for an index, or has too many parts.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-pub fn is_bad_data(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Encode(_) => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            code.starts_with("54")
-                || matches!(
-                    code.as_ref(),
-                    "22001" | "22003" | "22007" | "22008" | "22009" | "22015" | "22021" | "22023" | "22026"
-                )
-                || matches!(code.as_ref(), "22030" | "22032" | "22P02" | "22P03" | "22P05" | "23514")
-        }),
-        _ => false,
-    }
-}
-
-/// Whether the database is away, failing over or overloaded, so that the same again may succeed.
-///
-/// SQLSTATE classes: 08 connection, 53 resources, 57P0x shutdown and crash, 25006 a replica that was the writer,
-/// 40001/40P01 serialisation and deadlock, 55P03/57014 time-outs.
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-pub fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            code.starts_with("08")
-                || code.starts_with("53")
-                || matches!(
-                    code.as_ref(),
-                    "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "40001" | "40P01" | "55P03" | "57014"
-                )
-        }),
-        _ => false,
-    }
 }

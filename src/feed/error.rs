@@ -13,7 +13,7 @@ pub enum FeedError {
     BrokenOff { line: u64, source: io::Error },
     #[error("the input is empty")]
     Empty,
-    #[error("the input is one JSON array; give one object a line (`jq -c '.[]'` makes that)")]
+    #[error("the input is one JSON array; put each object on its own line (`jq -c '.[]'` does that)")]
     JsonArray,
     #[error("the input is NDJSON; product data is TSV, CSV, RSS or Atom")]
     ProductsAsNdjson,
@@ -39,7 +39,7 @@ pub enum FeedError {
     #[error("the product data has the column {0:?} more than once")]
     RepeatedProductColumn(&'static str),
 
-    #[error("the XML says that it is in {0}, which is no known encoding")]
+    #[error("the XML declares the encoding {0}, which is unknown")]
     UnknownEncoding(String),
     #[error("the XML cannot be read on line {line}")]
     Xml { line: u64, source: quick_xml::Error },
@@ -48,16 +48,16 @@ pub enum FeedError {
     NoFeed { line: u64, why: &'static str },
     #[error("the XML has a name of more than {0} bytes")]
     LongName(usize),
-    #[error("the XML has more or longer namespaces than any feed")]
+    #[error("the XML has too many namespaces, or too long ones")]
     TooManyNamespaces,
 }
 
 /// What is wrong with a mapping of columns. `option` is `--map` or `--set`.
 #[derive(Debug, Error)]
 pub enum MappingError {
-    #[error("{option} {pair}: wants field=…")]
+    #[error("{option} {pair}: must be field=…")]
     NoPair { option: &'static str, pair: String },
-    #[error("{option} {pair}: {field} is none of {known}")]
+    #[error("{option} {pair}: {field} is not one of {known}")]
     NoSuchField { option: &'static str, pair: String, field: String, known: String },
     #[error("{option} {pair}: {field} {problem}")]
     BadValue { option: &'static str, pair: String, field: String, problem: String },

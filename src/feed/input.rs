@@ -178,7 +178,7 @@ impl BufRead for Bounded {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
         let most = self.read.load(Ordering::Relaxed).saturating_mul(MAX_RATIO).max(RATIO_GRACE);
         if self.unpacked > most {
-            Err(std::io::Error::other(format!("it unpacks to more than {MAX_RATIO} times its size")))
+            Err(std::io::Error::other(format!("it decompresses to more than {MAX_RATIO} times its size")))
         } else {
             self.inner.fill_buf()
         }

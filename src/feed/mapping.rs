@@ -375,8 +375,8 @@ mod tests {
                 .and_then(|mapping| mapping.for_columns(&strings(header)).map_err(|error| error.to_string()))
                 .unwrap_err()
         };
-        assert!(refuse(&["prize=x"], &[], &[]).contains("prize is none of store"));
-        assert!(refuse(&["price"], &[], &[]).contains("wants field="));
+        assert!(refuse(&["prize=x"], &[], &[]).contains("prize is not one of store"));
+        assert!(refuse(&["price"], &[], &[]).contains("must be field="));
         assert!(refuse(&["price=a"], &["price=1"], &[]).contains("more than once"));
         assert!(refuse(&["price=a"], &[], &["b"]).contains("no column \"a\"; it has \"b\""));
         assert!(refuse(&["price=a"], &[], &["a", "a"]).contains("column \"a\" more than once"));

@@ -40,7 +40,7 @@ impl Merchant {
         now: DateTime<Utc>,
     ) -> Result<ReportedObservation, String> {
         if let Some(name) = mixed.iter().find(|name| **name != LINK) {
-            return Err(format!("has elements inside of its {name}, which is text alone"));
+            return Err(format!("has elements inside its {name}, which must be plain text"));
         }
         let has_link = !mixed.contains(&LINK);
         let mut seen = self.observe(|name| attribute(name).filter(|_| has_link || name != LINK), now)?;
@@ -110,14 +110,14 @@ impl Merchant {
                     code.parse().map_err(|problem| format!("has a {name} whose currency {problem}"))?;
                 if let Some(known) = known.filter(|known| *known != currency) {
                     return Err(format!(
-                        "has a {name} in {currency}, and its currency is said to be {known}"
+                        "has a {name} in {currency}, but the currency given for it is {known}"
                     ));
                 }
                 currency
             }
             (None, Some(known)) => known,
             (None, None) if is_number => {
-                return Err(format!("has a {name} without a currency, not one like \"18.49 EUR\""));
+                return Err(format!("has a {name} without a currency; it should be like \"18.49 EUR\""));
             }
             (None, None) => return Err(format!("has a {name} that is not like \"18.49 EUR\"")),
         };
@@ -148,11 +148,11 @@ impl Period {
     /// offset is by the clocks of `zone`, and where they show a time twice, the sale is the longer one. Of other signs
     /// than the slash those are read that cannot be part of a time.
     fn read(text: &str, zone: Zone) -> Result<Period, String> {
-        let (begin, end) = split_period(text).ok_or("is not two times with a slash between")?;
+        let (begin, end) = split_period(text).ok_or("is not two times with a slash between them")?;
         let time = |text: &str, side| match text.trim() {
             "" => Err(format!("has no {side}")),
             text => Time::read(text)
-                .ok_or_else(|| format!("has {:?} as its {side}, which is no time", brief(text))),
+                .ok_or_else(|| format!("has {:?} as its {side}, which is not a time", brief(text))),
         };
         let (begin, end) = (time(begin, "begin")?, time(end, "end")?);
         let (midnight, last) =
@@ -167,9 +167,9 @@ impl Period {
             Time::Local(local) => (zone.instant(local, Twice::Later), 0),
             Time::Date(date) => (zone.instant(date.and_time(last), Twice::Later), 1),
         };
-        let (Some(begin), Some(end)) = (begin, end) else { return Err("is beyond all calendars".to_owned()) };
+        let (Some(begin), Some(end)) = (begin, end) else { return Err("is out of range".to_owned()) };
         if end <= begin {
-            return Err("ends before it has begun".to_owned());
+            return Err("ends before it begins".to_owned());
         }
         // Some write the last day of the calendar for "until further notice", and no time zone may bring it into year 10000.
         let ends_at = end.min(DateTime::from_timestamp(LAST_SECOND, 0).unwrap_or(end));
@@ -338,17 +338,17 @@ mod tests {
             ("2026-11-01/", "has no end"),
             ("/2026-12-01", "has no begin"),
             ("/", "has no begin"),
-            ("0000-00-00/0000-00-00", "which is no time"),
-            ("0000-00-00T00:00/2026-12-01T00:00", "which is no time"),
-            ("2026-11-01/0000-00-00", "which is no time"),
+            ("0000-00-00/0000-00-00", "which is not a time"),
+            ("0000-00-00T00:00/2026-12-01T00:00", "which is not a time"),
+            ("2026-11-01/0000-00-00", "which is not a time"),
             ("soon", "two times"),
             ("2026-11-01", "two times"),
-            ("01.11.2026/01.12.2026", "which is no time"),
-            ("2026-11-01/P7D", "which is no time"),
-            ("2026-11-01/2026-11-31", "which is no time"),
-            ("2026-11-01/2026-12-01/2027-01-01", "which is no time"),
-            ("2026-12-01/2026-11-01", "ends before it has begun"),
-            ("2026-11-01T00:00Z/2026-11-01T00:00Z", "ends before it has begun"),
+            ("01.11.2026/01.12.2026", "which is not a time"),
+            ("2026-11-01/P7D", "which is not a time"),
+            ("2026-11-01/2026-11-31", "which is not a time"),
+            ("2026-11-01/2026-12-01/2027-01-01", "which is not a time"),
+            ("2026-12-01/2026-11-01", "ends before it begins"),
+            ("2026-11-01T00:00Z/2026-11-01T00:00Z", "ends before it begins"),
         ] {
             let (price, ends, warnings) = on_sale("UTC", period, "2026-11-20T12:00:00Z");
             assert_eq!((price.as_str(), ends), ("39.99", None), "{period:?}");
@@ -453,7 +453,7 @@ mod tests {
     fn what_cannot_be_read_says_why() {
         for (pairs, why) in [
             (vec![("id", "1")], "has no price"),
-            (vec![("price", "12")], "not one like \"18.49 EUR\""),
+            (vec![("price", "12")], "it should be like \"18.49 EUR\""),
             (vec![("price", "12,00 EUR")], "price must be a decimal number"),
             (vec![("price", "12 EUR"), ("sale_price", "9 USD")], "a sale_price in USD"),
             (vec![("price", "12 EUR"), ("sale_price", "9,00 EUR")], "sale_price must be a decimal number"),

@@ -45,7 +45,7 @@ impl ImportOptions {
         for (list, (name, value)) in texts {
             // A name in a header may have a line end, but nothing has this, nor can it be kept.
             if name.contains('\0') || value.contains('\0') {
-                return Some((list, name, "has a NUL in it".to_owned()));
+                return Some((list, name, "contains a NUL".to_owned()));
             }
             // It would be in every row.
             if value.len() > LONGEST {
@@ -79,7 +79,7 @@ impl ImportOptions {
         }
         let of = |field: &str| self.constants.get(field).cloned();
         let wrong = |field: &'static str| move |problem: String| format!("the constant {field} {problem}");
-        let store = of("store").ok_or("product data does not name its store: constants must have it")?;
+        let store = of("store").ok_or("product data does not name its store; the constants must")?;
         let region = of("region").map(|region| check_region(Some(&region))).transpose();
         let currency = of("currency").map(|code| code.trim().parse()).transpose();
         let zone = of("time_zone").map_or(Ok(Zone::UTC), |zone| zone.parse());
@@ -113,7 +113,7 @@ mod tests {
             {"store": "Shop", "region": "UK", "currency": "GBP", "time_zone": "Europe/London"}}"#;
         assert!(matches!(meaning(shop), Ok(Meaning::Products(_))));
         for (options, why) in [
-            (r#"{"columns": {"prize": "x"}}"#, "prize is none of"),
+            (r#"{"columns": {"prize": "x"}}"#, "prize is not one of"),
             (r#"{"format": "merchant"}"#, "store"),
             (r#"{"format": "merchant", "columns": {"sku": "x"}}"#, "its own columns"),
             (r#"{"format": "merchant", "constants": {"store": "x", "price": "1"}}"#, "not price"),

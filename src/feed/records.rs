@@ -134,7 +134,7 @@ impl Records {
                 self.lines.consume_line(line);
                 let begin = self.ambiguous.map_or(number, |(_, begin)| begin);
                 Content::Broken(format!(
-                    "may belong to the quoted field that begins on line {begin}, or be a row; nothing is guessed"
+                    "may belong to the quoted field that begins on line {begin}, or be a row of its own"
                 ))
             }
             Line::At(ref span) => {
@@ -307,6 +307,13 @@ enum Line {
 /// Enough that what is looked ahead at is seldom moved to the front.
 const WINDOW: usize = 4 * LONGEST_RECORD;
 
+/// Whether there was more of the input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Taken,
+    Ended,
+}
+
 impl Lines {
     fn new(input: Box<dyn BufRead + Send>) -> Lines {
         Lines { input, window: Vec::new(), start: 0, ended: false, line_end: b'\n', number: 1, place: 0 }
@@ -316,10 +323,10 @@ impl Lines {
         &self.window[self.start..]
     }
 
-    /// Takes more of the input; false at its end.
-    fn fill(&mut self) -> io::Result<bool> {
+    /// Takes more of the input.
+    fn fill(&mut self) -> io::Result<Input> {
         if self.ended {
-            return Ok(false);
+            return Ok(Input::Ended);
         }
         if self.start == self.window.len() {
             self.window.clear();
@@ -339,7 +346,7 @@ impl Lines {
         self.window.extend_from_slice(&found[..count]);
         self.input.consume(count);
         self.ended = count == 0;
-        Ok(!self.ended)
+        Ok(if self.ended { Input::Ended } else { Input::Taken })
     }
 
     /// Finds out how lines end, by the first that does outside of quotation marks.
@@ -368,7 +375,7 @@ impl Lines {
                 self.line_end = line_end;
                 return Ok(());
             }
-            if unread.len() >= LONGEST_RECORD || !self.fill()? {
+            if unread.len() >= LONGEST_RECORD || self.fill()? == Input::Ended {
                 return Ok(());
             }
         }
@@ -402,7 +409,7 @@ impl Lines {
                 None if unread.len() > LONGEST_RECORD + 1 => return Ok(Line::TooLong),
                 None => known = unread.len(),
             }
-            if !self.fill()? {
+            if self.fill()? == Input::Ended {
                 break known;
             }
         };
@@ -431,7 +438,7 @@ impl Lines {
 
     /// Up to a record's length of what comes next, and whether that is all there is.
     fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
-        while self.unread().len() <= LONGEST_RECORD && self.fill()? {}
+        while self.unread().len() <= LONGEST_RECORD && self.fill()? == Input::Taken {}
         let unread = self.unread();
         let whole = unread.len() <= LONGEST_RECORD;
         Ok((&unread[..unread.len().min(LONGEST_RECORD)], whole))
@@ -467,7 +474,7 @@ impl Lines {
             let unread = self.unread();
             let end = memchr(self.line_end, unread);
             self.consume(end.map_or(unread.len(), |end| end + 1));
-            if end.is_some() || !self.fill()? {
+            if end.is_some() || self.fill()? == Input::Ended {
                 return Ok(());
             }
         }

@@ -121,7 +121,7 @@ impl Rows {
             Source::Lines(records, mapping) => next(records, |record| match &record.content {
                 Content::Json(text) => parse(&mapping.map_json(text)?),
                 Content::Broken(why) => Err(why.clone()),
-                Content::Fields(_) => Err("is no line of JSON".to_owned()),
+                Content::Fields(_) => Err("is not a line of JSON".to_owned()),
             }),
             Source::Products(records, names, shop) => {
                 let now = self.now;
@@ -157,7 +157,7 @@ fn fields(record: &Record) -> Result<&[String], String> {
     match &record.content {
         Content::Fields(fields) => Ok(fields),
         Content::Broken(why) => Err(why.clone()),
-        Content::Json(_) => Err("is no record of CSV".to_owned()),
+        Content::Json(_) => Err("is not a CSV record".to_owned()),
     }
 }
 

@@ -180,14 +180,14 @@ impl Items {
             if bytes > LONGEST_RECORD || self.meter.bytes.get() - begin > LONGEST_ITEM {
                 refusal.get_or_insert_with(|| format!("is longer than {LONGEST_RECORD} bytes"));
             } else if attributes.len() > MOST_ATTRIBUTES || elements > MOST_ELEMENTS {
-                refusal.get_or_insert_with(|| "has more elements than any product".to_owned());
+                refusal.get_or_insert_with(|| "has too many elements".to_owned());
             }
             if refusal.is_some() {
                 (attributes, open) = (Vec::new(), None);
             }
         }
         if refusal.is_none() && attributes.iter().any(|one| one.value.contains(UNREADABLE)) {
-            refusal = Some("has bytes that are not of the encoding of the file".to_owned());
+            refusal = Some("has bytes that are not valid in the encoding of the file".to_owned());
         }
         // Stable: of one name and rank the first counts, and one that says nothing gives way.
         attributes.sort_by_key(|one| one.rank);
@@ -243,7 +243,7 @@ impl Items {
                 Piece::Text(String::new())
             }
         };
-        if self.depth > DEEPEST { Err(self.broken("stands deeper than any feed")) } else { Ok(piece) }
+        if self.depth > DEEPEST { Err(self.broken("is nested too deeply")) } else { Ok(piece) }
     }
 
     fn line(&self) -> u64 {

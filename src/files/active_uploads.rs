@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
 
 /// How long a request that is told to end may take to make durable what it has.
@@ -22,7 +21,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 /// Handles to the uploads of the process.
 #[derive(Clone, Default)]
 pub struct Uploads {
-    active: Arc<Mutex<HashMap<Uuid, Active>>>,
+    active: Arc<Mutex<HashMap<FileId, Active>>>,
     turns: Arc<Mutex<HashMap<AccountId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
@@ -45,7 +44,7 @@ pub struct Limits {
 /// One request that writes an upload, for as long as this lives.
 pub struct Receiving {
     uploads: Uploads,
-    file: Uuid,
+    file: FileId,
     /// Another request wants to write.
     pub stop: CancellationToken,
     ended: CancellationToken,
@@ -74,7 +73,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
-    pub async fn begin(&self, file: Uuid, account: AccountId, limits: Limits) -> Result<Receiving> {
+    pub async fn begin(&self, file: FileId, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
             let mut active = self.active.lock();
@@ -88,11 +87,11 @@ impl Uploads {
     ///
     /// # Errors
     /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
-    pub async fn take_over(&self, file: Uuid) -> Result<()> {
+    pub async fn take_over(&self, file: FileId) -> Result<()> {
         let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
         if timeout(END_WITHIN, other.ended.cancelled()).await.is_err() {
-            let detail = "Another request that writes this upload does not end.";
+            let detail = "Another request is still writing to this upload.";
             let mut refusal = Error::new(Kind::Locked, detail);
             refusal.retry_after_s = Some(END_WITHIN.as_secs());
             return Err(refusal);
@@ -102,8 +101,8 @@ impl Uploads {
 
     fn enter(
         &self,
-        active: &mut HashMap<Uuid, Active>,
-        file: Uuid,
+        active: &mut HashMap<FileId, Active>,
+        file: FileId,
         account: AccountId,
         limits: Limits,
     ) -> Result<Receiving> {
@@ -111,7 +110,7 @@ impl Uploads {
             return Err(Error::unavailable("files.uploads_in_flight is reached"));
         }
         if active.values().filter(|upload| upload.account == account).count() >= limits.of_account {
-            let detail = format!("No more than {} uploads of an account at once.", limits.of_account);
+            let detail = format!("An account can have at most {} uploads in progress.", limits.of_account);
             let mut refusal = Error::new(Kind::TooManyRequests, detail);
             refusal.retry_after_s = Some(5);
             return Err(refusal);
@@ -129,7 +128,7 @@ impl Uploads {
 
     /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
     /// brings it goes on.
-    pub async fn settle(&self, file: Uuid) {
+    pub async fn settle(&self, file: FileId) {
         let Some(active) = self.active.lock().get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
         if active.settle.send(tell).is_ok() {
@@ -138,7 +137,7 @@ impl Uploads {
     }
 
     /// Ends the request that writes an upload, which is to be removed.
-    pub fn end(&self, file: Uuid) {
+    pub fn end(&self, file: FileId) {
         if let Some(active) = self.active.lock().get(&file) {
             active.stop.cancel();
         }
@@ -165,6 +164,8 @@ impl Drop for Receiving {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[tokio::test]

@@ -86,7 +86,7 @@ async fn answer(
     request: Request,
     next: Next,
 ) -> Result<(Response, End), Status> {
-    let method = method.ok_or_else(|| Error::new(Kind::MethodNotAllowed, "There is no such method here."))?;
+    let method = method.ok_or_else(|| Error::new(Kind::MethodNotAllowed, "There is no such method."))?;
     let begin = Instant::now();
     let limit = calls.app.config.server.request_timeout;
     let deadline = read_timeout(request.headers())?.and_then(|timeout| begin.checked_add(timeout));
@@ -158,10 +158,7 @@ struct Place {
 impl Place {
     fn take(places: &Arc<Semaphore>) -> Result<Place> {
         let refusal = || {
-            Error::new(
-                Kind::TooManyRequests,
-                format!("{MAX_STREAMS} streams are open; that is all there are."),
-            )
+            Error::new(Kind::TooManyRequests, format!("The limit of {MAX_STREAMS} open streams is reached."))
         };
         let permit = places.clone().try_acquire_owned().map_err(|_| refusal())?;
         gauge!("grpc_streams").increment(1);

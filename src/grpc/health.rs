@@ -70,7 +70,7 @@ impl health_server::Health for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let Some(status) = status(&request.get_ref().service, &self.stopping) else {
-            return Err(Error::new(Kind::NotFound, "There is no such service here.").into());
+            return Err(Error::new(Kind::NotFound, "There is no such service.").into());
         };
         // It reads the code of an answer and not the answer.
         if status != ServingStatus::Serving && dead_man::is_health_check(request.metadata().as_ref()) {

@@ -44,7 +44,7 @@ impl Readiness {
         {
             return reasons.clone();
         }
-        let reasons = match self.deadline.run(PING_TIMEOUT, self.look()).await {
+        let reasons = match self.deadline.timeout(PING_TIMEOUT, self.look()).await {
             Ok(Ok(reasons)) => reasons,
             Ok(Err(error)) => {
                 log::warn!(target: "salebell::health", "the database is away: {}", crate::error::chain(&error));

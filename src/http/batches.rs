@@ -3,22 +3,21 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
+use super::answer::Tagged;
 use super::extract::body::Id;
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use crate::app::App;
+use crate::domain::ids::BatchId;
 use crate::error::Result;
 use crate::store::batches::{self, Batch};
 
 #[derive(Serialize)]
-struct BatchResponse {
-    id: Uuid,
+pub struct BatchResponse {
+    id: BatchId,
     created_at: DateTime<Utc>,
     done: bool,
     accepted: i64,
@@ -35,10 +34,15 @@ struct BatchResponse {
 }
 
 /// `GET /v1/batches/{id}`: one's own, with `prices:write`.
-pub async fn get(State(app): State<App>, caller: Caller, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<BatchId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<BatchResponse>> {
     caller.require("prices:write")?;
     let batch = batches::get_batch(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &BatchResponse::from(batch))
+    Ok(if_none_match.answer(BatchResponse::from(batch)))
 }
 
 impl From<Batch> for BatchResponse {

@@ -1,36 +1,29 @@
 //! `/v1/channels`: where notices go.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use super::answer::Answer;
+use super::answer::{JsonAnswer, OrExisting, ShownOnce, Tagged};
 use super::deliveries::DeliveryResponse;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::fields::{Fields, MAX_URL};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, MAX_URL};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::ids::ChannelId;
 use crate::domain::observation::{Timestamp, check_text};
 use crate::error::Result;
 use crate::secrets;
 use crate::store::Creation;
-use crate::store::channels::{self, Channel, NewChannel};
-use crate::store::deliveries::{self, DeliveryState};
+use crate::store::channels::{self, Channel, ChannelKind, ChannelState, DisabledReason, NewChannel};
+use crate::store::deliveries;
 
 /// For so long after a rotation the old secret signs too.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
-
-/// What a channel can be.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelKind {
-    Webhook,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,13 +53,12 @@ pub struct RecoverChannelRequest {
 
 #[derive(Serialize)]
 pub struct ChannelResponse {
-    id: Uuid,
-    kind: String,
+    id: ChannelId,
+    kind: ChannelKind,
     name: String,
     url: String,
-    state: String,
-    /// `gone` (the receiver answered 410) or `failing` (no success in five days).
-    disabled_reason: Option<String>,
+    state: ChannelState,
+    disabled_reason: Option<DisabledReason>,
     failing_since: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
@@ -129,17 +121,17 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateChannelRequest>,
-) -> Result<Response> {
+) -> Result<OrExisting<ShownOnce<ChannelWithSecretResponse>, ChannelResponse>> {
     check(&app, Some(&request.name), Some(&request.url))?;
     let ChannelKind::Webhook = request.kind;
-    let id = Uuid::now_v7();
+    let id = ChannelId::now_v7();
     let secret = secrets::generate_webhook_secret()?;
     let new = NewChannel {
         id,
-        kind: "webhook",
+        kind: request.kind,
         name: request.name.trim(),
         url: &request.url,
-        sealed_secret: &app.keyring.seal_secret(id, &secret)?,
+        sealed_secret: &app.keyring.seal_secret(id.0, &secret)?,
     };
     let limit = app.config.webhook.channels_per_account;
     let _turn = app.uploads.turn(caller.account).await;
@@ -148,7 +140,7 @@ pub async fn create(
         Creation::Made(channel) => channel,
         Creation::Found(channel) => {
             let location = format!("/v1/channels/{}", channel.id);
-            return conditional::found(&location, &ChannelResponse::from(channel));
+            return Ok(OrExisting::Existing { location, value: channel.into() });
         }
     };
     let body = ChannelWithSecretResponse {
@@ -156,7 +148,7 @@ pub async fn create(
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: None,
     };
-    conditional::shown_once(StatusCode::CREATED, Some(&format!("/v1/channels/{id}")), &body)
+    Ok(OrExisting::New(ShownOnce::created(Some(format!("/v1/channels/{id}")), body)))
 }
 
 /// `GET /v1/channels`
@@ -165,11 +157,11 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(ChannelParams {}): Params<ChannelParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<ChannelResponse>>> {
     let found = channels::list_channels(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |channel| channel.id)?;
-    conditional::respond(&headers, &page.map(ChannelResponse::from))
+    Ok(if_none_match.answer(page.map(ChannelResponse::from)))
 }
 
 /// A list without parameters of its own: any that is given is refused.
@@ -181,54 +173,58 @@ pub struct ChannelParams {}
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<ChannelId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ChannelResponse>> {
     let channel = channels::find_channel(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &ChannelResponse::from(channel))
+    Ok(if_none_match.answer(ChannelResponse::from(channel)))
 }
 
 /// `PATCH /v1/channels/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<ChannelId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateChannelRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<ChannelResponse>> {
     check(&app, request.name.as_deref(), request.url.as_deref())?;
     let mut transaction = app.writer.begin().await?;
     let current = channels::lock_channel(&mut transaction, caller.account, id).await?;
-    conditional::check_if_match(&headers, &ChannelResponse::from(current.clone()))?;
+    if_match.check(&ChannelResponse::from(current.clone()))?;
     let name = request.name.as_deref().map_or(current.name.as_str(), str::trim);
     let url = request.url.as_deref().unwrap_or(&current.url);
     let changed =
         channels::update_channel(&mut transaction, caller.account, id, name, url, app.clock.now()).await?;
     transaction.commit().await?;
-    conditional::changed(&ChannelResponse::from(changed))
+    Ok(Tagged::new(ChannelResponse::from(changed)))
 }
 
 /// `DELETE /v1/channels/{id}`, with its deliveries.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<ChannelId>,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |current: Channel| conditional::check_if_match(&headers, &ChannelResponse::from(current));
+    let check = |current: Channel| if_match.check(&ChannelResponse::from(current));
     channels::delete_channel(&app.writer, caller.account, id, check, app.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
 /// disabled channel, and counts for nothing.
-pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Answer<TestChannelResponse>> {
+pub async fn test(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<JsonAnswer<TestChannelResponse>> {
     let now = app.clock.now();
     let target = channels::find_test_target(&app.writer, caller.account, id, now).await?;
-    let secrets = app.keyring.open_secrets(id, &target.secret, target.previous_secret.as_deref())?;
+    let secrets = app.keyring.open_secrets(id.0, &target.secret, target.previous_secret.as_deref())?;
     let receiver = app.webhooks.receiver(&target.url, &secrets);
     let attempt = app.webhooks.send_test(id, &receiver, now).await?;
-    Ok(Answer(TestChannelResponse {
+    Ok(JsonAnswer(TestChannelResponse {
         delivered: attempt.succeeded(),
         status: attempt.status,
         duration_ms: attempt.duration_ms,
@@ -238,9 +234,13 @@ pub async fn test(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<
 }
 
 /// `POST /v1/channels/{id}/rotate-secret`
-pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn rotate_secret(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ChannelId>,
+) -> Result<ShownOnce<ChannelWithSecretResponse>> {
     let secret = secrets::generate_webhook_secret()?;
-    let sealed = app.keyring.seal_secret(id, &secret)?;
+    let sealed = app.keyring.seal_secret(id.0, &secret)?;
     let now = app.clock.now();
     let until = now + OLD_SECRET_SIGNS_FOR;
     let channel = channels::rotate_secret(&app.writer, caller.account, id, &sealed, until, now).await?;
@@ -249,31 +249,31 @@ pub async fn rotate_secret(State(app): State<App>, caller: Caller, Id(id): Id) -
         secret: secrets::show_webhook_secret(&secret),
         previous_secret_until: Some(until),
     };
-    conditional::shown_once(StatusCode::OK, None, &body)
+    Ok(ShownOnce::renewed(body))
 }
 
 /// `POST /v1/channels/{id}/recover`
 pub async fn recover(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     Json(request): Json<RecoverChannelRequest>,
-) -> Result<Answer<RecoverChannelResponse>> {
+) -> Result<JsonAnswer<RecoverChannelResponse>> {
     let since = request.since.map(|since| since.0);
     let (channel, recovered) =
         channels::recover_channel(&app.writer, caller.account, id, since, app.clock.now()).await?;
-    Ok(Answer(RecoverChannelResponse { channel: channel.into(), recovered }))
+    Ok(JsonAnswer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
 /// `GET /v1/channels/{id}/deliveries`
 pub async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ChannelId>,
     paging: Paging,
     Params(params): Params<ListDeliveriesParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<DeliveryResponse>>> {
     let found = deliveries::list_deliveries(
         &app.writer,
         caller.account,
@@ -284,11 +284,11 @@ pub async fn list_deliveries(
     )
     .await?;
     let page = paging.page(found, |delivery| delivery.id)?;
-    conditional::respond(&headers, &page.map(DeliveryResponse::from))
+    Ok(if_none_match.answer(page.map(DeliveryResponse::from)))
 }
 
 fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     if name.is_some() {
         fields.text("name", name, 100);
     }

@@ -1,18 +1,17 @@
 //! `/v1/deals`: the sales that are going on.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::Tagged;
 use super::extract::body::{Params, bad_parameter};
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use super::offers::named_regions;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId, SaleId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::observation::check_text;
 use crate::domain::text::fold_white_space;
@@ -23,11 +22,11 @@ use crate::store::deals::{self, Deal, DealFilter, DealSort};
 #[derive(Serialize)]
 pub struct DealResponse {
     /// The sale's.
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: SaleId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store: StoreRefResponse,
     pub region: String,
     pub platform: Option<String>,
@@ -94,7 +93,10 @@ impl DealParams {
         let max_amount = match (self.max_price, currency) {
             (None, _) => None,
             (Some(_), None) => {
-                return Err(bad_parameter("max_price", "needs currency: amounts in two are not compared"));
+                return Err(bad_parameter(
+                    "max_price",
+                    "requires currency: amounts in different currencies are not compared",
+                ));
             }
             (Some(amount), Some(currency)) => {
                 Some(currency.parse_amount(&amount).map_err(|problem| bad_parameter("max_price", &problem))?)
@@ -125,11 +127,11 @@ pub async fn list(
     State(app): State<App>,
     Params(params): Params<DealParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<DealResponse>>> {
     let filter = params.check(&app).await?;
     let deals =
         deals::list_deals(&app.reader, &filter, paging.after()?, paging.rows(), app.clock.now()).await?;
     let page = paging.page(deals, |deal| filter.sort.key(deal))?;
-    conditional::respond(&headers, &page.map(DealResponse::from))
+    Ok(if_none_match.answer(page.map(DealResponse::from)))
 }

@@ -1,28 +1,27 @@
 //! `/v1/deliveries/{id}`: one notice on its way to one channel, with its attempts.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
-use super::answer::Answer;
+use super::answer::{JsonAnswer, Tagged};
 use super::extract::body::Id;
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use crate::app::App;
+use crate::domain::delivery::{DeliveryReason, DeliveryState};
+use crate::domain::ids::{ChannelId, DeliveryId, NoticeId};
 use crate::error::Result;
 use crate::store::deliveries::{self, Delivery, DeliveryTry};
 
 #[derive(Serialize)]
 pub struct DeliveryResponse {
-    id: Uuid,
-    notice_id: Uuid,
-    channel_id: Uuid,
-    state: String,
-    /// Why it is dead or cancelled, such as `sale_ended`.
-    reason: Option<String>,
+    id: DeliveryId,
+    notice_id: NoticeId,
+    channel_id: ChannelId,
+    state: DeliveryState,
+    /// Why it is dead or cancelled.
+    reason: Option<DeliveryReason>,
     attempt_count: i32,
     /// `null` when there will be no further try.
     next_attempt_at: Option<DateTime<Utc>>,
@@ -85,19 +84,19 @@ impl From<(Delivery, Vec<DeliveryTry>)> for DeliveryWithAttemptsResponse {
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<DeliveryId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<DeliveryWithAttemptsResponse>> {
     let found = deliveries::find_delivery(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &DeliveryWithAttemptsResponse::from(found))
+    Ok(if_none_match.answer(DeliveryWithAttemptsResponse::from(found)))
 }
 
 /// `POST /v1/deliveries/{id}/redeliver`: due now, whatever became of it. Its price is checked again before it goes.
 pub async fn redeliver(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-) -> Result<Answer<DeliveryWithAttemptsResponse>> {
+    Id(id): Id<DeliveryId>,
+) -> Result<JsonAnswer<DeliveryWithAttemptsResponse>> {
     let due = deliveries::redeliver(&app.writer, caller.account, id, app.clock.now()).await?;
-    Ok(Answer(due.into()))
+    Ok(JsonAnswer(due.into()))
 }

@@ -31,7 +31,7 @@ impl EventStreamLimits {
         }
         let of_account = counts.entry(account).or_default();
         if *of_account >= OF_ACCOUNT {
-            let detail = format!("No more than {OF_ACCOUNT} streams of events of an account at once.");
+            let detail = format!("An account can have at most {OF_ACCOUNT} event streams open.");
             return Err(Error::new(Kind::TooManyRequests, detail));
         }
         *of_account += 1;

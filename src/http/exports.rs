@@ -1,22 +1,21 @@
 //! `/v1/exports`: queries that the worker writes into files.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
 use crate::domain::file::keep_until;
+use crate::domain::ids::{ExportId, FileId};
 use crate::domain::object::object;
 use crate::error::{Error, Result};
-use crate::store::exports::{self, Export};
+use crate::store::exports::{self, Export, ExportState};
 use crate::tables::TableFormat;
 
 #[derive(Deserialize)]
@@ -33,20 +32,19 @@ pub struct CreateExportRequest {
 }
 
 #[derive(Serialize)]
-struct ExportResponse {
-    id: Uuid,
+pub struct ExportResponse {
+    id: ExportId,
     /// What, as what, and which of it.
     #[serde(flatten)]
     options: serde_json::Value,
-    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
-    state: String,
+    state: ExportState,
     failure: Option<String>,
     rows_written: i64,
     bytes_written: i64,
     /// About, before it is done; `null`: not known.
     rows_total: Option<i64>,
     /// Once it is done.
-    file_id: Option<Uuid>,
+    file_id: Option<FileId>,
     content: Option<String>,
     created_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
@@ -55,7 +53,7 @@ struct ExportResponse {
 
 impl From<Export> for ExportResponse {
     fn from(export: Export) -> ExportResponse {
-        let file_id = export.file_id.filter(|_| export.state == "done");
+        let file_id = export.file_id.filter(|_| export.state == ExportState::Done);
         ExportResponse {
             id: export.id,
             options: export.options,
@@ -83,7 +81,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateExportRequest>,
-) -> Result<Response> {
+) -> Result<Created<ExportResponse>> {
     let CreateExportRequest { kind, format, filter, expires_in } = request;
     if let Some((field, problem)) = filter.problem(kind) {
         return Err(Error::invalid(format!("/filter/{field}"), problem));
@@ -99,8 +97,8 @@ pub async fn create(
     let options = serde_json::json!({"kind": kind, "format": format, "filter": filter});
     let _turn = app.uploads.turn(caller.account).await;
     let export =
-        exports::create_export(&app.writer, caller.account, Uuid::now_v7(), options, keep, now).await?;
-    conditional::created(&format!("/v1/exports/{}", export.id), &ExportResponse::from(export))
+        exports::create_export(&app.writer, caller.account, ExportId::now_v7(), options, keep, now).await?;
+    Ok(Created { location: format!("/v1/exports/{}", export.id), value: ExportResponse::from(export) })
 }
 
 /// `GET /v1/exports`: the newest first.
@@ -109,26 +107,30 @@ pub async fn list(
     caller: Caller,
     Params(ExportParams {}): Params<ExportParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<ExportResponse>>> {
     let found = exports::list_exports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |export| export.id)?;
-    conditional::respond(&headers, &page.map(ExportResponse::from))
+    Ok(if_none_match.answer(page.map(ExportResponse::from)))
 }
 
 /// `GET /v1/exports/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<ExportId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ExportResponse>> {
     let export = exports::find_export(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &ExportResponse::from(export))
+    Ok(if_none_match.answer(ExportResponse::from(export)))
 }
 
 /// `DELETE /v1/exports/{id}`: cancels it. A file that is done stays until its time is over, or is deleted as files are.
-pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ExportId>,
+) -> Result<Tagged<ExportResponse>> {
     let export = exports::cancel_export(&app.writer, caller.account, id, app.clock.now()).await?;
-    conditional::changed(&ExportResponse::from(export))
+    Ok(Tagged::new(ExportResponse::from(export)))
 }

@@ -1,11 +1,11 @@
 //! `/`: what somebody sees who opens the address in a browser.
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::extract::accept::{StatsFormat, choose};
-use super::extract::conditional;
+use super::extract::accept::{AcceptedFormat, choose};
+use super::extract::conditional::IfNoneMatch;
 use crate::error::Result;
 
 /// Nothing is loaded, nothing runs, and nothing can be sent anywhere.
@@ -38,10 +38,10 @@ struct FrontResponse {
 
 /// `GET /`: a page for browsers, the same as JSON for everybody else.
 pub async fn show(headers: HeaderMap) -> Result<Response> {
-    let mut response = match choose(&headers, &[StatsFormat::Json, StatsFormat::Html]) {
-        StatsFormat::Html => {
+    let mut response = match choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Html]) {
+        AcceptedFormat::Html => {
             let body = PAGE.as_bytes().to_vec();
-            let mut response = conditional::respond_as(&headers, "text/html; charset=utf-8", body)?;
+            let mut response = IfNoneMatch::of(&headers).respond("text/html; charset=utf-8", body)?;
             let policy = HeaderValue::from_static(POLICY);
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
             response
@@ -52,7 +52,7 @@ pub async fn show(headers: HeaderMap) -> Result<Response> {
                 description: "The API of a bell that rings when a video game goes on sale.",
                 documentation: "README.md and docs/reference/api.md in the source code",
             };
-            conditional::respond(&headers, &front)?
+            IfNoneMatch::of(&headers).answer(front).into_response()
         }
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));

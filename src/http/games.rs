@@ -1,18 +1,18 @@
 //! `/v1/games`: titles.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, Patch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
+use crate::domain::ids::GameId;
 use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ const MAX_SEARCH: usize = 200;
 /// A game as it is shown.
 #[derive(Serialize)]
 pub struct GameResponse {
-    pub id: Uuid,
+    pub id: GameId,
     pub title: String,
     pub publisher: Option<String>,
     pub released_on: Option<NaiveDate>,
@@ -64,7 +64,7 @@ impl CreateGameRequest {
     }
 
     fn check(self) -> Result<GameFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let checked = GameFields {
             title: fields.text("title", self.title.as_deref(), MAX_TITLE),
             publisher: fields.optional_text("publisher", self.publisher.as_deref(), MAX_PUBLISHER),
@@ -121,24 +121,28 @@ pub async fn list(
     State(app): State<App>,
     Params(params): Params<GameParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<GameResponse>>> {
     if let Some(text) = params.q.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
         check_text(text, MAX_SEARCH).map_err(|problem| bad_parameter("q", &problem))?;
         let found = search::search_games(&app.reader, text, paging.after()?, paging.rows()).await?;
         let page = paging.page(found, |(place, _)| *place)?;
-        return conditional::respond(&headers, &page.map(|(_, game)| GameResponse::from(game)));
+        return Ok(if_none_match.answer(page.map(|(_, game)| GameResponse::from(game))));
     }
     let games = games::list_games(&app.reader, paging.after()?, paging.rows()).await?;
     let page = paging.page(games, |game| game.id)?;
-    conditional::respond(&headers, &page.map(GameResponse::from))
+    Ok(if_none_match.answer(page.map(GameResponse::from)))
 }
 
 /// `GET /v1/games/{id}`
-pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn show(
+    State(app): State<App>,
+    Id(id): Id<GameId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<GameResponse>> {
     let game = app.games.find_game(id).await?;
     let game = game.ok_or_else(|| Error::not_found("game"))?;
-    conditional::respond(&headers, &GameResponse::from(game))
+    Ok(if_none_match.answer(GameResponse::from(game)))
 }
 
 /// `POST /v1/games`
@@ -146,38 +150,38 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateGameRequest>,
-) -> Result<Response> {
+) -> Result<Created<GameResponse>> {
     caller.require("catalogue:write")?;
     let game = games::create_game(&app.writer, &request.clean().check()?, app.clock.now()).await?;
-    conditional::created(&format!("/v1/games/{}", game.id), &GameResponse::from(game))
+    Ok(Created { location: format!("/v1/games/{}", game.id), value: GameResponse::from(game) })
 }
 
 /// `PATCH /v1/games/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<GameId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateGameRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<GameResponse>> {
     caller.require("catalogue:write")?;
     let game = games::update_game(&app.writer, id, app.clock.now(), |game| {
-        check_if_match(&headers, &GameResponse::from(game.clone()))?;
+        if_match.check(&GameResponse::from(game.clone()))?;
         request.apply(game)
     })
     .await?;
-    conditional::changed(&GameResponse::from(game))
+    Ok(Tagged::new(GameResponse::from(game)))
 }
 
 /// `DELETE /v1/games/{id}`: with its offers, their history, and everybody's watches of it.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<GameId>,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;
-    let check = |game: &Game| check_if_match(&headers, &GameResponse::from(game.clone()));
+    let check = |game: &Game| if_match.check(&GameResponse::from(game.clone()));
     games::delete_game(&app.writer, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::answer::Answer;
+use super::answer::JsonAnswer;
 use crate::app::App;
 use crate::error::{Error, FieldError, Kind, Result};
 use crate::instance::terminating::DRAIN_REASON;
@@ -18,7 +18,7 @@ use crate::telemetry::gauges::Gauges;
 /// database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
     app.dead_man.note_health_check(&headers);
-    Answer(serde_json::json!({"status": "ok"})).into_response()
+    JsonAnswer(serde_json::json!({"status": "ok"})).into_response()
 }
 
 /// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
@@ -35,7 +35,7 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
         reasons.push(FieldError { pointer: "process".to_owned(), detail: "is stopping".to_owned() });
     }
     if reasons.is_empty() {
-        return Ok(Answer(serde_json::json!({"status": "ready"})).into_response());
+        return Ok(JsonAnswer(serde_json::json!({"status": "ready"})).into_response());
     }
     let mut refusal = Error::new(Kind::Unavailable, "Not ready; see errors for why.");
     refusal.retry_after_s = Some(1);

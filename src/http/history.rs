@@ -1,19 +1,18 @@
 //! `/v1/games/{id}/prices`: what a game has cost, offer by offer.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::Tagged;
 use super::extract::body::{Id, Params, bad_parameter};
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use super::offers::named_regions;
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
 use crate::domain::history::{Bucket, InForce, Resolution};
+use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::{Money, cut_percent};
 use crate::domain::observation::parse_instant;
 use crate::error::{Error, Result};
@@ -23,7 +22,7 @@ use crate::store::history::{self, HistoryFilter, HistoryKey, PriceChange, Priced
 /// The offer that a point is of.
 #[derive(Serialize)]
 pub struct PricedOfferResponse {
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store: StoreRefResponse,
     pub region: String,
     pub platform: Option<String>,
@@ -121,14 +120,22 @@ fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
     text.map(|text| parse_instant(text).map_err(|problem| bad_parameter(name, &problem))).transpose()
 }
 
+/// A page of the history, by its resolution.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum HistoryResponse {
+    Changes(Page<ChangeResponse>),
+    Buckets(Page<BucketResponse>),
+}
+
 /// `GET /v1/games/{id}/prices`: by offer, and by time in each.
 pub async fn list(
     State(app): State<App>,
-    Id(game_id): Id,
+    Id(game_id): Id<GameId>,
     Params(params): Params<HistoryParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<HistoryResponse>> {
     let since = instant("since", params.since.as_deref())?.unwrap_or(DateTime::UNIX_EPOCH);
     let until = instant("until", params.until.as_deref())?;
     if until.is_some_and(|until| until <= since) {
@@ -151,11 +158,11 @@ pub async fn list(
     if params.resolution == Resolution::Change {
         let changes = history::list_changes(reader, &filter, after, rows).await?;
         let page = paging.page(changes, |change| (change.offer.id, change.observed_at))?;
-        return conditional::respond(&headers, &page.map(ChangeResponse::from));
+        return Ok(if_none_match.answer(HistoryResponse::Changes(page.map(ChangeResponse::from))));
     }
     // A price is not carried into the future.
     filter.until = filter.until.min(app.clock.now());
     let buckets = history::list_buckets(reader, &filter, params.resolution, after, rows).await?;
     let page = paging.page(buckets, |(offer, bucket)| (offer.id, bucket.start))?;
-    conditional::respond(&headers, &page.map(BucketResponse::from))
+    Ok(if_none_match.answer(HistoryResponse::Buckets(page.map(BucketResponse::from))))
 }

@@ -7,28 +7,28 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, pointer_part};
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::batch::ObservationCounts;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, BatchId, FileId, ImportId};
 use crate::error::{Error, Result};
 use crate::feed::options::{ImportFormat, ImportOptions};
 use crate::http::event_streams::{EventStreamLimits, OpenEventStream};
 use crate::store::batches::{self, Batch};
 use crate::store::files;
-use crate::store::imports::{self, Import, NewImport, RowRefusal};
+use crate::store::imports::{self, Import, ImportState, NewImport, RowRefusal};
 use crate::tables::text::quote;
 
 /// How often somebody who listens is told.
@@ -41,7 +41,7 @@ const REFUSALS_AT_ONCE: i64 = 1_000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateImportRequest {
-    file_id: Uuid,
+    file_id: FileId,
     #[serde(default)]
     format: ImportFormat,
     /// Of a foreign CSV or NDJSON: field → column.
@@ -55,18 +55,30 @@ pub struct CreateImportRequest {
     backfill: bool,
 }
 
+/// State of an import together with its batch.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ReportedState {
+    Queued,
+    Reading,
+    /// All of it is on the bus, and not all is recorded.
+    Recording,
+    Done,
+    Failed,
+    Cancelled,
+}
+
 #[derive(Serialize)]
-struct ImportResponse {
-    id: Uuid,
-    file_id: Uuid,
+pub struct ImportResponse {
+    id: ImportId,
+    file_id: FileId,
     file_name: String,
-    /// `queued`, `reading`, `recording`, `done`, `failed` or `cancelled`.
-    state: &'static str,
+    state: ReportedState,
     /// Why it failed.
     failure: Option<String>,
     backfill: bool,
     options: serde_json::Value,
-    progress: Progress,
+    progress: ImportProgress,
     accepted: i64,
     /// Rows that were not taken.
     refused: i64,
@@ -82,7 +94,7 @@ struct ImportResponse {
 }
 
 #[derive(Serialize)]
-struct Progress {
+struct ImportProgress {
     rows_read: i64,
     /// As the file is stored, packed or not.
     bytes_read: i64,
@@ -94,7 +106,7 @@ struct Progress {
 
 impl ImportResponse {
     async fn of(app: &App, account: AccountId, import: Import) -> Result<ImportResponse> {
-        let batch = batches::get_batch(&app.writer, account, import.id).await?;
+        let batch = batches::get_batch(&app.writer, account, import.id.batch()).await?;
         Ok(ImportResponse::new(import, batch, app.clock.now()))
     }
 
@@ -102,21 +114,21 @@ impl ImportResponse {
         let seconds = import
             .started_at
             .map(|started| (import.finished_at.unwrap_or(now) - started).as_seconds_f64().max(0.001));
-        let reading = import.state == "reading" && import.bytes_read > 0;
+        let reading = import.state == ImportState::Reading && import.bytes_read > 0;
         let left = (import.bytes_total - import.bytes_read).max(0) as f64;
         let seconds_left = seconds
             .filter(|_| reading)
             .map(|seconds| (seconds * left / import.bytes_read as f64).ceil() as i64);
         ImportResponse {
-            state: match import.state.as_str() {
-                "queued" => "queued",
-                "reading" => "reading",
-                "failed" => "failed",
-                "cancelled" => "cancelled",
-                _ if batch.done => "done",
-                _ => "recording",
+            state: match import.state {
+                ImportState::Queued => ReportedState::Queued,
+                ImportState::Reading => ReportedState::Reading,
+                ImportState::Sent if batch.done => ReportedState::Done,
+                ImportState::Sent => ReportedState::Recording,
+                ImportState::Failed => ReportedState::Failed,
+                ImportState::Cancelled => ReportedState::Cancelled,
             },
-            progress: Progress {
+            progress: ImportProgress {
                 rows_read: import.rows_read,
                 bytes_read: import.bytes_read,
                 bytes_total: import.bytes_total,
@@ -141,7 +153,10 @@ impl ImportResponse {
     }
 
     fn has_ended(&self) -> bool {
-        matches!(self.state, "done" | "failed" | "cancelled")
+        match self.state {
+            ReportedState::Done | ReportedState::Failed | ReportedState::Cancelled => true,
+            ReportedState::Queued | ReportedState::Reading | ReportedState::Recording => false,
+        }
     }
 }
 
@@ -155,7 +170,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateImportRequest>,
-) -> Result<Response> {
+) -> Result<Created<ImportResponse>> {
     caller.require("prices:write")?;
     let CreateImportRequest { file_id, format, columns, constants, backfill } = request;
     let options = ImportOptions { format, columns, constants };
@@ -169,7 +184,7 @@ pub async fn create(
         return Err(Error::conflict("The file is not complete yet."));
     }
     let new = NewImport {
-        id: Uuid::now_v7(),
+        id: ImportId::now_v7(),
         file_id,
         file_name: &file.name,
         options: serde_json::to_value(&options).map_err(Error::internal)?,
@@ -180,7 +195,7 @@ pub async fn create(
     let _turn = app.uploads.turn(caller.account).await;
     let import = imports::create_import(&app.writer, caller.account, &new, now).await?;
     let location = format!("/v1/imports/{}", import.id);
-    conditional::created(&location, &ImportResponse::of(&app, caller.account, import).await?)
+    Ok(Created { location: location, value: ImportResponse::of(&app, caller.account, import).await? })
 }
 
 /// `GET /v1/imports`: the newest first.
@@ -189,39 +204,43 @@ pub async fn list(
     caller: Caller,
     Params(ImportParams {}): Params<ImportParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<ImportResponse>>> {
     caller.require("prices:write")?;
     let found = imports::list_imports(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |import| import.id)?;
-    let ids: Vec<Uuid> = page.items.iter().map(|import| import.id).collect();
+    let ids: Vec<BatchId> = page.items.iter().map(|import| import.id.batch()).collect();
     let batches = batches::list_batches(&app.writer, caller.account, &ids).await?;
-    let mut batches: HashMap<Uuid, Batch> = batches.into_iter().map(|batch| (batch.id, batch)).collect();
+    let mut batches: HashMap<BatchId, Batch> = batches.into_iter().map(|batch| (batch.id, batch)).collect();
     let now = app.clock.now();
     let items = page.items.into_iter().filter_map(|import| {
-        let batch = batches.remove(&import.id)?;
+        let batch = batches.remove(&import.id.batch())?;
         Some(ImportResponse::new(import, batch, now))
     });
-    conditional::respond(&headers, &Page { items: items.collect(), next_cursor: page.next_cursor })
+    Ok(if_none_match.answer(Page { items: items.collect(), next_cursor: page.next_cursor }))
 }
 
 /// `GET /v1/imports/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<ImportId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ImportResponse>> {
     caller.require("prices:write")?;
     let import = imports::find_import(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &ImportResponse::of(&app, caller.account, import).await?)
+    Ok(if_none_match.answer(ImportResponse::of(&app, caller.account, import).await?))
 }
 
 /// `DELETE /v1/imports/{id}`: cancels it; what was sent is recorded all the same.
-pub async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<ImportId>,
+) -> Result<Tagged<ImportResponse>> {
     caller.require("prices:write")?;
     let import = imports::cancel_import(&app.writer, caller.account, id, app.clock.now()).await?;
-    conditional::changed(&ImportResponse::of(&app, caller.account, import).await?)
+    Ok(Tagged::new(ImportResponse::of(&app, caller.account, import).await?))
 }
 
 /// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.
@@ -229,7 +248,7 @@ pub async fn events(
     State(app): State<App>,
     Extension(limits): Extension<EventStreamLimits>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ImportId>,
 ) -> Result<Response> {
     caller.require("prices:write")?;
     imports::find_import(&app.writer, caller.account, id).await?;
@@ -240,7 +259,7 @@ pub async fn events(
 fn follow(
     app: App,
     account: AccountId,
-    id: Uuid,
+    id: ImportId,
     listening: OpenEventStream,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let since = Instant::now();
@@ -292,7 +311,7 @@ enum RefusalFormat {
 pub async fn refusals(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<ImportId>,
     Params(params): Params<RefusalParams>,
 ) -> Result<Response> {
     caller.require("prices:write")?;

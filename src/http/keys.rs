@@ -1,20 +1,20 @@
 //! `/v1/keys`: a caller's own API keys.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{ShownOnce, Tagged};
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, Patch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::api_key;
+use crate::domain::ids::ApiKeyId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::secrets;
@@ -48,7 +48,7 @@ pub struct UpdateKeyRequest {
 /// A key as it is shown: by its beginning.
 #[derive(Serialize)]
 pub struct KeyResponse {
-    id: Uuid,
+    id: ApiKeyId,
     name: String,
     hint: String,
     scopes: Vec<String>,
@@ -60,7 +60,7 @@ pub struct KeyResponse {
 
 /// A key just made: the only time that it is shown itself.
 #[derive(Serialize)]
-struct CreatedKeyResponse {
+pub struct CreatedKeyResponse {
     #[serde(flatten)]
     shown: KeyResponse,
     key: String,
@@ -88,7 +88,7 @@ struct Wanted {
 impl Wanted {
     /// What `current` has already it may keep, so that a patch of the name alone needs no scope.
     fn check(mut self, caller: &Caller, current: Option<&Key>, now: DateTime<Utc>) -> Result<Wanted> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         self.name = fields.text("name", Some(&self.name), MAX_NAME);
         for (at, scope) in self.scopes.iter().enumerate() {
             if !api_key::SCOPES.contains(&scope.as_str()) {
@@ -113,8 +113,7 @@ impl Wanted {
         if let Some(key) = current.filter(|key| longer(key))
             && let Some(scope) = key.scopes.iter().find(|scope| !caller.may(scope))
         {
-            let detail =
-                format!("The token itself lacks the scope {scope} of the key that it would prolong.");
+            let detail = format!("The token itself lacks the scope {scope} of the key that it would extend.");
             return Err(Error::new(Kind::Forbidden, detail));
         }
         // Else a key that was lent for a day could make itself one for ever.
@@ -139,22 +138,22 @@ pub async fn list(
     caller: Caller,
     Params(KeyParams {}): Params<KeyParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<KeyResponse>>> {
     let found = keys::list_keys(&app.writer, caller.account, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |key| key.id)?;
-    conditional::respond(&headers, &page.map(KeyResponse::from))
+    Ok(if_none_match.answer(page.map(KeyResponse::from)))
 }
 
 /// `GET /v1/keys/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<ApiKeyId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<KeyResponse>> {
     let key = keys::find_key(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &KeyResponse::from(key))
+    Ok(if_none_match.answer(KeyResponse::from(key)))
 }
 
 /// `POST /v1/keys`
@@ -162,7 +161,7 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateKeyRequest>,
-) -> Result<Response> {
+) -> Result<ShownOnce<CreatedKeyResponse>> {
     let now = app.clock.now();
     let CreateKeyRequest { name, scopes, expires_at } = request;
     let expires_at = expires_at.map(|end| end.0);
@@ -179,20 +178,20 @@ pub async fn create(
     let shown = KeyResponse::from(keys::create_key(&app.writer, caller.account, &new, now).await?);
     let location = format!("/v1/keys/{}", shown.id);
     let created = CreatedKeyResponse { shown, key: key.expose_secret().to_owned() };
-    conditional::shown_once(StatusCode::CREATED, Some(&location), &created)
+    Ok(ShownOnce::created(Some(location), created))
 }
 
 /// `PATCH /v1/keys/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<ApiKeyId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateKeyRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<KeyResponse>> {
     let now = app.clock.now();
     let key = keys::update_key(&app.writer, caller.account, id, |key| {
-        check_if_match(&headers, &KeyResponse::from(key.clone()))?;
+        if_match.check(&KeyResponse::from(key.clone()))?;
         let wanted = Wanted {
             name: request.name.unwrap_or_else(|| key.name.clone()),
             scopes: request.scopes.unwrap_or_else(|| key.scopes.clone()),
@@ -203,17 +202,17 @@ pub async fn update(
     })
     .await?;
     app.authenticator.forget_key(id);
-    conditional::changed(&KeyResponse::from(key))
+    Ok(Tagged::new(KeyResponse::from(key)))
 }
 
 /// `DELETE /v1/keys/{id}`: the key is refused from now on; by other processes within five seconds.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<ApiKeyId>,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |key: Key| check_if_match(&headers, &KeyResponse::from(key));
+    let check = |key: Key| if_match.check(&KeyResponse::from(key));
     keys::delete_key(&app.writer, caller.account, id, check).await?;
     app.authenticator.forget_key(id);
     Ok(StatusCode::NO_CONTENT)

@@ -1,11 +1,4 @@
-//! The HTTP surface: the whole URL table and the order of what every request passes through.
-//!
-//! ```text
-//! request::middleware   id, trace, limits of head and time, panics, headers of the answer, log, metrics
-//!   rate_limit          only where server.rate_limit_per_minute is set
-//!     idempotency       POST with Idempotency-Key: one execution, one answer
-//!       the handler     its extractors: Caller (401), Id (404), Params (400), Json (413, 415, 422)
-//! ```
+//! The HTTP surface: the URL table (`url_table!`) and, in their order, the layers that every request passes (`layered`).
 
 pub mod answer;
 pub mod batches;
@@ -36,14 +29,24 @@ pub mod watches;
 
 use std::sync::Arc;
 
+use axum::http::{HeaderValue, header};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use tower::ServiceBuilder;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::event_streams::EventStreamLimits;
 use self::files::{content, links};
-use self::middleware::rate_limit::RateLimiter;
-use self::middleware::{idempotency, rate_limit, request};
+use self::middleware::access_log::AccessLog;
+use self::middleware::around::around;
+use self::middleware::handling::{CatchPanic, ShareCpu};
+use self::middleware::idempotency::{self, Idempotency};
+use self::middleware::rate_limit::{self, RateLimiter};
+use self::middleware::request_id::Identify;
+use self::middleware::request_limits::HeadCheck;
+use self::middleware::response_headers::{Allow, CacheControl, default_header};
+use self::middleware::time_limits::{BodyWatch, RequestDeadline};
 use self::url_table::url_table;
 use crate::app::App;
 use crate::error::{Error, Kind};
@@ -54,7 +57,7 @@ pub fn router(app: App) -> Router {
     layered(routes(), app)
 }
 
-// Every route, one a line: a path, and the handler of each method.
+// Every route, one a line: a path, the handler of each method, and how it treats `Idempotency-Key` if its body streams.
 url_table! {
     "/" => get(front::show);
     "/healthz" => get(health::healthz);
@@ -62,7 +65,7 @@ url_table! {
     "/v1/me" => get(me::show);
     "/v1/keys" => get(keys::list).post(keys::create);
     "/v1/keys/{id}" => get(keys::show).patch(keys::update).delete(keys::remove);
-    "/v1/prices" => post(prices::report);
+    "/v1/prices" => post(prices::report), Idempotency::Reports;
     "/v1/batches/{id}" => get(batches::get);
     "/v1/deals" => get(deals::list);
     "/v1/games" => get(games::list).post(games::create);
@@ -77,7 +80,7 @@ url_table! {
     "/v1/quarantine/{id}/release" => post(quarantine::release);
     "/v1/stores" => get(stores::list).post(stores::create);
     "/v1/stores/{id}" => get(stores::show).patch(stores::update).delete(stores::remove);
-    "/v1/files" => get(files::list).post(files::create).options(files::options);
+    "/v1/files" => get(files::list).post(files::create).options(files::options), Idempotency::Streaming;
     "/v1/files/{id}" => get(files::show).head(files::head).options(files::options);
     "/v1/files/{id}" => patch(files::patch).delete(files::remove);
     "/v1/files/{id}" => put(files::put).post(files::overridden);
@@ -108,20 +111,52 @@ url_table! {
     "/v1/deliveries/{id}/redeliver" => post(deliveries::redeliver);
 }
 
-/// Puts the layers around routes, the outermost last.
+/// Puts the layers around routes, the outermost first.
 pub fn layered(routes: Router<App>, app: App) -> Router {
-    let mut routes = routes
+    let limit = app.config.server.rate_limit_per_minute;
+    let limiter = (limit > 0).then(|| RateLimiter::new(app.clone(), limit));
+    let layers = ServiceBuilder::new()
+        // The id of the request, on its answer too; its place in a trace.
+        .layer(around::<Identify>(&app))
+        // One line in the access log for every request, and its metrics; 499 when the client hangs up.
+        .layer(around::<AccessLog>(&app))
+        // A browser takes an answer for nothing but what its Content-Type says.
+        .layer(SetResponseHeaderLayer::overriding(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        // An API is no page: nothing may run in its answers, and no page may frame them.
+        .layer(default_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
+        // A share link is a secret: pages that an answer leads to do not learn its address.
+        .layer(default_header(header::REFERRER_POLICY, "no-referrer"))
+        // Caches may keep an answer and must revalidate it by its ETag.
+        .layer(around::<CacheControl>(&app))
+        // A 405 names methods for a path that is not in the table, too.
+        .layer(around::<Allow>(&app))
+        // Heads that are too large, no HTTP, or ambiguous: 400, 405, 414, 431. No body is read.
+        .layer(around::<HeadCheck>(&app))
+        // A body that pauses, or comes too slowly; a connection whose body is not read to its end.
+        .layer(around::<BodyWatch>(&app))
+        // server.request_timeout_s: 408 or 503.
+        .layer(around::<RequestDeadline>(&app))
+        // A handler that panics: 500.
+        .layer(around::<CatchPanic>(&app))
+        // No account has the processor for long while another waits.
+        .layer(around::<ShareCpu>(&app))
+        // server.rate_limit_per_minute, only where it is set: 429.
+        .option_layer(limiter.map(|limiter| from_fn_with_state(limiter, rate_limit::middleware)))
+        // POST with Idempotency-Key: one execution, one answer.
+        .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))
+        // How many event streams an account may hold open; the handlers of streams take it.
+        .layer(Extension(EventStreamLimits::default()));
+    // Inside is the handler, after its extractors: Caller (401), Id (404), Params (400), Json (413, 415, 422).
+    routes
         .fallback(|| async { Error::new(Kind::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
-            Error::new(Kind::MethodNotAllowed, "The path knows other methods; see the Allow header.")
+            Error::new(Kind::MethodNotAllowed, "The path supports other methods; see the Allow header.")
         })
-        .layer(Extension(EventStreamLimits::default()))
-        .layer(from_fn_with_state(app.clone(), idempotency::middleware));
-    if app.config.server.rate_limit_per_minute > 0 {
-        let limiter = RateLimiter::new(app.clone(), app.config.server.rate_limit_per_minute);
-        routes = routes.layer(from_fn_with_state(limiter, rate_limit::middleware));
-    }
-    routes.layer(from_fn_with_state(app.clone(), request::middleware)).with_state(app)
+        .layer(layers)
+        .with_state(app)
 }
 
 /// What the loopback listener serves to Prometheus, to `salebell ready` and to `salebell terminating`.

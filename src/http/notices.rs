@@ -1,17 +1,16 @@
 //! `/v1/notices`: the inbox, what the caller's watches have rung for.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::Tagged;
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
+use crate::domain::ids::{GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money;
 use crate::error::{Error, Result};
 use crate::store::notices::{self, Notice};
@@ -34,11 +33,11 @@ pub struct UpdateNoticeRequest {
 
 #[derive(Serialize)]
 pub struct NoticeResponse {
-    id: Uuid,
+    id: NoticeId,
     /// The transition that rang, such as `sale.started`.
     event: String,
-    watch_id: Uuid,
-    sale_id: Uuid,
+    watch_id: WatchId,
+    sale_id: SaleId,
     game: GameOfNotice,
     /// `null` when the offer has been removed since.
     offer: Option<OfferOfNotice>,
@@ -57,14 +56,14 @@ pub struct NoticeResponse {
 
 #[derive(Serialize)]
 struct GameOfNotice {
-    id: Uuid,
+    id: GameId,
     /// `null` when the game has been removed since.
     title: Option<String>,
 }
 
 #[derive(Serialize)]
 struct OfferOfNotice {
-    id: Uuid,
+    id: OfferId,
     store: StoreOfNotice,
     region: String,
     platform: Option<String>,
@@ -118,36 +117,36 @@ pub async fn list(
     caller: Caller,
     paging: Paging,
     Params(params): Params<ListNoticesParams>,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<NoticeResponse>>> {
     let found =
         notices::list_notices(&app.writer, caller.account, params.unread, paging.after()?, paging.rows())
             .await?;
     let items: Vec<_> = found.into_iter().map(NoticeResponse::try_from).collect::<Result<_>>()?;
-    conditional::respond(&headers, &paging.page(items, |notice| notice.id)?)
+    Ok(if_none_match.answer(paging.page(items, |notice| notice.id)?))
 }
 
 /// `GET /v1/notices/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<NoticeId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<NoticeResponse>> {
     let notice = notices::find_notice(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &NoticeResponse::try_from(notice)?)
+    Ok(if_none_match.answer(NoticeResponse::try_from(notice)?))
 }
 
 /// `PATCH /v1/notices/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<NoticeId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateNoticeRequest>,
-) -> Result<Response> {
-    let check = |current: Notice| conditional::check_if_match(&headers, &NoticeResponse::try_from(current)?);
+) -> Result<Tagged<NoticeResponse>> {
+    let check = |current: Notice| if_match.check(&NoticeResponse::try_from(current)?);
     let mark = request.read.map(|read| read.then(|| app.clock.now()));
     let changed = notices::mark_notice(&app.writer, caller.account, id, check, mark).await?;
-    conditional::changed(&NoticeResponse::try_from(changed)?)
+    Ok(Tagged::new(NoticeResponse::try_from(changed)?))
 }

@@ -1,19 +1,19 @@
 //! `/v1/offers`: one game in one store and region, with its current price.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Id, Json, Params, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, Patch};
+use super::extract::page::{Page, Paging};
 use super::stores::{StoreRefResponse, named_store};
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId};
 use crate::domain::money::Money;
 use crate::domain::region::check_region;
 use crate::error::{Error, Result};
@@ -23,8 +23,8 @@ use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};
 /// An offer as it is shown. What belongs to the price is null until the first observation.
 #[derive(Serialize)]
 pub struct OfferResponse {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: OfferId,
+    pub game_id: GameId,
     pub store: StoreRefResponse,
     pub sku: String,
     pub region: String,
@@ -88,7 +88,7 @@ impl OfferResponse {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateOfferRequest {
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
     store: Option<String>,
     sku: Option<String>,
     region: Option<String>,
@@ -98,7 +98,7 @@ pub struct CreateOfferRequest {
 
 impl CreateOfferRequest {
     fn check(self) -> Result<NewOffer> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let store = fields.text("store", self.store.as_deref(), 100);
         let sku = fields.folded_text("sku", self.sku.as_deref(), 200);
         let region = check_region(self.region.as_deref()).unwrap_or_else(|problem| {
@@ -113,8 +113,8 @@ impl CreateOfferRequest {
 }
 
 fn check_fields(
-    fields: &mut Fields,
-    game_id: Option<Uuid>,
+    fields: &mut FieldChecks,
+    game_id: Option<GameId>,
     platform: Option<&str>,
     url: Option<&str>,
 ) -> OfferFields {
@@ -135,7 +135,7 @@ fn check_fields(
 #[serde(deny_unknown_fields)]
 pub struct UpdateOfferRequest {
     #[serde(default)]
-    game_id: Patch<Uuid>,
+    game_id: Patch<GameId>,
     #[serde(default)]
     platform: Patch<String>,
     #[serde(default)]
@@ -144,7 +144,7 @@ pub struct UpdateOfferRequest {
 
 impl UpdateOfferRequest {
     fn apply(self, offer: &Offer) -> Result<OfferFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let platform = self.platform.apply(offer.platform.clone());
         let url = self.url.apply(offer.url.clone());
         let game_id = self.game_id.apply(Some(offer.game_id));
@@ -160,7 +160,7 @@ impl UpdateOfferRequest {
 pub struct OfferParams {
     store: Option<String>,
     region: Option<String>,
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
 }
 
 /// Filters of `GET /v1/games/{id}/offers`; a region is that one and `ZZ`.
@@ -197,25 +197,25 @@ pub async fn list(
     State(app): State<App>,
     Params(params): Params<OfferParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<OfferResponse>>> {
     let filter = OfferFilter {
         id: None,
         game_id: params.game_id,
         store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
         regions: named_region(params.region.as_deref())?.map(|region| vec![region]),
     };
-    respond_with_offers(&app, &filter, &paging, &headers).await
+    Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
 }
 
 /// `GET /v1/games/{id}/offers`
 pub async fn list_of_game(
     State(app): State<App>,
-    Id(game_id): Id,
+    Id(game_id): Id<GameId>,
     Params(params): Params<GameOfferParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<OfferResponse>>> {
     if !games::game_exists(&app.reader, game_id).await? {
         return Err(Error::not_found("game"));
     }
@@ -225,25 +225,24 @@ pub async fn list_of_game(
         store_id: named_store(&app, params.store.as_deref()).await?.map(|store| store.id),
         regions: named_regions(params.region.as_deref())?,
     };
-    respond_with_offers(&app, &filter, &paging, &headers).await
+    Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
 }
 
-async fn respond_with_offers(
-    app: &App,
-    filter: &OfferFilter,
-    paging: &Paging,
-    headers: &HeaderMap,
-) -> Result<Response> {
+async fn page_of_offers(app: &App, filter: &OfferFilter, paging: &Paging) -> Result<Page<OfferResponse>> {
     let offers = offers::list_offers(&app.reader, filter, paging.after()?, paging.rows()).await?;
     let page = paging.page(offers, |offer| offer.id)?;
     let now = app.clock.now();
-    conditional::respond(headers, &page.map(|offer| OfferResponse::new(offer, now)))
+    Ok(page.map(|offer| OfferResponse::new(offer, now)))
 }
 
 /// `GET /v1/offers/{id}`
-pub async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response> {
+pub async fn show(
+    State(app): State<App>,
+    Id(id): Id<OfferId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<OfferResponse>> {
     let offer = offers::find_offer(&app.reader, id).await?.ok_or_else(|| Error::not_found("offer"))?;
-    conditional::respond(&headers, &OfferResponse::new(offer, app.clock.now()))
+    Ok(if_none_match.answer(OfferResponse::new(offer, app.clock.now())))
 }
 
 /// `POST /v1/offers`
@@ -251,41 +250,41 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateOfferRequest>,
-) -> Result<Response> {
+) -> Result<Created<OfferResponse>> {
     caller.require("catalogue:write")?;
     let now = app.clock.now();
     let offer = offers::create_offer(&app.writer, &request.check()?, now).await?;
-    conditional::created(&format!("/v1/offers/{}", offer.id), &OfferResponse::new(offer, now))
+    Ok(Created { location: format!("/v1/offers/{}", offer.id), value: OfferResponse::new(offer, now) })
 }
 
 /// `PATCH /v1/offers/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<OfferId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateOfferRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<OfferResponse>> {
     caller.require("catalogue:write")?;
     let now = app.clock.now();
     let offer = offers::update_offer(&app.writer, id, now, |offer| {
-        check_if_match(&headers, &OfferResponse::new(offer.clone(), now))?;
+        if_match.check(&OfferResponse::new(offer.clone(), now))?;
         request.apply(offer)
     })
     .await?;
-    conditional::changed(&OfferResponse::new(offer, now))
+    Ok(Tagged::new(OfferResponse::new(offer, now)))
 }
 
 /// `DELETE /v1/offers/{id}`: with its history.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<OfferId>,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;
     let now = app.clock.now();
-    let check = |offer: &Offer| check_if_match(&headers, &OfferResponse::new(offer.clone(), now));
+    let check = |offer: &Offer| if_match.check(&OfferResponse::new(offer.clone(), now));
     offers::delete_offer(&app.writer, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }

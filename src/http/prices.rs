@@ -9,17 +9,17 @@ use bytes::Bytes;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
-use super::answer::{Answer, to_json};
+use super::answer::{JsonAnswer, to_json};
 use super::extract::body::{
     BodyHash, Params, check_not_encoded, hash_body, is_ndjson, media_type, parse_json, read_limited,
 };
 use super::extract::caller::{Caller, KnownCaller};
 use super::extract::ndjson::{Line, Lines, MAX_LINE};
-use super::middleware::idempotency::{self, Abridged, Begun};
+use super::middleware::idempotency::{self, Abridged, Begun, Idempotency};
 use crate::app::App;
 use crate::app::cpu_time::Stride;
+use crate::domain::ids::BatchId;
 use crate::domain::object::Object;
 use crate::domain::observation::ReportedObservation;
 use crate::error::{Error, Kind, Result};
@@ -77,7 +77,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
 
 #[derive(Serialize)]
 struct ReportResponse {
-    batch_id: Uuid,
+    batch_id: BatchId,
     accepted: i64,
     too_old_to_ring: i64,
     rejected_count: i64,
@@ -166,7 +166,8 @@ async fn report_lines(
     request: Request,
     backfill: bool,
 ) -> Result<Response> {
-    let begun = idempotency::begin(&app, &caller, request.uri(), request.headers(), None).await?;
+    let (uri, headers) = (request.uri(), request.headers());
+    let begun = idempotency::begin(&app, &caller, Idempotency::Reports, uri, headers, None).await?;
     let execution = match begun {
         Begun::Execution(execution) => execution,
         Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
@@ -210,12 +211,11 @@ impl IntoResponse for ReportResponse {
     fn into_response(mut self) -> Response {
         let location = format!("/v1/batches/{}", self.batch_id);
         let mut response =
-            (StatusCode::ACCEPTED, [(header::LOCATION, location)], Answer(&self)).into_response();
+            (StatusCode::ACCEPTED, [(header::LOCATION, location)], JsonAnswer(&self)).into_response();
         self.rejected.clear();
         self.warnings.clear();
-        self.detail = Some(
-            "The first answer told refusals and warnings one by one; those are not kept, only their count.",
-        );
+        self.detail =
+            Some("The first answer listed refusals and warnings individually; only their counts were kept.");
         if let Ok(short) = to_json(&self) {
             response.extensions_mut().insert(Abridged(short.into()));
         }

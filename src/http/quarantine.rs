@@ -1,19 +1,19 @@
 //! `/v1/quarantine`: observations that look like glitches.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::Tagged;
 use super::extract::body::{Id, Params};
 use super::extract::caller::Caller;
-use super::extract::conditional;
-use super::extract::page::Paging;
+use super::extract::conditional::IfNoneMatch;
+use super::extract::page::{Page, Paging};
 use super::stores::StoreRefResponse;
 use crate::app::App;
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId};
 use crate::domain::money::Money;
+use crate::domain::price::GlitchReason;
 use crate::error::{Error, Result};
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
 use crate::store::recording;
@@ -21,12 +21,12 @@ use crate::store::recording;
 /// A quarantined price as it is shown.
 #[derive(Serialize)]
 pub struct QuarantineResponse {
-    pub id: Uuid,
+    pub id: QuarantinedPriceId,
     pub state: quarantine::State,
     /// Why it was held, such as `price_far_below_regular`.
-    pub reason: String,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
+    pub reason: GlitchReason,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
     pub store: StoreRefResponse,
@@ -77,41 +77,49 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<QuarantineParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<QuarantineResponse>>> {
     caller.require("operator")?;
     let which = Which::Of(params.state, paging.after()?);
     let held = quarantine::list_quarantine(&app.writer, which, paging.rows()).await?;
     let page = paging.page(held, |held| held.id)?;
-    conditional::respond(&headers, &page.map(QuarantineResponse::from))
+    Ok(if_none_match.answer(page.map(QuarantineResponse::from)))
 }
 
 /// `GET /v1/quarantine/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<QuarantinedPriceId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
-    conditional::respond(&headers, &QuarantineResponse::from(held))
+    Ok(if_none_match.answer(QuarantineResponse::from(held)))
 }
 
 /// `POST /v1/quarantine/{id}/discard`: it was a glitch.
-pub async fn discard(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn discard(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<QuarantinedPriceId>,
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let held = quarantine::discard(&app.writer, id, app.clock.now()).await?;
-    conditional::changed(&QuarantineResponse::from(held))
+    Ok(Tagged::new(QuarantineResponse::from(held)))
 }
 
 /// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
-pub async fn release(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response> {
+pub async fn release(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<QuarantinedPriceId>,
+) -> Result<Tagged<QuarantineResponse>> {
     caller.require("operator")?;
     let publish = app.events_topic.is_some();
     recording::release(&app.writer, id, &app.config.prices, publish, app.clock.now()).await?;
     let held = quarantine::find_quarantined(&app.writer, id).await?;
     let held = held.ok_or_else(|| Error::not_found("quarantined price"))?;
-    conditional::changed(&QuarantineResponse::from(held))
+    Ok(Tagged::new(QuarantineResponse::from(held)))
 }

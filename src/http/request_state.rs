@@ -1,10 +1,11 @@
 //! What is known of a request beside its head and body: who has sent it over which connection, and how far it is.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
 
@@ -23,7 +24,7 @@ pub struct Peer {
 
 /// What becomes known while a request is answered, for the layers around its handler.
 #[derive(Default)]
-pub struct RequestState {
+pub struct RequestProgress {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
     /// The body has more than a few packets, or nobody knows.
@@ -31,7 +32,12 @@ pub struct RequestState {
     body_ended: OnceLock<Instant>,
 }
 
-impl RequestState {
+impl RequestProgress {
+    /// That of a request, which its first layer has attached.
+    pub fn of(request: &Request) -> Arc<RequestProgress> {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+
     /// The request is this account's; the access log shows it.
     pub fn belongs_to(&self, account: AccountId) {
         let _ = self.account.set(account);

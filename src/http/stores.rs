@@ -1,18 +1,18 @@
 //! `/v1/stores`: shops that sell games.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, Tagged};
 use super::extract::body::{Json, Params, Reference, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, Patch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
+use crate::domain::ids::StoreId;
 use crate::domain::observation::check_text;
 use crate::domain::title;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const MAX_NAME: usize = 100;
 /// A store as it is shown.
 #[derive(Serialize)]
 pub struct StoreResponse {
-    pub id: Uuid,
+    pub id: StoreId,
     pub slug: String,
     pub name: String,
     pub url: Option<String>,
@@ -42,7 +42,7 @@ impl From<Store> for StoreResponse {
 /// A store as it stands beside an offer, a deal or a price.
 #[derive(Serialize)]
 pub struct StoreRefResponse {
-    pub id: Uuid,
+    pub id: StoreId,
     pub slug: String,
     pub name: String,
 }
@@ -64,7 +64,7 @@ pub struct CreateStoreRequest {
 
 impl CreateStoreRequest {
     fn check(self) -> Result<StoreFields> {
-        let mut fields = Fields::default();
+        let mut fields = FieldChecks::default();
         let name = fields.text("name", self.name.as_deref(), MAX_NAME);
         let url = fields.optional_url("url", self.url.as_deref());
         let slug = match fields.optional_text("slug", self.slug.as_deref(), MAX_NAME) {
@@ -77,7 +77,7 @@ impl CreateStoreRequest {
             None => {
                 let slug = title::slug(&name);
                 if slug.is_empty() && !name.is_empty() {
-                    fields.refuse("name", "must have a letter or a digit");
+                    fields.refuse("name", "must contain a letter or a digit");
                 }
                 slug
             }
@@ -123,11 +123,11 @@ pub struct StoreParams {}
 pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
     let Some(reference) = reference else { return Ok(None) };
     if check_text(reference, MAX_NAME).is_err() {
-        return Err(bad_parameter("store", "names no store"));
+        return Err(bad_parameter("store", "does not name a store"));
     }
     match stores::find_store(&app.reader, reference).await? {
         Some(store) => Ok(Some(store)),
-        None => Err(bad_parameter("store", "names no store")),
+        None => Err(bad_parameter("store", "does not name a store")),
     }
 }
 
@@ -136,23 +136,23 @@ pub async fn list(
     State(app): State<App>,
     Params(StoreParams {}): Params<StoreParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<StoreResponse>>> {
     let after: Option<String> = paging.after()?;
     let stores = stores::list_stores(&app.reader, after.as_deref(), paging.rows()).await?;
     let page = paging.page(stores, |store| store.slug.clone())?;
-    conditional::respond(&headers, &page.map(StoreResponse::from))
+    Ok(if_none_match.answer(page.map(StoreResponse::from)))
 }
 
 /// `GET /v1/stores/{id}`; a slug stands for the id, here and in every path.
 pub async fn show(
     State(app): State<App>,
     Reference(reference): Reference,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<StoreResponse>> {
     let store = stores::find_store(&app.reader, &reference).await?;
     let store = store.ok_or_else(|| Error::not_found("store"))?;
-    conditional::respond(&headers, &StoreResponse::from(store))
+    Ok(if_none_match.answer(StoreResponse::from(store)))
 }
 
 /// `POST /v1/stores`
@@ -160,10 +160,10 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateStoreRequest>,
-) -> Result<Response> {
+) -> Result<Created<StoreResponse>> {
     caller.require("catalogue:write")?;
     let store = stores::create_store(&app.writer, &request.check()?, app.clock.now()).await?;
-    conditional::created(&format!("/v1/stores/{}", store.id), &StoreResponse::from(store))
+    Ok(Created { location: format!("/v1/stores/{}", store.id), value: StoreResponse::from(store) })
 }
 
 /// `PATCH /v1/stores/{id}`
@@ -171,17 +171,17 @@ pub async fn update(
     State(app): State<App>,
     caller: Caller,
     Reference(reference): Reference,
-    headers: HeaderMap,
+    if_match: IfMatch,
     Json(request): Json<UpdateStoreRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<StoreResponse>> {
     caller.require("catalogue:write")?;
     let id = find_id(&app, &reference).await?;
     let store = stores::update_store(&app.writer, id, app.clock.now(), |store| {
-        check_if_match(&headers, &StoreResponse::from(store.clone()))?;
+        if_match.check(&StoreResponse::from(store.clone()))?;
         request.apply(store)
     })
     .await?;
-    conditional::changed(&StoreResponse::from(store))
+    Ok(Tagged::new(StoreResponse::from(store)))
 }
 
 /// `DELETE /v1/stores/{id}`: with its offers.
@@ -189,16 +189,16 @@ pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     Reference(reference): Reference,
-    headers: HeaderMap,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
     caller.require("catalogue:write")?;
     let id = find_id(&app, &reference).await?;
-    let check = |store: &Store| check_if_match(&headers, &StoreResponse::from(store.clone()));
+    let check = |store: &Store| if_match.check(&StoreResponse::from(store.clone()));
     stores::delete_store(&app.writer, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find_id(app: &App, reference: &str) -> Result<Uuid> {
+async fn find_id(app: &App, reference: &str) -> Result<StoreId> {
     let store = stores::find_store(&app.writer, reference).await?;
     store.map(|store| store.id).ok_or_else(|| Error::not_found("store"))
 }

@@ -1,22 +1,22 @@
 //! `/v1/watches`: a caller's own rules, and why they would or would not ring.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use super::answer::{Created, OrExisting, Tagged};
 use super::extract::body::{Id, Json, Params, present};
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::{Fields, Patch};
-use super::extract::page::Paging;
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::{FieldChecks, Patch};
+use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
+use crate::domain::ids::{ChannelId, GameId, NoticeId, OfferId, WatchId};
 use crate::domain::money::{Currency, Money};
 use crate::domain::region::check_region;
-use crate::domain::watch::{Miss, Rule, misses};
+use crate::domain::watch::{Cadence, Miss, Priority, Rule, misses};
 use crate::error::Result;
 use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
@@ -24,31 +24,11 @@ use crate::store::watches::{self, Watch, WatchFields};
 /// The most entries of each list of a watch.
 const MAX_SCOPE: usize = 100;
 
-/// When a watch's deliveries are due.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cadence {
-    #[default]
-    Immediate,
-    /// At `worker.daily_hour` in UTC.
-    Daily,
-}
-
-/// Which deliveries go first when a channel has more than it takes at once.
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    Low,
-    #[default]
-    Normal,
-    High,
-}
-
 /// A new watch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWatchRequest {
-    game_id: Uuid,
+    game_id: GameId,
     rule: Rule,
     #[serde(default)]
     stores: Option<Vec<String>>,
@@ -59,7 +39,7 @@ pub struct CreateWatchRequest {
     #[serde(default)]
     platforms: Option<Vec<String>>,
     #[serde(default)]
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     #[serde(default)]
     paused: bool,
     #[serde(default)]
@@ -83,7 +63,7 @@ pub struct UpdateWatchRequest {
     #[serde(default)]
     platforms: Patch<Vec<String>>,
     #[serde(default)]
-    channels: Patch<Vec<Uuid>>,
+    channels: Patch<Vec<ChannelId>>,
     #[serde(default)]
     paused: Patch<bool>,
     #[serde(default)]
@@ -95,18 +75,18 @@ pub struct UpdateWatchRequest {
 /// A watch as it is shown. A scope of null is everything.
 #[derive(Serialize)]
 pub struct WatchResponse {
-    id: Uuid,
-    game_id: Uuid,
+    id: WatchId,
+    game_id: GameId,
     rule: Rule,
     /// Slugs.
     stores: Option<Vec<String>>,
     regions: Option<Vec<String>>,
     currency: Option<Currency>,
     platforms: Option<Vec<String>>,
-    channels: Option<Vec<Uuid>>,
+    channels: Option<Vec<ChannelId>>,
     paused: bool,
-    cadence: String,
-    priority: String,
+    cadence: Cadence,
+    priority: Priority,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -134,7 +114,7 @@ impl From<Watch> for WatchResponse {
 /// Checks what both a new watch and a patched one must keep to. Regions that the watch has already (`known`) may be from
 /// a time when others were taken.
 fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     match wanted.rule {
         Rule::CutAtLeast { percent } if !(1..=100).contains(&percent) => {
             fields.refuse("rule/cut_at_least/percent", "must be 1 to 100");
@@ -142,7 +122,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         Rule::PriceAtMost(Money { currency, .. })
             if wanted.currency.is_some_and(|other| other != currency) =>
         {
-            fields.refuse("currency", "is not that of the rule");
+            fields.refuse("currency", "is not the currency of the rule");
         }
         _ => {}
     }
@@ -153,7 +133,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
         ("channels", wanted.channels.as_ref().map(Vec::len)),
     ] {
         match length {
-            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null is all"),
+            Some(0) if name != "channels" => fields.refuse(name, "must not be empty; null means all"),
             Some(length) if length > MAX_SCOPE => {
                 fields.refuse(name, format!("has more than {MAX_SCOPE} entries"))
             }
@@ -178,7 +158,7 @@ fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
 }
 
 impl CreateWatchRequest {
-    fn check(self) -> Result<(Uuid, WatchFields)> {
+    fn check(self) -> Result<(GameId, WatchFields)> {
         let fields = WatchFields {
             rule: self.rule,
             stores: self.stores,
@@ -187,8 +167,8 @@ impl CreateWatchRequest {
             platforms: self.platforms,
             channels: self.channels,
             paused: self.paused,
-            cadence: self.cadence.name(),
-            priority: self.priority.name(),
+            cadence: self.cadence,
+            priority: self.priority,
         };
         Ok((self.game_id, check(fields, &[])?))
     }
@@ -205,37 +185,10 @@ impl UpdateWatchRequest {
             platforms: self.platforms.apply(watch.scope.platforms.clone()),
             channels: self.channels.apply(watch.channels.clone()),
             paused: self.paused.apply(Some(watch.paused)).unwrap_or_default(),
-            cadence: self.cadence.apply(Cadence::named(&watch.cadence)).unwrap_or_default().name(),
-            priority: self.priority.apply(Priority::named(&watch.priority)).unwrap_or_default().name(),
+            cadence: self.cadence.apply(Some(watch.cadence)).unwrap_or_default(),
+            priority: self.priority.apply(Some(watch.priority)).unwrap_or_default(),
         };
         check(fields, watch.scope.regions.as_deref().unwrap_or_default())
-    }
-}
-
-impl Cadence {
-    fn name(self) -> &'static str {
-        match self {
-            Cadence::Immediate => "immediate",
-            Cadence::Daily => "daily",
-        }
-    }
-
-    fn named(name: &str) -> Option<Cadence> {
-        [Cadence::Immediate, Cadence::Daily].into_iter().find(|cadence| cadence.name() == name)
-    }
-}
-
-impl Priority {
-    fn name(self) -> &'static str {
-        match self {
-            Priority::Low => "low",
-            Priority::Normal => "normal",
-            Priority::High => "high",
-        }
-    }
-
-    fn named(name: &str) -> Option<Priority> {
-        [Priority::Low, Priority::Normal, Priority::High].into_iter().find(|priority| priority.name() == name)
     }
 }
 
@@ -244,7 +197,7 @@ impl Priority {
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
     #[serde(default)]
-    game_id: Option<Uuid>,
+    game_id: Option<GameId>,
 }
 
 /// `GET /v1/watches`: one's own, the newest first.
@@ -253,23 +206,23 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<WatchParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<WatchResponse>>> {
     let rows =
         watches::list_watches(&app.writer, caller.account, params.game_id, paging.after()?, paging.rows());
     let page = paging.page(rows.await?, |watch| watch.id)?;
-    conditional::respond(&headers, &page.map(WatchResponse::from))
+    Ok(if_none_match.answer(page.map(WatchResponse::from)))
 }
 
 /// `GET /v1/watches/{id}`
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<WatchId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<WatchResponse>> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
-    conditional::respond(&headers, &WatchResponse::from(watch))
+    Ok(if_none_match.answer(WatchResponse::from(watch)))
 }
 
 /// `POST /v1/watches`: a new one, or the same one that is there.
@@ -277,47 +230,48 @@ pub async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(request): Json<CreateWatchRequest>,
-) -> Result<Response> {
+) -> Result<OrExisting<Created<WatchResponse>, WatchResponse>> {
     let (game, fields) = request.check()?;
     let _turn = app.uploads.turn(caller.account).await;
     let location = |watch: &Watch| format!("/v1/watches/{}", watch.id);
-    match watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await? {
-        Creation::Made(watch) => conditional::created(&location(&watch), &WatchResponse::from(watch)),
-        Creation::Found(watch) => conditional::found(&location(&watch), &WatchResponse::from(watch)),
-    }
+    let creation = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
+    Ok(match creation {
+        Creation::Made(watch) => OrExisting::New(Created { location: location(&watch), value: watch.into() }),
+        Creation::Found(watch) => OrExisting::Existing { location: location(&watch), value: watch.into() },
+    })
 }
 
 /// `PATCH /v1/watches/{id}`
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<WatchId>,
+    if_match: IfMatch,
     Json(request): Json<UpdateWatchRequest>,
-) -> Result<Response> {
+) -> Result<Tagged<WatchResponse>> {
     let watch = watches::update_watch(&app.writer, caller.account, id, app.clock.now(), |watch| {
-        check_if_match(&headers, &WatchResponse::from(watch.clone()))?;
+        if_match.check(&WatchResponse::from(watch.clone()))?;
         request.apply(watch)
     })
     .await?;
-    conditional::changed(&WatchResponse::from(watch))
+    Ok(Tagged::new(WatchResponse::from(watch)))
 }
 
 /// `DELETE /v1/watches/{id}`
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
+    Id(id): Id<WatchId>,
+    if_match: IfMatch,
 ) -> Result<StatusCode> {
-    let check = |watch: &Watch| check_if_match(&headers, &WatchResponse::from(watch.clone()));
+    let check = |watch: &Watch| if_match.check(&WatchResponse::from(watch.clone()));
     watches::delete_watch(&app.writer, caller.account, id, check).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Serialize)]
-struct ExplainResponse {
-    watch_id: Uuid,
+pub struct ExplainResponse {
+    watch_id: WatchId,
     /// Whether a sale of one of the offers, as they are now, would ring.
     would_ring: bool,
     offers: Vec<OfferExplanation>,
@@ -325,7 +279,7 @@ struct ExplainResponse {
 
 #[derive(Serialize)]
 struct OfferExplanation {
-    offer_id: Uuid,
+    offer_id: OfferId,
     store: String,
     region: String,
     platform: Option<String>,
@@ -333,7 +287,7 @@ struct OfferExplanation {
     regular_price: Option<Money>,
     would_ring: bool,
     /// What this watch has already made of the sale that is open: it rings once for each.
-    notice_id: Option<Uuid>,
+    notice_id: Option<NoticeId>,
     reasons: Vec<Reason>,
 }
 
@@ -347,9 +301,9 @@ struct Reason {
 pub async fn explain(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<WatchId>,
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<ExplainResponse>> {
     let watch = watches::get_watch(&app.writer, caller.account, id).await?;
     let now = app.clock.now();
     let mut offers = Vec::new();
@@ -370,5 +324,5 @@ pub async fn explain(
         });
     }
     let would_ring = offers.iter().any(|offer| offer.would_ring);
-    conditional::respond(&headers, &ExplainResponse { watch_id: watch.id, would_ring, offers })
+    Ok(if_none_match.answer(ExplainResponse { watch_id: watch.id, would_ring, offers }))
 }

@@ -11,6 +11,7 @@ use super::autoscaling::AutoScaling;
 use super::metadata::Metadata;
 use crate::app::App;
 use crate::error::{Error, Result, chain};
+use crate::store::lease::Claim;
 use crate::store::{health, self_terminations};
 
 /// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.
@@ -73,7 +74,7 @@ impl Replacement {
                 none.insert(AutoScaling::connect(&self.metadata, &app.config.instance, chain).await?)
             }
         };
-        if !claim(app, group).await? {
+        if claim(app, group).await? == Claim::Refused {
             return Ok(ReplacementVerdict::HeldBack);
         }
         if !still() {
@@ -93,8 +94,8 @@ impl Replacement {
     }
 }
 
-/// Whether no other instance of the group is being replaced. The database's clock counts.
-async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
+/// Granted while no other instance of the group is being replaced. The database's clock counts.
+async fn claim(app: &App, group: &AutoScaling) -> Result<Claim> {
     let claiming = async {
         let asked = Instant::now();
         app.clock.observe(health::read_clock(&app.writer).await?, asked);
@@ -102,12 +103,12 @@ async fn claim(app: &App, group: &AutoScaling) -> Result<bool> {
         let until = now + TimeDelta::from_std(PAUSE).map_err(Error::internal)?;
         self_terminations::claim(&app.writer, &group.group, &group.instance, now, until).await
     };
-    app.deadline.run(DATABASE_TIMEOUT, claiming).await?
+    app.deadline.run(DATABASE_TIMEOUT, claiming).await
 }
 
 async fn release(app: &App, group: &AutoScaling) {
     let releasing = self_terminations::release(&app.writer, &group.group, &group.instance);
-    if let Ok(Err(error)) = app.deadline.run(DATABASE_TIMEOUT, releasing).await {
+    if let Ok(Err(error)) = app.deadline.timeout(DATABASE_TIMEOUT, releasing).await {
         log::warn!(target: "salebell::replacement", "others are held back for ten minutes: {}", chain(&error));
     }
 }

@@ -3,9 +3,10 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
+use crate::domain::ids::{EventId, OfferId, SaleId};
 use crate::domain::money::{Currency, Money};
+use crate::domain::price::EndReason;
 use crate::error::{Error, Result};
 use crate::outbound::bus::topic::{Attribute, TopicMessage};
 use crate::outbound::webhook::{GameData, StoreData};
@@ -14,7 +15,7 @@ use crate::store::publications::UnpublishedEvent;
 #[derive(Serialize)]
 struct Event<'a> {
     /// The same however often it is published.
-    id: Uuid,
+    id: EventId,
     /// Such as `sale.started.v1`.
     #[serde(rename = "type")]
     kind: String,
@@ -27,7 +28,7 @@ struct Event<'a> {
 
 #[derive(Serialize)]
 struct EventData<'a> {
-    sale_id: Option<Uuid>,
+    sale_id: Option<SaleId>,
     game: Option<GameData<'a>>,
     offer: OfferData<'a>,
     price: Money,
@@ -37,7 +38,7 @@ struct EventData<'a> {
     new_low: bool,
     /// Why a sale has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
+    reason: Option<EndReason>,
     /// When the price was seen, or when a sale was over as its store had said.
     observed_at: String,
     /// Historical: it rings no bells.
@@ -47,7 +48,7 @@ struct EventData<'a> {
 /// All but the id is absent when the offer has been removed since.
 #[derive(Serialize)]
 struct OfferData<'a> {
-    id: Uuid,
+    id: OfferId,
     store: Option<StoreData<'a>>,
     sku: Option<&'a str>,
     region: Option<&'a str>,
@@ -64,7 +65,7 @@ pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
     let store = event.store_slug.as_deref().zip(event.store_name.as_deref());
     let body = Event {
         id: event.event_id,
-        kind: format!("{}.v1", event.kind),
+        kind: format!("{}.v1", event.kind.name()),
         timestamp: rfc3339(event.recorded_at),
         traceparent: event.traceparent.as_deref(),
         data: EventData {
@@ -82,7 +83,7 @@ pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
             regular_price: Money { minor: event.regular, currency },
             cut: event.cut,
             new_low: event.new_low,
-            reason: event.reason.as_deref(),
+            reason: event.reason,
             observed_at: rfc3339(event.observed_at),
             backfill: event.backfill,
         },
@@ -90,7 +91,7 @@ pub fn message(event: &UnpublishedEvent, fifo: bool) -> Result<TopicMessage> {
     // No more than ten: SQS takes no message with more whose subscription asks for raw delivery.
     let text = |text: &str| Some(Attribute::Text(text.to_owned()));
     let attributes = [
-        ("kind", text(&event.kind)),
+        ("kind", text(event.kind.name())),
         ("game_id", text(&event.game_id.to_string())),
         ("store", event.store_slug.as_deref().and_then(text)),
         ("region", event.region.as_deref().and_then(text)),

@@ -12,10 +12,10 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Serialize, Serializer};
-use uuid::Uuid;
 
 use super::ssrf_guard::{Forbidden, GuardedResolver, LookUp, SsrfGuard};
 use crate::config;
+use crate::domain::ids::{ChannelId, DeliveryId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money;
 use crate::domain::retries;
 use crate::error::connection;
@@ -54,7 +54,7 @@ pub struct Receiver {
 /// One message on its way.
 pub struct Outgoing<'a> {
     /// The same for every try.
-    pub id: Uuid,
+    pub id: DeliveryId,
     pub body: Bytes,
     /// W3C trace context of the report that this came from.
     pub traceparent: Option<&'a str>,
@@ -80,7 +80,7 @@ pub struct Attempt {
 impl Attempt {
     /// A try that failed before anything was sent, by our own fault.
     pub fn failed_here(at: DateTime<Utc>) -> Attempt {
-        let error = Some("something went wrong on our side".to_owned());
+        let error = Some("internal error in Salebell".to_owned());
         Attempt { at, duration_ms: 0, status: None, error, answer: None, retry_after: None }
     }
 
@@ -115,11 +115,11 @@ impl Webhooks {
         match url.scheme() {
             "https" => {}
             "http" if self.settings.allow_http => {}
-            _ if self.settings.allow_http => return Err("must begin with https:// or http://".to_owned()),
-            _ => return Err("must begin with https://".to_owned()),
+            _ if self.settings.allow_http => return Err("must start with https:// or http://".to_owned()),
+            _ => return Err("must start with https://".to_owned()),
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("must not hold a user name or a password".to_owned());
+            return Err("must not contain a user name or a password".to_owned());
         }
         if url.fragment().is_some() {
             return Err("must not have a fragment".to_owned());
@@ -128,7 +128,7 @@ impl Webhooks {
             return Err("must not have port 0".to_owned());
         }
         self.guard.check_host(url.host()).map_err(|forbidden| {
-            format!("must lead to a public address, and this one is not ({})", forbidden.class)
+            format!("must resolve to a public address, but this one is not ({})", forbidden.class)
         })?;
         Ok(url)
     }
@@ -172,11 +172,16 @@ impl Webhooks {
     ///
     /// # Errors
     /// As `send`.
-    pub async fn send_test(&self, channel: Uuid, receiver: &Receiver, now: DateTime<Utc>) -> Result<Attempt> {
-        let data = TestData { channel_id: channel, message: "Salebell reaches this channel." };
+    pub async fn send_test(
+        &self,
+        channel: ChannelId,
+        receiver: &Receiver,
+        now: DateTime<Utc>,
+    ) -> Result<Attempt> {
+        let data = TestData { channel_id: channel, message: "Salebell can reach this channel." };
         let message = WebhookMessage { kind: "channel.test.v1", timestamp: now, data };
         let body = message.to_body()?;
-        self.send(receiver, &Outgoing { id: Uuid::now_v7(), body, traceparent: None, now }).await
+        self.send(receiver, &Outgoing { id: DeliveryId::now_v7(), body, traceparent: None, now }).await
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder, now: DateTime<Utc>, attempt: &mut Attempt) {
@@ -298,7 +303,7 @@ fn headers(keys: &[hmac::Key], outgoing: &Outgoing<'_>) -> HeaderMap {
 }
 
 /// `v1,<base64 of HMAC-SHA256 over "{id}.{timestamp}.{body}">`, one a key, with spaces between.
-fn signatures(keys: &[hmac::Key], id: Uuid, timestamp: i64, body: &[u8]) -> String {
+fn signatures(keys: &[hmac::Key], id: DeliveryId, timestamp: i64, body: &[u8]) -> String {
     let prefix = format!("{id}.{timestamp}.");
     let sign = |key: &hmac::Key| {
         let mut context = hmac::Context::with_key(key);
@@ -338,9 +343,9 @@ impl<D: Serialize> WebhookMessage<'_, D> {
 /// `data` of what a watch rings for. The price is the one that stood when the message was sent.
 #[derive(Serialize)]
 pub struct SaleData<'a> {
-    pub notice_id: Uuid,
-    pub watch_id: Uuid,
-    pub sale_id: Uuid,
+    pub notice_id: NoticeId,
+    pub watch_id: WatchId,
+    pub sale_id: SaleId,
     pub game: GameData<'a>,
     pub offer: OfferData<'a>,
     pub price: Money,
@@ -360,13 +365,13 @@ pub struct SaleData<'a> {
 
 #[derive(Serialize)]
 pub struct GameData<'a> {
-    pub id: Uuid,
+    pub id: GameId,
     pub title: &'a str,
 }
 
 #[derive(Serialize)]
 pub struct OfferData<'a> {
-    pub id: Uuid,
+    pub id: OfferId,
     pub store: StoreData<'a>,
     pub region: &'a str,
     pub platform: Option<&'a str>,
@@ -380,7 +385,7 @@ pub struct StoreData<'a> {
 
 #[derive(Serialize)]
 struct TestData {
-    channel_id: Uuid,
+    channel_id: ChannelId,
     message: &'static str,
 }
 
@@ -413,7 +418,7 @@ mod tests {
         };
         assert_eq!(signed, "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
 
-        let id = Uuid::now_v7();
+        let id = DeliveryId::now_v7();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         let tag = hmac::sign(&key, format!("{id}.1614265330.{{}}").as_bytes());
         let other = hmac::Key::new(hmac::HMAC_SHA256, &[1_u8; 32]);
@@ -458,16 +463,16 @@ mod tests {
 
     #[test]
     fn the_largest_message_stays_below_20_kb() {
-        let (id, euros) = (Uuid::now_v7(), Money { minor: 10_i64.pow(12), currency: "EUR".parse().unwrap() });
+        let euros = Money { minor: 10_i64.pow(12), currency: "EUR".parse().unwrap() };
         // The limits of the catalogue, with the character that JSON makes longest.
         let long = "\u{1f}".repeat(500);
         let data = SaleData {
-            notice_id: id,
-            watch_id: id,
-            sale_id: id,
-            game: GameData { id, title: &long },
+            notice_id: NoticeId::now_v7(),
+            watch_id: WatchId::now_v7(),
+            sale_id: SaleId::now_v7(),
+            game: GameData { id: GameId::now_v7(), title: &long },
             offer: OfferData {
-                id,
+                id: OfferId::now_v7(),
                 store: StoreData { slug: &long, name: &long },
                 region: "ZZ",
                 platform: Some(&long),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::database::deadline::Deadline;
 use crate::database::pool::PgPool;
 use crate::domain::ids::AccountId;
-use crate::error::{Error, chain};
+use crate::error::chain;
 use crate::store::activity::{self, Done, LOGIN_RESOLUTION};
 
 /// How long a statement may take.
@@ -89,7 +89,7 @@ impl Activity {
             };
             let adding = activity::add_activity(&self.0.pool, &done);
             let added = self.0.deadline.run(STATEMENT_TIMEOUT, adding).await;
-            if let Err(error) = added.map_err(Error::from).and_then(|added| added) {
+            if let Err(error) = added {
                 log::warn!(target: "salebell::activity", "not counted yet: {}", chain(&error));
                 let mut pending = self.0.pending.lock();
                 done.into_iter().for_each(|done| add(&mut pending.done, done));

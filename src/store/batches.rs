@@ -2,15 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
-use uuid::Uuid;
 
 use crate::domain::batch::{BatchNote, Closing, ObservationCounts};
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, BatchId};
 use crate::error::{Error, Result};
 
 /// A batch and what has come of it so far.
 pub struct Batch {
-    pub id: Uuid,
+    pub id: BatchId,
     pub created_at: DateTime<Utc>,
     /// Read to its end, and every part of it is recorded.
     pub done: bool,
@@ -23,25 +22,30 @@ pub struct Batch {
 pub async fn create_batch(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    id: Uuid,
+    id: BatchId,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    sqlx::query!("insert into batches (id, account_id, created_at) values ($1, $2, $3)", id, account.0, now)
-        .execute(executor)
-        .await?;
+    sqlx::query!(
+        "insert into batches (id, account_id, created_at) values ($1, $2, $3)",
+        id.0,
+        account.0,
+        now
+    )
+    .execute(executor)
+    .await?;
     Ok(())
 }
 
 /// Closes a batch: its report has been read to its end, and all of it is on the bus.
 pub async fn close_batch(
     executor: impl PgExecutor<'_>,
-    id: Uuid,
+    id: BatchId,
     closing: &Closing,
     now: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query!(
         "update batches set closed_at = $2, parts = $3, accepted = $4, rejected = $5 where id = $1",
-        id,
+        id.0,
         now,
         closing.parts,
         closing.accepted,
@@ -56,7 +60,7 @@ pub async fn close_batch(
 /// have done so before. What is closed stays as it is.
 pub async fn note_batch(
     executor: impl PgExecutor<'_>,
-    id: Uuid,
+    id: BatchId,
     note: &BatchNote,
     now: DateTime<Utc>,
 ) -> Result<()> {
@@ -68,7 +72,7 @@ pub async fn note_batch(
          on conflict (id) do update set closed_at = excluded.closed_at, parts = excluded.parts,
             accepted = excluded.accepted, rejected = excluded.rejected
             where batches.closed_at is null and excluded.closed_at is not null",
-        id,
+        id.0,
         note.account_id.0,
         note.created_at,
         closing.map(|_| now),
@@ -85,7 +89,7 @@ pub async fn note_batch(
 ///
 /// # Errors
 /// `NotFound`, also for somebody else's.
-pub async fn get_batch(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Batch> {
+pub async fn get_batch(executor: impl PgExecutor<'_>, account: AccountId, id: BatchId) -> Result<Batch> {
     list_batches(executor, account, &[id]).await?.pop().ok_or_else(|| Error::not_found("batch"))
 }
 
@@ -93,7 +97,7 @@ pub async fn get_batch(executor: impl PgExecutor<'_>, account: AccountId, id: Uu
 pub async fn list_batches(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    ids: &[Uuid],
+    ids: &[BatchId],
 ) -> Result<Vec<Batch>> {
     let rows = sqlx::query!(
         r#"select b.id, b.created_at, b.accepted, b.rejected,
@@ -112,14 +116,14 @@ pub async fn list_batches(
         from batches b left join batch_parts p on p.batch_id = b.id
         where b.id = any($1) and b.account_id = $2
         group by b.id"#,
-        ids,
+        ids as &[BatchId],
         account.0,
     )
     .fetch_all(executor)
     .await?;
     let batches = rows.into_iter().map(|row| {
         Ok(Batch {
-            id: row.id,
+            id: BatchId(row.id),
             created_at: row.created_at,
             done: row.done,
             accepted: row.accepted,
@@ -140,11 +144,11 @@ pub async fn list_batches(
 }
 
 /// Forgets that a message was given up, so that it can be recorded after all.
-pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: Uuid, part: i32) -> Result<()> {
+pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: BatchId, part: i32) -> Result<()> {
     sqlx::query!(
         "delete from batch_parts where batch_id = $1 and part = $2
             and failed > 0 and recorded + unchanged + stale + quarantined = 0",
-        batch,
+        batch.0,
         part,
     )
     .execute(executor)
@@ -155,7 +159,7 @@ pub async fn forget_failed_part(executor: impl PgExecutor<'_>, batch: Uuid, part
 /// Counts a message that is given up as failed, once.
 pub async fn fail_part(
     executor: impl PgExecutor<'_>,
-    batch: Uuid,
+    batch: BatchId,
     part: i32,
     observations: i64,
     now: DateTime<Utc>,
@@ -164,7 +168,7 @@ pub async fn fail_part(
         "insert into batch_parts (batch_id, part, recorded_at, recorded, unchanged, stale, quarantined, failed,
             new_lows, transitions)
          values ($1, $2, $3, 0, 0, 0, 0, $4, 0, '{}') on conflict (batch_id, part) do nothing",
-        batch,
+        batch.0,
         part,
         now,
         observations as i32,

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::error::Result;
+use crate::store::lease::Lease;
 
 /// A message that this process holds for now.
 pub struct MessageRow {
@@ -71,13 +72,13 @@ pub async fn receive(
         .collect())
 }
 
-/// Moves the end of the lease. False when the message is not held by its receipt any more.
+/// Moves the end of the lease.
 pub async fn hide_until(
     executor: impl PgExecutor<'_>,
     id: Uuid,
     receipt: Uuid,
     until: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let moved = sqlx::query!(
         "update bus_messages set visible_at = $3 where id = $1 and receipt = $2",
         id,
@@ -86,7 +87,7 @@ pub async fn hide_until(
     )
     .execute(executor)
     .await?;
-    Ok(moved.rows_affected() == 1)
+    Ok(Lease::of(&moved))
 }
 
 /// Lets go of a message, which is to be received again at `until`. With `counts` false this receive is forgotten.

@@ -2,30 +2,53 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
-use uuid::Uuid;
 
 use super::{Creation, accounts};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::delivery::DEAD;
-use crate::domain::ids::AccountId;
+use crate::domain::delivery::{DEAD, DeliveryReason};
+use crate::domain::ids::{AccountId, ChannelId, DeliveryId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
 use crate::store::delivery_queue;
 
 /// Between two tests of a channel, so that nobody sends floods through us.
 const TEST_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(2);
 
+text_enum! {
+    pub enum ChannelKind {
+        Webhook = "webhook",
+    }
+}
+
+text_enum! {
+    pub enum ChannelState {
+        Active = "active",
+        Disabled = "disabled",
+    }
+}
+
+text_enum! {
+    /// Why a channel is disabled.
+    pub enum DisabledReason {
+        /// The receiver answered 410.
+        Gone = "gone",
+        /// No delivery has succeeded in five days.
+        Failing = "failing",
+        /// It is being removed.
+        Deleted = "deleted",
+    }
+}
+
 /// A channel without its secrets.
 #[derive(Clone, Debug)]
 pub struct Channel {
-    pub id: Uuid,
-    pub kind: String,
+    pub id: ChannelId,
+    pub kind: ChannelKind,
     pub name: String,
     pub url: String,
-    /// `active` or `disabled`.
-    pub state: String,
-    /// `gone`: the receiver answered 410. `failing`: not one success in five days.
-    pub disabled_reason: Option<String>,
+    pub state: ChannelState,
+    pub disabled_reason: Option<DisabledReason>,
     /// Since when not one delivery has succeeded.
     pub failing_since: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
@@ -41,8 +64,8 @@ pub struct Target {
 
 /// What a new channel is.
 pub struct NewChannel<'a> {
-    pub id: Uuid,
-    pub kind: &'a str,
+    pub id: ChannelId,
+    pub kind: ChannelKind,
     pub name: &'a str,
     pub url: &'a str,
     /// Sealed for `id`.
@@ -67,11 +90,12 @@ pub async fn create_channel(
     accounts::lock_account(&mut *transaction, account).await?;
     let present = sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
          from channels where account_id = $1 and kind = $2 and disabled_reason is distinct from 'deleted'
-         order by state, id",
+         order by state, id"#,
         account.0,
-        new.kind,
+        new.kind.name(),
     )
     .fetch_all(&mut *transaction)
     .await?;
@@ -83,13 +107,14 @@ pub async fn create_channel(
     }
     let created = sqlx::query_as!(
         Channel,
-        "insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
+        r#"insert into channels (id, account_id, kind, name, url, secret, created_at, updated_at)
          select $1, $2, $3, $4, $5, $6, $7, $7
          where (select count(*) from channels where account_id = $2) < $8
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
-        new.id,
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
+        new.id.0,
         account.0,
-        new.kind,
+        new.kind.name(),
         new.name,
         new.url,
         new.sealed_secret,
@@ -98,7 +123,7 @@ pub async fn create_channel(
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict(format!("An account has at most {limit} channels.")))?;
+    .ok_or_else(|| Error::conflict(format!("An account can have at most {limit} channels.")))?;
     transaction.commit().await?;
     Ok(Creation::Made(created))
 }
@@ -107,15 +132,16 @@ pub async fn create_channel(
 pub async fn list_channels(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    before: Option<Uuid>,
+    before: Option<ChannelId>,
     rows: i64,
 ) -> Result<Vec<Channel>> {
     let channels = sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where account_id = $1 and id < $2 order by id desc limit $3",
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where account_id = $1 and id < $2 order by id desc limit $3"#,
         account.0,
-        before.unwrap_or(Uuid::max()),
+        before.unwrap_or(ChannelId::max()).0,
         rows,
     )
     .fetch_all(executor)
@@ -125,12 +151,17 @@ pub async fn list_channels(
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_channel(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Channel> {
+pub async fn find_channel(
+    executor: impl PgExecutor<'_>,
+    account: AccountId,
+    id: ChannelId,
+) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where id = $1 and account_id = $2",
-        id,
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2"#,
+        id.0,
         account.0,
     )
     .fetch_optional(executor)
@@ -142,12 +173,17 @@ pub async fn find_channel(executor: impl PgExecutor<'_>, account: AccountId, id:
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn lock_channel(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Channel> {
+pub async fn lock_channel(
+    connection: &mut PgConnection,
+    account: AccountId,
+    id: ChannelId,
+) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "select id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at
-         from channels where id = $1 and account_id = $2 for no key update",
-        id,
+        r#"select id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at
+         from channels where id = $1 and account_id = $2 for no key update"#,
+        id.0,
         account.0,
     )
     .fetch_optional(connection)
@@ -159,16 +195,17 @@ pub async fn lock_channel(connection: &mut PgConnection, account: AccountId, id:
 pub async fn update_channel(
     connection: &mut PgConnection,
     account: AccountId,
-    id: Uuid,
+    id: ChannelId,
     name: &str,
     url: &str,
     now: DateTime<Utc>,
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
-        id,
+        r#"update channels set name = $3, url = $4, updated_at = $5 where id = $1 and account_id = $2
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
+        id.0,
         account.0,
         name,
         url,
@@ -190,7 +227,7 @@ const SLICE: i64 = 10_000;
 pub async fn delete_channel(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ChannelId,
     check: impl FnOnce(Channel) -> Result<()>,
     now: DateTime<Utc>,
 ) -> Result<()> {
@@ -199,7 +236,7 @@ pub async fn delete_channel(
     sqlx::query!(
         "update channels set state = 'disabled', disabled_reason = 'deleted', updated_at = $3
          where id = $1 and account_id = $2",
-        id,
+        id.0,
         account.0,
         now,
     )
@@ -210,7 +247,7 @@ pub async fn delete_channel(
         let removed = sqlx::query!(
             "delete from deliveries where id = any(array(
                 select id from deliveries where channel_id = $1 limit $2))",
-            id,
+            id.0,
             SLICE,
         )
         .execute(pool)
@@ -219,7 +256,7 @@ pub async fn delete_channel(
             break;
         }
     }
-    sqlx::query!("delete from channels where id = $1 and account_id = $2", id, account.0)
+    sqlx::query!("delete from channels where id = $1 and account_id = $2", id.0, account.0)
         .execute(pool)
         .await?;
     Ok(())
@@ -232,7 +269,7 @@ pub async fn delete_channel(
 pub async fn find_test_target(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ChannelId,
     now: DateTime<Utc>,
 ) -> Result<Target> {
     let target = sqlx::query_as!(
@@ -240,7 +277,7 @@ pub async fn find_test_target(
         "update channels set tested_at = $3
          where id = $1 and account_id = $2 and (tested_at is null or tested_at <= $4)
          returning url, secret, case when previous_secret_until > $3 then previous_secret end as previous_secret",
-        id,
+        id.0,
         account.0,
         now,
         now - TEST_AGAIN_AFTER,
@@ -252,7 +289,7 @@ pub async fn find_test_target(
     }
     find_channel(pool, account, id).await?;
     let seconds = TEST_AGAIN_AFTER.num_seconds();
-    let detail = format!("A channel is tested no more than once in {seconds} seconds.");
+    let detail = format!("A channel can be tested at most once in {seconds} seconds.");
     let mut refusal = Error::new(Kind::TooManyRequests, detail);
     refusal.retry_after_s = Some(seconds as u64);
     Err(refusal)
@@ -265,17 +302,18 @@ pub async fn find_test_target(
 pub async fn rotate_secret(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    id: Uuid,
+    id: ChannelId,
     sealed_secret: &[u8],
     old_until: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<Channel> {
     sqlx::query_as!(
         Channel,
-        "update channels set secret = $3, previous_secret = secret, previous_secret_until = $4, updated_at = $5
+        r#"update channels set secret = $3, previous_secret = secret, previous_secret_until = $4, updated_at = $5
          where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
-        id,
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
+        id.0,
         account.0,
         sealed_secret,
         old_until,
@@ -294,16 +332,17 @@ pub async fn rotate_secret(
 pub async fn recover_channel(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ChannelId,
     since: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<(Channel, i64)> {
     let channel = sqlx::query_as!(
         Channel,
-        "update channels set state = 'active', disabled_reason = null, failing_since = null, updated_at = $3
+        r#"update channels set state = 'active', disabled_reason = null, failing_since = null, updated_at = $3
          where id = $1 and account_id = $2
-         returning id, kind, name, url, state, disabled_reason, failing_since, created_at, updated_at",
-        id,
+         returning id, kind as "kind: ChannelKind", name, url, state as "state: ChannelState",
+            disabled_reason as "disabled_reason: DisabledReason", failing_since, created_at, updated_at"#,
+        id.0,
         account.0,
         now,
     )
@@ -311,8 +350,8 @@ pub async fn recover_channel(
     .await?
     .ok_or_else(no_channel)?;
     let mut recovered = 0;
-    for reason in DEAD.into_iter().chain(["channel_disabled"]) {
-        let mut before = Some(Uuid::max());
+    for reason in DEAD.into_iter().chain([DeliveryReason::ChannelDisabled]) {
+        let mut before = Some(DeliveryId::max());
         while let (Some(since), Some(id_before)) = (since, before) {
             let mut transaction = pool.begin().await?;
             let slice = sqlx::query!(
@@ -327,18 +366,19 @@ pub async fn recover_channel(
                 )
                 select (select id from slice order by id limit 1) as last,
                     array(select id from recovered) as "recovered!""#,
-                id,
-                reason,
-                id_before,
+                id.0,
+                reason.name(),
+                id_before.0,
                 SLICE,
                 since,
             )
             .fetch_one(&mut *transaction)
             .await?;
-            delivery_queue::queue_again(&mut transaction, &slice.recovered, now).await?;
+            let ids: Vec<DeliveryId> = slice.recovered.into_iter().map(DeliveryId).collect();
+            delivery_queue::queue_again(&mut transaction, &ids, now).await?;
             transaction.commit().await?;
-            recovered += slice.recovered.len() as i64;
-            before = slice.last;
+            recovered += ids.len() as i64;
+            before = slice.last.map(DeliveryId);
         }
     }
     sqlx::query!(r#"select pg_notify($1, '')::text as "notified""#, notifications::DELIVERIES)

@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::known_price::known_low;
 use super::known_price::parse_currency;
 use super::offers::StoreRef;
+use crate::domain::ids::{GameId, OfferId, SaleId, StoreId};
 use crate::domain::money::Currency;
 use crate::domain::price::Low;
 use crate::error::{Error, Result};
@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Deal {
     /// The sale's.
-    pub id: Uuid,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
+    pub id: SaleId,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
     pub title: String,
     pub store: StoreRef,
     pub region: String,
@@ -52,9 +52,9 @@ pub enum DealSort {
 /// Where a deal stands in its order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum DealKey {
-    Cut(i16, Uuid),
-    Price(String, i64, Uuid),
-    Newest(DateTime<Utc>, Uuid),
+    Cut(i16, SaleId),
+    Price(String, i64, SaleId),
+    Newest(DateTime<Utc>, SaleId),
 }
 
 impl DealSort {
@@ -79,7 +79,7 @@ impl DealSort {
 /// Which deals are asked for; `None` is any.
 #[derive(Clone, Debug, Default)]
 pub struct DealFilter {
-    pub store_id: Option<Uuid>,
+    pub store_id: Option<StoreId>,
     /// Offers of these regions.
     pub regions: Option<Vec<String>>,
     pub currency: Option<Currency>,
@@ -94,11 +94,11 @@ pub struct DealFilter {
 
 #[derive(sqlx::FromRow)]
 struct DealRow {
-    id: Uuid,
-    offer_id: Uuid,
-    game_id: Uuid,
+    id: SaleId,
+    offer_id: OfferId,
+    game_id: GameId,
     title: String,
-    store_id: Uuid,
+    store_id: StoreId,
     store_slug: String,
     store_name: String,
     region: String,
@@ -194,7 +194,7 @@ pub fn list_deals_query(
         (DealSort::Newest, Some(DealKey::Newest(started_at, id))) => {
             query.push(" and (started_at, id) < (").push_bind(started_at).push(", ").push_bind(id).push(")");
         }
-        (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another order.")),
+        (_, Some(_)) => return Err(Error::malformed("The cursor belongs to another sort order.")),
     }
     query.push(" order by ").push(filter.sort.columns()).push(" limit ").push_bind(rows);
     query.push(

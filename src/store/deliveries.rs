@@ -4,35 +4,23 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use sqlx::types::Json;
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::PgPool;
-use crate::domain::delivery::DEAD;
-use crate::domain::ids::AccountId;
+use crate::domain::delivery::{CANCELLED, DEAD, DeliveryReason, DeliveryState};
+use crate::domain::ids::{AccountId, ChannelId, DeliveryId, NoticeId};
 use crate::error::{Error, Result};
 use crate::store::delivery_queue;
-
-/// A filter of lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeliveryState {
-    Pending,
-    Delivered,
-    Dead,
-    Cancelled,
-}
 
 /// One notice on its way to one channel.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Delivery {
-    pub id: Uuid,
-    pub notice_id: Uuid,
-    pub channel_id: Uuid,
-    /// `pending`, `delivered`, `dead` or `cancelled`.
-    pub state: String,
+    pub id: DeliveryId,
+    pub notice_id: NoticeId,
+    pub channel_id: ChannelId,
+    pub state: DeliveryState,
     /// Why it is dead or cancelled.
-    pub reason: Option<String>,
+    pub reason: Option<DeliveryReason>,
     pub attempts: i32,
     /// `None`: there will be no further try.
     pub next_attempt_at: Option<DateTime<Utc>>,
@@ -54,10 +42,6 @@ pub struct DeliveryTry {
     pub response: Option<String>,
 }
 
-/// Why a delivery is cancelled.
-const CANCELLED: [&str; 5] =
-    ["channel_disabled", "price_no_longer_matches", "sale_ended", "watch_deleted", "watch_paused"];
-
 /// A channel's deliveries, the newest first; `before` is the id after which the page begins.
 ///
 /// # Errors
@@ -65,9 +49,9 @@ const CANCELLED: [&str; 5] =
 pub async fn list_deliveries(
     pool: &PgPool,
     account: AccountId,
-    channel: Uuid,
+    channel: ChannelId,
     state: Option<DeliveryState>,
-    before: Option<Uuid>,
+    before: Option<DeliveryId>,
     rows: i64,
 ) -> Result<Vec<Delivery>> {
     super::channels::find_channel(pool, account, channel).await?;
@@ -78,9 +62,9 @@ pub async fn list_deliveries(
 /// Each list has its way to the page: what waits is gathered from the queue, what was not sent is merged from the
 /// lists of the reasons, and the rest walks the channel's deliveries.
 pub fn list_deliveries_query(
-    channel: Uuid,
+    channel: ChannelId,
     state: Option<DeliveryState>,
-    before: Option<Uuid>,
+    before: Option<DeliveryId>,
     rows: i64,
 ) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("with page as materialized (");
@@ -88,6 +72,7 @@ pub fn list_deliveries_query(
         Some(DeliveryState::Pending) => "select delivery_id as id from delivery_queue where ",
         Some(DeliveryState::Dead | DeliveryState::Cancelled) => {
             let reasons = if state == Some(DeliveryState::Dead) { &DEAD[..] } else { &CANCELLED[..] };
+            let reasons: Vec<&str> = reasons.iter().map(|reason| reason.name()).collect();
             query
                 .push("select d.id from unnest(")
                 .push_bind(reasons)
@@ -99,7 +84,7 @@ pub fn list_deliveries_query(
     };
     query.push(from).push("channel_id = ").push_bind(channel);
     let id = if state == Some(DeliveryState::Pending) { "delivery_id" } else { "id" };
-    query.push(" and ").push(id).push(" < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and ").push(id).push(" < ").push_bind(before.unwrap_or(DeliveryId::max()));
     query.push(" order by ").push(id).push(" desc limit ").push_bind(rows);
     if matches!(state, Some(DeliveryState::Dead | DeliveryState::Cancelled)) {
         query.push(") d order by d.id desc limit ").push_bind(rows);
@@ -120,23 +105,24 @@ pub fn list_deliveries_query(
 pub async fn find_delivery(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    id: Uuid,
+    id: DeliveryId,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
     let row = sqlx::query!(
-        r#"select d.id, d.notice_id, d.channel_id, d.state, d.reason, d.attempts, d.created_at, d.finished_at,
+        r#"select d.id, d.notice_id, d.channel_id, d.state as "state: DeliveryState", d.reason as "reason: DeliveryReason",
+             d.attempts, d.created_at, d.finished_at,
              q.next_attempt_at as "next_attempt_at?", d.tries as "tries: Json<Vec<DeliveryTry>>"
          from deliveries d left join delivery_queue q on q.delivery_id = d.id
          where d.id = $1 and d.account_id = $2"#,
-        id,
+        id.0,
         account.0,
     )
     .fetch_optional(executor)
     .await?
     .ok_or_else(no_delivery)?;
     let delivery = Delivery {
-        id: row.id,
-        notice_id: row.notice_id,
-        channel_id: row.channel_id,
+        id: DeliveryId(row.id),
+        notice_id: NoticeId(row.notice_id),
+        channel_id: ChannelId(row.channel_id),
         state: row.state,
         reason: row.reason,
         attempts: row.attempts,
@@ -154,13 +140,13 @@ pub async fn find_delivery(
 pub async fn redeliver(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: DeliveryId,
     now: DateTime<Utc>,
 ) -> Result<(Delivery, Vec<DeliveryTry>)> {
     let active = sqlx::query_scalar!(
         r#"select c.state = 'active' as "active!" from deliveries d join channels c on c.id = d.channel_id
          where d.id = $1 and d.account_id = $2"#,
-        id,
+        id.0,
         account.0,
     )
     .fetch_optional(pool)
@@ -172,7 +158,7 @@ pub async fn redeliver(
     let mut transaction = pool.begin().await?;
     sqlx::query!(
         "update deliveries set state = 'pending', reason = null, finished_at = null where id = $1 and account_id = $2",
-        id,
+        id.0,
         account.0,
     )
     .execute(&mut *transaction)

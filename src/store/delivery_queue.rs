@@ -14,8 +14,10 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::delivery::MAX_TRIES_KEPT;
+use crate::domain::delivery::{DeliveryReason, MAX_TRIES_KEPT};
+use crate::domain::ids::{ChannelId, DeliveryId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::Result;
+use crate::store::channels::DisabledReason;
 
 /// A channel without one success for so long is disabled.
 pub const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
@@ -33,8 +35,8 @@ const CANCEL_SLICE: i64 = 5_000;
 pub struct LeaseRequest {
     /// The process.
     pub holder: Uuid,
-    /// The channel after which the look-out begins; `Uuid::nil()` for the first.
-    pub after: Uuid,
+    /// The channel after which the look-out begins; `ChannelId::nil()` for the first.
+    pub after: ChannelId,
     /// How many channels with something due are wanted.
     pub wanted: usize,
     /// Until when new leases last.
@@ -48,12 +50,12 @@ pub struct Leased {
     /// Channels that the holder has leased, in the order of their ids. Something is due in each.
     pub channels: Vec<LeasedChannel>,
     /// Where the next look-out begins; `None` when this one has come to the last channel.
-    pub next: Option<Uuid>,
+    pub next: Option<ChannelId>,
 }
 
 /// A channel that the holder may send to.
 pub struct LeasedChannel {
-    pub id: Uuid,
+    pub id: ChannelId,
     /// Nothing is sent to a disabled one; what waits for it is cancelled.
     pub active: bool,
     /// Its last delivery failed.
@@ -69,7 +71,7 @@ pub struct LeasedChannel {
 pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime<Utc>) -> Result<Leased> {
     let rows = sqlx::query_file!(
         "src/store/lease_channels.sql",
-        request.after,
+        request.after.0,
         now,
         request.wanted as i64,
         request.holder,
@@ -79,11 +81,11 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
     )
     .fetch_all(pool)
     .await?;
-    let next = rows.first().and_then(|row| row.last.filter(|_| !row.ended));
+    let next = rows.first().and_then(|row| row.last.filter(|_| !row.ended)).map(ChannelId);
     // The one row of a look-out that has leased nothing tells only how far it came.
     let ours = rows.into_iter().filter_map(|row| {
         Some(LeasedChannel {
-            id: row.id?,
+            id: ChannelId(row.id?),
             active: row.active?,
             failing: row.failing?,
             url: row.url?,
@@ -97,10 +99,10 @@ pub async fn lease_channels(pool: &PgPool, request: &LeaseRequest, now: DateTime
 }
 
 /// Ends all leases of a process.
-pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[Uuid]) -> Result<()> {
+pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[ChannelId]) -> Result<()> {
     sqlx::query!(
         "update channels set lease_holder = null, leased_until = null where id = any($1) and lease_holder = $2",
-        channels,
+        channels as &[ChannelId],
         holder,
     )
     .execute(pool)
@@ -113,7 +115,7 @@ pub async fn release_channels(pool: &PgPool, holder: Uuid, channels: &[Uuid]) ->
 /// Part of the transaction that has changed them.
 pub async fn queue_again(
     connection: &mut PgConnection,
-    deliveries: &[Uuid],
+    deliveries: &[DeliveryId],
     now: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query!(
@@ -126,7 +128,7 @@ pub async fn queue_again(
          on conflict (delivery_id) do update
             set next_attempt_at = excluded.next_attempt_at, schedule_from = excluded.schedule_from,
                 event_kind = excluded.event_kind, observed_at = excluded.observed_at",
-        deliveries,
+        deliveries as &[DeliveryId],
         now,
     )
     .execute(connection)
@@ -139,35 +141,35 @@ pub struct Due {
     /// In the order in which those of a channel are to be sent.
     pub deliveries: Vec<DueDelivery>,
     /// What they are about. Many deliveries are about few sales.
-    pub sales: HashMap<Uuid, Arc<DueSale>>,
+    pub sales: HashMap<SaleId, Arc<DueSale>>,
 }
 
 /// A delivery that is due.
 pub struct DueDelivery {
-    pub id: Uuid,
-    pub channel_id: Uuid,
+    pub id: DeliveryId,
+    pub channel_id: ChannelId,
     pub attempts: i32,
     /// Attempts before the schedule of retries began.
     pub schedule_from: i32,
     pub due_at: DateTime<Utc>,
     pub traceparent: Option<String>,
-    pub notice_id: Uuid,
+    pub notice_id: NoticeId,
     pub noticed_at: DateTime<Utc>,
     /// When its event was recorded. `None`: it was to wait for its hour, or is sent again.
     pub event_at: Option<DateTime<Utc>>,
     pub event_kind: String,
-    pub watch_id: Uuid,
-    pub sale_id: Uuid,
+    pub watch_id: WatchId,
+    pub sale_id: SaleId,
     /// Why it must not be sent any more.
-    pub reason: Option<String>,
+    pub reason: Option<DeliveryReason>,
 }
 
 /// A sale with what a message says of it. The price is the one of now.
 pub struct DueSale {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: SaleId,
+    pub game_id: GameId,
     pub title: String,
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub region: String,
     pub platform: Option<String>,
     /// Where the offer can be bought.
@@ -190,19 +192,25 @@ pub struct DueSale {
 /// Reads what is due in leased channels: of each so many of the first, without those of `in_flight`.
 pub async fn list_due_deliveries(
     pool: &PgPool,
-    channels: &[(Uuid, usize)],
-    in_flight: &[Uuid],
+    channels: &[(ChannelId, usize)],
+    in_flight: &[DeliveryId],
     now: DateTime<Utc>,
 ) -> Result<Due> {
-    let (ids, counts): (Vec<Uuid>, Vec<i64>) =
+    let (ids, counts): (Vec<ChannelId>, Vec<i64>) =
         channels.iter().map(|(id, count)| (*id, *count as i64)).unzip();
     // One snapshot: a delivery is judged by the very price that it will tell.
     let mut snapshot = pool.begin_with("begin isolation level repeatable read read only").await?;
-    let deliveries =
-        sqlx::query_file_as!(DueDelivery, "src/store/due_deliveries.sql", &ids, &counts, now, in_flight)
-            .fetch_all(&mut *snapshot)
-            .await?;
-    let named: HashSet<Uuid> = deliveries.iter().map(|delivery| delivery.sale_id).collect();
+    let deliveries = sqlx::query_file_as!(
+        DueDelivery,
+        "src/store/due_deliveries.sql",
+        &ids as &[ChannelId],
+        &counts,
+        now,
+        in_flight as &[DeliveryId]
+    )
+    .fetch_all(&mut *snapshot)
+    .await?;
+    let named: HashSet<SaleId> = deliveries.iter().map(|delivery| delivery.sale_id).collect();
     let sales = sqlx::query_as!(
         DueSale,
         r#"select
@@ -214,7 +222,7 @@ pub async fn list_due_deliveries(
         cross join lateral (select * from offers where id = s.offer_id limit 1) o
         cross join lateral (select * from games where id = o.game_id limit 1) g
         cross join lateral (select * from stores where id = o.store_id limit 1) st"#,
-        &named.into_iter().collect::<Vec<_>>(),
+        &named.into_iter().collect::<Vec<_>>() as &[SaleId],
     )
     .fetch_all(&mut *snapshot)
     .await?;
@@ -229,7 +237,7 @@ pub async fn list_due_deliveries(
 pub async fn cancel_deliveries(
     pool: &PgPool,
     judged: &[DueDelivery],
-    sales: &HashMap<Uuid, Arc<DueSale>>,
+    sales: &HashMap<SaleId, Arc<DueSale>>,
     now: DateTime<Utc>,
 ) -> Result<u64> {
     let price = |of: fn(&DueSale) -> i64| -> Vec<Option<i64>> {
@@ -250,9 +258,10 @@ pub async fn cancel_deliveries(
         where d.id = j.id and d.state = 'pending'
             and (j.amount, j.regular, j.ends_at, j.ended_at)
                 is not distinct from (sale.amount, sale.regular, sale.ends_at, sale.ended_at)"#,
-        &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
-        &judged.iter().map(|delivery| delivery.reason.clone()).collect::<Vec<_>>() as &[Option<String>],
-        &judged.iter().map(|delivery| delivery.sale_id).collect::<Vec<_>>(),
+        &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>() as &[DeliveryId],
+        &judged.iter().map(|delivery| delivery.reason.map(DeliveryReason::name)).collect::<Vec<_>>()
+            as &[Option<&str>],
+        &judged.iter().map(|delivery| delivery.sale_id).collect::<Vec<_>>() as &[SaleId],
         &price(|sale| sale.amount) as &[Option<i64>],
         &price(|sale| sale.regular) as &[Option<i64>],
         now,
@@ -265,7 +274,7 @@ pub async fn cancel_deliveries(
         "delete from delivery_queue q
          where q.delivery_id = any($1)
             and (select d.state from deliveries d where d.id = q.delivery_id) is distinct from 'pending'",
-        &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
+        &judged.iter().map(|delivery| delivery.id).collect::<Vec<_>>() as &[DeliveryId],
     )
     .execute(&mut *transaction)
     .await?;
@@ -276,8 +285,8 @@ pub async fn cancel_deliveries(
 /// Cancels a slice of what waits for disabled channels, but for those of `in_flight`. Returns how many that were.
 pub async fn cancel_for_disabled(
     pool: &PgPool,
-    channels: &[Uuid],
-    in_flight: &[Uuid],
+    channels: &[ChannelId],
+    in_flight: &[DeliveryId],
     now: DateTime<Utc>,
 ) -> Result<u64> {
     let cancelled = sqlx::query!(
@@ -293,8 +302,8 @@ pub async fn cancel_for_disabled(
             where id = any (array(select id from slice)) and state = 'pending'
         )
         delete from delivery_queue where delivery_id = any (array(select id from slice))",
-        channels,
-        in_flight,
+        channels as &[ChannelId],
+        in_flight as &[DeliveryId],
         now,
         CANCEL_SLICE,
     )
@@ -306,7 +315,7 @@ pub async fn cancel_for_disabled(
 /// What became of one try.
 #[derive(Clone, Debug)]
 pub struct AttemptResult {
-    pub delivery_id: Uuid,
+    pub delivery_id: DeliveryId,
     /// How many attempts there had been before.
     pub attempts: i32,
     pub succeeded: bool,
@@ -352,10 +361,10 @@ impl<'a> From<&'a AttemptResult> for Tried<'a> {
     }
 }
 
-/// A channel that has just been disabled, and why: `gone` or `failing`.
+/// A channel that has just been disabled, and why.
 pub struct Disabled {
-    pub id: Uuid,
-    pub reason: String,
+    pub id: ChannelId,
+    pub reason: DisabledReason,
 }
 
 /// Records results with one statement, and returns the channels that were disabled by them.
@@ -370,7 +379,7 @@ pub async fn record_attempts(
     let disabled = sqlx::query_file_as!(
         Disabled,
         "src/store/record_attempts.sql",
-        &column(results, |result| result.delivery_id),
+        &column(results, |result| result.delivery_id) as &[DeliveryId],
         &column(results, |result| result.attempts),
         &column(results, |result| result.succeeded),
         &column(results, |result| result.gone),

@@ -6,23 +6,25 @@ use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::database::pool::{PgPool, Transaction};
+use crate::domain::delivery::DeliveryReason;
+use crate::domain::ids::{DeliveryId, EventId, GameId, WatchId};
 use crate::domain::price::TransitionKind;
 use crate::error::Result;
 use crate::store::delivery_queue;
+use crate::store::lease::Lease;
 
 /// An event with watches to look at, leased to this process.
 pub struct WaitingEvent {
-    pub id: Uuid,
-    /// Such as `sale.started`.
-    pub kind: String,
-    pub game_id: Uuid,
+    pub id: EventId,
+    pub kind: TransitionKind,
+    pub game_id: GameId,
     pub recorded_at: DateTime<Utc>,
     /// Those too whom its sale has rung already.
     pub rings_again: bool,
     /// How far its dispatch has come: the last watch that was looked at.
-    pub last_watch_id: Option<Uuid>,
+    pub last_watch_id: Option<WatchId>,
     /// Where its next slice ends; `None`: with the last watch of the game.
-    pub slice_end: Option<Uuid>,
+    pub slice_end: Option<WatchId>,
 }
 
 /// What a look into the outbox found.
@@ -53,7 +55,7 @@ pub async fn claim_events(
             leased_until = case when w.watched then $3::timestamptz end,
             dispatched_at = case when not w.watched then $2::timestamptz end
         from waiting w where e.id = w.id
-        returning e.id, e.kind, e.game_id, e.recorded_at, e.rings_again, e.last_watch_id, w.watched as "watched!",
+        returning e.id, e.kind as "kind: TransitionKind", e.game_id, e.recorded_at, e.rings_again, e.last_watch_id, w.watched as "watched!",
             (
                 select w.id from watches w
                 where w.game_id = e.game_id and w.id > coalesce(e.last_watch_id, $4)
@@ -72,13 +74,13 @@ pub async fn claim_events(
         .into_iter()
         .filter(|row| row.watched)
         .map(|row| WaitingEvent {
-            id: row.id,
+            id: EventId(row.id),
             kind: row.kind,
-            game_id: row.game_id,
+            game_id: GameId(row.game_id),
             recorded_at: row.recorded_at,
             rings_again: row.rings_again,
-            last_watch_id: row.last_watch_id,
-            slice_end: row.slice_end,
+            last_watch_id: row.last_watch_id.map(WatchId),
+            slice_end: row.slice_end.map(WatchId),
         })
         .collect();
     waiting.sort_by_key(|event| event.id);
@@ -86,25 +88,30 @@ pub async fn claim_events(
 }
 
 /// Where the slice of `size` watches ends that begins after `after`; `None`: with the last watch of the game.
-pub async fn find_slice_end(pool: &PgPool, game: Uuid, after: Uuid, size: i64) -> Result<Option<Uuid>> {
+pub async fn find_slice_end(
+    pool: &PgPool,
+    game: GameId,
+    after: WatchId,
+    size: i64,
+) -> Result<Option<WatchId>> {
     let end = sqlx::query_scalar!(
         "select id from watches where game_id = $1 and id > $2 order by id offset $3 limit 1",
-        game,
-        after,
+        game.0,
+        after.0,
         size - 1,
     )
     .fetch_optional(pool)
     .await?;
-    Ok(end)
+    Ok(end.map(WatchId))
 }
 
 /// Some watches of an event's game, one after another.
 #[derive(Clone, Copy)]
 pub struct WatchSlice {
     /// `None`: from the first one.
-    pub after: Option<Uuid>,
+    pub after: Option<WatchId>,
     /// `None`: to the last one, which ends the event.
-    pub end: Option<Uuid>,
+    pub end: Option<WatchId>,
 }
 
 /// A slice whose notices and deliveries are made and not yet committed.
@@ -240,15 +247,15 @@ pub async fn make_slice(
             from addressed a cross join event e
         )
         select (select count(*) from told) as "notices!", (select count(*) from addressed) as "deliveries!""#,
-        event.id,
-        event.game_id,
-        slice.after.unwrap_or_default(),
-        slice.end,
+        event.id.0,
+        event.game_id.0,
+        slice.after.unwrap_or_default().0,
+        slice.end as Option<WatchId>,
         times.now,
         times.daily,
         TransitionKind::SaleResumed.name(),
         event.rings_again,
-        &REARMED as &[&str],
+        &REARMED.map(DeliveryReason::name) as &[&str],
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -256,25 +263,25 @@ pub async fn make_slice(
     Ok(MadeSlice { transaction, slice, notices: row.notices, deliveries: row.deliveries, rearmed })
 }
 
-/// Commits a slice, and moves its event on: slices are committed in their order. False: another process has gone on
-/// with this event meanwhile, and nothing was written.
-pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) -> Result<bool> {
+/// Commits a slice, and moves its event on: slices are committed in their order. The event is lost when another
+/// process has gone on with it meanwhile.
+pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) -> Result<Lease> {
     let MadeSlice { mut transaction, slice, .. } = made;
     let ours = sqlx::query!(
         "update events set last_watch_id = coalesce($3, last_watch_id), leased_until = $4,
             dispatched_at = case when $3::uuid is null then $5::timestamptz end
          where id = $1 and dispatched_at is null and last_watch_id is not distinct from $2",
-        event.id,
-        slice.after,
-        slice.end,
+        event.id.0,
+        slice.after as Option<WatchId>,
+        slice.end as Option<WatchId>,
         times.lease,
         times.now,
     )
     .execute(&mut *transaction)
     .await?;
-    if ours.rows_affected() == 0 {
+    if Lease::of(&ours) == Lease::Lost {
         transaction.rollback().await?;
-        return Ok(false);
+        return Ok(Lease::Lost);
     }
     if made.deliveries > 0 || made.rearmed > 0 {
         sqlx::query!("select pg_notify($1, '')::text as notified", notifications::DELIVERIES)
@@ -282,11 +289,12 @@ pub async fn commit_slice(made: MadeSlice, event: &WaitingEvent, times: &Times) 
             .await?;
     }
     transaction.commit().await?;
-    Ok(true)
+    Ok(Lease::Held)
 }
 
 /// Why a delivery was cancelled that is made due again when its sale goes on.
-const REARMED: [&str; 3] = ["price_no_longer_matches", "watch_paused", "sale_ended"];
+const REARMED: [DeliveryReason; 3] =
+    [DeliveryReason::PriceNoLongerMatches, DeliveryReason::WatchPaused, DeliveryReason::SaleEnded];
 
 /// A better price makes a delivery due again that was cancelled because the price no longer fitted, and a sale that goes
 /// on one that was cancelled because it had ended: its notice was made, so it is all that the watch will have of this
@@ -297,7 +305,7 @@ async fn rearm_deliveries(
     slice: WatchSlice,
     now: DateTime<Utc>,
 ) -> Result<u64> {
-    if event.kind == TransitionKind::SaleStarted.name() {
+    if event.kind == TransitionKind::SaleStarted {
         return Ok(0);
     }
     let rearmed = sqlx::query_scalar!(
@@ -306,14 +314,15 @@ async fn rearm_deliveries(
          where w.game_id = $2 and w.id > $3 and ($4::uuid is null or w.id <= $4) and not w.paused and d.notice_id = n.id
             and d.state = 'cancelled' and d.reason = any($5)
          returning d.id",
-        event.id,
-        event.game_id,
-        slice.after.unwrap_or_default(),
-        slice.end,
-        &REARMED as &[&str],
+        event.id.0,
+        event.game_id.0,
+        slice.after.unwrap_or_default().0,
+        slice.end as Option<WatchId>,
+        &REARMED.map(DeliveryReason::name) as &[&str],
     )
     .fetch_all(&mut *connection)
     .await?;
+    let rearmed: Vec<DeliveryId> = rearmed.into_iter().map(DeliveryId).collect();
     if !rearmed.is_empty() {
         delivery_queue::queue_again(connection, &rearmed, now).await?;
     }
@@ -321,10 +330,10 @@ async fn rearm_deliveries(
 }
 
 /// Gives events back that were leased and not begun, as a process that stops does.
-pub async fn release_events(pool: &PgPool, events: &[Uuid]) -> Result<()> {
+pub async fn release_events(pool: &PgPool, events: &[EventId]) -> Result<()> {
     sqlx::query!(
         "update events set leased_until = null where id = any($1) and dispatched_at is null",
-        events
+        events as &[EventId]
     )
     .execute(pool)
     .await?;

@@ -41,7 +41,7 @@ select
         when w.rule = 'cut_at_least' and sale.cut < w.target_cut then 'price_no_longer_matches'
         -- A low of 0 says that none is known.
         when w.rule = 'new_low' and sale.amount > sale.low and sale.low > 0 then 'price_no_longer_matches'
-    end as "reason?"
+    end as "reason?: DeliveryReason"
 from due
 left join sale on sale.id = due.sale_id
 left join lateral (select * from watches where id = due.watch_id limit 1) w on true

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use super::games::{Game, find_games};
 use crate::database::pool::{Connection, PgPool};
+use crate::domain::ids::GameId;
 use crate::error::{Error, Kind, Result};
 
 /// Queries under way at once: the fewer they are, the more games each of them brings.
@@ -32,7 +32,7 @@ pub struct GameLoader {
 /// Every waiting request is one of a caller who waits for it, so the server's limits bound it.
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<(Uuid, oneshot::Sender<Result<Option<Game>>>)>,
+    waiting: Vec<(GameId, oneshot::Sender<Result<Option<Game>>>)>,
     queries: usize,
 }
 
@@ -46,7 +46,7 @@ impl GameLoader {
     ///
     /// # Errors
     /// The query's, for everybody who waited for it.
-    pub async fn find_game(&self, id: Uuid) -> Result<Option<Game>> {
+    pub async fn find_game(&self, id: GameId) -> Result<Option<Game>> {
         let (reply, answer) = oneshot::channel();
         let begin = {
             let mut queue = self.queue.lock();
@@ -78,7 +78,7 @@ struct Turn {
 }
 
 impl Turn {
-    async fn query(&mut self, ids: &[Uuid]) -> Result<Vec<Game>> {
+    async fn query(&mut self, ids: &[GameId]) -> Result<Vec<Game>> {
         // What fails, or has been used for long, goes back to the pool, which knows when to make a new one.
         let mut connection = match self.connection.take().filter(|_| self.queries < MAX_QUERIES_OF_CONNECTION)
         {
@@ -117,10 +117,10 @@ async fn run_queries(mut turn: Turn) {
             let count = queue.waiting.len().min(MAX_GAMES);
             queue.waiting.drain(..count).collect()
         };
-        let ids: Vec<Uuid> = waiting.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<GameId> = waiting.iter().map(|(id, _)| *id).collect();
         match turn.query(&ids).await {
             Ok(games) => {
-                let games: HashMap<Uuid, Game> = games.into_iter().map(|game| (game.id, game)).collect();
+                let games: HashMap<GameId, Game> = games.into_iter().map(|game| (game.id, game)).collect();
                 for (id, reply) in waiting {
                     // Who has gone away does not hear it.
                     let _ = reply.send(Ok(games.get(&id).cloned()));

@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use super::offer_removal::delete_offers;
 use crate::database::pool::PgPool;
+use crate::domain::ids::{GameId, OfferId};
 use crate::domain::title;
 use crate::error::{Error, Result};
 
 /// A game.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct Game {
-    pub id: Uuid,
+    pub id: GameId,
     pub title: String,
     pub publisher: Option<String>,
     pub released_on: Option<NaiveDate>,
@@ -31,11 +32,11 @@ pub struct GameFields {
 }
 
 /// The games of `ids`, those that exist, in no order.
-pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Game>> {
+pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[GameId]) -> Result<Vec<Game>> {
     let games = sqlx::query_as!(
         Game,
         "select id, title, publisher, released_on, url, created_at, updated_at from games where id = any($1)",
-        ids,
+        ids as &[GameId],
     )
     .fetch_all(executor)
     .await?;
@@ -43,15 +44,15 @@ pub async fn find_games(executor: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<V
 }
 
 /// Whether there is such a game.
-pub async fn game_exists(executor: impl PgExecutor<'_>, id: Uuid) -> Result<bool> {
-    let found = sqlx::query_scalar!(r#"select 1 as "one!" from games where id = $1"#, id)
+pub async fn game_exists(executor: impl PgExecutor<'_>, id: GameId) -> Result<bool> {
+    let found = sqlx::query_scalar!(r#"select 1 as "one!" from games where id = $1"#, id.0)
         .fetch_optional(executor)
         .await?;
     Ok(found.is_some())
 }
 
 /// Games, the newest first; `after` is the last id of the page before.
-pub fn list_games_query(after: Option<Uuid>, rows: i64) -> QueryBuilder<Postgres> {
+pub fn list_games_query(after: Option<GameId>, rows: i64) -> QueryBuilder<Postgres> {
     let mut query =
         QueryBuilder::new("select id, title, publisher, released_on, url, created_at, updated_at from games");
     if let Some(after) = after {
@@ -62,7 +63,11 @@ pub fn list_games_query(after: Option<Uuid>, rows: i64) -> QueryBuilder<Postgres
 }
 
 /// One page of all games, the newest first.
-pub async fn list_games(executor: impl PgExecutor<'_>, after: Option<Uuid>, rows: i64) -> Result<Vec<Game>> {
+pub async fn list_games(
+    executor: impl PgExecutor<'_>,
+    after: Option<GameId>,
+    rows: i64,
+) -> Result<Vec<Game>> {
     Ok(list_games_query(after, rows).build_query_as().fetch_all(executor).await?)
 }
 
@@ -97,7 +102,7 @@ pub async fn create_game(
 /// `NotFound`, and whatever `change` says.
 pub async fn update_game(
     pool: &PgPool,
-    id: Uuid,
+    id: GameId,
     now: DateTime<Utc>,
     change: impl FnOnce(&Game) -> Result<GameFields>,
 ) -> Result<Game> {
@@ -119,7 +124,7 @@ pub async fn update_game(
          set title = $2, normalised_title = $3, match_title = $4, publisher = $5, released_on = $6, url = $7, updated_at = $8
          where id = $1
          returning id, title, publisher, released_on, url, created_at, updated_at",
-        id,
+        id.0,
         fields.title,
         title::normalise(&fields.title),
         title::key(&fields.title),
@@ -138,24 +143,25 @@ pub async fn update_game(
 ///
 /// # Errors
 /// `NotFound`, and whatever `check` says.
-pub async fn delete_game(pool: &PgPool, id: Uuid, check: impl FnOnce(&Game) -> Result<()>) -> Result<()> {
+pub async fn delete_game(pool: &PgPool, id: GameId, check: impl FnOnce(&Game) -> Result<()>) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(&lock_game(&mut *transaction, id).await?)?;
-    let offers = sqlx::query_scalar!("select id from offers where game_id = $1 order by id for update", id)
+    let offers = sqlx::query_scalar!("select id from offers where game_id = $1 order by id for update", id.0)
         .fetch_all(&mut *transaction)
         .await?;
+    let offers: Vec<OfferId> = offers.into_iter().map(OfferId).collect();
     delete_offers(&mut transaction, &offers).await?;
-    sqlx::query!("delete from games where id = $1", id).execute(&mut *transaction).await?;
+    sqlx::query!("delete from games where id = $1", id.0).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(())
 }
 
-async fn lock_game(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Game> {
+async fn lock_game(executor: impl PgExecutor<'_>, id: GameId) -> Result<Game> {
     sqlx::query_as!(
         Game,
         "select id, title, publisher, released_on, url, created_at, updated_at from games
          where id = $1 for update",
-        id,
+        id.0,
     )
     .fetch_optional(executor)
     .await?

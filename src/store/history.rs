@@ -2,18 +2,18 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::known_price::parse_currency;
 use super::offers::StoreRef;
 use crate::domain::history::{Bucket, BucketChanges, InForce, Resolution, fill_buckets};
+use crate::domain::ids::{GameId, OfferId, StoreId};
 use crate::error::{Error, Result};
 
 /// Which history is asked for.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
-    pub game_id: Uuid,
-    pub store_id: Option<Uuid>,
+    pub game_id: GameId,
+    pub store_id: Option<StoreId>,
     /// Offers of these regions; `None` is any.
     pub regions: Option<Vec<String>>,
     /// The price in force at this instant comes first.
@@ -25,7 +25,7 @@ pub struct HistoryFilter {
 /// The offer that a price is of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PricedOffer {
-    pub id: Uuid,
+    pub id: OfferId,
     pub store: StoreRef,
     pub region: String,
     pub platform: Option<String>,
@@ -42,12 +42,12 @@ pub struct PriceChange {
 }
 
 /// The last point of the page before: its offer, and the instant or the beginning of the bucket.
-pub type HistoryKey = (Uuid, DateTime<Utc>);
+pub type HistoryKey = (OfferId, DateTime<Utc>);
 
 #[derive(sqlx::FromRow)]
 struct OfferColumns {
-    offer_id: Uuid,
-    store_id: Uuid,
+    offer_id: OfferId,
+    store_id: StoreId,
     store_slug: String,
     store_name: String,
     region: String,

@@ -14,6 +14,7 @@ use sqlx::PgExecutor;
 use crate::database::pool::PgPool;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// The most keys of an account that are kept at once,
 pub const MAX_KEYS: i64 = 100_000;
@@ -115,13 +116,13 @@ pub async fn begin(
     Ok(KeyState::Answered(Saved { digest, status: status as u16, headers, body: found.body }))
 }
 
-/// Prolongs the lock of what began at `began_at`. False: somebody else has it by now.
+/// Prolongs the lock of what began at `began_at`.
 pub async fn prolong(
     executor: impl PgExecutor<'_>,
     name: Name<'_>,
     began_at: DateTime<Utc>,
     locked_until: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let prolonged = sqlx::query!(
         "update idempotency_keys set locked_until = $4
          where account_id = $1 and key = $2 and created_at = $3 and status is null",
@@ -132,7 +133,7 @@ pub async fn prolong(
     )
     .execute(executor)
     .await?;
-    Ok(prolonged.rows_affected() == 1)
+    Ok(Lease::of(&prolonged))
 }
 
 /// Keeps the answer to what began at `began_at`, unless somebody else has taken it over.
@@ -244,7 +245,7 @@ impl KeptAnswers {
 
 fn no_room() -> Error {
     let detail = format!(
-        "The account has used its room for Idempotency-Keys: {MAX_KEYS} keys and {} MiB of answers in 24 hours.",
+        "The account has used its quota of Idempotency-Keys: {MAX_KEYS} keys and {} MiB of answers in 24 hours.",
         MAX_BYTES >> 20
     );
     let mut refusal = Error::new(Kind::TooManyRequests, detail);

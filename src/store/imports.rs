@@ -9,22 +9,34 @@ use super::accounts;
 use super::batches;
 use crate::database::pool::PgPool;
 use crate::domain::batch::Closing;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId, ImportId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// An account has no more imports waiting or being read than this.
 const MAX_OPEN: i64 = 100;
 
+text_enum! {
+    pub enum ImportState {
+        Queued = "queued",
+        Reading = "reading",
+        /// All of it is on the bus; whether it is recorded, its batch knows.
+        Sent = "sent",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+}
+
 /// An import as its owner sees it. What became of its observations, its batch knows.
 #[derive(Clone, Debug, FromRow)]
 pub struct Import {
-    pub id: Uuid,
-    pub file_id: Uuid,
+    pub id: ImportId,
+    pub file_id: FileId,
     pub file_name: String,
     pub options: Value,
     pub backfill: bool,
-    /// `queued`, `reading`, `sent`, `failed` or `cancelled`.
-    pub state: String,
+    pub state: ImportState,
     pub failure: Option<String>,
     pub rows_read: i64,
     pub bytes_read: i64,
@@ -42,8 +54,8 @@ const COLUMNS: &str =
     refused, warnings, accepted, created_at, started_at, finished_at";
 
 pub struct NewImport<'a> {
-    pub id: Uuid,
-    pub file_id: Uuid,
+    pub id: ImportId,
+    pub file_id: FileId,
     pub file_name: &'a str,
     pub options: Value,
     pub backfill: bool,
@@ -70,10 +82,10 @@ pub async fn create_import(
     .fetch_one(&mut *transaction)
     .await?;
     if open >= MAX_OPEN {
-        let detail = format!("No more than {MAX_OPEN} imports of an account wait at once.");
+        let detail = format!("An account can have at most {MAX_OPEN} imports waiting.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
-    batches::create_batch(&mut *transaction, account, new.id, now).await?;
+    batches::create_batch(&mut *transaction, account, new.id.batch(), now).await?;
     let mut query = QueryBuilder::new(
         "insert into imports (id, account_id, file_id, file_name, options, backfill, may_create_stores, bytes_total,
             created_at) values (",
@@ -92,19 +104,19 @@ pub async fn create_import(
 pub async fn list_imports(
     pool: &PgPool,
     account: AccountId,
-    before: Option<Uuid>,
+    before: Option<ImportId>,
     rows: i64,
 ) -> Result<Vec<Import>> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where account_id = ").push_bind(account);
-    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and id < ").push_bind(before.unwrap_or(ImportId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_import(pool: &PgPool, account: AccountId, id: Uuid) -> Result<Import> {
+pub async fn find_import(pool: &PgPool, account: AccountId, id: ImportId) -> Result<Import> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from imports where id = ").push_bind(id);
     query.push(" and account_id = ").push_bind(account);
@@ -118,7 +130,7 @@ pub async fn find_import(pool: &PgPool, account: AccountId, id: Uuid) -> Result<
 pub async fn cancel_import(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ImportId,
     now: DateTime<Utc>,
 ) -> Result<Import> {
     find_import(pool, account, id).await?;
@@ -127,16 +139,16 @@ pub async fn cancel_import(
         "update imports set state = 'cancelled', holder = null, leased_until = null, finished_at = $3
          where id = $1 and account_id = $2 and state in ('queued', 'reading')
          returning parts_sent, accepted, refused",
-        id,
+        id.0,
         account.0,
         now,
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict("The import has been read to its end already."))?;
+    .ok_or_else(|| Error::conflict("The import has already been read to its end."))?;
     let closing =
         Closing { parts: cancelled.parts_sent, accepted: cancelled.accepted, rejected: cancelled.refused };
-    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    batches::close_batch(&mut *transaction, id.batch(), &closing, now).await?;
     transaction.commit().await?;
     find_import(pool, account, id).await
 }
@@ -150,11 +162,11 @@ pub struct RowRefusal {
 }
 
 /// Some refusals of an import, by line, after the one named.
-pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
+pub async fn list_refusals(pool: &PgPool, id: ImportId, after: i64, max: i64) -> Result<Vec<RowRefusal>> {
     let refusals = sqlx::query_as!(
         RowRefusal,
         "select line, reason, warning from import_refusals where import_id = $1 and line > $2 order by line limit $3",
-        id,
+        id.0,
         after,
         max,
     )
@@ -165,9 +177,9 @@ pub async fn list_refusals(pool: &PgPool, id: Uuid, after: i64, max: i64) -> Res
 
 /// An import that a worker has taken.
 pub struct ClaimedImport {
-    pub id: Uuid,
+    pub id: ImportId,
     pub account_id: AccountId,
-    pub file_id: Uuid,
+    pub file_id: FileId,
     pub file_name: String,
     pub options: Value,
     pub backfill: bool,
@@ -221,19 +233,19 @@ pub struct Reached {
     pub accepted: i64,
 }
 
-/// Tells how far a worker has come, and keeps the import for it. False: it was cancelled, or another has it.
+/// Records how far a worker has come, and keeps the import for it. A cancelled import is lost.
 pub async fn record_progress(
     pool: &PgPool,
-    id: Uuid,
+    id: ImportId,
     holder: Uuid,
     reached: &Reached,
     lease: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let kept = sqlx::query!(
         "update imports set rows_read = $3, bytes_read = $4, refused = $5, portions_sent = $6, parts_sent = $7,
             accepted = $8, leased_until = $9, warnings = $10
          where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         reached.rows,
         reached.bytes,
@@ -246,12 +258,12 @@ pub async fn record_progress(
     )
     .execute(pool)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(Lease::of(&kept))
 }
 
 /// Keeps rows that could not be taken, for their owner to read. Of a row that was warned of and refused after all, only
 /// the refusal is kept. XML may have many rows on one line: their reasons are told together, each once.
-pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) -> Result<()> {
+pub async fn record_refusals(pool: &PgPool, id: ImportId, refusals: &[&RowRefusal]) -> Result<()> {
     sqlx::query!(
         "insert into import_refusals (import_id, line, reason, warning)
          select $1, line, left(string_agg(distinct reason, '; '), 1000), bool_and(warning)
@@ -259,7 +271,7 @@ pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) 
          group by line
          on conflict (import_id, line) do update set reason = excluded.reason, warning = false
             where import_refusals.warning and not excluded.warning",
-        id,
+        id.0,
         &refusals.iter().map(|refusal| refusal.line).collect::<Vec<_>>(),
         &refusals.iter().map(|refusal| refusal.reason.clone()).collect::<Vec<_>>(),
         &refusals.iter().map(|refusal| refusal.warning).collect::<Vec<_>>(),
@@ -270,29 +282,29 @@ pub async fn record_refusals(pool: &PgPool, id: Uuid, refusals: &[&RowRefusal]) 
 }
 
 /// How many of an import's messages have been recorded.
-pub async fn count_recorded_parts(pool: &PgPool, id: Uuid) -> Result<i64> {
+pub async fn count_recorded_parts(pool: &PgPool, id: ImportId) -> Result<i64> {
     let count =
-        sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id)
+        sqlx::query_scalar!(r#"select count(*) as "count!" from batch_parts where batch_id = $1"#, id.0)
             .fetch_one(pool)
             .await?;
     Ok(count)
 }
 
-/// The end of an import: all of it was sent, or `failure` kept it from that. False: it was cancelled, or another has it.
+/// The end of an import: all of it was sent, or `failure` kept it from that. A cancelled import is lost.
 pub async fn finish_import(
     pool: &PgPool,
-    id: Uuid,
+    id: ImportId,
     holder: Uuid,
     reached: &Reached,
     failure: Option<&str>,
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let mut transaction = pool.begin().await?;
     let finished = sqlx::query!(
         "update imports set state = case when $3::text is null then 'sent' else 'failed' end, failure = $3, holder = null,
             leased_until = null, rows_read = $4, bytes_read = $5, refused = $6, finished_at = $7, warnings = $8
          where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         failure,
         reached.rows,
@@ -303,20 +315,25 @@ pub async fn finish_import(
     )
     .execute(&mut *transaction)
     .await?;
-    if finished.rows_affected() == 0 {
-        return Ok(false);
+    if Lease::of(&finished) == Lease::Lost {
+        return Ok(Lease::Lost);
     }
     let closing = Closing { parts: reached.parts, accepted: reached.accepted, rejected: reached.refused };
-    batches::close_batch(&mut *transaction, id, &closing, now).await?;
+    batches::close_batch(&mut *transaction, id.batch(), &closing, now).await?;
     transaction.commit().await?;
-    Ok(true)
+    Ok(Lease::Held)
 }
 
 /// Gives an import back that a worker could not go on with; another takes it at `again_at`.
-pub async fn release_import(pool: &PgPool, id: Uuid, holder: Uuid, again_at: DateTime<Utc>) -> Result<()> {
+pub async fn release_import(
+    pool: &PgPool,
+    id: ImportId,
+    holder: Uuid,
+    again_at: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query!(
         "update imports set holder = null, leased_until = $3 where id = $1 and holder = $2 and state = 'reading'",
-        id,
+        id.0,
         holder,
         again_at,
     )

@@ -4,9 +4,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::database::pool::PgPool;
 use crate::error::Result;
+use crate::store::lease::Claim;
 
-/// Takes a job that is due and that nobody holds. False: not due, or somebody else has it.
-pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: DateTime<Utc>) -> Result<bool> {
+/// Takes a job that is due and that nobody holds.
+pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: DateTime<Utc>) -> Result<Claim> {
     let claimed = sqlx::query!(
         "insert into jobs (name, next_at, leased_until) values ($1, $2, $3)
          on conflict (name) do update set leased_until = $3
@@ -17,7 +18,7 @@ pub async fn claim_job(pool: &PgPool, name: &str, now: DateTime<Utc>, lease: Dat
     )
     .execute(pool)
     .await?;
-    Ok(claimed.rows_affected() == 1)
+    Ok(Claim::of(&claimed))
 }
 
 /// Puts a job down until `next_at`; `failure` is kept for whoever looks.
@@ -59,11 +60,19 @@ pub async fn recompute_lows(pool: &PgPool) -> Result<()> {
 /// Rows of each kind that one statement removes at the most, so that none takes long.
 const SWEEP: i64 = 10_000;
 
-/// Removes what has served its time. True: there may be more.
+/// What one sweep has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swept {
+    Clean,
+    /// One statement removes no more than it did.
+    MayBeMore,
+}
+
+/// Removes some of what has served its time.
 ///
 /// Idempotency keys after 24 h (protocols.md), events that were dispatched and published, batches, imports and exports
 /// after 30 days. Dead messages stay until somebody has looked at them.
-pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
+pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<Swept> {
     let (day, month) = (now - TimeDelta::days(1), now - TimeDelta::days(30));
     let keys = sqlx::query!(
         "delete from idempotency_keys where (account_id, key) in
@@ -107,5 +116,5 @@ pub async fn sweep(pool: &PgPool, now: DateTime<Utc>) -> Result<bool> {
     for statement in [keys, events, parts, imports, exports, batches] {
         more |= statement.execute(pool).await?.rows_affected() == SWEEP as u64;
     }
-    Ok(more)
+    Ok(if more { Swept::MayBeMore } else { Swept::Clean })
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ApiKeyId};
 use crate::error::{Error, Result};
 
 /// The most keys of one account.
@@ -15,7 +15,7 @@ const MAX_KEYS: i64 = 100;
 /// An API key as its owner sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
-    pub id: Uuid,
+    pub id: ApiKeyId,
     pub name: String,
     /// The beginning of the key, by which a person recognises it.
     pub hint: String,
@@ -28,7 +28,7 @@ pub struct Key {
 
 /// A key that is valid now.
 pub struct ValidKey {
-    pub id: Uuid,
+    pub id: ApiKeyId,
     pub account_id: AccountId,
     pub scopes: Vec<String>,
     pub expires_at: Option<DateTime<Utc>>,
@@ -56,13 +56,13 @@ pub async fn find_valid_key(
 /// Notes that a key is used `now`, unless that was noted after `before` already: many processes see it at once.
 pub async fn note_use(
     executor: impl PgExecutor<'_>,
-    id: Uuid,
+    id: ApiKeyId,
     now: DateTime<Utc>,
     before: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query!(
         "update api_keys set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at <= $3)",
-        id,
+        id.0,
         now,
         before,
     )
@@ -112,14 +112,14 @@ pub async fn create_key(
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    made.ok_or_else(|| Error::conflict(format!("There are {MAX_KEYS} keys already; delete one first.")))
+    made.ok_or_else(|| Error::conflict(format!("The account already has {MAX_KEYS} keys; delete one first.")))
 }
 
 /// One page of an account's keys, the newest first; `before` is the last id of the page before.
 pub async fn list_keys(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    before: Option<Uuid>,
+    before: Option<ApiKeyId>,
     rows: i64,
 ) -> Result<Vec<Key>> {
     let keys = sqlx::query_as!(
@@ -128,7 +128,7 @@ pub async fn list_keys(
          where account_id = $1 and id < coalesce($2, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
          order by id desc limit $3",
         account.0,
-        before,
+        before as Option<ApiKeyId>,
         rows,
     )
     .fetch_all(executor)
@@ -140,13 +140,13 @@ pub async fn list_keys(
 ///
 /// # Errors
 /// `NotFound` when it is somebody else's.
-pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Key> {
+pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: ApiKeyId) -> Result<Key> {
     let key = sqlx::query_as!(
         Key,
         "select id, name, hint, scopes, created_at, expires_at, last_used_at from api_keys
          where account_id = $1 and id = $2",
         account.0,
-        id,
+        id.0,
     )
     .fetch_optional(executor)
     .await?;
@@ -160,7 +160,7 @@ pub async fn find_key(executor: impl PgExecutor<'_>, account: AccountId, id: Uui
 pub async fn update_key(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ApiKeyId,
     change: impl FnOnce(Key) -> Result<Key>,
 ) -> Result<Key> {
     let mut transaction = pool.begin().await?;
@@ -168,7 +168,7 @@ pub async fn update_key(
     sqlx::query!(
         "update api_keys set name = $3, scopes = $4, expires_at = $5 where account_id = $1 and id = $2",
         account.0,
-        id,
+        id.0,
         key.name,
         &key.scopes,
         key.expires_at,
@@ -186,20 +186,20 @@ pub async fn update_key(
 pub async fn delete_key(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ApiKeyId,
     check: impl FnOnce(Key) -> Result<()>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(lock_key(&mut transaction, account, id).await?)?;
-    sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account.0, id)
+    sqlx::query!("delete from api_keys where account_id = $1 and id = $2", account.0, id.0)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;
     Ok(())
 }
 
-async fn lock_key(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Key> {
-    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account.0, id)
+async fn lock_key(connection: &mut PgConnection, account: AccountId, id: ApiKeyId) -> Result<Key> {
+    sqlx::query!("select id from api_keys where account_id = $1 and id = $2 for update", account.0, id.0)
         .fetch_optional(&mut *connection)
         .await?;
     find_key(connection, account, id).await

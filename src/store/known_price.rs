@@ -1,8 +1,8 @@
 //! The columns of an offer that are its price, and what they say.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
+use crate::domain::ids::SaleId;
 use crate::domain::money::Currency;
 use crate::domain::price::{EndedSale, Low, Price, Sale};
 use crate::error::{Error, Result};
@@ -22,9 +22,9 @@ pub struct PriceColumns {
     pub low: Option<i64>,
     pub low_at: Option<DateTime<Utc>>,
     pub was_free_at: Option<DateTime<Utc>>,
-    pub sale_id: Option<Uuid>,
+    pub sale_id: Option<SaleId>,
     pub sale_ends_at: Option<DateTime<Utc>>,
-    pub recent_sale_id: Option<Uuid>,
+    pub recent_sale_id: Option<SaleId>,
     pub recent_sale_best: Option<i64>,
     pub recent_sale_was_free: bool,
     pub recent_sale_ended_at: Option<DateTime<Utc>>,
@@ -42,9 +42,9 @@ macro_rules! price_columns {
             low: $row.low,
             low_at: $row.low_at,
             was_free_at: $row.was_free_at,
-            sale_id: $row.sale_id,
+            sale_id: $row.sale_id.map($crate::domain::ids::SaleId),
             sale_ends_at: $row.sale_ends_at,
-            recent_sale_id: $row.recent_sale_id,
+            recent_sale_id: $row.recent_sale_id.map($crate::domain::ids::SaleId),
             recent_sale_best: $row.recent_sale_best,
             recent_sale_was_free: $row.recent_sale_was_free,
             recent_sale_ended_at: $row.recent_sale_ended_at,

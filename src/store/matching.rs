@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::{GameId, StoreId};
 use crate::domain::title::{key, normalise, normalise_as_before, spelling};
 use crate::error::Result;
 
@@ -24,20 +25,20 @@ const MAX_LISTED: i64 = 1_000;
 /// An offer for which a game is wanted.
 pub struct Wanted<'a> {
     pub title: &'a str,
-    pub store_id: Uuid,
+    pub store_id: StoreId,
     pub sku: &'a str,
 }
 
 /// The game of an offer.
 pub struct Choice {
-    pub game_id: Uuid,
+    pub game_id: GameId,
     /// How the store calls it, where that is not how the game is called.
     pub spelling: Option<String>,
 }
 
 /// A game that is to be made.
 pub struct NewGame<'a> {
-    pub id: Uuid,
+    pub id: GameId,
     pub title: &'a str,
     pub key: String,
 }
@@ -67,7 +68,7 @@ struct Offer<'w, 'a> {
 }
 
 struct KnownGame {
-    id: Uuid,
+    id: GameId,
     spelling: String,
 }
 
@@ -76,9 +77,9 @@ struct KnownGame {
 struct Games<'a> {
     by_key: HashMap<String, Vec<KnownGame>>,
     /// By game and store: the spellings, each with a sku that has it.
-    sold: HashMap<(Uuid, Uuid), Vec<(String, String)>>,
+    sold: HashMap<(GameId, StoreId), Vec<(String, String)>>,
     /// By store and sku: the game that it is of in another region.
-    elsewhere: HashMap<(Uuid, String), Uuid>,
+    elsewhere: HashMap<(StoreId, String), GameId>,
     made: Vec<NewGame<'a>>,
 }
 
@@ -87,7 +88,7 @@ impl<'a> Games<'a> {
         let keys: BTreeSet<&str> = offers.iter().map(|offer| offer.key.as_str()).collect();
         let titles: BTreeSet<String> =
             offers.iter().map(|offer| normalise_as_before(offer.wanted.title)).collect();
-        let stores: BTreeSet<Uuid> = offers.iter().map(|offer| offer.wanted.store_id).collect();
+        let stores: BTreeSet<StoreId> = offers.iter().map(|offer| offer.wanted.store_id).collect();
         // Of the version before: games that have no key yet.
         let rows = sqlx::query!(
             r#"select id as "id!", title as "title!" from (
@@ -105,8 +106,9 @@ impl<'a> Games<'a> {
         let mut spellings = HashMap::with_capacity(rows.len());
         for row in rows {
             let spelling = spelling(&row.title);
-            spellings.insert(row.id, spelling.clone());
-            self.by_key.entry(key(&row.title)).or_default().push(KnownGame { id: row.id, spelling });
+            let id = GameId(row.id);
+            spellings.insert(id, spelling.clone());
+            self.by_key.entry(key(&row.title)).or_default().push(KnownGame { id, spelling });
         }
         for games in self.by_key.values_mut() {
             games.sort_unstable_by_key(|game| game.id);
@@ -121,15 +123,16 @@ impl<'a> Games<'a> {
                 select store_id, sku, spelling from offers where game_id = known.id order by id desc limit $3
             ) o
             where o.store_id = any($2)"#,
-            &spellings.keys().copied().collect::<Vec<_>>(),
-            &stores.into_iter().collect::<Vec<_>>(),
+            &spellings.keys().copied().collect::<Vec<_>>() as &[GameId],
+            &stores.into_iter().collect::<Vec<_>>() as &[StoreId],
             MAX_OFFERS,
         )
         .fetch_all(&mut *connection)
         .await?;
         for row in rows {
-            let spelling = row.spelling.or_else(|| spellings.get(&row.game_id).cloned()).unwrap_or_default();
-            self.sell(row.game_id, row.store_id, &row.sku, &spelling);
+            let game = GameId(row.game_id);
+            let spelling = row.spelling.or_else(|| spellings.get(&game).cloned()).unwrap_or_default();
+            self.sell(game, StoreId(row.store_id), &row.sku, &spelling);
         }
         Ok(())
     }
@@ -173,7 +176,7 @@ impl<'a> Games<'a> {
         let (game_id, is_spelled_so) = match found {
             Some(game) => (game.id, game.spelling == offer.spelling),
             None => {
-                let id = Uuid::now_v7();
+                let id = GameId::now_v7();
                 let game = KnownGame { id, spelling: offer.spelling.clone() };
                 self.by_key.entry(offer.key.clone()).or_default().push(game);
                 self.made.push(NewGame { id, title, key: offer.key.clone() });
@@ -184,7 +187,7 @@ impl<'a> Games<'a> {
         Choice { game_id, spelling: (!is_spelled_so).then(|| offer.spelling.clone()) }
     }
 
-    fn sell(&mut self, game: Uuid, store: Uuid, sku: &str, spelling: &str) {
+    fn sell(&mut self, game: GameId, store: StoreId, sku: &str, spelling: &str) {
         self.elsewhere.entry((store, sku.to_owned())).or_insert(game);
         let sold = self.sold.entry((game, store)).or_default();
         if !sold.iter().any(|(known, _)| known == spelling) {
@@ -223,7 +226,7 @@ pub async fn fill_keys(pool: &PgPool) -> Result<u64> {
 /// A game whose title means the same as another's.
 pub struct SameGame {
     pub key: String,
-    pub id: Uuid,
+    pub id: GameId,
     pub title: String,
     pub offers: i64,
 }

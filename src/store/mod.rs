@@ -26,6 +26,7 @@ pub mod imports;
 pub mod jobs;
 pub mod keys;
 pub mod known_price;
+pub mod lease;
 pub mod matching;
 pub mod notices;
 mod offer_removal;
@@ -44,7 +45,8 @@ pub mod weekly_mails;
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::database::pool::PgPool;
-use crate::error::{Error, Result, is_transient};
+use crate::error::database::is_transient;
+use crate::error::{Error, Result};
 
 /// What came of making something that may be there already.
 #[derive(Debug)]

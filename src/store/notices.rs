@@ -2,24 +2,23 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::{Error, Result};
 
 /// A notice with the names of what it is about. Amounts are minor units of `currency`.
 #[derive(Clone, Debug, FromRow)]
 pub struct Notice {
-    pub id: Uuid,
-    pub watch_id: Uuid,
-    pub sale_id: Uuid,
+    pub id: NoticeId,
+    pub watch_id: WatchId,
+    pub sale_id: SaleId,
     /// The transition that rang, such as `sale.started`.
     pub event_kind: String,
-    pub game_id: Uuid,
+    pub game_id: GameId,
     /// `None`: the game has been removed since; so below.
     pub game_title: Option<String>,
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store_slug: Option<String>,
     pub store_name: Option<String>,
     pub region: Option<String>,
@@ -51,7 +50,7 @@ pub async fn list_notices(
     executor: impl PgExecutor<'_>,
     account: AccountId,
     unread_only: bool,
-    before: Option<Uuid>,
+    before: Option<NoticeId>,
     rows: i64,
 ) -> Result<Vec<Notice>> {
     let mut query = QueryBuilder::<Postgres>::new(SELECT);
@@ -60,14 +59,14 @@ pub async fn list_notices(
         // In the text, not a parameter: the planner must see that the index of the unread ones serves it.
         query.push(" and n.read_at is null");
     }
-    query.push(" and n.id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and n.id < ").push_bind(before.unwrap_or(NoticeId::max()));
     query.push(" order by n.id desc limit ").push_bind(rows);
     Ok(query.build_query_as().fetch_all(executor).await?)
 }
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_notice(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Notice> {
+pub async fn find_notice(executor: impl PgExecutor<'_>, account: AccountId, id: NoticeId) -> Result<Notice> {
     let mut query = QueryBuilder::<Postgres>::new(SELECT);
     query.push_bind(account).push(" and n.id = ").push_bind(id);
     query.build_query_as().fetch_optional(executor).await?.ok_or_else(|| Error::not_found("notice"))
@@ -81,21 +80,25 @@ pub async fn find_notice(executor: impl PgExecutor<'_>, account: AccountId, id: 
 pub async fn mark_notice(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: NoticeId,
     check: impl FnOnce(Notice) -> Result<()>,
     mark: Option<Option<DateTime<Utc>>>,
 ) -> Result<Notice> {
     let mut transaction = pool.begin().await?;
-    sqlx::query!("select id from notices where id = $1 and account_id = $2 for no key update", id, account.0)
-        .fetch_optional(&mut *transaction)
-        .await?;
+    sqlx::query!(
+        "select id from notices where id = $1 and account_id = $2 for no key update",
+        id.0,
+        account.0
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
     let found = find_notice(&mut *transaction, account, id).await?;
     check(found.clone())?;
     let Some(read_at) = mark else { return Ok(found) };
     sqlx::query!(
         "update notices set read_at = case when $3::timestamptz is null then null else coalesce(read_at, $3) end
          where id = $1 and account_id = $2",
-        id,
+        id.0,
         account.0,
         read_at,
     )

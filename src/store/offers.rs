@@ -2,19 +2,19 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::known_price::PriceColumns;
 use super::offer_removal::delete_offers;
 use super::stores;
 use crate::database::pool::PgPool;
+use crate::domain::ids::{GameId, OfferId, StoreId};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
 
 /// The store of an offer, a deal or a price: as much of it as stands beside them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreRef {
-    pub id: Uuid,
+    pub id: StoreId,
     pub slug: String,
     pub name: String,
 }
@@ -22,8 +22,8 @@ pub struct StoreRef {
 /// An offer with its current price.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offer {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: OfferId,
+    pub game_id: GameId,
     pub store: StoreRef,
     pub sku: String,
     /// ISO 3166-1 alpha-2, or `ZZ` for everywhere.
@@ -41,7 +41,7 @@ pub struct Offer {
 /// What a caller can set of an offer that exists: store, sku and region are what it is known by.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OfferFields {
-    pub game_id: Uuid,
+    pub game_id: GameId,
     pub platform: Option<String>,
     pub url: Option<String>,
 }
@@ -59,18 +59,18 @@ pub struct NewOffer {
 /// Which offers are asked for; `None` is any.
 #[derive(Clone, Debug, Default)]
 pub struct OfferFilter {
-    pub id: Option<Uuid>,
-    pub game_id: Option<Uuid>,
-    pub store_id: Option<Uuid>,
+    pub id: Option<OfferId>,
+    pub game_id: Option<GameId>,
+    pub store_id: Option<StoreId>,
     /// These regions and no other.
     pub regions: Option<Vec<String>>,
 }
 
 #[derive(sqlx::FromRow)]
 struct OfferRow {
-    id: Uuid,
-    game_id: Uuid,
-    store_id: Uuid,
+    id: OfferId,
+    game_id: GameId,
+    store_id: StoreId,
     store_slug: String,
     store_name: String,
     sku: String,
@@ -107,7 +107,7 @@ impl TryFrom<OfferRow> for Offer {
 /// Offers by their id, which is the order of their making; `after` is the last id of the page before.
 ///
 /// The page is cut before it is joined, so that the joins cost a look-up an item and not more.
-pub fn list_offers_query(filter: &OfferFilter, after: Option<Uuid>, rows: i64) -> QueryBuilder<Postgres> {
+pub fn list_offers_query(filter: &OfferFilter, after: Option<OfferId>, rows: i64) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new("with page as materialized (select * from offers where true");
     if let Some(id) = filter.id {
         query.push(" and id = ").push_bind(id);
@@ -144,7 +144,7 @@ pub fn list_offers_query(filter: &OfferFilter, after: Option<Uuid>, rows: i64) -
 pub async fn list_offers(
     executor: impl PgExecutor<'_>,
     filter: &OfferFilter,
-    after: Option<Uuid>,
+    after: Option<OfferId>,
     rows: i64,
 ) -> Result<Vec<Offer>> {
     let rows: Vec<OfferRow> =
@@ -153,7 +153,7 @@ pub async fn list_offers(
 }
 
 /// Finds one offer.
-pub async fn find_offer(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Offer>> {
+pub async fn find_offer(executor: impl PgExecutor<'_>, id: OfferId) -> Result<Option<Offer>> {
     let filter = OfferFilter { id: Some(id), ..OfferFilter::default() };
     Ok(list_offers(executor, &filter, None, 1).await?.pop())
 }
@@ -167,13 +167,13 @@ pub async fn create_offer(pool: &PgPool, offer: &NewOffer, now: DateTime<Utc>) -
     let store = stores::find_store(&mut *transaction, &offer.store)
         .await?
         .ok_or_else(|| Error::invalid("/store", "is unknown"))?;
-    let id = Uuid::now_v7();
+    let id = OfferId::now_v7();
     sqlx::query!(
         "insert into offers (id, game_id, store_id, sku, region, platform, url, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
-        id,
-        offer.fields.game_id,
-        store.id,
+        id.0,
+        offer.fields.game_id.0,
+        store.id.0,
         offer.sku,
         offer.region,
         offer.fields.platform,
@@ -193,7 +193,7 @@ pub async fn create_offer(pool: &PgPool, offer: &NewOffer, now: DateTime<Utc>) -
 /// `NotFound`, `Invalid` when the game is unknown, and whatever `change` says.
 pub async fn update_offer(
     pool: &PgPool,
-    id: Uuid,
+    id: OfferId,
     now: DateTime<Utc>,
     change: impl FnOnce(&Offer) -> Result<OfferFields>,
 ) -> Result<Offer> {
@@ -207,8 +207,8 @@ pub async fn update_offer(
     }
     sqlx::query!(
         "update offers set game_id = $2, platform = $3, url = $4, updated_at = $5 where id = $1",
-        id,
-        fields.game_id,
+        id.0,
+        fields.game_id.0,
         fields.platform,
         fields.url,
         now,
@@ -219,8 +219,8 @@ pub async fn update_offer(
     sqlx::query!(
         "update sales set game_id = $2, platform = $3
          where offer_id = $1 and (game_id, platform) is distinct from ($2, $3)",
-        id,
-        fields.game_id,
+        id.0,
+        fields.game_id.0,
         fields.platform,
     )
     .execute(&mut *transaction)
@@ -234,7 +234,11 @@ pub async fn update_offer(
 ///
 /// # Errors
 /// `NotFound`, and whatever `check` says.
-pub async fn delete_offer(pool: &PgPool, id: Uuid, check: impl FnOnce(&Offer) -> Result<()>) -> Result<()> {
+pub async fn delete_offer(
+    pool: &PgPool,
+    id: OfferId,
+    check: impl FnOnce(&Offer) -> Result<()>,
+) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(&lock_offer(&mut transaction, id).await?)?;
     delete_offers(&mut transaction, &[id]).await?;
@@ -242,8 +246,8 @@ pub async fn delete_offer(pool: &PgPool, id: Uuid, check: impl FnOnce(&Offer) ->
     Ok(())
 }
 
-async fn lock_offer(connection: &mut PgConnection, id: Uuid) -> Result<Offer> {
-    sqlx::query!("select id from offers where id = $1 for update", id)
+async fn lock_offer(connection: &mut PgConnection, id: OfferId) -> Result<Offer> {
+    sqlx::query!("select id from offers where id = $1 for update", id.0)
         .fetch_optional(&mut *connection)
         .await?
         .ok_or_else(|| Error::not_found("offer"))?;

@@ -2,25 +2,26 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};
-use uuid::Uuid;
 
+use crate::domain::ids::{EventId, GameId, OfferId, SaleId};
 use crate::domain::offer_recorder::Event;
+use crate::domain::price::{EndReason, TransitionKind};
 use crate::error::Result;
 
 /// An event to publish, with what it is about as it is now.
 pub struct UnpublishedEvent {
     pub seq: i64,
-    pub event_id: Uuid,
-    pub kind: String,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
-    pub sale_id: Option<Uuid>,
+    pub event_id: EventId,
+    pub kind: TransitionKind,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
+    pub sale_id: Option<SaleId>,
     pub currency: String,
     pub amount: i64,
     pub regular: i64,
     pub cut: i16,
     pub new_low: bool,
-    pub reason: Option<String>,
+    pub reason: Option<EndReason>,
     pub observed_at: DateTime<Utc>,
     pub recorded_at: DateTime<Utc>,
     pub traceparent: Option<String>,
@@ -37,15 +38,15 @@ pub struct UnpublishedEvent {
 
 /// Has events published, in the transaction that writes them. Their offers must be locked.
 pub async fn queue_events(connection: &mut PgConnection, events: &[Event], backfill: bool) -> Result<()> {
-    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
-    let offers: Vec<Uuid> = events.iter().map(|event| event.offer_id).collect();
+    let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
+    let offers: Vec<OfferId> = events.iter().map(|event| event.offer_id).collect();
     sqlx::query!(
         "insert into publications (event_id, offer_id, backfill)
          select event_id, offer_id, $3 from unnest($1::uuid[], $2::uuid[])
             with ordinality as u (event_id, offer_id, place)
          order by place",
-        &ids,
-        &offers,
+        &ids as &[EventId],
+        &offers as &[OfferId],
         backfill,
     )
     .execute(connection)
@@ -63,8 +64,8 @@ pub async fn is_any_waiting(executor: impl PgExecutor<'_>) -> Result<bool> {
 pub async fn list_waiting(executor: impl PgExecutor<'_>, max: i64) -> Result<Vec<UnpublishedEvent>> {
     let waiting = sqlx::query_as!(
         UnpublishedEvent,
-        r#"select p.seq, e.id as event_id, e.kind, e.offer_id, e.game_id, e.sale_id, e.currency, e.amount, e.regular,
-            e.cut, e.new_low, e.reason, e.observed_at, e.recorded_at, e.traceparent, p.backfill,
+        r#"select p.seq, e.id as event_id, e.kind as "kind: TransitionKind", e.offer_id, e.game_id, e.sale_id as "sale_id: SaleId", e.currency, e.amount, e.regular,
+            e.cut, e.new_low, e.reason as "reason: EndReason", e.observed_at, e.recorded_at, e.traceparent, p.backfill,
             s.slug as "store_slug?", s.name as "store_name?", o.sku as "sku?", o.region as "region?", o.platform, o.url, g.title as "title?"
         from publications p
         join events e on e.id = p.event_id

@@ -1,55 +1,39 @@
 //! Observations that look like glitches, for operators to see and to settle.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use sqlx::{PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::known_price::parse_currency;
 use super::offers::StoreRef;
 use crate::database::pool::PgPool;
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId, StoreId};
 use crate::domain::money::Money;
+use crate::domain::price::GlitchReason;
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Result};
 
-/// What has become of a quarantined price.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// It waits for a second observation, or an operator.
-    #[default]
-    Held,
-    /// A second observation agreed, and it took effect.
-    Confirmed,
-    /// An operator let it take effect.
-    Released,
-    /// An operator took it for a glitch.
-    Discarded,
-}
-
-impl State {
-    fn name(self) -> &'static str {
-        match self {
-            State::Held => "held",
-            State::Confirmed => "confirmed",
-            State::Released => "released",
-            State::Discarded => "discarded",
-        }
-    }
-
-    fn parse(name: &str) -> Result<State> {
-        [State::Held, State::Confirmed, State::Released, State::Discarded]
-            .into_iter()
-            .find(|state| state.name() == name)
-            .ok_or_else(|| Error::internal(format!("the database has an unknown state {name:?}")))
+text_enum! {
+    /// What has become of a quarantined price.
+    #[derive(Default)]
+    pub enum State {
+        /// It waits for a second observation, or an operator.
+        #[default]
+        Held = "held",
+        /// A second observation agreed, and it took effect.
+        Confirmed = "confirmed",
+        /// An operator let it take effect.
+        Released = "released",
+        /// An operator took it for a glitch.
+        Discarded = "discarded",
     }
 }
 
 /// A quarantined price beside what its offer costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuarantinedPrice {
-    pub id: Uuid,
-    pub offer_id: Uuid,
-    pub game_id: Uuid,
+    pub id: QuarantinedPriceId,
+    pub offer_id: OfferId,
+    pub game_id: GameId,
     /// The game's.
     pub title: String,
     pub store: StoreRef,
@@ -60,8 +44,8 @@ pub struct QuarantinedPrice {
     /// The offer's price that stands; `None`: it has none yet.
     pub current: Option<Money>,
     pub observed_at: DateTime<Utc>,
-    /// Why it was held, such as `price_far_below_regular`.
-    pub reason: String,
+    /// Why it was held.
+    pub reason: GlitchReason,
     pub state: State,
     pub created_at: DateTime<Utc>,
     pub resolved_at: Option<DateTime<Utc>>,
@@ -69,11 +53,11 @@ pub struct QuarantinedPrice {
 
 #[derive(sqlx::FromRow)]
 struct QuarantineRow {
-    id: Uuid,
-    offer_id: Uuid,
-    game_id: Uuid,
+    id: QuarantinedPriceId,
+    offer_id: OfferId,
+    game_id: GameId,
     title: String,
-    store_id: Uuid,
+    store_id: StoreId,
     store_slug: String,
     store_name: String,
     sku: String,
@@ -84,8 +68,8 @@ struct QuarantineRow {
     current_currency: Option<String>,
     current_amount: Option<i64>,
     observed_at: DateTime<Utc>,
-    reason: String,
-    state: String,
+    reason: GlitchReason,
+    state: State,
     created_at: DateTime<Utc>,
     resolved_at: Option<DateTime<Utc>>,
 }
@@ -112,7 +96,7 @@ impl TryFrom<QuarantineRow> for QuarantinedPrice {
             current,
             observed_at: row.observed_at,
             reason: row.reason,
-            state: State::parse(&row.state)?,
+            state: row.state,
             created_at: row.created_at,
             resolved_at: row.resolved_at,
         })
@@ -122,9 +106,9 @@ impl TryFrom<QuarantineRow> for QuarantinedPrice {
 /// Which quarantined prices are asked for.
 #[derive(Clone, Copy, Debug)]
 pub enum Which {
-    One(Uuid),
+    One(QuarantinedPriceId),
     /// Those of a state, the latest first; with the last id of the page before.
-    Of(State, Option<Uuid>),
+    Of(State, Option<QuarantinedPriceId>),
 }
 
 /// Quarantined prices, cut to a page before they are joined.
@@ -166,7 +150,10 @@ pub async fn list_quarantine(
 }
 
 /// Finds one quarantined price.
-pub async fn find_quarantined(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<QuarantinedPrice>> {
+pub async fn find_quarantined(
+    executor: impl PgExecutor<'_>,
+    id: QuarantinedPriceId,
+) -> Result<Option<QuarantinedPrice>> {
     Ok(list_quarantine(executor, Which::One(id), 1).await?.pop())
 }
 
@@ -174,10 +161,10 @@ pub async fn find_quarantined(executor: impl PgExecutor<'_>, id: Uuid) -> Result
 ///
 /// # Errors
 /// `NotFound`, and `Conflict` when it has taken effect already.
-pub async fn discard(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
+pub async fn discard(pool: &PgPool, id: QuarantinedPriceId, now: DateTime<Utc>) -> Result<QuarantinedPrice> {
     sqlx::query!(
         "update quarantined_prices set state = 'discarded', resolved_at = $2 where id = $1 and state = 'held'",
-        id,
+        id.0,
         now,
     )
     .execute(pool)
@@ -185,6 +172,6 @@ pub async fn discard(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<Quar
     let held = find_quarantined(pool, id).await?.ok_or_else(|| Error::not_found("quarantined price"))?;
     match held.state {
         State::Discarded => Ok(held),
-        _ => Err(Error::conflict("It has taken effect already.")),
+        _ => Err(Error::conflict("It has already taken effect.")),
     }
 }

@@ -74,4 +74,4 @@ changed as (
     from affected a
     where c.id = a.id and c.id = any (array(select id from affected))
 )
-select id, disabled_for as "reason!" from affected where disabled_for is not null
+select id, disabled_for as "reason!: DisabledReason" from affected where disabled_for is not null

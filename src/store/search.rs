@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::games::Game;
 use crate::database::pool::PgPool;
+use crate::domain::ids::GameId;
 use crate::domain::search::{EXACT, allowed_distance, distance, score, swaps_and_omissions, words};
 use crate::domain::title::{key, normalise};
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub enum Way {
 pub struct SearchPosition {
     pub way: Way,
     pub score: i32,
-    pub id: Uuid,
+    pub id: GameId,
 }
 
 #[derive(sqlx::FromRow)]

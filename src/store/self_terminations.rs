@@ -4,16 +4,17 @@ use crate::database::pool::PgPool;
 use chrono::{DateTime, Utc};
 
 use crate::error::Result;
+use crate::store::lease::Claim;
 
-/// Whether this instance may: no other one has claimed it for itself until a time that is yet to come. Claiming again is
-/// no harm.
+/// Claims it for this instance, unless another one has claimed it until a time that is yet to come. Claiming again is no
+/// harm.
 pub async fn claim(
     pool: &PgPool,
     group: &str,
     instance: &str,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Claim> {
     let claimed = sqlx::query!(
         "insert into self_terminations (group_name, instance_id, claimed_at, until) values ($1, $2, $3, $4)
          on conflict (group_name) do update set instance_id = $2, claimed_at = $3, until = $4
@@ -25,7 +26,7 @@ pub async fn claim(
     )
     .execute(pool)
     .await?;
-    Ok(claimed.rows_affected() == 1)
+    Ok(Claim::of(&claimed))
 }
 
 /// The instance has not been replaced: another one may.

@@ -6,13 +6,14 @@ use uuid::Uuid;
 
 use super::offer_removal::delete_offers;
 use crate::database::pool::PgPool;
+use crate::domain::ids::{OfferId, StoreId};
 use crate::domain::title;
 use crate::error::{Error, Result};
 
 /// A shop.
 #[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct Store {
-    pub id: Uuid,
+    pub id: StoreId,
     /// What it is called in addresses and reports; unique.
     pub slug: String,
     pub name: String,
@@ -92,7 +93,7 @@ pub async fn create_store(
 /// `NotFound`, `Conflict` when the new slug is taken, and whatever `change` says.
 pub async fn update_store(
     pool: &PgPool,
-    id: Uuid,
+    id: StoreId,
     now: DateTime<Utc>,
     change: impl FnOnce(&Store) -> Result<StoreFields>,
 ) -> Result<Store> {
@@ -100,7 +101,7 @@ pub async fn update_store(
     let store = sqlx::query_as!(
         Store,
         "select id, slug, name, url, created_at, updated_at from stores where id = $1 for update",
-        id,
+        id.0,
     )
     .fetch_optional(&mut *transaction)
     .await?
@@ -115,7 +116,7 @@ pub async fn update_store(
         Store,
         "update stores set slug = $2, name = $3, url = $4, updated_at = $5 where id = $1
          returning id, slug, name, url, created_at, updated_at",
-        id,
+        id.0,
         fields.slug,
         fields.name,
         fields.url,
@@ -136,13 +137,13 @@ const DELETE_SLICE: i64 = 1_000;
 ///
 /// # Errors
 /// `NotFound`, and whatever `check` says.
-pub async fn delete_store(pool: &PgPool, id: Uuid, check: impl Fn(&Store) -> Result<()>) -> Result<()> {
+pub async fn delete_store(pool: &PgPool, id: StoreId, check: impl Fn(&Store) -> Result<()>) -> Result<()> {
     loop {
         let mut transaction = pool.begin().await?;
         let store = sqlx::query_as!(
             Store,
             "select id, slug, name, url, created_at, updated_at from stores where id = $1 for update",
-            id,
+            id.0,
         )
         .fetch_optional(&mut *transaction)
         .await?
@@ -150,15 +151,16 @@ pub async fn delete_store(pool: &PgPool, id: Uuid, check: impl Fn(&Store) -> Res
         check(&store)?;
         let offers = sqlx::query_scalar!(
             "select id from offers where store_id = $1 order by id limit $2 for update",
-            id,
+            id.0,
             DELETE_SLICE,
         )
         .fetch_all(&mut *transaction)
         .await?;
+        let offers: Vec<OfferId> = offers.into_iter().map(OfferId).collect();
         delete_offers(&mut transaction, &offers).await?;
         let last = (offers.len() as i64) < DELETE_SLICE;
         if last {
-            sqlx::query!("delete from stores where id = $1", id).execute(&mut *transaction).await?;
+            sqlx::query!("delete from stores where id = $1", id.0).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         if last {

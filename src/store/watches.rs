@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ChannelId, GameId, NoticeId, OfferId, StoreId, WatchId};
 use crate::domain::money::{Currency, Money};
-use crate::domain::watch::{Rule, Scope, WatchedOffer};
+use crate::domain::watch::{Cadence, Priority, Rule, Scope, WatchedOffer};
 use crate::error::{Error, Result};
 use crate::store::Creation;
 use crate::store::known_price::price_columns;
@@ -16,17 +16,17 @@ use crate::store::known_price::price_columns;
 /// A person's rule for a game.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: WatchId,
+    pub game_id: GameId,
     pub rule: Rule,
     pub scope: Scope,
     /// The slugs of the scope's stores, for people.
     pub store_slugs: Option<Vec<String>>,
     /// `None`: all of the account's active channels.
-    pub channels: Option<Vec<Uuid>>,
+    pub channels: Option<Vec<ChannelId>>,
     pub paused: bool,
-    pub cadence: String,
-    pub priority: String,
+    pub cadence: Cadence,
+    pub priority: Priority,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
@@ -40,18 +40,18 @@ pub struct WatchFields {
     pub regions: Option<Vec<String>>,
     pub currency: Option<Currency>,
     pub platforms: Option<Vec<String>>,
-    pub channels: Option<Vec<Uuid>>,
+    pub channels: Option<Vec<ChannelId>>,
     pub paused: bool,
-    pub cadence: &'static str,
-    pub priority: &'static str,
+    pub cadence: Cadence,
+    pub priority: Priority,
 }
 
 /// So many watches an account may have.
 pub const MAX_WATCHES: i64 = 10_000;
 
 struct WatchRow {
-    id: Uuid,
-    game_id: Uuid,
+    id: WatchId,
+    game_id: GameId,
     rule: String,
     target_amount: Option<i64>,
     target_currency: Option<String>,
@@ -63,8 +63,8 @@ struct WatchRow {
     platforms: Option<Vec<String>>,
     channels: Option<Vec<Uuid>>,
     paused: bool,
-    cadence: String,
-    priority: String,
+    cadence: Cadence,
+    priority: Priority,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -86,7 +86,7 @@ impl TryFrom<WatchRow> for Watch {
                 _ => return Err(Error::internal(format!("watch {} has no rule that we know", row.id))),
             };
         let scope = Scope {
-            stores: row.stores,
+            stores: row.stores.map(|ids| ids.into_iter().map(StoreId).collect()),
             regions: row.regions,
             currency: currency(row.currency)?,
             platforms: row.platforms,
@@ -97,7 +97,7 @@ impl TryFrom<WatchRow> for Watch {
             rule,
             scope,
             store_slugs: row.store_slugs,
-            channels: row.channels,
+            channels: row.channels.map(|ids| ids.into_iter().map(ChannelId).collect()),
             paused: row.paused,
             cadence: row.cadence,
             priority: row.priority,
@@ -111,21 +111,22 @@ impl TryFrom<WatchRow> for Watch {
 pub async fn list_watches(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    game: Option<Uuid>,
-    before: Option<Uuid>,
+    game: Option<GameId>,
+    before: Option<WatchId>,
     rows: i64,
 ) -> Result<Vec<Watch>> {
     let watches = sqlx::query_as!(
         WatchRow,
         r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
             (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
-            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence as "cadence: Cadence",
+            w.priority as "priority: Priority", w.created_at, w.updated_at
         from watches w
         where w.account_id = $1 and ($2::uuid is null or w.game_id = $2) and ($3::uuid is null or w.id < $3)
         order by w.id desc limit $4"#,
         account.0,
-        game,
-        before,
+        game as Option<GameId>,
+        before as Option<WatchId>,
         rows,
     )
     .fetch_all(executor)
@@ -137,15 +138,16 @@ pub async fn list_watches(
 ///
 /// # Errors
 /// `NotFound`, also for somebody else's.
-pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: Uuid) -> Result<Watch> {
+pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: WatchId) -> Result<Watch> {
     let row = sqlx::query_as!(
         WatchRow,
         r#"select w.id, w.game_id, w.rule, w.target_amount, w.target_currency, w.target_cut, w.stores,
             (select array_agg(s.slug order by s.slug) from stores s where s.id = any(w.stores)) as store_slugs,
-            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence, w.priority, w.created_at, w.updated_at
+            w.regions, w.currency, w.platforms, w.channels, w.paused, w.cadence as "cadence: Cadence",
+            w.priority as "priority: Priority", w.created_at, w.updated_at
         from watches w where w.account_id = $1 and w.id = $2"#,
         account.0,
-        id,
+        id.0,
     )
     .fetch_optional(executor)
     .await?;
@@ -162,7 +164,7 @@ pub async fn get_watch(executor: impl PgExecutor<'_>, account: AccountId, id: Uu
 pub async fn create_watch(
     pool: &PgPool,
     account: AccountId,
-    game: Uuid,
+    game: GameId,
     fields: &WatchFields,
     now: DateTime<Utc>,
 ) -> Result<Creation<Watch>> {
@@ -183,50 +185,50 @@ pub async fn create_watch(
              and (channels = $12 or channels @> $12 and channels <@ $12 or coalesce(channels, $12) is null)
          order by id limit 1",
         account.0,
-        game,
+        game.0,
         fields.rule.name(),
         target.map(|money| money.minor),
         target.map(|money| money.currency.code()),
         cut,
         fields.currency.map(Currency::code),
-        stores.as_deref(),
+        stores.as_deref() as Option<&[StoreId]>,
         fields.regions.as_deref(),
         fields.platforms.as_deref(),
-        fields.cadence,
-        channels,
+        fields.cadence.name(),
+        channels as Option<&[ChannelId]>,
     )
     .fetch_optional(&mut *transaction)
     .await?;
     if let Some(same) = same {
-        return Ok(Creation::Found(get_watch(&mut *transaction, account, same).await?));
+        return Ok(Creation::Found(get_watch(&mut *transaction, account, WatchId(same)).await?));
     }
     let own =
         sqlx::query_scalar!(r#"select count(*) as "own!" from watches where account_id = $1"#, account.0)
             .fetch_one(&mut *transaction)
             .await?;
     if own >= MAX_WATCHES {
-        return Err(Error::conflict(format!("An account has at most {MAX_WATCHES} watches.")));
+        return Err(Error::conflict(format!("An account can have at most {MAX_WATCHES} watches.")));
     }
-    let id = Uuid::now_v7();
+    let id = WatchId::now_v7();
     sqlx::query!(
         "insert into watches (id, account_id, game_id, rule, target_amount, target_currency, target_cut, stores, regions,
             currency, platforms, channels, paused, cadence, priority, created_at, updated_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)",
-        id,
+        id.0,
         account.0,
-        game,
+        game.0,
         fields.rule.name(),
         target.map(|money| money.minor),
         target.map(|money| money.currency.code()),
         cut,
-        stores.as_deref(),
+        stores.as_deref() as Option<&[StoreId]>,
         fields.regions.as_deref(),
         fields.currency.map(Currency::code),
         fields.platforms.as_deref(),
-        channels,
+        channels as Option<&[ChannelId]>,
         fields.paused,
-        fields.cadence,
-        fields.priority,
+        fields.cadence.name(),
+        fields.priority.name(),
         now,
     )
     .execute(&mut *transaction)
@@ -243,7 +245,7 @@ pub async fn create_watch(
 pub async fn update_watch(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: WatchId,
     now: DateTime<Utc>,
     change: impl FnOnce(&Watch) -> Result<WatchFields>,
 ) -> Result<Watch> {
@@ -257,19 +259,19 @@ pub async fn update_watch(
             regions = $7, currency = $8, platforms = $9, channels = $10, paused = $11, cadence = $12, priority = $13,
             updated_at = $14
          where id = $1",
-        id,
+        id.0,
         fields.rule.name(),
         target.map(|money| money.minor),
         target.map(|money| money.currency.code()),
         cut,
-        stores.as_deref(),
+        stores.as_deref() as Option<&[StoreId]>,
         fields.regions.as_deref(),
         fields.currency.map(Currency::code),
         fields.platforms.as_deref(),
-        channels,
+        channels as Option<&[ChannelId]>,
         fields.paused,
-        fields.cadence,
-        fields.priority,
+        fields.cadence.name(),
+        fields.priority.name(),
         now,
     )
     .execute(&mut *transaction)
@@ -286,18 +288,18 @@ pub async fn update_watch(
 pub async fn delete_watch(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: WatchId,
     check: impl FnOnce(&Watch) -> Result<()>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     check(&lock_watch(&mut transaction, account, id).await?)?;
-    sqlx::query!("delete from watches where id = $1", id).execute(&mut *transaction).await?;
+    sqlx::query!("delete from watches where id = $1", id.0).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(())
 }
 
-async fn lock_watch(connection: &mut PgConnection, account: AccountId, id: Uuid) -> Result<Watch> {
-    sqlx::query!("select id from watches where account_id = $1 and id = $2 for update", account.0, id)
+async fn lock_watch(connection: &mut PgConnection, account: AccountId, id: WatchId) -> Result<Watch> {
+    sqlx::query!("select id from watches where account_id = $1 and id = $2 for update", account.0, id.0)
         .fetch_optional(&mut *connection)
         .await?
         .ok_or_else(|| Error::not_found("watch"))?;
@@ -317,13 +319,15 @@ async fn check_references<'f>(
     connection: &mut PgConnection,
     account: AccountId,
     fields: &'f WatchFields,
-) -> Result<(Option<Vec<Uuid>>, Option<&'f [Uuid]>)> {
+) -> Result<(Option<Vec<StoreId>>, Option<&'f [ChannelId]>)> {
     let mut stores = None;
     if let Some(references) = &fields.stores {
         let mut ids = Vec::with_capacity(references.len());
         for (at, reference) in references.iter().enumerate() {
             let store = super::stores::find_store(&mut *connection, reference).await?;
-            ids.push(store.ok_or_else(|| Error::invalid(format!("/stores/{at}"), "names no store"))?.id);
+            ids.push(
+                store.ok_or_else(|| Error::invalid(format!("/stores/{at}"), "does not name a store"))?.id,
+            );
         }
         stores = Some(ids);
     }
@@ -331,13 +335,13 @@ async fn check_references<'f>(
         let strange = sqlx::query_scalar!(
             r#"select k.at as "at!" from unnest($1::uuid[]) with ordinality as k (id, at)
             where not exists (select from channels c where c.id = k.id and c.account_id = $2) order by k.at limit 1"#,
-            channels,
+            channels as &[ChannelId],
             account.0,
         )
         .fetch_optional(connection)
         .await?;
         if let Some(at) = strange {
-            return Err(Error::invalid(format!("/channels/{}", at - 1), "names no channel of yours"));
+            return Err(Error::invalid(format!("/channels/{}", at - 1), "is not one of your channels"));
         }
     }
     Ok((stores, fields.channels.as_deref()))
@@ -345,11 +349,11 @@ async fn check_references<'f>(
 
 /// An offer of a watch's game, for an explanation.
 pub struct ExplainedOffer {
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store_slug: String,
     pub seen: WatchedOffer,
     /// The notice that the watch has already made of the sale that is open.
-    pub notice_id: Option<Uuid>,
+    pub notice_id: Option<NoticeId>,
 }
 
 /// All offers of a watch's game as the watch sees them.
@@ -363,15 +367,15 @@ pub async fn explain_offers(executor: impl PgExecutor<'_>, watch: &Watch) -> Res
         left join sales d on d.id = o.sale_id
         left join notices n on n.watch_id = $2 and n.sale_id = o.sale_id
         where o.game_id = $1 order by o.id limit 1000"#,
-        watch.game_id,
-        watch.id,
+        watch.game_id.0,
+        watch.id.0,
     )
     .fetch_all(executor)
     .await?;
     let explained = rows.into_iter().map(|row| {
-        let (offer_id, notice_id) = (row.id, row.notice_id);
+        let (offer_id, notice_id) = (OfferId(row.id), row.notice_id.map(NoticeId));
         let seen = WatchedOffer {
-            store_id: row.store_id,
+            store_id: StoreId(row.store_id),
             region: row.region,
             platform: row.platform,
             new_low: row.new_low,

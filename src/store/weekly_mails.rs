@@ -4,6 +4,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::text_enum::text_enum;
 use crate::domain::week::Week;
 use crate::error::Result;
 
@@ -129,13 +130,21 @@ pub async fn release_mail(pool: &PgPool, id: Uuid, holder: Uuid) -> Result<()> {
     Ok(())
 }
 
+text_enum! {
+    pub enum MailState {
+        Waiting = "waiting",
+        Sent = "sent",
+        /// Given up after its last try.
+        Failed = "failed",
+    }
+}
+
 /// What became of a mail.
 #[derive(Clone, Debug)]
 pub struct WeeklyMail {
     pub week: NaiveDate,
     pub recipient: String,
-    /// `waiting`, `sent` or `failed`.
-    pub state: String,
+    pub state: MailState,
     pub tries: i32,
     pub next_try_at: DateTime<Utc>,
     pub last_error: Option<String>,
@@ -146,8 +155,8 @@ pub struct WeeklyMail {
 pub async fn list_mails(pool: &PgPool, rows: i64) -> Result<Vec<WeeklyMail>> {
     let found = sqlx::query_as!(
         WeeklyMail,
-        "select week, recipient, state, tries, next_try_at, last_error, sent_at from weekly_mails
-         order by week desc, recipient desc limit $1",
+        r#"select week, recipient, state as "state: MailState", tries, next_try_at, last_error, sent_at from weekly_mails
+         order by week desc, recipient desc limit $1"#,
         rows,
     )
     .fetch_all(pool)

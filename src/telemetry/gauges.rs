@@ -68,31 +68,26 @@ async fn look_at_queues(app: &AppState) {
         let look = app.bus.age_and_dead();
         let found = if app.bus.outlives_database() {
             // An SQS that is slow says nothing about the database.
-            tokio::time::timeout(PROBE_TIMEOUT, look).await.ok()
+            tokio::time::timeout(PROBE_TIMEOUT, look).await.ok().and_then(Result::ok)
         } else {
             app.deadline.run(PROBE_TIMEOUT, look).await.ok()
         };
-        let found = found.and_then(Result::ok);
         gauge!("bus_oldest_message_age_seconds").set(found.map_or(f64::NAN, |(age, _)| age));
         gauge!("bus_dead_messages").set(found.map_or(f64::NAN, |(_, dead)| dead as f64));
     };
     let events = async {
         let age = app.deadline.run(PROBE_TIMEOUT, dispatch::age(&app.writer, now)).await;
-        gauge!("events_oldest_undispatched_age_seconds").set(known(age));
+        gauge!("events_oldest_undispatched_age_seconds").set(age.unwrap_or(f64::NAN));
     };
     let deliveries = async {
         let age = app.deadline.run(PROBE_TIMEOUT, delivery_queue::age(&app.writer, now)).await;
-        gauge!("deliveries_oldest_due_age_seconds").set(known(age));
+        gauge!("deliveries_oldest_due_age_seconds").set(age.unwrap_or(f64::NAN));
     };
     let publications = async {
         if app.events_topic.is_some() {
             let age = app.deadline.run(PROBE_TIMEOUT, publications::age(&app.writer, now)).await;
-            gauge!("events_oldest_unpublished_age_seconds").set(known(age));
+            gauge!("events_oldest_unpublished_age_seconds").set(age.unwrap_or(f64::NAN));
         }
     };
     tokio::join!(bus, events, deliveries, publications);
-}
-
-fn known<E, F>(age: Result<Result<f64, E>, F>) -> f64 {
-    age.ok().and_then(Result::ok).unwrap_or(f64::NAN)
 }

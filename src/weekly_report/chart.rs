@@ -1,6 +1,6 @@
 //! Bars, a week each, as SVG: no script, and no style of its own, which the page's policy would not let through.
 
-use std::fmt::Write;
+use askama::Template;
 
 use super::figures::Unit;
 
@@ -25,58 +25,76 @@ pub struct Bar {
     pub runs: bool,
 }
 
+// The template has these in its figures.
 const STEP: usize = 26;
 const BAR: usize = 18;
 const TOP: f64 = 16.0;
 const HEIGHT: f64 = 84.0;
 const BASE: f64 = TOP + HEIGHT;
 
-/// The chart of a series.
-pub fn draw(series: &ChartSeries) -> String {
-    let width = series.bars.len() * STEP;
-    let most = series.bars.iter().filter_map(|bar| bar.value).max().unwrap_or(0);
-    let title = series.title;
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {width} 116\" role=\"img\" aria-label=\"{title} by week, at most {}\">",
-        series.unit.show(most)
-    );
-    if most > 0 {
-        let _ = write!(
-            svg,
-            "<line class=\"most\" x1=\"0\" y1=\"{TOP}\" x2=\"{width}\" y2=\"{TOP}\" />\
-             <text class=\"most\" x=\"{width}\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            TOP - 5.0,
-            series.unit.show(most)
-        );
-    }
-    for (at, bar) in series.bars.iter().enumerate() {
-        let x = at * STEP + (STEP - BAR) / 2;
-        let told = bar.value.map_or_else(|| "not computed".to_owned(), |value| series.unit.show(value));
-        let runs = if bar.runs { " runs" } else { "" };
-        let _ = write!(svg, "<g class=\"week{runs}\"><title>{}: {told}</title>", bar.week);
-        let mut rectangle = |class: &str, value: i64| {
-            // What is there is seen, however little it is.
-            let height = (HEIGHT * value as f64 / most as f64).max(1.5);
-            let _ = write!(
-                svg,
-                "<rect class=\"{class}\" x=\"{x}\" y=\"{:.1}\" width=\"{BAR}\" height=\"{height:.1}\" rx=\"2\" />",
-                BASE - height
-            );
-        };
-        if let Some(value) = bar.value.filter(|value| *value > 0) {
-            match bar.part {
-                Some(part) => {
-                    rectangle("rest", value);
-                    if part > 0 {
-                        rectangle("bar", part);
-                    }
-                }
-                None => rectangle("bar", value),
-            }
+/// A series as a picture.
+#[derive(Template)]
+#[template(path = "chart.svg")]
+pub struct Chart {
+    title: &'static str,
+    width: usize,
+    /// The highest value, as people read it.
+    most: String,
+    /// No week has anything.
+    is_empty: bool,
+    columns: Vec<Column>,
+}
+
+struct Column {
+    week: String,
+    label: String,
+    value: String,
+    runs: bool,
+    x: usize,
+    middle: usize,
+    rectangles: Vec<Rectangle>,
+}
+
+struct Rectangle {
+    /// How it is painted: `bar` or, paler, `rest`.
+    class: &'static str,
+    y: String,
+    height: String,
+}
+
+impl Chart {
+    pub fn new(series: &ChartSeries) -> Chart {
+        let most = series.bars.iter().filter_map(|bar| bar.value).max().unwrap_or(0);
+        let columns = series.bars.iter().enumerate().map(|(at, bar)| Column {
+            week: bar.week.clone(),
+            label: bar.label.clone(),
+            value: bar.value.map_or_else(|| "not computed".to_owned(), |value| series.unit.show(value)),
+            runs: bar.runs,
+            x: at * STEP + (STEP - BAR) / 2,
+            middle: at * STEP + STEP / 2,
+            rectangles: rectangles(bar, most),
+        });
+        Chart {
+            title: series.title,
+            width: series.bars.len() * STEP,
+            most: series.unit.show(most),
+            is_empty: most <= 0,
+            columns: columns.collect(),
         }
-        let middle = at * STEP + STEP / 2;
-        let _ = write!(svg, "<text x=\"{middle}\" y=\"112\" text-anchor=\"middle\">{}</text></g>", bar.label);
     }
-    let _ = write!(svg, "<line class=\"base\" x1=\"0\" y1=\"{BASE}\" x2=\"{width}\" y2=\"{BASE}\" /></svg>");
-    svg
+}
+
+/// The bar, or a paler one with the solid part in front of it.
+fn rectangles(bar: &Bar, most: i64) -> Vec<Rectangle> {
+    let rectangle = |class, value: i64| {
+        // What is there is seen, however little it is.
+        let height = (HEIGHT * value as f64 / most as f64).max(1.5);
+        Rectangle { class, y: format!("{:.1}", BASE - height), height: format!("{height:.1}") }
+    };
+    match (bar.value.filter(|value| *value > 0), bar.part) {
+        (None, _) => Vec::new(),
+        (Some(value), None) => vec![rectangle("bar", value)],
+        (Some(value), Some(part)) if part > 0 => vec![rectangle("rest", value), rectangle("bar", part)],
+        (Some(value), Some(_)) => vec![rectangle("rest", value)],
+    }
 }

@@ -3,12 +3,13 @@
 
 use std::fmt::Write;
 
+use askama::Template;
 use chrono::{DateTime, Utc};
 use lettre::Address;
 
 use super::csv::{MEDIA_TYPE, write_csv};
 use super::figures::{FIGURES, Figure, FigureChange, Unit, change};
-use super::{WeeklyReport, escape, plain};
+use super::{WeeklyReport, plain};
 use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
 use crate::store::statistics::WeekStatistics;
@@ -135,149 +136,100 @@ fn sparkline(values: &[Option<i64>]) -> String {
     values.iter().map(block).collect()
 }
 
-// As HTML. Mail programs know tables, `bgcolor` and styles on the element; some (Outlook) no height but a cell's.
+// As HTML.
 
-const INK: &str = "#1b2430";
-const SOFT: &str = "#5d6b7c";
-const LINE: &str = "#dde2e8";
-const PAPER: &str = "#f6f7f9";
-const BAR: &str = "#2f6fde";
-const REST: &str = "#b9cdf3";
-const UP: &str = "#1d7a46";
-const DOWN: &str = "#b3402e";
-const FONT: &str = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif";
-/// The highest bar, in pixels.
+/// The highest bar, in pixels; the template has it in its cells.
 const HEIGHT: f64 = 56.0;
-const TABLE: &str = "<table role=\"presentation\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\"";
+
+#[derive(Template)]
+#[template(path = "mail.html")]
+struct Mail {
+    week: Week,
+    days: String,
+    state: String,
+    /// Two in a row.
+    pairs: Vec<Vec<Card>>,
+    accounts: Vec<Account>,
+    footer: &'static str,
+    hint: String,
+}
+
+/// A figure with its chart.
+struct Card {
+    title: &'static str,
+    figure: String,
+    change: Option<FigureChange>,
+    bars: Vec<Bar>,
+}
+
+/// A week of a chart.
+struct Bar {
+    week: Week,
+    /// Such as `47`.
+    label: String,
+    value: String,
+    is_drawn: bool,
+    /// In pixels, above the solid part.
+    pale: i64,
+    solid: i64,
+}
+
+struct Account {
+    name: String,
+    issuer: String,
+    actions: String,
+}
 
 fn write_html(report: &WeeklyReport) -> String {
-    let week = report.week;
-    let mut html = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light\"><title>Salebell: weekly report {week}</title></head>\n\
-         <body style=\"margin:0;padding:0;background:{PAPER}\" bgcolor=\"{PAPER}\">\
-         {TABLE} width=\"100%\" bgcolor=\"{PAPER}\" style=\"table-layout:fixed\"><tr><td align=\"center\" \
-         style=\"padding:24px 8px\">\n\
-         {TABLE} width=\"640\" style=\"width:640px;max-width:100%;{FONT};color:{INK};font-size:14px;line-height:1.4\">\n\
-         <tr><td colspan=\"2\" style=\"padding:0 8px 16px\">\
-         <div style=\"color:{BAR};font-weight:600\">Salebell</div>\
-         <h1 style=\"margin:2px 0;font-size:24px;line-height:1.2\">Weekly report {week}</h1>\
-         <div style=\"color:{SOFT}\">{} · {}</div></td></tr>\n",
-        report.days(),
-        report.state()
-    );
-    for pair in FIGURES.chunks(2) {
-        html.push_str("<tr>");
-        for figure in pair {
-            write_card(&mut html, report, figure);
-        }
-        if pair.len() == 1 {
-            html.push_str("<td></td>");
-        }
-        html.push_str("</tr>\n");
+    let accounts = report.accounts.iter().take(ACCOUNTS).map(|found| {
+        let (name, issuer) = name_of(found);
+        let actions = Unit::Pieces.show(found.counts.actions());
+        Account { name, issuer: issuer.unwrap_or_default(), actions }
+    });
+    let pairs = FIGURES.chunks(2).map(|pair| pair.iter().map(|figure| card(report, figure)).collect());
+    Mail {
+        week: report.week,
+        days: report.days(),
+        state: report.state(),
+        pairs: pairs.collect(),
+        accounts: accounts.collect(),
+        footer: FOOTER,
+        hint: hint(report.week),
     }
-    write_accounts(&mut html, report);
-    let _ = write!(
-        html,
-        "<tr><td colspan=\"2\" style=\"padding:20px 8px 0;color:{SOFT};font-size:12px\">{FOOTER} All of it as a page: \
-         <code>{}</code></td></tr>\n</table></td></tr></table></body></html>\n",
-        hint(week)
-    );
-    html
+    .to_string()
 }
 
-fn write_card(html: &mut String, report: &WeeklyReport, figure: &Figure) {
+fn card(report: &WeeklyReport, figure: &Figure) -> Card {
     let values = values(report, figure.value);
     let (now, _, change) = newest(report, &values);
-    let shown = now.map_or_else(|| "–".to_owned(), |now| figure.unit.show(now));
-    let _ = write!(
-        html,
-        "<td width=\"50%\" valign=\"top\" style=\"padding:6px 8px\">\
-         {TABLE} width=\"100%\" bgcolor=\"#ffffff\" style=\"background:#ffffff;border:1px solid {LINE};border-radius:8px\">\
-         <tr><td style=\"padding:10px 12px 0\"><div style=\"color:{SOFT};font-size:13px\">{}</div>\
-         <span style=\"font-size:22px;font-weight:600\">{shown}</span>",
-        figure.title
-    );
-    if let Some(FigureChange { up, text }) = change {
-        let _ = write!(
-            html,
-            " <span style=\"color:{};font-size:13px\">{text}</span>",
-            if up { UP } else { DOWN }
-        );
-    }
-    let _ = write!(
-        html,
-        "</td></tr><tr><td style=\"padding:4px 12px 8px\">{TABLE} width=\"100%\" style=\"table-layout:fixed\"><tr>"
-    );
     let most = values.iter().flatten().max().copied().unwrap_or(0);
-    for (week, found) in &report.weeks {
+    let bars = report.weeks.iter().map(|(week, found)| {
         let value = found.as_ref().map(figure.value);
-        let told = value.map_or_else(|| "not computed".to_owned(), |value| figure.unit.show(value));
-        let _ = write!(
-            html,
-            "<td valign=\"bottom\" align=\"center\" height=\"{HEIGHT}\" title=\"{week}: {told}\" \
-             style=\"height:{HEIGHT}px;border-bottom:1px solid {LINE};font-size:1px;line-height:1px\">"
-        );
-        if let Some((found, value)) = found.as_ref().zip(value).filter(|(_, value)| *value > 0) {
-            let solid = figure.part.map_or(value, |part| part(found));
-            write_bar(html, value, solid, most);
+        let drawn = found.as_ref().zip(value).filter(|(_, value)| *value > 0);
+        let (pale, solid) = drawn.map_or((0, 0), |(found, value)| {
+            let (whole, solid) = (value, figure.part.map_or(value, |part| part(found)));
+            (pixels(whole, most) - pixels(solid, most), pixels(solid, most))
+        });
+        Bar {
+            week: *week,
+            label: label(*week)[1..].to_owned(),
+            value: value.map_or_else(|| "not computed".to_owned(), |value| figure.unit.show(value)),
+            is_drawn: drawn.is_some(),
+            pale,
+            solid,
         }
-        html.push_str("</td>");
+    });
+    Card {
+        title: figure.title,
+        figure: now.map_or_else(|| "–".to_owned(), |now| figure.unit.show(now)),
+        change,
+        bars: bars.collect(),
     }
-    html.push_str("</tr><tr>");
-    for (week, _) in &report.weeks {
-        let _ = write!(
-            html,
-            "<td align=\"center\" style=\"color:{SOFT};font-size:9px;padding-top:2px\">{}</td>",
-            &label(*week)[1..]
-        );
-    }
-    html.push_str("</tr></table></td></tr></table></td>");
 }
 
-/// A table of one cell, or of a paler one above a solid one.
-fn write_bar(html: &mut String, value: i64, solid: i64, most: i64) {
-    // What is there is seen, however little it is.
-    let pixels =
-        |value: i64| if value <= 0 { 0 } else { ((HEIGHT * value as f64 / most as f64) as i64).max(2) };
-    let (whole, solid) = (pixels(value), pixels(solid));
-    html.push_str(TABLE);
-    html.push_str(" width=\"72%\">");
-    for (height, colour) in [(whole - solid, REST), (solid, BAR)] {
-        if height > 0 {
-            let _ = write!(
-                html,
-                "<tr><td height=\"{height}\" bgcolor=\"{colour}\" style=\"height:{height}px\"></td></tr>"
-            );
-        }
-    }
-    html.push_str("</table>");
-}
-
-fn write_accounts(html: &mut String, report: &WeeklyReport) {
-    let _ = write!(
-        html,
-        "<tr><td colspan=\"2\" style=\"padding:20px 8px 0\"><h2 style=\"margin:0 0 6px;font-size:16px\">Most active \
-         accounts, by what they did</h2>{TABLE} width=\"100%\" bgcolor=\"#ffffff\" \
-         style=\"background:#ffffff;border:1px solid {LINE};border-radius:8px;font-size:13px\">"
-    );
-    for (at, found) in report.accounts.iter().take(ACCOUNTS).enumerate() {
-        let line = if at > 0 { format!("border-top:1px solid {LINE};") } else { String::new() };
-        let (name, issuer) = name_of(found);
-        let _ = write!(
-            html,
-            "<tr><td style=\"{line}padding:6px 12px;word-break:break-word\">{} <span style=\"color:{SOFT}\">{}</span></td>\
-             <td align=\"right\" style=\"{line}padding:6px 12px\">{}</td></tr>",
-            escape(&name),
-            escape(&issuer.unwrap_or_default()),
-            Unit::Pieces.show(found.counts.actions())
-        );
-    }
-    if report.accounts.is_empty() {
-        html.push_str("<tr><td style=\"padding:6px 12px\">None.</td></tr>");
-    }
-    html.push_str("</table></td></tr>\n");
+/// What is there is seen, however little it is.
+fn pixels(value: i64, most: i64) -> i64 {
+    if value <= 0 { 0 } else { ((HEIGHT * value as f64 / most as f64) as i64).max(2) }
 }
 
 #[cfg(test)]

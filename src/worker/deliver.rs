@@ -90,8 +90,7 @@ pub async fn run(app: App) {
         heartbeat.beat();
         let began = Instant::now();
         let claimed = app.deadline.run(limit, leases.claim_due(ahead, AHEAD_OF_PLACES)).await;
-        let cancelled = claimed.unwrap_or_else(|gave_up| Err(gave_up.into()));
-        let cancelled = cancelled.unwrap_or_else(|error| {
+        let cancelled = claimed.unwrap_or_else(|error| {
             log::warn!(target: "salebell::deliver", "a claim failed, retrying: {}", chain(&error));
             0
         });
@@ -123,7 +122,7 @@ pub async fn run(app: App) {
 
 async fn release(app: &App, leases: &mut ChannelLeases) {
     let released = app.deadline.run(app.config.worker.lease, leases.release()).await;
-    if let Err(error) = released.unwrap_or_else(|gave_up| Err(gave_up.into())) {
+    if let Err(error) = released {
         log::warn!(target: "salebell::deliver", "channels were not given back: {}", chain(&error));
     }
 }
@@ -250,7 +249,7 @@ async fn record_until_it_works(app: &App, batch: &[AttemptResult], in_flight: &I
     let lease = delta(app.config.webhook.timeout) * 3;
     loop {
         let recorded = app.deadline.run(app.config.worker.lease, record(app, batch)).await;
-        let Err(error) = recorded.unwrap_or_else(|gave_up| Err(gave_up.into())) else { break };
+        let Err(error) = recorded else { break };
         log::warn!(target: "salebell::deliver", results = batch.len(); "recording again after: {}", chain(&error));
         // One that cannot be recorded must not hold up the others.
         if error.kind != Kind::Unavailable && batch.len() > 1 {
@@ -282,8 +281,8 @@ async fn record(app: &App, results: &[AttemptResult]) -> Result<()> {
     // The owner is told by the channel's `disabled_reason`; operators by the log and the counter.
     for disabled in delivery_queue::record_attempts(&app.writer, results, app.clock.now()).await? {
         log::warn!(target: "salebell::deliver", "channel.id" = disabled.id.to_string(),
-            reason = disabled.reason; "a channel was disabled");
-        counter!("salebell_channels_disabled_total", "reason" => disabled.reason).increment(1);
+            reason = disabled.reason.name(); "a channel was disabled");
+        counter!("salebell_channels_disabled_total", "reason" => disabled.reason.name()).increment(1);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Dispatch: events become notices, at most one for each watch and sale, and deliveries.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
@@ -7,13 +8,14 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use metrics::{counter, histogram};
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::domain::ids::EventId;
 use crate::error::Result;
 use crate::health::watchdog::Heartbeat;
 use crate::store::dispatch::{self, MadeSlice, Times, WaitingEvent, WatchSlice};
+use crate::store::lease::Lease;
 
 /// So many events are taken from the outbox at once. Most concern games that nobody watches.
 const EVENTS_AT_ONCE: i64 = 500;
@@ -33,7 +35,7 @@ pub async fn step(app: &App) -> Result<Progress> {
 /// Task that dispatches events. It remembers which events it holds, and releases them as soon as the database answers.
 pub struct DispatchTask {
     app: App,
-    held: Vec<Uuid>,
+    held: Vec<EventId>,
 }
 
 impl Task for DispatchTask {
@@ -63,7 +65,7 @@ impl Task for DispatchTask {
             now,
             lease(&app),
         );
-        let claimed = app.deadline.run(app.config.worker.lease, claim).await??;
+        let claimed = app.deadline.run(app.config.worker.lease, claim).await?;
         let found = claimed.quiet > 0 || !claimed.waiting.is_empty();
         counter!("salebell_events_dispatched_total").increment(claimed.quiet as u64);
         self.held = claimed.waiting.iter().map(|event| event.id).collect();
@@ -71,8 +73,7 @@ impl Task for DispatchTask {
             if app.stopping.is_cancelled() {
                 break;
             }
-            if !self.dispatch_event(event, heartbeat).await? {
-                // It has taken long: others may have done the rest meanwhile, had they been let.
+            if self.dispatch_event(event, heartbeat).await?.is_break() {
                 break;
             }
         }
@@ -96,23 +97,28 @@ impl DispatchTask {
         Ok(())
     }
 
-    async fn release(&self, events: Vec<Uuid>) -> Result<()> {
+    async fn release(&self, events: Vec<EventId>) -> Result<()> {
         if !events.is_empty() {
             let release = dispatch::release_events(&self.app.writer, &events);
-            self.app.deadline.run(self.app.config.worker.lease, release).await??;
+            self.app.deadline.run(self.app.config.worker.lease, release).await?;
         }
         Ok(())
     }
 
     /// Goes through all watches of an event's game, some slices at a time, which are committed in their order. A process
-    /// that takes over goes on where this one was. False: it was more than a slice, and everything else that was held
-    /// has been given back.
-    async fn dispatch_event(&mut self, event: WaitingEvent, heartbeat: &Heartbeat) -> Result<bool> {
+    /// that takes over goes on where this one was. Breaks off the round when it was more than a slice: the other events that
+    /// were held were released before, for other processes to dispatch meanwhile.
+    async fn dispatch_event(
+        &mut self,
+        event: WaitingEvent,
+        heartbeat: &Heartbeat,
+    ) -> Result<ControlFlow<()>> {
         let app = self.app.clone();
         let limit = app.config.worker.lease;
         let mut next = Some(WatchSlice { after: event.last_watch_id, end: event.slice_end });
-        let small = event.slice_end.is_none();
-        if !small {
+        let mut go_on = ControlFlow::Continue(());
+        if event.slice_end.is_some() {
+            go_on = ControlFlow::Break(());
             let others = self.held.extract_if(.., |held| *held != event.id).collect();
             self.release(others).await?;
         }
@@ -127,7 +133,7 @@ impl DispatchTask {
                     Some(after) => {
                         let size = app.config.worker.fanout_slice;
                         let end = dispatch::find_slice_end(&app.writer, event.game_id, after, size);
-                        Some(WatchSlice { after: Some(after), end: app.deadline.run(limit, end).await?? })
+                        Some(WatchSlice { after: Some(after), end: app.deadline.run(limit, end).await? })
                     }
                 };
             }
@@ -135,22 +141,23 @@ impl DispatchTask {
             heartbeat.beat();
             let (made, times) = made?;
             let (notices, deliveries) = (made.notices, made.deliveries);
-            if !app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await?? {
+            let lease = app.deadline.run(limit, dispatch::commit_slice(made, &event, &times)).await?;
+            if lease == Lease::Lost {
                 self.held.retain(|held| *held != event.id);
-                return Ok(small);
+                return Ok(go_on);
             }
             counter!("salebell_notices_total").increment(notices as u64);
             counter!("salebell_deliveries_created_total").increment(deliveries as u64);
         }
         if next.is_some() {
-            // We stop, and give it back with all that is held.
-            return Ok(false);
+            // The process stops, and releases it with all that is held.
+            return Ok(ControlFlow::Break(()));
         }
         self.held.retain(|held| *held != event.id);
         counter!("salebell_events_dispatched_total").increment(1);
         let lag = app.clock.now() - event.recorded_at;
         histogram!("salebell_dispatch_lag_seconds").record(lag.as_seconds_f64().max(0.0));
-        Ok(small)
+        Ok(go_on)
     }
 }
 
@@ -158,7 +165,7 @@ async fn make_slice(app: &App, event: &WaitingEvent, slice: WatchSlice) -> Resul
     let now = app.clock.now();
     let times = Times { now, daily: next_daily(now, app.config.worker.daily_hour), lease: lease(app) };
     let made = dispatch::make_slice(&app.writer, event, slice, &times);
-    Ok((app.deadline.run(app.config.worker.lease, made).await??, times))
+    Ok((app.deadline.run(app.config.worker.lease, made).await?, times))
 }
 
 fn lease(app: &App) -> DateTime<Utc> {

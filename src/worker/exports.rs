@@ -17,6 +17,7 @@ use self::rows::RowSource;
 use super::driver::{Progress, Task};
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::blobs::{BlobWriter, Blobs};
 use crate::health::watchdog::Heartbeat;
@@ -24,6 +25,7 @@ use crate::store::exports::{self, ClaimedExport, ExportProgress};
 use crate::store::files::removal;
 use crate::store::files::writing::{self, Beginning, Writer};
 use crate::store::files::{self, NewFile, Quota};
+use crate::store::lease::Lease;
 use crate::tables::{TableFormat, TableWriter};
 
 /// A sign of life, and the progress, this often.
@@ -81,7 +83,7 @@ impl Task for ExportTask {
 pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = exports::claim_export(&app.writer, holder, now, lease(app));
-    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+    let Some(export) = app.deadline.run(app.config.worker.lease, claim).await? else {
         return Ok(Progress::Idle);
     };
     let mut writing = Writing { app, export: &export, holder, written: ExportProgress::default() };
@@ -103,7 +105,7 @@ pub async fn step(app: &App, beat: impl Fn()) -> Result<Progress> {
         Err(Stop::Ours(error)) if export.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::exports", "export.id" = export.id.to_string();
                 "an export is given up: {}", chain(&error));
-            Some("something went wrong on our side, again and again".to_owned())
+            Some("internal errors, several times in a row".to_owned())
         }
         Err(Stop::Ours(error)) => {
             log::warn!(target: "salebell::exports", "export.id" = export.id.to_string();
@@ -155,7 +157,7 @@ struct Writing<'a> {
 
 /// The file while it grows.
 struct Growing {
-    id: Uuid,
+    id: FileId,
     writer: Uuid,
     piece: BlobWriter,
     piece_start: i64,
@@ -218,10 +220,9 @@ impl Writing<'_> {
             hash_state: &[],
             progress: None,
         };
-        if writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match writing::complete_file(&app.writer, &written, &sha256, app.clock.now()).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 
@@ -237,7 +238,7 @@ impl Writing<'_> {
             largest: settings.max_bytes,
         };
         let new = NewFile {
-            id: Uuid::now_v7(),
+            id: FileId::now_v7(),
             name: &name,
             media_type,
             length: None,
@@ -291,10 +292,9 @@ impl Writing<'_> {
 
     async fn report_progress(&self) -> Result<(), Stop> {
         let (app, id) = (self.app, self.export.id);
-        if exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match exports::record_progress(&app.writer, id, self.holder, &self.written, lease(app)).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 }

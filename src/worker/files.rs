@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use metrics::counter;
-use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::StrayBlob;
 use crate::files::concatenation::{DEAD_AFTER, concatenate};
@@ -54,7 +54,7 @@ pub async fn remove_expired(app: &App) -> Result<()> {
             break;
         }
     }
-    let mut after = Uuid::nil();
+    let mut after = FileId::nil();
     loop {
         let hidden = removal::list_hidden(&app.writer, after, AT_ONCE).await?;
         let Some(last) = hidden.last() else { return Ok(()) };
@@ -68,7 +68,7 @@ pub async fn remove_expired(app: &App) -> Result<()> {
     }
 }
 
-async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
+async fn remove_hidden(app: &App, id: FileId) -> Result<()> {
     for empty in removal::list_places_to_empty(&app.writer, id).await? {
         app.blobs.remove(&empty.place, empty.progress.as_ref()).await.map_err(Error::unavailable)?;
     }
@@ -82,7 +82,7 @@ async fn remove_hidden(app: &App, id: Uuid) -> Result<()> {
 /// The database or the store is away, or is another one than the files were written to.
 pub async fn sweep_orphans(app: &App) -> Result<()> {
     sweep_bytes(app).await?;
-    let (mut after, mut lost, mut seen) = ((Uuid::nil(), -1), BTreeSet::new(), BTreeSet::new());
+    let (mut after, mut lost, mut seen) = ((FileId::nil(), -1), BTreeSet::new(), BTreeSet::new());
     loop {
         let pieces = removal::list_kept_pieces(&app.writer, after, AT_ONCE).await?;
         let Some(last) = pieces.last() else { break };

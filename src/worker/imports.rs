@@ -32,6 +32,7 @@ use crate::files::blobs::{Extent, read_extents};
 use crate::health::watchdog::Heartbeat;
 use crate::store::files;
 use crate::store::imports::{self, ClaimedImport, Reached, RowRefusal};
+use crate::store::lease::Lease;
 use crate::store::recording::stores;
 
 /// Observations of one message: enough that recording them is quick, few enough that several messages take little memory.
@@ -93,13 +94,13 @@ impl Task for ImportTask {
 pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
     let (holder, now) = (Uuid::now_v7(), app.clock.now());
     let claim = imports::claim_import(&app.writer, holder, now, lease(app));
-    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await?? else {
+    let Some(import) = app.deadline.run(app.config.worker.lease, claim).await? else {
         return Ok(Progress::Idle);
     };
     let mut sending = Sending::new(app, &import, holder, &beat);
     // Whoever took it before has died of it, so often that we do not try.
     if import.tries > MAX_DEATHS {
-        sending.finish(Some("reading it has ended badly again and again".to_owned())).await?;
+        sending.finish(Some("reading the file has failed several times in a row".to_owned())).await?;
         return Ok(Progress::More);
     }
     match sending.send_all().await {
@@ -109,7 +110,7 @@ pub async fn step(app: &App, beat: impl Fn() + Sync) -> Result<Progress> {
         Err(Stop::Ours(error)) if import.tries >= MAX_TRIES && error.kind != Kind::Unavailable => {
             log::error!(target: "salebell::imports", "import.id" = import.id.to_string();
                 "an import is given up: {}", chain(&error));
-            sending.finish(Some("something went wrong on our side, again and again".to_owned())).await?;
+            sending.finish(Some("internal errors, several times in a row".to_owned())).await?;
         }
         Err(Stop::Ours(error)) => {
             log::warn!(target: "salebell::imports", "import.id" = import.id.to_string();
@@ -313,7 +314,7 @@ impl<'a> Sending<'a> {
         let accepted = observations.len() as i64;
         if accepted > 0 {
             let message = PriceMessage {
-                batch_id: self.import.id,
+                batch_id: self.import.id.batch(),
                 part: self.reached.parts,
                 may_create_stores: self.import.may_create_stores,
                 backfill: self.import.backfill,
@@ -351,7 +352,7 @@ impl<'a> Sending<'a> {
             .into_iter()
             .partition(|seen| self.known_stores.get(&seen.observation.store).copied().unwrap_or(true));
         self.read.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
-        let why = "store is unknown; catalogue:write is needed to make one";
+        let why = "store is unknown; creating it requires catalogue:write";
         let refusals: Vec<RowRefusal> = refused
             .into_iter()
             .map(|seen| RowRefusal { line: seen.line as i64, reason: why.to_owned(), warning: false })
@@ -386,10 +387,9 @@ impl<'a> Sending<'a> {
         self.count(bytes);
         self.reported_at = Instant::now();
         let (app, id) = (self.app, self.import.id);
-        if imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
-            Ok(())
-        } else {
-            Err(Stop::Lost)
+        match imports::record_progress(&app.writer, id, self.holder, &self.reached, lease(app)).await? {
+            Lease::Held => Ok(()),
+            Lease::Lost => Err(Stop::Lost),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::health::watchdog::Heartbeat;
 use crate::outbound::bus::topic::{Topic, TopicMessage, requests};
 use crate::outbound::events;
 use crate::store::jobs;
+use crate::store::lease::Claim;
 use crate::store::publications::{self, UnpublishedEvent};
 
 /// Who publishes, in the table of jobs.
@@ -74,11 +75,12 @@ impl Task for PublishTask {
 pub async fn step(app: &App) -> Result<Progress> {
     let Some(topic) = &app.events_topic else { return Ok(Progress::Idle) };
     let limit = app.config.worker.lease;
-    if !app.deadline.run(limit, publications::is_any_waiting(&app.writer)).await?? {
+    if !app.deadline.run(limit, publications::is_any_waiting(&app.writer)).await? {
         return Ok(Progress::Idle);
     }
     let now = app.clock.now();
-    if !app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?? {
+    let claim = app.deadline.run(limit, jobs::claim_job(&app.writer, JOB, now, now + LEASE)).await?;
+    if claim == Claim::Refused {
         return Ok(Progress::Idle);
     }
     let published = publish_some(app, topic).await;
@@ -88,7 +90,7 @@ pub async fn step(app: &App) -> Result<Progress> {
         Err(error) => (Some(chain(error)), now + RETRY),
     };
     let finish = jobs::finish_job(&app.writer, JOB, now, next_at, failure.as_deref());
-    app.deadline.run(limit, finish).await??;
+    app.deadline.run(limit, finish).await?;
     published
 }
 
@@ -96,12 +98,12 @@ async fn publish_some(app: &App, topic: &Topic) -> Result<Progress> {
     let began = Instant::now();
     let limit = app.config.worker.lease.min(TURN);
     let list = publications::list_waiting(&app.writer, EVENTS_AT_ONCE);
-    let mut waiting = app.deadline.run(limit, list).await??;
+    let mut waiting = app.deadline.run(limit, list).await?;
     let found = !waiting.is_empty();
     while !waiting.is_empty() && !app.stopping.is_cancelled() && began.elapsed() < TURN {
         let published = publish_wave(topic, &waiting).await?;
         let (count, finish) = (published.len(), publications::finish(&app.writer, &published));
-        app.deadline.run(limit, finish).await??;
+        app.deadline.run(limit, finish).await?;
         counter!("salebell_events_published_total").increment(count as u64);
         if count == 0 {
             return Err(Error::unavailable("the topic of events takes none"));

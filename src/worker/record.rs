@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::driver::{Progress, Task};
 use crate::app::App;
+use crate::database::deadline::DeadlineExceeded;
 use crate::domain::batch::PriceMessage;
 use crate::domain::price::TransitionKind as Transition;
 use crate::error::{Kind, Result, chain};
@@ -68,7 +69,7 @@ impl Task for RecordTask {
 async fn round(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Result<Progress> {
     if !app.bus.outlives_database() {
         // Longer than the lease, and somebody else has the message anyway.
-        return app.deadline.run(app.config.worker.lease, step(app)).await?;
+        return app.deadline.run(app.config.worker.lease, step(app)).await;
     }
     // A message that is received while the database is away has been received in vain, which counts against it.
     if !app.readiness.reasons().await.is_empty() {
@@ -142,8 +143,6 @@ async fn record_patiently(
     let lease = app.config.worker.lease;
     loop {
         let attempt = app.deadline.run(attempt_limit(app), record_held(app, received)).await;
-        let attempt = attempt
-            .unwrap_or_else(|_| Err(Failure::Passing("the database has not answered in time".to_owned())));
         let Err(Failure::Passing(failure)) = attempt else { return attempt };
         log::warn!(target: "salebell::record", "message.id" = received.id.to_string();
             "a message is held until the database is back: {failure}");
@@ -168,6 +167,12 @@ enum Failure {
     /// The database is away or overloaded: nothing that the message can do about it.
     Passing(String),
     Lasting(String),
+}
+
+impl From<DeadlineExceeded> for Failure {
+    fn from(_: DeadlineExceeded) -> Failure {
+        Failure::Passing("the database has not answered in time".to_owned())
+    }
 }
 
 /// Gives a message back, however long the database does not listen: otherwise it would rest until its lease ends.

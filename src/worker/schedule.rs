@@ -9,6 +9,7 @@ use super::{files, record, statistics};
 use crate::app::App;
 use crate::error::{Result, chain};
 use crate::health::watchdog::Heartbeat;
+use crate::store::lease::Claim;
 use crate::store::recording::told_ends;
 use crate::store::{health, jobs, matching};
 
@@ -93,7 +94,9 @@ impl Job {
                 Ok(())
             }
             Job::Sweep => {
-                while jobs::sweep(&app.writer, now).await? && !app.stopping.is_cancelled() {}
+                while jobs::sweep(&app.writer, now).await? == jobs::Swept::MayBeMore
+                    && !app.stopping.is_cancelled()
+                {}
                 Ok(())
             }
             Job::AssembleFiles => files::assemble_left(app).await,
@@ -145,7 +148,7 @@ impl Task for ScheduleTask {
 pub async fn round(app: &App) -> Result<usize> {
     let asked = Instant::now();
     let time = health::read_clock(&app.writer);
-    app.clock.observe(app.deadline.run(app.config.worker.lease, time).await??, asked);
+    app.clock.observe(app.deadline.run(app.config.worker.lease, time).await?, asked);
     app.clock.check()?;
     step(app).await
 }
@@ -156,17 +159,17 @@ pub async fn step(app: &App) -> Result<usize> {
     for job in Job::ALL {
         let now = app.clock.now();
         let claim = jobs::claim_job(&app.writer, job.name(), now, now + LEASE);
-        if !app.deadline.run(app.config.worker.lease, claim).await?? {
+        if app.deadline.run(app.config.worker.lease, claim).await? == Claim::Refused {
             continue;
         }
         let worked = app.deadline.run(JOB_LIMIT, job.work(app)).await;
-        let failure = worked.unwrap_or_else(|gave_up| Err(gave_up.into())).err().map(|error| chain(&error));
+        let failure = worked.err().map(|error| chain(&error));
         if let Some(failure) = &failure {
             log::error!(target: "salebell::schedule", "the job {} failed: {failure}", job.name());
         }
         let next_at = now + if failure.is_some() { RETRY } else { job.period(app) };
         let finish = jobs::finish_job(&app.writer, job.name(), app.clock.now(), next_at, failure.as_deref());
-        app.deadline.run(app.config.worker.lease, finish).await??;
+        app.deadline.run(app.config.worker.lease, finish).await?;
         done += 1;
     }
     Ok(done)

@@ -504,7 +504,9 @@ impl Caller {
         let put = self.client.put(url("/v1/files/refused")).bearer_auth(&self.token).timeout(QUICK);
         let put = put.body(vec![0; FILE]).send().await.map_err(|error| format!("an upload: {error}"))?;
         let (status, text) = (put.status(), put.text().await.map_err(|error| error.to_string())?);
-        if status != StatusCode::SERVICE_UNAVAILABLE || !text.contains("where files are kept is away") {
+        if status != StatusCode::SERVICE_UNAVAILABLE
+            || !text.contains("file storage is temporarily unavailable")
+        {
             return Err(format!("an upload came to {status}: {text}"));
         }
         self.is_alive(instance).await?;

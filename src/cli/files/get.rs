@@ -44,7 +44,7 @@ const MAX_CHANGES: usize = 3;
 pub struct GetArguments {
     #[command(flatten)]
     access: Access,
-    /// The id of a file, or the address of a share link.
+    /// Id of a file, or URL of a share link.
     source: String,
     /// The target: a file, a folder, or `-` for standard output [default: its own name, here].
     #[arg(short, long)]
@@ -537,7 +537,7 @@ mod tests {
             headers.insert(CONTENT_DISPOSITION, header.parse().unwrap());
             name_of(&headers)
         };
-        assert_eq!(name(&crate::domain::file::disposition("Ä +1;\"%.csv")), "Ä +1;\"%.csv");
+        assert_eq!(name(&crate::http::files::download_headers::disposition("Ä +1;\"%.csv")), "Ä +1;\"%.csv");
         assert_eq!(name("attachment; filename=\"a b.csv\""), "a b.csv");
         assert_eq!(name("inline"), "file");
     }

@@ -68,10 +68,10 @@ pub struct ReportArguments {
     /// The prices are history: they notify nobody.
     #[arg(long)]
     backfill: bool,
-    /// A file for every refused line and every warning, as NDJSON of line, reason and kind (refused, warning).
+    /// File for every refused line and every warning, as NDJSON with line, reason and kind (refused, warning).
     #[arg(long)]
     rejects: Option<PathBuf>,
-    /// Do not wait until what was accepted is recorded.
+    /// Do not wait until the accepted lines are recorded.
     #[arg(long)]
     no_wait: bool,
     /// Send nothing: show the first observations, and check all lines as far as possible without the API.

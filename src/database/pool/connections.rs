@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PoolSettings;
 use super::password::{RING_AGAIN, is_refusal};
-use crate::error::is_transient;
+use crate::error::database::is_transient;
 
 /// Why there is no connection; several waiters may hear the same reason.
 pub(super) type Reason = Arc<sqlx::Error>;

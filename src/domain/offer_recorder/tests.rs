@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::domain::ids::{GameId, SaleId};
 use crate::domain::price::EndedSale;
 use proptest::prelude::*;
 
@@ -20,7 +21,7 @@ fn at(minute: i64) -> DateTime<Utc> {
 }
 
 fn unseen() -> KnownOffer {
-    KnownOffer { id: Uuid::now_v7(), game_id: Uuid::now_v7(), price: None, held: Vec::new() }
+    KnownOffer { id: OfferId::now_v7(), game_id: GameId::now_v7(), price: None, held: Vec::new() }
 }
 
 fn apply(observed: &[ObservedPrice]) -> Changes {
@@ -258,10 +259,10 @@ impl Stored {
 
     /// Everything, with sales numbered in place of their ids.
     fn told(&self) -> Vec<String> {
-        let number = |id: Uuid| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
+        let number = |id: SaleId| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
         let price = self.price.map(|price| {
-            let open = price.sale.map(|sale| (number(sale.id), Sale { id: Uuid::nil(), ..sale }));
-            let ended = price.ended.map(|ended| (number(ended.id), EndedSale { id: Uuid::nil(), ..ended }));
+            let open = price.sale.map(|sale| (number(sale.id), Sale { id: SaleId::nil(), ..sale }));
+            let ended = price.ended.map(|ended| (number(ended.id), EndedSale { id: SaleId::nil(), ..ended }));
             format!("{:?} {open:?} {ended:?}", Price { sale: None, ended: None, ..price })
         });
         let sales = self.sales.iter().map(|(sale, new_low)| {

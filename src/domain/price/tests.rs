@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+use crate::domain::ids::SaleId;
+
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_750_000_000 + minute * 60, 0).unwrap()
 }
@@ -46,7 +48,7 @@ fn kinds(observed: &[ObservedPrice]) -> Vec<(&'static str, bool)> {
             }
             Outcome::Unchanged { after } => price = Some(after),
             Outcome::Stale { .. } => kinds.push(("stale", false)),
-            Outcome::Quarantined { reason, .. } => kinds.push((reason, false)),
+            Outcome::Quarantined { reason, .. } => kinds.push((reason.name(), false)),
         }
     }
     kinds
@@ -173,7 +175,7 @@ fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
 fn course(observed: &[ObservedPrice]) -> Vec<(&'static str, bool, Option<usize>)> {
     let (_, changes) = changes(observed);
     let mut known = Vec::new();
-    let mut number = |id: Uuid| match known.iter().position(|other| *other == id) {
+    let mut number = |id: SaleId| match known.iter().position(|other| *other == id) {
         Some(at) => at,
         None => {
             known.push(id);
@@ -266,7 +268,7 @@ fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
         let observed: Vec<ObservedPrice> =
             amounts.iter().enumerate().map(|(n, amount)| seen(n as i64, *amount, 2000)).collect();
         let (_, changes) = changes(&observed);
-        let sales: std::collections::HashSet<Uuid> =
+        let sales: std::collections::HashSet<SaleId> =
             changes.iter().filter_map(|change| change.after.sale).map(|sale| sale.id).collect();
         assert_eq!(sales.len(), 1, "{amounts:?}");
         let lows: Vec<i64> = changes.iter().filter(|c| c.new_low).map(|c| c.after.amount).collect();
@@ -498,7 +500,7 @@ proptest! {
         let model = Model::of(&observed, now);
         let (price, changes) = changes(&observed);
         let price = price.unwrap();
-        let mut begun: Vec<(Uuid, DateTime<Utc>)> = Vec::new();
+        let mut begun: Vec<(SaleId, DateTime<Utc>)> = Vec::new();
         for change in &changes {
             if let Some(sale) = change.after.sale {
                 let known = begun.iter().any(|(id, _)| *id == sale.id);
@@ -522,7 +524,7 @@ proptest! {
     #[test]
     fn what_rings_is_better_than_what_was(observed in observed()) {
         let (_, changes) = changes(&observed);
-        let mut known: std::collections::HashMap<Uuid, (Best, bool)> = Default::default();
+        let mut known: std::collections::HashMap<SaleId, (Best, bool)> = Default::default();
         let mut open = None;
         for change in &changes {
             let before = std::mem::replace(&mut open, change.after.sale.map(|sale| sale.id));

@@ -297,6 +297,7 @@ mod tests {
 
     use super::super::Blobs;
     use super::*;
+    use crate::domain::ids::FileId;
 
     #[tokio::test]
     async fn nobody_waits_for_a_file_system_that_turns_out_to_hang() {
@@ -322,7 +323,7 @@ mod tests {
         // The root's own file system, as far as anybody has looked.
         let root = Path::new("/usr").to_owned();
         let directory = Directory::new(root, 0, Some(Mount::found(None)));
-        let place = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+        let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
         let away = |error: io::Error| super::super::is_away(&error);
         assert!(away(directory.free().await.unwrap_err()));
         assert!(away(directory.open(&place, 0).await.err().unwrap()));
@@ -336,7 +337,7 @@ mod tests {
     #[test]
     fn no_place_leads_out_of_the_directory() {
         let directory = Directory::new("/srv/files".into(), 0, None);
-        let place = Blobs::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
+        let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert!(directory.path(&place).unwrap().starts_with("/srv/files"));
         for wrong in ["", "a", "../a", "a/../b", "a/b/c", "/etc/passwd", "a/.b", "a/", "./a"] {
             assert!(directory.path(wrong).is_err(), "{wrong}");

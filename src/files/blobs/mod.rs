@@ -29,6 +29,7 @@ pub use self::mount::is_away;
 pub use self::s3::S3;
 use crate::aws::Chain;
 use crate::config::{FileStore, FilesConfig};
+use crate::domain::ids::FileId;
 
 /// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store
 /// reads.
@@ -78,9 +79,9 @@ impl Blobs {
     }
 
     /// A place for what one request writes of a file from `start` on.
-    pub fn new_place(file: Uuid, start: u64, writer: Uuid) -> String {
+    pub fn new_place(file: FileId, start: u64, writer: Uuid) -> String {
         // The last byte of a UUIDv7 is random: 256 folders of about as many files.
-        format!("{:02x}/{file}.{start}.{}", file.as_bytes()[15], writer.simple())
+        format!("{:02x}/{file}.{start}.{}", file.0.as_bytes()[15], writer.simple())
     }
 
     /// Bytes that may still be written. S3 has room for all, as long as the directory where parts are gathered has some.
@@ -217,6 +218,15 @@ impl Blobs {
     }
 }
 
+/// What cutting a piece has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The next writer can go on in this place.
+    Clean,
+    /// Some of what was to be forgotten is still on its way: nobody may go on in this place.
+    StillArriving,
+}
+
 /// A piece that is being written.
 #[derive(Clone)]
 pub enum BlobWriter {
@@ -267,14 +277,13 @@ impl BlobWriter {
         }
     }
 
-    /// Forgets what was written behind the first `length` bytes. False: some of that is still on its way, and nobody may
-    /// go on in this place.
+    /// Forgets what was written behind the first `length` bytes.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn cut(&self, length: u64) -> io::Result<bool> {
+    pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         match self {
-            BlobWriter::Directory(piece) => piece.cut(length).await.map(|()| true),
+            BlobWriter::Directory(piece) => piece.cut(length).await.map(|()| Cut::Clean),
             BlobWriter::S3(piece) => piece.cut(length).await,
         }
     }

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{S3, WriterState, blocking, write_hashed};
+use super::{Cut, S3, WriterState, blocking, write_hashed};
 use crate::config::MAX_BYTES_IN_S3;
 
 /// The least that S3 takes for a part that is not the last.
@@ -219,18 +219,18 @@ impl PartWriter {
         });
     }
 
-    pub async fn cut(&self, length: u64) -> io::Result<bool> {
+    pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         let (scratch, base) = (self.0.scratch.clone(), self.0.base);
         {
             let mut state = self.0.state.lock();
             if state.parts.len() > state.opened_parts {
-                return Ok(false);
+                return Ok(Cut::StillArriving);
             }
             state.length = length;
         }
         blocking(move || {
             scratch.set_len(length - base)?;
-            (&*scratch).seek(SeekFrom::End(0)).map(|_| true)
+            (&*scratch).seek(SeekFrom::End(0)).map(|_| Cut::Clean)
         })
         .await
     }

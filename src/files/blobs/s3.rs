@@ -498,10 +498,11 @@ impl S3Reader {
 mod tests {
     use super::super::Blobs;
     use super::*;
+    use crate::domain::ids::FileId;
 
     #[test]
     fn names_tell_their_place_and_strangers_none() {
-        let place = Blobs::new_place(Uuid::now_v7(), 5, Uuid::now_v7());
+        let place = Blobs::new_place(FileId::now_v7(), 5, Uuid::now_v7());
         assert_eq!(place_of(&place), Some(place.clone()));
         assert_eq!(place_of(&format!("{place}.{}", Uuid::now_v7().simple())), Some(place.clone()));
         for stranger in ["", "a", "logs/2026/x.gz", &format!("{place}.gz"), &format!("x{place}")] {

@@ -4,25 +4,25 @@ use axum::http::{HeaderMap, header};
 
 /// How statistics can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatsFormat {
+pub enum AcceptedFormat {
     Json,
     Csv,
     Html,
 }
 
-impl StatsFormat {
+impl AcceptedFormat {
     fn media_type(self) -> &'static str {
         match self {
-            StatsFormat::Json => "application/json",
-            StatsFormat::Csv => "text/csv",
-            StatsFormat::Html => "text/html",
+            AcceptedFormat::Json => "application/json",
+            AcceptedFormat::Csv => "text/csv",
+            AcceptedFormat::Html => "text/html",
         }
     }
 }
 
 /// The one with the greatest weight; of equals the first. The first too when nothing of it is wanted: an answer that can
 /// be read is better than none.
-pub fn choose(headers: &HeaderMap, offered: &[StatsFormat]) -> StatsFormat {
+pub fn choose(headers: &HeaderMap, offered: &[AcceptedFormat]) -> AcceptedFormat {
     let lists: Vec<&str> =
         headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let mut best = (0, offered[0]);
@@ -64,23 +64,23 @@ mod tests {
 
     #[test]
     fn the_format_is_what_is_wanted_most() {
-        let all = [StatsFormat::Json, StatsFormat::Csv, StatsFormat::Html];
+        let all = [AcceptedFormat::Json, AcceptedFormat::Csv, AcceptedFormat::Html];
         for (accept, format) in [
-            ("*/*", StatsFormat::Json),
-            ("application/json", StatsFormat::Json),
-            ("text/csv", StatsFormat::Csv),
-            ("TEXT/CSV; header=present", StatsFormat::Csv),
-            ("text/*", StatsFormat::Csv),
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", StatsFormat::Html),
-            ("text/csv;q=0.5, application/json;q=0.4", StatsFormat::Csv),
-            ("text/csv;q=0, */*", StatsFormat::Json),
-            ("image/png", StatsFormat::Json),
-            ("text/csv;q=x", StatsFormat::Json),
+            ("*/*", AcceptedFormat::Json),
+            ("application/json", AcceptedFormat::Json),
+            ("text/csv", AcceptedFormat::Csv),
+            ("TEXT/CSV; header=present", AcceptedFormat::Csv),
+            ("text/*", AcceptedFormat::Csv),
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", AcceptedFormat::Html),
+            ("text/csv;q=0.5, application/json;q=0.4", AcceptedFormat::Csv),
+            ("text/csv;q=0, */*", AcceptedFormat::Json),
+            ("image/png", AcceptedFormat::Json),
+            ("text/csv;q=x", AcceptedFormat::Json),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             assert_eq!(choose(&headers, &all), format, "{accept}");
         }
-        assert_eq!(choose(&HeaderMap::new(), &all), StatsFormat::Json);
+        assert_eq!(choose(&HeaderMap::new(), &all), AcceptedFormat::Json);
     }
 }

@@ -28,7 +28,7 @@ use crate::domain::ids::AccountId;
 use crate::domain::object::Object;
 use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
-use crate::http::request_state::RequestState;
+use crate::http::request_state::RequestProgress;
 
 /// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
 pub struct Json<T>(pub T);
@@ -75,7 +75,7 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
 /// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
 /// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
-    if let Some(progress) = request.extensions().get::<Arc<RequestState>>() {
+    if let Some(progress) = request.extensions().get::<Arc<RequestProgress>>() {
         progress.streams();
     }
 }
@@ -179,7 +179,7 @@ pub struct Pace {
 }
 
 /// A request's body under watch: its pace is limited, its end is noted.
-pub struct WatchedBody {
+pub struct PacedBody {
     body: Body,
     pace: Pace,
     pause: Pin<Box<Sleep>>,
@@ -189,13 +189,13 @@ pub struct WatchedBody {
     /// Time spent waiting since the pace was last judged, and the bytes that came in it.
     waited: Duration,
     bytes: u64,
-    progress: Arc<RequestState>,
+    progress: Arc<RequestProgress>,
 }
 
-impl WatchedBody {
-    pub fn new(body: Body, pace: Pace, progress: Arc<RequestState>) -> WatchedBody {
+impl PacedBody {
+    pub fn new(body: Body, pace: Pace, progress: Arc<RequestProgress>) -> PacedBody {
         let pause = Box::pin(tokio::time::sleep(pace.idle));
-        WatchedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
+        PacedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
     }
 
     /// Whether too little has come in the time that we have waited.
@@ -212,7 +212,7 @@ impl WatchedBody {
     }
 }
 
-impl HttpBody for WatchedBody {
+impl HttpBody for PacedBody {
     type Data = bytes::Bytes;
     type Error = axum::Error;
 
@@ -260,7 +260,7 @@ impl std::fmt::Display for Stalled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Stalled::Paused => "paused for too long",
-            Stalled::Slow => "comes too slowly",
+            Stalled::Slow => "arrived too slowly",
         })
     }
 }
@@ -326,7 +326,7 @@ const MAX_REPEATED: usize = 200;
 /// What serde says of a value, in the words of JSON and not those of Rust.
 fn plain(message: &str) -> String {
     if message == "expected value" {
-        return "is of a wrong type".to_owned();
+        return "has the wrong type".to_owned();
     }
     let parts = message.split_once(": ").filter(|(kind, _)| kind.starts_with("invalid "));
     let Some((kind, (found, wanted))) =
@@ -397,7 +397,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
             query_pairs(parts).into_iter().filter(|(name, _)| name != "limit" && name != "cursor").collect();
         let mut names = HashSet::new();
         if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.as_str())) {
-            return Err(bad_parameter(twice, "is given twice"));
+            return Err(bad_parameter(twice, "is given more than once"));
         }
         let plain = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
         let uri = format!("/?{plain}").parse().map_err(|_| Error::malformed("The query cannot be read."))?;
@@ -444,14 +444,14 @@ pub fn bad_parameter(name: &str, detail: &str) -> Error {
 }
 
 /// The `{id}` of a path. What is not a UUID names nothing: 404.
-pub struct Id(pub Uuid);
+pub struct Id<T>(pub T);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync, T: From<Uuid>> FromRequestParts<S> for Id<T> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         match Path::<Uuid>::from_request_parts(parts, state).await {
-            Ok(Path(id)) => Ok(Id(id)),
+            Ok(Path(id)) => Ok(Id(T::from(id))),
             Err(_) => Err(Error::not_found("thing")),
         }
     }

@@ -12,7 +12,7 @@ use crate::app::App;
 pub use crate::auth::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::http::middleware::trusted_proxies::Client;
-use crate::http::request_state::{OIDC_DATA, RequestState};
+use crate::http::request_state::{OIDC_DATA, RequestProgress};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Error;
@@ -59,7 +59,7 @@ pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
     } else {
         app.authenticator.authenticate(bearer(&parts.headers)?).await?
     };
-    if let Some(progress) = parts.extensions.get::<Arc<RequestState>>() {
+    if let Some(progress) = parts.extensions.get::<Arc<RequestProgress>>() {
         progress.belongs_to(caller.account);
     }
     parts.extensions.insert(caller.clone());
@@ -105,7 +105,7 @@ fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
         return Ok(());
     }
     let detail =
-        "A browser may change something from our own pages alone. A program needs a token of its own.";
+        "A browser can make changes only from Salebell's own pages. A program needs a token of its own.";
     Err(Error::new(Kind::Forbidden, detail))
 }
 

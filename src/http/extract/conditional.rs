@@ -1,90 +1,103 @@
-//! Conditional requests (RFC 9110, section 13): strong entity tags of what is answered.
+//! Conditional requests (RFC 9110, section 13): strong entity tags of answers, and the headers that name them.
+
+use std::convert::Infallible;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::http::answer::{Answer, JSON, to_json};
+use crate::http::answer::{Tagged, to_json};
 
-/// Answers with JSON and its entity tag, or with 304 when the caller has it already.
-pub fn respond<T: Serialize>(headers: &HeaderMap, value: &T) -> Result<Response> {
-    respond_as(headers, JSON, to_json(value)?)
-}
+/// `If-None-Match` of a read: the versions that the caller has already.
+#[derive(Clone, Default)]
+pub struct IfNoneMatch(Vec<HeaderValue>);
 
-/// The same with a body of another media type.
-pub fn respond_as(headers: &HeaderMap, media_type: &'static str, body: Vec<u8>) -> Result<Response> {
-    let (response, tag) = tagged(media_type, body)?;
-    if headers.get_all(header::IF_NONE_MATCH).iter().any(|wanted| names(wanted, &tag, true)) {
-        let tag = HeaderValue::from_str(&tag).map_err(Error::internal)?;
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+impl IfNoneMatch {
+    /// That of a request whose other headers are read too.
+    pub fn of(headers: &HeaderMap) -> IfNoneMatch {
+        IfNoneMatch(values(headers, header::IF_NONE_MATCH))
     }
-    Ok(response)
-}
 
-/// 201: what has been made, where it is, and its entity tag.
-pub fn created<T: Serialize>(location: &str, value: &T) -> Result<Response> {
-    let (mut response, _) = with_entity_tag(value)?;
-    *response.status_mut() = StatusCode::CREATED;
-    response
-        .headers_mut()
-        .insert(header::LOCATION, HeaderValue::from_str(location).map_err(Error::internal)?);
-    Ok(response)
-}
-
-/// 200 after a POST that would have made what is there already: what is there, where, and its entity tag.
-pub fn found<T: Serialize>(location: &str, value: &T) -> Result<Response> {
-    let (mut response, _) = with_entity_tag(value)?;
-    // `Location` would speak of a redirect or of something new (RFC 9110, section 10.2.2).
-    let location = HeaderValue::from_str(location).map_err(Error::internal)?;
-    response.headers_mut().insert(header::CONTENT_LOCATION, location);
-    Ok(response)
-}
-
-/// An answer that holds a secret: nobody keeps it, and it has no entity tag, for it can never be read again.
-pub fn shown_once<T: Serialize>(status: StatusCode, location: Option<&str>, value: &T) -> Result<Response> {
-    let mut response = (status, Answer(value)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(location) = location {
-        headers.insert(header::LOCATION, HeaderValue::from_str(location).map_err(Error::internal)?);
+    /// Answers with `value`, or with 304 where the caller has it already.
+    pub fn answer<T>(self, value: T) -> Tagged<T> {
+        Tagged::unless_known(value, self)
     }
-    Ok(response)
+
+    /// The same with a body of any media type.
+    ///
+    /// # Errors
+    /// None that happens: an entity tag is plain text.
+    pub fn respond(&self, media_type: &'static str, body: Vec<u8>) -> Result<Response> {
+        let (response, tag) = tagged(media_type, body)?;
+        if self.0.iter().any(|wanted| names(wanted, &tag, true)) {
+            let tag = HeaderValue::from_str(&tag).map_err(Error::internal)?;
+            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+        }
+        Ok(response)
+    }
 }
 
-/// 200 after a write: what it is now, and its entity tag.
-pub fn changed<T: Serialize>(value: &T) -> Result<Response> {
-    with_entity_tag(value).map(|(response, _)| response)
+impl<S: Sync> FromRequestParts<S> for IfNoneMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(IfNoneMatch::of(&parts.headers))
+    }
 }
 
-fn with_entity_tag<T: Serialize>(value: &T) -> Result<(Response, String)> {
-    tagged(JSON, to_json(value)?)
+/// `If-Match` of a write: the versions that the caller is willing to change.
+#[derive(Clone, Default)]
+pub struct IfMatch(Vec<HeaderValue>);
+
+impl IfMatch {
+    /// That of a request whose other headers are read too.
+    pub fn of(headers: &HeaderMap) -> IfMatch {
+        IfMatch(values(headers, header::IF_MATCH))
+    }
+
+    /// Refuses a write when the caller has seen another version than `current`.
+    ///
+    /// # Errors
+    /// `PreconditionFailed`; a write without `If-Match` is allowed.
+    pub fn check<T: Serialize>(&self, current: &T) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let tag = entity_tag(&to_json(current)?);
+        if self.0.iter().any(|wanted| names(wanted, &tag, false)) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::PreconditionFailed, "The current version is not the one in If-Match."))
+    }
 }
 
-fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
+impl<S: Sync> FromRequestParts<S> for IfMatch {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(IfMatch::of(&parts.headers))
+    }
+}
+
+fn values(headers: &HeaderMap, name: HeaderName) -> Vec<HeaderValue> {
+    headers.get_all(name).iter().cloned().collect()
+}
+
+/// 200 with a body and its entity tag, and that tag.
+///
+/// # Errors
+/// None that happens: an entity tag is plain text.
+pub fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
     let tag = entity_tag(&body);
     let tag_header = HeaderValue::from_str(&tag).map_err(Error::internal)?;
     let media_type = HeaderValue::from_static(media_type);
     Ok((([(header::CONTENT_TYPE, media_type), (header::ETAG, tag_header)], body).into_response(), tag))
-}
-
-/// `If-Match` of a write: refuses it when the caller has seen another version than `current`.
-///
-/// # Errors
-/// `PreconditionFailed`; a write without `If-Match` is allowed.
-pub fn check_if_match<T: Serialize>(headers: &HeaderMap, current: &T) -> Result<()> {
-    let mut wanted = headers.get_all(header::IF_MATCH).iter().peekable();
-    if wanted.peek().is_none() {
-        return Ok(());
-    }
-    let tag = entity_tag(&to_json(current)?);
-    if wanted.any(|wanted| names(wanted, &tag, false)) {
-        return Ok(());
-    }
-    Err(Error::new(Kind::PreconditionFailed, "It is not the version that If-Match names."))
 }
 
 /// 16 bytes of the SHA-256, quoted.

@@ -1,4 +1,4 @@
-//! Fields of a body: merge patches, and checks that are collected so that a caller mends all of them at once.
+//! Fields of a body: merge patches, and checks that are collected so that a caller learns of all of them at once.
 
 use serde::{Deserialize, Deserializer};
 
@@ -39,11 +39,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
 
 /// Collects what is wrong with the fields of a body.
 #[derive(Default)]
-pub struct Fields {
+pub struct FieldChecks {
     errors: Vec<FieldError>,
 }
 
-impl Fields {
+impl FieldChecks {
     /// Notes that the field of this name is wrong.
     pub fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.push(FieldError { pointer: format!("/{name}"), detail: detail.into() });

@@ -148,7 +148,7 @@ impl Lines {
         if self.unpacked > RATIO_GRACE && self.unpacked > packed.saturating_mul(MAX_RATIO) {
             return Err(Error::new(
                 Kind::TooLarge,
-                format!("The body unpacks to more than {MAX_RATIO} times its size."),
+                format!("The body decompresses to more than {MAX_RATIO} times its size."),
             ));
         }
         Ok(())

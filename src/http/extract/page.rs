@@ -54,11 +54,12 @@ impl Paging {
     /// `Malformed` when the cursor is none, or was made by another query.
     pub fn after<K: DeserializeOwned>(&self) -> Result<Option<K>> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
-        let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_parameter("cursor", "is not a cursor"))?;
+        let bytes =
+            URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_parameter("cursor", "is not a valid cursor"))?;
         match serde_json::from_slice(&bytes) {
             Ok(Cursor(query, key)) if query == self.query => Ok(Some(key)),
             Ok(_) => Err(bad_parameter("cursor", "belongs to another query")),
-            Err(_) => Err(bad_parameter("cursor", "is not a cursor")),
+            Err(_) => Err(bad_parameter("cursor", "is not a valid cursor")),
         }
     }
 

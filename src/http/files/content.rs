@@ -15,10 +15,11 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 
+use super::download_headers::{RangeRequest, disposition, parse_range};
 use super::served::{self, Served};
 use super::uploads::away;
 use crate::app::App;
-use crate::domain::file::{RangeRequest, disposition, parse_range};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::{Blobs, Extent, is_away, read_extents};
 use crate::http::extract::body::Id;
@@ -41,7 +42,7 @@ const CONDITIONS: [HeaderName; 5] = [
 pub async fn get(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
@@ -51,7 +52,7 @@ pub async fn get(
         refusal.retry_after_s = Some(1);
         return Err(refusal);
     }
-    let answer = Answer::to(&file, &method, &headers)?;
+    let answer = ContentAnswer::to(&file, &method, &headers)?;
     if let Some(redirect) = answer.redirect(&app, &file, &method, &headers).await? {
         answer.note(&app, &file, &method);
         return Ok(redirect);
@@ -76,9 +77,9 @@ pub async fn shared(
     if shared.most.is_some_and(|most| shared.usage.is_used_up(most)) {
         return Err(links::no_link());
     }
-    let answer = Answer::to(file, &method, &headers)?;
+    let answer = ContentAnswer::to(file, &method, &headers)?;
     let mut response = match (answer, &method) {
-        (Answer::Bytes { start, end, partial }, &Method::GET) => {
+        (ContentAnswer::Bytes { start, end, partial }, &Method::GET) => {
             // A limited link gives no address that could be used more than once.
             if shared.most.is_none()
                 && let Some(redirect) = answer.redirect(&app, file, &method, &headers).await?
@@ -101,7 +102,7 @@ pub async fn shared(
 
 /// What is answered to the conditions and the range of a request.
 #[derive(Clone, Copy)]
-enum Answer {
+enum ContentAnswer {
     NotModified,
     /// From `start` to before `end`, of the whole or as a part.
     Bytes {
@@ -112,9 +113,9 @@ enum Answer {
     NoSuchRange,
 }
 
-impl Answer {
+impl ContentAnswer {
     /// In the order of RFC 9110, section 13.2.2.
-    fn to(file: &StoredFile, method: &Method, headers: &HeaderMap) -> Result<Answer> {
+    fn to(file: &StoredFile, method: &Method, headers: &HeaderMap) -> Result<ContentAnswer> {
         let tag = entity_tag(file);
         let modified = file.completed_at.unwrap_or(file.created_at);
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
@@ -133,12 +134,12 @@ impl Answer {
         }
         let weakly = |list: &str| list.split(',').any(|one| names(one.trim().trim_start_matches("W/")));
         match (list(&header::IF_NONE_MATCH), text(header::IF_MODIFIED_SINCE).and_then(parse_date)) {
-            (Some(list), _) if weakly(&list) => return Ok(Answer::NotModified),
-            (None, Some(since)) if whole_seconds(modified) <= since => return Ok(Answer::NotModified),
+            (Some(list), _) if weakly(&list) => return Ok(ContentAnswer::NotModified),
+            (None, Some(since)) if whole_seconds(modified) <= since => return Ok(ContentAnswer::NotModified),
             _ => {}
         }
         let length = file.length.unwrap_or_default().unsigned_abs();
-        let whole = Answer::Bytes { start: 0, end: length, partial: false };
+        let whole = ContentAnswer::Bytes { start: 0, end: length, partial: false };
         // RFC 9110, section 14.2: a range is one of GET alone.
         let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Ok(whole) };
         let holds = headers.get(header::IF_RANGE).is_none_or(|condition| {
@@ -149,14 +150,14 @@ impl Answer {
         Ok(match parse_range(range, length) {
             _ if !holds => whole,
             RangeRequest::Whole => whole,
-            RangeRequest::Part(start, end) => Answer::Bytes { start, end, partial: true },
-            RangeRequest::Nothing => Answer::NoSuchRange,
+            RangeRequest::Part(start, end) => ContentAnswer::Bytes { start, end, partial: true },
+            RangeRequest::Nothing => ContentAnswer::NoSuchRange,
         })
     }
 
     /// For the statistics of whose file it is.
     fn note(self, app: &App, file: &StoredFile, method: &Method) {
-        if let (Answer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
+        if let (ContentAnswer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
             app.activity.note_download(file.account_id, start, end - start, app.clock.now());
         }
     }
@@ -174,7 +175,7 @@ impl Answer {
         if *method != Method::GET
             || conditional
             || !app.config.files.presign
-            || !matches!(self, Answer::Bytes { .. })
+            || !matches!(self, ContentAnswer::Bytes { .. })
         {
             return Ok(None);
         }
@@ -203,14 +204,14 @@ impl Answer {
     ) -> Result<Response> {
         let length = file.length.unwrap_or_default().unsigned_abs();
         let mut response = match self {
-            Answer::NotModified => StatusCode::NOT_MODIFIED.into_response(),
-            Answer::NoSuchRange => {
+            ContentAnswer::NotModified => StatusCode::NOT_MODIFIED.into_response(),
+            ContentAnswer::NoSuchRange => {
                 let detail = format!("The file has {length} bytes.");
                 let mut response = Error::new(Kind::RangeNotSatisfiable, detail).into_response();
                 put(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
                 return Ok(response);
             }
-            Answer::Bytes { start, end, partial } => {
+            ContentAnswer::Bytes { start, end, partial } => {
                 let body = if *method == Method::HEAD {
                     Body::empty()
                 } else {
@@ -244,7 +245,7 @@ impl Answer {
 }
 
 fn changed() -> Error {
-    Error::new(Kind::PreconditionFailed, "It is not the version that the condition names.")
+    Error::new(Kind::PreconditionFailed, "The current version does not meet the condition.")
 }
 
 /// Strong: the SHA-256 itself.

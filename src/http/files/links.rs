@@ -3,22 +3,23 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::{FileId, LinkId};
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Result};
+use crate::http::answer::{ShownOnce, Tagged};
 use crate::http::extract::body::{Id, Json, Params};
 use crate::http::extract::caller::Caller;
-use crate::http::extract::conditional;
-use crate::http::extract::fields::Fields;
-use crate::http::extract::page::Paging;
+use crate::http::extract::conditional::IfNoneMatch;
+use crate::http::extract::fields::FieldChecks;
+use crate::http::extract::page::{Page, Paging};
 use crate::store::files;
 use crate::store::files::links::{self, FileLink, NewLink};
 
@@ -35,7 +36,7 @@ pub struct CreateLinkRequest {
 
 #[derive(Serialize)]
 pub struct LinkResponse {
-    id: Uuid,
+    id: LinkId,
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     max_downloads: Option<i32>,
@@ -47,7 +48,7 @@ pub struct LinkResponse {
 
 /// A link just made: the only time that its address is shown.
 #[derive(Serialize)]
-struct CreatedLinkResponse {
+pub struct CreatedLinkResponse {
     #[serde(flatten)]
     link: LinkResponse,
     /// Below the address of this service.
@@ -70,12 +71,12 @@ pub struct LinkParams {}
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     Json(request): Json<CreateLinkRequest>,
-) -> Result<Response> {
+) -> Result<ShownOnce<CreatedLinkResponse>> {
     let now = app.clock.now();
     let file = files::find_file(&app.writer, caller.account, id, now).await?;
-    let mut fields = Fields::default();
+    let mut fields = FieldChecks::default();
     if request.expires_at.is_some_and(|end| end.0 <= now) {
         fields.refuse("expires_at", "must be in the future");
     }
@@ -91,7 +92,7 @@ pub async fn create(
     let token = URL_SAFE_NO_PAD.encode(random);
     let digest = digest(&SHA256, token.as_bytes());
     let new = NewLink {
-        id: Uuid::now_v7(),
+        id: LinkId::now_v7(),
         digest: digest.as_ref(),
         // A file that is kept longer later does not prolong what was promised.
         expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
@@ -100,29 +101,29 @@ pub async fn create(
     let _turn = app.uploads.turn(caller.account).await;
     let link = links::create_link(&app.writer, file.id, &new, now).await?;
     let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
-    conditional::shown_once(StatusCode::CREATED, None, &created)
+    Ok(ShownOnce::created(None, created))
 }
 
 /// `GET /v1/files/{id}/links`: the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     Params(LinkParams {}): Params<LinkParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<LinkResponse>>> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let found = links::list_links(&app.writer, file.id, paging.after()?, paging.rows()).await?;
     let page = paging.page(found, |link| link.id)?;
-    conditional::respond(&headers, &page.map(LinkResponse::from))
+    Ok(if_none_match.answer(page.map(LinkResponse::from)))
 }
 
 /// `DELETE /v1/files/{id}/links/{link}`: nobody fetches the file by it any more.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    path: Result<Path<(Uuid, Uuid)>, PathRejection>,
+    path: Result<Path<(FileId, LinkId)>, PathRejection>,
 ) -> Result<Response> {
     // What is not a UUID names nothing.
     let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;

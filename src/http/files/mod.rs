@@ -1,6 +1,7 @@
 //! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
 
 pub mod content;
+pub mod download_headers;
 pub mod links;
 mod response;
 pub mod served;
@@ -12,28 +13,29 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use self::response::FileResponse;
 use self::uploads::{UploadParams, ietf_draft, plain, tus};
+use super::answer::Tagged;
 use super::extract::body::{
     BodyHash, Hashed, Id, Params, check_not_encoded, hash_body, media_type, parse_body, present, read_limited,
 };
 use super::extract::caller::Caller;
-use super::extract::conditional::{self, check_if_match};
-use super::extract::fields::Fields;
-use super::extract::page::Paging;
-use super::middleware::idempotency::{self, Begun};
+use super::extract::conditional::{IfMatch, IfNoneMatch};
+use super::extract::fields::FieldChecks;
+use super::extract::page::{Page, Paging};
+use super::middleware::idempotency::{self, Begun, Idempotency};
 use crate::app::App;
 use crate::domain::file::{clean_name, keep_until};
+use crate::domain::ids::FileId;
 use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
-use crate::store::files::{self, FileChange};
+use crate::store::files::{self, FileChange, FileState};
 
 /// A filter of the list.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum FileState {
+enum ListedState {
     Uploading,
     Complete,
 }
@@ -41,7 +43,7 @@ enum FileState {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListFilesParams {
-    state: Option<FileState>,
+    state: Option<ListedState>,
 }
 
 /// A merge patch of a file.
@@ -78,16 +80,16 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListFilesParams>,
     paging: Paging,
-    headers: HeaderMap,
-) -> Result<Response> {
+    if_none_match: IfNoneMatch,
+) -> Result<Tagged<Page<FileResponse>>> {
     let state = params.state.map(|state| match state {
-        FileState::Uploading => "uploading",
-        FileState::Complete => "complete",
+        ListedState::Uploading => FileState::Uploading,
+        ListedState::Complete => FileState::Complete,
     });
     let (after, rows, now) = (paging.after()?, paging.rows(), app.clock.now());
     let found = files::list_files(&app.writer, caller.account, state, after, rows, now).await?;
     let page = paging.page(found, |file| file.id)?;
-    conditional::respond(&headers, &page.map(FileResponse::from))
+    Ok(if_none_match.answer(page.map(FileResponse::from)))
 }
 
 /// `POST /v1/files`: makes a file by the protocol that the headers speak; under an `Idempotency-Key` once.
@@ -98,7 +100,8 @@ pub async fn create(
     request: Request,
 ) -> Result<Response> {
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
-    let execution = match idempotency::begin(&app, &caller, &uri, &headers, None).await? {
+    let begun = idempotency::begin(&app, &caller, Idempotency::Streaming, &uri, &headers, None).await?;
+    let execution = match begun {
         Begun::Repetition(repetition) => return repetition.answer(hash_body(request).await?.as_ref()),
         Begun::Execution(execution) if !execution.has_key() => {
             return create_once(&app, &caller, &params, request).await;
@@ -153,26 +156,26 @@ pub async fn put(
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
-    headers: HeaderMap,
-) -> Result<Response> {
+    Id(id): Id<FileId>,
+    if_none_match: IfNoneMatch,
+) -> Result<(HeaderMap, Tagged<FileResponse>)> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
+    let mut headers = HeaderMap::new();
     if file.is_complete() {
-        return conditional::respond(&headers, &FileResponse::from(file));
+        return Ok((headers, if_none_match.answer(file.into())));
     }
     // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
     app.uploads.settle(id).await;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    let mut response = conditional::respond(&headers, &FileResponse::from(file.clone()))?;
-    ietf_draft::put_state(&app, response.headers_mut(), &file);
-    Ok(response)
+    ietf_draft::put_state(&app, &mut headers, &file);
+    Ok((headers, if_none_match.answer(file.into())))
 }
 
 /// `HEAD /v1/files/{id}`: how far an upload has come.
 pub async fn head(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -183,13 +186,20 @@ pub async fn head(
 }
 
 /// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
-pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Result<Response> {
+pub async fn patch(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Result<Response> {
     if tus::is_meant(request.headers()) {
         return Ok(tus::patch(&app, &caller, id, request).await);
     }
     match media_type(request.headers()).as_deref() {
         Some(ietf_draft::BYTES) => Ok(ietf_draft::patch(&app, &caller, id, request).await),
-        Some("application/json" | "application/merge-patch+json") => update(&app, &caller, id, request).await,
+        Some("application/json" | "application/merge-patch+json") => {
+            Ok(update(&app, &caller, id, request).await?.into_response())
+        }
         _ => {
             let detail = format!(
                 "The body must be {}, {} or application/merge-patch+json.",
@@ -203,15 +213,16 @@ pub async fn patch(State(app): State<App>, caller: Caller, Id(id): Id, request: 
     }
 }
 
-async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response> {
+async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Tagged<FileResponse>> {
     check_not_encoded(request.headers())?;
     let (parts, body) = request.into_parts();
+    let if_match = IfMatch::of(&parts.headers);
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
     let wanted: UpdateFileRequest = parse_body(app, Some(caller.account), body).await?;
     let now = app.clock.now();
     let changed = files::update_file(&app.writer, caller.account, id, now, |file| {
-        check_if_match(&parts.headers, &FileResponse::from(file.clone()))?;
-        let mut fields = Fields::default();
+        if_match.check(&FileResponse::from(file.clone()))?;
+        let mut fields = FieldChecks::default();
         let name = wanted.name.as_deref().map(|name| clean_name(&fields.text("name", Some(name), 255)));
         let keep = wanted.expires_at.map(|wanted| keep_until(Some(wanted.0), file.created_at, now));
         let keep_until = keep.transpose().unwrap_or_else(|problem| {
@@ -222,14 +233,14 @@ async fn update(app: &App, caller: &Caller, id: Uuid, request: Request) -> Resul
         Ok(FileChange { name, keep_until })
     })
     .await?;
-    conditional::changed(&FileResponse::from(changed))
+    Ok(Tagged::new(changed.into()))
 }
 
 /// `DELETE /v1/files/{id}`: it is gone with its bytes, and an upload of it ends.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
-    Id(id): Id,
+    Id(id): Id<FileId>,
     headers: HeaderMap,
 ) -> Result<Response> {
     if tus::is_meant(&headers) {
@@ -237,13 +248,18 @@ pub async fn remove(
     }
     if headers.contains_key(header::IF_MATCH) {
         let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-        check_if_match(&headers, &FileResponse::from(file))?;
+        IfMatch::of(&headers).check(&FileResponse::from(file))?;
     }
     uploads::remove(&app, caller.account, id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
-pub async fn overridden(State(app): State<App>, caller: Caller, Id(id): Id, request: Request) -> Response {
+pub async fn overridden(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<FileId>,
+    request: Request,
+) -> Response {
     tus::overridden(&app, &caller, id, request).await
 }

@@ -2,18 +2,17 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use uuid::Uuid;
 
-use crate::store::files::StoredFile;
+use crate::domain::ids::FileId;
+use crate::store::files::{FileState, StoredFile};
 
 /// A file, whole or on its way.
 #[derive(Serialize)]
 pub struct FileResponse {
-    id: Uuid,
+    id: FileId,
     name: String,
     media_type: String,
-    /// `uploading` or `complete`.
-    state: String,
+    state: FileState,
     /// Bytes; `null`: not told yet.
     length: Option<i64>,
     /// How many of them are there for good.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use crate::app::App;
+use crate::domain::ids::LinkId;
 use crate::domain::link::Admission;
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::files::links::{self, SharedFile};
@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Bytes of a link that one answer sends. Dropped early, it counts those that were sent and gives back the others.
 pub struct Served {
     app: App,
-    link: Uuid,
+    link: LinkId,
     promised: u64,
     start: u64,
     length: u64,
@@ -85,7 +85,8 @@ async fn promise(mut served: Served) -> Result<Served> {
             }
             // Clients give up at a 404.
             Admission::Later if served.by_range => {
-                let detail = "Other answers of this link are under way. Please try again in a moment.";
+                let detail =
+                    "Other downloads through this link are in progress. Please try again in a moment.";
                 let mut later = Error::new(Kind::Unavailable, detail);
                 later.retry_after_s = Some(1);
                 return Err(later);
@@ -162,7 +163,7 @@ impl Drop for Served {
 
 /// Counts an answer; what its client may not have got counts later. Until then it stays promised, also when the process
 /// dies.
-async fn count_with_grace(app: App, link: Uuid, promised: u64, start: u64, sent: u64, unsure: u64) {
+async fn count_with_grace(app: App, link: LinkId, promised: u64, start: u64, sent: u64, unsure: u64) {
     let got = sent - unsure;
     count(&app, link, promised - unsure, start, got).await;
     if unsure > 0 {
@@ -173,7 +174,7 @@ async fn count_with_grace(app: App, link: Uuid, promised: u64, start: u64, sent:
     }
 }
 
-async fn count(app: &App, link: Uuid, promised: u64, start: u64, sent: u64) {
+async fn count(app: &App, link: LinkId, promised: u64, start: u64, sent: u64) {
     if let Err(error) = links::count_served(&app.writer, link, promised, start, sent).await {
         log::warn!(target: "salebell::files", "link.id" = link.to_string();
             "what a link had promised stays counted: {}", chain(&error));

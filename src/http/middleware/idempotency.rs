@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -42,6 +42,7 @@ use crate::error::{Error, FieldError, Kind, REQUEST_ID, Result, chain};
 use crate::http::extract::body::{is_ndjson, read_limited};
 use crate::http::extract::caller::{Caller, authenticate};
 use crate::store::idempotency::{self as store, KeyState, Name, Saved};
+use crate::store::lease::Lease;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -52,7 +53,7 @@ const KEPT: TimeDelta = TimeDelta::hours(24);
 const LOCK: Duration = Duration::from_secs(30);
 /// How long a statement about a key may take.
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
-/// And where prices are taken without their key sooner than not at all.
+/// How long it may take where the key is optional.
 const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes of an answer that is kept as it is. Of a larger one its `Abridged` form is kept, where it has one.
 const MAX_KEPT: usize = 64 << 10;
@@ -74,24 +75,57 @@ pub enum Begun {
     Repetition(Repetition),
 }
 
-/// Serves every POST with a key whose body fits into memory.
-pub async fn middleware(State(app): State<App>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    // A report of lines begins and finishes by itself, and so does an upload.
-    let path = request.uri().path();
-    let streamed = (is_ndjson(headers) && path == "/v1/prices") || path == "/v1/files";
-    if request.method() != Method::POST || !headers.contains_key(HEADER) || streamed {
-        return next.run(request).await;
-    }
-    run(app, request, next).await.unwrap_or_else(IntoResponse::into_response)
+/// How a route treats `Idempotency-Key`; the URL table says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idempotency {
+    /// The body is read into memory, and the layer does it all.
+    Buffered,
+    /// The handler reads the body as a stream, and calls `begin` and `Execution::finish` itself.
+    Streaming,
+    /// NDJSON is `Streaming`, JSON is `Buffered`. On a bus that outlives the database the key is optional: while the
+    /// database is unavailable, a report is taken without it rather than not at all; prices that come twice change nothing.
+    Reports,
 }
 
-async fn run(app: App, request: Request, next: Next) -> Result<Response> {
+impl Idempotency {
+    /// Whether the handler of a request with these headers calls `begin` itself.
+    fn is_left_to_handler(self, headers: &HeaderMap) -> bool {
+        match self {
+            Idempotency::Buffered => false,
+            Idempotency::Streaming => true,
+            Idempotency::Reports => is_ndjson(headers),
+        }
+    }
+}
+
+/// The app, and how each route of the URL table treats the key.
+pub type Routes = (App, fn(route: &str) -> Idempotency);
+
+/// Serves every POST with a key whose body fits into memory.
+pub async fn middleware(
+    State((app, idempotency_of)): State<Routes>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    if request.method() != Method::POST || !headers.contains_key(HEADER) {
+        return next.run(request).await;
+    }
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let idempotency = idempotency_of(route);
+    if idempotency.is_left_to_handler(headers) {
+        return next.run(request).await;
+    }
+    run(app, idempotency, request, next).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn run(app: App, idempotency: Idempotency, request: Request, next: Next) -> Result<Response> {
     let (mut parts, body) = request.into_parts();
     let caller = authenticate(&app, &mut parts).await?;
     let body = read_limited(&parts.headers, body, app.config.server.max_json_bytes).await?;
     let hash = digest(&SHA256, &body);
-    let execution = match begin(&app, &caller, &parts.uri, &parts.headers, Some(hash.as_ref())).await? {
+    let begun = begin(&app, &caller, idempotency, &parts.uri, &parts.headers, Some(hash.as_ref())).await?;
+    let execution = match begun {
         Begun::Repetition(repetition) => return repetition.answer(hash.as_ref()),
         Begun::Execution(execution) => execution,
     };
@@ -99,7 +133,7 @@ async fn run(app: App, request: Request, next: Next) -> Result<Response> {
     let outliving = app.clone();
     let work = async move {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
-        let answer = match app.deadline.run(app.config.server.request_timeout, answer).await {
+        let answer = match app.deadline.timeout(app.config.server.request_timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Error::internal("a handler panicked").into_response(),
             Err(DeadlineExceeded) => Error::unavailable("the handler took too long").into_response(),
@@ -131,6 +165,7 @@ pub async fn outlive<T: Send + 'static>(
 pub async fn begin(
     app: &App,
     caller: &Caller,
+    idempotency: Idempotency,
     uri: &Uri,
     headers: &HeaderMap,
     hash: Option<&[u8]>,
@@ -142,8 +177,8 @@ pub async fn begin(
     // In a task of its own: a client that hangs up meanwhile leaves no row behind that nobody is responsible for.
     let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
     let claim = async { outlive(app, caller.account, claim).await? };
-    let (found, execution) = if app.bus.outlives_database() && uri.path() == "/v1/prices" {
-        match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await.unwrap_or_else(|late| Err(late.into())) {
+    let (found, execution) = if idempotency == Idempotency::Reports && app.bus.outlives_database() {
+        match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await {
             // Taken without its key rather than not at all: prices that come twice change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
@@ -158,7 +193,7 @@ pub async fn begin(
             // Where there is no room for another, it is given up again.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
-            app.deadline.run(KEY_TIMEOUT, room).await??;
+            app.deadline.run(KEY_TIMEOUT, room).await?;
             Ok(Begun::Execution(execution))
         }
         KeyState::Answered(saved) => {
@@ -200,7 +235,7 @@ fn another_request() -> Error {
 
 /// A string of structured fields (RFC 9651), in quotes; what many send without quotes is taken too.
 fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let wrong = || Error::malformed("Idempotency-Key must be one text in quotes of 1 to 255 characters.");
+    let wrong = || Error::malformed("Idempotency-Key must be one quoted string of 1 to 255 characters.");
     let mut given = headers.get_all(HEADER).iter();
     let Some(value) = given.next() else { return Ok(None) };
     if given.next().is_some() {
@@ -266,9 +301,9 @@ impl Claim {
             tokio::time::sleep(LOCK / 3).await;
             let until = self.app.clock.now() + LOCK;
             let prolong = store::prolong(&self.app.writer, self.name(), self.began_at, until);
-            match self.app.deadline.run(KEY_TIMEOUT, prolong).await {
-                Ok(Ok(true)) | Err(DeadlineExceeded) => {}
-                Ok(Ok(false)) => return,
+            match self.app.deadline.timeout(KEY_TIMEOUT, prolong).await {
+                Ok(Ok(Lease::Held)) | Err(DeadlineExceeded) => {}
+                Ok(Ok(Lease::Lost)) => return,
                 Ok(Err(error)) => {
                     log::warn!(target: "salebell::idempotency", "a lock is not prolonged: {}", chain(&error));
                 }
@@ -278,7 +313,7 @@ impl Claim {
 
     async fn give_up(&self) {
         let give_up = store::give_up(&self.app.writer, self.name(), self.began_at);
-        if let Ok(Err(error)) = self.app.deadline.run(KEY_TIMEOUT, give_up).await {
+        if let Ok(Err(error)) = self.app.deadline.timeout(KEY_TIMEOUT, give_up).await {
             log::warn!(target: "salebell::idempotency", "a key is not given up: {}", chain(&error));
         }
     }
@@ -313,7 +348,7 @@ impl Execution {
             Some(body.clone())
         };
         let save = open.claim.save(parts.status, &parts.headers, kept.as_deref(), hash);
-        if let Ok(Err(error)) = open.claim.app.deadline.run(KEY_TIMEOUT, save).await {
+        if let Ok(Err(error)) = open.claim.app.deadline.timeout(KEY_TIMEOUT, save).await {
             log::warn!(target: "salebell::idempotency", "an answer is not saved: {}", chain(&error));
         }
         Response::from_parts(parts, Body::from(body))
@@ -382,9 +417,11 @@ impl Repetition {
             return Err(another_request());
         }
         let lost = || {
-            let detail = "It was done, but its answer is not kept: it held a secret, or was too large.";
+            let detail = "The request was executed, but its answer was not kept: it contained a secret or was too large.";
             let location = self.saved.headers.get("location").and_then(Value::as_str);
-            Error::conflict(location.map_or(detail.to_owned(), |at| format!("{detail} It is at {at}.")))
+            Error::conflict(
+                location.map_or(detail.to_owned(), |at| format!("{detail} The resource is at {at}.")),
+            )
         };
         let body = match self.saved.body.as_deref() {
             None => return Err(lost()),

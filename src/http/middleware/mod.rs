@@ -1,7 +1,12 @@
-//! The layers around every handler, the outermost first: `request`, `rate_limit`, `idempotency`.
+//! The layers around every handler; `http::layered` lists them in their order.
 
+pub mod access_log;
+pub mod around;
+pub mod handling;
 pub mod idempotency;
 pub mod rate_limit;
-pub mod request;
+pub mod request_id;
 pub mod request_limits;
+pub mod response_headers;
+pub mod time_limits;
 pub mod trusted_proxies;

@@ -120,8 +120,10 @@ pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Reques
     let mut answer = if left.allowed {
         next.run(Request::from_parts(parts, body)).await
     } else {
-        let mut refusal =
-            Error::new(Kind::TooManyRequests, format!("No more than {} requests a minute.", limiter.limit));
+        let mut refusal = Error::new(
+            Kind::TooManyRequests,
+            format!("The limit of {} requests a minute is reached.", limiter.limit),
+        );
         refusal.retry_after_s = Some(left.seconds);
         refusal.into_response()
     };

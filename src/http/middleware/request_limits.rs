@@ -5,7 +5,11 @@
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, Uri, Version, header};
+use axum::response::IntoResponse;
 
+use super::around::{AnswerFuture, Around, InnerService};
+use super::response_headers::close_connection;
+use crate::app::App;
 use crate::error::{Error, Kind, Result};
 
 /// The longest path with query that is taken: 414 beyond.
@@ -13,12 +17,34 @@ const MAX_URI_BYTES: usize = 16 * 1024;
 /// The most that all headers may have together: 431 beyond.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
+/// Answers a request whose head is refused, and closes its connection.
+pub struct HeadCheck;
+
+impl Around for HeadCheck {
+    fn call<S: InnerService>(_: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let http1 = request.version() < Version::HTTP_2;
+        let answer = check(&request).map(|()| inner.call(request));
+        Box::pin(async move {
+            match answer {
+                Ok(answer) => answer.await,
+                Err(refusal) => {
+                    let mut answer = refusal.into_response();
+                    if http1 {
+                        close_connection(&mut answer);
+                    }
+                    Ok(answer)
+                }
+            }
+        })
+    }
+}
+
 /// # Errors
 /// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with what is wrong.
-pub fn check(request: &Request) -> Result<()> {
+fn check(request: &Request) -> Result<()> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
-        let detail = format!("The address is longer than {MAX_URI_BYTES} bytes.");
+        let detail = format!("The URL is longer than {MAX_URI_BYTES} bytes.");
         return Err(Error::new(Kind::UriTooLong, detail));
     }
     let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -28,7 +54,7 @@ pub fn check(request: &Request) -> Result<()> {
     }
     // One makes a tunnel of the connection, the other repeats what a proxy may have added.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Error::new(Kind::MethodNotAllowed, "There are no tunnels and no echoes here."));
+        return Err(Error::new(Kind::MethodNotAllowed, "CONNECT and TRACE are not supported."));
     }
     check_host(request.version(), uri, headers)?;
     check_framing(headers)
@@ -39,19 +65,19 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() || (version == Version::HTTP_11 && host.is_none()) {
-        return Err(Error::malformed("A request needs one Host header."));
+        return Err(Error::malformed("A request must have exactly one Host header."));
     }
     let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
-    let host = host.map_err(|_| Error::malformed("The Host header is no host."))?;
+    let host = host.map_err(|_| Error::malformed("The Host header is not a valid host."))?;
     let named = [host.as_ref(), uri.authority()];
     // A user before the host would be the host to some.
     if named.iter().flatten().any(|host| host.as_str().contains('@')) {
-        return Err(Error::malformed("The host of a request has no user."));
+        return Err(Error::malformed("The host of a request must not include a user."));
     }
     if let [Some(host), Some(target)] = named
         && host != target
     {
-        return Err(Error::malformed("The Host header is not the host of the address."));
+        return Err(Error::malformed("The Host header does not match the host of the URL."));
     }
     Ok(())
 }

@@ -2,14 +2,14 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::extract::accept::{StatsFormat, choose};
+use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::body::{Params, bad_parameter};
 use super::extract::caller::Caller;
-use super::extract::conditional;
+use super::extract::conditional::IfNoneMatch;
 use super::extract::page::{Page, Paging};
 use crate::app::App;
 use crate::domain::ids::AccountId;
@@ -106,7 +106,7 @@ pub async fn own(
     let mut page = paging.page(found, |found| found.week.monday())?;
     // Callers know who they are.
     page.items.iter_mut().for_each(|found| found.account = None);
-    respond(&headers, &uri, page, choose(&headers, &[StatsFormat::Json, StatsFormat::Csv]))
+    respond(&headers, &uri, page, choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Csv]))
 }
 
 /// `GET /v1/admin/stats/weekly`: the weeks of the whole service, the newest first; or the accounts of a week; or the
@@ -121,17 +121,17 @@ pub async fn admin(
 ) -> Result<Response> {
     caller.require("operator")?;
     let AdminStatisticsParams { week, by, account } = params;
-    let mut format = choose(&headers, &[StatsFormat::Json, StatsFormat::Csv, StatsFormat::Html]);
-    if matches!(format, StatsFormat::Html) && by.is_none() && account.is_none() {
+    let mut format = choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Csv, AcceptedFormat::Html]);
+    if matches!(format, AcceptedFormat::Html) && by.is_none() && account.is_none() {
         let page = page::make_page(&app.reader, week).await?;
         return page_response(&headers, page);
     }
     // The report is about the whole service alone.
-    if matches!(format, StatsFormat::Html) {
-        format = StatsFormat::Json;
+    if matches!(format, AcceptedFormat::Html) {
+        format = AcceptedFormat::Json;
     }
     let page = match (by, account) {
-        (Some(_), Some(_)) => return Err(bad_parameter("by", "does not go with account")),
+        (Some(_), Some(_)) => return Err(bad_parameter("by", "cannot be combined with account")),
         (Some(By::Account), None) => {
             let week = week.ok_or_else(|| bad_parameter("week", "is required with by"))?;
             let (after, rows) = (paging.after()?, paging.rows());
@@ -165,12 +165,12 @@ fn respond(
     headers: &HeaderMap,
     uri: &Uri,
     page: Page<WeekStatistics>,
-    format: StatsFormat,
+    format: AcceptedFormat,
 ) -> Result<Response> {
     let mut response = match format {
-        StatsFormat::Csv => {
+        AcceptedFormat::Csv => {
             let body = csv::write_csv(&page.items).into_bytes();
-            let mut response = conditional::respond_as(headers, csv::MEDIA_TYPE, body)?;
+            let mut response = IfNoneMatch::of(headers).respond(csv::MEDIA_TYPE, body)?;
             let file = HeaderValue::from_static("attachment; filename=\"weekly-statistics.csv\"");
             response.headers_mut().insert(header::CONTENT_DISPOSITION, file);
             if let Some(cursor) = &page.next_cursor {
@@ -179,7 +179,7 @@ fn respond(
             }
             response
         }
-        _ => conditional::respond(headers, &page.map(WeekResponse::from))?,
+        _ => IfNoneMatch::of(headers).answer(page.map(WeekResponse::from)).into_response(),
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
@@ -194,7 +194,7 @@ fn next_link(uri: &Uri, cursor: &str) -> String {
 }
 
 fn page_response(headers: &HeaderMap, page: String) -> Result<Response> {
-    let mut response = conditional::respond_as(headers, "text/html; charset=utf-8", page.into_bytes())?;
+    let mut response = IfNoneMatch::of(headers).respond("text/html; charset=utf-8", page.into_bytes())?;
     let policy = HeaderValue::from_str(&format!("{}; frame-ancestors 'none'", page::content_policy()));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.map_err(Error::internal)?);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));

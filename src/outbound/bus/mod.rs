@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::error::Result;
 use crate::store::bus as table;
+use crate::store::lease::Lease;
 
 /// After so many receives without an acknowledgement a message is to be buried.
 pub const MAX_RECEIVES: i16 = 5;
@@ -116,14 +117,14 @@ impl Bus {
         }
     }
 
-    /// Hides a message for `hold` from now on. False: somebody else has it by now.
-    pub async fn extend(&self, message: &ReceivedMessage, hold: Duration) -> Result<bool> {
+    /// Hides a message for `hold` from now on.
+    pub async fn extend(&self, message: &ReceivedMessage, hold: Duration) -> Result<Lease> {
         match (self, &message.receipt) {
             (Bus::Postgres { pool, clock, .. }, Receipt::Row(receipt)) => {
                 table::hide_until(pool, message.id, *receipt, clock.now() + delta(hold)).await
             }
             (Bus::Aws { queue, .. }, Receipt::Queue(held)) => queue.hide(held, hold).await,
-            _ => Ok(false),
+            _ => Ok(Lease::Lost),
         }
     }
 

@@ -22,6 +22,7 @@ use super::{Receipt, ReceivedMessage};
 use crate::aws::WHILE_SERVING;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::store::lease::Lease;
 
 /// The longest that SQS lets us wait for a message.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -143,13 +144,13 @@ impl PriceQueue {
         }
     }
 
-    /// False: it is held by another, or gone.
-    pub async fn hide(&self, held: &HeldMessage, pause: Duration) -> Result<bool> {
+    /// Hides a message for `pause` from now on.
+    pub async fn hide(&self, held: &HeldMessage, pause: Duration) -> Result<Lease> {
         let request = self.clients.sqs().await.change_message_visibility().queue_url(&self.queue);
         let hidden = request.receipt_handle(&held.handle).visibility_timeout(seconds(pause)).send().await;
         match hidden {
-            Ok(_) => Ok(true),
-            Err(error) if is_lost(error.code()) => Ok(false),
+            Ok(_) => Ok(Lease::Held),
+            Err(error) if is_lost(error.code()) => Ok(Lease::Lost),
             Err(error) => Err(Error::unavailable(error)),
         }
     }

@@ -9,21 +9,32 @@ use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, ExportId, FileId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
+use crate::store::lease::Lease;
 
 /// An account has no more exports waiting or being written than this.
 const MAX_OPEN: i64 = 20;
 
+text_enum! {
+    pub enum ExportState {
+        Queued = "queued",
+        Writing = "writing",
+        Done = "done",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+}
+
 /// An export as its owner sees it.
 #[derive(Clone, Debug, FromRow)]
 pub struct Export {
-    pub id: Uuid,
+    pub id: ExportId,
     pub options: Value,
-    /// `queued`, `writing`, `done`, `failed` or `cancelled`.
-    pub state: String,
+    pub state: ExportState,
     pub failure: Option<String>,
-    pub file_id: Option<Uuid>,
+    pub file_id: Option<FileId>,
     pub rows_written: i64,
     pub bytes_written: i64,
     pub rows_total: Option<i64>,
@@ -43,7 +54,7 @@ const COLUMNS: &str =
 pub async fn create_export(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ExportId,
     options: Value,
     keep_until: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -57,7 +68,7 @@ pub async fn create_export(
     .fetch_one(&mut *transaction)
     .await?;
     if open >= MAX_OPEN {
-        let detail = format!("No more than {MAX_OPEN} exports of an account wait at once.");
+        let detail = format!("An account can have at most {MAX_OPEN} exports waiting.");
         return Err(Error::new(Kind::TooManyRequests, detail));
     }
     let mut query =
@@ -74,19 +85,19 @@ pub async fn create_export(
 pub async fn list_exports(
     pool: &PgPool,
     account: AccountId,
-    before: Option<Uuid>,
+    before: Option<ExportId>,
     rows: i64,
 ) -> Result<Vec<Export>> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from exports where account_id = ").push_bind(account);
-    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and id < ").push_bind(before.unwrap_or(ExportId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
     Ok(query.build_query_as().fetch_all(pool).await?)
 }
 
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn find_export(pool: &PgPool, account: AccountId, id: Uuid) -> Result<Export> {
+pub async fn find_export(pool: &PgPool, account: AccountId, id: ExportId) -> Result<Export> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
     query.push(COLUMNS).push(" from exports where id = ").push_bind(id);
     query.push(" and account_id = ").push_bind(account);
@@ -100,7 +111,7 @@ pub async fn find_export(pool: &PgPool, account: AccountId, id: Uuid) -> Result<
 pub async fn cancel_export(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: ExportId,
     now: DateTime<Utc>,
 ) -> Result<Export> {
     find_export(pool, account, id).await?;
@@ -114,7 +125,7 @@ pub async fn cancel_export(
             update files f set state = 'removing', writer = null, updated_at = $3 from cancelled where f.id = cancelled.file_id
          )
          select 1 as one from cancelled",
-        id,
+        id.0,
         account.0,
         now,
     )
@@ -122,18 +133,18 @@ pub async fn cancel_export(
     .await?;
     match cancelled {
         Some(_) => find_export(pool, account, id).await,
-        None => Err(Error::conflict("The export has come to its end already.")),
+        None => Err(Error::conflict("The export has already ended.")),
     }
 }
 
 /// An export that a worker has taken.
 pub struct ClaimedExport {
-    pub id: Uuid,
+    pub id: ExportId,
     pub account_id: AccountId,
     pub options: Value,
     pub keep_until: DateTime<Utc>,
     /// What a worker before has begun to write.
-    pub file_id: Option<Uuid>,
+    pub file_id: Option<FileId>,
     /// How often it was taken, this one included.
     pub tries: i32,
 }
@@ -147,13 +158,13 @@ pub async fn claim_export(
 ) -> Result<Option<ClaimedExport>> {
     let claimed = sqlx::query_as!(
         ClaimedExport,
-        "update exports set state = 'writing', holder = $1, leased_until = $3, tries = tries + 1,
+        r#"update exports set state = 'writing', holder = $1, leased_until = $3, tries = tries + 1,
             started_at = coalesce(started_at, $2), rows_written = 0, bytes_written = 0
          where id = (
             select id from exports
             where state in ('queued', 'writing') and (leased_until is null or leased_until <= $2)
             order by id limit 1 for no key update skip locked)
-         returning id, account_id, options, keep_until, file_id, tries",
+         returning id, account_id, options, keep_until, file_id as "file_id: FileId", tries"#,
         holder,
         now,
         lease,
@@ -169,37 +180,37 @@ pub struct ExportProgress {
     pub rows: i64,
     pub bytes: i64,
     pub rows_total: Option<i64>,
-    pub file_id: Option<Uuid>,
+    pub file_id: Option<FileId>,
 }
 
-/// Tells how far a worker has come, and keeps the export for it. False: it was cancelled, or another has it.
+/// Records how far a worker has come, and keeps the export for it. A cancelled export is lost.
 pub async fn record_progress(
     pool: &PgPool,
-    id: Uuid,
+    id: ExportId,
     holder: Uuid,
     written: &ExportProgress,
     lease: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let kept = sqlx::query!(
         "update exports set rows_written = $3, bytes_written = $4, rows_total = $5, file_id = $6, leased_until = $7
          where id = $1 and holder = $2 and state = 'writing'",
-        id,
+        id.0,
         holder,
         written.rows,
         written.bytes,
         written.rows_total,
-        written.file_id,
+        written.file_id as Option<FileId>,
         lease,
     )
     .execute(pool)
     .await?;
-    Ok(kept.rows_affected() == 1)
+    Ok(Lease::of(&kept))
 }
 
 /// The end: its file is whole, or `failure` kept it from that.
 pub async fn finish_export(
     pool: &PgPool,
-    id: Uuid,
+    id: ExportId,
     holder: Uuid,
     written: &ExportProgress,
     failure: Option<&str>,
@@ -210,12 +221,12 @@ pub async fn finish_export(
             leased_until = null, rows_written = $4, bytes_written = $5, rows_total = case when $3::text is null then $4
             else rows_total end, file_id = case when $3::text is null then $6::uuid end, finished_at = $7
          where id = $1 and holder = $2 and state = 'writing'",
-        id,
+        id.0,
         holder,
         failure,
         written.rows,
         written.bytes,
-        written.file_id,
+        written.file_id as Option<FileId>,
         now,
     )
     .execute(pool)
@@ -224,10 +235,15 @@ pub async fn finish_export(
 }
 
 /// Gives an export back that a worker could not go on with; another takes it at `again_at`.
-pub async fn release_export(pool: &PgPool, id: Uuid, holder: Uuid, again_at: DateTime<Utc>) -> Result<()> {
+pub async fn release_export(
+    pool: &PgPool,
+    id: ExportId,
+    holder: Uuid,
+    again_at: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query!(
         "update exports set holder = null, leased_until = $3 where id = $1 and holder = $2 and state = 'writing'",
-        id,
+        id.0,
         holder,
         again_at,
     )

@@ -2,11 +2,10 @@
 //! between two pages: a row that changes meanwhile stands as it was or as it is.
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use crate::database::pool::PgPool;
 use crate::domain::export::ExportFilter;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId, GameId, NoticeId, OfferId, SaleId, WatchId};
 use crate::error::Result;
 
 /// The end of the year 9999: no price was seen later.
@@ -17,7 +16,7 @@ const LAST_INSTANT: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_7
 
 /// Amounts are minor units of `currency`.
 pub struct PriceRow {
-    pub offer_id: Uuid,
+    pub offer_id: OfferId,
     pub store: String,
     pub sku: String,
     pub title: String,
@@ -37,7 +36,7 @@ pub struct PriceRow {
 pub async fn list_prices(
     pool: &PgPool,
     filter: &ExportFilter,
-    after: (Uuid, DateTime<Utc>),
+    after: (OfferId, DateTime<Utc>),
     rows: i64,
 ) -> Result<Vec<PriceRow>> {
     let rows = sqlx::query_as!(
@@ -52,7 +51,7 @@ pub async fn list_prices(
             and ($3::text is null or s.slug = $3) and ($4::text is null or o.region = $4)
             and h.observed_at >= $5 and h.observed_at < $6
          order by h.offer_id, h.observed_at limit $7",
-        after.0,
+        after.0.0,
         after.1,
         filter.store,
         filter.region,
@@ -67,7 +66,7 @@ pub async fn list_prices(
 
 /// Amounts are minor units of `currency`.
 pub struct DealRow {
-    pub id: Uuid,
+    pub id: SaleId,
     pub store: String,
     pub sku: String,
     pub title: String,
@@ -89,7 +88,7 @@ pub struct DealRow {
 pub async fn list_deals(
     pool: &PgPool,
     filter: &ExportFilter,
-    after: Uuid,
+    after: SaleId,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<DealRow>> {
@@ -104,7 +103,7 @@ pub async fn list_deals(
          where x.ended_at is null and (x.ends_at is null or x.ends_at > $5) and x.id > $1
             and ($2::text is null or s.slug = $2) and ($3::text is null or x.region = $3)
          order by x.id limit $4",
-        after,
+        after.0,
         filter.store,
         filter.region,
         rows,
@@ -117,8 +116,8 @@ pub async fn list_deals(
 
 /// A watch with its rule's target; amounts are minor units of `target_currency`.
 pub struct WatchRow {
-    pub id: Uuid,
-    pub game_id: Uuid,
+    pub id: WatchId,
+    pub game_id: GameId,
     pub title: String,
     pub rule: String,
     pub target_amount: Option<i64>,
@@ -137,7 +136,7 @@ pub struct WatchRow {
 pub async fn list_watches(
     pool: &PgPool,
     account: AccountId,
-    after: Uuid,
+    after: WatchId,
     rows: i64,
 ) -> Result<Vec<WatchRow>> {
     let rows = sqlx::query_as!(
@@ -147,7 +146,7 @@ pub async fn list_watches(
          from watches w join games g on g.id = w.game_id
          where w.account_id = $1 and w.id > $2 order by w.id limit $3",
         account.0,
-        after,
+        after.0,
         rows,
     )
     .fetch_all(pool)
@@ -157,8 +156,8 @@ pub async fn list_watches(
 
 /// Amounts are minor units of `currency`.
 pub struct NoticeRow {
-    pub id: Uuid,
-    pub watch_id: Uuid,
+    pub id: NoticeId,
+    pub watch_id: WatchId,
     pub event_kind: String,
     pub title: Option<String>,
     pub store: Option<String>,
@@ -176,7 +175,7 @@ pub struct NoticeRow {
 pub async fn list_notices(
     pool: &PgPool,
     account: AccountId,
-    after: Uuid,
+    after: NoticeId,
     rows: i64,
 ) -> Result<Vec<NoticeRow>> {
     let rows = sqlx::query_as!(
@@ -189,7 +188,7 @@ pub async fn list_notices(
          left join stores s on s.id = o.store_id
          where n.account_id = $1 and n.id > $2 order by n.id limit $3"#,
         account.0,
-        after,
+        after.0,
         rows,
     )
     .fetch_all(pool)
@@ -198,7 +197,7 @@ pub async fn list_notices(
 }
 
 pub struct FileRow {
-    pub id: Uuid,
+    pub id: FileId,
     pub name: String,
     pub media_type: String,
     pub state: String,
@@ -214,7 +213,7 @@ pub struct FileRow {
 pub async fn list_files(
     pool: &PgPool,
     account: AccountId,
-    after: Uuid,
+    after: FileId,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<FileRow>> {
@@ -225,7 +224,7 @@ pub async fn list_files(
          from files where account_id = $1 and id > $2 and state <> 'removing' and expires_at > $4
          order by id limit $3",
         account.0,
-        after,
+        after.0,
         rows,
         now,
     )

@@ -2,18 +2,17 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use super::StoredFile;
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId, LinkId};
 use crate::domain::link::{Admission, Usage};
 use crate::error::{Error, Result};
 
 /// A link as its owner sees it; its token is not kept.
 #[derive(Clone, Debug)]
 pub struct FileLink {
-    pub id: Uuid,
+    pub id: LinkId,
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     pub max_downloads: Option<i32>,
@@ -24,7 +23,7 @@ pub struct FileLink {
 }
 
 pub struct NewLink<'a> {
-    pub id: Uuid,
+    pub id: LinkId,
     /// SHA-256 of its token.
     pub digest: &'a [u8],
     pub expires_at: DateTime<Utc>,
@@ -40,14 +39,14 @@ const MAX_LINKS: i64 = 100;
 /// `Conflict` beyond the number of links of a file.
 pub async fn create_link(
     pool: &PgPool,
-    file: Uuid,
+    file: FileId,
     new: &NewLink<'_>,
     now: DateTime<Utc>,
 ) -> Result<FileLink> {
     let mut transaction = pool.begin().await?;
     // By a statement before the one that counts: a statement that waits for a lock still counts what was there when it
     // began.
-    sqlx::query!("select 1 as one from files where id = $1 for no key update", file)
+    sqlx::query!("select 1 as one from files where id = $1 for no key update", file.0)
         .fetch_optional(&mut *transaction)
         .await?;
     let made = sqlx::query_as!(
@@ -57,8 +56,8 @@ pub async fn create_link(
          from files f
          where f.id = $2 and (select count(*) from file_links where file_id = $2) < $7
          returning id, created_at, expires_at, max_downloads, downloads, bytes_served",
-        new.id,
-        file,
+        new.id.0,
+        file.0,
         new.digest,
         now,
         new.expires_at,
@@ -68,17 +67,22 @@ pub async fn create_link(
     .fetch_optional(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    made.ok_or_else(|| Error::conflict(format!("A file has no more than {MAX_LINKS} links.")))
+    made.ok_or_else(|| Error::conflict(format!("A file can have at most {MAX_LINKS} links.")))
 }
 
 /// A file's links, the newest first; `before` is the id after which the page begins.
-pub async fn list_links(pool: &PgPool, file: Uuid, before: Option<Uuid>, rows: i64) -> Result<Vec<FileLink>> {
+pub async fn list_links(
+    pool: &PgPool,
+    file: FileId,
+    before: Option<LinkId>,
+    rows: i64,
+) -> Result<Vec<FileLink>> {
     let links = sqlx::query_as!(
         FileLink,
         "select id, created_at, expires_at, max_downloads, downloads, bytes_served from file_links
          where file_id = $1 and id < $2 order by id desc limit $3",
-        file,
-        before.unwrap_or(Uuid::max()),
+        file.0,
+        before.unwrap_or(LinkId::max()).0,
         rows,
     )
     .fetch_all(pool)
@@ -90,15 +94,16 @@ pub async fn list_links(pool: &PgPool, file: Uuid, before: Option<Uuid>, rows: i
 ///
 /// # Errors
 /// `NotFound` when the file has no such link.
-pub async fn delete_link(pool: &PgPool, file: Uuid, id: Uuid) -> Result<()> {
-    let deleted =
-        sqlx::query!("delete from file_links where file_id = $1 and id = $2", file, id).execute(pool).await?;
+pub async fn delete_link(pool: &PgPool, file: FileId, id: LinkId) -> Result<()> {
+    let deleted = sqlx::query!("delete from file_links where file_id = $1 and id = $2", file.0, id.0)
+        .execute(pool)
+        .await?;
     if deleted.rows_affected() == 0 { Err(Error::not_found("link")) } else { Ok(()) }
 }
 
 /// A link and its file, for anybody who knows its token.
 pub struct SharedFile {
-    pub link: Uuid,
+    pub link: LinkId,
     pub file: StoredFile,
     /// Downloads; `None`: any number.
     pub most: Option<u64>,
@@ -120,10 +125,11 @@ pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Re
     .fetch_optional(pool)
     .await?
     .ok_or_else(no_link)?;
-    let file =
-        super::find_file(pool, AccountId(link.account_id), link.file_id, now).await.map_err(|_| no_link())?;
+    let file = super::find_file(pool, AccountId(link.account_id), FileId(link.file_id), now)
+        .await
+        .map_err(|_| no_link())?;
     Ok(SharedFile {
-        link: link.id,
+        link: LinkId(link.id),
         file,
         most: link.max_downloads.map(|most| u64::from(most.unsigned_abs())),
         usage: usage(link.length, link.downloads, link.bytes_served, &link.given),
@@ -135,14 +141,14 @@ pub async fn find_shared(pool: &PgPool, digest: &[u8], now: DateTime<Utc>) -> Re
 ///
 /// # Errors
 /// `NotFound`: the link was taken back.
-pub async fn promise_bytes(pool: &PgPool, link: Uuid, start: u64, end: u64) -> Result<Admission> {
+pub async fn promise_bytes(pool: &PgPool, link: LinkId, start: u64, end: u64) -> Result<Admission> {
     let mut transaction = pool.begin().await?;
     let (most, usage) = lock_link(&mut transaction, link).await?.ok_or_else(no_link)?;
     let admission = usage.admit(most.unwrap_or(u64::MAX), start, end);
     if admission == Admission::Granted {
         sqlx::query!(
             "update file_links set bytes_served = bytes_served + $2 where id = $1",
-            link,
+            link.0,
             to_i64(end - start),
         )
         .execute(&mut *transaction)
@@ -153,7 +159,7 @@ pub async fn promise_bytes(pool: &PgPool, link: Uuid, start: u64, end: u64) -> R
 }
 
 /// Counts `sent` bytes from `start` on, of which `promised` were counted before they were sent.
-pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, sent: u64) -> Result<()> {
+pub async fn count_served(pool: &PgPool, link: LinkId, promised: u64, start: u64, sent: u64) -> Result<()> {
     let mut transaction = pool.begin().await?;
     // It may have been taken back meanwhile.
     let Some((_, mut usage)) = lock_link(&mut transaction, link).await? else { return Ok(()) };
@@ -161,7 +167,7 @@ pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, 
     let given: Vec<i64> = usage.given.iter().copied().map(to_i64).collect();
     sqlx::query!(
         "update file_links set downloads = $2, bytes_served = bytes_served + $3, given = $4 where id = $1",
-        link,
+        link.0,
         i32::try_from(usage.downloads).unwrap_or(i32::MAX),
         to_i64(sent) - to_i64(promised),
         &given,
@@ -172,11 +178,11 @@ pub async fn count_served(pool: &PgPool, link: Uuid, promised: u64, start: u64, 
     Ok(())
 }
 
-async fn lock_link(connection: &mut PgConnection, link: Uuid) -> Result<Option<(Option<u64>, Usage)>> {
+async fn lock_link(connection: &mut PgConnection, link: LinkId) -> Result<Option<(Option<u64>, Usage)>> {
     let link = sqlx::query!(
         "select l.max_downloads, l.downloads, l.bytes_served, l.given, f.length
          from file_links l join files f on f.id = l.file_id where l.id = $1 for no key update of l",
-        link,
+        link.0,
     )
     .fetch_optional(&mut *connection)
     .await?;

@@ -6,23 +6,31 @@ pub mod writing;
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor, Postgres, QueryBuilder};
-use uuid::Uuid;
 
 use super::accounts;
 use crate::database::pool::{PgPool, Transaction};
 use crate::domain::file::UNFINISHED_LIFE;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
+use crate::domain::text_enum::text_enum;
 use crate::error::{Error, Kind, Result};
+
+text_enum! {
+    pub enum FileState {
+        Uploading = "uploading",
+        Complete = "complete",
+        /// Hidden from its owner; its bytes are being removed.
+        Removing = "removing",
+    }
+}
 
 /// A file, whole or on its way.
 #[derive(Clone, Debug, FromRow)]
 pub struct StoredFile {
-    pub id: Uuid,
+    pub id: FileId,
     pub account_id: AccountId,
     pub name: String,
     pub media_type: String,
-    /// `uploading` or `complete`.
-    pub state: String,
+    pub state: FileState,
     /// Bytes; `None`: not told yet.
     pub length: Option<i64>,
     /// How many of them are there.
@@ -41,7 +49,7 @@ pub struct StoredFile {
 
 impl StoredFile {
     pub fn is_complete(&self) -> bool {
-        self.state == "complete"
+        self.state == FileState::Complete
     }
 }
 
@@ -54,7 +62,7 @@ pub struct FilePiece {
 }
 
 pub struct NewFile<'a> {
-    pub id: Uuid,
+    pub id: FileId,
     pub name: &'a str,
     pub media_type: &'a str,
     pub length: Option<i64>,
@@ -143,11 +151,11 @@ pub(super) async fn lock_room(
 
 pub(super) fn check_room((files, bytes): (i64, i64), wanted: i64, quota: Quota) -> Result<()> {
     if wanted > quota.largest {
-        let detail = format!("A file has no more than {} bytes.", quota.largest);
+        let detail = format!("A file can have at most {} bytes.", quota.largest);
         return Err(Error::new(Kind::TooLarge, detail));
     }
     if files <= 0 {
-        let detail = format!("An account has no more than {} files.", quota.files);
+        let detail = format!("An account can have at most {} files.", quota.files);
         return Err(Error::new(Kind::QuotaExceeded, detail));
     }
     if wanted > bytes {
@@ -165,7 +173,7 @@ pub async fn create_final(
     pool: &PgPool,
     account: AccountId,
     new: &NewFile<'_>,
-    parts: &[Uuid],
+    parts: &[FileId],
     quota: Quota,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
@@ -176,7 +184,7 @@ pub async fn create_final(
         r#"select id, stored from files
          where id = any($1) and account_id = $2 and state = 'complete' and concat = 'partial' and expires_at > $3
          order by id for no key update"#,
-        parts,
+        parts as &[FileId],
         account.0,
         now,
     )
@@ -184,8 +192,8 @@ pub async fn create_final(
     .await?;
     let mut length = 0;
     for part in parts {
-        let Some(found) = found.iter().find(|found| found.id == *part) else {
-            let detail = format!("names {part}, which is no complete partial upload of yours");
+        let Some(found) = found.iter().find(|found| found.id == part.0) else {
+            let detail = format!("names {part}, which is not a complete partial upload of yours");
             return Err(Error::invalid("Upload-Concat", detail));
         };
         length += found.stored;
@@ -199,8 +207,8 @@ pub async fn create_final(
          from unnest($2::uuid[]) with ordinality as named (id, place_in_order)
          join file_pieces p on p.file_id = named.id
          where p.length > 0",
-        file.id,
-        parts,
+        file.id.0,
+        parts as &[FileId],
     )
     .execute(&mut *transaction)
     .await?;
@@ -209,16 +217,16 @@ pub async fn create_final(
 }
 
 /// `Upload-Concat` of a file that is put together, as it was received.
-pub async fn find_upload_concat(pool: &PgPool, id: Uuid) -> Result<Option<String>> {
-    let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id);
+pub async fn find_upload_concat(pool: &PgPool, id: FileId) -> Result<Option<String>> {
+    let concat = sqlx::query_scalar!("select upload_concat from files where id = $1", id.0);
     Ok(concat.fetch_optional(pool).await?.flatten())
 }
 
 /// An account's files, the newest first; `before` is the id after which the page begins.
 pub fn list_files_query(
     account: AccountId,
-    state: Option<&str>,
-    before: Option<Uuid>,
+    state: Option<FileState>,
+    before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> QueryBuilder<Postgres> {
@@ -226,9 +234,9 @@ pub fn list_files_query(
     query.push(COLUMNS).push(" from files where account_id = ").push_bind(account);
     query.push(" and state <> 'removing' and expires_at > ").push_bind(now);
     if let Some(state) = state {
-        query.push(" and state = ").push_bind(state.to_owned());
+        query.push(" and state = ").push_bind(state.name());
     }
-    query.push(" and id < ").push_bind(before.unwrap_or(Uuid::max()));
+    query.push(" and id < ").push_bind(before.unwrap_or(FileId::max()));
     query.push(" order by id desc limit ").push_bind(rows);
     query
 }
@@ -237,8 +245,8 @@ pub fn list_files_query(
 pub async fn list_files(
     pool: &PgPool,
     account: AccountId,
-    state: Option<&str>,
-    before: Option<Uuid>,
+    state: Option<FileState>,
+    before: Option<FileId>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<StoredFile>> {
@@ -251,7 +259,7 @@ pub async fn list_files(
 pub async fn find_file(
     executor: impl PgExecutor<'_>,
     account: AccountId,
-    id: Uuid,
+    id: FileId,
     now: DateTime<Utc>,
 ) -> Result<StoredFile> {
     let mut query = QueryBuilder::<Postgres>::new("select ");
@@ -262,11 +270,11 @@ pub async fn find_file(
 }
 
 /// Where a file's bytes are, in their order.
-pub async fn list_pieces(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Vec<FilePiece>> {
+pub async fn list_pieces(executor: impl PgExecutor<'_>, id: FileId) -> Result<Vec<FilePiece>> {
     let pieces = sqlx::query_as!(
         FilePiece,
         "select start_at, length, place from file_pieces where file_id = $1 and length > 0 order by start_at",
-        id,
+        id.0,
     )
     .fetch_all(executor)
     .await?;
@@ -286,7 +294,7 @@ pub struct FileChange {
 pub async fn update_file(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: FileId,
     now: DateTime<Utc>,
     change: impl FnOnce(&StoredFile) -> Result<FileChange>,
 ) -> Result<StoredFile> {

@@ -3,10 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::database::pool::PgPool;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::Result;
 use crate::store::files::no_file;
 
@@ -14,11 +13,11 @@ use crate::store::files::no_file;
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn hide_file(pool: &PgPool, account: AccountId, id: Uuid, now: DateTime<Utc>) -> Result<()> {
+pub async fn hide_file(pool: &PgPool, account: AccountId, id: FileId, now: DateTime<Utc>) -> Result<()> {
     let hidden = sqlx::query!(
         "update files set state = 'removing', writer = null, updated_at = $3
          where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3",
-        id,
+        id.0,
         account.0,
         now,
     )
@@ -43,15 +42,15 @@ pub async fn hide_expired(pool: &PgPool, max: i64, now: DateTime<Utc>) -> Result
 }
 
 /// Hidden files, of which `after` is the last that was seen.
-pub async fn list_hidden(pool: &PgPool, after: Uuid, max: i64) -> Result<Vec<Uuid>> {
+pub async fn list_hidden(pool: &PgPool, after: FileId, max: i64) -> Result<Vec<FileId>> {
     let hidden = sqlx::query_scalar!(
         "select id from files where state = 'removing' and id > $1 order by id limit $2",
-        after,
+        after.0,
         max,
     )
     .fetch_all(pool)
     .await?;
-    Ok(hidden)
+    Ok(hidden.into_iter().map(FileId).collect())
 }
 
 /// A place, and what else its store of blobs has for it.
@@ -61,14 +60,14 @@ pub struct PlaceToEmpty {
 }
 
 /// The places of a hidden file whose bytes no other file has.
-pub async fn list_places_to_empty(pool: &PgPool, id: Uuid) -> Result<Vec<PlaceToEmpty>> {
+pub async fn list_places_to_empty(pool: &PgPool, id: FileId) -> Result<Vec<PlaceToEmpty>> {
     let places = sqlx::query_as!(
         PlaceToEmpty,
         "select distinct on (p.place) p.place, p.progress from file_pieces p
          where p.file_id = $1
             and not exists (select from file_pieces other where other.place = p.place and other.file_id <> $1)
          order by p.place",
-        id,
+        id.0,
     )
     .fetch_all(pool)
     .await?;
@@ -76,8 +75,8 @@ pub async fn list_places_to_empty(pool: &PgPool, id: Uuid) -> Result<Vec<PlaceTo
 }
 
 /// Forgets a hidden file whose bytes are gone.
-pub async fn forget_file(pool: &PgPool, id: Uuid) -> Result<()> {
-    sqlx::query!("delete from files where id = $1 and state = 'removing'", id).execute(pool).await?;
+pub async fn forget_file(pool: &PgPool, id: FileId) -> Result<()> {
+    sqlx::query!("delete from files where id = $1 and state = 'removing'", id.0).execute(pool).await?;
     Ok(())
 }
 
@@ -113,21 +112,21 @@ pub async fn list_unknown_uploads(pool: &PgPool, places: &[String], ids: &[Strin
 
 /// A piece that must be there.
 pub struct KeptPiece {
-    pub file_id: Uuid,
+    pub file_id: FileId,
     pub start_at: i64,
     pub length: i64,
     pub place: String,
 }
 
 /// Pieces of complete files, after the one named.
-pub async fn list_kept_pieces(pool: &PgPool, after: (Uuid, i64), max: i64) -> Result<Vec<KeptPiece>> {
+pub async fn list_kept_pieces(pool: &PgPool, after: (FileId, i64), max: i64) -> Result<Vec<KeptPiece>> {
     let pieces = sqlx::query_as!(
         KeptPiece,
         "select p.file_id, p.start_at, p.length, p.place
          from file_pieces p join files f on f.id = p.file_id
          where f.state = 'complete' and (p.file_id, p.start_at) > ($1, $2)
          order by p.file_id, p.start_at limit $3",
-        after.0,
+        after.0.0,
         after.1,
         max,
     )
@@ -137,8 +136,8 @@ pub async fn list_kept_pieces(pool: &PgPool, after: (Uuid, i64), max: i64) -> Re
 }
 
 /// Hides a complete file whose bytes are lost, whoever's it is.
-pub async fn hide_lost(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<()> {
-    sqlx::query!("update files set state = 'removing', updated_at = $2 where id = $1", id, now)
+pub async fn hide_lost(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<()> {
+    sqlx::query!("update files set state = 'removing', updated_at = $2 where id = $1", id.0, now)
         .execute(pool)
         .await?;
     Ok(())

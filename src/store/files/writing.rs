@@ -8,8 +8,10 @@ use uuid::Uuid;
 use super::{Quota, check_room, lock_room, no_file};
 use crate::database::pool::PgPool;
 use crate::domain::file::UNFINISHED_LIFE;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
+use crate::store::files::FileState;
+use crate::store::lease::Lease;
 
 /// A request that wants to write.
 pub struct Writer<'a> {
@@ -54,7 +56,7 @@ pub enum Beginning {
 pub async fn begin_writing(
     pool: &PgPool,
     account: AccountId,
-    id: Uuid,
+    id: FileId,
     writer: &Writer<'_>,
     quota: Quota,
     now: DateTime<Utc>,
@@ -62,10 +64,10 @@ pub async fn begin_writing(
     let mut transaction = pool.begin().await?;
     let (_, room) = lock_room(&mut transaction, account, quota).await?;
     let file = sqlx::query!(
-        "select state, length, stored, hash_state, concat, writer from files
+        r#"select state as "state: FileState", length, stored, hash_state, concat, writer from files
          where id = $1 and account_id = $2 and state <> 'removing' and expires_at > $3
-         for no key update",
-        id,
+         for no key update"#,
+        id.0,
         account.0,
         now,
     )
@@ -73,31 +75,34 @@ pub async fn begin_writing(
     .await?
     .ok_or_else(no_file)?;
     if file.concat.as_deref() == Some("final") {
-        return Err(Error::new(Kind::Forbidden, "It is put together of others and cannot be written."));
+        return Err(Error::new(
+            Kind::Forbidden,
+            "The file is a concatenation of others and cannot be written to.",
+        ));
     }
     if file.stored != writer.offset {
         return Ok(Beginning::OtherOffset(file.stored));
     }
     let length = match (file.length, writer.length) {
         (Some(known), Some(told)) if known != told => {
-            let detail = format!("is {known} bytes, and cannot become {told}");
+            let detail = format!("is {known} bytes and cannot be changed to {told}");
             return Err(Error::invalid("Upload-Length", detail));
         }
         (known, told) => known.or(told),
     };
-    if file.state == "complete" {
+    if file.state == FileState::Complete {
         return Ok(Beginning::Complete);
     }
     let already_counted = file.length.unwrap_or(file.stored) - file.stored;
     let coming = length.map_or(0, |length| length - file.stored);
     if coming < 0 {
-        return Err(Error::invalid("Upload-Length", "is less than what has arrived"));
+        return Err(Error::invalid("Upload-Length", "is less than the bytes that have arrived"));
     }
     check_room((1, room + already_counted - coming), 0, quota)?;
     check_room((1, i64::MAX), length.unwrap_or(0), quota)?;
     let last = sqlx::query!(
         "select start_at, length, place, progress from file_pieces where file_id = $1 order by start_at desc limit 1",
-        id,
+        id.0,
     )
     .fetch_optional(&mut *transaction)
     .await?;
@@ -109,7 +114,7 @@ pub async fn begin_writing(
             sqlx::query!(
                 "insert into file_pieces (file_id, start_at, place) values ($1, $2, $3)
                  on conflict (file_id, start_at) do update set place = excluded.place, progress = null",
-                id,
+                id.0,
                 file.stored,
                 writer.new_place,
             )
@@ -121,7 +126,7 @@ pub async fn begin_writing(
     };
     sqlx::query!(
         "update files set writer = $2, length = $3, updated_at = $4 where id = $1",
-        id,
+        id.0,
         writer.id,
         length,
         now,
@@ -142,15 +147,26 @@ pub async fn begin_writing(
     }))
 }
 
-/// Whether nobody writes an upload, so that the offset stands which its row tells. A writer that has told of nothing since
-/// `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
-pub async fn take_from_silent(pool: &PgPool, id: Uuid, silent_since: DateTime<Utc>) -> Result<bool> {
+/// Whether an upload is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadActivity {
+    /// The offset in its row stands.
+    Resting,
+    BeingWritten,
+}
+
+/// Says whether an upload is being written. A writer that has reported nothing since `silent_since` loses it: what it makes durable from then on counts no more, and the next one begins a place of its own.
+pub async fn take_from_silent(
+    pool: &PgPool,
+    id: FileId,
+    silent_since: DateTime<Utc>,
+) -> Result<UploadActivity> {
     // Nobody's name: it is not null, for its place was not left well.
     let nobody = Uuid::nil();
     sqlx::query!(
         "update files set writer = $2
          where id = $1 and state = 'uploading' and writer <> $2 and updated_at <= $3",
-        id,
+        id.0,
         nobody,
         silent_since,
     )
@@ -159,17 +175,17 @@ pub async fn take_from_silent(pool: &PgPool, id: Uuid, silent_since: DateTime<Ut
     let written = sqlx::query_scalar!(
         r#"select exists (
             select from files where id = $1 and state = 'uploading' and writer is not null and writer <> $2) as "written!""#,
-        id,
+        id.0,
         nobody,
     )
     .fetch_one(pool)
     .await?;
-    Ok(!written)
+    Ok(if written { UploadActivity::BeingWritten } else { UploadActivity::Resting })
 }
 
 /// What a writer has made durable.
 pub struct DurableBytes<'a> {
-    pub file: Uuid,
+    pub file: FileId,
     pub writer: Uuid,
     pub piece_start: i64,
     /// Bytes of the file.
@@ -179,13 +195,13 @@ pub struct DurableBytes<'a> {
     pub progress: Option<&'a Value>,
 }
 
-/// Tells what is durable. `ends`: the writer has ended, and another may go on in its place. False: another writes.
+/// Records what is durable, unless another writes by now. `ends`: the writer has ended, and another may go on in its place.
 pub async fn record_written(
     pool: &PgPool,
     written: &DurableBytes<'_>,
     ends: bool,
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let recorded = sqlx::query!(
         "with file as (
             update files set stored = $3, hash_state = $4, writer = case when $6 then null else writer end,
@@ -195,7 +211,7 @@ pub async fn record_written(
          )
          update file_pieces p set length = $3 - p.start_at, progress = $9
          from file where p.file_id = file.id and p.start_at = $5",
-        written.file,
+        written.file.0,
         written.writer,
         written.stored,
         written.hash_state,
@@ -207,7 +223,7 @@ pub async fn record_written(
     )
     .execute(pool)
     .await?;
-    Ok(recorded.rows_affected() == 1)
+    Ok(Lease::of(&recorded))
 }
 
 /// A piece that can be read only after the store of blobs has sealed it.
@@ -218,12 +234,12 @@ pub struct OpenPiece {
 }
 
 /// The pieces of a file that were left by writers who did not come to their end, before the piece at `piece_start`.
-pub async fn list_open_pieces(pool: &PgPool, id: Uuid, piece_start: i64) -> Result<Vec<OpenPiece>> {
+pub async fn list_open_pieces(pool: &PgPool, id: FileId, piece_start: i64) -> Result<Vec<OpenPiece>> {
     let pieces = sqlx::query_as!(
         OpenPiece,
         r#"select length, place, progress as "progress!" from file_pieces
          where file_id = $1 and start_at < $2 and progress is not null"#,
-        id,
+        id.0,
         piece_start,
     )
     .fetch_all(pool)
@@ -231,13 +247,13 @@ pub async fn list_open_pieces(pool: &PgPool, id: Uuid, piece_start: i64) -> Resu
     Ok(pieces)
 }
 
-/// The file has all of its bytes, in pieces that can be read. False: another writes, or it is gone.
+/// Completes a file that has all of its bytes, in pieces that can be read.
 pub async fn complete_file(
     pool: &PgPool,
     written: &DurableBytes<'_>,
     sha256: &[u8],
     now: DateTime<Utc>,
-) -> Result<bool> {
+) -> Result<Lease> {
     let completed = sqlx::query!(
         "with file as (
             update files set state = 'complete', length = $3, stored = $3, sha256 = $4, hash_state = null, writer = null,
@@ -256,7 +272,7 @@ pub async fn complete_file(
          update file_pieces p set progress = null,
             length = case when p.start_at = $5 then $3 - p.start_at else p.length end
          from file where p.file_id = file.id",
-        written.file,
+        written.file.0,
         written.writer,
         written.stored,
         sha256,
@@ -265,19 +281,19 @@ pub async fn complete_file(
     )
     .execute(pool)
     .await?;
-    Ok(completed.rows_affected() > 0)
+    Ok(Lease::of(&completed))
 }
 
-/// A sign of life of who reads a file that was put together. False: it is gone, or complete.
-pub async fn touch_final(pool: &PgPool, id: Uuid, now: DateTime<Utc>) -> Result<bool> {
+/// Gives a sign of life of the process that reads a concatenated file. The file is lost when it is gone, or complete.
+pub async fn touch_final(pool: &PgPool, id: FileId, now: DateTime<Utc>) -> Result<Lease> {
     let touched = sqlx::query!(
         "update files set updated_at = $2 where id = $1 and state = 'uploading' and concat = 'final'",
-        id,
+        id.0,
         now,
     )
     .execute(pool)
     .await?;
-    Ok(touched.rows_affected() == 1)
+    Ok(Lease::of(&touched))
 }
 
 /// Takes a file that was put together and whose reader has given no sign of life since `dead_since`.
@@ -285,7 +301,7 @@ pub async fn claim_final(
     pool: &PgPool,
     dead_since: DateTime<Utc>,
     now: DateTime<Utc>,
-) -> Result<Option<Uuid>> {
+) -> Result<Option<FileId>> {
     let claimed = sqlx::query_scalar!(
         "update files set updated_at = $2 where id = (
             select id from files
@@ -297,11 +313,11 @@ pub async fn claim_final(
     )
     .fetch_optional(pool)
     .await?;
-    Ok(claimed)
+    Ok(claimed.map(FileId))
 }
 
-/// A file put together of others has been read, and this is its hash. False: it is gone.
-pub async fn complete_final(pool: &PgPool, id: Uuid, sha256: &[u8], now: DateTime<Utc>) -> Result<bool> {
+/// Completes a concatenated file that has been read to its end, with its hash. The file is lost when it is gone.
+pub async fn complete_final(pool: &PgPool, id: FileId, sha256: &[u8], now: DateTime<Utc>) -> Result<Lease> {
     let completed = sqlx::query!(
         "with file as (
             update files set state = 'complete', stored = length, sha256 = $2, updated_at = $3, completed_at = $3,
@@ -313,11 +329,11 @@ pub async fn complete_final(pool: &PgPool, id: Uuid, sha256: &[u8], now: DateTim
          select ($3::timestamptz at time zone 'UTC')::date, account_id, 'upload', 1, length, $3 from file
          on conflict (day, account_id, kind) do update
             set count = activity.count + 1, amount = activity.amount + excluded.amount, last_at = excluded.last_at",
-        id,
+        id.0,
         sha256,
         now,
     )
     .execute(pool)
     .await?;
-    Ok(completed.rows_affected() == 1)
+    Ok(Lease::of(&completed))
 }

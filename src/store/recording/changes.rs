@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use crate::database::notifications;
 use crate::domain::batch::PriceMessage;
+use crate::domain::ids::{EventId, GameId, OfferId, QuarantinedPriceId, SaleId};
 use crate::domain::offer_recorder::{Changes, Event, PastPrice, SaleChange};
 use crate::domain::price::Price;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ pub async fn write(
         "insert into batch_parts (batch_id, part, recorded_at, recorded, unchanged, stale, quarantined, failed,
             new_lows, transitions, too_old_to_ring)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (batch_id, part) do nothing",
-        message.batch_id,
+        message.batch_id.0,
         message.part,
         now,
         counts.recorded as i32,
@@ -155,18 +155,18 @@ async fn write_offers(connection: &mut PgConnection, changes: &Changes) -> Resul
             as u (id, currency, amount, regular, observed_at, low, low_at, sale_id, sale_ends_at, available, was_free_at,
                 ended_sale_id, recent_sale_best, recent_sale_ended_at, recent_sale_was_free)
         where o.id = u.id"#,
-        &prices.ids,
+        &prices.ids as &[OfferId],
         &prices.currencies as &[&str],
         &prices.amounts,
         &prices.regulars,
         &prices.instants,
         &lows,
         &low_ats,
-        &sales as &[Option<Uuid>],
+        &sales as &[Option<SaleId>],
         &ends as &[Option<DateTime<Utc>>],
         &available as &[Option<bool>],
         &free_ats as &[Option<DateTime<Utc>>],
-        &ended as &[Option<Uuid>],
+        &ended as &[Option<SaleId>],
         &bests as &[Option<i64>],
         &ended_ats as &[Option<DateTime<Utc>>],
         &were_free as &[Option<bool>],
@@ -200,7 +200,7 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
         on conflict (offer_id, observed_at) do update
             set currency = excluded.currency, amount = excluded.amount, regular = excluded.regular,
                 holds_until = excluded.holds_until, available = excluded.available"#,
-        &rows.prices.ids,
+        &rows.prices.ids as &[OfferId],
         &rows.prices.instants,
         &rows.prices.currencies as &[&str],
         &rows.prices.amounts,
@@ -214,8 +214,8 @@ async fn write_history(connection: &mut PgConnection, changes: &Changes) -> Resu
 }
 
 /// The last change of each offer that was known before the message holds until another instant than was said then.
-async fn move_ends(connection: &mut PgConnection, moved: &[(Uuid, Option<DateTime<Utc>>)]) -> Result<()> {
-    let (offers, ends): (Vec<Uuid>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
+async fn move_ends(connection: &mut PgConnection, moved: &[(OfferId, Option<DateTime<Utc>>)]) -> Result<()> {
+    let (offers, ends): (Vec<OfferId>, Vec<Option<DateTime<Utc>>>) = moved.iter().copied().unzip();
     sqlx::query!(
         r#"update price_history h set holds_until = last.holds_until
         from (
@@ -227,7 +227,7 @@ async fn move_ends(connection: &mut PgConnection, moved: &[(Uuid, Option<DateTim
             ) newest
         ) last
         where h.offer_id = last.offer_id and h.observed_at = last.observed_at"#,
-        &offers,
+        &offers as &[OfferId],
         &ends as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
@@ -255,7 +255,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
                 holds_until = excluded.holds_until, available = excluded.available
             where excluded.currency = price_history.currency
                 and (excluded.amount, not excluded.available) < (price_history.amount, not price_history.available)"#,
-        &rows.prices.ids,
+        &rows.prices.ids as &[OfferId],
         &rows.prices.instants,
         &rows.prices.currencies as &[&str],
         &rows.prices.amounts,
@@ -267,7 +267,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
     .await?;
     // Where each offer's history has changed from.
     stale.dedup_by_key(|past| past.offer_id);
-    let offers: Vec<Uuid> = stale.iter().map(|past| past.offer_id).collect();
+    let offers: Vec<OfferId> = stale.iter().map(|past| past.offer_id).collect();
     let since: Vec<DateTime<Utc>> = stale.iter().map(|past| past.price.observed_at).collect();
     // An observation between the last change and now parts the current price in two: it came back afterwards.
     sqlx::query!(
@@ -283,7 +283,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
         where o.id = any($1)
             and (newest.currency, newest.amount, newest.regular) is distinct from (o.currency, o.amount, o.regular)
         on conflict (offer_id, observed_at) do nothing"#,
-        &offers,
+        &offers as &[OfferId],
     )
     .execute(&mut *connection)
     .await?;
@@ -302,7 +302,7 @@ async fn write_stale(connection: &mut PgConnection, changes: &Changes) -> Result
             window earlier as (partition by s.offer_id order by s.observed_at)
         ) stretch
         where stretch.repeats and h.offer_id = stretch.offer_id and h.observed_at = stretch.observed_at"#,
-        &offers,
+        &offers as &[OfferId],
         &since,
     )
     .execute(connection)
@@ -321,8 +321,8 @@ async fn insert_sales(connection: &mut PgConnection, sales: &[SaleChange]) -> Re
             $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[])
             as u (id, offer_id, currency, amount, regular, cut, new_low, started_at, changed_at, ends_at, ended_at)
         join offers o on o.id = u.offer_id"#,
-        &rows.ids,
-        &rows.prices.ids,
+        &rows.ids as &[SaleId],
+        &rows.prices.ids as &[OfferId],
         &rows.prices.currencies as &[&str],
         &rows.prices.amounts,
         &rows.prices.regulars,
@@ -348,7 +348,7 @@ async fn update_sales(connection: &mut PgConnection, sales: &[SaleChange]) -> Re
             $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
             as u (id, currency, amount, regular, cut, new_low, changed_at, ends_at, ended_at)
         where s.id = u.id"#,
-        &rows.ids,
+        &rows.ids as &[SaleId],
         &rows.prices.currencies as &[&str],
         &rows.prices.amounts,
         &rows.prices.regulars,
@@ -371,10 +371,10 @@ async fn insert_events(
 ) -> Result<()> {
     let events = &changes.events;
     let prices = Prices::of(events.iter().map(|event| (event.offer_id, &event.price)));
-    let ids: Vec<Uuid> = events.iter().map(|event| event.id).collect();
+    let ids: Vec<EventId> = events.iter().map(|event| event.id).collect();
     let kinds: Vec<&str> = events.iter().map(|event| event.kind.name()).collect();
-    let games: Vec<Uuid> = events.iter().map(|event| event.game_id).collect();
-    let sales: Vec<Option<Uuid>> = events.iter().map(|event| event.sale_id).collect();
+    let games: Vec<GameId> = events.iter().map(|event| event.game_id).collect();
+    let sales: Vec<Option<SaleId>> = events.iter().map(|event| event.sale_id).collect();
     let previous: Vec<Option<i64>> = events.iter().map(|event| event.previous_amount).collect();
     let cuts: Vec<i16> = events.iter().map(|event| event.price.cut()).collect();
     let new_lows: Vec<bool> = events.iter().map(|event| event.new_low).collect();
@@ -391,11 +391,11 @@ async fn insert_events(
             $14::text[], $15::boolean[])
             as u (id, kind, offer_id, game_id, sale_id, currency, amount, regular, previous_amount, cut, new_low,
                 observed_at, rings, reason, rings_again)"#,
-        &ids,
+        &ids as &[EventId],
         &kinds as &[&str],
-        &prices.ids,
-        &games,
-        &sales as &[Option<Uuid>],
+        &prices.ids as &[OfferId],
+        &games as &[GameId],
+        &sales as &[Option<SaleId>],
         &prices.currencies as &[&str],
         &prices.amounts,
         &prices.regulars,
@@ -423,15 +423,15 @@ async fn write_quarantine(
     // First what is not held any more: of what is, an offer has each price once.
     sqlx::query!(
         "update quarantined_prices set state = 'confirmed', resolved_at = $2 where id = any($1) and state = 'held'",
-        &changes.confirmed,
+        &changes.confirmed as &[QuarantinedPriceId],
         now,
     )
     .execute(&mut *connection)
     .await?;
     let rows = &changes.quarantined;
     let prices = Prices::of(rows.iter().map(|row| (row.offer_id, &row.price)));
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let reasons: Vec<&str> = rows.iter().map(|row| row.reason).collect();
+    let ids: Vec<QuarantinedPriceId> = rows.iter().map(|row| row.id).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.name()).collect();
     let confirmed: Vec<bool> = rows.iter().map(|row| row.confirmed).collect();
     let available: Vec<bool> = rows.iter().map(|row| row.price.available).collect();
     let ends: Vec<Option<DateTime<Utc>>> = rows.iter().map(|row| row.sale_ends_at).collect();
@@ -444,8 +444,8 @@ async fn write_quarantine(
         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::text[],
             $8::boolean[], $11::boolean[], $12::timestamptz[])
             as u (id, offer_id, currency, amount, regular, observed_at, reason, confirmed, available, sale_ends_at)"#,
-        &ids,
-        &prices.ids,
+        &ids as &[QuarantinedPriceId],
+        &prices.ids as &[OfferId],
         &prices.currencies as &[&str],
         &prices.amounts,
         &prices.regulars,
@@ -465,7 +465,7 @@ async fn write_quarantine(
 /// Prices as columns, which is how a statement takes thousands of them.
 struct Prices {
     /// Of the offers.
-    ids: Vec<Uuid>,
+    ids: Vec<OfferId>,
     currencies: Vec<&'static str>,
     amounts: Vec<i64>,
     regulars: Vec<i64>,
@@ -473,7 +473,7 @@ struct Prices {
 }
 
 impl Prices {
-    fn of<'a>(rows: impl ExactSizeIterator<Item = (Uuid, &'a Price)>) -> Prices {
+    fn of<'a>(rows: impl ExactSizeIterator<Item = (OfferId, &'a Price)>) -> Prices {
         let with = rows.len();
         let mut columns = Prices {
             ids: Vec::with_capacity(with),
@@ -513,7 +513,7 @@ impl PastPrices {
 
 /// Sales as columns.
 struct Sales {
-    ids: Vec<Uuid>,
+    ids: Vec<SaleId>,
     prices: Prices,
     cuts: Vec<i16>,
     new_lows: Vec<Option<bool>>,

@@ -15,12 +15,12 @@ pub mod stores;
 pub mod told_ends;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use self::changes::{ChangeSource, Written};
 use crate::database::notifications;
 use crate::database::pool::PgPool;
 use crate::domain::batch::{ObservationCounts, PriceMessage};
+use crate::domain::ids::{OfferId, QuarantinedPriceId};
 use crate::domain::observed_offers::ObservedOffers;
 use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::{ObservedPrice, Rules};
@@ -88,28 +88,28 @@ pub async fn record(
 /// `NotFound` when there is none of this id, `Conflict` when it has been judged already.
 pub async fn release(
     pool: &PgPool,
-    id: Uuid,
+    id: QuarantinedPriceId,
     rules: &Rules,
     publish: bool,
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = pool.begin().await?;
     // The offer first, as recording does, then the row that hangs on it.
-    let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id)
+    let offer = sqlx::query_scalar!("select offer_id from quarantined_prices where id = $1", id.0)
         .fetch_optional(&mut *transaction)
         .await?
         .ok_or_else(|| Error::not_found("quarantined observation"))?;
-    let known = offers::lock_offers(&mut transaction, &[offer]).await?.pop();
+    let known = offers::lock_offers(&mut transaction, &[OfferId(offer)]).await?.pop();
     let known = known.ok_or_else(|| Error::not_found("quarantined observation"))?;
     let held = sqlx::query!(
         "update quarantined_prices set state = 'released', resolved_at = $2 where id = $1 and state = 'held'
          returning currency, amount, regular, observed_at, available, sale_ends_at, backfill, created_at",
-        id,
+        id.0,
         now,
     )
     .fetch_optional(&mut *transaction)
     .await?
-    .ok_or_else(|| Error::conflict("It has been judged already."))?;
+    .ok_or_else(|| Error::conflict("It has already been released or discarded."))?;
 
     let seen = ObservedPrice {
         currency: parse_currency(&held.currency)?,

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::domain::ids::{GameId, StoreId};
 use crate::domain::observed_offers::ObservedOffer;
 use crate::domain::title::normalise;
 use crate::error::Result;
@@ -55,7 +56,7 @@ async fn create_slice(
         "insert into games (id, title, normalised_title, match_title, created_at, updated_at)
          select id, title, normalised, key, $5, $5
          from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as n (id, title, normalised, key)",
-        &new_games.iter().map(|game| game.id).collect::<Vec<_>>(),
+        &new_games.iter().map(|game| game.id).collect::<Vec<_>>() as &[GameId],
         &new_games.iter().map(|game| game.title).collect::<Vec<_>>() as &[&str],
         &normalised,
         &new_games.iter().map(|game| game.key.as_str()).collect::<Vec<_>>() as &[&str],
@@ -71,8 +72,8 @@ async fn create_slice(
          join games g on g.id = n.game_id
          on conflict (store_id, sku, region) do nothing",
         &choices.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>(),
-        &choices.iter().map(|choice| choice.game_id).collect::<Vec<_>>(),
-        &wanted.iter().map(|offer| offer.store_id).collect::<Vec<_>>(),
+        &choices.iter().map(|choice| choice.game_id).collect::<Vec<_>>() as &[GameId],
+        &wanted.iter().map(|offer| offer.store_id).collect::<Vec<_>>() as &[StoreId],
         &wanted.iter().map(|offer| offer.sku).collect::<Vec<_>>() as &[&str],
         &regions as &[&str],
         &platforms as &[Option<&str>],

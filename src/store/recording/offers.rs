@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
+use crate::domain::ids::{GameId, OfferId, QuarantinedPriceId, StoreId};
 use crate::domain::observed_offers::ObservedOffers;
 use crate::domain::offer_recorder::{HeldPrice, KnownOffer};
 use crate::domain::price::{ObservedPrice, Price};
@@ -37,7 +37,7 @@ pub(super) async fn lock_observed(
         order by o.id
         for no key update of o"#,
         &places,
-        &stores,
+        &stores as &[StoreId],
         &skus as &[&str],
         &regions as &[&str],
     )
@@ -48,13 +48,13 @@ pub(super) async fn lock_observed(
     let mut ids = Vec::with_capacity(rows.len());
     let mut foreign = Vec::new();
     for row in rows {
-        ids.push(row.id);
+        let (id, game_id) = (OfferId(row.id), GameId(row.game_id));
+        ids.push(id);
         let columns = price_columns!(row);
         if columns.has_foreign_low() {
-            foreign.push(row.id);
+            foreign.push(id);
         }
-        let offer =
-            KnownOffer { id: row.id, game_id: row.game_id, price: columns.price()?, held: Vec::new() };
+        let offer = KnownOffer { id, game_id, price: columns.price()?, held: Vec::new() };
         offers.insert(row.place as usize, offer);
     }
     if !foreign.is_empty() {
@@ -75,40 +75,45 @@ pub(super) async fn lock_observed(
 /// Makes lows anew that the version before has written, and returns the prices with them.
 async fn recompute_lows(
     connection: &mut PgConnection,
-    offers: &[Uuid],
-) -> Result<HashMap<Uuid, Option<Price>>> {
-    sqlx::query_scalar!("select recompute_zero_lows($1)", offers).fetch_one(&mut *connection).await?;
+    offers: &[OfferId],
+) -> Result<HashMap<OfferId, Option<Price>>> {
+    sqlx::query_scalar!("select recompute_zero_lows($1)", offers as &[OfferId])
+        .fetch_one(&mut *connection)
+        .await?;
     let known = lock_offers(connection, offers).await?;
     Ok(known.into_iter().map(|offer| (offer.id, offer.price)).collect())
 }
 
 /// Locks offers and returns them, without what of them is held in quarantine.
-pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<KnownOffer>> {
+pub(super) async fn lock_offers(connection: &mut PgConnection, ids: &[OfferId]) -> Result<Vec<KnownOffer>> {
     let rows = sqlx::query!(
         "select o.id, o.game_id, o.currency, o.amount, o.regular, o.observed_at, o.available, o.low, o.low_at,
             o.was_free_at, o.sale_id, o.sale_ends_at, o.recent_sale_id, o.recent_sale_best, o.recent_sale_ended_at,
             o.recent_sale_was_free
         from offers o where o.id = any($1) order by o.id for no key update",
-        ids,
+        ids as &[OfferId],
     )
     .fetch_all(connection)
     .await?;
     let known = rows.into_iter().map(|row| {
-        let (id, game_id) = (row.id, row.game_id);
+        let (id, game_id) = (OfferId(row.id), GameId(row.game_id));
         Ok(KnownOffer { id, game_id, price: price_columns!(row).price()?, held: Vec::new() })
     });
     known.collect()
 }
 
-async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<HashMap<Uuid, Vec<HeldPrice>>> {
+async fn load_held(
+    connection: &mut PgConnection,
+    offers: &[OfferId],
+) -> Result<HashMap<OfferId, Vec<HeldPrice>>> {
     let rows = sqlx::query!(
         "select id, offer_id, currency, amount, regular, observed_at, available, sale_ends_at from quarantined_prices
          where state = 'held' and offer_id = any($1)",
-        offers,
+        offers as &[OfferId],
     )
     .fetch_all(connection)
     .await?;
-    let mut held: HashMap<Uuid, Vec<HeldPrice>> = HashMap::new();
+    let mut held: HashMap<OfferId, Vec<HeldPrice>> = HashMap::new();
     for row in rows {
         let seen = ObservedPrice {
             currency: parse_currency(&row.currency)?,
@@ -118,7 +123,9 @@ async fn load_held(connection: &mut PgConnection, offers: &[Uuid]) -> Result<Has
             available: row.available,
             sale_ends_at: row.sale_ends_at,
         };
-        held.entry(row.offer_id).or_default().push(HeldPrice { id: row.id, seen });
+        held.entry(OfferId(row.offer_id))
+            .or_default()
+            .push(HeldPrice { id: QuarantinedPriceId(row.id), seen });
     }
     Ok(held)
 }

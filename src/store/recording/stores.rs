@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::domain::ids::StoreId;
 use crate::domain::observed_offers::ObservedOffers;
 use crate::error::Result;
 
@@ -15,7 +16,7 @@ pub async fn find_stores(
     observed: &ObservedOffers<'_>,
     may_create: bool,
     now: DateTime<Utc>,
-) -> Result<HashMap<String, Uuid>> {
+) -> Result<HashMap<String, StoreId>> {
     let seen = observed.stores();
     let slugs: Vec<&str> = seen.keys().copied().collect();
     let mut stores = select_stores(connection, &slugs).await?;
@@ -44,11 +45,11 @@ pub async fn find_stores(
     Ok(stores)
 }
 
-async fn select_stores(connection: &mut PgConnection, slugs: &[&str]) -> Result<HashMap<String, Uuid>> {
+async fn select_stores(connection: &mut PgConnection, slugs: &[&str]) -> Result<HashMap<String, StoreId>> {
     let rows = sqlx::query!("select slug, id from stores where slug = any($1)", slugs as &[&str])
         .fetch_all(connection)
         .await?;
-    Ok(rows.into_iter().map(|row| (row.slug, row.id)).collect())
+    Ok(rows.into_iter().map(|row| (row.slug, StoreId(row.id))).collect())
 }
 
 /// Returns those of `slugs` that no store has.

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::database::pool::PgPool;
+use crate::domain::ids::OfferId;
 use crate::domain::offer_recorder::{Changes, OfferRecorder};
 use crate::domain::price::Rules;
 use crate::error::Result;
@@ -44,7 +45,7 @@ pub async fn end_sales(
     if due.is_empty() {
         return Ok(EndedSales { sales: 0, more: false });
     }
-    let offers: Vec<Uuid> = due.iter().map(|sale| sale.offer_id).collect();
+    let offers: Vec<OfferId> = due.iter().map(|sale| OfferId(sale.offer_id)).collect();
     let mut changes = Changes::default();
     for offer in lock_offers(&mut transaction, &offers).await? {
         let mut recorder = OfferRecorder::open(offer, rules, &mut changes);

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::outbound::webhook::Receiver;
 use crate::store::delivery_queue::{AttemptResult, DueDelivery, DueSale};
 
@@ -42,10 +42,10 @@ struct Shared {
 #[derive(Default)]
 struct Hands {
     /// Read and not recorded, with the channel of each.
-    deliveries: HashMap<Uuid, Uuid>,
-    channels: HashMap<Uuid, Channel>,
+    deliveries: HashMap<DeliveryId, ChannelId>,
+    channels: HashMap<ChannelId, Channel>,
     /// Channels with something waiting and a free place, in the order of their turns.
-    turns: VecDeque<Uuid>,
+    turns: VecDeque<ChannelId>,
     /// How many deliveries wait, in all channels.
     waiting: usize,
     /// The last look-out had no room for all that is due; it is worth another when no more than so many wait.
@@ -65,11 +65,11 @@ struct Channel {
 
 /// What one look-out may add to a channel.
 pub struct Room {
-    pub channel: Uuid,
+    pub channel: ChannelId,
     /// How many more may be in hand.
     pub share: usize,
     /// What of it is in hand.
-    pub in_flight: Vec<Uuid>,
+    pub in_flight: Vec<DeliveryId>,
 }
 
 impl InFlight {
@@ -89,7 +89,7 @@ impl InFlight {
     }
 
     /// What of `channels` is in hand.
-    pub fn of_channels(&self, channels: &[Uuid]) -> Vec<Uuid> {
+    pub fn of_channels(&self, channels: &[ChannelId]) -> Vec<DeliveryId> {
         let hands = self.0.hands.lock();
         let of_them = hands.deliveries.iter().filter(|(_, channel)| channels.contains(channel));
         of_them.map(|(delivery, _)| *delivery).collect()
@@ -99,12 +99,12 @@ impl InFlight {
     /// no more than an equal share of `wanted`.
     pub fn rooms(
         &self,
-        channels: impl ExactSizeIterator<Item = (Uuid, usize)>,
+        channels: impl ExactSizeIterator<Item = (ChannelId, usize)>,
         wanted: usize,
         ahead: usize,
     ) -> Vec<Room> {
         let mut hands = self.0.hands.lock();
-        let mut in_flight_of: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
+        let mut in_flight_of: HashMap<ChannelId, Vec<DeliveryId>> = HashMap::new();
         for (delivery, channel) in &hands.deliveries {
             in_flight_of.entry(*channel).or_default().push(*delivery);
         }
@@ -138,7 +138,8 @@ impl InFlight {
     /// Takes what was read into `rooms`. What has no room is forgotten: it still stands in the database.
     pub fn put(&self, read: Vec<Outbound>, rooms: &[Room]) {
         let mut hands = self.0.hands.lock();
-        let mut shares: HashMap<Uuid, usize> = rooms.iter().map(|room| (room.channel, room.share)).collect();
+        let mut shares: HashMap<ChannelId, usize> =
+            rooms.iter().map(|room| (room.channel, room.share)).collect();
         let mut taken = 0;
         for outbound in read {
             let id = outbound.delivery.channel_id;
@@ -266,7 +267,7 @@ impl InFlight {
 
 impl Hands {
     /// Queues a channel that has something waiting and a free place, once.
-    fn give_turn(&mut self, id: Uuid) {
+    fn give_turn(&mut self, id: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&id)
             && !channel.has_turn
             && !channel.waiting.is_empty()
@@ -293,8 +294,8 @@ impl Channel {
 /// A delivery counts as being sent to its channel for as long as this lives, and as in hand until it is recorded.
 pub struct Sending {
     in_flight: InFlight,
-    delivery: Uuid,
-    channel: Uuid,
+    delivery: DeliveryId,
+    channel: ChannelId,
     has_result: bool,
 }
 

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::delta;
 use super::in_flight::{InFlight, Outbound, Room};
 use crate::app::App;
+use crate::domain::delivery::DeliveryReason;
+use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::error::{Error, Result, chain};
 use crate::outbound::webhook::Receiver;
 use crate::store::delivery_queue::{self, LeaseRequest, LeasedChannel};
@@ -27,14 +29,20 @@ pub struct ChannelLeases {
     /// Who we are to other workers.
     holder: Uuid,
     /// Channels that we may have leased.
-    held: HashSet<Uuid>,
+    held: HashSet<ChannelId>,
     /// The channel that had its turn last.
-    after: Uuid,
+    after: ChannelId,
 }
 
 impl ChannelLeases {
     pub fn new(app: App, in_flight: InFlight) -> ChannelLeases {
-        ChannelLeases { app, in_flight, holder: Uuid::now_v7(), held: HashSet::new(), after: Uuid::nil() }
+        ChannelLeases {
+            app,
+            in_flight,
+            holder: Uuid::now_v7(),
+            held: HashSet::new(),
+            after: ChannelId::nil(),
+        }
     }
 
     /// Takes due deliveries in hand until `room` wait, going once around all channels at most; of each channel no more
@@ -59,9 +67,9 @@ impl ChannelLeases {
             let leased = delivery_queue::lease_channels(&self.app.writer, &request, now).await?;
             self.held.extend(leased.channels.iter().map(|channel| channel.id));
             cancelled += self.read(&leased.channels, wanted, ahead, leased_at).await?;
-            self.after = leased.next.unwrap_or(Uuid::nil());
+            self.after = leased.next.unwrap_or(ChannelId::nil());
             match leased.next {
-                None if turned || began_after.is_nil() => break true,
+                None if turned || began_after == ChannelId::nil() => break true,
                 None => turned = true,
                 Some(last) if turned && last >= began_after => break true,
                 Some(_) => {}
@@ -94,13 +102,13 @@ impl ChannelLeases {
         let rooms = self.in_flight.rooms(places, wanted, ahead);
         let mut cancelled = 0;
         if !disabled.is_empty() {
-            let disabled: Vec<Uuid> = disabled.iter().map(|channel| channel.id).collect();
+            let disabled: Vec<ChannelId> = disabled.iter().map(|channel| channel.id).collect();
             let in_flight = self.in_flight.of_channels(&disabled);
             cancelled = delivery_queue::cancel_for_disabled(&app.writer, &disabled, &in_flight, now).await?;
-            counter!("salebell_deliveries_cancelled_total", "reason" => "channel_disabled")
+            counter!("salebell_deliveries_cancelled_total", "reason" => DeliveryReason::ChannelDisabled.name())
                 .increment(cancelled);
         }
-        let channels: HashMap<Uuid, &LeasedChannel> =
+        let channels: HashMap<ChannelId, &LeasedChannel> =
             active.into_iter().map(|channel| (channel.id, channel)).collect();
         let mut rooms = rooms.as_slice();
         while !rooms.is_empty() {
@@ -119,15 +127,16 @@ impl ChannelLeases {
 
     async fn read_due(
         &self,
-        channels: &HashMap<Uuid, &LeasedChannel>,
+        channels: &HashMap<ChannelId, &LeasedChannel>,
         rooms: &[Room],
         leased_at: Instant,
     ) -> Result<u64> {
         let (app, now) = (&self.app, self.app.clock.now());
         // What is in hand still stands in the table.
-        let counts: Vec<(Uuid, usize)> =
+        let counts: Vec<(ChannelId, usize)> =
             rooms.iter().map(|room| (room.channel, room.share + room.in_flight.len())).collect();
-        let in_flight: Vec<Uuid> = rooms.iter().flat_map(|room| room.in_flight.iter().copied()).collect();
+        let in_flight: Vec<DeliveryId> =
+            rooms.iter().flat_map(|room| room.in_flight.iter().copied()).collect();
         let due = delivery_queue::list_due_deliveries(&app.writer, &counts, &in_flight, now).await?;
         if leased_at.elapsed() > app.config.webhook.timeout / 2 {
             // The leases would no longer last for a try and its record; the next look-out renews them.
@@ -135,7 +144,7 @@ impl ChannelLeases {
         }
         // From now on: a database that takes a second to answer must not make everything stale.
         let read_at = Instant::now();
-        let mut receivers: HashMap<Uuid, Option<Arc<Receiver>>> = HashMap::new();
+        let mut receivers: HashMap<ChannelId, Option<Arc<Receiver>>> = HashMap::new();
         let (mut ready, mut ended) = (Vec::new(), Vec::new());
         for delivery in due.deliveries {
             match due.sales.get(&delivery.sale_id) {
@@ -159,7 +168,7 @@ impl ChannelLeases {
         }
         let cancelled = delivery_queue::cancel_deliveries(&app.writer, &ended, &due.sales, now).await?;
         for reason in ended.into_iter().filter_map(|delivery| delivery.reason) {
-            counter!("salebell_deliveries_cancelled_total", "reason" => reason).increment(1);
+            counter!("salebell_deliveries_cancelled_total", "reason" => reason.name()).increment(1);
         }
         Ok(cancelled)
     }
@@ -167,7 +176,7 @@ impl ChannelLeases {
     /// `None`: the channel's secrets do not open.
     fn receiver_of(&self, channel: &LeasedChannel) -> Option<Arc<Receiver>> {
         let sealed = (&channel.secret, channel.previous_secret.as_deref());
-        match self.app.keyring.open_secrets(channel.id, sealed.0, sealed.1) {
+        match self.app.keyring.open_secrets(channel.id.0, sealed.0, sealed.1) {
             Ok(secrets) => Some(Arc::new(self.app.webhooks.receiver(&channel.url, &secrets))),
             Err(error) => {
                 log::error!(target: "salebell::deliver", "channel.id" = channel.id.to_string();
@@ -182,7 +191,7 @@ impl ChannelLeases {
         if self.held.is_empty() {
             return Ok(());
         }
-        let channels: Vec<Uuid> = self.held.iter().copied().collect();
+        let channels: Vec<ChannelId> = self.held.iter().copied().collect();
         // One that fails may still come to pass later: it must not end leases that we take meanwhile.
         let holder = std::mem::replace(&mut self.holder, Uuid::now_v7());
         delivery_queue::release_channels(&self.app.writer, holder, &channels).await?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::ExportOptions;
 use crate::app::App;
 use crate::domain::export::{ExportFilter, ExportKind};
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId, NoticeId, OfferId, SaleId, WatchId};
 use crate::domain::money::Money as Amount;
 use crate::error::{Error, Result};
 use crate::store::exports;
@@ -149,10 +149,10 @@ impl RowSource {
         let mut last = after;
         let page: Vec<Vec<Cell>> = match self.kind {
             ExportKind::Prices => {
-                let rows = rows::list_prices(reader, filter, after, PAGE).await?;
+                let rows = rows::list_prices(reader, filter, (OfferId(after.0), after.1), PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
-                        last = (row.offer_id, row.observed_at);
+                        last = (row.offer_id.0, row.observed_at);
                         let availability = if row.available { "in_stock" } else { "out_of_stock" };
                         let price = money(row.amount, &row.currency)?;
                         let regular = money(row.regular, &row.currency)?;
@@ -175,16 +175,16 @@ impl RowSource {
             }
             ExportKind::Deals => {
                 let now = self.app.clock.now();
-                let rows = rows::list_deals(reader, filter, after.0, PAGE, now).await?;
+                let rows = rows::list_deals(reader, filter, SaleId(after.0), PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
-                        last.0 = row.id;
+                        last.0 = row.id.0;
                         let price = money(row.amount, &row.currency)?;
                         let regular = money(row.regular, &row.currency)?;
                         let low = known_low(row.low, row.low_at);
                         let lowest = low.map(|low| money(low.amount, &row.currency)).transpose()?;
                         Ok(vec![
-                            row.id.into(),
+                            row.id.0.into(),
                             row.store.into(),
                             row.sku.into(),
                             row.title.into(),
@@ -205,14 +205,14 @@ impl RowSource {
                     .collect::<Result<_>>()?
             }
             ExportKind::Watches => {
-                let rows = rows::list_watches(writer, account, after.0, PAGE).await?;
+                let rows = rows::list_watches(writer, account, WatchId(after.0), PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
-                        last.0 = row.id;
+                        last.0 = row.id.0;
                         let target = row.target_amount.zip(row.target_currency.as_deref());
                         Ok(vec![
-                            row.id.into(),
-                            row.game_id.into(),
+                            row.id.0.into(),
+                            row.game_id.0.into(),
                             row.title.into(),
                             row.rule.into(),
                             target.map(|(amount, currency)| money(amount, currency)).transpose()?.into(),
@@ -230,15 +230,15 @@ impl RowSource {
                     .collect::<Result<_>>()?
             }
             ExportKind::Notices => {
-                let rows = rows::list_notices(writer, account, after.0, PAGE).await?;
+                let rows = rows::list_notices(writer, account, NoticeId(after.0), PAGE).await?;
                 rows.into_iter()
                     .map(|row| {
-                        last.0 = row.id;
+                        last.0 = row.id.0;
                         let price = money(row.amount, &row.currency)?;
                         let regular = money(row.regular, &row.currency)?;
                         Ok(vec![
-                            row.id.into(),
-                            row.watch_id.into(),
+                            row.id.0.into(),
+                            row.watch_id.0.into(),
                             row.event_kind.into(),
                             row.title.into(),
                             row.store.into(),
@@ -256,12 +256,12 @@ impl RowSource {
             }
             ExportKind::Files => {
                 let now = self.app.clock.now();
-                let rows = rows::list_files(writer, account, after.0, PAGE, now).await?;
+                let rows = rows::list_files(writer, account, FileId(after.0), PAGE, now).await?;
                 rows.into_iter()
                     .map(|row| {
-                        last.0 = row.id;
+                        last.0 = row.id.0;
                         Ok(vec![
-                            row.id.into(),
+                            row.id.0.into(),
                             row.name.into(),
                             row.media_type.into(),
                             row.state.into(),

@@ -11,6 +11,7 @@ use chrono::TimeDelta;
 use reqwest::{RequestBuilder, Response};
 use salebell::http;
 use salebell::store::idempotency::{self, KeyState, Name};
+use salebell::store::lease::Lease;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
@@ -206,7 +207,7 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
     // The dead one was only slow: it has lost its claim.
     let until = app.state.clock.now() + TimeDelta::seconds(30);
-    assert!(!idempotency::prolong(&app.state.writer, name, began_at, until).await.unwrap());
+    assert_eq!(idempotency::prolong(&app.state.writer, name, began_at, until).await.unwrap(), Lease::Lost);
     idempotency::give_up(&app.state.writer, name, began_at).await.unwrap();
     let again = make_key(&app, &anna, "\"one\"", "till").send().await.unwrap();
     assert_eq!(again.headers()["idempotency-replayed"], "true");

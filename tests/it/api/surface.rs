@@ -17,6 +17,7 @@ use salebell::http::extract::body::{self, Json};
 use salebell::telemetry::trace_context::TraceContext;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::support::{TestApp, raw};
 
@@ -196,6 +197,36 @@ async fn a_panic_is_a_500_and_the_process_lives() {
 }
 
 #[tokio::test]
+async fn connections_are_suspect_before_the_work_of_a_client_that_hung_up_is_dropped() {
+    /// Says that it is there, and when it is dropped, whether connections are suspect.
+    struct Work(App, UnboundedSender<bool>);
+    impl Drop for Work {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0.deadline.suspects_connections());
+        }
+    }
+    let (sender, mut seen) = unbounded_channel();
+    let router = move |app: App| {
+        let state = app.clone();
+        let held = move || {
+            let _ = sender.send(state.deadline.suspects_connections());
+            let work = Work(state.clone(), sender.clone());
+            async move {
+                let _work = work;
+                std::future::pending::<()>().await
+            }
+        };
+        http::layered(Router::new().route("/held", get(held)), app)
+    };
+    let app = TestApp::builder().router(router).spawn().await;
+    let mut client = raw::connect(&app.url).await;
+    client.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert_eq!(seen.recv().await, Some(false));
+    drop(client);
+    assert_eq!(seen.recv().await, Some(true));
+}
+
+#[tokio::test]
 async fn a_trace_goes_through() {
     let app = TestApp::builder().router(misbehaving).spawn().await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -304,9 +335,9 @@ async fn an_unknown_or_repeated_query_parameter_is_named() {
     for (query, detail) in [
         ("colour=red", "The query parameter colour is unknown here."),
         ("min_cut=x", "The query parameter min_cut invalid digit found in string."),
-        ("min_cut=1&min_cut=2", "The query parameter min_cut is given twice."),
+        ("min_cut=1&min_cut=2", "The query parameter min_cut is given more than once."),
         ("limit=0", "The query parameter limit must be 1 to 200."),
-        ("cursor=x", "The query parameter cursor is not a cursor."),
+        ("cursor=x", "The query parameter cursor is not a valid cursor."),
     ] {
         let answer = app.get(&format!("/v1/deals?{query}")).send().await.unwrap();
         assert_eq!(answer.status(), 400, "{query}");

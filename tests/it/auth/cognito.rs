@@ -100,11 +100,11 @@ async fn an_access_token_of_our_client_is_taken_and_its_groups_count() {
     assert_eq!((status, &body["scopes"]), (200, &json!(["operator"])), "{body}");
     // Somebody's identity is no permission.
     let (status, body) = me(&app, &identity).await;
-    assert_eq!((status, &body["detail"]), (401, &json!("The token is no access token.")), "{body}");
+    assert_eq!((status, &body["detail"]), (401, &json!("The token is not an access token.")), "{body}");
     // Nor does another client of the same pool count.
     let other = pool.create_client("other").await;
     let (status, body) = me(&app, &pool.tokens(&other).await.0).await;
-    assert_eq!((status, &body["detail"]), (401, &json!("The token is for somebody else.")), "{body}");
+    assert_eq!((status, &body["detail"]), (401, &json!("The token is for another audience.")), "{body}");
 }
 
 #[tokio::test]

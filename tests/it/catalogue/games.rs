@@ -7,6 +7,8 @@ use uuid::Uuid;
 use crate::support::TestApp;
 use crate::support::catalogue::answer;
 
+use salebell::domain::ids::GameId;
+
 #[tokio::test]
 async fn a_game_is_made_read_changed_and_removed() {
     let app = TestApp::spawn().await;
@@ -173,11 +175,11 @@ async fn many_readers_share_queries_and_get_their_own_game() {
     let user = app.librarian().await;
     let mut games = Vec::new();
     for number in 0..40 {
-        games.push(app.new_game(&user, &format!("Game {number}")).await);
+        games.push(GameId(app.new_game(&user, &format!("Game {number}")).await));
     }
     let loader = &app.state.games;
     let reads = (0..2_000).map(|at| {
-        let (loader, id) = (loader.clone(), if at % 41 == 40 { Uuid::nil() } else { games[at % 41] });
+        let (loader, id) = (loader.clone(), if at % 41 == 40 { GameId::nil() } else { games[at % 41] });
         tokio::spawn(async move { (at, loader.find_game(id).await.unwrap()) })
     });
     // Some go away before they are answered; it is nothing to the others.

@@ -57,7 +57,7 @@ async fn commands_say_why_they_cannot_reach_the_api() {
     for (url, expected) in [
         (format!("http://{ssh}"), format!("http://{ssh} does not speak HTTP; is it https and not http?")),
         (format!("http://{nobody}"), format!("nothing listens at http://{nobody}; is `make run` running?")),
-        ("http://nowhere.invalid".to_owned(), "the name nowhere.invalid leads to no address".to_owned()),
+        ("http://nowhere.invalid".to_owned(), "the name nowhere.invalid does not resolve".to_owned()),
         (
             format!("http://{hangs_up}"),
             format!("http://{hangs_up} closed the connection before it had answered"),
@@ -70,7 +70,9 @@ async fn commands_say_why_they_cannot_reach_the_api() {
         (format!("http://{minted_at}"), "400 Bad Request: This port speaks HTTPS alone.".to_owned()),
         (
             format!("https://{minted_at}"),
-            format!("the certificate of https://{minted_at} is signed by nobody whom this machine trusts"),
+            format!(
+                "the certificate of https://{minted_at} is not signed by an authority that this machine trusts"
+            ),
         ),
     ] {
         let state = scratch.path().to_str().unwrap();
@@ -93,10 +95,7 @@ async fn commands_say_why_they_cannot_reach_the_database() {
     let at = format!("{}:{}", server.host_str().unwrap_or("localhost"), server.port().unwrap_or(5432));
     for (url, expected) in [
         (format!("postgres://a@{nobody}/a"), format!("nothing listens at {nobody}")),
-        (
-            "postgres://a@nowhere.invalid/a".to_owned(),
-            "the name nowhere.invalid leads to no address".to_owned(),
-        ),
+        ("postgres://a@nowhere.invalid/a".to_owned(), "the name nowhere.invalid does not resolve".to_owned()),
         (
             "postgres://a@localhost/a?host=/nowhere".to_owned(),
             "nothing listens at the socket in /nowhere (port 5432)".to_owned(),
@@ -116,7 +115,7 @@ async fn commands_say_why_they_cannot_reach_the_database() {
             &["bus", "status"],
         ] {
             let said = complaint(arguments, &settings).await;
-            let expected = format!("the database is away: {expected}");
+            let expected = format!("the database is unavailable: {expected}");
             assert!(said.contains(&expected), "{arguments:?}: {expected} is not in {said}");
         }
     }

@@ -3,6 +3,7 @@
 
 use salebell::database::pool::PgPool;
 use salebell::domain::history::Resolution;
+use salebell::domain::ids::{GameId, OfferId, QuarantinedPriceId, SaleId, StoreId};
 use salebell::store::deals::{self, DealFilter, DealKey, DealSort};
 use salebell::store::games;
 use salebell::store::history::{self, HistoryFilter};
@@ -122,9 +123,9 @@ fn read_whole(plan: &Value) -> Vec<&str> {
 /// Every list query, by what it is asked.
 async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     let pick = |sql: &'static str| sqlx::query_scalar::<_, Uuid>(sql).fetch_one(pool);
-    let store = Some(pick("select id from stores where slug = 'store-7'").await.unwrap());
-    let game = pick("select id from games order by id offset 700 limit 1").await.unwrap();
-    let offer = pick("select id from offers order by id offset 7000 limit 1").await.unwrap();
+    let store = Some(StoreId(pick("select id from stores where slug = 'store-7'").await.unwrap()));
+    let game = GameId(pick("select id from games order by id offset 700 limit 1").await.unwrap());
+    let offer = OfferId(pick("select id from offers order by id offset 7000 limit 1").await.unwrap());
     let of_game = pick(
         "select o.id from offers o join games g on g.id = o.game_id
         where g.id = (select id from games order by id offset 700 limit 1) order by o.id offset 4 limit 1",
@@ -158,9 +159,9 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     let now = salebell::clock::Clock::system().now();
     for sort in [DealSort::Cut, DealSort::Price, DealSort::Newest] {
         let after = match sort {
-            DealSort::Cut => DealKey::Cut(50, Uuid::max()),
-            DealSort::Price => DealKey::Price("EUR".to_owned(), 900, Uuid::nil()),
-            DealSort::Newest => DealKey::Newest("2026-06-01T00:00:00Z".parse().unwrap(), Uuid::max()),
+            DealSort::Cut => DealKey::Cut(50, SaleId::max()),
+            DealSort::Price => DealKey::Price("EUR".to_owned(), 900, SaleId::nil()),
+            DealSort::Newest => DealKey::Newest("2026-06-01T00:00:00Z".parse().unwrap(), SaleId::max()),
         };
         let any = || DealFilter { sort, ..DealFilter::default() };
         let places = || Some(vec!["DE".to_owned(), "ZZ".to_owned()]);
@@ -200,7 +201,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
         queries.push((format!("search for {typed:?}"), search::candidates_query(Some(typed), text)));
     }
     for state in [State::Held, State::Discarded] {
-        for after in [None, Some(offer)] {
+        for after in [None, Some(QuarantinedPriceId(offer.0))] {
             let query = quarantine::list_quarantine_query(Which::Of(state, after), PAGE);
             queries.push((format!("quarantine of {state:?} after {after:?}"), query));
         }
@@ -218,7 +219,7 @@ async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
             since: instant(since),
             until: instant(until),
         };
-        for after in [None, Some((of_game, instant("2026-05-01T00:00:00Z")))] {
+        for after in [None, Some((OfferId(of_game), instant("2026-05-01T00:00:00Z")))] {
             let text = format!("history of {name} after {after:?}");
             queries.push((format!("changes, {text}"), history::list_changes_query(&filter, after, PAGE)));
             for resolution in [Resolution::Day, Resolution::Month] {

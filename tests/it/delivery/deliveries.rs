@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
+use salebell::domain::delivery::DeliveryReason;
+use salebell::domain::ids::{ChannelId, DeliveryId};
 use salebell::store::delivery_queue::{self, AttemptResult, LeaseRequest};
 use salebell::worker::deliver::{self, Step};
 use serde_json::{Value, json};
@@ -27,7 +29,7 @@ async fn lease_and_vanish(app: &TestApp) -> usize {
     let now = app.state.clock.now();
     let request = LeaseRequest {
         holder: Uuid::now_v7(),
-        after: Uuid::nil(),
+        after: ChannelId::nil(),
         wanted: 100,
         until: now + TimeDelta::seconds(45),
         renew_before: now,
@@ -235,7 +237,7 @@ async fn what_fails_on_our_side_does_not_disable_a_channel() {
     assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
     assert_eq!(delivery["state"], "pending", "it is tried again");
-    assert_eq!(delivery["attempts"][0]["error"], "something went wrong on our side");
+    assert_eq!(delivery["attempts"][0]["error"], "internal error in Salebell");
     let failing: bool = sqlx::query_scalar("select failing_since is not null from channels")
         .fetch_one(&app.state.writer)
         .await
@@ -311,8 +313,9 @@ async fn a_price_that_has_become_better_since_it_was_judged_cancels_nothing() {
     };
     set_price(1_500).await;
     let (pool, now) = (&app.state.writer, app.state.clock.now());
-    let judged = delivery_queue::list_due_deliveries(pool, &[(hook.id, 8)], &[], now).await.unwrap();
-    assert_eq!(judged.deliveries[0].reason.as_deref(), Some("price_no_longer_matches"));
+    let judged =
+        delivery_queue::list_due_deliveries(pool, &[(ChannelId(hook.id), 8)], &[], now).await.unwrap();
+    assert_eq!(judged.deliveries[0].reason, Some(DeliveryReason::PriceNoLongerMatches));
     set_price(1_100).await;
     assert_eq!(
         delivery_queue::cancel_deliveries(pool, &judged.deliveries, &judged.sales, now).await.unwrap(),
@@ -427,7 +430,7 @@ async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
     let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
     // Of a worker that was suspended while it sent the first try, and lost its lease.
     let late = |succeeded: bool| AttemptResult {
-        delivery_id: id,
+        delivery_id: DeliveryId(id),
         attempts: 0,
         succeeded,
         gone: false,

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use reqwest::Method;
 use salebell::store::dispatch as queue;
+use salebell::store::lease::Lease;
 use salebell::worker::dispatch::{self, DispatchTask};
 use salebell::worker::{deliver, driver};
 use serde_json::{Value, json};
@@ -195,7 +196,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     // The second is made meanwhile, and goes with its maker.
     let lost = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!((made.notices, lost.notices), (3, 7));
-    assert!(queue::commit_slice(made, event, &times).await.unwrap());
+    assert_eq!(queue::commit_slice(made, event, &times).await.unwrap(), Lease::Held);
     drop(lost);
     assert!(!dispatch::step(&app.state).await.unwrap().is_more(), "the event is leased");
     app.clock.advance(TimeDelta::seconds(61));
@@ -204,7 +205,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     // The dead one wakes up and goes on: nothing is made twice.
     let late = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!(late.notices, 0);
-    assert!(!queue::commit_slice(late, event, &times).await.unwrap());
+    assert_eq!(queue::commit_slice(late, event, &times).await.unwrap(), Lease::Lost);
     assert_eq!(notices(&app).await.len(), 10);
 }
 

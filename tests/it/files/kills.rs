@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::sys::signal::Signal;
 use reqwest::Method;
+use salebell::domain::ids::FileId;
 use salebell::files::blobs::Blobs;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -181,7 +182,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
 
 /// Bytes in the store that no row knows.
 async fn orphan(app: &TestApp) {
-    let place = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+    let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
     let piece = app.state.blobs.open(&place, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();
@@ -237,7 +238,8 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
 /// Files whose time is over, with their bytes.
 pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     let files: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
-    let places: Vec<String> = files.iter().map(|file| Blobs::new_place(*file, 0, Uuid::now_v7())).collect();
+    let places: Vec<String> =
+        files.iter().map(|file| Blobs::new_place(FileId(*file), 0, Uuid::now_v7())).collect();
     for place in &places {
         let piece = app.state.blobs.open(place, 0, None).await.unwrap();
         piece.write(vec!["gone".into()], Sha256::new()).await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use reqwest::Method;
+use salebell::domain::ids::FileId;
 use salebell::files::blobs::Blobs;
 use salebell::worker::{files, schedule};
 use serde_json::{Value, json};
@@ -96,7 +97,7 @@ async fn what_one_side_does_not_know_is_swept(store: Store) {
     let lost_blob = app.blobs().await.into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
     app.state.blobs.remove(&lost_blob, None).await.unwrap();
     // Bytes of no file.
-    let orphan = Blobs::new_place(Uuid::now_v7(), 0, Uuid::now_v7());
+    let orphan = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
     let piece = app.state.blobs.open(&orphan, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();

@@ -72,7 +72,7 @@ async fn is_away(answer: Response) {
     assert_eq!(header(&answer, "retry-after"), "5");
     let problem: Value = answer.json().await.unwrap();
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.starts_with("The place where files are kept is away"), "{problem}");
+    assert!(detail.starts_with("The file storage is temporarily unavailable"), "{problem}");
 }
 
 #[tokio::test]

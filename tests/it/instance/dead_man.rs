@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use nix::sys::signal::Signal;
+use salebell::store::lease::Claim;
 use salebell::store::self_terminations;
 
 use crate::support::binary::Binary;
@@ -91,6 +92,7 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
         let now = app.clock.now();
         let until = now + TimeDelta::minutes(10);
         self_terminations::claim(&app.state.writer, GROUP, instance, now, until).await.unwrap()
+            == Claim::Granted
     };
     assert!(claim("i-1").await && !claim("i-2").await);
     app.clock.advance(TimeDelta::minutes(9));
@@ -99,7 +101,7 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
     let now = app.clock.now();
     let other =
         self_terminations::claim(&app.state.writer, "other", "i-9", now, now + TimeDelta::minutes(10));
-    assert!(other.await.unwrap());
+    assert_eq!(other.await.unwrap(), Claim::Granted);
     app.clock.advance(TimeDelta::minutes(1));
     assert!(claim("i-2").await && !claim("i-1").await);
     // What another one holds is not given back.

@@ -230,7 +230,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
         packed.finish().unwrap()
     };
     for (name, body, options, why) in [
-        ("endless.csv.zst", endless, json!({}), "unpacks to more than 1000 times"),
+        ("endless.csv.zst", endless, json!({}), "decompresses to more than 1000 times"),
         ("empty.csv", Vec::new(), json!({}), "empty"),
         ("a.csv", b"a,b\n1,2\n".to_vec(), json!({}), "nothing in the input says store"),
         ("a.csv.zst", cut, json!({}), "cannot read the input after line"),

@@ -106,7 +106,7 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
         );
         for (told, why) in told.iter().zip([
             "has no end",
-            "no time",
+            "not a time",
             "above the price",
             "link must start with",
             "link must start with",
@@ -210,7 +210,7 @@ async fn constants_name_the_zone_and_the_currency_of_rows_that_do_not() {
     let done = finish(&app, &anna, &import(&app, &anna, options, "a.tsv", tsv).await).await;
     assert_eq!((&done["recorded"], &done["refused"]), (&json!(1), &json!(2)), "{done}");
     let told = refusals(&app, &anna, &done).await;
-    assert_eq!(told[0]["reason"], "has a price in USD, and its currency is said to be EUR");
+    assert_eq!(told[0]["reason"], "has a price in USD, but the currency given for it is EUR");
 
     for constants in [
         json!({"store": "Shop", "region": "EU"}),

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::domain::batch::{ObservationCounts, PriceMessage};
+use salebell::domain::ids::BatchId;
 use salebell::domain::observation::Observation;
 use salebell::domain::price::Rules;
+use salebell::store::lease::Lease;
 use salebell::store::recording;
 use salebell::worker::record;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::support::bus::Carrier;
 use crate::support::{TestApp, User};
@@ -184,7 +185,7 @@ fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessag
     if turned {
         observations.reverse();
     }
-    let (batch_id, reported_at) = (Uuid::now_v7(), base);
+    let (batch_id, reported_at) = (BatchId::now_v7(), base);
     PriceMessage {
         batch_id,
         part: 0,
@@ -313,7 +314,7 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], true);
     // The dead one wakes up: what it holds is not its own any more.
-    assert!(!app.state.bus.extend(&held[0], LEASE).await.unwrap());
+    assert_eq!(app.state.bus.extend(&held[0], LEASE).await.unwrap(), Lease::Lost);
     app.state.bus.acknowledge(&held[0]).await.unwrap();
 }
 

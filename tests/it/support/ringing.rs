@@ -1,6 +1,7 @@
 //! Channels, and notices on their way to them as the dispatch leaves them.
 
 use reqwest::Method;
+use salebell::domain::ids::DeliveryId;
 use salebell::store::delivery_queue;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -136,7 +137,8 @@ impl TestApp {
         .fetch_all(&mut *connection)
         .await
         .unwrap();
-        delivery_queue::queue_again(&mut connection, &made, now).await.unwrap();
+        let ids: Vec<DeliveryId> = made.iter().copied().map(DeliveryId).collect();
+        delivery_queue::queue_again(&mut connection, &ids, now).await.unwrap();
         made
     }
 
@@ -159,7 +161,8 @@ impl TestApp {
             .unwrap();
             deliveries.push(id);
         }
-        delivery_queue::queue_again(&mut connection, &deliveries, now).await.unwrap();
+        let ids: Vec<DeliveryId> = deliveries.iter().copied().map(DeliveryId).collect();
+        delivery_queue::queue_again(&mut connection, &ids, now).await.unwrap();
         sqlx::query(
             "update delivery_queue set traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
              where delivery_id = any($1)",

@@ -156,7 +156,7 @@ impl Sum {
                     Source::Tus => Kind::ChecksumMismatch,
                     Source::Content | Source::Whole => Kind::DigestMismatch,
                 };
-                let detail = format!("The body is not the one of {}; none of it is kept.", source.header());
+                let detail = format!("The body does not match {}; none of it was kept.", source.header());
                 return Err(Error::new(kind, detail));
             }
         }

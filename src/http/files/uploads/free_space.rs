@@ -13,7 +13,7 @@ use crate::files::blobs::is_away;
 pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
     let largest = app.config.files.max_bytes;
     if length.is_some_and(|length| length > largest.unsigned_abs()) {
-        let detail = format!("A file has no more than {largest} bytes.");
+        let detail = format!("A file can have at most {largest} bytes.");
         Err(Error::new(Kind::TooLarge, detail))
     } else {
         Ok(())
@@ -35,7 +35,7 @@ pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
 fn full() -> Error {
     let mut refusal = Error::new(
         Kind::InsufficientStorage,
-        "There is no room for these bytes; what was told of them is kept.",
+        "There is not enough space for these bytes; those that were acknowledged are kept.",
     );
     refusal.retry_after_s = Some(60);
     refusal
@@ -53,7 +53,7 @@ pub fn disk_error(error: io::Error) -> Error {
 /// A store that is not mounted, or does not answer.
 pub fn away(error: io::Error) -> Error {
     let detail =
-        "The place where files are kept is away for the moment; what was told of an upload is kept there.";
+        "The file storage is temporarily unavailable; bytes of an upload that were acknowledged are kept.";
     let mut refusal = Error::unavailable(error);
     (refusal.detail, refusal.retry_after_s) = (detail.to_owned(), Some(5));
     refusal

@@ -9,7 +9,6 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::{
     Announced, Ends, Expected, Incoming, UploadParams, UploadRefusal, announce, check_size, end_writing,
@@ -17,8 +16,9 @@ use super::{
 };
 use crate::app::App;
 use crate::domain::file::{UNFINISHED_LIFE, clean_media_type, clean_name};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
-use crate::http::answer::Answer;
+use crate::http::answer::JsonAnswer;
 use crate::http::extract::body::begin_stream;
 use crate::http::extract::caller::Caller;
 use crate::http::files::response::FileResponse;
@@ -140,9 +140,9 @@ async fn begin(
 }
 
 /// HEAD: how far it has come. The request that writes it is ended, as the draft recommends.
-pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Result<Response> {
+pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Result<Response> {
     if [OFFSET, COMPLETE, LENGTH].iter().any(|name| headers.contains_key(name)) {
-        return Err(Error::malformed("A request for the offset must not tell one, nor a length."));
+        return Err(Error::malformed("A request for the offset must state neither an offset nor a length."));
     }
     let file = end_writing(app, caller.account, id).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -151,13 +151,13 @@ pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> 
 }
 
 /// PATCH: further bytes.
-pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+pub async fn patch(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     append(app, caller, id, request).await.unwrap_or_else(|refused| refused.answer(app))
 }
 
-async fn append(app: &App, caller: &Caller, id: Uuid, request: Request) -> Result<Response, Refused> {
+async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Result<Response, Refused> {
     let headers = request.headers().clone();
-    let missing = |name: &str| Error::malformed(format!("{name} is missing, or is none."));
+    let missing = |name: &str| Error::malformed(format!("{name} is missing or invalid."));
     let offset = integer(&headers, &OFFSET).ok_or_else(|| missing("Upload-Offset"))?;
     let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
     let expected = Expected::of_part(&headers)?;
@@ -207,7 +207,7 @@ fn ends(headers: &HeaderMap, here: bool) -> Ends {
 }
 
 /// An upload that was sent more than it was told to have is no more.
-async fn end(app: &App, caller: &Caller, id: Uuid) -> Refused {
+async fn end(app: &App, caller: &Caller, id: FileId) -> Refused {
     match remove(app, caller.account, id).await {
         Ok(()) => Refused::Lengths,
         Err(error) => error.into(),
@@ -231,10 +231,10 @@ fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bo
 }
 
 /// What it is now; with the file itself once that is whole.
-async fn answer(app: &App, caller: &Caller, id: Uuid, status: StatusCode) -> Result<Response> {
+async fn answer(app: &App, caller: &Caller, id: FileId, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let mut response = if file.is_complete() {
-        (status, Answer(FileResponse::from(file.clone()))).into_response()
+        (status, JsonAnswer(FileResponse::from(file.clone()))).into_response()
     } else {
         status.into_response()
     };

@@ -17,19 +17,19 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
-use uuid::Uuid;
 
 pub use self::checksum::Expected;
 pub use self::free_space::{away, check_size};
-pub use self::receive::{Ends, Incoming, StoredBytes, receive};
+pub use self::receive::{Ends, Incoming, ReceivedBytes, receive};
 pub use self::refusal::UploadRefusal;
 use crate::app::App;
 use crate::domain::file;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::concatenation::concatenate;
 use crate::http::extract::caller::Caller;
 use crate::http::files::uploads::tus_headers::{parse_metadata, text_of};
+use crate::store::files::writing::UploadActivity;
 use crate::store::files::{self, NewFile, Quota, StoredFile};
 use crate::store::files::{removal, writing};
 
@@ -97,7 +97,7 @@ pub async fn announce(
     check_size(app, announced.length)?;
     free_space::check_free(app, announced.length.unwrap_or(0)).await?;
     let new = NewFile {
-        id: Uuid::now_v7(),
+        id: FileId::now_v7(),
         name: &announced.name,
         media_type: &announced.media_type,
         length,
@@ -128,11 +128,11 @@ pub async fn put_together(
     app: &App,
     caller: &Caller,
     announced: &Announced,
-    parts: &[Uuid],
+    parts: &[FileId],
     upload_concat: &str,
 ) -> Result<StoredFile> {
     let new = NewFile {
-        id: Uuid::now_v7(),
+        id: FileId::now_v7(),
         name: &announced.name,
         media_type: &announced.media_type,
         length: None,
@@ -194,7 +194,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// `NotFound`, also for another account's; `Locked` when the request does not end.
-pub async fn end_writing(app: &App, account: AccountId, id: Uuid) -> Result<StoredFile> {
+pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<StoredFile> {
     // A stranger must not end the request that writes.
     let file = files::find_file(&app.writer, account, id, app.clock.now()).await?;
     if file.is_complete() {
@@ -205,7 +205,7 @@ pub async fn end_writing(app: &App, account: AccountId, id: Uuid) -> Result<Stor
     loop {
         let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
         let silent_since = app.clock.now() - patience;
-        if writing::take_from_silent(&app.writer, id, silent_since).await? {
+        if writing::take_from_silent(&app.writer, id, silent_since).await? == UploadActivity::Resting {
             return files::find_file(&app.writer, account, id, app.clock.now()).await;
         }
         sleep(Duration::from_millis(100)).await;
@@ -216,7 +216,7 @@ pub async fn end_writing(app: &App, account: AccountId, id: Uuid) -> Result<Stor
 ///
 /// # Errors
 /// `NotFound`, also for another account's.
-pub async fn remove(app: &App, account: AccountId, id: Uuid) -> Result<()> {
+pub async fn remove(app: &App, account: AccountId, id: FileId) -> Result<()> {
     removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
     app.uploads.end(id);
     for empty in removal::list_places_to_empty(&app.writer, id).await? {
@@ -266,5 +266,5 @@ pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
 
 /// A number of bytes as the database has it.
 fn to_bytes(count: u64) -> Result<i64> {
-    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is beyond all files."))
+    i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is too large for any file."))
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
 use crate::error::{Error, Kind, Result};
-use crate::http::answer::Answer;
+use crate::http::answer::JsonAnswer;
 use crate::http::extract::body::{begin_stream, media_type};
 use crate::http::extract::caller::Caller;
 use crate::http::files::response::FileResponse;
@@ -39,7 +39,7 @@ pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announ
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
     let headers = request.headers();
     if media_type(headers).is_some_and(|kind| kind.starts_with("multipart/")) {
-        let detail = "The body is the file itself: multipart forms are not taken.";
+        let detail = "The body must be the file itself; multipart forms are not accepted.";
         return Err(Error::new(Kind::UnsupportedMediaType, detail));
     }
     let announced = Announced {
@@ -66,7 +66,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     }
     let file = files::find_file(&app.writer, caller.account, file.id, app.clock.now()).await?;
     let location = HeaderValue::from_str(&format!("/v1/files/{}", file.id)).map_err(Error::internal)?;
-    let body = Answer(FileResponse::from(file));
+    let body = JsonAnswer(FileResponse::from(file));
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 

@@ -23,14 +23,15 @@ use super::refusal::{UploadRefusal, too_long};
 use super::{quota, to_bytes};
 use crate::app::App;
 use crate::app::cpu_time::give_way;
-use crate::domain::ids::AccountId;
+use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result, chain};
 use crate::files::active_uploads::{Limits, Receiving};
-use crate::files::blobs::{BlobWriter, Blobs, WriterState};
+use crate::files::blobs::{BlobWriter, Blobs, Cut, WriterState};
 use crate::http::extract::body::broken_off;
 use crate::http::middleware::idempotency::outlive;
 use crate::store::files;
 use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
+use crate::store::lease::Lease;
 
 /// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
 const MOST_AT_ONCE: usize = 1 << 20;
@@ -54,7 +55,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// A request that writes to an upload.
 pub struct Incoming {
     pub account: AccountId,
-    pub file: Uuid,
+    pub file: FileId,
     /// Of the first byte.
     pub offset: u64,
     /// Of the whole file, when the request tells it.
@@ -75,7 +76,7 @@ pub enum Ends {
 }
 
 impl Incoming {
-    pub fn new(account: AccountId, file: Uuid, offset: u64) -> Incoming {
+    pub fn new(account: AccountId, file: FileId, offset: u64) -> Incoming {
         let (expected, ends) = (Expected::default(), Ends::AtItsLength);
         Incoming { account, file, offset, length: None, expected, ends }
     }
@@ -83,7 +84,7 @@ impl Incoming {
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
-pub struct StoredBytes {
+pub struct ReceivedBytes {
     /// How many bytes the file has now.
     pub stored: u64,
     pub complete: bool,
@@ -94,7 +95,7 @@ pub struct StoredBytes {
 /// # Errors
 /// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
 /// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
-pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<StoredBytes, UploadRefusal> {
+pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
     let Incoming { account, file, offset, .. } = incoming;
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, account, file, app.clock.now()).await?;
@@ -123,7 +124,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Stored
     let turn = match begun {
         Beginning::OtherOffset(stored) => return Err(UploadRefusal::OtherOffset(stored.unsigned_abs())),
         Beginning::Complete if announced == Some(0) => {
-            return Ok(StoredBytes { stored: offset, complete: true });
+            return Ok(ReceivedBytes { stored: offset, complete: true });
         }
         Beginning::Complete => return Err(UploadRefusal::BeyondLength),
         Beginning::Begun(turn) => turn,
@@ -233,7 +234,7 @@ impl UploadTask {
         })
     }
 
-    async fn run(mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
+    async fn run(mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         let ended = self.receive(body).await;
         if let Err(UploadRefusal::Error(error)) = &ended
             && error.kind == Kind::InsufficientStorage
@@ -245,7 +246,7 @@ impl UploadTask {
         ended
     }
 
-    async fn receive(&mut self, body: Body) -> Result<StoredBytes, UploadRefusal> {
+    async fn receive(&mut self, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
         match self.take_all(body).await? {
             End::Whole(trailers) => self.finish(trailers).await,
             End::Broken(refusal) => {
@@ -388,11 +389,13 @@ impl UploadTask {
                 hash_state: &hash_state,
                 progress: progress.as_ref(),
             };
-            if !writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
-                return Ok(None);
+            match writing::record_written(&app.writer, &written, false, app.clock.now()).await? {
+                Lease::Held => {
+                    piece.recorded();
+                    Ok(Some(Durable { stored, hash_state, progress }))
+                }
+                Lease::Lost => Ok(None),
             }
-            piece.recorded();
-            Ok(Some(Durable { stored, hash_state, progress }))
         }));
         Ok(())
     }
@@ -426,7 +429,7 @@ impl UploadTask {
     }
 
     /// The body is whole.
-    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<StoredBytes, UploadRefusal> {
+    async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
             self.forget_what_came().await?;
@@ -440,18 +443,19 @@ impl UploadTask {
             if here {
                 return Err(UploadRefusal::BeforeLength);
             }
-            return Ok(StoredBytes { stored: stored.unsigned_abs(), complete: false });
+            return Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: false });
         }
         self.drain().await?;
         self.end_recording().await;
         self.seal().await?;
         let sha256 = self.hasher.take().map(Sha256::finalize).unwrap_or_default();
         let written = self.as_written(stored, &[], None);
-        if writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
-            self.piece.recorded();
-            Ok(StoredBytes { stored: stored.unsigned_abs(), complete: true })
-        } else {
-            Err(lost().into())
+        match writing::complete_file(&self.app.writer, &written, &sha256, self.app.clock.now()).await? {
+            Lease::Held => {
+                self.piece.recorded();
+                Ok(ReceivedBytes { stored: stored.unsigned_abs(), complete: true })
+            }
+            Lease::Lost => Err(lost().into()),
         }
     }
 
@@ -483,7 +487,7 @@ impl UploadTask {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
-        if !self.piece.cut(there).await.map_err(disk_error)? {
+        if self.piece.cut(there).await.map_err(disk_error)? == Cut::StillArriving {
             // The name stays in the row: whoever comes next begins a place of its own.
             return Ok(());
         }
@@ -505,7 +509,7 @@ impl UploadTask {
             return Ok(());
         }
         let there = (self.told.stored - self.turn.piece_start).unsigned_abs();
-        if self.piece.cut(there).await.map_err(disk_error)? {
+        if self.piece.cut(there).await.map_err(disk_error)? == Cut::Clean {
             let Durable { stored, hash_state, progress } = &self.told;
             let (stored, hash_state, progress) = (*stored, hash_state.clone(), progress.clone());
             self.leave(stored, &hash_state, progress.as_ref()).await?;
@@ -516,11 +520,12 @@ impl UploadTask {
     async fn leave(&mut self, stored: i64, hash_state: &[u8], progress: Option<&WriterState>) -> Result<()> {
         self.left = true;
         let written = self.as_written(stored, hash_state, progress);
-        if writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
-            self.piece.recorded();
-            Ok(())
-        } else {
-            Err(lost())
+        match writing::record_written(&self.app.writer, &written, true, self.app.clock.now()).await? {
+            Lease::Held => {
+                self.piece.recorded();
+                Ok(())
+            }
+            Lease::Lost => Err(lost()),
         }
     }
 

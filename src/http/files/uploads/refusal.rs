@@ -17,7 +17,7 @@ impl UploadRefusal {
     pub fn into_error(self) -> Error {
         match self {
             UploadRefusal::OtherOffset(stored) => {
-                Error::conflict(format!("The upload has {stored} bytes; go on from there."))
+                Error::conflict(format!("The upload has {stored} bytes; continue from there."))
             }
             UploadRefusal::BeyondLength => too_long(),
             UploadRefusal::BeforeLength => Error::malformed("The body ends before the file does."),
@@ -33,5 +33,5 @@ impl From<Error> for UploadRefusal {
 }
 
 pub fn too_long() -> Error {
-    Error::new(Kind::TooLarge, "The body is longer than what the file has room for.")
+    Error::new(Kind::TooLarge, "The body is longer than the rest of the file.")
 }

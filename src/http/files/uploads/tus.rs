@@ -4,14 +4,14 @@ use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use uuid::Uuid;
 
 use super::{
-    Announced, Ends, Expected, Incoming, StoredBytes, UploadParams, UploadRefusal, announce, byte_count,
+    Announced, Ends, Expected, Incoming, ReceivedBytes, UploadParams, UploadRefusal, announce, byte_count,
     end_writing, header, header_text, keep_until, metadata, put_together, receive, remove, wrong,
 };
 use crate::app::App;
 use crate::domain::file::{clean_media_type, clean_name};
+use crate::domain::ids::FileId;
 use crate::error::{Error, Kind, Result};
 use crate::http::extract::body::{begin_stream, media_type};
 use crate::http::extract::caller::Caller;
@@ -77,10 +77,10 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         let concat = concat.map_err(|problem| wrong("Upload-Concat", &problem))?;
         let is_final = matches!(concat, Some(Concat::Final(_)));
         if is_final && (length.is_some() || deferred) {
-            return Err(wrong("Upload-Length", "must not be told of an upload that is put together"));
+            return Err(wrong("Upload-Length", "must not be given for a concatenation"));
         }
         if !is_final && length.is_some() == deferred {
-            return Err(Error::malformed("One of Upload-Length and Upload-Defer-Length: 1 is needed."));
+            return Err(Error::malformed("Either Upload-Length or Upload-Defer-Length: 1 is required."));
         }
         let name = metadata.name.or_else(|| params.name.clone()).unwrap_or_default();
         let announced = Announced {
@@ -114,7 +114,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     .await
 }
 
-fn created(file: &StoredFile, received: Option<StoredBytes>) -> Result<Response> {
+fn created(file: &StoredFile, received: Option<ReceivedBytes>) -> Result<Response> {
     let mut response = StatusCode::CREATED.into_response();
     let headers = response.headers_mut();
     let location = format!("/v1/files/{}", file.id);
@@ -132,7 +132,7 @@ fn created(file: &StoredFile, received: Option<StoredBytes>) -> Result<Response>
 }
 
 /// HEAD: how far it has come.
-pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Response {
+pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         let file = end_writing(app, caller.account, id).await?;
         let mut response = StatusCode::OK.into_response();
@@ -165,7 +165,7 @@ pub async fn head(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> 
 }
 
 /// PATCH: further bytes.
-pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+pub async fn patch(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     let headers = request.headers().clone();
     speak(&headers, async {
         if media_type(&headers).as_deref() != Some(BYTES) {
@@ -192,7 +192,7 @@ pub async fn patch(app: &App, caller: &Caller, id: Uuid, request: Request) -> Re
     .await
 }
 
-async fn patched(app: &App, caller: &Caller, id: Uuid, received: StoredBytes) -> Result<Response> {
+async fn patched(app: &App, caller: &Caller, id: FileId, received: ReceivedBytes) -> Result<Response> {
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(OFFSET, HeaderValue::from(received.stored));
     if !received.complete {
@@ -203,7 +203,7 @@ async fn patched(app: &App, caller: &Caller, id: Uuid, received: StoredBytes) ->
 }
 
 /// DELETE: the upload ends, and what there was of it goes.
-pub async fn terminate(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap) -> Response {
+pub async fn terminate(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         remove(app, caller.account, id).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
@@ -212,7 +212,7 @@ pub async fn terminate(app: &App, caller: &Caller, id: Uuid, headers: &HeaderMap
 }
 
 /// A POST with `X-HTTP-Method-Override`, from where no PATCH or DELETE passes.
-pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) -> Response {
+pub async fn overridden(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     let headers = request.headers().clone();
     if let Err(refusal) = files::find_file(&app.writer, caller.account, id, app.clock.now()).await {
         return refusal.into_response();
@@ -222,7 +222,7 @@ pub async fn overridden(app: &App, caller: &Caller, id: Uuid, request: Request) 
         Some("DELETE") => terminate(app, caller, id, &headers).await,
         Some("HEAD") => head(app, caller, id, &headers).await.map(|_| Body::empty()),
         _ => {
-            let detail = "A POST needs X-HTTP-Method-Override of PATCH, DELETE or HEAD here.";
+            let detail = "A POST to an upload requires X-HTTP-Method-Override: PATCH, DELETE or HEAD.";
             let mut refusal = Error::new(Kind::MethodNotAllowed, detail).into_response();
             refusal.headers_mut().insert(header::ALLOW, OTHER_METHODS);
             refusal

@@ -2,7 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use uuid::Uuid;
+
+use crate::domain::ids::FileId;
 
 /// The most pairs of `Upload-Metadata`, and the most bytes that they may have together.
 const MAX_METADATA_PAIRS: usize = 32;
@@ -23,7 +24,7 @@ pub fn parse_metadata(header: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
         let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
         let value = STANDARD
             .decode(value.trim())
-            .map_err(|_| format!("has a value of {key:?} that is not base64"))?;
+            .map_err(|_| format!("has a value for {key:?} that is not base64"))?;
         if pairs.iter().any(|(known, _)| known == key) {
             return Err(format!("has the key {key:?} twice"));
         }
@@ -48,7 +49,7 @@ pub enum Concat {
     /// A part that another will be put together of.
     Partial,
     /// Put together of these, in this order.
-    Final(Vec<Uuid>),
+    Final(Vec<FileId>),
 }
 
 /// # Errors
@@ -57,13 +58,13 @@ pub fn parse_concat(header: &str) -> Result<Concat, String> {
     if header == "partial" {
         return Ok(Concat::Partial);
     }
-    let parts = header.strip_prefix("final;").ok_or("must be `partial` or `final;` with addresses")?;
-    let parts: Vec<Uuid> = parts
+    let parts = header.strip_prefix("final;").ok_or("must be `partial`, or `final;` followed by URLs")?;
+    let parts: Vec<FileId> = parts
         .split_ascii_whitespace()
         .map(|address| {
             let path = address.split(['?', '#']).next().unwrap_or_default();
             let id = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-            id.parse().map_err(|_| format!("names {address:?}, which is no upload"))
+            id.parse().map_err(|_| format!("names {address:?}, which is not an upload"))
         })
         .collect::<Result<_, String>>()?;
     match parts.len() {
@@ -98,7 +99,7 @@ pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
     let algorithm = match name {
         "sha1" => ChecksumAlgorithm::Sha1,
         "sha256" => ChecksumAlgorithm::Sha256,
-        _ => return Err(format!("knows {CHECKSUM_ALGORITHMS}")),
+        _ => return Err(format!("must use one of {CHECKSUM_ALGORITHMS}")),
     };
     let value = STANDARD.decode(value.trim()).map_err(|_| "has a value that is not base64")?;
     let bytes = match algorithm {
@@ -109,7 +110,7 @@ pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
     if value.len() == bytes {
         Ok(Checksum { algorithm, value })
     } else {
-        Err(format!("has a value that is not of {bytes} bytes"))
+        Err(format!("has a value that is not {bytes} bytes long"))
     }
 }
 
@@ -131,7 +132,8 @@ pub fn parse_digest(header: &str) -> Result<Vec<Checksum>, String> {
         let value = value.split(';').next().unwrap_or_default().trim();
         let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':'));
         let value = value.and_then(|value| STANDARD.decode(value).ok());
-        let value = value.ok_or_else(|| format!("has a value of {key} that is not base64 between colons"))?;
+        let value =
+            value.ok_or_else(|| format!("has a value for {key} that is not base64 between colons"))?;
         checksums.push(Checksum { algorithm, value });
     }
     Ok(checksums)
@@ -178,7 +180,7 @@ mod tests {
 
     #[test]
     fn parts_are_named_by_their_addresses() {
-        let (a, b) = (Uuid::now_v7(), Uuid::now_v7());
+        let (a, b) = (FileId::now_v7(), FileId::now_v7());
         assert_eq!(parse_concat("partial"), Ok(Concat::Partial));
         let header = format!("final;/v1/files/{a} https://api.example/v1/files/{b}/?x=1");
         assert_eq!(parse_concat(&header), Ok(Concat::Final(vec![a, b])));

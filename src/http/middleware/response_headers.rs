@@ -1,0 +1,59 @@
+//! Headers of every answer.
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use super::around::{AnswerFuture, Around, InnerService};
+use crate::app::App;
+use crate::http::request_state::is_private;
+
+/// Methods that some path has, for the 405 of a path that is not in the URL table.
+const METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS");
+/// For the cache of one client only, which asks whether the ETag still holds before it uses the answer.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// For any cache, on the same condition.
+const SHARED: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// A layer that sets a header where the answer does not have it yet.
+pub fn default_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// `Cache-Control`, where the handler has not set it.
+pub struct CacheControl;
+
+impl Around for CacheControl {
+    fn call<S: InnerService>(_: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let value = if is_private(request.headers()) { PRIVATE } else { SHARED };
+        let answer = inner.call(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            answer.headers_mut().entry(header::CACHE_CONTROL).or_insert(value);
+            Ok(answer)
+        })
+    }
+}
+
+/// `Allow` of a 405 for a path that is not in the URL table; for the others the router sets it.
+pub struct Allow;
+
+impl Around for Allow {
+    fn call<S: InnerService>(_: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let in_table = request.extensions().get::<MatchedPath>().is_some();
+        let answer = inner.call(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            if answer.status() == StatusCode::METHOD_NOT_ALLOWED && !in_table {
+                answer.headers_mut().insert(header::ALLOW, METHODS);
+            }
+            Ok(answer)
+        })
+    }
+}
+
+/// Has the connection closed after this answer. HTTP/2 has streams instead, and no such header.
+pub fn close_connection(answer: &mut Response) {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}

@@ -1,0 +1,106 @@
+//! How long a request may take: the pace of its body, and the deadline of its answer.
+
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::Version;
+use axum::response::IntoResponse;
+
+use super::around::{AnswerFuture, Around, InnerService};
+use super::response_headers::close_connection;
+use crate::app::App;
+use crate::error::{Error, Kind};
+use crate::http::extract::body::{Pace, PacedBody};
+use crate::http::request_state::RequestProgress;
+
+/// Largest body, in bytes, that has arrived by the time its request is handled.
+const SMALL_BODY_BYTES: u64 = 8 * 1024;
+
+/// Limits the pace of the body, and closes a connection of HTTP/1 where the rest of the body is not read: the client
+/// must not send its next request behind it.
+pub struct BodyWatch;
+
+impl Around for BodyWatch {
+    fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let progress = RequestProgress::of(&request);
+        let http1 = request.version() < Version::HTTP_2;
+        let pace = Pace {
+            idle: app.config.server.body_idle_timeout,
+            min_bytes_per_minute: app.config.files.min_bytes_per_minute,
+            slow_after: app.config.files.slow_after,
+        };
+        let answer = inner.call(request.map(|body| watch(body, pace, &progress)));
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            if http1 && progress.left_some() {
+                close_connection(&mut answer);
+            }
+            Ok(answer)
+        })
+    }
+}
+
+fn watch(body: Body, pace: Pace, progress: &Arc<RequestProgress>) -> Body {
+    if body.is_end_stream() {
+        progress.body_ended();
+        return body;
+    }
+    let large = body.size_hint().exact().is_none_or(|length| length > SMALL_BODY_BYTES);
+    if large {
+        progress.is_large();
+    }
+    Body::new(PacedBody::new(body, pace, progress.clone()))
+}
+
+/// Gives up a request after `server.request_timeout_s`, counted from the end of a streamed body. When it passes, and when
+/// the client hangs up, the work is dropped; its connections to the database are suspect from before that, for what it
+/// waited for may be a database that is gone.
+pub struct RequestDeadline;
+
+impl Around for RequestDeadline {
+    fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture {
+        let (app, progress) = (app.clone(), RequestProgress::of(&request));
+        let work = inner.call(request);
+        Box::pin(async move {
+            let answer = async {
+                tokio::select! {
+                    answer = work => answer,
+                    () = give_up(&app, &progress) => Ok(overdue(&progress).into_response()),
+                }
+            };
+            tokio::pin!(answer);
+            // Declared after the work, so dropped before it when the client hangs up.
+            let mut hang_up = HangUp(Some(&app));
+            let answer = answer.as_mut().await;
+            hang_up.0 = None;
+            answer
+        })
+    }
+}
+
+/// Returns once the request has taken too long.
+async fn give_up(app: &App, progress: &RequestProgress) {
+    progress.overdue(app.config.server.request_timeout).await;
+    app.deadline.suspect_connections();
+}
+
+/// Marks connections as suspect when it is dropped before the answer.
+struct HangUp<'a>(Option<&'a App>);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if let Some(app) = self.0 {
+            app.deadline.suspect_connections();
+        }
+    }
+}
+
+/// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
+fn overdue(progress: &RequestProgress) -> Error {
+    if progress.has_body() {
+        Error::unavailable("the handler took longer than server.request_timeout_s")
+    } else {
+        Error::new(Kind::Timeout, "The body did not arrive in time.")
+    }
+}
