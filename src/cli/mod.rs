@@ -184,7 +184,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "dev")]
         Command::Dev(dev) => dev::run(dev, arguments.config.as_deref()).await?,
         Command::Files(action) => return files::run(action).await,
-        Command::Reference(arguments) => print!("{}", reference::run(&arguments)),
+        Command::Reference(arguments) => reference::run(&arguments)?,
         Command::Report(arguments) => return report::run(arguments).await,
     }
     Ok(ExitCode::SUCCESS)

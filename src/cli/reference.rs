@@ -2,7 +2,9 @@
 //! and `tests/it/project/reference.rs` compares them.
 
 use std::fmt::Write;
+use std::io::{self, Write as _};
 
+use anyhow::Context;
 use clap::{CommandFactory, ValueEnum};
 
 use crate::config::settings::AREAS;
@@ -58,9 +60,15 @@ impl ReferencePage {
     }
 }
 
-/// Returns what to print.
-pub fn run(arguments: &ReferenceArguments) -> String {
-    arguments.page.render()
+/// Prints the page.
+///
+/// # Errors
+/// Standard output cannot be written to; a reader that has seen enough, such as `head`, is none.
+pub fn run(arguments: &ReferenceArguments) -> anyhow::Result<()> {
+    match io::stdout().write_all(arguments.page.render().as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }
 
 const SETTINGS: &str = "\
