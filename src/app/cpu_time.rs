@@ -1,13 +1,14 @@
-//! Shares processor time out between requests, so that bytes from outside never keep the process from everything else.
+//! Shares processor time between requests, so that processing bytes from outside never blocks the rest of the process.
 //!
-//! - Work on them gives way after a time slice: loops call `give_way` (or `Stride::advance`, which looks at the clock only
-//!   now and then). Health checks, leases and transactions then get their turn, and work whose client has hung up ends
+//! - Such work yields after a time slice: loops call `give_way` (or `Stride::advance`, which checks the clock only now
+//!   and then). Health checks, leases and transactions then make progress, and work whose client has hung up ends
 //!   there, because its future is dropped.
 //! - One account computes on one core at a time, and all accounts together on no more cores than there are. A future
-//!   computes inside of `poll` and nowhere else, so `CpuTime::share` takes the account's turn before each poll and gives
-//!   it back after it: no turn is held while a request waits for its body or for the database. The first slice of a
-//!   request needs no turn, so that short requests never wait for each other.
-//! - What cannot stop in the middle, such as parsing a large JSON body, runs on a thread of its own: `CpuTime::compute`.
+//!   computes only inside `poll`, so `CpuTime::share` acquires the account's turn before each poll and releases it
+//!   afterwards: no turn is held while a request waits for its body or for the database. The first slice of a request
+//!   needs no turn, so that short requests never wait for each other.
+//! - Work that cannot yield in the middle, such as parsing a large JSON body, runs on a blocking thread:
+//!   `CpuTime::compute`.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -25,27 +26,28 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Result};
 
-/// How long work goes on without giving way. Giving way costs some microseconds, a look at the clock some nanoseconds.
+/// Longest time for which work continues without yielding. Yielding costs some microseconds, checking the clock some
+/// nanoseconds.
 const SLICE: Duration = Duration::from_millis(2);
-/// A `Stride` looks at the clock after so many bytes,
+/// Number of bytes after which a `Stride` checks the clock.
 const LOOK_EVERY: usize = 4 << 10;
-/// where each step counts as so many at least: a line that is refused costs more than its bytes.
+/// Minimum number of bytes that one step of a `Stride` counts as: a refused line costs more than its bytes.
 const STEP: usize = 256;
-/// Work on fewer bytes than this takes less time than handing it to a thread is worth.
+/// Number of bytes below which work takes less time than handing it to a thread.
 const WORTH_A_THREAD: usize = 16 << 10;
-/// Accounts that no longer compute are forgotten when the map has so many.
+/// Number of accounts in the map at which those that no longer compute are removed.
 const SWEEP_AT: usize = 1024;
 
 thread_local! {
-    /// When the poll began that runs on this thread, where it is one of `CpuTime::share`.
+    /// Start of the poll that runs on this thread, if it is a poll of `CpuTime::share`.
     static SLICE_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The processor time of this process; cheap to clone.
+/// Processor time of this process; cheap to clone.
 #[derive(Clone)]
 pub struct CpuTime {
     cores: Arc<Semaphore>,
-    /// One permit for each account that computes, for as long as it does.
+    /// A semaphore with one permit for each account that computes, for as long as it does.
     accounts: Arc<Mutex<HashMap<AccountId, Weak<Semaphore>>>>,
 }
 
@@ -57,15 +59,15 @@ impl Default for CpuTime {
 }
 
 impl CpuTime {
-    /// Does `work` in turn with everything else. `account` says whose work it is, as soon as that is known.
+    /// Runs `work` in turns with everything else. `account` returns the account that the work is for, once it is known.
     ///
-    /// Not to be used inside of work that is shared already: it would wait for a turn that it holds.
+    /// Must not be used inside work that is already shared: it would wait for a turn that it holds itself.
     pub async fn share<F: Future>(&self, account: impl Fn() -> Option<AccountId>, work: F) -> F::Output {
         let mut work = pin!(work);
         let mut used = Duration::ZERO;
         let mut turns: Option<Turns> = None;
         poll_fn(|context| {
-            // The permits live until the end of this poll.
+            // The permits are held until the end of this poll.
             let _turn = if used < SLICE {
                 None
             } else {
@@ -86,11 +88,10 @@ impl CpuTime {
         .await
     }
 
-    /// Runs `work` on `bytes` bytes: on a thread that may be busy for long, in the account's turn. Work on a few bytes is
-    /// done at once.
+    /// Runs `work` on `bytes` bytes in the account's turn, on a blocking thread. Work on a few bytes runs immediately.
     ///
     /// # Errors
-    /// It panicked.
+    /// The work panicked.
     pub async fn compute<T: Send + 'static>(
         &self,
         account: Option<AccountId>,
@@ -101,8 +102,8 @@ impl CpuTime {
             return Ok(work());
         }
         let (cores, account) = (self.cores.clone(), account.map(|account| self.turn_of(account)));
-        // In a task of its own: inside of `share` the permit would come when this task holds it already. It does not begin
-        // once its client has hung up.
+        // In a separate task: inside `share`, the permit would be assigned to this task while it holds the turn
+        // already. The work does not begin once its client has hung up.
         let task = tokio::spawn(async move {
             // Neither semaphore is ever closed.
             let account = match account {
@@ -130,7 +131,7 @@ impl CpuTime {
     }
 
     fn turn_of(&self, account: AccountId) -> Arc<Semaphore> {
-        // Whoever panicked with the lock had changed one entry or none.
+        // The lock is held only for changes of single entries.
         let mut accounts = self.accounts.lock();
         if let Some(turn) = accounts.get(&account).and_then(Weak::upgrade) {
             return turn;
@@ -144,12 +145,12 @@ impl CpuTime {
     }
 }
 
-/// The way of one request to its turns: first the account's, then a core.
+/// Acquisition of the turns of one request: first the account's, then a core.
 struct Turns {
     of: Option<AccountId>,
     account: Option<PollSemaphore>,
     core: PollSemaphore,
-    /// The account's turn, while a core is waited for.
+    /// The account's turn, while waiting for a core.
     held: Option<OwnedSemaphorePermit>,
 }
 
@@ -166,7 +167,7 @@ impl Turns {
     }
 }
 
-/// One poll of shared work. Restores what was before, also when the work panics.
+/// One poll of shared work. Restores the previous state when dropped, including after a panic.
 struct Slice {
     began: Instant,
     before: Option<Instant>,
@@ -189,30 +190,30 @@ impl Drop for Slice {
     }
 }
 
-/// Lets others have the processor where this work has had it for a slice. To be called in every loop over bytes from
-/// outside that may go round for long without waiting for anything.
+/// Yields the processor if this work has used it for a slice. Every loop over bytes from outside that may run for long
+/// without waiting for anything must call it.
 pub async fn give_way() {
     poll_fn(poll_give_way).await;
 }
 
-/// `give_way` for what polls.
+/// `give_way` for code that polls.
 pub fn poll_give_way(context: &mut Context<'_>) -> Poll<()> {
     if SLICE_BEGAN.get().is_none_or(|began| began.elapsed() < SLICE) {
         return Poll::Ready(());
     }
-    // tokio's own, which lets the runtime look for I/O first: a task that only wakes itself comes before that. It is
+    // tokio's function lets the runtime check for I/O first; a task that only wakes itself would run before that. It is
     // pending once, and the next poll begins a new slice.
     pin!(tokio::task::yield_now()).poll(context)
 }
 
-/// A loop over many small pieces, which need no look at the clock each.
+/// Counter for a loop over many small pieces, which does not check the clock for each of them.
 #[derive(Default)]
 pub struct Stride {
     bytes: usize,
 }
 
 impl Stride {
-    /// To be called for each piece, with its length: gives way now and then.
+    /// Yields now and then. Must be called for each piece, with its length.
     pub async fn advance(&mut self, bytes: usize) {
         self.bytes += bytes.max(STEP);
         if self.bytes >= LOOK_EVERY {
@@ -229,7 +230,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Computes for some slices, and gives way in between.
+    /// Computes for some slices, yielding in between.
     async fn busy(slices: usize) {
         for _ in 0..slices {
             let until = Instant::now() + SLICE;
@@ -263,7 +264,7 @@ mod tests {
         let anna = AccountId(Uuid::from_u128(1));
         let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut tasks = tokio::task::JoinSet::new();
-        // One that has used its slice, and waits for something that never comes.
+        // This task has used its slice and waits for something that never happens.
         let waiting = tokio::spawn({
             let cpu = cpu.clone();
             async move {
@@ -313,7 +314,7 @@ mod tests {
         let work = cpu.compute(Some(anna), WORTH_A_THREAD, move || counter.fetch_add(1, Ordering::SeqCst));
         assert!(tokio::time::timeout(Duration::from_millis(10), work).await.is_err());
         drop(held);
-        // Its turn comes again as soon as that work has gone.
+        // The turn is available again as soon as the dropped work has ended.
         drop(cpu.turn_of(anna).acquire_owned().await.unwrap());
         assert_eq!(begun.load(Ordering::SeqCst), 0);
         cpu.compute(Some(anna), WORTH_A_THREAD, || panic!("on purpose")).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! What every part of the process shares: pools, configuration, clock, bus.
+//! State shared by every part of the process: pools, configuration, clock, bus.
 
 pub mod cpu_time;
 
@@ -37,39 +37,39 @@ use crate::store::activity_counter::Activity;
 use crate::store::game_loader::GameLoader;
 use crate::store::idempotency::KeptAnswers;
 
-/// Shared by every task of the process; cheap to clone.
+/// State shared by every task of the process; cheap to clone.
 pub type App = Arc<AppState>;
 
 pub struct AppState {
     pub config: Config,
-    /// A caller's own things, and all writes.
+    /// Pool for a caller's own data, and for all writes.
     pub writer: PgPool,
-    /// What may be a second old: catalogue, deals, history.
+    /// Pool for reads that may be a second old: catalogue, deals, history.
     pub reader: PgPool,
     /// What every pool logs in with.
     pub log_in: LogIn,
     /// Who we are to AWS.
     pub aws: Chain,
-    /// Reads single games through `reader`.
+    /// Loader of single games, through `reader`.
     pub games: GameLoader,
     pub clock: Clock,
-    /// Whose turn it is to compute.
+    /// Processor time, which requests share.
     pub cpu: CpuTime,
     pub bus: Bus,
-    /// Where other teams hear of events.
+    /// SNS topic on which events are published for other systems.
     pub events_topic: Option<Topic>,
     pub keyring: Keyring,
     pub webhooks: Webhooks,
     pub mailer: Mailer,
     pub authenticator: Authenticator,
-    /// Counts downloads and log-ins.
+    /// Counter of downloads and log-ins.
     pub activity: Activity,
     pub files: Files,
     /// How much is kept for idempotency keys.
     pub kept_answers: KeptAnswers,
-    /// Rings when another process has put something into a queue of the database.
+    /// Notifications that another process has added something to a queue of the database.
     pub notifications: Notifications,
-    /// Limits work with the database.
+    /// Deadlines of work with the database.
     pub deadline: Deadline,
     pub health: Health,
     /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
@@ -77,11 +77,11 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// Makes the pools without connecting: a database that is away at start is one that comes back. With
-    /// `database.iam`, begins to make tokens for them.
+    /// Makes the state, with pools that are not connected yet: a database that is unavailable at start may become
+    /// available later. With `database.iam`, begins to make tokens for the pools.
     ///
     /// # Errors
-    /// A database URL, an encryption key or an address of S3 that cannot be read.
+    /// A database URL, an encryption key or an S3 endpoint is invalid, or `files.directory` must be mounted and is not.
     pub fn new(config: Config, clock: Clock) -> Result<App> {
         let url = config.database.url.expose_secret();
         let deadline = Deadline::default();
@@ -102,7 +102,7 @@ impl AppState {
         if let Some(tokens) = &tokens {
             let pools = [&reader, readiness.pool(), &writer].map(PgPool::clone);
             tokens.log_in(pools.map(|pool| (pool.clone(), (*pool.connect_options()).clone())).into())?;
-            // Here, so that no command can forget it.
+            // Started here, so that no command can omit it.
             tokio::spawn(tokens.clone().keep());
         }
         let keyring = Keyring::new(&config.webhook.encryption_keys).map_err(Error::internal)?;
@@ -149,14 +149,14 @@ impl AppState {
 }
 
 impl AppState {
-    /// Connections to the database are made with these settings from now on, in all pools; those that there are stay.
+    /// Uses these settings for new connections to the database in all pools. Existing connections stay open.
     ///
     /// # Errors
-    /// A URL that cannot be read; nothing has changed then.
+    /// A URL is invalid; the settings are then unchanged.
     pub fn log_in_as(&self, settings: &DatabaseConfig) -> Result<()> {
         let writer = connect_options(settings, settings.url.expose_secret())?;
         let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
-        // Without a reader's URL the reader is the writer's pool.
+        // Without a reader URL, `reader` is the writer's pool.
         let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
         let pools =
             [(&self.reader, reader), (self.health.readiness.pool(), writer.clone()), (&self.writer, writer)];

@@ -1,9 +1,9 @@
-//! Who we are to AWS: the SDK's chain of credentials (environment, profile, web identity, container, instance), asked
-//! once for the whole process.
+//! Credentials for AWS: the SDK's provider chain (environment, profile, web identity, container, instance), shared by
+//! the whole process.
 //!
-//! The SDK would ask it for each client, and object_store has another one. Here all share one answer: what follows is
-//! fetched beside the requests, while the old credentials are still good, and who has none yet waits for a while. On a
-//! young instance those of its role come a moment after it.
+//! The SDK would query it for each client, and object_store has its own chain. Here all clients share one result: new
+//! credentials are fetched in the background while the old ones are still valid, and a caller without valid ones waits
+//! for a while. On an instance that has just started, the credentials of its role become available a moment after it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use tokio::sync::{OnceCell, watch};
 use crate::clock::Clock;
 use crate::error;
 
-/// How long whoever needs credentials waits for the first ones: longer than a metadata service takes that fails four
-/// times over, and not longer than a request to S3 is tried.
+/// How long a caller waits for the first credentials: longer than the SDK needs when the metadata service fails four
+/// times in a row, and no longer than a request to S3 is retried.
 pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Credentials with no more than this left are renewed. EC2 has the next ones five minutes before the end at the latest.
-/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html>
+/// Remaining lifetime below which credentials are renewed. EC2 provides the next ones five minutes before the end at
+/// the latest. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html>
 const RENEW_BEFORE: Duration = Duration::from_secs(300);
-/// When there are no others even then, it is told.
+/// Remaining lifetime below which the lack of newer credentials is logged.
 const LATE: Duration = Duration::from_secs(60);
-/// One answer of the chain may take so long: the SDK tries the metadata four times, for the role and for its key.
+/// Timeout of one query of the chain. The SDK tries the metadata service four times, for the role and for its key.
 const ROUND_LIMIT: Duration = Duration::from_secs(30);
-/// The pause after a round that brought nothing; it doubles from there.
+/// Pause after the first round without new credentials. It doubles with each further one, up to `LONGEST_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The credentials of this process. Clones are one chain.
+/// Credentials of this process. Clones share one chain.
 #[derive(Clone)]
 pub struct Chain(Arc<Inner>);
 
@@ -43,11 +43,11 @@ struct Inner {
     clock: Clock,
     source: OnceCell<Option<SharedCredentialsProvider>>,
     state: Mutex<State>,
-    /// Tells that a round is over.
+    /// Notifies waiting callers at the end of each round.
     rounds: watch::Sender<()>,
 }
 
-/// Whoever needed credentials has waited for so long.
+/// Error for a caller that has waited for credentials until its limit.
 #[derive(Debug)]
 pub struct NoCredentials {
     limit: Duration,
@@ -65,15 +65,15 @@ impl std::error::Error for NoCredentials {}
 #[derive(Default)]
 struct State {
     kept: Option<Credentials>,
-    /// The chain is being asked, or rests after it was in vain.
+    /// Whether the chain is being queried, or pauses after a round without result.
     is_asking: bool,
-    /// Rounds in a row that brought nothing, and why the last one did.
+    /// Number of consecutive rounds without new credentials, and the reason of the last one.
     in_vain: u32,
     reason: String,
 }
 
 impl Chain {
-    /// Asks nobody yet. Only a role that is assumed needs `region`; without one, the SDK finds out.
+    /// Makes a chain, without querying it yet. Only an assumed role needs `region`; without one, the SDK determines it.
     pub fn new(region: Option<&str>, clock: Clock) -> Chain {
         Chain(Arc::new(Inner {
             region: region.map(|region| Region::new(region.to_owned())),
@@ -84,10 +84,10 @@ impl Chain {
         }))
     }
 
-    /// Credentials that are good now.
+    /// Returns credentials that are valid now.
     ///
     /// # Errors
-    /// There are none within `limit`; it tells why.
+    /// There are none within `limit`; the error includes the reason.
     pub async fn credentials(&self, limit: Duration) -> Result<Credentials, NoCredentials> {
         let mut rounds = self.0.rounds.subscribe();
         let waiting = async {
@@ -107,32 +107,32 @@ impl Chain {
         Err(NoCredentials { limit, reason })
     }
 
-    /// How long those that are good now stay so; `None`: for good.
+    /// Remaining lifetime of credentials that are valid now; `None`: they do not expire.
     ///
     /// # Errors
-    /// As `credentials`.
+    /// As for `credentials`.
     pub async fn left(&self, limit: Duration) -> Result<Option<Duration>, NoCredentials> {
         Ok(self.left_of(&self.credentials(limit).await?))
     }
 
-    /// Waits until those that are kept are newer than these.
+    /// Waits until the stored credentials are newer than these.
     pub async fn newer_than(&self, credentials: &Credentials) {
         let mut rounds = self.0.rounds.subscribe();
         while !self.0.state.lock().kept.as_ref().is_some_and(|kept| is_other(credentials, kept)) {
-            // We hold the other end.
+            // This cannot fail: the sender is part of `self`.
             let _ = rounds.changed().await;
         }
     }
 
-    /// Asks for other ones beside what goes on, unless that is being done.
+    /// Requests new credentials in the background, unless a round is already running.
     pub fn renew(&self) {
         if !std::mem::replace(&mut self.0.state.lock().is_asking, true) {
-            // In a task of its own: who waits for it may give up, and others wait too.
+            // In a separate task: the caller may stop waiting for it while others still do.
             tokio::spawn(self.clone().ask());
         }
     }
 
-    /// Those that are kept, unless they are over. When they soon will be, others are asked for.
+    /// The stored credentials, unless they have expired. If they will soon, new ones are requested.
     fn good(&self) -> Option<Credentials> {
         let kept = self.0.state.lock().kept.clone()?;
         let Some(left) = self.left_of(&kept) else { return Some(kept) };
@@ -142,13 +142,13 @@ impl Chain {
         (left > Duration::ZERO).then_some(kept)
     }
 
-    /// `None`: they have no end.
+    /// Remaining lifetime; `None`: they do not expire.
     fn left_of(&self, credentials: &Credentials) -> Option<Duration> {
         let now = SystemTime::from(self.0.clock.now());
         credentials.expiry().map(|end| end.duration_since(now).unwrap_or_default())
     }
 
-    /// One round.
+    /// Runs one round: queries the chain, and pauses if it returned nothing new.
     async fn ask(self) {
         let asked = tokio::time::timeout(ROUND_LIMIT, self.ask_source()).await;
         let found = asked.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(ROUND_LIMIT)));
@@ -174,7 +174,7 @@ impl Chain {
         }
     }
 
-    /// Keeps what was found if it is newer; otherwise returns how long to rest.
+    /// Stores credentials if they are new; otherwise returns how long to pause.
     fn take(&self, found: provider::Result) -> Option<Duration> {
         let mut state = self.0.state.lock();
         let left = state.kept.as_ref().and_then(|kept| self.left_of(kept));
@@ -189,7 +189,8 @@ impl Chain {
                     state.in_vain = 0;
                     return None;
                 }
-                // The next ones are not there yet. The SDK says so too when the metadata do not answer.
+                // The next ones are not available yet. The SDK also returns the old ones if the metadata service does
+                // not answer.
                 let is_late = left.is_some_and(|left| left < LATE);
                 is_late.then(|| "the chain still knows the same ones".to_owned())
             }
@@ -209,7 +210,7 @@ impl Chain {
     }
 }
 
-/// Those of a role have another key each time.
+/// Whether credentials are newer than the stored ones. Those of a role have another key each time.
 fn is_other(kept: &Credentials, found: &Credentials) -> bool {
     kept.access_key_id() != found.access_key_id() || kept.expiry() < found.expiry()
 }

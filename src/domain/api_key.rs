@@ -1,27 +1,27 @@
-//! API keys: `sbk_`, 32 random bytes in base62, and a checksum that tells a typo without a look-up.
+//! API keys: `sbk_`, 32 random bytes in base62, and a checksum that detects a typo without a database query.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
 const PREFIX: &str = "sbk_";
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// 32 bytes need 43 digits of base 62.
+/// Digits of the random part: 32 bytes need 43 digits of base 62.
 const BODY: usize = 43;
-/// 62^6 > 2^32: the checksum is the first 4 bytes of the body's SHA-256.
+/// Digits of the checksum, which encodes the first 4 bytes of the body's SHA-256 (62^6 > 2^32).
 const CHECKSUM: usize = 6;
-/// So much of a key is kept for people to recognise it by: too little to guess the rest.
+/// Length of the stored beginning, by which people recognise a key: too short to guess the rest.
 const HINT: usize = 8;
 
-/// What a person may do with a token. `operator` is for those who run the service.
+/// Permissions that a token can have. `operator` is for those who run the service.
 pub const SCOPES: [&str; 3] = ["catalogue:write", "prices:write", "operator"];
 
-/// Makes a key of 32 random bytes.
+/// Makes a key from 32 random bytes.
 pub fn generate(random: &[u8; 32]) -> SecretString {
     let body = base62::<BODY>(random);
     format!("{PREFIX}{body}{}", checksum(&body)).into()
 }
 
-/// Whether it has the form of a key: prefix, length, digits, checksum.
+/// Whether the text has the form of a key: prefix, length, digits, checksum.
 pub fn is_well_formed(key: &str) -> bool {
     let Some(rest) = key.strip_prefix(PREFIX) else { return false };
     rest.len() == BODY + CHECKSUM
@@ -29,12 +29,12 @@ pub fn is_well_formed(key: &str) -> bool {
         && rest[BODY..] == checksum(&rest[..BODY])
 }
 
-/// The SHA-256 that is kept instead of the key.
+/// The SHA-256 that is stored instead of the key.
 pub fn digest_of(key: &str) -> Vec<u8> {
     digest(&SHA256, key.as_bytes()).as_ref().to_vec()
 }
 
-/// The beginning of a key, such as `sbk_Zq3x`.
+/// Beginning of a key, such as `sbk_Zq3x`.
 pub fn hint(key: &SecretString) -> String {
     key.expose_secret().chars().take(HINT).collect()
 }
@@ -43,7 +43,7 @@ fn checksum(body: &str) -> String {
     base62::<CHECKSUM>(&digest(&SHA256, body.as_bytes()).as_ref()[..4])
 }
 
-/// Big-endian bytes as `N` digits, the highest first.
+/// Writes big-endian bytes as `N` digits of base 62, the highest first.
 fn base62<const N: usize>(bytes: &[u8]) -> String {
     let mut number = bytes.to_vec();
     let mut digits = [b'0'; N];

@@ -1,4 +1,4 @@
-//! A batch of observations on its way: what lies on the bus, and what came of it.
+//! Batches of observations: their messages on the bus, and the result of recording them.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,29 +10,29 @@ use super::observation::Observation;
 
 use crate::domain::ids::{AccountId, BatchId};
 
-/// The most observations of one message. One report of up to so many is ordered by time as a whole.
+/// Most observations in one message. A report of up to this many is ordered by time as a whole.
 pub const MAX_OBSERVATIONS: usize = 16_384;
 
-/// zstd's level: the quickest.
+/// Compression level of zstd: the fastest.
 const PACKING: i32 = 1;
 
-/// What a message needs besides its observations, in bytes, packed or not.
+/// Size of a message without its observations, in bytes, compressed or not.
 const HEAD: usize = 1024;
 
-/// The most bytes that a message may unpack to: observations are checked before, so more is damage.
+/// Largest decompressed size of a message in bytes. Observations are checked beforehand, so a larger one is damaged.
 const MAX_UNPACKED: u64 = 256 << 20;
 
 /// One message of the bus "prices": a part of a batch.
 ///
-/// The version before and the version after read it too, so fields may be added, not changed.
+/// The previous and the next version read it too, so fields may be added, but not changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PriceMessage {
     pub batch_id: BatchId,
-    /// The how-manieth message of the batch, from 0: a part that comes twice counts once.
+    /// Zero-based index of the message in the batch. A part that arrives twice counts once.
     pub part: i32,
-    /// Unknown stores are made: the reporter has `catalogue:write`.
+    /// Whether unknown stores are created: the reporter has `catalogue:write`.
     pub may_create_stores: bool,
-    /// Historical: rings no bells.
+    /// Whether the observations are historical: they ring nothing.
     pub backfill: bool,
     /// W3C trace context of the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,12 +40,13 @@ pub struct PriceMessage {
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub reported_at: DateTime<Utc>,
     pub observations: Vec<Observation>,
-    /// What its batch is, where the bus is not in the database: the report may have been taken while that was away.
+    /// Description of the batch, if the bus is not in the database: a report may be accepted while the database is
+    /// unavailable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<BatchNote>,
 }
 
-/// What is known of a batch.
+/// Description of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchNote {
     #[serde(rename = "account")]
@@ -57,30 +58,30 @@ pub struct BatchNote {
     pub closing: Option<Closing>,
 }
 
-/// What is known of a report once it has been read to its end.
+/// Totals of a report that has been read to its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
-    /// How many messages it became.
+    /// Number of messages of the batch.
     pub parts: i32,
     pub accepted: i64,
     pub rejected: i64,
 }
 
 impl PriceMessage {
-    /// JSON, packed with zstd: a tenth of the size, on disk as on the wire.
+    /// Serialises the message as JSON compressed with zstd, a tenth of the size both on disk and on the network.
     ///
     /// # Errors
-    /// Out of memory, in the words of the library.
+    /// zstd runs out of memory; the error is that of the library.
     pub fn pack(&self) -> std::io::Result<Vec<u8>> {
         let mut encoder = zstd::Encoder::new(Vec::new(), PACKING)?;
         serde_json::to_writer(&mut encoder, self)?;
         encoder.finish()
     }
 
-    /// Reads what `pack` made.
+    /// Parses the result of `pack`.
     ///
     /// # Errors
-    /// What is damaged.
+    /// The bytes are damaged.
     pub fn unpack(bytes: &[u8]) -> std::io::Result<PriceMessage> {
         let mut text = Vec::new();
         zstd::Decoder::new(bytes)?.take(MAX_UNPACKED).read_to_end(&mut text)?;
@@ -88,11 +89,11 @@ impl PriceMessage {
     }
 }
 
-/// Splits observations into messages that `pack` to at most `max` bytes. An offer's stand in one of them, in the order
-/// in which they came; where they do not fit into one, earlier ones stand in an earlier message.
+/// Splits observations into messages that `pack` to at most `max` bytes. All observations of an offer are in one
+/// message, in their original order; if they do not fit into one, earlier ones are in an earlier message.
 ///
 /// # Errors
-/// Out of memory, in the words of the library.
+/// zstd runs out of memory; the error is that of the library.
 pub fn split(observations: Vec<Observation>, max: usize) -> std::io::Result<Vec<Vec<Observation>>> {
     if fits(&observations, max)? {
         return Ok(vec![observations]);
@@ -105,7 +106,7 @@ pub fn split(observations: Vec<Observation>, max: usize) -> std::io::Result<Vec<
             messages.push(some);
             continue;
         }
-        // In the middle, or where the offer of the middle begins or ends.
+        // Cut in the middle, or where the offer in the middle begins or ends.
         let middle = some.len() / 2;
         let same = |seen: &Observation| offer(seen) == offer(&some[middle]);
         let begin = some.iter().position(same).unwrap_or(middle);
@@ -124,7 +125,7 @@ pub fn split(observations: Vec<Observation>, max: usize) -> std::io::Result<Vec<
     Ok(messages)
 }
 
-/// What names the offer that was seen.
+/// Identifies the offer of an observation.
 fn offer(seen: &Observation) -> (&str, &str, &str) {
     (&seen.store, &seen.sku, &seen.region)
 }
@@ -139,22 +140,22 @@ fn fits(observations: &[Observation], max: usize) -> std::io::Result<bool> {
     Ok(encoder.finish()?.len() <= room)
 }
 
-/// What came of observations. Each is counted in exactly one of `recorded` to `failed`.
+/// Results of observations. Each is counted in exactly one of `recorded` to `failed`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservationCounts {
-    /// Changed an offer's price.
+    /// Observations that changed an offer's price.
     pub recorded: i64,
-    /// Said what was known.
+    /// Observations that repeated the known price.
     pub unchanged: i64,
-    /// Older than what is known: history only.
+    /// Observations older than the known price, which go into history only.
     pub stale: i64,
-    /// Held back as a glitch.
+    /// Observations in quarantine as possible glitches.
     pub quarantined: i64,
-    /// Could not be recorded.
+    /// Observations that could not be recorded.
     pub failed: i64,
     /// Changes that were a new low.
     pub new_lows: i64,
-    /// Of all, those that were so old when they were reported that they ring nobody. Without them: a version before.
+    /// Observations, of any result, that were too old to ring when they were reported. Missing in the previous version.
     #[serde(default)]
     pub too_old_to_ring: i64,
     /// Changes by kind, such as `sale.started`.
@@ -203,7 +204,7 @@ mod tests {
         }
     }
 
-    /// Text that does not pack.
+    /// Text that cannot be compressed.
     fn noise(state: &mut u64) -> String {
         let mut next = || {
             *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn an_offer_is_split_only_where_it_must_be_and_in_the_order_of_time() {
         let mut state = 1;
-        // Offer 0 has half of them, and is too large for one message.
+        // Offer 0 has half of the observations, too many for one message.
         let some: Vec<Observation> = (0..2000_u64)
             .map(|n| {
                 let offer = if n % 2 == 0 { 0 } else { 1 + n * 7 % 40 };

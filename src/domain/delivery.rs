@@ -2,7 +2,7 @@
 
 use super::text_enum::text_enum;
 
-/// Five times the schedule: who redelivers for ever sees the newest.
+/// Most tries kept for one delivery: five times the schedule. After further redeliveries, the newest tries are kept.
 pub const MAX_TRIES_KEPT: i32 = 50;
 
 text_enum! {
@@ -15,9 +15,9 @@ text_enum! {
 }
 
 text_enum! {
-    /// Why a delivery is dead or cancelled.
+    /// Reason why a delivery is dead or cancelled.
     pub enum DeliveryReason {
-        /// The receiver answered 410.
+        /// The receiver answered 410 (Gone).
         Gone = "gone",
         NoTriesLeft = "no_tries_left",
         ChannelDisabled = "channel_disabled",
@@ -28,10 +28,10 @@ text_enum! {
     }
 }
 
-/// Why a delivery is dead.
+/// Reasons for which a delivery is dead.
 pub const DEAD: [DeliveryReason; 2] = [DeliveryReason::Gone, DeliveryReason::NoTriesLeft];
 
-/// Why a delivery is cancelled.
+/// Reasons for which a delivery is cancelled.
 pub const CANCELLED: [DeliveryReason; 5] = [
     DeliveryReason::ChannelDisabled,
     DeliveryReason::PriceNoLongerMatches,

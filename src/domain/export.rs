@@ -1,46 +1,47 @@
-//! What is exported.
+//! Exports: the kinds of rows, and the filters that apply to them.
 
 use serde::{Deserialize, Serialize};
 
 use super::observation::{Timestamp, check_text};
 use super::region::check_region;
 
-/// Which rows.
+/// Kind of the exported rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExportKind {
-    /// The history of prices, in the columns that an import reads.
+    /// The price history, in the columns that an import reads.
     Prices,
-    /// The sales that are going on.
+    /// Sales that are open.
     Deals,
-    /// One's own.
+    /// The account's own watches.
     Watches,
     Notices,
     Files,
 }
 
-/// Which of them; `None` is any. Only for prices and deals.
+/// Filter of the exported rows; `None` matches everything. Only price and deal exports have filters.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportFilter {
-    /// A store's slug.
+    /// Slug of the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Prices seen at this instant or later.
+    /// Start of the time range, inclusive. Only for prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// And before this one.
+    /// End of the time range, exclusive. Only for prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
 impl ExportFilter {
-    /// The filter with its texts as the rows have them.
+    /// The filter with its texts normalised as the rows have them.
+    ///
     ///
     /// # Errors
-    /// What is no text, or no region: the field and why.
+    /// The store is not a valid text, or the region is unknown. The error names the field and the reason.
     pub fn normalise(mut self) -> Result<ExportFilter, (&'static str, String)> {
         if let Some(store) = &self.store {
             check_text(store, 100).map_err(|problem| ("store", problem))?;
@@ -51,7 +52,7 @@ impl ExportFilter {
         Ok(self)
     }
 
-    /// What does not fit a kind of rows: the field and why.
+    /// The first filter that does not apply to this kind of rows: the field and the reason.
     pub fn problem(&self, kind: ExportKind) -> Option<(&'static str, &'static str)> {
         let given = [
             ("store", self.store.is_some(), matches!(kind, ExportKind::Prices | ExportKind::Deals)),

@@ -1,24 +1,24 @@
-//! Rules for files: names, media types, and how long they are kept.
+//! Rules for files: names, media types, and retention.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A file lives so long unless it is told otherwise.
+/// Default retention of a file.
 pub const DEFAULT_LIFE: TimeDelta = TimeDelta::days(13);
-/// And never longer than this: with half a day for its removal it is gone before 14 days.
+/// Longest retention of a file. With half a day for its removal, it is gone before 14 days.
 pub const MAX_LIFE: TimeDelta = TimeDelta::hours(13 * 24 + 12);
-/// An upload that is not finished goes when nothing has arrived for so long.
+/// Timeout of an unfinished upload: it is removed when nothing has arrived for this long.
 pub const UNFINISHED_LIFE: TimeDelta = TimeDelta::hours(24);
 
-/// The longest name, in bytes: what file systems take.
+/// Longest name in bytes, as file systems accept it.
 const MAX_NAME_BYTES: usize = 255;
 const OCTETS: &str = "application/octet-stream";
-/// What requests call the bytes that they bring; no file is of such a type.
+/// Media types of request bodies in upload protocols. They are never the type of a file.
 const TRANSFERS: [&str; 2] = ["application/partial-upload", "application/offset+octet-stream"];
 
-/// When a file made at `created_at` goes that is wanted until `wanted`.
+/// The time until which a file made at `created_at` is kept, if the client wants it kept until `wanted`.
 ///
 /// # Errors
-/// A sentence about `wanted`.
+/// `wanted` is not in the future, or exceeds the longest retention. The error is a sentence.
 pub fn keep_until(
     wanted: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
@@ -35,14 +35,14 @@ pub fn keep_until(
     }
 }
 
-/// A name without folders, control characters and tricks of direction; `file` when nothing is left.
+/// The name without folders, control characters and direction marks; `file` if nothing is left.
 pub fn clean_name(given: &str) -> String {
     let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
     let kept: String = last.chars().filter(|c| !c.is_control() && !turns_text(*c)).collect();
-    // A dot at the beginning hides a file, one at the end is lost on some systems.
+    // A leading dot hides a file, and a trailing dot is lost on some systems.
     let mut name = kept.trim_matches(|c: char| c.is_whitespace() || c == '.').to_owned();
     if name.len() > MAX_NAME_BYTES {
-        // What tells the kind stays.
+        // Keep the extension, which identifies the kind of file.
         let ending =
             name.rfind('.').filter(|at| name.len() - at <= 16).map_or("", |at| &name[at..]).to_owned();
         let mut end = MAX_NAME_BYTES - ending.len();
@@ -55,12 +55,12 @@ pub fn clean_name(given: &str) -> String {
     if name.is_empty() { "file".to_owned() } else { name }
 }
 
-/// Characters that show text in another order than it is, or not at all.
+/// Whether a character changes the order in which text is displayed, or is invisible.
 fn turns_text(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// `type/subtype` in lower case, without parameters; octets when it is none.
+/// `type/subtype` in lower case, without parameters; `application/octet-stream` if the text is not a media type.
 pub fn clean_media_type(given: &str) -> String {
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let token = |text: &str| {

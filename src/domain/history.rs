@@ -1,27 +1,27 @@
-//! Price history in buckets: the lowest, highest and last price that was in force in each day, week or month.
+//! Price history in buckets: the lowest, highest and last price in force in each day, week or month.
 
 use chrono::{DateTime, Datelike, Days, Months, NaiveTime, Utc};
 use serde::Deserialize;
 
 use super::money::Currency;
 
-/// How fine a history is asked for.
+/// Resolution of a requested history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
-    /// Every change.
+    /// Every change is a point.
     #[default]
     Change,
-    /// A point a day of UTC.
+    /// One point per UTC day.
     Day,
-    /// A point a week, from Monday on (ISO 8601).
+    /// One point per week, from Monday (ISO 8601).
     Week,
-    /// A point a month.
+    /// One point per month.
     Month,
 }
 
 impl Resolution {
-    /// The beginning of the bucket in which `instant` lies; a change is its own.
+    /// Start of the bucket that contains `instant`. A change is its own bucket.
     pub fn start_of(self, instant: DateTime<Utc>) -> DateTime<Utc> {
         let day = instant.date_naive();
         let first = match self {
@@ -33,7 +33,7 @@ impl Resolution {
         first.and_time(NaiveTime::MIN).and_utc()
     }
 
-    /// The beginning of the bucket `count` after the one that begins at `start`.
+    /// Start of the bucket `count` buckets after the one that begins at `start`.
     pub fn later(self, start: DateTime<Utc>, count: u32) -> DateTime<Utc> {
         let later = match self {
             Resolution::Change => Some(start),
@@ -45,42 +45,44 @@ impl Resolution {
     }
 }
 
-/// A price that was in force, in minor units.
+/// A price in force, in minor units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InForce {
     pub currency: Currency,
     pub amount: i64,
     pub regular: i64,
-    /// Until when it is known to be, as the store said of its sale; `None`: until the next change.
+    /// Until when the price is known to hold, according to the store's end of the sale; `None`: until the next change.
     pub holds_until: Option<DateTime<Utc>>,
 }
 
-/// What changed in one bucket.
+/// Summary of the changes in one bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketChanges {
     pub start: DateTime<Utc>,
-    /// When the first of the changes came: until then the price from before was in force.
+    /// Time of the first change. The previous price was in force until then.
     pub first_at: DateTime<Utc>,
-    /// Of the amounts in the currency of `last`.
+    /// Lowest amount in the currency of `last`.
     pub min: i64,
     pub max: i64,
     pub last: InForce,
 }
 
-/// One point of a history in buckets: the prices in force in a bucket.
+/// One point of a bucketed history: the prices in force in a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     pub start: DateTime<Utc>,
-    /// Of the amounts in the currency of `last`: amounts in two currencies are never compared.
+    /// Lowest amount in the currency of `last`: amounts in two currencies are never compared.
     pub min: i64,
     pub max: i64,
     pub last: InForce,
 }
 
-/// The first `limit` buckets of one offer from the one that begins at `from` to the one before `until`.
+/// Returns the first `limit` buckets of one offer, from the one that begins at `from` up to, but not including,
+/// `until`.
 ///
-/// `before` is the price in force at `from`, if there is one, and `changes` are the buckets with changes, in order.
-/// A bucket without a change has the price that is carried into it; before the first price there are none.
+/// `before` is the price in force at `from`, if there is one, and `changes` are the buckets with changes, in order. A
+/// bucket without a change repeats the price that was in force at its start. There are no buckets before the first
+/// price.
 pub fn fill_buckets(
     resolution: Resolution,
     from: DateTime<Utc>,
@@ -108,7 +110,7 @@ pub fn fill_buckets(
                 }
             }
             (None, Some(price)) => Bucket { start, min: price.amount, max: price.amount, last: price },
-            // Nothing yet: the first price is where it begins.
+            // No price so far: continue at the first one.
             (None, None) => match changes.peek() {
                 Some(next) => {
                     start = next.start;
@@ -185,7 +187,7 @@ mod tests {
     }
 
     proptest! {
-        /// Each bucket once and in order, and what a page leaves is what the next one begins with.
+        /// The pages contain each bucket once and in order: a page begins where the one before it stopped.
         #[test]
         fn pages_of_buckets_join(days in prop::collection::btree_set(0_u32..60, 0..20), size in 1_usize..9) {
             let from = at("2026-01-01T00:00:00Z");

@@ -1,7 +1,7 @@
-//! Ids: a type for each kind of row, so that none can be passed where another is meant.
+//! Ids: a type for each kind of row, so that an id of one kind cannot be passed where another is expected.
 //!
-//! All are UUIDs, in JSON and in the database too. `query_as!` fills fields of these types by `From<Uuid>`; a query's
-//! parameters take the UUID inside.
+//! All are UUIDs, in JSON and in the database as well. `query_as!` fills fields of these types through `From<Uuid>`;
+//! query parameters are passed as the UUID inside.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,17 +20,17 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// A new id, which sorts behind all that were made before it.
+            /// A new id, which sorts after all ids made before it.
             pub fn now_v7() -> $name {
                 $name(Uuid::now_v7())
             }
 
-            /// Sorts before all others.
+            /// The smallest id, which sorts before all others.
             pub const fn nil() -> $name {
                 $name(Uuid::nil())
             }
 
-            /// Sorts behind all others.
+            /// The largest id, which sorts after all others.
             pub const fn max() -> $name {
                 $name(Uuid::max())
             }
@@ -59,34 +59,34 @@ macro_rules! ids {
 }
 
 ids! {
-    /// Of an account: what everything that belongs to somebody is found by.
+    /// Id of an account. Queries for anything that an account owns also filter by it.
     AccountId;
-    /// Of an API key.
+    /// Id of an API key.
     ApiKeyId;
     StoreId;
     GameId;
     OfferId;
     SaleId;
-    /// Of an observation that was held back.
+    /// Id of an observation in quarantine.
     QuarantinedPriceId;
-    /// Of a transition of a price, in the outbox.
+    /// Id of a price transition in the outbox.
     EventId;
-    /// Of one report of prices.
+    /// Id of one report of prices.
     BatchId;
     WatchId;
     NoticeId;
     ChannelId;
-    /// Of a notice on its way to a channel. A webhook carries it as `webhook-id`.
+    /// Id of a delivery, which a webhook carries as `webhook-id`.
     DeliveryId;
     FileId;
-    /// Of an address under which anybody may fetch a file.
+    /// Id of a share link, under which anyone may fetch a file.
     LinkId;
     ImportId;
     ExportId;
 }
 
 impl ImportId {
-    /// The batch of an import, which has its id.
+    /// Id of the import's batch, which is the same UUID.
     pub fn batch(self) -> BatchId {
         BatchId(self.0)
     }

@@ -7,21 +7,21 @@ use chrono::{
 };
 use serde::{Serialize, Serializer};
 
-/// What a text says about a time.
+/// A time as a text gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Time {
-    /// It names its offset from UTC.
+    /// An instant: the text includes its offset from UTC.
     Instant(DateTime<Utc>),
-    /// By the clock of a zone that it does not name.
+    /// A date and time in an unnamed zone.
     Local(NaiveDateTime),
-    /// A day, in a zone that it does not name.
+    /// A day in an unnamed zone.
     Date(NaiveDate),
 }
 
 impl Time {
-    /// Reads RFC 3339 and its relatives: a date; a date and a time with `T` or a blank between, where seconds and their
-    /// fraction may be left out; and then an offset (`Z`, `UTC`, `GMT`, `+01`, `+0100`, `+01:00`) or none. `None` for
-    /// everything else, also for a leap second: no price was seen in one.
+    /// Parses RFC 3339 and related formats: a date, then optionally a time after a `T` or white space, whose seconds
+    /// and their fraction may be left out, then optionally an offset (`Z`, `UTC`, `GMT`, `+01`, `+0100`, `+01:00`).
+    /// Returns `None` for everything else, including a leap second: no price was observed in one.
     pub fn read(text: &str) -> Option<Time> {
         let text = text.trim();
         let (date, rest) = text.split_at_checked("2026-11-20".len())?;
@@ -54,7 +54,7 @@ fn read_date(text: &[u8]) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(year as i32, number(*m1, *m2)?, number(*d1, *d2)?)
 }
 
-/// The time at the begin of a text, and what follows it.
+/// Parses the time at the beginning of a text, and returns it with the rest.
 fn read_time(text: &str) -> Option<(NaiveTime, &str)> {
     let bytes = text.as_bytes();
     let two = |at: usize| number(*bytes.get(at)?, *bytes.get(at + 1)?);
@@ -73,7 +73,7 @@ fn read_time(text: &str) -> Option<(NaiveTime, &str)> {
     if digits == 0 {
         return None;
     }
-    // What is finer than a nanosecond is nobody's price.
+    // Digits beyond nanoseconds do not matter for prices.
     let nanos = fraction.bytes().take(digits).chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
     Some((NaiveTime::from_hms_nano_opt(hour, minute, second, nanos)?, &fraction[digits..]))
@@ -101,15 +101,15 @@ fn number(tens: u8, ones: u8) -> Option<u32> {
     digits.then(|| u32::from(tens - b'0') * 10 + u32::from(ones - b'0'))
 }
 
-/// The zone of times that name none.
+/// Zone that applies to times that name none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
     Offset(FixedOffset),
-    /// With the changes of its clocks.
+    /// A named zone, with its daylight saving changes.
     Named(chrono_tz::Tz),
 }
 
-/// Which instant is meant by a time that the clocks show twice in a night.
+/// Which instant is meant by a local time that occurs twice, when clocks are set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twice {
     Earlier,
@@ -119,8 +119,8 @@ pub enum Twice {
 impl Zone {
     pub const UTC: Zone = Zone::Named(chrono_tz::Tz::UTC);
 
-    /// The instant at which the zone's clocks show `local`. A time that they skip counts as if they had not been put
-    /// forward yet: half past two is half past three. `None` beyond all calendars.
+    /// The instant at which the zone's clocks show `local`. A time that they skip is read as if they had not been set
+    /// forward yet: half past two becomes half past three. `None` if the result is out of the calendar's range.
     pub fn instant(&self, local: NaiveDateTime, twice: Twice) -> Option<DateTime<Utc>> {
         match self {
             Zone::Offset(offset) => offset.from_local_datetime(&local).single().map(|time| time.to_utc()),
@@ -142,7 +142,7 @@ impl Zone {
 impl FromStr for Zone {
     type Err = String;
 
-    /// One of IANA's names, or an offset from UTC.
+    /// Parses an IANA name or an offset from UTC.
     fn from_str(text: &str) -> Result<Zone, String> {
         let text = text.trim();
         if let Some(offset) = read_offset(text.as_bytes()) {
@@ -256,7 +256,7 @@ mod tests {
             ("Europe/Berlin", "2026-07-01T00:00:00", "2026-06-30T22:00:00", "2026-06-30T22:00:00"),
             ("Europe/Berlin", "2026-03-29T02:30:00", "2026-03-29T01:30:00", "2026-03-29T01:30:00"),
             ("Europe/Berlin", "2026-10-25T02:30:00", "2026-10-25T00:30:00", "2026-10-25T01:30:00"),
-            // A day that begins at one o'clock, and one that was no day at all.
+            // A day that begins at one o'clock, and a day that was skipped entirely.
             ("Africa/Cairo", "2026-04-24T00:00:00", "2026-04-23T22:00:00", "2026-04-23T22:00:00"),
             ("Pacific/Apia", "2011-12-30T12:00:00", "2011-12-30T22:00:00", "2011-12-30T22:00:00"),
         ] {

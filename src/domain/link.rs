@@ -1,45 +1,45 @@
-//! How often a share link may be used. What counts is the bytes that it has given out, whichever requests they went to.
+//! Usage of share links. Bytes that were served count, regardless of the requests that they were served to.
 //!
-//! The file is looked at in parts. A **download** is used once every part has been given out as many bytes as it has:
-//! one request for all makes a download, and so do many for a piece each, in any order. What is fetched twice (by a
-//! client that looks first, or goes on somewhat before the point where it broke off) uses nothing up, as long as it
-//! stays below half of the file for each download.
+//! A file is divided into parts. A **download** is used up once as many bytes of every part have been served as it has:
+//! one request for the whole file is one download, and so are several requests for a piece each, in any order. Bytes
+//! that are fetched twice (by a client that probes first, or resumes somewhat before the point where it broke off) use
+//! up nothing, as long as they stay below half of the file per download.
 
-/// So many parts are looked at: what is fetched twice in one part is not held against another.
+/// Number of parts of a file. Bytes that are fetched twice in one part do not count towards another.
 const PARTS: u64 = 256;
 
-/// What is known of a link whose downloads are limited, or counted.
+/// Usage of a link whose downloads are limited or counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of the file.
+    /// Length of the file in bytes.
     pub length: u64,
-    /// Copies that were given out whole.
+    /// Number of complete copies that were served.
     pub downloads: u64,
-    /// Bytes of all answers, those under way as if they were sent.
+    /// Bytes of all responses; those in progress count in full.
     pub bytes: u64,
-    /// Bytes given out of each part beyond the whole copies; empty: none.
+    /// Bytes served of each part beyond the complete copies. Empty: none.
     pub given: Vec<u64>,
 }
 
-/// Whether an answer may begin.
+/// Decision on whether a response may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     Granted,
-    /// What is under way leaves nothing for it; should that break off, it may be granted.
+    /// Responses in progress leave no bytes for it. If one of them breaks off, it may be granted.
     Later,
     Never,
 }
 
 impl Usage {
-    /// Whether a link for `most` downloads gives nothing any more.
+    /// Whether a link for `most` downloads is used up.
     pub fn is_used_up(&self, most: u64) -> bool {
         self.downloads >= most
     }
 
-    /// Whether a link for `most` downloads may give the bytes from `start` to before `end`.
+    /// Whether a link for `most` downloads may serve the bytes from `start` to before `end`.
     pub fn admit(&self, most: u64, start: u64, end: u64) -> Admission {
         let given = self.downloads.saturating_mul(self.length).saturating_add(self.given.iter().sum());
-        // The version before counts whole copies alone.
+        // The previous version counts complete copies only.
         let bytes = self.bytes.max(given);
         if self.is_used_up(most) {
             return Admission::Never;
@@ -47,10 +47,10 @@ impl Usage {
         let all = most.saturating_mul(self.length);
         let fits = |bytes: u64| {
             if end - start == self.length {
-                // A copy of its own begins only while one is left.
+                // A request for the whole file begins only while a copy is left.
                 self.length == 0 || bytes / self.length < most
             } else {
-                // A client that fetches parts at once may still have an answer open to which all was promised.
+                // A client that fetches parts in parallel may still have a response open that has reserved all bytes.
                 bytes.saturating_add(end - start) < all.saturating_mul(2)
                     && given.saturating_add(end - start) <= all.saturating_add(all / 2)
             }
@@ -62,7 +62,7 @@ impl Usage {
         }
     }
 
-    /// Counts the bytes from `start` on that were given out.
+    /// Counts `bytes` served bytes from `start` on.
     pub fn give(&mut self, start: u64, bytes: u64) {
         if self.length == 0 {
             self.downloads += 1;
@@ -99,7 +99,7 @@ mod tests {
         Usage { length, downloads: 0, bytes: 0, given: Vec::new() }
     }
 
-    /// Gives out at once what is admitted.
+    /// Requests a range and serves it immediately if it is granted.
     fn take(usage: &mut Usage, most: u64, start: u64, end: u64) -> Admission {
         let admission = usage.admit(most, start, end);
         if admission == Admission::Granted {

@@ -1,12 +1,12 @@
-//! Domains of mail addresses. Names with letters beyond ASCII are in the DNS in a form of ASCII alone (UTS 46, RFC 5890),
-//! and that form is what every mail server takes.
+//! Domains of mail addresses. The DNS holds names with letters beyond ASCII in an ASCII form (UTS 46, RFC 5890), and
+//! every mail server accepts that form.
 
 use std::borrow::Cow;
 
-/// A domain as the DNS has it. An ASCII one, or an address in brackets, stays as it is.
+/// The domain in the form that the DNS holds. An ASCII domain, or an address in brackets, is returned unchanged.
 ///
 /// # Errors
-/// It has a character or a length that no domain has.
+/// The domain has a character or a length that no domain may have.
 pub fn to_ascii(domain: &str) -> Result<Cow<'_, str>, idna::Errors> {
     if domain.is_ascii() {
         Ok(Cow::Borrowed(domain))

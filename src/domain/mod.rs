@@ -1,4 +1,4 @@
-//! The rules of the field, without I/O: what money is, what an observation changes, what a watch wants.
+//! Business rules, without I/O: what money is, what an observation changes, what a watch wants.
 
 pub mod api_key;
 pub mod batch;

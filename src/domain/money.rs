@@ -1,4 +1,4 @@
-//! Money: an integer of minor units inside, a decimal string outside.
+//! Money: an integer of minor units internally, a decimal string in JSON.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,30 +7,31 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::object::object;
 
-/// No amount is larger than this many minor units (a thousand million of them): a larger one is a mistake, and
-/// sums and tenfold comparisons stay far from overflow.
+/// Largest amount in minor units. A larger one is a mistake, and this bound keeps sums and tenfold comparisons far from
+/// overflow.
 pub const MAX_MINOR_UNITS: i64 = 1_000_000_000_000;
 
-/// An ISO 4217 currency that has minor units. Three upper-case letters in JSON and in the database.
+/// An ISO 4217 currency that has minor units. Written as its three upper-case letters in JSON and in the database.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(iso_currency::Currency);
 
 impl Currency {
-    /// The currency's code, such as `EUR`.
+    /// Code of the currency, such as `EUR`.
     pub fn code(self) -> &'static str {
         self.0.code()
     }
 
-    /// How many decimal places the currency has: 2 for EUR, 0 for JPY, 3 for KWD.
+    /// Number of decimal places: 2 for EUR, 0 for JPY, 3 for KWD.
     pub fn places(self) -> usize {
-        // Currencies without minor units (gold, test codes) are refused in `from_str`.
+        // `from_str` refuses currencies without minor units (gold, test codes).
         usize::from(self.0.exponent().unwrap_or(0))
     }
 
-    /// Reads an amount such as `18.49` or `18.5` into minor units.
+    /// Parses an amount such as `18.49` or `18.5` into minor units.
     ///
     /// # Errors
-    /// A sentence for people: not a plain decimal number, negative, too many places for the currency, too large.
+    /// The text is not a plain decimal number, is negative, has too many decimal places for the currency, or is too
+    /// large. The error is a sentence for people.
     pub fn parse_amount(self, text: &str) -> Result<i64, String> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
@@ -53,7 +54,7 @@ impl Currency {
         }
     }
 
-    /// Writes minor units as a decimal string with the currency's own number of places.
+    /// Formats minor units as a decimal string with the currency's number of decimal places.
     pub fn format_amount(self, minor: i64) -> String {
         let places = self.places();
         if places == 0 {
@@ -100,8 +101,8 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
-/// A price as shops write it, cut into its number and the three letters before or after it that name a currency:
-/// `18.49 EUR`, `EUR18.49`. Neither is judged.
+/// Splits a price as shops write it (`18.49 EUR`, `EUR18.49`) into its number and the three letters before or after it
+/// that name a currency. Neither part is validated.
 pub fn split_code(text: &str) -> (&str, Option<&str>) {
     let text = text.trim();
     let is_letter = |c: char| c.is_ascii_alphabetic();
@@ -116,12 +117,12 @@ pub fn split_code(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// An amount with its currency; `{"amount": "18.49", "currency": "EUR"}` outside.
+/// An amount with its currency. In JSON: `{"amount": "18.49", "currency": "EUR"}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Money {
-    /// Minor units, never negative.
+    /// Amount in minor units, never negative.
     pub minor: i64,
-    /// What they are units of.
+    /// Currency of the amount.
     pub currency: Currency,
 }
 
@@ -150,8 +151,8 @@ impl<'de> Deserialize<'de> for Money {
     }
 }
 
-/// How many percent `amount` lies below `regular`, rounded to the nearest whole one as shops print it: 0 when it
-/// is not below, 100 only for a giveaway.
+/// Percentage by which `amount` lies below `regular`, rounded to the nearest whole number as shops print it: 0 if it is
+/// not below, 100 only for a giveaway.
 pub fn cut_percent(amount: i64, regular: i64) -> i16 {
     if regular <= 0 || amount >= regular {
         return 0;

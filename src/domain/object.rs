@@ -1,5 +1,5 @@
-//! Structs of JSON that come from outside. Serde's own code takes an array for a struct too, by the order of its fields;
-//! here only an object is one.
+//! JSON objects for structs that come from outside. Serde's derived code also accepts an array for a struct, in the
+//! order of its fields; the types here accept an object only.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A `T` that was an object.
+/// Wrapper that deserialises a `T` from a JSON object only.
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -17,7 +17,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// For `deserialize_with` of a field that is a struct, or an enum whose variants have values.
+/// Deserialises a value from a JSON object only: for `deserialize_with` on a field that is a struct, or an enum whose
+/// variants have values.
+///
+/// # Errors
+/// The value is not an object, `T` refuses it, or an enum's object has more than one key.
 pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     struct Fields<T>(PhantomData<T>);
     impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
@@ -29,7 +33,7 @@ pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
             let value = T::deserialize(MapAccessDeserializer::new(&mut map))?;
-            // An enum reads its one name alone.
+            // An enum reads only the key that names its variant.
             match map.next_key::<IgnoredAny>()? {
                 None => Ok(value),
                 Some(_) => Err(A::Error::custom("must have exactly one key")),

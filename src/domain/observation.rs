@@ -1,4 +1,4 @@
-//! An observation: somebody saw a price for an offer at a time.
+//! Observations: a price of an offer at a time, as a report names it.
 
 use std::borrow::Cow;
 
@@ -11,44 +11,44 @@ use super::region::check_region;
 use super::text::fold_white_space;
 use super::title;
 
-/// One checked observation, as it lies on the bus. Field names are short because a message holds thousands; they
-/// are a contract with the version before and after, so they may only be added to.
+/// A checked observation, as messages on the bus hold it. Field names are short because a message holds thousands. They
+/// are a contract with the previous and the next version, so fields may only be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
-    /// The store's slug.
+    /// Slug of the store.
     #[serde(rename = "s")]
     pub store: String,
-    /// The store's name as it was reported, when it is not the slug: what an unknown store would be called.
+    /// The store's name as reported, if it differs from the slug. An unknown store is created with this name.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub store_name: Option<String>,
-    /// The store's own name of the thing that it sells.
+    /// The store's own identifier of the product.
     #[serde(rename = "k")]
     pub sku: String,
-    /// ISO 3166-1 alpha-2, or `ZZ` for everywhere.
+    /// ISO 3166-1 alpha-2 code, or `ZZ` for everywhere.
     #[serde(rename = "r")]
     pub region: String,
-    /// ISO 4217.
+    /// ISO 4217 currency.
     #[serde(rename = "c")]
     pub currency: Currency,
-    /// Minor units.
+    /// Price in minor units.
     #[serde(rename = "a")]
     pub amount: i64,
-    /// Minor units; `None`: the offer's last regular price stands.
+    /// Regular price in minor units; `None`: the offer's last regular price stands.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub regular: Option<i64>,
-    /// When the price was seen.
+    /// Time at which the price was observed.
     #[serde(rename = "t", with = "chrono::serde::ts_microseconds")]
     pub observed_at: DateTime<Utc>,
-    /// What an unknown sku's game is called.
+    /// Title of the game, for an unknown sku.
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// Such as `windows`, `switch`.
+    /// Platform, such as `windows` or `switch`.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Where the offer can be bought.
+    /// Address at which the offer can be bought.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// When the store says that its sale ends.
+    /// End of the sale as announced by the store.
     #[serde(
         rename = "e",
         default,
@@ -56,7 +56,7 @@ pub struct Observation {
         with = "chrono::serde::ts_microseconds_option"
     )]
     pub sale_ends_at: Option<DateTime<Utc>>,
-    /// Whether the store takes orders for it, also ahead of its release. What cannot be bought is no sale.
+    /// Whether the store takes orders, including before the release. An offer that cannot be bought is not on sale.
     #[serde(rename = "b", default = "yes", skip_serializing_if = "is_yes")]
     pub available: bool,
 }
@@ -70,7 +70,7 @@ fn is_yes(flag: &bool) -> bool {
 }
 
 impl Observation {
-    /// Its bytes of JSON on the bus, with the comma: what it packs to at the most.
+    /// Size of its JSON on the bus in bytes, with the comma: the upper bound of its compressed size.
     pub fn wire_size(&self) -> usize {
         struct Counted(usize);
         impl std::io::Write for Counted {
@@ -83,13 +83,13 @@ impl Observation {
             }
         }
         let mut counted = Counted(1);
-        // Nothing here can fail: no map, and a writer that takes all.
+        // This cannot fail: there is no map, and the writer accepts everything.
         let _ = serde_json::to_writer(&mut counted, self);
         counted.0
     }
 }
 
-/// An observation as it is reported, before it is checked. Amounts and instants are text, judged with the rest.
+/// An observation as reported, before it is checked. Amounts and instants are text, which is checked with the rest.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReportedObservation {
@@ -105,34 +105,37 @@ pub struct ReportedObservation {
     pub sale_ends_at: Option<String>,
     pub observed_at: Option<String>,
     pub availability: Option<String>,
-    /// What the reader of a file has left out already.
+    /// Problems of fields that the reader of a file has already left out.
     #[serde(skip)]
     pub warnings: Vec<FieldProblem>,
-    /// What its file calls `url`, where that is another name.
+    /// Name of `url` in the file, if it differs.
     #[serde(skip)]
     pub url_name: Option<&'static str>,
 }
 
-/// What is wrong with one field: its name and a sentence about it.
+/// Problem with one field: its name and a sentence about it.
 pub type FieldProblem = (&'static str, String);
 
-/// An observation that can be recorded.
+/// A valid observation with its warnings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Checked {
     pub observation: Observation,
-    /// Fields that it was taken without, since the price is right without them.
+    /// Problems of fields that were left out, since the price is valid without them.
     pub warnings: Vec<FieldProblem>,
 }
 
-/// How far ahead of our clock a reporter's may be.
+/// Largest lead of a reporter's clock over ours.
 const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
-/// No price was seen before this year.
+/// First valid year: no price was observed before it.
 const FIRST_YEAR: i32 = 1970;
 
 impl ReportedObservation {
-    /// Checks every field and collects what is wrong with each, so that a reporter mends a line once.
+    /// Checks all fields and collects the problems of each, so that a reporter needs to correct a line only once.
     ///
-    /// `now` is when the report came, the default of `observed_at`.
+    /// `now` is the time at which the report arrived, which is the default of `observed_at`.
+    ///
+    /// # Errors
+    /// Required fields are missing or fields are invalid: one problem for each.
     pub fn check(self, now: DateTime<Utc>) -> Result<Checked, Vec<FieldProblem>> {
         let (mut problems, mut warnings) = (Vec::new(), self.warnings);
         let store = required(&mut problems, "store", self.store.as_deref(), 100);
@@ -194,7 +197,7 @@ impl ReportedObservation {
         let title = self.title.as_deref().map(title::clean);
         let title = optional(&mut problems, "title", title.as_deref(), 500);
         let platform = optional(&mut problems, "platform", self.platform.as_deref(), 50);
-        // Where it can be bought says nothing about the price: a wrong address costs itself and no more.
+        // The address does not affect the price: an invalid address is left out, and the rest is accepted.
         let url_name = self.url_name.unwrap_or("url");
         let url = optional(&mut warnings, url_name, self.url.as_deref(), 2000).filter(|url| {
             let is_web = is_web_address(url);
@@ -230,7 +233,7 @@ impl ReportedObservation {
     }
 }
 
-/// An amount whose text may name its currency: that must be the observation's.
+/// Parses an amount whose text may name its currency, which must be that of the observation.
 fn read_amount(currency: Currency, number: &str, code: Option<&str>) -> Result<i64, String> {
     match code.filter(|code| *code != currency.code()) {
         Some(other) => Err(format!("is in {other}, but the currency is {currency}")),
@@ -245,9 +248,13 @@ fn is_web_address(url: &str) -> bool {
     })
 }
 
-/// Whether what is called so can be bought: the words of Google's product data
-/// (<https://support.google.com/merchants/answer/6324448>), those that it had before, and those of
-/// <https://schema.org/ItemAvailability>, in any case, with `_`, `-`, a blank or nothing between. Nothing said: it can.
+/// Whether an offer with this availability can be bought. Accepts the values of Google's product data
+/// (<https://support.google.com/merchants/answer/6324448>), its earlier values, and those of
+/// <https://schema.org/ItemAvailability>, in any case, with `_`, `-`, a blank or nothing between words. Without a value
+/// the offer can be bought.
+///
+/// # Errors
+/// The value is unknown. The error is a sentence that names it.
 pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
     let given = availability.unwrap_or_default().trim();
     let schema = ["https://schema.org/", "http://schema.org/", "schema.org/", "schema:"];
@@ -266,7 +273,7 @@ pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
         | "onlineonly"
         | "instoreonly"
         | "madetoorder" => Ok(true),
-        // What is reserved is so for somebody else, and what comes soon takes no orders yet.
+        // A reserved item is reserved for another buyer, and an item that comes soon cannot be ordered yet.
         "outofstock" | "soldout" | "discontinued" | "unavailable" | "notavailable" | "reserved"
         | "comingsoon" => Ok(false),
         _ => {
@@ -276,10 +283,11 @@ pub fn check_availability(availability: Option<&str>) -> Result<bool, String> {
     }
 }
 
-/// An instant as `Time::read` takes them. Years 1970 to 9999 and microseconds, which is what is kept.
+/// Parses an instant in the forms of `Time::read`, in the years 1970 to 9999. It is truncated to microseconds, the
+/// precision that the database stores.
 ///
 /// # Errors
-/// A sentence: no time, or one without its offset from UTC.
+/// The text is not a time, lacks its offset from UTC, or is out of range. The error is a sentence.
 pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     let instant = match Time::read(text) {
         Some(Time::Instant(instant)) => instant,
@@ -293,11 +301,11 @@ pub fn parse_instant(text: &str) -> Result<DateTime<Utc>, String> {
     if instant.year() < FIRST_YEAR || instant.year() > 9999 {
         return Err("must lie between the years 1970 and 9999".to_owned());
     }
-    // PostgreSQL keeps microseconds: the same instant must be the same after a round trip.
+    // PostgreSQL stores microseconds: an instant must be unchanged after a round trip.
     DateTime::from_timestamp_micros(instant.timestamp_micros()).ok_or_else(|| "is out of range".to_owned())
 }
 
-/// An instant of a JSON body, which is read by `parse_instant`.
+/// An instant in a JSON body, parsed by `parse_instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub DateTime<Utc>);
@@ -323,7 +331,7 @@ fn required<'t>(
     })
 }
 
-/// A text with its white space folded; the empty one is none.
+/// A text with its white space folded; an empty text is `None`.
 fn optional<'t>(
     problems: &mut Vec<FieldProblem>,
     field: &'static str,
@@ -341,7 +349,10 @@ fn optional<'t>(
     Some(text)
 }
 
-/// Text that PostgreSQL and people can take: at most `max` characters, none of them a control character.
+/// Checks a text that PostgreSQL stores and people read.
+///
+/// # Errors
+/// The text has more than `max` characters or a control character.
 pub fn check_text(text: &str, max: usize) -> Result<(), String> {
     if text.chars().any(char::is_control) {
         return Err("must not contain control characters".to_owned());
@@ -368,7 +379,7 @@ mod tests {
         })
     }
 
-    /// The shortest report, with `more` of it.
+    /// The shortest valid report, with the fields `more` appended.
     fn short(more: &str) -> String {
         format!(r#"{{"store": "s", "sku": "a", "price": "9.99", "currency": "EUR"{more}}}"#)
     }

@@ -1,4 +1,4 @@
-//! The observations of a message, grouped by the offer that they are of.
+//! Observations of a message, grouped by offer.
 
 use std::collections::HashMap;
 
@@ -10,20 +10,21 @@ use super::price::{ObservedPrice, Rules};
 
 use crate::domain::ids::StoreId;
 
-/// The observations of a message by offer, each offer's in the order of their time.
+/// The observations of a message by offer, those of each offer in the order of their time.
 pub struct ObservedOffers<'a> {
     pub offers: Vec<ObservedOffer<'a>>,
 }
 
 /// The observations of one offer.
 pub struct ObservedOffer<'a> {
-    /// `None`: the store is unknown, and may not be made.
+    /// `None`: the store is unknown and may not be created.
     pub store_id: Option<StoreId>,
     pub observations: Vec<&'a Observation>,
 }
 
 impl<'a> ObservedOffer<'a> {
-    /// What names the offer, and what it would be called: the first to tell a title does.
+    /// The observation that names the offer for a new row: the first one with a title, or the first one if none has
+    /// one.
     pub fn titled(&self) -> &'a Observation {
         self.observations.iter().find(|seen| seen.title.is_some()).unwrap_or(&self.observations[0])
     }
@@ -43,8 +44,8 @@ impl<'a> ObservedOffers<'a> {
             offers[place].observations.push(seen);
         }
         for offer in &mut offers {
-            // Of two at the same instant the lower stands: it comes first, and the other changes nothing. Of two alike
-            // one that names the sale's end comes before one that leaves the end as it was.
+            // Of two observations at the same instant the lower one comes first and stands; the other changes nothing.
+            // Of two equal ones, the one that announces the sale's end comes before the one that leaves it unchanged.
             offer.observations.sort_by_key(|seen| {
                 (seen.observed_at, seen.amount, !seen.available, seen.sale_ends_at.is_none())
             });
@@ -52,14 +53,14 @@ impl<'a> ObservedOffers<'a> {
         ObservedOffers { offers }
     }
 
-    /// The stores are known now, by their slugs.
+    /// Sets the stores of all offers, by their slugs.
     pub fn set_stores(&mut self, stores: &HashMap<String, StoreId>) {
         for offer in &mut self.offers {
             offer.store_id = stores.get(&offer.observations[0].store).copied();
         }
     }
 
-    /// One observation of each store, for its name.
+    /// One observation of each store, which provides its name.
     pub fn stores(&self) -> HashMap<&'a str, &'a Observation> {
         self.offers
             .iter()
@@ -67,7 +68,7 @@ impl<'a> ObservedOffers<'a> {
             .collect()
     }
 
-    /// The offers that have a store and are not among the `known`, which go by their place.
+    /// The offers that have a store and are not among the `known` ones, which are keyed by their index.
     pub fn unknown(&self, known: &HashMap<usize, KnownOffer>) -> Vec<&ObservedOffer<'a>> {
         let all = self.offers.iter().enumerate();
         all.filter(|(at, offer)| offer.store_id.is_some() && !known.contains_key(at))
@@ -75,8 +76,8 @@ impl<'a> ObservedOffers<'a> {
             .collect()
     }
 
-    /// Folds the observations over what is known of their offers, which go by their index, and returns everything that
-    /// changes. Observations that are `too_old` to ring are counted.
+    /// Applies the observations to the `known` offers, which are keyed by their index, and returns all changes.
+    /// Observations that are `too_old` to ring are counted.
     pub fn fold(
         &self,
         mut known: HashMap<usize, KnownOffer>,
@@ -87,7 +88,7 @@ impl<'a> ObservedOffers<'a> {
         let mut changes = Changes::default();
         for (index, offer) in self.offers.iter().enumerate() {
             let Some(known) = known.remove(&index) else {
-                // Its store has been removed, or never existed.
+                // The store has been removed, or never existed.
                 changes.counts.failed += offer.observations.len() as i64;
                 continue;
             };

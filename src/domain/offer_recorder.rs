@@ -1,4 +1,4 @@
-//! Observations of one offer, applied one after another, and everything that is to be written because of them.
+//! Recorder of one offer: applies its observations one after another, and collects everything to write because of them.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,51 +10,52 @@ use super::price::{
 
 use crate::domain::ids::{EventId, GameId, OfferId, QuarantinedPriceId, SaleId};
 
-/// An offer as it is known when a message begins.
+/// State of an offer before a message is applied.
 #[derive(Clone, Debug)]
 pub struct KnownOffer {
     pub id: OfferId,
     pub game_id: GameId,
     pub price: Option<Price>,
-    /// Its quarantined observations that nobody has judged yet.
+    /// Quarantined observations that no operator has judged yet.
     pub held: Vec<HeldPrice>,
 }
 
-/// A quarantined observation.
+/// An observation in quarantine.
 #[derive(Clone, Debug)]
 pub struct HeldPrice {
     pub id: QuarantinedPriceId,
     pub seen: ObservedPrice,
 }
 
-/// Everything that a message changes, in the order in which it happened. One row of the schema each.
+/// Everything that a message changes, in the order in which it happened. Each element is one row in the database.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Offers with their price after the message.
     pub offers: Vec<(OfferId, Price)>,
-    /// The changes of prices.
+    /// Changes of prices.
     pub history: Vec<PastPrice>,
-    /// Observations older than what is known.
+    /// Observations older than the known price.
     pub stale: Vec<PastPrice>,
-    /// Offers whose last change of price before the message holds until another instant than was said then.
+    /// Offers whose last price change, made before the message, now holds until another instant than recorded then.
     pub moved_ends: Vec<(OfferId, Option<DateTime<Utc>>)>,
     pub started_sales: Vec<SaleChange>,
     pub changed_sales: Vec<SaleChange>,
     pub events: Vec<Event>,
-    /// Sales from before the message for which the store has named a later end at the same price, with the end that they
-    /// had: news if that had come already (`resume_what_was_over`).
+    /// Sales from before the message for which the store has announced a later end at the same price, with their
+    /// previous end. They are news if that end had already passed (`resume_what_was_over`).
     prolonged: Vec<(DateTime<Utc>, Event)>,
     pub quarantined: Vec<Quarantined>,
     /// Quarantined observations that a second one has confirmed.
     pub confirmed: Vec<QuarantinedPriceId>,
     pub counts: ObservationCounts,
-    /// Sales that are over because the end has come that the store had told: no observation's doing.
+    /// Number of sales that ended because their announced end has passed, and not because of an observation.
     pub told_ends: u64,
 }
 
 impl Changes {
-    /// Adds `sale.resumed` for the sales that were over by now, and are not as their stores say: nobody had ended them yet,
-    /// but they were no deals, and their bells were not rung. That is nobody's transition, as the end would have been.
+    /// Adds `sale.resumed` for sales that had passed their announced end but, according to their stores, continue. No
+    /// process had ended them yet, but they were no longer deals and did not ring. The event is not counted as a
+    /// transition, as the end would not have been.
     pub fn resume_what_was_over(&mut self, now: DateTime<Utc>) {
         let prolonged = std::mem::take(&mut self.prolonged).into_iter();
         let resumed = prolonged.filter(|(end, event)| *end <= now && event.price.is_on_sale(now));
@@ -62,29 +63,29 @@ impl Changes {
     }
 }
 
-/// A price from its time of observation on.
+/// A price from the time of its observation on.
 #[derive(Clone, Copy, Debug)]
 pub struct PastPrice {
     pub offer_id: OfferId,
     pub price: Price,
-    /// When it stops to hold, as the store says.
+    /// Instant at which the price stops holding, according to the store.
     pub holds_until: Option<DateTime<Utc>>,
 }
 
-/// A sale that has begun, moved or ended.
+/// A sale that has begun, changed or ended.
 #[derive(Clone, Debug)]
 pub struct SaleChange {
     pub id: SaleId,
     pub offer_id: OfferId,
     pub price: Price,
-    /// `None`: as it was.
+    /// `None`: unchanged.
     pub new_low: Option<bool>,
     pub started_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// One transition, for the outbox.
+/// A transition, for the outbox.
 #[derive(Debug)]
 pub struct Event {
     pub id: EventId,
@@ -95,15 +96,16 @@ pub struct Event {
     pub price: Price,
     pub previous_amount: Option<i64>,
     pub new_low: bool,
-    /// Of `sale.ended`.
+    /// Only for `sale.ended`.
     pub reason: Option<EndReason>,
-    /// The dispatch looks at it: a watch can want to know, or is owed what could not be told of an interrupted sale.
+    /// Whether the dispatch handles the event: a watch may want to be notified, or was not notified of this sale
+    /// because it was interrupted.
     pub rings: bool,
-    /// Those too whom the sale has rung already.
+    /// Whether watches that the sale has already rung are notified again.
     pub rings_again: bool,
 }
 
-/// An observation that is held back.
+/// An observation that is to be quarantined.
 #[derive(Debug)]
 pub struct Quarantined {
     pub id: QuarantinedPriceId,
@@ -111,20 +113,20 @@ pub struct Quarantined {
     pub price: Price,
     pub sale_ends_at: Option<DateTime<Utc>>,
     pub reason: GlitchReason,
-    /// A second observation within the same message has agreed already.
+    /// Whether a second observation in the same message has already confirmed it.
     pub confirmed: bool,
 }
 
-/// What an observation did, of which exactly one is counted.
+/// Effect of an observation. Each observation is counted under exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Changed the price.
+    /// The price changed.
     Recorded,
-    /// Repeated what was known.
+    /// The observation repeated the known price.
     Unchanged,
-    /// Was older than what is known: history only.
+    /// The observation is older than the known price and goes into history only.
     Stale,
-    /// Is held back as a glitch.
+    /// The observation is quarantined as a possible glitch.
     Quarantined,
 }
 
@@ -133,9 +135,9 @@ pub struct OfferRecorder<'a> {
     rules: &'a Rules,
     changes: &'a mut Changes,
     offer: KnownOffer,
-    /// What has become of its sales and is not written yet. Each is written once, however often it moves.
+    /// Changes to the offer's sales that are not written yet. Each sale is written once, however often it changes.
     sales: Vec<SaleChange>,
-    /// Of those, the ones that this message has started.
+    /// Sales in `sales` that this message has started.
     started: Vec<SaleId>,
     touched: bool,
 }
@@ -145,7 +147,7 @@ impl<'a> OfferRecorder<'a> {
         OfferRecorder { rules, changes, offer, sales: Vec::new(), started: Vec::new(), touched: false }
     }
 
-    /// Applies one observation. Those of one offer come in the order of their time.
+    /// Applies one observation. The observations of an offer must come in the order of their time.
     pub fn apply(&mut self, seen: &ObservedPrice) {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, false);
@@ -156,13 +158,13 @@ impl<'a> OfferRecorder<'a> {
         let agreed = self.offer.held.iter().position(|other| agree(&other.seen, &held));
         let effect = match agreed {
             Some(at) if apart(&self.offer.held[at].seen, seen) >= self.rules.glitches.confirm_after => {
-                // The first takes effect at its own time, then the second.
+                // The first observation takes effect at its own time, then the second.
                 let first = self.offer.held.swap_remove(at);
                 match self.changes.quarantined.iter_mut().rev().find(|row| row.id == first.id) {
                     Some(row) => row.confirmed = true,
                     None => self.changes.confirmed.push(first.id),
                 }
-                // The first was counted when it was held; what both have changed is counted with the second.
+                // The first was counted when it was quarantined; what both have changed is counted with the second.
                 match (self.trust(&first.seen), self.trust(seen)) {
                     (Effect::Recorded, Effect::Unchanged) => Effect::Recorded,
                     (_, second) => second,
@@ -187,8 +189,7 @@ impl<'a> OfferRecorder<'a> {
         self.count(effect);
     }
 
-    /// Applies an observation whatever the glitch rules say, and returns what it did. The observation itself is not
-    /// counted.
+    /// Applies an observation regardless of the glitch rules, and returns its effect. The observation is not counted.
     pub fn trust(&mut self, seen: &ObservedPrice) -> Effect {
         self.lapse(seen.observed_at);
         let outcome = observe(self.offer.price.as_ref(), seen, self.rules, true);
@@ -206,7 +207,7 @@ impl<'a> OfferRecorder<'a> {
         *count += 1;
     }
 
-    /// Ends the sale if the end has come by this instant that the store told.
+    /// Ends the sale if its announced end has passed by this instant.
     pub fn lapse(&mut self, by: DateTime<Utc>) {
         let Some((before, sale)) = self.offer.price.and_then(|price| Some((price, price.sale?))) else {
             return;
@@ -234,14 +235,14 @@ impl<'a> OfferRecorder<'a> {
         self.set_price(after);
     }
 
-    /// Writes the open sale anew as the offer has it.
+    /// Notes the open sale again, in its current state.
     pub fn restate_sale(&mut self) {
         if let Some((price, sale)) = self.offer.price.and_then(|price| Some((price, price.sale?))) {
             self.note_sale(&sale, price, None, None);
         }
     }
 
-    /// Ends the message for this offer: what it has become is written.
+    /// Ends the message for this offer: hands its final state to the changes.
     pub fn close(self) {
         for sale in self.sales {
             if self.started.contains(&sale.id) {
@@ -256,7 +257,7 @@ impl<'a> OfferRecorder<'a> {
     }
 
     fn set_price(&mut self, price: Price) {
-        // The same observation again is no reason to write.
+        // The same observation again does not require a write.
         self.touched |= self.offer.price != Some(price);
         self.offer.price = Some(price);
     }
@@ -276,12 +277,12 @@ impl<'a> OfferRecorder<'a> {
                 self.change(&change);
                 Effect::Recorded
             }
-            // Only `apply` judges, and it does not pass these on.
+            // Only `apply` checks for glitches, and it does not pass these outcomes on.
             Outcome::Quarantined { .. } => Effect::Quarantined,
         }
     }
 
-    /// The price is the same; its sale may end at another time now.
+    /// Applies an observation that repeats the price; the announced end of the sale may have changed.
     fn see_again(&mut self, after: Price) {
         let end_before = self.offer.price.and_then(|price| price.sale).map(|sale| sale.ends_at);
         if let Some(sale) = after.sale
@@ -325,7 +326,7 @@ impl<'a> OfferRecorder<'a> {
         if change.ends_sale
             && let Some((sale, before)) = sale_before.zip(before)
         {
-            // An ended sale keeps the last price that it had.
+            // An ended sale keeps its last price.
             self.note_sale(&sale, before, None, Some(after.observed_at));
         }
         if let Some(sale) = after.sale {
@@ -347,7 +348,7 @@ impl<'a> OfferRecorder<'a> {
             Some(count) => *count += 1,
             None => drop(counts.transitions.insert(kind.name().to_owned(), 1)),
         }
-        // A second change at the same instant, by a lower price, outdoes the first.
+        // A second change at the same instant, with a lower price, replaces the first.
         let same =
             |past: &PastPrice| past.offer_id == self.offer.id && past.price.observed_at == after.observed_at;
         if self.changes.history.last().is_some_and(same) {
@@ -355,8 +356,8 @@ impl<'a> OfferRecorder<'a> {
         }
         let holds_until = change.holds_until;
         self.changes.history.push(PastPrice { offer_id: self.offer.id, price: after, holds_until });
-        // A new low may come for more than the price before it: paid after a giveaway. A sale that was resumed is owed to
-        // watches that could not be rung when it started.
+        // A new low can be a higher price than the one before: one that is paid after a giveaway. A resumed sale rings
+        // for watches that could not be notified when it started.
         let rings = new_low
             || kind == TransitionKind::SaleResumed
             || kind.rings(before.map_or(0, |price| price.cut()), after.cut());
@@ -377,7 +378,7 @@ impl<'a> OfferRecorder<'a> {
         self.offer.price = Some(after);
     }
 
-    /// Notes what a sale has become.
+    /// Notes the new state of a sale.
     fn note_sale(
         &mut self,
         sale: &Sale,
@@ -404,7 +405,7 @@ impl<'a> OfferRecorder<'a> {
     }
 }
 
-/// Whether a resumed sale is a new low if it was one when it ended: nothing has cost less since.
+/// Whether a resumed sale is a new low if it was one when it ended, because nothing has cost less since.
 fn is_as_low_as_it_was(sale: &Sale, price: &Price) -> bool {
     match price.amount {
         0 => sale.best.is_none(),
@@ -417,7 +418,7 @@ fn agree(first: &ObservedPrice, second: &Price) -> bool {
     same(first.currency) && first.amount == second.amount && first.regular == Some(second.regular)
 }
 
-/// The second observation may be reported before the first.
+/// Time between two observations. The second may have been reported before the first.
 fn apart(first: &ObservedPrice, second: &ObservedPrice) -> TimeDelta {
     (second.observed_at - first.observed_at).abs()
 }

@@ -1,4 +1,4 @@
-//! What an observation changes: the transition from an offer's price before to its price after.
+//! Transitions of prices: what an observation changes in an offer's price.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -7,60 +7,61 @@ use super::money::{Currency, cut_percent};
 use crate::domain::ids::SaleId;
 use crate::domain::text_enum::text_enum;
 
-/// An offer's current price, and what of its past the rules need. Amounts are minor units of `currency`.
+/// Current price of an offer, with the parts of its past that the rules need. Amounts are minor units of `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price {
     pub currency: Currency,
     pub amount: i64,
     pub regular: i64,
-    /// When it was last seen.
+    /// Time of the last observation.
     pub observed_at: DateTime<Utc>,
-    /// Whether the store took orders then.
+    /// Whether the store took orders at that time.
     pub available: bool,
-    /// `None`: nothing has been paid for it yet, as it was only ever free, or never to be had.
+    /// Lowest amount that was ever paid. `None`: nothing has been paid yet, as the offer was always free or
+    /// unavailable.
     pub low: Option<Low>,
-    /// When its latest giveaway began.
+    /// Start of the latest giveaway.
     pub was_free_at: Option<DateTime<Utc>>,
-    /// The sale that is open. The end that the store told may have passed: see `is_on_sale`.
+    /// The open sale. Its announced end may have passed: see `is_on_sale`.
     pub sale: Option<Sale>,
-    /// The last sale, when none is open.
+    /// The last sale, if none is open.
     pub ended: Option<EndedSale>,
 }
 
-/// The lowest amount that was ever paid for an offer, and when it was first seen. A giveaway does not count.
+/// Lowest amount that was ever paid for an offer, and when it was first observed. A giveaway does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Low {
     pub amount: i64,
     pub at: DateTime<Utc>,
 }
 
-/// The sale that an offer is in.
+/// The open sale of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale {
     pub id: SaleId,
-    /// The lowest amount so far that was paid in it. `None`: it has only been free.
+    /// Lowest amount that was paid in the sale so far. `None`: it has only been free.
     pub best: Option<i64>,
-    /// It has been free.
+    /// Whether the offer was free during the sale.
     pub was_free: bool,
-    /// When the store says that it ends.
+    /// End of the sale as announced by the store.
     pub ends_at: Option<DateTime<Utc>>,
-    /// When it last ended, if it has begun again since and not been below its best since then.
+    /// Time at which the sale last ended, if it has begun again and has not been below its best since.
     pub interrupted_at: Option<DateTime<Utc>>,
 }
 
-/// A sale that is over. It goes on if the offer is soon on sale again.
+/// A sale that is over. It continues if the offer is soon on sale again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedSale {
     pub id: SaleId,
-    /// The lowest amount that was paid in it.
+    /// Lowest amount that was paid in the sale.
     pub best: Option<i64>,
     pub was_free: bool,
     pub at: DateTime<Utc>,
 }
 
 impl Sale {
-    /// Whether this amount is a better one than all that the sale has had. Giveaways and paid prices are compared among
-    /// themselves only: otherwise nothing could be below the best of a sale that was free once.
+    /// Whether this amount is better than all earlier ones of the sale. Giveaways and paid prices are compared only
+    /// among themselves: otherwise nothing could be below the best of a sale that was free once.
     fn is_bettered_by(&self, amount: i64) -> bool {
         match amount {
             0 => !self.was_free,
@@ -80,30 +81,30 @@ impl EndedSale {
 }
 
 impl Price {
-    /// Whether it is on sale at this instant, as far as is known: what the store said would be over is over. Free to
-    /// play (0 of 0) is no sale, nor is what cannot be bought.
+    /// Whether the offer is on sale at this instant, as far as is known: a sale whose announced end has passed is over.
+    /// Free to play (0 of 0) is not a sale, nor is an offer that cannot be bought.
     pub fn is_on_sale(&self, now: DateTime<Utc>) -> bool {
         self.sale.is_some_and(|sale| sale.ends_at.is_none_or(|end| now < end))
     }
 
-    /// Since when nobody knows the price: its sale has ended as the store had said, and it was not seen since.
+    /// Instant since which the price is unknown: its sale has ended as announced, and it was not observed since.
     pub fn unknown_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let told = self.sale.and_then(|sale| sale.ends_at);
         let ended = self.ended.map(|ended| ended.at);
         told.or(ended).filter(|end| *end <= now && *end > self.observed_at)
     }
 
-    /// Whole percent below the regular price.
+    /// Cut in whole percent below the regular price.
     pub fn cut(&self) -> i16 {
         cut_percent(self.amount, self.regular)
     }
 
-    /// The price once the end has come that the store told of its sale. `None`: no such end has come by this instant.
+    /// The price after the announced end of its sale. `None`: no such end has passed by this instant.
     pub fn lapse(&self, by: DateTime<Utc>) -> Option<Price> {
         let sale = self.sale?;
         let end = sale.ends_at.filter(|end| *end <= by)?;
         if end <= self.observed_at {
-            // It was seen on sale after that, by a version that took no notice of ends: the store was wrong about it.
+            // A version that ignored ends observed it on sale after the announced end: the store's end was incorrect.
             return Some(Price { sale: Some(Sale { ends_at: None, ..sale }), ..*self });
         }
         Some(Price { sale: None, ended: Some(sale.end(end)), ..*self })
@@ -114,7 +115,7 @@ impl Price {
     }
 }
 
-/// What was seen of one offer: the part of an observation that the rules need.
+/// An observed price of one offer: the part of an observation that the rules need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedPrice {
     pub currency: Currency,
@@ -122,27 +123,27 @@ pub struct ObservedPrice {
     /// `None`: the offer's last regular price stands.
     pub regular: Option<i64>,
     pub observed_at: DateTime<Utc>,
-    /// Whether the store takes orders. What cannot be bought is no sale.
+    /// Whether the store takes orders. An offer that cannot be bought is not on sale.
     pub available: bool,
-    /// When the store says that its sale ends. `None`: what it said before stands.
+    /// End of the sale as announced by the store. `None`: an earlier announcement stands.
     pub sale_ends_at: Option<DateTime<Utc>>,
 }
 
 text_enum! {
-    /// The kinds of transition; exactly one for each change.
+    /// Kinds of transition. Each change has exactly one.
     pub enum TransitionKind {
         /// First observation, not on sale.
         FirstSeen = "first.seen",
         /// On sale now and not before; also a first observation below the regular price.
         SaleStarted = "sale.started",
-        /// On sale again soon after a sale ended, at a price no better than that sale's best: it is that sale.
+        /// On sale again soon after a sale ended, at a price no better than that sale's best: it is the same sale.
         SaleResumed = "sale.resumed",
-        /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best (of the paid prices), or
-        /// free for the first time in it.
+        /// Still on sale, for less; or on sale again soon after a sale ended, below that sale's best (of the paid
+        /// prices), or free for the first time in it.
         SaleDeepened = "sale.deepened",
         /// Still on sale, for more.
         SaleReduced = "sale.reduced",
-        /// Only the regular price moved, and a sale neither began nor ended.
+        /// Only the regular price changed, and no sale began or ended.
         RegularChanged = "regular.changed",
         /// On sale before and not now.
         SaleEnded = "sale.ended",
@@ -154,11 +155,11 @@ text_enum! {
 }
 
 impl TransitionKind {
-    /// Whether a watch can want to know: there is a sale, and its price or its cut has become better.
+    /// Whether a watch may want a notification: there is a sale, and its price or its cut has improved.
     pub fn rings(self, cut_before: i16, cut_after: i16) -> bool {
         match self {
             TransitionKind::SaleStarted | TransitionKind::SaleDeepened => true,
-            // The regular price may have grown more than the price.
+            // The regular price may have risen more than the price.
             TransitionKind::SaleReduced | TransitionKind::RegularChanged => cut_after > cut_before,
             TransitionKind::FirstSeen
             | TransitionKind::SaleResumed
@@ -170,19 +171,19 @@ impl TransitionKind {
 }
 
 text_enum! {
-    /// Why a sale ended.
+    /// Reason why a sale ended.
     pub enum EndReason {
-        /// The store had said that it would end then, or says that it is over.
+        /// The store had announced this end, or reports that the sale is over.
         ToldEnd = "told_end",
-        /// It costs its regular price.
+        /// The offer costs its regular price.
         Price = "price",
-        /// It cannot be bought.
+        /// The offer cannot be bought.
         Unavailable = "unavailable",
     }
 }
 
 text_enum! {
-    /// Why an observation looks like a glitch.
+    /// Reason why an observation looks like a glitch.
     pub enum GlitchReason {
         PriceFarBelowRegular = "price_far_below_regular",
         CurrencyChanged = "currency_changed",
@@ -190,7 +191,7 @@ text_enum! {
     }
 }
 
-/// A price that is news.
+/// A change of an offer's price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     pub after: Price,
@@ -198,43 +199,43 @@ pub struct Change {
     /// A paid price strictly below every earlier paid one in this currency, or the first giveaway; never on the first
     /// observation.
     pub new_low: bool,
-    /// The sale that was open before is over: `sale.ended`, or a change of currency.
+    /// Whether the sale that was open before is over: by `sale.ended`, or by a change of currency.
     pub ends_sale: bool,
-    /// Of `sale.ended`.
+    /// Only for `sale.ended`.
     pub reason: Option<EndReason>,
-    /// A sale that had been interrupted is better than its best for the first time since: those hear of it too whom it
-    /// has rung already, as they would of a new sale.
+    /// Whether an interrupted sale is better than its best for the first time since. Watches that it has already rung
+    /// are then notified again, as they would be of a new sale.
     pub rings_again: bool,
-    /// When the price stops to hold, as the store says.
+    /// Instant at which the price stops holding, according to the store.
     pub holds_until: Option<DateTime<Utc>>,
 }
 
-/// What an observation does to an offer.
+/// Effect of an observation on an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Changed(Change),
-    /// The same as before, seen again: no more than the time of observation, the availability and the told end have moved.
+    /// The same price again: at most the time of observation, the availability and the announced end have changed.
     Unchanged {
         after: Price,
     },
-    /// Older than what is known: `past` goes into history and changes nothing else.
+    /// Older than the known price: `past` goes into history and changes nothing else.
     Stale {
         past: Price,
     },
-    /// Looks like a glitch, for this reason; `held` is what it says.
+    /// Looks like a glitch, for this reason; `held` is the observed price.
     Quarantined {
         held: Price,
         reason: GlitchReason,
     },
 }
 
-/// What prices are judged by. Configuration: `prices.*`, `quarantine.*`.
+/// Rules by which prices are judged. Configuration: `prices.*`, `quarantine.*`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub glitches: GlitchRules,
-    /// A sale that begins no later than this after the last one ended may be that one.
+    /// Longest time between the end of a sale and the start of the next that may count as the same sale.
     pub same_sale_within: TimeDelta,
-    /// An observation that was older than this when it was reported rings nobody.
+    /// Longest age of an observation that rings, measured when it was reported.
     pub rings_within: TimeDelta,
 }
 
@@ -248,14 +249,14 @@ impl Default for Rules {
     }
 }
 
-/// When an observation is taken for a glitch. Configuration: `quarantine.*`.
+/// Thresholds beyond which an observation is taken for a glitch. Configuration: `quarantine.*`.
 #[derive(Clone, Copy, Debug)]
 pub struct GlitchRules {
-    /// A price above zero and below so many percent of the regular price.
+    /// Lower bound of a plausible price above zero, in percent of the regular price.
     pub min_percent: i64,
-    /// A regular price that moves by more than this factor.
+    /// Largest plausible factor by which a regular price rises or falls.
     pub max_jump: i64,
-    /// A second observation this much later that agrees lets it take effect.
+    /// Time after which a second observation that agrees confirms the first, so that it takes effect.
     pub confirm_after: TimeDelta,
 }
 
@@ -267,7 +268,7 @@ impl Default for GlitchRules {
 
 impl GlitchRules {
     fn judge(&self, before: Option<&Price>, after: &Price) -> Option<GlitchReason> {
-        // What has been believed once is not doubted again.
+        // A price that was accepted once is not doubted again.
         if before.is_some_and(|before| before.says_the_same(after)) {
             return None;
         }
@@ -279,17 +280,17 @@ impl GlitchRules {
             return Some(GlitchReason::CurrencyChanged);
         }
         let (low, high) = (before.regular.min(after.regular), before.regular.max(after.regular));
-        // Games do become free to play, and stop being it: nothing has no multiple.
+        // A regular price of zero has no multiple: games do become free to play, and stop being it.
         (low > 0 && high > low * self.max_jump).then_some(GlitchReason::RegularPriceJumped)
     }
 }
 
-/// Judges one observation of an offer whose price was `before` (`None`: never seen), for which no end of a sale has
-/// passed since (`Price::lapse`).
+/// Judges one observation of an offer whose price was `before` (`None`: never observed). An announced end that has
+/// passed since must have been applied already (`Price::lapse`).
 ///
 /// `trusted` skips the glitch rules: a second observation agreed, or an operator released it.
 pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trusted: bool) -> Outcome {
-    // A regular price that was not told is the last one, but a price above it shows that it has risen.
+    // Without a reported regular price, the last one stands, but a price above it shows that it has risen.
     let last_regular = before.filter(|price| price.currency == seen.currency).map(|price| price.regular);
     let regular = seen.regular.unwrap_or_else(|| last_regular.unwrap_or(seen.amount).max(seen.amount));
     let is_paid = seen.available && seen.amount > 0;
@@ -305,7 +306,7 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
         sale: None,
         ended: None,
     };
-    // What is old is not measured by what is new: prices, and even currencies, may have changed since.
+    // An old observation is not compared with a newer one: prices, and even currencies, may have changed since.
     let measure = before.filter(|price| price.observed_at <= seen.observed_at);
     if !trusted && let Some(reason) = rules.glitches.judge(measure, &after) {
         return Outcome::Quarantined { held: after, reason };
@@ -330,15 +331,15 @@ pub fn observe(before: Option<&Price>, seen: &ObservedPrice, rules: &Rules, trus
         return Outcome::Stale { past: after };
     }
     let same_currency = before.currency == after.currency;
-    // An end that has come in the meantime stands, unless the store names a later one.
+    // An end that has passed in the meantime stands, unless the store announces a later one.
     let come = before.ended.map(|ended| ended.at).filter(|at| same_currency && *at > seen.observed_at);
     let is_sale = is_sale && (come.is_none() || told > come);
-    // Of two prices at the same instant the lower stands, and of two equal ones that which can be paid.
+    // Of two prices at the same instant the lower one stands, and of two equal ones the one that can be bought.
     let rank = |price: &Price| (price.amount, !price.available);
     if same_currency && seen.observed_at == before.observed_at && rank(&after) >= rank(before) {
-        // What cannot be bought says nothing of the sale of what can.
+        // An unavailable offer says nothing about the sale of an available one.
         let agreed = before.sale.filter(|_| before.says_the_same(&after) && seen.available);
-        // The later end, in whatever order they come.
+        // The later end stands, in whatever order the observations come.
         let sale = agreed.map(|sale| Sale { ends_at: sale.ends_at.max(told.filter(|_| !is_over)), ..sale });
         return Outcome::Unchanged { after: Price { sale: sale.or(before.sale), ..*before } };
     }

@@ -1,21 +1,21 @@
-//! The public keys that tokens are verified with: JSON Web Keys (RFC 7517).
+//! Public keys that verify tokens: JSON Web Keys (RFC 7517).
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
-/// No issuer has more; the rest of a longer set is not looked at.
+/// Most keys read of one set. No issuer has more; further keys are ignored.
 const MAX_KEYS: usize = 100;
 
-/// A key, and the one algorithm that it is for: what a token says of itself cannot change it.
+/// A key with the one algorithm that it is for. A token's own header cannot change the algorithm.
 pub struct PublicKey {
-    /// `kid`
+    /// Key id (`kid`).
     pub id: Option<String>,
     pub algorithm: Algorithm,
     pub key: DecodingKey,
 }
 
-/// The keys of a set that verify signatures by an algorithm that we know; others are passed over (RFC 7517,
+/// Reads the keys of a set that verify signatures by an algorithm that Salebell knows; others are skipped (RFC 7517,
 /// section 5).
 pub fn read_keys(set: &Value) -> Vec<PublicKey> {
     let keys = set.get("keys").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Regions: the countries of ISO 3166-1, and everywhere.
+//! Regions: the countries of ISO 3166-1, and a code for everywhere.
 
-/// The region of what holds everywhere. ISO 3166-1 leaves this code to its users.
+/// Region of an offer that is valid everywhere. ISO 3166-1 leaves this code to its users.
 pub const EVERYWHERE: &str = "ZZ";
 
-/// The 249 officially assigned two-letter codes (<https://www.iso.org/obp/ui/#search/code/>), in the order of the alphabet.
+/// The 249 officially assigned two-letter codes (<https://www.iso.org/obp/ui/#search/code/>), in alphabetical order.
 const CODES: &str = "\
     AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC CD \
     CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF \
@@ -13,7 +13,7 @@ const CODES: &str = "\
     SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI \
     VN VU WF WS YE YT ZA ZM ZW";
 
-/// A bit for each second letter, by the first letter.
+/// Known codes: indexed by the first letter, with a bit for each second letter.
 static KNOWN: [u32; 26] = read_codes(CODES.as_bytes());
 
 const fn read_codes(text: &[u8]) -> [u32; 26] {
@@ -30,10 +30,11 @@ const fn read_codes(text: &[u8]) -> [u32; 26] {
     known
 }
 
-/// The code of a region, in upper case. `None` and the empty text are everywhere, `ZZ`. `UK`, as shops write it, is `GB`.
+/// The code of a region, in upper case. `None` and the empty text mean everywhere, `ZZ`. `UK`, as shops write it, is
+/// `GB`.
 ///
 /// # Errors
-/// A sentence that names what is no country, such as `EU`, which ISO 3166-1 only reserves.
+/// The code is not a country's, such as `EU`, which ISO 3166-1 only reserves. The error is a sentence that names it.
 pub fn check_region(region: Option<&str>) -> Result<String, String> {
     let given = region.map(str::trim).unwrap_or_default();
     if given.is_empty() {

@@ -1,40 +1,40 @@
-//! When a delivery that failed is tried again.
+//! Schedule of retries for failed deliveries.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The waits between tries, in seconds: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h. After the try that
-/// follows the last of them a delivery is dead.
+/// Waits between tries, in seconds: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h. A delivery is dead after the
+/// try that follows the last wait.
 const SCHEDULE_S: [i64; 9] =
     [5, 5 * 60, 30 * 60, 2 * 60 * 60, 5 * 60 * 60, 10 * 60 * 60, 14 * 60 * 60, 20 * 60 * 60, 24 * 60 * 60];
 
-/// A planned wait is moved by up to so many percent, so that what failed together does not come back together.
+/// Largest shift of a planned wait, in percent, so that deliveries that failed together are not retried together.
 const JITTER_PERCENT: i64 = 20;
 
-/// A receiver may put off the next try for so long beyond the plan.
+/// Longest time beyond the planned wait by which a receiver may delay the next try.
 const MAX_EXTENSION: TimeDelta = TimeDelta::hours(24);
 
 /// How long to wait after `tries` failed tries (1: the first has just failed). `None`: there is no further try.
 ///
-/// `random` decides the jitter, whatever its range. `retry_after` is what the receiver asked for: the earliest time of
-/// the next try, up to `MAX_EXTENSION` beyond the planned one. It never makes the wait shorter.
+/// `random` determines the jitter; any value is valid. `retry_after` is the wait that the receiver requested: the next
+/// try comes no earlier, but at most `MAX_EXTENSION` after the planned time. It never makes the wait shorter.
 pub fn wait_after(tries: usize, random: u64, retry_after: Option<TimeDelta>) -> Option<TimeDelta> {
     let base_ms = SCHEDULE_S.get(tries.checked_sub(1)?)? * 1_000;
     let spread_ms = base_ms * JITTER_PERCENT / 100;
-    // Modulo: the bias is one in 2^64 / 35,000,000.
+    // The modulo's bias is one in 2^64 / 35,000,000.
     let jitter_ms = (random % (2 * spread_ms + 1) as u64) as i64 - spread_ms;
     let planned = TimeDelta::milliseconds(base_ms + jitter_ms);
     Some(retry_after.map_or(planned, |asked| asked.clamp(planned, planned + MAX_EXTENSION)))
 }
 
-/// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date. `None` when it is neither.
+/// Reads `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date. `None` if it is neither.
 pub fn parse_retry_after(value: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit are more seconds than matter.
+        // A number that overflows is longer than any wait that matters.
         let seconds = value.parse::<i64>().unwrap_or(i64::MAX).min(10 * SCHEDULE_S[8]);
         return Some(TimeDelta::seconds(seconds));
     }
-    // All three forms of an HTTP date; some servers write a zone of RFC 2822 in place of GMT.
+    // Accept all three forms of an HTTP date. Some servers write an RFC 2822 zone in place of GMT.
     let date = match httpdate::parse_http_date(value) {
         Ok(date) => DateTime::<Utc>::from(date),
         Err(_) => DateTime::parse_from_rfc2822(value).ok()?.to_utc(),

@@ -1,9 +1,9 @@
-//! How well a title fits what somebody has typed. Both are normalised (`domain::title`).
+//! Ranking of titles by how well they match what a user has typed. Both are normalised (`domain::title`).
 
-/// The most words of a search that are looked at.
+/// Most words of a search that are used; further ones are ignored.
 pub const MAX_WORDS: usize = 10;
 
-/// What a title gets beside its score that means the very game which was typed (`domain::title::key`).
+/// Points added to the score of a title that means exactly the game that was typed (`domain::title::key`).
 pub const EXACT: i32 = 400;
 
 /// The words of a normalised search.
@@ -11,10 +11,10 @@ pub fn words(query: &str) -> Vec<&str> {
     query.split(' ').filter(|word| !word.is_empty()).take(MAX_WORDS).collect()
 }
 
-/// How well `title` fits `query`; more is better, 0 is not at all. Points of a few thousand.
+/// Score of `title` for `query`, up to a few thousand points; higher is better, 0 is no match.
 ///
-/// The words count first: found as they are, begun (the last one may still be being typed), or misspelt. Then how much
-/// of the title they make up, and whether the title is, begins with, or contains the query as a whole.
+/// Words count most: found unchanged, as a prefix (the last one may still be being typed), or misspelt. Then follow the
+/// share of the title that they make up, and whether the title equals, begins with, or contains the whole query.
 pub fn score(query: &str, title: &str) -> i32 {
     let typed = words(query);
     if typed.is_empty() {
@@ -46,7 +46,8 @@ pub fn score(query: &str, title: &str) -> i32 {
     10 * fit / typed.len() as i32 + 500 * matched.min(length) / length + whole
 }
 
-/// 100 for the same word, less for one that begins with it (where that counts) or that is a misspelling of it.
+/// Points of a word: 100 for the same word, fewer for one that begins with it (if `may_begin`) or is a misspelling of
+/// it.
 fn fit_of(word: &str, other: &str, may_begin: bool) -> i32 {
     if word == other {
         return 100;
@@ -60,8 +61,8 @@ fn fit_of(word: &str, other: &str, may_begin: bool) -> i32 {
     }
 }
 
-/// How many slips of the fingers are forgiven in a word: none in one of up to three letters, for there is always
-/// another that is near.
+/// Number of typing errors that are tolerated in a word: none in a word of up to three letters, because there is always
+/// another word within one error.
 pub fn allowed_distance(word: &str) -> usize {
     match word.chars().count() {
         0..=3 => 0,
@@ -70,7 +71,7 @@ pub fn allowed_distance(word: &str) -> usize {
     }
 }
 
-/// The word with two neighbours swapped, or with one letter left out, in every place.
+/// All variants of the word with two neighbouring letters swapped or one letter left out.
 pub fn swaps_and_omissions(word: &str) -> Vec<String> {
     let letters: Vec<char> = word.chars().collect();
     let mut near = Vec::with_capacity(2 * letters.len());
@@ -85,11 +86,11 @@ pub fn swaps_and_omissions(word: &str) -> Vec<String> {
     near
 }
 
-/// How many letters must be put in, left out, replaced, or swapped with their neighbour to make one word of the other
-/// (optimal string alignment).
+/// Number of letters to insert, delete, replace, or swap with their neighbour to turn one word into the other (optimal
+/// string alignment). If the lengths differ by more than 2, the difference is returned as a lower bound.
 pub fn distance(one: &str, other: &str) -> usize {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
-    // No more than the allowed distances are asked for.
+    // Callers need exact distances only up to the largest allowed one, 2.
     if one.len().abs_diff(other.len()) > 2 {
         return one.len().abs_diff(other.len());
     }

@@ -1,15 +1,15 @@
-//! Text as feeds carry it, cleaned of what nobody sees.
+//! Cleaning of text from feeds: invisible characters, white space and HTML entities.
 
 use std::borrow::Cow;
 
-/// Without white space and invisible characters around it: foreign files carry byte order marks and zero-width spaces
-/// inside of fields, and two skus that differ by those alone are one.
+/// The text without white space and invisible characters at its ends. Files from elsewhere have byte order marks and
+/// zero-width spaces inside fields, and two skus that differ only in those are the same.
 pub fn trim_unseen(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c))
 }
 
-/// Without what is unseen around it, and with one space for each run of white space inside: line ends, tabs and the
-/// spaces that do not break too.
+/// The text without white space and invisible characters at its ends, and with each run of white space inside
+/// (including line ends, tabs and non-breaking spaces) replaced by one space.
 pub fn fold_white_space(text: &str) -> Cow<'_, str> {
     let text = trim_unseen(text);
     let mut after_space = false;
@@ -31,8 +31,8 @@ pub fn fold_white_space(text: &str) -> Cow<'_, str> {
     Cow::Owned(folded)
 }
 
-/// Whether a character takes no room and means nothing to who reads a title: soft hyphens, joiners, marks of direction
-/// and of byte order.
+/// Whether a character has no width and no meaning for a reader of a title: soft hyphens, joiners, direction marks and
+/// byte order marks.
 pub fn is_invisible(c: char) -> bool {
     matches!(
         c,
@@ -47,8 +47,9 @@ pub fn is_invisible(c: char) -> bool {
     )
 }
 
-/// What windows-1252 has where Unicode has control characters. HTML reads `&#146;` so
-/// (<https://html.spec.whatwg.org/multipage/parsing.html#numeric-character-reference-end-state>), for that is what is meant.
+/// Maps a control character of Unicode to the windows-1252 character with the same code. HTML reads `&#146;` this way
+/// (<https://html.spec.whatwg.org/multipage/parsing.html#numeric-character-reference-end-state>), because that is what
+/// authors mean.
 fn of_windows_1252(c: char) -> char {
     const FROM_0X80: [char; 32] = [
         '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
@@ -58,8 +59,8 @@ fn of_windows_1252(c: char) -> char {
     place.and_then(|place| FROM_0X80.get(place)).copied().unwrap_or(c)
 }
 
-/// Decodes the character references of HTML once: all of its names, decimal and hexadecimal numbers, each with its
-/// semicolon. What is none stays.
+/// Decodes HTML character references once: all named ones, and decimal and hexadecimal numbers, each with its
+/// semicolon. Anything else is left unchanged.
 pub fn decode_entities(text: &str) -> Cow<'_, str> {
     if !text.contains('&') {
         return Cow::Borrowed(text);
@@ -85,7 +86,7 @@ mod tests {
             ("a\u{a0}b", "a b"),
             ("a\u{85}b\u{2028}c", "a b c"),
             ("\t", ""),
-            // What nobody sees is cut at the ends alone, also between spaces.
+            // Invisible characters are trimmed only at the ends, also between spaces.
             ("\u{feff}a\u{200b}b\u{200b}", "a\u{200b}b"),
             ("\u{200b} \u{2060}\u{ad}a  b \u{200d} ", "a b"),
             ("\u{200b}", ""),

@@ -1,9 +1,9 @@
-//! Enums that are text in the database and in JSON: one list of variants and names for both, so that a `match` is complete
-//! and an unknown name is an error.
+//! Enums that are stored as text in the database and in JSON. One list declares variants and names for both, so that a
+//! `match` is exhaustive and an unknown name is an error.
 
 use std::fmt;
 
-/// A name that an enum does not have: the database holds what this version does not know.
+/// Error for a name that an enum does not have: the database holds a value that this version does not know.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownName {
     pub name: String,
@@ -19,7 +19,7 @@ impl fmt::Display for UnknownName {
 
 impl std::error::Error for UnknownName {}
 
-/// Declares such an enum.
+/// Declares an enum with a text name for each variant.
 macro_rules! text_enum {
     (
         $(#[$meta:meta])*

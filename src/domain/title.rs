@@ -1,4 +1,4 @@
-//! Titles: how they are shown, how they are searched, and which of them mean the same game.
+//! Titles: how they are displayed, how they are searched, and which of them mean the same game.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,11 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 use super::text::{decode_entities, fold_white_space, is_invisible};
 
-/// The longest normalised title; no two games differ only after so much.
+/// Longest normalised title, in bytes. No two games differ only after that.
 const MAX_BYTES: usize = 1_000;
 
-/// A title as it is shown: entities of HTML that a feed has left over are decoded once, invisible characters are gone, and
-/// a run of white space is one space.
+/// Title for display: HTML entities left in a feed are decoded once, invisible characters are removed, and each run of
+/// white space becomes one space.
 pub fn clean(title: &str) -> Cow<'_, str> {
     match decode_entities(title) {
         Cow::Borrowed(text) if !text.contains(is_invisible) => fold_white_space(text),
@@ -21,12 +21,12 @@ pub fn clean(title: &str) -> Cow<'_, str> {
     }
 }
 
-/// What says nothing about which game it is.
+/// Whether a character is a legal mark, which says nothing about which game a title means.
 fn is_mark(c: char) -> bool {
     matches!(c, '®' | '™' | '©' | '℠')
 }
 
-/// Apostrophes, and what is typed in their place: they join ("Assassin's" is "assassins").
+/// Whether a character is an apostrophe or is typed in its place. Apostrophes join words ("Assassin's" is "assassins").
 fn is_apostrophe(c: char) -> bool {
     matches!(
         c,
@@ -47,12 +47,13 @@ fn is_apostrophe(c: char) -> bool {
 
 /// The characters of a title without case, accents, marks and apostrophes.
 fn letters(title: &str) -> impl Iterator<Item = char> {
-    // Before the decomposition: that of ´ is a space and an accent. And after it: that of ″ is two apostrophes.
+    // Apostrophes are filtered twice: before the decomposition, which turns ´ into a space and an accent, and after it,
+    // which turns ″ into two apostrophes.
     let plain = title.chars().filter(|c| !is_mark(*c) && !is_apostrophe(*c)).nfkd();
     plain.filter(|c| !is_combining_mark(*c) && !is_apostrophe(*c)).flat_map(char::to_lowercase)
 }
 
-/// Its words, with one space between them.
+/// Joins the words among the characters with one space between them.
 fn join_words(letters: impl Iterator<Item = char>) -> String {
     let mut words = String::new();
     for c in letters {
@@ -65,8 +66,8 @@ fn join_words(letters: impl Iterator<Item = char>) -> String {
     words
 }
 
-/// Some signs stand for whole phrases: without a limit a long title of them would not fit an index. A title of nothing
-/// but signs (`???`) keeps them, so that it is still somebody's title.
+/// Limits the length, and restores the text of a title without letters and digits (`???`), which would be empty
+/// otherwise. Without the limit, a long title of signs that decompose into whole phrases would not fit into an index.
 fn limit(mut words: String, title: &str) -> String {
     words.truncate(words.floor_char_boundary(MAX_BYTES));
     words.truncate(words.trim_end().len());
@@ -77,16 +78,17 @@ fn limit(mut words: String, title: &str) -> String {
     words
 }
 
-/// What a title is searched by: `The Witcher® 3: Wild Hunt` → `the witcher 3 wild hunt`; `Pokémon™` → `pokemon`.
+/// Text by which a title is searched: `The Witcher® 3: Wild Hunt` → `the witcher 3 wild hunt`; `Pokémon™` → `pokemon`.
 ///
-/// Both the catalogue and a search go through here, so that they meet. Letters of every script stay, signs do not.
+/// Titles in the catalogue and searches are both normalised by this function, so that they match. Letters of every
+/// script are kept, signs are not.
 pub fn normalise(title: &str) -> String {
     let title = clean(title);
     limit(join_words(letters(&title)), &title)
 }
 
-/// What a title was searched and matched by before there were keys. The version before still writes it, and the slugs
-/// of stores are made of it, which must not change.
+/// Normalisation that was used for searching and matching before there were keys. The previous version still writes it,
+/// and slugs of stores, which must not change, are derived from it.
 pub fn normalise_as_before(title: &str) -> String {
     let plain = title
         .chars()
@@ -97,8 +99,9 @@ pub fn normalise_as_before(title: &str) -> String {
     limit(join_words(plain), title)
 }
 
-/// Which game a title means: titles of one key are one game, in whatever store. Beside the words of `normalise` it has
-/// the signs that tell games apart (`+`, `#`, `!`, also several of them), as words of their own, and `&` is "and".
+/// Key of the game that a title means: titles with the same key are one game, in any store. In addition to the words of
+/// `normalise`, it contains the signs that distinguish games (`+`, `#`, `!`, also several of them) as separate words,
+/// and `&` becomes "and".
 ///
 /// `Burrow Tales+` → `burrow tales +`; `Tom & Jerry` → `tom and jerry`.
 pub fn key(title: &str) -> String {
@@ -130,8 +133,8 @@ pub fn key(title: &str) -> String {
     limit(key, &title)
 }
 
-/// Tells apart what `key` takes for one: titles that differ in their signs. Case, accents, and white space beside signs
-/// do not count, and neither does which apostrophe it is; `&` is "and" here too.
+/// Distinguishes titles that have the same `key` but differ in their signs. Case, accents, white space beside signs and
+/// the kind of apostrophe do not count; `&` becomes "and" here too.
 pub fn spelling(title: &str) -> String {
     let title = clean(title).replace('&', " and ");
     let plain = title
@@ -155,9 +158,9 @@ pub fn spelling(title: &str) -> String {
     spelling
 }
 
-/// The slug of a store's name: `GOG.com` → `gog-com`. Empty when there is no letter or digit in it.
+/// Slug of a store's name: `GOG.com` → `gog-com`. Empty if the name has no letter or digit.
 pub fn slug(name: &str) -> String {
-    // Most names that come are slugs already.
+    // Most names are slugs already.
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     if !name.is_empty() && name.split('-').all(|word| !word.is_empty() && word.bytes().all(plain)) {
         return name.to_owned();

@@ -1,4 +1,4 @@
-//! What a watch wants, and why an offer is or is not it.
+//! Rules of watches: what a watch wants, and why an offer does or does not match it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,18 +11,18 @@ use crate::domain::ids::StoreId;
 use crate::domain::text_enum::text_enum;
 
 text_enum! {
-    /// When a watch's deliveries are due.
+    /// When the deliveries of a watch are due.
     #[derive(Default)]
     pub enum Cadence {
         #[default]
         Immediate = "immediate",
-        /// At `worker.daily_hour` in UTC.
+        /// Once a day, at `worker.daily_hour` in UTC.
         Daily = "daily",
     }
 }
 
 text_enum! {
-    /// Which deliveries go first when a channel has more than it takes at once.
+    /// Order in which deliveries are sent when a channel has more of them than it accepts at once.
     #[derive(Default)]
     pub enum Priority {
         Low = "low",
@@ -32,7 +32,8 @@ text_enum! {
     }
 }
 
-/// When a watch rings. Externally tagged on the wire: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
+/// Condition under which a watch rings. Externally tagged in JSON: `{"price_at_most": {"amount": "12.00", "currency":
+/// "EUR"}}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -40,7 +41,7 @@ pub enum Rule {
     AnySale {},
     /// A sale at or below an amount. Prices in other currencies are never compared with it.
     PriceAtMost(Money),
-    /// A sale at least so many percent (1 to 100) below the regular price.
+    /// A sale at least `percent` percent (1 to 100) below the regular price.
     CutAtLeast {
         /// Whole percent.
         percent: i16,
@@ -60,7 +61,7 @@ impl<'de> Deserialize<'de> for Rule {
     }
 }
 
-/// A rule whose parts are objects, too.
+/// A rule as JSON has it; its parts must be objects as well.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum RuleOnTheWire {
@@ -81,7 +82,7 @@ struct CutOnTheWire {
 }
 
 impl Rule {
-    /// The name in the database and on the wire.
+    /// Name of the rule in the database and in JSON.
     pub fn name(&self) -> &'static str {
         match self {
             Rule::AnySale {} => "any_sale",
@@ -92,30 +93,30 @@ impl Rule {
     }
 }
 
-/// Whom a watch listens to; `None` is everyone.
+/// Offers that a watch covers. `None` means no restriction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
     pub stores: Option<Vec<StoreId>>,
-    /// ISO 3166-1; an offer of region `ZZ` is an offer everywhere.
+    /// ISO 3166-1 codes. An offer of region `ZZ` is valid everywhere and matches any list.
     pub regions: Option<Vec<String>>,
     pub currency: Option<Currency>,
-    /// An offer without a platform is in none of them.
+    /// An offer without a platform matches no list of platforms.
     pub platforms: Option<Vec<String>>,
 }
 
-/// An offer as a watch sees it.
+/// An offer as the rules of watches see it.
 #[derive(Clone, Debug)]
 pub struct WatchedOffer {
     pub store_id: StoreId,
     pub region: String,
     pub platform: Option<String>,
-    /// `None`: never seen.
+    /// `None`: no price was ever observed.
     pub price: Option<Price>,
-    /// The sale that is open has brought it to a new low.
+    /// Whether the open sale has reached a new low.
     pub new_low: bool,
 }
 
-/// A reason why a watch does not ring for an offer.
+/// Reason why a watch does not ring for an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Miss {
@@ -125,9 +126,9 @@ pub enum Miss {
     OtherCurrency,
     OtherPlatform,
     NotOnSale,
-    /// Beside `NotOnSale`: it would be, if it could be bought.
+    /// Added to `NotOnSale` when the offer cannot be bought, which by itself rules out a sale.
     Unavailable,
-    /// Beside `NotOnSale`: it was, and the store said that it would be over by now.
+    /// Added to `NotOnSale` when the offer was on sale and the end that the store announced has passed.
     SaleIsOver,
     PriceTooHigh,
     CutTooSmall,
@@ -135,7 +136,7 @@ pub enum Miss {
 }
 
 impl Miss {
-    /// A sentence for people.
+    /// Sentence for people.
     pub fn detail(self) -> &'static str {
         match self {
             Miss::Paused => "The watch is paused.",
@@ -155,9 +156,9 @@ impl Miss {
     }
 }
 
-/// Everything that keeps a watch from ringing for an offer; nothing: it rings, once for each sale.
+/// All reasons for which a watch does not ring for an offer. If there are none, it rings, once for each sale.
 ///
-/// `store::dispatch` says the same in SQL, for a million watches at once.
+/// `store::dispatch` has the same rules in SQL, for a million watches at once.
 pub fn misses(
     rule: &Rule,
     scope: &Scope,

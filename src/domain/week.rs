@@ -1,4 +1,4 @@
-//! Weeks by ISO 8601: they begin on Monday, in UTC, and the first of a year is the one with its first Thursday.
+//! Weeks of ISO 8601: they begin on Monday, in UTC, and the first week of a year is the one with its first Thursday.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub struct Week {
     monday: NaiveDate,
 }
 
-/// The text is no week.
+/// Error for a text that is not a week.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoWeek;
 
@@ -26,32 +26,32 @@ impl fmt::Display for NoWeek {
 impl std::error::Error for NoWeek {}
 
 impl Week {
-    /// The week that an instant is in.
+    /// The week that contains an instant.
     pub fn at(time: DateTime<Utc>) -> Week {
         Week::of(time.date_naive())
     }
 
-    /// The week of a day.
+    /// The week that contains a day.
     pub fn of(day: NaiveDate) -> Week {
         Week { monday: day - Days::new(day.weekday().num_days_from_monday().into()) }
     }
 
-    /// Its first day.
+    /// First day of the week.
     pub fn monday(self) -> NaiveDate {
         self.monday
     }
 
-    /// Its last day.
+    /// Last day of the week.
     pub fn sunday(self) -> NaiveDate {
         self.monday + Days::new(6)
     }
 
-    /// When it begins.
+    /// Instant at which the week begins.
     pub fn start(self) -> DateTime<Utc> {
         start_of(self.monday)
     }
 
-    /// When it is over, which is when the next one begins.
+    /// Instant at which the week is over: the beginning of the next week.
     pub fn end(self) -> DateTime<Utc> {
         self.next().start()
     }
@@ -60,18 +60,18 @@ impl Week {
         Week { monday: self.monday + Days::new(7) }
     }
 
-    /// So many weeks before.
+    /// The week `weeks` weeks earlier.
     pub fn back(self, weeks: u64) -> Week {
         Week { monday: self.monday - Days::new(7 * weeks) }
     }
 
-    /// Monday to Sunday.
+    /// The days from Monday to Sunday.
     pub fn days(self) -> impl Iterator<Item = NaiveDate> {
         self.monday.iter_days().take(7)
     }
 }
 
-/// When a day begins in UTC.
+/// Instant at which a day begins in UTC.
 pub fn start_of(day: NaiveDate) -> DateTime<Utc> {
     day.and_time(NaiveTime::MIN).and_utc()
 }
@@ -93,7 +93,7 @@ impl FromStr for Week {
             digits.parse::<u32>().ok().filter(|_| plain).ok_or(NoWeek)
         };
         let (year, week) = (number(year, 4)?, number(week, 2)?);
-        // The last year's end is still a year of four digits.
+        // 9999 is excluded: the end of the last week must still be in a year of four digits.
         if !(1970..9999).contains(&year) {
             return Err(NoWeek);
         }

@@ -1,18 +1,18 @@
-//! The encodings of feeds: byte order marks, UTF-16, and what the declaration of XML names. Everything behind this
-//! reads UTF-8.
+//! Encodings of feeds: byte order marks, UTF-16, and the encoding that an XML declaration names. All later stages read
+//! UTF-8.
 
 use std::io::{self, BufRead, Read};
 
 use encoding_rs::{Decoder, DecoderResult, Encoding, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
 
-/// What stands for bytes that are none of their encoding: a noncharacter, which no text has. Where it is met, the row is
-/// refused, and not the file.
+/// Replacement for bytes that are invalid in their encoding: a noncharacter, which no text contains. It makes the
+/// readers refuse the row instead of the file.
 pub const UNREADABLE: &str = "\u{ffff}";
-/// What is decoded at once, in bytes.
+/// Size of the buffer for decoded text, in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// The encoding that the first bytes show, and how long the byte order mark is. XML and tables begin with ASCII, so that
-/// UTF-16 shows without a mark too.
+/// Detects the encoding from the first bytes, and returns it with the length of the byte order mark. XML and tables
+/// begin with ASCII, so UTF-16 is detected without a mark too.
 pub fn find_by_marks(first: &[u8]) -> Option<(&'static Encoding, usize)> {
     if let Some(found) = Encoding::for_bom(first) {
         return Some(found);
@@ -24,22 +24,23 @@ pub fn find_by_marks(first: &[u8]) -> Option<(&'static Encoding, usize)> {
     }
 }
 
-/// The encoding that the declaration of XML names; UTF-8 where it names none.
+/// The encoding that the XML declaration names; UTF-8 if it names none.
 ///
 /// # Errors
-/// The name, where nobody knows it.
+/// The named encoding is unknown; the error is its name, quoted.
 pub fn find_declared(first: &[u8]) -> Result<&'static Encoding, String> {
     let Some(name) = declared_name(first) else { return Ok(UTF_8) };
     let name = String::from_utf8_lossy(name).into_owned();
     match Encoding::for_label(name.as_bytes()) {
-        // What reads as ASCII is no UTF-16. Programs write that name where they made the text, and save it as UTF-8.
+        // A declaration that reads as ASCII is not in UTF-16. Some programs name the encoding in which they built the
+        // text, and save it as UTF-8.
         Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => Ok(UTF_8),
         Some(encoding) if encoding != REPLACEMENT => Ok(encoding),
         _ => Err(format!("{:?}", name.chars().take(40).collect::<String>())),
     }
 }
 
-/// `<?xml version="1.0" encoding="ISO-8859-1"?>`
+/// The name of the encoding in a declaration such as `<?xml version="1.0" encoding="ISO-8859-1"?>`.
 fn declared_name(first: &[u8]) -> Option<&[u8]> {
     let declaration = first.trim_ascii_start().strip_prefix(b"<?xml")?;
     let end = memchr::memmem::find(declaration, b"?>")?;
@@ -51,7 +52,7 @@ fn declared_name(first: &[u8]) -> Option<&[u8]> {
     Some(value[..end].trim_ascii())
 }
 
-/// Bytes as UTF-8.
+/// Reader that converts another reader's bytes to UTF-8.
 pub struct Decoding {
     inner: Box<dyn BufRead + Send>,
     decoder: Decoder,

@@ -1,10 +1,10 @@
-//! Why a feed cannot be read. The texts are for the person whose feed it is.
+//! Errors for feeds that cannot be read. Their texts are for the person who provides the feed.
 
 use std::io;
 
 use thiserror::Error;
 
-/// Why an input cannot be read, or not any further.
+/// Reason why an input cannot be read, or not any further.
 #[derive(Debug, Error)]
 pub enum FeedError {
     #[error("cannot read the input")]
@@ -26,7 +26,7 @@ pub enum FeedError {
     BrokenHeader { line: u64, why: String },
     #[error("the input has the column {0:?} more than once")]
     RepeatedColumn(String),
-    /// `columns` are those that it has.
+    /// `columns` are the columns that the input has.
     #[error("the input has no column {name:?}; it has {columns}")]
     NoSuchColumn { name: String, columns: String },
     #[error(
@@ -43,7 +43,7 @@ pub enum FeedError {
     UnknownEncoding(String),
     #[error("the XML cannot be read on line {line}")]
     Xml { line: u64, source: quick_xml::Error },
-    /// It is XML, but no feed.
+    /// The input is XML, but not a feed.
     #[error("the XML {why} on line {line}")]
     NoFeed { line: u64, why: &'static str },
     #[error("the XML has a name of more than {0} bytes")]
@@ -52,7 +52,7 @@ pub enum FeedError {
     TooManyNamespaces,
 }
 
-/// What is wrong with a mapping of columns. `option` is `--map` or `--set`.
+/// Problem with a mapping of columns. `option` is `--map` or `--set`.
 #[derive(Debug, Error)]
 pub enum MappingError {
     #[error("{option} {pair}: must be field=…")]

@@ -1,4 +1,4 @@
-//! What the bytes of a feed are: compressed or plain, and of which format.
+//! Inputs of feeds: detects their compression, encoding and format.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -15,47 +15,48 @@ use tokio_util::io::SyncIoBridge;
 use super::encoding::{self, Decoding};
 use super::error::FeedError;
 
-/// The first bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
+/// First bytes of a gzip member (RFC 1952) and of a zstd frame (RFC 8878).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// What a zstd decoder keeps of a frame, as a power of two: 8 MiB, which RFC 8878 asks every decoder for and all levels
-/// up to 19 keep within. The frame itself names how much it wants, up to gigabytes.
+/// Largest window of a zstd frame, as a power of two: 8 MiB, which RFC 8878 recommends that every decoder supports and
+/// which all levels up to 19 respect. The frame itself states how much memory it requires, up to gigabytes.
 const ZSTD_WINDOW_LOG: u32 = 23;
-/// A declaration of XML ends within this, in bytes.
+/// Bytes read to find an XML declaration, which ends within them.
 const DECLARATION: u64 = 512;
-/// What is packed may unpack to so many times its size, and to so many bytes whatever its size.
+/// Largest ratio of decompressed to compressed size, and the decompressed size in bytes below which any ratio is
+/// accepted.
 const MAX_RATIO: u64 = 1_000;
 const RATIO_GRACE: u64 = 16 << 20;
-/// What is read at once, in bytes.
+/// Size of the read buffers, in bytes.
 const BUFFER: usize = 64 << 10;
 
-/// What a line is.
+/// Format of a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedFormat {
     /// A header, then records as in RFC 4180.
     Csv,
-    /// A JSON object a line.
+    /// A JSON object per line.
     Ndjson,
     /// RSS or Atom.
     Xml,
 }
 
-/// An input that is open and known.
+/// An open input whose format is known.
 pub struct Input {
     pub format: FeedFormat,
-    /// The decompressed bytes as UTF-8, without a byte order mark.
+    /// Decompressed bytes as UTF-8, without a byte order mark.
     pub reader: Box<dyn BufRead + Send>,
-    /// How many bytes have been read so far, compressed as they are.
+    /// Number of bytes read so far, before decompression.
     pub read: Arc<AtomicU64>,
-    /// How many there are, where that is known.
+    /// Total number of bytes before decompression, if known.
     pub size: Option<u64>,
 }
 
-/// What bytes are: their compression by the first of them, their encoding by a byte order mark or the declaration of
-/// XML, their format by the name that they go by, else by the first character (`{` begins NDJSON, `<` XML).
+/// Opens an input and detects its compression by the first bytes, its encoding by a byte order mark or the XML
+/// declaration, and its format by the extension of `name`, or else by the first character (`{` begins NDJSON, `<` XML).
 ///
 /// # Errors
-/// When they cannot be read, or are evidently something else.
+/// The input cannot be read, or is evidently in another format.
 pub async fn open(
     raw: impl AsyncRead + Send + Unpin + 'static,
     name: Option<&Path>,
@@ -64,7 +65,7 @@ pub async fn open(
     let read = Arc::new(AtomicU64::new(0));
     let plain = decompress(Counting { inner: raw, read: read.clone() }).await?;
     let name = name.map(Path::to_owned);
-    // The parsers are not async, so they read from a thread of their own, from here on.
+    // The parsers are synchronous: from here on, they read on a blocking thread.
     let peek = tokio::task::spawn_blocking(move || {
         let bridge = SyncIoBridge::new(plain);
         identify(Box::new(BufReader::with_capacity(BUFFER, bridge)), name.as_deref())
@@ -78,7 +79,7 @@ async fn decompress<R: AsyncRead + Send + Unpin + 'static>(
     mut raw: R,
 ) -> Result<Box<dyn AsyncRead + Send + Unpin>, FeedError> {
     let mut first = Vec::with_capacity(ZSTD.len());
-    // A pipe may give one byte at a time.
+    // A pipe may deliver one byte at a time.
     while first.len() < ZSTD.len() {
         let missing = (ZSTD.len() - first.len()) as u64;
         let got = (&mut raw).take(missing).read_to_end(&mut first).await;
@@ -109,7 +110,7 @@ fn identify(
     let (mut first, mut reader) = peek(reader)?;
     let found = encoding::find_by_marks(&first);
     if let Some((encoding, mark)) = found {
-        // The mark of UTF-8 goes, and its bytes are checked where they are read; UTF-16 is decoded.
+        // The byte order mark is dropped. The UTF-8 behind it is validated where it is read; UTF-16 is decoded.
         reader.fill_buf().map_err(FeedError::Unreadable)?;
         reader.consume(mark);
         if encoding != encoding_rs::UTF_8 {
@@ -136,7 +137,7 @@ fn identify(
     Ok((format, reader))
 }
 
-/// The first bytes of a reader, and a reader that has them still.
+/// The first bytes of a reader, and a reader that still returns them.
 fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead + Send>), FeedError> {
     let mut first = Vec::new();
     reader.by_ref().take(DECLARATION).read_to_end(&mut first).map_err(FeedError::Unreadable)?;
@@ -144,7 +145,7 @@ fn peek(mut reader: Box<dyn BufRead + Send>) -> Result<(Vec<u8>, Box<dyn BufRead
     Ok((first, Box::new(BufReader::with_capacity(BUFFER, whole))))
 }
 
-/// By the ending below `.gz` and `.zst`.
+/// Format by the extension, ignoring `.gz` and `.zst`.
 fn format_of_name(path: &Path) -> Option<FeedFormat> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
@@ -156,11 +157,11 @@ fn format_of_name(path: &Path) -> Option<FeedFormat> {
     }
 }
 
-/// Refuses what unpacks without end.
+/// Reader that refuses input which decompresses without end.
 struct Bounded {
     inner: Box<dyn BufRead + Send>,
     unpacked: u64,
-    /// As it came.
+    /// Bytes read before decompression.
     read: Arc<AtomicU64>,
 }
 
@@ -190,7 +191,7 @@ impl BufRead for Bounded {
     }
 }
 
-/// Counts what passes through.
+/// Reader that counts the bytes read.
 struct Counting<R> {
     inner: R,
     read: Arc<AtomicU64>,

@@ -1,5 +1,5 @@
-//! Makes the observation of design and API out of a foreign record: which column is which field, what is
-//! constant, and dates as the API wants them.
+//! Mapping of foreign records to observations: which column is which field, which fields are constant, and how dates
+//! are converted to the form that the API accepts.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use crate::domain::region::check_region;
 use crate::domain::text::trim_unseen;
 use crate::tables::text::unguard;
 
-/// The fields of an observation, as `POST /v1/prices` takes them.
+/// Fields of an observation, as `POST /v1/prices` accepts them.
 const FIELDS: [&str; 12] = [
     "store",
     "sku",
@@ -31,26 +31,26 @@ const FIELDS: [&str; 12] = [
     "observed_at",
     "availability",
 ];
-/// Without these the API takes no observation.
+/// Fields without which the API accepts no observation.
 const REQUIRED: [&str; 4] = ["store", "sku", "price", "currency"];
-/// What `--set` takes beside the fields: the zone of times that name none.
+/// Name that `--set` accepts in addition to the fields: the zone of times that name none.
 const TIME_ZONE: &str = "time_zone";
 
-/// `--map` and `--set`.
+/// Mapping given by `--map` and `--set`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Mapping {
     columns: Vec<(&'static str, String)>,
     constants: Vec<(&'static str, String)>,
-    /// Of times that name no offset; without it they are refused.
+    /// Zone of times without an offset, which are refused if it is `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
 }
 
 impl Mapping {
-    /// Of the arguments `field=Column` and `field=value`.
+    /// Parses the arguments `field=Column` (`--map`) and `field=value` (`--set`).
     ///
     /// # Errors
-    /// When one is no such pair, names no field of an observation, or a field twice.
+    /// An argument has no `=`, names an unknown field, or repeats a field, or a constant is invalid.
     pub fn parse(map: &[String], set: &[String]) -> Result<Self, MappingError> {
         let mut mapping = Self::default();
         for (option, pairs, list) in
@@ -77,7 +77,7 @@ impl Mapping {
                     let (pair, field, known) = (pair.clone(), field.to_owned(), FIELDS.join(", "));
                     return Err(MappingError::NoSuchField { option, pair, field, known });
                 };
-                // They would be wrong on every line.
+                // An invalid constant would fail on every line.
                 match (option, field) {
                     ("--set", "region") => check_region(Some(value)).map(|_| ()).map_err(wrong)?,
                     ("--set", "currency") => value.parse::<Currency>().map(|_| ()).map_err(wrong)?,
@@ -96,10 +96,10 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// What to do with the records below this CSV header. Columns that are called like a field need no `--map`.
+    /// Resolves the mapping for the records below this CSV header. Columns named like a field need no `--map`.
     ///
     /// # Errors
-    /// When a mapped column is not there, is there twice, or a required field has no source.
+    /// A mapped column is missing or occurs twice, or a required field has no source.
     pub fn for_columns(&self, header: &[String]) -> Result<ColumnMapping, FeedError> {
         let mut columns = Vec::new();
         for (field, name) in &self.columns {
@@ -146,14 +146,14 @@ impl Mapping {
         Ok(ColumnMapping { columns, constants, zone, width, ignored })
     }
 
-    /// One line of NDJSON as one for the API. With `--map`, keys that are neither mapped nor fields are left
-    /// out; without, everything is passed on, so that the API names what it does not know.
+    /// Converts one line of NDJSON into one for the API. With `--map`, keys that are neither mapped nor fields are left
+    /// out; without it, everything is passed on, so that the API names the fields that it does not know.
     ///
     /// # Errors
-    /// What is wrong with the line, in the words of a refusal.
+    /// The line is not a JSON object. The error is the reason of a refusal.
     pub fn map_json(&self, line: &str) -> Result<Vec<u8>, String> {
         let Object(pairs) = serde_json::from_str(line).map_err(|error| {
-            // The position within the line says more than "line 1".
+            // The position within the line is more useful than "line 1".
             let text = error.to_string();
             let reason = text.split(" at line ").next().unwrap_or_default();
             format!("is not a JSON object: {reason} (column {})", error.column())
@@ -178,39 +178,39 @@ impl Mapping {
     }
 }
 
-/// A mapping onto the columns of one CSV file.
+/// A mapping resolved for the columns of one CSV file.
 #[derive(Debug)]
 pub struct ColumnMapping {
     columns: Vec<(&'static str, usize)>,
     constants: Vec<(&'static str, String)>,
     zone: Option<Zone>,
     width: usize,
-    /// The columns that are not reported.
+    /// Names of the columns that are not reported.
     pub ignored: Vec<String>,
 }
 
 impl ColumnMapping {
-    /// The column that is this field.
+    /// Index of the column for this field.
     pub fn place(&self, field: &str) -> Option<usize> {
         self.columns.iter().find(|(known, _)| *known == field).map(|(_, place)| *place)
     }
 
-    /// Whether a column or a constant is this field.
+    /// Whether a column or a constant provides this field.
     pub fn has(&self, field: &str) -> bool {
         let columns = self.columns.iter().map(|(known, _)| *known);
         columns.chain(self.constants.iter().map(|(known, _)| *known)).any(|known| known == field)
     }
 
-    /// One record as a line for the API; empty fields are left out.
+    /// Converts one record into a line for the API. Empty fields are left out.
     ///
     /// # Errors
-    /// What is wrong with the record, in the words of a refusal.
+    /// The record has another number of fields than the header. The error is the reason of a refusal.
     pub fn map_record(&self, record: &[String]) -> Result<Vec<u8>, String> {
         if record.len() != self.width {
             return Err(format!("has {} fields where the header has {}", record.len(), self.width));
         }
         let mut fields = Vec::with_capacity(self.columns.len() + self.constants.len());
-        // People edit CSV in spreadsheets, and our exports are made for those.
+        // People edit CSV in spreadsheets, and our exports protect text from being read as formulas there.
         let columns = self.columns.iter().map(|(field, place)| (*field, unguard(&record[*place])));
         let constants = self.constants.iter().map(|(field, value)| (*field, value.as_str()));
         for (field, text) in columns.chain(constants) {
@@ -235,7 +235,7 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// Numbers stand in JSON as they like; prices (and skus that are numbers) go on digit for digit as text.
+    /// A value as JSON has it. Prices, and skus that are numbers, are passed on as text, digit for digit.
     fn of_raw(field: &str, raw: &'v RawValue, zone: Option<Zone>) -> Self {
         let text = raw.get();
         match text.as_bytes().first() {
@@ -263,7 +263,7 @@ impl Serialize for Value<'_> {
     }
 }
 
-/// Pairs as one JSON object with a line end.
+/// Writes pairs as one JSON object with a line end.
 fn write_line(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
     struct Line<'l>(&'l [(&'l str, Value<'l>)]);
     impl Serialize for Line<'_> {
@@ -275,17 +275,17 @@ fn write_line(fields: &[(&str, Value<'_>)]) -> Vec<u8> {
             map.end()
         }
     }
-    // Text keys and values into memory: this cannot fail, and an empty line would be refused with its number.
+    // Writing text keys and values to memory cannot fail, and an empty line would be refused with its number.
     let mut line = serde_json::to_vec(&Line(fields)).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// `2025-07-15 22:33:15+02:00` and its likes as RFC 3339 in UTC, to the last digit of the second. A time without an
-/// offset is one of `zone`; a sale ends at the end of the day on which it ends. What is not understood is left for the
-/// API to refuse.
+/// Converts `2025-07-15 22:33:15+02:00` and related forms to RFC 3339 in UTC, with all digits of the second. A time
+/// without an offset is in `zone`. A sale that ends on a day ends at the end of that day. Text that cannot be parsed is
+/// left unchanged, for the API to refuse.
 fn normalise_instant<'t>(field: &str, text: &'t str, zone: Option<Zone>) -> Cow<'t, str> {
-    // chrono keeps nanoseconds; more digits than that would be cut.
+    // chrono stores nanoseconds and would drop further digits.
     let fraction =
         text.split_once('.').map_or(0, |(_, rest)| rest.bytes().take_while(u8::is_ascii_digit).count());
     if fraction > 9 {
@@ -306,7 +306,7 @@ fn normalise_instant<'t>(field: &str, text: &'t str, zone: Option<Zone>) -> Cow<
     }
 }
 
-/// An object's pairs in their order, values as they were written.
+/// The pairs of an object in their order, with values as they were written.
 struct Object<'o>(Vec<(Cow<'o, str>, &'o RawValue)>);
 
 impl<'de: 'o, 'o> Deserialize<'de> for Object<'o> {
@@ -453,7 +453,7 @@ mod tests {
             times("2026-11-20 12:00:00-08", "2026-07-01 00:00:00"),
             expected("2026-11-20T20:00:00Z", "2026-06-30T22:00:00Z")
         );
-        // A day is not when a price was seen.
+        // A day is not an instant at which a price was observed.
         assert_eq!(times("2026-11-20", "soon"), expected("2026-11-20", "soon"));
         for wrong in ["time_zone=Berlin", "region=EU", "currency=euro"] {
             let problem = Mapping::parse(&[], &strings(&[wrong])).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! Product data of Google Merchant Center, as shops export it already:
-//! <https://support.google.com/merchants/answer/7052112> (attributes), <https://support.google.com/merchants/answer/6324460>
-//! (`sale_price_effective_date`).
+//! Product data of Google Merchant Center, which most shops export already:
+//! <https://support.google.com/merchants/answer/7052112> (attributes),
+//! <https://support.google.com/merchants/answer/6324460> (`sale_price_effective_date`).
 
 use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 
@@ -8,31 +8,32 @@ use crate::domain::instant::{Time, Twice, Zone};
 use crate::domain::money::{Currency, split_code};
 use crate::domain::observation::ReportedObservation;
 
-/// Attributes that are read and are text alone, without elements of XML inside. A title may be marked up.
+/// Attributes that are read and must be plain text, without XML elements inside. A title may contain markup.
 pub const PLAIN: [&str; 6] = ["id", "price", "sale_price", "sale_price_effective_date", "availability", LINK];
-/// It says nothing of the price: one that cannot be understood costs itself.
+/// Attribute with the address of the product. It does not affect the price, so an invalid one is left out.
 const LINK: &str = "link";
 
-/// How a shop's products become observations.
+/// Rules for converting a shop's products into observations.
 #[derive(Clone, Debug)]
 pub struct Merchant {
-    /// The shop: product data does not name it.
+    /// The shop, which product data does not name.
     pub store: String,
-    /// Where its prices hold; `None`: everywhere.
+    /// Region in which its prices are valid; `None`: everywhere.
     pub region: Option<String>,
     pub platform: Option<String>,
-    /// Of prices that name none. One that names another is refused.
+    /// Currency of prices that name none. A price that names another one is refused.
     pub currency: Option<Currency>,
-    /// Of times and days that name none.
+    /// Zone of times and days that name none.
     pub zone: Zone,
 }
 
 impl Merchant {
-    /// One product of XML; `mixed` are those of `PLAIN` that have elements inside. Of `19<sup>99</sup> EUR` nobody knows
-    /// what it says: the link is left out then, and any other costs the product.
+    /// Converts one product of an XML feed. `mixed` are the attributes of `PLAIN` that have elements inside. The
+    /// meaning of `19<sup>99</sup> EUR` is unknown: a link with elements is left out, and any other such attribute
+    /// costs the product.
     ///
     /// # Errors
-    /// As [`Merchant::observe`].
+    /// An attribute of `mixed` other than the link, and the errors of [`Merchant::observe`].
     pub fn observe_marked_up<'a>(
         &self,
         attribute: impl Fn(&str) -> Option<&'a str>,
@@ -50,11 +51,12 @@ impl Merchant {
         Ok(seen)
     }
 
-    /// One product; `attribute` gives its attributes by their name without `g:`. `now` decides whether a sale price
-    /// holds. A sale that cannot be understood is left out with a warning: the regular price is right without it.
+    /// Converts one product. `attribute` returns its attributes by their name without `g:`. `now` determines whether a
+    /// sale price is in effect. A sale that cannot be understood is left out with a warning: the regular price is valid
+    /// without it.
     ///
     /// # Errors
-    /// What is wrong with it, in the words of a refusal.
+    /// The prices are missing or invalid, or their currencies differ. The error is the reason of a refusal.
     pub fn observe<'a>(
         &self,
         attribute: impl Fn(&str) -> Option<&'a str>,
@@ -100,7 +102,7 @@ impl Merchant {
         })
     }
 
-    /// `18.49 EUR`, `EUR18.49`, or `18.49` where the currency is known.
+    /// Parses `18.49 EUR`, `EUR18.49`, or `18.49` if the currency is known.
     fn read_price<'p>(&self, name: &str, text: &'p str) -> Result<Amount<'p>, String> {
         let (number, code) = split_code(text);
         let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -126,7 +128,7 @@ impl Merchant {
     }
 }
 
-/// A price as it was written, and what it says.
+/// A price as it was written, with its meaning.
 #[derive(Clone, Copy)]
 struct Amount<'p> {
     number: &'p str,
@@ -134,19 +136,19 @@ struct Amount<'p> {
     minor: i64,
 }
 
-/// When a sale price holds.
+/// Period in which a sale price is in effect.
 struct Period {
     begin: DateTime<Utc>,
-    /// What the shop names as the end.
+    /// End as named by the shop.
     ends_at: DateTime<Utc>,
-    /// The first instant at which it holds no more: of a day its last second is still part of the sale.
+    /// First instant at which the price is no longer in effect. The last second of a day is still part of the sale.
     over_at: DateTime<Utc>,
 }
 
 impl Period {
-    /// `2026-11-01T00:00-0800/2026-11-08T23:59-0800`. A day begins at 00:00:00 and ends at 23:59:59; what names no
-    /// offset is by the clocks of `zone`, and where they show a time twice, the sale is the longer one. Of other signs
-    /// than the slash those are read that cannot be part of a time.
+    /// Parses `2026-11-01T00:00-0800/2026-11-08T23:59-0800`. A day begins at 00:00:00 and ends at 23:59:59. A time
+    /// without an offset is in `zone`; if it occurs twice there, the longer sale is meant. In place of the slash, other
+    /// separators that cannot be part of a time are accepted.
     fn read(text: &str, zone: Zone) -> Result<Period, String> {
         let (begin, end) = split_period(text).ok_or("is not two times with a slash between them")?;
         let time = |text: &str, side| match text.trim() {
@@ -171,7 +173,8 @@ impl Period {
         if end <= begin {
             return Err("ends before it begins".to_owned());
         }
-        // Some write the last day of the calendar for "until further notice", and no time zone may bring it into year 10000.
+        // Some shops write the last day of the calendar for "until further notice"; no time zone may move it into the
+        // year 10000.
         let ends_at = end.min(DateTime::from_timestamp(LAST_SECOND, 0).unwrap_or(end));
         Ok(Period { begin, ends_at, over_at: end + TimeDelta::seconds(last_second) })
     }
@@ -181,10 +184,10 @@ impl Period {
     }
 }
 
-/// 9999-12-31T23:59:59Z.
+/// Last second of the year 9999 (9999-12-31T23:59:59Z), as a Unix timestamp.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// No period is longer, in bytes.
+/// Longest text of a period, in bytes.
 const LONGEST_PERIOD: usize = 200;
 
 fn split_period(text: &str) -> Option<(&str, &str)> {
@@ -194,17 +197,17 @@ fn split_period(text: &str) -> Option<(&str, &str)> {
     let both = |(begin, end): (&str, &str)| Time::read(begin).is_some() && Time::read(end).is_some();
     let others = ["\u{2013}", "\u{2014}", " - ", ",", ";", " to "];
     text.split_once('/').or_else(|| others.iter().find_map(|sign| text.split_once(sign))).or_else(|| {
-        // Two times with a blank between, one of which may stand within each of them too.
+        // Two times with a blank between them, each of which may contain one blank itself.
         text.match_indices(' ').map(|(at, _)| text.split_at(at)).find(|halves| both(*halves))
     })
 }
 
-/// The beginning of somebody's text, for a sentence about it.
+/// The beginning of a foreign text, for quoting it in a sentence.
 fn brief(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(40).collect()
 }
 
-/// An attribute's name as this module knows it: `g:sale price` is `sale_price`.
+/// Normalised name of an attribute: `g:sale price` is `sale_price`.
 pub fn attribute_name(given: &str) -> String {
     let name = given.trim().trim_start_matches("g:").to_ascii_lowercase();
     name.replace([' ', '-'], "_")
@@ -234,7 +237,7 @@ mod tests {
         observe_of(&shop(), pairs, "2026-11-20T12:00:00Z")
     }
 
-    /// A game for 39.99, and for 9.99 in a period: the price, the end, and what is said about it.
+    /// Observes a game that costs 39.99, or 9.99 in a period: the price, the end, and the warnings.
     fn on_sale(zone: &str, period: &str, now: &str) -> (String, Option<String>, String) {
         let shop = Merchant { zone: zone.parse().unwrap(), ..shop() };
         let pairs = [
@@ -297,7 +300,7 @@ mod tests {
         }
         let (_, ends, _) = on_sale("Europe/Berlin", "2026-11-28/2026-11-29", "2026-11-29T12:00:00Z");
         assert_eq!(ends.as_deref(), Some("2026-11-29T22:59:59+00:00"));
-        // The night in which the clocks go back is longer, whichever side of the period it is on.
+        // The night in which the clocks are set back is longer, on either side of the period.
         assert!(holds("Europe/Berlin", "2026-10-25T02:30/2026-10-26", "2026-10-25T00:30:00Z"));
         assert!(holds("Europe/Berlin", "2026-10-24/2026-10-25T02:30", "2026-10-25T01:29:59Z"));
         assert!(!holds("Europe/Berlin", "2026-10-24/2026-10-25T02:30", "2026-10-25T01:30:00Z"));
@@ -357,7 +360,7 @@ mod tests {
                 warnings.contains(why) && warnings.ends_with("the sale was left out"),
                 "{period:?}: {warnings}"
             );
-            // Without a sale it says nothing.
+            // A period without a sale price has no effect.
             let pairs = [("id", "1"), ("price", "39.99 EUR"), ("sale_price_effective_date", period)];
             let seen = observe(&pairs).unwrap();
             assert_eq!((seen.price.as_deref(), seen.warnings.len()), (Some("39.99"), 0), "{period:?}");

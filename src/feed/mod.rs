@@ -1,4 +1,4 @@
-//! Feeds: files of prices as shops and programs write them, read record by record into what is reported.
+//! Feeds: files of prices as shops and programs write them, read record by record into reported observations.
 
 pub mod encoding;
 pub mod error;

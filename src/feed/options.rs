@@ -1,4 +1,4 @@
-//! How a file is to be read, as whoever imports it says.
+//! Options of an import: how its file is read.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use super::rows::Meaning;
 use crate::domain::instant::Zone;
 use crate::domain::region::check_region;
 
-/// Of a column's name or a constant, in bytes; no field of an observation is longer.
+/// Longest name of a column or constant value, in bytes. No field of an observation is longer.
 const LONGEST: usize = 2_000;
 
-/// How a file is read. It is kept with the import.
+/// Options for reading a file. They are stored with the import.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportOptions {
     #[serde(default)]
     pub format: ImportFormat,
-    /// Of foreign columns: field → column.
+    /// Mapping of foreign columns: field → column.
     #[serde(default)]
     pub columns: BTreeMap<String, String>,
-    /// Field → the value that it has in every row.
+    /// Constants: field → its value in every row.
     #[serde(default)]
     pub constants: BTreeMap<String, String>,
 }
@@ -38,16 +38,16 @@ pub enum ImportFormat {
 }
 
 impl ImportOptions {
-    /// A text that no file has: `columns` or `constants`, the name in it, and what is wrong.
+    /// The first invalid text, which no file can contain: `columns` or `constants`, the name in it, and the problem.
     pub fn bad_text(&self) -> Option<(&'static str, &str, String)> {
         let lists = [("columns", &self.columns), ("constants", &self.constants)];
         let texts = lists.into_iter().flat_map(|(list, map)| map.iter().map(move |pair| (list, pair)));
         for (list, (name, value)) in texts {
-            // A name in a header may have a line end, but nothing has this, nor can it be kept.
+            // A name in a header may contain a line end, but not a NUL, which PostgreSQL cannot store either.
             if name.contains('\0') || value.contains('\0') {
                 return Some((list, name, "contains a NUL".to_owned()));
             }
-            // It would be in every row.
+            // A constant is repeated in every row.
             if value.len() > LONGEST {
                 return Some((list, name, format!("is longer than {LONGEST} bytes")));
             }
@@ -55,10 +55,10 @@ impl ImportOptions {
         None
     }
 
-    /// What its rows mean.
+    /// Meaning of the rows.
     ///
     /// # Errors
-    /// A sentence about what does not fit.
+    /// The options contradict each other or have invalid values. The error is a sentence.
     pub fn meaning(&self) -> Result<Meaning, String> {
         let pairs = |map: &BTreeMap<String, String>| {
             map.iter().map(|(field, value)| format!("{field}={value}")).collect::<Vec<_>>()

@@ -1,49 +1,49 @@
-//! What a quotation mark means in CSV and TSV: the begin of a quoted field, or a character like others.
+//! Quotation marks in CSV and TSV: whether one begins a quoted field or is an ordinary character.
 //!
-//! A quoted field is enclosed as a whole: the mark that closes it stands before a delimiter, a line end or the end of
-//! the input, and marks inside are doubled (RFC 4180). A mark that is not closed like that is a character. One that is
-//! closed only lines later is ambiguous: shops leave marks open, and the next mark at the end of a cell, some rows
-//! below, would close it. [`judge`] decides by what the lines in between look like; docs/decisions/0011-imports.md has the
-//! rule in words.
+//! A quoted field is enclosed as a whole: its closing mark is followed by a delimiter, a line end or the end of the
+//! input, and marks inside are doubled (RFC 4180). A mark that is not closed this way is a character. A mark that is
+//! closed only on a later line is ambiguous: shops leave marks open, and the next mark at the end of a cell, some rows
+//! below, would close it. [`judge`] decides by whether the lines in between could be rows;
+//! docs/decisions/0011-imports.md describes the rule.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
-/// The most columns that a CSV file may have.
+/// Most columns of a CSV file.
 pub const MOST_COLUMNS: usize = 1024;
 
-/// A price with its currency is no longer than this, in bytes.
+/// Longest price with its currency, in bytes.
 const LONGEST_PRICE: usize = 40;
 
-/// How records are written.
+/// Delimiter and line end of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
     pub delimiter: u8,
-    /// `\n`, also behind a `\r`; or `\r`.
+    /// `\n`, optionally after a `\r`; or `\r` alone.
     pub line_end: u8,
 }
 
-/// What is known of all records of a file.
+/// Properties of all records of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     pub dialect: Dialect,
-    /// How many fields the header has; `None` before it was read.
+    /// Number of fields in the header; `None` until it has been read.
     pub columns: Option<usize>,
-    /// The column of the price.
+    /// Index of the price column.
     pub price: Option<usize>,
-    /// That of the sku.
+    /// Index of the sku column.
     pub sku: Option<usize>,
-    /// The header has spaces behind its delimiters.
+    /// Whether the header has spaces after its delimiters.
     pub spaced: bool,
 }
 
-/// The fields of a record, by their places in it.
+/// The fields of a record, as byte ranges in it.
 #[derive(Debug, Default)]
 pub struct RecordFields {
     list: Vec<Field>,
-    /// A field begins with a mark that is not closed before the bytes end.
+    /// Whether a field begins with a mark that is not closed within the bytes read.
     pub is_open: bool,
 }
 
@@ -51,22 +51,22 @@ pub struct RecordFields {
 struct Field {
     begin: usize,
     end: usize,
-    /// Begin and end are those of the text between the marks.
+    /// Whether `begin` and `end` delimit the text between two marks.
     quoted: bool,
 }
 
-/// What an open quotation mark is.
+/// Verdict on an open quotation mark.
 #[derive(Debug)]
 pub enum QuoteVerdict {
-    /// It begins a field of several lines: the fields, and the length of the record with its line end, in bytes.
+    /// The mark begins a field of several lines: the fields, and the length of the record with its line end, in bytes.
     OneRecord(RecordFields, usize),
-    /// It is a character: the line is a record of its own, and so are the next.
+    /// The mark is a character: its line is a record of its own, and so are the next ones.
     OpenQuote,
-    /// It may be either, for this many bytes.
+    /// The mark may be either, within this many bytes.
     Ambiguous(usize),
 }
 
-/// A verdict, and how many bytes it took to come to it.
+/// A verdict, and the number of bytes read to reach it.
 #[derive(Debug)]
 pub struct Judged {
     pub verdict: QuoteVerdict,
@@ -84,10 +84,10 @@ impl RecordFields {
         self.list.len()
     }
 
-    /// The texts of the record that these are the fields of.
+    /// The texts of the fields. `record` must be the record that they were read from.
     pub fn texts<'t>(&self, record: &'t str) -> impl Iterator<Item = Cow<'t, str>> {
         self.list.iter().map(|field| {
-            // Fields end at ASCII characters, which no other character has inside; `get` cannot fail.
+            // Fields end at ASCII characters, which are never part of another character in UTF-8: `get` cannot fail.
             let text = record.get(field.begin..field.end).unwrap_or_default();
             if field.quoted && text.contains("\"\"") {
                 Cow::Owned(text.replace("\"\"", "\""))
@@ -98,12 +98,12 @@ impl RecordFields {
     }
 }
 
-/// The fields of one line, which comes without its end.
+/// The fields of one line, which is passed without its line end.
 pub fn read_line(line: &[u8], dialect: &Dialect) -> RecordFields {
     read(line, true, dialect, MOST_COLUMNS + 1).fields
 }
 
-/// A line without the `\r` that belongs to its end.
+/// A line without the `\r` that belongs to its line end.
 pub fn without_return(line: &[u8], line_end: u8) -> &[u8] {
     match line_end {
         b'\n' => line.strip_suffix(b"\r").unwrap_or(line),
@@ -113,14 +113,14 @@ pub fn without_return(line: &[u8], line_end: u8) -> &[u8] {
 
 struct Read {
     fields: RecordFields,
-    /// With the line end; `None`: the bytes end before the record, or it has more than `most` fields.
+    /// Length with the line end; `None`: the bytes end before the record does, or it has more than `most` fields.
     length: Option<usize>,
     looked: usize,
 }
 
 enum Close {
     At(usize),
-    /// The mark at this place is followed by text: it does not close a field.
+    /// The mark at this position is followed by text, so it does not close a field.
     Text(usize),
     Never,
 }
@@ -187,12 +187,12 @@ fn find_close(bytes: &[u8], begin: usize, whole: bool, dialect: &Dialect) -> Clo
     Close::Never
 }
 
-/// Whether the record that begins `bytes` reaches over several lines. `alone` are the fields of its first line when
-/// that stands alone; `whole`: nothing follows the bytes.
+/// Judges whether the record that begins `bytes` spans several lines. `alone` are the fields of its first line on its
+/// own; `whole`: nothing follows the bytes.
 ///
-/// By the bytes alone nobody can tell a field of several lines from rows of which the first begins a cell with a mark
-/// and the last ends one with a mark. What tells them apart is whether the lines could be rows: as many fields as the
-/// header has, with something like a price in the price's column.
+/// The bytes alone do not distinguish a field of several lines from rows of which the first begins a cell with a mark
+/// and the last ends one with a mark. The criterion is whether the lines could be rows: as many fields as the header,
+/// with something like a price in the price column.
 pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> Judged {
     let dialect = &table.dialect;
     let read = read(bytes, whole, dialect, table.columns.unwrap_or(MOST_COLUMNS));
@@ -209,7 +209,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
         dialect,
         columns: table.columns.unwrap_or(alone.count()),
         sku: table.sku,
-        // A record without a price is refused in any case; then its lines need none either.
+        // A record without a price is refused in any case, so its lines need no price either.
         price: table.price.filter(|&price| {
             read.fields.list.get(price).is_some_and(|field| is_like_price(&bytes[field.begin..field.end]))
         }),
@@ -239,7 +239,7 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
         }
         begin = end + 1;
     }
-    // Cells of a later line would be cells of the row that begins on the first.
+    // Cells of a later line would become cells of the row that begins on the first line.
     let first_end = memchr(dialect.line_end, bytes).unwrap_or(length);
     let joins = (first_may_be_row || first_may_be_ragged)
         && read.fields.list.iter().any(|field| field.begin > first_end)
@@ -254,14 +254,14 @@ pub fn judge(bytes: &[u8], whole: bool, alone: &RecordFields, table: &Table) -> 
     Judged { verdict, looked: read.looked }
 }
 
-/// Whether the line below a header of several lines has as many fields as that, and not as its first line alone.
+/// Whether the line below a header of several lines has as many fields as that header, and not as its first line alone.
 fn is_confirmed(below: &[u8], header: &RecordFields, alone: &RecordFields, dialect: &Dialect) -> bool {
     let line = below.split(|byte| *byte == dialect.line_end).next().unwrap_or_default();
     let columns = read_line(without_return(line, dialect.line_end), dialect).count();
     columns == header.count() && columns != alone.count()
 }
 
-/// What a line must have to be a row.
+/// Requirements on a line to be a row.
 struct Row<'d> {
     dialect: &'d Dialect,
     columns: usize,
@@ -271,15 +271,15 @@ struct Row<'d> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
-    /// A field too few or one too many, and a price and a sku in their columns or beside them.
+    /// One field too few or too many, with a price and a sku in their columns or beside them.
     Ragged,
-    /// As many fields as a row, and no price.
+    /// As many fields as a row, but no price.
     Priceless,
     Row,
 }
 
 impl Row<'_> {
-    /// In whichever of the ways in which marks can be read on one line it is most like a row; `None`: in none.
+    /// Greatest likeness to a row among all readings of the marks in one line; `None`: it is not like a row in any.
     fn likeness(&self, line: &[u8]) -> Option<Likeness> {
         let readings = [
             read(line, true, self.dialect, self.columns + 1),
@@ -289,7 +289,8 @@ impl Row<'_> {
         readings.iter().filter_map(|read| self.likeness_of(line, read)).max()
     }
 
-    /// Whether a row of several lines begins with this one: what closes a field of the lines before opens one of it.
+    /// Whether a row of several lines begins on this line: the mark that closes a field of the lines before opens one
+    /// here.
     fn begins(&self, bytes: &[u8], line: Range<usize>, whole: bool, before: &RecordFields) -> bool {
         let closes = |field: &&Field| field.quoted && field.begin < line.start && line.contains(&field.end);
         let Some(mark) = before.list.iter().find(closes).map(|field| field.end - line.start) else {
@@ -308,7 +309,7 @@ impl Row<'_> {
         }
         let is_ragged = fields.len() != self.columns;
         let Some(price) = self.price else {
-            // One field is a line of any text.
+            // A single field could be a line of any text.
             return if is_ragged {
                 (fields.len() > 1).then_some(Likeness::Ragged)
             } else {
@@ -317,7 +318,7 @@ impl Row<'_> {
         };
         let cell_of = |place: usize| fields.get(place).map(|field| &line[field.begin..field.end]);
         if is_ragged {
-            // The cell that is missing or too much may stand before it.
+            // The missing or additional cell may be before this one.
             let is_any = |place: usize, is_like: fn(&[u8]) -> bool| {
                 let moved = if fields.len() > self.columns { Some(place + 1) } else { place.checked_sub(1) };
                 [Some(place), moved].into_iter().flatten().filter_map(cell_of).any(is_like)
@@ -334,8 +335,8 @@ impl Row<'_> {
     }
 }
 
-/// The fields of a line, with marks as characters; or with those as closing that stand at the end of a cell, also where
-/// they are doubled.
+/// The fields of a line in which marks are characters or, with `heed_marks`, in which a mark at the end of a cell
+/// closes it, even if it is doubled.
 fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool) -> Read {
     let mut fields = RecordFields::default();
     let (mut place, mut begin, mut inside) = (0, 0, false);
@@ -360,7 +361,7 @@ fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool
     Read { fields, length: Some(line.len()), looked: line.len() }
 }
 
-/// Something that was meant as a price.
+/// Whether a cell was probably meant as a price.
 fn is_like_price(cell: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(cell) else { return false };
     let text = text.trim_matches(|c: char| c == '"' || c.is_whitespace());
@@ -373,21 +374,21 @@ fn is_like_price(cell: &[u8]) -> bool {
             .all(|c| c.is_alphanumeric() || c.is_whitespace() || !c.is_ascii() || "\".,'+-$".contains(c))
 }
 
-/// One word, as prose seldom is between two delimiters.
+/// Whether a cell could be a sku: one word, which prose between two delimiters seldom is.
 fn is_like_sku(cell: &[u8]) -> bool {
     let cell = cell.trim_ascii();
     !cell.is_empty() && !cell.contains(&b' ')
 }
 
-/// Whether it tells that a line could be a row. It does not where no delimiter of the line is in a quoted field, as in
-/// the last line of a first column, nor where all of them are commas of prose, with a space behind.
+/// Whether the line is evidence for a row. It is not if none of its delimiters is in a quoted field, as in the last
+/// line of a first column, nor if all of them are commas of prose, with a space after each.
 fn is_telling(bytes: &[u8], line: Range<usize>, fields: &RecordFields, table: &Table) -> bool {
     let quoted = fields.list.iter().filter(|field| field.quoted);
     let parts = quoted.map(|field| field.begin.max(line.start)..field.end.min(line.end));
     hides_delimiters(bytes, parts, table)
 }
 
-/// The quoted fields with a line end inside.
+/// The quoted fields that contain a line end.
 fn several_lines<'f>(
     bytes: &'f [u8],
     fields: &'f RecordFields,
@@ -397,7 +398,7 @@ fn several_lines<'f>(
     quoted.filter(|field| memchr(dialect.line_end, &bytes[field.clone()]).is_some())
 }
 
-/// Whether these parts of quoted fields have delimiters that are not those of prose.
+/// Whether these parts of quoted fields contain delimiters that are not those of prose.
 fn hides_delimiters(bytes: &[u8], parts: impl Iterator<Item = Range<usize>>, table: &Table) -> bool {
     let delimiter = table.dialect.delimiter;
     let (mut delimiters, mut spaced) = (0, 0);

@@ -1,7 +1,7 @@
-//! Cuts an input into records with the numbers of their lines, in bounded memory whatever the input holds.
+//! Splits an input into records with their line numbers. Memory is bounded for any input.
 //!
-//! A record of CSV or TSV is a line, unless a quoted field reaches over several. Whether it does is decided in
-//! `quotes.rs`, so that a quotation mark that is never closed costs its own line and no other.
+//! A record of CSV or TSV is a line, unless a quoted field spans several lines. `quotes.rs` decides whether one does,
+//! so that a quotation mark that is never closed costs its own line and no other.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
@@ -14,47 +14,49 @@ use super::input::FeedFormat;
 use super::quotes::{self, Dialect, MOST_COLUMNS, QuoteVerdict, RecordFields, Table};
 use crate::domain::text::trim_unseen;
 
-/// The longest record that is taken, in bytes; a longer line is refused with its number.
+/// Longest record in bytes. A longer line is refused with its number.
 pub const LONGEST_RECORD: usize = 64 << 10;
-/// The longest reason of a refusal, in bytes. Reasons quote the input, and thousands of them are held at once.
+/// Longest reason of a refusal, in bytes. Reasons quote the input, and thousands of them are in memory at once.
 const LONGEST_REASON: usize = 400;
-/// What is looked at again after an open quotation mark may be this many times what was read, and this many bytes more.
-/// A file in which every line opens a quotation mark must not be read over and over.
+/// Bound on the bytes that are read again after open quotation marks: this multiple of the bytes read so far, plus a
+/// fixed number of bytes. A file in which every line opens a quotation mark must not be read over and over.
 const LOOK_AGAIN: u64 = 16;
 const LOOK_AGAIN_GRACE: u64 = 4 << 20;
 
 /// One record of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The line on which it begins; the first line of the input is 1.
+    /// Line on which the record begins; the first line of the input is 1.
     pub line: u64,
     pub content: Content,
 }
 
-/// What stands in a record.
+/// Content of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
     /// The fields of a CSV record, in the order of the columns.
     Fields(Vec<String>),
     /// The text of an NDJSON line.
     Json(String),
-    /// It cannot be read, and why; the records after it can.
+    /// The record cannot be read, for this reason; the records after it can.
     Broken(String),
 }
 
-/// Reads records one after another.
+/// Reader of records, one after another.
 pub struct Records {
     lines: Lines,
     format: FeedFormat,
     table: Table,
-    /// Lines up to this place in the input may belong to the quoted field that begins on that line, or be rows.
+    /// End, as an offset in the input, of lines that may belong to a quoted field or be rows, and the line on which
+    /// that field begins.
     ambiguous: Option<(u64, u64)>,
-    /// Bytes that were looked at and then read again.
+    /// Number of bytes that were examined ahead and then read again.
     looked_again: u64,
 }
 
 impl Records {
-    /// Of an input; `delimiter` stands between the fields of CSV, or what the header has most of.
+    /// Opens an input. `delimiter` separates the fields of CSV; without it, the most frequent candidate in the header
+    /// does.
     ///
     /// # Errors
     /// The input cannot be read.
@@ -79,10 +81,10 @@ impl Records {
         Ok(Records { lines, format, table, ambiguous: None, looked_again: 0 })
     }
 
-    /// The first record of CSV, which names the columns.
+    /// Reads the first record of CSV, which names the columns.
     ///
     /// # Errors
-    /// There is none that can be read.
+    /// The input is empty, or its header cannot be read.
     pub fn read_header(&mut self) -> Result<Vec<String>, FeedError> {
         match self.read_next()? {
             None => Err(FeedError::Empty),
@@ -101,21 +103,21 @@ impl Records {
         }
     }
 
-    /// Which columns have the price and the sku. It helps to tell rows from lines of text in a quoted field.
+    /// Sets the columns of the price and the sku, which help to distinguish rows from lines of text in a quoted field.
     pub fn set_columns(&mut self, price: Option<usize>, sku: Option<usize>) {
         (self.table.price, self.table.sku) = (price, sku);
     }
 
-    /// The next record that is not empty; `None` at the end.
+    /// Reads the next record that is not empty; `None` at the end.
     ///
     /// # Errors
-    /// When the input breaks off, e.g. in the middle of a compressed stream.
+    /// The input breaks off, such as in the middle of a compressed stream.
     pub fn read_next(&mut self) -> Result<Option<Record>, FeedError> {
         loop {
             let read = self.read_content();
             let read = read.map_err(|source| FeedError::BrokenOff { line: self.lines.number, source });
             let Some((line, content)) = read? else { return Ok(None) };
-            // A line of white space is no record of NDJSON.
+            // A line of white space is not a record of NDJSON.
             if !matches!(&content, Content::Json(text) if text.trim().is_empty()) {
                 return Ok(Some(Record { line, content }));
             }
@@ -166,7 +168,8 @@ impl Records {
         self.ambiguous.is_some_and(|(end, _)| self.lines.place < end)
     }
 
-    /// A record whose line has a quotation mark that is not closed on it; `alone` is what it has without it.
+    /// Reads a record whose first line has a quotation mark that is not closed on it. `alone` are the fields of that
+    /// line when the mark is a character.
     fn read_open(&mut self, alone: &RecordFields) -> io::Result<Content> {
         let may_look = self.looked_again <= self.lines.place.saturating_mul(LOOK_AGAIN) + LOOK_AGAIN_GRACE;
         if may_look {
@@ -191,10 +194,10 @@ impl Records {
                 QuoteVerdict::OpenQuote => self.looked_again += judged.looked as u64,
             }
         }
-        // Looking ahead may have moved the line.
+        // Reading ahead may have moved the line within the window.
         let Line::At(span) = self.lines.find()? else { return Ok(Content::Broken("is gone".to_owned())) };
         let text = &self.lines.window[span];
-        // The mark is a character like others where the line is a row with it. Without having looked, nobody knows.
+        // The mark is a character if the line is a row with it. Without reading ahead, that is not known.
         let content = if may_look && self.table.columns.is_none_or(|columns| columns == alone.count()) {
             content_of(text, alone)
         } else {
@@ -208,7 +211,7 @@ impl Records {
     }
 }
 
-/// The reason of a refusal, no longer than is useful: it may quote the input.
+/// The reason of a refusal, shortened to a useful length, as it may quote the input.
 pub fn shorten(mut reason: String) -> String {
     if reason.len() > LONGEST_REASON {
         let end = reason.floor_char_boundary(LONGEST_REASON);
@@ -233,7 +236,7 @@ fn text_of(bytes: &[u8]) -> Result<&str, String> {
     }
 }
 
-/// A line without quotation marks.
+/// Splits a line without quotation marks.
 fn split(line: &[u8], table: &Table) -> Content {
     let delimiter = char::from(table.dialect.delimiter);
     let text = match text_of(line) {
@@ -264,8 +267,8 @@ fn too_many() -> Content {
     Content::Broken(format!("has more than {MOST_COLUMNS} columns"))
 }
 
-/// Which of comma, semicolon and tab stands between the columns: the one that the header has most of, outside
-/// of quotation marks.
+/// Guesses the delimiter: whichever of comma, semicolon and tab is most frequent in the header outside of quotation
+/// marks.
 fn guess_delimiter(header: &[u8]) -> u8 {
     let count = |heed_quotes: bool| {
         let mut counts = [(b',', 0), (b';', 0), (b'\t', 0)];
@@ -280,34 +283,34 @@ fn guess_delimiter(header: &[u8]) -> u8 {
         counts
     };
     let closed = header.iter().filter(|&&byte| byte == b'"').count() % 2 == 0;
-    // Of equals, `max_by_key` takes the last; the comma has to win.
+    // `max_by_key` returns the last of equal elements; the order is reversed to prefer the comma.
     count(closed).into_iter().rev().max_by_key(|(_, count)| *count).map_or(b',', |(delimiter, _)| delimiter)
 }
 
-/// The input a line at a time, with what stands behind the line where that matters.
+/// Reader of the input by lines, which can also read ahead behind a line.
 struct Lines {
     input: Box<dyn BufRead + Send>,
-    /// What has been taken from the input; from `start` on it has not been read.
+    /// Bytes read from the input; those from `start` on are not consumed yet.
     window: Vec<u8>,
     start: usize,
     ended: bool,
-    /// `\n` (with or without a `\r` before it), or `\r` as old spreadsheets of the Mac write.
+    /// `\n` (with or without a `\r` before it), or `\r`, as old Mac spreadsheets write it.
     line_end: u8,
-    /// The line that comes next, from 1, and how many bytes stand before it.
+    /// Number of the next line, from 1, and the number of bytes before it.
     number: u64,
     place: u64,
 }
 
-/// A line of the window.
+/// A line in the window.
 enum Line {
     At(Range<usize>),
     TooLong,
 }
 
-/// Enough that what is looked ahead at is seldom moved to the front.
+/// Size of the window in bytes, large enough that bytes read ahead seldom need to be moved to its front.
 const WINDOW: usize = 4 * LONGEST_RECORD;
 
-/// Whether there was more of the input.
+/// Whether the input had more bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
     Taken,
@@ -323,7 +326,7 @@ impl Lines {
         &self.window[self.start..]
     }
 
-    /// Takes more of the input.
+    /// Reads more bytes from the input.
     fn fill(&mut self) -> io::Result<Input> {
         if self.ended {
             return Ok(Input::Ended);
@@ -349,7 +352,7 @@ impl Lines {
         Ok(if self.ended { Input::Ended } else { Input::Taken })
     }
 
-    /// Finds out how lines end, by the first that does outside of quotation marks.
+    /// Detects the line end: the first one outside of quotation marks.
     fn begin_csv(&mut self) -> io::Result<()> {
         loop {
             let (mut quoted, mut seen) = (false, None);
@@ -381,7 +384,7 @@ impl Lines {
         }
     }
 
-    /// Excel's `sep=;`: its first line names what stands between the columns.
+    /// Consumes Excel's line `sep=;`, if it is the first line, and returns the delimiter that it names.
     fn take_separator_line(&mut self) -> io::Result<Option<u8>> {
         let line = self.find()?;
         let Line::At(ref span) = line else { return Ok(None) };
@@ -399,7 +402,7 @@ impl Lines {
         Ok(Some(delimiter).filter(|delimiter| !matches!(delimiter, b'"' | b'\r' | b'\n')))
     }
 
-    /// Where the next line stands in the window, without its end; at the end of the input it is empty.
+    /// Finds the next line in the window, without its line end. At the end of the input it is empty.
     fn find(&mut self) -> io::Result<Line> {
         let mut known = 0;
         let length = loop {
@@ -420,7 +423,7 @@ impl Lines {
         })
     }
 
-    /// As [`Lines::find`], of the next line that is not empty; `None` at the end.
+    /// As [`Lines::find`], for the next line that is not empty; `None` at the end.
     fn find_filled(&mut self) -> io::Result<Option<Line>> {
         loop {
             match self.find()? {
@@ -436,7 +439,7 @@ impl Lines {
         }
     }
 
-    /// Up to a record's length of what comes next, and whether that is all there is.
+    /// Reads ahead by up to the length of a record, and returns the bytes and whether they are the rest of the input.
     fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
         while self.unread().len() <= LONGEST_RECORD && self.fill()? == Input::Taken {}
         let unread = self.unread();
@@ -444,10 +447,10 @@ impl Lines {
         Ok((&unread[..unread.len().min(LONGEST_RECORD)], whole))
     }
 
-    /// Goes on behind a line that was found, as long as nothing else was read since.
+    /// Consumes a line that was found, provided that nothing else was read since.
     fn consume_line(&mut self, line: Line) {
         let Line::At(span) = line else { return };
-        // A `\r` may stand between the line and its end.
+        // A `\r` may be between the line and its end.
         let ends = self.window[span.end..].iter().take(2).position(|&byte| byte == self.line_end);
         let after = ends.map_or(self.window.len(), |end| span.end + end + 1);
         self.number += u64::from(ends.is_some());
@@ -468,7 +471,7 @@ impl Lines {
         self.start += length;
     }
 
-    /// Goes on behind a line that is too long, without keeping it.
+    /// Consumes a line that is too long, without keeping it.
     fn skip_long(&mut self) -> io::Result<()> {
         loop {
             let unread = self.unread();

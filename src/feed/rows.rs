@@ -1,4 +1,4 @@
-//! The rows of a feed, whatever its format, as what a reporter would report.
+//! Rows of a feed in any format, as reported observations.
 
 use chrono::{DateTime, Utc};
 
@@ -10,7 +10,7 @@ use super::records::{Content, Record, Records, shorten};
 use super::xml::Items;
 use crate::domain::observation::ReportedObservation;
 
-/// What the rows of a feed mean.
+/// Meaning of the rows of a feed.
 #[derive(Clone, Debug)]
 pub enum Meaning {
     /// Fields of observations, under their own names or those of a mapping.
@@ -19,13 +19,13 @@ pub enum Meaning {
     Products(Merchant),
 }
 
-/// One row: where it begins, and what it reports or why it cannot be taken.
+/// One row: the line on which it begins, and the observation that it reports or the reason why it is refused.
 pub struct FeedRow {
     pub line: u64,
     pub reported: Result<ReportedObservation, String>,
 }
 
-/// Reads rows one after another.
+/// Reader of rows, one after another.
 pub struct Rows {
     source: Source,
     now: DateTime<Utc>,
@@ -39,7 +39,7 @@ enum Source {
 }
 
 impl Rows {
-    /// Reads what stands before the first row. `now` decides whether a sale price holds.
+    /// Opens a feed and reads everything before the first row. `now` determines whether a sale price is in effect.
     ///
     /// # Errors
     /// The input cannot be read, or does not fit its meaning.
@@ -85,7 +85,7 @@ impl Rows {
         Ok(Rows { source, now })
     }
 
-    /// Rows may tell when they were seen. Where they do not, their order is none.
+    /// Whether rows may state when their prices were observed. If they do not, their order has no meaning.
     pub fn may_tell_times(&self) -> bool {
         match &self.source {
             Source::Columns(_, columns) => columns.has("observed_at"),
@@ -94,7 +94,7 @@ impl Rows {
         }
     }
 
-    /// The next row; `None` at the end.
+    /// Reads the next row; `None` at the end.
     ///
     /// # Errors
     /// The input breaks off.

@@ -1,5 +1,5 @@
-//! Brings the observations of an offer together, in the order of time, whatever the size of the feed: what does not fit
-//! into memory is sorted in runs on the disk, which are merged.
+//! External sorting: groups the observations of each offer, in the order of time, for feeds of any size. Observations
+//! that do not fit into memory are sorted in runs on disk, which are merged.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::observation::Observation;
 
-/// Bytes of observations in memory before they are written to a run.
+/// Bytes of observations that are held in memory before they are written to a run.
 const MEMORY: usize = 16 << 20;
-/// What an observation takes beside its texts, about, in bytes.
+/// Approximate size of an observation without its texts, in bytes.
 const OVERHEAD: usize = 320;
-/// So many runs of a level become one of the next: each that is merged has its buffers, a third of a MiB.
+/// Number of runs of a level that are merged into one run of the next. Each run being merged needs buffers of a third
+/// of a MiB.
 const MOST_RUNS: usize = 32;
 
-/// An observation and the line of the input on which it stands.
+/// An observation and its line in the input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LineObservation {
     #[serde(rename = "l")]
@@ -28,7 +29,7 @@ pub struct LineObservation {
 }
 
 impl LineObservation {
-    /// Whether both are of one offer.
+    /// Whether both observations are of the same offer.
     pub fn is_of_offer(&self, other: &LineObservation) -> bool {
         self.offer() == other.offer()
     }
@@ -38,7 +39,7 @@ impl LineObservation {
         (&seen.store, &seen.sku, &seen.region)
     }
 
-    /// By offer, then by time, then as they stand in the input: the same input is always sorted alike.
+    /// Sort order: by offer, then by time, then by line, so that the same input is always sorted the same way.
     fn place(&self, other: &LineObservation) -> Ordering {
         let key = |seen: &LineObservation| (seen.observation.observed_at, seen.line);
         self.offer().cmp(&other.offer()).then_with(|| key(self).cmp(&key(other)))
@@ -52,29 +53,31 @@ impl LineObservation {
     }
 }
 
-/// Takes observations in any order.
+/// Sorter that accepts observations in any order.
 pub struct Sorter {
     scratch: PathBuf,
     memory: usize,
     held: Vec<LineObservation>,
     held_bytes: usize,
-    /// By how often what is in them was merged: nothing is written more often than there are levels.
+    /// Runs by the number of merges that they have gone through. An observation is written once per level at most.
     levels: Vec<Vec<File>>,
 }
 
 impl Sorter {
-    /// `scratch` is where runs are written; nothing of them is left when the process dies.
+    /// Makes a sorter that writes its runs to the folder `scratch`. They disappear when the process ends in any way.
     pub fn new(scratch: &Path) -> Sorter {
         Sorter {
             scratch: scratch.to_owned(),
             memory: MEMORY,
-            // As many as there will be: growing would hold them twice for a moment.
+            // Allocated in full: growing would hold the observations twice for a moment.
             held: Vec::with_capacity(MEMORY / OVERHEAD),
             held_bytes: 0,
             levels: Vec::new(),
         }
     }
 
+    /// Adds an observation.
+    ///
     /// # Errors
     /// A run cannot be written.
     pub fn push(&mut self, seen: LineObservation) -> io::Result<()> {
@@ -83,7 +86,7 @@ impl Sorter {
         if self.held_bytes < self.memory { Ok(()) } else { self.spill() }
     }
 
-    /// Writes what is held to a run, and merges runs where there are many.
+    /// Writes the held observations to a run, and merges the runs of each level that is full.
     fn spill(&mut self) -> io::Result<()> {
         self.held.sort_unstable_by(LineObservation::place);
         let mut run = Run::create(&self.scratch)?;
@@ -111,7 +114,7 @@ impl Sorter {
         Ok(())
     }
 
-    /// Everything that was taken, offer by offer.
+    /// Sorts all observations, offer by offer.
     ///
     /// # Errors
     /// A run cannot be written or read.
@@ -123,20 +126,20 @@ impl Sorter {
         if !self.held.is_empty() {
             self.spill()?;
         }
-        // What was held makes room for the buffers.
+        // Frees the memory of held observations for the buffers.
         drop(self.held);
         Ok(Sorted::Runs(Merge::of(self.levels.into_iter().flatten().collect())?))
     }
 }
 
-/// Observations in their order.
+/// Sorted observations.
 pub enum Sorted {
     Held(std::vec::IntoIter<LineObservation>),
     Runs(Merge),
 }
 
 impl Sorted {
-    /// The next one; `None` at the end.
+    /// Reads the next observation; `None` at the end.
     ///
     /// # Errors
     /// A run cannot be read.
@@ -148,7 +151,7 @@ impl Sorted {
     }
 }
 
-/// A sorted run that is being written: a line of JSON each, packed.
+/// A sorted run that is being written: a line of JSON per observation, compressed.
 struct Run {
     encoder: zstd::Encoder<'static, BufWriter<File>>,
 }
@@ -158,10 +161,10 @@ impl Run {
         fs::create_dir_all(scratch)?;
         let path = scratch.join(format!("salebell-run-{}", uuid::Uuid::now_v7().simple()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        // Without a name it is gone with the process.
+        // A file without a name disappears with the process.
         fs::remove_file(path)?;
         let mut encoder = zstd::Encoder::new(BufWriter::new(file), 1)?;
-        // Reading a run takes little more memory than this, 2^17 bytes.
+        // Reading a run needs little more memory than this window, 2^17 bytes.
         encoder.window_log(17)?;
         Ok(Run { encoder })
     }
@@ -178,7 +181,7 @@ impl Run {
     }
 }
 
-/// Runs that are read as one.
+/// Sorted runs that are read as one.
 pub struct Merge {
     heads: BinaryHeap<Head>,
 }
@@ -221,7 +224,7 @@ fn read_line(run: &mut impl BufRead) -> io::Result<Option<LineObservation>> {
     }
 }
 
-/// The first comes out of the heap first.
+/// Reversed order, so that the heap returns the first observation first.
 impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
         other.seen.place(&self.seen)

@@ -1,7 +1,7 @@
-//! Cuts a feed of RSS or Atom into its items, in bounded memory whatever it holds.
+//! Splits a feed of RSS or Atom into its items. Memory is bounded for any input.
 //!
-//! Elements count by their namespace, not by the prefix that it has or by the local name: shops put elements of others
-//! (`c:price`, `media:title`) beside Google's.
+//! Elements are identified by their namespace, not by its prefix or by the local name alone: shops put elements of
+//! other namespaces (`c:price`, `media:title`) beside Google's.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -16,19 +16,19 @@ use super::error::FeedError;
 use super::merchant::{PLAIN, attribute_name};
 use super::records::LONGEST_RECORD;
 
-/// A tag, a text or a comment is no longer than this, in bytes.
+/// Longest tag, text or comment, in bytes.
 const LONGEST_PIECE: u64 = 1 << 20;
-/// An item with all its markup and comments is no longer than this, in bytes; what it says is a record.
+/// Longest item with all its markup and comments, in bytes. Its text is limited to the length of a record.
 const LONGEST_ITEM: u64 = 1 << 20;
-/// The most attributes of an item that are kept, and the most of a tag that are read.
+/// Most attributes of an item that are kept, and most attributes of a tag that are read.
 const MOST_ATTRIBUTES: usize = 1024;
-/// The most elements of an item, those inside of others too.
+/// Most elements in an item, including nested ones.
 const MOST_ELEMENTS: usize = 16 << 10;
-/// How deep elements may stand in each other.
+/// Deepest nesting of elements.
 const DEEPEST: usize = 64;
-/// A name of an element, a prefix or a namespace is no longer than this, in bytes: those of open elements are kept.
+/// Longest name of an element, prefix or namespace, in bytes. Those of open elements are kept in memory.
 const LONGEST_NAME: usize = 1024;
-/// Prefixes that may be bound at once.
+/// Most prefixes that may be bound at once.
 const MOST_BINDINGS: usize = 256;
 
 const ATOM: [&str; 2] = ["http://www.w3.org/2005/Atom", "http://purl.org/atom/ns#"];
@@ -39,17 +39,17 @@ const RSS: [&str; 4] = [
     "http://blogs.law.harvard.edu/tech/rss",
 ];
 
-/// One `item` or `entry`.
+/// An `item` or `entry` element.
 pub struct Item {
-    /// The line on which it begins.
+    /// Line on which the item begins.
     pub line: u64,
-    /// Names without a prefix, with their texts, those of Google before the feed's own; or why it cannot be taken.
+    /// Names without a prefix, with their texts, Google's before the feed's own; or the reason why the item is refused.
     pub attributes: Result<Vec<(String, String)>, String>,
-    /// Which attributes of `PLAIN` have elements inside: what is left of their text is not what they say.
+    /// Attributes of `PLAIN` that have elements inside, so that their remaining text is not reliable.
     pub mixed: Vec<&'static str>,
 }
 
-/// Reads items one after another.
+/// Reader of items, one after another.
 pub struct Items {
     reader: Reader<Metered>,
     meter: Rc<Meter>,
@@ -58,7 +58,7 @@ pub struct Items {
     spaces: Spaces,
 }
 
-/// What the reader has taken, told to who reads from it.
+/// Counts of what the XML parser has read, shared with the reader of items.
 #[derive(Default)]
 struct Meter {
     line_ends: Cell<u64>,
@@ -71,34 +71,34 @@ struct Metered {
     meter: Rc<Meter>,
 }
 
-/// Whose an element is.
+/// Meaning of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Space {
-    /// Product data, whatever the prefix; also `g:` where nobody says what that is.
+    /// Product data, under any prefix; also an undeclared `g:`.
     Google,
-    /// No namespace, as RSS 2.0 has none.
+    /// No namespace, as in RSS 2.0.
     None,
     Atom,
     Rss,
-    /// That of the outermost element, where it is none of these.
+    /// Namespace of the outermost element, if it is none of the others.
     Root,
     Foreign,
 }
 
-/// Which namespaces hold where.
+/// Namespaces in scope.
 #[derive(Default)]
 struct Spaces {
-    /// The depth of the element that binds it, its prefix (empty: the default), and what it is.
+    /// Depth of the element that binds a prefix, the prefix (empty: the default namespace), and the meaning.
     bindings: Vec<(usize, String, Space)>,
     root: Option<String>,
 }
 
-/// In which order attributes of one name count.
+/// Order of precedence among attributes of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Google,
     Own,
-    /// Atom's link inside of an item of RSS.
+    /// Atom's link inside an RSS item.
     Beside,
 }
 
@@ -113,15 +113,15 @@ impl Items {
     pub fn new(input: Box<dyn BufRead + Send>) -> Items {
         let meter = Rc::new(Meter::default());
         let mut reader = Reader::from_reader(Metered { inner: input, meter: meter.clone() });
-        // Shops write `Tom & Jerry` and `?a=1&b=2` as they are.
+        // Shops write `Tom & Jerry` and `?a=1&b=2` without escaping.
         reader.config_mut().allow_dangling_amp = true;
         Items { reader, meter, buffer: Vec::new(), depth: 0, spaces: Spaces::default() }
     }
 
-    /// The next item; `None` at the end.
+    /// Reads the next item; `None` at the end.
     ///
     /// # Errors
-    /// What cannot be read as XML; nothing after it can be understood.
+    /// The input is not valid XML from here on; nothing after it can be understood.
     pub fn read_next(&mut self) -> Result<Option<Item>, FeedError> {
         loop {
             match self.next_event(false)? {
@@ -144,7 +144,7 @@ impl Items {
     fn read_item(&mut self, item: Space) -> Result<Item, FeedError> {
         let (line, outside, begin) = (self.line(), self.depth, self.meter.bytes.get());
         let mut attributes: Vec<Attribute> = Vec::new();
-        // The element of which the text is being read.
+        // The element whose text is being read.
         let mut open: Option<Attribute> = None;
         let (mut bytes, mut elements, mut refusal) = (0, 0, None);
         while self.depth >= outside {
@@ -167,7 +167,7 @@ impl Items {
                 }
                 Piece::Text(more) => {
                     bytes += more.len();
-                    // What stands in an attribute of the link is not text.
+                    // Text that is not wanted, or that exceeds the limit, is not kept.
                     if let Some(open) = open.as_mut().filter(|_| wants_text && bytes <= LONGEST_RECORD) {
                         open.value.push_str(&more);
                     }
@@ -176,7 +176,7 @@ impl Items {
                 Piece::End => {}
                 Piece::Over => return Err(self.broken("ends in the middle of an item")),
             }
-            // At every event, whatever it is: a million empty elements have no text.
+            // Checked at every event of any kind: a million empty elements have no text.
             if bytes > LONGEST_RECORD || self.meter.bytes.get() - begin > LONGEST_ITEM {
                 refusal.get_or_insert_with(|| format!("is longer than {LONGEST_RECORD} bytes"));
             } else if attributes.len() > MOST_ATTRIBUTES || elements > MOST_ELEMENTS {
@@ -189,7 +189,7 @@ impl Items {
         if refusal.is_none() && attributes.iter().any(|one| one.value.contains(UNREADABLE)) {
             refusal = Some("has bytes that are not valid in the encoding of the file".to_owned());
         }
-        // Stable: of one name and rank the first counts, and one that says nothing gives way.
+        // The sort is stable: among attributes of one name and rank the first one counts; empty ones are skipped.
         attributes.sort_by_key(|one| one.rank);
         let (mut pairs, mut mixed) = (Vec::<(String, String)>::new(), Vec::new());
         for Attribute { name, value, has_elements, .. } in attributes {
@@ -207,7 +207,7 @@ impl Items {
         Ok(Item { line, attributes: refusal.map_or(Ok(pairs), Err), mixed })
     }
 
-    /// `wants_text`: text is given, else an empty one in its place.
+    /// Reads the next event. Without `wants_text`, texts are returned empty.
     fn next_event(&mut self, wants_text: bool) -> Result<Piece, FeedError> {
         self.buffer.clear();
         self.meter.since_event.set(0);
@@ -235,7 +235,7 @@ impl Items {
             Event::GeneralRef(reference) => text(&|| {
                 let character = reference.resolve_char_ref().ok().flatten().map(String::from);
                 let known = || resolve_predefined_entity(&reference.xml10_content()).map(str::to_owned);
-                // A document type may define entities; we know none but those of XML itself.
+                // A document type may define entities; only those of XML itself are supported.
                 character.or_else(known).unwrap_or_else(|| format!("&{};", reference.xml10_content()))
             }),
             Event::Eof => Piece::Over,
@@ -265,9 +265,9 @@ enum Piece {
 
 struct Element {
     space: Space,
-    /// Without a prefix.
+    /// Name without a prefix.
     name: String,
-    /// Of a link of Atom, `href` and `rel`.
+    /// `href` and `rel` of an Atom link.
     link: Option<(String, String)>,
 }
 
@@ -276,7 +276,7 @@ impl Element {
         self.space != Space::Foreign && matches!(self.name.as_str(), "item" | "entry")
     }
 
-    /// What it says of the item that it stands in, where that is Google's or the feed's own.
+    /// The attribute of the item that this element provides, if its namespace is Google's or the feed's own.
     fn attribute_of(self, item: Space) -> Option<Attribute> {
         let is_link = self.name == "link";
         let rank = match self.space {
@@ -286,12 +286,12 @@ impl Element {
             Space::Atom if is_link => Rank::Beside,
             _ => return None,
         };
-        // Atom's id is that of the entry. It may change whenever the feed is written; a product has Google's.
+        // Atom's id identifies the entry and may change whenever the feed is written; a product has Google's id.
         if self.space == Space::Atom && self.name == "id" {
             return None;
         }
         let value = match self.link {
-            // `self`, `edit` and `enclosure` are no pages of the product.
+            // `self`, `edit` and `enclosure` do not refer to a page of the product.
             Some((_, rel)) if !is_alternate(&rel) => return None,
             Some((href, _)) => href,
             None => String::new(),
@@ -300,14 +300,14 @@ impl Element {
     }
 }
 
-/// Of a link of Atom (RFC 4287, 4.2.7.2): nothing is `alternate`.
+/// Whether an Atom link has the relation `alternate`, which is the default (RFC 4287, 4.2.7.2).
 fn is_alternate(rel: &str) -> bool {
     let rel = rel.trim().rsplit('/').next().unwrap_or_default();
     rel.is_empty() || rel.eq_ignore_ascii_case("alternate")
 }
 
 impl Spaces {
-    /// The element of a tag, with what it binds.
+    /// Opens an element: adds its bindings to the scope.
     fn open(&mut self, start: &BytesStart<'_>, depth: usize) -> Result<Element, FeedError> {
         if start.name().as_ref().len() > LONGEST_NAME {
             return Err(FeedError::LongName(LONGEST_NAME));
@@ -360,7 +360,7 @@ impl Spaces {
         Ok(())
     }
 
-    /// The element that bound them at this depth is closed.
+    /// Closes the element at this depth: removes its bindings.
     fn close(&mut self, depth: usize) {
         while self.bindings.last().is_some_and(|(bound, ..)| *bound >= depth) {
             self.bindings.pop();
@@ -372,7 +372,7 @@ impl Spaces {
         match bound {
             Some((_, _, space)) => *space,
             None if prefix.is_empty() => Space::None,
-            // Some shops forget to say what it is.
+            // Some shops forget to declare the prefix.
             None if prefix == "g" => Space::Google,
             None => Space::Foreign,
         }
@@ -395,7 +395,7 @@ impl Spaces {
     }
 }
 
-/// `http://base.google.com/ns/1.0`; `…/cns/1.0` is that of custom attributes.
+/// Whether this is the namespace `http://base.google.com/ns/1.0`; `…/cns/1.0` is that of custom attributes.
 fn is_google(uri: &str) -> bool {
     let rest = uri.strip_prefix("http://").or_else(|| uri.strip_prefix("https://"));
     rest.is_some_and(|rest| rest.trim_end_matches('/') == "base.google.com/ns/1.0")

@@ -1,5 +1,5 @@
-//! The uploads that this process receives just now: who asks for an upload can end the request that writes it, or have
-//! it make durable what has arrived. And the turns of those that begin.
+//! Uploads that this process is receiving: another request for the same upload can end the request that writes it, or
+//! have it make durable what has arrived. Also the turns in which requests of one account begin uploads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::ids::{AccountId, FileId};
 use crate::error::{Error, Kind, Result};
 
-/// How long a request that is told to end may take to make durable what it has.
+/// Timeout for a request that must end to make durable what it has received.
 const END_WITHIN: Duration = Duration::from_secs(10);
-/// How long somebody who looks on waits for what is on its way to the disk.
+/// Timeout of a request for the upload's state while received bytes are made durable.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
-/// Handles to the uploads of the process.
+/// Active uploads of the process. Clones share them.
 #[derive(Clone, Default)]
 pub struct Uploads {
     active: Arc<Mutex<HashMap<FileId, Active>>>,
@@ -29,30 +29,30 @@ pub struct Uploads {
 struct Active {
     account: AccountId,
     stop: CancellationToken,
-    /// Cancelled when its request has ended.
+    /// Cancelled when the request has ended.
     ended: CancellationToken,
     settle: mpsc::UnboundedSender<oneshot::Sender<()>>,
 }
 
-/// How many uploads may be received at once.
+/// Bounds on the number of uploads that are received at once.
 #[derive(Clone, Copy)]
 pub struct Limits {
     pub of_process: usize,
     pub of_account: usize,
 }
 
-/// One request that writes an upload, for as long as this lives.
+/// Registration of one request that writes an upload, until it is dropped.
 pub struct Receiving {
     uploads: Uploads,
     file: FileId,
-    /// Another request wants to write.
+    /// Cancelled when the request must end: another request takes over the upload, or it is removed.
     pub stop: CancellationToken,
     ended: CancellationToken,
-    /// Somebody waits until what has arrived is durable.
+    /// Requests to make durable what has arrived. Each sender is notified afterwards.
     pub settle: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
 }
 
-/// Of one account, until it is dropped.
+/// The turn of one account to check its quota, until it is dropped.
 pub struct QuotaGuard {
     uploads: Uploads,
     account: AccountId,
@@ -60,8 +60,8 @@ pub struct QuotaGuard {
 }
 
 impl Uploads {
-    /// Waits until no other request of the account counts what it may have. They would only wait for the lock of its row,
-    /// each with a connection to the database that others need.
+    /// Waits until no other request of the account checks its quota. Such requests would only wait for the lock of the
+    /// account's row, each with a database connection that others need.
     pub async fn turn(&self, account: AccountId) -> QuotaGuard {
         let mut turn = QuotaGuard { uploads: self.clone(), account, held: None };
         let queue = self.turns.lock().entry(account).or_default().clone();
@@ -69,10 +69,11 @@ impl Uploads {
         turn
     }
 
-    /// Begins to receive an upload; a request that is at it is ended first, and has then made durable what it had.
+    /// Begins to receive an upload. A request that is already writing it is ended first, and makes durable what it has.
     ///
     /// # Errors
-    /// `TooManyRequests` or `Unavailable` beyond the limits; `Locked` when the other request does not end.
+    /// `Unavailable` or `TooManyRequests` beyond the limits of the process or the account; `Locked` if the other
+    /// request does not end.
     pub async fn begin(&self, file: FileId, account: AccountId, limits: Limits) -> Result<Receiving> {
         loop {
             self.take_over(file).await?;
@@ -83,10 +84,10 @@ impl Uploads {
         }
     }
 
-    /// Ends the request by which this process receives an upload, if there is one; it has then made durable what it had.
+    /// Ends the request by which this process receives an upload, if there is one. It first makes durable what it has.
     ///
     /// # Errors
-    /// `Locked` when it does not end: it may be at the very end of the upload, which takes a while in S3.
+    /// `Locked` if the request does not end: it may be completing the upload, which takes a while in S3.
     pub async fn take_over(&self, file: FileId) -> Result<()> {
         let Some(other) = self.active.lock().get(&file).cloned() else { return Ok(()) };
         other.stop.cancel();
@@ -121,13 +122,13 @@ impl Uploads {
         Ok(Receiving { uploads: self.clone(), file, stop, ended, settle: settled })
     }
 
-    /// How many are received just now.
+    /// Number of uploads that are being received.
     pub fn count(&self) -> usize {
         self.active.lock().len()
     }
 
-    /// Waits until what this process has received of an upload is durable and can be told; not for long. The request that
-    /// brings it goes on.
+    /// Waits for a short time until what this process has received of an upload is durable and can be reported. The
+    /// request that receives it continues.
     pub async fn settle(&self, file: FileId) {
         let Some(active) = self.active.lock().get(&file).cloned() else { return };
         let (tell, told) = oneshot::channel();
@@ -136,7 +137,7 @@ impl Uploads {
         }
     }
 
-    /// Ends the request that writes an upload, which is to be removed.
+    /// Ends the request that writes an upload, because the upload is to be removed.
     pub fn end(&self, file: FileId) {
         if let Some(active) = self.active.lock().get(&file) {
             active.stop.cancel();
@@ -148,7 +149,7 @@ impl Drop for QuotaGuard {
     fn drop(&mut self) {
         self.held = None;
         let mut turns = self.uploads.turns.lock();
-        // Nobody has it but the map, and nobody can get it meanwhile.
+        // Only the map still refers to the queue, and no other request can obtain it while the map is locked.
         if turns.get(&self.account).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             turns.remove(&self.account);
         }
@@ -177,7 +178,7 @@ mod tests {
         let second = uploads.turn(anna);
         tokio::pin!(second);
         assert!(timeout(Duration::ZERO, second.as_mut()).await.is_err());
-        // One that gives up waiting is not in the way.
+        // A request that stops waiting does not block others.
         assert!(timeout(Duration::ZERO, uploads.turn(anna)).await.is_err());
         drop(first);
         drop(timeout(Duration::from_secs(5), second).await.expect("its turn"));

@@ -1,5 +1,5 @@
-//! Files put together of others (`Upload-Concat: final` of tus): their bytes are there already, and are read once for
-//! the hash. Whoever reads gives signs of life; when those end, a worker reads them anew.
+//! Concatenated files (`Upload-Concat: final` of tus): their bytes are already stored, and are read once to compute the
+//! hash. The process that reads them records signs of life; when those stop, a worker reads the bytes again.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::store::files::writing;
 use crate::store::lease::Lease;
 
 const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(15);
-/// Who has given no sign of life for so long is dead.
+/// Time without a sign of life after which the process that reads is taken for dead.
 pub const DEAD_AFTER: TimeDelta = TimeDelta::seconds(90);
 
-/// Reads a file that was put together, and completes it. Two at once come to the same end.
+/// Reads a concatenated file and completes it. Two processes that do so at the same time reach the same result.
 ///
 /// # Errors
-/// `NotFound`: it is gone meanwhile. `Unavailable`: the bytes cannot be read; a worker tries again.
+/// `NotFound`: the file was removed in the meantime. `Unavailable`: the bytes cannot be read; a worker tries again.
 pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: FileId) -> Result<()> {
     let pieces = files::list_pieces(writer, file).await?;
     let extents = pieces
@@ -38,14 +38,14 @@ pub async fn concatenate(writer: &PgPool, blobs: &Blobs, clock: &Clock, file: Fi
     }
 }
 
-/// Gives signs of life until the file is gone.
+/// Records signs of life until the file is removed.
 async fn stay_alive(writer: &PgPool, clock: &Clock, file: FileId) -> Error {
     loop {
         tokio::time::sleep(SIGN_OF_LIFE_EVERY).await;
         match writing::touch_final(writer, file, clock.now()).await {
             Ok(Lease::Held) => {}
             Ok(Lease::Lost) => return Error::not_found("file"),
-            // The database may be back before anybody takes us for dead.
+            // The database may be available again before this process is taken for dead.
             Err(error) => log::warn!(target: "salebell::files", "no sign of life: {}", chain(&error)),
         }
     }

@@ -1,4 +1,4 @@
-//! Tables of rows as bytes: CSV, NDJSON and Parquet, a piece at a time.
+//! Writers of tables: CSV, NDJSON and Parquet, produced a piece at a time.
 
 mod parquet;
 pub mod text;
@@ -11,21 +11,21 @@ use self::parquet::ParquetWriter;
 use self::text::TextWriter;
 use crate::domain::money::Money;
 
-/// How a table is written.
+/// Format of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TableFormat {
     /// RFC 4180, with a header.
     #[default]
     Csv,
-    /// A JSON object a line.
+    /// A JSON object per line.
     Ndjson,
-    /// Apache Parquet, packed with zstd.
+    /// Apache Parquet, compressed with zstd.
     Parquet,
 }
 
 impl TableFormat {
-    /// The ending of a file's name, and its media type.
+    /// Extension of a file's name, and its media type.
     pub fn names(self) -> (&'static str, &'static str) {
         match self {
             TableFormat::Csv => ("csv", "text/csv"),
@@ -35,22 +35,22 @@ impl TableFormat {
     }
 }
 
-/// What stands in a column.
+/// Kind of the values in a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnKind {
     Text,
     Integer,
     Boolean,
-    /// An amount; a column of text beside it names its currency.
+    /// Amounts of money. A text column beside it names the currency.
     Money,
-    /// UTC, in microseconds.
+    /// Time in UTC, with microseconds.
     Time,
 }
 
-/// The columns of a table: name and kind. Every cell may be empty.
+/// Columns of a table: name and kind. Every cell may be empty.
 pub type Columns = &'static [(&'static str, ColumnKind)];
 
-/// One value.
+/// A value of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
     Empty,
@@ -103,15 +103,17 @@ impl From<DateTime<Utc>> for Cell {
     }
 }
 
-/// Writes a table.
+/// Writer of a table in any format.
 pub enum TableWriter {
     Text(TextWriter),
     Parquet(Box<ParquetWriter>),
 }
 
 impl TableWriter {
+    /// Begins a table.
+    ///
     /// # Errors
-    /// None that our columns allow.
+    /// The Parquet library refuses the schema; it accepts all columns that we declare.
     pub fn new(format: TableFormat, columns: Columns) -> std::io::Result<TableWriter> {
         Ok(match format {
             TableFormat::Csv => TableWriter::Text(TextWriter::new(columns, false)),
@@ -120,7 +122,7 @@ impl TableWriter {
         })
     }
 
-    /// Adds rows of as many cells as there are columns; returns the bytes that are ready.
+    /// Writes rows, each with as many cells as there are columns, and returns the bytes that are ready.
     ///
     /// # Errors
     /// A cell is not of its column's kind.
@@ -131,10 +133,10 @@ impl TableWriter {
         }
     }
 
-    /// The bytes at the end.
+    /// Ends the table and returns the last bytes.
     ///
     /// # Errors
-    /// As `write`.
+    /// As for `write`.
     pub fn finish(self) -> std::io::Result<Bytes> {
         match self {
             TableWriter::Text(writer) => Ok(writer.finish()),

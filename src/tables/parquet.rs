@@ -1,4 +1,4 @@
-//! Apache Parquet: <https://parquet.apache.org/docs/file-format/>
+//! Tables in Apache Parquet: <https://parquet.apache.org/docs/file-format/>
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use parquet::schema::types::Type;
 use super::{Cell, ColumnKind, Columns};
 use crate::domain::money::Money;
 
-/// Money is a `DECIMAL(18, 4)`: no currency of ISO 4217 has more places, and `MAX_MINOR_UNITS` of one without places are
-/// 17 digits.
+/// Money is written as `DECIMAL(18, 4)`: no currency of ISO 4217 has more decimal places, and `MAX_MINOR_UNITS` of a
+/// currency without decimal places needs 17 digits.
 const MONEY_PRECISION: i32 = 18;
 const MONEY_SCALE: i32 = 4;
-/// Rows of a group, which stand in memory until it is full.
+/// Number of rows in a row group. They are held in memory until the group is full.
 const GROUP: usize = 32 * 1024;
 
 pub struct ParquetWriter {
@@ -29,7 +29,7 @@ pub struct ParquetWriter {
     waiting: Vec<Vec<Cell>>,
 }
 
-/// What the writer has written and nobody has fetched.
+/// Bytes that the Parquet library has written and the caller has not fetched yet.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -148,7 +148,7 @@ impl ParquetWriter {
     }
 }
 
-/// An amount in units of the fourth place; `None` beyond `DECIMAL(18, 4)`.
+/// An amount in units of the fourth decimal place; `None` beyond `DECIMAL(18, 4)`.
 fn scaled(money: Money) -> Option<i64> {
     let places = u32::try_from(money.currency.places()).ok()?;
     let scale = 10_i64.pow(MONEY_SCALE.unsigned_abs().checked_sub(places)?);

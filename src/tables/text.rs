@@ -1,8 +1,8 @@
-//! CSV (RFC 4180) and NDJSON.
+//! Tables in CSV (RFC 4180) and NDJSON.
 //!
-//! People open CSV files in spreadsheets, which take a cell for a formula when it begins like one, quoted or not, unless it
-//! begins with an apostrophe: <https://owasp.org/www-community/attacks/CSV_Injection>. So a text that begins like a formula
-//! gets one in front (`guard`). An import takes it away again (`unguard`): what was exported comes back as it was.
+//! People open CSV files in spreadsheets, which read a cell that begins like a formula as one, quoted or not, unless it
+//! begins with an apostrophe: <https://owasp.org/www-community/attacks/CSV_Injection>. Such a text is therefore
+//! prefixed with an apostrophe (`guard`), which an import removes (`unguard`): exported text is imported unchanged.
 
 use std::borrow::Cow;
 
@@ -63,31 +63,32 @@ impl TextWriter {
     }
 }
 
-/// A text as it stands in CSV.
+/// A text as written in CSV, with an apostrophe before anything that begins like a formula.
 pub fn guard(text: &str) -> Cow<'_, str> {
     if begins_formula(text) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
 
-/// The text of which `guard` made this. An apostrophe before anything but a formula is a part of the text.
+/// The text from which `guard` made this one. An apostrophe before anything but a formula is a part of the text.
 pub fn unguard(text: &str) -> &str {
     text.strip_prefix('\'').filter(|rest| begins_formula(rest)).unwrap_or(text)
 }
 
-/// Apostrophes of the text itself do not count: else one that was there could not be told from one that was put there.
+/// Whether a text begins like a formula, ignoring its own apostrophes: otherwise they could not be distinguished from
+/// the one that `guard` adds.
 fn begins_formula(text: &str) -> bool {
     let text = text.trim_start_matches('\'');
     let begins = |c: char| "=+-@|%\t\r\n＝＋－＠".contains(c);
-    // Some programs skip what cannot be seen, so the first thing that can be counts too.
+    // Some programs skip invisible characters, so the first visible one counts too.
     let seen = text.trim_start_matches(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}');
     text.starts_with(begins) || seen.starts_with(begins)
 }
 
-/// A cell of CSV, in quotes.
+/// A cell of CSV, in quotation marks.
 pub fn quote(text: &str) -> String {
     format!("\"{}\"", guard(text).replace('"', "\"\""))
 }
 
-/// A cell of CSV.
+/// A cell of CSV, not yet quoted.
 fn in_csv(cell: &Cell) -> String {
     match cell {
         Cell::Text(text) => guard(text).into_owned(),

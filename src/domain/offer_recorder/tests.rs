@@ -80,7 +80,7 @@ fn a_glitch_and_the_truth_at_one_instant_leave_one_row_of_history() {
     assert_eq!(changes.offers[0].1.amount, 10);
 }
 
-/// With the end that the store tells.
+/// An observation with the end of the sale that the store announces.
 fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 1000) }
 }
@@ -217,7 +217,7 @@ fn a_new_low_rings_that_comes_for_more_than_a_giveaway() {
     );
 }
 
-/// What the database holds of one offer.
+/// State of one offer in the database.
 #[derive(Default)]
 struct Stored {
     price: Option<Price>,
@@ -257,7 +257,7 @@ impl Stored {
         }
     }
 
-    /// Everything, with sales numbered in place of their ids.
+    /// Description of the whole state, with sales numbered in place of their ids.
     fn told(&self) -> Vec<String> {
         let number = |id: SaleId| self.sales.iter().position(|(sale, _)| sale.id == id).unwrap();
         let price = self.price.map(|price| {
@@ -291,7 +291,8 @@ impl Stored {
     }
 }
 
-/// Applies messages, and lets the schedule look after each: at its last observation, and half-way to the next one.
+/// Applies messages. With `looks`, the schedule runs after each message: at its last observation, and half-way to the
+/// next one.
 fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
     let (mut stored, rules) = (Stored::default(), Rules::default());
     let offer = unseen();
@@ -320,8 +321,8 @@ fn record(messages: &[&[ObservedPrice]], looks: bool) -> Stored {
 }
 
 proptest! {
-    /// However observations are parted into messages, and whenever the schedule looks in between: the price, the sales, the
-    /// history, the events and the counts are the same.
+    /// Price, sales, history, events and counts do not depend on how observations are split into messages, or on when
+    /// the schedule runs in between.
     #[test]
     fn messages_are_no_matter(
         observed in prop::collection::vec(
@@ -346,7 +347,7 @@ proptest! {
         }
         messages.push(&observed[begin..]);
         let whole = record(&[&observed], false);
-        // What is shown as a new low has not cost less, and what is news of an open sale rings.
+        // A sale shown as a new low has not cost less before, and news of an open sale rings.
         let open = whole.price.and_then(|price| Some((price, price.sale?)));
         if let Some((price, sale)) = open {
             let new_low = whole.sales.iter().any(|(stored, new_low)| stored.id == sale.id && *new_low);

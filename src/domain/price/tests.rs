@@ -18,7 +18,7 @@ fn seen(minute: i64, amount: i64, regular: impl Into<Option<i64>>) -> ObservedPr
     }
 }
 
-/// Runs observations one after another, each after the ends that have come before it, and returns what changed.
+/// Applies observations one after another, each after the ends that have passed before it, and returns the changes.
 fn changes(observed: &[ObservedPrice]) -> (Option<Price>, Vec<Change>) {
     let (mut price, mut changes) = (None::<Price>, Vec::new());
     for seen in observed {
@@ -35,7 +35,7 @@ fn changes(observed: &[ObservedPrice]) -> (Option<Price>, Vec<Change>) {
     (price, changes)
 }
 
-/// Runs observations one after another and returns the kinds of what changed.
+/// Applies observations one after another and returns the kinds of the changes.
 fn kinds(observed: &[ObservedPrice]) -> Vec<(&'static str, bool)> {
     let mut price = None::<Price>;
     let mut kinds = Vec::new();
@@ -171,7 +171,7 @@ fn a_trusted_change_of_currency_ends_the_sale_and_starts_anew() {
     }
 }
 
-/// The kinds of what changed, and whether each is a new low, with sales numbered in the order of their beginning.
+/// The kinds of the changes, whether each is a new low, and their sales, numbered in the order of their beginning.
 fn course(observed: &[ObservedPrice]) -> Vec<(&'static str, bool, Option<usize>)> {
     let (_, changes) = changes(observed);
     let mut known = Vec::new();
@@ -284,7 +284,7 @@ fn a_giveaway_is_not_what_paid_prices_are_measured_by() {
     assert_eq!(course(&[2000, 0, 2000, 1500, 2000, 0, 2000, 1500]), (vec![0, 1500], vec![1500]));
 }
 
-/// An observation at this minute whose store says when its sale ends.
+/// An observation at this minute with the end of the sale that the store announces.
 fn told(minute: i64, amount: i64, end: i64) -> ObservedPrice {
     ObservedPrice { sale_ends_at: Some(at(end)), ..seen(minute, amount, 2000) }
 }
@@ -368,7 +368,7 @@ fn a_sale_that_is_told_as_over_is_none() {
     let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
     assert_eq!((changes[1].kind, changes[1].reason), (TransitionKind::SaleEnded, Some(EndReason::ToldEnd)));
     assert!(!price.unwrap().is_on_sale(at(5)));
-    // An end beside a price that is no sale says nothing.
+    // An end that is announced for a price that is no sale has no meaning.
     assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
 }
 
@@ -421,20 +421,20 @@ fn best_with((paid, free): Best, amount: i64) -> Best {
     }
 }
 
-/// What the rules come to, for prices of one offer in the order of time: said by whole courses and not step by step.
+/// Model of the rules for prices of one offer in the order of time. It describes whole courses instead of single steps.
 struct Model {
-    /// Of each sale its beginning, its end so far, its lowest amount that was paid, and whether it was free.
+    /// Beginning of each sale, its end so far, the lowest amount that was paid in it, and whether it was free.
     sales: Vec<(DateTime<Utc>, Option<DateTime<Utc>>, Best)>,
     low: Option<i64>,
 }
 
 impl Model {
     fn of(observed: &[ObservedPrice], now: DateTime<Utc>) -> Model {
-        // What stands at each instant.
+        // The observation that stands at each instant.
         let mut standing: Vec<ObservedPrice> = Vec::new();
         for seen in observed {
             match standing.last_mut().filter(|last| last.observed_at == seen.observed_at) {
-                // The first of an instant is the lowest; of those alike the latest end counts, if any is on sale at all.
+                // The first at an instant is the lowest; of equal ones the latest end counts, if any is on sale at all.
                 Some(last) if (last.amount, last.available) == (seen.amount, seen.available) => {
                     let comes = |end: Option<DateTime<Utc>>| end.is_none_or(|end| end > seen.observed_at);
                     if comes(last.sale_ends_at) && comes(seen.sale_ends_at) {
@@ -456,7 +456,7 @@ impl Model {
                 end = None;
                 continue;
             }
-            // Silence leaves the end as it was told, until it has come.
+            // Without an announcement the end stays as announced before, until it has passed.
             end = told.or(end.filter(|end| *end > seen.observed_at));
             let next = standing.get(n + 1).map(|next| next.observed_at);
             let until =
@@ -493,7 +493,7 @@ fn observed() -> impl Strategy<Value = Vec<ObservedPrice>> {
 }
 
 proptest! {
-    /// Sales are the stretches below the regular price, joined where no more than six hours lie between.
+    /// Sales are the stretches below the regular price, joined if no more than six hours lie between them.
     #[test]
     fn sales_are_stretches_with_six_hours_between(observed in observed()) {
         let now = observed.last().unwrap().observed_at;
@@ -519,8 +519,8 @@ proptest! {
         prop_assert_eq!(price.low.map(|low| low.amount), model.low);
     }
 
-    /// A bell is rung for a first price that is on sale, for a sale that begins long after the last one, and for what is
-    /// below the price before: never for what was as cheap a moment ago. Giveaways are not compared with what is paid.
+    /// A first price on sale, a sale that begins long after the last one, and a price below the previous one ring; a
+    /// price that was as low a moment ago never does. Giveaways are not compared with paid prices.
     #[test]
     fn what_rings_is_better_than_what_was(observed in observed()) {
         let (_, changes) = changes(&observed);
@@ -535,15 +535,15 @@ proptest! {
             let better = best_with(best, amount) != best;
             prop_assert!(change.kind != TransitionKind::SaleResumed || !better);
             let rings = better && change.kind == TransitionKind::SaleDeepened;
-            // A told end interrupts too, and is no change.
+            // An announced end interrupts a sale too, and is not a change.
             prop_assert!(rings || !change.rings_again);
             prop_assert!(change.rings_again || !(rings && interrupted));
             known.insert(sale.id, (best_with(best, amount), interrupted && !change.rings_again));
         }
     }
 
-    /// Whatever comes in whatever order: the price is that of the newest instant (the lower of two), the low is the lowest
-    /// that took effect, and telling everything twice changes nothing.
+    /// In whatever order observations come, the price is that of the newest instant (the lower of two), the low is the
+    /// lowest that took effect, and reporting everything twice changes nothing.
     #[test]
     fn the_newest_sight_stands(observed in prop::collection::vec((0_i64..20, 300_i64..1000), 1..40)) {
         let observed: Vec<ObservedPrice> = observed.into_iter().map(|(minute, amount)| seen(minute, amount, 1000)).collect();

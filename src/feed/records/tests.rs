@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// How a table is read.
+/// Options for reading a table.
 #[derive(Clone, Copy, Debug, Default)]
 struct As {
     delimiter: Option<u8>,
@@ -25,7 +25,8 @@ fn read_through(capacity: usize, format: FeedFormat, of: As, input: &[u8]) -> Ve
     all
 }
 
-/// All records with their lines, the header first, read through a buffer of every small size, which must not matter.
+/// All records with their lines, the header first. They are read through buffers of several small sizes, which must not
+/// change the result.
 fn read_as(format: FeedFormat, of: As, input: &[u8]) -> Vec<(u64, Content)> {
     let results: Vec<_> =
         [1, 2, 3, 7, 4096].into_iter().map(|capacity| read_through(capacity, format, of, input)).collect();
@@ -117,12 +118,12 @@ fn the_first_line_of_excel_names_the_delimiter() {
         let expected = [fields(2, &expected[..2]), fields(3, &expected[2..])];
         assert_eq!(read(FeedFormat::Csv, input), expected, "{input}");
     }
-    // A delimiter that was given goes before the line's, which is passed over all the same.
+    // A given delimiter takes precedence over the `sep=` line, which is skipped nevertheless.
     let given = As { delimiter: Some(b','), price: None };
     assert_eq!(read_as(FeedFormat::Csv, given, b"sep=;\na,b\n"), [fields(2, &["a", "b"])]);
 }
 
-/// In words: the fields of a record with `|` between, or `!` and the line for one that is refused.
+/// Outline of records: the fields with `|` between them, or `!` and the line for a refused record.
 fn outline(all: &[(u64, Content)]) -> Vec<String> {
     let one = |(line, content): &(u64, Content)| match content {
         Content::Fields(fields) => fields.join("|"),
@@ -136,7 +137,7 @@ fn outline(all: &[(u64, Content)]) -> Vec<String> {
 fn an_open_quote_costs_its_own_line_at_most() {
     let tsv = As { delimiter: Some(b'\t'), price: Some(3) };
     for (rows, expected) in [
-        // As shops write it.
+        // Marks as shops write them.
         (
             "r1\tOne\t\"Best game\t10 EUR\nr2\tTwo\tfine\t1 EUR\nr3\tThree\tsay \"hi\"\t2 EUR\nr4\tFour\tz\t3 EUR\n",
             vec![
@@ -151,7 +152,7 @@ fn an_open_quote_costs_its_own_line_at_most() {
             "r1\tOne\t\"Best\t10 EUR\nr2\tTwo\tfine\t1 EUR\nr3\tThree\t15\"\t2 EUR",
             vec!["r1|One|\"Best|10 EUR", "r2|Two|fine|1 EUR", "r3|Three|15\"|2 EUR"],
         ),
-        // And on the next line at once, with Windows' line ends, and doubled.
+        // The closing mark is on the next line, with Windows line ends, or doubled.
         (
             "r1\tOne\t\"Best\t10 EUR\r\nr2\tTwo\t15\"\t1 EUR\r\n",
             vec!["r1|One|\"Best|10 EUR", "r2|Two|15\"|1 EUR"],
@@ -165,17 +166,17 @@ fn an_open_quote_costs_its_own_line_at_most() {
             "r1\tOne\tx\t\"10 EUR\nr2\tTwo\tfine\t1 EUR\"\nr3\tThree\tz\t2 EUR\n",
             vec!["r1|One|x|\"10 EUR", "r2|Two|fine|1 EUR\"", "r3|Three|z|2 EUR"],
         ),
-        // A cell that is nothing but a mark; one with text behind the closing mark; a mark that ends the input.
+        // A cell with only a mark; a cell with text after the closing mark; a mark at the end of the input.
         ("r1\tOne\t\"\t10 EUR\nr2\tTwo\tz\t1 EUR", vec!["r1|One|\"|10 EUR", "r2|Two|z|1 EUR"]),
         ("r1\tOne\t\"Best\" game\t10 EUR\n", vec!["r1|One|\"Best\" game|10 EUR"]),
         ("r1\tOne\tz\t10 EUR\nr2\tTwo\tz\t\"", vec!["r1|One|z|10 EUR", "r2|Two|z|\""]),
         ("r1\tOne\t\"z\t10 EUR\nr2\tTwo\t\"z\"\t1 EUR", vec!["r1|One|\"z|10 EUR", "r2|Two|z|1 EUR"]),
-        // Without its price the first line is no row: it may be either, and nothing is guessed.
+        // Without a price the first line is not a row: the mark may be either, and nothing is guessed.
         (
             "r1\tOne\t\"Best\nr2\tTwo\t15\"\t1 EUR\nr3\tThree\tz\t2 EUR\n",
             vec!["!2", "!3", "r3|Three|z|2 EUR"],
         ),
-        // Nor where a text of several lines has a line like a row.
+        // A text of several lines with a line like a row is ambiguous, too.
         (
             "r1\tOne\t\"Buy one of\nr9\tNine\tz\t9 EUR\nnow\"\t10 EUR\nr3\tThree\tz\t2 EUR\n",
             vec!["!2", "!3", "!4", "r3|Three|z|2 EUR"],
@@ -184,12 +185,12 @@ fn an_open_quote_costs_its_own_line_at_most() {
             "r1\t\"a\ttab\tx\nline\ttwo\"\t4 EUR\t1 EUR\nr3\tThree\tz\t2 EUR\n",
             vec!["!2", "!3", "r3|Three|z|2 EUR"],
         ),
-        // A mark too many, and the mark that opens a field of the next row would close it.
+        // One mark too many, which the mark that opens a field of the next row would close.
         (
             "r1\tOne\t\"a\nb\"\"\t4 EUR\nr2\t\"\tx\ny\"\tz\t2 EUR\nr3\tThree\tz\t2 EUR\n",
             vec!["!2", "!3", "!4", "y\"|z|2 EUR", "r3|Three|z|2 EUR"],
         ),
-        // What is meant as one field of several lines.
+        // Texts that are meant as one field of several lines.
         (
             "r1\tOne\t\"a \"\"word\"\", a\ttab and\n\nan end\"\t4 EUR\nr2\tTwo\tz\t1 EUR\n",
             vec!["r1|One|a \"word\", a\ttab and\n\nan end|4 EUR", "r2|Two|z|1 EUR"],
@@ -201,7 +202,7 @@ fn an_open_quote_costs_its_own_line_at_most() {
     }
 }
 
-/// The header, the place of its price, the rows below it, and what is read.
+/// The header, the index of the price column, the rows below it, and the expected outline.
 type Ragged = (&'static str, usize, &'static str, &'static [&'static str]);
 
 #[test]
@@ -243,7 +244,7 @@ fn an_open_quote_beside_a_row_with_a_cell_too_few_or_too_many_joins_nothing() {
             "r1\tMix\t\"2m\t10.00 EUR\t\nr2\tMonitor 24\"\t10.00 EUR\t1.00 EUR\nr3\tx\ty\t5 EUR\t\n",
             &["!2", "!3", "r3|x|y|5 EUR|"],
         ),
-        // Both rows have a cell too few, and the price of the first is gone with it.
+        // Both rows have a cell too few, and the price of the first is lost with it.
         (
             "id\ttitle\tdescription\tprice",
             3,
@@ -257,14 +258,14 @@ fn an_open_quote_beside_a_row_with_a_cell_too_few_or_too_many_joins_nothing() {
             "r1\tCable\t\"2m\t10.00 EUR\tx\nMonitor 24\"\t99.00 EUR\nr3\tThree\tz\t3.00 EUR\n",
             &["!2", "!3", "r3|Three|z|3.00 EUR"],
         ),
-        // No cell is joined, but the second row would be gone.
+        // No cell is joined, but the second row would be lost.
         (
             "id\ttitle\tprice\tdescription",
             2,
             "r1\tCable\t10.00 EUR\t\"2m\nr2\tMonitor\t99.00 EUR\tx\t24\"\nr3\tThree\t3.00 EUR\tz\n",
             &["!2", "!3", "r3|Three|3.00 EUR|z"],
         ),
-        // What is no row on its first line is one field still, also with delimiters in it.
+        // A field whose first line is not a row is one field, even with delimiters in it.
         (
             "sku,title,description,price",
             3,
@@ -283,20 +284,20 @@ fn an_open_quote_beside_a_row_with_a_cell_too_few_or_too_many_joins_nothing() {
 #[test]
 fn prose_with_commas_is_one_field() {
     let csv = As { delimiter: Some(b','), price: Some(3) };
-    // The last line has as many fields as a row, and the price is in its place.
+    // The last line has as many fields as a row, and a price in its place.
     let input = "id,title,description,price\nr1,One,\"Fast\nfun, good, and more\",10\nr2,Two,z,1\n";
     assert_eq!(
         outline(&read_as(FeedFormat::Csv, csv, input.as_bytes())),
         ["r1|One|Fast\nfun, good, and more|10", "r2|Two|z|1"]
     );
-    // Where the header has spaces too, it may be a row.
+    // If the header has spaces as well, the line may be a row.
     let input = input.replace("id,title,", "id, title, ");
     assert_eq!(outline(&read_as(FeedFormat::Csv, csv, input.as_bytes())), ["!2", "!3", "r2|Two|z|1"]);
 }
 
 #[test]
 fn an_open_quote_in_the_header_swallows_no_rows() {
-    // Which columns there are would be a guess.
+    // The columns would be a guess.
     for header in ["id\t\"title\tprice\n1\tx\"\t5\n2\ty\t6\n", "id,\"title,price\n1,x,5\n"] {
         let mut records =
             Records::open(Box::new(Cursor::new(header.to_owned())), FeedFormat::Csv, None).unwrap();
@@ -312,7 +313,7 @@ fn an_open_quote_in_the_header_swallows_no_rows() {
 
 #[test]
 fn an_unclosed_quote_is_not_looked_for_over_and_over() {
-    // Every line opens what the next one closes, and opens again.
+    // Every line opens a quotation mark that the next one closes before it opens another.
     let line = b"\",\",\n";
     let rows = 200_000;
     let mut input = b"a,b,c,d,e,f,g,h\n".to_vec();
@@ -331,7 +332,7 @@ fn an_unclosed_quote_is_not_looked_for_over_and_over() {
 
 const DELIMITERS: [u8; 3] = [b'\t', b',', b';'];
 
-/// A table with marks at random places. Every cell has its row's number.
+/// A table with marks at random places. Every cell contains the number of its row.
 fn damaged() -> impl Strategy<Value = (usize, usize, u8, usize, String)> {
     let marks = prop::collection::vec((any::<prop::sample::Index>(), 1_usize..3), 0..12);
     let wild = prop::collection::vec(0_u8..6, 1..200);
@@ -356,7 +357,7 @@ fn damaged() -> impl Strategy<Value = (usize, usize, u8, usize, String)> {
                 }
                 match ragged.filter(|(of, ..)| of.index(rows) == row) {
                     Some((_, place, true)) => cells.insert(place.index(columns + 1), format!("r{row}")),
-                    // An empty line would be no row.
+                    // An empty line would not be a row.
                     Some((_, place, false)) if columns > 2 => drop(cells.remove(place.index(columns))),
                     _ => {}
                 }
@@ -373,7 +374,7 @@ fn damaged() -> impl Strategy<Value = (usize, usize, u8, usize, String)> {
     )
 }
 
-/// The numbers of the rows that a field is of.
+/// The numbers of the rows from which a field comes.
 fn rows_of(field: &str) -> Vec<usize> {
     let bare = field.replace('"', "");
     let price = bare.strip_suffix(".00 EUR").and_then(|number| number.parse().ok());
@@ -397,7 +398,7 @@ proptest! {
             prop_assert_eq!(&lines, &(2..2 + rows as u64).collect::<Vec<_>>(), "{:?}", all);
             for (line, content) in all.iter().skip(1) {
                 let Content::Fields(fields) = content else { continue };
-                // A number of fields that is not the header's is refused by who knows the columns.
+                // A number of fields that differs from the header's is refused later, where the columns are known.
                 if fields.len() == columns {
                     let row = *line as usize - 2;
                     let of: Vec<usize> = fields.iter().flat_map(|field| rows_of(field)).collect();
@@ -454,7 +455,8 @@ proptest! {
         let delimiter = DELIMITERS[delimiter];
         let separator = char::from(delimiter).to_string();
         let end = if returns { "\r\n" } else { "\n" };
-        // Commas as people write them, line ends, marks; a tab in a table of tabs, and then no line ends beside it.
+        // Commas as people write them, line ends, and marks. A tab-separated table has a tab in its texts instead, and
+        // then no line ends beside it.
         let spaced = if delimiter == b'\t' { "a\tb".to_owned() } else { format!("b{separator} a") };
         let words = ["game", "and", "é", "\"", "\"\"", "one \"two\"", spaced.as_str(), "\n", "\r\n", "\n\n", "|", "x"];
         let text = |row: usize, word: usize| match words[word] {
@@ -502,7 +504,7 @@ proptest! {
         let all = read_through(64, FeedFormat::Csv, of, input.as_bytes());
         for (line, content) in all.into_iter().skip(1) {
             let Content::Fields(fields) = content else { continue };
-            // Four fields with a price: whatever else is refused.
+            // A record of four fields with a price must be an original row, whatever else is refused.
             if fields.len() == 4 && fields[price].contains(".50") {
                 let is_known = expected.iter().any(|row| row.iter().map(|field| trim_unseen(field)).eq(fields.iter()));
                 prop_assert!(is_known, "line {}: {:?} of {:?}", line, fields, input);
@@ -511,7 +513,7 @@ proptest! {
     }
 }
 
-/// As Python's csv, Excel and PostgreSQL write it.
+/// Writes CSV as Python's csv, Excel and PostgreSQL do.
 fn write(rows: &[Vec<String>], separator: &str, end: &str, always: bool) -> String {
     let mut written = String::new();
     for row in rows {

@@ -35,7 +35,7 @@ fn items_have_their_own_attributes_and_not_those_inside_of_them() {
     assert!(items.read_next().unwrap().is_none());
 }
 
-/// What the only item of a feed says, in order.
+/// Attributes of the only item of a feed, in order.
 fn pairs(feed: &str) -> Vec<(String, String)> {
     let mut items = items(feed);
     let item = items.read_next().unwrap().expect("an item");
@@ -43,7 +43,7 @@ fn pairs(feed: &str) -> Vec<(String, String)> {
     item.attributes.unwrap()
 }
 
-/// Of each name what counts: the first.
+/// The effective attribute of a name: the first one.
 fn of(feed: &str, name: &str) -> Option<String> {
     pairs(feed).into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
@@ -64,7 +64,7 @@ fn atom_has_its_links_in_attributes() {
         pairs,
         [("id", "7"), ("link", "https://s/7?a=1&b=2&c=\""), ("link", "https://s/other"), ("title", "Seven")]
     );
-    // The id of an entry is not that of a product, and what names no page is no link of it.
+    // An entry's id is not the product's, and a link that does not refer to a page is ignored.
     let bare = r#"<a:feed xmlns:a="http://www.w3.org/2005/Atom"><a:entry><a:id>tag:7</a:id><a:title>T</a:title>
         <a:link rel="self" href="https://s/self"/></a:entry></a:feed>"#;
     assert_eq!((of(bare, "id"), of(bare, "link"), of(bare, "title")), (None, None, Some("T".to_owned())));
@@ -83,14 +83,14 @@ fn elements_count_by_their_namespace() {
     );
     for product in [
         "<g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
-        // Whatever the prefix, bound wherever; or none.
+        // Any prefix, bound at any element; or none.
         format!("<x:id xmlns:x='{GOOGLE}'>1</x:id><x:price xmlns:x=\"{GOOGLE}\">20.00 EUR</x:price>"),
         format!("<id xmlns='{GOOGLE}'>1</id><price xmlns=\"{GOOGLE}\">20.00 EUR</price>"),
-        // What is bound to something else inside is that there, and Google's again behind.
+        // A prefix bound to another namespace inside an element has that meaning there only.
         "<w xmlns:g='x'><g:price>1 EUR</g:price></w><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
         "<g:price xmlns:g='x'>1 EUR</g:price><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
         "<g:price xmlns:g='x'/><g:id>1</g:id><g:price>20.00 EUR</g:price>".to_owned(),
-        // In an element of others it is not the product's.
+        // Attributes inside another element do not belong to the product.
         "<g:shipping><g:price>4.99 EUR</g:price><g:id>s</g:id></g:shipping><g:id>1</g:id><g:price>20.00 EUR</g:price>"
             .to_owned(),
         "<g:price>20.00 EUR<g:price>1.00 EUR</g:price></g:price><c:more><g:id>9</g:id></c:more><g:id>1</g:id>"
@@ -111,7 +111,7 @@ fn elements_count_by_their_namespace() {
 #[test]
 fn the_words_of_google_go_before_those_of_the_feed() {
     let feed = |inside: &str| format!("<rss><channel><item>{inside}</item></channel></rss>");
-    // `g:` is Google's, also where nobody says so. An empty one says nothing.
+    // An undeclared `g:` is Google's. Empty elements are ignored.
     let both = feed(
         "<title>Feed</title><link>https://s/f</link><g:link>https://s/g</g:link><g:title>Google</g:title>",
     );
@@ -120,10 +120,10 @@ fn the_words_of_google_go_before_those_of_the_feed() {
         ("Google".into(), "https://s/g".into())
     );
     assert_eq!(of(&feed("<g:title> </g:title><title>Feed</title>"), "title").unwrap(), "Feed");
-    // Without any namespace the names are the product's; other prefixes that nobody explains are not.
+    // Names without a namespace are the product's; those with other undeclared prefixes are not.
     assert_eq!(of(&feed("<c:price>3</c:price><price>20</price><id>1</id>"), "price").unwrap(), "20");
     assert_eq!(of(&feed("<c:price>3</c:price><id>1</id>"), "price"), None);
-    // RSS 1.0, a namespace of one's own for the whole feed, Google's as the default.
+    // RSS 1.0, a custom namespace for the whole feed, Google's namespace as the default.
     for (open, close) in [
         (
             "<rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\" xmlns=\"http://purl.org/rss/1.0/\">",
@@ -139,10 +139,10 @@ fn the_words_of_google_go_before_those_of_the_feed() {
             "{open}"
         );
     }
-    // An item of somebody else is none.
+    // An item in a foreign namespace is ignored.
     let other = "<rss xmlns:m=\"m\"><channel><m:item><title>x</title></m:item></channel></rss>";
     assert!(items(other).read_next().unwrap().is_none());
-    // A link of Atom in an item of RSS, where there is no other.
+    // An Atom link in an RSS item counts if there is no other link.
     let beside =
         "<rss xmlns:a=\"http://www.w3.org/2005/Atom\"><item><a:link href=\"https://s/a\"/></item></rss>";
     assert_eq!(of(beside, "link").unwrap(), "https://s/a");
@@ -172,7 +172,8 @@ fn elements_inside_of_an_attribute_are_not_passed_over() {
         ("<price>1<b>9</b> EUR</price><g:sale_price>1<b/></g:sale_price>", vec!["sale_price", "price"]),
         ("<availability>in_stock<i> no</i></availability>", vec!["availability"]),
         ("<link>https://s/<b>1</b></link>", vec!["link"]),
-        // What says nothing of the product, or not before another.
+        // Not mixed: a title may have markup, nested elements of others do not count, a plain attribute of higher rank
+        // comes first, and comments are not elements.
         ("<title>a <b>b</b></title><g:shipping><g:price>1 EUR</g:price></g:shipping>", vec![]),
         ("<price>1<b>9</b> EUR</price><g:price>19 EUR</g:price>", vec![]),
         ("<g:price><!-- no element -->1<![CDATA[9]]> EUR<?p i?></g:price>", vec![]),

@@ -1,4 +1,4 @@
-//! Blobs in a directory: a local disk, or EFS, which several instances share.
+//! Blobs in a directory, on a local disk or on EFS, which several instances share.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,25 +14,25 @@ use tokio::time::timeout;
 use super::mount::{Mount, require_elsewhere, require_mounted};
 use super::{StrayBlob, blocking};
 
-/// Bytes that are read at once.
+/// Most bytes read at once.
 const READ_AT_ONCE: usize = 256 * 1024;
-/// Who waits for a thread looks this often whether the file system still answers.
+/// Interval at which a caller that waits for a blocking thread checks whether the file system still answers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The row of a file may be about to be written.
+/// Age below which a blob is not an orphan: the row of its file may be about to be written.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
-/// A store of blobs below one directory.
+/// Store of blobs below one directory.
 #[derive(Clone)]
 pub struct Directory {
     root: Arc<PathBuf>,
-    /// So many bytes of the file system stay free.
+    /// Number of bytes of the file system that must stay free.
     reserve: u64,
-    /// Nothing happens here while it is not mounted.
+    /// State of the file system, if it must be mounted: without it, nothing is read or written.
     mount: Option<Mount>,
 }
 
 impl Directory {
-    /// Nothing is made before the first byte is written.
+    /// Makes a store. It creates no folder before the first byte is written.
     pub fn new(root: PathBuf, reserve: u64, mount: Option<Mount>) -> Directory {
         Directory { root: Arc::new(root), reserve, mount }
     }
@@ -41,13 +41,13 @@ impl Directory {
         &self.root
     }
 
-    /// What is wrong with the file system that should be mounted there.
+    /// Problem of the file system that must be mounted there.
     pub fn reason(&self) -> Option<&'static str> {
         self.mount.as_ref().and_then(Mount::reason)
     }
 
-    /// Runs on a thread that may wait. Where the file system turns out to hang, the thread is left to itself: what it may
-    /// still do is done to a place that nobody goes on in.
+    /// Runs work on a thread that may block. If the file system turns out to hang, the thread is abandoned: whatever it
+    /// may still do affects a place in which no writer continues.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -58,7 +58,7 @@ impl Directory {
         let working = blocking(move || {
             require_mounted(&root)?;
             let done = work(&root);
-            // What was found there, or not found, may have been on the root's file system: it has gone meanwhile.
+            // The file system may have been unmounted meanwhile, and the result may be that of the root's file system.
             require_mounted(&root)?;
             done
         });
@@ -71,10 +71,10 @@ impl Directory {
         }
     }
 
-    /// Bytes that may still be written.
+    /// Number of bytes that can still be written.
     ///
     /// # Errors
-    /// The directory is away and cannot be made.
+    /// The directory is unavailable and cannot be created.
     pub async fn free(&self) -> io::Result<u64> {
         let reserve = self.reserve;
         self.work(move |root| {
@@ -89,10 +89,10 @@ impl Directory {
         .await
     }
 
-    /// Opens a place for writing behind its first `length` bytes; what stands there beyond them was never told and goes.
+    /// Opens a place for writing after its first `length` bytes. Bytes beyond them were never reported and are dropped.
     ///
     /// # Errors
-    /// Those of the file system; also when fewer than `length` bytes are there.
+    /// Errors of the file system; also if the file has fewer than `length` bytes.
     pub async fn open(&self, place: &str, length: u64) -> io::Result<DirectoryWriter> {
         let path = self.path(place)?;
         let mount = self.mount.clone();
@@ -105,7 +105,7 @@ impl Directory {
                         File::open(root)?.sync_all()?;
                     }
                     let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-                    // Or the name could be gone after a crash, with all that is in it.
+                    // Otherwise the name could be lost in a crash, with everything in the file.
                     File::open(folder)?.sync_all()?;
                     file
                 }
@@ -126,10 +126,10 @@ impl Directory {
         .await
     }
 
-    /// A piece's bytes from `start` to before `end`, in the order of asking.
+    /// Opens a piece for reading the bytes from `start` to before `end`, in order.
     ///
     /// # Errors
-    /// The piece is not there.
+    /// Errors of the file system; also if the piece is missing.
     pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<DirectoryReader> {
         let path = self.path(place)?;
         let opened = self.work(move |_| {
@@ -141,10 +141,10 @@ impl Directory {
         Ok(DirectoryReader { file, left: end.saturating_sub(start), spare: BytesMut::new(), mount })
     }
 
-    /// Removes a piece; one that is not there is removed.
+    /// Removes a piece. A piece that is missing counts as removed.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub async fn remove(&self, place: &str) -> io::Result<()> {
         let path = self.path(place)?;
         self.work(move |_| match fs::remove_file(path) {
@@ -154,10 +154,10 @@ impl Directory {
         .await
     }
 
-    /// The places of each folder that nobody has written to since `before`.
+    /// Places last written before `before`, in a list per folder.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<StrayBlob>>> {
         self.work(move |root| {
             let mut folders = Vec::new();
@@ -187,10 +187,10 @@ impl Directory {
         .await
     }
 
-    /// Whether a piece is there with so many bytes.
+    /// Whether a piece exists with at least `length` bytes.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub async fn has(&self, place: &str, length: u64) -> io::Result<bool> {
         let path = self.path(place)?;
         self.work(move |_| match fs::metadata(path) {
@@ -201,7 +201,7 @@ impl Directory {
         .await
     }
 
-    /// Places come from our own table; a mistake there must not lead out of the directory.
+    /// The path of a place. Places come from our own table; an error there must not lead out of the directory.
     fn path(&self, place: &str) -> io::Result<PathBuf> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
         match place.split_once('/') {
@@ -219,7 +219,7 @@ impl Directory {
     }
 }
 
-/// A piece that is being written.
+/// Writer of a piece in a file.
 #[derive(Clone)]
 pub struct DirectoryWriter {
     file: Arc<File>,
@@ -227,28 +227,28 @@ pub struct DirectoryWriter {
 }
 
 impl DirectoryWriter {
-    /// To write to.
+    /// The open file, to write to.
     ///
     /// # Errors
-    /// Its file system is away: it would hold a thread.
+    /// The file system is unavailable; writing would block a thread.
     pub fn file(&self) -> io::Result<Arc<File>> {
         self.mount.as_ref().map_or(Ok(()), Mount::check)?;
         Ok(self.file.clone())
     }
 
-    /// What has been written is there for good.
+    /// Makes everything durable that was written before.
     ///
     /// # Errors
-    /// Those of the file system: nothing of what was written since the last success can be relied on.
+    /// Errors of the file system: nothing that was written since the last success is reliable.
     pub async fn sync(&self) -> io::Result<()> {
         let file = self.file()?;
         blocking(move || file.sync_data()).await
     }
 
-    /// Forgets what was written behind the first `length` bytes.
+    /// Drops what was written after the first `length` bytes.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Errors of the file system.
     pub async fn cut(&self, length: u64) -> io::Result<()> {
         let file = self.file()?;
         blocking(move || {
@@ -259,7 +259,7 @@ impl DirectoryWriter {
     }
 }
 
-/// A piece that is being read.
+/// Reader of a piece in a file.
 pub struct DirectoryReader {
     file: Option<File>,
     left: u64,
@@ -268,10 +268,10 @@ pub struct DirectoryReader {
 }
 
 impl DirectoryReader {
-    /// The next bytes; `None` at the end.
+    /// Reads the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// Those of the file system; `UnexpectedEof` when the piece is shorter than what was asked for.
+    /// Errors of the file system; `UnexpectedEof` if the piece is shorter than the requested range.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         self.mount.as_ref().map_or(Ok(()), Mount::check)?;
         let Some(mut file) = self.file.take_if(|_| self.left > 0) else { return Ok(None) };
@@ -309,7 +309,7 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), hangs.as_mut()).await.is_err(), "it is under way");
         mount.becomes(Some("does not answer"));
         assert!(super::super::is_away(&hangs.await.unwrap_err()));
-        // Nor is another thread lost to it, or a byte of a file that is open.
+        // No further thread is lost to the file system, and no byte of an open file is touched.
         let looked = directory.work(|_| -> io::Result<()> { panic!("it was touched") }).await;
         assert!(super::super::is_away(&looked.unwrap_err()));
         let piece =
@@ -320,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_read_or_written_where_nothing_is_mounted() {
-        // The root's own file system, as far as anybody has looked.
+        // The path is on the root's file system, although the last check found no problem.
         let root = Path::new("/usr").to_owned();
         let directory = Directory::new(root, 0, Some(Mount::found(None)));
         let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());

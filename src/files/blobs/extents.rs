@@ -1,4 +1,4 @@
-//! Parts of several pieces as one stream of bytes.
+//! Extents: ranges of bytes of several pieces, read as one stream.
 
 use std::io;
 
@@ -7,14 +7,14 @@ use futures_util::stream::{self, Stream, TryStreamExt};
 
 use super::{BlobReader, Blobs};
 
-/// Bytes of one piece: from `start` to before `end`.
+/// Range of bytes of one piece: from `start` to before `end`.
 pub struct Extent {
     pub place: String,
     pub start: u64,
     pub end: u64,
 }
 
-/// The bytes of spans, one after another.
+/// The bytes of extents, one after another.
 pub fn read_extents(
     blobs: Blobs,
     extents: Vec<Extent>,
@@ -33,10 +33,10 @@ pub fn read_extents(
     }))
 }
 
-/// The SHA-256 of the bytes of spans, one after another.
+/// The SHA-256 of the bytes of extents, one after another.
 ///
 /// # Errors
-/// A piece is not there, or shorter than its span; those of the store.
+/// A piece is missing, or shorter than its extent; errors of the store.
 pub async fn hash_extents(blobs: Blobs, extents: Vec<Extent>) -> io::Result<Vec<u8>> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut bytes = read_extents(blobs, extents);

@@ -1,8 +1,8 @@
-//! Where the bytes of files are: a store of blobs, a directory or a bucket of S3. PostgreSQL knows the places, the store
-//! knows nothing but bytes.
+//! Stores of blobs, which hold the bytes of files: a directory or an S3 bucket. PostgreSQL knows the places; the store
+//! knows only bytes.
 //!
-//! A place is written by one request alone, or by those that go on where it ended well, under a name of its own: a
-//! request that has lost its upload to another can spoil nothing that the other writes.
+//! Each place has a unique name. Only one request writes to it, or a later one that continues where the one before
+//! ended cleanly: a request that has lost its upload to another cannot spoil anything that the other writes.
 
 mod directory;
 mod extents;
@@ -31,8 +31,8 @@ use crate::aws::Chain;
 use crate::config::{FileStore, FilesConfig};
 use crate::domain::ids::FileId;
 
-/// What a store must know to go on with a piece that is not sealed: JSON that the piece's row keeps and only the store
-/// reads.
+/// State with which a store continues a piece that is not sealed: JSON that is stored in the piece's row and that only
+/// the store interprets.
 pub type WriterState = serde_json::Value;
 
 /// A store of blobs.
@@ -42,25 +42,26 @@ pub enum Blobs {
     S3(S3),
 }
 
-/// Something that the store holds and that may belong to nobody.
+/// A stored blob that may belong to no file.
 pub struct StrayBlob {
-    /// What `remove` takes.
+    /// Name to pass to `remove`.
     pub name: String,
-    /// The place of the piece that it belongs to, if to any.
+    /// Place of the piece that the blob belongs to.
     pub place: String,
 }
 
-/// An upload that the store has open for a place.
+/// A multipart upload that the store has open for a place.
 pub struct OpenUpload {
     pub place: String,
     pub id: String,
 }
 
 impl Blobs {
-    /// Nothing is made or asked before the first byte is written or read.
+    /// Opens the store that the settings name. It makes no folder and no request before the first byte is written or
+    /// read.
     ///
     /// # Errors
-    /// Settings that S3 cannot be reached with. A directory that should be mounted and is not.
+    /// The settings are invalid for S3, or a directory that must be mounted is not.
     pub fn new(settings: &FilesConfig, chain: &Chain) -> io::Result<Blobs> {
         let mount = settings.mounted.then(|| Mount::watch(&settings.directory)).transpose()?;
         let directory = Directory::new(settings.directory.clone(), settings.reserve_bytes, mount);
@@ -70,7 +71,7 @@ impl Blobs {
         })
     }
 
-    /// What is wrong with the file system of `files.directory`, where it has one of its own. Asked without waiting.
+    /// Problem of the file system of `files.directory`, if it is a separate one. Never blocks.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
             Blobs::Directory(directory) => directory.reason(),
@@ -78,16 +79,17 @@ impl Blobs {
         }
     }
 
-    /// A place for what one request writes of a file from `start` on.
+    /// A new place for the bytes that one request writes of a file, from `start` on.
     pub fn new_place(file: FileId, start: u64, writer: Uuid) -> String {
-        // The last byte of a UUIDv7 is random: 256 folders of about as many files.
+        // The last byte of a UUIDv7 is random: 256 folders of about the same size.
         format!("{:02x}/{file}.{start}.{}", file.0.as_bytes()[15], writer.simple())
     }
 
-    /// Bytes that may still be written. S3 has room for all, as long as the directory where parts are gathered has some.
+    /// Number of bytes that can still be written. S3 has no limit, as long as the directory where parts are gathered
+    /// has space.
     ///
     /// # Errors
-    /// The directory is away and cannot be made.
+    /// The directory is unavailable and cannot be created.
     pub async fn free(&self) -> io::Result<u64> {
         match self {
             Blobs::Directory(directory) => directory.free().await,
@@ -95,10 +97,10 @@ impl Blobs {
         }
     }
 
-    /// Opens a place for writing behind its first `length` bytes; what stands there beyond them was never told and goes.
+    /// Opens a place for writing after its first `length` bytes. Bytes beyond them were never reported and are dropped.
     ///
     /// # Errors
-    /// Those of the store; also when fewer than `length` bytes are there.
+    /// Errors of the store; also if it has fewer than `length` bytes.
     pub async fn open(
         &self,
         place: &str,
@@ -111,10 +113,10 @@ impl Blobs {
         }
     }
 
-    /// Makes the first `length` bytes of a piece readable whose writer did not come to its end. Any number of times.
+    /// Makes the first `length` bytes of a piece readable whose writer did not seal it. May be repeated.
     ///
     /// # Errors
-    /// Those of the store; bytes that were told are not there.
+    /// Errors of the store; also if bytes that were reported are missing.
     pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
         match self {
             Blobs::Directory(_) => Ok(()),
@@ -122,10 +124,10 @@ impl Blobs {
         }
     }
 
-    /// A piece's bytes from `start` to before `end`, in the order of asking.
+    /// Opens a piece for reading the bytes from `start` to before `end`, in order.
     ///
     /// # Errors
-    /// The piece is not there.
+    /// Errors of the store; also if the piece is missing.
     pub async fn read(&self, place: &str, start: u64, end: u64) -> io::Result<BlobReader> {
         match self {
             Blobs::Directory(directory) => {
@@ -135,11 +137,11 @@ impl Blobs {
         }
     }
 
-    /// An address, good for a minute, under which the store itself serves a piece of exactly so many bytes, with these
-    /// headers. `None`: the store serves nobody, or has something else there.
+    /// A URL, valid for a minute at most, under which the store itself serves a piece of exactly `length` bytes, with
+    /// these headers. `None`: the store does not serve clients, or its object has another length.
     ///
     /// # Errors
-    /// The store is away.
+    /// Errors of the store.
     pub async fn presign(
         &self,
         place: &str,
@@ -153,10 +155,10 @@ impl Blobs {
         }
     }
 
-    /// Removes a piece with all that its progress names; what is not there is removed.
+    /// Removes a piece with everything that its progress names. A piece that is missing counts as removed.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn remove(&self, name: &str, progress: Option<&WriterState>) -> io::Result<()> {
         match self {
             Blobs::Directory(directory) => directory.remove(name).await,
@@ -164,10 +166,10 @@ impl Blobs {
         }
     }
 
-    /// Ends an upload that the store has open, and removes its bytes; one that is not there has ended.
+    /// Aborts an upload that the store has open, and removes its bytes. One that is missing counts as aborted.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn abort(&self, upload: &OpenUpload) -> io::Result<()> {
         match self {
             Blobs::Directory(_) => Ok(()),
@@ -175,19 +177,19 @@ impl Blobs {
         }
     }
 
-    /// How old something must be before it can belong to nobody.
+    /// Age from which a blob or an upload that no row names is an orphan.
     pub fn orphan_age(&self) -> Duration {
         match self {
-            // A row knows its place before the first byte is there.
+            // A row names its place before the first byte is written.
             Blobs::Directory(_) => directory::ORPHAN_AGE,
             Blobs::S3(_) => s3::ORPHAN_AGE,
         }
     }
 
-    /// What nobody has written to since `before`, a folder or so at a time.
+    /// Blobs that were last written before `before`, in batches, such as one per folder.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn list_old(&self, before: SystemTime) -> io::Result<Vec<Vec<StrayBlob>>> {
         match self {
             Blobs::Directory(directory) => directory.list_old(before).await,
@@ -195,10 +197,10 @@ impl Blobs {
         }
     }
 
-    /// The uploads that were opened before `before`.
+    /// Uploads that were opened before `before`.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn list_open_uploads(&self, before: SystemTime) -> io::Result<Vec<OpenUpload>> {
         match self {
             Blobs::Directory(_) => Ok(Vec::new()),
@@ -206,10 +208,10 @@ impl Blobs {
         }
     }
 
-    /// Whether a sealed piece is there with so many bytes.
+    /// Whether a sealed piece exists with at least `length` bytes.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn has(&self, place: &str, length: u64) -> io::Result<bool> {
         match self {
             Blobs::Directory(directory) => directory.has(place, length).await,
@@ -218,16 +220,16 @@ impl Blobs {
     }
 }
 
-/// What cutting a piece has come to.
+/// Result of cutting a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The next writer can go on in this place.
+    /// The next writer can continue in this place.
     Clean,
-    /// Some of what was to be forgotten is still on its way: nobody may go on in this place.
+    /// Some of the bytes that were cut off are still being sent: no writer may continue in this place.
     StillArriving,
 }
 
-/// A piece that is being written.
+/// Writer of a piece.
 #[derive(Clone)]
 pub enum BlobWriter {
     Directory(directory::DirectoryWriter),
@@ -235,10 +237,10 @@ pub enum BlobWriter {
 }
 
 impl BlobWriter {
-    /// Writes bytes behind what is there, beside what the caller does, and goes on with their hash.
+    /// Writes bytes after the existing ones, in a separate task, and updates their hash.
     ///
     /// # Errors
-    /// Those of the store. What is at the end of the piece then is not known.
+    /// Errors of the store. The end of the piece is then undefined.
     pub fn write(&self, pieces: Vec<Bytes>, hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
         match self {
             BlobWriter::Directory(piece) => match piece.file() {
@@ -249,7 +251,7 @@ impl BlobWriter {
         }
     }
 
-    /// Whether it is worth it to make durable what came since the last time, unless somebody waits for that.
+    /// Whether enough has been written since the last `sync` to make it durable, if no request waits for that.
     pub fn is_ripe(&self) -> bool {
         match self {
             BlobWriter::Directory(_) => true,
@@ -257,11 +259,11 @@ impl BlobWriter {
         }
     }
 
-    /// What has been written when this is called is there for good when the future is done, and can be gone on with by
-    /// what that gives.
+    /// Makes everything durable that was written before this call. The future returns the state with which a later
+    /// writer can continue.
     ///
     /// # Errors
-    /// Those of the store: nothing of what was written since the last success can be relied on.
+    /// Errors of the store: nothing that was written since the last success is reliable.
     pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<WriterState>>> {
         match self.clone() {
             BlobWriter::Directory(piece) => Box::pin(async move { piece.sync().await.map(|()| None) }),
@@ -269,7 +271,8 @@ impl BlobWriter {
         }
     }
 
-    /// The row has what the last `sync` gave, or needs it no more: what was kept for a row before that can go.
+    /// Reports that the row has the result of the last `sync`, or does not need it: what was kept for earlier states of
+    /// the row can be removed.
     pub fn recorded(&self) {
         match self {
             BlobWriter::Directory(_) => {}
@@ -277,10 +280,10 @@ impl BlobWriter {
         }
     }
 
-    /// Forgets what was written behind the first `length` bytes.
+    /// Drops what was written after the first `length` bytes.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Errors of the store.
     pub async fn cut(&self, length: u64) -> io::Result<Cut> {
         match self {
             BlobWriter::Directory(piece) => piece.cut(length).await.map(|()| Cut::Clean),
@@ -288,10 +291,10 @@ impl BlobWriter {
         }
     }
 
-    /// All of it is there for good, and can be read.
+    /// Makes the whole piece durable and readable.
     ///
     /// # Errors
-    /// Those of the store; nobody may go on in this place then.
+    /// Errors of the store; no writer may continue in this place then.
     pub async fn seal(&self) -> io::Result<()> {
         match self {
             BlobWriter::Directory(piece) => piece.sync().await,
@@ -300,17 +303,17 @@ impl BlobWriter {
     }
 }
 
-/// A piece that is being read.
+/// Reader of a piece.
 pub enum BlobReader {
     Directory(directory::DirectoryReader),
     S3(s3::S3Reader),
 }
 
 impl BlobReader {
-    /// The next bytes; `None` at the end.
+    /// Reads the next bytes; `None` at the end.
     ///
     /// # Errors
-    /// Those of the store; `UnexpectedEof` when the piece is shorter than what was asked for.
+    /// Errors of the store; `UnexpectedEof` if the piece is shorter than the requested range.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         match self {
             BlobReader::Directory(reading) => reading.next().await,
@@ -319,7 +322,7 @@ impl BlobReader {
     }
 }
 
-/// Writes where the file stands, and hashes beside it: one thread for both would be the slowest on the path.
+/// Writes to the file and hashes at the same time: one thread for both would be the bottleneck of an upload.
 fn write_hashed(file: Arc<File>, pieces: Vec<Bytes>, mut hasher: Sha256) -> JoinHandle<io::Result<Sha256>> {
     let same_pieces = pieces.clone();
     let hashing = spawn_blocking(move || {
@@ -349,7 +352,7 @@ fn write_all(mut file: &File, pieces: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs on a thread that may wait.
+/// Runs work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     spawn_blocking(work).await.map_err(io::Error::other)?
 }

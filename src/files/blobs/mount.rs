@@ -1,5 +1,5 @@
-//! Whether the file system that `files.directory` is to be on is there: looked at again and again by a thread of its own,
-//! which may hang with it. Whoever asks is told what was found last, and never waits.
+//! State of the file system that `files.directory` must be on. A separate thread, which may hang with the file system,
+//! polls it. Callers receive the last result and never block.
 
 use std::fmt;
 use std::fs;
@@ -13,15 +13,15 @@ use nix::libc::ESTALE;
 use nix::sys::statvfs::statvfs;
 use parking_lot::Mutex;
 
-/// How long after a look the next one begins. On EFS each is a request, and costs as much as 4 KiB.
+/// Interval between two checks. On EFS each check is a request that is billed as 4 KiB.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A file system that takes longer to answer is away. One on NFS may never come to an end with it.
+/// Timeout after which the file system counts as unavailable. A call to an NFS file system that hangs may never return.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `/readyz` says of one that hangs.
+/// Text in `/readyz` for a file system that hangs.
 const HANGS: &str = "does not answer";
 
-/// What is known of a mounted file system.
+/// Last known state of a mounted file system.
 #[derive(Clone)]
 pub struct Mount {
     seen: Arc<Mutex<Seen>>,
@@ -31,13 +31,13 @@ pub struct Mount {
 #[derive(Default)]
 struct Seen {
     problem: Option<&'static str>,
-    /// When the look that is under way began.
+    /// Start of the check in progress.
     since: Option<Instant>,
-    /// It has been logged that it hangs.
+    /// Whether it has been logged that the file system hangs.
     told: bool,
 }
 
-/// The file system of `files.directory` is not there, and nothing was read or written.
+/// Error: the file system of `files.directory` is unavailable, and nothing was read or written.
 #[derive(Debug)]
 pub struct Away(&'static str);
 
@@ -49,28 +49,28 @@ impl fmt::Display for Away {
 
 impl std::error::Error for Away {}
 
-/// Whether it is for no other reason that nothing was read or written: one that is not there, or does not answer.
+/// Whether an operation failed only because the file system is not mounted or does not answer.
 pub fn is_away(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Away>())
         || error.kind() == io::ErrorKind::TimedOut
         || error.raw_os_error() == Some(ESTALE)
 }
 
-/// What a look has found wrong, in few words, and for the log.
+/// Problem found by a check: a short text, and the details for the log.
 type Problem = (&'static str, String);
 
 impl Mount {
-    /// Looks at it once, and then as long as somebody can ask.
+    /// Checks the file system once, and then polls it for as long as the result is in use.
     ///
     /// # Errors
-    /// It is not there now.
+    /// The file system is unavailable now.
     pub fn watch(path: &Path) -> io::Result<Mount> {
         let owned = path.to_owned();
         look(path).map_err(|(_, detail)| io::Error::other(detail))?;
         Mount::watch_with(PAUSE, MOUNT_TIMEOUT, move || look(&owned))
     }
 
-    /// One that nobody looks at any more, with what is wrong with it.
+    /// A mount that is not polled, with a fixed problem.
     #[cfg(test)]
     pub fn found(problem: Option<&'static str>) -> Mount {
         Mount { seen: Arc::new(Mutex::new(Seen { problem, ..Seen::default() })), patience: MOUNT_TIMEOUT }
@@ -91,7 +91,7 @@ impl Mount {
         std::thread::Builder::new().name("files-mount".to_owned()).spawn(move || {
             loop {
                 std::thread::sleep(pause);
-                // It was all dropped.
+                // All handles were dropped.
                 let Some(seen) = watched.upgrade() else { return };
                 seen.lock().since = Some(Instant::now());
                 drop(seen);
@@ -103,7 +103,7 @@ impl Mount {
         Ok(Mount { seen, patience })
     }
 
-    /// What is wrong with it, in few words: everybody may ask.
+    /// Problem of the file system in a few words, which may be shown to any client.
     pub fn reason(&self) -> Option<&'static str> {
         let mut seen = self.seen.lock();
         if seen.since.is_none_or(|since| since.elapsed() < self.patience) {
@@ -115,8 +115,10 @@ impl Mount {
         Some(HANGS)
     }
 
+    /// Refuses work on an unavailable file system.
+    ///
     /// # Errors
-    /// `Away`: it is not there, as far as is known.
+    /// `Away`: the file system is unavailable according to the last check.
     pub fn check(&self) -> io::Result<()> {
         self.reason().map_or(Ok(()), |what| Err(io::Error::other(Away(what))))
     }
@@ -139,7 +141,7 @@ impl Seen {
     }
 }
 
-/// Blocks as long as the file system does.
+/// Checks the file system once. Blocks for as long as the file system does.
 fn look(path: &Path) -> Result<(), Problem> {
     let named = |detail: String| format!("files.directory {}: {detail}", path.display());
     match is_mounted(path) {
@@ -150,11 +152,11 @@ fn look(path: &Path) -> Result<(), Problem> {
         }
         Err(error) => return Err(("cannot be looked at", named(error.to_string()))),
     }
-    // What a folder is like is remembered for half a minute on NFS; how much is free is asked for each time.
+    // NFS caches the attributes of a folder for half a minute, but requests the free space each time.
     statvfs(path).map(drop).map_err(|error| ("cannot be looked at", named(error.to_string())))
 }
 
-/// Whether something is mounted there: a directory whose own file system is not mounted is on the root's.
+/// Whether a file system is mounted there. If not, the directory is on the root's file system.
 fn is_mounted(path: &Path) -> io::Result<bool> {
     Ok(!is_of_root(&fs::metadata(path)?)?)
 }
@@ -163,10 +165,10 @@ fn is_of_root(found: &fs::Metadata) -> io::Result<bool> {
     Ok(found.dev() == fs::metadata("/")?.dev())
 }
 
-/// Blocks.
+/// Checks whether a file system is mounted there. Blocks.
 ///
 /// # Errors
-/// `Away`: nothing is mounted there.
+/// Errors of the file system; `Away`: nothing is mounted there.
 pub fn require_mounted(path: &Path) -> io::Result<()> {
     match is_mounted(path) {
         Ok(false) => Err(io::Error::other(Away("is not mounted"))),
@@ -174,10 +176,11 @@ pub fn require_mounted(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The same for a file that has been opened: its directory may have gone before that, and come again.
+/// Checks whether an open file is on a mounted file system: it may have been unmounted before the file was opened, and
+/// mounted again since.
 ///
 /// # Errors
-/// `Away`: it is on the root's file system.
+/// Errors of the file system; `Away`: the file is on the root's file system.
 pub fn require_elsewhere(found: &fs::Metadata) -> io::Result<()> {
     if is_of_root(found)? { Err(io::Error::other(Away("is not mounted"))) } else { Ok(()) }
 }
@@ -188,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Waits for a moment: a thread has to have had its turn.
+    /// Polls until a condition holds, because a thread must first make progress.
     fn eventually(what: &str, is: impl Fn() -> bool) {
         let begun = Instant::now();
         while !is() {
@@ -224,12 +227,12 @@ mod tests {
         assert!(asked.elapsed() < patience, "{:?}", asked.elapsed());
         assert!(is_away(&error), "{error}");
         assert_eq!(error.to_string(), "the file system of files.directory does not answer");
-        // It answers with an error, and then that all is well.
+        // The file system answers with an error first, and then without one.
         answer.send(Err(("cannot be looked at", "an error".to_owned()))).unwrap();
         eventually("it is away", || mount.seen.lock().problem.is_some());
         answer.send(Ok(())).unwrap();
         eventually("it is back", || mount.check().is_ok());
-        // The thread ends with the last who could ask.
+        // The thread ends with the last handle.
         let seen = Arc::downgrade(&mount.seen);
         drop(mount);
         assert!(seen.upgrade().is_none());

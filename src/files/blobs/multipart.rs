@@ -1,7 +1,8 @@
-//! A piece on its way to S3: bytes are gathered in a file without a name until they fill a part of a multipart upload.
+//! A piece on its way to S3: bytes are gathered in an unnamed file until they fill a part of a multipart upload.
 //!
-//! What is told is durable as whole parts and, for the rest, as a tail: an object of its own under a name that is
-//! written once. Who goes on with the piece loads the tail and fills it up. docs/decisions/0009-blobs.md has the whole.
+//! Reported bytes are durable as whole parts and, for the rest, as a tail: a separate object under a name that is
+//! written only once. A writer that continues the piece loads the tail and fills the part up.
+//! docs/decisions/0009-blobs.md describes this in full.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -24,27 +25,30 @@ use uuid::Uuid;
 use super::{Cut, S3, WriterState, blocking, write_hashed};
 use crate::config::MAX_BYTES_IN_S3;
 
-/// The least that S3 takes for a part that is not the last.
+/// Size of a part in bytes: the minimum that S3 accepts for a part that is not the last.
 pub const PART: u64 = 5 << 20;
-/// It takes 10,000 of them.
+/// S3 accepts at most 10,000 parts.
 const _: () = assert!(MAX_BYTES_IN_S3 as u64 == 10_000 * PART);
-/// Parts of one piece that are sent at once; until the first of them is there, the client waits.
+/// Most parts of one piece that are sent at once. Beyond that, the client waits until the oldest of them has arrived.
 const PARTS_AT_ONCE: usize = 3;
-/// A tail is written anew so often, unless a part is full or somebody waits for it: each costs a request.
+/// Interval at which a tail is written, unless a part is full or a request waits for it. Each tail costs a request to
+/// S3.
 const RIPE_AFTER: Duration = Duration::from_secs(10);
 
-/// What a row keeps of a piece that is not sealed.
+/// State that a row keeps of a piece that is not sealed.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct PendingParts {
-    /// The multipart upload, once there is one.
+    /// Id of the multipart upload, once there is one.
     pub upload: Option<String>,
-    /// The entity tags of its parts, each of `PART` bytes.
+    /// Entity tags of its parts, each of `PART` bytes.
     pub parts: Vec<String>,
-    /// The object that has the bytes behind those.
+    /// Name of the object with the bytes after those parts.
     pub tail: Option<String>,
 }
 
 impl PendingParts {
+    /// Reads the state from a row.
+    ///
     /// # Errors
     /// The row has something else.
     pub fn read(progress: Option<&WriterState>) -> io::Result<PendingParts> {
@@ -52,10 +56,10 @@ impl PendingParts {
             .map_or_else(|| Ok(PendingParts::default()), |progress| Ok(PendingParts::deserialize(progress)?))
     }
 
-    /// How many bytes of `length` its tail has.
+    /// Number of bytes in the tail of a piece of `length` bytes.
     ///
     /// # Errors
-    /// It cannot be a piece of that length.
+    /// The state does not fit a piece of that length.
     pub fn rest(&self, length: u64) -> io::Result<u64> {
         match length.checked_sub(self.parts.len() as u64 * PART) {
             Some(0) => Ok(0),
@@ -65,10 +69,10 @@ impl PendingParts {
     }
 }
 
-/// A part while it is sent; afterwards its entity tag.
+/// A part that is being sent; it resolves to the part's entity tag.
 type Putting = Shared<BoxFuture<'static, Result<String, Arc<io::Error>>>>;
 
-/// A piece that is being written.
+/// Writer of a piece that is sent in parts.
 #[derive(Clone)]
 pub struct PartWriter(Arc<Inner>);
 
@@ -76,29 +80,29 @@ struct Inner {
     s3: S3,
     place: String,
     scratch: Arc<File>,
-    /// The byte of the piece with which the scratch file begins, which is that of a part.
+    /// Offset in the piece of the first byte of the scratch file, which is the start of a part.
     base: u64,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Bytes of the piece that are written.
+    /// Number of bytes of the piece that have been written.
     length: u64,
     upload: Option<String>,
     parts: Vec<Putting>,
-    /// With so many parts it was opened.
+    /// Number of parts with which the piece was opened.
     opened_parts: usize,
-    /// What the last `sync` gave, and for which length.
+    /// Result of the last `sync`, and the length that it covers.
     synced: (u64, PendingParts),
     synced_at: Instant,
-    /// Tails that no row needs once it has what the last `sync` gave.
+    /// Tails that no row needs once it has the result of the last `sync`.
     old_tails: Vec<String>,
-    /// The part from whose beginning a tail is being read: its bytes stay in the scratch file.
+    /// Index of the part whose beginning is being read for a tail: its bytes stay in the scratch file.
     held: Option<usize>,
 }
 
 impl PartWriter {
-    /// Goes on with what was gathered; `tail` has the bytes behind the parts.
+    /// Opens a writer that continues with `gathered`; `tail` has the bytes after the parts.
     pub async fn open(
         s3: S3,
         place: &str,
@@ -148,7 +152,7 @@ impl PartWriter {
 
     pub fn sync(&self) -> BoxFuture<'static, io::Result<Option<WriterState>>> {
         let piece = self.clone();
-        // Taken down now: more is written while this is made durable.
+        // Copied now, because more is written while this is made durable.
         let (length, upload, parts) = {
             let mut state = self.0.state.lock();
             let whole = (state.length / PART) as usize;
@@ -179,7 +183,7 @@ impl PartWriter {
         let parts = arrived(parts).await?;
         let tail = if length > behind {
             let bytes = self.gathered(behind, length).await?;
-            // Never written twice: an attempt that was given up and arrives late brings the same bytes.
+            // The name is never written twice: an abandoned attempt that arrives late brings the same bytes.
             let name = format!("{}.{}", self.0.place, Uuid::now_v7().simple());
             self.0.s3.put(&name, bytes).await?;
             Some(name)
@@ -193,7 +197,7 @@ impl PartWriter {
         Ok(gathered)
     }
 
-    /// The beginning of the part that was held may go, if it has arrived meanwhile.
+    /// Releases the part that was held, if it has arrived in the meantime.
     fn let_go(&self) {
         let mut state = self.0.state.lock();
         let Some(held) = state.held.take() else { return };
@@ -250,7 +254,7 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Begins to send the parts that are full. Waits while too many are on their way.
+    /// Begins to send the parts that are full. Waits while too many are being sent.
     async fn send_full_parts(&self) -> io::Result<()> {
         loop {
             let (index, before, upload) = {
@@ -291,7 +295,7 @@ impl PartWriter {
         async move { task.await.map_err(io::Error::other).flatten().map_err(Arc::new) }.boxed().shared()
     }
 
-    /// Bytes of the piece that are in the scratch file, as soon as there is room for them in memory.
+    /// Reads bytes of the piece from the scratch file, once there is a free buffer for them.
     async fn gathered(&self, start: u64, end: u64) -> io::Result<Bytes> {
         if start == end {
             return Ok(Bytes::new());
@@ -306,7 +310,7 @@ impl PartWriter {
         .await
     }
 
-    /// Gives back the room on the disk that a part took which has arrived. Where the file system cannot, it is given back
+    /// Frees the disk space of a part that has arrived. If the file system does not support that, the space is freed
     /// with the file.
     fn release(&self, index: usize) {
         let start = index as u64 * PART - self.0.base;
@@ -323,7 +327,7 @@ async fn arrived(parts: Vec<Putting>) -> io::Result<Vec<String>> {
     Ok(etags)
 }
 
-/// A file that goes with its last handle.
+/// A file that is removed with its last handle.
 fn unnamed_file(folder: &Path) -> io::Result<File> {
     fs::create_dir_all(folder)?;
     let path = folder.join(format!("gathering-{}", Uuid::now_v7().simple()));

@@ -1,4 +1,4 @@
-//! Blobs in a bucket of S3. A sealed piece is one object under its place; what is not sealed is gathered.
+//! Blobs in an S3 bucket. A sealed piece is one object, named by its place; bytes that are not sealed are gathered.
 
 use std::io;
 use std::sync::Arc;
@@ -29,47 +29,48 @@ use super::{Directory, OpenUpload, StrayBlob, WriterState};
 use crate::aws::{self, Chain};
 use crate::config::FilesConfig;
 
-/// A file whose upload has told nothing for a day is gone, and with it whatever was put and never told. Nothing that is
-/// older can be told any more.
+/// Age from which a blob or an upload that no row names is an orphan. An upload that has reported nothing for a day has
+/// expired, and with it everything that it wrote but never reported. Nothing older can be reported any more.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(25 * 3600);
-/// Parts and tails that are in memory at once, whatever the number of uploads.
+/// Most parts and tails that are in memory at once, for any number of uploads.
 const BUFFERS: usize = 6;
-/// Of one request.
+/// Timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Of the one that makes an object of its parts: S3 may take minutes.
+/// Timeout of the request that combines parts into an object: S3 may need minutes.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
 const TIMEOUT_OF_COMPLETION: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A request that fails is made again for so long: shorter than `server.drain_s`.
+/// How long a failed request is retried: shorter than `server.drain_s`.
 const RETRY_FOR: Duration = Duration::from_secs(20);
-/// How long an address that was signed can be used.
+/// Validity of a signed URL.
 const SIGNED_FOR: Duration = Duration::from_secs(60);
-/// Tries to put a piece together: whoever has lost it may send its last part at the same time, but not for long.
+/// Attempts to complete an upload: a writer that has lost the piece may send its last part at the same time, but not
+/// for long.
 const TRIES: usize = 3;
-/// A store of blobs below one prefix of a bucket.
+/// Store of blobs below one prefix of a bucket.
 #[derive(Clone)]
 pub struct S3(Arc<Inner>);
 
 struct Inner {
     chain: Chain,
     client: AmazonS3,
-    /// The same with more patience.
+    /// The same client with a longer timeout, to complete uploads.
     completing: AmazonS3,
-    /// For what `object_store` cannot ask.
+    /// Client for requests that `object_store` does not support.
     http: reqwest::Client,
     prefix: String,
     scratch: Directory,
     buffers: Buffers,
 }
 
-/// The memory of all parts and tails. It is used again instead of being given back: what many threads allocate and others
-/// free is not soon there for the next.
+/// Memory for all parts and tails. It is reused instead of freed: an allocator does not quickly reuse memory that many
+/// threads allocate and others free.
 struct Buffers {
     free: Arc<Mutex<Vec<Vec<u8>>>>,
     permits: Arc<Semaphore>,
 }
 
-/// Room for one part, for as long as somebody has it or the bytes made of it.
+/// Buffer for one part, until it and the bytes made of it are dropped.
 pub struct Buffer {
     bytes: Vec<u8>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -77,7 +78,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The room itself; what was there before is still there.
+    /// The bytes of the buffer, which still hold what it was used for before.
     pub fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -97,22 +98,22 @@ impl Drop for Buffer {
 }
 
 impl S3 {
-    /// Asks nobody. Parts are gathered in `scratch`.
+    /// Makes a store without sending a request. Parts are gathered in `scratch`.
     ///
     /// # Errors
-    /// Settings that S3 cannot be reached with.
+    /// The settings are invalid for S3.
     pub fn new(settings: &FilesConfig, scratch: Directory, chain: &Chain) -> io::Result<S3> {
         let bucket = settings.s3_bucket.clone().unwrap_or_default();
         let http = settings.s3_endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
         let mut builder = AmazonS3Builder::new()
             .with_region(settings.s3_region.clone().unwrap_or_default())
-            // A dot would not be covered by the certificate of S3.
+            // The certificate of S3 does not cover a bucket name with a dot as a subdomain.
             .with_virtual_hosted_style_request(settings.s3_endpoint.is_none() && !bucket.contains('.'))
             .with_bucket_name(bucket)
             .with_credentials(Arc::new(OfChain(chain.clone())))
             .with_retry(RetryConfig {
                 backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
-                // The time alone is the limit.
+                // Only the time is limited.
                 max_retries: usize::MAX,
                 retry_timeout: RETRY_FOR,
             });
@@ -138,15 +139,15 @@ impl S3 {
         })))
     }
 
-    /// Where parts are gathered before they are sent.
+    /// Directory where parts are gathered before they are sent.
     pub fn gathered_in(&self) -> &Directory {
         &self.0.scratch
     }
 
-    /// Waits for room in memory.
+    /// Waits for a free buffer.
     pub async fn buffer(&self) -> Buffer {
         let Buffers { free, permits } = &self.0.buffers;
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         let permit = permits.clone().acquire_owned().await.ok();
         let bytes = free.lock().pop().unwrap_or_default();
         Buffer { bytes, free: free.clone(), _permit: permit }
@@ -167,7 +168,7 @@ impl S3 {
     pub async fn seal(&self, place: &str, length: u64, progress: &WriterState) -> io::Result<()> {
         let gathered = PendingParts::read(Some(progress))?;
         let rest = gathered.rest(length)?;
-        // Somebody has done it before, or its writer had come further than it could tell.
+        // The piece has been sealed before, or its writer had written more than it could report.
         if length == 0 || self.size(place).await?.is_some_and(|size| size >= length) {
             return Ok(());
         }
@@ -194,7 +195,7 @@ impl S3 {
         }
     }
 
-    /// Makes one object of the parts and the rest. S3 checks that each part is the one whose entity tag is told.
+    /// Combines the parts and the rest into one object. S3 checks that each part has the entity tag that we pass.
     pub async fn put_together(
         &self,
         place: &str,
@@ -227,7 +228,7 @@ impl S3 {
                 self.0.completing.complete_multipart(&key, upload, parts).await.map_err(failed)
             };
             let Err(error) = once.await else { return Ok(()) };
-            // The answer to an earlier try may have been lost.
+            // The response to an earlier attempt may have been lost.
             if self.size(place).await?.is_some_and(|size| size >= length) {
                 return Ok(());
             }
@@ -268,13 +269,13 @@ impl S3 {
         signed.map(Some).map_err(failed)
     }
 
-    /// An address tells when it ends, so that none ends before that with the credentials that it was signed with.
+    /// Validity of a signed URL, which names its own end: it must not exceed that of the credentials that sign it.
     async fn signed_for(&self) -> io::Result<Duration> {
         let left = self.0.chain.left(aws::CREDENTIALS_TIMEOUT).await.map_err(io::Error::other)?;
         Ok(left.map_or(SIGNED_FOR, |left| SIGNED_FOR.min(left)).max(Duration::from_secs(1)))
     }
 
-    /// Of an object; `None`: there is none.
+    /// Size of an object; `None`: it does not exist.
     pub async fn size(&self, name: &str) -> io::Result<Option<u64>> {
         match self.0.client.head(&self.key(name)?).await {
             Ok(found) => Ok(Some(found.size)),
@@ -289,12 +290,13 @@ impl S3 {
     }
 
     pub async fn begin_upload(&self, place: &str) -> io::Result<String> {
-        // No bytes, but a connection: hundreds of uploads that begin at once share those of the buffers.
+        // The request has no bytes, but needs a connection: the number of buffers also limits the connections of
+        // hundreds of uploads that begin at once.
         let _room = self.buffer().await;
         self.0.client.create_multipart(&self.key(place)?).await.map_err(failed)
     }
 
-    /// Returns the entity tag.
+    /// Sends a part and returns its entity tag.
     pub async fn put_part(
         &self,
         place: &str,
@@ -380,7 +382,7 @@ impl S3 {
         }
         let bucket = Path::default();
         let url = self.0.client.signed_url_opts(Method::GET, &bucket, SIGNED_FOR, &options);
-        // The address is a secret of its own while it is good: no error may tell it.
+        // The URL is a secret as long as it is valid: no error may contain it.
         let told = |error: reqwest::Error| io::Error::other(error.without_url());
         let answer = self.0.http.get(url.await.map_err(failed)?).send().await.map_err(told)?;
         let text = answer.error_for_status().map_err(told)?.text().await.map_err(told)?;
@@ -395,14 +397,15 @@ impl S3 {
         key.map_err(io::Error::other)
     }
 
-    /// What we call an object, and the place that it belongs to. `None`: it is not one of ours, and none of our business.
+    /// Our name of an object, and the place that it belongs to. `None`: the name is not of our form, and the object is
+    /// left alone.
     fn name(&self, key: &str) -> Option<(String, String)> {
         let name = key.strip_prefix(&self.0.prefix)?.trim_start_matches('/');
         Some((name.to_owned(), place_of(name)?))
     }
 }
 
-/// The place of a name, which is that place or that of a tail.
+/// The place of a name, which is either that of a sealed piece or that of a tail.
 fn place_of(name: &str) -> Option<String> {
     let (folder, rest) = name.split_once('/')?;
     let mut parts = rest.split('.');
@@ -418,7 +421,7 @@ fn place_of(name: &str) -> Option<String> {
     ours.then(|| format!("{folder}/{file}.{start}.{writer}"))
 }
 
-/// `ListMultipartUploads`
+/// Response to `ListMultipartUploads`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct UploadsPage {
@@ -447,8 +450,8 @@ fn failed(error: object_store::Error) -> io::Error {
     }
 }
 
-/// Gives object_store the credentials of the process: its own chain is another one, asks for new ones only when the old
-/// are over or nearly so, and for each client.
+/// Provides object_store with the credentials of the process. Its own chain is separate, and requests new credentials
+/// for each client, and only when the old ones have expired or are about to.
 #[derive(Debug)]
 struct OfChain(Chain);
 
@@ -473,7 +476,7 @@ impl CredentialProvider for OfChain {
     }
 }
 
-/// A piece that is being read.
+/// Reader of a piece in an object.
 pub struct S3Reader {
     stream: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
