@@ -188,7 +188,7 @@ pub struct Issuer {
     /// Prefix of each of our scopes in that claim, such as Cognito's `<resource server>/`.
     #[serde(default)]
     pub scope_prefix: String,
-    /// The claim that holds the groups of a user, a list.
+    /// Claim that holds the groups of a user, as a list.
     #[serde(default = "groups_claim")]
     pub groups_claim: String,
     /// Further scopes of the members of a group: group → scopes.

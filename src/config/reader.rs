@@ -22,7 +22,7 @@ fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, se
 pub(super) struct Reader {
     values: BTreeMap<String, serde_json::Value>,
     pub(super) problems: Vec<String>,
-    /// Where the settings are parameters: below this path.
+    /// Path of the settings in Parameter Store, if they are parameters.
     pub(super) parameters: Option<String>,
 }
 

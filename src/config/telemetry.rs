@@ -48,7 +48,7 @@ impl TelemetryConfig {
         if telemetry.emf_every.is_zero() {
             r.problem("telemetry.emf_every_s", "must be at least 1");
         }
-        // The characters that `salebell boot` allows, and dots; a longer dimension would be of no use.
+        // The characters that `salebell boot` allows, and dots; the name becomes a dimension of every metric.
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if telemetry.environment.len() > 64 || !telemetry.environment.chars().all(plain) {
             r.problem("telemetry.environment", "must be up to 64 letters, digits, dots, dashes, underscores");

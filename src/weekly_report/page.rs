@@ -134,7 +134,7 @@ fn card(report: &WeeklyReport, figure: &Figure) -> Card {
     Card {
         title: figure.title,
         figure: value.map_or_else(|| "–".to_owned(), |value| figure.unit.show(value)),
-        // A week that is not over is marked as such, since it is compared with a complete one.
+        // The template then shows no change: a week that is not over is not compared with a complete one.
         runs: now.is_some_and(|bar| bar.runs),
         change: change(value, before.and_then(|bar| bar.value)),
         chart: Chart::new(&series),
