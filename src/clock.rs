@@ -1,5 +1,5 @@
-//! What time it is. The whole fleet goes by the database's clock: what one process lets live, no other takes for dead,
-//! whatever its machine believes.
+//! The current time. The whole fleet goes by the database's clock: what one process keeps alive, no other takes for
+//! expired, whatever the clock of its machine says.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,16 +9,16 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
-/// Two clocks that are kept right are never so far apart.
+/// Largest normal difference between two synchronized clocks.
 const AGREED_WITHIN: TimeDelta = TimeDelta::seconds(60);
-/// What is less is left alone: the time shall not jitter.
+/// Smallest difference that is corrected. Smaller ones are ignored to keep the time steady.
 const CORRECTED_FROM: TimeDelta = TimeDelta::seconds(1);
 
-/// Where the time comes from. Clones are one clock.
+/// Source of the current time. Clones share their state.
 #[derive(Clone)]
 pub struct Clock {
     machine: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
-    /// What the database last told and when; `None` in a clock that does not ask.
+    /// The database's time when last observed; `None` in a clock that never follows the database.
     database: Option<Arc<Mutex<Option<Observed>>>>,
 }
 
@@ -29,33 +29,33 @@ struct Observed {
 }
 
 impl Clock {
-    /// The database's, and the system's until that is known.
+    /// The database's clock; the system's until the first observation.
     pub fn system() -> Clock {
         #[expect(clippy::disallowed_methods, reason = "this is the clock")]
         Clock::of_fleet(Utc::now)
     }
 
-    /// The database's, on a machine whose own is this.
+    /// The database's clock; `machine` until the first observation.
     pub fn of_fleet(machine: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
         Clock { machine: Arc::new(machine), database: Some(Arc::default()) }
     }
 
-    /// This and no other: tests move it.
+    /// A clock that follows `now` alone, which tests control.
     pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Clock {
         Clock { machine: Arc::new(now), database: None }
     }
 
-    /// UTC, in whole microseconds as PostgreSQL keeps them.
+    /// Current time in UTC, in whole microseconds as PostgreSQL stores it.
     pub fn now(&self) -> DateTime<Utc> {
         let now = match self.told() {
-            // The machine's clock may jump meanwhile, its ticks do not.
+            // Elapsed time is monotonic: it does not follow jumps of the machine's clock.
             Some(told) => told.time + TimeDelta::from_std(told.at.elapsed()).unwrap_or_default(),
             None => (self.machine)(),
         };
         DateTime::from_timestamp_micros(now.timestamp_micros()).unwrap_or(now)
     }
 
-    /// The database, which was asked at `asked`, has just told its time.
+    /// Records a time that the database has just reported; the query was sent at `asked`.
     pub fn observe(&self, time: DateTime<Utc>, asked: Instant) {
         let Some(database) = &self.database else { return };
         let took = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
@@ -70,8 +70,10 @@ impl Clock {
         }
     }
 
+    /// Compares the machine's clock with the database's.
+    ///
     /// # Errors
-    /// The machine and the database are more than a minute apart: one of them is wrong, and nobody can tell which.
+    /// Fails if the two are more than a minute apart: one of them is invalid, and there is no way to know which.
     pub fn check(&self) -> Result<()> {
         if self.told().is_none() {
             return Ok(());
@@ -112,7 +114,7 @@ mod tests {
         assert!(near(epoch + year) && clock.check().is_err());
         *machine.lock() = epoch + year + TimeDelta::seconds(30);
         assert!(near(epoch + year) && clock.check().is_ok());
-        // What a slow answer says within its time is no news; what is off by more is.
+        // A difference within the duration of the query is ignored; a larger one is corrected.
         let before = clock.now();
         clock.observe(before + TimeDelta::milliseconds(500), Instant::now());
         assert!(near(before));

@@ -1,4 +1,4 @@
-//! Secrets at rest: channel secrets are sealed with AES-256-GCM before they meet the database.
+//! Encryption of secrets at rest: channel secrets are sealed with AES-256-GCM before they are stored in the database.
 
 use std::sync::Arc;
 
@@ -12,11 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::api_key;
 use crate::error::{Error, Result};
 
-/// The keys that seal secrets. The first seals; all open, so that a key can be replaced while its secrets remain.
+/// Keys that seal secrets. The first key seals and all of them open, so a key can be replaced while secrets sealed with
+/// it remain.
 ///
 /// Sealed form: version byte 1, the first 4 bytes of the key's SHA-256, nonce (12 bytes), ciphertext with tag.
 ///
-/// They can be exchanged while the process runs.
+/// The keys can be exchanged while the process runs.
 pub struct Keyring(RwLock<Arc<[(KeyId, LessSafeKey)]>>);
 
 type KeyId = [u8; 4];
@@ -24,11 +25,11 @@ const VERSION: u8 = 1;
 const HEADER: usize = 1 + size_of::<KeyId>();
 
 impl Keyring {
-    /// Keys are 32 bytes, as base64 or as 64 hex digits. (Secrets Manager can generate the latter by itself. As base64 those
-    /// would be 48 bytes, so neither is taken for the other.)
+    /// Parses keys of 32 bytes each, as base64 or as 64 hex digits. (Secrets Manager can generate the latter by itself.
+    /// Read as base64, those would be 48 bytes, so the two forms cannot be confused.)
     ///
     /// # Errors
-    /// Which of them is not, without repeating it.
+    /// Names the position of the first invalid key, but does not repeat it.
     pub fn new(keys: &[SecretString]) -> Result<Keyring, String> {
         let read = |(at, key): (usize, &SecretString)| {
             let wrong = || format!("[{at}] must be 32 bytes, as base64 or as 64 hex digits");
@@ -43,7 +44,7 @@ impl Keyring {
         keys.iter().enumerate().map(read).collect::<Result<_, _>>().map(|keys| Keyring(RwLock::new(keys)))
     }
 
-    /// From now on these keys.
+    /// Replaces all keys.
     pub fn replace(&self, keys: Keyring) {
         *self.0.write() = keys.keys();
     }
@@ -52,15 +53,15 @@ impl Keyring {
         self.0.read().clone()
     }
 
-    /// Whether there is a key.
+    /// Whether there is a key to seal with.
     pub fn can_seal(&self) -> bool {
         !self.keys().is_empty()
     }
 
-    /// Seals `secret` for the row `owner`: it opens in no other row.
+    /// Seals `secret` for the row `owner`; it cannot be opened for any other row.
     ///
     /// # Errors
-    /// No key is configured.
+    /// Fails if no key is configured.
     pub fn seal(&self, owner: uuid::Uuid, secret: &[u8]) -> Result<Vec<u8>> {
         let keys = self.keys();
         let (id, key) = keys.first().ok_or_else(|| Error::internal("webhook.encryption_keys is not set"))?;
@@ -79,15 +80,15 @@ impl Keyring {
     /// Seals a webhook secret for its channel.
     ///
     /// # Errors
-    /// As `seal`.
+    /// Same as [`seal`](Keyring::seal).
     pub fn seal_secret(&self, channel: uuid::Uuid, secret: &SecretBytes) -> Result<Vec<u8>> {
         self.seal(channel, secret.expose_secret())
     }
 
-    /// Opens the secrets that sign for a channel: its own, and the one before while that signs too.
+    /// Opens the secrets that sign for a channel: the current one, and the previous one while it signs as well.
     ///
     /// # Errors
-    /// As `open`.
+    /// Same as [`open`](Keyring::open).
     pub fn open_secrets(
         &self,
         channel: uuid::Uuid,
@@ -97,10 +98,10 @@ impl Keyring {
         [Some(secret), previous].into_iter().flatten().map(|sealed| self.open(channel, sealed)).collect()
     }
 
-    /// Opens what `seal` made.
+    /// Opens what [`seal`](Keyring::seal) returned.
     ///
     /// # Errors
-    /// Its key is not configured, or it was sealed for another row.
+    /// Fails if its key is not configured, or if it was sealed for another row.
     pub fn open(&self, owner: uuid::Uuid, sealed: &[u8]) -> Result<SecretBytes> {
         let broken =
             || Error::internal("a sealed secret does not open: webhook.encryption_keys lacks its key?");
@@ -120,7 +121,7 @@ impl Keyring {
     }
 }
 
-/// Secret bytes: wiped when dropped, and never printed.
+/// Secret bytes, which are wiped when dropped and never printed.
 pub type SecretBytes = secrecy::SecretSlice<u8>;
 
 fn key_id(key: &[u8]) -> KeyId {
@@ -130,35 +131,35 @@ fn key_id(key: &[u8]) -> KeyId {
     id
 }
 
-/// A new random key in the form that the configuration takes.
+/// Generates a random key in the form that the configuration accepts.
 ///
 /// # Errors
-/// The system has no random bytes.
+/// Fails if the system provides no random bytes.
 pub fn generate_key() -> Result<SecretString> {
     let mut key = [0_u8; 32];
     aws_lc_rs::rand::fill(&mut key).map_err(|_| Error::internal("no random bytes"))?;
     Ok(STANDARD.encode(key).into())
 }
 
-/// A new secret of a webhook channel: 32 random bytes. Standard Webhooks takes 24 to 64.
+/// Generates a secret for a webhook channel: 32 random bytes. Standard Webhooks accepts 24 to 64.
 ///
 /// # Errors
-/// The system has no random bytes.
+/// Fails if the system provides no random bytes.
 pub fn generate_webhook_secret() -> Result<SecretBytes> {
     let mut secret = vec![0_u8; 32];
     aws_lc_rs::rand::fill(&mut secret).map_err(|_| Error::internal("no random bytes"))?;
     Ok(SecretBytes::from(secret))
 }
 
-/// A webhook secret as its owner sees it: `whsec_` and base64.
+/// Formats a webhook secret for its owner: `whsec_` and base64.
 pub fn show_webhook_secret(secret: &SecretBytes) -> String {
     format!("whsec_{}", STANDARD.encode(secret.expose_secret()))
 }
 
-/// A new random API key.
+/// Generates a random API key.
 ///
 /// # Errors
-/// The system has no random bytes.
+/// Fails if the system provides no random bytes.
 pub fn generate_api_key() -> Result<SecretString> {
     let mut random = [0_u8; 32];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::internal("no random bytes"))?;
@@ -192,7 +193,7 @@ mod tests {
         let base64 = SecretString::from(STANDARD.encode(hex::decode(hex.expose_secret()).unwrap()));
         let sealed = Keyring::new(&[hex]).unwrap().seal(row, b"bell").unwrap();
         assert_eq!(Keyring::new(&[base64]).unwrap().open(row, &sealed).unwrap().expose_secret(), b"bell");
-        // 48 bytes as base64, 31 as hex, and a digit that is none.
+        // 48 bytes as base64, 31 as hex, and an invalid hex digit.
         for wrong in ["QUJD".repeat(16), "0a".repeat(31), format!("{}g", "0".repeat(63))] {
             let refused = Keyring::new(&[SecretString::from(wrong)]).err().unwrap();
             assert_eq!(refused, "[0] must be 32 bytes, as base64 or as 64 hex digits");

@@ -1,4 +1,4 @@
-//! `salebell bus`: what waits on the bus of reported prices, and what died on it.
+//! `salebell bus`: the messages that wait on the bus of reported prices, and its dead messages.
 
 use clap::Subcommand;
 
@@ -15,16 +15,16 @@ pub enum BusAction {
     Redrive,
 }
 
-/// Does what is asked, and returns what to print.
+/// Performs the action, and returns the text to print.
 ///
 /// # Errors
-/// The bus or the database is away.
+/// Fails if the bus or the database is unavailable.
 pub async fn run(app: &App, action: BusAction) -> Result<String> {
     match action {
         BusAction::Redrive => Ok(format!("{} messages wait again.\n", record::redrive(app).await?)),
         BusAction::Status => {
             let (age, dead) = app.bus.age_and_dead().await?;
-            // Only who receives knows the age where SQS is asked.
+            // With SQS, only a receiver knows the age of a message.
             let waiting = match (app.bus.outlives_database(), age > 0.0) {
                 (_, false) => "No message waits".to_owned(),
                 (true, true) => "Messages wait".to_owned(),

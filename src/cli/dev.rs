@@ -1,4 +1,4 @@
-//! `salebell dev`: everything in one process on a laptop, on a PostgreSQL of its own.
+//! `salebell dev`: all services in one process on a laptop, with a PostgreSQL server of its own.
 
 pub mod cluster;
 mod guard;
@@ -30,11 +30,11 @@ use crate::store::unreachable::explain_unreachable;
 use crate::telemetry::Quiet;
 use crate::{secrets, store, telemetry, worker};
 
-/// Where metrics are, unless that is taken.
+/// Default address of metrics, unless another program uses it.
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
-/// Where gRPC is, unless that is taken.
+/// Default address of gRPC, unless another program uses it.
 const GRPC: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
-/// How long our own API may take to answer at start.
+/// Timeout of the first response of our own API.
 const LONGEST_FIRST_ANSWER: Duration = Duration::from_secs(60);
 
 /// Run everything in one process: a private PostgreSQL cluster under .salebell, the API, the worker.
@@ -53,17 +53,17 @@ pub struct DevArguments {
     no_sample: bool,
 }
 
-/// Runs until it is told to stop, and stops the cluster then.
+/// Runs until a signal stops it, and then stops the cluster.
 ///
 /// # Errors
-/// When it runs here already, an address is taken, or the database does not start.
+/// Fails if another `salebell dev` runs in this folder, an address is in use, or the database does not start.
 pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow::Result<()> {
     let project = std::env::current_dir().context("cannot tell the current folder")?;
     let mut home = Home::open(&project)?;
     check_address(arguments.listen)?;
     let folder = home.path("postgres");
 
-    // From here on a signal has to stop the cluster before it ends us.
+    // From here on, a signal must stop the cluster before it ends this process.
     let mut told_to_stop = Box::pin(stop_signal()?);
     let start = async {
         match &arguments.database_url {
@@ -73,7 +73,7 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     };
     let mut cluster = tokio::select! {
         cluster = start => cluster?,
-        // The guard that the cluster starts with stops it once its starter is dropped.
+        // Dropping the start also drops the guard, which then stops the server.
         () = &mut told_to_stop => return Ok(()),
     };
     let prepared = tokio::select! {
@@ -98,7 +98,7 @@ pub async fn run(arguments: DevArguments, config_file: Option<&Path>) -> anyhow:
     outcome
 }
 
-/// Ends at the next SIGINT or SIGTERM from now on.
+/// Registers for SIGINT and SIGTERM; the future completes at the next one.
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -107,7 +107,7 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
-/// All that is needed to serve.
+/// Everything that is needed to serve.
 struct Ready {
     app: App,
     server: Server,
@@ -187,10 +187,10 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
             vec![Part::new("the API", server.run()), Part::new("the worker", worker::run(app.clone()))];
         parts.extend(grpc.map(|grpc| Part::new("gRPC", grpc.run())));
         let ended = process::run(app.clone(), "dev", metrics, parts).await;
-        // It ended by itself long ago, or it must not print about what is gone.
+        // Usually it has finished. If not, it must not announce services that have stopped.
         welcome.abort();
         let greeted = welcome.await;
-        // Before its server: a broken session would be logged as an accident.
+        // Closed before the database server stops, which would otherwise be logged as broken sessions.
         app.writer.close().await;
         app.reader.close().await;
         match greeted {
@@ -207,8 +207,8 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
     }
 }
 
-/// Defaults of a laptop < the configuration file < the environment < our database and `--listen`. `taken` are the usual
-/// addresses of metrics and gRPC, where another program listens on them.
+/// Precedence: defaults for a laptop < the configuration file < the environment < our database and `--listen`. `taken`
+/// holds the default addresses of metrics and gRPC that another program listens on.
 fn load_config(
     arguments: &DevArguments,
     file: Option<&Path>,
@@ -237,15 +237,15 @@ fn load_config(
         ("SALEBELL_SERVER__GRPC_LISTEN", grpc.to_string()),
         ("SALEBELL_SERVER__METRICS_LISTEN", metrics.to_string()),
         ("SALEBELL_SERVER__LINGER_S", "0".to_owned()),
-        // Whoever tries it out does not wait an hour.
+        // A person who tries out the statistics should not wait an hour.
         ("SALEBELL_STATS__COMPUTE_EVERY_S", "15".to_owned()),
     ];
     let ours = [
         ("SALEBELL_DATABASE__URL", database_url.expose_secret().to_owned()),
-        // A reader of somebody else's database would answer with other people's games.
+        // A configured reader would answer from another database, with other games.
         ("SALEBELL_DATABASE__READER_URL", database_url.expose_secret().to_owned()),
         ("SALEBELL_SERVER__LISTEN", arguments.listen.to_string()),
-        // What we print, and load the sample over, is http.
+        // The welcome text and the loading of the sample use plain http.
         ("SALEBELL_SERVER__TLS", "off".to_owned()),
         ("SALEBELL_SERVER__CERTIFICATE", String::new()),
         ("SALEBELL_SERVER__KEY", String::new()),
@@ -258,7 +258,7 @@ fn load_config(
     Config::load(file, settings).context("cannot start")
 }
 
-/// Asks early, before a cluster is made for nothing.
+/// Checks the address early, before a cluster is created in vain.
 fn check_address(listen: SocketAddr) -> anyhow::Result<()> {
     match std::net::TcpListener::bind(listen) {
         Ok(_) => Ok(()),
@@ -275,7 +275,7 @@ fn is_free(address: SocketAddr) -> bool {
     std::net::TcpListener::bind(address).is_ok()
 }
 
-/// Where a client on this machine reaches a listener: one on all addresses is on loopback too.
+/// Address at which a client on this machine reaches a listener; one on all addresses is reachable over loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),

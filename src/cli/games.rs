@@ -1,4 +1,4 @@
-//! `salebell games`: what an operator tidies up in the catalogue.
+//! `salebell games`: maintenance of the catalogue by an operator.
 
 use std::fmt::Write;
 
@@ -16,14 +16,14 @@ pub enum GamesAction {
     Duplicates,
 }
 
-/// Does what is asked, and returns what to print.
+/// Performs the action, and returns the text to print.
 ///
 /// # Errors
-/// The database is away.
+/// Fails if the database is unavailable.
 pub async fn run(app: &App, action: GamesAction) -> Result<String> {
     match action {
         GamesAction::Duplicates => {
-            // A list without those that have no key yet would be another one tomorrow.
+            // Games without a key yet would be missing from the list and appear in a later one.
             while matching::fill_keys(&app.writer).await? > 0 {}
             let games = matching::list_same_games(&app.writer).await?;
             if games.is_empty() {

@@ -1,5 +1,5 @@
-//! `salebell key`: API keys by hand, straight in the database. For the first operator, and for machines that no
-//! browser logs in.
+//! `salebell key`: manages API keys directly in the database, for the first operator, and for machines without a
+//! browser to log in with.
 
 use chrono::TimeDelta;
 use clap::Subcommand;
@@ -43,7 +43,7 @@ pub enum KeysAction {
     },
 }
 
-/// Whose keys.
+/// The account that owns the keys.
 #[derive(Debug, clap::Args)]
 pub struct Account {
     /// Subject of the account: `sub` of its tokens, or any name for an account without tokens.
@@ -54,10 +54,10 @@ pub struct Account {
     issuer: String,
 }
 
-/// Does it, and returns what to print.
+/// Performs the action, and returns the text to print.
 ///
 /// # Errors
-/// There is no such account or key, or the database is away.
+/// Fails if there is no such account or key, or if the database is unavailable.
 pub async fn run(app: &App, action: KeysAction) -> Result<String> {
     let now = app.clock.now();
     match action {

@@ -1,4 +1,4 @@
-//! The command line: `Arguments`, and one file or folder a subcommand.
+//! The command line: `Arguments`, and one file or folder per subcommand.
 
 pub mod api_client;
 pub mod bus;
@@ -90,7 +90,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether a crash may leave a core dump: of a command that holds no secrets but those of the person who runs it.
+    /// Whether a crash may leave a core dump. It may for commands that hold no secrets except those of the person who
+    /// runs them.
     fn may_dump_core(&self) -> bool {
         match self {
             #[cfg(feature = "dev")]
@@ -104,11 +105,11 @@ impl Command {
 /// Runs a subcommand on a runtime of its own.
 ///
 /// # Errors
-/// Whatever ended the subcommand, as a sentence for the person who typed it.
+/// Returns the failure that ended the subcommand, as a sentence for the person who typed it.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(execute(arguments));
-    // A read of standard input that nobody waits for any more must not hold the process.
+    // A pending read of standard input that is no longer needed must not keep the process alive.
     runtime.shutdown_background();
     code
 }
@@ -190,8 +191,8 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration of a command that asks the database itself. Where nothing names a database, it is that of the
-/// `salebell dev` of this folder.
+/// Configuration of a command that queries the database directly. If nothing names a database, it is that of the
+/// `salebell dev` of the current folder.
 fn config_or_dev(file: Option<&Path>) -> anyhow::Result<Config> {
     const URL: &str = "SALEBELL_DATABASE__URL";
     let mut settings: BTreeMap<String, String> = std::env::vars().collect();
@@ -199,7 +200,7 @@ fn config_or_dev(file: Option<&Path>) -> anyhow::Result<Config> {
     if file.is_none() && settings.get(URL).is_none_or(String::is_empty) {
         match RunningDev::find() {
             Ok(dev) => {
-                // The reader too, or somebody else's would answer.
+                // The reader is set as well, since a configured one would answer from another database.
                 for name in [URL, "SALEBELL_DATABASE__READER_URL"] {
                     settings.insert(name.to_owned(), dev.database_url.expose_secret().to_owned());
                 }
@@ -210,7 +211,7 @@ fn config_or_dev(file: Option<&Path>) -> anyhow::Result<Config> {
     Config::load(file, settings).map_err(|problems| anyhow!("{problems}{hint}"))
 }
 
-/// What went wrong between a command and its database, for the person who has typed it.
+/// Turns a failure between a command and its database into a message for the person who typed the command.
 async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> anyhow::Result<T> {
     let error = match outcome {
         Ok(done) => return Ok(done),
@@ -225,7 +226,8 @@ async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> anyhow::Result<T> {
     Err(error.into())
 }
 
-/// For a command that ends: what a service would wait for must be there.
+/// Opens the state for a command that ends. Unlike a service, it does not wait for the database: a log-in must succeed
+/// now.
 async fn open(config: Config) -> Result<App> {
     let app = AppState::new(config, Clock::system())?;
     app.log_in.available().await?;

@@ -1,5 +1,5 @@
-//! `salebell reference`: the pages of docs/reference/ that the program itself knows best. `make reference` writes them,
-//! and `tests/it/project/reference.rs` compares them.
+//! `salebell reference`: the pages of docs/reference/ whose content comes from the program itself. `make reference`
+//! writes them, and `tests/it/project/reference.rs` compares them.
 
 use std::fmt::Write;
 use std::io::{self, Write as _};
@@ -35,7 +35,7 @@ impl ReferencePage {
     pub const ALL: [ReferencePage; 4] =
         [ReferencePage::Settings, ReferencePage::Metrics, ReferencePage::Problems, ReferencePage::Commands];
 
-    /// The name on the command line, and of the file in docs/reference/.
+    /// Name on the command line, and of the file in docs/reference/.
     pub fn name(self) -> &'static str {
         match self {
             ReferencePage::Settings => "settings",
@@ -45,7 +45,7 @@ impl ReferencePage {
         }
     }
 
-    /// The text of the page.
+    /// Renders the text of the page.
     pub fn render(self) -> String {
         let (title, introduction, body) = match self {
             ReferencePage::Settings => ("Settings", SETTINGS, settings()),
@@ -155,7 +155,7 @@ fn problems() -> String {
     page
 }
 
-/// When a request gets such a problem.
+/// Circumstances in which a request gets such a problem.
 fn when(kind: Kind) -> &'static str {
     match kind {
         Kind::Malformed => {
@@ -197,7 +197,7 @@ fn commands() -> String {
     page.trim_start().to_owned()
 }
 
-/// Appends the help of a command, and of those below it. The current values of the environment stay out.
+/// Appends the help of a command and of its subcommands. The current values of environment variables are left out.
 fn describe(command: &clap::Command, above: &str, page: &mut String) {
     let name = format!("{above}{}", command.get_name());
     let is_below = !above.is_empty();

@@ -13,7 +13,7 @@ use crate::server::process::{self, Part};
 
 pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     let app = AppState::new(config, Clock::system())?;
-    // The first log-in to the database takes its time, and so does the certificate that is minted below.
+    // Started early, since the first log-in to the database takes a while, as does minting the certificate below.
     tokio::spawn({
         let app = app.clone();
         async move { app.health.readiness.reasons().await }
@@ -49,7 +49,7 @@ pub async fn worker(config: Config, origin: Origin) -> Result<()> {
     process::run(app, "worker", metrics, vec![part]).await
 }
 
-/// Settings that change in Parameter Store and Secrets Manager change here too, until the process ends.
+/// Keeps the live settings up to date with Parameter Store and Secrets Manager until the process ends.
 fn keep_new(app: &App, origin: Origin) {
     let app = app.clone();
     tokio::spawn(async move {

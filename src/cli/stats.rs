@@ -1,4 +1,4 @@
-//! `salebell stats`: the weekly statistics by hand, straight from the database, and mail by hand.
+//! `salebell stats`: shows, recomputes and mails the weekly statistics, directly from the database.
 
 use std::path::PathBuf;
 
@@ -77,10 +77,11 @@ pub enum PrintedFormat {
     Csv,
 }
 
-/// Does it, and returns what to print, its last line ended.
+/// Performs the action, and returns the text to print, which ends with a line break.
 ///
 /// # Errors
-/// The week cannot be computed, the file not be written, or the database is away.
+/// Fails if the week cannot be computed, the file cannot be written, a mail cannot be sent, or the database is
+/// unavailable.
 pub async fn run(app: &App, action: StatsAction) -> Result<String> {
     match action {
         StatsAction::Show { week, account, format, weeks } => {
@@ -120,7 +121,7 @@ pub async fn run(app: &App, action: StatsAction) -> Result<String> {
     }
 }
 
-/// Mails the report to one after another.
+/// Mails the report to the recipients, one after the other.
 async fn mail_now(app: &App, week: Option<Week>, to: Vec<Address>) -> Result<String> {
     if !app.mailer.is_on() {
         return Err(Error::invalid("email.smtp_url", "is not set, so no mail can be sent"));
@@ -147,7 +148,7 @@ async fn mail_now(app: &App, week: Option<Week>, to: Vec<Address>) -> Result<Str
     if failed { Err(Error::new(Kind::Unavailable, text.trim_end())) } else { Ok(text) }
 }
 
-/// A line a mail.
+/// Formats one line per mail.
 fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
     let mut text = String::new();
     if recipients == 0 {
@@ -172,7 +173,7 @@ fn mailed(found: &[WeeklyMail], recipients: usize) -> String {
     text
 }
 
-/// Columns as wide as what is in them.
+/// Formats a table, with each column as wide as its longest cell.
 fn table(found: &[WeekStatistics]) -> String {
     let mut lines = vec![vec!["week".to_owned()]];
     lines[0].extend(WeekCounts::default().list().map(|(name, _)| name.to_owned()));

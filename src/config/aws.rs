@@ -1,4 +1,4 @@
-//! `[aws]`: where the settings came from, so that those which change can be read again.
+//! `[aws]`: sources of the settings, so live ones can be read again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,36 +7,36 @@ use serde::{Deserialize, Serialize};
 
 use super::Reader;
 
-/// What a parameter begins with whose value is in Secrets Manager.
+/// Prefix of a parameter whose value is in Secrets Manager.
 pub const SECRET_PREFIX: &str = "secret:";
 
-/// `[aws]`; `salebell boot` writes all of it.
+/// `[aws]`: region, path and secrets, all of them written by `salebell boot`.
 #[derive(Clone, Debug)]
 pub struct AwsConfig {
-    /// `aws.region`: of the parameters and secrets.
+    /// `aws.region`: region of the parameters and secrets.
     pub region: Option<String>,
-    /// `aws.parameters`: the path of the settings in Parameter Store, such as `/salebell/prod`.
+    /// `aws.parameters`: path of the settings in Parameter Store, such as `/salebell/prod`.
     pub parameters: Option<String>,
-    /// `aws.secrets`: which setting came from which secret.
+    /// `aws.secrets`: settings that come from secrets, with the secret of each.
     pub secrets: Vec<SecretSetting>,
 }
 
-/// A setting whose value is a secret's. Nothing in it is secret.
+/// A setting whose value comes from a secret. Nothing in it is secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretSetting {
-    /// The setting: `database.password`.
+    /// Name of the setting: `database.password`.
     pub setting: String,
-    /// Where its value is: `secret:salebell/prod/database#password`.
+    /// Name of its value: `secret:salebell/prod/database#password`.
     pub secret: SecretName,
 }
 
-/// A value in Secrets Manager: `secret:<name or ARN>`, or `secret:<name or ARN>#<key>` for one key of a secret that is a
-/// JSON object, as those are that RDS manages. A name of Secrets Manager has no `#`.
+/// Name of a value in Secrets Manager: `secret:<name or ARN>`, or `secret:<name or ARN>#<key>` for one key of a secret
+/// that is a JSON object, as the secrets managed by RDS are. Names in Secrets Manager contain no `#`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretName {
-    /// Name or ARN.
+    /// Name or ARN of the secret.
     pub id: String,
     pub key: Option<String>,
 }

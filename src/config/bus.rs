@@ -1,4 +1,4 @@
-//! `[bus]`: what carries reported prices, and where events go.
+//! `[bus]`: the bus for reported prices, and the topic for events.
 
 use std::str::FromStr;
 
@@ -6,24 +6,24 @@ use url::Url;
 
 use super::Reader;
 
-/// `[bus]`
+/// `[bus]`: kind of the bus, and its topics and queues on AWS.
 #[derive(Clone, Debug)]
 pub struct BusConfig {
     /// `bus.kind`: `postgres` or `aws`.
     pub kind: BusKind,
-    /// `bus.prices_topic`: the ARN of the SNS topic that reported prices are published to.
+    /// `bus.prices_topic`: ARN of the SNS topic that reported prices are published to.
     pub prices_topic: Option<Arn>,
-    /// `bus.prices_queue`: the URL of the SQS queue that is subscribed to it.
+    /// `bus.prices_queue`: URL of the SQS queue that is subscribed to it.
     pub prices_queue: Option<Url>,
-    /// `bus.prices_dead_queue`: the URL of that queue's dead-letter queue.
+    /// `bus.prices_dead_queue`: URL of that queue's dead-letter queue.
     pub prices_dead_queue: Option<Url>,
-    /// `bus.events_topic`: the ARN of the SNS topic that events are published to, with any `bus.kind`.
+    /// `bus.events_topic`: ARN of the SNS topic that events are published to, with any `bus.kind`.
     pub events_topic: Option<Arn>,
-    /// `bus.endpoint`: another SNS and SQS than those of AWS.
+    /// `bus.endpoint`: address of an SNS and SQS other than those of AWS.
     pub endpoint: Option<Url>,
 }
 
-/// What carries reported prices.
+/// Kind of bus that carries reported prices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusKind {
     /// A table of the database.
@@ -43,7 +43,7 @@ impl FromStr for BusKind {
     }
 }
 
-/// The name of a topic: `arn:aws:sns:eu-central-1:123456789012:salebell-prices`.
+/// ARN of an SNS topic: `arn:aws:sns:eu-central-1:123456789012:salebell-prices`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arn(String);
 
@@ -52,12 +52,12 @@ impl Arn {
         &self.0
     }
 
-    /// The region in which it is.
+    /// Region of the topic.
     pub fn region(&self) -> &str {
         self.0.split(':').nth(3).unwrap_or_default()
     }
 
-    /// Whether it keeps the order of each group.
+    /// Whether the topic is FIFO, which keeps the order of each message group.
     pub fn is_fifo(&self) -> bool {
         self.0.ends_with(".fifo")
     }

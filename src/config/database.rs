@@ -1,4 +1,4 @@
-//! `[database]`
+//! `[database]`: connections to PostgreSQL.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use url::Url;
 
 use super::{AwsConfig, Reader};
 
-/// `[database]`
+/// `[database]`: addresses, log-in and limits of the connections.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
-    /// `database.url`: the writer.
+    /// `database.url`: URL of the writer.
     pub url: SecretString,
-    /// `database.reader_url`: where reads that may be a second old go; the writer when it is not set.
+    /// `database.reader_url`: URL for reads that may be a second old; without it they go to the writer.
     pub reader_url: Option<SecretString>,
-    /// `database.user`, when it is not in the URLs.
+    /// `database.user`: user, if it is not in the URLs.
     pub user: Option<String>,
-    /// `database.password`, when it is not in the URLs.
+    /// `database.password`: password, if it is not in the URLs.
     pub password: Option<SecretString>,
-    /// `database.iam`: tokens of IAM in place of a password.
+    /// `database.iam`: whether IAM tokens are used in place of a password.
     pub iam: bool,
-    /// `database.max_connections` of each pool.
+    /// `database.max_connections`: most connections of each pool.
     pub max_connections: u32,
-    /// `database.acquire_timeout_ms`: how long a request waits for a connection before it is a 503.
+    /// `database.acquire_timeout_ms`: time that a request waits for a connection before it fails with 503.
     pub acquire_timeout: Duration,
-    /// `database.statement_timeout_ms`
+    /// `database.statement_timeout_ms`: timeout of a statement, and of a pause within a transaction.
     pub statement_timeout: Duration,
 }
 
@@ -43,7 +43,7 @@ impl DatabaseConfig {
         let urls =
             [("database.url", Some(&database.url)), ("database.reader_url", database.reader_url.as_ref())];
         for (key, url) in urls {
-            // What cannot be read is told when it is used.
+            // An unreadable URL is reported when it is used.
             let Some(url) = url.and_then(|url| Url::parse(url.expose_secret()).ok()) else { continue };
             let has_password = url.password().is_some() || of_query(&url, &["password"]).is_some();
             if database.password.is_some() && has_password {
@@ -63,7 +63,7 @@ impl DatabaseConfig {
                 r.problem(key, "needs a host with database.iam");
             }
             let mode = of_query(&url, &["sslmode", "ssl-mode"]).unwrap_or_default();
-            // A token goes over the wire as it is.
+            // A token is sent over the wire in the clear, so the connection must be encrypted.
             if !["require", "verify-ca", "verify-full"].contains(&mode.to_ascii_lowercase().as_str()) {
                 r.problem(key, "needs sslmode=verify-full, verify-ca or require with database.iam");
             }
@@ -78,7 +78,7 @@ impl DatabaseConfig {
     }
 }
 
-/// The value that counts of a parameter of a URL: the last one.
+/// Effective value of a URL parameter, which is the last one.
 fn of_query(url: &Url, names: &[&str]) -> Option<String> {
     let found = url.query_pairs().filter(|(key, _)| names.contains(&key.as_ref())).last();
     found.map(|(_, value)| value.into_owned())

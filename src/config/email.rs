@@ -1,4 +1,4 @@
-//! `[email]`: the server that mail is given to.
+//! `[email]`: the server that sends our mail.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,43 +13,43 @@ use url::{Host, Url};
 use super::Reader;
 use crate::domain::mail_domain;
 
-/// `[email]`
+/// `[email]`: the mail server, and how it is reached.
 #[derive(Clone, Debug)]
 pub struct EmailConfig {
-    /// `None`: `email.smtp_url` is not set, and no mail is sent.
+    /// `None` without `email.smtp_url`: no mail is sent.
     pub server: Option<MailServer>,
-    /// `email.timeout_s`: for the whole of one message.
+    /// `email.timeout_s`: timeout of one whole message.
     pub timeout: Duration,
 }
 
-/// Who sends our mail on.
+/// Server that relays our mail.
 #[derive(Clone, Debug)]
 pub struct MailServer {
-    /// Of `email.smtp_url`, as the port and the scheme in `tls`.
+    /// Host from `email.smtp_url`. The port comes from the same setting, or is the standard one for `tls`.
     pub host: String,
     pub port: u16,
     pub tls: MailTls,
-    /// User and password, of `email.smtp_url` or `email.user` and `email.password`.
+    /// User and password, from `email.smtp_url` or from `email.user` and `email.password`.
     pub credentials: Option<(String, SecretString)>,
-    /// `email.from`
+    /// `email.from`: sender.
     pub from: Mailbox,
-    /// `email.ca_file`: certificates (PEM) that are believed besides the system's.
+    /// `email.ca_file`: certificates (PEM) of authorities that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// How the connection is encrypted.
+/// Encryption of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MailTls {
-    /// `smtps://`
+    /// `smtps://`: TLS from the first byte.
     FromTheStart,
-    /// `smtp://`, and STARTTLS with a certificate that is valid.
+    /// `smtp://`, and STARTTLS with a valid certificate.
     Required,
-    /// `smtp://`, and STARTTLS with any certificate where the server offers it.
+    /// `smtp://`, and STARTTLS with any certificate if the server offers it.
     WhenOffered,
     Off,
 }
 
-/// `email.starttls`
+/// Value of `email.starttls`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StartTls {
     /// `required` with a password, `offered` without.
@@ -123,7 +123,7 @@ impl EmailConfig {
             StartTls::Auto | StartTls::Offered => MailTls::WhenOffered,
             StartTls::Off => MailTls::Off,
         };
-        // Ports of RFC 6409 and RFC 8314, and of a relay that asks for no password.
+        // Ports of RFC 6409 and RFC 8314, and that of a relay without a password.
         let port = match tls {
             MailTls::FromTheStart => 465,
             _ if credentials.is_some() => 587,
@@ -142,11 +142,11 @@ fn read_url(text: &str) -> Option<Url> {
     (matches!(url.scheme(), "smtp" | "smtps") && plain && !host_of(&url).is_empty()).then_some(url)
 }
 
-/// Empty where there is none, or one that cannot be.
+/// Host of a URL; empty if it has none, or an impossible one.
 fn host_of(url: &Url) -> String {
     match url.host() {
         Some(Host::Ipv6(ip)) => ip.to_string(),
-        // Of a scheme that it does not know, the library percent-encodes what is not ASCII.
+        // In schemes that it does not know, the library percent-encodes non-ASCII characters.
         Some(Host::Domain(name)) => {
             let name = percent_decoded(name).unwrap_or_default();
             mail_domain::to_ascii(&name).map(std::borrow::Cow::into_owned).unwrap_or_default()
@@ -157,7 +157,7 @@ fn host_of(url: &Url) -> String {
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
-    // The form's decoder knows two characters more than an address has.
+    // The form decoder gives `+` and `&` a meaning, which they do not have in an address.
     let form = text.replace('+', "%2B").replace('&', "%26");
     url::form_urlencoded::parse(format!("a={form}").as_bytes()).next().map(|(_, text)| text.into_owned())
 }

@@ -1,4 +1,4 @@
-//! `[files]`: uploads and where their bytes are.
+//! `[files]`: uploads, and where their bytes are stored.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,57 +8,57 @@ use url::Url;
 
 use super::Reader;
 
-/// 10,000 parts of 5 MiB.
+/// Size in bytes of the largest file in S3: 10,000 parts of 5 MiB.
 pub const MAX_BYTES_IN_S3: i64 = 10_000 * (5 << 20);
 
-/// Where the units of the appliance mount EFS.
+/// Mount point of EFS on the appliance.
 pub const EFS_MOUNTED_AT: &str = "/var/lib/salebell/files";
 
-/// `[files]`: uploads and where their bytes are.
+/// `[files]`: the store of files, and the limits of uploads.
 #[derive(Clone, Debug)]
 pub struct FilesConfig {
-    /// `files.store`: `directory` or `s3`. Not to be changed while there are files.
+    /// `files.store`: `directory` or `s3`. Must not be changed while there are files.
     pub store: FileStore,
-    /// `files.directory`: where bytes are kept; a local disk for one instance, EFS for several. With S3, a local disk
-    /// where parts are gathered before they are sent: some 20 MiB for each upload in flight.
+    /// `files.directory`: folder that holds the bytes; a local disk for one instance, EFS for several. With S3, a
+    /// folder on a local disk where parts are collected before they are sent: some 20 MiB for each upload in flight.
     pub directory: PathBuf,
-    /// `files.mounted`: `directory` is on a file system of its own, such as EFS. A process that finds it on the root's does
-    /// not start, and one that loses it takes no uploads until it is back.
+    /// `files.mounted`: whether `directory` is on a file system of its own, such as EFS. A process that finds it on the
+    /// root file system does not start, and one that loses it refuses uploads until it is back.
     pub mounted: bool,
-    /// `files.efs`: the DNS name of the EFS file system that an instance of the appliance mounts there, with TLS.
+    /// `files.efs`: DNS name of the EFS file system that an instance of the appliance mounts there, with TLS.
     pub efs: Option<String>,
-    /// `files.reserve_bytes`: so many bytes of its file system stay free.
+    /// `files.reserve_bytes`: bytes of its file system that must stay free.
     pub reserve_bytes: u64,
-    /// `files.s3_bucket`
+    /// `files.s3_bucket`: name of the bucket; required with `s3`.
     pub s3_bucket: Option<String>,
-    /// `files.s3_region`
+    /// `files.s3_region`: region of the bucket; required with `s3`.
     pub s3_region: Option<String>,
-    /// `files.s3_endpoint`: another than that of AWS; plain http only here.
+    /// `files.s3_endpoint`: address of an S3 other than that of AWS; the only one that may be plain http.
     pub s3_endpoint: Option<Url>,
-    /// `files.s3_prefix`: the folder of the bucket that is ours. What is below it and looks like ours is removed when no
-    /// file has it.
+    /// `files.s3_prefix`: folder of the bucket that belongs to this deployment alone. Objects below it that look like
+    /// ours are removed if no file refers to them.
     pub s3_prefix: String,
-    /// `files.s3_kms_key`: what objects are encrypted with (SSE-KMS); without it, as the bucket says.
+    /// `files.s3_kms_key`: KMS key that encrypts objects (SSE-KMS); without it, the bucket's default applies.
     pub s3_kms_key: Option<String>,
-    /// `files.presign`: downloads are redirected to S3.
+    /// `files.presign`: whether downloads are redirected to S3.
     pub presign: bool,
-    /// `files.max_bytes` of one file.
+    /// `files.max_bytes`: size of the largest file.
     pub max_bytes: i64,
-    /// `files.bytes_per_account`: all files of an account together.
+    /// `files.bytes_per_account`: most bytes of all files of an account together.
     pub bytes_per_account: i64,
-    /// `files.files_per_account`
+    /// `files.files_per_account`: most files of an account, finished or not.
     pub files_per_account: i64,
-    /// `files.uploads_in_flight`: requests that send bytes to this process at once.
+    /// `files.uploads_in_flight`: most concurrent requests that send bytes to this process.
     pub uploads_in_flight: usize,
-    /// `files.uploads_in_flight_per_account`
+    /// `files.uploads_in_flight_per_account`: most concurrent ones of one account.
     pub uploads_in_flight_per_account: usize,
-    /// `files.min_bytes_per_minute`: a request that sends less is ended; what it sent stays.
+    /// `files.min_bytes_per_minute`: lowest rate of an upload. A slower request is ended; what it sent is kept.
     pub min_bytes_per_minute: u64,
-    /// `files.slow_after_s`: how long it may be that slow before.
+    /// `files.slow_after_s`: time for which a request may be slower than that.
     pub slow_after: Duration,
 }
 
-/// Which store of blobs.
+/// Kind of store for the bytes of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileStore {
     Directory,
@@ -108,7 +108,7 @@ impl FilesConfig {
             }
         }
         if let Some(name) = &files.efs {
-            // It becomes a line of the tunnel's settings.
+            // The name becomes a line of the tunnel's configuration.
             let plain = |label: &str| {
                 !label.is_empty()
                     && !label.starts_with('-')
@@ -154,7 +154,7 @@ impl FilesConfig {
     }
 }
 
-/// Where S3 is, if not at AWS.
+/// Address of an S3 other than that of AWS.
 fn read_endpoint(r: &mut Reader, text: &str) -> Option<Url> {
     match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),

@@ -1,4 +1,4 @@
-//! `[instance]`: what an instance does about its own place in the Auto Scaling group.
+//! `[instance]`: how an instance acts within its Auto Scaling group.
 
 use std::time::Duration;
 
@@ -6,39 +6,39 @@ use url::Url;
 
 use super::Reader;
 
-/// `[instance]`
+/// `[instance]`: the group, its hooks, and when the instance requests its replacement.
 #[derive(Clone, Debug)]
 pub struct InstanceConfig {
-    /// `instance.group`: the Auto Scaling group; its tag `aws:autoscaling:groupName` tells when it is not set.
+    /// `instance.group`: name of the Auto Scaling group; without it, the tag `aws:autoscaling:groupName` counts.
     pub group: Option<String>,
-    /// `instance.launch_hook`: what `salebell ready` completes; nothing when it is not set, or `off`.
+    /// `instance.launch_hook`: hook that `salebell ready` completes; without it, or with `off`, none.
     pub launch_hook: Option<String>,
-    /// `instance.termination_hook`: what `salebell terminating` completes; nothing when it is not set, or `off`.
+    /// `instance.termination_hook`: hook that `salebell terminating` completes; without it, or with `off`, none.
     pub termination_hook: Option<String>,
-    /// `instance.ready_url`: what `salebell ready` asks; `/readyz` at `server.listen` when it is not set.
+    /// `instance.ready_url`: address that `salebell ready` polls; without it, `/readyz` at `server.listen`.
     pub ready_url: Option<Url>,
-    /// `instance.ready_limit_s`: an instance that is not ready by then never was: the launch is abandoned.
+    /// `instance.ready_limit_s`: time after which an instance that is not ready is given up and its launch abandoned.
     pub ready_limit: Duration,
-    /// `instance.heartbeat_s`: how often a hook is told that work goes on. Well below the hook's own time-out.
+    /// `instance.heartbeat_s`: interval of heartbeats to a hook. Far below the hook's own timeout.
     pub heartbeat: Duration,
-    /// `instance.poll_s`: how often `salebell terminating` looks whether the instance is to go.
+    /// `instance.poll_s`: interval at which `salebell terminating` polls the instance metadata.
     pub poll: Duration,
-    /// `instance.drain_on_rebalance`: drain at once when EC2 says that a spot instance is at risk.
+    /// `instance.drain_on_rebalance`: whether to drain as soon as EC2 reports that a spot instance is at risk.
     pub drain_on_rebalance: bool,
-    /// `instance.dead_man_s`: after how long without a health check of the load balancer the instance has itself
-    /// replaced. `None` (0): never.
+    /// `instance.dead_man_s`: time without a health check of the load balancer after which the instance requests its
+    /// replacement. `None` (0): never.
     pub dead_man: Option<Duration>,
-    /// `instance.disk_full_s`: after how long without room on its own disk the instance has itself replaced. `None` (0):
-    /// never.
+    /// `instance.disk_full_s`: time for which the instance's own disk must have been full before it requests its
+    /// replacement. `None` (0): never.
     pub disk_full: Option<Duration>,
-    /// `instance.min_free_bytes`: a disk with fewer is full.
+    /// `instance.min_free_bytes`: a disk with fewer bytes free is full.
     pub min_free_bytes: u64,
 }
 
 impl InstanceConfig {
     pub(super) fn read(r: &mut Reader) -> Option<InstanceConfig> {
         let filled = |text: &String| !text.is_empty();
-        // Parameter Store keeps no empty value, and the image names hooks of its own.
+        // `off` exists because Parameter Store cannot hold an empty value, and the image sets hooks by default.
         let hook = |text: &String| filled(text) && text != "off";
         let some = |time: Duration| (!time.is_zero()).then_some(time);
         let (heartbeat, poll) = (r.seconds("instance.heartbeat_s")?, r.seconds("instance.poll_s")?);
@@ -58,7 +58,7 @@ impl InstanceConfig {
     }
 }
 
-/// A loop goes by it, also where problems are only told (`Config::load_beside`).
+/// Enforces the lower bound of a loop's interval, even if problems are only reported (`Config::load_beside`).
 fn at_least_a_second(r: &mut Reader, key: &str, value: Duration) -> Duration {
     if value.is_zero() {
         r.problem(key, "must be at least 1");

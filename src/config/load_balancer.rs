@@ -1,24 +1,24 @@
-//! `[auth.alb]`: the Application Load Balancer whose word about a browser's user is believed.
+//! `[auth.alb]`: the Application Load Balancer whose claims about a browser's user are trusted.
 
 use super::{Reader, ServerConfig, is_loopback};
 use crate::domain::api_key;
 
-/// `[auth.alb]`
+/// `[auth.alb]`: the load balancer, and the scopes of its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadBalancerConfig {
-    /// `auth.alb.arn`: what `signer` must be.
+    /// `auth.alb.arn`: required value of `signer`.
     pub arn: String,
-    /// `auth.alb.issuer`: what `iss` must be.
+    /// `auth.alb.issuer`: required value of `iss`.
     pub issuer: String,
-    /// `auth.alb.client_id`: what `client` must be.
+    /// `auth.alb.client_id`: required value of `client`.
     pub client_id: String,
-    /// `auth.alb.scopes`: what every user of a browser may do.
+    /// `auth.alb.scopes`: scopes of every user of a browser.
     pub scopes: Vec<String>,
-    /// `auth.alb.scope_claim`: the claim that holds further scopes, a list or a text with spaces.
+    /// `auth.alb.scope_claim`: claim that holds further scopes, as a list or as text with spaces.
     pub scope_claim: Option<String>,
-    /// `auth.alb.scope_prefix`: what stands before each of our scopes in that claim.
+    /// `auth.alb.scope_prefix`: prefix of each of our scopes in that claim.
     pub scope_prefix: String,
-    /// Where the public keys are, without the last `/<kid>`: AWS's address for the region of `arn`, or
+    /// Address of the public keys, without the final `/<kid>`: that of AWS for the region of `arn`, or
     /// `auth.alb.keys_url` on loopback, for tests.
     pub keys_url: String,
 }
@@ -50,7 +50,7 @@ impl LoadBalancerConfig {
         if let Some(other) = scopes.iter().find(|scope| !api_key::SCOPES.contains(&scope.as_str())) {
             r.problem("auth.alb.scopes", format!("has no scope {other:?}"));
         }
-        // Anybody can send the header; the load balancer alone must be believed.
+        // Any client can send the header, so only the load balancer may be trusted.
         let networks = &server.trusted_proxies;
         if networks.is_empty() || networks.iter().any(|network| network.prefix_len() == 0) {
             r.problem("server.trusted_proxies", "must name the load balancer's networks, with auth.alb.arn");
@@ -78,11 +78,11 @@ impl LoadBalancerConfig {
     }
 }
 
-/// The region of an Application Load Balancer's ARN. Other partitions than `aws` keep their keys elsewhere.
+/// Region of an Application Load Balancer's ARN. Partitions other than `aws` keep their keys at other addresses.
 fn region_of(arn: &str) -> Option<&str> {
     let mut fields = arn.strip_prefix("arn:aws:elasticloadbalancing:")?.splitn(3, ':');
     let (region, account, name) = (fields.next()?, fields.next()?, fields.next()?);
-    // It becomes part of a host's name.
+    // The region becomes part of a host name.
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let whole = !region.is_empty() && region.bytes().all(plain);
     let whole = whole && account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());

@@ -1,8 +1,8 @@
-//! Every setting, one struct an area. Defaults < file < environment; all errors are told at once.
+//! All settings, one struct per area. Precedence: defaults < file < environment. All errors are reported at once.
 //!
-//! A setting has one name four ways: `config.database.url` in code, `[database] url` in the TOML file that
+//! A setting has one name in four forms: `config.database.url` in code, `[database] url` in the TOML file that
 //! `SALEBELL_CONFIG` or `--config` names, `SALEBELL_DATABASE__URL` in the environment, and
-//! `/salebell/<environment>/database/url` in Parameter Store, from where `salebell boot` writes such a file.
+//! `/salebell/<environment>/database/url` in Parameter Store, from which `salebell boot` writes such a file.
 
 mod aws;
 mod bus;
@@ -43,13 +43,14 @@ use crate::domain::api_key;
 use crate::domain::price::{GlitchRules, Rules};
 use crate::domain::public_keys::read_keys;
 
-/// A worker keeps one connection to listen on, and some transactions of the dispatch open while it asks for more.
+/// Lower bound of `database.max_connections`: a worker keeps one connection for notifications, and dispatch keeps some
+/// transactions open while it needs further connections.
 const MIN_CONNECTIONS: u64 = 5;
 
-/// What the file of settings is called among the credentials that systemd gives a service (`LoadCredential=`).
+/// Name of the settings file among the credentials that systemd passes to a service (`LoadCredential=`).
 pub const CREDENTIAL: &str = "config.toml";
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub aws: AwsConfig,
@@ -68,50 +69,50 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// `[server]`: listeners and limits of HTTP.
+/// `[server]`: listeners and HTTP limits.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// `server.listen`: where the API listens; port 0 takes a free one.
+    /// `server.listen`: address of the API; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// `server.grpc_listen`: where gRPC is; port 0 takes a free one. `None` (`off`, or empty): nowhere.
+    /// `server.grpc_listen`: address of gRPC; port 0 takes a free one. `None` (`off`, or empty): no gRPC.
     pub grpc_listen: Option<SocketAddr>,
-    /// `server.tls`, `server.certificate`, `server.key`
+    /// `server.tls`, `server.certificate`, `server.key`: how both listeners are encrypted.
     pub tls: TlsConfig,
-    /// `server.metrics_listen`: Prometheus metrics; loopback only.
+    /// `server.metrics_listen`: address of the Prometheus metrics of `salebell api`; loopback only.
     pub metrics_listen: SocketAddr,
-    /// `server.request_timeout_s`: how long a request with a bounded body may take.
+    /// `server.request_timeout_s`: timeout of a request with a bounded body.
     pub request_timeout: Duration,
-    /// `server.header_timeout_s`: how long the headers of a request may take from their first byte on, and a TLS
-    /// handshake.
+    /// `server.header_timeout_s`: timeout of a TLS handshake, and of a request's headers from their first byte on.
     pub header_timeout: Duration,
-    /// `server.idle_timeout_s`: how long a connection may idle: longer than the load balancer lets it, 60 s, so that
-    /// it never sends a request into a connection that closes.
+    /// `server.idle_timeout_s`: timeout of an idle connection. Longer than the load balancer's own, 60 s, which
+    /// therefore never sends a request on a connection that is being closed.
     pub idle_timeout: Duration,
-    /// `server.body_idle_timeout_s`: how long a streamed body may pause, and how long a client may take nothing of an
-    /// answer.
+    /// `server.body_idle_timeout_s`: longest pause of a streamed body, and longest time in which a client reads nothing
+    /// of a response.
     pub body_idle_timeout: Duration,
-    /// `server.linger_s`: how long new connections are still taken after SIGTERM, while readiness fails already:
-    /// longer than the load balancer needs to notice.
+    /// `server.linger_s`: time for which new connections are still accepted after SIGTERM, while readiness already
+    /// fails. Longer than the load balancer needs to notice.
     pub linger: Duration,
-    /// `server.drain_s`: how long requests in flight may finish after that. The unit's stop time must be longer
-    /// than both together.
+    /// `server.drain_s`: time that requests in flight then have to finish. The unit's stop timeout must be longer than
+    /// both together.
     pub drain: Duration,
-    /// `server.max_connections`: connections of a listener at once. Beyond them only health checks are answered.
+    /// `server.max_connections`: most concurrent connections of a listener. Beyond them only health checks are
+    /// answered.
     pub max_connections: ConnectionLimit,
-    /// `server.max_json_bytes`: the largest JSON body.
+    /// `server.max_json_bytes`: size of the largest JSON body.
     pub max_json_bytes: usize,
-    /// `server.rate_limit_per_minute`: requests of one account, or of one address without a token. 0: no limit.
+    /// `server.rate_limit_per_minute`: most requests of one account, or of one address without a token. 0: no limit.
     pub rate_limit_per_minute: u64,
-    /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` is believed.
+    /// `server.trusted_proxies`: networks of load balancers, whose `X-Forwarded-*` headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
 }
 
-/// `server.max_connections`
+/// Value of `server.max_connections`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectionLimit {
-    /// `auto`: what the process may open, less a reserve for everything else.
+    /// `auto`: the file descriptors that the process may open, less a reserve for everything else.
     Automatic,
-    /// `0`
+    /// `0`: no limit.
     Unlimited,
     Count(usize),
 }
@@ -131,7 +132,7 @@ impl FromStr for ConnectionLimit {
     }
 }
 
-/// Of a listener that can be off; Parameter Store keeps no empty value.
+/// Address of a listener that can be off. `off` exists because Parameter Store cannot hold an empty value.
 struct Listen(Option<SocketAddr>);
 
 impl FromStr for Listen {
@@ -146,18 +147,18 @@ impl FromStr for Listen {
 }
 
 impl ServerConfig {
-    /// How long a process may take to end once it is told to: `server.linger_s`, `server.drain_s` and 5 s.
+    /// Time within which a process ends after SIGTERM: `server.linger_s`, `server.drain_s` and another 5 s.
     pub fn stop_limit(&self) -> Duration {
         self.linger + self.drain + Duration::from_secs(5)
     }
 }
 
-/// `[auth]`
+/// `[auth]`: issuers whose tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct AuthConfig {
-    /// `auth.issuers`: whose tokens are believed. A list of tables in the file, a JSON list in the environment.
+    /// `auth.issuers`: issuers whose JWTs are accepted. A list of tables in the file, a JSON list in the environment.
     pub issuers: Vec<Issuer>,
-    /// `[auth.alb]`: `None` without `auth.alb.arn`.
+    /// `[auth.alb]`; `None` without `auth.alb.arn`.
     pub alb: Option<LoadBalancerConfig>,
 }
 
@@ -165,32 +166,32 @@ pub struct AuthConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Issuer {
-    /// What `iss` must be, to the letter.
+    /// Required value of `iss`, compared exactly.
     pub issuer: String,
-    /// What `aud` must be one of (or `client_id`, where a token has no `aud`).
+    /// Accepted values of `aud` (or of `client_id`, if a token has no `aud`).
     #[serde(default)]
     pub audiences: Vec<String>,
-    /// What `client_id` must be one of, as in the access tokens of Cognito; this or `audiences`, or both.
+    /// Accepted values of `client_id`, as in the access tokens of Cognito; this or `audiences`, or both.
     #[serde(default)]
     pub client_ids: Vec<String>,
-    /// Of `RS256`, `ES256`, `EdDSA`.
+    /// Accepted algorithms, out of `RS256`, `ES256` and `EdDSA`.
     pub algorithms: Vec<String>,
-    /// Where its keys are; this or `jwks`.
+    /// Address of the issuer's keys; this or `jwks`.
     #[serde(default)]
     pub jwks_url: Option<String>,
-    /// Its keys themselves, a JSON Web Key Set.
+    /// The issuer's keys themselves, as a JSON Web Key Set.
     #[serde(default)]
     pub jwks: Option<serde_json::Value>,
-    /// The claim that holds the scopes, a list or a text with spaces.
+    /// Claim that holds the scopes, as a list or as text with spaces.
     #[serde(default = "scope_claim")]
     pub scope_claim: String,
-    /// What stands before each of our scopes in the claim, such as Cognito's `<resource server>/`.
+    /// Prefix of each of our scopes in that claim, such as Cognito's `<resource server>/`.
     #[serde(default)]
     pub scope_prefix: String,
-    /// The claim that holds the groups of a user, a list.
+    /// Claim that holds the groups of a user, as a list.
     #[serde(default = "groups_claim")]
     pub groups_claim: String,
-    /// What the users of a group may do besides: group → scopes.
+    /// Further scopes of the members of a group: group → scopes.
     #[serde(default)]
     pub group_scopes: BTreeMap<String, Vec<String>>,
 }
@@ -203,63 +204,64 @@ fn groups_claim() -> String {
     "cognito:groups".to_owned()
 }
 
-/// `[worker]`
+/// `[worker]`: the loops of `salebell worker`.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// `worker.metrics_listen`: Prometheus metrics of `salebell worker`; loopback only.
+    /// `worker.metrics_listen`: address of the Prometheus metrics of `salebell worker`; loopback only.
     pub metrics_listen: SocketAddr,
-    /// `worker.record_concurrency`: messages of prices that are recorded at once.
+    /// `worker.record_concurrency`: most messages of prices recorded concurrently.
     pub record_concurrency: usize,
-    /// `worker.deliver_concurrency`: deliveries in flight in this process.
+    /// `worker.deliver_concurrency`: most deliveries in flight in this process.
     pub deliver_concurrency: usize,
-    /// `worker.poll_ms`: how often the queues are looked at when no notification comes.
+    /// `worker.poll_ms`: interval at which the queues are polled when no notification comes.
     pub poll: Duration,
-    /// `worker.lease_s`: after how long without a sign of life work is taken over by another worker.
+    /// `worker.lease_s`: time without a sign of life after which another worker takes over.
     pub lease: Duration,
-    /// `worker.fanout_slice`: how many watches one transaction of the dispatch takes.
+    /// `worker.fanout_slice`: most watches that one dispatch transaction handles.
     pub fanout_slice: i64,
-    /// `worker.scratch`: where an import sorts what does not fit into memory; nothing of it lasts.
+    /// `worker.scratch`: folder in which an import sorts what does not fit into memory; its files need not last.
     pub scratch: PathBuf,
-    /// `worker.daily_hour`: the hour of the day in UTC at which watches of cadence `daily` deliver.
+    /// `worker.daily_hour`: hour of the day, in UTC, at which watches of cadence `daily` deliver.
     pub daily_hour: u32,
 }
 
-/// `[webhook]`
+/// `[webhook]`: deliveries to receivers, and the encryption of their secrets.
 #[derive(Clone, Debug)]
 pub struct WebhookConfig {
-    /// `webhook.allow_http`: plain http too.
+    /// `webhook.allow_http`: whether plain http is allowed too.
     pub allow_http: bool,
-    /// `webhook.allow_networks`: private networks that may be called all the same, such as `127.0.0.0/8`.
+    /// `webhook.allow_networks`: private networks that may be called nevertheless, such as `127.0.0.0/8`.
     pub allow_networks: Vec<IpNet>,
-    /// `webhook.connect_timeout_ms`
+    /// `webhook.connect_timeout_ms`: timeout of the connection.
     pub connect_timeout: Duration,
-    /// `webhook.timeout_ms`: for the whole of one attempt.
+    /// `webhook.timeout_ms`: timeout of one whole attempt.
     pub timeout: Duration,
-    /// `webhook.in_flight_per_channel`
+    /// `webhook.in_flight_per_channel`: most concurrent deliveries to one channel.
     pub in_flight_per_channel: usize,
-    /// `webhook.channels_per_account`: an account has no more channels than this.
+    /// `webhook.channels_per_account`: most channels of an account.
     pub channels_per_account: i64,
-    /// `webhook.encryption_keys`: 32 bytes each, as base64 or as 64 hex digits. The first seals channel secrets, all open them.
+    /// `webhook.encryption_keys`: 32 bytes each, as base64 or as 64 hex digits. The first key seals channel secrets,
+    /// all of them open them.
     pub encryption_keys: Vec<SecretString>,
 }
 
-/// `[stats]`
+/// `[stats]`: the weekly statistics.
 #[derive(Clone, Debug)]
 pub struct StatsConfig {
-    /// `stats.mail_to`: who gets the report on every week.
+    /// `stats.mail_to`: recipients of the weekly report.
     pub mail_to: Vec<Address>,
-    /// `stats.compute_every_s`: how often the running week is computed.
+    /// `stats.compute_every_s`: interval at which the current week is computed.
     pub compute_every: Duration,
 }
 
-/// `[log]`
+/// `[log]`: level and destination of the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
-    /// `log.level`: `error`, `warn`, `info`, `debug`, `trace`.
+    /// `log.level`: `error`, `warn`, `info`, `debug` or `trace`.
     pub level: log::LevelFilter,
-    /// `log.to`: `journal`, `stderr`, or `auto`: the journal when systemd has connected us to it.
+    /// `log.to`: `journal`, `stderr`, or `auto`: the journal if systemd has connected the process to it.
     pub to: LogTarget,
-    /// `log.access`: one line for each request.
+    /// `log.access`: whether each request is logged, on one line.
     pub access: bool,
 }
 
@@ -282,7 +284,7 @@ impl FromStr for LogTarget {
     }
 }
 
-/// Everything that is wrong with a configuration. No value is repeated in it: it may be a secret.
+/// All problems of a configuration. Values are never repeated, since they may be secret.
 #[derive(Debug)]
 pub struct Problems(pub Vec<String>);
 
@@ -296,10 +298,10 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
-    /// Reads the file (if one is named) and `SALEBELL_<AREA>__<KEY>` of `environment`.
+    /// Loads the file (if one is named) and the variables `SALEBELL_<AREA>__<KEY>` of `environment`.
     ///
     /// # Errors
-    /// Every unreadable, missing, wrong or unknown key at once.
+    /// Lists every unreadable, missing, invalid or unknown key at once.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -307,10 +309,11 @@ impl Config {
         Config::load_again(file, &BTreeMap::new(), environment)
     }
 
-    /// Reads what `load` reads, with values over those of the file that have changed since: a setting's name → its value.
+    /// Loads the same as [`load`](Config::load), with values that override those of the file because they have changed
+    /// since: setting name → value.
     ///
     /// # Errors
-    /// As `load`.
+    /// Same as [`load`](Config::load).
     pub fn load_again(
         file: Option<&Path>,
         changed: &BTreeMap<String, SecretString>,
@@ -327,11 +330,12 @@ impl Config {
         }
     }
 
-    /// For what stands beside the services, without their secrets, and has to work when they cannot start: whatever is
-    /// missing or wrong counts as its default. Returned is also what was wrong with the settings that matter there.
+    /// Loads the configuration of a command that runs beside the services, has none of their secrets, and must work
+    /// even when they cannot start: everything missing or invalid gets its default. Also returns the problems of the
+    /// settings that matter to such a command.
     ///
     /// # Errors
-    /// Nothing can be read at all.
+    /// Fails if nothing can be read at all.
     pub fn load_beside(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -359,7 +363,7 @@ impl Config {
         changed: &BTreeMap<String, SecretString>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Reader, Option<Config>), Problems> {
-        // SALEBELL_URL and the like are for the command line; settings have an area.
+        // SALEBELL_URL and the like belong to the command line; settings have an area.
         let settings =
             environment.into_iter().filter(|(key, _)| key.starts_with("SALEBELL_") && key.contains("__"));
         let source = config::Environment::with_prefix("SALEBELL")
@@ -380,8 +384,8 @@ impl Config {
         Ok((reader, config))
     }
 
-    /// Reads the text of a file whose settings are parameters below `path`. Unknown keys are no problem of it: they
-    /// stand beside the result, with what is to be told of them. `Err` holds every missing or wrong key at once.
+    /// Loads the text of a file whose settings are parameters below `path`. Unknown keys are not an error: they are
+    /// returned beside the result, each with a line for the report. `Err` lists every missing or invalid key at once.
     pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, BTreeMap<String, String>) {
         let file = config::File::from_str(toml, config::FileFormat::Toml);
         let table = match merge(config::Config::builder().add_source(file)) {
@@ -394,17 +398,18 @@ impl Config {
         reader.finish(config)
     }
 
-    /// The file of settings: what is named, or `config.toml` among the credentials that systemd gives a service.
+    /// Path of the settings file: the named one, or else `config.toml` among the credentials that systemd passes to a
+    /// service.
     pub fn locate(named: Option<PathBuf>, credentials: Option<PathBuf>) -> Option<PathBuf> {
         named.or_else(|| credentials.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists()))
     }
 
-    /// Where we are at AWS, as far as the settings tell.
+    /// AWS region, as far as the settings name one.
     pub fn region(&self) -> Option<&str> {
         self.aws.region.as_deref().or(self.files.s3_region.as_deref().filter(|region| !region.is_empty()))
     }
 
-    /// One line a setting: this is the list of what exists, with its defaults.
+    /// Reads every setting, one line each; `settings::AREAS` has their defaults.
     fn read(r: &mut Reader) -> Option<Config> {
         let aws = AwsConfig::read(r)?;
         let Listen(grpc_listen) = r.get("server.grpc_listen")?;
@@ -536,7 +541,7 @@ fn merge(
     sources.build().and_then(|merged| merged.try_deserialize()).map_err(|error| first_line(&error))
 }
 
-/// The further ones show those of the file, and they may hold secrets.
+/// Keeps the first line only: the others quote the file, which may hold secrets.
 fn first_line(error: &config::ConfigError) -> Problems {
     Problems(vec![error.to_string().lines().next().unwrap_or_default().to_owned()])
 }
@@ -559,7 +564,7 @@ impl Issuer {
         if self.jwks_url.is_some() == self.jwks.is_some() {
             return Err("needs one of jwks_url and jwks".to_owned());
         }
-        // Whoever can change the answer can make tokens.
+        // Plain http is refused elsewhere: an attacker who changes the response could issue tokens.
         let url = self.jwks_url.as_deref().map(url::Url::parse);
         match url {
             Some(Ok(url)) if url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)) => {}

@@ -1,4 +1,4 @@
-//! Takes settings out of what was merged, with what is wrong about each.
+//! Reader that takes settings out of the merged sources, and collects their problems.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::settings::{self, Setting};
 use super::{Config, Problems};
 
-/// `{"auth": {"alb": {"arn": …}}}` → `auth.alb.arn`
+/// Flattens nested tables: `{"auth": {"alb": {"arn": …}}}` becomes `auth.alb.arn`.
 fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, serde_json::Value>) {
     match value.as_object() {
         Some(keys) => keys.iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, into)),
@@ -16,13 +16,13 @@ fn flatten(name: &str, value: &serde_json::Value, into: &mut BTreeMap<String, se
     }
 }
 
-/// Takes settings out of the merged table, with what is wrong about each.
+/// Takes settings out of the merged table, and collects the problem of each.
 ///
-/// A wrong value counts as its default while reading goes on, so that all problems are found.
+/// An invalid value is replaced by its default and reading continues, so all problems are found.
 pub(super) struct Reader {
     values: BTreeMap<String, serde_json::Value>,
     pub(super) problems: Vec<String>,
-    /// Where the settings are parameters: below this path.
+    /// Path of the settings in Parameter Store, if they are parameters.
     pub(super) parameters: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Reader {
         self.problems.push(problem);
     }
 
-    /// Names a setting as whoever set it does.
+    /// Describes a setting by the name that it has where it was set.
     pub(super) fn about(&self, key: &str, what: impl fmt::Display) -> String {
         let name = match &self.parameters {
             Some(path) => format!("{path}/{}", key.replace('.', "/")),
@@ -49,7 +49,7 @@ impl Reader {
         format!("{key} ({name}) {what}")
     }
 
-    /// The value that was set. A key that the table of settings lacks is a mistake in this program.
+    /// Takes the value that was set. A key that is missing from the table of settings is a bug in this program.
     fn take(&mut self, key: &str) -> Option<serde_json::Value> {
         debug_assert!(settings::find(key).is_some(), "settings::AREAS lacks {key}");
         self.values.remove(key)
@@ -70,7 +70,7 @@ impl Reader {
         value
     }
 
-    /// The value, or the default of the table. `None` only when that cannot be read, which the tests rule out.
+    /// The value, or the default of the table. `None` only if that default is invalid, which the tests rule out.
     pub(super) fn get<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<T> {
         if let Some(text) = self.optional(key) {
             match text.parse() {
@@ -89,7 +89,7 @@ impl Reader {
         self.get(key).map(|millis: u32| Duration::from_millis(millis.into()))
     }
 
-    /// A list of the file, or words with commas between them.
+    /// A list in the file, or words separated by commas.
     pub(super) fn words<T: FromStr<Err: fmt::Display>>(&mut self, key: &str) -> Option<Vec<T>> {
         let words: Vec<String> = match self.take(key) {
             None => Vec::new(),
@@ -115,7 +115,7 @@ impl Reader {
         Some(read)
     }
 
-    /// A list of tables of the file, or the same as JSON text.
+    /// A list of tables in the file, or the same as JSON text.
     pub(super) fn list_of<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Option<Vec<T>> {
         let list = match self.take(key) {
             None => return Some(Vec::new()),
@@ -130,7 +130,7 @@ impl Reader {
         }))
     }
 
-    /// What was read, and what nobody asked for.
+    /// Returns the result, and the keys that no setting took, each with a line for the report.
     pub(super) fn finish(
         mut self,
         config: Option<Config>,

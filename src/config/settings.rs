@@ -1,27 +1,27 @@
-//! The table of settings: every key with its default and its meaning. `Reader` takes the defaults from it, and
-//! `salebell reference settings` prints it.
+//! Table of settings: every key with its default and its meaning. `Reader` gets the defaults from it, and `salebell
+//! reference settings` prints it.
 
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
     /// `server.listen`: `[server] listen` in the file, `SALEBELL_SERVER__LISTEN` in the environment.
     pub key: &'static str,
-    /// The value that counts when nothing sets it; empty: there is none.
+    /// Value that applies if nothing sets it; empty if there is none.
     pub default: &'static str,
-    /// The meaning in one line of Markdown, which stays readable in a terminal.
+    /// Meaning in one line of Markdown that is readable in a terminal too.
     pub help: &'static str,
 }
 
-/// The settings that share the first part of their key.
+/// Settings that share the first part of their key.
 #[derive(Debug)]
 pub struct Area {
     pub name: &'static str,
-    /// What the settings are about, with the guides that say more.
+    /// Subject of the settings, with links to further guides.
     pub about: &'static str,
     pub settings: &'static [Setting],
 }
 
-/// The setting of this key.
+/// Setting with this key.
 pub fn find(key: &str) -> Option<&'static Setting> {
     let area = key.split('.').next()?;
     let area = AREAS.iter().find(|other| other.name == area)?;
@@ -32,7 +32,7 @@ const fn setting(key: &'static str, default: &'static str, help: &'static str) -
     Setting { key, default, help }
 }
 
-/// All settings, in the order of the page.
+/// All settings, in the order of the reference page.
 #[rustfmt::skip]
 pub const AREAS: &[Area] = &[
     Area { name: "server", about: "Listeners of the API, and the limits of HTTP. [TLS and load balancers](../guides/tls-and-load-balancers.md) says which settings go together.", settings: &[

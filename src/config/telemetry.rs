@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::{AwsConfig, Reader};
 
-/// `[telemetry]`
+/// `[telemetry]`: destination and dimensions of the metrics.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
-    /// `telemetry.emf`: where lines in CloudWatch's embedded metric format go.
+    /// `telemetry.emf`: destination of the lines in CloudWatch's embedded metric format.
     pub emf: EmfTarget,
-    /// `telemetry.emf_every_s`: how often.
+    /// `telemetry.emf_every_s`: interval between two writes.
     pub emf_every: Duration,
-    /// `telemetry.environment`: a dimension of the metrics; the last part of `aws.parameters` when it is not set, and
-    /// `local` without that.
+    /// `telemetry.environment`: a dimension of the metrics. Without it, the last part of `aws.parameters`, or else
+    /// `local`.
     pub environment: String,
 }
 
@@ -48,7 +48,7 @@ impl TelemetryConfig {
         if telemetry.emf_every.is_zero() {
             r.problem("telemetry.emf_every_s", "must be at least 1");
         }
-        // As `salebell boot` has it; a dimension has no room for more.
+        // The characters that `salebell boot` allows, and dots; the name becomes a dimension of every metric.
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if telemetry.environment.len() > 64 || !telemetry.environment.chars().all(plain) {
             r.problem("telemetry.environment", "must be up to 64 letters, digits, dots, dashes, underscores");

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration is told, all at once.
+//! Tests that the problems of a configuration are reported, all at once.
 
 use super::*;
 
@@ -283,7 +283,7 @@ fn tls_and_the_load_balancer_are_checked() {
             ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
             ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
         ];
-        // The last of a name counts.
+        // The last value of a name counts.
         settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
         settings.extend_from_slice(more);
         load(&settings)
@@ -339,7 +339,7 @@ fn what_stands_beside_the_services_reads_what_it_can() {
         assert_eq!((told, problems.0.len()), ([true, true], 2 + usize::from(file.is_some())), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
-    // The services themselves do not start like this.
+    // The services themselves do not start with these settings.
     let text = load(&settings().each_ref().map(|(key, value)| (key.as_str(), value.as_str()))).unwrap_err();
     assert_eq!(text.0.len(), 5, "{text}");
 }

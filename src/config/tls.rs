@@ -1,17 +1,17 @@
-//! `server.tls`: how the API's listener is encrypted.
+//! `server.tls`: encryption of the API's listeners.
 
 use std::path::PathBuf;
 
 use super::Reader;
 
-/// `server.tls`
+/// Value of `server.tls`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsConfig {
     /// `off`: plain HTTP.
     Off,
-    /// `minted`: a certificate of its own, made at start, for a load balancer that does not ask whose it is.
+    /// `minted`: a certificate that the process makes at start, for a load balancer that does not verify it.
     Minted,
-    /// `files`: `server.certificate` and `server.key`, PEM both; read again when they change.
+    /// `files`: `server.certificate` and `server.key`, both PEM; read again when they change.
     Files { certificate: PathBuf, key: PathBuf },
 }
 

@@ -1,11 +1,11 @@
-//! The state of the dead man's switch: which health checks of the load balancer have come, and whether the switch has
-//! fired. `instance::dead_man` acts on it.
+//! State of the dead man's switch: the number of health checks that the load balancer has sent, and whether the switch
+//! has fired. `instance::dead_man` acts on it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::http::{HeaderMap, header};
 
-/// What the process has heard of the load balancer.
+/// Health checks received by this process, and the outcome of the switch.
 #[derive(Default)]
 pub struct DeadMan {
     health_checks: AtomicU64,
@@ -13,33 +13,34 @@ pub struct DeadMan {
 }
 
 impl DeadMan {
-    /// A request for `/healthz` or `/readyz`, or a call of gRPC, with these headers has come.
+    /// Counts a request for `/healthz` or `/readyz`, or a gRPC call, if its headers show a health check.
     pub fn note_health_check(&self, headers: &HeaderMap) {
         if is_health_check(headers) {
             self.health_checks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// How many of them have come.
+    /// Number of health checks received.
     pub fn health_checks(&self) -> u64 {
         self.health_checks.load(Ordering::Relaxed)
     }
 
-    /// The instance is replaced because of the switch, from now on.
+    /// Records that the switch has fired and the instance is being replaced.
     pub fn fire(&self) {
         self.fired.store(true, Ordering::Relaxed);
     }
 
-    /// The instance is being replaced because of the switch.
+    /// Whether the switch has fired and the instance is being replaced.
     pub fn has_fired(&self) -> bool {
         self.fired.load(Ordering::Relaxed)
     }
 }
 
-/// Whether the load balancer itself asks. gRPC libraries put their own names behind the agent's.
+/// Whether a request is a health check of the load balancer itself. gRPC libraries append their own names to the user
+/// agent.
 pub fn is_health_check(headers: &HeaderMap) -> bool {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-    // What comes through the load balancer says so, whatever it calls itself.
+    // A client that comes through the load balancer has this header, whatever user agent it sends.
     agent.starts_with("ELB-HealthChecker/") && !headers.contains_key("x-forwarded-for")
 }
 

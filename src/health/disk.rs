@@ -1,27 +1,27 @@
-//! What `/readyz` knows of the instance's own disk. `instance::disk` watches it.
+//! State of the instance's own disk, for `/readyz`. `instance::disk` updates it.
 
 use parking_lot::Mutex;
 
 use crate::config;
 
-/// What `/readyz` knows of the disk.
+/// State of the disk as `/readyz` reports it.
 pub struct Disk {
     reason: Mutex<Option<&'static str>>,
 }
 
 impl Disk {
-    /// Not good before it has been looked at, if it is to be.
+    /// If the disk is to be checked, it is not good before the first check.
     pub fn new(settings: &config::InstanceConfig) -> Disk {
         let reason = settings.disk_full.map(|_| "has not been looked at yet");
         Disk { reason: Mutex::new(reason) }
     }
 
-    /// What is wrong with it for so long that it counts. In few words: everybody may ask.
+    /// What has been wrong with the disk for long enough to report. Brief, because the endpoint is public.
     pub fn reason(&self) -> Option<&'static str> {
         *self.reason.lock()
     }
 
-    /// `None`: the disk is good.
+    /// Records the result of a check; `None` means that the disk is good.
     pub fn report(&self, reason: Option<&'static str>) {
         *self.reason.lock() = reason;
     }

@@ -1,5 +1,5 @@
-//! What others ask about this process: systemd (`watchdog`, `systemd`), load balancers (`readiness`, `disk`), and the
-//! instance's own replacement (`dead_man`).
+//! Health of this process, as others query it: systemd (`watchdog`, `systemd`), load balancers (`readiness`, `disk`),
+//! and the replacement of the instance (`dead_man`).
 
 pub mod dead_man;
 pub mod disk;

@@ -1,4 +1,4 @@
-//! Whether the database is there and fits, looked at for every load balancer together.
+//! Readiness: whether the database is reachable and has all migrations, probed once for all load balancers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,33 +10,35 @@ use crate::database::pool::PgPool;
 use crate::error::{FieldError, Result};
 use crate::store;
 
-/// How long the database may take to answer before it counts as away.
+/// Time after which a database that does not answer counts as unavailable.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// For so long one look serves every question: health checks from many zones are one query a second.
+/// How long one probe's result is reused: health checks from many zones cause one query a second.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What was found when the database was last looked at.
+/// Result of the last probe of the database.
 pub struct Readiness {
-    /// One connection of its own: a pool that is merely busy does not take the instance out of service.
+    /// A pool of its own, with one connection: a main pool that is merely busy does not take the instance out of
+    /// service.
     pool: PgPool,
     deadline: Deadline,
     last: Mutex<Option<(Instant, Vec<FieldError>)>>,
-    /// Migrations are not undone, so they are looked for only until they have been found.
+    /// Migrations are never undone, so they are checked only until all have been found.
     migrated: AtomicBool,
 }
 
 impl Readiness {
-    /// `pool` is asked for one connection at a time.
+    /// Uses one connection of `pool` at a time.
     pub fn new(pool: PgPool, deadline: Deadline) -> Readiness {
         Readiness { pool, deadline, last: Mutex::default(), migrated: AtomicBool::new(false) }
     }
 
-    /// The connection that it looks with.
+    /// Pool of the connection that it probes with.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Empty: ready. Who asks while a look is under way waits for it, at most `PING_TIMEOUT`.
+    /// Reasons why the process is not ready; empty if it is. A caller that comes while a probe is under way waits for
+    /// its result, at most `PING_TIMEOUT`.
     pub async fn reasons(&self) -> Vec<FieldError> {
         let mut last = self.last.lock().await;
         if let Some((at, reasons)) = last.as_ref()

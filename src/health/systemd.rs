@@ -2,7 +2,7 @@
 
 use sd_notify::NotifyState;
 
-/// Tells systemd. Nothing happens where it does not listen.
+/// Sends a notification to systemd. Does nothing if the process does not run under systemd.
 pub fn notify(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         log::warn!(target: "salebell::process", "systemd does not hear us: {error}");

@@ -1,4 +1,4 @@
-//! Signs of life: what the watchdog asks before it tells systemd that the process is alive.
+//! Heartbeats of this process's loops, which are checked before systemd's watchdog is fed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 
 use super::systemd::notify;
 
-/// The loops of this process that must come round again and again.
+/// The loops of this process that must keep coming round.
 #[derive(Clone, Default)]
 pub struct Watchdog(Arc<Mutex<Vec<Beat>>>);
 
@@ -19,7 +19,7 @@ struct Beat {
     serial: usize,
 }
 
-/// One loop's sign of life; the loop is not watched any more when this is dropped.
+/// Heartbeat of one loop. Dropping it ends the watch over the loop.
 pub struct Heartbeat {
     watchdog: Watchdog,
     serial: usize,
@@ -34,25 +34,25 @@ impl Watchdog {
         Heartbeat { watchdog: self.clone(), serial }
     }
 
-    /// The name of a loop that has been silent for too long.
+    /// Name of a loop that has been silent for too long.
     pub fn stale(&self) -> Option<&'static str> {
         self.0.lock().iter().find(|beat| beat.last.elapsed() > beat.limit).map(|beat| beat.name)
     }
 
-    /// Whether the runtime runs tasks and every watched loop comes round. The database is not asked: a restart of ours
-    /// would not mend it.
+    /// Checks that the runtime runs tasks and that every watched loop comes round. The database is not queried:
+    /// restarting this process would not repair it.
     ///
     /// # Errors
-    /// What is silent.
+    /// Returns the name of what is silent.
     pub async fn check_alive(&self, patience: Duration) -> Result<(), &'static str> {
-        // Goes through the queue that every task waits in.
+        // A new task waits in the same queue as all others.
         if tokio::time::timeout(patience, tokio::spawn(async {})).await.is_err() {
             return Err("the runtime");
         }
         self.stale().map_or(Ok(()), Err)
     }
 
-    /// Pings systemd's watchdog as long as there is a sign of life. Ends at once where systemd has none for us.
+    /// Feeds systemd's watchdog for as long as the process is alive. Returns at once if systemd has no watchdog for it.
     pub async fn feed_watchdog(self) {
         let Some(period) = sd_notify::watchdog_enabled() else { return };
         let mut ticks = tokio::time::interval(period / 3);
@@ -70,7 +70,7 @@ impl Watchdog {
 }
 
 impl Heartbeat {
-    /// The loop has come round.
+    /// Records that the loop has come round.
     pub fn beat(&self) {
         if let Some(beat) = self.watchdog.0.lock().iter_mut().find(|beat| beat.serial == self.serial) {
             beat.last = Instant::now();

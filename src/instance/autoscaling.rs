@@ -1,4 +1,4 @@
-//! The Auto Scaling group of this instance: its lifecycle actions, and its opinion of the instance's health.
+//! The Auto Scaling group of this instance: its lifecycle actions, and its view of the instance's health.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
 
 use anyhow::anyhow;
@@ -11,11 +11,12 @@ use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config;
 
-/// The tag that Auto Scaling gives to each instance of a group.
+/// Key of the tag in which Auto Scaling puts the group's name on each instance.
 const GROUP_TAG: &str = "aws:autoscaling:groupName";
 /// This instance in its group.
 pub struct AutoScaling {
-    /// Made with the first call: it reads the authorities, and who only watches has nothing to say for months.
+    /// Created by the first call, because that loads the root certificates; a process that only watches may make no
+    /// call for months.
     client: OnceCell<Client>,
     chain: Chain,
     region: String,
@@ -23,7 +24,7 @@ pub struct AutoScaling {
     pub group: String,
 }
 
-/// How a lifecycle action is to end.
+/// Result with which a lifecycle action is completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleResult {
     Continue,
@@ -39,28 +40,25 @@ impl LifecycleResult {
     }
 }
 
-/// Whether there was a lifecycle action to speak of.
+/// State of the lifecycle action that a call refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifecycleAction {
     Active,
-    /// It has been completed, its time is over, or there was none.
+    /// It has been completed or has timed out, or there was none.
     None,
 }
 
-/// A call that has not done what it should.
+/// Failure of a call to AWS.
 #[derive(Debug)]
 pub struct NotDone {
     pub failure: anyhow::Error,
-    /// AWS has said no. Otherwise nobody knows whether it was done.
+    /// Whether AWS refused the call. If not, it is unknown whether the call took effect.
     pub refused: bool,
 }
 
 impl AutoScaling {
-    /// Finds out which instance this is and to which group it belongs. Without the chain of the process
-    /// it has one of its own.
-    ///
-    /// # Errors
-    /// The instance metadata are away; the group is neither configured nor in a tag.
+    /// Identifies the instance and its group. Without a credential `chain` of the process, it creates one of its own.
+    /// %E Fails if the instance metadata service is unavailable, or the group is neither configured nor in a tag.
     pub async fn connect(
         metadata: &Metadata,
         settings: &config::InstanceConfig,
@@ -81,10 +79,10 @@ impl AutoScaling {
         self.client.get_or_init(make).await
     }
 
-    /// Ends the wait at a hook.
+    /// Completes the lifecycle action of a hook.
     ///
     /// # Errors
-    /// AWS is away or refuses.
+    /// Fails if AWS is unavailable or refuses the call.
     pub async fn complete(&self, hook: &str, outcome: LifecycleResult) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
@@ -97,10 +95,10 @@ impl AutoScaling {
         action_of(call.send().await, "CompleteLifecycleAction")
     }
 
-    /// Makes the hook's time-out begin anew.
+    /// Restarts the hook's timeout.
     ///
     /// # Errors
-    /// AWS is away or refuses.
+    /// Fails if AWS is unavailable or refuses the call.
     pub async fn heartbeat(&self, hook: &str) -> anyhow::Result<LifecycleAction> {
         let call = self
             .client()
@@ -112,10 +110,10 @@ impl AutoScaling {
         action_of(call.send().await, "RecordLifecycleActionHeartbeat")
     }
 
-    /// Has the instance replaced.
+    /// Marks the instance unhealthy, so the group replaces it.
     ///
     /// # Errors
-    /// AWS is away or refuses.
+    /// Fails if AWS is unavailable or refuses the call.
     pub async fn mark_unhealthy(&self) -> Result<(), NotDone> {
         let call = self
             .client()
@@ -123,7 +121,7 @@ impl AutoScaling {
             .set_instance_health()
             .instance_id(&self.instance)
             .health_status("Unhealthy")
-            // A group that is being built up has a grace period, and this instance has been in service already.
+            // The group has a grace period while it starts instances, but this one has been in service already.
             .should_respect_grace_period(false);
         call.send().await.map(drop).map_err(|error| NotDone {
             refused: matches!(&error, SdkError::ServiceError(said) if said.raw().status().is_client_error()),
@@ -131,10 +129,10 @@ impl AutoScaling {
         })
     }
 
-    /// The instance's state in its group, such as `Pending:Wait`; `None` when it is in no group.
+    /// State of the instance in its group, such as `Pending:Wait`; `None` if it is in no group.
     ///
     /// # Errors
-    /// AWS is away or refuses.
+    /// Fails if AWS is unavailable or refuses the call.
     pub async fn state(&self) -> anyhow::Result<Option<String>> {
         let call = self.client().await.describe_auto_scaling_instances().instance_ids(&self.instance);
         let answer = call.send().await.map_err(|error| failure(&error, "DescribeAutoScalingInstances"))?;
@@ -149,7 +147,7 @@ where
 {
     match answer {
         Ok(_) => Ok(LifecycleAction::Active),
-        // There is no code of its own for it.
+        // AWS has no error code of its own for this case.
         Err(error)
             if error.code() == Some("ValidationError")
                 && error.message().is_some_and(|text| text.contains("No active Lifecycle Action found")) =>
@@ -161,6 +159,6 @@ where
 }
 
 fn failure<E: std::error::Error + 'static>(error: &SdkError<E>, call: &str) -> anyhow::Error {
-    // On one line, without what belongs to the connection.
+    // Everything on one line, without details of the connection.
     anyhow!("{call}: {}", DisplayErrorContext(error))
 }

@@ -1,9 +1,9 @@
-//! `salebell boot`: what the services of an instance need to know, gathered before they start.
+//! `salebell boot`: gathers what the services of an instance need to know, before they start.
 //!
 //! ```text
 //! instance metadata → region, instance, zone, environment (a tag)
-//!   → every parameter below /salebell/<environment>, and the secrets named there
-//!   → checked as the services will, all problems at once
+//!   → every parameter below /salebell/<environment>, and the secrets that those name
+//!   → validated as the services will, all problems at once
 //!   → /run/salebell/instance.env, /run/salebell/instance.toml, /run/salebell/config.toml; with files.efs, efs.conf
 //! ```
 
@@ -22,15 +22,15 @@ use crate::aws::{self, Chain};
 use crate::clock::Clock;
 use crate::config::{CREDENTIAL, Config};
 
-/// The tag that names the environment.
+/// Key of the tag that holds the environment.
 const ENVIRONMENT_TAG: &str = "Environment";
-/// For all of it: a unit's start time must be longer.
+/// Timeout of the whole command; the unit's start timeout must be longer.
 const LIMIT: Duration = Duration::from_secs(180);
-/// For the credentials of the instance's role, which come a moment after the instance.
+/// Timeout for the credentials of the instance's role, which become available a moment after the instance.
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
-/// For those of who only checks, who has them or not.
+/// Timeout for credentials with `--check` outside an instance: they exist already, or never will.
 const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
-/// Who reads the settings: us, and systemd for the services (`LoadCredential=`).
+/// Mode of the settings files. Only the owner reads them, and systemd on behalf of the services (`LoadCredential=`).
 const SECRET_MODE: u32 = 0o400;
 const OPEN_MODE: u32 = 0o444;
 
@@ -51,15 +51,16 @@ pub struct BootArguments {
     check: bool,
 }
 
-/// The settings of what stands beside the services: `salebell ready`, `salebell terminating`.
+/// Name of the settings file of the commands that run beside the services: `salebell ready` and `salebell terminating`.
 const BESIDE: &str = "instance.toml";
-/// The areas that they are in.
+/// Areas of settings that those commands read.
 const OF_BESIDE: [&str; 4] = ["instance", "log", "server", "worker"];
 
-/// The settings of the tunnel to EFS: the units mount it where there is such a file (salebell-efs.service).
+/// Name of the settings file of the TLS tunnel to EFS. If it exists, the units mount EFS (salebell-efs.service).
 const TUNNEL: &str = "efs.conf";
 
-/// As stunnel(8) reads them. EFS wants TLS at once, and tells by its certificate that it is the file system that was meant.
+/// Configuration of the tunnel, in the format of stunnel(8). EFS expects TLS from the first byte, and its certificate
+/// proves that it is the intended file system.
 fn tunnel(name: &str) -> String {
     format!(
         "; The way to EFS with TLS, for the NFS client of this machine. Made by salebell boot.
@@ -93,18 +94,17 @@ TIMEOUTidle = 35
     )
 }
 
-/// Which instance, and where.
+/// Region and environment of the settings, and the instance itself.
 struct Place {
     region: String,
     environment: String,
-    /// Not asked for where nothing is written.
+    /// Instance id and availability zone. `None` with `--check`, which writes no files.
     instance: Option<(String, String)>,
 }
 
-/// Does it, and tells what was done. Settings of `defaults` stand where there is no such parameter.
-///
-/// # Errors
-/// Everything that is missing or wrong, a line each, without a value. No file has changed then.
+/// Gathers the settings, writes the files, and returns a summary. `defaults` apply where there is no such parameter. %E
+/// Lists every missing or invalid setting on a line of its own, without its value. If the settings are invalid, no file
+/// has been changed.
 pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
@@ -118,7 +118,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     let place = locate(&arguments).await?;
     let path = format!("/salebell/{}", place.environment);
     let chain = Chain::new(Some(&place.region), Clock::system());
-    // Before all else, so that it is told when there are none.
+    // Requested first, so missing credentials are reported as such.
     let limit = if place.instance.is_some() { CREDENTIALS_LIMIT } else { CREDENTIALS_LIMIT_ELSEWHERE };
     let credentials = chain.credentials(limit).await;
     credentials.map_err(|error| anyhow!("{error}"))?;
@@ -137,7 +137,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     };
     let (config, unknown) = Config::load_parameters(as_file(&table).expose_secret(), &path);
     let efs = config.map(|config| config.files.efs).unwrap_or_else(|further| {
-        // What has just been told is unreadable is not missing besides.
+        // A setting that was just reported as unreadable must not be reported as missing too.
         let unread: Vec<String> = settings.unread().map(|setting| format!("{setting} (")).collect();
         let told = |problem: &String| unread.iter().any(|setting| problem.starts_with(setting));
         problems.extend(further.0.into_iter().filter(|problem| !told(problem)));
@@ -149,7 +149,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     }
     let counts = (settings.values.len(), settings.secrets.len());
     let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
-    // A version must start with what only the next one knows: in a rollout, and when that is rolled back.
+    // This version must start with parameters that only the next one knows: during a rollout, and after it is rolled
+    // back.
     unknown.keys().for_each(|key| remove(&mut table, key));
     match &place.instance {
         Some((id, zone)) => {
@@ -165,7 +166,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
                 Some(name) => drop(directory.write(TUNNEL, OPEN_MODE, tunnel(name).as_bytes())?),
                 None => directory.remove(TUNNEL)?,
             }
-            // The last one: whoever finds it finds all.
+            // Written last: once this file exists, all of them do.
             let file = as_file(&table);
             let written = directory.write(CREDENTIAL, SECRET_MODE, file.expose_secret().as_bytes())?;
             told.push_str(&format!(" → {}", written.display()));
@@ -176,7 +177,7 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     Ok(told)
 }
 
-/// Asks the instance for what was not given.
+/// Fills in what the arguments leave out from the instance metadata.
 async fn locate(arguments: &BootArguments) -> anyhow::Result<Place> {
     let (region, environment) = (arguments.region.clone(), arguments.environment.clone());
     let place = match (arguments.check, region, environment) {
@@ -203,12 +204,12 @@ async fn locate(arguments: &BootArguments) -> anyhow::Result<Place> {
 
 fn read_defaults(path: &Path) -> anyhow::Result<Table> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    // Further lines of the error show the file's.
+    // Only the message: further lines of the error quote the file.
     text.parse()
         .map_err(|error: toml::de::Error| anyhow!("{} is no TOML: {}", path.display(), error.message()))
 }
 
-/// The file of settings: defaults, parameters over them, and where they came from.
+/// Contents of the settings file: defaults, the parameters that override them, and where those came from.
 fn compose(
     mut defaults: Table,
     settings: &StoredSettings,
@@ -229,7 +230,7 @@ fn compose(
     Ok(defaults)
 }
 
-/// Of a file of settings what is needed beside the services, and nothing that came from Secrets Manager.
+/// The part of the settings that the commands beside the services need, without anything from Secrets Manager.
 fn beside_services(table: &Table, settings: &StoredSettings) -> Table {
     let mut beside = table.clone();
     beside.retain(|area, _| OF_BESIDE.contains(&area));
@@ -241,7 +242,7 @@ fn as_file(table: &Table) -> SecretString {
     table.to_string().into()
 }
 
-/// `database.url` → `[database] url`
+/// Inserts a value at a dotted name: `database.url` becomes `[database] url`.
 fn insert(table: &mut Table, name: &str, value: Value) -> Result<(), ()> {
     let Some((area, rest)) = name.split_once('.') else {
         return match table.insert(name.to_owned(), value) {
@@ -255,7 +256,7 @@ fn insert(table: &mut Table, name: &str, value: Value) -> Result<(), ()> {
     }
 }
 
-/// Takes a setting out, and the area that has nothing left.
+/// Removes a setting, and its area if that is empty afterwards.
 fn remove(table: &mut Table, name: &str) {
     let Some((area, rest)) = name.split_once('.') else { return drop(table.remove(name)) };
     let Some(inner) = table.get_mut(area).and_then(Value::as_table_mut) else { return };

@@ -1,14 +1,14 @@
-//! The dead man's switch: when the load balancer's health checks cease to come, the instance has itself replaced.
+//! The dead man's switch: when the load balancer's health checks cease, the instance requests its own replacement.
 //!
 //! ```text
 //! the first health check          → armed
 //! dead_man_s without another      → is the instance in service? (metadata)
-//!                                 → is no other of the group being replaced? (a row of the database)
+//!                                 → is no other instance of the group being replaced? (a row of the database)
 //!                                 → SetInstanceHealth Unhealthy → the process stops serving
 //! ```
 //!
-//! Whatever cannot be found out on the way is a reason to stay: a health checker that is broken, or a database that is
-//! away, must not empty the group. docs/decisions/0016-dead-man-switch.md tells more.
+//! If any check on the way fails, the instance stays: a broken health checker or an unavailable database must not empty
+//! the group. See docs/decisions/0016-dead-man-switch.md.
 
 use std::time::{Duration, Instant};
 
@@ -18,16 +18,16 @@ use super::replacement::{LONGEST_ROUND, RETRY, Replacement, ReplacementVerdict};
 use crate::app::App;
 use crate::error::{Result, chain};
 
-/// What `salebell api` exits with after the switch: systemd should not start it anew.
+/// Exit code of `salebell api` after the switch has fired: systemd does not restart it then.
 pub const EXIT_CODE: u8 = 90;
 
-/// How often the silence is looked at.
+/// Interval between two checks of the silence.
 const TICK: Duration = Duration::from_secs(1);
-/// A process that was stopped or whose machine slept has heard nothing all that time, and that says nothing: between two
-/// looks no more than this counts as silence.
+/// Most time that counts as silence between two checks. A process that was stopped, or whose machine slept, received
+/// nothing in that time, which proves nothing.
 const LONGEST_TICK: Duration = Duration::from_secs(2);
 
-/// How long it has been silent, by a clock that only goes forward.
+/// Time since the last health check, by the monotonic clock.
 #[derive(Debug)]
 pub struct Silence {
     armed: bool,
@@ -37,13 +37,13 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Not armed.
+    /// Creates a switch that is not armed.
     pub fn new(now: Instant) -> Silence {
         Silence { armed: false, heard: 0, lasts: Duration::ZERO, looked_at: now }
     }
 
-    /// `heard` health checks have come so far. Returns how long there has been none; `None` when the switch is not
-    /// armed.
+    /// Updates the silence; `heard` is the number of health checks received so far. Returns the time without one, or
+    /// `None` while the switch is not armed.
     pub fn look(&mut self, heard: u64, now: Instant) -> Option<Duration> {
         let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
         self.looked_at = now;
@@ -55,17 +55,17 @@ impl Silence {
         self.armed.then_some(self.lasts)
     }
 
-    /// The next health check arms it again.
+    /// Disarms the switch until the next health check.
     pub fn disarm(&mut self) {
         self.armed = false;
         self.lasts = Duration::ZERO;
     }
 }
 
-/// Watches until `app.stopping`, which is what it brings about in the end.
+/// Watches until `app.stopping`, which it triggers itself once the switch fires.
 ///
 /// # Errors
-/// The address of the instance metadata is none.
+/// Fails if the address of the instance metadata service is invalid.
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.dead_man else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
@@ -76,7 +76,7 @@ pub async fn run(app: App) -> Result<()> {
         heartbeat.beat();
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            // Draining: the load balancer is meant to look away.
+            // While the process drains, the load balancer is expected to stop checking.
             () = app.stopping.cancelled() => return Ok(()),
         }
         let heard = app.health.dead_man.health_checks();

@@ -1,13 +1,13 @@
-//! The instance's own disk: one that stays full, or cannot be written to, has the instance replaced.
+//! Watch over the instance's own disk: if it stays full or unwritable, the instance requests its own replacement.
 //!
 //! ```text
-//! every two seconds                → what is free is looked at, and some bytes are written
-//! disk_full_s of nothing but full  → /readyz says so
-//!                                  → is no other of the group being replaced? → SetInstanceHealth Unhealthy
+//! every two seconds                → measure the free space, and write a few bytes
+//! full for disk_full_s             → /readyz reports it
+//!                                  → no other instance of the group is being replaced? → SetInstanceHealth Unhealthy
 //! ```
 //!
-//! Such an instance serves nearly everything still, and goes on until the group has launched another. A store that
-//! instances share is never looked at: it is full for all of them. docs/decisions/0025-full-disk.md tells more.
+//! Such an instance can still serve nearly everything, and continues until the group has launched another. A store that
+//! instances share is never checked: it is full for all of them. See docs/decisions/0025-full-disk.md.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -24,16 +24,16 @@ use crate::app::App;
 use crate::config::{Config, FileStore};
 use crate::error::{Result, chain};
 
-/// How often the disk is looked at.
+/// Interval between two checks of the disk.
 const TICK: Duration = Duration::from_secs(2);
-/// A process that was stopped has not looked: between two looks no more than this counts.
+/// Most time that counts between two checks. A process that was suspended has not checked the disk meanwhile.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
-/// A disk that takes longer to answer than this cannot be written to.
+/// Timeout of one check; a disk that takes longer counts as unwritable.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is written to see whether it can be.
+/// Bytes written to find out whether the disk is writable.
 const PROBE: [u8; 4096] = [0; 4096];
 
-/// For how long the disk has been full, by a clock that only goes forward.
+/// Time for which the disk has been full without a break, by the monotonic clock.
 #[derive(Debug)]
 struct Fullness {
     limit: Duration,
@@ -47,7 +47,8 @@ impl Fullness {
         Fullness { limit, lasts: None, looked_at: now, was_good: false }
     }
 
-    /// The disk was found good, or full. One good look ends it: what was full for a moment is no reason.
+    /// Records whether a check found the disk `good`. One good check resets the time: being full for a moment is no
+    /// reason to act.
     fn look(&mut self, good: bool, now: Instant) {
         let since = now.saturating_duration_since(self.looked_at).min(LONGEST_TICK);
         self.looked_at = now;
@@ -55,21 +56,21 @@ impl Fullness {
         self.lasts = if good { None } else { Some(self.lasts.map_or(Duration::ZERO, |lasts| lasts + since)) };
     }
 
-    /// It has lasted too long.
+    /// Whether the disk has been full for longer than the limit.
     fn is_lasting(&self) -> bool {
         self.lasts.is_some_and(|lasts| lasts >= self.limit)
     }
 
-    /// An instance that has never had room is not ready from the beginning.
+    /// Whether `/readyz` reports the disk. An instance whose disk has never been good is not ready from the start.
     fn is_told(&self) -> bool {
         self.is_lasting() || !self.was_good
     }
 }
 
-/// Looks until `app.stopping`.
+/// Checks the disk until `app.stopping`.
 ///
 /// # Errors
-/// The address of the instance metadata is none.
+/// Fails if the address of the instance metadata service is invalid.
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.disk_full else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
@@ -95,7 +96,8 @@ pub async fn run(app: App) -> Result<()> {
         if let Some(problem) = found.problem.filter(|_| fullness.is_lasting() && Instant::now() >= not_before)
         {
             let verdict = tokio::select! {
-                // The look is seconds old at most, and a disk that has just got room will be full again.
+                // No second check: the last one is seconds old at most, and a disk that has just gained space will fill
+                // up again.
                 verdict = replacement.ask(|| true) => verdict,
                 () = app.stopping.cancelled() => return Ok(()),
             };
@@ -103,7 +105,8 @@ pub async fn run(app: App) -> Result<()> {
             let seconds = fullness.lasts.unwrap_or_default().as_secs();
             let outcome = match verdict {
                 Ok(ReplacementVerdict::Replaced) => {
-                    // The group launches another one first. Should it have forgotten, it hears of it again.
+                    // The group launches another instance first. If it has lost the request, it receives it again after
+                    // the pause.
                     not_before = Instant::now() + PAUSE;
                     log::error!(target: "salebell::disk", "disk.full_s" = seconds;
                         "for {seconds} s the disk {problem}: this instance has itself replaced");
@@ -134,9 +137,9 @@ pub async fn run(app: App) -> Result<()> {
     }
 }
 
-/// What a look has found.
+/// Result of one check.
 struct Found {
-    /// Bytes; of several folders the fewest. `None`: nobody can tell.
+    /// Free bytes on the fullest disk; `None` if unknown.
     free: Option<u64>,
     problem: Option<Problem>,
 }
@@ -145,7 +148,7 @@ struct Found {
 #[derive(Debug, PartialEq, Eq)]
 struct Problem {
     what: &'static str,
-    /// For the log.
+    /// Detail for the log only.
     detail: String,
 }
 
@@ -155,7 +158,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One look after the other, never two at once: each may hold a thread for as long as the disk hangs.
+/// Runs one check at a time: each may block a thread for as long as the disk hangs.
 struct Looks {
     places: Places,
     under_way: Option<JoinHandle<Found>>,
@@ -166,7 +169,7 @@ impl Looks {
         let mut folders = vec![config.worker.scratch.clone()];
         let shared = match config.files.store {
             FileStore::Directory => Some(config.files.directory.clone()),
-            // Where parts are gathered.
+            // Upload parts are collected here until they are sent to S3.
             FileStore::S3 => {
                 folders.push(config.files.directory.clone());
                 None
@@ -193,18 +196,19 @@ fn unknown(what: &'static str, detail: String) -> Found {
     Found { free: None, problem: Some(Problem { what, detail }) }
 }
 
-/// Where the process writes.
+/// Folders that the process writes to.
 #[derive(Clone)]
 struct Places {
     folders: Vec<PathBuf>,
-    /// What others write to as well, or what lasts longer than the instance: neither it nor its file system counts.
+    /// The shared store, if it is a directory. Other instances write to it and it outlives this one, so neither it nor
+    /// its file system is checked.
     shared: Option<PathBuf>,
-    /// Fewer bytes than this are too few.
+    /// Least number of free bytes that is enough.
     floor: u64,
 }
 
 impl Places {
-    /// Blocks.
+    /// Checks every folder. Blocks the thread.
     fn look(&self) -> Found {
         // A shared store that hangs must not be touched: it hangs for all instances.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -230,8 +234,8 @@ impl Places {
     }
 }
 
-/// The device of the file system that a folder is on, or will be, as proc_pid_mountinfo(5) tells it; the folder itself is
-/// not asked.
+/// Device of the file system that a folder is on, or will be once it exists, according to proc_pid_mountinfo(5). The
+/// folder itself is not accessed.
 fn file_system<'a>(mounts: &'a str, folder: &Path) -> Option<&'a str> {
     let find = |line: &'a str| {
         let mut fields = line.split(' ');
@@ -241,10 +245,10 @@ fn file_system<'a>(mounts: &'a str, folder: &Path) -> Option<&'a str> {
     mounts.lines().filter_map(find).max_by_key(|(length, _)| *length).map(|(_, device)| device)
 }
 
-/// Writes a little to a file without a name; returns how many bytes are free beside it.
+/// Writes a few bytes to an unlinked file; returns the number of bytes still free.
 fn probe(folder: &Path) -> io::Result<u64> {
     fs::create_dir_all(folder)?;
-    // O_TMPFILE is not known to every file system. What is left by a kill between two of these lines is empty.
+    // Not every file system supports O_TMPFILE. A file left behind by a kill between these lines is empty.
     let path = folder.join(format!(".salebell-probe-{}", std::process::id()));
     let _ = fs::remove_file(&path);
     let mut file = File::create_new(&path)?;
@@ -274,7 +278,7 @@ mod tests {
             assert_eq!(look(false, 2), (false, false));
         }
         assert_eq!(look(true, 2), (false, false));
-        // 60 s from the first look that found it full.
+        // 60 s from the first check that found it full.
         for _ in 0..30 {
             assert_eq!(look(false, 2), (false, false));
         }

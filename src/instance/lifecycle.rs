@@ -1,4 +1,4 @@
-//! What a launch and a termination have in common: a lifecycle action is kept alive while there is work, and completed.
+//! Steps that a launch and a termination share: keeping a lifecycle action alive during the work, and completing it.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use super::metadata::Metadata;
 use crate::config;
 use crate::error::chain;
 
-/// Between two calls that did not come to their end.
+/// Interval between attempts after a failed call.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the end of an action is tried to be told. After that the hook's own time-out decides.
+/// Timeout for completing an action, retries included. After that, the hook's own timeout decides.
 const COMPLETE_LIMIT: Duration = Duration::from_secs(120);
 
-/// This instance in its group; asks until `limit` while that cannot be found out.
+/// Connects to the group of this instance; retries failures until `limit` has passed.
 ///
 /// # Errors
-/// Why it could not be found out at last.
+/// Returns the cause of the last failed attempt.
 pub async fn connect(settings: &config::InstanceConfig, limit: Duration) -> anyhow::Result<AutoScaling> {
     let until = Instant::now() + limit;
     let metadata = Metadata::from_environment()?;
@@ -36,7 +36,7 @@ pub async fn connect(settings: &config::InstanceConfig, limit: Duration) -> anyh
     }
 }
 
-/// This instance in its group; asks for as long as that cannot be found out.
+/// Connects to the group of this instance; retries failures forever.
 pub async fn find(settings: &config::InstanceConfig) -> AutoScaling {
     loop {
         match connect(settings, Duration::ZERO).await {
@@ -49,7 +49,7 @@ pub async fn find(settings: &config::InstanceConfig) -> AutoScaling {
     }
 }
 
-/// Tells the hook again and again that work goes on, until it is dropped. Finds the group when it is not known yet.
+/// Sends heartbeats to the hook until it is dropped. Connects to the group first if that is missing.
 pub async fn keep_alive(
     settings: &config::InstanceConfig,
     hook: &str,
@@ -62,12 +62,12 @@ pub async fn keep_alive(
     beat(settings, hook, group).await
 }
 
-/// Tells the hook again and again that work goes on, until it is dropped.
+/// Sends heartbeats to the hook until it is dropped.
 pub async fn beat(settings: &config::InstanceConfig, hook: &str, group: &AutoScaling) -> Infallible {
     loop {
         match group.heartbeat(hook).await {
             Ok(LifecycleAction::Active) => log::debug!(target: "salebell::lifecycle", "heartbeat to {hook}"),
-            // Not there yet, or not any more.
+            // The lifecycle action has not begun yet, or has ended.
             Ok(LifecycleAction::None) => {}
             Err(failure) => {
                 log::warn!(target: "salebell::lifecycle", "no heartbeat: {}", chain(failure.as_ref()))
@@ -77,10 +77,10 @@ pub async fn beat(settings: &config::InstanceConfig, hook: &str, group: &AutoSca
     }
 }
 
-/// Completes a lifecycle action. One that has been completed already, or whose time is over, is no error.
+/// Completes a lifecycle action. It is not an error if it has been completed already or has timed out.
 ///
 /// # Errors
-/// AWS has not taken it within two minutes; the instance waits at another hook than this.
+/// Fails if AWS does not accept the call within two minutes, or if the instance waits at another hook.
 pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult) -> anyhow::Result<()> {
     let until = Instant::now() + COMPLETE_LIMIT;
     loop {
@@ -90,7 +90,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult)
                 return Ok(());
             }
             Ok(LifecycleAction::None) => match group.state().await {
-                // Faster than the group, or at another hook.
+                // We were faster than the group, or the instance waits at another hook.
                 Ok(Some(state)) if is_waiting(&state) => {
                     anyhow!("the instance is {state}, but not because of the hook {hook}")
                 }
@@ -116,7 +116,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult)
     }
 }
 
-/// There is, or will be, an action that holds the instance.
+/// Whether a lifecycle action holds the instance, or will soon.
 fn is_waiting(state: &str) -> bool {
     matches!(state, "Pending" | "Pending:Wait" | "Terminating" | "Terminating:Wait")
 }

@@ -1,8 +1,8 @@
-//! What an instance may know of itself: the instance metadata service of EC2, version 2 (a token for every question).
+//! Client of the EC2 instance metadata service, version 2 (every request carries a token).
 //! <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html>
 //!
-//! It is asked at 169.254.169.254, over IPv4, without a proxy. The answer to the request for a token travels one hop
-//! where the image sets its hop limit to 1: who asks from a container waits in vain, so waiting is short.
+//! The service is at 169.254.169.254, over IPv4, and is queried without a proxy. If the image sets the hop limit of the
+//! token response to 1, a client in a container never receives it, so the timeouts are short.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,41 +16,41 @@ use tokio::sync::Mutex;
 
 use crate::error::chain;
 
-/// Names another service than that of EC2, as it does for the SDK of AWS.
+/// Environment variable that names another endpoint than that of EC2. The AWS SDK reads the same one.
 pub const ENDPOINT_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 const ENDPOINT: &str = "http://169.254.169.254";
 
-/// Six hours, the longest that there is.
+/// Lifetime of a token: six hours, the maximum.
 const TOKEN_TTL_S: u64 = 21_600;
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// For the whole of one try.
+/// Timeout of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Tries of one question. With the pauses between them: 13 s at the most.
+/// Most attempts of one query. With the pauses between them, a query takes at most 13 s.
 const ATTEMPTS: u32 = 5;
-/// The pause after the first try, at the most; it doubles from there.
+/// Longest pause after the first attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// User data is the largest that there is, with 16 KiB.
+/// Most bytes read of a response. The largest item is the user data, with 16 KiB.
 const MAX_BYTES: usize = 64 * 1024;
 
-/// The instance metadata service.
+/// Client of the instance metadata service.
 pub struct Metadata {
     http: Client,
     endpoint: Url,
     attempts: u32,
-    /// Locked while a new one is fetched: one request for it, the others wait for what it brings.
+    /// Locked while a new token is fetched: one task requests it, the others wait for the result.
     token: Mutex<Option<Token>>,
 }
 
 struct Token {
     value: HeaderValue,
-    /// From then on another one is fetched, although this one lives a little longer.
+    /// When a new token is fetched, somewhat before this one expires.
     renew_at: Instant,
 }
 
-/// Of the instance identity document, what does not change while the instance lives.
+/// Identity of the instance: the fields of the instance identity document that never change.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
@@ -60,47 +60,47 @@ pub struct Identity {
     pub account_id: String,
 }
 
-/// EC2 takes the instance away.
+/// Spot interruption notice: EC2 is about to take the instance back.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SpotAction {
     /// `terminate`, `stop` or `hibernate`.
     pub action: String,
-    /// When at the earliest: two minutes after the notice was given.
+    /// Earliest time of the action: two minutes after the notice.
     pub time: DateTime<Utc>,
 }
 
-/// EC2 may take the instance away soon.
+/// Rebalance recommendation: EC2 may take the spot instance back soon.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rebalance {
     pub notice_time: DateTime<Utc>,
 }
 
-/// What one try came to.
+/// Outcome of one attempt.
 enum Try<T> {
     Done(T),
-    /// The same again may succeed.
+    /// Failed, but the same request may succeed later.
     Again(String),
-    /// The token was not taken.
+    /// The service rejected the token.
     Stale,
-    /// There is no use in trying again.
+    /// Failed, and trying again is pointless.
     Refused(String),
 }
 
 impl Metadata {
-    /// The service of EC2, or the one that `AWS_EC2_METADATA_SERVICE_ENDPOINT` names.
+    /// Client of the EC2 service, or of the endpoint in `AWS_EC2_METADATA_SERVICE_ENDPOINT`.
     ///
     /// # Errors
-    /// The variable holds no address.
+    /// Fails if the variable does not hold an `http` address.
     pub fn from_environment() -> anyhow::Result<Metadata> {
         let named = std::env::var(ENDPOINT_VARIABLE).ok().filter(|text| !text.is_empty());
         Metadata::at(named.as_deref().unwrap_or(ENDPOINT))
     }
 
-    /// The service at this address, such as `http://127.0.0.1:1338`.
+    /// Client of the service at this address, such as `http://127.0.0.1:1338`.
     ///
     /// # Errors
-    /// It is no address of http.
+    /// Fails if it is not an `http` address.
     pub fn at(endpoint: &str) -> anyhow::Result<Metadata> {
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let endpoint = endpoint.ok_or_else(|| {
@@ -111,7 +111,7 @@ impl Metadata {
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            // Nothing here is encrypted, and loading the authorities takes time at the start.
+            // No connection uses TLS, and loading the root certificates would slow down the start.
             .tls_certs_only([])
             .user_agent(concat!("salebell/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -119,46 +119,45 @@ impl Metadata {
         Ok(Metadata { http, endpoint, attempts: ATTEMPTS, token: Mutex::default() })
     }
 
-    /// For who asks again and again by itself: every question is tried so often, at least once.
+    /// Sets the most attempts of a query, at least one. For callers that poll anyway.
     pub fn with_attempts(self, attempts: u32) -> Metadata {
         Metadata { attempts: attempts.max(1), ..self }
     }
 
-    /// Which instance this is, and where.
+    /// Identity of this instance, and where it runs.
     ///
     /// # Errors
-    /// The service is away or is none of EC2's.
+    /// Fails if the service is unavailable or not that of EC2.
     pub async fn identity(&self) -> anyhow::Result<Identity> {
         let text = self.require(&["dynamic", "instance-identity", "document"]).await?;
         serde_json::from_str(&text).context("the instance identity document")
     }
 
-    /// A tag of the instance; `None` when it has no such tag, or its launch template does not let it see its tags.
+    /// Value of a tag of the instance; `None` if there is no such tag, or the launch template does not expose tags.
     ///
     /// # Errors
-    /// The service is away.
+    /// Fails if the service is unavailable.
     pub async fn tag(&self, key: &str) -> anyhow::Result<Option<String>> {
         self.find(&["meta-data", "tags", "instance", key]).await
     }
 
-    /// A tag without which there is no going on. Tags may come a moment after the instance, so it is asked for again
-    /// while it is not there.
+    /// Value of a mandatory tag. Tags may appear a moment after the instance, so a missing one is queried again.
     ///
     /// # Errors
-    /// It is not there; the service is away.
+    /// Fails if the tag is still missing after the last attempt, or the service is unavailable.
     pub async fn required_tag(&self, key: &str) -> anyhow::Result<String> {
         self.require(&["meta-data", "tags", "instance", key]).await
     }
 
-    /// All tags, by their keys.
+    /// All tags, by key.
     ///
     /// # Errors
-    /// The service is away.
+    /// Fails if the service is unavailable.
     pub async fn tags(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut tags = BTreeMap::new();
         let keys = self.find(&["meta-data", "tags", "instance"]).await?.unwrap_or_default();
         for key in keys.lines().filter(|key| !key.is_empty()) {
-            // One that has just been removed is none.
+            // A tag that was removed in between is left out.
             if let Some(value) = self.tag(key).await? {
                 tags.insert(key.to_owned(), value);
             }
@@ -166,27 +165,27 @@ impl Metadata {
         Ok(tags)
     }
 
-    /// Where the Auto Scaling group wants the instance: `InService`, `Terminated`, `Standby`, `Detached` or `Warmed:…`;
-    /// `None` when it is in no group.
+    /// State that the Auto Scaling group wants the instance in: `InService`, `Terminated`, `Standby`, `Detached` or
+    /// `Warmed:…`; `None` if it is in no group.
     ///
     /// # Errors
-    /// The service is away.
+    /// Fails if the service is unavailable.
     pub async fn target_lifecycle_state(&self) -> anyhow::Result<Option<String>> {
         self.find(&["meta-data", "autoscaling", "target-lifecycle-state"]).await
     }
 
-    /// The notice that this spot instance is about to be taken away.
+    /// Spot interruption notice, if there is one.
     ///
     /// # Errors
-    /// The service is away or its answer cannot be read.
+    /// Fails if the service is unavailable or its response is invalid.
     pub async fn spot_action(&self) -> anyhow::Result<Option<SpotAction>> {
         self.find_json(&["meta-data", "spot", "instance-action"]).await
     }
 
-    /// The notice that this spot instance is more likely than others to be taken away.
+    /// Rebalance recommendation, if there is one: this spot instance is at elevated risk of interruption.
     ///
     /// # Errors
-    /// The service is away or its answer cannot be read.
+    /// Fails if the service is unavailable or its response is invalid.
     pub async fn rebalance(&self) -> anyhow::Result<Option<Rebalance>> {
         self.find_json(&["meta-data", "events", "recommendations", "rebalance"]).await
     }
@@ -196,12 +195,12 @@ impl Metadata {
         text.map(|text| serde_json::from_str(&text).with_context(|| path.join("/"))).transpose()
     }
 
-    /// What is at a path; `None` when there is nothing.
+    /// Text at an optional path; `None` if there is nothing.
     async fn find(&self, path: &[&str]) -> anyhow::Result<Option<String>> {
         self.ask(path, |_| Try::Done(None)).await
     }
 
-    /// What must be at a path: nothing there is a reason to ask again.
+    /// Text at a mandatory path, which is queried again while it is missing.
     async fn require(&self, path: &[&str]) -> anyhow::Result<String> {
         let found = self.ask(path, |path| Try::Again(format!("{path} is not there"))).await?;
         found.ok_or_else(|| anyhow!("the instance metadata is not there"))
@@ -219,7 +218,7 @@ impl Metadata {
         let mut reason = String::new();
         for attempt in 1..=self.attempts {
             let asked = match self.ask_once(url.clone(), &missing).await {
-                // Of a token that was thought to be good: once more with a new one, without a pause.
+                // The cached token was rejected: try once more with a new one, without a pause.
                 Try::Stale => self.ask_once(url.clone(), &missing).await,
                 other => other,
             };
@@ -263,7 +262,7 @@ impl Metadata {
         }
     }
 
-    /// The token that is kept, or a new one.
+    /// Returns the cached token, or fetches a new one.
     async fn token(&self) -> Try<HeaderValue> {
         let mut kept = self.token.lock().await;
         if let Some(token) = kept.as_ref()
@@ -298,7 +297,7 @@ impl Metadata {
             return Try::Again("its token is none".to_owned());
         };
         value.set_sensitive(true);
-        // A tenth of its life is left for what is under way.
+        // Renewed when a tenth of its life is left, for requests that are under way.
         *kept = Some(Token { value: value.clone(), renew_at: asked + ttl - ttl / 10 });
         Try::Done(value)
     }
@@ -329,7 +328,8 @@ async fn read(mut answer: Response) -> Result<String, String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Doubles with each try; a random part of it, half at least, keeps what failed together apart.
+/// Pause after an attempt. It doubles each time, and is cut to a random share of at least half, so that instances that
+/// failed together do not retry together.
 fn pause_after(attempt: u32) -> Duration {
     let longest = FIRST_PAUSE * 2_u32.saturating_pow(attempt.saturating_sub(1).min(4));
     longest.mul_f64(super::jitter())

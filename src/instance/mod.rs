@@ -1,14 +1,15 @@
-//! What only the appliance needs: the process knows that it runs on an instance of EC2, in an Auto Scaling group.
+//! Code that only the appliance runs: the process is on an EC2 instance in an Auto Scaling group and manages its own
+//! lifecycle.
 //!
 //! ```text
-//! launch       ready.rs        /readyz is good → the launch hook is completed; never → it is abandoned
-//! service      dead_man.rs     the load balancer does not ask any more → have this instance replaced, and stop
-//!              disk.rs         its own disk stays full → have this instance replaced, and serve until then
-//! termination  terminating.rs  the group or EC2 wants it gone → drain the services → complete the hook
+//! launch       ready.rs        /readyz succeeds → complete the launch hook; it never does → abandon the launch
+//! service      dead_man.rs     load balancer health checks cease → request replacement of this instance, and stop
+//!              disk.rs         the local disk stays full → request replacement, and keep serving until then
+//! termination  terminating.rs  the group or EC2 ends the instance → drain the services → complete the termination hook
 //! ```
 //!
-//! They stand on `metadata.rs`, what the instance may know of itself, and `autoscaling.rs`, its group; launch and
-//! termination share `lifecycle.rs`, and what has the instance replaced shares `replacement.rs`.
+//! All of them use `metadata.rs`, the instance metadata service, and `autoscaling.rs`, the instance's group. Launch and
+//! termination share `lifecycle.rs`; the two replacement triggers share `replacement.rs`.
 
 pub mod autoscaling;
 pub mod boot;

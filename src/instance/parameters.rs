@@ -1,4 +1,4 @@
-//! The settings of an environment: every parameter below its path in Parameter Store, and the secrets named there.
+//! The settings of an environment: every parameter below its path in Parameter Store, and the secrets that those name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,56 +14,57 @@ use tokio::sync::mpsc;
 use crate::aws;
 use crate::config::{SECRET_PREFIX, SecretName, SecretSetting};
 
-/// The most that Parameter Store gives at once.
+/// Most parameters that Parameter Store returns per page.
 const PAGE: i32 = 10;
-/// Far more than there are settings: a path that holds more is the wrong one.
+/// Most parameters below a path, far more than there are settings: with more, the path must be a mistake.
 const MAX_PARAMETERS: usize = 2_000;
-/// Pages may be empty and still have a next one.
+/// Most pages of a listing. A page may be empty and still have a successor.
 const MAX_PAGES: usize = 1_000;
-/// Secrets that are read at once.
+/// Most secrets that are read concurrently.
 const SECRETS_AT_ONCE: usize = 4;
-/// How often AWS is tried where it was not reached at all.
+/// Most attempts of a call while AWS cannot be reached at all.
 const ROUNDS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reads the parameters below one path, and secrets. Made of settings that are not secret; asks nothing until it reads.
+/// Reads the parameters below one path, and secrets. Its own configuration holds no secret; it sends no request before
+/// the first read.
 pub struct Parameters {
     ssm: aws_sdk_ssm::Client,
     secrets: aws_sdk_secretsmanager::Client,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     path: String,
 }
 
-/// Texts of secrets by their ids, or why one cannot be read.
+/// Texts of secrets by id, or the reason why one cannot be read.
 type Texts = BTreeMap<String, Result<SecretString, String>>;
 
-/// What was read.
+/// Settings that were read.
 #[derive(Default)]
 pub struct StoredSettings {
-    /// By the setting's name, such as `database.url`; a secret's value, where a parameter names one.
+    /// Values by setting, such as `database.url`; if a parameter names a secret, the value of that.
     pub values: BTreeMap<String, SecretString>,
-    /// Which of them came from which secret.
+    /// The settings that come from secrets, with the secret of each.
     pub secrets: Vec<SecretSetting>,
 }
 
 impl StoredSettings {
-    /// The names of all that there is.
+    /// Names of all settings, whether their value could be read or not.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str).chain(self.unread())
     }
 
-    /// Those whose secret could not be read.
+    /// Names of the settings whose secret could not be read.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         let settings = self.secrets.iter().map(|secret| secret.setting.as_str());
         settings.filter(|setting| !self.values.contains_key(*setting))
     }
 }
 
-/// Which version of a secret.
+/// Version of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     Current,
-    /// What a rotation that is under way has made, and perhaps set in the database already.
+    /// The version that a rotation under way has created, and perhaps set in the database already.
     Pending,
 }
 
@@ -77,7 +78,7 @@ impl Stage {
 }
 
 impl Parameters {
-    /// `path` is such as `/salebell/prod`.
+    /// Reader of the parameters below `path`, such as `/salebell/prod`.
     pub fn new(config: &SdkConfig, path: &str) -> Parameters {
         Parameters {
             ssm: aws_sdk_ssm::Client::new(config),
@@ -86,16 +87,16 @@ impl Parameters {
         }
     }
 
-    /// Where they are.
+    /// Path of the parameters.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Reads all of them, and the secrets that they name: what could be read, and of everything else a line that says
-    /// why not, without a value.
+    /// Reads all parameters and the secrets that they name. Returns what could be read, and for each failure a line
+    /// with the reason, without a value.
     pub async fn read(&self) -> (StoredSettings, Vec<String>) {
         let (mut settings, mut problems) = (StoredSettings::default(), Vec::new());
-        // A secret is read beside the pages that follow the one that names it.
+        // Secrets are read while later pages are still being listed.
         let (named, mut ids) = mpsc::unbounded_channel();
         let ids = stream::poll_fn(move |context| ids.poll_recv(context));
         let parameters = async { self.read_parameters(named).await };
@@ -106,7 +107,7 @@ impl Parameters {
         };
         for (name, value) in parameters {
             match self.understand(&name, &value) {
-                // What is not below the path was not asked for.
+                // Ignored: it is not below the path.
                 None => {}
                 Some(Ok((setting, Some(secret)))) => settings.secrets.push(SecretSetting { setting, secret }),
                 Some(Ok((setting, None))) => drop(settings.values.insert(setting, value)),
@@ -122,7 +123,7 @@ impl Parameters {
         (settings, problems)
     }
 
-    /// The setting of a parameter, and the secret that it names, if it does. `None`: it is not below our path.
+    /// Setting of a parameter, and the secret that it names, if any. `None` if it is not below the path.
     fn understand(
         &self,
         name: &str,
@@ -140,7 +141,7 @@ impl Parameters {
         Some(secret.map(|secret| (setting, Some(secret))))
     }
 
-    /// Tells the ids of secrets as it comes upon them, perhaps more than once.
+    /// Reads all pages of parameters. Sends the id of each secret as it finds it, possibly more than once.
     async fn read_parameters(
         &self,
         named: mpsc::UnboundedSender<String>,
@@ -163,7 +164,7 @@ impl Parameters {
                 if let (Some(name), Some(value)) = (parameter.name, parameter.value) {
                     let value = SecretString::from(value);
                     if let Some(Ok((_, Some(secret)))) = self.understand(&name, &value) {
-                        // Who reads them is there for as long as we are.
+                        // The receiver lives as long as this future.
                         let _ = named.send(secret.id);
                     }
                     found.push((name, value));
@@ -180,8 +181,8 @@ impl Parameters {
         Err(format!("below {}/ are more than {MAX_PARAMETERS} parameters", self.path))
     }
 
-    /// Reads what each of these settings is at this stage, and tells why it could not, as `read` does. A secret is read
-    /// once, however many settings it has.
+    /// Reads the value of each of these settings at a stage; returns failures as `read` does. A secret is read once, no
+    /// matter how many settings refer to it.
     pub async fn read_secrets(
         &self,
         settings: &[SecretSetting],
@@ -191,7 +192,7 @@ impl Parameters {
         self.pick_all(settings, &self.read_texts(stream::iter(ids), stage).await)
     }
 
-    /// The texts of secrets, by their ids; each is read once, however often it is named.
+    /// Texts of secrets by id; each is read once, even if it is named several times.
     async fn read_texts(&self, ids: impl Stream<Item = String>, stage: Stage) -> Texts {
         let mut seen = BTreeSet::new();
         ids.filter(|id| ready(seen.insert(id.clone())))
@@ -204,7 +205,8 @@ impl Parameters {
             .await
     }
 
-    /// The value of each setting, of the text of its secret; and of each that has none a line that says why.
+    /// Picks the value of each setting from the text of its secret; for each one without a value, returns a line with
+    /// the reason.
     fn pick_all(
         &self,
         settings: &[SecretSetting],
@@ -240,10 +242,10 @@ impl Parameters {
     }
 }
 
-/// The value that a name means in the text of its secret.
+/// The value that a name refers to in the text of its secret.
 fn pick(text: &SecretString, name: &SecretName) -> Result<SecretString, String> {
     let Some(key) = &name.key else { return Ok(text.clone()) };
-    // What serde says of a secret's text may repeat some of it.
+    // The error of serde is dropped: it may quote parts of the secret.
     let object: BTreeMap<String, serde_json::Value> = serde_json::from_str(text.expose_secret())
         .map_err(|_| "the secret is no JSON object, so it has no keys".to_owned())?;
     match object.get(key) {
@@ -253,7 +255,8 @@ fn pick(text: &SecretString, name: &SecretName) -> Result<SecretString, String> 
     }
 }
 
-/// Makes a call, and again where nobody was reached: beyond the SDK's own attempts, which need credentials.
+/// Makes a call, and repeats it while AWS cannot be reached. This covers failures to fetch credentials, which come
+/// before the SDK's own retries.
 async fn until_reached<T, E, F>(call: impl Fn() -> F) -> Result<T, SdkError<E, HttpResponse>>
 where
     F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,

@@ -1,5 +1,5 @@
-//! `salebell ready`: the gate of a launch. The Auto Scaling group holds a new instance at its launch hook until this says
-//! that it serves, or that it never will.
+//! `salebell ready`: the readiness gate of a launch. The Auto Scaling group holds a new instance at its launch hook
+//! until this command reports that the instance serves, or that it never will.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::config::{Config, TlsConfig};
 use crate::error::{Problem, chain};
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// The pause between two looks is an eighth of the time so far, within these: what comes up soon is seen soon.
+/// Bounds of the pause between two probes. The pause is an eighth of the time elapsed, so a fast start is noticed fast.
 const PROBE_PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(250)];
-/// An answer of `/readyz` is no longer.
+/// Most bytes read of a `/readyz` response.
 const MAX_BYTES: usize = 64 * 1024;
-/// How long the group is looked for when nobody could say which it is until then.
+/// Timeout for identifying the group, if that has not succeeded by the time the probes end.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until the API is ready, and the worker where `with_worker`, and completes the launch hook; abandons it when that
-/// takes too long. Without `instance.launch_hook` it only waits.
+/// Waits until the API is ready, and the worker too if `with_worker`, then completes the launch hook; abandons the
+/// launch if that takes longer than `instance.ready_limit_s`. Without `instance.launch_hook` it only waits.
 ///
 /// # Errors
-/// They have not become ready; AWS does not hear of it.
+/// Fails if they do not become ready in time, or if the hook cannot be completed.
 pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     let settings = &config.instance;
     let mut urls = vec![ready_url(config)?];
@@ -41,7 +41,8 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
         log::info!(target: "salebell::ready", "ready; instance.launch_hook is not set, so nobody is told");
         return Ok(());
     };
-    // What the group has to be told with is got ready meanwhile, and not begun anew when it is not there yet.
+    // The group is identified while the probes run. If it is not found by their end, that search continues rather than
+    // starting over.
     let (probed, group) = match select(pin!(probing), pin!(lifecycle::find(settings))).await {
         Either::Left((probed, finding)) => (probed, tokio::time::timeout(CONNECT_LIMIT, finding).await.ok()),
         Either::Right((group, probing)) => tokio::select! {
@@ -52,7 +53,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     let finish = async |outcome| {
         let group = match group {
             Some(group) => group,
-            // Once more, for the reason.
+            // One more attempt, to return the cause.
             None => lifecycle::connect(settings, Duration::ZERO).await?,
         };
         lifecycle::complete(&group, hook, outcome).await
@@ -65,7 +66,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
         }
         Err(reason) => {
             let failure = never(limit, &reason);
-            // Before the call, which may take its time or fail.
+            // Logged before the call to AWS, which may take long or fail.
             log::error!(target: "salebell::ready", "the launch is abandoned: {}", chain(failure.as_ref()));
             finish(LifecycleResult::Abandon).await?;
             Err(failure)
@@ -73,11 +74,11 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Gives the instance up: abandons its launch, where `instance.launch_hook` names what waits for it, and marks it
-/// unhealthy, so that the group replaces one that serves already.
+/// Abandons the instance: ends its launch if `instance.launch_hook` names the hook that holds it, and marks it
+/// unhealthy, so the group replaces an instance that already serves.
 ///
 /// # Errors
-/// AWS does not hear of it.
+/// Fails if the group cannot be identified or AWS cannot be informed.
 pub async fn abandon(config: &Config, reason: &str) -> anyhow::Result<()> {
     log::error!(target: "salebell::ready", "the launch is abandoned: {reason}");
     metrics::counter!("salebell_boots_failed_total").increment(1);
@@ -90,7 +91,7 @@ pub async fn abandon(config: &Config, reason: &str) -> anyhow::Result<()> {
         Ok(()) => {
             log::info!(target: "salebell::ready", "the group has heard that this instance is unhealthy")
         }
-        // Of an instance that was abandoned a moment ago it may know nothing any more.
+        // The group may no longer know an instance whose launch was abandoned a moment ago.
         Err(not_done) if abandoned.is_ok() && not_done.refused => {
             log::info!(target: "salebell::ready", "not marked unhealthy: {}", chain(not_done.failure.as_ref()));
         }
@@ -103,7 +104,7 @@ fn never(limit: Duration, reason: &str) -> anyhow::Error {
     anyhow!("not ready within {} s: {reason}", limit.as_secs())
 }
 
-/// `instance.ready_url`, or the API's own address on this machine.
+/// Returns `instance.ready_url`, or else the API's own address on this machine.
 fn ready_url(config: &Config) -> anyhow::Result<Url> {
     if let Some(url) = &config.instance.ready_url {
         return Ok(url.clone());
@@ -123,14 +124,14 @@ fn ready_url(config: &Config) -> anyhow::Result<Url> {
     Url::parse(&format!("{scheme}://{address}/readyz")).context("the address of the API")
 }
 
-/// Asks again and again, one after the other. The error is why it was not ready when it was last asked.
+/// Probes until all URLs are ready. The error is the reason from the last probe.
 async fn wait_until_ready(urls: &[Url], until: Instant) -> Result<(), String> {
     let begun = Instant::now();
     let client = Client::builder()
         .timeout(PROBE_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        // The certificate is the instance's own, minted at its start: nobody has signed it.
+        // The instance minted its own certificate at start, and no authority has signed it.
         .tls_danger_accept_invalid_certs(true)
         .build()
         .map_err(|error| chain(&error))?;
@@ -151,7 +152,7 @@ async fn wait_until_ready(urls: &[Url], until: Instant) -> Result<(), String> {
     Err(reason)
 }
 
-/// All of them in one round: who was ready a moment ago may be none any more.
+/// Probes all URLs in one round: a service that was ready a moment ago may not be any more.
 async fn probe_all(client: &Client, urls: &[Url]) -> Result<(), String> {
     for url in urls {
         probe(client, url).await?;

@@ -1,8 +1,8 @@
-//! Settings that change while a service runs: its log-in to the database, the keys of webhook secrets, the issuers of
-//! tokens. They are read again every five minutes; secrets also as soon as the database refuses a password.
+//! Settings that change while a service runs: its database log-in, the keys that encrypt webhook secrets, and the token
+//! issuers. All of them are read again every five minutes; secrets also as soon as the database refuses a password.
 //!
-//! While a password is rotated, the database may have the new one before Secrets Manager calls it the current one: it is
-//! `AWSPENDING` then, and is tried too.
+//! During a password rotation, the database may have the new password before Secrets Manager labels it current. The new
+//! version is still `AWSPENDING` then, so that version is tried too.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,11 +18,11 @@ use crate::config::{Config, DatabaseConfig, SecretSetting};
 use crate::error::Error;
 use crate::secrets::Keyring;
 
-/// How often everything is read again.
+/// Interval between complete reads.
 const PERIOD: Duration = Duration::from_secs(300);
-/// How soon secrets are read again while the database refuses what they say.
+/// Interval between reads of the secrets while the database refuses the password.
 const PAUSE: Duration = Duration::from_millis(250);
-/// What changes without a restart. All else is as it was when the process started.
+/// Settings that can change without a restart. All others stay as they were when the process started.
 const LIVE: &[&str] = &[
     "auth.issuers",
     "database.password",
@@ -32,35 +32,36 @@ const LIVE: &[&str] = &[
     "webhook.encryption_keys",
 ];
 
-/// Where the settings of a process came from.
+/// Sources that the settings of a process were loaded from.
 pub struct Origin {
-    /// The file of settings.
+    /// The settings file, if there is one.
     pub file: Option<PathBuf>,
-    /// Goes over it.
+    /// Environment variables, which override the file.
     pub environment: Vec<(String, String)>,
 }
 
-/// Keeps a running process's settings new.
+/// Keeps the live settings of a running process up to date.
 pub struct Renewal {
     app: App,
     origin: Origin,
     parameters: Parameters,
-    /// Those of them that are live.
+    /// The live settings whose values are secrets.
     secrets: Vec<SecretSetting>,
-    /// What differs from the origin, by setting.
+    /// Values read since the start, by setting; they override those of the file.
     changed: BTreeMap<String, SecretString>,
-    /// What is in force.
+    /// The configuration in force.
     current: Config,
 }
 
 impl Renewal {
-    /// `None` where the settings name no parameters and no secrets: nothing changes then.
+    /// Renewal with the process's own AWS credentials; `None` if the settings name no parameters and no live secrets,
+    /// in which case nothing can change.
     pub async fn new(app: &App, origin: Origin) -> Option<Renewal> {
         let region = app.config.aws.region.as_deref()?;
         Renewal::with(app, origin, &app.aws.load(Some(region), None, aws::WHILE_BOOTING).await)
     }
 
-    /// As `new`, asking AWS in this way.
+    /// Same as `new`, with this configuration of the AWS clients.
     pub fn with(app: &App, origin: Origin, config: &SdkConfig) -> Option<Renewal> {
         let settings = &app.config.aws;
         let path = settings.parameters.as_deref().unwrap_or_default();
@@ -82,7 +83,7 @@ impl Renewal {
         })
     }
 
-    /// Works until it is dropped.
+    /// Runs until it is dropped.
     pub async fn run(mut self) {
         let mut next = tokio::time::Instant::now() + PERIOD;
         loop {
@@ -92,17 +93,17 @@ impl Renewal {
                     self.read_all().await;
                     next = tokio::time::Instant::now() + PERIOD.mul_f64(super::jitter());
                 }
-                // Another token of IAM is got elsewhere.
+                // IAM tokens are renewed elsewhere.
                 () = app.log_in.password.refused(), if app.log_in.tokens.is_none() => {
                     self.find_password().await;
-                    // Many are refused at once, and each of them rings.
+                    // Many connections are refused at once, and each of them signals.
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
 
-    /// Reads every parameter and secret again, and takes over what is live.
+    /// Reads all parameters and secrets again, and applies the live ones.
     pub async fn read_all(&mut self) {
         let (fresh, problems) = match self.parameters.path() {
             "" => self.parameters.read_secrets(&self.secrets, Stage::Current).await,
@@ -119,13 +120,13 @@ impl Renewal {
         self.take_over(fresh);
     }
 
-    /// Looks for another password than the one that was refused.
+    /// Searches for a password other than the one that was refused.
     pub async fn find_password(&mut self) {
         for stage in [Stage::Current, Stage::Pending] {
             let of_database = |secret: &&SecretSetting| secret.setting.starts_with("database.");
             let secrets: Vec<_> = self.secrets.iter().filter(of_database).cloned().collect();
             let (fresh, problems) = self.parameters.read_secrets(&secrets, stage).await;
-            // Where no rotation is under way nothing is pending.
+            // Unless a rotation is under way, there is no pending version.
             for problem in problems.iter().filter(|_| stage == Stage::Current) {
                 log::warn!(target: "salebell::renewal", "the database refuses our password, and {problem}");
             }
@@ -135,7 +136,7 @@ impl Renewal {
         }
     }
 
-    /// Whether the log-in to the database has changed.
+    /// Applies new values; returns whether the database log-in has changed.
     fn take_over(&mut self, fresh: BTreeMap<String, SecretString>) -> bool {
         let mut changed = self.changed.clone();
         changed.extend(fresh.into_iter().filter(|(setting, _)| is_live(setting)));
@@ -188,7 +189,7 @@ fn exposed(secrets: &[SecretString]) -> Vec<&str> {
     secrets.iter().map(ExposeSecret::expose_secret).collect()
 }
 
-/// All that a connection is made with.
+/// Everything that a connection logs in with.
 fn log_in(database: &DatabaseConfig) -> (Option<&str>, Vec<&str>) {
     let optional = [database.reader_url.as_ref(), database.password.as_ref()];
     let secrets = optional.map(|secret| secret.map_or("", ExposeSecret::expose_secret));

@@ -1,7 +1,8 @@
-//! Has this instance replaced by its group, if it may: only an instance that the group wants in service, and one at a time.
+//! Replacement of this instance by its group: only an instance that the group wants in service may request it, and only
+//! one at a time.
 //!
-//! Whatever cannot be found out on the way is a reason to stay: what is wrong here may be wrong everywhere, and must not
-//! empty the group. docs/decisions/0016-dead-man-switch.md tells more.
+//! If any check on the way fails, the instance stays: what fails here may fail on every instance, and must not empty
+//! the group. See docs/decisions/0016-dead-man-switch.md.
 
 use std::time::{Duration, Instant};
 
@@ -14,49 +15,51 @@ use crate::error::{Error, Result, chain};
 use crate::store::lease::Claim;
 use crate::store::{health, self_terminations};
 
-/// For so long no other instance of the group has itself replaced: longer than a new one takes to serve.
+/// Interval in which no other instance of the group may request its replacement. Longer than a new instance takes to
+/// start serving.
 pub const PAUSE: Duration = Duration::from_secs(600);
-/// When the instance could not have itself replaced, it tries again so much later.
+/// Interval between attempts while the instance could not request its replacement.
 pub const RETRY: Duration = Duration::from_secs(10);
-/// No round of asking takes longer, the calls of AWS included.
+/// Longest round of an attempt, including the calls to AWS.
 pub const LONGEST_ROUND: Duration = Duration::from_secs(120);
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What became of the wish to be replaced.
+/// Outcome of an attempt to request the replacement.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReplacementVerdict {
     Replaced,
-    /// The reason has gone meanwhile.
+    /// The reason has ceased in the meantime.
     CalledOff,
-    /// The group does not want the instance in service.
+    /// The group does not want the instance in service; holds its target lifecycle state.
     NotInService(String),
-    /// Another instance is being replaced.
+    /// Another instance of the group is being replaced.
     HeldBack,
 }
 
-/// The way to be replaced.
+/// Requests the replacement of this instance.
 pub struct Replacement {
     app: App,
     metadata: Metadata,
-    /// Once it has been found out.
+    /// Cached once it has been identified.
     group: Option<AutoScaling>,
 }
 
 impl Replacement {
-    /// Asks nobody yet.
+    /// Creates the client without sending a request.
     ///
     /// # Errors
-    /// The address of the instance metadata is none.
+    /// Fails if the address of the instance metadata service is invalid.
     pub fn new(app: App) -> Result<Replacement> {
         let metadata = Metadata::from_environment().map_err(Error::internal)?.with_attempts(2);
         Ok(Replacement { app, metadata, group: None })
     }
 
-    /// Has the instance replaced, if it may, and if there is `still` a reason for it. Can be dropped at any point: what was
-    /// claimed expires by itself.
+    /// Requests the replacement of the instance if the group wants it in service, no other instance is being replaced,
+    /// and `still` confirms the reason. Cancel-safe: a claim expires by itself.
     ///
     /// # Errors
-    /// The metadata, the database or AWS are away or refuse. The instance may be marked all the same.
+    /// Fails if the metadata service, the database or AWS is unavailable or refuses the request. The instance may have
+    /// been marked unhealthy all the same.
     pub async fn ask(&mut self, still: impl Fn() -> bool) -> anyhow::Result<ReplacementVerdict> {
         match self.metadata.target_lifecycle_state().await? {
             Some(state) if state == "InService" => {}
@@ -84,7 +87,7 @@ impl Replacement {
         match group.mark_unhealthy().await {
             Ok(()) => Ok(ReplacementVerdict::Replaced),
             Err(not_done) => {
-                // Without an answer it may have been done all the same: then no other instance may follow.
+                // Without a response, the instance may have been marked all the same; the claim then has to stand.
                 if not_done.refused {
                     release(app, group).await;
                 }
@@ -94,7 +97,7 @@ impl Replacement {
     }
 }
 
-/// Granted while no other instance of the group is being replaced. The database's clock counts.
+/// Claims the right to be replaced, unless another instance of the group holds it. Expiry goes by the database's clock.
 async fn claim(app: &App, group: &AutoScaling) -> Result<Claim> {
     let claiming = async {
         let asked = Instant::now();

@@ -1,4 +1,5 @@
-//! The files that `salebell boot` leaves for the services: whole or not at all, in a folder that is ours alone.
+//! Files that `salebell boot` writes for the services: each completely or not at all, in a folder that only we can
+//! write to.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -9,21 +10,21 @@ use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 
-/// Others may look into the folder, and put nothing there.
+/// Mode of the folder: other users may list it, but not create files in it.
 const FOLDER_MODE: u32 = 0o755;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// A folder such as `/run/salebell`, held so that nobody else of us writes there at the same time.
+/// A folder such as `/run/salebell`, locked against any other boot process that writes there.
 pub struct RunDirectory {
     path: PathBuf,
     _held: Flock<File>,
 }
 
 impl RunDirectory {
-    /// Takes the folder; makes it where it is not there.
+    /// Locks the folder, and creates it if it is missing.
     ///
     /// # Errors
-    /// It is no folder, is another user's, can be written to by others, or another boot is at work there.
+    /// Fails if it is not a folder, belongs to another user, is writable by others, or is locked by another boot.
     pub fn open(path: &Path) -> anyhow::Result<RunDirectory> {
         match fs::DirBuilder::new().mode(FOLDER_MODE).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -31,7 +32,7 @@ impl RunDirectory {
             }
             _ => {}
         }
-        // A link is not followed: somebody else may have put it there.
+        // Links are not followed: another user may have created one.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_DIRECTORY)
@@ -55,10 +56,10 @@ impl RunDirectory {
         Ok(RunDirectory { path: path.to_owned(), _held: held })
     }
 
-    /// Puts a file there at once: whoever reads finds the one before, or this one.
+    /// Replaces a file atomically: a reader finds the previous version or this one.
     ///
     /// # Errors
-    /// It cannot be written; the one before stands.
+    /// Fails if the file cannot be written; the previous version stays in place.
     pub fn write(&self, name: &str, mode: u32, content: &[u8]) -> anyhow::Result<PathBuf> {
         let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
         let written = replace(&path, &new, mode, content);
@@ -69,10 +70,10 @@ impl RunDirectory {
         Ok(path)
     }
 
-    /// Takes away what an earlier boot has left.
+    /// Removes a file that an earlier boot may have left.
     ///
     /// # Errors
-    /// It is there and stays.
+    /// Fails if the file exists and cannot be removed.
     pub fn remove(&self, name: &str) -> anyhow::Result<()> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
@@ -83,12 +84,12 @@ impl RunDirectory {
 }
 
 fn replace(path: &Path, new: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
-    // What a boot left that was killed.
+    // Left behind by a boot that was killed.
     match fs::remove_file(new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Nobody but us, from the first byte on.
+    // Not readable by other users at any moment.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
     file.write_all(content)?;
     file.set_permissions(Permissions::from_mode(mode))?;
@@ -125,7 +126,7 @@ mod tests {
     fn a_file_that_cannot_be_written_leaves_the_one_before() {
         let path = scratch();
         let folder = RunDirectory::open(&path).unwrap();
-        // Nothing can be renamed onto a folder that holds something.
+        // Nothing can be renamed onto a folder that is not empty.
         fs::create_dir_all(path.join("config.toml/inside")).unwrap();
         let problem = folder.write("config.toml", 0o400, b"hunter2").err().unwrap().to_string();
         assert!(
@@ -152,7 +153,7 @@ mod tests {
         let held = RunDirectory::open(&path).unwrap();
         assert!(RunDirectory::open(&path).err().unwrap().to_string().contains("another salebell boot"));
         drop(held);
-        // Only root can give a folder away.
+        // Only root can change the owner of a folder.
         if Uid::effective().is_root() {
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
             let problem = RunDirectory::open(&path).err().unwrap().to_string();

@@ -1,8 +1,8 @@
-//! `salebell terminating`: sees that the instance is to go, and lets its services end their work before it does.
+//! `salebell terminating`: detects that the instance is about to end, and drains its services first.
 //!
 //! ```text
 //! the group: target-lifecycle-state is Terminated ┐
-//! EC2: a spot instance is taken away in 2 minutes ├→ POST /drain to each service, until none is there any more,
+//! EC2: spot interruption in two minutes           ├→ POST /drain to each service until both have ended,
 //! EC2: it is at risk (instance.drain_on_rebalance)┘   heartbeats meanwhile → complete the termination hook
 //! ```
 
@@ -24,23 +24,25 @@ use crate::error::chain;
 use crate::health::systemd::notify;
 use crate::health::watchdog::{Heartbeat, Watchdog};
 
-/// With this header of `POST /drain` goes the reason. No page in a browser can send it to another host unasked.
+/// Header of `POST /drain` that carries the reason. Requiring it keeps web pages out: a browser does not send a custom
+/// header to another origin without a preflight request.
 pub const DRAIN_REASON: &str = "salebell-drain-reason";
-/// How often a service is told to drain, and looked for.
+/// Interval at which a service is sent `POST /drain`, which also checks whether it still runs.
 const TICK: Duration = Duration::from_millis(500);
-/// A service that nobody answers for so often has ended: systemd might just be starting it anew.
+/// Consecutive refused connections after which a service counts as ended. One is not enough, because systemd might be
+/// restarting the service.
 const GONE_AFTER: u32 = 3;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// What comes on top of the services' own limit.
+/// Time allowed on top of the services' own stop limit.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long the group is looked for when nobody could say which it is until then.
+/// Timeout for identifying the group, if the watch has not done so by then.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
-/// A look at the metadata that are away takes half of it.
+/// Longest round of the watch. When the metadata service is unavailable, its timeouts take up half of this.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
-/// Metadata that are away are not logged in every round.
+/// Interval between log messages while the metadata service is unavailable.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
-/// Why the instance is to go.
+/// Reason why the instance is about to end.
 #[derive(Debug, PartialEq)]
 enum Reason {
     Terminated,
@@ -60,11 +62,12 @@ impl Reason {
     }
 }
 
-/// Watches until the instance is to go, drains the services, completes `instance.termination_hook`. SIGTERM ends the
-/// watch, but no drain that has begun.
+/// Watches until the instance is about to end, drains the services, and completes `instance.termination_hook`. SIGTERM
+/// ends the watch, but not a drain that has begun.
 ///
 /// # Errors
-/// The address of the metadata is none; AWS does not hear that the instance may go.
+/// Fails if signal handlers cannot be installed, if the address of the metadata service is invalid, or if the
+/// termination hook cannot be completed.
 pub async fn run(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut watch = Watch::new(config)?;
@@ -75,7 +78,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     drain(config, &mut watch.group, &reason).await;
     let Some(hook) = &config.instance.termination_hook else { return Ok(()) };
     if reason != Reason::Terminated {
-        // The group has its own opinion, later or never.
+        // The group decides separately whether it terminates the instance: later, or never.
         if signals.unless_told(watch.until_terminated()).await.is_none() {
             return Ok(());
         }
@@ -87,21 +90,21 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     lifecycle::complete(&group, hook, LifecycleResult::Continue).await
 }
 
-/// Looks at the metadata again and again.
+/// Polls the instance metadata.
 struct Watch<'a> {
     config: &'a Config,
     metadata: Metadata,
-    /// Found out while the metadata are there: when the instance is to go they may be away.
+    /// Identified early, while the metadata service responds: it may be unavailable when the instance is about to end.
     group: Option<AutoScaling>,
     complained_at: Option<Instant>,
     is_at_risk: bool,
-    /// What follows a watch has limits of its own.
+    /// Covers the watch only; the steps after it have time limits of their own.
     watchdog: Watchdog,
 }
 
 impl<'a> Watch<'a> {
     fn new(config: &'a Config) -> anyhow::Result<Watch<'a>> {
-        // The next round asks again by itself.
+        // Two attempts are enough: the next round queries again.
         let metadata = Metadata::from_environment()?.with_attempts(2);
         let watchdog = Watchdog::default();
         Ok(Watch { config, metadata, group: None, complained_at: None, is_at_risk: false, watchdog })
@@ -141,7 +144,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Whatever can be had counts, although something else cannot.
+    /// Polls once. One successful query is enough for a reason, even if another query fails.
     async fn look(&mut self) -> anyhow::Result<Option<Reason>> {
         let (state, spot, rebalance) = tokio::join!(
             self.metadata.target_lifecycle_state(),
@@ -182,7 +185,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Drains the services of this instance, with heartbeats to the hook meanwhile.
+/// Drains the services of this instance while sending heartbeats to the hook.
 async fn drain(config: &Config, group: &mut Option<AutoScaling>, reason: &Reason) {
     let begun = Instant::now();
     let limit = config.server.stop_limit() + MARGIN;
@@ -201,13 +204,13 @@ async fn drain(config: &Config, group: &mut Option<AutoScaling>, reason: &Reason
     if drained {
         log::info!(target: "salebell::terminating", duration_ms = took; "drained");
     } else {
-        // Nothing is lost: leases expire, uploads go on elsewhere.
+        // Nothing is lost: leases expire, and uploads continue on other instances.
         log::error!(target: "salebell::terminating", duration_ms = took;
             "not drained within {} s; what is in hand is left to others", limit.as_secs());
     }
 }
 
-/// Tells a service to drain until there is none.
+/// Sends `POST /drain` to a service until it has ended.
 async fn drain_service(name: &str, address: SocketAddr, reason: &Reason) {
     let client = Client::builder().timeout(CALL_TIMEOUT).no_proxy().build();
     let Ok(client) = client else { return };
@@ -216,7 +219,7 @@ async fn drain_service(name: &str, address: SocketAddr, reason: &Reason) {
         let call = client.post(format!("http://{address}/drain")).header(DRAIN_REASON, reason.text());
         match call.send().await {
             Err(error) if error.is_connect() => gone += 1,
-            // One that hangs is alive.
+            // A service that hangs is still alive.
             _ => gone = 0,
         }
         tokio::time::sleep(TICK).await;
@@ -224,7 +227,7 @@ async fn drain_service(name: &str, address: SocketAddr, reason: &Reason) {
     log::info!(target: "salebell::terminating", "{name} has ended");
 }
 
-/// systemd stops this with all the rest when the machine goes down.
+/// Signals that end the watch: systemd sends SIGTERM to this process, as to all others, when the machine shuts down.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -239,7 +242,7 @@ impl Signals {
         })
     }
 
-    /// `None`: a signal has come first.
+    /// Runs `work` until it is done or a signal arrives; `None` means that a signal came first.
     async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),

@@ -1,9 +1,9 @@
-//! Metrics for CloudWatch, in its embedded metric format: JSON lines that CloudWatch Logs makes metrics of.
+//! Metrics for CloudWatch in its embedded metric format: JSON lines that CloudWatch Logs turns into metrics.
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 //!
-//! A line holds one value of each metric, so figures that are told apart by further dimensions have lines of their own.
-//! A counter tells what was added since its last line. What could not be written is in the next line.
+//! A line holds one value of each metric, so metrics with further dimensions have lines of their own. A counter reports
+//! what was added since its last line. What could not be written is part of the next line.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,30 +19,30 @@ use super::recorder::{self, Delta, Sample, Tallies};
 use super::table::{CloudWatch, Metric};
 use crate::config::{EmfTarget, TelemetryConfig};
 
-/// CloudWatch's namespace of all of them.
+/// CloudWatch namespace of all metrics.
 const NAMESPACE: &str = "Salebell";
-/// What the journal shows the lines under.
+/// Log target under which the journal shows the lines.
 pub const TARGET: &str = "salebell::emf";
-/// Of one line; so the format has it.
+/// Most metrics of one line, as the format defines it.
 const MAX_METRICS: usize = 100;
-/// Of one line. The journal cuts what comes by stdout after 48 KiB; CloudWatch takes 256 KiB.
+/// Most bytes of one line. The journal splits lines from stdout at 48 KiB; CloudWatch accepts 256 KiB.
 const MAX_BYTES: usize = 40 * 1024;
 
 /// Writes the metrics of this process.
 #[derive(Clone)]
 pub struct Reporter {
     target: EmfTarget,
-    /// How often.
+    /// Interval between two writes.
     pub every: Duration,
     service: &'static str,
     environment: String,
     tallies: &'static Tallies,
-    /// Two at once would tell the same twice.
+    /// Held during a write: two concurrent ones would report the same values twice.
     writing: Arc<Mutex<()>>,
 }
 
 impl Reporter {
-    /// Begins to count for CloudWatch. `None`: nobody wants it.
+    /// Starts counting for CloudWatch; `None` if `telemetry.emf` is off.
     pub fn start(settings: &TelemetryConfig, service: &'static str) -> Option<Reporter> {
         if settings.emf == EmfTarget::Off {
             return None;
@@ -59,10 +59,10 @@ impl Reporter {
         })
     }
 
-    /// Writes what there is to tell since the last time. Waits for whoever reads.
+    /// Writes everything that has changed since the last write. Blocks until the reader accepts it.
     ///
     /// # Errors
-    /// There is no journal, or stdout is closed. What was not written comes with the next call.
+    /// Fails if there is no journal, or if stdout is closed. What was not written is part of the next call.
     pub fn write(&self, now: DateTime<Utc>) -> std::io::Result<()> {
         let _alone = self.writing.lock();
         for line in self.lines(self.tallies.news(), now) {
@@ -93,7 +93,7 @@ impl Reporter {
         for (dimensions, news) in by_dimensions {
             let (mut some, mut bytes) = (Vec::new(), 0);
             for one in news {
-                // The name stands twice, with its unit.
+                // The name appears twice, once with its unit.
                 let size = one.target().to_string().len() + 2 * one.series.metric.name.len() + 64;
                 if some.len() == MAX_METRICS || bytes + size > MAX_BYTES {
                     lines.push(self.line(&dimensions, std::mem::take(&mut some), now));
@@ -138,15 +138,15 @@ impl Reporter {
     }
 }
 
-/// A line, and what it tells.
+/// Text of a line, and the values that it reports.
 struct Line {
     text: String,
     news: Vec<Delta>,
 }
 
 impl Delta {
-    /// A distribution is an object as AWS's own collector writes it: the specification has arrays of a hundred values
-    /// alone, which would be a line for every hundred requests.
+    /// Value of a metric in a line. A distribution is an object, as AWS's own agent writes it: the specification only
+    /// has arrays of at most a hundred values, which would take one line per hundred requests.
     fn target(&self) -> Value {
         match &self.told {
             Sample::Added { added, .. } => json!(added),
@@ -163,7 +163,7 @@ impl Delta {
     }
 }
 
-/// The message is the line and nothing else. It does not go through the log, whose level may leave it out.
+/// Sends a line to the journal as a message of its own. It bypasses the log, whose level might suppress it.
 fn send_to_journal(text: &str) -> std::io::Result<()> {
     JournalLog::new()?.journal_send(
         &log::Record::builder().level(log::Level::Info).target(TARGET).args(format_args!("{text}")).build(),
@@ -191,7 +191,7 @@ mod tests {
     fn a_line_stays_small_whatever_there_is_to_tell() {
         let (reporter, recorder) = (reporter(), Both(PrometheusBuilder::new().build_recorder()));
         let metadata = metrics::Metadata::new("", metrics::Level::INFO, None);
-        // All buckets of as many pools as there will never be.
+        // All buckets, for far more pools than there will ever be.
         for pool in 0..300 {
             let labels = vec![Label::new("pool", pool.to_string())];
             let key = Key::from_parts("database_wait_seconds", labels);
@@ -218,7 +218,7 @@ mod tests {
             assert!(line.text.len() < 48 * 1024 && line.news.len() <= MAX_METRICS, "{}", line.text.len());
             assert!(!line.text.contains('\n'));
         }
-        // As one line: without further dimensions.
+        // Metrics without further dimensions fit on one line.
         let main: Value = lines.iter().map(|line| serde_json::from_str(&line.text).unwrap()).next().unwrap();
         assert_eq!(main["salebell_notices_total"], 7);
         let directives = main["_aws"]["CloudWatchMetrics"].as_array().unwrap();

@@ -1,6 +1,6 @@
-//! What stands somewhere just now: connections, memory, and how long the queues of the fleet have waited.
+//! Gauges that are polled: connections, memory, and how long the queues of the fleet have waited.
 //!
-//! It is looked at before metrics are told, by `/metrics` and for CloudWatch.
+//! They are refreshed before metrics are reported, for `/metrics` as well as for CloudWatch.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ use crate::app::AppState;
 use crate::database::iam_tokens::Tokens;
 use crate::store::{delivery_queue, dispatch, publications};
 
-/// How long the bus and the database may take: one that is away must not hide the other metrics.
+/// Timeout of a query of the bus or the database: an unavailable one must not hold up the other metrics.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Shortest interval between two looks at the queues of one reporter, however often metrics are requested.
+/// Shortest interval between two polls of the queues by one reporter, however often metrics are requested.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// When the queues were last looked at.
+/// Time of the last poll of the queues.
 #[derive(Default)]
 pub struct Gauges(Mutex<Option<Instant>>);
 
 impl Gauges {
-    /// Sets all gauges that nobody sets as he goes along. Those that nobody can tell are no number (NaN).
+    /// Refreshes the gauges that are polled rather than updated in place. Unknown values become NaN.
     pub async fn look(&self, app: &AppState) {
         look_at_process(app);
         let mut last = self.0.lock().await;
@@ -49,25 +49,25 @@ fn look_at_process(app: &AppState) {
         gauge!("process_resident_memory_bytes").set(bytes as f64);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        // Reading the folder opens one of its own.
+        // Reading the folder opens a descriptor itself.
         gauge!("process_open_fds").set(open.count().saturating_sub(1) as f64);
     }
 }
 
-/// As proc(5) tells it.
+/// Resident memory of the process in bytes, from proc(5).
 fn resident_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
-/// All at once, so that together they take no longer than one.
+/// All queries run concurrently, so together they take no longer than the slowest.
 async fn look_at_queues(app: &AppState) {
     let now = app.clock.now();
     let bus = async {
         let look = app.bus.age_and_dead();
         let found = if app.bus.outlives_database() {
-            // An SQS that is slow says nothing about the database.
+            // A slow SQS says nothing about the database.
             tokio::time::timeout(PROBE_TIMEOUT, look).await.ok().and_then(Result::ok)
         } else {
             app.deadline.run(PROBE_TIMEOUT, look).await.ok()

@@ -1,8 +1,9 @@
-//! Logging: to the journal when systemd has connected us to it, readable on stderr otherwise. Metrics.
+//! Logging and metrics. The log goes to the journal if systemd has connected the process to it, otherwise to stderr as
+//! readable lines.
 //!
-//! Fields are dotted (`request.id`, `duration_ms`); the journal shows them as `REQUEST_ID`, `DURATION_MS`. No
-//! token, key, e-mail address or query value is ever a field or part of a text: routes are logged as they stand
-//! in the URL table, callers by their account's id.
+//! Fields are dotted (`request.id`, `duration_ms`); the journal shows them as `REQUEST_ID`, `DURATION_MS`. No token,
+//! key, e-mail address or query value is ever a field or part of a text: routes are logged as the URL table has them,
+//! callers by the id of their account.
 
 pub mod gauges;
 pub mod trace_context;
@@ -23,7 +24,8 @@ use self::table::{METRICS, MetricKind};
 use crate::config::{LogConfig, LogTarget};
 use crate::error::REQUEST_ID;
 
-/// Starts logging; the first call of a process counts. From then on a panic is logged too, with the request id.
+/// Starts logging; only the first call of a process has an effect. From then on panics are logged too, with the request
+/// id.
 pub fn start_logging(settings: &LogConfig) {
     let to_journal = match settings.to {
         LogTarget::Journal => true,
@@ -42,11 +44,11 @@ pub fn start_logging(settings: &LogConfig) {
     }
 }
 
-/// Whether only what goes wrong is logged just now.
+/// Whether the log is currently limited to warnings and errors.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Keeps the log to what goes wrong until it is dropped: for a start that a person follows. Of a library's
-/// warnings, such as a statement that took long, nothing is shown either.
+/// Guard that limits the log to our warnings and errors until it is dropped, for a start that a person watches.
+/// Warnings of libraries, such as one about a slow statement, are not shown either.
 pub struct Quiet(());
 
 impl Quiet {
@@ -68,12 +70,12 @@ fn is_wanted(metadata: &log::Metadata<'_>) -> bool {
     !QUIET.load(Ordering::Relaxed) || metadata.level() <= limit
 }
 
-/// The journal, with the priorities that its readers know the levels by. The library puts `info` down as a notice (5) and
-/// `debug` as information (6).
+/// Journal logger with the priorities that readers of the journal expect. The library itself logs `info` as notice (5)
+/// and `debug` as info (6).
 struct Journal(systemd_journal_logger::JournalLog);
 
 impl Journal {
-    /// The level that the library gives the priority of `level`.
+    /// Level that makes the library write the priority that `level` should have.
     fn shifted(level: log::Level) -> log::Level {
         match level {
             log::Level::Info => log::Level::Debug,
@@ -98,8 +100,8 @@ impl log::Log for Journal {
     }
 }
 
-/// Counts what goes wrong, by the part that says so: whatever is worth a warning is worth a figure. And drops what a
-/// library says at `trace` that shows secrets: what is signed, with the session of who signs it.
+/// Logger that counts warnings and errors by the part that logs them, since whatever is worth a warning is worth a
+/// metric. It also drops messages of `aws_sigv4`: at `trace`, they show what is signed, including session tokens.
 struct Screened<L>(L);
 
 impl<L: log::Log> log::Log for Screened<L> {
@@ -109,7 +111,7 @@ impl<L: log::Log> log::Log for Screened<L> {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.level() <= log::Level::Warn {
-            // Of libraries there are many.
+            // All libraries share one value, to keep the number of series small.
             let kind = record.target().strip_prefix("salebell::").unwrap_or("other").to_owned();
             metrics::counter!("salebell_failures_total", "kind" => kind).increment(1);
         }
@@ -128,7 +130,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let request_id = request_id.as_deref().unwrap_or("-");
     let place = panic.location().map_or_else(String::new, |at| format!("{}:{}", at.file(), at.line()));
     let text = panic.payload_as_str().unwrap_or("without a text");
-    // Only where RUST_BACKTRACE asks for it.
+    // Captured only if RUST_BACKTRACE enables it.
     let trace = std::backtrace::Backtrace::capture();
     let trace = match trace.status() {
         std::backtrace::BacktraceStatus::Captured => format!("\n{trace}"),
@@ -138,10 +140,8 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
         "panicked: {text}{trace}");
 }
 
-/// The process's metrics. Recording begins with the first call.
-///
-/// # Panics
-/// When something else has installed a recorder, which nothing does.
+/// Handle to the metrics of this process. The first call starts recording. If another recorder is already installed, it
+/// logs an error and nothing is recorded.
 pub fn metrics() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {

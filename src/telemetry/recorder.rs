@@ -1,5 +1,5 @@
-//! What is counted for CloudWatch, beside Prometheus: the same values under fewer labels, and what of them has been
-//! written already.
+//! Recorder that counts for CloudWatch as well as Prometheus: the same values under fewer labels, together with how
+//! much of them has been written already.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +12,16 @@ use parking_lot::{Mutex, RwLock};
 
 use super::table::{self, CloudWatch, Metric, MetricKind};
 
-/// Where the buckets of a distribution begin, in seconds: what is faster counts as half of it.
+/// Upper bound of the first bucket of a distribution, in seconds. Faster values count as half of it.
 const FIRST: f64 = 0.001;
-/// Each bucket reaches so much further than the one before: a value is told with an error of 10 %, which is as much as
+/// Ratio of two successive bucket bounds. A value is reported with an error of at most 10 %, which is as much as
 /// CloudWatch's own percentiles have.
 const GROWTH: f64 = 1.2;
-/// As many as a line may tell values of one metric. The last one has all beyond 19 hours.
+/// Number of buckets, which is the most values of one metric that a line may hold. The last one has everything beyond
+/// 19 hours.
 pub const BUCKETS: usize = 100;
 
-/// One line of figures: a metric, and the values of the labels that CloudWatch tells apart.
+/// One series: a metric, and the values of the labels that are dimensions in CloudWatch.
 pub struct MetricSeries {
     pub metric: &'static Metric,
     /// In the order of the metric's `CloudWatch::By`.
@@ -30,7 +31,7 @@ pub struct MetricSeries {
 
 enum Figures {
     Count(Count),
-    /// The bits of an f64.
+    /// Bits of an `f64`.
     Level(AtomicU64),
     Spread(Box<Spread>),
 }
@@ -41,27 +42,27 @@ struct Count {
     written: AtomicU64,
 }
 
-/// How often values came, by size.
+/// Distribution: the number of values in each bucket.
 struct Spread {
     buckets: [Count; BUCKETS],
-    /// Microseconds.
+    /// Sum of all values, in microseconds.
     sum: Count,
 }
 
-/// What a series has to tell since the last line.
+/// Change of a series since its last line.
 pub struct Delta {
     pub series: Arc<MetricSeries>,
     pub told: Sample,
 }
 
-/// Figures as they stood at one moment.
+/// State of a series at one moment.
 pub enum Sample {
     Added {
         added: u64,
         total: u64,
     },
     Level(f64),
-    /// Values, and how often each came; never empty.
+    /// Values and how often each occurred; never empty.
     Spread {
         values: Vec<f64>,
         counts: Vec<u64>,
@@ -98,7 +99,7 @@ fn bucket_of(seconds: f64) -> usize {
     }
 }
 
-/// What stands for all values of a bucket, without digits that mean nothing.
+/// Value that represents a bucket, rounded to the digits that are significant.
 fn value_of(bucket: usize) -> f64 {
     let middle = if bucket == 0 { FIRST / 2.0 } else { FIRST * GROWTH.powf(bucket as f64 - 0.5) };
     (middle * 1e5).round() / 1e5
@@ -117,7 +118,7 @@ impl MetricSeries {
         MetricSeries { metric, values, figures }
     }
 
-    /// `None`: nothing to tell, or nobody knows.
+    /// Current state of the series; `None` if nothing has changed or the value is unknown.
     fn told(&self) -> Option<Sample> {
         match &self.figures {
             Figures::Count(count) => {
@@ -129,7 +130,7 @@ impl MetricSeries {
                 level.is_finite().then_some(Sample::Level(level))
             }
             Figures::Spread(spread) => {
-                // The sum first: a value that comes in between is in the next line with a bit of this one's sum.
+                // The sum is read first: if a value arrives in between, this line may count it, and the next one adds its sum.
                 let (sum, sum_total) = spread.sum.added();
                 let mut totals = Box::new([0; BUCKETS]);
                 let (mut values, mut counts) = (Vec::new(), Vec::new());
@@ -149,7 +150,7 @@ impl MetricSeries {
 }
 
 impl Delta {
-    /// It has been written: the next line begins here.
+    /// Records that this change has been written: the next one starts here.
     pub fn is_written(&self) {
         match (&self.series.figures, &self.told) {
             (Figures::Count(count), Sample::Added { total, .. }) => {
@@ -169,20 +170,20 @@ impl Delta {
 /// All series of a process.
 #[derive(Default)]
 pub struct Tallies {
-    /// By what Prometheus calls them: several of those may be one series.
+    /// By the key that Prometheus uses; several of those may share one series.
     known: RwLock<HashMap<Key, Option<Arc<MetricSeries>>>>,
     all: Mutex<Vec<Arc<MetricSeries>>>,
 }
 
 static TALLIES: OnceLock<Tallies> = OnceLock::new();
 
-/// Counts for CloudWatch too, from the first call on.
+/// Starts counting for CloudWatch as well, from the first call on.
 pub fn start() -> &'static Tallies {
     TALLIES.get_or_init(Tallies::default)
 }
 
 impl Tallies {
-    /// What all series have to tell, in the order of the table.
+    /// Changes of all series, in the order of the table of metrics.
     pub fn news(&self) -> Vec<Delta> {
         let mut all = self.all.lock().clone();
         let place =
@@ -192,7 +193,7 @@ impl Tallies {
         all.into_iter().filter_map(told).collect()
     }
 
-    /// `None`: CloudWatch does not want it.
+    /// Series of a key; `None` if the metric does not go to CloudWatch.
     fn find(&self, key: &Key) -> Option<Arc<MetricSeries>> {
         if let Some(series) = self.known.read().get(key) {
             return series.clone();
@@ -210,7 +211,7 @@ impl Tallies {
         };
         let value = |label: &&str| {
             let found = key.labels().find(|one| one.key() == *label);
-            // A dimension has a value.
+            // A dimension must have a value.
             found.map_or("none", |one| one.value()).to_owned()
         };
         let values: Vec<String> = labels.iter().map(value).collect();
@@ -228,7 +229,7 @@ impl Tallies {
 /// Records for Prometheus, and for CloudWatch once that has been started.
 pub struct Both(pub PrometheusRecorder);
 
-/// One value that is counted twice.
+/// A metric that is recorded in both.
 struct Twice<T> {
     prometheus: T,
     series: Arc<MetricSeries>,
@@ -284,7 +285,7 @@ impl CounterFn for Twice<Counter> {
         }
     }
 
-    /// Nothing of ours does so: several of Prometheus' counters may be one series.
+    /// Not counted for CloudWatch, since several Prometheus counters may share one series. Salebell never calls it.
     fn absolute(&self, value: u64) {
         self.prometheus.absolute(value);
     }
@@ -295,7 +296,7 @@ impl Twice<Gauge> {
         if let Figures::Level(bits) = &self.series.figures {
             let moved = |bits: u64| {
                 let level = f64::from_bits(bits);
-                // Not known until now, so it has been zero.
+                // The value was unknown until now, so it starts from zero.
                 Some((if level.is_nan() { by } else { level + by }).to_bits())
             };
             let _ = bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
@@ -364,7 +365,7 @@ mod tests {
             [Delta { told: Sample::Added { added, .. }, .. }] => *added,
             other => panic!("{} series", other.len()),
         };
-        // Two of Prometheus', one of CloudWatch's.
+        // Two series in Prometheus, one in CloudWatch.
         count(&key("2xx", "/a"));
         count(&key("2xx", "/b"));
         assert_eq!(told(), 2);

@@ -1,5 +1,5 @@
-//! The log on stderr, written by a thread of its own: whoever logs never waits for a pipe that nobody reads, and many
-//! lines cost one system call.
+//! Log on stderr, written by a thread of its own: logging never blocks on a pipe that is not read, and many lines take
+//! a single system call.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -8,37 +8,37 @@ use std::time::Duration;
 use chrono::SecondsFormat;
 use parking_lot::{Condvar, Mutex};
 
-/// Lines gather for so long before they are written together.
+/// Interval over which lines are collected before they are written together.
 const GATHER: Duration = Duration::from_millis(5);
-/// What nobody reads is kept up to this many bytes; further lines are counted instead.
+/// Most bytes of lines that wait to be written; further lines are only counted.
 const MAX_WAITING: usize = 1 << 20;
-/// How long whoever ends the process waits until all is written.
+/// Timeout for writing the remaining lines when the process ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// One line a record: time, level, target, text, fields.
+/// Logger that writes one line per record: time, level, target, text, fields.
 #[derive(Default)]
 pub struct StderrLog {
     lines: Mutex<Lines>,
-    /// There are lines.
+    /// Signals that lines are waiting.
     filled: Condvar,
-    /// There were.
+    /// Signals that the waiting lines have been written.
     written: Condvar,
 }
 
 #[derive(Default)]
 struct Lines {
     waiting: Vec<u8>,
-    /// Lines that found no room.
+    /// Number of lines discarded because the buffer was full.
     dropped: u64,
-    /// The thread has taken lines and not yet written them.
+    /// Whether the thread has taken lines that it has not written yet.
     writing: bool,
 }
 
 impl StderrLog {
-    /// A log whose thread has been started.
+    /// Creates the logger and starts its thread.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// Fails if the thread cannot be started.
     pub fn start() -> std::io::Result<&'static StderrLog> {
         let log: &'static StderrLog = Box::leak(Box::default());
         std::thread::Builder::new().name("log".to_owned()).spawn(|| log.write_for_ever())?;
@@ -99,7 +99,7 @@ impl log::Log for &'static StderrLog {
     }
 }
 
-/// Keeps a record on its line, whatever is in it: a line break that came from outside cannot forge a record.
+/// Escapes control characters, so that a line break in outside text cannot forge a record.
 struct OneLine<'a>(&'a mut String);
 
 impl std::fmt::Write for OneLine<'_> {

@@ -1,19 +1,19 @@
-//! The table of metrics: `/metrics` describes them by it, CloudWatch gets those that say so, and
-//! `salebell reference metrics` prints it. `tests/it/project/metrics.rs` compares the sources with it.
+//! Table of metrics: the source of their descriptions in `/metrics`, of the selection for CloudWatch, and of `salebell
+//! reference metrics`. `tests/it/project/metrics.rs` compares the code with it.
 
-/// How a metric moves.
+/// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It grows. CloudWatch gets what was added since the last line.
+    /// A value that only grows. CloudWatch receives what was added since the last line.
     Counter,
-    /// It stands somewhere just now.
+    /// The current level of a value.
     Gauge,
-    /// Many values. CloudWatch gets those since the last line, so that it can tell percentiles.
+    /// A distribution of values. CloudWatch receives the values since the last line, so it can compute percentiles.
     Histogram,
 }
 
 impl MetricKind {
-    /// As the page has it.
+    /// Name on the reference page.
     pub fn name(self) -> &'static str {
         match self {
             MetricKind::Counter => "counter",
@@ -23,14 +23,14 @@ impl MetricKind {
     }
 }
 
-/// What CloudWatch tells apart.
+/// Dimensions of a metric in CloudWatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloudWatch {
-    /// Nothing of it goes there.
+    /// Not sent to CloudWatch.
     No,
-    /// The process's own: by service and environment, and by these labels. All other labels are added up.
+    /// Belongs to the process: by service, environment and these labels. All other labels are summed up.
     By(&'static [&'static str]),
-    /// The whole fleet's, whichever process has looked: by environment alone.
+    /// Belongs to the whole fleet, whichever process reports it: by environment alone.
     Fleet,
 }
 
@@ -39,12 +39,12 @@ pub enum CloudWatch {
 pub struct Metric {
     pub name: &'static str,
     pub kind: MetricKind,
-    /// One of CloudWatch's units.
+    /// Unit, one of CloudWatch's.
     pub unit: &'static str,
-    /// The labels that Prometheus sees.
+    /// Labels in Prometheus.
     pub labels: &'static [&'static str],
     pub cloudwatch: CloudWatch,
-    /// What it tells, in one line.
+    /// Meaning in one line.
     pub help: &'static str,
 }
 
@@ -66,7 +66,7 @@ const BYTES: &str = "Bytes";
 use CloudWatch::{By, Fleet, No};
 use MetricKind::{Counter, Gauge, Histogram};
 
-/// All of them, along the data's path.
+/// All metrics, in the order of the data's path.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
     metric("http_requests_total", Counter, COUNT, &["method", "route", "status"], By(&["status"]), "requests answered; `aborted` when the client went away"),
@@ -127,7 +127,7 @@ pub const METRICS: &[Metric] = &[
     metric("salebell_disk_replacements_total", Counter, COUNT, &["outcome"], By(&["outcome"]), "requests for a replacement because of a full disk, by outcome"),
 ];
 
-/// The metric of this name.
+/// Metric of this name.
 pub fn find(name: &str) -> Option<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name)
 }

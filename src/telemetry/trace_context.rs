@@ -1,5 +1,5 @@
-//! What a request is called in logs: its id, and where it stands in a trace
-//! (W3C Trace Context: <https://www.w3.org/TR/trace-context/>).
+//! Identity of a request in logs: its id, and its position in a trace (W3C Trace Context:
+//! <https://www.w3.org/TR/trace-context/>).
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use uuid::Uuid;
 
-/// The caller's `x-request-id` if it is short and plain enough to be repeated in a header and a log, else a new one.
+/// The caller's `x-request-id` if it is short and plain enough to repeat in headers and logs, otherwise a new id.
 pub fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get("x-request-id").and_then(|id| id.to_str().ok());
     given.filter(|id| is_request_id(id)).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
@@ -20,7 +20,7 @@ fn is_request_id(id: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=+".contains(&b))
 }
 
-/// Where a request stands in a trace: the caller's trace with a span of our own, or a trace that begins here.
+/// Position of a request in a trace: a span of our own in the caller's trace, or in a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace: u128,
@@ -29,14 +29,14 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Continues the trace of `traceparent`; what is none, or comes twice, begins a new one.
+    /// Continues the trace of `traceparent`. If that header is missing, invalid or repeated, a new trace begins.
     pub fn of(headers: &HeaderMap) -> TraceContext {
         let mut given = headers.get_all("traceparent").iter();
         let parent = match (given.next(), given.next()) {
             (Some(one), None) => one.to_str().ok().and_then(parse),
             _ => None,
         };
-        // Random UUIDs are never zero, which would not be valid here.
+        // Random UUIDs are never zero, which would be invalid here.
         let span = Uuid::new_v4().as_u64_pair().1;
         match parent {
             Some(parent) => TraceContext { span, ..parent },
@@ -44,12 +44,12 @@ impl TraceContext {
         }
     }
 
-    /// What is put on the bus and into outgoing webhooks.
+    /// Value of the `traceparent` header, for messages on the bus and outgoing webhooks.
     pub fn traceparent(&self) -> String {
         format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.sampled))
     }
 
-    /// The trace's id in 32 hexadecimal digits, for the log.
+    /// Trace id as 32 hexadecimal digits, for the log.
     pub fn trace_id(&self) -> String {
         format!("{:032x}", self.trace)
     }
@@ -66,7 +66,7 @@ impl<S: Sync> FromRequestParts<S> for TraceContext {
 fn parse(header: &str) -> Option<TraceContext> {
     let mut fields = header.split('-');
     let (version, trace, span, flags) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-    // A later version may have more fields; this one has not.
+    // Later versions may have more fields; version 00 must not.
     if version == "ff" || (version == "00" && fields.next().is_some()) {
         return None;
     }
@@ -76,7 +76,7 @@ fn parse(header: &str) -> Option<TraceContext> {
     Some(TraceContext { trace, span, sampled: hex(flags, 2)? & 1 == 1 })
 }
 
-/// Exactly so many lower-case hexadecimal digits.
+/// Parses exactly this number of lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let plain = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     plain.then(|| u128::from_str_radix(text, 16).ok()).flatten()
@@ -104,7 +104,7 @@ mod tests {
         assert!(ours.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && ours.ends_with("-01"), "{ours}");
         assert!(!ours.contains("b7ad6b7169203331"));
         assert_eq!(parse(&ours).map(|own| own.traceparent()), Some(ours));
-        // A later version, with a field more.
+        // A later version, with one more field.
         assert_eq!(of(&[&format!("cc{}-what", &PARENT[2..])]).trace_id(), context.trace_id());
     }
 

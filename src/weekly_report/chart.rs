@@ -1,10 +1,11 @@
-//! Bars, a week each, as SVG: no script, and no style of its own, which the page's policy would not let through.
+//! Bar charts as SVG, one bar per week. They have no script and no style of their own, which the page's policy would
+//! block.
 
 use askama::Template;
 
 use super::figures::Unit;
 
-/// A figure of several weeks, the oldest first.
+/// Values of a figure over several weeks, oldest first.
 pub struct ChartSeries {
     pub title: &'static str,
     pub bars: Vec<Bar>,
@@ -17,30 +18,30 @@ pub struct Bar {
     pub label: String,
     /// Such as `2026-W47`.
     pub week: String,
-    /// `None`: the week was not computed.
+    /// `None` if the week was not computed.
     pub value: Option<i64>,
-    /// How much of it is drawn solid, where not all of it is.
+    /// The share of it that is drawn solid, if not all of it is.
     pub part: Option<i64>,
-    /// Its week goes on.
+    /// Whether its week is not over yet.
     pub runs: bool,
 }
 
-// The template has these in its figures.
+// The template repeats these numbers.
 const STEP: usize = 26;
 const BAR: usize = 18;
 const TOP: f64 = 16.0;
 const HEIGHT: f64 = 84.0;
 const BASE: f64 = TOP + HEIGHT;
 
-/// A series as a picture.
+/// A series drawn as a picture.
 #[derive(Template)]
 #[template(path = "chart.svg")]
 pub struct Chart {
     title: &'static str,
     width: usize,
-    /// The highest value, as people read it.
+    /// Highest value, formatted for people.
     most: String,
-    /// No week has anything.
+    /// Whether every week is zero or missing.
     is_empty: bool,
     columns: Vec<Column>,
 }
@@ -56,7 +57,7 @@ struct Column {
 }
 
 struct Rectangle {
-    /// How it is painted: `bar` or, paler, `rest`.
+    /// Style of the rectangle: `bar` or, paler, `rest`.
     class: &'static str,
     y: String,
     height: String,
@@ -84,10 +85,10 @@ impl Chart {
     }
 }
 
-/// The bar, or a paler one with the solid part in front of it.
+/// A single bar, or a pale one with the solid part in front of it.
 fn rectangles(bar: &Bar, most: i64) -> Vec<Rectangle> {
     let rectangle = |class, value: i64| {
-        // What is there is seen, however little it is.
+        // Even the smallest value stays visible.
         let height = (HEIGHT * value as f64 / most as f64).max(1.5);
         Rectangle { class, y: format!("{:.1}", BASE - height), height: format!("{height:.1}") }
     };

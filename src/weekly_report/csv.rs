@@ -6,7 +6,7 @@ use crate::tables::text::quote;
 
 pub const MEDIA_TYPE: &str = "text/csv; charset=utf-8; header=present";
 
-/// A header, and a line for each. Columns that name an account are there when any of them is about one.
+/// Writes a header, and a line for each entry. Columns for the account exist if any entry belongs to one.
 pub fn write_csv(found: &[WeekStatistics]) -> String {
     let named = found.iter().any(|one| one.account.is_some());
     let mut text = String::new();

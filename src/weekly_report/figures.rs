@@ -1,13 +1,13 @@
-//! The figures of a week as people see them.
+//! The figures of a week, formatted for people.
 
 use crate::store::statistics::WeekStatistics;
 
-/// One figure of a week: its name, and where it is.
+/// One figure of a week: its title, unit and value.
 pub struct Figure {
     pub title: &'static str,
     pub unit: Unit,
     pub value: fn(&WeekStatistics) -> i64,
-    /// How much of it is drawn solid, where not all of it is: `title` says what that is.
+    /// The share of it that is drawn solid, if not all of it is; `title` says what it stands for.
     pub part: Option<fn(&WeekStatistics) -> i64>,
 }
 
@@ -15,7 +15,7 @@ const fn figure(title: &'static str, unit: Unit, value: fn(&WeekStatistics) -> i
     Figure { title, unit, value, part: None }
 }
 
-/// All that are shown, in their order.
+/// All figures, in the order in which they are shown.
 pub const FIGURES: [Figure; 11] = [
     figure("Active accounts", Unit::Pieces, |of| of.accounts.unwrap_or(0)),
     figure("Uploads", Unit::Pieces, |of| of.counts.uploads),
@@ -33,14 +33,14 @@ pub const FIGURES: [Figure; 11] = [
     figure("Log-ins", Unit::Pieces, |of| of.counts.logins),
 ];
 
-/// How a figure stands to the one of the week before.
+/// Change of a figure from the week before.
 pub struct FigureChange {
     pub up: bool,
     /// Such as `+50 %`.
     pub text: String,
 }
 
-/// `None`: it is the same, or there is nothing to hold it against.
+/// Change from `before` to `now`; `None` if they are equal, or there is no basis for comparison.
 pub fn change(now: Option<i64>, before: Option<i64>) -> Option<FigureChange> {
     let (now, before) = (now?, before?);
     if before == 0 || now == before {
@@ -60,7 +60,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// For people: `12 345`, `1.4 GiB`.
+    /// Formats a value for people: `12 345`, `1.4 GiB`.
     pub fn show(self, value: i64) -> String {
         match self {
             Unit::Pieces => pieces(value),
@@ -69,7 +69,7 @@ impl Unit {
     }
 }
 
-/// Thousands apart, by a narrow space that does not break.
+/// Groups thousands with a narrow no-break space.
 fn pieces(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = String::from(if value < 0 { "−" } else { "" });

@@ -1,5 +1,5 @@
-//! The report as an e-mail: figures and small charts that are read where no style sheet, script, SVG or outside
-//! resource is; the same as text; and the weeks as CSV.
+//! The report as an e-mail: HTML with figures and small charts that need no style sheet, script, SVG or outside
+//! resource; the same as text; and the weeks as CSV.
 
 use std::fmt::Write;
 
@@ -14,10 +14,10 @@ use crate::domain::week::Week;
 use crate::outbound::email::{Attachment, Email};
 use crate::store::statistics::WeekStatistics;
 
-/// The accounts that are named: fewer than on the page.
+/// Most accounts that are named, fewer than on the page.
 const ACCOUNTS: usize = 10;
 
-/// The e-mail to one recipient. `id` and `date` are the same for every try.
+/// Composes the e-mail to one recipient. `id` and `date` are the same for every attempt.
 pub fn compose(report: &WeeklyReport, id: String, to: Address, date: DateTime<Utc>) -> Email {
     let weeks: Vec<WeekStatistics> =
         report.weeks.iter().rev().filter_map(|(_, found)| found.clone()).collect();
@@ -36,26 +36,26 @@ pub fn compose(report: &WeeklyReport, id: String, to: Address, date: DateTime<Ut
     }
 }
 
-/// A figure in every week, the oldest first.
+/// Values of a figure, one per week, oldest first.
 fn values(report: &WeeklyReport, value: fn(&WeekStatistics) -> i64) -> Vec<Option<i64>> {
     report.weeks.iter().map(|(_, found)| found.as_ref().map(value)).collect()
 }
 
-/// This week's value, the one of the week before, and how they stand to each other.
+/// Value of this week, value of the week before, and the change between them.
 fn newest(report: &WeeklyReport, values: &[Option<i64>]) -> (Option<i64>, Option<i64>, Option<FigureChange>) {
     let mut newest = values.iter().rev().copied();
     let (now, before) = (newest.next().flatten(), newest.next().flatten());
-    // A week that runs is not held against a whole one.
+    // A week that is not over is not compared with a complete one.
     let whole = report.shown().is_some_and(|found| found.computed_at >= report.week.end());
     (now, before, whole.then(|| change(now, before)).flatten())
 }
 
-/// Such as `W47`.
+/// Short name of a week, such as `W47`.
 fn label(week: Week) -> String {
     week.to_string()[5..].to_owned()
 }
 
-/// The name of an account and who issued it.
+/// Name of an account, and its issuer.
 fn name_of(found: &WeekStatistics) -> (String, Option<String>) {
     let account = found.account.as_ref();
     let name = account.and_then(|account| account.subject.clone());
@@ -64,12 +64,12 @@ fn name_of(found: &WeekStatistics) -> (String, Option<String>) {
 
 const FOOTER: &str = "Weeks are ISO weeks in UTC. The attached CSV holds the weeks of the charts.";
 
-/// How the page with everything on it is got.
+/// Command that writes the full report page.
 fn hint(week: Week) -> String {
     format!("salebell stats report --week {week} --out report.html")
 }
 
-// As text.
+// Text version.
 
 fn write_text(report: &WeeklyReport) -> String {
     let week = report.week;
@@ -118,12 +118,12 @@ fn write_line(
     );
 }
 
-/// Spaces that every terminal has.
+/// Replaces special spaces with ones that every terminal can show.
 fn ordinary(text: &str) -> String {
     text.replace(['\u{202f}', '\u{a0}'], " ")
 }
 
-/// A column of blocks for each week; a space where there is nothing.
+/// Draws one block character per week; a space if there is nothing.
 fn sparkline(values: &[Option<i64>]) -> String {
     let most = values.iter().flatten().max().copied().unwrap_or(0);
     let block = |value: &Option<i64>| match value {
@@ -136,9 +136,9 @@ fn sparkline(values: &[Option<i64>]) -> String {
     values.iter().map(block).collect()
 }
 
-// As HTML.
+// HTML version.
 
-/// The highest bar, in pixels; the template has it in its cells.
+/// Height of the tallest bar in pixels; the cells of the template have the same.
 const HEIGHT: f64 = 56.0;
 
 #[derive(Template)]
@@ -147,7 +147,7 @@ struct Mail {
     week: Week,
     days: String,
     state: String,
-    /// Two in a row.
+    /// Rows of two cards each.
     pairs: Vec<Vec<Card>>,
     accounts: Vec<Account>,
     footer: &'static str,
@@ -162,14 +162,14 @@ struct Card {
     bars: Vec<Bar>,
 }
 
-/// A week of a chart.
+/// One week of a chart.
 struct Bar {
     week: Week,
     /// Such as `47`.
     label: String,
     value: String,
     is_drawn: bool,
-    /// In pixels, above the solid part.
+    /// Height in pixels of the pale part, above the solid one.
     pale: i64,
     solid: i64,
 }
@@ -227,7 +227,7 @@ fn card(report: &WeeklyReport, figure: &Figure) -> Card {
     }
 }
 
-/// What is there is seen, however little it is.
+/// Height in pixels; at least 2 for any positive value, so that it stays visible.
 fn pixels(value: i64, most: i64) -> i64 {
     if value <= 0 { 0 } else { ((HEIGHT * value as f64 / most as f64) as i64).max(2) }
 }

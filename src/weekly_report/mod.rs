@@ -1,4 +1,4 @@
-//! The report on a week of the whole service, for people: a page to look at, an e-mail, and CSV for spreadsheets.
+//! The weekly report on the whole service, for people: a page, an e-mail, and CSV for spreadsheets.
 
 pub mod chart;
 pub mod csv;
@@ -13,27 +13,27 @@ use crate::domain::week::Week;
 use crate::error::Result;
 use crate::store::statistics::{WeekRange, WeekStatistics, list_accounts_of_week, list_weeks};
 
-/// The weeks that are shown.
+/// Number of weeks shown.
 const WEEKS: u64 = 12;
-/// The accounts that are named.
+/// Most accounts that are named.
 const ACCOUNTS: i64 = 20;
 
-/// A week, those before it, and who did most.
+/// Statistics of a week and of those before it, and the most active accounts.
 pub struct WeeklyReport {
     pub week: Week,
-    /// Twelve of them, the oldest first and `week` the last. `None`: it was not computed.
+    /// Twelve weeks, oldest first, `week` last; `None` for a week that was not computed.
     weeks: Vec<(Week, Option<WeekStatistics>)>,
-    /// The most active first.
+    /// Most active first.
     accounts: Vec<WeekStatistics>,
 }
 
 impl WeeklyReport {
-    /// Reads the report on a week; `None`: on the newest one.
+    /// Loads the report on `week`, or on the newest week if that is `None`.
     ///
-    /// Returns `None` when no week was computed yet.
+    /// Returns `None` if no week has been computed yet.
     ///
     /// # Errors
-    /// The database is away.
+    /// Fails if the database is unavailable.
     pub async fn load(pool: &PgPool, week: Option<Week>) -> Result<Option<WeeklyReport>> {
         let newest = list_weeks(pool, WeekRange::default(), 1).await?;
         let Some(week) = week.or(newest.first().map(|newest| newest.week)) else { return Ok(None) };
@@ -50,18 +50,18 @@ impl WeeklyReport {
         Ok(Some(WeeklyReport { week, weeks, accounts }))
     }
 
-    /// The week that it is about. `None`: it was not computed.
+    /// Statistics of the report's own week; `None` if it was not computed.
     pub fn shown(&self) -> Option<&WeekStatistics> {
         self.weeks.last().and_then(|(_, found)| found.as_ref())
     }
 
-    /// Such as `16 November 2026 to 22 November 2026`.
+    /// Days of the week, such as `16 November 2026 to 22 November 2026`.
     fn days(&self) -> String {
         let show = |day: chrono::NaiveDate| day.format("%-d %B %Y").to_string();
         format!("{} to {}", show(self.week.monday()), show(self.week.sunday()))
     }
 
-    /// Whether its figures are whole.
+    /// Whether the figures are complete, as text.
     fn state(&self) -> String {
         match self.shown() {
             Some(found) if found.computed_at >= self.week.end() => "complete".to_owned(),
@@ -71,18 +71,18 @@ impl WeeklyReport {
     }
 }
 
-/// What somebody else has chosen, without what a terminal or a browser would act upon.
+/// Text chosen by another party, without characters that a terminal or a browser would act on.
 fn plain(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-/// A space in place of a control character, also of those that turn the direction of writing.
+/// Replaces control characters with a space, including those that change the direction of writing.
 fn harmless(c: char) -> char {
     let acts = c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if acts { ' ' } else { c }
 }
 
-/// Writes every value of a template (`askama.toml`) but those that say that they are safe.
+/// Escapes every value of a template (`askama.toml`) that is not marked as safe.
 #[derive(Clone, Copy)]
 pub struct HtmlEscaper;
 

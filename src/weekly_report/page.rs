@@ -1,5 +1,5 @@
-//! The report page: a week of the whole service, the weeks before it as bars and a table, and who did most. It needs
-//! nothing but itself, and may load nothing else.
+//! The report page: a week of the whole service, the weeks before it as bars and as a table, and the most active
+//! accounts. The page is self-contained, and its policy lets it load nothing.
 
 use askama::Template;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -17,16 +17,16 @@ use crate::error::Result;
 
 const STYLE: &str = include_str!("report.css");
 
-/// Allows the page's own style and nothing else.
+/// Content security policy that allows the page's own style and nothing else.
 pub fn content_policy() -> String {
     let hash = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     format!("default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'")
 }
 
-/// The page of a week; `None`: of the newest one.
+/// Renders the page of `week`, or of the newest week if that is `None`.
 ///
 /// # Errors
-/// The database is away.
+/// Fails if the database is unavailable.
 pub async fn make_page(pool: &PgPool, week: Option<Week>) -> Result<String> {
     let report = WeeklyReport::load(pool, week).await?;
     Ok(render(report.as_ref()))
@@ -41,7 +41,7 @@ fn render(report: Option<&WeeklyReport>) -> String {
 struct Page<'a> {
     policy: String,
     style: &'static str,
-    /// `None`: nothing was counted yet.
+    /// `None` if nothing has been counted yet.
     report: Option<Report<'a>>,
 }
 
@@ -49,13 +49,13 @@ struct Report<'a> {
     week: Week,
     days: String,
     state: String,
-    /// How many accounts did anything.
+    /// Number of accounts that did anything.
     active: String,
     is_one_active: bool,
     cards: Vec<Card>,
-    /// The heads of both tables.
+    /// Column heads of both tables.
     columns: [&'static str; 11],
-    /// The newest first.
+    /// Newest first.
     weeks: Vec<WeekRow>,
     has_no_accounts: bool,
     accounts: Vec<AccountRow<'a>>,
@@ -66,7 +66,7 @@ struct Report<'a> {
 struct Card {
     title: &'static str,
     figure: String,
-    /// Its week goes on.
+    /// Whether its week is not over yet.
     runs: bool,
     change: Option<FigureChange>,
     chart: Chart,
@@ -80,7 +80,7 @@ struct WeekRow {
 
 struct AccountRow<'a> {
     name: &'a str,
-    /// With what stands before it; empty where nobody knows it any more.
+    /// Issuer with its separator; empty if the account has been removed.
     issuer: String,
     id: AccountId,
     figures: Vec<String>,
@@ -134,7 +134,7 @@ fn card(report: &WeeklyReport, figure: &Figure) -> Card {
     Card {
         title: figure.title,
         figure: value.map_or_else(|| "–".to_owned(), |value| figure.unit.show(value)),
-        // A week that runs is not held against a whole one.
+        // The template then shows no change: a week that is not over is not compared with a complete one.
         runs: now.is_some_and(|bar| bar.runs),
         change: change(value, before.and_then(|bar| bar.value)),
         chart: Chart::new(&series),
@@ -155,7 +155,7 @@ const COLUMNS: [&str; 11] = [
     "Log-ins",
 ];
 
-/// A cell for each column.
+/// One cell per column.
 fn figures(counts: &WeekCounts) -> Vec<String> {
     let show = |(name, figure): (&str, i64)| {
         let unit = if name.ends_with("bytes") { Unit::Bytes } else { Unit::Pieces };

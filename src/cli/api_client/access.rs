@@ -1,4 +1,4 @@
-//! Where the API is, and who asks.
+//! Address of the API, and the token for it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use url::Url;
 use super::ApiClient;
 use super::running_dev::{Absent, RunningDev};
 
-/// Where `salebell api` listens unless it is told otherwise.
+/// Default address of `salebell api`.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
-/// What every command that talks to an API takes.
+/// Arguments shared by all commands that call an API.
 #[derive(Debug, clap::Args)]
 pub struct Access {
     /// The address of the API [default: that of the `salebell dev` of this folder, else http://127.0.0.1:8080 if a token
@@ -33,19 +33,19 @@ pub struct Access {
 }
 
 impl Access {
-    /// A client with the token.
+    /// Client with the token.
     ///
     /// # Errors
-    /// There is no token, or the URL is none.
+    /// Fails if there is no token, or if the URL is invalid.
     pub fn connect(&self, say: Box<dyn Fn(&str) + Send + Sync>) -> anyhow::Result<ApiClient> {
         let url = self.find_url()?;
         ApiClient::new(&url, Some(&self.find_token(&url)?), self.max_wait, say)
     }
 
-    /// A client for the API at `url`, for what needs no token.
+    /// Client of the API at `url`, for requests that need no token.
     ///
     /// # Errors
-    /// The URL is none.
+    /// Fails if the URL is invalid.
     pub fn connect_without_token(
         &self,
         url: &str,
@@ -54,10 +54,10 @@ impl Access {
         ApiClient::new(url, None, self.max_wait, say)
     }
 
-    /// Where the API is.
+    /// Address of the API.
     ///
     /// # Errors
-    /// Nothing says so.
+    /// Fails if it is not given and cannot be found.
     pub fn find_url(&self) -> anyhow::Result<String> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
@@ -79,7 +79,8 @@ impl Access {
         }
         let wanted = format!("no token for {url}: give --token-file or SALEBELL_TOKEN");
         match RunningDev::find() {
-            // Its token may do everything, and goes nowhere else: another program may listen at another port.
+            // The token of `salebell dev` has every scope, so it is sent to no other address: another program may
+            // listen there.
             Ok(dev) if is_same_origin(url, &dev.url) => read_token(&dev.token_file),
             Ok(dev) => Err(anyhow!("{wanted}; the `salebell dev` of this folder is at {}", dev.url)),
             Err(absent) => Err(anyhow!("{wanted}; {absent}")),
@@ -99,10 +100,10 @@ fn is_same_origin(one: &str, other: &str) -> bool {
     }
 }
 
-/// Seconds, or a number with its unit behind.
+/// Parses seconds, or a number followed by its unit.
 ///
 /// # Errors
-/// A sentence about what is wanted.
+/// Returns a sentence that describes the expected form.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
         Some(number) => (number, &text[number.len()..]),

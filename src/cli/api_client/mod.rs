@@ -1,6 +1,6 @@
-//! What the commands that talk to an API share: one client that outlives broken connections and restarts
-//! (`mod.rs`), where the API is and who asks (`access.rs`, `running_dev.rs`), what a killed run leaves (`state.rs`), and
-//! how far it is (`progress.rs`).
+//! Shared parts of the commands that call the API: a client that survives broken connections and restarts (`mod.rs`),
+//! the address and the token (`access.rs`, `running_dev.rs`), the state for resuming a killed run (`state.rs`), and the
+//! progress display (`progress.rs`).
 
 pub mod access;
 pub mod progress;
@@ -22,53 +22,53 @@ use crate::domain::retries;
 use crate::error::Problem;
 use crate::error::connection::{self, UnknownName};
 
-/// The first wait after something went wrong; it doubles from there.
+/// First pause after a failure; it doubles from there.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
-/// How long a connection may take to be made.
+/// Timeout for establishing a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// A connection on which nothing moves for so long is a broken one.
+/// Time without any data after which a connection counts as broken.
 pub const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// An answer names at most every line of a slice; more than this is none of ours, in bytes.
+/// Most bytes of a response. A response names at most every line of a slice, so a larger one is not from Salebell.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// One API and one caller.
+/// Client of one API with one token.
 pub struct ApiClient {
     http: reqwest::Client,
-    /// For bodies that take long: the answer begins when they end.
+    /// For request bodies that take long: the response starts only after they end, so it has no read timeout.
     sending: reqwest::Client,
     base: Url,
     authorization: Option<HeaderValue>,
     max_wait: Duration,
-    /// Tells a person why nothing moves.
+    /// Reports to the user why nothing moves.
     say: Box<dyn Fn(&str) + Send + Sync>,
 }
 
-/// What one try came to.
+/// Outcome of one attempt.
 pub enum Attempted<T> {
     Done(T),
     Later(Later),
     Refused(Refused),
 }
 
-/// The same again may succeed.
+/// Temporary failure: the same request may succeed later.
 pub struct Later {
     pub why: String,
-    /// The time that the API asked for.
+    /// Delay that the API requested.
     pub after: Option<Duration>,
 }
 
 impl Later {
-    /// Whenever it suits.
+    /// Failure without a requested delay.
     pub fn new(why: impl Into<String>) -> Self {
         Self { why: why.into(), after: None }
     }
 }
 
-/// There is no use in trying again.
+/// Permanent failure: trying again is pointless.
 #[derive(Debug)]
 pub struct Refused {
-    /// None: it is not the API that refused.
+    /// Status of the response; `None` if the failure did not come from the API.
     pub status: Option<StatusCode>,
     pub failure: anyhow::Error,
 }
@@ -92,15 +92,17 @@ impl From<Refused> for anyhow::Error {
     }
 }
 
-/// A success that has arrived whole.
+/// A successful response, completely received.
 pub struct Reply {
     pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
 impl Reply {
+    /// Decodes the body as JSON.
+    ///
     /// # Errors
-    /// It is not what the API says.
+    /// Fails if it is not what the API returns.
     pub fn decode<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         serde_json::from_slice(&self.body)
             .map_err(|error| anyhow!("the answer is none of Salebell's: {error}"))
@@ -108,10 +110,10 @@ impl Reply {
 }
 
 impl ApiClient {
-    /// For the API at `url`. `max_wait` is how long one request is tried again.
+    /// Client of the API at `url`. `max_wait` limits how long one request is retried.
     ///
     /// # Errors
-    /// A URL that is none, or a token that no header can hold.
+    /// Fails if the URL is invalid, or if the token cannot be part of a header.
     pub fn new(
         url: &str,
         token: Option<&SecretString>,
@@ -145,27 +147,27 @@ impl ApiClient {
         Ok(Self { http, sending, base, authorization, max_wait, say })
     }
 
-    /// Tells a person something.
+    /// Prints a message for the user.
     pub fn say(&self, line: &str) {
         (self.say)(line);
     }
 
-    /// Where the API is; ends in a slash.
+    /// Base URL of the API; ends with a slash.
     pub fn base(&self) -> &Url {
         &self.base
     }
 
-    /// How long one thing is tried again.
+    /// Time for which one operation is retried.
     pub fn max_wait(&self) -> Duration {
         self.max_wait
     }
 
-    /// Whether the API answers at this address: only there may the token go.
+    /// Whether an address belongs to the API. The token must not be sent anywhere else.
     pub fn is_ours(&self, url: &Url) -> bool {
         url.origin() == self.base.origin()
     }
 
-    /// An address of the API.
+    /// URL of a resource of the API.
     pub fn url(&self, path: &str, query: Option<&str>) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path()));
@@ -173,35 +175,36 @@ impl ApiClient {
         url
     }
 
-    /// A request to the API.
+    /// Builds a request to the API.
     pub fn request(&self, method: Method, path: &str, query: Option<&str>) -> RequestBuilder {
         self.request_at(method, self.url(path, query))
     }
 
-    /// A request to any address; the token goes to the API alone.
+    /// Builds a request to any address; the token is sent to the API only.
     pub fn request_at(&self, method: Method, url: Url) -> RequestBuilder {
         let authorization = self.authorization.clone().filter(|_| self.is_ours(&url));
         with(self.http.request(method, url), authorization)
     }
 
-    /// A request to the API with a body that takes long: whoever sends it watches whether it moves.
+    /// Builds a request to the API with a body that takes long. It has no read timeout: the caller must watch its
+    /// progress.
     pub fn long_request(&self, method: Method, path: &str) -> RequestBuilder {
         with(self.sending.request(method, self.url(path, None)), self.authorization.clone())
     }
 
-    /// Reads something.
+    /// Reads a resource.
     ///
     /// # Errors
-    /// A refusal, or no answer within the longest wait.
+    /// Fails if the API refuses, or does not respond within the longest wait.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: Option<&str>) -> anyhow::Result<T> {
         let reply = self.retry(&format!("read {path}"), || self.request(Method::GET, path, query)).await?;
         reply.decode()
     }
 
-    /// Sends until there is an answer that does not ask for another try.
+    /// Sends a request until its response is final.
     ///
     /// # Errors
-    /// A refusal, or no answer within the longest wait.
+    /// Fails if the API refuses, or does not respond within the longest wait.
     pub async fn retry(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Reply, Refused> {
         let mut patience = self.patience(what);
         loop {
@@ -213,7 +216,7 @@ impl ApiClient {
         }
     }
 
-    /// For something that is tried until it is done.
+    /// Retry state for an operation that is repeated until it succeeds.
     pub fn patience(&self, what: &str) -> Retries<'_> {
         let what = what.to_owned();
         Retries { client: self, what, begin: Instant::now(), wait: FIRST_WAIT, told: false }
@@ -227,7 +230,7 @@ fn with(request: RequestBuilder, authorization: Option<HeaderValue>) -> RequestB
     }
 }
 
-/// How often and how long something has been tried since it last moved.
+/// Number and duration of attempts since an operation last made progress.
 pub struct Retries<'c> {
     client: &'c ApiClient,
     what: String,
@@ -237,24 +240,24 @@ pub struct Retries<'c> {
 }
 
 impl Retries<'_> {
-    /// It has moved: everything that went wrong before is forgotten.
+    /// Resets the state after progress: earlier failures are forgotten.
     pub fn renew(&mut self) {
         (self.begin, self.wait, self.told) = (Instant::now(), FIRST_WAIT, false);
     }
 
-    /// Waits before the next try.
+    /// Waits before the next attempt.
     ///
     /// # Errors
-    /// It has been tried for long enough.
+    /// Fails if the operation has been retried for `max_wait`.
     pub async fn pause(&mut self, later: Later) -> anyhow::Result<()> {
         let Self { client, what, .. } = self;
-        // Between the half and the whole: several clients of one restarted server come back one by one.
+        // Between half and all of it: several clients of one restarted server come back one by one.
         let pause = later.after.unwrap_or_default().max(self.wait.mul_f64(0.5 + 0.5 * random_fraction()));
         if self.begin.elapsed() + pause > client.max_wait {
             let (waited, why) = (client.max_wait.as_secs(), later.why);
             bail!("cannot {what} at {} within {waited} s: {why}", client.base);
         }
-        // The first hiccup is nobody's business; from the second on a person wonders.
+        // The first failure is not worth a message; from the second on, the user may wonder.
         if self.wait > FIRST_WAIT && !self.told {
             client.say(&format!("waiting for {}: {}", client.base, later.why));
             self.told = true;
@@ -265,7 +268,7 @@ impl Retries<'_> {
     }
 }
 
-/// One try.
+/// Makes one attempt.
 pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
     match request.send().await {
         Ok(response) => read_answer(response).await,
@@ -273,7 +276,7 @@ pub async fn ask(request: RequestBuilder) -> Attempted<Reply> {
     }
 }
 
-/// What a request without an answer comes to.
+/// Classifies a request that received no response.
 pub fn failed(error: &reqwest::Error) -> Attempted<Reply> {
     if error.is_builder() {
         Attempted::Refused(anyhow!("{error}").into())
@@ -282,7 +285,7 @@ pub fn failed(error: &reqwest::Error) -> Attempted<Reply> {
     }
 }
 
-/// Why there was no answer, for a person.
+/// Explains to a user why there was no response.
 fn describe_trouble(error: &reqwest::Error) -> String {
     let peer = error.url().map_or_else(|| "the API".to_owned(), |url| url.origin().ascii_serialization());
     if error.is_timeout() {
@@ -304,7 +307,7 @@ fn is_loopback(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "[::1]")
 }
 
-/// Names as the system resolves them, with an error that tells an unknown one from a connection that failed.
+/// Resolves names as the system does, with an error that distinguishes an unknown name from a failed connection.
 struct SystemNames;
 
 impl Resolve for SystemNames {
@@ -318,7 +321,7 @@ impl Resolve for SystemNames {
     }
 }
 
-/// Reads an answer to its end and judges it.
+/// Reads a response to its end and classifies it.
 pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     let (status, headers) = (response.status(), response.headers().clone());
     let after = headers.get(RETRY_AFTER).and_then(read_retry_after);
@@ -330,7 +333,7 @@ pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
                 return Attempted::Refused(anyhow!("the answer is larger than any of ours").into());
             }
             Ok(None) => break,
-            // What was asked for may have been done or not: a key or an offset makes asking again safe.
+            // The request may have taken effect or not. Its key or offset makes it safe to repeat.
             Err(error) => return Attempted::Later(Later { why: describe_trouble(&error), after }),
         }
     }
@@ -339,7 +342,7 @@ pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     }
     let why = describe(status, &body);
     match status {
-        // 409: the connection broke, and the API has not noticed yet that the first try is over.
+        // 409: the connection broke, and the API has not yet noticed that the first attempt is over.
         StatusCode::CONFLICT | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
             Attempted::Later(Later { why, after })
         }
@@ -355,7 +358,7 @@ pub async fn read_answer(mut response: Response) -> Attempted<Reply> {
     }
 }
 
-/// The earliest time of the next try, as a wait from now.
+/// Delay until the earliest time of the next attempt.
 fn read_retry_after(value: &HeaderValue) -> Option<Duration> {
     retries::parse_retry_after(value.to_str().ok()?, Clock::system().now())?.to_std().ok()
 }
@@ -370,14 +373,14 @@ fn describe(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// A short text in one line, as a load balancer may answer; no page and no data.
+/// A short text on one line, as a load balancer may return it; neither a page nor data.
 fn sentence(body: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(body).ok()?.trim();
     let is_one = !text.is_empty() && text.len() <= 200 && !text.starts_with(['<', '{', '[']);
     (is_one && !text.contains(char::is_control)).then_some(text)
 }
 
-/// A problem in one line: its fields, where it names some, else its detail.
+/// A problem on one line: its fields if it names some, otherwise its detail.
 pub fn describe_problem(problem: &Problem) -> String {
     if problem.errors.is_empty() {
         return problem.detail.clone();
@@ -393,12 +396,12 @@ pub fn describe_problem(problem: &Problem) -> String {
 /// At least 0 and below 1.
 fn random_fraction() -> f64 {
     let mut bytes = [0u8; 2];
-    // Without random numbers everybody waits equally long, and no harm is done.
+    // Without random numbers all clients wait equally long, which does no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     f64::from(u16::from_ne_bytes(bytes)) / 65536.0
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

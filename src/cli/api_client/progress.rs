@@ -1,4 +1,4 @@
-//! Shows on standard error how far a command is: a bar on a terminal, else a line every few seconds.
+//! Progress of a command on standard error: a bar on a terminal, otherwise a line every few seconds.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a line is printed where there is no terminal.
+/// Interval between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// How far a command is.
+/// Progress display of a command.
 #[derive(Clone)]
 pub struct ProgressLine {
     bar: Option<ProgressBar>,
@@ -19,12 +19,12 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// `read` counts the bytes of the input, of `size` in all.
+    /// Display for reading an input: `read` counts its bytes, out of `size`.
     pub fn new(read: Arc<AtomicU64>, size: Option<u64>) -> Self {
         Self::drawn(read, size, "{bar:32} {percent:>3} %  {msg}  {elapsed_precise}, {eta} left")
     }
 
-    /// Of a transfer: `moved` counts the bytes, of `size` in all.
+    /// Display for a transfer: `moved` counts its bytes, out of `size`.
     pub fn of_transfer(moved: Arc<AtomicU64>, size: Option<u64>) -> Self {
         let template = "{msg}  {bar:32} {percent:>3} %  {binary_bytes} of {binary_total_bytes}  \
             {binary_bytes_per_sec}, {eta} left";
@@ -46,7 +46,7 @@ impl ProgressLine {
         Self { bar, read, size }
     }
 
-    /// What to say with, so that lines and bar do not mix.
+    /// Prints a message without disturbing the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{line}")),
@@ -54,7 +54,7 @@ impl ProgressLine {
         }
     }
 
-    /// Shows the state; `last` is when a line was printed last.
+    /// Shows the current state; `last` is the time of the last printed line.
     pub fn show(&self, message: &str, last: &mut Instant) {
         let read = self.read.load(Ordering::Relaxed);
         match &self.bar {
@@ -74,7 +74,7 @@ impl ProgressLine {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

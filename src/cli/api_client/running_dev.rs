@@ -1,8 +1,8 @@
-//! What a running `salebell dev` leaves in its folder, so that the other commands find its address, its token and its
-//! database there.
+//! File that a running `salebell dev` leaves in its folder, where the other commands find its address, its token and
+//! its database.
 //!
-//! The file names the process by its id and by when it was started: one that a kill or a reboot has left is recognised,
-//! and nothing is sent to whoever listens at the old address now.
+//! The file identifies the process by its id and its start time. A file left behind by a kill or a reboot is therefore
+//! recognized, and nothing is sent to another program that now listens at the old address.
 
 use std::fmt::{self, Display};
 use std::fs;
@@ -15,30 +15,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::chain;
 
-/// Below the project's folder.
+/// Folder within the project's folder.
 const FOLDER: &str = ".salebell";
-/// The file's name in there. It holds the database's password: only its owner may read it.
+/// Name of the file in it. It holds the database's password, so only its owner may read it.
 pub const FILE: &str = "dev.json";
 
-/// A `salebell dev` that runs now.
+/// A `salebell dev` that is currently running.
 #[derive(Debug)]
 pub struct RunningDev {
-    /// Where its API is.
+    /// URL of its API.
     pub url: String,
-    /// An absolute path.
+    /// Absolute path.
     pub token_file: PathBuf,
-    /// With the password.
+    /// Includes the password.
     pub database_url: SecretString,
 }
 
-/// Why there is none.
+/// Reason why there is none.
 #[derive(Debug)]
 pub enum Absent {
-    /// None has been started in the folder, or the last one ended as it should.
+    /// None has been started in the folder, or the last one ended properly.
     Nothing {
         project: PathBuf,
     },
-    /// This process has ended without tidying up.
+    /// The process has ended without cleaning up.
     Ended {
         project: PathBuf,
         process: u32,
@@ -70,21 +70,22 @@ struct Record {
     database_url: String,
 }
 
-/// A process, and no later one of the same id.
+/// A process, as distinct from a later one with the same id.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Process {
     id: u32,
-    /// In clock ticks since the boot.
+    /// Start time in clock ticks since the boot.
     started: u64,
-    /// Of the boot.
+    /// Id of the boot.
     boot: String,
 }
 
 impl Process {
-    /// `None` when there is none of this id, or one that is dead already.
+    /// The process with this id; `None` if there is none, or it is dead already.
     fn find(id: u32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // proc_pid_stat(5): the name, which may hold anything, then the state as the third field, the start as the 22nd.
+        // proc_pid_stat(5): the name, which may contain anything, then the state as the third field and the start as
+        // the 22nd.
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         if matches!(fields.first(), None | Some(&"Z" | &"X")) {
             return None;
@@ -95,10 +96,10 @@ impl Process {
 }
 
 impl RunningDev {
-    /// The file's text, for this process.
+    /// Content of the file, for this process.
     ///
     /// # Errors
-    /// There is no `/proc` to tell when this process was started.
+    /// Fails if there is no `/proc` to find the start time in.
     pub fn describe(&self) -> anyhow::Result<String> {
         let process = Process::find(std::process::id());
         let record = Record {
@@ -110,10 +111,10 @@ impl RunningDev {
         serde_json::to_string(&record).with_context(|| format!("cannot write {FILE}"))
     }
 
-    /// The one of the current folder.
+    /// The `salebell dev` of the current folder.
     ///
     /// # Errors
-    /// There is none that runs.
+    /// Returns the reason why none is running.
     pub fn find() -> Result<RunningDev, Absent> {
         let project = std::env::current_dir().context("cannot tell the current folder");
         RunningDev::find_in(&project.map_err(Absent::Unreadable)?)

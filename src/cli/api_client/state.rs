@@ -1,5 +1,5 @@
-//! What a command remembers, so that it can be taken up where it was killed: one file a piece of work under
-//! `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of what the work is.
+//! State of a command, which allows it to resume after it was killed. There is one file per piece of work in
+//! `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of its description.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,13 +13,13 @@ use serde::de::DeserializeOwned;
 
 use super::hex;
 
-/// More than any state has, in bytes: it is cut down to its last line.
+/// Size in bytes above which a file is truncated before its next version is written. No state is that large.
 const LARGE: u64 = 256 << 10;
 
-/// Opens the state of `work`, which begins with the command's `name`, for this process alone.
+/// Opens the state of `work` exclusively for this process. The file's name begins with the command's `name`.
 ///
 /// # Errors
-/// When the file cannot be made, or another process does the same work right now, which is told as `busy`.
+/// Fails if the file cannot be created, or, with the text `busy`, if another process is doing the same work.
 pub fn open_locked(name: &str, work: &str, busy: &str) -> anyhow::Result<(PathBuf, Flock<File>)> {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, work.as_bytes());
     let folder = state_folder()?;
@@ -37,10 +37,10 @@ pub fn open_locked(name: &str, work: &str, busy: &str) -> anyhow::Result<(PathBu
     Ok((path, file))
 }
 
-/// Writes one line, durably.
+/// Writes one line durably.
 ///
 /// # Errors
-/// The file cannot be written.
+/// Fails if the file cannot be written.
 pub fn write_line(file: &mut File, value: &impl Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
@@ -48,8 +48,8 @@ pub fn write_line(file: &mut File, value: &impl Serialize) -> std::io::Result<()
     file.sync_data()
 }
 
-/// A state of which only the newest version counts. Each is a line behind the one before, so that a kill leaves
-/// one of them whole.
+/// State of which only the newest version counts. Each version is appended as a line, so that a kill always leaves a
+/// complete one.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -57,17 +57,19 @@ pub struct StateFile {
 }
 
 impl StateFile {
+    /// Opens the state of `work`.
+    ///
     /// # Errors
-    /// Those of `open_locked`.
+    /// Same as [`open_locked`].
     pub fn open(name: &str, work: &str, busy: &str) -> anyhow::Result<Self> {
         let (path, file) = open_locked(name, work, busy)?;
         Ok(Self { path, file })
     }
 
-    /// The newest version; none when nothing was kept, or by a program that kept something else.
+    /// The newest version; `None` if none was stored, or only in a format that this program does not know.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn load<T: DeserializeOwned>(&mut self) -> anyhow::Result<Option<T>> {
         let mut text = Vec::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
@@ -76,10 +78,10 @@ impl StateFile {
         Ok(lines.rev().find_map(|line| serde_json::from_slice(line).ok()))
     }
 
-    /// Keeps a version.
+    /// Stores a version.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Fails if the file cannot be written.
     pub fn keep(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
         let mut keep = || {
             let mut end = self.file.seek(SeekFrom::End(0))?;
@@ -87,7 +89,7 @@ impl StateFile {
                 self.file.set_len(0)?;
                 end = self.file.seek(SeekFrom::Start(0))?;
             }
-            // What a kill cut off must not become the beginning of this line.
+            // A line that a kill cut off must not become the beginning of this one.
             if end > 0 {
                 self.file.write_all(b"\n")?;
             }
@@ -96,7 +98,7 @@ impl StateFile {
         keep().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Forgets it: all is done. One that stays would only be found to be of no use.
+    /// Removes the state: everything is done. If the file stays, the next run merely finds it useless.
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }

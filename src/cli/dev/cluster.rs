@@ -1,10 +1,9 @@
-//! A private PostgreSQL cluster: made once, recovered and started with the process, stopped with it.
+//! A private PostgreSQL cluster: created once, recovered and started with the process, and stopped with it.
 //!
-//! Everything lies in `.salebell/postgres`: `data`, `socket`, `log`, `port` and `password`. When the server
-//! has to run as another user who cannot reach that folder (a project below `/root`), it is a link to
-//! `/var/lib/salebell/dev-<hash of the path>`. The server listens on a unix socket in a folder that others
-//! cannot enter and on 127.0.0.1; both want the generated password, so that other users of the machine
-//! stay outside.
+//! All its files are in `.salebell/postgres`: `data`, `socket`, `log`, `port` and `password`. If the server has to run
+//! as another user who cannot reach that folder (a project below `/root`), the folder is a link to
+//! `/var/lib/salebell/dev-<hash of the path>`. The server listens on a unix socket in a folder that others cannot
+//! enter, and on 127.0.0.1. Both require the generated password, which keeps other users of the machine out.
 
 use std::fs::{self, File, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener};
@@ -27,19 +26,20 @@ use super::owner::Owner;
 use super::programs::ServerPrograms;
 use crate::store;
 
-/// The only role, and the name of the database that `store::databases` makes.
+/// Name of the only role, and of the database that `store::databases` creates.
 const NAME: &str = "salebell";
-/// `sun_path` holds 107 bytes and a zero (unix(7)); `/.s.PGSQL.65535` takes 15 of them.
+/// Most bytes of the socket folder's path. `sun_path` holds 107 bytes and a zero (unix(7)); `/.s.PGSQL.65535` takes up
+/// 15 of them.
 const LONGEST_SOCKET_FOLDER: usize = 107 - "/.s.PGSQL.65535".len();
-/// Crash recovery replays at most `max_wal_size`; this is far beyond that on any disk.
+/// Timeout of a start, far longer than crash recovery takes on any disk: it replays at most `max_wal_size`.
 const LONGEST_START: Duration = Duration::from_secs(300);
-/// How long a fast shutdown may take before it becomes an immediate one.
+/// Timeout of a fast shutdown, after which an immediate one is requested.
 const LONGEST_STOP: Duration = Duration::from_secs(30);
-/// Restarts within a minute after which `supervise` gives up.
+/// Most restarts within a minute; after that, `supervise` gives up.
 const MOST_RESTARTS: usize = 5;
-/// How long left-over server processes of a killed server may take to notice that it is gone.
+/// Timeout for leftover backends of a killed server to notice that it is gone.
 const LONGEST_LEFTOVERS: Duration = Duration::from_secs(20);
-/// The server's log is begun anew when it is larger than this at start, in bytes.
+/// Most bytes of the server's log; a larger one is removed at start.
 const LARGEST_LOG: u64 = 16 << 20;
 
 /// The running private server.
@@ -57,12 +57,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the cluster below `folder` (`.salebell/postgres`) if it is not there, ends whatever was left
-    /// running of it, starts it and makes its database. `say` gets what a person should know.
+    /// Creates the cluster in `folder` (`.salebell/postgres`) if it does not exist, ends leftover processes of an
+    /// earlier run, starts the server, and creates the database. `say` receives messages for the user.
     ///
     /// # Errors
-    /// When server programs are missing, the folder cannot be reached, or the server does not start; the
-    /// message has the end of the server's log.
+    /// Fails if server programs are missing, the folder cannot be reached, or the server does not start; the message
+    /// has the end of the server's log.
     pub async fn start(folder: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let owner = Owner::choose(folder).await?;
         let folder = prepare_folder(folder, &owner, say).await?;
@@ -82,11 +82,11 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The database's URL, over the unix socket, with the password.
+    /// URL of the database, over the unix socket, with the password.
     pub fn url(&self) -> SecretString {
         let folder: String =
             url::form_urlencoded::byte_serialize(self.socket.as_os_str().as_encoded_bytes()).collect();
-        // A `+` would be a space only in forms, not here.
+        // `+` stands for a space only in forms, not here.
         let folder = folder.replace('+', "%20");
         let password = self.password.expose_secret();
         SecretString::from(format!(
@@ -95,23 +95,23 @@ impl Cluster {
         ))
     }
 
-    /// The TCP port on 127.0.0.1.
+    /// TCP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The file with the password of the role `salebell`.
+    /// File with the password of the role `salebell`.
     pub fn password_file(&self) -> PathBuf {
         self.folder.join("password")
     }
 
-    /// The name and major version of the server, e.g. `PostgreSQL 15 as user postgres`.
+    /// Name and major version of the server and its user, such as `PostgreSQL 15 as user postgres`.
     pub fn describe(&self) -> String {
         format!("PostgreSQL {} as user {}", self.programs.major, self.owner.name)
     }
 
-    /// Starts the server again, on the same port, whenever it ends by itself (somebody killed it). Returns only
-    /// when that has become hopeless. Safe to drop.
+    /// Restarts the server on the same port whenever it ends by itself, for example because it was killed. Returns only
+    /// when that has become hopeless. Cancel-safe.
     pub async fn supervise(&mut self) -> anyhow::Error {
         let mut restarts = Vec::new();
         loop {
@@ -141,13 +141,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server: open sessions are ended, everything is on disk afterwards (`pg_ctl stop -m fast`).
+    /// Stops the server: open sessions are ended, and all data is on disk afterwards (`pg_ctl stop -m fast`).
     ///
     /// # Errors
-    /// When it cannot be signalled or does not end.
+    /// Fails if the server cannot be signalled or does not end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-            // `id` is `None` when it has ended already.
+            // `id` is `None` if it has already ended.
             if let Some(pid) = self.server.id() {
                 send(pid, signal)?;
             }
@@ -168,7 +168,7 @@ impl Cluster {
     }
 }
 
-/// Makes `folder` so that `owner` can work in it and returns where it really is.
+/// Creates `folder` so that `owner` can work in it, and returns its real path.
 async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
     let parent = folder.parent().unwrap_or(folder);
     if fs::symlink_metadata(folder).is_err() && !owner.can_enter(parent).await? {
@@ -184,7 +184,7 @@ async fn prepare_folder(folder: &Path, owner: &Owner, say: &dyn Fn(&str)) -> any
             elsewhere.display()
         ));
     }
-    // A link whose target was removed is a wish for an empty database.
+    // A link whose target was removed is taken as a request for an empty database.
     let real = fs::read_link(folder).map_or_else(|_| folder.to_owned(), |target| parent.join(target));
     if !real.exists() {
         make_folder(&real, 0o700)?;
@@ -208,7 +208,7 @@ fn elsewhere_for(folder: &Path) -> PathBuf {
     PathBuf::from(format!("/var/lib/salebell/dev-{hash}"))
 }
 
-/// The major version that made `data`, if there is one.
+/// Major version that created `data`, if that exists.
 fn read_major(data: &Path) -> anyhow::Result<Option<u32>> {
     let path = data.join("PG_VERSION");
     match fs::read_to_string(&path) {
@@ -222,7 +222,7 @@ fn read_major(data: &Path) -> anyhow::Result<Option<u32>> {
     }
 }
 
-/// `initdb` beside and rename, so that a kill in the middle leaves nothing that looks finished.
+/// Runs `initdb` in a temporary folder and renames it, so that a kill midway leaves nothing that looks complete.
 async fn create(
     programs: &ServerPrograms,
     owner: &Owner,
@@ -244,7 +244,7 @@ async fn create(
     owner.give(&password_file)?;
     let beside = folder.join("data.new");
     let mut failure = String::new();
-    // C.UTF-8 knows which letters are letters and sorts alike everywhere; plain C is always there.
+    // C.UTF-8 classifies letters correctly and sorts identically everywhere; plain C always exists.
     for locale in ["C.UTF-8", "C"] {
         if beside.exists() {
             fs::remove_dir_all(&beside).with_context(|| format!("cannot remove {}", beside.display()))?;
@@ -271,7 +271,7 @@ async fn create(
     Err(anyhow!("initdb failed: {failure}"))
 }
 
-/// The folder of the unix socket: beside the data, or under /tmp where that path would be too long.
+/// Folder of the unix socket: beside the data, or under /tmp if that path would be too long.
 fn prepare_socket_folder(folder: &Path, owner: &Owner) -> anyhow::Result<PathBuf> {
     let beside = folder.join("socket");
     let socket = if beside.as_os_str().len() <= LONGEST_SOCKET_FOLDER {
@@ -279,7 +279,7 @@ fn prepare_socket_folder(folder: &Path, owner: &Owner) -> anyhow::Result<PathBuf
     } else {
         let name = elsewhere_for(folder).file_name().unwrap_or_default().to_owned();
         let short = Path::new("/tmp").join(format!("salebell-{}", name.to_string_lossy()));
-        // Anybody can take a name in /tmp; a folder that is not ours alone is left alone.
+        // Any user can create a name in /tmp, so a folder that is not private to us is not used.
         if short.exists() && !owner.has_private_folder(&short) {
             Path::new("/tmp").join(format!("salebell-dev-{}", random_hex(8)?))
         } else {
@@ -293,7 +293,7 @@ fn prepare_socket_folder(folder: &Path, owner: &Owner) -> anyhow::Result<PathBuf
     if !owner.has_private_folder(&socket) {
         bail!("{} is not a private folder of {}", socket.display(), owner.name);
     }
-    // Nothing of ours is running any more (`end_leftovers`), so sockets and their locks are stale.
+    // No server of ours is running any more (`end_leftovers`), so sockets and their locks are stale.
     for entry in fs::read_dir(&socket).with_context(|| format!("cannot list {}", socket.display()))?.flatten()
     {
         if entry.file_name().to_string_lossy().starts_with(".s.PGSQL.") {
@@ -303,8 +303,8 @@ fn prepare_socket_folder(folder: &Path, owner: &Owner) -> anyhow::Result<PathBuf
     Ok(socket)
 }
 
-/// Stops a server that outlived its `salebell dev` (killed with SIGKILL), and removes a `postmaster.pid`
-/// whose process id now belongs to somebody else: PostgreSQL would refuse to start over either.
+/// Stops a server that outlived its `salebell dev` (which was killed with SIGKILL), and removes a `postmaster.pid`
+/// whose process id has been reused. PostgreSQL would refuse to start with either.
 async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
     let data = folder.join("data");
     let pid_file = data.join("postmaster.pid");
@@ -313,7 +313,8 @@ async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     match state_of(pid) {
-        // Left for PostgreSQL, which finds in it whether backends of the dead server still use its memory.
+        // The file is left for PostgreSQL, which uses it to check whether backends of the dead server still use its
+        // memory.
         State::Gone => return Ok(()),
         State::Unburied => return forget_unburied(&data, &pid_file).await,
         State::Runs if !is_server_of(pid, &data, &text) => return remove_pid_file(&pid_file),
@@ -334,8 +335,8 @@ async fn end_leftovers(folder: &Path) -> anyhow::Result<()> {
     Err(anyhow!("a PostgreSQL server from an earlier run (process {pid}) does not stop"))
 }
 
-/// For a dead server that its parent does not wait for (the first process of a container, often): PostgreSQL would
-/// take it for alive and refuse to start. Its file is removed once no backend of it is left.
+/// Handles a dead server that its parent does not reap (often process 1 of a container): PostgreSQL would consider it
+/// alive and refuse to start. Its file is removed once none of its backends is left.
 async fn forget_unburied(data: &Path, pid_file: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + LONGEST_LEFTOVERS;
     while let Some(pid) = find_process_in(data) {
@@ -359,7 +360,7 @@ fn remove_pid_file(pid_file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A running process whose working folder is `folder`, as far as /proc lets us see; the dead have none.
+/// A running process whose working directory is `folder`, as far as /proc reveals it; a dead process has none.
 fn find_process_in(folder: &Path) -> Option<u32> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -370,13 +371,13 @@ fn find_process_in(folder: &Path) -> Option<u32> {
 #[derive(Debug, PartialEq)]
 enum State {
     Runs,
-    /// A zombie: it has ended, and waits for a parent that reaps it.
+    /// A zombie: it has ended, and its parent has not reaped it.
     Unburied,
     Gone,
 }
 
 fn state_of(pid: u32) -> State {
-    // proc_pid_stat(5): the state follows the name, which may itself hold parentheses.
+    // proc_pid_stat(5): the state follows the name, which may itself contain parentheses.
     if let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) {
         let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
         return if matches!(state, Some('Z' | 'X')) { State::Unburied } else { State::Runs };
@@ -387,7 +388,8 @@ fn state_of(pid: u32) -> State {
     }
 }
 
-/// A server stands in its data folder; where that cannot be seen, the second line of its file has to do.
+/// Whether the process is a server of `data`: its working directory is the data folder. If that is not readable, the
+/// second line of the pid file decides.
 fn is_server_of(pid: u32, data: &Path, pid_file: &str) -> bool {
     match fs::read_link(format!("/proc/{pid}/cwd")) {
         Ok(folder) => folder == data,
@@ -396,7 +398,7 @@ fn is_server_of(pid: u32, data: &Path, pid_file: &str) -> bool {
 }
 
 fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
-    // Zero and negative numbers would mean groups of processes.
+    // Zero and negative numbers would address process groups.
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1);
     let pid = pid.ok_or_else(|| anyhow!("not the id of a process"))?;
     match kill(Pid::from_raw(pid), signal) {
@@ -405,7 +407,7 @@ fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     }
 }
 
-/// Starts the server on the port of last time, or on another when that is taken now.
+/// Starts the server on the port of last time, or on another one if that is now in use.
 async fn launch(
     programs: &ServerPrograms,
     owner: &Owner,
@@ -428,7 +430,7 @@ async fn launch(
                     .with_context(|| format!("cannot write {}", port_file.display()))?;
                 return Ok((server, port));
             }
-            // Somebody took the port between our look and the server's bind.
+            // Another program took the port between our check and the server's bind.
             Err(_) if tries < 5 && !is_free(port) => {
                 tries += 1;
                 port = free_port()?;
@@ -442,8 +444,8 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// A port below the range from which the kernel numbers outgoing connections (ip(7)), so that it is still
-/// free at the next start.
+/// A port below the range that the kernel uses for outgoing connections (ip(7)), so it is likely to be free at the next
+/// start.
 fn free_port() -> anyhow::Result<u16> {
     for _ in 0..100 {
         let mut random = [0u8; 2];
@@ -456,7 +458,7 @@ fn free_port() -> anyhow::Result<u16> {
     Err(anyhow!("no free port on 127.0.0.1"))
 }
 
-/// Starts the server and returns once it answers a login.
+/// Starts the server and returns once it accepts a login.
 async fn launch_on(
     programs: &ServerPrograms,
     owner: &Owner,
@@ -476,8 +478,8 @@ async fn launch_on(
         for setting in settings(socket, port) {
             command.arg("-c").arg(setting);
         }
-        // A group of its own: the terminal's Ctrl-C is for us, and the server has to outlive the requests
-        // that are being finished.
+        // A process group of its own: the terminal's Ctrl-C is meant for us, and the server must outlive the requests
+        // that are still being finished.
         command.current_dir(folder).process_group(0).stdout(log).stderr(errors);
         let mut server = command.spawn().context("cannot start postgres")?;
         guard.watch(&server)?;
@@ -485,7 +487,7 @@ async fn launch_on(
             Start::Ready => return Ok(server),
             Start::Ended(status) => {
                 let log = read_log(folder, start_of_log);
-                // Backends of a killed server need a moment to notice and leave its memory.
+                // Backends of a killed server need a moment to notice that and to release its memory.
                 let leftovers = log.contains("pre-existing shared memory") || log.contains("postmaster.pid");
                 if leftovers && begin.elapsed() < LONGEST_LEFTOVERS {
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -501,8 +503,8 @@ async fn launch_on(
     }
 }
 
-/// What a development server runs with. `fsync` stays on: a laptop that runs out of battery must not lose
-/// the watches that somebody made.
+/// Settings of a development server. `fsync` stays on: a laptop that runs out of battery must not lose data that its
+/// user has entered.
 fn settings(socket: &Path, port: u16) -> Vec<String> {
     vec![
         format!("port={port}"),
@@ -540,7 +542,7 @@ async fn wait_until_ready(server: &mut Child, options: &PgConnectOptions) -> any
             Err(error) if Instant::now() > deadline => {
                 return Err(error).context("the private PostgreSQL server takes no logins");
             }
-            // 28P01, 28000: waiting does not mend a wrong password.
+            // 28P01, 28000: a rejected password does not become valid by waiting.
             Err(sqlx::Error::Database(error))
                 if matches!(error.code().as_deref(), Some("28P01" | "28000")) =>
             {
@@ -574,7 +576,7 @@ fn open_log(folder: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// The end of the log from byte `start` on, a screenful at most.
+/// End of the log from byte `start` on, at most 4 KiB.
 fn read_log(folder: &Path, start: u64) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let mut text = Vec::new();

@@ -1,4 +1,4 @@
-//! The folder `.salebell`: one process at a time in it, and files that only their owner may read.
+//! The folder `.salebell`, which only one process uses at a time, and its files, which only their owner may read.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Write};
@@ -20,19 +20,19 @@ pub struct Home {
 }
 
 impl Home {
-    /// Makes `.salebell` below `project` where it is missing and locks it.
+    /// Creates `.salebell` below `project` if it is missing, and locks it.
     ///
     /// # Errors
-    /// When another `salebell dev` holds it (the message names its process and address), or the folder
-    /// cannot be made.
+    /// Fails if another `salebell dev` holds the lock (the message has its process id and address), or if the folder
+    /// cannot be created.
     pub fn open(project: &Path) -> anyhow::Result<Self> {
         let folder = project.join(".salebell");
-        // As root the server runs as another user, who has to pass through; nothing can be listed.
+        // As root, the server runs as another user, who must be able to traverse the folder. It cannot be listed.
         let mode = if Uid::effective().is_root() { 0o711 } else { 0o700 };
         make_folder(&folder, mode)?;
         let folder = folder.canonicalize().with_context(|| format!("cannot resolve {}", folder.display()))?;
         let lock = FolderLock::take(&folder)?;
-        // Of a run that was killed.
+        // Left behind by a run that was killed.
         let _ = fs::remove_file(folder.join(running_dev::FILE));
         // The token and the password must not be committed by accident, wherever this was started.
         let ignore = folder.join(".gitignore");
@@ -42,30 +42,30 @@ impl Home {
         Ok(Self { project: project.to_owned(), folder, lock })
     }
 
-    /// The absolute path of a file in the folder.
+    /// Absolute path of a file in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// The folder that it is in.
+    /// Folder that contains `.salebell`.
     pub fn project(&self) -> &Path {
         &self.project
     }
 
-    /// Writes down where this process can be reached: for a second `salebell dev`, which finds the folder locked, and
-    /// for the other commands.
+    /// Records how to reach this process: for a second `salebell dev`, which finds the folder locked, and for the other
+    /// commands.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn announce(&mut self, dev: &RunningDev) -> anyhow::Result<()> {
         self.lock.announce(&dev.url)?;
         write_secret(&self.path(running_dev::FILE), &dev.describe()?)
     }
 
-    /// Makes `.salebell/salebell` a link to this program: it was built somewhere, and is in nobody's PATH.
+    /// Makes `.salebell/salebell` a link to this program, which is usually not in the PATH.
     ///
     /// # Errors
-    /// When the link cannot be made.
+    /// Fails if the link cannot be created.
     pub fn link_program(&self) -> anyhow::Result<PathBuf> {
         let (link, beside) = (self.path("salebell"), self.path("salebell.new"));
         let program = std::env::current_exe().context("cannot tell where this program is")?;
@@ -77,21 +77,21 @@ impl Home {
 }
 
 impl Drop for Home {
-    /// Still under the lock: the file of the next one stays.
+    /// Runs while the lock is still held, so it cannot remove the file of a later process.
     fn drop(&mut self) {
         let _ = fs::remove_file(self.path(running_dev::FILE));
     }
 }
 
-/// An exclusive `flock` on `<folder>/lock`; the kernel drops it with the process, however that ends.
+/// Exclusive `flock` on `<folder>/lock`. The kernel releases it with the process, however that ends.
 #[derive(Debug)]
 pub struct FolderLock(Flock<File>);
 
 impl FolderLock {
-    /// Takes the lock without waiting.
+    /// Acquires the lock without waiting.
     ///
     /// # Errors
-    /// When another process holds it, with what that process announced.
+    /// Fails if another process holds it; the message contains what that process has announced.
     pub fn take(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("lock");
         let file = OpenOptions::new()
@@ -136,13 +136,13 @@ fn write_lock(file: &mut File, text: &str) -> anyhow::Result<()> {
     write(file).context("cannot write the lock file")
 }
 
-/// Makes one folder with exactly `mode`; one that exists is left as it is.
+/// Creates one folder with exactly `mode`; an existing folder is left as it is.
 ///
 /// # Errors
-/// When it cannot be made or something else has its name.
+/// Fails if it cannot be created, or if the path exists and is not a folder.
 pub fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
-        // The umask may have taken bits away.
+        // The umask may have removed bits.
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .with_context(|| format!("cannot set the mode of {}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
@@ -150,11 +150,11 @@ pub fn make_folder(path: &Path, mode: u32) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a secret so that no other user ever sees it and no reader ever sees half of it (mode 0600,
-/// written beside and renamed).
+/// Writes a secret atomically, readable by its owner only (mode 0600). No other user ever sees it, and no reader ever
+/// sees half of it.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
     let write = || {
@@ -167,10 +167,10 @@ pub fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Reads a secret without its line end; `None` when there is no such file.
+/// Reads a secret without its line end; `None` if there is no such file.
 ///
 /// # Errors
-/// When the file exists and cannot be read.
+/// Fails if the file exists and cannot be read.
 pub fn read_secret(path: &Path) -> anyhow::Result<Option<String>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
@@ -179,10 +179,10 @@ pub fn read_secret(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// `bytes` random bytes in hexadecimal, from the operating system's generator.
+/// Generates `bytes` random bytes in hexadecimal, from the operating system's generator.
 ///
 /// # Errors
-/// When the generator fails.
+/// Fails if the generator fails.
 pub fn random_hex(bytes: usize) -> anyhow::Result<String> {
     let mut buffer = vec![0u8; bytes];
     aws_lc_rs::rand::fill(&mut buffer).map_err(|_| anyhow!("no random numbers to be had"))?;

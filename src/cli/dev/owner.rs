@@ -1,4 +1,4 @@
-//! The user that the private server runs as: PostgreSQL refuses to run as root.
+//! The user that the private server runs as, since PostgreSQL refuses to run as root.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -7,26 +7,26 @@ use anyhow::{Context as _, anyhow};
 use nix::unistd::{Gid, Uid, User};
 use tokio::process::Command;
 
-/// The account that is made when root has no `postgres` to run the server as.
+/// System user that is created if root finds no `postgres` user.
 const FALLBACK: &str = "salebell";
 
-/// Who runs the server programs and owns their files.
+/// User that runs the server programs and owns their files.
 #[derive(Debug, Clone)]
 pub struct Owner {
-    /// The login name, for messages.
+    /// Login name, for messages.
     pub name: String,
     uid: Uid,
     gid: Gid,
-    /// Whether we are root and change to this user.
+    /// Whether this process is root and switches to this user.
     switches: bool,
 }
 
 impl Owner {
-    /// The caller, unless that is root. For root: whoever owns `existing` (a cluster made earlier), else
-    /// `postgres`, which the Debian packages bring, else a system user `salebell`, made here.
+    /// Chooses the caller, unless that is root. For root, it chooses the owner of `existing` (an earlier cluster), or
+    /// else `postgres`, which the Debian packages create, or else the system user `salebell`, which it creates.
     ///
     /// # Errors
-    /// When root has no such user and cannot make one.
+    /// Fails if root has no such user and cannot create one.
     pub async fn choose(existing: &Path) -> anyhow::Result<Self> {
         let me = Uid::effective();
         if !me.is_root() {
@@ -60,16 +60,16 @@ impl Owner {
         }
     }
 
-    /// Whether this is another user than the caller.
+    /// Whether this is a user other than the caller.
     pub fn is_another(&self) -> bool {
         self.switches
     }
 
-    /// A command that runs as this user, free of the caller's `PG…` variables.
+    /// Command that runs as this user, without the caller's `PG…` variables.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         if self.switches {
-            // The standard library drops supplementary groups along with root.
+            // The standard library drops supplementary groups when it switches away from root.
             command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
         }
         for (name, _) in std::env::vars_os() {
@@ -81,10 +81,10 @@ impl Owner {
         command
     }
 
-    /// Whether this user can pass through every folder on the way to `folder` and enter it.
+    /// Whether this user can traverse every folder on the way to `folder`, and enter it.
     ///
     /// # Errors
-    /// When `test` cannot be run.
+    /// Fails if `test` cannot be run.
     pub async fn can_enter(&self, folder: &Path) -> anyhow::Result<bool> {
         let status = self
             .command(Path::new("test"))
@@ -97,10 +97,10 @@ impl Owner {
         Ok(status.success())
     }
 
-    /// Makes a file or folder this user's own.
+    /// Makes this user the owner of a file or folder.
     ///
     /// # Errors
-    /// When its owner cannot be changed.
+    /// Fails if the owner cannot be changed.
     pub fn give(&self, path: &Path) -> anyhow::Result<()> {
         if !self.switches {
             return Ok(());
@@ -109,7 +109,7 @@ impl Owner {
             .with_context(|| format!("cannot give {} to {}", path.display(), self.name))
     }
 
-    /// Whether `path` is a folder (no link) of this user's that others cannot enter.
+    /// Whether `path` is a folder (not a link) that belongs to this user and that others cannot enter.
     pub fn has_private_folder(&self, path: &Path) -> bool {
         std::fs::symlink_metadata(path).is_ok_and(|metadata| {
             metadata.is_dir() && metadata.uid() == self.uid.as_raw() && metadata.mode() & 0o077 == 0

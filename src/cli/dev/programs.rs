@@ -1,4 +1,4 @@
-//! Finds the PostgreSQL server programs that the private cluster runs on.
+//! Search for the PostgreSQL server programs that the private cluster runs on.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,26 @@ use std::process::Command;
 
 use anyhow::anyhow;
 
-/// The oldest major version of PostgreSQL that Salebell runs on.
+/// Oldest major version of PostgreSQL that Salebell supports.
 pub const OLDEST_MAJOR: u32 = 15;
 
-/// A folder with `postgres` and `initdb` of one version.
+/// Folder with the programs `postgres` and `initdb` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerPrograms {
-    /// Where the programs lie.
+    /// Path of the folder.
     pub bin: PathBuf,
-    /// The major version, e.g. 15.
+    /// Major version, such as 15.
     pub major: u32,
 }
 
 impl ServerPrograms {
-    /// Looks in `PATH`, in the folders where Debian, Ubuntu and Red Hat put them, and where `pg_config` says.
+    /// Searches `PATH`, the folders of the packages of Debian, Ubuntu and Red Hat, and the folder that `pg_config`
+    /// reports.
     ///
-    /// With `major` (that of an existing cluster) only that version will do; without, the newest wins.
+    /// With `major` (that of an existing cluster), only that version is accepted; otherwise the newest is chosen.
     ///
     /// # Errors
-    /// When nothing suitable is installed; the message says what to install.
+    /// Fails if no suitable version is installed; the message says what to install.
     pub fn find(major: Option<u32>) -> anyhow::Result<Self> {
         let mut found: Vec<Self> =
             candidate_folders().into_iter().filter_map(|bin| Self::probe(&bin)).collect();
@@ -37,7 +38,7 @@ impl ServerPrograms {
         chosen.ok_or_else(|| anyhow!(missing_message(major, &known)))
     }
 
-    /// The program `name` of this version.
+    /// Path of the program `name` of this version.
     pub fn path(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }
@@ -85,7 +86,7 @@ fn candidate_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)` → 15; also `17beta2`.
+/// Parses `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)` as 15; `17beta2` is accepted too.
 fn parse_major(version: &str) -> Option<u32> {
     let number = version.strip_prefix("postgres (PostgreSQL) ")?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();

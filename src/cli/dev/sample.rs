@@ -1,4 +1,4 @@
-//! The sample feed: prices of well-known games in three stores that do not exist.
+//! The sample feed: prices of well-known games in three fictitious stores.
 
 use anyhow::{Context as _, anyhow};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -6,18 +6,18 @@ use serde_json::Value;
 
 use crate::cli::api_client::ApiClient;
 
-/// About a year of price changes, as `salebell report` takes it too.
+/// About a year of price changes, in a form that `salebell report` accepts too.
 const FEED: &str = include_str!("../../../data/sample-feed.ndjson");
-/// How long before now the feed's last change lies after it was moved.
+/// Age of the feed's last change after its times have been shifted.
 const LAST_CHANGE_AGO: TimeDelta = TimeDelta::hours(1);
-/// The fields that hold instants.
+/// Fields that hold instants.
 const INSTANTS: [&str; 2] = ["observed_at", "sale_ends_at"];
 
-/// Reports the feed as any shop would, and returns once it is recorded. Does nothing when there is a game: what
-/// somebody has made is not mixed with samples, and the feed is loaded once.
+/// Reports the feed as any shop would, and returns once it is recorded. If the catalogue has a game, it does nothing:
+/// data of the user is not mixed with samples, and the feed is loaded only once.
 ///
 /// # Errors
-/// When the API refuses it or does not answer.
+/// Fails if the API refuses the feed or does not respond.
 pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -> anyhow::Result<()> {
     let games: Value = client.get("v1/games", Some("limit=1")).await?;
     let is_empty = games.get("items").and_then(Value::as_array).is_some_and(Vec::is_empty);
@@ -25,7 +25,7 @@ pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -
         return Ok(());
     }
     println!("loading the sample feed");
-    // Killed in between and started again, the same report comes with other instants: another key.
+    // After a kill and a restart, the same report has other instants, so it needs another key.
     let key = format!("\"sample-feed-{}\"", now.timestamp_micros());
     let receipt = client.report(&key, &move_feed(now)?.into(), true).await?;
     match (receipt.rejected.first(), receipt.batch_id) {
@@ -39,7 +39,7 @@ pub async fn load_into_empty_catalogue(client: &ApiClient, now: DateTime<Utc>) -
     }
 }
 
-/// The feed with all its instants moved by the same time, so that its sales are on today.
+/// Shifts all instants of the feed by the same time, so that some of its sales are current.
 fn move_feed(now: DateTime<Utc>) -> anyhow::Result<Vec<u8>> {
     let mut lines: Vec<Value> = FEED
         .lines()

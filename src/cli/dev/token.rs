@@ -1,4 +1,4 @@
-//! The token of `.salebell/dev-token`: an API key with every scope for an account of its own.
+//! The token in `.salebell/dev-token`: an API key with every scope, for an account of its own.
 
 use std::path::Path;
 
@@ -12,10 +12,11 @@ use crate::secrets;
 use crate::store::accounts;
 use crate::store::keys::{self, NewKey};
 
-/// The key in the file when the database still knows it with every scope, else a new one, which the file gets.
+/// Returns the key in the file if the database still accepts it with every scope. Otherwise creates a new one and
+/// writes it to the file.
 ///
 /// # Errors
-/// When the database cannot be asked or the file not be written.
+/// Fails if the database cannot be queried or the file cannot be written.
 pub async fn find_or_create(app: &App, file: &Path) -> anyhow::Result<SecretString> {
     let now = app.clock.now();
     if let Some(token) = read_secret(file)?.filter(|token| api_key::is_well_formed(token)) {

@@ -1,4 +1,4 @@
-//! What a person is told once all is ready.
+//! Welcome text, printed once everything is ready.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,28 +12,28 @@ use crate::cli::api_client::ApiClient;
 use crate::telemetry::Quiet;
 
 pub struct Welcome {
-    /// Of the API.
+    /// URL of the API.
     pub url: String,
     pub grpc: Option<ListenAddress>,
     pub metrics: ListenAddress,
     pub token: SecretString,
-    /// This and the other paths are absolute: they are typed in other terminals.
+    /// Absolute path, like the others here, since they are typed in other terminals.
     pub token_file: PathBuf,
     pub database: String,
-    /// A link to this program.
+    /// Path of a link to this program.
     pub program: PathBuf,
-    /// Whose `.salebell` it is.
+    /// Folder that contains `.salebell`.
     pub project: PathBuf,
-    /// Whether an empty catalogue gets the sample.
+    /// Whether the sample feed is loaded into an empty catalogue.
     pub sample: bool,
-    /// Until all is said.
+    /// Keeps the log quiet until the text has been printed.
     pub quiet: Quiet,
 }
 
-/// Where something listens.
+/// Address of a listener.
 pub struct ListenAddress {
     pub address: SocketAddr,
-    /// Where it would be, did not another program listen there.
+    /// Default address, if another program already listens on it.
     pub instead_of: Option<SocketAddr>,
 }
 
@@ -45,8 +45,8 @@ impl ListenAddress {
 }
 
 impl Welcome {
-    /// Loads the sample into an empty catalogue and says that all is ready, and what to try. When that fails, it
-    /// stops the process.
+    /// Loads the sample feed into an empty catalogue, and prints that everything is ready and what to try. If that
+    /// fails, it stops the process.
     pub async fn greet(self, app: App) -> anyhow::Result<()> {
         let greet = async {
             let client =
@@ -54,7 +54,7 @@ impl Welcome {
             if self.sample {
                 sample::load_into_empty_catalogue(&client, app.clock.now()).await?;
             }
-            // Whoever has closed our output does not want to know.
+            // A closed standard output is not a failure.
             let _ = std::io::stdout().write_all(self.text().as_bytes());
             Ok(())
         };
@@ -107,7 +107,7 @@ Try, in another terminal:
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell.
 pub fn quote(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);

@@ -1,4 +1,4 @@
-//! One range of a file on its way here: asked for anew from wherever it broke off, and never of another version.
+//! Download of one range of a file: requested again from wherever it broke off, and never mixed with another version.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,25 +18,26 @@ use tokio_util::sync::CancellationToken;
 use super::Positions;
 use crate::cli::api_client::{ApiClient, Attempted, Later, Refused, read_answer};
 
-/// Written to the disk at once.
+/// Most bytes written to disk at once.
 const WRITE_AT_ONCE: usize = 512 << 10;
-/// So often one request may be sent elsewhere: to where the bytes are kept, and perhaps from there.
+/// Most redirects of one request: to the store of the bytes, and perhaps onwards from there.
 const MAX_REDIRECTS: usize = 4;
 
-/// A version of a file, and where it is.
+/// A version of a file, and its address.
 pub struct Remote<'a> {
     pub client: &'a ApiClient,
     pub url: Url,
     pub length: u64,
-    /// The entity tag of the version; none when the API does not tell.
+    /// Entity tag of the version; `None` if the API sends none.
     pub tag: Option<String>,
-    /// Cancelled once the first range has begun to come: a link that may be used once wants that one first.
+    /// Cancelled once the first range has started to arrive: a link that may be used only once must serve that range
+    /// first.
     pub begun: CancellationToken,
 }
 
-/// Why a range did not arrive.
+/// Reason why a range did not arrive.
 pub enum RangeFailure {
-    /// The file is another by now.
+    /// The file has been replaced by another version.
     Changed,
     Refused(Refused),
 }
@@ -47,11 +48,11 @@ impl<E: Into<Refused>> From<E> for RangeFailure {
     }
 }
 
-/// Where the bytes go.
+/// Destination of the bytes.
 #[derive(Clone)]
 pub enum Sink {
     File(Arc<File>),
-    /// In order, with their hash.
+    /// In order, and hashed on the way.
     StandardOutput(Arc<Mutex<Context>>),
 }
 
@@ -71,10 +72,9 @@ impl Sink {
     }
 }
 
-/// Brings home what is missing of a range: from `start` to before `end` less what `positions` say is there.
-///
-/// # Errors
-/// The file is another by now, a refusal, nothing came within the longest wait, or the bytes cannot be written.
+/// Fetches what is missing of a range: from `start` up to but excluding `end`, less what `positions` says has arrived.
+/// %E Fails if the file has changed, the server refuses, nothing arrives within the longest wait, or the bytes cannot
+/// be written.
 pub async fn fetch(
     remote: &Remote<'_>,
     (start, end): (u64, u64),
@@ -112,7 +112,7 @@ pub async fn fetch(
     }
 }
 
-/// Writes what comes; returns why it ended before the range did.
+/// Writes the bytes as they arrive; returns the reason if the response ends before the range does.
 async fn copy(
     mut response: Response,
     start: u64,
@@ -153,14 +153,15 @@ async fn copy(
 }
 
 impl Remote<'_> {
-    /// Asks for the bytes from `at` to before `end`, those from `start` on are here; none when the file is another by
-    /// now.
+    /// Requests the bytes from `at` up to but excluding `end`; those from `start` to `at` have arrived. `None` if the
+    /// file has changed.
     async fn open(&self, start: u64, at: u64, end: u64) -> Attempted<Option<Response>> {
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let ours = self.client.is_ours(&url);
-            // The token goes to the API alone, and so does its entity tag: the store of the bytes has another. Where
-            // nothing is here yet that could be glued to another version, the API may send us there.
+            // The token is sent to the API only, and so is its entity tag, because the store of the bytes has another
+            // one. Before any byte has arrived there is nothing that could be mixed with another version, so the API
+            // may redirect.
             let mut request = self.client.request_at(Method::GET, url.clone());
             request = request.header(RANGE, format!("bytes={at}-{}", end - 1));
             if let Some(tag) = self.tag.as_ref().filter(|_| ours && at > start) {
@@ -188,7 +189,7 @@ impl Remote<'_> {
                 | StatusCode::PARTIAL_CONTENT
                 | StatusCode::PRECONDITION_FAILED
                 | StatusCode::RANGE_NOT_SATISFIABLE => Attempted::Done(None),
-                // The address was good for a short time only; the API makes another.
+                // The address was valid for a short time only; the API creates another.
                 StatusCode::FORBIDDEN if !ours => {
                     Attempted::Later(Later::new("the store of the bytes refuses: 403"))
                 }
@@ -202,7 +203,7 @@ impl Remote<'_> {
         Attempted::Refused(anyhow!("the server sends us from one address to the next").into())
     }
 
-    /// Whether an answer is what was asked for, of the version that is meant.
+    /// Whether a response is the requested range of the intended version.
     fn fits(&self, response: &Response, at: u64, end: u64, ours: bool) -> bool {
         let headers = response.headers();
         let is_other = match (&self.tag, text(headers, ETAG)) {
@@ -222,7 +223,7 @@ impl Remote<'_> {
     }
 }
 
-/// A header as text.
+/// Value of a header as text.
 pub fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }

@@ -1,7 +1,7 @@
-//! `salebell files get`: what is fetched, where it goes, and what a killed run left of it.
+//! `salebell files get`: what to fetch, where to put it, and the state that a killed run left behind.
 //!
-//! Bytes go into `FILE.part`, which has its full size from the start; a state file keeps which of them are there. When
-//! all are, they are held against the server's SHA-256, and only then the file gets its name.
+//! Bytes are written to `FILE.part`, which has its full size from the start; a state file records which of them have
+//! arrived. When all have, they are compared with the server's SHA-256, and only then is the file renamed.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -32,9 +32,9 @@ use crate::cli::api_client::{ApiClient, hex};
 use crate::domain::file::clean_name;
 use crate::error::chain;
 
-/// What has arrived is remembered this often.
+/// Interval between writes of the state.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// A file that is another one each time that it is asked for is none.
+/// Most changes of the file on the server during one run; after that, the command gives up.
 const MAX_CHANGES: usize = 3;
 
 /// Download a file of yours by its id, or any file by its share link.
@@ -60,7 +60,7 @@ pub struct GetArguments {
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever ends it early.
+/// Returns the failure that ended it early.
 pub async fn run(arguments: GetArguments) -> anyhow::Result<ExitCode> {
     let display = Display::default();
     let source = Source::parse(&arguments.source, || arguments.access.find_url())?;
@@ -82,7 +82,7 @@ pub async fn run(arguments: GetArguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Which file.
+/// The file to fetch.
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
     Own(Uuid),
@@ -90,7 +90,8 @@ enum Source {
 }
 
 impl Source {
-    /// `find_api` says where the API is, which a whole share link does not need to know.
+    /// Parses an id, an address or a share link. `find_api` returns the address of the API, which a complete share link
+    /// does not need.
     fn parse(given: &str, find_api: impl Fn() -> anyhow::Result<String>) -> anyhow::Result<Self> {
         if let Ok(id) = given.parse() {
             return Ok(Source::Own(id));
@@ -100,7 +101,7 @@ impl Source {
             let api = find_api()?;
             api.parse().with_context(|| format!("{api} is no URL"))
         };
-        // As the API tells paths: below its own address.
+        // A path as the API returns it, relative to its own address.
         let url = if given.starts_with('/') {
             api()?.join(given).map_err(|_| wrong())?
         } else {
@@ -122,12 +123,12 @@ impl Source {
     }
 }
 
-/// What the server says of the file, before any of it is fetched.
+/// Properties of the file as the server reports them before the download.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Version {
     name: String,
     length: u64,
-    /// In hexadecimal digits.
+    /// In hexadecimal.
     sha256: Option<String>,
     tag: Option<String>,
 }
@@ -142,14 +143,14 @@ impl Version {
     }
 }
 
-/// What is kept of a file that is being fetched.
+/// State of a file that is being fetched.
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
     version: Version,
     output: PathBuf,
-    /// Each from its first byte to before the second.
+    /// Offset of the first byte, and offset after the last.
     ranges: Vec<(u64, u64)>,
-    /// How many bytes of each are there.
+    /// Number of bytes of each range that have arrived.
     there: Vec<u64>,
 }
 
@@ -162,7 +163,7 @@ impl Memory {
     }
 }
 
-/// Keeps how far it is, also when the work is dropped in the middle.
+/// Stores the state, even if the work is dropped midway.
 struct Keeper {
     state: StateFile,
     memory: Memory,
@@ -182,7 +183,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Without it a second is lost.
+        // A failure loses a second's worth of progress.
         let _ = self.keep();
     }
 }
@@ -225,7 +226,7 @@ impl Get<'_> {
                     let there = size(file.offset);
                     bail!("{id} is not complete yet: {there} of it are there");
                 };
-                // Who is sent elsewhere for the bytes does without the tag: the hash tells versions apart too.
+                // If the bytes are elsewhere, the redirect leaves no tag; the hash distinguishes versions as well.
                 let tag = head.await.ok().and_then(|reply| text(&reply.headers, ETAG).map(str::to_owned));
                 Ok(Version { name: file.name, length, sha256: file.sha256, tag })
             }
@@ -266,7 +267,7 @@ impl Get<'_> {
         }
     }
 
-    /// Whether it arrived; not so when the file was another in the middle.
+    /// Returns whether the file arrived; `false` means that it changed before any byte was written.
     async fn to_standard_output(&self, version: &Version) -> anyhow::Result<bool> {
         let sum = Arc::new(Mutex::new(Context::new(&SHA256)));
         let (remote, positions) = (self.remote(version), Positions::new(1));
@@ -287,7 +288,7 @@ impl Get<'_> {
         }
     }
 
-    /// Whether it arrived; not so when the file was another in the middle.
+    /// Returns whether the file arrived; `false` means that it changed during the download.
     async fn to_file(&self, version: &Version) -> anyhow::Result<bool> {
         let named = self.output(version);
         let output = absolute(&named)?;
@@ -330,7 +331,7 @@ impl Get<'_> {
         match self.fetch_all(version, &mut keeper, &file).await {
             Ok(()) => {}
             Err(RangeFailure::Changed) => {
-                // The next round finds another version, and says so to nobody twice.
+                // The next round finds another version and starts from the beginning.
                 return self.forget(keeper, &part);
             }
             Err(RangeFailure::Refused(refused)) => {
@@ -385,7 +386,7 @@ impl Get<'_> {
         Ok(false)
     }
 
-    /// Holds the bytes against the server's hash and gives them their name.
+    /// Compares the bytes with the server's hash, and renames the file.
     async fn finish(
         &self,
         version: &Version,
@@ -414,7 +415,7 @@ impl Get<'_> {
         print(&format!("{shown}  {}  sha256 {here}{checked}", size(version.length)))
     }
 
-    /// As a person would name it.
+    /// Target path in the form that the user would type.
     fn output(&self, version: &Version) -> PathBuf {
         let own = || PathBuf::from(clean_name(&version.name));
         match &self.arguments.output {
@@ -432,7 +433,7 @@ impl Get<'_> {
     }
 }
 
-/// The same from every folder, for the state is found by it.
+/// Absolute path of the target. It identifies the state, so it must not depend on the current folder.
 fn absolute(output: &Path) -> anyhow::Result<PathBuf> {
     let name = output.file_name().ok_or_else(|| anyhow!("{} is no file", output.display()))?;
     let folder = match output.parent() {
@@ -453,7 +454,7 @@ fn with_ending(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// The file for the bytes, as large as it will be.
+/// Opens the file for the bytes, at its final size.
 fn open_part(path: &Path, length: u64, is_new: bool) -> anyhow::Result<Arc<File>> {
     let cannot = || format!("cannot write {}", path.display());
     let file = OpenOptions::new()
@@ -466,12 +467,12 @@ fn open_part(path: &Path, length: u64, is_new: bool) -> anyhow::Result<Arc<File>
     if is_new && length > 0 {
         let wanted = i64::try_from(length).context("the file is beyond all files")?;
         let made = match fallocate(&file, FallocateFlags::empty(), 0, wanted) {
-            // A file system that knows no allocation makes room as bytes come.
+            // A file system without preallocation allocates space as bytes arrive.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(length).with_context(cannot),
             other => other.with_context(cannot),
         };
         if let Err(failure) = made {
-            // Nobody shall wonder what an empty file is for.
+            // An empty file would only puzzle the user.
             let _ = std::fs::remove_file(path);
             return Err(failure);
         }
@@ -479,14 +480,14 @@ fn open_part(path: &Path, length: u64, is_new: bool) -> anyhow::Result<Arc<File>
     Ok(Arc::new(file))
 }
 
-/// RFC 9530: the SHA-256 of the whole.
+/// SHA-256 of the whole file, from `Repr-Digest` (RFC 9530).
 fn digest_of(headers: &HeaderMap) -> Option<String> {
     let header = text(headers, HeaderName::from_static("repr-digest"))?;
     let value = header.split(',').find_map(|one| one.trim().strip_prefix("sha-256=:")?.strip_suffix(':'))?;
     STANDARD.decode(value).ok().filter(|sum| sum.len() == 32).map(|sum| hex(&sum))
 }
 
-/// RFC 6266: the name in `Content-Disposition`, by RFC 8187 where it is told so.
+/// File name from `Content-Disposition` (RFC 6266), in the encoding of RFC 8187 if it is given so.
 fn name_of(headers: &HeaderMap) -> String {
     let header = text(headers, CONTENT_DISPOSITION).unwrap_or_default();
     let encoded = header.split(';').find_map(|part| part.trim().strip_prefix("filename*=UTF-8''"));
@@ -519,7 +520,7 @@ mod tests {
         assert_eq!(Source::parse("/d/x", api).unwrap(), link("https://api.example/d/x"));
         assert_eq!(Source::parse("https://b.example/d/x", none).unwrap(), link("https://b.example/d/x"));
         assert!(Source::parse("/d/x", none).is_err());
-        // The token is for one API only.
+        // The token belongs to one API only.
         for wrong in [
             &format!("https://b.example/v1/files/{id}"),
             "a.txt",

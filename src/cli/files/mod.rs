@@ -1,7 +1,7 @@
-//! `salebell files`: sends, fetches, lists, removes and shares files from a shell.
+//! `salebell files`: uploads, downloads, lists, removes and shares files from a shell.
 //!
-//! `put.rs` decides what is sent and remembers it, `upload.rs` brings one upload home over tus; `get.rs` decides what
-//! is fetched and remembers it, `download.rs` brings one range home.
+//! `put.rs` decides what is sent and keeps the state, and `upload.rs` completes one upload over tus; `get.rs` decides
+//! what is fetched and keeps the state, and `download.rs` completes one range.
 
 pub mod download;
 pub mod get;
@@ -30,11 +30,11 @@ use crate::cli::api_client::progress::ProgressLine;
 use crate::clock::Clock;
 use crate::error::chain;
 
-/// As shells tell that Ctrl-C ended a command.
+/// Exit code by which shells recognize that Ctrl-C ended a command.
 const INTERRUPTED: u8 = 130;
-/// How often a bar moves.
+/// Interval between updates of a bar.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// The most that one page of a list has.
+/// Most files on one page of a list.
 const PAGE: usize = 200;
 
 /// Upload, download, list, remove and share files.
@@ -71,7 +71,7 @@ pub enum FilesAction {
     },
 }
 
-/// A file, as far as a shell needs to know it.
+/// The fields of a file that the commands use.
 #[derive(Clone, Debug, Deserialize)]
 struct FileInfo {
     id: Uuid,
@@ -83,10 +83,10 @@ struct FileInfo {
     expires_at: DateTime<Utc>,
 }
 
-/// Does it.
+/// Runs the command.
 ///
 /// # Errors
-/// Whatever ends it early.
+/// Returns the failure that ended it early.
 pub async fn run(action: FilesAction) -> anyhow::Result<ExitCode> {
     match action {
         FilesAction::Put(arguments) => put::run(arguments).await,
@@ -99,7 +99,7 @@ pub async fn run(action: FilesAction) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Says on standard error, where there is no bar.
+/// Prints messages on standard error, for commands without a bar.
 fn plainly() -> Box<dyn Fn(&str) + Send + Sync> {
     Box::new(|line| eprintln!("{line}"))
 }
@@ -157,9 +157,9 @@ fn describe(file: &FileInfo, now: DateTime<Utc>) -> String {
     format!("{}  {size:>10}  {state:>8}  {expires:>8}  {}", file.id, printable(&file.name))
 }
 
-/// A time from now, in its two largest units.
+/// Formats the time from now in its two largest units.
 fn until(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    // Up: what was made a moment ago for two days has two days to live.
+    // Rounded up: what was created a moment ago for two days has two days left.
     let minutes = ((time - now).num_seconds() + 59).div_euclid(60);
     match (minutes / 1440, minutes % 1440 / 60, minutes % 60) {
         _ if minutes <= 0 => "now".to_owned(),
@@ -173,7 +173,7 @@ fn size(bytes: u64) -> String {
     BinaryBytes(bytes).to_string()
 }
 
-/// What a name may do to a terminal it may not do here.
+/// Replaces control characters, which could affect the terminal.
 fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -207,7 +207,7 @@ async fn share(
         Clock::system().now().checked_add_signed(life).unwrap_or(DateTime::<Utc>::MAX_UTC)
     });
     let wanted = json!({"expires_at": expires_at, "max_downloads": max_downloads});
-    // Asked twice because an answer was lost, there is still one link.
+    // With the key, a request that is repeated after a lost response creates only one link.
     let key = format!("\"{}\"", Uuid::now_v7().simple());
     let reply = client
         .retry("share the file", || {
@@ -221,8 +221,10 @@ async fn share(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints a line on standard output; a closed pipe is not an error.
+///
 /// # Errors
-/// Standard output cannot be written to. Whoever has closed it does not want to know.
+/// Fails if standard output cannot be written to.
 fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -230,7 +232,7 @@ fn print(line: &str) -> anyhow::Result<()> {
     }
 }
 
-/// How far the parts of a transfer are, in bytes of each.
+/// Number of bytes transferred, for each part of a transfer.
 #[derive(Clone)]
 pub struct Positions(Arc<Vec<AtomicU64>>);
 
@@ -252,7 +254,7 @@ impl Positions {
     }
 }
 
-/// What a person sees of a transfer. Whatever is said goes through it, so that lines and bar do not mix.
+/// Terminal output during a transfer. All messages go through it, so that they do not disturb the bar.
 #[derive(Clone, Default)]
 struct Display(Arc<Mutex<Option<ProgressLine>>>);
 
@@ -273,7 +275,7 @@ impl Display {
         *self.0.lock() = progress;
     }
 
-    /// Shows how far it is for as long as the work goes on.
+    /// Shows the progress while the work runs.
     async fn during<T>(
         &self,
         name: &str,
@@ -283,7 +285,7 @@ impl Display {
     ) -> T {
         let moved = Arc::new(AtomicU64::new(0));
         let progress = ProgressLine::of_transfer(moved.clone(), size);
-        // Also when the work is dropped in the middle, the bar goes.
+        // Removes the bar even if the work is dropped midway.
         let _shown = Shown { display: self, progress: progress.clone() };
         self.set(Some(progress.clone()));
         let (name, mut last) = (printable(name), Instant::now());

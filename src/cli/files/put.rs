@@ -1,4 +1,4 @@
-//! `salebell files put`: what is sent, in how many parts, and what a killed run left of it.
+//! `salebell files put`: what to send, in how many parts, and the state that a killed run left behind.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,10 +26,10 @@ use crate::cli::api_client::{ApiClient, Later, Refused, hex};
 use crate::clock::Clock;
 use crate::error::chain;
 
-/// From this size on a file goes in several parts, in bytes: below, one connection has no time to be slow.
+/// Size in bytes from which a file is sent in several parts. With a smaller one, a slow connection does not matter.
 const LARGE: u64 = 256 << 20;
 const PARTS_OF_LARGE: u8 = 4;
-/// Of standard input so many bytes are held, and as many once more while they are sent: nobody else has them.
+/// Bytes of standard input that are held in memory while as many are being sent: there is no other copy of them.
 const CHUNK: usize = 2 << 20;
 
 /// Upload files, whole or in parallel parts.
@@ -59,7 +59,7 @@ pub struct PutArguments {
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever ends it early.
+/// Returns the failure that ended it early.
 pub async fn run(arguments: PutArguments) -> anyhow::Result<ExitCode> {
     if arguments.name.is_some() && arguments.file.len() > 1 {
         eprintln!("salebell: --name is for one file, not for {}", arguments.file.len());
@@ -90,9 +90,9 @@ pub async fn run(arguments: PutArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why a file did not arrive.
+/// Reason why a file did not arrive.
 enum Ended {
-    /// What has been sent is kept, and another run goes on with it.
+    /// The server keeps what has been sent, and another run continues from there.
     Resumable(anyhow::Error),
     Final(anyhow::Error),
 }
@@ -109,17 +109,17 @@ impl From<Refused> for Ended {
     }
 }
 
-/// What is kept of a file that is being sent.
+/// State of a file that is being sent.
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
-    /// The keys of what is announced are made of it: announced twice, it is still one upload.
+    /// Basis of the idempotency keys: an upload that is announced twice is still one upload.
     session: Uuid,
     input: PathBuf,
-    /// Where each part ends; the last is the length.
+    /// End of each part; the last one is the length of the file.
     ends: Vec<u64>,
-    /// The uploads that have been announced, in the order of the parts.
+    /// Uploads that have been announced, in the order of the parts.
     uploads: Vec<Uuid>,
-    /// The file, once it has been put together.
+    /// The complete file, once the parts have been concatenated.
     together: Option<Uuid>,
 }
 
@@ -199,7 +199,7 @@ impl Put<'_> {
             };
             match self.bring_home(&local, memory, &mut state, taken_up).await {
                 Ok(id) => break id,
-                // It was removed, has expired, or belongs to another token's account.
+                // It was removed, has expired, or belongs to the account of another token.
                 Err(refused) if refused.is_gone() && taken_up => {
                     self.display
                         .say(&format!("what there was of {} is gone; sending it anew", path.display()));
@@ -230,7 +230,7 @@ impl Put<'_> {
         Ok(found)
     }
 
-    /// Waits while the server still puts it together.
+    /// Waits while the server is still concatenating the parts.
     async fn read_complete(&self, id: Uuid) -> Result<Value, Refused> {
         let mut patience = self.client.patience("wait until it is put together");
         let path = format!("v1/files/{id}");
@@ -249,7 +249,7 @@ impl Put<'_> {
         u64::from(self.arguments.parts.unwrap_or(of_size))
     }
 
-    /// Announces, fills and puts together what is not so yet; returns the file.
+    /// Announces and fills the uploads and concatenates them, skipping what is done already; returns the file.
     async fn bring_home(
         &self,
         local: &Local<'_>,
@@ -321,7 +321,7 @@ impl Put<'_> {
         Announcement { name, expires_in: self.arguments.expires_in.map(|life| life.as_secs()), key, kind }
     }
 
-    /// The file has their bytes. One that stays would only be in the way of lists, and goes by itself in time.
+    /// Removes the parts, whose bytes the file now has. A part that stays would only clutter lists until it expires.
     async fn remove_parts(&self, memory: &Memory) {
         for part in &memory.uploads {
             let remove = || self.client.request(Method::DELETE, &format!("v1/files/{part}"), None);
@@ -384,9 +384,9 @@ impl Put<'_> {
     }
 }
 
-/// A file on this side.
+/// A local file that is being sent.
 struct Local<'a> {
-    /// As it was given.
+    /// Path as given by the user.
     path: &'a Path,
     name: &'a str,
     length: u64,
@@ -394,8 +394,10 @@ struct Local<'a> {
     check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
 }
 
+/// Compares the hash of the server with that of the bytes read here.
+///
 /// # Errors
-/// The server has other bytes than were read here.
+/// Fails if they differ.
 fn compare(found: &Value, sum: &[u8], path: &Path) -> anyhow::Result<()> {
     let (there, here) = (found["sha256"].as_str().unwrap_or("none"), hex(sum));
     if there == here {
@@ -408,7 +410,7 @@ fn compare(found: &Value, sum: &[u8], path: &Path) -> anyhow::Result<()> {
     ))
 }
 
-/// Reads a file for its hash on a thread of its own, beside the parts that are sent.
+/// Hashes a file on a separate thread while its parts are being sent.
 pub fn hash_file(file: Arc<File>, length: u64) -> tokio::task::JoinHandle<std::io::Result<Vec<u8>>> {
     tokio::task::spawn_blocking(move || {
         let (mut sum, mut at) = (Context::new(&SHA256), 0);
@@ -431,7 +433,7 @@ fn read_chunks(input: &mut impl Read, chunks: &mpsc::Sender<std::io::Result<Byte
             Ok(_) => chunks.blocking_send(Ok(chunk.into())),
             Err(error) => chunks.blocking_send(Err(error)),
         };
-        // Nobody takes it only when sending has failed, which is told there.
+        // The receiver is gone only if sending has failed, which is reported there.
         if is_last || sent.is_err() {
             return;
         }

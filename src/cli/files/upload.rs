@@ -1,5 +1,5 @@
-//! One upload over tus 1.0.0 (<https://tus.io/protocols/resumable-upload>): made once, and filled from wherever the
-//! server says that it is, until it is whole.
+//! One upload over tus 1.0.0 (<https://tus.io/protocols/resumable-upload>): created once, and filled from the offset
+//! that the server reports, until it is complete.
 
 use std::fs::File;
 use std::io;
@@ -22,33 +22,33 @@ use crate::cli::api_client::{
 };
 
 const BYTES: &str = "application/offset+octet-stream";
-/// Read from the disk at once.
+/// Most bytes read from disk at once.
 const READ_AT_ONCE: usize = 256 << 10;
 
-/// What an upload is announced with.
+/// Properties of an upload that is to be created.
 pub struct Announcement<'a> {
     pub name: &'a str,
-    /// After so many seconds the file goes.
+    /// Seconds after which the file expires.
     pub expires_in: Option<u64>,
-    /// The same key is the same upload, however often it is announced.
+    /// Idempotency key: the same key is the same upload, however often it is announced.
     pub key: String,
     pub kind: UploadKind<'a>,
 }
 
-/// Which kind of upload.
+/// Kind of upload.
 pub enum UploadKind<'a> {
     Whole(u64),
     Partial(u64),
-    /// The length is told with the last bytes.
+    /// The length is sent with the last bytes.
     Deferred,
-    /// Put together of these.
+    /// Concatenation of these uploads.
     Final(&'a [Uuid]),
 }
 
-/// Makes an upload.
+/// Creates an upload.
 ///
 /// # Errors
-/// A refusal, or no answer within the longest wait.
+/// Fails if the API refuses, or does not respond within the longest wait.
 pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Result<Uuid, Refused> {
     let query = announcement.expires_in.map(|seconds| format!("expires_in={seconds}"));
     let name = STANDARD.encode(announcement.name);
@@ -76,19 +76,20 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
     Ok(id.parse().with_context(|| format!("the answer names no upload: {location:?}"))?)
 }
 
-/// A file on the disk while it is sent.
+/// Part of a local file that is being sent as one upload.
 pub struct LocalBytes {
     pub file: Arc<File>,
-    /// From the first to before the second, which is one upload.
+    /// Offset of the first byte, and offset after the last.
     pub range: (u64, u64),
-    /// Says when the file is not any more what it was.
+    /// Fails if the file has changed since the upload began.
     pub check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
 }
 
-/// Fills an upload from the disk; returns when the server has all of it.
+/// Fills an upload from disk; returns once the server has all of it.
 ///
 /// # Errors
-/// A refusal (gone, when it was removed or has expired), or nothing moved within the longest wait.
+/// Fails if the API refuses (as gone, if the upload was removed or has expired), or if there is no progress within the
+/// longest wait.
 pub async fn fill(
     client: &ApiClient,
     id: Uuid,
@@ -127,10 +128,10 @@ pub async fn fill(
     }
 }
 
-/// Adds bytes of which there is no other copy, the first of which is at `at`. `total` ends the upload.
+/// Adds bytes of which there is no other copy; the first of them is at offset `at`. `total` completes the upload.
 ///
 /// # Errors
-/// Those of `fill`; the server does not have any more what it had.
+/// Same as [`fill`]; also fails if the server has lost bytes that it had.
 pub async fn add(
     client: &ApiClient,
     id: Uuid,
@@ -171,15 +172,15 @@ pub async fn add(
         if offset > now {
             patience.renew();
         }
-        // Its last answer was lost: the length is known there.
+        // The last response was lost if the server already knows the length.
         (now, told) = (offset, length.is_some());
     }
 }
 
-/// How many bytes the server has.
+/// Number of bytes that the server has.
 ///
 /// # Errors
-/// A refusal, or no answer within the longest wait.
+/// Fails if the API refuses, or does not respond within the longest wait.
 pub async fn offset(client: &ApiClient, id: Uuid) -> Result<u64, Refused> {
     Ok(progress(client, id).await?.0)
 }
@@ -211,7 +212,7 @@ fn tus(request: RequestBuilder) -> RequestBuilder {
     request.header("tus-resumable", "1.0.0")
 }
 
-/// A body, and how much of it has been taken.
+/// A request body, and the number of its bytes consumed so far.
 struct Feed {
     body: Body,
     moved: Arc<AtomicU64>,
@@ -255,7 +256,7 @@ async fn send(
     }
 }
 
-/// How far it is now, when that is further than `at`.
+/// New offset, if it is beyond `at`.
 fn judge(answer: Attempted<Reply>, at: u64) -> Result<u64, Attempted<()>> {
     match answer {
         Attempted::Done(reply) => {
@@ -266,7 +267,7 @@ fn judge(answer: Attempted<Reply>, at: u64) -> Result<u64, Attempted<()>> {
     }
 }
 
-/// The bytes of a file as a body, read as they are taken.
+/// Body that reads the bytes of a file on demand.
 fn read(file: Arc<File>, start: u64, end: u64, positions: Positions, part: usize) -> Feed {
     let moved = Arc::new(AtomicU64::new(0));
     let (begun, counter) = (positions.get(part), moved.clone());
@@ -286,8 +287,10 @@ fn read(file: Arc<File>, start: u64, end: u64, positions: Positions, part: usize
     Feed { body: Body::wrap_stream(pieces), moved }
 }
 
+/// Reads the next piece of a file.
+///
 /// # Errors
-/// The file ends before `end`, or cannot be read.
+/// Fails if the file ends before `end`, or cannot be read.
 pub fn read_piece(file: &File, at: u64, end: u64) -> io::Result<Bytes> {
     let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(READ_AT_ONCE);
     let mut piece = vec![0; wanted];

@@ -1,4 +1,4 @@
-//! What a report asks of the API.
+//! Requests that a report sends to the API.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use uuid::Uuid;
 use crate::cli::api_client::ApiClient;
 use crate::error::{Problem, chain};
 
-/// What the API says to a slice.
+/// Response of the API to a slice.
 #[derive(Debug, Deserialize)]
 pub struct SliceReceipt {
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
-    /// All that were refused; of many the API tells only the first.
+    /// Number of refused lines; if there are many, the API lists only the first of them.
     pub rejected_count: u64,
     pub rejected: Vec<RejectedLine>,
     /// Lines that were accepted without a field that could not be understood.
@@ -26,21 +26,21 @@ pub struct SliceReceipt {
 }
 
 impl SliceReceipt {
-    /// Whether every refusal is told.
+    /// Whether every refusal is listed.
     pub fn tells_all(&self) -> bool {
         self.rejected.len() as u64 == self.rejected_count
     }
 }
 
-/// One line that the API refused, or warns of.
+/// A line that the API refused, or warns about.
 #[derive(Debug, Deserialize)]
 pub struct RejectedLine {
-    /// The line of the request, from 0.
+    /// Zero-based index of the line in the request.
     pub index: usize,
     pub problem: Problem,
 }
 
-/// What became of a batch.
+/// Progress and outcome of a batch.
 #[derive(Debug, Default, Deserialize)]
 pub struct BatchCounts {
     pub done: bool,
@@ -50,17 +50,18 @@ pub struct BatchCounts {
     pub quarantined: u64,
     pub failed: u64,
     pub new_lows: u64,
-    /// 0 also where the API is of a version before.
+    /// 0 as well if the API is of an earlier version.
     #[serde(default)]
     pub too_old_to_ring: u64,
     pub transitions: std::collections::BTreeMap<String, u64>,
 }
 
 impl ApiClient {
-    /// Reports one slice under its key; returns once the API has taken it. `backfill` rings no bells.
+    /// Reports one slice under its idempotency key; returns once the API has accepted it. With `backfill`, it triggers
+    /// no notices.
     ///
     /// # Errors
-    /// A refusal of the whole slice, or no answer within the longest wait.
+    /// Fails if the API refuses the whole slice, or does not respond within the longest wait.
     pub async fn report(&self, key: &str, body: &Bytes, backfill: bool) -> anyhow::Result<SliceReceipt> {
         let query = if backfill { Some("backfill=true") } else { None };
         let reply = self.retry("report", || {
@@ -78,10 +79,10 @@ impl ApiClient {
         }
     }
 
-    /// Waits until a batch is done.
+    /// Waits until a batch is recorded.
     ///
     /// # Errors
-    /// When it is not done within the longest wait, or cannot be asked for.
+    /// Fails if that takes longer than the longest wait, or if the batch cannot be queried.
     pub async fn wait_for(&self, batch: Uuid) -> anyhow::Result<BatchCounts> {
         let begin = Instant::now();
         let mut pause = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! Opens what is reported: a file or standard input.
+//! Input of a report: a file, or standard input.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 
 use crate::feed::input::{self, FeedFormat, Input};
 
-/// Where the lines come from.
+/// Source of the lines.
 #[derive(Clone, Debug)]
 pub enum ReportSource {
     StandardInput,
@@ -15,15 +15,15 @@ pub enum ReportSource {
 }
 
 impl ReportSource {
-    /// `-` is standard input.
+    /// Parses the argument; `-` is standard input.
     pub fn parse(text: &str) -> Self {
         if text == "-" { Self::StandardInput } else { Self::File(PathBuf::from(text)) }
     }
 
-    /// Opens it and finds out what it is.
+    /// Opens the source and detects its format.
     ///
     /// # Errors
-    /// When it cannot be read, or is evidently something else.
+    /// Fails if it cannot be read, or is recognizably something else.
     pub async fn open(&self) -> anyhow::Result<Input> {
         let input = match self {
             Self::StandardInput => {

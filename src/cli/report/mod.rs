@@ -1,8 +1,8 @@
 //! `salebell report`: streams a CSV or NDJSON file to `POST /v1/prices`.
 //!
-//! The input is cut into slices (`slices.rs`). Each slice is one request under one `Idempotency-Key`, and is
-//! held in memory until its 202 arrives; a session file (`session.rs`) keeps which slices arrived. So a broken
-//! connection, a restarted server and a killed client lose nothing and double nothing.
+//! The input is cut into slices (`slices.rs`). Each slice is one request with one `Idempotency-Key`, and is held in
+//! memory until its 202 arrives; a session file (`session.rs`) records which slices have arrived. As a result, a broken
+//! connection, a restarted server or a killed client neither loses nor duplicates anything.
 
 pub mod client;
 pub mod input;
@@ -30,12 +30,12 @@ use crate::error::chain;
 use crate::feed::input::Input;
 use crate::feed::mapping::Mapping;
 
-/// How many refused lines are printed; `--rejects` has all.
+/// Most refused lines printed; `--rejects` gets all of them.
 const PRINTED_REFUSALS: u64 = 20;
-/// Up to so many lines are one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so that a request that
-/// breaks off has left nothing behind.
+/// Most lines of a slice. That many fit into one message of the bus (`domain::batch::MAX_OBSERVATIONS`), so a request
+/// that breaks off leaves nothing behind.
 const MAX_SLICE: i64 = crate::domain::batch::MAX_OBSERVATIONS as i64;
-/// How many observations `--dry-run` prints.
+/// Most observations that `--dry-run` prints.
 const PRINTED_OBSERVATIONS: usize = 5;
 
 /// Report the prices of a file.
@@ -79,7 +79,7 @@ pub struct ReportArguments {
     dry_run: bool,
 }
 
-/// What has been counted so far.
+/// Counts of lines so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     accepted: u64,
@@ -97,17 +97,17 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// Everything of a report that the summary tells.
+/// Content of the final summary.
 #[derive(Debug, Default)]
 struct Summary {
     tally: Tally,
     counts: BatchCounts,
 }
 
-/// Runs the command; the code is 0 or 2.
+/// Runs the command; the exit code is 0 or 2.
 ///
 /// # Errors
-/// Whatever ends it early.
+/// Returns the failure that ended it early.
 pub async fn run(arguments: ReportArguments) -> anyhow::Result<ExitCode> {
     let cutter = Cutter {
         mapping: Mapping::parse(&arguments.map, &arguments.set)?,
@@ -220,8 +220,9 @@ async fn send_slice(
     Ok(AcceptedSlice { number, digest, batch_id, accepted, refused, warnings })
 }
 
-/// Which lines of a slice are refused, where its answer does not tell all of them: it is sent again in smaller and smaller
-/// parts, until each answer does. What has been accepted before changes nothing when it comes again.
+/// Finds the refused lines of a slice whose response does not list all of them. The slice is sent again in smaller and
+/// smaller parts, until each response lists all of its refusals. Lines that were accepted before have no effect when
+/// sent again.
 async fn find_refusals(
     client: &ApiClient,
     key: &str,
@@ -261,7 +262,7 @@ fn check_receipt(receipt: &SliceReceipt, lines: usize) -> anyhow::Result<()> {
     }
 }
 
-/// What the answer says of lines of the request, by the lines of the input.
+/// Translates refusals or warnings of the response from lines of the request to lines of the input.
 fn read_lines(told: &[RejectedLine], lines: &[u64]) -> anyhow::Result<Vec<LineRefusal>> {
     let read = |RejectedLine { index, problem }: &RejectedLine| {
         let line = lines.get(*index).copied();
@@ -298,7 +299,7 @@ async fn check_only(
 
 type Cutting = tokio::task::JoinHandle<anyhow::Result<()>>;
 
-/// Reads and cuts on a thread of its own, one slice ahead of what is being sent.
+/// Reads and cuts on a separate thread, one slice ahead of the one being sent.
 fn start_cutting(
     cutter: Cutter,
     input: Input,
@@ -323,7 +324,7 @@ fn open_session(
     url: &str,
 ) -> anyhow::Result<Session> {
     match source {
-        // A pipe given as a file cannot be read again either.
+        // A pipe passed as a file cannot be read again either.
         ReportSource::File(path) if path.is_file() => {
             let mapping = serde_json::to_string(&cutter.mapping).context("cannot describe the mapping")?;
             let options =
@@ -372,12 +373,12 @@ fn print_summary(arguments: &ReportArguments, summary: &Summary) {
     }
 }
 
-/// What becomes of a line that is told of.
+/// Kind of a line that is reported.
 #[derive(Clone, Copy, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
     Refused,
-    /// It was accepted, without the field that the reason names.
+    /// The line was accepted, without the field that the reason names.
     Warning,
 }
 
@@ -389,7 +390,7 @@ struct Told<'r> {
     kind: Kind,
 }
 
-/// Tells refused lines and warnings: the first on standard error, all of them to a file.
+/// Reports refused lines and warnings: the first ones on standard error, all of them to a file.
 struct Refusals {
     file: Option<(PathBuf, BufWriter<File>)>,
     told: u64,

@@ -1,9 +1,9 @@
-//! What a report remembers, so that it can be taken up where it was killed.
+//! State of a report, which allows it to resume after it was killed.
 //!
-//! One file a report under `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of the input's path,
-//! size and time and of every option that changes what is sent. Its first line is the session, each further
-//! line a slice that was accepted. It is removed once all is done. Standard input cannot be read again, so it
-//! has no file.
+//! There is one file per report in `${XDG_STATE_HOME:-~/.local/state}/salebell`, named by a hash of the input's path,
+//! size and modification time and of every option that changes what is sent. Its first line is the session, and each
+//! further line is a slice that was accepted. It is removed once everything is done. Standard input cannot be read
+//! again, so it has no file.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -22,13 +22,13 @@ use crate::cli::api_client::state::{open_locked, write_line};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptedSlice {
     pub number: u64,
-    /// What was sent, by its digest: a changed input is noticed.
+    /// Digest of what was sent, to detect that the input has changed.
     pub digest: String,
-    /// `None` when every line was refused.
+    /// `None` if every line was refused.
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     pub refused: Vec<LineRefusal>,
-    /// Lines that were accepted without one of their fields, and which.
+    /// Lines that were accepted without one of their fields; the reason names the field.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<LineRefusal>,
 }
@@ -39,7 +39,7 @@ struct Header {
     input: String,
 }
 
-/// One report of one input, over as many runs as it takes.
+/// One report of one input, over one or more runs.
 #[derive(Debug)]
 pub struct Session {
     id: Uuid,
@@ -48,15 +48,16 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that is not remembered.
+    /// Creates a session that is not stored.
     pub fn unremembered() -> Self {
         Self { id: Uuid::now_v7(), done: Vec::new(), file: None }
     }
 
-    /// The session of a file, new or as it was left. `options` is everything that changes what is sent.
+    /// Opens the session of a file: a new one, or that of an earlier run. `options` contains everything that changes
+    /// what is sent.
     ///
     /// # Errors
-    /// When the input or the state file cannot be read, or another process reports the same right now.
+    /// Fails if the input or the state file cannot be read, or if another process is running the same report.
     pub fn open(input: &Path, options: &str) -> anyhow::Result<Self> {
         let describe = || {
             let path = input.canonicalize()?;
@@ -77,7 +78,7 @@ impl Session {
             let mut good = reader.read_until(b'\n', &mut line)? as u64;
             let header = serde_json::from_slice::<Header>(&line).ok().filter(|_| line.ends_with(b"\n"));
             let Some(header) = header else {
-                // New, or killed before its first line was whole: nothing had been sent by then.
+                // New, or killed before its first line was complete, at which point nothing had been sent.
                 let header = Header { session: Uuid::now_v7(), input: input.to_owned() };
                 file.set_len(0)?;
                 file.rewind()?;
@@ -95,7 +96,7 @@ impl Session {
                 }
                 good += read;
             }
-            // A last line that a kill cut off goes; its slice is sent again under the same key.
+            // A last line that a kill cut off is removed; its slice is sent again under the same key.
             file.set_len(good)?;
             file.seek(SeekFrom::Start(good))?;
             Ok::<_, std::io::Error>((header.session, done))
@@ -104,20 +105,20 @@ impl Session {
         Ok(Self { id, done, file: Some((path, file)) })
     }
 
-    /// How many slices an earlier run brought home.
+    /// Number of slices that earlier runs completed.
     pub fn resumed(&self) -> usize {
         self.done.len()
     }
 
-    /// Whether a killed run can be taken up.
+    /// Whether a killed run can be resumed.
     pub fn is_remembered(&self) -> bool {
         self.file.is_some()
     }
 
-    /// What an earlier run got for this slice.
+    /// Result that an earlier run received for this slice.
     ///
     /// # Errors
-    /// When the input is not what it was then.
+    /// Fails if the input has changed since then.
     pub fn find(&self, slice: &ReportSlice) -> anyhow::Result<Option<&AcceptedSlice>> {
         let Some(done) = usize::try_from(slice.number).ok().and_then(|number| self.done.get(number)) else {
             return Ok(None);
@@ -131,16 +132,16 @@ impl Session {
         Ok(Some(done))
     }
 
-    /// The key under which the API knows a slice, whenever and however often it is sent: a structured-field
-    /// string (draft-ietf-httpapi-idempotency-key-header-07).
+    /// Idempotency key of a slice, the same however often it is sent: a structured-field string
+    /// (draft-ietf-httpapi-idempotency-key-header-07).
     pub fn key(&self, slice: &ReportSlice) -> String {
         format!("\"{}-{}-{}\"", self.id.simple(), slice.number, &slice.digest[..16])
     }
 
-    /// Keeps, durably, that a slice was accepted.
+    /// Records durably that a slice was accepted.
     ///
     /// # Errors
-    /// When the state file cannot be written.
+    /// Fails if the state file cannot be written.
     pub fn keep(&mut self, slice: AcceptedSlice) -> anyhow::Result<()> {
         if let Some((path, file)) = &mut self.file {
             write_line(file, &slice).with_context(|| format!("cannot write {}", path.display()))?;
@@ -148,10 +149,10 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets the session: everything has been done.
+    /// Removes the state: everything is done.
     pub fn finish(self) {
         if let Some((path, _lock)) = self.file {
-            // A file that stays would only make the next report of the same input ask for nothing.
+            // If the file stays, the next report of the same input merely sends nothing.
             let _ = fs::remove_file(path);
         }
     }

@@ -1,6 +1,6 @@
 //! Cuts the mapped records into slices, each of which is one request.
 //!
-//! The same input with the same options is always cut alike: that is what resuming stands on.
+//! The same input with the same options is always cut in the same way, which resuming relies on.
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -10,49 +10,49 @@ use crate::feed::input::{FeedFormat, Input};
 use crate::feed::mapping::{ColumnMapping, Mapping};
 use crate::feed::records::{Content, Record, Records, shorten};
 
-/// A slice is cut before it grows beyond this, in bytes, however few lines it has.
+/// Most bytes of a slice with several lines; it is cut before it grows larger.
 const LARGEST_SLICE: usize = 4 << 20;
 
-/// A line that was refused and why.
+/// A refused line, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LineRefusal {
-    /// The line of the input on which the record begins, from 1.
+    /// Line of the input on which the record begins, from 1.
     pub line: u64,
     pub reason: String,
 }
 
-/// A run of observations that is sent at once.
+/// Observations that are sent in one request.
 #[derive(Debug)]
 pub struct ReportSlice {
-    /// From 0.
+    /// Zero-based.
     pub number: u64,
-    /// NDJSON.
+    /// Observations as NDJSON.
     pub body: Bytes,
-    /// The line of the input that each line of the body came from.
+    /// Line of the input that each line of the body came from.
     pub lines: Vec<u64>,
-    /// Records before the end of this slice that were not worth sending.
+    /// Records that were refused before sending, up to the end of this slice.
     pub refused: Vec<LineRefusal>,
-    /// The SHA-256 of the body and of the numbers of its lines.
+    /// SHA-256 of the body and of its line numbers.
     pub digest: String,
 }
 
-/// Which cuts to make.
+/// Options that determine the cuts.
 #[derive(Debug)]
 pub struct Cutter {
     pub mapping: Mapping,
     pub delimiter: Option<u8>,
-    /// Lines a slice.
+    /// Most lines of a slice.
     pub lines: usize,
 }
 
 impl Cutter {
-    /// Reads the whole input and gives one slice after another to `slices`; waits while nobody takes them. Only
-    /// to be called on a thread that may block.
+    /// Reads the whole input and sends one slice after another to `slices`; blocks while the receiver is busy. Must be
+    /// called on a thread that may block.
     ///
-    /// `ignored` gets the columns that are not reported.
+    /// `ignored` receives the columns that are not reported.
     ///
     /// # Errors
-    /// When the input breaks off or its header does not fit the mapping.
+    /// Fails if the input cannot be read to its end, or if its header does not fit the mapping.
     pub fn cut(
         &self,
         input: Input,
@@ -88,7 +88,7 @@ impl Cutter {
                     next.lines.push(record.line);
                 }
             }
-            // Refusals count, so that a file of nothing else is no heap of them.
+            // Refusals count as well, so a file with nothing else does not pile them up in memory.
             if next.lines.len() + next.refused.len() >= self.lines {
                 let number = next.number + 1;
                 let full = std::mem::replace(&mut next, Draft::new(number));
@@ -98,7 +98,7 @@ impl Cutter {
             }
         }
         if !next.lines.is_empty() || !next.refused.is_empty() {
-            // Nobody takes it only when sending has failed, which is told there.
+            // The receiver is gone only if sending has failed, which is reported there.
             let _ = slices.blocking_send(next.finish());
         }
         Ok(())
