@@ -241,7 +241,7 @@ impl PriceIntake {
         if !self.app.bus.outlives_database() {
             return query.await.map(Some);
         }
-        if !self.app.readiness.reasons().await.is_empty() {
+        if !self.app.health.readiness.reasons().await.is_empty() {
             return Ok(None);
         }
         match self.app.deadline.run(OPTIONAL_QUERY_TIMEOUT, query).await {

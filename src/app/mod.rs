@@ -15,11 +15,14 @@ use crate::config::{Config, DatabaseConfig};
 use crate::database::connect::{connect_options, make_pool};
 use crate::database::deadline::Deadline;
 use crate::database::iam_tokens::Tokens;
+use crate::database::log_in::LogIn;
 use crate::database::notifications::Notifications;
 use crate::database::pool::{Password, PgPool};
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::files::active_uploads::Uploads;
 use crate::files::blobs::Blobs;
+use crate::health::Health;
 use crate::health::dead_man::DeadMan;
 use crate::health::disk::Disk;
 use crate::health::readiness::Readiness;
@@ -44,9 +47,7 @@ pub struct AppState {
     /// What may be a second old: catalogue, deals, history.
     pub reader: PgPool,
     /// What every pool logs in with.
-    pub password: Password,
-    /// What it is with `database.iam`.
-    pub tokens: Option<Tokens>,
+    pub log_in: LogIn,
     /// Who we are to AWS.
     pub aws: Chain,
     /// Reads single games through `reader`.
@@ -63,24 +64,14 @@ pub struct AppState {
     pub authenticator: Authenticator,
     /// Counts downloads and log-ins.
     pub activity: Activity,
-    /// The bytes of files.
-    pub blobs: Blobs,
-    /// Those that this process receives just now.
-    pub uploads: Uploads,
+    pub files: Files,
     /// How much is kept for idempotency keys.
     pub kept_answers: KeptAnswers,
     /// Rings when another process has put something into a queue of the database.
     pub notifications: Notifications,
     /// Limits work with the database.
     pub deadline: Deadline,
-    /// What `/readyz` knows of the database.
-    pub readiness: Readiness,
-    /// What the watchdog asks.
-    pub watchdog: Watchdog,
-    /// Hears the load balancer.
-    pub dead_man: DeadMan,
-    /// What `/readyz` knows of the instance's own disk.
-    pub disk: Disk,
+    pub health: Health,
     /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
     pub stopping: CancellationToken,
 }
@@ -130,25 +121,28 @@ impl AppState {
                 activity.clone(),
             ),
             activity,
-            blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
-            uploads: Uploads::default(),
+            files: Files {
+                blobs: Blobs::new(&config.files, &aws).map_err(Error::internal)?,
+                uploads: Uploads::default(),
+            },
+            health: Health {
+                readiness,
+                watchdog: Watchdog::default(),
+                dead_man: DeadMan::default(),
+                disk: Disk::new(&config.instance),
+            },
             kept_answers: KeptAnswers::default(),
             games: GameLoader::new(reader.clone()),
-            disk: Disk::new(&config.instance),
             config,
             writer,
             reader,
-            password,
-            tokens,
+            log_in: LogIn { password, tokens },
             aws,
             clock,
             cpu: CpuTime::default(),
             keyring,
             notifications: Notifications::default(),
             deadline,
-            readiness,
-            watchdog: Watchdog::default(),
-            dead_man: DeadMan::default(),
             stopping: CancellationToken::new(),
         }))
     }
@@ -164,23 +158,13 @@ impl AppState {
         let reader = settings.reader_url.as_ref().map(|url| connect_options(settings, url.expose_secret()));
         // Without a reader's URL the reader is the writer's pool.
         let reader = reader.transpose()?.unwrap_or_else(|| writer.clone());
-        let pools = [(&self.reader, reader), (self.readiness.pool(), writer.clone()), (&self.writer, writer)];
-        if let Some(tokens) = &self.tokens {
+        let pools =
+            [(&self.reader, reader), (self.health.readiness.pool(), writer.clone()), (&self.writer, writer)];
+        if let Some(tokens) = &self.log_in.tokens {
             return tokens.log_in(pools.map(|(pool, options)| (pool.clone(), options)).into());
         }
         pools.into_iter().for_each(|(pool, options)| pool.set_connect_options(options));
-        self.password.renewed();
+        self.log_in.password.renewed();
         Ok(())
-    }
-
-    /// Waits until there is something to log in to the database with: for commands, which end when they cannot.
-    ///
-    /// # Errors
-    /// There are no credentials of AWS to make a token with; it tells why.
-    pub async fn can_log_in(&self) -> Result<()> {
-        match &self.tokens {
-            Some(tokens) => tokens.first().await,
-            None => Ok(()),
-        }
     }
 }

@@ -228,6 +228,6 @@ async fn in_plain_words<T>(app: &App, outcome: Result<T>) -> anyhow::Result<T> {
 /// For a command that ends: what a service would wait for must be there.
 async fn open(config: Config) -> Result<App> {
     let app = AppState::new(config, Clock::system())?;
-    app.can_log_in().await?;
+    app.log_in.available().await?;
     Ok(app)
 }

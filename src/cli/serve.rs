@@ -16,7 +16,7 @@ pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
     // The first log-in to the database takes its time, and so does the certificate that is minted below.
     tokio::spawn({
         let app = app.clone();
-        async move { app.readiness.reasons().await }
+        async move { app.health.readiness.reasons().await }
     });
     keep_new(&app, origin);
     let server = Server::bind(app.clone()).await?;
@@ -34,7 +34,7 @@ pub async fn api(config: Config, origin: Origin) -> Result<ExitCode> {
         parts.push(Part::new("the look at the disk", disk::run(app.clone())));
     }
     let ended = process::run(app.clone(), "api", metrics, parts).await;
-    if app.dead_man.has_fired() {
+    if app.health.dead_man.has_fired() {
         Ok(ExitCode::from(dead_man::EXIT_CODE))
     } else {
         ended.map(|()| ExitCode::SUCCESS)

@@ -3,5 +3,6 @@
 pub mod connect;
 pub mod deadline;
 pub mod iam_tokens;
+pub mod log_in;
 pub mod notifications;
 pub mod pool;

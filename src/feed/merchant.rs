@@ -399,7 +399,7 @@ mod tests {
             observe_of(&euros, &[("id", "1"), ("price", "18.49"), ("sale_price", "9 EUR")], now).unwrap();
         assert_eq!((seen.price.as_deref(), seen.currency.as_deref()), (Some("9"), Some("EUR")));
         let refused = observe_of(&euros, &[("id", "1"), ("price", "18.49 USD")], now).unwrap_err();
-        assert_eq!(refused, "has a price in USD, and its currency is said to be EUR");
+        assert_eq!(refused, "has a price in USD, but the currency given for it is EUR");
         let refused = observe_of(&euros, &[("price", "18.49"), ("sale_price", "9 USD")], now).unwrap_err();
         assert!(refused.starts_with("has a sale_price in USD"), "{refused}");
         for odd in [

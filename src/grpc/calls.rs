@@ -52,7 +52,7 @@ impl Calls {
 /// The outermost layer: everything that is answered has passed it.
 pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next) -> Response {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
-    calls.app.dead_man.note_health_check(request.headers());
+    calls.app.health.dead_man.note_health_check(request.headers());
     let id = request_id(request.headers());
     let method = METHODS.iter().find(|method| method.path == request.uri().path());
     let mut record = Record::new(&calls.app, method, id.clone(), TraceContext::of(request.headers()));

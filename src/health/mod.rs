@@ -6,3 +6,20 @@ pub mod disk;
 pub mod readiness;
 pub mod systemd;
 pub mod watchdog;
+
+use self::dead_man::DeadMan;
+use self::disk::Disk;
+use self::readiness::Readiness;
+use self::watchdog::Watchdog;
+
+/// What is known of the process's health.
+pub struct Health {
+    /// Whether the database answers, for `/readyz`.
+    pub readiness: Readiness,
+    /// Heartbeats of the process's loops, for systemd.
+    pub watchdog: Watchdog,
+    /// Health checks that the load balancer has made.
+    pub dead_man: DeadMan,
+    /// Whether the instance's own disk can be written to, for `/readyz`.
+    pub disk: Disk,
+}

@@ -134,7 +134,7 @@ pub async fn create(
         sealed_secret: &app.keyring.seal_secret(id.0, &secret)?,
     };
     let limit = app.config.webhook.channels_per_account;
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let created = channels::create_channel(&app.writer, caller.account, &new, limit, app.clock.now()).await?;
     let channel = match created {
         Creation::Made(channel) => channel,

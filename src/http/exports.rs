@@ -95,7 +95,7 @@ pub async fn create(
     });
     let keep = keep_until(wanted, now, now).map_err(|problem| Error::invalid("/expires_in", problem))?;
     let options = serde_json::json!({"kind": kind, "format": format, "filter": filter});
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let export =
         exports::create_export(&app.writer, caller.account, ExportId::now_v7(), options, keep, now).await?;
     Ok(Created { location: format!("/v1/exports/{}", export.id), value: ExportResponse::from(export) })

@@ -17,18 +17,18 @@ use crate::telemetry::gauges::Gauges;
 /// `GET /healthz`, on the loopback listener too: the process answers. It asks nothing else: restarting us would not mend a
 /// database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
-    app.dead_man.note_health_check(&headers);
+    app.health.dead_man.note_health_check(&headers);
     JsonAnswer(serde_json::json!({"status": "ok"})).into_response()
 }
 
 /// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
 pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
-    app.dead_man.note_health_check(&headers);
-    let mut reasons = app.readiness.reasons().await;
-    if let Some(detail) = app.disk.reason() {
+    app.health.dead_man.note_health_check(&headers);
+    let mut reasons = app.health.readiness.reasons().await;
+    if let Some(detail) = app.health.disk.reason() {
         reasons.push(FieldError { pointer: "disk".to_owned(), detail: detail.to_owned() });
     }
-    if let Some(detail) = app.blobs.reason() {
+    if let Some(detail) = app.files.blobs.reason() {
         reasons.push(FieldError { pointer: "files".to_owned(), detail: detail.to_owned() });
     }
     if app.stopping.is_cancelled() {

@@ -192,7 +192,7 @@ pub async fn create(
         may_create_stores: caller.may("catalogue:write"),
         bytes_total: file.stored,
     };
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let import = imports::create_import(&app.writer, caller.account, &new, now).await?;
     let location = format!("/v1/imports/{}", import.id);
     Ok(Created { location, value: ImportResponse::of(&app, caller.account, import).await? })

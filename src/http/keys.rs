@@ -174,7 +174,7 @@ pub async fn create(
         scopes: &wanted.scopes,
         expires_at: wanted.expires_at,
     };
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let shown = KeyResponse::from(keys::create_key(&app.writer, caller.account, &new, now).await?);
     let location = format!("/v1/keys/{}", shown.id);
     let created = CreatedKeyResponse { shown, key: key.expose_secret().to_owned() };

@@ -232,7 +232,7 @@ pub async fn create(
     Json(request): Json<CreateWatchRequest>,
 ) -> Result<OrExisting<Created<WatchResponse>, WatchResponse>> {
     let (game, fields) = request.check()?;
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let location = |watch: &Watch| format!("/v1/watches/{}", watch.id);
     let creation = watches::create_watch(&app.writer, caller.account, game, &fields, app.clock.now()).await?;
     Ok(match creation {

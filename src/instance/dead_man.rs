@@ -69,7 +69,7 @@ impl Silence {
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.dead_man else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
-    let heartbeat = app.watchdog.start("the dead man's switch", LONGEST_ROUND);
+    let heartbeat = app.health.watchdog.start("the dead man's switch", LONGEST_ROUND);
     let mut silence = Silence::new(Instant::now());
     let mut not_before = Instant::now();
     loop {
@@ -79,7 +79,7 @@ pub async fn run(app: App) -> Result<()> {
             // Draining: the load balancer is meant to look away.
             () = app.stopping.cancelled() => return Ok(()),
         }
-        let heard = app.dead_man.health_checks();
+        let heard = app.health.dead_man.health_checks();
         let lasts = silence.look(heard, Instant::now());
         gauge!("salebell_dead_man_armed").set(f64::from(u8::from(lasts.is_some())));
         gauge!("salebell_dead_man_silence_seconds").set(lasts.unwrap_or_default().as_secs_f64());
@@ -89,7 +89,7 @@ pub async fn run(app: App) -> Result<()> {
         }
         let seconds = lasts.as_secs();
         let verdict = tokio::select! {
-            verdict = replacement.ask(|| app.dead_man.health_checks() == heard) => verdict,
+            verdict = replacement.ask(|| app.health.dead_man.health_checks() == heard) => verdict,
             () = app.stopping.cancelled() => return Ok(()),
         };
         not_before = Instant::now() + RETRY;
@@ -98,7 +98,7 @@ pub async fn run(app: App) -> Result<()> {
                 counter!("salebell_dead_man_total", "outcome" => "fired").increment(1);
                 log::error!(target: "salebell::dead_man", "dead_man.silence_s" = seconds;
                     "no health check for {seconds} s: this instance has itself replaced and stops serving");
-                app.dead_man.fire();
+                app.health.dead_man.fire();
                 app.stopping.cancel();
                 return Ok(());
             }

@@ -73,7 +73,7 @@ impl Fullness {
 pub async fn run(app: App) -> Result<()> {
     let Some(limit) = app.config.instance.disk_full else { return Ok(()) };
     let mut replacement = Replacement::new(app.clone())?;
-    let heartbeat = app.watchdog.start("the look at the disk", LONGEST_ROUND);
+    let heartbeat = app.health.watchdog.start("the look at the disk", LONGEST_ROUND);
     let mut fullness = Fullness::new(limit, Instant::now());
     let mut looks = Looks::new(&app.config);
     let mut not_before = Instant::now();
@@ -86,7 +86,9 @@ pub async fn run(app: App) -> Result<()> {
         gauge!("salebell_disk_free_bytes").set(found.free.map_or(f64::NAN, |free| free as f64));
         let began = fullness.lasts.is_none();
         fullness.look(found.problem.is_none(), Instant::now());
-        app.disk.report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
+        app.health
+            .disk
+            .report(found.problem.as_ref().map(|problem| problem.what).filter(|_| fullness.is_told()));
         if let Some(problem) = found.problem.as_ref().filter(|_| began) {
             log::warn!(target: "salebell::disk", "the disk {problem}");
         }

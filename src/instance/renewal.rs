@@ -70,7 +70,7 @@ impl Renewal {
             return None;
         }
         if secrets.iter().any(|secret| secret.setting.starts_with("database.")) {
-            app.password.keep_new();
+            app.log_in.password.keep_new();
         }
         Some(Renewal {
             parameters: Parameters::new(config, path),
@@ -93,7 +93,7 @@ impl Renewal {
                     next = tokio::time::Instant::now() + PERIOD.mul_f64(super::jitter());
                 }
                 // Another token of IAM is got elsewhere.
-                () = app.password.refused(), if app.tokens.is_none() => {
+                () = app.log_in.password.refused(), if app.log_in.tokens.is_none() => {
                     self.find_password().await;
                     // Many are refused at once, and each of them rings.
                     tokio::time::sleep(PAUSE).await;

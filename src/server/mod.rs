@@ -184,7 +184,7 @@ impl Server {
     /// Takes connections for ever.
     async fn accept(&self, connections: &Connections) {
         const ROUND: Duration = Duration::from_secs(1);
-        let heartbeat = self.app.watchdog.start(self.name, 10 * ROUND);
+        let heartbeat = self.app.health.watchdog.start(self.name, 10 * ROUND);
         let room = Room::new(&self.app.config, self.speaks);
         let mut full = false;
         loop {

@@ -62,7 +62,7 @@ pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Pa
     let metrics = tokio::spawn(metrics.run_until(drained.clone().cancelled_owned()));
     let signals = tokio::spawn(signals.stop(app.clone(), reporter.clone()));
     let reports = reporter.clone().map(|reporter| tokio::spawn(report_metrics(app.clone(), reporter)));
-    let watchdog = tokio::spawn(app.watchdog.clone().feed_watchdog());
+    let watchdog = tokio::spawn(app.health.watchdog.clone().feed_watchdog());
     notify(NotifyState::Ready);
 
     let parts = join_all(parts.into_iter().map(|part| run_part(app.clone(), part)));

@@ -40,7 +40,7 @@ fn look_at_process(app: &AppState) {
         gauge!("database_connections", "pool" => name, "state" => "used").set(size.saturating_sub(idle));
     }
     gauge!("database_connections_max").set(app.config.database.max_connections);
-    if let Some(age) = app.tokens.as_ref().and_then(Tokens::age) {
+    if let Some(age) = app.log_in.tokens.as_ref().and_then(Tokens::age) {
         gauge!("salebell_database_token_age_seconds").set(age.num_seconds() as f64);
     }
     gauge!("salebell_draining").set(f64::from(u8::from(app.stopping.is_cancelled())));

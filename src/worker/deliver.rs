@@ -84,7 +84,7 @@ pub async fn run(app: App) {
     let ahead = concurrency * AHEAD_OF_SLOTS;
     let (limit, heartbeat) = (
         app.config.worker.lease,
-        app.watchdog.start("deliver", app.config.worker.lease * 3 + app.config.worker.poll),
+        app.health.watchdog.start("deliver", app.config.worker.lease * 3 + app.config.worker.poll),
     );
     while !app.stopping.is_cancelled() {
         heartbeat.beat();

@@ -28,7 +28,7 @@ const SLICES_AT_ONCE: usize = 3;
 /// # Errors
 /// The database is unavailable; what was claimed waits until its lease has expired.
 pub async fn step(app: &App) -> Result<Progress> {
-    let heartbeat = app.watchdog.start(DispatchTask::NAME, Duration::MAX);
+    let heartbeat = app.health.watchdog.start(DispatchTask::NAME, Duration::MAX);
     DispatchTask::new(app.clone()).round(&heartbeat).await
 }
 

@@ -75,7 +75,8 @@ pub trait Task: Send {
 
 /// Runs a task until `app.stopping`; the round in progress is finished first.
 pub async fn run<T: Task>(app: App, mut task: T) {
-    let heartbeat = app.watchdog.start(T::NAME, task.longest_round() + MAX_BACKOFF.max(task.interval()));
+    let heartbeat =
+        app.health.watchdog.start(T::NAME, task.longest_round() + MAX_BACKOFF.max(task.interval()));
     let mut failures = 0;
     while !app.stopping.is_cancelled() {
         heartbeat.beat();

@@ -200,7 +200,7 @@ impl Writing<'_> {
             if reported_at.elapsed() >= PROGRESS_INTERVAL {
                 reported_at = Instant::now();
                 self.report_progress().await?;
-                if app.blobs.free().await? == 0 {
+                if app.files.blobs.free().await? == 0 {
                     return Err(Stop::Ours(Error::unavailable("the disk is full")));
                 }
             }
@@ -257,7 +257,7 @@ impl Writing<'_> {
         Ok(Growing {
             id: file.id,
             writer,
-            piece: app.blobs.open(&turn.place, 0, None).await?,
+            piece: app.files.blobs.open(&turn.place, 0, None).await?,
             piece_start: turn.piece_start,
             hasher: Sha256::new(),
             room: turn.room,

@@ -34,7 +34,7 @@ pub async fn assemble_left(app: &App) -> Result<()> {
         let claim = writing::claim_final(&app.writer, now - DEAD_AFTER, now).await?;
         // One that fails waits for its turn again, and keeps no other waiting.
         let Some(file) = claim else { break };
-        match concatenate(&app.writer, &app.blobs, &app.clock, file).await {
+        match concatenate(&app.writer, &app.files.blobs, &app.clock, file).await {
             Err(error) if error.kind != Kind::NotFound => failed = Err(error),
             _ => {}
         }
@@ -70,7 +70,7 @@ pub async fn remove_expired(app: &App) -> Result<()> {
 
 async fn remove_hidden(app: &App, id: FileId) -> Result<()> {
     for empty in removal::list_places_to_empty(&app.writer, id).await? {
-        app.blobs.remove(&empty.place, empty.progress.as_ref()).await.map_err(Error::unavailable)?;
+        app.files.blobs.remove(&empty.place, empty.progress.as_ref()).await.map_err(Error::unavailable)?;
     }
     removal::forget_file(&app.writer, id).await
 }
@@ -88,7 +88,7 @@ pub async fn sweep_orphans(app: &App) -> Result<()> {
         let Some(last) = pieces.last() else { break };
         after = (last.file_id, last.start_at);
         let looked = stream::iter(pieces).map(async |piece| {
-            let there = app.blobs.has(&piece.place, piece.length.unsigned_abs()).await;
+            let there = app.files.blobs.has(&piece.place, piece.length.unsigned_abs()).await;
             there.map(|there| (piece.file_id, there)).map_err(Error::unavailable)
         });
         let mut looked = pin!(looked.buffer_unordered(LOOKED_FOR_AT_ONCE));
@@ -121,9 +121,9 @@ fn check_most(amiss: usize, seen: usize, what: &str) -> Result<()> {
 }
 
 async fn sweep_bytes(app: &App) -> Result<()> {
-    let before = SystemTime::from(app.clock.now()) - app.blobs.orphan_age();
+    let before = SystemTime::from(app.clock.now()) - app.files.blobs.orphan_age();
     let (mut orphans, mut seen) = (Vec::new(), 0);
-    for found in app.blobs.list_old(before).await.map_err(Error::unavailable)? {
+    for found in app.files.blobs.list_old(before).await.map_err(Error::unavailable)? {
         for found in found.chunks(AT_ONCE.unsigned_abs() as usize) {
             seen += found.len();
             let (names, places): (Vec<_>, Vec<_>) =
@@ -136,9 +136,9 @@ async fn sweep_bytes(app: &App) -> Result<()> {
     for orphan in orphans {
         log::warn!(target: "salebell::files", "{orphan} belongs to no file and is removed");
         counter!("salebell_file_orphans_total", "side" => "bytes").increment(1);
-        app.blobs.remove(&orphan, None).await.map_err(Error::unavailable)?;
+        app.files.blobs.remove(&orphan, None).await.map_err(Error::unavailable)?;
     }
-    let uploads = app.blobs.list_open_uploads(before).await.map_err(Error::unavailable)?;
+    let uploads = app.files.blobs.list_open_uploads(before).await.map_err(Error::unavailable)?;
     for uploads in uploads.chunks(AT_ONCE.unsigned_abs() as usize) {
         let (places, ids): (Vec<_>, Vec<_>) =
             uploads.iter().map(|upload| (upload.place.clone(), upload.id.clone())).unzip();
@@ -146,7 +146,7 @@ async fn sweep_bytes(app: &App) -> Result<()> {
         for orphan in uploads.iter().filter(|upload| unknown.contains(&upload.id)) {
             log::warn!(target: "salebell::files", "an upload to {} belongs to no file and is ended", orphan.place);
             counter!("salebell_file_orphans_total", "side" => "upload").increment(1);
-            app.blobs.abort(orphan).await.map_err(Error::unavailable)?;
+            app.files.blobs.abort(orphan).await.map_err(Error::unavailable)?;
         }
     }
     Ok(())

@@ -281,7 +281,7 @@ impl<'a> Sending<'a> {
             start: 0,
             end: piece.length.unsigned_abs(),
         });
-        let stream = StreamReader::new(read_extents(app.blobs.clone(), extents.collect()));
+        let stream = StreamReader::new(read_extents(app.files.blobs.clone(), extents.collect()));
         let size = file.length.map(i64::unsigned_abs);
         let input = input::open(stream, Some(Path::new(&import.file_name)), size).await;
         let input = input.map_err(|error| Stop::Input(error.into()))?;

@@ -72,7 +72,7 @@ async fn round(app: &App, long_poll: Duration, beat: &(dyn Fn() + Sync)) -> Resu
         return app.deadline.run(app.config.worker.lease, step(app)).await;
     }
     // A message that is received while the database is away has been received in vain, which counts against it.
-    if !app.readiness.reasons().await.is_empty() {
+    if !app.health.readiness.reasons().await.is_empty() {
         return Ok(Progress::Idle);
     }
     receive_one(app, long_poll, beat).await
@@ -155,7 +155,7 @@ async fn record_patiently(
                 () = tokio::time::sleep(app.config.worker.poll.min(lease / 3)) => {}
                 () = app.stopping.cancelled() => return Err(Failure::Passing(failure)),
             }
-            if app.readiness.reasons().await.is_empty() {
+            if app.health.readiness.reasons().await.is_empty() {
                 break;
             }
         }

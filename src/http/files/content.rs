@@ -179,12 +179,12 @@ impl ContentAnswer {
         {
             return Ok(None);
         }
-        let Blobs::S3(_) = &app.blobs else { return Ok(None) };
+        let Blobs::S3(_) = &app.files.blobs else { return Ok(None) };
         let pieces = files::list_pieces(&app.writer, file.id).await?;
         let [piece] = pieces.as_slice() else { return Ok(None) };
         let length = file.length.unwrap_or_default().unsigned_abs();
         let disposition = disposition(&file.name);
-        let signed = app.blobs.presign(&piece.place, length, &disposition, &file.media_type).await;
+        let signed = app.files.blobs.presign(&piece.place, length, &disposition, &file.media_type).await;
         let Some(address) = signed.map_err(Error::unavailable)? else { return Ok(None) };
         let mut response = StatusCode::FOUND.into_response();
         let headers = response.headers_mut();
@@ -282,7 +282,7 @@ async fn read(
         let (first, last) = (start.saturating_sub(from), end.saturating_sub(from).min(length));
         (first < last).then_some(Extent { place: piece.place, start: first, end: last })
     });
-    let mut bytes = read_extents(app.blobs.clone(), extents.collect());
+    let mut bytes = read_extents(app.files.blobs.clone(), extents.collect());
     let first = bytes
         .try_next()
         .await

@@ -98,7 +98,7 @@ pub async fn create(
         expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
         max_downloads: request.max_downloads,
     };
-    let _turn = app.uploads.turn(caller.account).await;
+    let _turn = app.files.uploads.turn(caller.account).await;
     let link = links::create_link(&app.writer, file.id, &new, now).await?;
     let created = CreatedLinkResponse { link: link.into(), path: format!("/d/{token}") };
     Ok(ShownOnce::created(None, created))

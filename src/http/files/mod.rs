@@ -165,7 +165,7 @@ pub async fn show(
         return Ok((headers, if_none_match.answer(file.into())));
     }
     // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
-    app.uploads.settle(id).await;
+    app.files.uploads.settle(id).await;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     ietf_draft::put_state(&app, &mut headers, &file);
     Ok((headers, if_none_match.answer(file.into())))

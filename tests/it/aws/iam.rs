@@ -99,7 +99,7 @@ impl Setting {
 }
 
 fn age(app: &App) -> TimeDelta {
-    app.tokens.as_ref().and_then(|tokens| tokens.age()).unwrap_or(TimeDelta::MAX)
+    app.log_in.tokens.as_ref().and_then(|tokens| tokens.age()).unwrap_or(TimeDelta::MAX)
 }
 
 #[tokio::test]

@@ -187,7 +187,7 @@ async fn a_password_that_nobody_knows_is_refused_in_time() {
     // Without a renewal it is told at once, with one after a while.
     let error = app.writer.acquire().await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "28P01");
-    app.password.keep_new();
+    app.log_in.password.keep_new();
     let begun = std::time::Instant::now();
     let error = app.writer.begin().await.unwrap_err();
     assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());

@@ -183,7 +183,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
 /// Bytes in the store that no row knows.
 async fn orphan(app: &TestApp) {
     let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
-    let piece = app.state.blobs.open(&place, 0, None).await.unwrap();
+    let piece = app.state.files.blobs.open(&place, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();
 }
@@ -241,7 +241,7 @@ pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     let places: Vec<String> =
         files.iter().map(|file| Blobs::new_place(FileId(*file), 0, Uuid::now_v7())).collect();
     for place in &places {
-        let piece = app.state.blobs.open(place, 0, None).await.unwrap();
+        let piece = app.state.files.blobs.open(place, 0, None).await.unwrap();
         piece.write(vec!["gone".into()], Sha256::new()).await.unwrap().unwrap();
         piece.seal().await.unwrap();
     }

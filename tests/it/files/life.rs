@@ -80,7 +80,7 @@ async fn a_removal_that_was_cut_off_is_finished(store: Store) {
         let (path, _) = upload(&app, &anna, "", "bytes").await;
         sqlx::query("update files set state = 'removing'").execute(&app.state.writer).await.unwrap();
         if cut == "after the bytes were removed" {
-            app.state.blobs.remove(&app.blobs().await[0], None).await.unwrap();
+            app.state.files.blobs.remove(&app.blobs().await[0], None).await.unwrap();
         }
         assert_eq!(status(&app, &anna, &path).await, 404, "{cut}");
         files::remove_expired(&app.state).await.unwrap();
@@ -95,10 +95,10 @@ async fn what_one_side_does_not_know_is_swept(store: Store) {
     let kept_blob = app.blobs().await;
     let (lost, _) = upload(&app, &anna, "", "lost").await;
     let lost_blob = app.blobs().await.into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
-    app.state.blobs.remove(&lost_blob, None).await.unwrap();
+    app.state.files.blobs.remove(&lost_blob, None).await.unwrap();
     // Bytes of no file.
     let orphan = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
-    let piece = app.state.blobs.open(&orphan, 0, None).await.unwrap();
+    let piece = app.state.files.blobs.open(&orphan, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
     piece.seal().await.unwrap();
     files::sweep_orphans(&app.state).await.unwrap();

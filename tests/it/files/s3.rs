@@ -26,7 +26,7 @@ const MIB: usize = 1 << 20;
 /// The uploads that S3 has open.
 async fn open_uploads(app: &TestApp) -> Vec<OpenUpload> {
     let later = std::time::SystemTime::now() + Duration::from_secs(3600);
-    app.state.blobs.list_open_uploads(later).await.unwrap()
+    app.state.files.blobs.list_open_uploads(later).await.unwrap()
 }
 
 /// Waits until the store holds so many objects: tails that nobody needs go beside the answer.

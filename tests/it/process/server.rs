@@ -138,12 +138,12 @@ async fn beyond_the_limit_of_connections_grpc_health_checks_are_answered() {
 async fn the_watchdog_is_not_fed_when_a_loop_is_silent() {
     let app = TestApp::spawn().await;
     let second = Duration::from_secs(1);
-    assert_eq!(app.state.watchdog.check_alive(second).await, Ok(()));
-    let stuck = app.state.watchdog.start("stuck", Duration::ZERO);
+    assert_eq!(app.state.health.watchdog.check_alive(second).await, Ok(()));
+    let stuck = app.state.health.watchdog.start("stuck", Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(app.state.watchdog.check_alive(second).await, Err("stuck"));
+    assert_eq!(app.state.health.watchdog.check_alive(second).await, Err("stuck"));
     drop(stuck);
-    assert_eq!(app.state.watchdog.check_alive(second).await, Ok(()));
+    assert_eq!(app.state.health.watchdog.check_alive(second).await, Ok(()));
 }
 
 #[tokio::test]

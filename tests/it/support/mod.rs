@@ -127,7 +127,7 @@ impl TestApp {
     /// The names of what the store holds.
     pub async fn blobs(&self) -> Vec<String> {
         let later = SystemTime::now() + Duration::from_secs(3600);
-        let found = self.state.blobs.list_old(later).await.unwrap();
+        let found = self.state.files.blobs.list_old(later).await.unwrap();
         found.into_iter().flatten().map(|found| found.name).collect()
     }
 

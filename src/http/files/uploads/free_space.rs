@@ -25,7 +25,7 @@ pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
 /// # Errors
 /// `InsufficientStorage` when so many bytes do not fit on the disk.
 pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
-    match app.blobs.free().await {
+    match app.files.blobs.free().await {
         Ok(free) if free > wanted => Ok(()),
         Ok(_) => Err(full()),
         Err(error) => Err(disk_error(error)),

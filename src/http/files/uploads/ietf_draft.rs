@@ -164,7 +164,7 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     let (told, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
     // A stranger must not end the request that writes.
     files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
-    app.uploads.take_over(id).await?;
+    app.files.uploads.take_over(id).await?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let stored = file.stored.unsigned_abs();
     // Checked also of a complete upload: a client that has missed the last answer learns that everything has arrived.

@@ -106,7 +106,7 @@ pub async fn announce(
         upload_concat: None,
         keep_until: announced.keep_until,
     };
-    let turn = app.uploads.turn(caller.account).await;
+    let turn = app.files.uploads.turn(caller.account).await;
     let file = files::create_file(&app.writer, caller.account, &new, quota(app), app.clock.now()).await?;
     drop(turn);
     if length == Some(0) && ends != Ends::Later {
@@ -142,14 +142,16 @@ pub async fn put_together(
         keep_until: announced.keep_until,
     };
     let (account, now) = (caller.account, app.clock.now());
-    let turn = app.uploads.turn(account).await;
+    let turn = app.files.uploads.turn(account).await;
     let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
     drop(turn);
     // It goes on when the client hangs up: what is half read would have to be read again.
     let work = tokio::spawn({
         let app = app.clone();
         async move {
-            app.cpu.share(|| Some(account), concatenate(&app.writer, &app.blobs, &app.clock, file.id)).await
+            app.cpu
+                .share(|| Some(account), concatenate(&app.writer, &app.files.blobs, &app.clock, file.id))
+                .await
         }
     });
     match timeout(app.config.server.request_timeout / 2, work).await {
@@ -200,7 +202,7 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
     if file.is_complete() {
         return Ok(file);
     }
-    app.uploads.take_over(id).await?;
+    app.files.uploads.take_over(id).await?;
     let began = Instant::now();
     loop {
         let patience = if began.elapsed() < ENDS_WITHIN { SILENCE } else { Duration::ZERO };
@@ -218,9 +220,9 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
 /// `NotFound`, also for another account's.
 pub async fn remove(app: &App, account: AccountId, id: FileId) -> Result<()> {
     removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
-    app.uploads.end(id);
+    app.files.uploads.end(id);
     for empty in removal::list_places_to_empty(&app.writer, id).await? {
-        if let Err(error) = app.blobs.remove(&empty.place, empty.progress.as_ref()).await {
+        if let Err(error) = app.files.blobs.remove(&empty.place, empty.progress.as_ref()).await {
             log::warn!(target: "salebell::files", "file.id" = id.to_string();
                 "the worker will remove what is left, for: {error}");
             return Ok(());

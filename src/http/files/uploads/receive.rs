@@ -103,7 +103,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         of_process: app.config.files.uploads_in_flight,
         of_account: app.config.files.uploads_in_flight_per_account,
     };
-    let receiving = app.uploads.begin(file, account, limits).await?;
+    let receiving = app.files.uploads.begin(file, account, limits).await?;
     let announced = body.size_hint().exact();
     // A body whose end is that of the file tells the file's length.
     let here = announced.filter(|_| incoming.ends == Ends::Here);
@@ -118,7 +118,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         new_place: &Blobs::new_place(file, offset, id),
     };
     let begun = {
-        let _turn = app.uploads.turn(account).await;
+        let _turn = app.files.uploads.turn(account).await;
         writing::begin_writing(&app.writer, account, file, &writer, quota(app), app.clock.now()).await?
     };
     let turn = match begun {
@@ -202,7 +202,8 @@ impl UploadTask {
         receiving: Receiving,
     ) -> Result<UploadTask> {
         let there = (turn.stored - turn.piece_start).unsigned_abs();
-        let piece = app.blobs.open(&turn.place, there, turn.progress.as_ref()).await.map_err(disk_error)?;
+        let piece =
+            app.files.blobs.open(&turn.place, there, turn.progress.as_ref()).await.map_err(disk_error)?;
         let hasher = match &turn.hash_state {
             None => Sha256::new(),
             Some(state) => restore(state)?,
@@ -327,7 +328,8 @@ impl UploadTask {
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
-        let at_once = (AT_ONCE_OF_ALL / self.app.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
+        let at_once =
+            (AT_ONCE_OF_ALL / self.app.files.uploads.count().max(1)).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
         if self.waiting_bytes >= at_once || self.waiting.len() >= PIECES_AT_ONCE {
             self.write().await
         } else {
@@ -463,7 +465,8 @@ impl UploadTask {
     async fn seal(&self) -> Result<()> {
         let (file, start) = (self.incoming.file, self.turn.piece_start);
         for piece in writing::list_open_pieces(&self.app.writer, file, start).await? {
-            let sealing = self.app.blobs.seal(&piece.place, piece.length.unsigned_abs(), &piece.progress);
+            let sealing =
+                self.app.files.blobs.seal(&piece.place, piece.length.unsigned_abs(), &piece.progress);
             sealing.await.map_err(disk_error)?;
         }
         self.piece.seal().await.map_err(disk_error)
