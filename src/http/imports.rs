@@ -195,7 +195,7 @@ pub async fn create(
     let _turn = app.files.uploads.turn(caller.account).await;
     let import = imports::create_import(&app.writer, caller.account, &new, now).await?;
     let location = format!("/v1/imports/{}", import.id);
-    Ok(Created { location: location, value: ImportResponse::of(&app, caller.account, import).await? })
+    Ok(Created { location, value: ImportResponse::of(&app, caller.account, import).await? })
 }
 
 /// `GET /v1/imports`: the newest first.

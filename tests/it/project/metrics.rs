@@ -1,4 +1,5 @@
-//! The table of metrics: what CloudWatch can take of it, and what the page says.
+//! The table of metrics: what CloudWatch can take of it. `reference.rs` compares the page with the table, and
+//! `source_rules.rs` what the sources record.
 
 use salebell::telemetry::table::{CloudWatch, METRICS, MetricKind};
 
