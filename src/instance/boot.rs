@@ -102,7 +102,9 @@ struct Place {
     instance: Option<(String, String)>,
 }
 
-/// Gathers the settings, writes the files, and returns a summary. `defaults` apply where there is no such parameter. %E
+/// Gathers the settings, writes the files, and returns a summary. `defaults` apply where there is no such parameter.
+///
+/// # Errors
 /// Lists every missing or invalid setting on a line of its own, without its value. If the settings are invalid, no file
 /// has been changed.
 pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
@@ -209,7 +211,7 @@ fn read_defaults(path: &Path) -> anyhow::Result<Table> {
         .map_err(|error: toml::de::Error| anyhow!("{} is no TOML: {}", path.display(), error.message()))
 }
 
-/// Contents of the settings file: defaults, the parameters that override them, and where those came from.
+/// Content of the settings file: the defaults, the parameters that override them, and the sources of the values.
 fn compose(
     mut defaults: Table,
     settings: &StoredSettings,

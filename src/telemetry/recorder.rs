@@ -24,7 +24,7 @@ pub const BUCKETS: usize = 100;
 /// One series: a metric, and the values of the labels that are dimensions in CloudWatch.
 pub struct MetricSeries {
     pub metric: &'static Metric,
-    /// In the order of the metric's `CloudWatch::By`.
+    /// Label values, in the order of the metric's `CloudWatch::By`.
     pub values: Vec<String>,
     figures: Figures,
 }
@@ -170,7 +170,7 @@ impl Delta {
 /// All series of a process.
 #[derive(Default)]
 pub struct Tallies {
-    /// By the key that Prometheus uses; several of those may share one series.
+    /// Series by the key that Prometheus uses; several keys may share one series.
     known: RwLock<HashMap<Key, Option<Arc<MetricSeries>>>>,
     all: Mutex<Vec<Arc<MetricSeries>>>,
 }
