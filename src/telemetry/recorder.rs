@@ -130,7 +130,8 @@ impl MetricSeries {
                 level.is_finite().then_some(Sample::Level(level))
             }
             Figures::Spread(spread) => {
-                // The sum is read first: if a value arrives in between, this line may count it, and the next one adds its sum.
+                // The sum is read first: if a value arrives in between, this line may count it, and the next one adds
+                // its sum.
                 let (sum, sum_total) = spread.sum.added();
                 let mut totals = Box::new([0; BUCKETS]);
                 let (mut values, mut counts) = (Vec::new(), Vec::new());
