@@ -1,4 +1,4 @@
-//! The current time. The whole fleet goes by the database's clock: what one process keeps alive, no other takes for
+//! The current time. The whole fleet goes by the database's clock: what one process keeps alive, no other considers
 //! expired, whatever the clock of its machine says.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const CORRECTED_FROM: TimeDelta = TimeDelta::seconds(1);
 #[derive(Clone)]
 pub struct Clock {
     machine: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
-    /// The database's time when last observed; `None` in a clock that never follows the database.
+    /// The last time observed from the database; `None` in a clock that never follows the database.
     database: Option<Arc<Mutex<Option<Observed>>>>,
 }
 
@@ -73,7 +73,7 @@ impl Clock {
     /// Compares the machine's clock with the database's.
     ///
     /// # Errors
-    /// Fails if the two are more than a minute apart: one of them is invalid, and there is no way to know which.
+    /// Fails if the two are more than a minute apart: one of them is incorrect, and there is no way to know which.
     pub fn check(&self) -> Result<()> {
         if self.told().is_none() {
             return Ok(());

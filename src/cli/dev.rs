@@ -190,7 +190,7 @@ async fn serve(ready: Ready, cluster: Option<&mut Cluster>) -> anyhow::Result<()
         // Usually it has finished. If not, it must not announce services that have stopped.
         welcome.abort();
         let greeted = welcome.await;
-        // Closed before the database server stops, which would otherwise be logged as broken sessions.
+        // Closed before the database server stops, which would otherwise break these sessions and log errors.
         app.writer.close().await;
         app.reader.close().await;
         match greeted {

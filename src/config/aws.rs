@@ -46,7 +46,7 @@ impl FromStr for SecretName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let name = text.strip_prefix(SECRET_PREFIX).ok_or("must begin with secret:")?;
         let (id, key) = name.split_once('#').map_or((name, None), |(id, key)| (id, Some(key)));
-        // https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html
+        // Allowed characters: https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html
         let plain = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-!:".contains(c);
         if id.is_empty() || id.len() > 2048 || !id.chars().all(plain) || key.is_some_and(str::is_empty) {
             return Err("must be secret:<name or ARN> or secret:<name or ARN>#<key>");

@@ -13,9 +13,9 @@ pub struct BusConfig {
     pub kind: BusKind,
     /// `bus.prices_topic`: ARN of the SNS topic that reported prices are published to.
     pub prices_topic: Option<Arn>,
-    /// `bus.prices_queue`: URL of the SQS queue that is subscribed to it.
+    /// `bus.prices_queue`: URL of the SQS queue that is subscribed to `bus.prices_topic`.
     pub prices_queue: Option<Url>,
-    /// `bus.prices_dead_queue`: URL of that queue's dead-letter queue.
+    /// `bus.prices_dead_queue`: URL of the dead-letter queue of `bus.prices_queue`.
     pub prices_dead_queue: Option<Url>,
     /// `bus.events_topic`: ARN of the SNS topic that events are published to, with any `bus.kind`.
     pub events_topic: Option<Arn>,

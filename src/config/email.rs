@@ -52,7 +52,7 @@ pub enum MailTls {
 /// Value of `email.starttls`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StartTls {
-    /// `required` with a password, `offered` without.
+    /// Same as `required` with a password, and as `offered` without one.
     Auto,
     Required,
     Offered,

@@ -25,9 +25,10 @@ pub struct FilesConfig {
     /// `files.mounted`: whether `directory` is on a file system of its own, such as EFS. A process that finds it on the
     /// root file system does not start, and one that loses it refuses uploads until it is back.
     pub mounted: bool,
-    /// `files.efs`: DNS name of the EFS file system that an instance of the appliance mounts there, with TLS.
+    /// `files.efs`: DNS name of the EFS file system that an instance of the appliance mounts at `files.directory`, with
+    /// TLS.
     pub efs: Option<String>,
-    /// `files.reserve_bytes`: bytes of its file system that must stay free.
+    /// `files.reserve_bytes`: bytes that must stay free on the file system of `files.directory`.
     pub reserve_bytes: u64,
     /// `files.s3_bucket`: name of the bucket; required with `s3`.
     pub s3_bucket: Option<String>,
@@ -50,11 +51,11 @@ pub struct FilesConfig {
     pub files_per_account: i64,
     /// `files.uploads_in_flight`: most concurrent requests that send bytes to this process.
     pub uploads_in_flight: usize,
-    /// `files.uploads_in_flight_per_account`: most concurrent ones of one account.
+    /// `files.uploads_in_flight_per_account`: most concurrent requests of one account that send bytes to this process.
     pub uploads_in_flight_per_account: usize,
     /// `files.min_bytes_per_minute`: lowest rate of an upload. A slower request is ended; what it sent is kept.
     pub min_bytes_per_minute: u64,
-    /// `files.slow_after_s`: time for which a request may be slower than that.
+    /// `files.slow_after_s`: time for which a request may be slower than `files.min_bytes_per_minute`.
     pub slow_after: Duration,
 }
 

@@ -16,7 +16,7 @@ pub struct LoadBalancerConfig {
     pub scopes: Vec<String>,
     /// `auth.alb.scope_claim`: claim that holds further scopes, as a list or as text with spaces.
     pub scope_claim: Option<String>,
-    /// `auth.alb.scope_prefix`: prefix of each of our scopes in that claim.
+    /// `auth.alb.scope_prefix`: prefix of each of our scopes in `auth.alb.scope_claim`.
     pub scope_prefix: String,
     /// Address of the public keys, without the final `/<kid>`: that of AWS for the region of `arn`, or
     /// `auth.alb.keys_url` on loopback, for tests.

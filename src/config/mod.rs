@@ -76,7 +76,7 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// `server.grpc_listen`: address of gRPC; port 0 takes a free one. `None` (`off`, or empty): no gRPC.
     pub grpc_listen: Option<SocketAddr>,
-    /// `server.tls`, `server.certificate`, `server.key`: how both listeners are encrypted.
+    /// `server.tls`, `server.certificate`, `server.key`: encryption of the HTTP and the gRPC listener.
     pub tls: TlsConfig,
     /// `server.metrics_listen`: address of the Prometheus metrics of `salebell api`; loopback only.
     pub metrics_listen: SocketAddr,
@@ -93,8 +93,8 @@ pub struct ServerConfig {
     /// `server.linger_s`: time for which new connections are still accepted after SIGTERM, while readiness already
     /// fails. Longer than the load balancer needs to notice.
     pub linger: Duration,
-    /// `server.drain_s`: time that requests in flight then have to finish. The unit's stop timeout must be longer than
-    /// both together.
+    /// `server.drain_s`: time that requests in flight have to finish after `server.linger_s`. The unit's stop timeout
+    /// must be longer than the sum of both.
     pub drain: Duration,
     /// `server.max_connections`: most concurrent connections of a listener. Beyond them only health checks are
     /// answered.
@@ -185,7 +185,7 @@ pub struct Issuer {
     /// Claim that holds the scopes, as a list or as text with spaces.
     #[serde(default = "scope_claim")]
     pub scope_claim: String,
-    /// Prefix of each of our scopes in that claim, such as Cognito's `<resource server>/`.
+    /// Prefix of each of our scopes in `scope_claim`, such as Cognito's `<resource server>/`.
     #[serde(default)]
     pub scope_prefix: String,
     /// Claim that holds the groups of a user, as a list.
@@ -241,7 +241,7 @@ pub struct WebhookConfig {
     /// `webhook.channels_per_account`: most channels of an account.
     pub channels_per_account: i64,
     /// `webhook.encryption_keys`: 32 bytes each, as base64 or as 64 hex digits. The first key seals channel secrets,
-    /// all of them open them.
+    /// and every key opens them.
     pub encryption_keys: Vec<SecretString>,
 }
 
@@ -385,7 +385,7 @@ impl Config {
     }
 
     /// Loads the text of a file whose settings are parameters below `path`. Unknown keys are not an error: they are
-    /// returned beside the result, each with a line for the report. `Err` lists every missing or invalid key at once.
+    /// returned beside the result, each with a message. `Err` lists every missing or invalid key at once.
     pub fn load_parameters(toml: &str, path: &str) -> (Result<Config, Problems>, BTreeMap<String, String>) {
         let file = config::File::from_str(toml, config::FileFormat::Toml);
         let table = match merge(config::Config::builder().add_source(file)) {

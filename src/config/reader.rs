@@ -40,7 +40,7 @@ impl Reader {
         self.problems.push(problem);
     }
 
-    /// Describes a setting by the name that it has where it was set.
+    /// Prefixes a message with the key of a setting, and with the name under which it is set.
     pub(super) fn about(&self, key: &str, what: impl fmt::Display) -> String {
         let name = match &self.parameters {
             Some(path) => format!("{path}/{}", key.replace('.', "/")),
@@ -130,7 +130,7 @@ impl Reader {
         }))
     }
 
-    /// Returns the result, and the keys that no setting took, each with a line for the report.
+    /// Returns the result, and the keys that no setting took, each with a message.
     pub(super) fn finish(
         mut self,
         config: Option<Config>,

@@ -1,10 +1,10 @@
-//! Table of settings: every key with its default and its meaning. `Reader` gets the defaults from it, and `salebell
-//! reference settings` prints it.
+//! Table of settings: every key with its default and its meaning. `Reader` gets the defaults from it, and
+//! `salebell reference settings` prints it.
 
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// `server.listen`: `[server] listen` in the file, `SALEBELL_SERVER__LISTEN` in the environment.
+    /// Key, such as `server.listen`: `[server] listen` in the file, `SALEBELL_SERVER__LISTEN` in the environment.
     pub key: &'static str,
     /// Value that applies if nothing sets it; empty if there is none.
     pub default: &'static str,

@@ -10,13 +10,13 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// If the disk is to be checked, it is not good before the first check.
+    /// State before the first check: not good if the disk is to be checked.
     pub fn new(settings: &config::InstanceConfig) -> Disk {
         let reason = settings.disk_full.map(|_| "has not been looked at yet");
         Disk { reason: Mutex::new(reason) }
     }
 
-    /// What has been wrong with the disk for long enough to report. Brief, because the endpoint is public.
+    /// Problem that has lasted long enough to be reported, in few words, because the endpoint is public.
     pub fn reason(&self) -> Option<&'static str> {
         *self.reason.lock()
     }

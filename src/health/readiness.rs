@@ -17,7 +17,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// Result of the last probe of the database.
 pub struct Readiness {
-    /// A pool of its own, with one connection: a main pool that is merely busy does not take the instance out of
+    /// Separate pool with a single connection: a main pool that is merely busy does not take the instance out of
     /// service.
     pool: PgPool,
     deadline: Deadline,
@@ -27,7 +27,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Uses one connection of `pool` at a time.
+    /// Readiness that is probed over `pool`, one connection at a time.
     pub fn new(pool: PgPool, deadline: Deadline) -> Readiness {
         Readiness { pool, deadline, last: Mutex::default(), migrated: AtomicBool::new(false) }
     }

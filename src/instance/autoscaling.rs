@@ -58,7 +58,9 @@ pub struct NotDone {
 
 impl AutoScaling {
     /// Identifies the instance and its group. Without a credential `chain` of the process, it creates one of its own.
-    /// %E Fails if the instance metadata service is unavailable, or the group is neither configured nor in a tag.
+    ///
+    /// # Errors
+    /// Fails if the instance metadata service is unavailable, or the group is neither configured nor in a tag.
     pub async fn connect(
         metadata: &Metadata,
         settings: &config::InstanceConfig,

@@ -28,7 +28,7 @@ const ENVIRONMENT_TAG: &str = "Environment";
 const LIMIT: Duration = Duration::from_secs(180);
 /// Timeout for the credentials of the instance's role, which become available a moment after the instance.
 const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
-/// Timeout for credentials with `--check` outside an instance: they exist already, or never will.
+/// Timeout for the credentials of `--check`, which can run anywhere: they exist already, or never will.
 const CREDENTIALS_LIMIT_ELSEWHERE: Duration = Duration::from_secs(15);
 /// Mode of the settings files. Only the owner reads them, and systemd on behalf of the services (`LoadCredential=`).
 const SECRET_MODE: u32 = 0o400;
@@ -102,9 +102,11 @@ struct Place {
     instance: Option<(String, String)>,
 }
 
-/// Gathers the settings, writes the files, and returns a summary. `defaults` apply where there is no such parameter. %E
-/// Lists every missing or invalid setting on a line of its own, without its value. If the settings are invalid, no file
-/// has been changed.
+/// Gathers the settings, writes the files, and returns a summary. `defaults` apply where there is no such parameter.
+///
+/// # Errors
+/// Fails if the metadata, the credentials or AWS are unavailable, or if it takes longer than three minutes. Missing and
+/// invalid settings are listed one per line, without their values; no file has been changed in that case.
 pub async fn run(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Result<String> {
     let late = |_| anyhow!("the boot is not done within {} s", LIMIT.as_secs());
     tokio::time::timeout(LIMIT, boot(arguments, defaults)).await.map_err(late)?
@@ -149,8 +151,8 @@ async fn boot(arguments: BootArguments, defaults: Option<&Path>) -> anyhow::Resu
     }
     let counts = (settings.values.len(), settings.secrets.len());
     let mut told = format!("{} parameters below {path}/, {} of them in Secrets Manager", counts.0, counts.1);
-    // This version must start with parameters that only the next one knows: during a rollout, and after it is rolled
-    // back.
+    // This version must be able to start when there are parameters that only the next one knows: during a rollout, and
+    // after it is rolled back.
     unknown.keys().for_each(|key| remove(&mut table, key));
     match &place.instance {
         Some((id, zone)) => {
@@ -209,7 +211,7 @@ fn read_defaults(path: &Path) -> anyhow::Result<Table> {
         .map_err(|error: toml::de::Error| anyhow!("{} is no TOML: {}", path.display(), error.message()))
 }
 
-/// Contents of the settings file: defaults, the parameters that override them, and where those came from.
+/// Content of the settings file: the defaults, the parameters that override them, and the sources of the values.
 fn compose(
     mut defaults: Table,
     settings: &StoredSettings,

@@ -26,7 +26,7 @@ use crate::error::{Result, chain};
 
 /// Interval between two checks of the disk.
 const TICK: Duration = Duration::from_secs(2);
-/// Most time that counts between two checks. A process that was suspended has not checked the disk meanwhile.
+/// Most time that counts as full between two checks. A process that was suspended has not checked the disk meanwhile.
 const LONGEST_TICK: Duration = Duration::from_secs(4);
 /// Timeout of one check; a disk that takes longer counts as unwritable.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ struct Found {
     problem: Option<Problem>,
 }
 
-/// What is wrong with the disk.
+/// Problem with the disk.
 #[derive(Debug, PartialEq, Eq)]
 struct Problem {
     what: &'static str,

@@ -49,7 +49,7 @@ pub async fn find(settings: &config::InstanceConfig) -> AutoScaling {
     }
 }
 
-/// Sends heartbeats to the hook until it is dropped. Connects to the group first if that is missing.
+/// Sends heartbeats to the hook until it is dropped. Connects to the group first if `group` is `None`.
 pub async fn keep_alive(
     settings: &config::InstanceConfig,
     hook: &str,
@@ -90,7 +90,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult)
                 return Ok(());
             }
             Ok(LifecycleAction::None) => match group.state().await {
-                // We were faster than the group, or the instance waits at another hook.
+                // This call was faster than the group, or the instance waits at another hook.
                 Ok(Some(state)) if is_waiting(&state) => {
                     anyhow!("the instance is {state}, but not because of the hook {hook}")
                 }
@@ -116,7 +116,7 @@ pub async fn complete(group: &AutoScaling, hook: &str, outcome: LifecycleResult)
     }
 }
 
-/// Whether a lifecycle action holds the instance, or will soon.
+/// Whether an instance in this state is held by a lifecycle action, or will be soon.
 fn is_waiting(state: &str) -> bool {
     matches!(state, "Pending" | "Pending:Wait" | "Terminating" | "Terminating:Wait")
 }

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::error::chain;
 
-/// Environment variable that names another endpoint than that of EC2. The AWS SDK reads the same one.
+/// Environment variable that names an endpoint other than that of EC2. The AWS SDK reads the same one.
 pub const ENDPOINT_VARIABLE: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
 const ENDPOINT: &str = "http://169.254.169.254";
 
@@ -28,7 +28,7 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of one attempt.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Most attempts of one query. With the pauses between them, a query takes at most 13 s.
+/// Most attempts per query. With the pauses between them, a query takes at most 13 s.
 const ATTEMPTS: u32 = 5;
 /// Longest pause after the first attempt; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -63,7 +63,7 @@ pub struct Identity {
 /// Spot interruption notice: EC2 is about to take the instance back.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct SpotAction {
-    /// `terminate`, `stop` or `hibernate`.
+    /// Kind of the action: `terminate`, `stop` or `hibernate`.
     pub action: String,
     /// Earliest time of the action: two minutes after the notice.
     pub time: DateTime<Utc>,
@@ -119,7 +119,7 @@ impl Metadata {
         Ok(Metadata { http, endpoint, attempts: ATTEMPTS, token: Mutex::default() })
     }
 
-    /// Sets the most attempts of a query, at least one. For callers that poll anyway.
+    /// Sets the most attempts per query, at least one. For callers that poll anyway.
     pub fn with_attempts(self, attempts: u32) -> Metadata {
         Metadata { attempts: attempts.max(1), ..self }
     }

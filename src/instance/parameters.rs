@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Parameters {
     ssm: aws_sdk_ssm::Client,
     secrets: aws_sdk_secretsmanager::Client,
-    /// Without a trailing slash.
+    /// Path of the parameters, without a trailing slash.
     path: String,
 }
 
@@ -41,7 +41,7 @@ type Texts = BTreeMap<String, Result<SecretString, String>>;
 /// Settings that were read.
 #[derive(Default)]
 pub struct StoredSettings {
-    /// Values by setting, such as `database.url`; if a parameter names a secret, the value of that.
+    /// Values by setting, such as `database.url`. If a parameter names a secret, its value is that of the secret.
     pub values: BTreeMap<String, SecretString>,
     /// The settings that come from secrets, with the secret of each.
     pub secrets: Vec<SecretSetting>,

@@ -75,7 +75,7 @@ pub async fn ready(config: &Config, with_worker: bool) -> anyhow::Result<()> {
 }
 
 /// Abandons the instance: ends its launch if `instance.launch_hook` names the hook that holds it, and marks it
-/// unhealthy, so the group replaces an instance that already serves.
+/// unhealthy, which makes the group replace an instance that is already in service.
 ///
 /// # Errors
 /// Fails if the group cannot be identified or AWS cannot be informed.

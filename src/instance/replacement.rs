@@ -15,7 +15,7 @@ use crate::error::{Error, Result, chain};
 use crate::store::lease::Claim;
 use crate::store::{health, self_terminations};
 
-/// Interval in which no other instance of the group may request its replacement. Longer than a new instance takes to
+/// Period during which no other instance of the group may request its replacement. Longer than a new instance takes to
 /// start serving.
 pub const PAUSE: Duration = Duration::from_secs(600);
 /// Interval between attempts while the instance could not request its replacement.
@@ -28,7 +28,7 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReplacementVerdict {
     Replaced,
-    /// The reason has ceased in the meantime.
+    /// The reason no longer holds.
     CalledOff,
     /// The group does not want the instance in service; holds its target lifecycle state.
     NotInService(String),

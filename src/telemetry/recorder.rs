@@ -24,7 +24,7 @@ pub const BUCKETS: usize = 100;
 /// One series: a metric, and the values of the labels that are dimensions in CloudWatch.
 pub struct MetricSeries {
     pub metric: &'static Metric,
-    /// In the order of the metric's `CloudWatch::By`.
+    /// Label values, in the order of the metric's `CloudWatch::By`.
     pub values: Vec<String>,
     figures: Figures,
 }
@@ -130,7 +130,8 @@ impl MetricSeries {
                 level.is_finite().then_some(Sample::Level(level))
             }
             Figures::Spread(spread) => {
-                // The sum is read first: if a value arrives in between, this line may count it, and the next one adds its sum.
+                // The sum is read first: if a value arrives in between, this line may count it, and the next one adds
+                // its sum.
                 let (sum, sum_total) = spread.sum.added();
                 let mut totals = Box::new([0; BUCKETS]);
                 let (mut values, mut counts) = (Vec::new(), Vec::new());
@@ -170,7 +171,7 @@ impl Delta {
 /// All series of a process.
 #[derive(Default)]
 pub struct Tallies {
-    /// By the key that Prometheus uses; several of those may share one series.
+    /// Series by the key that Prometheus uses; several keys may share one series.
     known: RwLock<HashMap<Key, Option<Arc<MetricSeries>>>>,
     all: Mutex<Vec<Arc<MetricSeries>>>,
 }

@@ -1,5 +1,5 @@
-//! Table of metrics: the source of their descriptions in `/metrics`, of the selection for CloudWatch, and of `salebell
-//! reference metrics`. `tests/it/project/metrics.rs` compares the code with it.
+//! Table of metrics: the source of their descriptions in `/metrics`, of the selection for CloudWatch, and of
+//! `salebell reference metrics`. `tests/it/project/metrics.rs` compares the code with it.
 
 /// Kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

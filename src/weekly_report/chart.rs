@@ -14,15 +14,15 @@ pub struct ChartSeries {
 
 #[derive(Clone, Debug)]
 pub struct Bar {
-    /// Such as `W47`.
+    /// Short name of the week, such as `W47`.
     pub label: String,
-    /// Such as `2026-W47`.
+    /// Full name of the week, such as `2026-W47`.
     pub week: String,
-    /// `None` if the week was not computed.
+    /// Value of the week; `None` if it was not computed.
     pub value: Option<i64>,
-    /// The share of it that is drawn solid, if not all of it is.
+    /// The share of the value that is drawn solid, if not all of it is.
     pub part: Option<i64>,
-    /// Whether its week is not over yet.
+    /// Whether the week is not over yet.
     pub runs: bool,
 }
 

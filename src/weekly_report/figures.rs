@@ -7,7 +7,7 @@ pub struct Figure {
     pub title: &'static str,
     pub unit: Unit,
     pub value: fn(&WeekStatistics) -> i64,
-    /// The share of it that is drawn solid, if not all of it is; `title` says what it stands for.
+    /// The share of the value that is drawn solid, if not all of it is; `title` says what it stands for.
     pub part: Option<fn(&WeekStatistics) -> i64>,
 }
 
@@ -36,7 +36,7 @@ pub const FIGURES: [Figure; 11] = [
 /// Change of a figure from the week before.
 pub struct FigureChange {
     pub up: bool,
-    /// Such as `+50 %`.
+    /// Change in per cent, such as `+50 %`.
     pub text: String,
 }
 

@@ -165,7 +165,7 @@ struct Card {
 /// One week of a chart.
 struct Bar {
     week: Week,
-    /// Such as `47`.
+    /// Number of the week, such as `47`.
     label: String,
     value: String,
     is_drawn: bool,

@@ -23,7 +23,7 @@ pub struct WeeklyReport {
     pub week: Week,
     /// Twelve weeks, oldest first, `week` last; `None` for a week that was not computed.
     weeks: Vec<(Week, Option<WeekStatistics>)>,
-    /// Most active first.
+    /// Accounts, most active first.
     accounts: Vec<WeekStatistics>,
 }
 

@@ -41,7 +41,7 @@ fn render(report: Option<&WeeklyReport>) -> String {
 struct Page<'a> {
     policy: String,
     style: &'static str,
-    /// `None` if nothing has been counted yet.
+    /// The report; `None` if nothing has been counted yet.
     report: Option<Report<'a>>,
 }
 
@@ -55,7 +55,7 @@ struct Report<'a> {
     cards: Vec<Card>,
     /// Column heads of both tables.
     columns: [&'static str; 11],
-    /// Newest first.
+    /// Rows of the weeks, newest first.
     weeks: Vec<WeekRow>,
     has_no_accounts: bool,
     accounts: Vec<AccountRow<'a>>,

@@ -74,7 +74,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// What was asked for is not there, or not any more.
+    /// Whether the requested resource does not exist, or no longer exists.
     pub fn is_gone(&self) -> bool {
         matches!(self.status, Some(StatusCode::NOT_FOUND | StatusCode::GONE))
     }
@@ -251,7 +251,7 @@ impl Retries<'_> {
     /// Fails if the operation has been retried for `max_wait`.
     pub async fn pause(&mut self, later: Later) -> anyhow::Result<()> {
         let Self { client, what, .. } = self;
-        // Between half and all of it: several clients of one restarted server come back one by one.
+        // Between half of the pause and all of it: several clients of one restarted server come back one by one.
         let pause = later.after.unwrap_or_default().max(self.wait.mul_f64(0.5 + 0.5 * random_fraction()));
         if self.begin.elapsed() + pause > client.max_wait {
             let (waited, why) = (client.max_wait.as_secs(), later.why);
@@ -393,7 +393,7 @@ pub fn describe_problem(problem: &Problem) -> String {
     fields.join("; ")
 }
 
-/// At least 0 and below 1.
+/// A random number, at least 0 and below 1.
 fn random_fraction() -> f64 {
     let mut bytes = [0u8; 2];
     // Without random numbers all clients wait equally long, which does no harm.

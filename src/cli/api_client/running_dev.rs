@@ -25,9 +25,9 @@ pub const FILE: &str = "dev.json";
 pub struct RunningDev {
     /// URL of its API.
     pub url: String,
-    /// Absolute path.
+    /// Absolute path of the file with its token.
     pub token_file: PathBuf,
-    /// Includes the password.
+    /// URL of its database, including the password.
     pub database_url: SecretString,
 }
 

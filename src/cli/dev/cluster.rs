@@ -407,7 +407,7 @@ fn send(pid: u32, signal: Signal) -> anyhow::Result<()> {
     }
 }
 
-/// Starts the server on the port of last time, or on another one if that is now in use.
+/// Starts the server on the port that it used last time, or on another one if that is now in use.
 async fn launch(
     programs: &ServerPrograms,
     owner: &Owner,

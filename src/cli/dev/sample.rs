@@ -14,7 +14,7 @@ const LAST_CHANGE_AGO: TimeDelta = TimeDelta::hours(1);
 const INSTANTS: [&str; 2] = ["observed_at", "sale_ends_at"];
 
 /// Reports the feed as any shop would, and returns once it is recorded. If the catalogue has a game, it does nothing:
-/// data of the user is not mixed with samples, and the feed is loaded only once.
+/// the user's own data is not mixed with samples, and the feed is loaded only once.
 ///
 /// # Errors
 /// Fails if the API refuses the feed or does not respond.

@@ -52,7 +52,7 @@ impl<E: Into<Refused>> From<E> for RangeFailure {
 #[derive(Clone)]
 pub enum Sink {
     File(Arc<File>),
-    /// In order, and hashed on the way.
+    /// Standard output: the bytes are written in order, and hashed on the way.
     StandardOutput(Arc<Mutex<Context>>),
 }
 
@@ -73,8 +73,10 @@ impl Sink {
 }
 
 /// Fetches what is missing of a range: from `start` up to but excluding `end`, less what `positions` says has arrived.
-/// %E Fails if the file has changed, the server refuses, nothing arrives within the longest wait, or the bytes cannot
-/// be written.
+///
+/// # Errors
+/// Fails if the file has changed, the server refuses, nothing arrives within the longest wait, or the bytes cannot be
+/// written.
 pub async fn fetch(
     remote: &Remote<'_>,
     (start, end): (u64, u64),

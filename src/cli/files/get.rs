@@ -128,7 +128,7 @@ impl Source {
 struct Version {
     name: String,
     length: u64,
-    /// In hexadecimal.
+    /// SHA-256 of the file, in hexadecimal.
     sha256: Option<String>,
     tag: Option<String>,
 }
@@ -148,7 +148,7 @@ impl Version {
 struct Memory {
     version: Version,
     output: PathBuf,
-    /// Offset of the first byte, and offset after the last.
+    /// Ranges of the file: offset of the first byte, and offset after the last.
     ranges: Vec<(u64, u64)>,
     /// Number of bytes of each range that have arrived.
     there: Vec<u64>,
@@ -183,7 +183,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // A failure loses a second's worth of progress.
+        // If this fails, one second's worth of progress is lost.
         let _ = self.keep();
     }
 }

@@ -72,7 +72,7 @@ pub async fn run(arguments: PutArguments) -> anyhow::Result<ExitCode> {
         let left = |what: &str| match (file.as_str(), done) {
             ("-", _) => what.to_owned(),
             (_, 0) => format!("{what}\nThe same command takes up where this one ended."),
-            // What is there already would be sent a second time.
+            // Files that have arrived already would be sent a second time.
             _ => format!("{what}\nTo go on, give these again: {}", arguments.file[done..].join(" ")),
         };
         tokio::select! {
@@ -148,7 +148,7 @@ struct Put<'a> {
 }
 
 impl Put<'_> {
-    /// Sends one file; returns what the API says of it.
+    /// Sends one file; returns the API's description of it.
     async fn send(&self, file: &str) -> Result<Value, Ended> {
         match file {
             "-" => Ok(self.send_standard_input().await?),

@@ -79,7 +79,7 @@ pub async fn create(client: &ApiClient, announcement: &Announcement<'_>) -> Resu
 /// Part of a local file that is being sent as one upload.
 pub struct LocalBytes {
     pub file: Arc<File>,
-    /// Offset of the first byte, and offset after the last.
+    /// Range of the file: offset of the first byte, and offset after the last.
     pub range: (u64, u64),
     /// Fails if the file has changed since the upload began.
     pub check: Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>,
@@ -190,7 +190,7 @@ async fn progress(client: &ApiClient, id: Uuid) -> Result<(u64, Option<u64>), Re
     let asked = client.retry("ask how far it is", || tus(client.request(Method::HEAD, &path, None))).await;
     let reply = asked.map_err(|refused| {
         if refused.is_gone() {
-            // The answer to HEAD has no body that would say so.
+            // The response to HEAD has no body that would say so.
             let failure = anyhow!("the upload is gone: it was removed, or its time is over");
             Refused { failure, ..refused }
         } else {

@@ -50,7 +50,7 @@ pub struct BatchCounts {
     pub quarantined: u64,
     pub failed: u64,
     pub new_lows: u64,
-    /// 0 as well if the API is of an earlier version.
+    /// Observations that were too old to ring; also 0 if the API is of an earlier version.
     #[serde(default)]
     pub too_old_to_ring: u64,
     pub transitions: std::collections::BTreeMap<String, u64>,

@@ -24,7 +24,7 @@ pub struct AcceptedSlice {
     pub number: u64,
     /// Digest of what was sent, to detect that the input has changed.
     pub digest: String,
-    /// `None` if every line was refused.
+    /// Batch of the slice; `None` if every line was refused.
     pub batch_id: Option<Uuid>,
     pub accepted: u64,
     pub refused: Vec<LineRefusal>,

@@ -1,4 +1,4 @@
-//! Cuts the mapped records into slices, each of which is one request.
+//! Slices of a report: the mapped records are cut into parts, each of which is one request.
 //!
 //! The same input with the same options is always cut in the same way, which resuming relies on.
 
@@ -24,7 +24,7 @@ pub struct LineRefusal {
 /// Observations that are sent in one request.
 #[derive(Debug)]
 pub struct ReportSlice {
-    /// Zero-based.
+    /// Zero-based number of the slice.
     pub number: u64,
     /// Observations as NDJSON.
     pub body: Bytes,
