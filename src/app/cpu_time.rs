@@ -131,7 +131,6 @@ impl CpuTime {
     }
 
     fn turn_of(&self, account: AccountId) -> Arc<Semaphore> {
-        // The lock is held only for changes of single entries.
         let mut accounts = self.accounts.lock();
         if let Some(turn) = accounts.get(&account).and_then(Weak::upgrade) {
             return turn;

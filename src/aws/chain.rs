@@ -20,8 +20,8 @@ use tokio::sync::{OnceCell, watch};
 use crate::clock::Clock;
 use crate::error;
 
-/// How long a caller waits for the first credentials: longer than the SDK needs when the metadata service fails four
-/// times in a row, and no longer than a request to S3 is retried.
+/// Timeout for callers that wait for the first credentials: longer than the SDK needs when the metadata service fails
+/// four times in a row, and no longer than a request to S3 is retried.
 pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Remaining lifetime below which credentials are renewed. EC2 provides the next ones five minutes before the end at
 /// the latest. <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html>
@@ -110,7 +110,7 @@ impl Chain {
     /// Remaining lifetime of credentials that are valid now; `None`: they do not expire.
     ///
     /// # Errors
-    /// As for `credentials`.
+    /// Same as `credentials`.
     pub async fn left(&self, limit: Duration) -> Result<Option<Duration>, NoCredentials> {
         Ok(self.left_of(&self.credentials(limit).await?))
     }

@@ -119,8 +119,11 @@ where
     }
 }
 
-/// Describes a missing permission. All AWS services use the message `User: <who> is not authorized to perform: <action>
-/// on resource: <what> because <why>`.
+/// Describes the missing permission.
+///
+/// `message` has the form that all AWS services use:
+///
+/// `User: <who> is not authorized to perform: <action> on resource: <what> because <why>`.
 fn missing_permission(message: &str) -> String {
     let Some((who, rest)) = message.split_once(" is not authorized to perform: ") else {
         // Parameter Store and Secrets Manager pass on the message of KMS, which names no action.

@@ -12,7 +12,7 @@ const CHECKSUM: usize = 6;
 /// Length of the stored beginning, by which people recognise a key: too short to guess the rest.
 const HINT: usize = 8;
 
-/// Permissions that a token can have. `operator` is for those who run the service.
+/// Permissions that a token can have. `operator` is for the operators of the service.
 pub const SCOPES: [&str; 3] = ["catalogue:write", "prices:write", "operator"];
 
 /// Makes a key from 32 random bytes.

@@ -16,7 +16,7 @@ pub const MAX_OBSERVATIONS: usize = 16_384;
 /// Compression level of zstd: the fastest.
 const PACKING: i32 = 1;
 
-/// Size of a message without its observations, in bytes, compressed or not.
+/// Upper bound of a message's size without its observations, in bytes, compressed or not.
 const HEAD: usize = 1024;
 
 /// Largest decompressed size of a message in bytes. Observations are checked beforehand, so a larger one is damaged.
@@ -53,7 +53,7 @@ pub struct BatchNote {
     pub account_id: AccountId,
     #[serde(with = "chrono::serde::ts_microseconds")]
     pub created_at: DateTime<Utc>,
-    /// `None`: the report has not been read to its end.
+    /// Totals of the report; `None`: it has not been read to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing: Option<Closing>,
 }

@@ -39,7 +39,6 @@ pub struct ExportFilter {
 impl ExportFilter {
     /// The filter with its texts normalised as the rows have them.
     ///
-    ///
     /// # Errors
     /// The store is not a valid text, or the region is unknown. The error names the field and the reason.
     pub fn normalise(mut self) -> Result<ExportFilter, (&'static str, String)> {

@@ -51,7 +51,8 @@ pub struct InForce {
     pub currency: Currency,
     pub amount: i64,
     pub regular: i64,
-    /// Until when the price is known to hold, according to the store's end of the sale; `None`: until the next change.
+    /// End of the sale as announced by the store, until which the price is known to hold; `None`: until the next
+    /// change.
     pub holds_until: Option<DateTime<Utc>>,
 }
 

@@ -7,7 +7,7 @@ use chrono::{
 };
 use serde::{Serialize, Serializer};
 
-/// A time as a text gives it.
+/// A time as written in a text, with or without a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Time {
     /// An instant: the text includes its offset from UTC.
@@ -109,7 +109,7 @@ pub enum Zone {
     Named(chrono_tz::Tz),
 }
 
-/// Which instant is meant by a local time that occurs twice, when clocks are set back.
+/// Choice between the two instants of a local time that occurs twice, because clocks are set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twice {
     Earlier,

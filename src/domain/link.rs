@@ -1,6 +1,6 @@
-//! Usage of share links. Bytes that were served count, regardless of the requests that they were served to.
+//! Usage of share links. What counts is the number of bytes served, in whichever requests.
 //!
-//! A file is divided into parts. A **download** is used up once as many bytes of every part have been served as it has:
+//! A file is divided into parts. A **download** is used up once the bytes served of every part add up to its size:
 //! one request for the whole file is one download, and so are several requests for a piece each, in any order. Bytes
 //! that are fetched twice (by a client that probes first, or resumes somewhat before the point where it broke off) use
 //! up nothing, as long as they stay below half of the file per download.

@@ -17,7 +17,7 @@ pub struct ObservedOffers<'a> {
 
 /// The observations of one offer.
 pub struct ObservedOffer<'a> {
-    /// `None`: the store is unknown and may not be created.
+    /// Id of the store; `None`: the store is unknown and may not be created.
     pub store_id: Option<StoreId>,
     pub observations: Vec<&'a Observation>,
 }

@@ -78,7 +78,7 @@ pub struct SaleChange {
     pub id: SaleId,
     pub offer_id: OfferId,
     pub price: Price,
-    /// `None`: unchanged.
+    /// Whether the sale is at a new low; `None`: unchanged.
     pub new_low: Option<bool>,
     pub started_at: DateTime<Utc>,
     pub ends_at: Option<DateTime<Utc>>,

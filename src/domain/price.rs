@@ -120,7 +120,7 @@ impl Price {
 pub struct ObservedPrice {
     pub currency: Currency,
     pub amount: i64,
-    /// `None`: the offer's last regular price stands.
+    /// Regular price. `None`: the offer's last one stands.
     pub regular: Option<i64>,
     pub observed_at: DateTime<Utc>,
     /// Whether the store takes orders. An offer that cannot be bought is not on sale.

@@ -13,8 +13,8 @@ pub fn words(query: &str) -> Vec<&str> {
 
 /// Score of `title` for `query`, up to a few thousand points; higher is better, 0 is no match.
 ///
-/// Words count most: found unchanged, as a prefix (the last one may still be being typed), or misspelt. Then follow the
-/// share of the title that they make up, and whether the title equals, begins with, or contains the whole query.
+/// Words count most: found unchanged, as a prefix (the last one may be incomplete), or misspelt. The share of the title
+/// that they make up counts as well, and whether the title equals, begins with, or contains the whole query.
 pub fn score(query: &str, title: &str) -> i32 {
     let typed = words(query);
     if typed.is_empty() {

@@ -16,7 +16,7 @@ pub struct WeekCounts {
     pub reports: i64,
     /// Prices accepted from those reports.
     pub observations: i64,
-    /// Number of watches: at the week's end for a past week, or now.
+    /// Number of watches at the end of the week, or now if the week has not ended.
     pub watches: i64,
     pub notices: i64,
     /// Deliveries created in the week.

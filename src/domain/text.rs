@@ -86,7 +86,7 @@ mod tests {
             ("a\u{a0}b", "a b"),
             ("a\u{85}b\u{2028}c", "a b c"),
             ("\t", ""),
-            // Invisible characters are trimmed only at the ends, also between spaces.
+            // Invisible characters are trimmed at the ends only, including those between spaces there.
             ("\u{feff}a\u{200b}b\u{200b}", "a\u{200b}b"),
             ("\u{200b} \u{2060}\u{ad}a  b \u{200d} ", "a b"),
             ("\u{200b}", ""),

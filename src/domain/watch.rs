@@ -11,7 +11,7 @@ use crate::domain::ids::StoreId;
 use crate::domain::text_enum::text_enum;
 
 text_enum! {
-    /// When the deliveries of a watch are due.
+    /// Schedule on which a watch's deliveries are due.
     #[derive(Default)]
     pub enum Cadence {
         #[default]
@@ -22,7 +22,7 @@ text_enum! {
 }
 
 text_enum! {
-    /// Order in which deliveries are sent when a channel has more of them than it accepts at once.
+    /// Priority of a watch's deliveries when a channel has more of them than it accepts at once.
     #[derive(Default)]
     pub enum Priority {
         Low = "low",
@@ -32,8 +32,9 @@ text_enum! {
     }
 }
 
-/// Condition under which a watch rings. Externally tagged in JSON: `{"price_at_most": {"amount": "12.00", "currency":
-/// "EUR"}}`.
+/// Condition under which a watch rings.
+///
+/// Externally tagged in JSON: `{"price_at_most": {"amount": "12.00", "currency": "EUR"}}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
@@ -110,7 +111,7 @@ pub struct WatchedOffer {
     pub store_id: StoreId,
     pub region: String,
     pub platform: Option<String>,
-    /// `None`: no price was ever observed.
+    /// Current price; `None`: no price was ever observed.
     pub price: Option<Price>,
     /// Whether the open sale has reached a new low.
     pub new_low: bool,

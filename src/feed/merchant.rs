@@ -1,4 +1,4 @@
-//! Product data of Google Merchant Center, which most shops export already:
+//! Product data of Google Merchant Center, which shops export already:
 //! <https://support.google.com/merchants/answer/7052112> (attributes),
 //! <https://support.google.com/merchants/answer/6324460> (`sale_price_effective_date`).
 

@@ -261,7 +261,7 @@ fn is_confirmed(below: &[u8], header: &RecordFields, alone: &RecordFields, diale
     columns == header.count() && columns != alone.count()
 }
 
-/// Requirements on a line to be a row.
+/// Properties that make a line a row.
 struct Row<'d> {
     dialect: &'d Dialect,
     columns: usize,
@@ -335,8 +335,8 @@ impl Row<'_> {
     }
 }
 
-/// The fields of a line in which marks are characters or, with `heed_marks`, in which a mark at the end of a cell
-/// closes it, even if it is doubled.
+/// The fields of a line, with marks read as characters. With `heed_marks`, a mark at the beginning of a cell opens it,
+/// and one at its end closes it, even if it is doubled.
 fn read_regardless(line: &[u8], dialect: &Dialect, most: usize, heed_marks: bool) -> Read {
     let mut fields = RecordFields::default();
     let (mut place, mut begin, mut inside) = (0, 0, false);

@@ -42,7 +42,7 @@ pub enum Content {
     Broken(String),
 }
 
-/// Reader of records, one after another.
+/// Sequential reader of records.
 pub struct Records {
     lines: Lines,
     format: FeedFormat,

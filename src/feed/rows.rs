@@ -25,7 +25,7 @@ pub struct FeedRow {
     pub reported: Result<ReportedObservation, String>,
 }
 
-/// Reader of rows, one after another.
+/// Sequential reader of rows.
 pub struct Rows {
     source: Source,
     now: DateTime<Utc>,

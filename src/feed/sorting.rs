@@ -126,7 +126,7 @@ impl Sorter {
         if !self.held.is_empty() {
             self.spill()?;
         }
-        // Frees the memory of held observations for the buffers.
+        // Frees the memory of the held observations for the read buffers.
         drop(self.held);
         Ok(Sorted::Runs(Merge::of(self.levels.into_iter().flatten().collect())?))
     }

@@ -49,7 +49,7 @@ pub struct Item {
     pub mixed: Vec<&'static str>,
 }
 
-/// Reader of items, one after another.
+/// Sequential reader of items.
 pub struct Items {
     reader: Reader<Metered>,
     meter: Rc<Meter>,

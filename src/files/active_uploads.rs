@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 
 /// Timeout for a request that must end to make durable what it has received.
 const END_WITHIN: Duration = Duration::from_secs(10);
-/// Timeout of a request for the upload's state while received bytes are made durable.
+/// Timeout for a request that waits until received bytes are durable.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Active uploads of the process. Clones share them.

@@ -136,7 +136,7 @@ impl TableWriter {
     /// Ends the table and returns the last bytes.
     ///
     /// # Errors
-    /// As for `write`.
+    /// Same as `write`.
     pub fn finish(self) -> std::io::Result<Bytes> {
         match self {
             TableWriter::Text(writer) => Ok(writer.finish()),

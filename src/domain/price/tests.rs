@@ -368,7 +368,7 @@ fn a_sale_that_is_told_as_over_is_none() {
     let (price, changes) = changes(&[seen(0, 1000, 2000), told(5, 1000, 4)]);
     assert_eq!((changes[1].kind, changes[1].reason), (TransitionKind::SaleEnded, Some(EndReason::ToldEnd)));
     assert!(!price.unwrap().is_on_sale(at(5)));
-    // An end that is announced for a price that is no sale has no meaning.
+    // An end announced with a price that is not a sale has no effect.
     assert_eq!(kinds(&[told(0, 2000, 100), seen(200, 2000, 2000)]), [("first.seen", false)]);
 }
 

@@ -36,7 +36,7 @@ pub fn read_extents(
 /// The SHA-256 of the bytes of extents, one after another.
 ///
 /// # Errors
-/// A piece is missing, or shorter than its extent; errors of the store.
+/// Errors of the store; also if a piece is missing or shorter than its extent.
 pub async fn hash_extents(blobs: Blobs, extents: Vec<Extent>) -> io::Result<Vec<u8>> {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut bytes = read_extents(blobs, extents);

@@ -37,7 +37,7 @@ struct Seen {
     told: bool,
 }
 
-/// Error: the file system of `files.directory` is unavailable, and nothing was read or written.
+/// Error of an operation while the file system of `files.directory` is unavailable: nothing was read or written.
 #[derive(Debug)]
 pub struct Away(&'static str);
 

@@ -40,7 +40,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
 const TIMEOUT_OF_COMPLETION: Duration = Duration::from_secs(300);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a failed request is retried: shorter than `server.drain_s`.
+/// Bound on the time for which a failed request is retried: shorter than `server.drain_s`.
 const RETRY_FOR: Duration = Duration::from_secs(20);
 /// Validity of a signed URL.
 const SIGNED_FOR: Duration = Duration::from_secs(60);
