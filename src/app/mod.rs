@@ -46,9 +46,9 @@ pub struct AppState {
     pub writer: PgPool,
     /// Pool for reads that may be a second old: catalogue, deals, history.
     pub reader: PgPool,
-    /// What every pool logs in with.
+    /// Credentials with which every pool logs in.
     pub log_in: LogIn,
-    /// Who we are to AWS.
+    /// Credentials of the process for AWS.
     pub aws: Chain,
     /// Loader of single games, through `reader`.
     pub games: GameLoader,
@@ -65,14 +65,14 @@ pub struct AppState {
     /// Counter of downloads and log-ins.
     pub activity: Activity,
     pub files: Files,
-    /// How much is kept for idempotency keys.
+    /// Number and size of the responses that are kept for idempotency keys, by account.
     pub kept_answers: KeptAnswers,
     /// Notifications that another process has added something to a queue of the database.
     pub notifications: Notifications,
     /// Deadlines of work with the database.
     pub deadline: Deadline,
     pub health: Health,
-    /// Cancelled when the process has been told to stop: readiness fails, new work is not begun.
+    /// Cancelled when the process must stop: readiness then fails, and no new work begins.
     pub stopping: CancellationToken,
 }
 

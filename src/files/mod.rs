@@ -8,7 +8,7 @@ pub mod concatenation;
 use self::active_uploads::Uploads;
 use self::blobs::Blobs;
 
-/// Where the bytes of files are, and which arrive right now.
+/// Storage of the bytes of files, and the uploads in progress.
 pub struct Files {
     /// Store of the bytes.
     pub blobs: Blobs,
