@@ -309,7 +309,7 @@ const WINDOW: usize = 4 * LONGEST_RECORD;
 
 /// Whether there was more of the input.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Input {
+enum Refill {
     Taken,
     Ended,
 }
@@ -324,9 +324,9 @@ impl Lines {
     }
 
     /// Takes more of the input.
-    fn fill(&mut self) -> io::Result<Input> {
+    fn fill(&mut self) -> io::Result<Refill> {
         if self.ended {
-            return Ok(Input::Ended);
+            return Ok(Refill::Ended);
         }
         if self.start == self.window.len() {
             self.window.clear();
@@ -346,7 +346,7 @@ impl Lines {
         self.window.extend_from_slice(&found[..count]);
         self.input.consume(count);
         self.ended = count == 0;
-        Ok(if self.ended { Input::Ended } else { Input::Taken })
+        Ok(if self.ended { Refill::Ended } else { Refill::Taken })
     }
 
     /// Finds out how lines end, by the first that does outside of quotation marks.
@@ -375,7 +375,7 @@ impl Lines {
                 self.line_end = line_end;
                 return Ok(());
             }
-            if unread.len() >= LONGEST_RECORD || self.fill()? == Input::Ended {
+            if unread.len() >= LONGEST_RECORD || self.fill()? == Refill::Ended {
                 return Ok(());
             }
         }
@@ -409,7 +409,7 @@ impl Lines {
                 None if unread.len() > LONGEST_RECORD + 1 => return Ok(Line::TooLong),
                 None => known = unread.len(),
             }
-            if self.fill()? == Input::Ended {
+            if self.fill()? == Refill::Ended {
                 break known;
             }
         };
@@ -438,7 +438,7 @@ impl Lines {
 
     /// Up to a record's length of what comes next, and whether that is all there is.
     fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
-        while self.unread().len() <= LONGEST_RECORD && self.fill()? == Input::Taken {}
+        while self.unread().len() <= LONGEST_RECORD && self.fill()? == Refill::Taken {}
         let unread = self.unread();
         let whole = unread.len() <= LONGEST_RECORD;
         Ok((&unread[..unread.len().min(LONGEST_RECORD)], whole))
@@ -474,7 +474,7 @@ impl Lines {
             let unread = self.unread();
             let end = memchr(self.line_end, unread);
             self.consume(end.map_or(unread.len(), |end| end + 1));
-            if end.is_some() || self.fill()? == Input::Ended {
+            if end.is_some() || self.fill()? == Refill::Ended {
                 return Ok(());
             }
         }
