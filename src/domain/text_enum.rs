@@ -5,19 +5,19 @@ use std::fmt;
 
 /// Error for a name that an enum does not have: the database holds a value that this version does not know.
 #[derive(Debug, PartialEq, Eq)]
-pub struct UnknownName {
+pub struct UnknownVariant {
     pub name: String,
     /// Name of the Rust type.
     pub of: &'static str,
 }
 
-impl fmt::Display for UnknownName {
+impl fmt::Display for UnknownVariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} is no {}", self.name, self.of)
     }
 }
 
-impl std::error::Error for UnknownName {}
+impl std::error::Error for UnknownVariant {}
 
 /// Declares an enum with a text name for each variant.
 macro_rules! text_enum {
@@ -43,12 +43,12 @@ macro_rules! text_enum {
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::domain::text_enum::UnknownName;
+            type Err = $crate::domain::text_enum::UnknownVariant;
 
             fn from_str(name: &str) -> Result<$name, Self::Err> {
                 match name {
                     $($text => Ok($name::$variant),)+
-                    _ => Err($crate::domain::text_enum::UnknownName {
+                    _ => Err($crate::domain::text_enum::UnknownVariant {
                         name: name.to_owned(),
                         of: stringify!($name),
                     }),

@@ -312,7 +312,7 @@ const WINDOW: usize = 4 * LONGEST_RECORD;
 
 /// Whether the input had more bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Input {
+enum Refill {
     Taken,
     Ended,
 }
@@ -327,9 +327,9 @@ impl Lines {
     }
 
     /// Reads more bytes from the input.
-    fn fill(&mut self) -> io::Result<Input> {
+    fn fill(&mut self) -> io::Result<Refill> {
         if self.ended {
-            return Ok(Input::Ended);
+            return Ok(Refill::Ended);
         }
         if self.start == self.window.len() {
             self.window.clear();
@@ -349,7 +349,7 @@ impl Lines {
         self.window.extend_from_slice(&found[..count]);
         self.input.consume(count);
         self.ended = count == 0;
-        Ok(if self.ended { Input::Ended } else { Input::Taken })
+        Ok(if self.ended { Refill::Ended } else { Refill::Taken })
     }
 
     /// Detects the line end: the first one outside of quotation marks.
@@ -378,7 +378,7 @@ impl Lines {
                 self.line_end = line_end;
                 return Ok(());
             }
-            if unread.len() >= LONGEST_RECORD || self.fill()? == Input::Ended {
+            if unread.len() >= LONGEST_RECORD || self.fill()? == Refill::Ended {
                 return Ok(());
             }
         }
@@ -412,7 +412,7 @@ impl Lines {
                 None if unread.len() > LONGEST_RECORD + 1 => return Ok(Line::TooLong),
                 None => known = unread.len(),
             }
-            if self.fill()? == Input::Ended {
+            if self.fill()? == Refill::Ended {
                 break known;
             }
         };
@@ -441,7 +441,7 @@ impl Lines {
 
     /// Reads ahead by up to the length of a record, and returns the bytes and whether they are the rest of the input.
     fn look_ahead(&mut self) -> io::Result<(&[u8], bool)> {
-        while self.unread().len() <= LONGEST_RECORD && self.fill()? == Input::Taken {}
+        while self.unread().len() <= LONGEST_RECORD && self.fill()? == Refill::Taken {}
         let unread = self.unread();
         let whole = unread.len() <= LONGEST_RECORD;
         Ok((&unread[..unread.len().min(LONGEST_RECORD)], whole))
@@ -477,7 +477,7 @@ impl Lines {
             let unread = self.unread();
             let end = memchr(self.line_end, unread);
             self.consume(end.map_or(unread.len(), |end| end + 1));
-            if end.is_some() || self.fill()? == Input::Ended {
+            if end.is_some() || self.fill()? == Refill::Ended {
                 return Ok(());
             }
         }

@@ -188,6 +188,14 @@ impl Drop for Keeper {
     }
 }
 
+/// What an attempt to fetch a version of the file has come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fetched {
+    Whole,
+    /// The server has another version by now, and nothing of this one is kept.
+    Changed,
+}
+
 struct Get<'a> {
     arguments: &'a GetArguments,
     client: &'a ApiClient,
@@ -199,12 +207,12 @@ impl Get<'_> {
     async fn run(&self) -> anyhow::Result<()> {
         for _ in 0..MAX_CHANGES {
             let version = self.learn().await?;
-            let arrived = if self.is_to_standard_output() {
+            let fetched = if self.is_to_standard_output() {
                 self.to_standard_output(&version).await?
             } else {
                 self.to_file(&version).await?
             };
-            if arrived {
+            if fetched == Fetched::Whole {
                 return Ok(());
             }
             self.display.say("the file on the server is another one by now; beginning anew");
@@ -267,15 +275,14 @@ impl Get<'_> {
         }
     }
 
-    /// Returns whether the file arrived; `false` means that it changed before any byte was written.
-    async fn to_standard_output(&self, version: &Version) -> anyhow::Result<bool> {
+    async fn to_standard_output(&self, version: &Version) -> anyhow::Result<Fetched> {
         let sum = Arc::new(Mutex::new(Context::new(&SHA256)));
         let (remote, positions) = (self.remote(version), Positions::new(1));
         let sink = Sink::StandardOutput(sum.clone());
         let work = fetch(&remote, (0, version.length), &positions, 0, &sink);
         match self.display.during(&version.name, Some(version.length), &positions, work).await {
             Ok(()) => {}
-            Err(RangeFailure::Changed) if positions.sum() == 0 => return Ok(false),
+            Err(RangeFailure::Changed) if positions.sum() == 0 => return Ok(Fetched::Changed),
             Err(RangeFailure::Changed) => {
                 bail!("the file on the server is another one by now; what was written is of no use");
             }
@@ -284,12 +291,11 @@ impl Get<'_> {
         let here = hex(sum.lock().clone().finish().as_ref());
         match version.sha256.as_deref() {
             Some(there) if there != here => Err(anyhow!(differs(there, &here))),
-            _ => Ok(true),
+            _ => Ok(Fetched::Whole),
         }
     }
 
-    /// Returns whether the file arrived; `false` means that it changed during the download.
-    async fn to_file(&self, version: &Version) -> anyhow::Result<bool> {
+    async fn to_file(&self, version: &Version) -> anyhow::Result<Fetched> {
         let named = self.output(version);
         let output = absolute(&named)?;
         let shown = printable(&named.display().to_string());
@@ -343,7 +349,7 @@ impl Get<'_> {
             }
         }
         self.finish(version, keeper, file, &output, &shown).await?;
-        Ok(true)
+        Ok(Fetched::Whole)
     }
 
     async fn fetch_all(
@@ -379,11 +385,11 @@ impl Get<'_> {
             .await
     }
 
-    fn forget(&self, mut keeper: Keeper, part: &Path) -> anyhow::Result<bool> {
+    fn forget(&self, mut keeper: Keeper, part: &Path) -> anyhow::Result<Fetched> {
         std::fs::remove_file(part).with_context(|| format!("cannot remove {}", part.display()))?;
         (0..keeper.memory.ranges.len()).for_each(|part| keeper.positions.set(part, 0));
         keeper.keep()?;
-        Ok(false)
+        Ok(Fetched::Changed)
     }
 
     /// Compares the bytes with the server's hash, and renames the file.
