@@ -28,7 +28,7 @@ pub struct BatchResponse {
     quarantined: i64,
     failed: i64,
     new_lows: i64,
-    /// So old when they were reported that they ring nobody.
+    /// Observations that were too old to cause notices when they were reported.
     too_old_to_ring: i64,
     transitions: BTreeMap<String, i64>,
 }

@@ -212,8 +212,8 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `POST /v1/channels/{id}/test`: sends an object at once, and tells what happened. It is tried once, also on a
-/// disabled channel, and counts for nothing.
+/// `POST /v1/channels/{id}/test`: sends a test object at once, and reports the result. There is one attempt, also on
+/// a disabled channel, and it does not count as a delivery.
 pub async fn test(
     State(app): State<App>,
     caller: Caller,

@@ -80,7 +80,7 @@ pub struct BucketResponse {
     pub regular_price: Money,
     /// Whole percent of `last` below the regular price.
     pub cut: i16,
-    /// Until when `last` is known, as the store said of its sale: from then on nobody knows the price until it is seen again.
+    /// Until when `last` is known, as the store said of its sale: from then on the price is unknown until it is observed again.
     pub holds_until: Option<DateTime<Utc>>,
 }
 

@@ -31,9 +31,9 @@ use crate::store::files;
 use crate::store::imports::{self, Import, ImportState, NewImport, RowRefusal};
 use crate::tables::text::quote;
 
-/// How often somebody who listens is told.
+/// Interval between two checks of the progress for an event stream.
 const TELL_EVERY: Duration = Duration::from_millis(500);
-/// Then a listener is sent away; a browser comes again by itself, with a token that is looked at again.
+/// Longest event stream. After it a browser connects again by itself, and its token is checked again.
 const LISTEN_FOR: Duration = Duration::from_secs(3_600);
 /// Refusals that are read at once.
 const REFUSALS_AT_ONCE: i64 = 1_000;

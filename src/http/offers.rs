@@ -38,7 +38,7 @@ pub struct OfferResponse {
     /// Whether the store took orders when it was last seen.
     pub available: Option<bool>,
     pub observed_at: Option<DateTime<Utc>>,
-    /// Since when nobody knows the price, which is the last one that was seen: its sale has ended as the store had said.
+    /// When the price became unknown: its sale has ended, as the store had announced. `price` is the last one observed.
     pub unknown_since: Option<DateTime<Utc>>,
     /// The lowest price ever paid, and when it was first seen; null when it was only ever free.
     pub low: Option<Money>,
@@ -181,7 +181,7 @@ pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
         .transpose()
 }
 
-/// The regions whose offers somebody in the region of a query parameter can take: that one, and everywhere.
+/// The regions whose offers are valid in the region of a query parameter: that region, and everywhere.
 ///
 /// # Errors
 /// `Malformed` when it is no region.

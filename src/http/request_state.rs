@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::domain::ids::AccountId;
 
-/// What an Application Load Balancer tells of the user whom it has logged in.
+/// Header in which an Application Load Balancer reports the user whom it has logged in.
 pub const OIDC_DATA: HeaderName = HeaderName::from_static("x-amzn-oidc-data");
 
 /// The other end of the connection; `server` puts it on every request.
@@ -27,7 +27,7 @@ pub struct Peer {
 pub struct RequestProgress {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
-    /// The body has more than a few packets, or nobody knows.
+    /// The body has more than a few packets, or its length is unknown.
     large: AtomicBool,
     body_ended: OnceLock<Instant>,
 }
@@ -53,7 +53,7 @@ impl RequestProgress {
         self.streamed.load(Ordering::Relaxed)
     }
 
-    /// The body has more than a few packets, or nobody knows.
+    /// The body has more than a few packets, or its length is unknown.
     pub fn is_large(&self) {
         self.large.store(true, Ordering::Relaxed);
     }

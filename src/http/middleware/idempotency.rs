@@ -174,7 +174,7 @@ pub async fn begin(
     // With what the token may do: the answer of a stronger token is not for a weaker one.
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let route = format!("{target} {}", caller.scopes.join(" "));
-    // In a task of its own: a client that hangs up meanwhile leaves no row behind that nobody is responsible for.
+    // In a task of its own: a client that hangs up meanwhile leaves no row behind without an owner.
     let claim = claim(app.clone(), caller.account, key.clone(), route, hash.map(<[u8]>::to_vec));
     let claim = async { outlive(app, caller.account, claim).await? };
     let (found, execution) = if idempotency == Idempotency::Reports && app.bus.outlives_database() {
@@ -209,7 +209,7 @@ pub async fn begin(
     }
 }
 
-/// Claims a key where nobody has it: the execution is given up when it is dropped, also when nobody waits for it here.
+/// Claims a key that is free. The execution is given up when it is dropped, also when its caller has gone.
 async fn claim(
     app: App,
     account: AccountId,
@@ -295,7 +295,7 @@ impl Claim {
         Name { account: self.account, key: &self.key }
     }
 
-    /// Prolongs the lock until it is aborted, or somebody else has the request.
+    /// Extends the lock until this is aborted, or another process has taken over the request.
     async fn stay_alive(self) {
         loop {
             tokio::time::sleep(LOCK / 3).await;

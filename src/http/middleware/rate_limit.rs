@@ -1,5 +1,5 @@
-//! `server.rate_limit_per_minute` (draft-ietf-httpapi-ratelimit-headers-10): so many requests of one account, or of
-//! one address where there is no valid token, in each window of a minute.
+//! `server.rate_limit_per_minute` (draft-ietf-httpapi-ratelimit-headers-10): a limit of requests a minute for an account, or
+//! for an address where there is no valid token.
 //!
 //! Each process counts for itself: behind a load balancer with n instances a caller gets up to n times as much. It
 //! is there against loops that have gone wrong, not for billing.

@@ -1,5 +1,5 @@
-//! Who is behind the load balancers that we trust, as they tell it (`server.trusted_proxies`). What anybody else says
-//! of himself counts for nothing.
+//! The client behind the load balancers that we trust, as they report it (`server.trusted_proxies`). The same headers from
+//! any other peer are ignored.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::http::request_state::Peer;
 
-/// So many addresses of `X-Forwarded-For` are looked at, from the last on: nobody has more proxies in a row.
+/// Most addresses of `X-Forwarded-For` that are examined, from the last one on: no chain of proxies is longer.
 const MAX_HOPS: usize = 16;
 
 /// The client of a request.
@@ -39,7 +39,7 @@ impl Client {
         }
     }
 
-    /// What is counted together: one customer has the whole /64 of IPv6.
+    /// The address that requests are counted by: one customer has a whole /64 of IPv6.
     pub fn network(&self) -> IpAddr {
         match self.address {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -52,10 +52,10 @@ fn is_trusted(address: &IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(address))
 }
 
-/// The last address of `X-Forwarded-For` that is not a trusted one's. Those before it are what the client says.
+/// The last address of `X-Forwarded-For` that is not a trusted proxy. Those before it are the client's own claims.
 fn before_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer;
-    // What cannot be read ends the list as any other nonsense does.
+    // An unreadable value ends the list, as an invalid address does.
     let values = headers.get_all("x-forwarded-for").iter().rev().map(|value| value.to_str().unwrap_or("?"));
     for hop in values.flat_map(|value| value.rsplit(',')).take(MAX_HOPS) {
         if !is_trusted(&client, trusted) {

@@ -58,7 +58,7 @@ pub struct Announced {
     pub media_type: String,
     /// Bytes; `None`: told later.
     pub length: Option<u64>,
-    /// `Upload-UploadMetadata` of tus.
+    /// `Upload-Metadata` of tus.
     pub metadata: String,
     pub keep_until: DateTime<Utc>,
 }
@@ -165,7 +165,7 @@ pub async fn put_together(
     files::find_file(&app.writer, account, file.id, app.clock.now()).await
 }
 
-/// What `Upload-UploadMetadata` tells of a file, in both protocols.
+/// What `Upload-Metadata` tells of a file, in both protocols.
 #[derive(Default)]
 pub struct UploadMetadata {
     pub header: String,
