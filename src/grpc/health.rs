@@ -20,15 +20,15 @@ use crate::health::dead_man;
 /// and what HTTP/2 sends for itself does not count.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
-/// `grpc.health.v1.Health`
-pub struct Health {
+/// `grpc.health.v1.GrpcHealth`
+pub struct GrpcHealth {
     stopping: CancellationToken,
 }
 
-impl Health {
+impl GrpcHealth {
     /// Serving until `stopping`.
-    pub fn new(stopping: CancellationToken) -> Health {
-        Health { stopping }
+    pub fn new(stopping: CancellationToken) -> GrpcHealth {
+        GrpcHealth { stopping }
     }
 }
 
@@ -62,7 +62,7 @@ fn reply(status: ServingStatus) -> HealthCheckResponse {
 }
 
 #[tonic::async_trait]
-impl health_server::Health for Health {
+impl health_server::Health for GrpcHealth {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(

@@ -17,7 +17,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 use tonic_reflection::server::Builder;
 
 use self::calls::Calls;
-use self::health::Health;
+use self::health::GrpcHealth;
 use crate::app::App;
 use crate::error::{Error, Result};
 
@@ -56,7 +56,7 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024;
 /// # Errors
 /// The descriptors of a service cannot be read.
 pub fn router(app: App, closing: CancellationToken) -> Result<Router> {
-    let health = HealthServer::new(Health::new(app.stopping.clone()));
+    let health = HealthServer::new(GrpcHealth::new(app.stopping.clone()));
     let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());
     let routes = Routes::new(health.max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(v1.map_err(Error::internal)?.max_decoding_message_size(MAX_MESSAGE_BYTES))
