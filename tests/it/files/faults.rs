@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::files::uploads::{bytes, create, fed, header, hex, offset, patch, sent, tus};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
-use crate::support::{TestApp, User, raw};
+use crate::support::{TestApp, User, eventually, raw};
 
 crate::on_both_stores!(a_disk_that_fills_up_costs_nothing_that_was_told,);
 
@@ -53,7 +53,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let (feed, body) = fed();
     let sending = tokio::spawn(api.patch(&path, 0, body).send());
     feed.send(Ok(whole.slice(..3 * MIB))).unwrap();
-    while api.stored(&path).await < 3 * MIB {}
+    eventually("stored", async || api.stored(&path).await >= 3 * MIB).await;
     // Somebody else fills the disk.
     let disk = format!("/proc/{}/root{}", api.binary.id(), app.files.path().display());
     let filler = format!("{disk}/filler");

@@ -11,7 +11,7 @@ use crate::files::kills::{any, expire_many};
 use crate::files::uploads::{bytes, content, create, is_whole, sent};
 use crate::support::instance::{self, Api};
 use crate::support::s3::Store;
-use crate::support::{TestApp, raw};
+use crate::support::{TestApp, eventually, raw};
 
 crate::on_both_stores!(
     a_process_that_was_paused_spoils_nothing_when_it_wakes,
@@ -33,7 +33,7 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
         let path = one.create(whole.len()).await;
         let mut stream = one.begin_patch(&path, 0, whole.len()).await;
         stream.write_all(&whole[..7 * MIB]).await.unwrap();
-        while one.stored(&path).await < 7 * MIB {}
+        eventually("stored", async || one.stored(&path).await >= 7 * MIB).await;
         // What follows is on its way as it is paused, and is not what the other is sent.
         stream.write_all(&bytes(MIB)).await.unwrap();
         one.binary.signal(Signal::SIGSTOP);

@@ -19,7 +19,7 @@ use url::Url;
 use crate::files::downloads::upload;
 use crate::files::uploads::{bytes, content, create, fed, header, hex, offset, patch, sent, stored, tus};
 use crate::support::s3::{Store, flaky};
-use crate::support::{TestApp, User, raw};
+use crate::support::{TestApp, User, eventually, raw};
 
 const MIB: usize = 1 << 20;
 
@@ -91,7 +91,9 @@ async fn a_broken_connection_keeps_parts_and_tail() {
         stream.write_all(&whole[at..end]).await.unwrap();
         stream.shutdown().await.unwrap();
         drop(stream);
-        let told = async { while stored(&app, &anna, &path).await < end {} };
+        let told = async {
+            eventually("stored", async || stored(&app, &anna, &path).await >= end).await;
+        };
         tokio::time::timeout(Duration::from_secs(20), told).await.expect("all that arrived is told");
     }
     let rest = whole.slice(12 * MIB..);
@@ -109,13 +111,13 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..7 * MIB))).unwrap();
-    while stored(&app, &anna, &path).await < 7 * MIB {}
+    eventually("stored", async || stored(&app, &anna, &path).await >= 7 * MIB).await;
     // What it goes on sending fills further parts of its own upload, before and after the other has begun.
     feed.send(Ok(bytes(4 * MIB))).unwrap();
     let (feed_other, body) = fed();
     let second = tokio::spawn(sent(patch(&other, &anna, &path, 7 * MIB, body)));
     feed_other.send(Ok(whole.slice(7 * MIB..13 * MIB + 1))).unwrap();
-    while stored(&other, &anna, &path).await < 13 * MIB + 1 {}
+    eventually("stored", async || stored(&other, &anna, &path).await >= 13 * MIB + 1).await;
     feed.send(Ok(bytes(8 * MIB))).unwrap();
     drop(feed);
     assert!(

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::support::instance::head_of_patch;
 use crate::support::s3::Store;
-use crate::support::{TestApp, User, raw};
+use crate::support::{TestApp, User, eventually, raw};
 
 crate::on_both_stores!(
     an_upload_comes_in_pieces_and_is_whole_in_the_end,
@@ -300,7 +300,7 @@ async fn another_instance_goes_on_with_an_upload(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..300_000))).unwrap();
-    while stored(&app, &anna, &path).await < 300_000 {}
+    eventually("stored", async || stored(&app, &anna, &path).await >= 300_000).await;
     // The other instance knows nothing of the open request, and takes the upload from it.
     assert_eq!(offset(&other, &anna, &path).await, 300_000);
     let second = sent(patch(&other, &anna, &path, 300_000, whole.slice(300_000..600_000))).await;
@@ -517,7 +517,7 @@ async fn quotas_and_limits_hold(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(10))).unwrap();
-    while stored(&app, &anna, &path).await < 10 {}
+    eventually("stored", async || stored(&app, &anna, &path).await >= 10).await;
     assert_eq!(sent(patch(&app, &anna, &deferred, 300, "x")).await.status(), 429);
     drop(feed);
     assert_eq!(first.await.unwrap().status(), 204);
@@ -545,9 +545,9 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(bytes(10))).unwrap();
-    while stored(&app, &anna, &path).await < 10 {}
+    eventually("stored", async || stored(&app, &anna, &path).await >= 10).await;
     feed.send(Ok(bytes(20))).unwrap();
-    while stored(&app, &anna, &path).await < 30 {}
+    eventually("stored", async || stored(&app, &anna, &path).await >= 30).await;
     app.state.stopping.cancel();
     let answer = tokio::time::timeout(Duration::from_secs(10), first).await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
