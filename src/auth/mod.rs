@@ -236,7 +236,7 @@ fn hash(token: &str) -> TokenHash {
     hash
 }
 
-/// A cache whose entries expire at a time each, with a bound on their number.
+/// A cache of bounded size, each of whose entries has an expiry time.
 struct TtlCache<K, V> {
     known: Mutex<HashMap<K, (V, DateTime<Utc>)>>,
     most: usize,

@@ -26,7 +26,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// A service whose status is `SERVING` until `stopping` is cancelled.
+    /// Creates the service, whose status is `SERVING` until `stopping` is cancelled.
     pub fn new(stopping: CancellationToken) -> Health {
         Health { stopping }
     }

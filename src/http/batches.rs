@@ -1,4 +1,4 @@
-//! `/v1/batches/{id}`: what became of a report.
+//! `/v1/batches/{id}`: the result of a report.
 
 use std::collections::BTreeMap;
 
@@ -28,12 +28,12 @@ pub struct BatchResponse {
     quarantined: i64,
     failed: i64,
     new_lows: i64,
-    /// So old when they were reported that they ring nobody.
+    /// Observations that were already too old to trigger a notice when they were reported.
     too_old_to_ring: i64,
     transitions: BTreeMap<String, i64>,
 }
 
-/// `GET /v1/batches/{id}`: one's own, with `prices:write`.
+/// `GET /v1/batches/{id}`: one of the caller's own batches; requires `prices:write`.
 pub async fn get(
     State(app): State<App>,
     caller: Caller,

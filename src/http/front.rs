@@ -1,4 +1,4 @@
-//! `/`: what somebody sees who opens the address in a browser.
+//! `/`: the page at the API's root, for visitors with a browser.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use super::extract::accept::{AcceptedFormat, choose};
 use super::extract::conditional::IfNoneMatch;
 use crate::error::Result;
 
-/// Nothing is loaded, nothing runs, and nothing can be sent anywhere.
+/// Content Security Policy of the page: nothing is loaded, nothing runs, and no form can be sent.
 const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const PAGE: &str = r#"<!DOCTYPE html>
@@ -36,7 +36,7 @@ struct FrontResponse {
     documentation: &'static str,
 }
 
-/// `GET /`: a page for browsers, the same as JSON for everybody else.
+/// `GET /`: a page for browsers, and the same information as JSON for all other clients.
 pub async fn show(headers: HeaderMap) -> Result<Response> {
     let mut response = match choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Html]) {
         AcceptedFormat::Html => {

@@ -1,5 +1,5 @@
-//! Who is behind the load balancers that we trust, as they tell it (`server.trusted_proxies`). What anybody else says
-//! of himself counts for nothing.
+//! The client behind trusted load balancers, as their headers name it (`server.trusted_proxies`). Such headers are
+//! ignored in requests from any other peer.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,21 +8,21 @@ use ipnet::IpNet;
 
 use crate::http::request_state::Peer;
 
-/// So many addresses of `X-Forwarded-For` are looked at, from the last on: nobody has more proxies in a row.
+/// Most addresses of `X-Forwarded-For` that are read, starting from the last; real chains of proxies are shorter.
 const MAX_HOPS: usize = 16;
 
 /// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     pub address: IpAddr,
-    /// Whether it speaks TLS to us, or to the load balancer.
+    /// Whether the client uses TLS, to us or to the load balancer.
     pub encrypted: bool,
-    /// Whether a load balancer that we trust has sent the request on.
+    /// Whether a trusted load balancer has forwarded the request.
     pub proxied: bool,
 }
 
 impl Client {
-    /// `trusted` are the networks of `server.trusted_proxies`.
+    /// Finds the client of a request; `trusted` are the networks of `server.trusted_proxies`.
     pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> Client {
         let peer = extensions.get::<Peer>();
         let own = peer.map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.address.ip()).to_canonical();
@@ -39,7 +39,7 @@ impl Client {
         }
     }
 
-    /// What is counted together: one customer has the whole /64 of IPv6.
+    /// The network that rate limits count as one client: with IPv6, one customer has a whole /64.
     pub fn network(&self) -> IpAddr {
         match self.address {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -52,10 +52,10 @@ fn is_trusted(address: &IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|network| network.contains(address))
 }
 
-/// The last address of `X-Forwarded-For` that is not a trusted one's. Those before it are what the client says.
+/// The last address of `X-Forwarded-For` that is not trusted. Those before it are the client's own claim.
 fn before_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let mut client = peer;
-    // What cannot be read ends the list as any other nonsense does.
+    // An unreadable value ends the list, as any other invalid address does.
     let values = headers.get_all("x-forwarded-for").iter().rev().map(|value| value.to_str().unwrap_or("?"));
     for hop in values.flat_map(|value| value.rsplit(',')).take(MAX_HOPS) {
         if !is_trusted(&client, trusted) {
@@ -67,7 +67,7 @@ fn before_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     client
 }
 
-/// An address, or one with the port that a load balancer may put behind it.
+/// Parses an address, or one followed by the port that a load balancer may add.
 fn read_address(text: &str) -> Option<IpAddr> {
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     text.parse().ok().or_else(with_port)
@@ -101,7 +101,7 @@ mod tests {
             ("fd00::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2:3:4:5:6"),
             ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
             ("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
-            // Not from a proxy of ours: it may say what it likes.
+            // The peer is no trusted proxy, so its header is ignored.
             ("203.0.113.1", "198.51.100.1", "203.0.113.1"),
             ("10.0.0.1", "what", "10.0.0.1"),
             ("10.0.0.1", "203.0.113.9, é", "10.0.0.1"),
@@ -113,7 +113,7 @@ mod tests {
             let found = client(peer, false, &[("x-forwarded-for", forwarded)]);
             assert_eq!(found.address, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded}");
         }
-        // Two headers are one list.
+        // Two headers form one list.
         let two = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.7")];
         assert_eq!(client("10.0.0.1", false, &two).address, "203.0.113.9".parse::<IpAddr>().unwrap());
         let of_six = client("fd00::1", false, &[("x-forwarded-for", "2001:db8:1:2:3:4:5:6")]);
