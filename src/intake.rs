@@ -1,8 +1,9 @@
-//! Intake: the observations of a report are checked and put on the bus, as the messages of one batch.
+//! Intake of price reports: the observations of a report are checked and put on the bus as the messages of one batch.
 //!
-//! Whatever carries a report parses it and hands over one observation after another; what is known of the batch when
-//! the report ends is the [`Receipt`]. A bus that outlives the database takes reports while that is unavailable. Their
-//! messages then carry what the batch is, so that the worker can write it down, and the worker judges unknown stores.
+//! The transport of a report parses it and passes on one observation at a time; the [`Receipt`] summarizes the batch
+//! when the report ends. A bus that outlives the database accepts reports while the database is unavailable. The
+//! messages then carry a description of the batch, from which the worker records it, and the worker decides about
+//! unknown stores.
 
 use std::time::Duration;
 
@@ -18,28 +19,29 @@ use crate::error::{Error, FieldError, Kind, Problem, Result};
 use crate::store::batches;
 use crate::store::recording::stores;
 
-/// Size in the report, in bytes of text, from which the waiting observations are sent as a message.
+/// Size of the waiting observations, in bytes of the report's text, from which they are sent as a message.
 const MAX_MESSAGE_TEXT: usize = 4 << 20;
 /// Timeout of a query that the report can do without.
 const OPTIONAL_QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most refusals and warnings that a receipt lists; further ones are only counted.
 const MAX_LISTED: usize = 1_000;
-/// Most bytes of JSON that they may have together.
+/// Most bytes of JSON that the listed refusals and warnings may have together.
 const MAX_LISTED_BYTES: usize = 256 << 10;
-/// Approximate cost, in bytes, of making an observation part of a message: many of them go to a thread of their own.
+/// Approximate cost of adding an observation to a message, in bytes of work: large amounts run on a separate thread.
 const WORK_PER_OBSERVATION: usize = 128;
 
-/// What is known of a report when all of it is on the bus.
+/// Summary of a report, all of whose accepted observations are on the bus.
 #[derive(Debug)]
 pub struct Receipt {
     pub batch_id: BatchId,
     pub accepted: i64,
-    /// Accepted observations that are too old to ring anyone (`prices.rings_within_s`).
+    /// Accepted observations that are too old to trigger a notice (`prices.rings_within_s`).
     pub too_old_to_ring: i64,
-    /// All refusals, including those that are not listed.
+    /// Number of all refusals, including those that are not listed.
     pub rejected_count: i64,
     pub rejected: Vec<ListedProblem>,
-    /// Observations that were accepted without a field that was not understood, including those that are not listed.
+    /// Number of observations that were accepted without a field that was not understood, including those that are not
+    /// listed.
     pub warnings_count: i64,
     pub warnings: Vec<ListedProblem>,
 }
@@ -52,7 +54,7 @@ pub struct ListedProblem {
     pub problem: Problem,
 }
 
-/// Space that is left in a receipt for problems, listed one by one. Refusals and warnings share it.
+/// Space left in a receipt for listing individual problems. Refusals and warnings share it.
 struct ListingSpace {
     items: usize,
     bytes: usize,
@@ -67,8 +69,8 @@ impl ListingSpace {
         self.items == 0
     }
 
-    /// Adds an item to its list. The first one that does not fit uses the space up, so that what is listed is the
-    /// beginning.
+    /// Adds an item to its list. The first item that does not fit uses up the space, so the listed items are always the
+    /// first ones of the report.
     fn list(&mut self, list: &mut Vec<ListedProblem>, item: ListedProblem) {
         let bytes = if self.is_used_up() { None } else { serde_json::to_vec(&item).ok() };
         let left = bytes.and_then(|bytes| self.bytes.checked_sub(bytes.len() + 1));
@@ -80,15 +82,15 @@ impl ListingSpace {
     }
 }
 
-/// Whether the database knows a batch before its last message is sent.
+/// Whether the database holds the batch before its last message is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Noted {
     Stored,
-    /// The database was unavailable: the batch is described by its messages alone.
+    /// The database was unavailable: only the messages describe the batch.
     OnlyInMessages,
 }
 
-/// A report while it is read.
+/// A report that is being read.
 pub struct PriceIntake {
     app: App,
     reporter: Caller,
@@ -96,9 +98,9 @@ pub struct PriceIntake {
     created_at: DateTime<Utc>,
     traceparent: String,
     backfill: bool,
-    /// Observations that are not on the bus yet, with their index in the report.
+    /// Observations that are not on the bus yet, with their zero-based index in the report.
     waiting: Vec<(u64, Observation)>,
-    /// Size of their text, which bounds what a report holds in memory.
+    /// Size of the waiting observations in bytes of the report's text, which bounds what a report holds in memory.
     waiting_bytes: usize,
     sent: Closing,
     too_old_to_ring: i64,
@@ -109,7 +111,7 @@ pub struct PriceIntake {
 }
 
 impl PriceIntake {
-    /// Begins a batch. With `backfill` its observations are history and ring nobody.
+    /// Begins a batch. With `backfill` its observations are history and trigger no notices.
     pub fn begin(app: App, reporter: Caller, traceparent: String, backfill: bool) -> PriceIntake {
         PriceIntake {
             created_at: app.clock.now(),
@@ -129,7 +131,7 @@ impl PriceIntake {
         }
     }
 
-    /// Checks an observation of `size` bytes, and keeps it until it is sent.
+    /// Checks an observation of `size` bytes of text, and keeps it until it is sent.
     pub fn take(&mut self, index: u64, reported: ReportedObservation, size: usize) {
         match reported.check(self.app.clock.now()) {
             Ok(Checked { observation, warnings }) => {
@@ -143,7 +145,7 @@ impl PriceIntake {
         }
     }
 
-    /// Counts an observation that cannot be accepted. `error` is called only if the receipt still lists refusals.
+    /// Counts an observation that is refused. `error` is called only while the receipt has space to list it.
     pub fn refuse(&mut self, index: u64, error: impl FnOnce() -> Error) {
         self.sent.rejected += 1;
         if !self.listing.is_used_up() {
@@ -159,10 +161,10 @@ impl PriceIntake {
         }
     }
 
-    /// Sends what waits if it is enough for a message.
+    /// Sends the waiting observations if they are enough for a message.
     ///
     /// # Errors
-    /// The bus is unavailable, or the database is and the report cannot do without it.
+    /// `Unavailable` if the bus is, or if the database is and the bus depends on it.
     pub async fn send_if_full(&mut self) -> Result<()> {
         if self.waiting.len() < MAX_OBSERVATIONS && self.waiting_bytes < MAX_MESSAGE_TEXT {
             return Ok(());
@@ -171,7 +173,7 @@ impl PriceIntake {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        // Before the first message, so that its effects are never visible without the batch.
+        // Before the first message, because its effects must never be visible without the batch.
         if self.sent.parts == 0 {
             self.note_batch(None).await?;
         }
@@ -179,11 +181,11 @@ impl PriceIntake {
         self.send(messages, None).await
     }
 
-    /// Sends what is left and closes the batch. If the process dies in between, the reporter has no receipt, and
-    /// reports again.
+    /// Sends the remaining observations and closes the batch. If the process dies in between, the reporter has no
+    /// receipt and reports again.
     ///
     /// # Errors
-    /// As `send_if_full`.
+    /// Those of [`send_if_full`](Self::send_if_full).
     pub async fn finish(mut self) -> Result<Receipt> {
         // Refusing unknown stores may have emptied the buffer.
         self.refuse_unknown_stores().await?;
@@ -236,7 +238,7 @@ impl PriceIntake {
         Ok(())
     }
 
-    /// Runs a query. `None`: the database is unavailable, and the bus does not need it.
+    /// Runs a query. `None`: the database is unavailable, and the bus does not depend on it.
     async fn if_available<T>(&self, query: impl Future<Output = Result<T>>) -> Result<Option<T>> {
         if !self.app.bus.outlives_database() {
             return query.await.map(Some);
@@ -250,7 +252,7 @@ impl PriceIntake {
         }
     }
 
-    /// What is known of the batch.
+    /// Description of the batch.
     fn note(&self, closing: Option<Closing>) -> BatchNote {
         BatchNote { account_id: self.reporter.account, created_at: self.created_at, closing }
     }
@@ -262,7 +264,7 @@ impl PriceIntake {
         Ok(stored.map_or(Noted::OnlyInMessages, |()| Noted::Stored))
     }
 
-    /// Takes what waits, split into messages that the bus can carry.
+    /// Removes the waiting observations from the buffer, split into messages that the bus can carry.
     async fn take_messages(&mut self) -> Result<Vec<Vec<Observation>>> {
         self.waiting_bytes = 0;
         let observations: Vec<Observation> = self.waiting.drain(..).map(|(_, seen)| seen).collect();
@@ -275,7 +277,7 @@ impl PriceIntake {
         self.app.cpu.compute(Some(self.reporter.account), work, split).await?.map_err(Error::internal)
     }
 
-    /// Puts messages on the bus. With `closing` they are the last.
+    /// Puts messages on the bus. With `closing` they are the last ones of the batch.
     async fn send(&mut self, messages: Vec<Vec<Observation>>, closing: Option<&Closing>) -> Result<()> {
         let carries_note = self.app.bus.outlives_database();
         let (mut parts, mut accepted, mut too_old) = (Vec::new(), 0, 0);
@@ -303,7 +305,7 @@ impl PriceIntake {
         self.app.bus.send_batch(&payloads).await?;
         self.sent.parts += payloads.len() as i32;
         self.sent.accepted += accepted;
-        // History rings nobody anyway.
+        // A backfill triggers no notices at any age.
         self.too_old_to_ring += if self.backfill { 0 } else { too_old };
         metrics::counter!("salebell_prices_accepted_total").increment(accepted as u64);
         Ok(())

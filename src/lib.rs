@@ -1,6 +1,6 @@
-//! Salebell rings when a game that you want goes on sale.
+//! Salebell sends notifications when a watched game goes on sale.
 //!
-//! The data's path, from top to bottom; the folders follow it:
+//! Path of the data, from top to bottom; the folders follow it:
 //!
 //! ```text
 //! report           http/prices.rs, cli/report/     a price is observed by a shop or a program; worker/imports.rs reads files
@@ -13,62 +13,62 @@
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
 //!
-//! The modules below are the layers, from top to bottom: each may import those that stand below it and no other
+//! The modules below are the layers, from top to bottom. Each may import only those below it
 //! (`tests/it/project/source_rules.rs`).
 
-/// Every program and benchmark of the crate has it.
+/// Allocator of every program and benchmark that links this crate.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The command line: one file or folder a subcommand.
+/// The command line: one file or folder for each subcommand.
 pub mod cli;
 
-/// Listeners: TLS, timeouts of connections, signals, and the drain at the end of a process.
+/// Listeners: TLS, connection timeouts, signals, and the drain before a process exits.
 pub mod server;
 
-/// The HTTP surface: the URL table, the layers that every request passes, and one file for each resource.
+/// The HTTP API: the URL table, the layers that every request passes through, and one file for each resource.
 pub mod http;
 
-/// The gRPC surface: health and reflection.
+/// The gRPC API: health checks and reflection.
 pub mod grpc;
 
-/// The loops that record, dispatch, deliver, import and export.
+/// The worker's loops: they record, dispatch, deliver, import and export.
 pub mod worker;
 
-/// Reports of prices while they are read: checked, and put on the bus.
+/// Intake of price reports: the observations are checked and put on the bus.
 pub mod intake;
 
-/// The appliance on EC2: boot, launch and termination hooks, replacement of the instance.
+/// The appliance on EC2: boot, launch and termination hooks, and the replacement of the instance.
 pub mod instance;
 
 /// Logs, metrics and trace context.
 pub mod telemetry;
 
-/// What all parts of a process share: settings, pools, clock, processor time.
+/// State that all parts of a process share: settings, pools, clock, processor time.
 pub mod app;
 
-/// The weekly statistics as a page, an e-mail and CSV.
+/// Weekly statistics as a page, an e-mail and CSV.
 pub mod weekly_report;
 
-/// What others ask about the process: watchdog, readiness, the last health check.
+/// Health of the process, as others check it: watchdog, readiness, the last health check.
 pub mod health;
 
 /// Verification of API keys and JSON Web Tokens.
 pub mod auth;
 
-/// The bytes of files: the store of blobs, uploads in progress, concatenation.
+/// Contents of files: the store of blobs, uploads in progress, concatenation.
 pub mod files;
 
-/// What leaves the process: the bus, webhooks behind the SSRF guard, e-mail, events.
+/// Everything that the process sends: the bus, webhooks behind the SSRF guard, e-mail, events.
 pub mod outbound;
 
-/// All the SQL: a function for each use case.
+/// All SQL statements, as one function for each use case.
 pub mod store;
 
-/// Connections to PostgreSQL: the pool, log-ins, deadlines, notifications.
+/// Connections to PostgreSQL: the pool, logins, deadlines, notifications.
 pub mod database;
 
-/// Credentials for AWS, and what its errors mean.
+/// Credentials for AWS, and the meaning of its errors.
 pub mod aws;
 
 /// Readers of CSV, NDJSON, JSON and XML feeds.
@@ -83,11 +83,11 @@ pub mod config;
 /// Encryption of the secrets that the database holds.
 pub mod secrets;
 
-/// The rules, without I/O: money, prices and sales, watches, titles.
+/// The business rules, without I/O: money, prices and sales, watches, titles.
 pub mod domain;
 
-/// The time, which the whole fleet takes from the database.
+/// The clock, which the whole fleet sets by the database.
 pub mod clock;
 
-/// What can go wrong, for callers, operators and people at a terminal.
+/// Errors, as callers, operators and users of the command line see them.
 pub mod error;

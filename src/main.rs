@@ -6,8 +6,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let arguments = salebell::cli::Arguments::parse();
-    // The allocator's memory is used here and there: as huge pages the worker would be half as large again, and no
-    // faster. Where the kernel does not know it, it is as large.
+    // The allocator's memory is sparsely used: transparent huge pages would make the worker half as large again and no
+    // faster. A kernel that does not support the call leaves them on, which costs only that memory.
     let _ = nix::sys::prctl::set_thp_disable(true);
     let ended = salebell::cli::run(arguments);
     log::logger().flush();

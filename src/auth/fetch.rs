@@ -1,4 +1,4 @@
-//! Small public things that are fetched over HTTP: keys of token issuers.
+//! Small public documents that are fetched over HTTP: the keys of token issuers.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::error::chain;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Status and body of what is at `url`; redirects are not followed.
+/// Returns the status and body of `url`; redirects are not followed.
 ///
 /// # Errors
-/// What went wrong, for the log: nobody answers in time, or there are more than `most` bytes.
+/// The reason, for the log: the connection or the response failed or timed out, or the body exceeds `most` bytes.
 pub async fn fetch(url: &str, most: usize) -> Result<(u16, Vec<u8>), String> {
     let text = |error: reqwest::Error| chain(&error);
     let mut answer = client()?.get(url).send().await.map_err(text)?;
@@ -25,7 +25,8 @@ pub async fn fetch(url: &str, most: usize) -> Result<(u16, Vec<u8>), String> {
     Ok((answer.status().as_u16(), body))
 }
 
-/// Made when it is first needed: loading the certificate authorities takes memory and time at start.
+/// Returns the client, which is created when it is first needed: loading the certificate authorities would cost memory
+/// and time at start.
 fn client() -> Result<&'static reqwest::Client, String> {
     static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
     if let Some(client) = CLIENT.get() {

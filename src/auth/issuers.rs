@@ -1,5 +1,5 @@
-//! Whose tokens are believed: JSON Web Tokens (RFC 7519, with the care of RFC 8725) of the issuers that the
-//! configuration lists.
+//! Trusted token issuers: verification of JSON Web Tokens (RFC 7519, following the best practices of RFC 8725) of the
+//! issuers that the configuration lists.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{Algorithm, Validation, dangerous, decode, decode_header};
@@ -12,18 +12,19 @@ use crate::config;
 use crate::domain::api_key;
 use crate::error::{Error, Kind, Result};
 
-/// How far clocks may be apart.
+/// Tolerated difference between clocks.
 pub const LEEWAY: TimeDelta = TimeDelta::seconds(60);
-/// No token of an issuer that is in its senses is longer, in bytes.
+/// Longest token, in bytes; no reasonable issuer exceeds it.
 const MAX_TOKEN: usize = 8 * 1024;
+/// Longest subject, in bytes.
 const MAX_SUBJECT: usize = 255;
 
-/// What a token has proved.
+/// Verified claims of a token.
 #[derive(Debug)]
 pub struct Claims {
     pub issuer: String,
     pub subject: String,
-    /// Of those that mean something to us.
+    /// The scopes that Salebell knows.
     pub scopes: Vec<String>,
     pub expires_at: DateTime<Utc>,
 }
@@ -41,7 +42,7 @@ struct Issuer {
 }
 
 impl Issuers {
-    /// `settings` have been checked by `Config::load`.
+    /// Creates the issuers; `Config::load` has checked `settings`.
     pub fn new(settings: &config::AuthConfig, clock: &Clock) -> Issuers {
         let issuer = |settings: &config::Issuer| Issuer {
             algorithms: settings.algorithms.iter().filter_map(|name| name.parse().ok()).collect(),
@@ -57,13 +58,13 @@ impl Issuers {
     /// Verifies a token.
     ///
     /// # Errors
-    /// `Unauthenticated` with what is wrong, `Unavailable` when its issuer's keys cannot be had.
+    /// `Unauthenticated` with the reason if the token is invalid, `Unavailable` if its issuer's keys cannot be fetched.
     pub async fn verify(&self, token: &str) -> Result<Claims> {
         if token.len() > MAX_TOKEN {
             return Err(refuse("The token is too long."));
         }
         let unreadable = |_| refuse("The token is not valid.");
-        // `none` is no algorithm here, so a token that says so cannot even be read.
+        // `none` is not among the algorithms, so a token that states it cannot even be parsed.
         let header = decode_header(token).map_err(unreadable)?;
         if header.crit.is_some() {
             return Err(refuse("The token has unknown critical extensions."));
@@ -82,7 +83,8 @@ impl Issuers {
     }
 }
 
-/// The claims are checked by us: against our clock, and `client_id` where there is no `aud`.
+/// Settings that verify only the signature. [`Issuer::check`] checks the claims, because it uses our clock, and
+/// `client_id` if there is no `aud`.
 fn signature_alone(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();
@@ -114,7 +116,7 @@ impl Issuer {
         if time(claims.get("nbf"))?.is_some_and(|from| now + LEEWAY < from) {
             return Err(refuse("The token is not valid yet."));
         }
-        // Cognito's identity tokens are for the client that asked for them, not for an API.
+        // Cognito's identity tokens are meant for the client that requested them, not for an API.
         if claims.get("token_use").is_some_and(|kind| kind != "access") {
             return Err(refuse("The token is not an access token."));
         }
@@ -129,7 +131,8 @@ impl Issuer {
         })
     }
 
-    /// RFC 7519 has `aud`; Cognito's access tokens have `client_id` and, unless asked for, no `aud`.
+    /// Whether the token is meant for Salebell. RFC 7519 defines `aud`; Cognito's access tokens have `client_id` and,
+    /// unless requested, no `aud`.
     fn is_for_us(&self, claims: &Map<String, Value>) -> bool {
         let client = claims.get("client_id").and_then(Value::as_str);
         let is_audience = |name: &str| self.settings.audiences.iter().any(|own| own == name);
@@ -156,7 +159,7 @@ impl Issuer {
     }
 }
 
-/// The subject, of a form that can be kept.
+/// The subject, if it can be stored.
 pub(super) fn subject(claims: &Map<String, Value>) -> Result<String> {
     let subject = claims.get("sub").and_then(Value::as_str);
     subject
@@ -165,7 +168,7 @@ pub(super) fn subject(claims: &Map<String, Value>) -> Result<String> {
         .ok_or_else(|| refuse("The token has no usable subject."))
 }
 
-/// The words of a claim that is a list of them, or a text with spaces.
+/// The words of a claim that is a list, or a string separated by spaces.
 pub(super) fn words(claim: Option<&Value>) -> Vec<&str> {
     match claim {
         Some(Value::String(text)) => text.split_ascii_whitespace().collect(),
@@ -174,14 +177,14 @@ pub(super) fn words(claim: Option<&Value>) -> Vec<&str> {
     }
 }
 
-/// Those that mean something to us, each once.
+/// The scopes that Salebell knows, each once.
 pub(super) fn known_scopes<'a>(given: impl Iterator<Item = &'a str>) -> Vec<String> {
     let given: Vec<&str> = given.collect();
     let known = api_key::SCOPES.into_iter();
     known.filter(|scope| given.contains(scope)).map(str::to_owned).collect()
 }
 
-/// RFC 7519's NumericDate: seconds since 1970, a fraction allowed.
+/// Parses a NumericDate of RFC 7519: seconds since 1970, possibly with a fraction.
 pub(super) fn time(claim: Option<&Value>) -> Result<Option<DateTime<Utc>>> {
     let Some(value) = claim else { return Ok(None) };
     let time = value.as_f64().and_then(|seconds| DateTime::from_timestamp_millis((seconds * 1e3) as i64));

@@ -1,4 +1,4 @@
-//! The public keys of token issuers (RFC 7517): kept, fetched anew when a token names one that is not there.
+//! Public keys of token issuers (RFC 7517), which are cached, and fetched again when a token names an unknown key.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use crate::clock::Clock;
 use crate::domain::public_keys::{PublicKey, read_keys};
 use crate::error::{Error, Result};
 
-/// An unknown key is asked for at most so often, however many tokens name one.
+/// Shortest interval between fetches for unknown keys, regardless of the number of tokens that name one.
 const PAUSE: TimeDelta = TimeDelta::seconds(30);
-/// The same while there is not one key yet: nobody can call us before.
+/// Shortest interval between fetches while there are no keys, and no token can be verified.
 const PAUSE_WITHOUT_KEYS: TimeDelta = TimeDelta::seconds(2);
-/// So old keys are fetched again in the background: one that its issuer has withdrawn goes.
+/// Age from which keys are fetched again in the background, which drops those that their issuer has withdrawn.
 const MAX_AGE: TimeDelta = TimeDelta::minutes(10);
+/// Largest key set, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
 
 /// The keys of one issuer.
@@ -28,7 +29,7 @@ struct Inner {
     url: Option<String>,
     clock: Clock,
     state: Mutex<State>,
-    /// Held while fetching: one fetch in flight, the others wait for what it brings.
+    /// Held while fetching: there is one fetch at a time, and other callers wait for its result.
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -40,12 +41,12 @@ struct State {
 }
 
 impl KeySet {
-    /// Keys that the configuration holds.
+    /// Creates a set of the keys that the configuration contains.
     pub fn inline(set: &Value, clock: Clock) -> KeySet {
         KeySet::new(None, read_keys(set), clock)
     }
 
-    /// Keys that are fetched when they are first needed.
+    /// Creates a set of keys that are fetched when they are first needed.
     pub fn at(url: &str, clock: Clock) -> KeySet {
         KeySet::new(Some(url.to_owned()), Vec::new(), clock)
     }
@@ -55,10 +56,11 @@ impl KeySet {
         KeySet(Arc::new(Inner { url, clock, state, fetching: Arc::default() }))
     }
 
-    /// The key that a token names, for its algorithm. A token that names none means the only one there is.
+    /// Finds the key that a token names, for its algorithm. A token that names none refers to the only key of the
+    /// algorithm.
     ///
     /// # Errors
-    /// `Unavailable` when there are no keys at all because the issuer does not answer.
+    /// `Unavailable` if there are no keys because the issuer does not answer.
     pub async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Option<Arc<PublicKey>>> {
         if let Some(found) = self.known(id, algorithm) {
             self.refresh_in_background();
@@ -68,12 +70,12 @@ impl KeySet {
             return Ok(None);
         }
         let fetching = self.0.fetching.clone().lock_owned().await;
-        // Whoever held the lock before may have brought it, or has just tried in vain.
+        // The previous holder of the lock may have fetched the key, or may just have failed to.
         if let Some(found) = self.known(id, algorithm) {
             return Ok(Some(found));
         }
         if self.may_try() {
-            // In a task of its own: a client that hangs up must not end the fetch for everybody.
+            // A separate task, because a client that disconnects must not cancel the fetch for the other callers.
             let own = self.clone();
             let fetched = tokio::spawn(async move {
                 own.fetch().await;
@@ -119,7 +121,7 @@ impl KeySet {
         }
     }
 
-    /// Replaces the keys; those that are there stay when the issuer is down or answers nonsense.
+    /// Replaces the keys; the current ones stay if the issuer is unavailable or its response is invalid.
     async fn fetch(&self) {
         let Some(url) = &self.0.url else { return };
         self.0.state.lock().tried_at = Some(self.0.clock.now());
@@ -133,7 +135,8 @@ impl KeySet {
                 log::warn!(target: "salebell::jwks", "the keys at {url} cannot be fetched: {reason}");
             }
         }
-        // Whoever has waited for a try that took long does not begin another at once.
+        // The pause also starts at the end of a fetch: callers that waited for a slow one must not start another at
+        // once.
         self.0.state.lock().tried_at = Some(self.0.clock.now());
     }
 }

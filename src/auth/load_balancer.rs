@@ -1,9 +1,10 @@
-//! What an Application Load Balancer says of the user whom it has logged in: the header `x-amzn-oidc-data`.
+//! Verification of the header `x-amzn-oidc-data`, in which an Application Load Balancer describes the user whom it has
+//! authenticated.
 //! <https://docs.aws.amazon.com/elasticloadbalancing/latest/application/listener-authenticate-users.html>
 //!
-//! It is a JSON Web Token by ES256 whose parts are padded base64url, which RFC 7515 forbids, so it is read here. Its
-//! header holds `kid`, `signer` (the load balancer), `iss`, `client` and `exp`. Every load balancer of a region signs
-//! with the same keys, so it is `signer` that tells ours from a stranger's.
+//! The header is a JSON Web Token signed with ES256. Its parts are base64url with padding, which RFC 7515 forbids, so
+//! it is parsed here. The token's header holds `kid`, `signer` (the load balancer), `iss`, `client` and `exp`. Every
+//! load balancer of a region signs with the same keys, so only `signer` distinguishes ours from others.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use base64::Engine;
@@ -26,14 +27,14 @@ use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// The load balancer sends not more: its own limit for claims and token is 11 KiB.
+/// Longest token, in bytes. The load balancer's own limit for claims and token is 11 KiB.
 const MAX_TOKEN: usize = 16 * 1024;
 const PADDED: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The load balancer that is believed.
+/// The trusted load balancer.
 pub struct LoadBalancer {
     settings: config::LoadBalancerConfig,
     keys: Keys,
@@ -47,13 +48,13 @@ struct Header {
     signer: String,
     iss: String,
     client: String,
-    /// A number; its documentation shows a text.
+    /// Expiry, sent as a number, although the documentation shows a string.
     exp: Value,
     crit: Option<Value>,
 }
 
 impl LoadBalancer {
-    /// `settings` have been checked by `Config::load`.
+    /// Creates the verifier; `Config::load` has checked `settings`.
     pub fn new(settings: &config::LoadBalancerConfig, clock: &Clock) -> LoadBalancer {
         LoadBalancer {
             keys: Keys::at(&settings.keys_url, clock),
@@ -65,7 +66,7 @@ impl LoadBalancer {
     /// Verifies the header's value.
     ///
     /// # Errors
-    /// `Unauthenticated` with what is wrong, `Unavailable` when the key cannot be had.
+    /// `Unauthenticated` with the reason if the token is invalid, `Unavailable` if the key cannot be fetched.
     pub async fn verify(&self, token: &str) -> Result<Claims> {
         if token.len() > MAX_TOKEN {
             return Err(refuse("The load balancer's token is too long."));
@@ -76,7 +77,7 @@ impl LoadBalancer {
         let header: Header = read(header).ok_or_else(unreadable)?;
         let claims: Map<String, Value> = read(claims).ok_or_else(unreadable)?;
         let signature = PADDED.decode(signature).map_err(|_| unreadable())?;
-        // What costs nothing comes first: a key is fetched only for what could be ours.
+        // Cheap checks come first: a key is fetched only for a token that could be ours.
         let kid = self.check_header(&header)?;
         let mut expires_at = expiry(&header.exp)?.ok_or_else(unreadable)?;
         if let Some(also) = claims.get("exp") {
@@ -110,7 +111,7 @@ impl LoadBalancer {
         if !ours {
             return Err(refuse("The token is not from our load balancer."));
         }
-        // It becomes part of an address.
+        // Only a canonical UUID is accepted, because it becomes part of a URL.
         let kid = Uuid::try_parse(&header.kid).ok();
         kid.filter(|id| id.hyphenated().to_string() == header.kid)
             .ok_or_else(|| refuse("The key of the load balancer's token is unknown."))
@@ -128,7 +129,7 @@ fn read<T: DeserializeOwned>(part: &str) -> Option<T> {
     serde_json::from_slice(&PADDED.decode(part).ok()?).ok()
 }
 
-/// A NumericDate, as a number or as its digits.
+/// Parses a NumericDate, which is a number or its digits.
 fn expiry(value: &Value) -> Result<Option<DateTime<Utc>>> {
     match value.as_str().map(str::parse::<i64>) {
         Some(digits) => Ok(digits.ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0))),
@@ -136,37 +137,37 @@ fn expiry(value: &Value) -> Result<Option<DateTime<Utc>>> {
     }
 }
 
-/// A key is a few hundred bytes of PEM.
+/// Largest key, in bytes. A key is a few hundred bytes of PEM.
 const MAX_BYTES: usize = 4 * 1024;
-/// AWS changes them seldom; more than this are not kept.
+/// Most keys that are cached. AWS rotates them rarely.
 const MAX_KEYS: usize = 50;
-/// Whether there is a key of an id is asked at most so often,
+/// Shortest interval between requests for the same unknown key.
 const PAUSE: chrono::TimeDelta = chrono::TimeDelta::seconds(30);
-/// so often when nobody has answered,
+/// Shortest interval between requests for the same key after one that failed.
 const PAUSE_AFTER_FAILURE: chrono::TimeDelta = chrono::TimeDelta::seconds(2);
-/// and for all ids together not more than this in one pause: anybody can make them up.
+/// Most key ids that are requested in one `PAUSE`, since any client can make up ids.
 const MAX_TRIES: usize = 20;
 
-/// The public keys of the load balancers of a region. A key does not change, so one that is there stays, whether its
-/// address answers or not.
+/// Public keys of the load balancers of a region. A key never changes, so a cached one is kept even if its URL no
+/// longer serves it.
 struct Keys {
     base: String,
     clock: Clock,
     state: Arc<Mutex<State>>,
-    /// Held while fetching: one fetch in flight, the others wait for what it brings.
+    /// Held while fetching: there is one fetch at a time, and other callers wait for its result.
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct State {
     keys: HashMap<Uuid, (Arc<ParsedPublicKey>, DateTime<Utc>)>,
-    /// What was asked for and did not come, and when.
+    /// Requests that returned no key, and their time.
     tries: HashMap<Uuid, (Outcome, DateTime<Utc>)>,
 }
 
 #[derive(Clone, Copy)]
 enum Outcome {
-    /// It is asked for just now.
+    /// The request is in progress.
     Open,
     NoSuchKey,
     NoAnswer,
@@ -179,19 +180,19 @@ impl Keys {
     }
 
     /// # Errors
-    /// `Unavailable` when nobody answers, or too many unknown keys are asked for.
+    /// `Unavailable` if the server of the keys does not answer, or too many unknown keys are requested.
     async fn find(&self, id: Uuid) -> Result<Option<Arc<ParsedPublicKey>>> {
         if let Some(known) = self.known(id)? {
             return Ok(known);
         }
         let fetching = self.fetching.clone().lock_owned().await;
-        // Whoever held the lock before may have brought it, or has tried in vain.
+        // The previous holder of the lock may have fetched the key, or may have failed to.
         if let Some(known) = self.known(id)? {
             return Ok(known);
         }
         self.note_try(id)?;
         let (url, clock, state) = (format!("{}/{id}", self.base), self.clock.clone(), self.state.clone());
-        // In a task of its own: a client that hangs up must not end the fetch for everybody.
+        // A separate task, because a client that disconnects must not cancel the fetch for the other callers.
         let fetched = tokio::spawn(async move {
             let fetched = download(&url).await;
             let (mut state, now) = (state.lock(), clock.now());
@@ -209,7 +210,7 @@ impl Keys {
         Ok(self.known(id)?.flatten())
     }
 
-    /// `None`: it has to be asked for; `Some(None)`: there is no such key.
+    /// The cached result for a key. `None`: it must be requested; `Some(None)`: there is no such key.
     fn known(&self, id: Uuid) -> Result<Option<Option<Arc<ParsedPublicKey>>>> {
         let state = self.state.lock();
         if let Some((key, _)) = state.keys.get(&id) {
@@ -247,7 +248,7 @@ impl State {
     }
 }
 
-/// `None`: there is no such key.
+/// Fetches a key. `None`: there is no such key.
 async fn download(url: &str) -> Result<Option<ParsedPublicKey>, String> {
     match fetch(url, MAX_BYTES).await? {
         (200, pem) => {
@@ -255,7 +256,7 @@ async fn download(url: &str) -> Result<Option<ParsedPublicKey>, String> {
             let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key);
             key.map(Some).map_err(|error| format!("it is no key for ES256: {error}"))
         }
-        // It stands in a bucket that does not tell what is not there.
+        // The keys are in a bucket that answers 403 for an object that does not exist.
         (403 | 404, _) => Ok(None),
         (status, _) => Err(format!("status {status}")),
     }

@@ -1,12 +1,12 @@
-//! Who calls: a bearer token is an API key or a JSON Web Token, and belongs to an account. So does what the load
-//! balancer tells of the user of a browser.
+//! Authentication of callers. A bearer token is an API key or a JSON Web Token, and belongs to an account, as does the
+//! load balancer's description of a browser's user.
 //!
-//! Tokens that have been looked up are remembered for a moment, so that a caller's hundredth request costs a hash
-//! and no query. A revoked API key is refused by the process that revoked it at once, by all others after
-//! `KEY_MEMORY` at the latest.
+//! Verified tokens are cached briefly: a caller's hundredth request costs a hash and no query. A revoked API key is
+//! refused at once by the process that revoked it, and after at most `KEY_MEMORY` by all others.
 //!
-//! While the database is away, an API key that was valid within `KEPT` is known still, but not confirmed: that is enough
-//! for what does not need the database (`POST /v1/prices` on a bus of its own), and for nothing else.
+//! While the database is unavailable, an API key that was valid within `KEPT` is still accepted, but marked as
+//! unconfirmed. That suffices for requests that do not need the database (`POST /v1/prices` on a bus of its own), and
+//! for no others.
 
 pub mod fetch;
 pub mod issuers;
@@ -34,31 +34,33 @@ use crate::error::{Error, Kind, Result, chain};
 use crate::store::activity_counter::Activity;
 use crate::store::{accounts, keys};
 
-/// How long an API key is believed without asking the database.
+/// How long a valid API key is cached without querying the database.
 const KEY_MEMORY: TimeDelta = TimeDelta::seconds(5);
-/// For so long an API key that was valid is known while the database is away.
+/// How long an API key that was valid is accepted while the database is unavailable.
 const KEPT: TimeDelta = TimeDelta::hours(1);
-/// How long the database may take to confirm a key that is known.
+/// Timeout of the query that confirms a known key.
 const CONFIRM: Duration = Duration::from_secs(2);
-/// And after how long it is asked again when it could not.
+/// Interval after which the database is queried again for a key that it could not confirm.
 const CONFIRM_AGAIN: TimeDelta = TimeDelta::seconds(1);
-/// How long a verified JWT is believed without verifying it again, at most: its issuer may withdraw the key.
+/// How long a verified JWT is cached at most, because its issuer may withdraw the key.
 const JWT_MEMORY: TimeDelta = TimeDelta::minutes(5);
-/// `last_used_at` is written at most so often.
+/// Shortest interval between updates of a key's `last_used_at`.
 const USE_RESOLUTION: TimeDelta = TimeDelta::seconds(60);
-/// How long that may take.
+/// Timeout of an update of `last_used_at`.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most tokens in each cache.
 const MAX_TOKENS: usize = 10_000;
+/// Most accounts that are cached by issuer and subject.
 const MAX_ACCOUNTS: usize = 50_000;
 
-/// A caller with a valid token. Every finder of what is somebody's own takes its `account`.
+/// A caller with a valid token. Every query for resources of an account is restricted to its `account`.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub account: AccountId,
     pub scopes: Arc<[String]>,
-    /// When the caller came with an API key: which, and when that expires.
+    /// Id and expiry of the API key, if the caller used one.
     pub key: Option<(ApiKeyId, Option<DateTime<Utc>>)>,
-    /// The key was valid a while ago, and the database cannot be asked whether it still is.
+    /// Whether the key was valid recently, but the database is unavailable and cannot confirm it.
     pub unconfirmed: bool,
 }
 
@@ -69,7 +71,7 @@ impl Caller {
     }
 
     /// # Errors
-    /// `Forbidden` when the token lacks the scope.
+    /// `Forbidden` if the token lacks the scope.
     pub fn require(&self, scope: &str) -> Result<()> {
         if self.may(scope) {
             return Ok(());
@@ -78,7 +80,7 @@ impl Caller {
     }
 }
 
-/// Knows tokens.
+/// Finds the caller of a token.
 pub struct Authenticator {
     issuers: RwLock<Arc<Issuers>>,
     load_balancer: Option<LoadBalancer>,
@@ -87,9 +89,9 @@ pub struct Authenticator {
     deadline: Deadline,
     activity: Activity,
     tokens: TtlCache<TokenHash, Caller>,
-    /// What the load balancer has said. Apart from the others: it is worth nothing as a bearer token.
+    /// Callers by the load balancer's tokens. They are kept apart because these tokens are not valid as bearer tokens.
     users: TtlCache<TokenHash, Caller>,
-    /// API keys that were valid, for when nobody can be asked.
+    /// Callers by API keys that were valid, for times when the database is unavailable.
     known: TtlCache<TokenHash, Caller>,
     accounts: TtlCache<(String, String), AccountId>,
 }
@@ -97,7 +99,7 @@ pub struct Authenticator {
 type TokenHash = [u8; 32];
 
 impl Authenticator {
-    /// `pool` is the writer's: a key that was made a moment ago is there.
+    /// Creates an authenticator. `pool` must be the writer's: a replica may lack a key that was just created.
     pub fn new(
         settings: &AuthConfig,
         pool: PgPool,
@@ -119,10 +121,10 @@ impl Authenticator {
         }
     }
 
-    /// The caller whose token it is.
+    /// Returns the caller of a bearer token.
     ///
     /// # Errors
-    /// `Unauthenticated` with what is wrong with the token; `Unavailable` when it cannot be looked up.
+    /// `Unauthenticated` with the reason if the token is invalid; `Unavailable` if it cannot be looked up.
     pub async fn authenticate(&self, token: &str) -> Result<Caller> {
         let (hash, now) = (hash(token), self.clock.now());
         if let Some(caller) = self.tokens.get(&hash, now) {
@@ -141,11 +143,11 @@ impl Authenticator {
         Ok(caller)
     }
 
-    /// The user of whom the load balancer says this (`x-amzn-oidc-data`). Whoever calls knows that it was the load
-    /// balancer who said it.
+    /// Returns the user that the load balancer describes in `x-amzn-oidc-data`. The caller of this function must have
+    /// made sure that the request came through the load balancer.
     ///
     /// # Errors
-    /// As `authenticate`.
+    /// Those of [`authenticate`](Self::authenticate).
     pub async fn authenticate_user(&self, token: &str) -> Result<Caller> {
         let (hash, now) = (hash(token), self.clock.now());
         if let Some(caller) = self.users.get(&hash, now) {
@@ -160,14 +162,14 @@ impl Authenticator {
         Ok(caller)
     }
 
-    /// Believes these issuers from now on; what a token of another has proved before is forgotten.
+    /// Replaces the trusted issuers, and drops all cached tokens except API keys.
     pub fn trust(&self, settings: &AuthConfig) {
         let issuers = Arc::new(Issuers::new(settings, &self.clock));
         *self.issuers.write() = issuers;
         self.tokens.forget(|caller| caller.key.is_none());
     }
 
-    /// Refuses an API key from now on in this process.
+    /// Removes an API key from this process's caches, so its next use queries the database.
     pub fn forget_key(&self, id: ApiKeyId) {
         for memory in [&self.tokens, &self.known] {
             memory.forget(|caller| caller.key.is_some_and(|(own, _)| own == id));
@@ -191,7 +193,7 @@ impl Authenticator {
             return Err(Error::new(Kind::Unauthenticated, detail));
         };
         if key.last_used_at.is_none_or(|at| now - at >= USE_RESOLUTION) {
-            // The request does not wait for it.
+            // The request does not wait for the update.
             let (pool, id, deadline) = (self.pool.clone(), key.id, self.deadline.clone());
             tokio::spawn(async move {
                 let noting = keys::note_use(&pool, id, now, now - USE_RESOLUTION);
@@ -212,7 +214,7 @@ impl Authenticator {
         Ok((caller, until))
     }
 
-    /// The account of whom a token is, and until when the token is believed.
+    /// Finds or creates the account of verified claims, and returns the time until which the token may be cached.
     async fn admit(&self, claims: Claims, now: DateTime<Utc>) -> Result<(Caller, DateTime<Utc>)> {
         let until = claims.expires_at.min(now + JWT_MEMORY - LEEWAY) + LEEWAY;
         let who = (claims.issuer, claims.subject);
@@ -234,7 +236,7 @@ fn hash(token: &str) -> TokenHash {
     hash
 }
 
-/// Things that are remembered until a time, and not more than so many.
+/// A cache of bounded size, each of whose entries has an expiry time.
 struct TtlCache<K, V> {
     known: Mutex<HashMap<K, (V, DateTime<Utc>)>>,
     most: usize,
@@ -253,7 +255,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         let mut known = self.known.lock();
         if known.len() >= self.most {
             known.retain(|_, (_, until)| *until > now);
-            // All in use: beginning anew costs each a look-up, once.
+            // No entry has expired: clearing the cache costs one lookup for each.
             if known.len() >= self.most {
                 known.clear();
             }
@@ -282,10 +284,10 @@ mod tests {
             memory.put(key, key, at(10 + key), at(0));
         }
         assert_eq!((memory.get(&0, at(9)), memory.get(&0, at(10))), (Some(0), None));
-        // Full: what is over makes room.
+        // The cache is full: an expired entry is removed.
         memory.put(3, 3, at(20), at(10));
         assert_eq!((memory.get(&2, at(10)), memory.known.lock().len()), (Some(2), 3));
-        // Full of what is not over: all go.
+        // The cache is full and no entry has expired: all are removed.
         memory.put(4, 4, at(20), at(10));
         assert_eq!((memory.get(&2, at(10)), memory.get(&4, at(10))), (None, Some(4)));
         memory.forget(|value| *value == 4);

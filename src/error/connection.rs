@@ -1,4 +1,4 @@
-//! Why a connection failed, in words for the person who reads them: what libraries say of it names their own layers and
+//! Explanations of failed connections for a human reader. The libraries' own texts name their internal layers and error
 //! numbers of the operating system.
 
 use std::error::Error;
@@ -6,8 +6,8 @@ use std::io;
 
 use tokio_rustls::rustls::{self, CertificateError};
 
-/// A name that leads to no address. Whoever resolves names puts it into the errors that [`explain`] reads: what the
-/// operating system says of it has no kind of its own.
+/// A host name that does not resolve. Resolvers put it into the errors that [`explain`] reads, because the operating
+/// system's error has no kind of its own for it.
 #[derive(Debug)]
 pub struct UnknownName(pub String);
 
@@ -19,7 +19,7 @@ impl std::fmt::Display for UnknownName {
 
 impl Error for UnknownName {}
 
-/// Why there is no connection to `peer`, or why it broke off. `None` when the error is about something else.
+/// Explains why there is no connection to `peer`, or why it broke off. `None` if the error is about something else.
 pub fn explain(error: &(dyn Error + 'static), peer: &str) -> Option<String> {
     links(error).into_iter().find_map(|link| {
         if let Some(unknown) = link.downcast_ref::<UnknownName>() {
@@ -35,13 +35,14 @@ pub fn explain(error: &(dyn Error + 'static), peer: &str) -> Option<String> {
     })
 }
 
-/// Whether nothing listens at the other end.
+/// Whether the connection was refused because nothing listens at the other end.
 pub fn is_refused(error: &(dyn Error + 'static)) -> bool {
     let kinds = links(error).into_iter().filter_map(|link| link.downcast_ref::<io::Error>());
     kinds.map(io::Error::kind).any(|kind| kind == io::ErrorKind::ConnectionRefused)
 }
 
-/// The error and its causes. An `io::Error` leaves out the error that it wraps when it is asked for its cause.
+/// The error and its causes. `source` of an `io::Error` skips the error that it wraps, so that one is taken from
+/// `get_ref`.
 fn links<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)> {
     let (mut found, mut next) = (Vec::new(), Some(error));
     while let Some(link) = next {
@@ -56,7 +57,7 @@ fn links<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)>
 
 fn explain_kind(kind: io::ErrorKind, peer: &str) -> Option<String> {
     Some(match kind {
-        // Of a Unix socket that is not there it is `NotFound`.
+        // `NotFound` is the error for a Unix socket that does not exist.
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => format!("nothing listens at {peer}"),
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted

@@ -1,4 +1,4 @@
-//! Errors of PostgreSQL as refusals: by SQLSTATE, and by the names of our constraints.
+//! Errors of PostgreSQL as refusals: by SQLSTATE, and by the names of the schema's constraints.
 
 use super::Error;
 
@@ -13,7 +13,7 @@ impl From<sqlx::Error> for Error {
                     "A value in the request is out of range, or contains characters that cannot be stored.";
                 Error { source: Some(error.into()), ..Error::malformed(detail) }
             }
-            // The log-in is refused: the password is being changed, or is wrong.
+            // The login was refused: the password is being rotated, or is incorrect.
             sqlx::Error::Database(database)
                 if matches!(database.code().as_deref(), Some("28P01" | "28000")) =>
             {
@@ -29,7 +29,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// The refusal for a write that violates a constraint of the schema.
+/// Refusal for a write that violates a constraint of the schema.
 fn on_constraint(name: &str) -> Option<Error> {
     Some(match name {
         "stores_slug_key" => Error::conflict("A store with this slug already exists."),
@@ -42,12 +42,12 @@ fn on_constraint(name: &str) -> Option<Error> {
     })
 }
 
-/// Whether PostgreSQL, or the driver before it, does not accept a value. Values are checked before they get here, so this is
-/// for those that no check covers, such as the values of a forged cursor; the log has them.
+/// Whether PostgreSQL, or the driver before it, rejects a value. Values are checked before they get here, so this
+/// covers those that no check does, such as the values of a forged cursor; they are logged.
 ///
-/// SQLSTATE class 22 without errors of our own statements (such as 22012, division by zero): text that is too long, has a
-/// NUL or cannot be translated, numbers and times that are out of range or malformed. 23514: a check constraint. Class 54:
-/// too large for an index, or too many parts.
+/// Covered are SQLSTATE class 22 without the errors of our own statements (such as 22012, division by zero): text that
+/// is too long, contains a NUL or cannot be transcoded, and numbers and times that are out of range or malformed;
+/// 23514, a check constraint; and class 54, a value that is too large for an index or has too many parts.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 fn is_bad_data(error: &sqlx::Error) -> bool {
     match error {
@@ -64,10 +64,10 @@ fn is_bad_data(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the database is unavailable, failing over or overloaded, so that a retry may succeed.
+/// Whether the database is unavailable, failing over or overloaded, in which case a retry may succeed.
 ///
 /// SQLSTATE classes: 08 connection, 53 resources, 57P0x shutdown and crash, 25006 a replica that was the writer,
-/// 40001/40P01 serialisation and deadlock, 55P03/57014 time-outs.
+/// 40001/40P01 serialization and deadlock, 55P03/57014 timeouts.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {

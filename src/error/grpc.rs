@@ -1,11 +1,11 @@
-//! Errors as statuses of gRPC.
+//! Errors as gRPC statuses.
 
 use tonic::{Code, Status};
 
 use super::{Error, Kind};
 
 impl Kind {
-    /// The code of gRPC: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+    /// The gRPC status code: <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
     pub fn code(self) -> Code {
         match self {
             Kind::Malformed | Kind::Invalid => Code::InvalidArgument,
@@ -15,7 +15,7 @@ impl Kind {
             Kind::NotFound => Code::NotFound,
             Kind::MethodNotAllowed => Code::Unimplemented,
             Kind::Timeout => Code::DeadlineExceeded,
-            // Read it again, and try with that.
+            // `Aborted` asks the client to read the current state and retry with it.
             Kind::Conflict | Kind::Locked | Kind::PreconditionFailed => Code::Aborted,
             Kind::RangeNotSatisfiable => Code::OutOfRange,
             Kind::ChecksumMismatch | Kind::DigestMismatch => Code::DataLoss,

@@ -1,4 +1,4 @@
-//! Errors as answers of HTTP: their statuses, and RFC 9457 `application/problem+json`.
+//! Errors as HTTP responses: their statuses, and RFC 9457 `application/problem+json`.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,7 +24,7 @@ impl Kind {
             Kind::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-            // Of tus; HTTP has none for it.
+            // Status 460 is defined by tus; HTTP has none for it.
             Kind::ChecksumMismatch => StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST),
             Kind::DigestMismatch => StatusCode::BAD_REQUEST,
             Kind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -41,7 +41,7 @@ impl IntoResponse for Error {
         self.log_source();
         let problem = self.problem();
         let mut body = serde_json::to_vec(&problem).unwrap_or_default();
-        // As all our JSON (`http::answer`).
+        // A newline ends it, as in every JSON response (`http::answer`).
         body.push(b'\n');
         let mut response = (self.kind.status(), body).into_response();
         let headers = response.headers_mut();

@@ -1,4 +1,4 @@
-//! One error type for everything that is reported to a caller, as a problem document (RFC 9457) or as a status of gRPC.
+//! The error type for everything that is reported to a caller, as a problem document (RFC 9457) or as a gRPC status.
 
 pub mod connection;
 pub mod database;
@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 tokio::task_local! {
-    /// The id of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
+    /// ID of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
     pub static REQUEST_ID: String;
 }
 
@@ -23,48 +23,48 @@ pub enum Kind {
     Unauthenticated,
     /// The token lacks a scope.
     Forbidden,
-    /// It does not exist, or belongs to another account.
+    /// The resource does not exist, or belongs to another account.
     NotFound,
-    /// The path has no such method.
+    /// The path does not support the method.
     MethodNotAllowed,
     /// The request did not arrive in time.
     Timeout,
-    /// It conflicts with the current state.
+    /// The request conflicts with the current state.
     Conflict,
-    /// Another request holds it and does not end.
+    /// Another request holds the resource and does not end.
     Locked,
     /// `If-Match` does not match.
     PreconditionFailed,
     /// The body is larger than the limit.
     TooLarge,
-    /// The account has used its bytes or files.
+    /// The account has used up its quota of bytes or files.
     QuotaExceeded,
     /// The path and query are longer than the limit.
     UriTooLong,
     /// The headers are larger than the limit.
     HeadersTooLarge,
-    /// The body has a type or an encoding that is not accepted.
+    /// The body has a media type or an encoding that is not accepted.
     UnsupportedMediaType,
-    /// The file has no such bytes.
+    /// The requested range lies outside the file.
     RangeNotSatisfiable,
-    /// The bytes do not match the checksum of tus.
+    /// The bytes do not match the `Upload-Checksum` of tus.
     ChecksumMismatch,
-    /// The bytes do not match a digest of HTTP.
+    /// The bytes do not match the digest of an HTTP header.
     DigestMismatch,
-    /// Readable, but with invalid fields, which `errors` names.
+    /// The request is readable, but has invalid fields, which `errors` lists.
     Invalid,
     /// Too many requests.
     TooManyRequests,
-    /// A fault of ours. The log has the cause under the request id.
+    /// An internal fault. The log has the cause under the request id.
     Internal,
-    /// The database or another service that we need is unavailable.
+    /// The database or another required service is unavailable.
     Unavailable,
-    /// The disk has no space for the bytes at present.
+    /// The disk currently has too little free space for the bytes.
     InsufficientStorage,
 }
 
 impl Kind {
-    /// Every kind, by the order of their statuses.
+    /// Every kind, ordered by HTTP status.
     pub const ALL: [Kind; 22] = [
         Kind::Malformed,
         Kind::DigestMismatch,
@@ -125,11 +125,11 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// A refusal. `Display` is what a caller may see; the source is for the log only.
+/// A refusal. `Display` gives the text that a caller may see; the source is for the log only.
 #[derive(Debug)]
 pub struct Error {
     pub kind: Kind,
-    /// A sentence about this case, for people.
+    /// A sentence about this case, for a human reader.
     pub detail: String,
     pub errors: Vec<FieldError>,
     /// Seconds after which a retry may succeed.
@@ -156,12 +156,12 @@ impl Error {
         Error::new(Kind::Conflict, detail)
     }
 
-    /// One invalid field of a body; `pointer` such as `/rule/price_at_most`.
+    /// A refusal for one invalid field of a body; `pointer` is a JSON pointer such as `/rule/price_at_most`.
     pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::invalid_fields(vec![FieldError { pointer: pointer.into(), detail: detail.into() }])
     }
 
-    /// Several invalid fields of a body.
+    /// A refusal for several invalid fields of a body.
     pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [one] if one.pointer.is_empty() => one.detail.clone(),
@@ -171,19 +171,19 @@ impl Error {
         Error { errors, ..Error::new(Kind::Invalid, detail) }
     }
 
-    /// A fault of ours: `source` goes to the log and not to the caller.
+    /// An internal fault: `source` is logged and not shown to the caller.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "The server's log has the cause under the request id.";
         Error { source: Some(source.into()), ..Error::new(Kind::Internal, detail) }
     }
 
-    /// A service that we need is unavailable: 503 with `Retry-After`.
+    /// A required service is unavailable: 503 with `Retry-After`.
     pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let detail = "Please try again in a moment.";
         Error { retry_after_s: Some(1), source: Some(source.into()), ..Error::new(Kind::Unavailable, detail) }
     }
 
-    /// Logs what the caller does not get to see.
+    /// Logs the source, which the caller does not see.
     fn log_source(&self) {
         let Some(source) = &self.source else { return };
         let request_id = REQUEST_ID.try_with(Clone::clone);
@@ -194,8 +194,8 @@ impl Error {
             "request failed: {}", chain(source.as_ref()));
     }
 
-    /// The problem document, as it also stands for a refused item inside an answer. What it repeats of a request is cut
-    /// off, so that an answer is not larger than its question.
+    /// The problem document, used both as a whole response and for a refused item within one. Text and fields that it
+    /// repeats from the request are truncated, which keeps the response from growing with the request.
     pub fn problem(&self) -> Problem {
         let (slug, title) = self.kind.slug_and_title();
         let errors = self.errors.iter().take(MAX_ERRORS);
@@ -214,11 +214,12 @@ impl Error {
     }
 }
 
-/// The most characters of each text of a problem, and the most fields that it names.
+/// Most characters of each text of a problem document.
 const MAX_TEXT: usize = 500;
+/// Most invalid fields that a problem document lists.
 const MAX_ERRORS: usize = 100;
 
-/// The beginning of a text, up to `most` characters.
+/// The text, truncated to `most` characters.
 pub fn brief(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -226,7 +227,7 @@ pub fn brief(text: &str, most: usize) -> String {
     }
 }
 
-/// RFC 9457.
+/// A problem document (RFC 9457).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
     pub r#type: String,
@@ -252,7 +253,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// An error and its sources in one line, for the log and for people at a terminal.
+/// An error and its sources in one line, for the log and the terminal.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! What every call passes through: its id, deadline and place among the streams, the net under a panic, the end of
+//! The layer that every call passes through: request id, deadline, limit of streams, recovery from panics, the end of
 //! streams when the listener closes, access log and metrics.
 
 use std::panic::AssertUnwindSafe;
@@ -27,18 +27,18 @@ use crate::app::App;
 use crate::error::{Error, Kind, REQUEST_ID, Result};
 use crate::telemetry::trace_context::{TraceContext, request_id};
 
-/// Streams that are open at once in this process. Nobody logs in for them, so there is no limit of one caller; a call
-/// that is no stream needs no place among them.
+/// Most concurrent streams of a process. Their callers are not authenticated, so there is no limit for each caller.
+/// Calls that are not streams do not count.
 const MAX_STREAMS: usize = 100;
 
-/// What load balancers ask every few seconds.
+/// Method that load balancers call every few seconds.
 const PROBE: &str = "/grpc.health.v1.Health/Check";
 
-/// What calls share.
+/// State that all calls share.
 #[derive(Clone)]
 pub struct Calls {
     app: App,
-    /// The listener goes.
+    /// Cancelled when the listener closes.
     closing: CancellationToken,
     places: Arc<Semaphore>,
 }
@@ -49,7 +49,7 @@ impl Calls {
     }
 }
 
-/// The outermost layer: everything that is answered has passed it.
+/// The outermost layer, which every response passes through.
 pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next) -> Response {
     const ID: HeaderName = HeaderName::from_static("x-request-id");
     calls.app.health.dead_man.note_health_check(request.headers());
@@ -57,7 +57,7 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
     let method = METHODS.iter().find(|method| method.path == request.uri().path());
     let mut record = Record::new(&calls.app, method, id.clone(), TraceContext::of(request.headers()));
     if !is_grpc(request.headers()) {
-        // As the protocol has it: who speaks something else does not know our codes.
+        // The gRPC protocol requires 415 here: a client of another protocol does not know the gRPC status codes.
         record.code = Some(Code::InvalidArgument);
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
@@ -73,7 +73,7 @@ pub async fn middleware(State(calls): State<Calls>, request: Request, next: Next
     response.map(|body| Body::new(Answer { body, end, record }))
 }
 
-/// The protocol's media type, with or without what the messages are made of.
+/// Whether the media type is that of gRPC, with or without the encoding of the messages.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let media = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let rest = media.strip_prefix(b"application/grpc");
@@ -90,10 +90,10 @@ async fn answer(
     let begin = Instant::now();
     let limit = calls.app.config.server.request_timeout;
     let deadline = read_timeout(request.headers())?.and_then(|timeout| begin.checked_add(timeout));
-    // For the request to arrive, and to be understood.
+    // Limit for receiving and answering the request, up to the headers of the response.
     let soon = deadline.unwrap_or(begin + limit).min(begin + limit);
     let place = if method.streams { Some(Place::take(&calls.places)?) } else { None };
-    // A service may read on when nobody hears it any more, and would keep the connection from ending.
+    // A service could continue to read after its response has ended, and would keep the connection open.
     let over = CancellationToken::new();
     let request = request
         .map(|body| Body::from_stream(body.into_data_stream().take_until(over.clone().cancelled_owned())));
@@ -116,7 +116,7 @@ fn too_late() -> Status {
     Error::new(Kind::Timeout, "The deadline has passed.").into()
 }
 
-/// Returns at this instant; never, where there is none.
+/// Returns at the instant `until`; never, if there is none.
 async fn pass(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
@@ -124,10 +124,10 @@ async fn pass(until: Option<Instant>) {
     }
 }
 
-/// `grpc-timeout`: at most eight digits and a unit.
+/// Reads `grpc-timeout`: at most eight digits and a unit.
 ///
 /// # Errors
-/// `Malformed`
+/// `Malformed` if the header has another form.
 fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
     let Some(text) = headers.get("grpc-timeout") else { return Ok(None) };
     let read = || {
@@ -150,7 +150,7 @@ fn read_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
     read().map(Some).ok_or_else(refusal)
 }
 
-/// A place among the streams, for as long as this lives.
+/// A place among the concurrent streams; dropping it releases the place.
 struct Place {
     _permit: OwnedSemaphorePermit,
 }
@@ -172,17 +172,17 @@ impl Drop for Place {
     }
 }
 
-/// What ends an answer that does not end by itself.
+/// Condition that ends a response which does not end by itself, with the resources that the response holds.
 struct End {
     reason: BoxFuture<'static, Status>,
     _place: Option<Place>,
     _over: DropGuard,
 }
 
-/// The body of an answer, with the code of the call behind it.
+/// Body of a response, with the status code of the call in its trailers.
 struct Answer {
     body: Body,
-    /// `None`: it is over.
+    /// `None`: the response has ended.
     end: Option<End>,
     record: Record,
 }
@@ -197,7 +197,7 @@ impl HttpBody for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         let Some(end) = &mut this.end else { return Poll::Ready(None) };
-        // What is there goes first: a drain lets a call finish that needs no waiting.
+        // Frames that are ready are sent first: a call that needs no waiting can finish during a drain.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             if let Some(Ok(frame)) = &frame
                 && let Some(trailers) = frame.trailers_ref()
@@ -208,7 +208,7 @@ impl HttpBody for Answer {
         }
         let status = ready!(end.reason.as_mut().poll(cx));
         let mut trailers = HeaderMap::new();
-        // It has no details that could not be written.
+        // This cannot fail, since the status has no details to encode.
         let _ = status.add_header(&mut trailers);
         this.record.note_headers(&trailers);
         this.end = None;
@@ -224,15 +224,15 @@ impl HttpBody for Answer {
     }
 }
 
-/// Becomes the line of the access log and the metrics when the call is over, also when its client goes away.
+/// Record of a call, written to the access log and the metrics when the call ends, also when its client disconnects.
 struct Record {
     app: App,
     id: String,
     trace: TraceContext,
-    /// One of few: what a caller has made up is not logged.
+    /// Path of the method, or `unmatched`: paths that a caller makes up are not logged.
     route: &'static str,
     begin: Instant,
-    /// `None`: nobody has waited for the answer.
+    /// `None`: the client disconnected before the call had a status.
     code: Option<Code>,
 }
 
@@ -242,7 +242,7 @@ impl Record {
         Record { app: app.clone(), id, trace, route, begin: Instant::now(), code: None }
     }
 
-    /// Headers or trailers may tell the code.
+    /// Notes the status code, which headers or trailers may contain.
     fn note_headers(&mut self, headers: &HeaderMap) {
         if let Some(code) = headers.get("grpc-status") {
             self.code = Some(Code::from_bytes(code.as_bytes()));
@@ -260,7 +260,7 @@ impl Drop for Record {
         if !self.app.config.log.access {
             return;
         }
-        // Nobody wants to read that load balancers were answered.
+        // Successful health checks of load balancers are only logged at debug level.
         let probe = self.route == PROBE && self.code == Some(Code::Ok);
         let level = if probe { log::Level::Debug } else { log::Level::Info };
         log::log!(target: "salebell::access", level,

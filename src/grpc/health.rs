@@ -1,6 +1,6 @@
-//! Whether calls can be served, as grpc.health.v1 tells it
-//! (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>): what `/healthz` says, and from SIGTERM on
-//! what `/readyz` says. The database is not asked: taking every instance out of service would not mend it.
+//! Health checks by grpc.health.v1 (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>). They report
+//! what `/healthz` does, and from SIGTERM on what `/readyz` does. The database is not queried, because taking every
+//! instance out of service would not repair it.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::SERVICES;
 use crate::error::{Error, Kind};
 use crate::health::dead_man;
 
-/// A watch is told its status again after so long: a load balancer closes a stream in which nothing comes for 60 s,
-/// and what HTTP/2 sends for itself does not count.
+/// Interval at which an open watch receives its status again: a load balancer closes a stream on which nothing arrives
+/// for 60 s, and HTTP/2 pings do not count.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// `grpc.health.v1.GrpcHealth`
@@ -32,13 +32,13 @@ impl GrpcHealth {
     }
 }
 
-/// `None`: there is no such service. The empty name is the server as a whole.
+/// Status of a service. `None`: there is no such service. The empty name stands for the server as a whole.
 fn status(service: &str, stopping: &CancellationToken) -> Option<ServingStatus> {
     let known = service.is_empty() || SERVICES.contains(&service);
     known.then(|| if stopping.is_cancelled() { ServingStatus::NotServing } else { ServingStatus::Serving })
 }
 
-/// The status now, each other one, and the last one again after `again`. Never ends.
+/// The current status, each change, and the last status again at the interval `again`. Never ends.
 fn statuses(
     service: String,
     stopping: CancellationToken,
@@ -46,7 +46,7 @@ fn statuses(
 ) -> impl Stream<Item = ServingStatus> + Send + 'static {
     stream! {
         loop {
-            // A service that is unknown stays so: it comes with another version of us.
+            // An unknown service stays unknown until another version of Salebell is installed.
             let now = status(&service, &stopping).unwrap_or(ServingStatus::ServiceUnknown);
             yield now;
             match now {
@@ -72,7 +72,7 @@ impl health_server::Health for GrpcHealth {
         let Some(status) = status(&request.get_ref().service, &self.stopping) else {
             return Err(Error::new(Kind::NotFound, "There is no such service.").into());
         };
-        // It reads the code of an answer and not the answer.
+        // The load balancer reads the status code of a response, not its message.
         if status != ServingStatus::Serving && dead_man::is_health_check(request.metadata().as_ref()) {
             return Err(Error::new(Kind::Unavailable, "The process is stopping.").into());
         }

@@ -1,4 +1,5 @@
-//! The gRPC surface: every method and what each call passes through. Health and reflection so far.
+//! The gRPC API: its methods and the layer that each call passes through. So far it serves health checks and
+//! reflection.
 //!
 //! ```text
 //! calls::middleware   the method is known, deadline, panics, limit of streams, end at the drain, log, metrics
@@ -21,40 +22,40 @@ use self::health::GrpcHealth;
 use crate::app::App;
 use crate::error::{Error, Result};
 
-/// One method.
+/// A method of the gRPC API.
 pub struct Method {
     pub path: &'static str,
-    /// It is open for as long as its client likes.
+    /// Whether the method is a stream, which stays open until its client ends it.
     pub streams: bool,
 }
 
-/// What a load balancer asks; answered also where nothing else is.
+/// Path that load balancers call; it is also served on connections that accept nothing else.
 pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Every method, one a line: no other is answered. None of them needs a token: load balancers have none, and reflection
-/// tells what everybody can read here.
+/// Every method; any other path is refused. None requires a token: load balancers have none, and reflection only
+/// returns what is public in this repository.
 pub const METHODS: &[Method] = &[
     Method { path: HEALTH_CHECK, streams: false },
     Method { path: "/grpc.health.v1.Health/Watch", streams: true },
     Method { path: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", streams: true },
-    // What older clients ask, the one of grpcio among them.
+    // Older clients call this version, among them that of grpcio.
     Method { path: "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", streams: true },
 ];
 
-/// What can be asked for its health, and is told by reflection.
+/// Services whose health can be queried, and which reflection lists.
 const SERVICES: &[&str] = &[
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// The largest message of a caller, in bytes: these services are asked for names.
+/// Largest request message, in bytes: these services only accept names.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024;
 
-/// The services behind their layer. When `closing` is cancelled the listener goes, and streams end.
+/// The services behind their layer. Cancelling `closing` means that the listener is closing, and ends all streams.
 ///
 /// # Errors
-/// The descriptors of a service cannot be read.
+/// `Internal` if the descriptors of a service cannot be read.
 pub fn router(app: App, closing: CancellationToken) -> Result<Router> {
     let health = HealthServer::new(GrpcHealth::new(app.stopping.clone()));
     let (v1, v1alpha) = (reflection().build_v1(), reflection().build_v1alpha());

@@ -1,4 +1,4 @@
-//! What handlers answer, by type: their signatures say it.
+//! Response types of handlers, which make their signatures show what they return.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,9 +7,10 @@ use serde::Serialize;
 use super::extract::conditional::{IfNoneMatch, tagged};
 use crate::error::{Error, Result};
 
+/// Media type of JSON.
 pub const JSON: &str = "application/json";
 
-/// 200 with JSON and without an entity tag.
+/// A 200 response with JSON and without an entity tag.
 pub struct JsonAnswer<T>(pub T);
 
 impl<T: Serialize> IntoResponse for JsonAnswer<T> {
@@ -21,19 +22,20 @@ impl<T: Serialize> IntoResponse for JsonAnswer<T> {
     }
 }
 
-/// 200 with JSON and its entity tag, or 304 where the caller has that version already (`IfNoneMatch::answer`).
+/// A 200 response with JSON and its entity tag, or a 304 if the caller already has that version
+/// (`IfNoneMatch::answer`).
 pub struct Tagged<T> {
     value: T,
     if_none_match: IfNoneMatch,
 }
 
 impl<T> Tagged<T> {
-    /// 200 in any case, as after a write: `value` is what is there now.
+    /// A response that is always 200, as after a write: `value` is the current state.
     pub fn new(value: T) -> Tagged<T> {
         Tagged { value, if_none_match: IfNoneMatch::default() }
     }
 
-    /// 304 where one of the tags in `if_none_match` is that of `value`.
+    /// A response that is 304 if one of the tags in `if_none_match` is that of `value`.
     pub fn unless_known(value: T, if_none_match: IfNoneMatch) -> Tagged<T> {
         Tagged { value, if_none_match }
     }
@@ -46,7 +48,7 @@ impl<T: Serialize> IntoResponse for Tagged<T> {
     }
 }
 
-/// 201 with what was created, its address and its entity tag.
+/// A 201 response with the created resource, its URL and its entity tag.
 pub struct Created<T> {
     pub location: String,
     pub value: T,
@@ -59,11 +61,11 @@ impl<T: Serialize> IntoResponse for Created<T> {
     }
 }
 
-/// The answer to a POST that creates a resource unless an equal one exists.
+/// The response to a POST that creates a resource unless an equal one exists.
 pub enum OrExisting<C, T> {
-    /// The answer for one that was created.
+    /// The response for a created resource.
     New(C),
-    /// 200 with the one that exists, its address and its entity tag.
+    /// A 200 response with the existing resource, its URL and its entity tag.
     Existing { location: String, value: T },
 }
 
@@ -79,7 +81,7 @@ impl<C: IntoResponse, T: Serialize> IntoResponse for OrExisting<C, T> {
     }
 }
 
-/// An answer with a secret: caches must not keep it, and it has no entity tag, for it can never be read again.
+/// A response with a secret: caches must not store it, and it has no entity tag, because it can never be read again.
 pub struct ShownOnce<T> {
     status: StatusCode,
     location: Option<String>,
@@ -87,12 +89,12 @@ pub struct ShownOnce<T> {
 }
 
 impl<T> ShownOnce<T> {
-    /// 200, for a new secret of something that exists.
+    /// A 200 response for a new secret of an existing resource.
     pub fn renewed(value: T) -> ShownOnce<T> {
         ShownOnce { status: StatusCode::OK, location: None, value }
     }
 
-    /// 201, for something that was created, with its address where it has one.
+    /// A 201 response for a created resource, with its URL if it has one.
     pub fn created(location: Option<String>, value: T) -> ShownOnce<T> {
         ShownOnce { status: StatusCode::CREATED, location, value }
     }
@@ -121,11 +123,11 @@ fn with_address<T: Serialize>(value: &T, name: header::HeaderName, address: &str
     Ok(response)
 }
 
-/// A body of JSON. It ends with a line feed, so that after `curl` the prompt of a shell begins on a line of its own; for
-/// JSON it is white space. Lengths and entity tags count it, as they count every other byte.
+/// Serializes a JSON body. It ends with a newline, which is white space in JSON and puts the shell's prompt after
+/// `curl` on a line of its own. Lengths and entity tags include it, as they include every other byte.
 ///
 /// # Errors
-/// `Internal` for what JSON cannot hold.
+/// `Internal` if JSON cannot represent the value.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     let mut body = serde_json::to_vec(value).map_err(Error::internal)?;
     body.push(b'\n');

@@ -1,4 +1,4 @@
-//! `/v1/batches/{id}`: what became of a report.
+//! `/v1/batches/{id}`: the result of a report.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub struct BatchResponse {
     transitions: BTreeMap<String, i64>,
 }
 
-/// `GET /v1/batches/{id}`: one's own, with `prices:write`.
+/// `GET /v1/batches/{id}`: one of the caller's own batches; requires `prices:write`.
 pub async fn get(
     State(app): State<App>,
     caller: Caller,

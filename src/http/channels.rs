@@ -1,4 +1,4 @@
-//! `/v1/channels`: where notices go.
+//! `/v1/channels`: the destinations of notices.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -22,7 +22,7 @@ use crate::store::Creation;
 use crate::store::channels::{self, Channel, ChannelKind, ChannelState, DisabledReason, NewChannel};
 use crate::store::deliveries;
 
-/// For so long after a rotation the old secret signs too.
+/// How long the previous secret also signs after a rotation.
 const OLD_SECRET_SIGNS_FOR: TimeDelta = TimeDelta::hours(24);
 
 #[derive(Deserialize)]
@@ -33,7 +33,7 @@ pub struct CreateChannelRequest {
     url: String,
 }
 
-/// A merge patch.
+/// A merge patch of a channel.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateChannelRequest {
@@ -46,7 +46,7 @@ pub struct UpdateChannelRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RecoverChannelRequest {
-    /// Deliveries made at this time or later that died are tried again; none are without it.
+    /// Start of the time whose dead deliveries are tried again; without it none are.
     #[serde(default)]
     since: Option<Timestamp>,
 }
@@ -64,13 +64,13 @@ pub struct ChannelResponse {
     updated_at: DateTime<Utc>,
 }
 
-/// A channel and its secret: shown when it is made and never again.
+/// A channel and its secret, which is returned only when it is created.
 #[derive(Serialize)]
 pub struct ChannelWithSecretResponse {
     #[serde(flatten)]
     channel: ChannelResponse,
     secret: String,
-    /// Until when the secret before this one signs too.
+    /// Time until which the previous secret also signs.
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_secret_until: Option<DateTime<Utc>>,
 }
@@ -79,18 +79,18 @@ pub struct ChannelWithSecretResponse {
 pub struct RecoverChannelResponse {
     #[serde(flatten)]
     channel: ChannelResponse,
-    /// How many deliveries are pending again.
+    /// Number of deliveries that are pending again.
     recovered: i64,
 }
 
-/// What became of a test.
+/// Result of a test.
 #[derive(Serialize)]
 pub struct TestChannelResponse {
     delivered: bool,
     status: Option<u16>,
     duration_ms: i32,
     error: Option<String>,
-    /// The beginning of the receiver's answer when it was no success.
+    /// Beginning of the receiver's response, if it was not a success.
     response: Option<String>,
 }
 
@@ -116,7 +116,8 @@ impl From<Channel> for ChannelResponse {
     }
 }
 
-/// `POST /v1/channels`: a new one, or the one of this kind and URL that is there. The secret is shown with a new one alone.
+/// `POST /v1/channels`: creates a channel, or returns the existing one of this kind and URL. Only a new channel is
+/// returned with its secret.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -164,7 +165,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(ChannelResponse::from)))
 }
 
-/// A list without parameters of its own: any that is given is refused.
+/// Query parameters of the list: none besides those of paging; any other is refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelParams {}
@@ -200,7 +201,7 @@ pub async fn update(
     Ok(Tagged::new(ChannelResponse::from(changed)))
 }
 
-/// `DELETE /v1/channels/{id}`, with its deliveries.
+/// `DELETE /v1/channels/{id}`: deletes a channel with its deliveries.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -292,7 +293,7 @@ fn check(app: &App, name: Option<&str>, url: Option<&str>) -> Result<()> {
     if name.is_some() {
         fields.text("name", name, 100);
     }
-    // A URL is kept as it was given, and its parser passes over what is no text.
+    // The URL is stored as it was given, and its parser ignores control characters, so the text is checked too.
     let check_url = |url: &str| check_text(url, MAX_URL).and_then(|()| app.webhooks.check_url(url));
     if let Some(Err(problem)) = url.map(check_url) {
         fields.refuse("url", problem);

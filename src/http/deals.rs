@@ -1,4 +1,4 @@
-//! `/v1/deals`: the sales that are going on.
+//! `/v1/deals`: current sales.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -18,13 +18,13 @@ use crate::domain::text::fold_white_space;
 use crate::error::Result;
 use crate::store::deals::{self, Deal, DealFilter, DealSort};
 
-/// A deal as it is shown.
+/// A deal in a response.
 #[derive(Serialize)]
 pub struct DealResponse {
-    /// The sale's.
+    /// Id of the sale.
     pub id: SaleId,
     pub game_id: GameId,
-    /// The game's.
+    /// Title of the game.
     pub title: String,
     pub offer_id: OfferId,
     pub store: StoreRefResponse,
@@ -33,15 +33,16 @@ pub struct DealResponse {
     pub url: Option<String>,
     pub price: Money,
     pub regular_price: Money,
-    /// Whole percent below the regular price.
+    /// Whole per cent below the regular price.
     pub cut: i16,
-    /// Whether it is the lowest price ever paid for the offer, or its first giveaway.
+    /// Whether this is the lowest price ever paid for the offer, or its first giveaway.
     pub new_low: bool,
     pub started_at: DateTime<Utc>,
-    /// When the store says that it ends.
+    /// End of the sale, as announced by the store.
     pub ends_at: Option<DateTime<Utc>>,
-    /// The lowest price ever paid for the offer, and when it was first seen; null when it was only ever free.
+    /// Lowest price ever paid for the offer; null if it has only ever been free.
     pub low: Option<Money>,
+    /// Time at which that price was first observed.
     pub low_at: Option<DateTime<Utc>>,
 }
 
@@ -68,7 +69,7 @@ impl From<Deal> for DealResponse {
     }
 }
 
-/// Filters and order of deals. A region is that one and `ZZ`; `max_price` is a decimal number of `currency`.
+/// Filters and order of deals. A region includes itself and `ZZ`; `max_price` is a decimal number of `currency`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DealParams {

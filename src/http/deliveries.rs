@@ -20,10 +20,10 @@ pub struct DeliveryResponse {
     notice_id: NoticeId,
     channel_id: ChannelId,
     state: DeliveryState,
-    /// Why it is dead or cancelled.
+    /// Why the delivery is dead or cancelled.
     reason: Option<DeliveryReason>,
     attempt_count: i32,
-    /// `null` when there will be no further try.
+    /// Time of the next attempt; `null` if there will be none.
     next_attempt_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
@@ -41,7 +41,7 @@ struct AttemptResponse {
     number: i32,
     attempted_at: DateTime<Utc>,
     duration_ms: i32,
-    /// `null`: there was no answer.
+    /// HTTP status of the response; `null` if there was none.
     status: Option<u16>,
     error: Option<String>,
     response: Option<String>,
@@ -91,7 +91,8 @@ pub async fn show(
     Ok(if_none_match.answer(DeliveryWithAttemptsResponse::from(found)))
 }
 
-/// `POST /v1/deliveries/{id}/redeliver`: due now, whatever became of it. Its price is checked again before it goes.
+/// `POST /v1/deliveries/{id}/redeliver`: makes a delivery due now, regardless of its state. Its price is checked again
+/// before it is sent.
 pub async fn redeliver(
     State(app): State<App>,
     caller: Caller,

@@ -1,4 +1,4 @@
-//! Who listens to server-sent events of this process: each costs a query every half second, so there is a limit.
+//! Limits of open streams of server-sent events: each costs a query every half second.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,14 +8,16 @@ use parking_lot::Mutex;
 use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind, Result};
 
+/// Most event streams of a process.
 const OF_PROCESS: usize = 500;
+/// Most event streams of an account.
 const OF_ACCOUNT: usize = 10;
 
-/// How many listen, by account.
+/// Number of open event streams, by account.
 #[derive(Clone, Default)]
 pub struct EventStreamLimits(Arc<Mutex<HashMap<AccountId, usize>>>);
 
-/// One that listens, for as long as this lives.
+/// An open event stream; dropping it releases its place.
 pub struct OpenEventStream {
     limits: EventStreamLimits,
     account: AccountId,
@@ -23,7 +25,7 @@ pub struct OpenEventStream {
 
 impl EventStreamLimits {
     /// # Errors
-    /// `TooManyRequests` or `Unavailable` beyond the limits.
+    /// `TooManyRequests` beyond the limit of an account, `Unavailable` beyond that of the process.
     pub fn begin(&self, account: AccountId) -> Result<OpenEventStream> {
         let mut counts = self.0.lock();
         if counts.values().sum::<usize>() >= OF_PROCESS {

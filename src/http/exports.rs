@@ -1,4 +1,4 @@
-//! `/v1/exports`: queries that the worker writes into files.
+//! `/v1/exports`: queries whose results the worker writes into files.
 
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -26,7 +26,7 @@ pub struct CreateExportRequest {
     format: TableFormat,
     #[serde(default, deserialize_with = "object")]
     filter: ExportFilter,
-    /// Seconds from now after which its file goes.
+    /// Seconds from now after which the file is deleted.
     #[serde(default)]
     expires_in: Option<i64>,
 }
@@ -34,16 +34,16 @@ pub struct CreateExportRequest {
 #[derive(Serialize)]
 pub struct ExportResponse {
     id: ExportId,
-    /// What, as what, and which of it.
+    /// Kind, format and filter.
     #[serde(flatten)]
     options: serde_json::Value,
     state: ExportState,
     failure: Option<String>,
     rows_written: i64,
     bytes_written: i64,
-    /// About, before it is done; `null`: not known.
+    /// Number of rows, estimated until the export is done; `null`: unknown.
     rows_total: Option<i64>,
-    /// Once it is done.
+    /// File of a completed export.
     file_id: Option<FileId>,
     content: Option<String>,
     created_at: DateTime<Utc>,
@@ -71,7 +71,7 @@ impl From<Export> for ExportResponse {
     }
 }
 
-/// No filter.
+/// No query parameters besides those of paging.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportParams {}
@@ -101,7 +101,7 @@ pub async fn create(
     Ok(Created { location: format!("/v1/exports/{}", export.id), value: ExportResponse::from(export) })
 }
 
-/// `GET /v1/exports`: the newest first.
+/// `GET /v1/exports`: the caller's exports, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -125,7 +125,8 @@ pub async fn show(
     Ok(if_none_match.answer(ExportResponse::from(export)))
 }
 
-/// `DELETE /v1/exports/{id}`: cancels it. A file that is done stays until its time is over, or is deleted as files are.
+/// `DELETE /v1/exports/{id}`: cancels an export. The file of a completed export stays until it expires or is deleted
+/// itself.
 pub async fn cancel(
     State(app): State<App>,
     caller: Caller,

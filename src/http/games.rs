@@ -1,4 +1,4 @@
-//! `/v1/games`: titles.
+//! `/v1/games`: the catalogue of games.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,11 +19,14 @@ use crate::error::{Error, Result};
 use crate::store::games::{self, Game, GameFields};
 use crate::store::search;
 
+/// Longest title, in characters.
 const MAX_TITLE: usize = 500;
+/// Longest publisher, in characters.
 const MAX_PUBLISHER: usize = 200;
+/// Longest search text, in characters.
 const MAX_SEARCH: usize = 200;
 
-/// A game as it is shown.
+/// A game in a response.
 #[derive(Serialize)]
 pub struct GameResponse {
     pub id: GameId,
@@ -42,7 +45,7 @@ impl From<Game> for GameResponse {
     }
 }
 
-/// A new game.
+/// Body of a request that creates a game.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateGameRequest {
@@ -52,13 +55,13 @@ pub struct CreateGameRequest {
     url: Option<String>,
 }
 
-/// A title as observations give it to a game: what is told of one is not two games.
+/// Cleans a title as intake does, which keeps one game from being created twice.
 fn clean_title(title: &str) -> String {
     title::clean(title).into_owned()
 }
 
 impl CreateGameRequest {
-    /// As a client sends it; what is kept already stays as it is.
+    /// Cleans the title of a client; stored titles must not be cleaned again.
     fn clean(self) -> Self {
         Self { title: self.title.as_deref().map(clean_title), ..self }
     }
@@ -96,7 +99,7 @@ pub struct UpdateGameRequest {
 impl UpdateGameRequest {
     fn apply(self, game: &Game) -> Result<GameFields> {
         CreateGameRequest {
-            // What is kept has been cleaned, and decoding it again would change it.
+            // The stored title is already clean, and decoding its entities again would change it.
             title: match self.title {
                 Patch::Value(title) => Some(clean_title(&title)),
                 kept => kept.apply(Some(game.title.clone())),
@@ -109,14 +112,14 @@ impl UpdateGameRequest {
     }
 }
 
-/// `q`: what a title is searched by.
+/// Filters of the list: `q` is the text to search for in titles.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GameParams {
     q: Option<String>,
 }
 
-/// `GET /v1/games`: the newest first, or the best that fit `q`.
+/// `GET /v1/games`: all games, the newest first, or the best matches for `q`.
 pub async fn list(
     State(app): State<App>,
     Params(params): Params<GameParams>,
@@ -173,7 +176,7 @@ pub async fn update(
     Ok(Tagged::new(GameResponse::from(game)))
 }
 
-/// `DELETE /v1/games/{id}`: with its offers, their history, and everybody's watches of it.
+/// `DELETE /v1/games/{id}`: deletes a game with its offers, their history, and every account's watches of it.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

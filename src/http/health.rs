@@ -1,4 +1,4 @@
-//! What load balancers and operators ask: is it alive, is it ready, how is it doing.
+//! Health endpoints for load balancers and operators: liveness, readiness, metrics, drain.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::instance::terminating::DRAIN_REASON;
 use crate::telemetry;
 use crate::telemetry::gauges::Gauges;
 
-/// `GET /healthz`, on the loopback listener too: the process answers. It asks nothing else: restarting us would not mend a
-/// database.
+/// `GET /healthz`, also on the loopback listener: 200 if the process responds. It checks nothing else, because
+/// restarting the process would not repair a database.
 pub async fn healthz(State(app): State<App>, headers: HeaderMap) -> Response {
     app.health.dead_man.note_health_check(&headers);
     JsonAnswer(serde_json::json!({"status": "ok"})).into_response()
 }
 
-/// `GET /readyz`: 200 when requests can be served, else 503 with a reason for each thing that is missing.
+/// `GET /readyz`: 200 if requests can be served, else 503 with a reason for each failed check.
 pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Response> {
     app.health.dead_man.note_health_check(&headers);
     let mut reasons = app.health.readiness.reasons().await;
@@ -43,7 +43,7 @@ pub async fn readyz(State(app): State<App>, headers: HeaderMap) -> Result<Respon
     Err(refusal)
 }
 
-/// `GET /metrics` on the loopback listener, in Prometheus' text format.
+/// `GET /metrics` on the loopback listener: metrics in the text format of Prometheus.
 pub async fn metrics(State(app): State<App>, Extension(gauges): Extension<Arc<Gauges>>) -> Response {
     gauges.look(&app).await;
     let handle = telemetry::metrics();
@@ -52,7 +52,7 @@ pub async fn metrics(State(app): State<App>, Extension(gauges): Extension<Arc<Ga
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// `POST /drain` on the loopback listener: stop as after SIGTERM. `salebell terminating` asks for it.
+/// `POST /drain` on the loopback listener: stops the process as after SIGTERM. `salebell terminating` calls it.
 pub async fn drain(State(app): State<App>, headers: HeaderMap) -> Response {
     let Some(reason) = headers.get(DRAIN_REASON).and_then(|reason| reason.to_str().ok()) else {
         return Error::malformed("A drain needs a reason.").into_response();

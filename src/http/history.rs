@@ -1,4 +1,4 @@
-//! `/v1/games/{id}/prices`: what a game has cost, offer by offer.
+//! `/v1/games/{id}/prices`: the price history of a game, by offer.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::store::games;
 use crate::store::history::{self, HistoryFilter, HistoryKey, PriceChange, PricedOffer};
 
-/// The offer that a point is of.
+/// Offer of a point of the history.
 #[derive(Serialize)]
 pub struct PricedOfferResponse {
     pub offer_id: OfferId,
@@ -35,8 +35,8 @@ impl From<PricedOffer> for PricedOfferResponse {
     }
 }
 
-/// `resolution=change`: the price from `observed_at` on. The first of an offer may have been seen before `since`: it
-/// was in force then.
+/// A point with `resolution=change`: the price from `observed_at` on. The first point of an offer may be older than
+/// `since`: its price was in force then.
 #[derive(Serialize)]
 pub struct ChangeResponse {
     #[serde(flatten)]
@@ -44,11 +44,12 @@ pub struct ChangeResponse {
     pub observed_at: DateTime<Utc>,
     pub price: Money,
     pub regular_price: Money,
-    /// Whole percent below the regular price.
+    /// Whole per cent below the regular price.
     pub cut: i16,
-    /// Whether the store took orders for it.
+    /// Whether the store accepted orders at that price.
     pub available: bool,
-    /// Until when the price is known, as the store said of its sale; null: until the next change.
+    /// End of the time for which the price is known, because the store announced the end of its sale; null: it is known
+    /// until the next change.
     pub holds_until: Option<DateTime<Utc>>,
 }
 
@@ -67,7 +68,7 @@ impl From<PriceChange> for ChangeResponse {
     }
 }
 
-/// The other resolutions: the prices that were in force in the bucket that begins at `start`.
+/// A point with another resolution: the prices in force during the bucket that begins at `start`.
 #[derive(Serialize)]
 pub struct BucketResponse {
     #[serde(flatten)]
@@ -76,9 +77,9 @@ pub struct BucketResponse {
     pub min: Money,
     pub max: Money,
     pub last: Money,
-    /// Beside `last`.
+    /// Regular price at the time of `last`.
     pub regular_price: Money,
-    /// Whole percent of `last` below the regular price.
+    /// Whole per cent by which `last` is below the regular price.
     pub cut: i16,
     /// Until when `last` is known, as the store said of its sale: from then on the price is unknown until it is observed again.
     pub holds_until: Option<DateTime<Utc>>,
@@ -104,7 +105,8 @@ fn money(price: InForce, minor: i64) -> Money {
     Money { minor, currency: price.currency }
 }
 
-/// A region is that one and `ZZ`; `since` and `until` are RFC 3339 instants, the latter not included.
+/// Filters of the history. A region includes itself and `ZZ`; `since` and `until` are RFC 3339 instants, and `until` is
+/// exclusive.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HistoryParams {
@@ -120,7 +122,7 @@ fn instant(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>> {
     text.map(|text| parse_instant(text).map_err(|problem| bad_parameter(name, &problem))).transpose()
 }
 
-/// A page of the history, by its resolution.
+/// A page of the history; its type depends on the resolution.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum HistoryResponse {
@@ -128,7 +130,7 @@ pub enum HistoryResponse {
     Buckets(Page<BucketResponse>),
 }
 
-/// `GET /v1/games/{id}/prices`: by offer, and by time in each.
+/// `GET /v1/games/{id}/prices`: the history, ordered by offer and then by time.
 pub async fn list(
     State(app): State<App>,
     Id(game_id): Id<GameId>,

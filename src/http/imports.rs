@@ -1,4 +1,4 @@
-//! `/v1/imports`: files that are read into observations, with their progress and what could not be taken.
+//! `/v1/imports`: files that are read as observations, with their progress and refusals.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -35,7 +35,7 @@ use crate::tables::text::quote;
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Longest event stream. After it a browser connects again by itself, and its token is checked again.
 const LISTEN_FOR: Duration = Duration::from_secs(3_600);
-/// Refusals that are read at once.
+/// Number of refusals that one query reads.
 const REFUSALS_AT_ONCE: i64 = 1_000;
 
 #[derive(Deserialize)]
@@ -44,13 +44,13 @@ pub struct CreateImportRequest {
     file_id: FileId,
     #[serde(default)]
     format: ImportFormat,
-    /// Of a foreign CSV or NDJSON: field → column.
+    /// Mapping for a foreign CSV or NDJSON: field → column.
     #[serde(default)]
     columns: std::collections::BTreeMap<String, String>,
-    /// Field → the value that it has in every row.
+    /// Constants: field → its value in every row.
     #[serde(default)]
     constants: std::collections::BTreeMap<String, String>,
-    /// Historical: rings no bells.
+    /// Whether the import is historical and triggers no notices.
     #[serde(default)]
     backfill: bool,
 }
@@ -61,7 +61,7 @@ pub struct CreateImportRequest {
 enum ReportedState {
     Queued,
     Reading,
-    /// All of it is on the bus, and not all is recorded.
+    /// All observations are on the bus, but some are not recorded yet.
     Recording,
     Done,
     Failed,
@@ -74,17 +74,17 @@ pub struct ImportResponse {
     file_id: FileId,
     file_name: String,
     state: ReportedState,
-    /// Why it failed.
+    /// Why the import failed.
     failure: Option<String>,
     backfill: bool,
     options: serde_json::Value,
     progress: ImportProgress,
     accepted: i64,
-    /// Rows that were not taken.
+    /// Number of rows that were refused.
     refused: i64,
-    /// Rows that were taken without a field that could not be understood.
+    /// Number of rows that were accepted without a field that was not understood.
     warnings: i64,
-    /// Where both are told, with their lines.
+    /// Path of the list of refusals and warnings, with their lines.
     refusals: String,
     #[serde(flatten)]
     counts: ObservationCounts,
@@ -96,11 +96,11 @@ pub struct ImportResponse {
 #[derive(Serialize)]
 struct ImportProgress {
     rows_read: i64,
-    /// As the file is stored, packed or not.
+    /// Bytes of the file as it is stored, compressed or not.
     bytes_read: i64,
     bytes_total: i64,
     rows_per_second: Option<f64>,
-    /// Until it is read; `null` while there is nothing to judge by.
+    /// Estimated seconds until the file is read; `null` while there is nothing to estimate from.
     seconds_left: Option<i64>,
 }
 
@@ -160,7 +160,7 @@ impl ImportResponse {
     }
 }
 
-/// No filter.
+/// No query parameters besides those of paging.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportParams {}
@@ -198,7 +198,7 @@ pub async fn create(
     Ok(Created { location, value: ImportResponse::of(&app, caller.account, import).await? })
 }
 
-/// `GET /v1/imports`: the newest first.
+/// `GET /v1/imports`: the caller's imports, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -232,7 +232,7 @@ pub async fn show(
     Ok(if_none_match.answer(ImportResponse::of(&app, caller.account, import).await?))
 }
 
-/// `DELETE /v1/imports/{id}`: cancels it; what was sent is recorded all the same.
+/// `DELETE /v1/imports/{id}`: cancels an import; observations that were already sent are still recorded.
 pub async fn cancel(
     State(app): State<App>,
     caller: Caller,
@@ -243,7 +243,7 @@ pub async fn cancel(
     Ok(Tagged::new(ImportResponse::of(&app, caller.account, import).await?))
 }
 
-/// `GET /v1/imports/{id}/events`: the progress as server-sent events, `progress` until the last one, `end`.
+/// `GET /v1/imports/{id}/events`: the progress as server-sent events, named `progress` until the last one, `end`.
 pub async fn events(
     State(app): State<App>,
     Extension(limits): Extension<EventStreamLimits>,
@@ -273,7 +273,7 @@ fn follow(
                 let import = imports::find_import(&app.writer, account, id).await?;
                 ImportResponse::of(&app, account, import).await
             };
-            // A database that is away for a moment is no reason to hang up.
+            // A database that is briefly unavailable does not end the stream.
             if let Ok(response) = state.await
                 && let Ok(text) = serde_json::to_string(&response)
                 && (text != told || response.has_ended())
@@ -307,7 +307,7 @@ enum RefusalFormat {
     Ndjson,
 }
 
-/// `GET /v1/imports/{id}/refusals`: the rows that could not be taken, or not with all of their fields, as a file.
+/// `GET /v1/imports/{id}/refusals`: a file of the rows that were refused, or accepted without some of their fields.
 pub async fn refusals(
     State(app): State<App>,
     caller: Caller,

@@ -20,9 +20,10 @@ use crate::error::{Error, Kind, Result};
 use crate::secrets;
 use crate::store::keys::{self, Key, NewKey};
 
+/// Longest name of a key, in characters.
 const MAX_NAME: usize = 100;
 
-/// A new key. Without `expires_at` it is valid until it is revoked.
+/// Body of a request that creates a key. Without `expires_at` the key is valid until it is revoked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKeyRequest {
@@ -45,7 +46,7 @@ pub struct UpdateKeyRequest {
     expires_at: Patch<Timestamp>,
 }
 
-/// A key as it is shown: by its beginning.
+/// A key in a response, identified by the hint, its beginning.
 #[derive(Serialize)]
 pub struct KeyResponse {
     id: ApiKeyId,
@@ -54,11 +55,11 @@ pub struct KeyResponse {
     scopes: Vec<String>,
     created_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
-    /// Within a minute.
+    /// Time of the last use, accurate to a minute.
     last_used_at: Option<DateTime<Utc>>,
 }
 
-/// A key just made: the only time that it is shown itself.
+/// A key that was just created: the only response that contains the key itself.
 #[derive(Serialize)]
 pub struct CreatedKeyResponse {
     #[serde(flatten)]
@@ -73,12 +74,12 @@ impl From<Key> for KeyResponse {
     }
 }
 
-/// No filter.
+/// No query parameters besides those of paging.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyParams {}
 
-/// What both a new key and a patched one must keep to: no key may do more, or live longer, than its maker.
+/// Values of a new or patched key. No key may have more scopes, or live longer, than the token that creates it.
 struct Wanted {
     name: String,
     scopes: Vec<String>,
@@ -86,7 +87,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// What `current` has already it may keep, so that a patch of the name alone needs no scope.
+    /// Checks the values. The key may keep what `current` already has: a patch of only the name needs no scope.
     fn check(mut self, caller: &Caller, current: Option<&Key>, now: DateTime<Utc>) -> Result<Wanted> {
         let mut fields = FieldChecks::default();
         self.name = fields.text("name", Some(&self.name), MAX_NAME);
@@ -109,14 +110,14 @@ impl Wanted {
         }
         let longer =
             |key: &Key| key.expires_at.is_some_and(|end| self.expires_at.is_none_or(|wanted| wanted > end));
-        // Else a weak token could bring a strong key back to life.
+        // Otherwise a token with few scopes could reactivate an expired key with more.
         if let Some(key) = current.filter(|key| longer(key))
             && let Some(scope) = key.scopes.iter().find(|scope| !caller.may(scope))
         {
             let detail = format!("The token itself lacks the scope {scope} of the key that it would extend.");
             return Err(Error::new(Kind::Forbidden, detail));
         }
-        // Else a key that was lent for a day could make itself one for ever.
+        // Otherwise a key that was issued for a day could create a permanent one.
         if let Some((_, Some(end))) = caller.key
             && moved
             && self.expires_at.is_none_or(|wanted| wanted > end)
@@ -132,7 +133,7 @@ impl Wanted {
     }
 }
 
-/// `GET /v1/keys`: the newest first.
+/// `GET /v1/keys`: the caller's keys, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -205,7 +206,7 @@ pub async fn update(
     Ok(Tagged::new(KeyResponse::from(key)))
 }
 
-/// `DELETE /v1/keys/{id}`: the key is refused from now on; by other processes within five seconds.
+/// `DELETE /v1/keys/{id}`: revokes a key. It is refused from now on; by other processes within five seconds.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

@@ -16,7 +16,7 @@ pub struct MeResponse {
     scopes: Vec<String>,
 }
 
-/// `GET /v1/me`: the account of the token, and what the token may do.
+/// `GET /v1/me`: the account of the token, and the token's scopes.
 pub async fn show(caller: Caller, if_none_match: IfNoneMatch) -> Result<Tagged<MeResponse>> {
     Ok(if_none_match.answer(MeResponse { id: caller.account, scopes: caller.scopes.to_vec() }))
 }

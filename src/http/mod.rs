@@ -1,4 +1,5 @@
-//! The HTTP surface: the URL table (`url_table!`) and, in their order, the layers that every request passes (`layered`).
+//! The HTTP API: the URL table (`url_table!`), and the layers that every request passes through, in their order
+//! (`layered`).
 
 pub mod answer;
 pub mod batches;
@@ -52,12 +53,12 @@ use crate::app::App;
 use crate::error::{Error, Kind};
 use crate::telemetry::gauges::Gauges;
 
-/// The service: every route behind every layer.
+/// Router of the whole API: every route behind every layer.
 pub fn router(app: App) -> Router {
     layered(routes(), app)
 }
 
-// Every route, one a line: a path, the handler of each method, and how it treats `Idempotency-Key` if its body streams.
+// Every route: a path, the handler of each method, and how a route whose body is streamed treats `Idempotency-Key`.
 url_table! {
     "/" => get(front::show);
     "/healthz" => get(health::healthz);
@@ -111,45 +112,47 @@ url_table! {
     "/v1/deliveries/{id}/redeliver" => post(deliveries::redeliver);
 }
 
-/// Puts the layers around routes, the outermost first.
+/// Wraps routes in the layers, which are listed from the outermost to the innermost.
 pub fn layered(routes: Router<App>, app: App) -> Router {
     let limit = app.config.server.rate_limit_per_minute;
     let limiter = (limit > 0).then(|| RateLimiter::new(app.clone(), limit));
     let layers = ServiceBuilder::new()
-        // The id of the request, on its answer too; its place in a trace.
+        // The request id, which the response repeats, and the trace context.
         .layer(around::<Identify>(&app))
-        // One line in the access log for every request, and its metrics; 499 when the client hangs up.
+        // One line in the access log for every request, and its metrics; status 499 if the client disconnects.
         .layer(around::<AccessLog>(&app))
-        // A browser takes an answer for nothing but what its Content-Type says.
+        // Browsers must not guess a media type other than that of Content-Type.
         .layer(SetResponseHeaderLayer::overriding(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ))
-        // An API is no page: nothing may run in its answers, and no page may frame them.
+        // The API is not a web page: nothing may run in its responses, and no page may frame them.
         .layer(default_header(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
-        // A share link is a secret: pages that an answer leads to do not learn its address.
+        // A share link is a secret: pages that a response links to must not learn its URL.
         .layer(default_header(header::REFERRER_POLICY, "no-referrer"))
-        // Caches may keep an answer and must revalidate it by its ETag.
+        // Caches may store a response, and must revalidate it by its ETag.
         .layer(around::<CacheControl>(&app))
-        // A 405 names methods for a path that is not in the table, too.
+        // A 405 names the allowed methods, also for a path that is not in the table.
         .layer(around::<Allow>(&app))
-        // Heads that are too large, no HTTP, or ambiguous: 400, 405, 414, 431. No body is read.
+        // Refusal of heads that are too large, not valid HTTP, or ambiguous: 400, 405, 414, 431. No body is read.
         .layer(around::<HeadCheck>(&app))
-        // A body that pauses, or comes too slowly; a connection whose body is not read to its end.
+        // Refusal of a body that pauses or arrives too slowly; the end of a connection whose body is not read to its
+        // end.
         .layer(around::<BodyWatch>(&app))
-        // server.request_timeout_s: 408 or 503.
+        // The timeout `server.request_timeout_s`: 408 or 503.
         .layer(around::<RequestDeadline>(&app))
-        // A handler that panics: 500.
+        // Status 500 if the handler panics.
         .layer(around::<CatchPanic>(&app))
-        // No account has the processor for long while another waits.
+        // No account holds the processor for long while another waits.
         .layer(around::<ShareCpu>(&app))
-        // server.rate_limit_per_minute, only where it is set: 429.
+        // The limit `server.rate_limit_per_minute`, if it is set: 429.
         .option_layer(limiter.map(|limiter| from_fn_with_state(limiter, rate_limit::middleware)))
-        // POST with Idempotency-Key: one execution, one answer.
+        // One execution and one response for each POST with an Idempotency-Key.
         .layer(from_fn_with_state((app.clone(), idempotency_of as _), idempotency::middleware))
-        // How many event streams an account may hold open; the handlers of streams take it.
+        // Limit of the event streams that an account may hold open; their handlers enforce it.
         .layer(Extension(EventStreamLimits::default()));
-    // Inside is the handler, after its extractors: Caller (401), Id (404), Params (400), Json (413, 415, 422).
+    // The innermost part is the handler with its extractors: Caller (401), Id (404), Params (400), Json (413, 415,
+    // 422).
     routes
         .fallback(|| async { Error::new(Kind::NotFound, "There is nothing at this path.") })
         .method_not_allowed_fallback(|| async {
@@ -159,7 +162,7 @@ pub fn layered(routes: Router<App>, app: App) -> Router {
         .with_state(app)
 }
 
-/// What the loopback listener serves to Prometheus, to `salebell ready` and to `salebell terminating`.
+/// Router of the loopback listener, for Prometheus, `salebell ready` and `salebell terminating`.
 pub fn metrics_router(app: App) -> Router {
     Router::new()
         .route("/metrics", get(health::metrics))

@@ -1,4 +1,4 @@
-//! `/v1/notices`: the inbox, what the caller's watches have rung for.
+//! `/v1/notices`: the inbox with the notices of the caller's watches.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -18,12 +18,12 @@ use crate::store::notices::{self, Notice};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListNoticesParams {
-    /// `true`: only the unread ones. `false` is the same as nothing: all.
+    /// `true`: only unread notices. `false`, the default: all.
     #[serde(default)]
     unread: bool,
 }
 
-/// A merge patch.
+/// A merge patch of a notice.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateNoticeRequest {
@@ -34,20 +34,20 @@ pub struct UpdateNoticeRequest {
 #[derive(Serialize)]
 pub struct NoticeResponse {
     id: NoticeId,
-    /// The transition that rang, such as `sale.started`.
+    /// The transition that caused the notice, such as `sale.started`.
     event: String,
     watch_id: WatchId,
     sale_id: SaleId,
     game: GameOfNotice,
-    /// `null` when the offer has been removed since.
+    /// `null` if the offer has been deleted since.
     offer: Option<OfferOfNotice>,
-    /// The price that rang.
+    /// The price that caused the notice.
     price: Money,
     regular_price: Money,
     cut: i16,
     new_low: bool,
     url: Option<String>,
-    /// When the price was seen that rang; `null` for notices from before this was kept.
+    /// Time at which that price was observed; `null` for notices from before this was stored.
     observed_at: Option<DateTime<Utc>>,
     read: bool,
     read_at: Option<DateTime<Utc>>,
@@ -57,7 +57,7 @@ pub struct NoticeResponse {
 #[derive(Serialize)]
 struct GameOfNotice {
     id: GameId,
-    /// `null` when the game has been removed since.
+    /// `null` if the game has been deleted since.
     title: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl TryFrom<Notice> for NoticeResponse {
     type Error = Error;
 
     /// # Errors
-    /// The database holds a currency that is none.
+    /// `Internal` if the database contains an invalid currency.
     fn try_from(notice: Notice) -> Result<Self> {
         let currency = notice.currency.parse().map_err(Error::internal)?;
         let offer = match (notice.store_slug, notice.store_name, notice.region) {

@@ -1,4 +1,4 @@
-//! `/v1/offers`: one game in one store and region, with its current price.
+//! `/v1/offers`: offers, each of one game in one store and region, with their current prices.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::store::games;
 use crate::store::offers::{self, NewOffer, Offer, OfferFields, OfferFilter};
 
-/// An offer as it is shown. What belongs to the price is null until the first observation.
+/// An offer in a response. Fields of the price are null until the first observation.
 #[derive(Serialize)]
 pub struct OfferResponse {
     pub id: OfferId,
@@ -32,18 +32,19 @@ pub struct OfferResponse {
     pub url: Option<String>,
     pub price: Option<Money>,
     pub regular_price: Option<Money>,
-    /// Whole percent below the regular price.
+    /// Whole per cent below the regular price.
     pub cut: Option<i16>,
     pub on_sale: bool,
-    /// Whether the store took orders when it was last seen.
+    /// Whether the store accepted orders at the last observation.
     pub available: Option<bool>,
     pub observed_at: Option<DateTime<Utc>>,
     /// When the price became unknown: its sale has ended, as the store had announced. `price` is the last one observed.
     pub unknown_since: Option<DateTime<Utc>>,
-    /// The lowest price ever paid, and when it was first seen; null when it was only ever free.
+    /// Lowest price ever paid; null if the offer has only ever been free.
     pub low: Option<Money>,
+    /// Time at which that price was first observed.
     pub low_at: Option<DateTime<Utc>>,
-    /// When its latest giveaway began.
+    /// Start of the latest giveaway.
     pub was_free_at: Option<DateTime<Utc>>,
     pub sale_started_at: Option<DateTime<Utc>>,
     pub sale_ends_at: Option<DateTime<Utc>>,
@@ -52,7 +53,7 @@ pub struct OfferResponse {
 }
 
 impl OfferResponse {
-    /// As it is at `now`: a sale ends when its store said so.
+    /// Creates the response for the time `now`: a sale ends when its store has announced.
     fn new(offer: Offer, now: DateTime<Utc>) -> Self {
         let price = offer.price;
         let low = price.and_then(|price| price.low);
@@ -84,7 +85,8 @@ impl OfferResponse {
     }
 }
 
-/// A new offer. `store` is an id, a slug or a name; `region` is `ZZ`, everywhere, when it is not given.
+/// Body of a request that creates an offer. `store` is an id, a slug or a name; `region` defaults to `ZZ`, which means
+/// everywhere.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateOfferRequest {
@@ -130,7 +132,7 @@ fn check_fields(
     }
 }
 
-/// A merge patch of an offer. Store, sku and region are what it is known by, and stay.
+/// A merge patch of an offer. Store, sku and region identify the offer, and cannot be changed.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateOfferRequest {
@@ -154,7 +156,7 @@ impl UpdateOfferRequest {
     }
 }
 
-/// Filters of `GET /v1/offers`; a region is that one and no other.
+/// Filters of `GET /v1/offers`; a region includes only itself.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OfferParams {
@@ -163,7 +165,7 @@ pub struct OfferParams {
     game_id: Option<GameId>,
 }
 
-/// Filters of `GET /v1/games/{id}/offers`; a region is that one and `ZZ`.
+/// Filters of `GET /v1/games/{id}/offers`; a region includes itself and `ZZ`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GameOfferParams {
@@ -171,7 +173,7 @@ pub struct GameOfferParams {
     region: Option<String>,
 }
 
-/// The region of a query parameter; `None` when there is none.
+/// Parses the region of a query parameter; `None` without the parameter.
 ///
 /// # Errors
 /// `Malformed` when it is no region.
@@ -192,7 +194,7 @@ pub fn named_regions(region: Option<&str>) -> Result<Option<Vec<String>>> {
     }))
 }
 
-/// `GET /v1/offers`: in the order of their making.
+/// `GET /v1/offers`: offers in order of creation.
 pub async fn list(
     State(app): State<App>,
     Params(params): Params<OfferParams>,
@@ -275,7 +277,7 @@ pub async fn update(
     Ok(Tagged::new(OfferResponse::new(offer, now)))
 }
 
-/// `DELETE /v1/offers/{id}`: with its history.
+/// `DELETE /v1/offers/{id}`: deletes an offer with its history.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

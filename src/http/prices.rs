@@ -1,4 +1,5 @@
-//! `POST /v1/prices`: a report is read item by item, and its observations are on the bus before it is acknowledged.
+//! `POST /v1/prices`: price reports. A report is read item by item, and its observations are on the bus before it is
+//! acknowledged.
 
 use std::fmt;
 
@@ -26,12 +27,12 @@ use crate::error::{Error, Kind, Result};
 use crate::intake::{ListedProblem, PriceIntake, Receipt};
 use crate::telemetry::trace_context::TraceContext;
 
-/// The most observations of a JSON report; NDJSON has no limit.
+/// Most observations of a JSON report; NDJSON has no limit.
 const MAX_JSON_OBSERVATIONS: usize = 1000;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReportParams {
-    /// Of an NDJSON report: historical, rings no bells.
+    /// Whether the report is historical and triggers no notices; a JSON report may state it in its body instead.
     #[serde(default)]
     backfill: bool,
 }
@@ -45,7 +46,7 @@ struct ReportRequest<'a> {
     backfill: bool,
 }
 
-/// The observations of a JSON report as they stand in it: no more are looked at than it may have.
+/// Raw observations of a JSON report; parsing stops at the first one beyond the limit.
 struct Observations<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Observations<'a> {
@@ -84,7 +85,7 @@ struct ReportResponse {
     rejected: Vec<ListedProblem>,
     warnings_count: i64,
     warnings: Vec<ListedProblem>,
-    /// Why a repeated answer lists no refusals and warnings.
+    /// Explains why the response to a repetition lists no refusals and warnings.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'static str>,
 }
@@ -113,7 +114,8 @@ impl From<Receipt> for ReportResponse {
     }
 }
 
-/// Takes a report: JSON of up to 1000 observations, or NDJSON of any length, which may be packed with gzip or zstd.
+/// `POST /v1/prices`: accepts a report, as JSON of up to 1000 observations, or as NDJSON of any length, which may be
+/// compressed with gzip or zstd.
 pub async fn report(
     State(app): State<App>,
     KnownCaller(caller): KnownCaller,
@@ -158,7 +160,7 @@ async fn report_json(
     intake.finish().await.map(ReportResponse::from)
 }
 
-/// Takes NDJSON, under an `Idempotency-Key` whose body is known only at its end.
+/// Accepts NDJSON. With an `Idempotency-Key`, the hash of the body is known only at its end.
 async fn report_lines(
     app: App,
     caller: Caller,
@@ -176,7 +178,7 @@ async fn report_lines(
     let mut lines = Lines::of(request, execution.has_key().then(|| hash.clone()))?;
     let account = caller.account;
     let mut intake = PriceIntake::begin(app.clone(), caller, trace.traceparent(), backfill);
-    // A report that breaks off is abandoned: what of it is on the bus may come again, and changes nothing then.
+    // A report that breaks off is abandoned: its observations on the bus may be reported again, which changes nothing.
     while let Some((index, line)) = lines.next().await? {
         match line {
             Line::Text(text) => take(&mut intake, index, &text),
@@ -184,7 +186,8 @@ async fn report_lines(
         }
         intake.send_if_full().await?;
     }
-    // One that has arrived whole is finished even if its client hangs up now: a repetition finds the answer.
+    // A report that has arrived completely is finished even if its client disconnects, and a repetition finds the
+    // response.
     let work = async move {
         let answer = intake.finish().await.map(ReportResponse::from).into_response();
         execution.finish(answer, hash.value().as_ref()).await
@@ -192,7 +195,7 @@ async fn report_lines(
     idempotency::outlive(&app, account, work).await
 }
 
-/// Parses an observation and hands it to the intake.
+/// Parses an observation and passes it to the intake.
 fn take(intake: &mut PriceIntake, index: u64, text: &[u8]) {
     if text.len() > MAX_LINE {
         return intake.refuse(index, || Error::new(Kind::TooLarge, "The observation is too long."));

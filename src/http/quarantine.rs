@@ -1,4 +1,4 @@
-//! `/v1/quarantine`: observations that look like glitches.
+//! `/v1/quarantine`: observations that may be glitches.
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -18,23 +18,23 @@ use crate::error::{Error, Result};
 use crate::store::quarantine::{self, QuarantinedPrice, Which};
 use crate::store::recording;
 
-/// A quarantined price as it is shown.
+/// A quarantined price in a response.
 #[derive(Serialize)]
 pub struct QuarantineResponse {
     pub id: QuarantinedPriceId,
     pub state: quarantine::State,
-    /// Why it was held, such as `price_far_below_regular`.
+    /// Why the price was held, such as `price_far_below_regular`.
     pub reason: GlitchReason,
     pub offer_id: OfferId,
     pub game_id: GameId,
-    /// The game's.
+    /// Title of the game.
     pub title: String,
     pub store: StoreRefResponse,
     pub sku: String,
     pub region: String,
     pub price: Money,
     pub regular_price: Money,
-    /// The offer's price that stands; null when it has none yet.
+    /// Current price of the offer; null if it has none yet.
     pub current_price: Option<Money>,
     pub observed_at: DateTime<Utc>,
     pub created_at: DateTime<Utc>,
@@ -63,7 +63,7 @@ impl From<QuarantinedPrice> for QuarantineResponse {
     }
 }
 
-/// `state`: `held` (default), `confirmed`, `released` or `discarded`.
+/// Filters of the list: `state` is `held` (default), `confirmed`, `released` or `discarded`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuarantineParams {
@@ -71,7 +71,7 @@ pub struct QuarantineParams {
     state: quarantine::State,
 }
 
-/// `GET /v1/quarantine`: the latest first.
+/// `GET /v1/quarantine`: quarantined prices, the latest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -99,7 +99,7 @@ pub async fn show(
     Ok(if_none_match.answer(QuarantineResponse::from(held)))
 }
 
-/// `POST /v1/quarantine/{id}/discard`: it was a glitch.
+/// `POST /v1/quarantine/{id}/discard`: discards a price that was a glitch.
 pub async fn discard(
     State(app): State<App>,
     caller: Caller,
@@ -110,7 +110,7 @@ pub async fn discard(
     Ok(Tagged::new(QuarantineResponse::from(held)))
 }
 
-/// `POST /v1/quarantine/{id}/release`: it is true, and takes effect now.
+/// `POST /v1/quarantine/{id}/release`: releases a correct price, which takes effect now.
 pub async fn release(
     State(app): State<App>,
     caller: Caller,

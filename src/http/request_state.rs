@@ -1,4 +1,4 @@
-//! What is known of a request beside its head and body: who has sent it over which connection, and how far it is.
+//! State of a request besides its head and body: the connection that it came from, and its progress.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +14,15 @@ use crate::domain::ids::AccountId;
 /// Header in which an Application Load Balancer reports the user whom it has logged in.
 pub const OIDC_DATA: HeaderName = HeaderName::from_static("x-amzn-oidc-data");
 
-/// The other end of the connection; `server` puts it on every request.
+/// Peer of the connection; `server` adds it to every request.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
-    /// Whether it speaks TLS to us.
+    /// Whether the peer uses TLS.
     pub encrypted: bool,
 }
 
-/// What becomes known while a request is answered, for the layers around its handler.
+/// Facts that become known while a request is handled, for the layers around its handler.
 #[derive(Default)]
 pub struct RequestProgress {
     account: OnceLock<AccountId>,
@@ -33,22 +33,22 @@ pub struct RequestProgress {
 }
 
 impl RequestProgress {
-    /// That of a request, which its first layer has attached.
+    /// Progress of a request, which the first layer has attached.
     pub fn of(request: &Request) -> Arc<RequestProgress> {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
-    /// The request is this account's; the access log shows it.
+    /// Sets the account of the request, which the access log shows.
     pub fn belongs_to(&self, account: AccountId) {
         let _ = self.account.set(account);
     }
 
-    /// The body is read as a stream without a limit: `server.request_timeout_s` counts from its end.
+    /// Marks the body as a stream without a size limit: `server.request_timeout_s` counts from its end.
     pub fn streams(&self) {
         self.streamed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the body is a stream without a size limit.
     pub fn is_stream(&self) -> bool {
         self.streamed.load(Ordering::Relaxed)
     }
@@ -58,27 +58,27 @@ impl RequestProgress {
         self.large.store(true, Ordering::Relaxed);
     }
 
-    /// The body has arrived whole.
+    /// Notes that the whole body has arrived.
     pub fn body_ended(&self) {
         let _ = self.body_ended.set(Instant::now());
     }
 
-    /// Whose request it is, once that is known.
+    /// Account of the request, once it is known.
     pub fn account(&self) -> Option<AccountId> {
         self.account.get().copied()
     }
 
-    /// Whether the body has arrived whole.
+    /// Whether the whole body has arrived.
     pub fn has_body(&self) -> bool {
         self.body_ended.get().is_some()
     }
 
-    /// Whether much of the body may not have been read: a small one is, before the next request.
+    /// Whether a large part of the body may be unread. A small rest is read before the next request.
     pub fn left_some(&self) -> bool {
         self.large.load(Ordering::Relaxed) && !self.has_body()
     }
 
-    /// Returns once the request has taken longer than `limit`.
+    /// Returns once the request has taken longer than `limit`, which counts from the end of a streamed body.
     pub async fn overdue(&self, limit: Duration) {
         let mut until = Instant::now() + limit;
         loop {
@@ -94,7 +94,7 @@ impl RequestProgress {
     }
 }
 
-/// Whether the answer to a request is for its caller alone.
+/// Whether the response to a request is meant for its caller alone.
 pub fn is_private(headers: &HeaderMap) -> bool {
     headers.contains_key(header::AUTHORIZATION) || headers.contains_key(OIDC_DATA)
 }

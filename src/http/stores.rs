@@ -1,4 +1,4 @@
-//! `/v1/stores`: shops that sell games.
+//! `/v1/stores`: stores that sell games.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::store::offers::StoreRef;
 use crate::store::stores::{self, Store, StoreFields};
 
+/// Longest name, slug or reference, in characters.
 const MAX_NAME: usize = 100;
 
-/// A store as it is shown.
+/// A store in a response.
 #[derive(Serialize)]
 pub struct StoreResponse {
     pub id: StoreId,
@@ -39,7 +40,7 @@ impl From<Store> for StoreResponse {
     }
 }
 
-/// A store as it stands beside an offer, a deal or a price.
+/// Reference to a store in the response for an offer, a deal or a price.
 #[derive(Serialize)]
 pub struct StoreRefResponse {
     pub id: StoreId,
@@ -53,7 +54,7 @@ impl From<StoreRef> for StoreRefResponse {
     }
 }
 
-/// A new store. `slug` is made from the name when it is not given.
+/// Body of a request that creates a store. Without `slug` one is derived from the name.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateStoreRequest {
@@ -100,7 +101,7 @@ pub struct UpdateStoreRequest {
 }
 
 impl UpdateStoreRequest {
-    /// A slug of `null` is made from the name anew.
+    /// Applies the patch. A slug of `null` is derived from the name again.
     fn apply(self, store: &Store) -> Result<StoreFields> {
         CreateStoreRequest {
             name: self.name.apply(Some(store.name.clone())),
@@ -111,15 +112,15 @@ impl UpdateStoreRequest {
     }
 }
 
-/// No filter.
+/// No query parameters besides those of paging.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreParams {}
 
-/// The store that a query parameter names by its id, slug or name; `None` when there is no parameter.
+/// Finds the store that a query parameter names by its id, slug or name; `None` without the parameter.
 ///
 /// # Errors
-/// `Malformed` when it names none.
+/// `Malformed` if there is no such store.
 pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<Store>> {
     let Some(reference) = reference else { return Ok(None) };
     if check_text(reference, MAX_NAME).is_err() {
@@ -131,7 +132,7 @@ pub async fn named_store(app: &App, reference: Option<&str>) -> Result<Option<St
     }
 }
 
-/// `GET /v1/stores`: by slug.
+/// `GET /v1/stores`: all stores, ordered by slug.
 pub async fn list(
     State(app): State<App>,
     Params(StoreParams {}): Params<StoreParams>,
@@ -144,7 +145,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(StoreResponse::from)))
 }
 
-/// `GET /v1/stores/{id}`; a slug stands for the id, here and in every path.
+/// `GET /v1/stores/{id}`. A slug may replace the id, here and in every path.
 pub async fn show(
     State(app): State<App>,
     Reference(reference): Reference,
@@ -184,7 +185,7 @@ pub async fn update(
     Ok(Tagged::new(StoreResponse::from(store)))
 }
 
-/// `DELETE /v1/stores/{id}`: with its offers.
+/// `DELETE /v1/stores/{id}`: deletes a store with its offers.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

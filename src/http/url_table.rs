@@ -1,15 +1,15 @@
-//! The syntax of the URL table.
+//! Syntax of the URL table.
 
 use axum::http::Method;
 
-/// A method of a path.
+/// A route: one method of one path.
 #[derive(Debug)]
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
 }
 
-/// Makes the router and the list of its routes from the same lines, so that neither has a route that the other lacks:
+/// Generates the router and the list of its routes from the same lines, so neither has a route that the other lacks:
 ///
 /// ```text
 /// "/v1/keys" => get(keys::list).post(keys::create);
@@ -17,7 +17,7 @@ pub struct Route {
 /// ```
 macro_rules! url_table {
     ($($path:literal => $($verb:ident($handler:path)).+ $(, $idempotency:expr)?;)+) => {
-        /// Every method of every path.
+        /// Every route of the API.
         pub static ROUTES: &[$crate::http::url_table::Route] =
             &[$($($crate::http::url_table::Route { method: url_table!(@$verb), path: $path },)+)+];
 
@@ -25,8 +25,8 @@ macro_rules! url_table {
             axum::Router::new()$(.route($path, axum::routing::MethodRouter::new()$(.$verb($handler))+))+
         }
 
-        /// How the routes of a path treat `Idempotency-Key`. It is asked before a route's own layers run, so no such layer
-        /// could say it.
+        /// Returns how the routes of a path treat `Idempotency-Key`. The idempotency layer needs this before a route's
+        /// own layers run, so no such layer could provide it.
         fn idempotency_of(path: &str) -> Idempotency {
             match path {
                 $($($path => $idempotency,)?)+

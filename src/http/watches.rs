@@ -1,4 +1,4 @@
-//! `/v1/watches`: a caller's own rules, and why they would or would not ring.
+//! `/v1/watches`: a caller's own watches, and why they would or would not ring.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,10 +21,10 @@ use crate::error::Result;
 use crate::store::Creation;
 use crate::store::watches::{self, Watch, WatchFields};
 
-/// The most entries of each list of a watch.
+/// Most entries of each list of a watch.
 const MAX_SCOPE: usize = 100;
 
-/// A new watch.
+/// Body of a request that creates a watch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateWatchRequest {
@@ -48,7 +48,7 @@ pub struct CreateWatchRequest {
     priority: Priority,
 }
 
-/// A merge patch of a watch. Its game stays: another game is another watch.
+/// A merge patch of a watch. The game cannot be changed: a watch of another game is another watch.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateWatchRequest {
@@ -72,13 +72,13 @@ pub struct UpdateWatchRequest {
     priority: Patch<Priority>,
 }
 
-/// A watch as it is shown. A scope of null is everything.
+/// A watch in a response. A list or currency of null includes everything.
 #[derive(Serialize)]
 pub struct WatchResponse {
     id: WatchId,
     game_id: GameId,
     rule: Rule,
-    /// Slugs.
+    /// Slugs of stores.
     stores: Option<Vec<String>>,
     regions: Option<Vec<String>>,
     currency: Option<Currency>,
@@ -111,8 +111,8 @@ impl From<Watch> for WatchResponse {
     }
 }
 
-/// Checks what both a new watch and a patched one must keep to. Regions that the watch has already (`known`) may be from
-/// a time when others were taken.
+/// Checks the rules for both new and patched watches. Regions that the watch already has (`known`) may date from a time
+/// when other codes were accepted.
 fn check(mut wanted: WatchFields, known: &[String]) -> Result<WatchFields> {
     let mut fields = FieldChecks::default();
     match wanted.rule {
@@ -192,7 +192,7 @@ impl UpdateWatchRequest {
     }
 }
 
-/// The filter of the list.
+/// Filters of the list.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchParams {
@@ -200,7 +200,7 @@ pub struct WatchParams {
     game_id: Option<GameId>,
 }
 
-/// `GET /v1/watches`: one's own, the newest first.
+/// `GET /v1/watches`: the caller's own watches, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -225,7 +225,7 @@ pub async fn show(
     Ok(if_none_match.answer(WatchResponse::from(watch)))
 }
 
-/// `POST /v1/watches`: a new one, or the same one that is there.
+/// `POST /v1/watches`: creates a watch, or returns an equal one that exists.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -272,7 +272,7 @@ pub async fn remove(
 #[derive(Serialize)]
 pub struct ExplainResponse {
     watch_id: WatchId,
-    /// Whether a sale of one of the offers, as they are now, would ring.
+    /// Whether a sale of one of the offers would ring, given their current state.
     would_ring: bool,
     offers: Vec<OfferExplanation>,
 }
@@ -286,7 +286,7 @@ struct OfferExplanation {
     price: Option<Money>,
     regular_price: Option<Money>,
     would_ring: bool,
-    /// What this watch has already made of the sale that is open: it rings once for each.
+    /// The notice of this watch for the current sale: a watch rings once for each sale.
     notice_id: Option<NoticeId>,
     reasons: Vec<Reason>,
 }
@@ -297,7 +297,7 @@ struct Reason {
     detail: &'static str,
 }
 
-/// `GET /v1/watches/{id}/explain`: offer by offer, why it would or would not ring.
+/// `GET /v1/watches/{id}/explain`: why the watch would or would not ring, for each offer.
 pub async fn explain(
     State(app): State<App>,
     caller: Caller,

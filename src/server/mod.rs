@@ -1,8 +1,8 @@
-//! Listeners: accept, TLS, limits of connections, drain.
+//! Listeners: accepting connections, TLS, connection limits, and the drain.
 //!
-//! Known quirks. What hyper itself cannot read as HTTP it answers with a bare 400 (or 414, 431 beyond twice our
-//! limits) without a problem document, and closes the connection: no request exists yet to which one could belong.
-//! `pipeline_flush` stays off: with it hyper 1.12 forgets to send even that.
+//! Known quirks: a request that hyper cannot parse as HTTP gets a bare 400 (or 414, or 431 beyond twice our limits)
+//! without a problem document, and the connection is closed, because no request exists yet to which a document could
+//! refer. `pipeline_flush` stays off: with it, hyper 1.12 does not even send that response.
 
 pub mod process;
 
@@ -39,7 +39,7 @@ use crate::http::middleware::request_limits::MAX_HEADER_BYTES;
 use crate::http::request_state::Peer;
 use crate::{config, grpc, http, telemetry};
 
-/// A bound listener: its address is known before it serves.
+/// A bound listener, whose address is known before it serves.
 pub struct Server {
     app: App,
     listener: TcpListener,
@@ -47,27 +47,27 @@ pub struct Server {
     name: &'static str,
     tls: Option<Tls>,
     speaks: Speaks,
-    /// No further request on any connection.
+    /// Cancelled when no connection may accept another request.
     closing: CancellationToken,
 }
 
-/// Limits of a connection on which only health checks are answered: as a whole, and until its request has come. The next
-/// one wants its place.
+/// Timeout of a connection on which only health checks are answered: the next health check needs its place.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of such a connection until its request has arrived.
 const HEALTH_CHECK_PAUSE: Duration = Duration::from_secs(1);
 const FULL: &str = "All connections are in use; please try again in a moment.";
 
-/// What is spoken on a listener.
+/// Protocols of a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Speaks {
     /// HTTP/1.1, or HTTP/2 by ALPN or by prior knowledge.
     Http,
-    /// HTTP/2 alone, by ALPN or, without TLS, by prior knowledge.
+    /// Only HTTP/2, by ALPN or, without TLS, by prior knowledge.
     Grpc,
 }
 
 impl Speaks {
-    /// What is agreed on by ALPN, the best first.
+    /// Protocols for ALPN, in order of preference.
     fn protocols(self) -> &'static [&'static [u8]] {
         match self {
             Speaks::Http => &[b"h2", b"http/1.1"],
@@ -80,25 +80,25 @@ impl Server {
     /// Binds `server.listen` for the API.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// `Internal` if the address is in use or does not belong to this machine.
     pub async fn bind(app: App) -> Result<Server> {
         let router = http::router(app.clone());
         Server::bind_router(app, router).await
     }
 
-    /// Binds `server.listen` for another router, which tests do.
+    /// Binds `server.listen` for another router, as tests do.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// `Internal` if the address is in use or does not belong to this machine.
     pub async fn bind_router(app: App, router: Router) -> Result<Server> {
         let (address, tls) = (app.config.server.listen, app.config.server.tls.clone());
         Server::bind_to(app, address, &tls, Speaks::Http, router, "accept").await
     }
 
-    /// Binds `server.grpc_listen`, with the TLS of the API. `None` where it is off.
+    /// Binds `server.grpc_listen`, with the TLS settings of the API. `None` if gRPC is off.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// `Internal` if the address is in use or does not belong to this machine.
     pub async fn bind_grpc(app: App) -> Result<Option<Server>> {
         let Some(address) = app.config.server.grpc_listen else { return Ok(None) };
         let (closing, tls) = (CancellationToken::new(), app.config.server.tls.clone());
@@ -107,10 +107,10 @@ impl Server {
         Ok(Some(Server { closing, ..server }))
     }
 
-    /// Binds `address` for Prometheus.
+    /// Binds `address` for scrapes by Prometheus.
     ///
     /// # Errors
-    /// The address is taken or not ours.
+    /// `Internal` if the address is in use or does not belong to this machine.
     pub async fn bind_metrics(app: App, address: SocketAddr) -> Result<Server> {
         telemetry::metrics();
         let router = http::metrics_router(app.clone());
@@ -133,19 +133,19 @@ impl Server {
         Ok(Server { app, listener, router, name, tls, speaks, closing: CancellationToken::new() })
     }
 
-    /// Where it listens; the port is never 0.
+    /// Address of the listener; its port is never 0.
     pub fn address(&self) -> Result<SocketAddr> {
         self.listener.local_addr().map_err(Error::internal)
     }
 
-    /// Where clients find it, such as `https://127.0.0.1:8443`.
+    /// Base URL of the listener, such as `https://127.0.0.1:8443`.
     pub fn url(&self) -> Result<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         Ok(format!("{scheme}://{}", self.address()?))
     }
 
-    /// Serves until `app.stopping`, and `server.linger_s` longer: by then load balancers have seen that readiness
-    /// fails. Requests in flight may finish within `server.drain_s`.
+    /// Serves until `server.linger_s` after `app.stopping`: by then load balancers have seen that readiness fails.
+    /// Requests in flight may finish within `server.drain_s`.
     pub async fn run(self) -> Result<()> {
         let (stopping, linger) = (self.app.stopping.clone(), self.app.config.server.linger);
         self.run_until(async move {
@@ -181,7 +181,7 @@ impl Server {
         Ok(())
     }
 
-    /// Takes connections for ever.
+    /// Accepts connections; never returns.
     async fn accept(&self, connections: &Connections) {
         const ROUND: Duration = Duration::from_secs(1);
         let heartbeat = self.app.health.watchdog.start(self.name, 10 * ROUND);
@@ -189,7 +189,7 @@ impl Server {
         let mut full = false;
         loop {
             heartbeat.beat();
-            // Comes round although nobody connects: the watchdog wants to see it.
+            // The loop also runs while no client connects, because the watchdog expects its heartbeat.
             let next = async { (room.place().await, self.listener.accept().await) };
             let Ok((place, accepted)) = tokio::time::timeout(ROUND, next).await else { continue };
             match accepted {
@@ -213,7 +213,7 @@ impl Server {
                 }
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
-                    // Out of file descriptors, most likely: those in use will be given back.
+                    // Most likely the process is out of file descriptors, and some will be released.
                     log::error!(target: "salebell::server", "cannot accept connections: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -222,13 +222,13 @@ impl Server {
     }
 }
 
-/// Errors of a connection that is gone already, not of the listener.
+/// Whether the error concerns a connection that has already ended, and not the listener.
 fn is_of_the_peer(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Never returns.
+/// Keeps the certificate up to date; never returns.
 async fn keep_fresh(tls: Option<Tls>) {
     match tls {
         Some(tls) => tls.keep_fresh().await,
@@ -242,33 +242,33 @@ struct Connections {
     tls: Option<Tls>,
     speaks: Speaks,
     limits: Limits,
-    /// No further request on any connection.
+    /// Cancelled when no connection may accept another request.
     closing: CancellationToken,
-    /// The end, whatever is in flight.
+    /// Cancelled when all connections must end, regardless of requests in flight.
     cut: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// How long a client may take.
+/// Timeouts for what a client does on a connection.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// For a handshake, and from the first byte of a head to its last.
+    /// Timeout of a handshake, and from the first byte of a request head to its last.
     header: Duration,
-    /// Between two requests, and to the first.
+    /// Timeout between two requests, and until the first one.
     idle: Duration,
-    /// To acknowledge what we send, and to make room for more.
+    /// Timeout for acknowledging the bytes that we send, and for making room for more.
     stalled: Duration,
 }
 
 impl Limits {
-    /// No longer than this for what a client may do at leisure.
+    /// The limits with `limit` as the upper bound for handshake, head and idle time.
     fn at_most(self, limit: Duration) -> Limits {
         Limits { header: self.header.min(limit), idle: self.idle.min(limit), ..self }
     }
 }
 
 impl Connections {
-    /// Serves one connection to its end. With `only_health` it answers one health check, or refuses something else.
+    /// Serves one connection to its end. With `only_health` it answers one health check, or refuses any other request.
     fn serve(
         &self,
         stream: TcpStream,
@@ -285,26 +285,26 @@ impl Connections {
         };
         let (tls, only_http2) = (self.tls.clone(), self.speaks == Speaks::Grpc);
         async move {
-            // Answers are written whole, so waiting for more to send only adds latency.
+            // Responses are written as a whole, so Nagle's delay would only add latency.
             let _ = stream.set_nodelay(true);
             hand_over_little(&stream);
             end_when_stalled(&stream, conversation.limits.stalled);
             let Some(tls) = tls else { return conversation.hold(stream, only_http2).await };
             let stream = tokio::select! {
                 stream = tokio::time::timeout(conversation.limits.header, tls.accept(stream, only_health)) => stream,
-                // Nobody has asked anything yet.
+                // No request has been sent yet.
                 () = conversation.closing.cancelled() => return,
             };
             let Ok(Some(stream)) = stream else { return };
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            // Who offers nothing by ALPN gets through the handshake.
+            // A client that does not use ALPN passes the handshake.
             if http2 || !only_http2 {
                 conversation.hold(stream, http2).await;
             }
         }
     }
 
-    /// Ends idle connections at once, the others after their requests, and after `limit` all.
+    /// Ends idle connections at once, busy ones after their requests, and all remaining ones after `limit`.
     async fn drain(self, limit: Duration) {
         self.closing.cancel();
         self.tasks.close();
@@ -317,8 +317,8 @@ impl Connections {
     }
 }
 
-/// The kernel ends a connection whose other end acknowledges nothing, or takes nothing, for so long: it is gone, or
-/// would hold an answer for ever. A slow client takes a little all the time.
+/// Makes the kernel end a connection whose peer acknowledges nothing, or accepts no data, for the given time: the peer
+/// is gone, or would hold a response forever. A slow client accepts a little all the time.
 fn end_when_stalled(stream: &TcpStream, after: Duration) {
     use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
     let millis = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
@@ -327,8 +327,8 @@ fn end_when_stalled(stream: &TcpStream, after: Duration) {
     }
 }
 
-/// The kernel takes no more than this to send later. It would take megabytes, which are lost with a client that goes
-/// away, and count as given out where bytes are counted.
+/// Most unsent bytes that the kernel buffers for a connection. By default it would buffer megabytes, which are lost
+/// when a client disconnects, and which would be counted as delivered where bytes are counted.
 const MOST_UNSENT: u32 = 128 * 1024;
 
 fn hand_over_little(stream: &TcpStream) {
@@ -337,18 +337,19 @@ fn hand_over_little(stream: &TcpStream) {
     }
 }
 
-/// One connection after its handshake.
+/// A connection after its handshake.
 struct Conversation {
     router: Router,
     peer: Peer,
     limits: Limits,
     closing: CancellationToken,
     cut: CancellationToken,
-    /// Nothing else is answered, and the connection is closed after the first answer.
+    /// If set, only a health check is answered, and the connection is closed after the first response.
     only_health: Option<Speaks>,
 }
 
-/// Answers a request for which there is no room, unless it is a health check. The connection ends with it.
+/// Answers a request beyond the connection limit: a health check is served, any other request is refused. The
+/// connection ends with the response.
 async fn answer_health(
     router: Router,
     speaks: Speaks,
@@ -394,11 +395,11 @@ impl Conversation {
         let (mut leaving, mut idle) = (false, self.limits.idle);
         loop {
             tokio::select! {
-                // What goes wrong on one connection is its client's doing, and common.
+                // Errors of one connection are caused by its client, and common.
                 _ = connection.as_mut() => return,
                 () = self.closing.cancelled(), if !leaving => {
                     leaving = true;
-                    // Who has not begun to speak HTTP/2, or does not answer its good-bye, is not waited for.
+                    // A client that has not begun to speak HTTP/2, or does not answer GOAWAY, gets only this time.
                     idle = self.limits.header;
                     timeouts.rest();
                     connection.as_mut().graceful_shutdown();
@@ -407,7 +408,7 @@ impl Conversation {
                     if what == Overdue::Head || leaving {
                         return;
                     }
-                    // HTTP/2 says good-bye, and its client may just have asked something more.
+                    // HTTP/2 sends GOAWAY first, because the client may just have sent another request.
                     leaving = true;
                     idle = self.limits.header;
                     timeouts.rest();
@@ -419,9 +420,9 @@ impl Conversation {
     }
 }
 
-/// Streams of one connection at once; a load balancer opens no more.
+/// Most concurrent streams of one connection; a load balancer opens no more.
 const MAX_STREAMS: u32 = 128;
-/// What waits in memory to be sent on each of them, in bytes.
+/// Most bytes that wait in memory to be sent on each stream.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -429,9 +430,9 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // `timeouts` looks after both.
+        // `timeouts` enforces both the idle and the header timeout.
         .header_read_timeout(None)
-        // Twice our own limit, which answers with a problem document.
+        // Twice our own limit, whose refusal is a problem document.
         .max_buf_size(2 * MAX_HEADER_BYTES);
     builder
         .http2()
@@ -441,6 +442,6 @@ fn builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
         .max_send_buf_size(MAX_SEND_BUFFER)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(limits.stalled);
-    // What ALPN has agreed on is spoken, or what the listener is for.
+    // HTTP/2 alone if ALPN has selected it, or if the listener serves nothing else.
     if http2 { builder.http2_only() } else { builder }
 }

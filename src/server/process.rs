@@ -1,4 +1,4 @@
-//! A serving process: its parts, signals, what systemd is told, the end.
+//! A serving process: its parts, its signals, the notifications to systemd, and its shutdown.
 //!
 //! ```text
 //! SIGTERM or SIGINT → app.stopping: readiness fails, workers begin nothing new
@@ -21,41 +21,41 @@ use crate::server::Server;
 use crate::telemetry::emf::Reporter;
 use crate::telemetry::gauges::Gauges;
 
-/// How long the last metrics may take to be written.
+/// Timeout for writing the last metrics.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Something that runs until `app.stopping` and then drains by itself: the API, the worker.
+/// A part of the process that runs until `app.stopping` and then drains: the API or the worker.
 pub struct Part {
     name: &'static str,
     work: BoxFuture<'static, Result<()>>,
 }
 
 impl Part {
-    /// A part called `name` in the log.
+    /// Creates a part, which the log calls `name`.
     pub fn new(name: &'static str, work: impl Future<Output = Result<()>> + Send + 'static) -> Part {
         Part { name, work: work.boxed() }
     }
 }
 
-/// Secrets do not leave a process that holds them: the kernel writes no core dump of it, and no other process of its
-/// user may read its memory.
+/// Keeps secrets inside the process: the kernel writes no core dump of it, and no other process of its user may read
+/// its memory.
 ///
 /// # Errors
-/// The kernel does not take it.
+/// `Internal` if the kernel rejects a setting.
 pub fn forbid_core_dumps() -> Result<()> {
-    // The limit alone does not hold where cores are piped into a program.
+    // The limit alone does not apply where cores are piped into a program.
     nix::sys::prctl::set_dumpable(false).map_err(Error::internal)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).map_err(Error::internal)
 }
 
-/// Runs the parts until a signal, and then until they have drained. Serves `metrics` and writes them for CloudWatch as
-/// those of `service`, tells systemd when it is ready and when it stops, and feeds its watchdog.
+/// Runs the parts until a signal, and then until they have drained. Serves `metrics`, writes them for CloudWatch under
+/// the name `service`, notifies systemd when the process is ready and when it stops, and feeds systemd's watchdog.
 ///
 /// # Errors
-/// A part ended before it was told to, or did not end after it was.
+/// A part failed, ended before `app.stopping`, or did not end within its limit after it.
 pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Part>) -> Result<()> {
     let signals = Signals::new()?;
-    // Before anything is counted.
+    // The reporter starts before anything is counted.
     let reporter = Reporter::start(&app.config.telemetry, service);
     log::info!(target: "salebell::process", "metrics on http://{}/metrics", metrics.address()?);
     let drained = CancellationToken::new();
@@ -75,7 +75,7 @@ pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Pa
         ends = parts => ends.into_iter().collect(),
         () = limit => Err(Error::internal("not everything ended in time")),
     };
-    // The last numbers can be read until the last request has been answered.
+    // The metrics can be scraped until the last request has been answered.
     drained.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(1), metrics).await;
     signals.abort();
@@ -88,11 +88,11 @@ pub async fn run(app: App, service: &'static str, metrics: Server, parts: Vec<Pa
     ends.map(drop)
 }
 
-/// Writes metrics for CloudWatch, again and again.
+/// Writes metrics for CloudWatch at an interval; never returns.
 async fn report_metrics(app: App, reporter: Reporter) {
     let mut ticks = tokio::time::interval(reporter.every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The first one comes at once, and there is nothing to tell.
+    // The first tick comes at once, when there is nothing to report.
     ticks.tick().await;
     let gauges = Gauges::default();
     loop {
@@ -102,7 +102,7 @@ async fn report_metrics(app: App, reporter: Reporter) {
     }
 }
 
-/// Waits for whoever reads. What is not written comes with the next line.
+/// Writes the metrics and waits for their reader. Values that are not written are part of the next line.
 async fn write_metrics(app: &App, reporter: &Reporter) {
     let (reporter, now) = (reporter.clone(), app.clock.now());
     let written = tokio::task::spawn_blocking(move || reporter.write(now)).await;
@@ -111,16 +111,16 @@ async fn write_metrics(app: &App, reporter: &Reporter) {
     }
 }
 
-/// The end of the process does not wait for a reader that does not read.
+/// Writes the last metrics within `METRICS_TIMEOUT`: the shutdown does not wait for a reader that has stopped reading.
 async fn write_last_metrics(app: &App, reporter: &Reporter) {
     if tokio::time::timeout(METRICS_TIMEOUT, write_metrics(app, reporter)).await.is_err() {
         log::warn!(target: "salebell::emf", "the last metrics were not written: nobody reads them");
     }
 }
 
-/// A part that ends before it is told to takes the process with it: systemd starts it anew.
+/// Runs a part. One that ends before `app.stopping` stops the whole process, and systemd restarts it.
 async fn run_part(app: App, part: Part) -> Result<()> {
-    // In a task of its own, so that a panic is this part's end and not the silence of all.
+    // A separate task turns a panic into an error of this part, and the other parts can drain.
     let end = match tokio::spawn(part.work).await {
         Ok(end) => end,
         Err(panic) => Err(Error::internal(panic)),

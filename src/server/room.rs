@@ -1,4 +1,4 @@
-//! How many connections a listener takes, and how health checks get through when it takes no more.
+//! Connection limit of a listener, and the reserve for health checks when the limit is reached.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Speaks;
 use crate::config::{Config, ConnectionLimit};
 
-/// Connections beyond the limit, on which only health checks are answered.
+/// Number of connections beyond the limit, on which only health checks are answered.
 const RESERVE: usize = 64;
-/// Descriptors for what is neither connection, database nor webhook: listeners, logs, AWS, mail.
+/// Number of file descriptors for everything except connections, database and webhooks: listeners, logs, AWS, mail.
 const OTHERS: u64 = 64;
-/// No limit is as good as this.
+/// Upper bound of the descriptors that count; an unlimited number is treated as this one.
 const MOST_DESCRIPTORS: u64 = 1 << 20;
-/// A listener takes at least so many, whatever there is.
+/// Lower bound of a listener's connections, regardless of the number of descriptors.
 const FEWEST: u64 = 16;
 
-/// The places of one listener.
+/// Places for the connections of one listener.
 pub(super) struct Room {
     whole: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
 }
 
-/// A place of one connection, free again when it is dropped.
+/// Place of one connection; dropping it releases the place.
 pub(super) enum Place {
     Whole {
         _permit: Option<OwnedSemaphorePermit>,
     },
-    /// Only for health checks.
+    /// A place on which only health checks are answered.
     Reserve {
         _permit: Option<OwnedSemaphorePermit>,
     },
@@ -57,7 +57,7 @@ impl Room {
         }
     }
 
-    /// A better place, if one has become free since.
+    /// Exchanges a place of the reserve for a regular one, if one has become free.
     pub(super) fn upgrade(&self, place: Place) -> Place {
         match (place, self.whole.clone().try_acquire_owned()) {
             (Place::Reserve { .. }, Ok(permit)) => Place::Whole { _permit: Some(permit) },
@@ -66,8 +66,8 @@ impl Room {
     }
 }
 
-/// Most connections of a listener in a process that may open so many descriptors. A connection of HTTP may need a second
-/// one, for the file that it sends or receives.
+/// Most connections of a listener in a process that may open `descriptors` file descriptors. An HTTP connection may
+/// need a second one, for the file that it sends or receives.
 fn automatic(config: &Config, descriptors: u64, speaks: Speaks) -> usize {
     let pools = 2 * u64::from(config.database.max_connections);
     let webhooks = config.worker.deliver_concurrency as u64;

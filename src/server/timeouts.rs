@@ -1,13 +1,14 @@
-//! What a connection does just now, and for how long it may. An idle one is kept for long, since a load balancer may
-//! send its next request into it at any moment; a request that has begun to arrive must have its head whole soon.
+//! State of a connection, and how long each state may last. An idle connection is kept for a long time, since a load
+//! balancer may send its next request on it at any moment; a request that has begun to arrive must soon have its
+//! complete head.
 //!
 //! ```text
 //! Idle  --first byte-->  Head  --head whole-->  Busy  --answered-->  Idle
 //! idle_timeout           header_timeout         limits of the request itself
 //! ```
 //!
-//! hyper's `header_read_timeout` knows one limit for the first two. HTTP/2 has no `Head`: there bytes come for other
-//! reasons too, such as pings, and a connection without a request is idle.
+//! hyper's `header_read_timeout` has a single limit for the first two states. HTTP/2 has no `Head`: there bytes also
+//! arrive for other reasons, such as pings, and a connection without a request is idle.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -24,23 +25,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// The pace of one connection.
+/// Timeouts of one connection; clones share their state.
 #[derive(Clone)]
 pub struct ConnectionTimeouts(Arc<Mutex<State>>);
 
 struct State {
-    /// Requests that are not answered whole.
+    /// Number of requests whose response is not complete.
     requests: usize,
     http2: bool,
-    /// Bytes of a head have come, but not all.
+    /// Whether a request head has arrived in part.
     head: bool,
-    /// The body of the last request has not been read to its end.
+    /// Whether the body of the last request has not been read to its end.
     body: bool,
-    /// When the connection began to be idle, or the head to arrive.
+    /// Time at which the connection became idle, or the head began to arrive.
     since: Instant,
 }
 
-/// What took too long.
+/// The state that lasted too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {
     Idle,
@@ -48,7 +49,7 @@ pub enum Overdue {
 }
 
 impl ConnectionTimeouts {
-    /// Of a connection that is there from now on.
+    /// Timeouts of a connection that has just begun.
     pub fn new(http2: bool) -> ConnectionTimeouts {
         ConnectionTimeouts(Arc::new(Mutex::new(State {
             requests: 0,
@@ -59,7 +60,7 @@ impl ConnectionTimeouts {
         })))
     }
 
-    /// A request's head is whole; it is in flight until the guard is dropped.
+    /// Notes that a request head is complete. The request is in flight until the guard is dropped.
     pub fn begin(&self, http2: bool) -> RequestInProgress {
         let mut state = self.0.lock();
         state.requests += 1;
@@ -68,7 +69,7 @@ impl ConnectionTimeouts {
         RequestInProgress(self.clone())
     }
 
-    /// Bytes have arrived.
+    /// Notes that bytes have arrived.
     fn note_bytes(&self) {
         let mut state = self.0.lock();
         if state.requests == 0 && !state.head && !state.http2 {
@@ -77,27 +78,27 @@ impl ConnectionTimeouts {
         }
     }
 
-    /// The body of the last request has, or has not, been read to its end.
+    /// Notes whether the body of the last request still has unread bytes.
     fn note_body(&self, unread: bool) {
         self.0.lock().body = unread;
     }
 
-    /// Whether the client may be sending something that nobody reads. HTTP/2 resets the stream, and the connection lives.
+    /// Whether the client may be sending bytes that are not read. HTTP/2 resets the stream and keeps the connection.
     fn leaves_unread(&self) -> bool {
         let state = self.0.lock();
         !state.http2 && (state.head || state.body)
     }
 
-    /// It begins to idle anew.
+    /// Restarts the idle time.
     pub fn rest(&self) {
         self.0.lock().since = Instant::now();
     }
 
-    /// Returns once the connection idles, or a head arrives, for longer than it may.
+    /// Returns once the connection has been idle, or a head has been arriving, for longer than its limit.
     pub async fn overdue(&self, idle: Duration, head: Duration) -> Overdue {
         loop {
             let now = Instant::now();
-            // Whatever begins after this instant has at least so long.
+            // Any state that begins after this instant lasts at least this long.
             let mut look_again = now + idle.min(head);
             {
                 let state = self.0.lock();
@@ -114,7 +115,7 @@ impl ConnectionTimeouts {
     }
 }
 
-/// A request that is not answered whole.
+/// A request whose response is not complete.
 pub struct RequestInProgress(ConnectionTimeouts);
 
 impl Drop for RequestInProgress {
@@ -127,7 +128,7 @@ impl Drop for RequestInProgress {
     }
 }
 
-/// A body of an answer; its request is in flight as long as it is there.
+/// Body of a response; its request is in flight until the body is dropped.
 pub struct Answering {
     body: Body,
     _in_flight: RequestInProgress,
@@ -159,7 +160,7 @@ impl HttpBody for Answering {
     }
 }
 
-/// A body of a request; the connection knows whether it was read to its end.
+/// Body of a request, which notes whether it has been read to its end.
 pub struct Arriving {
     body: Incoming,
     timeouts: ConnectionTimeouts,
@@ -196,17 +197,18 @@ impl HttpBody for Arriving {
     }
 }
 
-/// A stream whose pace is watched, and which is closed so that its client sees the last answer.
+/// A stream whose bytes are noted in the timeouts, and which closes in a way that lets the client read the last
+/// response.
 pub struct WatchedStream<S> {
     stream: S,
     timeouts: ConnectionTimeouts,
     end: End,
 }
 
-/// How far the closing has come.
+/// Progress of closing the stream.
 enum End {
     Open,
-    /// We have said that nothing more comes, and read on.
+    /// We have shut down our side, and still read.
     Lingering {
         timeout: Pin<Box<Sleep>>,
         left: usize,
@@ -215,12 +217,13 @@ enum End {
     Closed,
 }
 
-/// The kernel answers bytes that arrive for a closed socket with a reset, which makes the other end forget what it has not
-/// read yet: the refusal of what it is still sending. So we read on: for so long,
+/// Longest time for which a connection is read after its last response. The kernel answers bytes that arrive for a
+/// closed socket with a reset, and the peer then discards what it has not read yet: the refusal of the request that it
+/// is still sending. The connection is therefore read on for a while (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(5);
-/// for so many bytes,
+/// Most bytes that are read from a connection after its last response.
 const LINGER_BYTES: usize = 16 << 20;
-/// and on so many connections at once (RFC 9112, section 9.6).
+/// Limit of connections that are read after their last response at the same time.
 static LINGERING: Semaphore = Semaphore::const_new(256);
 
 impl<S> WatchedStream<S> {
@@ -228,7 +231,7 @@ impl<S> WatchedStream<S> {
         WatchedStream { stream, timeouts, end: End::Open }
     }
 
-    /// What follows the last byte that we send.
+    /// State after the last byte that we send.
     fn linger(&self) -> End {
         match LINGERING.try_acquire() {
             Ok(place) if self.timeouts.leaves_unread() => {

@@ -1,5 +1,5 @@
-//! TLS of the listeners for HTTP and gRPC: TLS 1.2 and 1.3 by rustls, the protocol by ALPN, a certificate that is minted
-//! at start or read from files.
+//! TLS of the listeners for HTTP and gRPC: TLS 1.2 and 1.3 by rustls, ALPN for the protocol, and a certificate that is
+//! generated at start or read from files.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,18 +27,19 @@ use crate::clock::Clock;
 use crate::config;
 use crate::error::{Error, Result};
 
-/// Handshakes at once that have begun to speak; the others wait within their time. Each holds some 50 KiB.
+/// Most concurrent handshakes that have received a first byte; further ones wait within their timeout. Each holds some
+/// 50 KiB.
 const MAX_HANDSHAKES: usize = 1_000;
-/// A minted certificate is valid for so long, an instance lives for 30 days at most.
+/// Validity of a generated certificate from now on; an instance lives for 30 days at most.
 const MINTED_FOR: TimeDelta = TimeDelta::days(90);
-/// A new one is minted after so long, should an instance live for ever.
+/// Interval at which a new certificate is generated, in case an instance lives longer.
 const MINTED_ANEW_AFTER: TimeDelta = TimeDelta::days(30);
-/// Clocks may be apart.
+/// Validity of a generated certificate before now, because clocks may differ.
 const VALID_BEFORE: TimeDelta = TimeDelta::hours(1);
-/// How often it is looked whether the certificate is to be another.
+/// Interval at which the certificate is checked for renewal.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Encrypts connections.
+/// TLS acceptor of a listener; clones share the certificate and the limit of handshakes.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
@@ -47,11 +48,11 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// `None` where it is off. `listen` is the address that a minted certificate is for, `protocols` what ALPN agrees
-    /// on: who offers others alone is refused.
+    /// Loads or generates the certificate. `None` if TLS is off. `listen` is the address that a generated certificate
+    /// names, `protocols` are those for ALPN: a client that offers only others is refused.
     ///
     /// # Errors
-    /// Files that cannot be read, or do not belong together.
+    /// `Internal` if the files cannot be read, or the key does not belong to the certificate.
     pub fn new(
         settings: &config::TlsConfig,
         listen: SocketAddr,
@@ -73,16 +74,17 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(certificate.clone());
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        // Sessions are resumed by tickets: nothing is kept for them here. Early data stays off, it can be replayed.
+        // Sessions are resumed by tickets, which need no storage here. Early data stays off, because it can be
+        // replayed.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(Error::internal)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Ok(Some(Tls { acceptor, certificate, handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)) }))
     }
 
-    /// The handshake, which a client may drag out: whoever calls this has a limit of time. An `urgent` one does not wait
-    /// behind others. `None`: there is nobody to talk to.
+    /// Performs the handshake. A client may delay it, so the caller sets a timeout. An `urgent` handshake does not wait
+    /// for others. `None`: there is no TLS client at the other end.
     pub async fn accept(&self, mut stream: TcpStream, urgent: bool) -> Option<TlsStream<TcpStream>> {
-        // Who is silent takes nobody's place.
+        // A client that sends nothing does not use up a place.
         let mut first = [0];
         if stream.peek(&mut first).await.ok()? == 0 {
             return None;
@@ -93,33 +95,34 @@ impl Tls {
         }
         // The semaphore is never closed.
         let _place = if urgent { None } else { Some(self.handshakes.acquire().await.ok()?) };
-        // What goes wrong is the client's doing, and common: a port scan, a health check over TCP.
+        // Errors are caused by the client, and common: a port scan, a health check over TCP.
         self.acceptor.accept(stream).await.ok()
     }
 
-    /// Replaces the certificate in time; never returns.
+    /// Renews the certificate before it expires, or when its files change; never returns.
     pub async fn keep_fresh(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let certificate = self.certificate.clone();
-            // Files may be on a disk that hangs.
+            // The files may be on a disk that does not respond.
             let _ = tokio::task::spawn_blocking(move || certificate.refresh()).await;
         }
     }
 }
 
-/// Tells who speaks plain HTTP to the port that it is the wrong one.
+/// Answers a client that speaks plain HTTP with an explanation.
 async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\
         content-length: 30\r\n\r\nThis port speaks HTTPS alone.\n";
     stream.write_all(ANSWER).await?;
     stream.shutdown().await?;
-    // What is not read would make the kernel reset the connection, and the answer be lost. Not more than a head.
+    // Unread bytes would make the kernel reset the connection, and the response would be lost. At most the size of a
+    // request head is read.
     tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
     Ok(())
 }
 
-/// The certificate and its key, in memory alone.
+/// The certificate and its key, which are held only in memory.
 struct Certificate {
     source: Source,
     provider: Arc<CryptoProvider>,
@@ -130,13 +133,13 @@ struct Certificate {
 #[derive(Clone)]
 struct Loaded {
     key: Arc<CertifiedKey>,
-    /// The bytes of the files.
+    /// Contents of the certificate and key files.
     pem: (Vec<u8>, Vec<u8>),
     at: DateTime<Utc>,
 }
 
 enum Source {
-    /// For these names and addresses.
+    /// Generated for these names and addresses.
     Minted(Vec<String>),
     Files(PathBuf, PathBuf),
 }
@@ -158,7 +161,8 @@ impl Certificate {
         self.current.read().clone()
     }
 
-    /// Takes another certificate where it is time. What cannot be read leaves the one that is there.
+    /// Renews the certificate if it is due or its files have changed. Files that cannot be read leave the current one
+    /// in place.
     fn refresh(&self) {
         let (now, current) = (self.clock.now(), self.current());
         if matches!(self.source, Source::Minted(_)) && now - current.at < MINTED_ANEW_AFTER {
@@ -210,11 +214,11 @@ fn read_pair(pem: &(Vec<u8>, Vec<u8>), provider: &CryptoProvider) -> Result<Cert
     if chain.is_empty() {
         return Err("there is no certificate".into());
     }
-    // Fails where key and certificate do not belong together.
+    // This fails if the key does not belong to the certificate.
     Ok(CertifiedKey::from_der(chain, PrivateKeyDer::from_pem_slice(&pem.1)?, provider)?)
 }
 
-/// A self-signed certificate for ECDSA on P-256, which every client of TLS 1.2 and 1.3 knows.
+/// A self-signed certificate for ECDSA on P-256, which every client of TLS 1.2 and 1.3 supports.
 fn mint(names: &[String], provider: &CryptoProvider, now: DateTime<Utc>) -> Result<CertifiedKey, AnyError> {
     use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
@@ -231,7 +235,7 @@ fn mint(names: &[String], provider: &CryptoProvider, now: DateTime<Utc>) -> Resu
     Ok(CertifiedKey::from_der(vec![der], key, provider)?)
 }
 
-/// What a client may call this machine: its name, and the addresses that it listens on.
+/// Names by which a client may reach this machine: its host name, and the addresses that it listens on.
 fn names(listen: SocketAddr) -> Vec<String> {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let mut names: BTreeSet<String> = ["localhost".to_owned()].into();

@@ -1,8 +1,8 @@
-//! What a client would like best, of what there is (RFC 9110, section 12.5.1).
+//! Content negotiation: choice of a format by `Accept` (RFC 9110, section 12.5.1).
 
 use axum::http::{HeaderMap, header};
 
-/// How statistics can be shown.
+/// Formats of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptedFormat {
     Json,
@@ -20,8 +20,8 @@ impl AcceptedFormat {
     }
 }
 
-/// The one with the greatest weight; of equals the first. The first too when nothing of it is wanted: an answer that can
-/// be read is better than none.
+/// Chooses the offered format with the greatest weight, and the first of equals. If none is accepted, it is the first
+/// too: a response that the client may be able to read is better than none.
 pub fn choose(headers: &HeaderMap, offered: &[AcceptedFormat]) -> AcceptedFormat {
     let lists: Vec<&str> =
         headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -35,7 +35,7 @@ pub fn choose(headers: &HeaderMap, offered: &[AcceptedFormat]) -> AcceptedFormat
     best.1
 }
 
-/// In thousandths, by the range that names the type most closely.
+/// Returns the weight of a media type in thousandths, by the most specific range that matches it.
 fn weight(lists: &[&str], media_type: &str) -> u32 {
     let family = media_type.split('/').next().unwrap_or_default();
     let mut best = (0, 0);

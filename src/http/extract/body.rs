@@ -1,4 +1,4 @@
-//! What comes in: bodies, query parameters and ids, with an error that says what is wrong and where.
+//! Extractors of bodies, query parameters and ids, whose errors name the invalid part and the reason.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -30,7 +30,7 @@ use crate::domain::observation::check_text;
 use crate::error::{Error, FieldError, Kind, Result, brief};
 use crate::http::request_state::RequestProgress;
 
-/// A JSON body within `server.max_json_bytes`. Unknown fields are refused by the types themselves.
+/// A JSON body of at most `server.max_json_bytes`. The types themselves refuse unknown fields.
 pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
@@ -49,10 +49,10 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for Json<T> {
     }
 }
 
-/// Reads a whole body as JSON, a large one in the turn of its account.
+/// Parses a complete body as JSON; a large one waits for its account's turn on the processor.
 ///
 /// # Errors
-/// As `parse_json`.
+/// Those of [`parse_json`].
 pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
     app: &App,
     account: Option<AccountId>,
@@ -62,7 +62,7 @@ pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
 }
 
 /// # Errors
-/// `UnsupportedMediaType` for a compressed body where none is taken.
+/// `UnsupportedMediaType` if the body is compressed.
 pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
     match headers.get(header::CONTENT_ENCODING) {
         Some(encoding) if encoding != "identity" => {
@@ -72,15 +72,15 @@ pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// Says that the body will be read piece by piece, without a limit of size: `server.request_timeout_s` counts from
-/// its end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
+/// Announces that the body is read as a stream, without a limit of size: `server.request_timeout_s` counts from its
+/// end, `server.body_idle_timeout_s` limits its pauses, and `files.min_bytes_per_minute` its pace.
 pub fn begin_stream(request: &Request) {
     if let Some(progress) = request.extensions().get::<Arc<RequestProgress>>() {
         progress.streams();
     }
 }
 
-/// The SHA-256 of a body while it is read.
+/// SHA-256 of a body that is being read; clones share their state.
 #[derive(Clone)]
 pub struct BodyHash(Arc<Mutex<Context>>);
 
@@ -91,18 +91,18 @@ impl Default for BodyHash {
 }
 
 impl BodyHash {
-    /// The next piece.
+    /// Adds the next piece of the body.
     pub fn update(&self, piece: &[u8]) {
         self.0.lock().update(piece);
     }
 
-    /// Of everything so far.
+    /// Digest of all bytes read so far.
     pub fn value(&self) -> Digest {
         self.0.lock().clone().finish()
     }
 }
 
-/// A body that goes through its hash, and is as long as it was.
+/// A body that is hashed while it is read, and keeps its length.
 pub struct Hashed {
     body: Body,
     hash: BodyHash,
@@ -138,10 +138,10 @@ impl HttpBody for Hashed {
     }
 }
 
-/// Reads a body to its end for its hash alone.
+/// Reads a body to its end only to hash it.
 ///
 /// # Errors
-/// It broke off.
+/// `Malformed` if the body broke off, `Timeout` if it paused for too long or arrived too slowly.
 pub async fn hash_body(request: Request) -> Result<Digest> {
     begin_stream(&request);
     let hash = BodyHash::default();
@@ -153,41 +153,42 @@ pub async fn hash_body(request: Request) -> Result<Digest> {
     Ok(hash.value())
 }
 
-/// A body that broke off: `Timeout` when it paused for too long, else `Malformed`.
+/// The refusal of a body that broke off: `Timeout` if it paused for too long or arrived too slowly, else `Malformed`.
 pub fn broken_off(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut next = Some(error);
     while let Some(cause) = next {
         if let Some(stalled) = cause.downcast_ref::<Stalled>() {
             return Error::new(Kind::Timeout, format!("The body {stalled}."));
         }
-        // An I/O error hides what it wraps from `source`.
+        // `source` of an I/O error skips the error that it wraps.
         let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = wrapped.map_or_else(|| cause.source(), |wrapped| Some(wrapped as _));
     }
     Error::malformed(format!("The body broke off: {error}."))
 }
 
-/// The slowest that a body may be.
+/// Limits of a body's pace.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Longest pause between two pieces.
     pub idle: Duration,
-    /// Fewest bytes of a stream in a minute of waiting for them,
+    /// Fewest bytes of a stream that must arrive in a minute of waiting for them.
     pub min_bytes_per_minute: u64,
-    /// and the time over which that is measured.
+    /// Waiting time over which the pace is measured.
     pub slow_after: Duration,
 }
 
-/// A request's body under watch: its pace is limited, its end is noted.
+/// Body of a request, whose pace is limited and whose end is noted.
 pub struct PacedBody {
     body: Body,
     pace: Pace,
     pause: Pin<Box<Sleep>>,
-    /// When we began to wait for the next piece. The clock runs only while we wait for the client, not while it waits
-    /// for us.
+    /// Time at which the wait for the next piece began. The time counts only while the server waits for the client, not
+    /// while the client waits for the server.
     waiting_since: Option<Instant>,
-    /// Time spent waiting since the pace was last judged, and the bytes that came in it.
+    /// Time spent waiting since the pace was last checked.
     waited: Duration,
+    /// Bytes received since the pace was last checked.
     bytes: u64,
     progress: Arc<RequestProgress>,
 }
@@ -198,7 +199,7 @@ impl PacedBody {
         PacedBody { body, pace, pause, waiting_since: None, waited: Duration::ZERO, bytes: 0, progress }
     }
 
-    /// Whether too little has come in the time that we have waited.
+    /// Whether too few bytes have arrived in the time spent waiting.
     fn is_too_slow(&mut self, piece: usize) -> bool {
         self.waited += self.waiting_since.take().map_or(Duration::ZERO, |since| since.elapsed());
         self.bytes += piece as u64;
@@ -249,7 +250,7 @@ impl HttpBody for PacedBody {
     }
 }
 
-/// Why the rest of a body is not waited for.
+/// Reason for not waiting for the rest of a body.
 #[derive(Clone, Copy, Debug)]
 enum Stalled {
     Paused,
@@ -267,28 +268,28 @@ impl std::fmt::Display for Stalled {
 
 impl std::error::Error for Stalled {}
 
-/// For an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
+/// Deserializes an optional field of a merge patch that cannot be removed: absent is `None`, and null is refused.
 pub fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// The media type of a body in lower case, without its parameters.
+/// Media type of a body in lower case, without its parameters.
 pub fn media_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// Whether the body is NDJSON, which is streamed without a limit.
+/// Whether the body is NDJSON, which is streamed without a size limit.
 pub fn is_ndjson(headers: &HeaderMap) -> bool {
     matches!(media_type(headers).as_deref(), Some("application/x-ndjson" | "application/ndjson"))
 }
 
-/// The whole body, when it is not larger than `limit` bytes.
+/// Reads the whole body, which may have at most `limit` bytes.
 pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Result<bytes::Bytes> {
     let too_large = || Error::new(Kind::TooLarge, format!("The body is larger than {limit} bytes."));
-    // A length that is told is judged before a byte of it is read.
+    // A stated length is checked before any byte of the body is read.
     let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if told.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
@@ -300,16 +301,16 @@ pub async fn read_limited(headers: &HeaderMap, body: Body, limit: usize) -> Resu
     }
 }
 
-/// Reads a JSON object; a wrong field is named by its pointer.
+/// Parses a JSON object; an error names the invalid field by its pointer.
 ///
 /// # Errors
-/// `Malformed` when it is not JSON at all, `Invalid` when it is no object or a field does not fit.
+/// `Malformed` if the text is not JSON, `Invalid` if it is not an object or a field is invalid.
 pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let Object(value) = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let text = error.inner().to_string();
         let text = without_position(&text);
-        // Of an enum that is neither text nor object, serde_json speaks as if it were no JSON.
+        // For an enum that is neither a string nor an object, serde_json reports an error of syntax.
         let is_value = || text == "expected value" && serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
         if !error.inner().is_data() && !is_value() {
             return Error::malformed(format!("The body is not JSON: {}.", error.inner()));
@@ -320,10 +321,10 @@ pub fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     Ok(value)
 }
 
-/// The most characters that are repeated of a name or a value, so that the sentence around them is not cut off.
+/// Most characters of a name or a value that an error repeats; more could truncate the sentence around them.
 const MAX_REPEATED: usize = 200;
 
-/// What serde says of a value, in the words of JSON and not those of Rust.
+/// Rewords serde's message about a value in the terms of JSON instead of Rust.
 fn plain(message: &str) -> String {
     if message == "expected value" {
         return "has the wrong type".to_owned();
@@ -356,19 +357,19 @@ fn plain(message: &str) -> String {
         Some(("floating", value)) => format!("the number {}", value.trim_start_matches("point ")),
         _ => found.to_owned(),
     };
-    // An object without the one name that it must have.
+    // The value is an object without the single key that an enum requires.
     if wanted == found {
         return "must not be empty".to_owned();
     }
     format!("must be {wanted}, not {found}")
 }
 
-/// A name as a part of a pointer.
+/// Escapes a name for use in a JSON pointer (RFC 6901).
 pub fn pointer_part(name: &str) -> String {
     brief(name, MAX_REPEATED).replace('~', "~0").replace('/', "~1")
 }
 
-/// RFC 6901.
+/// Converts the path of a field to a JSON pointer (RFC 6901).
 fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter().fold(String::new(), |pointer, segment| match segment {
@@ -380,12 +381,12 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
     })
 }
 
-/// serde_json ends its messages with ` at line 1 column 7`, which the pointer tells better.
+/// Removes the ` at line 1 column 7` at the end of serde_json's messages; the pointer is more helpful.
 fn without_position(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 
-/// Query parameters of a route, without `limit` and `cursor`, which `page::Paging` reads.
+/// Query parameters of a route, except `limit` and `cursor`, which `page::Paging` reads.
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
@@ -420,7 +421,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// What is no UTF-8 would become another text, silently.
+/// Refuses a query that is not UTF-8, since decoding would silently change it.
 fn check_query_text(parts: &Parts) -> Result<()> {
     let is_text = |encoded: &&str| percent_decode_str(encoded).decode_utf8().is_ok();
     let Some(pair) = parts.uri.query().unwrap_or_default().split('&').find(|pair| !is_text(pair)) else {
@@ -435,7 +436,7 @@ pub fn query_pairs(parts: &Parts) -> Vec<(String, String)> {
     url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
 }
 
-/// A query parameter that cannot be taken: 400.
+/// The refusal of an invalid query parameter: 400.
 pub fn bad_parameter(name: &str, detail: &str) -> Error {
     let (name, detail) = (brief(name, MAX_REPEATED), brief(detail, MAX_REPEATED));
     let mut refusal = Error::malformed(format!("The query parameter {name} {detail}."));
@@ -443,7 +444,7 @@ pub fn bad_parameter(name: &str, detail: &str) -> Error {
     refusal
 }
 
-/// The `{id}` of a path. What is not a UUID names nothing: 404.
+/// The `{id}` of a path. A value that is not a UUID identifies nothing: 404.
 pub struct Id<T>(pub T);
 
 impl<S: Send + Sync, T: From<Uuid>> FromRequestParts<S> for Id<T> {
@@ -457,7 +458,7 @@ impl<S: Send + Sync, T: From<Uuid>> FromRequestParts<S> for Id<T> {
     }
 }
 
-/// The `{id}` of a path where a slug may stand for it. What is longer than any slug, or no text, names nothing: 404.
+/// The `{id}` of a path that may also be a slug. A value that is too long or not valid text identifies nothing: 404.
 pub struct Reference(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Reference {

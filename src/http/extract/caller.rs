@@ -1,7 +1,9 @@
-//! Who calls: the bearer token of a request (RFC 6750), or the user of a browser whom the load balancer has logged in.
+//! The caller of a request: the owner of its bearer token (RFC 6750), or the user of a browser whom the load balancer
+//! has authenticated.
 //!
-//! The second comes by itself with whatever a browser sends, also when another site has made it send (cross-site
-//! request forgery). So such a request may change something only where the browser says that our own pages made it.
+//! The load balancer adds the user to everything that the browser sends, including requests that another site has
+//! triggered (cross-site request forgery). Such a request may therefore change something only if the browser states
+//! that our own pages sent it.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -27,7 +29,7 @@ impl FromRequestParts<App> for Caller {
     }
 }
 
-/// A caller whose API key was valid a while ago, where nobody can be asked whether it still is.
+/// A caller whose API key is valid, or was valid recently while the database is unavailable and cannot confirm it.
 pub struct KnownCaller(pub Caller);
 
 impl FromRequestParts<App> for KnownCaller {
@@ -38,11 +40,12 @@ impl FromRequestParts<App> for KnownCaller {
     }
 }
 
-/// The caller of a request; a layer that has asked before has left the answer in `parts.extensions`. An
-/// `Authorization` header counts alone, also a wrong one: it was given on purpose.
+/// Returns the caller of a request, and caches it in `parts.extensions` for inner layers. If there is an
+/// `Authorization` header, only that counts, even if it is invalid, because it was sent on purpose.
 ///
 /// # Errors
-/// `Unauthenticated` without a valid token; `Forbidden` where another site may have made a browser send this.
+/// `Unauthenticated` without a valid token; `Forbidden` if another site may have made a browser send the request;
+/// `Unavailable` if the token cannot be looked up.
 pub async fn authenticate(app: &App, parts: &mut Parts) -> Result<Caller> {
     if let Some(caller) = parts.extensions.get::<Caller>() {
         return Ok(caller.clone());
@@ -73,7 +76,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str> {
         .ok_or_else(|| refuse("The Authorization header must be: Bearer <token>.".to_owned()))
 }
 
-/// The value of a header that comes once.
+/// Returns the value of a header that must occur exactly once.
 fn only(headers: &HeaderMap, name: HeaderName) -> Result<&str> {
     let mut given = headers.get_all(&name).iter();
     let shown = if name == header::AUTHORIZATION { "Authorization" } else { name.as_str() };
@@ -88,15 +91,15 @@ fn refuse(detail: String) -> Error {
     Error::new(Kind::Unauthenticated, detail)
 }
 
-/// Every browser of today says where a request comes from (Fetch Metadata), older ones at least name the origin of
-/// what changes something.
+/// Refuses a change that does not come from our own pages. Current browsers state the source of every request (Fetch
+/// Metadata); older ones at least send the origin with requests that change something.
 fn check_origin(parts: &Parts, encrypted: bool) -> Result<()> {
     if parts.method.is_safe() {
         return Ok(());
     }
     let text = |name: HeaderName| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let own = match (text(HeaderName::from_static("sec-fetch-site")), text(header::ORIGIN)) {
-        // Our own page, or the user's own hand in the address bar.
+        // The request comes from one of our pages, or from the address bar.
         (Some(site), _) => matches!(site, "same-origin" | "none"),
         (None, Some(origin)) => is_our_origin(origin, parts, encrypted),
         (None, None) => false,
@@ -114,7 +117,7 @@ fn is_our_origin(origin: &str, parts: &Parts, encrypted: bool) -> bool {
     let host = host.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
     let scheme = if encrypted { "https" } else { "http" };
     let ours = host.and_then(|host| url::Url::parse(&format!("{scheme}://{host}")).ok());
-    // The standard port may be named or not.
+    // Comparing parsed origins allows for an explicit default port.
     let theirs = url::Url::parse(origin).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     ours.zip(theirs).is_some_and(|(ours, theirs)| ours.origin() == theirs.origin())
 }

@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110, section 13): strong entity tags of answers, and the headers that name them.
+//! Conditional requests (RFC 9110, section 13): strong entity tags of responses, and the headers that refer to them.
 
 use std::convert::Infallible;
 
@@ -14,25 +14,25 @@ use serde::Serialize;
 use crate::error::{Error, Kind, Result};
 use crate::http::answer::{Tagged, to_json};
 
-/// `If-None-Match` of a read: the versions that the caller has already.
+/// `If-None-Match` of a read: the versions that the caller already has.
 #[derive(Clone, Default)]
 pub struct IfNoneMatch(Vec<HeaderValue>);
 
 impl IfNoneMatch {
-    /// That of a request whose other headers are read too.
+    /// Reads the header, for a handler that reads other headers too.
     pub fn of(headers: &HeaderMap) -> IfNoneMatch {
         IfNoneMatch(values(headers, header::IF_NONE_MATCH))
     }
 
-    /// Answers with `value`, or with 304 where the caller has it already.
+    /// Responds with `value`, or with 304 if the caller already has it.
     pub fn answer<T>(self, value: T) -> Tagged<T> {
         Tagged::unless_known(value, self)
     }
 
-    /// The same with a body of any media type.
+    /// Responds with a body of any media type, or with 304 if the caller already has it.
     ///
     /// # Errors
-    /// None that happens: an entity tag is plain text.
+    /// `Internal` if the entity tag is not a valid header value, which does not occur.
     pub fn respond(&self, media_type: &'static str, body: Vec<u8>) -> Result<Response> {
         let (response, tag) = tagged(media_type, body)?;
         if self.0.iter().any(|wanted| names(wanted, &tag, true)) {
@@ -51,20 +51,20 @@ impl<S: Sync> FromRequestParts<S> for IfNoneMatch {
     }
 }
 
-/// `If-Match` of a write: the versions that the caller is willing to change.
+/// `If-Match` of a write: the versions that the caller agrees to change.
 #[derive(Clone, Default)]
 pub struct IfMatch(Vec<HeaderValue>);
 
 impl IfMatch {
-    /// That of a request whose other headers are read too.
+    /// Reads the header, for a handler that reads other headers too.
     pub fn of(headers: &HeaderMap) -> IfMatch {
         IfMatch(values(headers, header::IF_MATCH))
     }
 
-    /// Refuses a write when the caller has seen another version than `current`.
+    /// Refuses a write if the caller has seen another version than `current`.
     ///
     /// # Errors
-    /// `PreconditionFailed`; a write without `If-Match` is allowed.
+    /// `PreconditionFailed` if no tag matches; a write without `If-Match` is allowed.
     pub fn check<T: Serialize>(&self, current: &T) -> Result<()> {
         if self.0.is_empty() {
             return Ok(());
@@ -89,10 +89,10 @@ fn values(headers: &HeaderMap, name: HeaderName) -> Vec<HeaderValue> {
     headers.get_all(name).iter().cloned().collect()
 }
 
-/// 200 with a body and its entity tag, and that tag.
+/// Returns a 200 response with a body and its entity tag, and that tag.
 ///
 /// # Errors
-/// None that happens: an entity tag is plain text.
+/// `Internal` if the entity tag is not a valid header value, which does not occur.
 pub fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, String)> {
     let tag = entity_tag(&body);
     let tag_header = HeaderValue::from_str(&tag).map_err(Error::internal)?;
@@ -100,12 +100,12 @@ pub fn tagged(media_type: &'static str, body: Vec<u8>) -> Result<(Response, Stri
     Ok((([(header::CONTENT_TYPE, media_type), (header::ETAG, tag_header)], body).into_response(), tag))
 }
 
-/// 16 bytes of the SHA-256, quoted.
+/// Computes an entity tag: 16 bytes of the SHA-256 in base64url, quoted.
 fn entity_tag(body: &[u8]) -> String {
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest(&SHA256, body).as_ref()[..16]))
 }
 
-/// Whether a list of entity tags names `tag`. A weak tag counts only where the comparison is weak.
+/// Whether a list of entity tags contains `tag`. A weak tag counts only if the comparison is weak.
 fn names(list: &HeaderValue, tag: &str, weak: bool) -> bool {
     let Ok(list) = list.to_str() else { return false };
     list.split(',').map(str::trim).any(|one| {

@@ -1,4 +1,4 @@
-//! Fields of a body: merge patches, and checks that are collected so that a caller learns of all of them at once.
+//! Fields of a body: merge patches, and checks whose errors are collected and returned together.
 
 use serde::{Deserialize, Deserializer};
 
@@ -6,22 +6,22 @@ use crate::domain::observation::check_text;
 use crate::domain::text::fold_white_space;
 use crate::error::{Error, FieldError, Result};
 
-/// The longest URL that is taken, in characters.
+/// Longest URL, in characters.
 pub const MAX_URL: usize = 2_000;
 
-/// A field of a merge patch (RFC 7396). Give it `#[serde(default)]`.
+/// A field of a merge patch (RFC 7396). It requires `#[serde(default)]`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Patch<T> {
-    /// Not there: the field stays.
+    /// The field is absent, and keeps its value.
     #[default]
     Absent,
-    /// `null`: the field is cleared.
+    /// The field is `null`, and is cleared.
     Null,
     Value(T),
 }
 
 impl<T> Patch<T> {
-    /// What the field is after the patch.
+    /// Value of the field after the patch.
     pub fn apply(self, current: Option<T>) -> Option<T> {
         match self {
             Patch::Absent => current,
@@ -37,19 +37,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
     }
 }
 
-/// Collects what is wrong with the fields of a body.
+/// Collector of the errors in the fields of a body.
 #[derive(Default)]
 pub struct FieldChecks {
     errors: Vec<FieldError>,
 }
 
 impl FieldChecks {
-    /// Notes that the field of this name is wrong.
+    /// Adds an error for the field `name`.
     pub fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.push(FieldError { pointer: format!("/{name}"), detail: detail.into() });
     }
 
-    /// A text that must be there: trimmed, 1 to `max` characters. The empty text where it is refused.
+    /// Checks a required text: trimmed, 1 to `max` characters. Returns the empty text if it is refused.
     pub fn text(&mut self, name: &str, text: Option<&str>, max: usize) -> String {
         match text.map(str::trim) {
             None => self.refuse(name, "is required"),
@@ -62,13 +62,13 @@ impl FieldChecks {
         String::new()
     }
 
-    /// A text that is compared with what is reported: its white space is folded as there.
+    /// Checks a required text whose white space is folded as in observations, because the two are compared.
     pub fn folded_text(&mut self, name: &str, text: Option<&str>, max: usize) -> String {
         let text = text.map(fold_white_space);
         self.text(name, text.as_deref(), max)
     }
 
-    /// A text that may be missing; the empty text is none.
+    /// Checks an optional text; an empty one counts as absent.
     pub fn optional_text(&mut self, name: &str, text: Option<&str>, max: usize) -> Option<String> {
         match text.map(str::trim) {
             None | Some("") => None,
@@ -76,11 +76,11 @@ impl FieldChecks {
         }
     }
 
-    /// An address of the web that may be missing.
+    /// Checks an optional https:// or http:// URL.
     pub fn optional_url(&mut self, name: &str, text: Option<&str>) -> Option<String> {
         let text = self.optional_text(name, text, MAX_URL)?;
         let is_web = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
-        // An empty text has been refused already.
+        // The text is empty here if it has already been refused.
         if !is_web && !text.is_empty() {
             self.refuse(name, "must be an https:// or http:// URL");
         }
@@ -88,7 +88,7 @@ impl FieldChecks {
     }
 
     /// # Errors
-    /// `Invalid` with everything that was refused.
+    /// `Invalid` with all errors, if there are any.
     pub fn finish(self) -> Result<()> {
         if self.errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(self.errors)) }
     }

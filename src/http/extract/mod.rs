@@ -1,4 +1,4 @@
-//! Extractors: what handlers take from a request, and what they refuse.
+//! Extractors: the parts of a request that handlers use, with the refusals of invalid ones.
 
 pub mod accept;
 pub mod body;

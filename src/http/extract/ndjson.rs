@@ -1,4 +1,4 @@
-//! The lines of a streamed body, unpacked, within limits.
+//! Lines of a streamed body, which is decompressed within limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,12 +17,13 @@ use super::body::{BodyHash, begin_stream, broken_off};
 use crate::app::cpu_time::{Stride, poll_give_way};
 use crate::error::{Error, Kind, Result};
 
-/// The longest line, in bytes.
+/// Longest line, in bytes.
 pub const MAX_LINE: usize = 64 << 10;
-/// A packed body may not unpack to more than so many times its size (after the first megabyte).
+/// Largest ratio of the decompressed size of a body to its compressed size, after the first megabyte.
 const MAX_RATIO: u64 = 200;
+/// Decompressed bytes up to which the ratio is not checked.
 const RATIO_GRACE: u64 = 1 << 20;
-/// A decoder gets so much at once, in bytes: what it makes of that, it makes without giving way.
+/// Most bytes that a decoder receives at once: it does not yield while it processes them.
 const PIECE: usize = 16 << 10;
 
 /// U+FEFF in UTF-8.
@@ -30,16 +31,16 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One line of a body.
 pub enum Line {
-    /// Without its end.
+    /// The line without its line ending.
     Text(Vec<u8>),
-    /// Longer than `MAX_LINE`; it was passed over without being kept.
+    /// A line longer than `MAX_LINE`, which was skipped without being kept.
     TooLong,
 }
 
 /// The lines of a request's body.
 pub struct Lines {
     reader: BufReader<Pin<Box<dyn AsyncRead + Send>>>,
-    /// Bytes of the body as it came, when it is packed.
+    /// Number of bytes of the compressed body received so far; `None` if the body is not compressed.
     packed: Option<Arc<AtomicU64>>,
     unpacked: u64,
     index: u64,
@@ -47,7 +48,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Unpacks by `Content-Encoding`: gzip, zstd, or none. `hash` gets the body as it comes.
+    /// Reads the lines of a body, decompressed by `Content-Encoding`: gzip, zstd, or none. `hash` receives the body as
+    /// it was sent.
     ///
     /// # Errors
     /// `UnsupportedMediaType` for another encoding.
@@ -90,15 +92,16 @@ impl Lines {
         Ok(Lines { reader, packed, unpacked: 0, index: 0, stride: Stride::default() })
     }
 
-    /// The next line that is not blank, with its place in the body from 0 (blank lines count).
+    /// Returns the next line that is not blank, with its zero-based index in the body (blank lines count).
     ///
     /// # Errors
-    /// The body broke off, is damaged, unpacks too far, or paused for too long.
+    /// `Malformed` if the body broke off or is damaged, `TooLarge` if it decompresses to more than the limit, `Timeout`
+    /// if it paused for too long or arrived too slowly.
     pub async fn next(&mut self) -> Result<Option<(u64, Line)>> {
         loop {
             let Some(mut line) = self.next_line().await? else { return Ok(None) };
             let index = self.index;
-            // Windows' editors write a byte order mark, which is no part of the first line.
+            // Editors on Windows write a byte order mark, which is not part of the first line.
             if let Line::Text(text) = &mut line
                 && index == 0
                 && text.starts_with(BYTE_ORDER_MARK)
@@ -134,7 +137,7 @@ impl Lines {
             self.reader.consume(used);
             self.unpacked += used as u64;
             self.check_ratio()?;
-            // Blank lines, and what of a line is too long, come to nobody who could give way.
+            // Blank and overlong lines are never returned to the caller, which could otherwise yield.
             self.stride.advance(used).await;
             if last {
                 return Ok(Some(if too_long { Line::TooLong } else { Line::Text(text) }));
@@ -155,7 +158,7 @@ impl Lines {
     }
 }
 
-/// A stream of bytes in small pieces, which gives way between them.
+/// A stream of bytes in small pieces, which yields between them.
 struct Pieces<S> {
     stream: Pin<Box<S>>,
     rest: Bytes,

@@ -1,7 +1,6 @@
-//! Lists by keyset: `?limit=&cursor=` → `{"items": […], "next_cursor": …}`.
+//! Keyset pagination of lists: `?limit=&cursor=` → `{"items": […], "next_cursor": …}`.
 //!
-//! A cursor holds the sort key of the last item and a hash of the query that it belongs to, so that it is refused
-//! where it does not fit.
+//! A cursor contains the sort key of the last item and a hash of its query, so a cursor of another query is refused.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::FromRequestParts;
@@ -14,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::body::{bad_parameter, query_pairs};
 use crate::error::{Error, Result};
 
+/// Number of items of a page without `limit`.
 const DEFAULT_LIMIT: i64 = 50;
+/// Most items of a page.
 const MAX_LIMIT: i64 = 200;
 
 /// One page of a list.
@@ -26,13 +27,13 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The same page of what its items are turned into.
+    /// The same page with each item converted.
     pub fn map<U>(self, turn: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(turn).collect(), next_cursor: self.next_cursor }
     }
 }
 
-/// Which page is asked for.
+/// The requested page of a list.
 pub struct Paging {
     limit: i64,
     cursor: Option<String>,
@@ -43,7 +44,7 @@ pub struct Paging {
 struct Cursor<K>([u8; 8], K);
 
 impl Paging {
-    /// How many rows to fetch: one more than the page has, to know whether there is a next one.
+    /// Number of rows to fetch: one more than the page has, to find out whether there is a next page.
     pub fn rows(&self) -> i64 {
         self.limit + 1
     }
@@ -51,7 +52,7 @@ impl Paging {
     /// The sort key after which the page begins.
     ///
     /// # Errors
-    /// `Malformed` when the cursor is none, or was made by another query.
+    /// `Malformed` if the cursor is invalid, or was made by another query.
     pub fn after<K: DeserializeOwned>(&self) -> Result<Option<K>> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let bytes =
@@ -63,7 +64,8 @@ impl Paging {
         }
     }
 
-    /// The page of `rows()` rows, of which the last may be one too many; `key` is the sort key of an item.
+    /// Builds the page from up to `rows()` rows, the last of which only shows that there is a next page; `key` returns
+    /// the sort key of an item.
     pub fn page<T, K: Serialize>(&self, mut items: Vec<T>, key: impl Fn(&T) -> K) -> Result<Page<T>> {
         let more = items.len() as i64 > self.limit;
         items.truncate(self.limit as usize);

@@ -62,7 +62,7 @@ impl From<FileLink> for LinkResponse {
     }
 }
 
-/// No filter.
+/// No query parameters besides those of paging.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkParams {}

@@ -1,4 +1,4 @@
-//! A line in the access log and the metrics for every request, also when its client hangs up before the answer.
+//! Access log and metrics of every request, also when its client disconnects before the response.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::REQUEST_ID;
 use crate::http::request_state::RequestProgress;
 use crate::telemetry::trace_context::TraceContext;
 
-/// Records every request once: with the status of its answer, or with 499.
+/// Records every request once: with the status of its response, or with 499.
 pub struct AccessLog;
 
 impl Around for AccessLog {
@@ -30,7 +30,7 @@ impl Around for AccessLog {
         Box::pin(async move {
             let id = REQUEST_ID.try_with(Clone::clone).unwrap_or_default();
             let begin = Instant::now();
-            // Declared before the answer is waited for, so dropped after its work when the client hangs up.
+            // Declared before the response is awaited, so it is dropped after the work when the client disconnects.
             let mut record = Record { app, id, trace, progress, method, route, begin, finished: false };
             let answer = answer.await?;
             record.finish(&answer);
@@ -39,14 +39,14 @@ impl Around for AccessLog {
     }
 }
 
-/// A request on its way to its line.
+/// Record of a request until its line is written.
 struct Record {
     app: App,
     id: String,
     trace: Option<TraceContext>,
     progress: Arc<RequestProgress>,
     method: &'static str,
-    /// Path as it stands in the URL table: what a caller puts into the path or the query is not logged.
+    /// Path as it is in the URL table: what a caller puts into the path or the query is not logged.
     route: String,
     begin: Instant,
     finished: bool,
@@ -93,13 +93,13 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.finished {
-            // nginx's number for a client that closed the connection before its answer.
+            // 499 is nginx's status for a client that closed the connection before its response.
             self.write(499, "aborted", None);
         }
     }
 }
 
-/// The method, where it is a usual one: an invented method makes no new time series.
+/// The method if it is a standard one, else `OTHER`: an invented method must not create a new time series.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

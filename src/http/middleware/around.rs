@@ -1,5 +1,6 @@
-//! A layer made of one function, as `axum::middleware::from_fn`, but without a clone and a box of all layers inside of it
-//! for every request. Only the future is boxed: nested types of futures would grow with the power of their number.
+//! A layer made of one function, like `axum::middleware::from_fn`, but without cloning and boxing all inner layers for
+//! every request. Only the future is boxed, because the size of nested future types would grow exponentially with the
+//! number of layers.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -12,7 +13,7 @@ use tower::{Layer, Service};
 
 use crate::app::App;
 
-/// The layers inside of a layer, down to the handler.
+/// The layers inside a layer, down to the handler.
 pub trait InnerService:
     Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
 {
@@ -23,21 +24,21 @@ impl<S> InnerService for S where
 {
 }
 
-/// The future of an answer, which holds that of the layers inside.
+/// Future of a response, which contains that of the inner layers.
 pub type AnswerFuture = BoxFuture<'static, Result<Response, Infallible>>;
 
-/// What a layer does around the layers inside of it.
+/// Behavior of a layer around its inner layers.
 pub trait Around: Send + Sync + 'static {
-    /// Begins to answer a request; `inner` is called for it once, or not at all.
+    /// Handles a request; `inner` is called once, or not at all.
     fn call<S: InnerService>(app: &App, request: Request, inner: &mut S) -> AnswerFuture;
 }
 
-/// The layer that does what `A` says.
+/// Creates the layer that behaves as `A`.
 pub fn around<A: Around>(app: &App) -> AroundLayer<A> {
     AroundLayer { app: app.clone(), what: PhantomData }
 }
 
-/// Made by `around`.
+/// A layer that behaves as `A`; [`around`] creates it.
 pub struct AroundLayer<A> {
     app: App,
     what: PhantomData<A>,
@@ -57,7 +58,7 @@ impl<A: Around, S> Layer<S> for AroundLayer<A> {
     }
 }
 
-/// A layer with those inside of it.
+/// The service of a layer around its inner layers.
 pub struct AroundService<A, S> {
     layer: AroundLayer<A>,
     inner: S,

@@ -1,4 +1,4 @@
-//! How the work of a request is run: what becomes of its panic, and whose processor time it uses.
+//! Execution of a request's work: recovery from its panic, and fair use of processor time.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,8 +11,8 @@ use crate::app::App;
 use crate::error::Error;
 use crate::http::request_state::RequestProgress;
 
-/// Answers 500 where the handler panics. A panic leaves nothing behind that another request could see: transactions roll
-/// back. `CatchPanicLayer` of tower-http does the same and puts every body into a box for it.
+/// Responds with 500 if the handler panics. A panic leaves no state that another request could see: transactions roll
+/// back. tower-http's `CatchPanicLayer` does the same, but boxes every body.
 pub struct CatchPanic;
 
 impl Around for CatchPanic {

@@ -1,22 +1,23 @@
-//! `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a POST that is repeated gets the answer of its
+//! Layer for `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07): a repeated POST gets the response of its
 //! first execution.
 //!
-//! - The same key with the same address and body → the saved answer, with `Idempotency-Replayed: true`; with another
-//!   address or body → 422; while the first is in flight → 409 with `Retry-After`.
-//! - Answers that may be another next time (5xx, 401, 403, 408, 409, 429) are not saved.
-//! - An execution goes on when its client hangs up, so that the repetition finds its answer. When the process dies,
-//!   the repetition takes over as soon as the lock has run out; what the dead one had committed without an answer is
-//!   then done again, so handlers keep one transaction.
-//! - Of an answer beyond 64 KiB a short form is kept, where it has one (`Abridged`): a report's names its batch and counts
-//!   the refusals. An account has room for 100,000 keys and 64 MiB of answers in a day; beyond that a new key is refused
-//!   with 429, because a key that is forgotten too early would let a request have its effect twice.
-//! - Bodies are sealed with `webhook.encryption_keys`: some hold a secret that is shown once. Without a key, successes
-//!   with `Cache-Control: no-store` are kept without their body, and their repetition is a 409 that says so.
-//! - While the database is away no key is known. All requests with one are refused then, but for reports of prices on a
-//!   bus that outlives the database: they are taken, and a repetition is a report of its own.
+//! - The same key with the same URL and body → the saved response, with `Idempotency-Replayed: true`; with another URL
+//!   or body → 422; while the first request is in flight → 409 with `Retry-After`.
+//! - Responses that could differ the next time (5xx, 401, 403, 408, 409, 415, 425, 429) are not saved.
+//! - An execution continues when its client disconnects, and a repetition finds its response. If the process dies, a
+//!   repetition takes over as soon as the lock has expired. It then repeats what the dead process had committed without
+//!   saving a response, so handlers use a single transaction.
+//! - A response larger than 64 KiB is saved in a short form, if it has one (`Abridged`): that of a report names its
+//!   batch and counts the refusals. An account may store 100,000 keys and 64 MiB of responses in a day. Beyond that a
+//!   new key is refused with 429, because forgetting a key too early would let a request take effect twice.
+//! - Bodies are sealed with `webhook.encryption_keys`, since some contain a secret that is shown once. Without an
+//!   encryption key, successful responses with `Cache-Control: no-store` are saved without their body, and a repetition
+//!   gets a 409 that explains this.
+//! - While the database is unavailable, keys cannot be looked up. Requests with a key are then refused, except price
+//!   reports on a bus that outlives the database: they are accepted, and a repetition is a report of its own.
 //!
-//! JSON requests need nothing of their handlers: `middleware` does it all. A handler that streams its body calls
-//! `begin` before and `Execution::finish` after.
+//! Handlers of JSON requests need no code for this: `middleware` does everything. A handler that streams its body calls
+//! `begin` before reading it and `Execution::finish` after.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -46,44 +47,47 @@ use crate::store::lease::Lease;
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Longest key, in bytes.
 const MAX_KEY: usize = 255;
-/// How long an answer is kept.
+/// How long a response is kept.
 const KEPT: TimeDelta = TimeDelta::hours(24);
-/// How long a request is locked without a sign of life of its process.
+/// How long the lock of a request lasts unless its process prolongs it.
 const LOCK: Duration = Duration::from_secs(30);
-/// How long a statement about a key may take.
+/// Timeout of a statement about a key.
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long it may take where the key is optional.
+/// Timeout of the statements that claim an optional key.
 const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most bytes of an answer that is kept as it is. Of a larger one its `Abridged` form is kept, where it has one.
+/// Most bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it has one.
 const MAX_KEPT: usize = 64 << 10;
-/// A larger answer is not looked at, in bytes; none of ours is.
+/// Most bytes of a response that is read to be saved; none of ours is larger.
 const MAX_ANSWER: u64 = 16 << 20;
 
-/// What is kept of an answer that is too large to be kept whole; its handler puts it on the response.
+/// Short form of a response that is too large to be saved whole; the handler adds it to the response's extensions.
 #[derive(Clone)]
 pub struct Abridged(pub Bytes);
 
-/// What is sealed begins with its version, which is not 0 (see `secrets`).
+/// Prefix of a body that is saved without encryption. A sealed one begins with its version, which is not 0 (see
+/// `secrets`).
 const PLAIN: u8 = 0;
 
-/// What a request with a key is.
+/// The role of a request.
 pub enum Begun {
-    /// The first of its key, or without a key: execute it.
+    /// The first request with its key, or one without a key: execute it.
     Execution(Execution),
-    /// A repetition: compare the body, and answer the same.
+    /// A repetition: compare the body, and return the saved response.
     Repetition(Repetition),
 }
 
-/// How a route treats `Idempotency-Key`; the URL table says it.
+/// How a route treats `Idempotency-Key`; the URL table states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idempotency {
-    /// The body is read into memory, and the layer does it all.
+    /// The body is read into memory, and the layer handles the key.
     Buffered,
     /// The handler reads the body as a stream, and calls `begin` and `Execution::finish` itself.
     Streaming,
     /// NDJSON is `Streaming`, JSON is `Buffered`. On a bus that outlives the database the key is optional: while the
-    /// database is unavailable, a report is taken without it rather than not at all; prices that come twice change nothing.
+    /// database is unavailable, a report is accepted without its key instead of being refused, since repeated prices
+    /// change nothing.
     Reports,
 }
 
@@ -98,10 +102,10 @@ impl Idempotency {
     }
 }
 
-/// The app, and how each route of the URL table treats the key.
+/// State of the layer: the app, and how each route of the URL table treats the key.
 pub type Routes = (App, fn(route: &str) -> Idempotency);
 
-/// Serves every POST with a key whose body fits into memory.
+/// Handles every POST that has a key and a body that is read into memory.
 pub async fn middleware(
     State((app, idempotency_of)): State<Routes>,
     request: Request,
@@ -143,10 +147,10 @@ async fn run(app: App, idempotency: Idempotency, request: Request, next: Next) -
     outlive(&outliving, caller.account, work).await
 }
 
-/// Does work in a task of its own: when the client hangs up, its repetition wants to find an answer, not a half.
+/// Runs work in a separate task. It continues when the client disconnects, so a repetition finds a complete response.
 ///
 /// # Errors
-/// `Internal`: the work panicked.
+/// `Internal` if the work panicked.
 pub async fn outlive<T: Send + 'static>(
     app: &App,
     account: AccountId,
@@ -158,10 +162,12 @@ pub async fn outlive<T: Send + 'static>(
     tokio::spawn(REQUEST_ID.scope(id, work)).await.map_err(Error::internal)
 }
 
-/// Begins a request of `caller`. `hash` is the SHA-256 of the body where that has been read.
+/// Begins a request of `caller`. `hash` is the SHA-256 of the body, if that has been read.
 ///
 /// # Errors
-/// `Malformed` for a bad key, `Invalid` when it was used for another request, `Conflict` while that is in flight.
+/// `Malformed` if the key is malformed, `Invalid` if it was used for another request, `Conflict` while the first
+/// request is in flight, `TooManyRequests` if the account has no room for another key, `Unavailable` if the database is
+/// and the key is not optional.
 pub async fn begin(
     app: &App,
     caller: &Caller,
@@ -171,7 +177,8 @@ pub async fn begin(
     hash: Option<&[u8]>,
 ) -> Result<Begun> {
     let Some(key) = read_key(headers)? else { return Ok(Begun::Execution(Execution(None))) };
-    // With what the token may do: the answer of a stronger token is not for a weaker one.
+    // The scopes of the token are part of the name: the response to a token with more scopes must not be returned to
+    // one with fewer.
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let route = format!("{target} {}", caller.scopes.join(" "));
     // In a task of its own: a client that hangs up meanwhile leaves no row behind without an owner.
@@ -179,7 +186,7 @@ pub async fn begin(
     let claim = async { outlive(app, caller.account, claim).await? };
     let (found, execution) = if idempotency == Idempotency::Reports && app.bus.outlives_database() {
         match app.deadline.run(OPTIONAL_KEY_TIMEOUT, claim).await {
-            // Taken without its key rather than not at all: prices that come twice change nothing.
+            // The report is accepted without its key, since repeated prices change nothing.
             Err(error) if error.kind == Kind::Unavailable => {
                 return Ok(Begun::Execution(Execution(None)));
             }
@@ -190,7 +197,7 @@ pub async fn begin(
     };
     match found {
         KeyState::Nothing { .. } => {
-            // Where there is no room for another, it is given up again.
+            // If there is no room for another key, dropping the execution gives it up.
             let now = app.clock.now();
             let room = app.kept_answers.check(&app.writer, caller.account, now, now - KEPT);
             app.deadline.run(KEY_TIMEOUT, room).await?;
@@ -233,7 +240,7 @@ fn another_request() -> Error {
     refusal
 }
 
-/// A string of structured fields (RFC 9651), in quotes; what many send without quotes is taken too.
+/// Reads the key: a quoted string of structured fields (RFC 9651), or the bare word that many clients send.
 fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
     let wrong = || Error::malformed("Idempotency-Key must be one quoted string of 1 to 255 characters.");
     let mut given = headers.get_all(HEADER).iter();
@@ -250,7 +257,7 @@ fn read_key(headers: &HeaderMap) -> Result<Option<String>> {
     if key.is_empty() || key.len() > MAX_KEY { Err(wrong()) } else { Ok(Some(key)) }
 }
 
-/// What stands between the quotes; parameters after them are for others.
+/// Returns the content of a quoted string; parameters after it are ignored.
 fn unquote(text: &str) -> Option<String> {
     let mut key = String::new();
     let mut rest = text.chars();
@@ -265,7 +272,7 @@ fn unquote(text: &str) -> Option<String> {
     (rest.is_empty() || rest.starts_with(';')).then_some(key)
 }
 
-/// Whose sealed body it is: it opens under no other key.
+/// Derives the owner of a sealed body: the body cannot be opened for another account or key.
 fn owner(account: AccountId, key: &str) -> Uuid {
     let hash = digest(&SHA256, &[account.0.as_bytes(), key.as_bytes()].concat());
     let mut id = [0; 16];
@@ -273,7 +280,7 @@ fn owner(account: AccountId, key: &str) -> Uuid {
     Uuid::from_bytes(id)
 }
 
-/// A request that is being executed. Dropped without an answer, it is given up.
+/// A request that is being executed. Dropping it without a response gives up its key.
 pub struct Execution(Option<Open>);
 
 struct Open {
@@ -320,12 +327,12 @@ impl Claim {
 }
 
 impl Execution {
-    /// Whether its answer will be saved, so that the body's hash is needed.
+    /// Whether the response will be saved, which requires the hash of the body.
     pub fn has_key(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Saves the answer where it is one to be repeated, and hands it on. `hash` is the SHA-256 of the body.
+    /// Saves the response if it may be repeated, and returns it. `hash` is the SHA-256 of the body.
     pub async fn finish(mut self, answer: Response, hash: &[u8]) -> Response {
         let Some(open) = self.0.as_mut() else { return answer };
         let known = axum::body::HttpBody::size_hint(answer.body()).exact();
@@ -339,8 +346,8 @@ impl Execution {
             Ok(body) => body.to_bytes(),
             Err(error) => return Error::internal(error).into_response(),
         };
-        // From here on it is answered. When that is not saved, the caller must hear it all the same, and the lock
-        // runs out by itself.
+        // From here on the request has a response. If saving it fails, the caller still receives it, and the lock
+        // expires.
         open.closed = true;
         let kept = if body.len() > MAX_KEPT {
             parts.extensions.get::<Abridged>().map(|short| short.0.clone())
@@ -368,13 +375,13 @@ impl Drop for Open {
     }
 }
 
-/// The same request would get the same answer again.
+/// Whether the same request would get the same response again.
 fn may_be_repeated(status: StatusCode) -> bool {
     !status.is_server_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 409 | 415 | 425 | 429)
 }
 
 impl Claim {
-    /// Without `body` the answer is too large to be kept.
+    /// Saves the response. Without `body` it is too large to be kept.
     async fn save(
         &self,
         status: StatusCode,
@@ -400,7 +407,7 @@ impl Claim {
     }
 }
 
-/// The answer of the first execution.
+/// The saved response of the first execution.
 pub struct Repetition {
     app: App,
     owner: Uuid,
@@ -408,10 +415,10 @@ pub struct Repetition {
 }
 
 impl Repetition {
-    /// The saved answer, for a body of this SHA-256.
+    /// Returns the saved response for a body with this SHA-256.
     ///
     /// # Errors
-    /// `Invalid` when it is another body, `Conflict` when the answer was not kept.
+    /// `Invalid` if the body differs from the first one, `Conflict` if the response was not kept.
     pub fn answer(self, hash: &[u8]) -> Result<Response> {
         if self.saved.digest != hash {
             return Err(another_request());

@@ -1,4 +1,4 @@
-//! The layers around every handler; `http::layered` lists them in their order.
+//! Layers around every handler; `http::layered` lists them in their order.
 
 pub mod access_log;
 pub mod around;

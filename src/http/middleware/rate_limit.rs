@@ -1,8 +1,8 @@
 //! `server.rate_limit_per_minute` (draft-ietf-httpapi-ratelimit-headers-10): a limit of requests a minute for an account, or
 //! for an address where there is no valid token.
 //!
-//! Each process counts for itself: behind a load balancer with n instances a caller gets up to n times as much. It
-//! is there against loops that have gone wrong, not for billing.
+//! Each process counts separately: behind a load balancer with n instances a caller may send up to n times as many. The
+//! limit protects against clients that loop by mistake; it is not meant for billing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,13 +21,14 @@ use crate::domain::ids::AccountId;
 use crate::error::{Error, Kind};
 use crate::http::extract::caller::authenticate;
 
+/// Length of a window.
 const WINDOW: TimeDelta = TimeDelta::seconds(60);
-/// When more callers than this are counted at once, counting begins anew.
+/// Most callers that are counted at once; beyond that, all counts restart.
 const MAX_CALLERS: usize = 100_000;
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
-/// Counts requests.
+/// Counter of requests by account or address.
 pub struct RateLimiter {
     app: App,
     limit: u64,
@@ -45,7 +46,7 @@ struct Window {
     used: u64,
 }
 
-/// What is left to a caller.
+/// Remaining requests of a caller in the current window.
 struct Left {
     requests: u64,
     seconds: u64,
@@ -53,7 +54,7 @@ struct Left {
 }
 
 impl RateLimiter {
-    /// `limit` requests a minute.
+    /// Creates a limiter of `limit` requests a minute.
     pub fn new(app: App, limit: u64) -> Arc<RateLimiter> {
         Arc::new(RateLimiter { app, limit, windows: Mutex::default() })
     }
@@ -76,7 +77,7 @@ impl RateLimiter {
         self.left(window, now, allowed)
     }
 
-    /// What was answered with 304 has cost nothing.
+    /// Refunds a request that was answered with 304.
     fn refund(&self, who: Who) -> Option<Left> {
         let now = self.app.clock.now();
         let mut windows = self.windows.lock();
@@ -86,7 +87,7 @@ impl RateLimiter {
     }
 
     fn left(&self, window: &Window, now: DateTime<Utc>, allowed: bool) -> Left {
-        // Rounded up: who comes back then finds the new window.
+        // Rounded up, so a caller that retries after this time is in the new window.
         let seconds = ((window.end - now).num_milliseconds().max(0) as u64).div_ceil(1000);
         Left { requests: self.limit.saturating_sub(window.used), seconds, allowed }
     }
@@ -102,9 +103,9 @@ impl RateLimiter {
     }
 }
 
-/// Refuses what is too much: 429 with `Retry-After`.
+/// Refuses requests beyond the limit: 429 with `Retry-After`.
 pub async fn middleware(State(limiter): State<Arc<RateLimiter>>, request: Request, next: Next) -> Response {
-    // Those who ask whether we are well must hear it.
+    // Health checks are never limited.
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
         return next.run(request).await;
     }

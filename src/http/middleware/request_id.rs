@@ -1,4 +1,4 @@
-//! The id of a request, in its answer, its problem document and the log; and its place in a trace.
+//! Request ids, which the response, the problem document and the log show, and trace context.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::telemetry::trace_context::{TraceContext, request_id};
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Takes the client's `x-request-id` where it is short and plain, else makes one. `SetRequestIdLayer` of tower-http
-/// would take any. Also attaches `TraceContext` and `RequestProgress`, for the layers inside and the handler.
+/// Uses the client's `x-request-id` if it is short and plain, else generates one; tower-http's `SetRequestIdLayer`
+/// would accept any. It also attaches `TraceContext` and `RequestProgress` for the inner layers and the handler.
 pub struct Identify;
 
 impl Around for Identify {

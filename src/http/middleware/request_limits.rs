@@ -1,6 +1,7 @@
-//! What a request's head must be before anything looks at it. hyper refuses most of what is no HTTP; here is what it
-//! lets through and HTTP does not allow, what two programs in a row may read differently (request smuggling), and
-//! what we do not want to hold. After a refusal the connection is closed: nothing behind such a head is a request.
+//! Validation of a request's head before any other layer reads it. hyper refuses most of what is not HTTP. This layer
+//! refuses what hyper accepts although HTTP forbids it, what two programs in a row may interpret differently (request
+//! smuggling), and what is too large to hold. After a refusal the connection is closed, because the bytes behind such a
+//! head cannot be trusted to be a request.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -12,12 +13,12 @@ use super::response_headers::close_connection;
 use crate::app::App;
 use crate::error::{Error, Kind, Result};
 
-/// The longest path with query that is taken: 414 beyond.
+/// Longest path with query, in bytes; a longer one is refused with 414.
 const MAX_URI_BYTES: usize = 16 * 1024;
-/// The most that all headers may have together: 431 beyond.
+/// Most bytes of all headers together; larger ones are refused with 431.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 
-/// Answers a request whose head is refused, and closes its connection.
+/// Refuses a request with an invalid head, and closes its connection.
 pub struct HeadCheck;
 
 impl Around for HeadCheck {
@@ -40,7 +41,7 @@ impl Around for HeadCheck {
 }
 
 /// # Errors
-/// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with what is wrong.
+/// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with the reason.
 fn check(request: &Request) -> Result<()> {
     let (uri, headers) = (request.uri(), request.headers());
     if uri.path_and_query().is_some_and(|target| target.as_str().len() > MAX_URI_BYTES) {
@@ -52,7 +53,7 @@ fn check(request: &Request) -> Result<()> {
         let detail = format!("The headers are larger than {MAX_HEADER_BYTES} bytes.");
         return Err(Error::new(Kind::HeadersTooLarge, detail));
     }
-    // One makes a tunnel of the connection, the other repeats what a proxy may have added.
+    // CONNECT turns the connection into a tunnel; TRACE echoes headers that a proxy may have added.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Error::new(Kind::MethodNotAllowed, "CONNECT and TRACE are not supported."));
     }
@@ -60,7 +61,8 @@ fn check(request: &Request) -> Result<()> {
     check_framing(headers)
 }
 
-/// RFC 9112, section 3.2: one Host, and the one that the target names, where it names one.
+/// Checks RFC 9112, section 3.2: there is exactly one Host, and it matches the host of the target, if the target names
+/// one.
 fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
@@ -70,7 +72,7 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     let host = host.map(|host| Authority::try_from(host.as_bytes())).transpose();
     let host = host.map_err(|_| Error::malformed("The Host header is not a valid host."))?;
     let named = [host.as_ref(), uri.authority()];
-    // A user before the host would be the host to some.
+    // Some programs would take a user name before the host for the host.
     if named.iter().flatten().any(|host| host.as_str().contains('@')) {
         return Err(Error::malformed("The host of a request must not include a user."));
     }
@@ -82,8 +84,8 @@ fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()> {
     Ok(())
 }
 
-/// RFC 9112, section 6.1. Where there is a Content-Length too, hyper goes by the Transfer-Encoding alone and closes the
-/// connection; two lengths, and the other encodings that a body might have, it refuses unless they come first.
+/// Checks RFC 9112, section 6.1. If there is a Content-Length too, hyper follows the Transfer-Encoding alone and closes
+/// the connection. hyper also refuses two lengths, and other encodings unless they come first.
 fn check_framing(headers: &HeaderMap) -> Result<()> {
     let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let (encoding, second) = (encodings.next(), encodings.next());

@@ -1,4 +1,4 @@
-//! Headers of every answer.
+//! Headers of every response.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -9,19 +9,19 @@ use super::around::{AnswerFuture, Around, InnerService};
 use crate::app::App;
 use crate::http::request_state::is_private;
 
-/// Methods that some path has, for the 405 of a path that is not in the URL table.
+/// Methods that any path supports, for the 405 of a path that is not in the URL table.
 const METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS");
-/// For the cache of one client only, which asks whether the ETag still holds before it uses the answer.
+/// Value for responses that only one client may cache; it must revalidate the ETag before it uses one.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
-/// For any cache, on the same condition.
+/// Value for responses that any cache may store; it must revalidate the ETag before it uses one.
 const SHARED: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// A layer that sets a header where the answer does not have it yet.
+/// Creates a layer that sets a header if the response does not have it yet.
 pub fn default_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// `Cache-Control`, where the handler has not set it.
+/// Sets `Cache-Control` if the handler has not set it.
 pub struct CacheControl;
 
 impl Around for CacheControl {
@@ -36,7 +36,7 @@ impl Around for CacheControl {
     }
 }
 
-/// `Allow` of a 405 for a path that is not in the URL table; for the others the router sets it.
+/// Sets `Allow` in a 405 for a path that is not in the URL table; for the others the router sets it.
 pub struct Allow;
 
 impl Around for Allow {
@@ -53,7 +53,7 @@ impl Around for Allow {
     }
 }
 
-/// Has the connection closed after this answer. HTTP/2 has streams instead, and no such header.
+/// Requests that the connection be closed after this response. HTTP/2 has streams instead, and no such header.
 pub fn close_connection(answer: &mut Response) {
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }

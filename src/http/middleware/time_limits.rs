@@ -1,4 +1,4 @@
-//! How long a request may take: the pace of its body, and the deadline of its answer.
+//! Time limits of a request: the pace of its body, and the deadline of its response.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::error::{Error, Kind};
 use crate::http::extract::body::{Pace, PacedBody};
 use crate::http::request_state::RequestProgress;
 
-/// Largest body, in bytes, that has arrived by the time its request is handled.
+/// Largest body, in bytes, that has usually arrived by the time its request is handled.
 const SMALL_BODY_BYTES: u64 = 8 * 1024;
 
-/// Limits the pace of the body, and closes a connection of HTTP/1 where the rest of the body is not read: the client
-/// must not send its next request behind it.
+/// Limits the pace of the body, and closes an HTTP/1 connection on which the rest of the body is not read, because the
+/// client must not send its next request behind it.
 pub struct BodyWatch;
 
 impl Around for BodyWatch {
@@ -53,9 +53,9 @@ fn watch(body: Body, pace: Pace, progress: &Arc<RequestProgress>) -> Body {
     Body::new(PacedBody::new(body, pace, progress.clone()))
 }
 
-/// Gives up a request after `server.request_timeout_s`, counted from the end of a streamed body. When it passes, and when
-/// the client hangs up, the work is dropped; its connections to the database are suspect from before that, for what it
-/// waited for may be a database that is gone.
+/// Cancels a request after `server.request_timeout_s`, counted from the end of a streamed body. The work is dropped
+/// then, as it is when the client disconnects. Its database connections are marked as suspect before that, because the
+/// work may have been waiting for a database that is gone.
 pub struct RequestDeadline;
 
 impl Around for RequestDeadline {
@@ -70,7 +70,7 @@ impl Around for RequestDeadline {
                 }
             };
             tokio::pin!(answer);
-            // Declared after the work, so dropped before it when the client hangs up.
+            // Declared after the work, so it is dropped before the work when the client disconnects.
             let mut hang_up = HangUp(Some(&app));
             let answer = answer.as_mut().await;
             hang_up.0 = None;
@@ -79,13 +79,13 @@ impl Around for RequestDeadline {
     }
 }
 
-/// Returns once the request has taken too long.
+/// Waits until the request has exceeded its deadline, and marks connections as suspect.
 async fn give_up(app: &App, progress: &RequestProgress) {
     progress.overdue(app.config.server.request_timeout).await;
     app.deadline.suspect_connections();
 }
 
-/// Marks connections as suspect when it is dropped before the answer.
+/// Guard that marks connections as suspect if it is dropped before the response.
 struct HangUp<'a>(Option<&'a App>);
 
 impl Drop for HangUp<'_> {
@@ -96,7 +96,7 @@ impl Drop for HangUp<'_> {
     }
 }
 
-/// RFC 9110: 408 when the request has not arrived, 503 when it is we who are late.
+/// The refusal after the deadline: 408 (RFC 9110) if the request has not arrived, 503 if its handler was too slow.
 fn overdue(progress: &RequestProgress) -> Error {
     if progress.has_body() {
         Error::unavailable("the handler took longer than server.request_timeout_s")

@@ -15,14 +15,14 @@ const MAX_HOPS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     pub address: IpAddr,
-    /// Whether it speaks TLS to us, or to the load balancer.
+    /// Whether the client uses TLS, to us or to the load balancer.
     pub encrypted: bool,
-    /// Whether a load balancer that we trust has sent the request on.
+    /// Whether a trusted load balancer has forwarded the request.
     pub proxied: bool,
 }
 
 impl Client {
-    /// `trusted` are the networks of `server.trusted_proxies`.
+    /// Finds the client of a request; `trusted` are the networks of `server.trusted_proxies`.
     pub fn of(headers: &HeaderMap, extensions: &Extensions, trusted: &[IpNet]) -> Client {
         let peer = extensions.get::<Peer>();
         let own = peer.map_or(Ipv6Addr::UNSPECIFIED.into(), |peer| peer.address.ip()).to_canonical();
@@ -67,7 +67,7 @@ fn before_proxies(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAdd
     client
 }
 
-/// An address, or one with the port that a load balancer may put behind it.
+/// Parses an address, or one followed by the port that a load balancer may add.
 fn read_address(text: &str) -> Option<IpAddr> {
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     text.parse().ok().or_else(with_port)
@@ -101,7 +101,7 @@ mod tests {
             ("fd00::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2:3:4:5:6"),
             ("::ffff:10.0.0.1", "203.0.113.9", "203.0.113.9"),
             ("10.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
-            // Not from a proxy of ours: it may say what it likes.
+            // The peer is no trusted proxy, so its header is ignored.
             ("203.0.113.1", "198.51.100.1", "203.0.113.1"),
             ("10.0.0.1", "what", "10.0.0.1"),
             ("10.0.0.1", "203.0.113.9, é", "10.0.0.1"),
@@ -113,7 +113,7 @@ mod tests {
             let found = client(peer, false, &[("x-forwarded-for", forwarded)]);
             assert_eq!(found.address, expected.parse::<IpAddr>().unwrap(), "{peer} {forwarded}");
         }
-        // Two headers are one list.
+        // Two headers form one list.
         let two = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "10.0.0.7")];
         assert_eq!(client("10.0.0.1", false, &two).address, "203.0.113.9".parse::<IpAddr>().unwrap());
         let of_six = client("fd00::1", false, &[("x-forwarded-for", "2001:db8:1:2:3:4:5:6")]);

@@ -1,4 +1,4 @@
-//! `/v1/stats/weekly` and `/v1/admin/stats/weekly`: what was done week by week, as JSON, CSV or a page.
+//! `/v1/stats/weekly` and `/v1/admin/stats/weekly`: weekly usage statistics, as JSON, CSV or a page.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -19,22 +19,22 @@ use crate::error::{Error, Result};
 use crate::store::statistics::{self, AccountName, WeekRange, WeekStatistics};
 use crate::weekly_report::{csv, page};
 
-/// A week of the whole service, or of one account.
+/// Statistics of a week, for the whole service or one account.
 #[derive(Serialize)]
 pub struct WeekResponse {
     week: Week,
-    /// Its Monday.
+    /// Monday of the week.
     from: NaiveDate,
-    /// Its Sunday.
+    /// Sunday of the week.
     to: NaiveDate,
-    /// What was done later is not in it.
+    /// Time of the computation; later activity is not included.
     computed_at: DateTime<Utc>,
-    /// It was computed after the week was over.
+    /// Whether the statistics were computed after the end of the week.
     complete: bool,
-    /// Accounts that have done anything; only of the whole service.
+    /// Number of active accounts; only for the whole service.
     #[serde(skip_serializing_if = "Option::is_none")]
     accounts: Option<i64>,
-    /// Whose it is; only for operators.
+    /// The account of the statistics; only for operators.
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<AccountResponse>,
     #[serde(flatten)]
@@ -44,7 +44,7 @@ pub struct WeekResponse {
 #[derive(Serialize)]
 struct AccountResponse {
     id: AccountId,
-    /// `null`: it has been removed since.
+    /// `null` if the account has been deleted since.
     issuer: Option<String>,
     subject: Option<String>,
 }
@@ -75,7 +75,7 @@ pub struct OwnStatisticsParams {
     week: Option<Week>,
 }
 
-/// What a line is about.
+/// Subject of each line.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum By {
@@ -86,13 +86,13 @@ enum By {
 #[serde(deny_unknown_fields)]
 pub struct AdminStatisticsParams {
     week: Option<Week>,
-    /// The accounts of the week instead of the whole service.
+    /// Return the accounts of the week instead of the whole service.
     by: Option<By>,
-    /// The weeks of this account instead of the whole service.
+    /// Return the weeks of this account instead of the whole service.
     account: Option<AccountId>,
 }
 
-/// `GET /v1/stats/weekly`: a caller's own weeks, the newest first.
+/// `GET /v1/stats/weekly`: the weeks of the caller's account, the newest first.
 pub async fn own(
     State(app): State<App>,
     caller: Caller,
@@ -104,13 +104,13 @@ pub async fn own(
     let range = span_of(params.week, paging.after()?);
     let found = statistics::list_weeks_of_account(&app.writer, caller.account, range, paging.rows()).await?;
     let mut page = paging.page(found, |found| found.week.monday())?;
-    // Callers know who they are.
+    // The account is always the caller's own.
     page.items.iter_mut().for_each(|found| found.account = None);
     respond(&headers, &uri, page, choose(&headers, &[AcceptedFormat::Json, AcceptedFormat::Csv]))
 }
 
 /// `GET /v1/admin/stats/weekly`: the weeks of the whole service, the newest first; or the accounts of a week; or the
-/// weeks of an account. As a page: the report.
+/// weeks of an account. HTML is the weekly report.
 pub async fn admin(
     State(app): State<App>,
     caller: Caller,
@@ -126,7 +126,7 @@ pub async fn admin(
         let page = page::make_page(&app.reader, week).await?;
         return page_response(&headers, page);
     }
-    // The report is about the whole service alone.
+    // The report only covers the whole service.
     if matches!(format, AcceptedFormat::Html) {
         format = AcceptedFormat::Json;
     }
@@ -155,7 +155,7 @@ pub async fn admin(
     respond(&headers, &uri, page, format)
 }
 
-/// All weeks before `before`, or the one that is asked for.
+/// Returns all weeks before `before`, or only the requested one.
 fn span_of(week: Option<Week>, before: Option<NaiveDate>) -> WeekRange {
     let end = week.map(|week| week.next().monday());
     WeekRange { from: week.map(Week::monday), before: before.into_iter().chain(end).min() }
@@ -185,7 +185,7 @@ fn respond(
     Ok(response)
 }
 
-/// CSV has no place for a cursor: RFC 8288.
+/// Builds a Link header (RFC 8288) to the next page, since CSV has no place for a cursor.
 fn next_link(uri: &Uri, cursor: &str) -> String {
     let pairs = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
