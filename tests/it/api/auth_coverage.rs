@@ -1,4 +1,4 @@
-//! Every route of the URL table is tried without a token, and every owned thing with a stranger's.
+//! Tries every route of the URL table without a token, and every owned resource with another account's token.
 
 use reqwest::Method;
 use salebell::http::ROUTES;
@@ -8,14 +8,14 @@ use uuid::Uuid;
 use crate::support::issuer::{KeyServer, SigningKey};
 use crate::support::{TestApp, User};
 
-/// What needs no token. This list may only shrink: a new route is open only after somebody has said why.
+/// Routes that need no token. This list may only shrink: a new route becomes open only with a stated reason.
 const OPEN: &[&str] = &[
-    // Says what this is, and nothing of anybody.
+    // Describes the service, and contains no data of any account.
     "GET /",
     // Load balancers have no token.
     "GET /healthz",
     "GET /readyz",
-    // The catalogue is read openly (design: "read open").
+    // The catalogue is readable without a token (design: "read open").
     "GET /v1/deals",
     "GET /v1/games",
     "GET /v1/games/{id}",
@@ -25,17 +25,17 @@ const OPEN: &[&str] = &[
     "GET /v1/offers/{id}",
     "GET /v1/stores",
     "GET /v1/stores/{id}",
-    // What the server can do holds nothing of anybody.
+    // The capabilities of the server contain no data of any account.
     "OPTIONS /v1/files",
     "OPTIONS /v1/files/{id}",
-    // The token is in the address: whoever knows it may fetch.
+    // The token is in the path: anyone who has the link may download.
     "GET /d/{token}",
 ];
 
-/// Its path names a file that is made, not one that is there.
+/// Route whose path names a file that it creates, not an existing one.
 const MAKES: &str = "PUT /v1/files/{id}";
 
-/// What belongs to nobody: its scope decides, not its owner.
+/// Routes of resources without an owner: the scope decides.
 const SHARED: &[&str] =
     &["/v1/games/", "/v1/offers/", "/v1/stores/", "/v1/quarantine/", "/v1/admin/stats/weekly/", "/d/"];
 
@@ -98,7 +98,7 @@ async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
         ("SALEBELL_AUTH__ALB__CLIENT_ID", "browsers"),
         ("SALEBELL_AUTH__ALB__KEYS_URL", &keys.url),
         ("SALEBELL_AUTH__ALB__SCOPES", "prices:write, catalogue:write, operator"),
-        // We are not in it.
+        // The test's own address is not in this network.
         ("SALEBELL_SERVER__TRUSTED_PROXIES", "10.0.0.0/8"),
     ];
     let app = TestApp::builder().settings(&settings).spawn().await;
@@ -129,7 +129,7 @@ async fn what_a_load_balancer_would_say_counts_for_nothing_from_a_stranger() {
     assert_eq!(keys.asked(), 0);
 }
 
-/// One thing of each kind that somebody can own: where it is, and a body that a write to it would take.
+/// Makes one resource of each kind that an account can own; returns its path, its id, and a valid body for a write.
 pub async fn own_everything(app: &TestApp, anna: &User) -> Vec<(&'static str, Uuid, Value)> {
     let id = |value: &Value| value["id"].as_str().unwrap().parse::<Uuid>().unwrap();
     let channel = app.hook(anna, "http://127.0.0.1:9/never").await.id;
@@ -181,7 +181,7 @@ async fn another_persons_thing_is_not_there() {
         assert_ne!(before, 404, "{path} is there for its owner");
         let mut request = app.request(method.clone(), &at(&path, id)).bearer_auth(&mallory.token);
         if method != Method::GET {
-            // A link takes another body than its file.
+            // A link has another body than its file.
             let (empty, is_link) = (json!({}), path.ends_with("/links"));
             request = request.json(if is_link { &empty } else { body });
         }
@@ -222,7 +222,7 @@ async fn lists_hold_ones_own_things_alone() {
         let list: Value =
             app.get(&path).bearer_auth(&mallory.token).send().await.unwrap().json().await.unwrap();
         let items = list["items"].as_array().unwrap_or_else(|| panic!("{path}: {list}"));
-        // Mallory has the key of her token, and nothing else.
+        // Mallory sees her own API key, and nothing else.
         let expected = usize::from(path == "/v1/keys");
         assert_eq!(items.len(), expected, "{path}: {list}");
         lists += 1;

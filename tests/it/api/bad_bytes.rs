@@ -1,4 +1,5 @@
-//! Addresses and headers that are no UTF-8, and methods that a path does not know: refused as everything else is.
+//! Paths and headers that are not UTF-8, and methods that a path does not support: refused with the same problem
+//! document as every other error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use crate::api::auth_coverage::{at, routes};
 use crate::support::{TestApp, raw};
 
-/// Sends a request of HTTP/1.1 with these headers, and returns the head and the body of the answer.
+/// Sends an HTTP/1.1 request with these headers, and returns the head and the body of the answer.
 async fn ask(app: &TestApp, method: &str, target: &[u8], headers: &[&[u8]]) -> (String, String) {
     let mut request =
         [method.as_bytes(), b" ", target, b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"].concat();
@@ -25,7 +26,7 @@ fn status(head: &str) -> u16 {
     head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 
-/// What is wrong with a refusal; `None`: nothing.
+/// Why an answer is not a valid problem document; `None` if it is one.
 fn is_no_problem(head: &str, body: &str) -> Option<String> {
     let problem: Option<Value> = serde_json::from_str(body).ok();
     let told =
@@ -55,7 +56,7 @@ async fn a_path_that_is_no_utf8_is_refused_with_a_problem() {
             wrong.extend(is_no_problem(&head, &body).map(|why| format!("{method} {target}: {why}")));
         }
     }
-    // And what stands in no table.
+    // Cases outside the URL table.
     for (target, expected) in
         [("/%ff", 404), ("/v1/%ff", 404), ("/d/%ff/x", 404), ("/v1/deals?store=%ff", 400)]
     {
@@ -134,7 +135,7 @@ async fn a_header_that_is_no_utf8_is_refused_with_a_problem_or_ignored() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // A name in UTF-8 is one, as curl and browsers send it.
+    // A file name in UTF-8 is valid, as curl and browsers send it.
     let named = [
         bearer,
         "Content-Disposition: attachment; filename=\"Ä.csv\"".as_bytes(),
@@ -188,7 +189,7 @@ async fn a_method_that_a_path_does_not_know_is_told_which_it_knows_everywhere() 
         };
         let (head, body) =
             ask(&app, method, target.as_bytes(), &[bearer.as_bytes(), b"Content-Length: 0"]).await;
-        // Of a file that is not there.
+        // The file does not exist.
         if target.starts_with("/v1/files") {
             assert_eq!(status(&head), 404);
             continue;

@@ -1,5 +1,5 @@
-//! Values that no text, number or time of the database can be: every route, every parameter, every field. The refusal is
-//! the caller's to read, never a 500.
+//! Values that no text, number or time in the database can hold: every route, every parameter, every field. The answer
+//! is a refusal that the caller can understand, never a 500.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::api::auth_coverage::{at, own_everything, routes};
 use crate::support::{TestApp, User};
 
-/// What stands where a text or a time is wanted.
+/// Bad values for a text or a time.
 const TEXTS: &[&str] = &[
     "\0",
     "a\0b",
@@ -28,7 +28,7 @@ const TEXTS: &[&str] = &[
     "-1",
     "",
 ];
-/// Every query parameter of every route: where one is unknown, it is refused.
+/// Every query parameter of any route; a route refuses those that it does not know.
 const PARAMETERS: &[&str] = &[
     "q",
     "store",
@@ -65,7 +65,7 @@ fn bad_values() -> Vec<Value> {
     values
 }
 
-/// The body with each of its values, one after another, replaced by each bad one, and with a bad key.
+/// Variants of the body: each value in turn replaced by each bad one, and one with a bad key.
 fn spoilt(body: &Value) -> Vec<Value> {
     let mut found = bad_values();
     match body {
@@ -95,7 +95,8 @@ fn spoilt(body: &Value) -> Vec<Value> {
     found
 }
 
-/// Sends requests, some at once; tells those that were answered with a 5xx. A 503 is asked again: the machine may be busy.
+/// Sends requests, several at once; returns those that were answered with a 5xx. A 503 is retried, because the machine
+/// may be busy.
 async fn failures(requests: Vec<(String, RequestBuilder)>) -> Vec<String> {
     let answers = stream::iter(requests).map(|(name, request)| async move {
         let mut failure = None;
@@ -133,7 +134,7 @@ impl World {
         self.app.read(list).await["items"][0]["id"].as_str().unwrap().parse().unwrap()
     }
 
-    /// The path of a route to something that is there, or to nothing.
+    /// Path of a route, filled with the id of an existing resource or of none.
     async fn path(&self, path: &str) -> String {
         let owned = self.owned.iter().find(|(start, _, _)| path.starts_with(start)).map(|(_, id, _)| *id);
         let id = match path {
@@ -150,7 +151,7 @@ impl World {
         self.app.request(method.clone(), path).bearer_auth(&self.anna.token)
     }
 
-    /// A body that a route takes.
+    /// A valid body for the route.
     async fn body(&self, method: &Method, path: &str) -> Value {
         let (game, time) = (self.first("/v1/games").await, "2027-01-01T00:00:00Z");
         let of = |start: &str| self.owned.iter().find(|(known, _, _)| *known == start).unwrap().1;
@@ -199,7 +200,7 @@ async fn no_parameter_and_no_part_of_a_path_is_a_500() {
     for (method, route) in routes().into_iter().filter(|(method, _)| *method != Method::DELETE) {
         let path = world.path(&route).await;
         for name in PARAMETERS {
-            // Where it is unknown, its value does not count.
+            // An unknown parameter is refused by its name, whatever its value.
             let plain = world.request(&method, &format!("{path}?{name}=1")).send().await.unwrap();
             if plain.status() == 400 && plain.text().await.unwrap().contains("is unknown here") {
                 continue;
@@ -292,7 +293,7 @@ async fn no_field_of_a_body_is_a_500_now_or_later() {
     assert!(requests.len() > 1_500, "{}", requests.len());
     let failures = failures(requests).await;
     assert!(failures.is_empty(), "{failures:#?}");
-    // What was taken is done.
+    // Accepted values are processed to the end.
     let app = &world.app;
     app.record_all().await;
     while exports::step(&app.state, || ()).await.unwrap().is_more() {}
@@ -427,7 +428,7 @@ async fn an_array_is_no_object() {
             continue;
         }
         let path = world.path(&route).await;
-        // Others read no JSON.
+        // The remaining routes do not read JSON.
         if ask(&method, &path, &json!(5)).await.0 != 422 {
             continue;
         }

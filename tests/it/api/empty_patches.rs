@@ -1,4 +1,4 @@
-//! A patch that changes nothing: it shows the thing as it is, and nobody's else.
+//! A patch that changes nothing returns the resource as it is, and only to its owner.
 
 use reqwest::Method;
 use serde_json::{Value, json};

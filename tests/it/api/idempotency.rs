@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a POST that is repeated has one effect and one answer.
+//! `Idempotency-Key`: a repeated POST has one effect and one answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ async fn count(app: &TestApp, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
 }
 
-/// What must be the same in the first answer and the repeated one.
+/// The parts that the first and the repeated answer must have in common.
 async fn essence(answer: Response) -> (u16, Vec<Option<String>>, Value) {
     let names = ["location", "etag", "content-type", "cache-control"];
     let header = |name: &&str| answer.headers().get(*name).map(|value| value.to_str().unwrap().to_owned());
@@ -49,7 +49,7 @@ async fn a_repetition_gets_the_first_answer_and_does_nothing() {
     assert_ne!(again.headers()["x-request-id"], first.headers()["x-request-id"]);
     let first = essence(first).await;
     assert_eq!(first.0, 201);
-    // The secret too, which is shown once: to whoever asked once.
+    // Includes the secret, which is otherwise shown only once.
     assert_eq!(essence(again).await, first);
     let bare = make_key(&app, &anna, "one", "till").send().await.unwrap();
     assert_eq!(essence(bare).await, first, "with or without quotes");
@@ -73,7 +73,7 @@ async fn a_key_is_for_one_request_of_one_caller() {
     assert_eq!(status(elsewhere.json(&json!({"name": "till"}))).await, 422);
     assert_eq!(status(make_key(&app, &ben, "\"one\"", "another")).await, 201);
     assert_eq!(status(make_key(&app, &anna, "\"two\"", "another")).await, 201);
-    // After a day it is forgotten.
+    // The key expires after a day.
     app.clock.advance(TimeDelta::hours(24) - TimeDelta::minutes(1));
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422);
     app.clock.advance(TimeDelta::minutes(2));
@@ -185,7 +185,7 @@ async fn what_is_in_flight_goes_on_when_its_client_hangs_up() {
 async fn what_died_is_taken_over_when_its_lock_has_run_out() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
-    // A process that begins, and is killed.
+    // A process that begins to execute the request, and is killed.
     let now = app.state.clock.now();
     let name = Name { account: anna.account, key: "one" };
     let body = json!({"name": "till"}).to_string();
@@ -193,7 +193,7 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
     let begin = idempotency::begin(
         &app.state.writer,
         name,
-        // with no scopes behind it
+        // without scopes
         "/v1/keys ",
         Some(hash.as_ref()),
         now,
@@ -205,7 +205,7 @@ async fn what_died_is_taken_over_when_its_lock_has_run_out() {
     app.clock.advance(TimeDelta::seconds(31));
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "another")).await, 422, "not by another request");
     assert_eq!(status(make_key(&app, &anna, "\"one\"", "till")).await, 201);
-    // The dead one was only slow: it has lost its claim.
+    // The process presumed dead was only slow: it has lost its claim.
     let until = app.state.clock.now() + TimeDelta::seconds(30);
     assert_eq!(idempotency::prolong(&app.state.writer, name, began_at, until).await.unwrap(), Lease::Lost);
     idempotency::give_up(&app.state.writer, name, began_at).await.unwrap();
@@ -222,7 +222,7 @@ async fn without_an_encryption_key_no_secret_is_kept() {
     assert_eq!(again.status(), 409);
     assert_eq!(count(&app, "select count(*) from api_keys where name = 'till'").await, 1);
     assert_eq!(count(&app, "select count(*) from idempotency_keys where body is not null").await, 0);
-    // What is no secret is kept.
+    // An answer without a secret is kept.
     assert_eq!(status(make_key(&app, &anna, "\"two\"", "")).await, 422);
     let again = make_key(&app, &anna, "\"two\"", "").send().await.unwrap();
     assert_eq!(
@@ -246,7 +246,7 @@ async fn a_streamed_report_is_one_batch_however_often_it_is_sent() {
         let request = app.post("/v1/prices").bearer_auth(&shop.token).header("idempotency-key", "\"r\"");
         request.header("content-type", "application/x-ndjson").body(body)
     };
-    // It breaks off: nothing is kept of it.
+    // The upload breaks off: nothing of it is kept.
     let mut stream = raw::connect(&app.url).await;
     let head = format!(
         "POST /v1/prices HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nidempotency-key: \"r\"\r\n\
@@ -324,7 +324,7 @@ async fn many_refusals_are_told_and_kept_within_limits() {
     let kept = "select coalesce(sum(octet_length(body)), 0)::bigint from idempotency_keys";
     assert!(count(&app, kept).await < 64 << 10);
 
-    // A few are kept whole.
+    // A few refusals are kept completely.
     let few = |_: u8| send("few", (bad.to_string() + "\n").repeat(3));
     let (first, again) = (few(1).await.unwrap(), few(2).await.unwrap());
     assert_eq!(essence(again).await, essence(first).await);
@@ -377,7 +377,7 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
         let now = app.state.clock.now();
         let fill = sqlx::query(fill).bind(user.account).bind(now).bind(bytes).bind(keys);
         fill.execute(&app.state.writer).await.unwrap();
-        // What was counted a while ago is counted anew.
+        // The counter starts anew after a while.
         app.clock.advance(TimeDelta::minutes(2));
         let refused = make_key(&app, &user, "new", "till").send().await.unwrap();
         assert_eq!(
@@ -387,7 +387,7 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
         assert_eq!(status(make_key(&app, &user, "newer", "till")).await, 429);
         let mine = app.post("/v1/keys").bearer_auth(&user.token).json(&json!({"name": "without a key"}));
         assert_eq!(status(mine).await, 201);
-        // A repetition is answered all the same, and nobody else is refused.
+        // A repetition is still answered, and no other account is refused.
         let again = make_key(&app, &user, "old", "till").send().await.unwrap();
         assert_eq!(again.headers()["idempotency-replayed"], "true");
         let other = app.user("somebody", &[]).await;
@@ -399,12 +399,12 @@ async fn an_account_has_room_for_so_many_keys_and_so_many_bytes() {
 
 #[tokio::test]
 async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
-    // Once where the execution is the request's own, and once where it outlives the request.
+    // Once where the request itself executes, and once where the execution outlives the request.
     for media in ["application/x-ndjson", "application/json"] {
         let app = TestApp::spawn().await;
         let anna = app.user("anna", &["prices:write", "catalogue:write"]).await;
         let mut admin = app.state.writer.begin().await.unwrap();
-        // Another claim of the same key that is not over: ours waits while it is executed.
+        // Another unexpired claim of the same key: this request waits while the other executes.
         sqlx::query(
             "insert into idempotency_keys (account_id, key, route, locked_until, created_at)
              values ($1, $2, '', now(), now())",
@@ -434,7 +434,7 @@ async fn who_hangs_up_while_a_key_is_claimed_leaves_nothing_in_flight() {
         drop(client);
         eventually("the hang-up is noticed", async || app.state.deadline.suspects_connections()).await;
         admin.rollback().await.unwrap();
-        // The statement goes on in the server, whoever waits for it.
+        // The statement continues in the server even if its client stops waiting.
         let claiming = "select count(*) from pg_stat_activity where datname = current_database()
             and state = 'active' and pid <> pg_backend_pid() and query like '%insert into idempotency_keys%'";
         eventually("the claim is over", async || count(&app, claiming).await == 0).await;

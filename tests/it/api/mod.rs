@@ -1,4 +1,4 @@
-//! What every route has in common, and what a client may send to any of them.
+//! Behaviour that all routes share, and input that any of them may receive.
 
 pub mod auth_coverage;
 mod bad_bytes;

@@ -1,4 +1,5 @@
-//! What an account may have, asked for by forty at once at two instances: not one is made beyond the limit.
+//! Quotas of an account, tested with forty concurrent requests at two instances: not one resource is created beyond the
+//! limit.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -23,16 +24,16 @@ impl Fleet {
         &self.0[0]
     }
 
-    /// They take turns.
+    /// The instances alternate.
     fn instance(&self, at: usize) -> &TestApp {
         &self.0[at % 2]
     }
 }
 
-/// Asks for the same thing forty times at once; returns how often it was made.
+/// Sends the same request forty times at once; returns how many succeeded.
 async fn made(fleet: &Fleet, user: &User, method: Method, path: &str, body: Value) -> usize {
     let asked = (0..AT_ONCE).map(|at| {
-        // Nothing may take two of them for the same.
+        // The requests must differ, so none counts as a repetition of another.
         let body: Value = serde_json::from_str(&body.to_string().replace("{at}", &at.to_string())).unwrap();
         fleet.instance(at).call(user, method.clone(), path, body)
     });
@@ -79,7 +80,7 @@ async fn channels() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys() {
     let fleet = Fleet::spawn(&[]).await;
-    // Of a hundred it has the one that it calls with, and more.
+    // The key that authenticates the requests is one of the hundred, and there are more.
     let anna = fleet.one().user("anna", &[]).await;
     sqlx::query(
         "insert into api_keys (id, account_id, name, hint, digest, scopes, created_at)

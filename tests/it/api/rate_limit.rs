@@ -30,11 +30,11 @@ async fn an_account_has_so_many_requests_a_minute() {
     let wait: i64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait) && state.ends_with(&format!(";t={wait}")), "{wait} {state}");
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
-    // Others are not concerned, nor is who has no token.
+    // Neither other accounts nor requests without a token are affected.
     assert_eq!(me(&ben.token).await.status(), 200);
     assert_eq!(app.get("/v1/deals").send().await.unwrap().status(), 200);
     assert_eq!(app.get("/readyz").send().await.unwrap().status(), 200);
-    // As promised, it works after the wait.
+    // After the announced wait, requests succeed again.
     app.clock.advance(TimeDelta::seconds(wait));
     assert_eq!(me(&anna.token).await.status(), 200);
 }
@@ -49,7 +49,7 @@ async fn an_address_without_a_token_has_its_own_count_and_304_costs_nothing() {
         let (status, state) = limits(&again);
         assert!(status == 304 && state.starts_with("\"default\";r=2"), "{status} {state}");
     }
-    // A token that is none counts for the address.
+    // An invalid token counts against the address.
     for expected in [401, 401, 429] {
         let answer = app.get("/v1/me").bearer_auth("a.b.c").send().await.unwrap();
         assert_eq!(answer.status(), expected);
@@ -69,7 +69,7 @@ async fn strangers_are_counted_by_the_address_that_a_trusted_proxy_tells_and_no_
     for (address, status) in [
         ("203.0.113.1", 200),
         ("203.0.113.1", 429),
-        // What stands before it is the client's own word.
+        // Entries before it are claims of the client.
         ("198.51.100.1, 203.0.113.1", 429),
         ("203.0.113.2", 200),
     ] {

@@ -1,4 +1,4 @@
-//! What every route has in common.
+//! Behaviour that all routes share.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::support::{TestApp, raw};
 
-/// Routes that do what a broken or slow handler does.
+/// Routes that behave like a broken or a slow handler.
 fn misbehaving(app: App) -> Router {
     let routes = Router::new()
         .route("/panic", get(|| async { panic!("on purpose") as &str }))
@@ -58,7 +58,7 @@ async fn an_unknown_path_is_a_problem_with_a_request_id() {
     let answer = app.get("/v1/nothing").header("x-request-id", "abc-1").send().await.unwrap();
     assert_eq!(answer.headers()["x-request-id"], "abc-1");
     assert_eq!(problem(answer, 404).await.r#type, "/problems/not-found");
-    // One that would not be safe to repeat is replaced.
+    // A request id that is unsafe to echo is replaced.
     let answer = app.get("/v1/nothing").header("x-request-id", "a b").send().await.unwrap();
     assert_ne!(problem(answer, 404).await.instance.as_deref(), Some("a b"));
 }
@@ -115,7 +115,7 @@ async fn json_ends_with_a_line_feed_and_its_length_and_tag_count_it() {
     let channel = json!({"kind": "webhook", "name": "mine", "url": "http://127.0.0.1:9/"});
     let mut paths = vec![format!("/v1/batches/{}", batch["batch_id"].as_str().unwrap())];
     for (place, body) in [("/v1/watches", watch), ("/v1/channels", channel)] {
-        // Made, found, changed.
+        // Created, found, changed.
         assert_eq!(call(Method::POST, place, Some(body.clone())).await.0, 201);
         let (status, found) = call(Method::POST, place, Some(body)).await;
         assert_eq!(status, 200);
@@ -143,7 +143,7 @@ async fn json_ends_with_a_line_feed_and_its_length_and_tag_count_it() {
         let Some(tag) = get.headers().get("etag") else { continue };
         let known = app.get(path).bearer_auth(&user.token).header("if-none-match", tag).send().await.unwrap();
         assert_eq!(known.status(), 304, "{path}");
-        // The tag is that of these bytes, not of the ones before there was a line feed.
+        // The entity tag is that of these bytes, not of the bytes before the line feed was added.
         let digest = digest(&SHA256, &get.bytes().await.unwrap());
         let expected = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16]));
         assert_eq!(known.headers()["etag"], expected, "{path}");
@@ -170,7 +170,7 @@ async fn a_browser_at_the_root_sees_what_this_is_and_where_the_documentation_is(
     for part in ["<script", "style", "http:", "https:", "<form", "<img"] {
         assert!(!text.contains(part), "{part} is in {text}");
     }
-    // Its links lead somewhere.
+    // Its links resolve.
     let links: Vec<&str> =
         text.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert!(links.len() > 2);
@@ -198,7 +198,7 @@ async fn a_panic_is_a_500_and_the_process_lives() {
 
 #[tokio::test]
 async fn connections_are_suspect_before_the_work_of_a_client_that_hung_up_is_dropped() {
-    /// Says that it is there, and when it is dropped, whether connections are suspect.
+    /// Reports its start, and on drop whether connections are suspect.
     struct Work(App, UnboundedSender<bool>);
     impl Drop for Work {
         fn drop(&mut self) {
@@ -261,7 +261,7 @@ async fn a_streamed_body_may_take_longer_than_a_request_but_not_pause() {
     let head = "POST /stream HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     for _ in 0..6 {
-        // Time itself is the subject here.
+        // Real time is the subject here.
         tokio::time::sleep(Duration::from_millis(400)).await;
         stream.write_all(b"1\r\nx\r\n").await.unwrap();
     }
@@ -286,7 +286,7 @@ async fn bodies_of_the_wrong_type_size_or_coding_are_refused() {
     problem(post(vec![b' '; 101]).send().await.unwrap(), 413).await;
     problem(post(b"{".to_vec()).send().await.unwrap(), 400).await;
     problem(post(b"\"\xff\"".to_vec()).send().await.unwrap(), 400).await;
-    // No length told in advance.
+    // No length announced in advance.
     let mut chunked = b"POST /json HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n".to_vec();
     chunked.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n65\r\n");
     chunked.extend_from_slice(&[b' '; 101]);
@@ -304,7 +304,7 @@ async fn heads_that_are_too_large_or_no_http_are_refused() {
     assert_eq!(problem(answer.send().await.unwrap(), 431).await.r#type, "/problems/headers-too-large");
     let no_host = raw::exchange(&app.url, "GET /v1/me HTTP/1.1\r\n\r\n").await;
     assert!(no_host.starts_with("HTTP/1.1 400 ") && no_host.contains("Host header"), "{no_host}");
-    // hyper's own, without a document (see server.rs).
+    // hyper's own refusals, without a document (see `server`).
     for (request, status) in [
         ("what\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), 400),
@@ -350,7 +350,7 @@ async fn an_unknown_or_repeated_query_parameter_is_named() {
 #[tokio::test]
 async fn a_forged_cursor_is_a_bad_request() {
     let app = TestApp::spawn().await;
-    // The hash has no secret: whoever reads the source can make one.
+    // The hash has no secret: anyone who knows the source can compute it.
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"/v1/stores []");
     let forged = serde_json::to_vec(&(&hash.as_ref()[..8], "a\0b")).unwrap();
     let path = format!("/v1/stores?cursor={}", URL_SAFE_NO_PAD.encode(forged));

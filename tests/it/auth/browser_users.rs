@@ -1,4 +1,4 @@
-//! Users of browsers whom the load balancer has logged in: `x-amzn-oidc-data`.
+//! Browser users whom the load balancer has logged in: `x-amzn-oidc-data`.
 
 use chrono::TimeDelta;
 use reqwest::{Method, RequestBuilder};
@@ -14,7 +14,7 @@ const ISSUER: &str = "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-
 const TRUSTED: (&str, &str) = ("SALEBELL_SERVER__TRUSTED_PROXIES", "127.0.0.0/8");
 const HEADER: &str = "x-amzn-oidc-data";
 
-/// A load balancer: its key, and where its public half is.
+/// A load balancer: its key, and where the public half is published.
 struct Balancer {
     key: SigningKey,
     keys: KeyServer,
@@ -50,7 +50,8 @@ impl Balancer {
         })
     }
 
-    /// What it says of a user, with changes of header and claims; a change to null removes.
+    /// Token that the load balancer issues for a user, with changes to header and claims; a change to null removes the
+    /// entry.
     fn says(&self, app: &TestApp, header: Value, claims: Value) -> String {
         let of_user = json!({"sub": "anna", "email": "anna@example.com", "username": "anna"});
         self.key.padded_token(&changed(self.header(app), header), &changed(of_user, claims))
@@ -104,7 +105,7 @@ async fn a_user_is_the_same_account_as_with_a_token_of_the_same_issuer() {
     });
     let (_, token) = sent(app.get("/v1/me").bearer_auth(signer.token(&claims))).await;
     assert_eq!(token["id"], anna["id"]);
-    // The answer is nobody else's, also in a cache.
+    // The answer is private to the user, also in caches.
     let answer =
         app.get("/v1/me").header(HEADER, balancer.says(&app, json!({}), json!({}))).send().await.unwrap();
     assert_eq!(answer.headers()["cache-control"], "private, no-cache");
@@ -157,13 +158,13 @@ async fn forged_words_of_a_load_balancer_are_refused() {
     let twice = app.get("/v1/me").header(HEADER, &good).header(HEADER, &good);
     assert_eq!(sent(twice).await.0, 401);
     assert_eq!(me(&app, &good).await.0, 200);
-    // With or without padding, and with digits for a time: the signature is over what was sent.
+    // With or without padding, and with a fraction in a time: the signature covers what was sent.
     let plain = balancer.key.token_with(&balancer.header(&app), &json!({"sub": "anna"}));
     assert_eq!(me(&app, &plain).await.0, 200);
     assert_eq!(me(&app, &says(json!({"exp": (now + 60).to_string()}), json!({}))).await.0, 200);
-    // It is worth nothing as a bearer token, remembered or not.
+    // The token is not accepted as a bearer token, cached or not.
     assert_eq!(sent(app.get("/v1/me").bearer_auth(&good)).await.0, 401);
-    // Remembered, it expires all the same.
+    // A cached token still expires.
     app.clock.advance(TimeDelta::seconds(181));
     assert_eq!(me(&app, &good).await.0, 401);
 }
@@ -229,7 +230,7 @@ async fn another_site_cannot_make_a_browser_change_anything() {
     ] {
         assert_eq!(attempt(Method::POST, headers).await, status, "{headers:?}");
     }
-    // Neither does an idempotency key lead around it, nor another method, nor a form.
+    // Neither an idempotency key, nor another method, nor a form bypasses the check.
     assert_eq!(attempt(Method::POST, &[("idempotency-key", "\"a\""), ("origin", "null")]).await, 403);
     let id = Uuid::now_v7();
     for (method, path) in [
@@ -240,12 +241,12 @@ async fn another_site_cannot_make_a_browser_change_anything() {
         let request = app.request(method.clone(), &path).header(HEADER, &good).body("x");
         assert_eq!(request.send().await.unwrap().status(), 403, "{method} {path}");
     }
-    // To read needs no proof: the answer is not for other sites' eyes anyway.
+    // Reads need no proof of origin: other sites cannot see the answer anyway.
     assert_eq!(
         sent(app.get("/v1/keys").header(HEADER, &good).header("sec-fetch-site", "cross-site")).await.0,
         200
     );
-    // A token of one's own is not sent by a browser unasked.
+    // A browser does not send a bearer token by itself.
     let ben = app.user("ben", &[]).await;
     let request = app.post("/v1/keys").bearer_auth(&ben.token).header("origin", "https://evil.example");
     assert_eq!(request.json(&json!({"name": "made"})).send().await.unwrap().status(), 201);
@@ -302,13 +303,13 @@ async fn unknown_keys_cause_no_flood() {
     assert_eq!(me(&app, &good(0)).await.0, 200);
     balancer.keys.answer(403, "<Error><Code>AccessDenied</Code></Error>");
     let of_key = |id: &str| balancer.says(&app, json!({"kid": id}), json!({}));
-    // The same unknown key: asked for once in 30 seconds.
+    // An unknown key is requested once in 30 seconds.
     let id = Uuid::new_v4().to_string();
     for _ in 0..5 {
         assert_eq!(me(&app, &of_key(&id)).await.0, 401);
     }
     assert_eq!(balancer.keys.asked(), 2);
-    // Made-up ones: not more than so many.
+    // Invented keys: the number of requests for them is limited.
     let mut statuses = Vec::new();
     for _ in 0..60 {
         statuses.push(me(&app, &of_key(&Uuid::new_v4().to_string())).await.0);
@@ -316,9 +317,9 @@ async fn unknown_keys_cause_no_flood() {
     assert_eq!(balancer.keys.asked(), 21);
     assert!(statuses[..19].iter().all(|status| *status == 401), "{statuses:?}");
     assert!(statuses[19..].iter().all(|status| *status == 503), "{statuses:?}");
-    // Whose key is known does not notice.
+    // Users whose key is known are not affected.
     assert_eq!(me(&app, &good(1)).await.0, 200);
-    // It ends.
+    // The limit ends.
     app.clock.advance(TimeDelta::seconds(31));
     balancer.keys.answer(200, balancer.key.pem());
     assert_eq!(me(&app, &of_key(&id)).await.0, 200);

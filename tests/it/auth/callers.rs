@@ -1,4 +1,4 @@
-//! Who calls: JSON Web Tokens of trusted issuers.
+//! Authentication of callers: JSON Web Tokens of trusted issuers.
 
 use std::sync::LazyLock;
 
@@ -10,12 +10,12 @@ use crate::support::issuer::{KeyServer, SigningKey, unsigned};
 
 const ISSUER: &str = "https://id.example";
 
-/// RSA keys take long to make.
+/// Shared, because generating RSA keys takes long.
 static RSA: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("RS256", "rsa"));
 static EC: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("ES256", "ec"));
 static ED: LazyLock<SigningKey> = LazyLock::new(|| SigningKey::generate("EdDSA", "ed"));
 
-/// An app that trusts one issuer.
+/// Starts an app that trusts one issuer.
 async fn spawn(change: impl FnOnce(&mut Value)) -> TestApp {
     let mut issuer = json!({
         "issuer": ISSUER,
@@ -35,7 +35,7 @@ async fn spawn_with_url(url: &str) -> TestApp {
     .await
 }
 
-/// Claims that are right, with changes; a change to null removes.
+/// Valid claims with changes; a change to null removes the claim.
 fn claims(app: &TestApp, changes: Value) -> Value {
     let now = app.clock.now().timestamp();
     let mut claims = json!({
@@ -70,7 +70,7 @@ async fn an_account_appears_on_first_sight_and_stays_the_same() {
     assert!(ids.windows(2).all(|two| two[0] == two[1]));
     let (_, ben) = me(&app, &ED.token(&claims(&app, json!({"sub": "ben"})))).await;
     assert_ne!(ben["id"], ids[0]);
-    // Many at once make one account.
+    // Concurrent first requests create a single account.
     let token = |at: i64| ED.token(&claims(&app, json!({"sub": "carl", "jti": at})));
     let tokens: Vec<String> = (0..20).map(token).collect();
     let answers = futures_util::future::join_all(tokens.iter().map(|token| me(&app, token))).await;
@@ -179,7 +179,7 @@ async fn times_have_a_minute_of_leeway_by_our_clock() {
         let (got, body) = me(&app, &ED.token(&claims(&app, changes.clone()))).await;
         assert_eq!(got, status, "{changes}: {body}");
     }
-    // A token that is remembered expires all the same.
+    // A cached token still expires.
     let token = ED.token(&claims(&app, json!({"exp": now + 100})));
     assert_eq!(me(&app, &token).await.0, 200);
     app.clock.advance(TimeDelta::seconds(150));
@@ -193,7 +193,7 @@ async fn forged_tokens_are_refused() {
     let app = spawn(|issuer| issuer["algorithms"] = json!(["ES256", "EdDSA"])).await;
     let good = claims(&app, json!({}));
     let forger = SigningKey::generate("EdDSA", "ed");
-    // The public key of an asymmetric algorithm as the secret of a symmetric one.
+    // The public key of an asymmetric algorithm, misused as the secret of a symmetric one.
     let hmac = |secret: &[u8]| {
         let text = unsigned(&json!({"alg": "HS256", "kid": "ed"}), &good);
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
@@ -261,13 +261,13 @@ async fn keys_are_fetched_once_and_again_for_a_new_one_but_seldom() {
     server.serve(&[&ED]);
     let app = spawn_with_url(&server.url).await;
     let token = |key: &SigningKey, sub: i64| key.token(&claims(&app, json!({"sub": sub.to_string()})));
-    // Twenty at once: one fetch in flight.
+    // Twenty concurrent requests cause a single fetch.
     let tokens: Vec<String> = (0..20).map(|sub| token(&ED, sub)).collect();
     let answers = futures_util::future::join_all(tokens.iter().map(|token| me(&app, token))).await;
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
     assert_eq!(server.asked(), 1);
 
-    // The issuer has a new key: fetched when a token names it, at most every 30 seconds.
+    // The issuer has a new key: it is fetched when a token names it, at most every 30 seconds.
     server.serve(&[&ED, &EC]);
     assert_eq!(me(&app, &token(&EC, 1)).await.0, 401);
     assert_eq!(server.asked(), 1);
@@ -294,10 +294,10 @@ async fn keys_stay_while_their_issuer_is_down_and_go_when_it_withdraws_them() {
         let before = server.asked();
         assert_eq!(me(&app, &token(&ED)).await.0, 200);
         assert_eq!(me(&app, &token(&EC)).await.0, 401);
-        // In the background or for the unknown key, but asked it was, once.
+        // Fetched in the background or because of the unknown key, but exactly once.
         assert_eq!(server.asked(), before + 1, "{status}");
     }
-    // The key is withdrawn: the next look, in the background, drops it.
+    // The key is withdrawn: the next background fetch drops it.
     server.serve(&[&EC]);
     app.clock.advance(TimeDelta::minutes(11));
     let mut status = 200;

@@ -17,7 +17,7 @@ struct Pool {
 
 impl Pool {
     async fn create() -> Pool {
-        // The emulator of S3 is one of Cognito too.
+        // The S3 emulator emulates Cognito as well.
         let endpoint = Bucket::create().await.endpoint;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut pool = Pool { endpoint, http, id: String::new(), client: String::new() };
@@ -47,7 +47,7 @@ impl Pool {
             .post(&self.endpoint)
             .header("x-amz-target", format!("AWSCognitoIdentityProviderService.{action}"))
             .header("content-type", "application/x-amz-json-1.1")
-            // As tests/clients/recorder.py knows what the product does not ask.
+            // Marks a request of the tests, by which tests/clients/recorder.py excludes it from those of the product.
             .header("user-agent", "app/tests")
             .header(
                 "authorization",
@@ -60,7 +60,7 @@ impl Pool {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    /// Access token and identity token of the user, for a client.
+    /// Returns access token and identity token of the user for a client.
     async fn tokens(&self, client: &str) -> (String, String) {
         let login = json!({
             "UserPoolId": self.id, "ClientId": client, "AuthFlow": "ADMIN_USER_PASSWORD_AUTH",
@@ -71,7 +71,7 @@ impl Pool {
         (text("AccessToken"), text("IdToken"))
     }
 
-    /// An app that believes the pool.
+    /// Starts an app that trusts the pool.
     async fn app(&self, change: impl FnOnce(&mut Value)) -> TestApp {
         let mut issuer = json!({
             "issuer": format!("https://cognito-idp.us-east-1.amazonaws.com/{}", self.id),
@@ -98,10 +98,10 @@ async fn an_access_token_of_our_client_is_taken_and_its_groups_count() {
     let (access, identity) = pool.tokens(&pool.client).await;
     let (status, body) = me(&app, &access).await;
     assert_eq!((status, &body["scopes"]), (200, &json!(["operator"])), "{body}");
-    // Somebody's identity is no permission.
+    // An identity token grants no access.
     let (status, body) = me(&app, &identity).await;
     assert_eq!((status, &body["detail"]), (401, &json!("The token is not an access token.")), "{body}");
-    // Nor does another client of the same pool count.
+    // Tokens for another client of the same pool are not accepted either.
     let other = pool.create_client("other").await;
     let (status, body) = me(&app, &pool.tokens(&other).await.0).await;
     assert_eq!((status, &body["detail"]), (401, &json!("The token is for another audience.")), "{body}");

@@ -1,4 +1,4 @@
-//! API keys: over the API and by hand.
+//! API keys: over the API and by the command line.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
@@ -31,7 +31,7 @@ async fn a_key_is_shown_once_and_lives_until_it_is_revoked() {
     let me: Value = app.get("/v1/me").bearer_auth(key).send().await.unwrap().json().await.unwrap();
     assert_eq!(me, json!({"id": anna.account, "scopes": ["prices:write"]}));
 
-    // Never again, and nothing that it could be made from.
+    // The key is never shown again, nor anything from which it could be derived.
     for text in [get(&app, &anna, "/v1/keys").await.to_string(), get(&app, &anna, &path).await.to_string()] {
         assert!(!text.contains(key) && !text.contains("digest"), "{text}");
     }
@@ -86,7 +86,7 @@ async fn no_key_may_do_more_or_live_longer_than_its_maker() {
         let body = json!({"name": "b", "expires_at": expires_at});
         assert_eq!(create(&app, &day, body).await.0, expected, "{expires_at}");
     }
-    // Not by patching either; but what a key has already it keeps when only its name changes.
+    // A patch cannot add scopes either; but a key keeps those it has when only its name changes.
     let path = format!("/v1/keys/{}", made["id"].as_str().unwrap());
     let patch = async |user: &User, body: Value| {
         let request = app.request(Method::PATCH, &path).bearer_auth(&user.token).json(&body);
@@ -144,7 +144,7 @@ async fn the_last_use_is_noted_at_most_once_a_minute() {
         sqlx::query_scalar("select last_used_at from api_keys").fetch_one(&app.state.writer).await.unwrap()
     };
     assert_eq!(status_of_me(&app, &anna.token).await, 200);
-    // It is written after the answer.
+    // The time of use is written after the answer.
     let wait_for = async |before: Option<DateTime<Utc>>| loop {
         match last_use().await {
             time if time != before => return time,

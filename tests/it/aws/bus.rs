@@ -1,5 +1,5 @@
-//! The bus on AWS: reports that come while the database is away, an AWS that fails, messages of 256 KiB, workers that
-//! are stopped. What both buses have in common stands in `pricing/prices.rs` and `pricing/record.rs`.
+//! The bus on AWS: reports that arrive while the database is unavailable, failures of AWS, messages of 256 KiB, workers
+//! that are stopped. What both buses have in common is tested in `pricing/prices.rs` and `pricing/record.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn lines(some: impl Iterator<Item = Value>) -> String {
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
-/// What is reported while the database is away in the way of `away`, and everything of it arrives.
+/// Reports prices while `away` makes the database unavailable, and checks that all of them are recorded.
 async fn reports_while_away(away: impl Fn(&Proxy)) {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Aws, &IMPATIENT).await;
     let (shop, partner) = (app.user("shop", SHOP).await, app.user("partner", &["prices:write"]).await);
@@ -88,12 +88,12 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     let many = taken(post(&app, &shop, NDJSON, Some("\"many\""), body).await).await;
     let keyed = report(json!([seen("keyed", "9.99", 2)]));
     let keyed = taken(post(&app, &shop, JSON, Some("\"keyed\""), keyed).await).await;
-    // Whether there is such a store cannot be known now.
+    // Whether the store exists cannot be known now.
     let invented =
         json!([seen("0", "9.50", 3), {"store": "nowhere", "sku": "a", "price": "1", "currency": "EUR"}]);
     let invented = taken(post(&app, &partner, JSON, None, report(invented)).await).await;
     assert_eq!(invented["accepted"], 2);
-    // Nobody can tell who that is, nor what became of a batch.
+    // Without the database, neither the caller of an API key nor the outcome of a batch can be determined.
     let unknown = post(&app, &stranger, JSON, None, report(json!([seen("0", "1.00", 4)]))).await;
     assert_eq!(unknown.status(), 503);
     for path in [format!("/v1/batches/{}", one["batch_id"].as_str().unwrap()), "/v1/watches".to_owned()] {
@@ -104,7 +104,7 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
             "{path}"
         );
     }
-    // Longer than five leases: who received a message in vain again and again would have buried it.
+    // Longer than five leases: a worker that receives a message in vain again and again would have dead-lettered it.
     tokio::time::sleep(Duration::from_secs(7)).await;
 
     proxy.open();
@@ -118,7 +118,7 @@ async fn reports_while_away(away: impl Fn(&Proxy)) {
     assert_eq!(done(&app, &shop, &keyed).await["recorded"], 1);
     let invented = done(&app, &partner, &invented).await;
     assert_eq!((&invented["recorded"], &invented["failed"]), (&json!(1), &json!(1)));
-    // A message goes after what it reported is recorded, or when it comes a second time.
+    // A message is deleted once its observations are recorded, or when it arrives a second time.
     eventually("the queue is empty, and nothing is dead", async || {
         app.state.bus.age_and_dead().await.unwrap() == (0.0, 0)
     })
@@ -150,7 +150,7 @@ async fn a_revoked_key_is_not_known_any_more() {
     assert_eq!(answer.status(), 503);
 }
 
-/// Text that does not pack, the same each time.
+/// Incompressible text, the same each time.
 fn noise(state: &mut u64, length: usize) -> String {
     let mut next = || {
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -166,7 +166,7 @@ async fn a_report_that_does_not_fit_into_a_message_becomes_several_and_keeps_the
     let app = TestApp::builder().bus(Carrier::Aws).spawn().await;
     let shop = app.user("shop", SHOP).await;
     let mut state = 7;
-    // Each of 1000 offers goes on sale and off again; told in an order of its own, 4 MiB that hardly pack.
+    // Each of 1000 offers goes on sale and off again; reported in a shuffled order, 4 MiB that hardly compress.
     let mut told: Vec<Value> = (0..3000_usize)
         .map(|at| {
             let (offer, turn) = (at * 7 % 1000, at / 1000);
@@ -281,7 +281,7 @@ async fn a_worker_that_is_stopped_gives_back_what_it_holds() {
     assert_eq!(other.batch(&shop, &accepted).await["recorded"], 1);
 }
 
-/// SQS hands a message to a question that nobody listens to any more, and then it rests for a lease.
+/// SQS hands a message to a receive call that its caller has abandoned; the message then stays hidden for a lease.
 #[tokio::test]
 async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     let app =
@@ -293,10 +293,10 @@ async fn a_worker_that_is_stopped_hears_its_last_question_to_the_end() {
     let recording = tokio::spawn(driver::run(app.state.clone(), RecordTask::new(app.state.clone())));
     let first = other.report(&shop, json!([seen("a", "9.99", 1)])).await;
     done(&other, &shop, &first).await;
-    // By now it asks for more, for 20 s.
+    // By now the worker is in a long poll of 20 s.
     tokio::time::sleep(Duration::from_secs(1)).await;
     app.state.stopping.cancel();
-    // Longer than the moment for which one would listen that gives its question up.
+    // Longer than the short time for which an abandoned receive call is still awaited.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(!recording.is_finished(), "it listens");
     let second = other.report(&shop, json!([seen("a", "8.99", 2)])).await;

@@ -1,4 +1,4 @@
-//! Metrics for CloudWatch: lines in its embedded metric format, from real processes with real work.
+//! Metrics for CloudWatch: lines in its embedded metric format, from real processes that do real work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::sink::Sink;
 use crate::support::{TestApp, eventually, instance};
 use test_support::ec2::{Ec2, Group};
 
-/// Every line, checked against the format.
+/// Parses every line and checks it against the format.
 fn parse(lines: &str) -> Vec<Value> {
     let schema = serde_json::from_str(include_str!("emf.schema.json")).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
@@ -28,7 +28,7 @@ fn parse(lines: &str) -> Vec<Value> {
         let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let wrong: Vec<String> = schema.iter_errors(&value).map(|error| error.to_string()).collect();
         assert!(wrong.is_empty(), "{wrong:?} in {line}");
-        // So that neither the journal nor CloudWatch cuts it.
+        // Short enough that neither the journal nor CloudWatch truncates it.
         assert!(line.len() < 48 * 1024, "{}", line.len());
         check_targets(&value);
         value
@@ -36,7 +36,8 @@ fn parse(lines: &str) -> Vec<Value> {
     lines.lines().map(check).collect()
 }
 
-/// What a schema cannot say: every name that a directive mentions is there, and of the right kind; and nothing else is.
+/// Checks what a schema cannot express: every name that a directive mentions exists and has the right type, and there
+/// are no others.
 fn check_targets(line: &Value) {
     let mut known: BTreeSet<&str> = BTreeSet::from(["_aws", "service", "environment", "version"]);
     for directive in line["_aws"]["CloudWatchMetrics"].as_array().unwrap() {
@@ -44,7 +45,7 @@ fn check_targets(line: &Value) {
             directive["Dimensions"].as_array().unwrap().iter().flat_map(|set| set.as_array().unwrap())
         {
             let dimension = dimension.as_str().unwrap();
-            // Of few letters: no address, no e-mail, no token.
+            // A restricted alphabet: no address, no e-mail, no token.
             let value =
                 line[dimension].as_str().unwrap_or_else(|| panic!("{dimension} is no text in {line}"));
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -78,7 +79,7 @@ fn check_targets(line: &Value) {
     assert_eq!(all, known);
 }
 
-/// What counters have added, and how many values distributions have had, by name and further dimensions.
+/// Sums of the counters and numbers of values of the distributions, by name and further dimensions.
 fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for line in lines {
@@ -99,7 +100,7 @@ fn sums(lines: &[Value]) -> BTreeMap<String, f64> {
     sums
 }
 
-/// The same from what Prometheus reads.
+/// The same figures from the Prometheus endpoint.
 fn totals(text: &str) -> BTreeMap<String, f64> {
     let mut totals = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -121,7 +122,7 @@ fn totals(text: &str) -> BTreeMap<String, f64> {
     totals
 }
 
-/// Waits until it has told what happened since its last line.
+/// Waits until the process has reported everything since its last line.
 async fn next_line(process: &Binary) {
     let lines = || process.printed_so_far().lines().count();
     let before = lines();
@@ -157,7 +158,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
         crate::support::RINGS_ALWAYS,
         ("SALEBELL_WEBHOOK__ENCRYPTION_KEYS", key),
     ];
-    // The API writes every second; the worker's first line is its last.
+    // The API writes a line every second; the worker's first line is its last.
     let api = instance::start(&app, "api", &[&webhooks[..], &[EMF, PROD, OFTEN, DEBUG]].concat());
     let worker = instance::start(&app, "worker", &[&webhooks[..], &[EMF, PROD, DEBUG]].concat());
     let url = api.url().await;
@@ -177,7 +178,7 @@ async fn what_is_written_adds_up_to_what_prometheus_shows() {
     for day in 2..5 {
         let sales = (0..20).map(|sku| observation(sku, if day == 2 { "9.99" } else { "5.00" }, day));
         report(json!(sales.collect::<Vec<_>>())).await;
-        // Of other routes and statuses, while lines are written.
+        // Requests of other routes and with other statuses, while lines are written.
         for path in ["v1/deals", "v1/nothing", "v1/me?email=ben@example.com", "healthz"] {
             app.client.get(format!("{url}/{path}")).send().await.unwrap();
         }
@@ -353,7 +354,7 @@ async fn the_queues_tell_how_long_they_have_waited() {
     assert_eq!(dispatch_queue::age(pool, in_a_minute()).await.unwrap(), 0.0);
     near(delivery_queue::age(pool, in_a_minute()).await.unwrap());
     assert_eq!(delivery_queue::age(pool, app.clock.now() - TimeDelta::minutes(1)).await.unwrap(), 0.0);
-    // Only what was to be sent at once is timed from its event.
+    // Only deliveries that were due at once are timed from their event.
     let timed: Vec<bool> =
         sqlx::query_scalar("select event_at is not null from delivery_queue order by next_attempt_at")
             .fetch_all(pool)

@@ -1,5 +1,5 @@
-//! Tokens of IAM in place of a password: a real PostgreSQL behind two hosts that take nothing else, and check it as RDS
-//! does.
+//! IAM tokens in place of a password: a real PostgreSQL behind two hosts that accept nothing else, and that check
+//! tokens as RDS does.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::support::scratch::Scratch;
 use crate::support::{TestClock, eventually};
 use test_support::ec2::{Ec2, Fault, Group};
 
-/// A database behind two hosts.
+/// A database behind two hosts that demand IAM tokens.
 struct Setting {
     cluster: Cluster,
     admin: tokio::sync::Mutex<PgConnection>,
@@ -33,7 +33,7 @@ struct Setting {
     folder: Scratch,
 }
 
-/// The key of this process, from its environment.
+/// Credentials of this process, from its environment.
 fn own_key(id: &str) -> Option<Key> {
     let variable = |name| std::env::var(name).unwrap();
     (id == variable("AWS_ACCESS_KEY_ID")).then(|| Key {
@@ -49,7 +49,7 @@ impl Setting {
         let cluster = Cluster::start(&folder.path().join("postgres"), &|_| {}).await.unwrap();
         let mut admin = PgConnection::connect(cluster.url().expose_secret()).await.unwrap();
         sqlx::query("create role app superuser login").execute(&mut admin).await.unwrap();
-        // Whom the stand-in has let through is trusted.
+        // PostgreSQL trusts every connection that the stand-in has let through.
         let rules = folder.path().join("postgres/data/pg_hba.conf");
         let others = std::fs::read_to_string(&rules).unwrap();
         std::fs::write(&rules, format!("host all app 127.0.0.1/32 trust\n{others}")).unwrap();
@@ -84,14 +84,14 @@ impl Setting {
         ]
     }
 
-    /// A service within the test, on its clock.
+    /// Starts a service within the test, on the test's clock.
     fn app(&self) -> App {
         let settings = self.settings().into_iter().map(|(key, value)| (key.to_owned(), value));
         let clock = self.clock.clone();
         AppState::new(Config::load(None, settings).unwrap(), Clock::new(move || clock.now())).unwrap()
     }
 
-    /// Ends all connections, so that others have to be made.
+    /// Ends all connections, so the service has to open new ones.
     async fn end_connections(&self) {
         let end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app'";
         sqlx::query(end).execute(&mut *self.admin.lock().await).await.unwrap();
@@ -106,7 +106,7 @@ fn age(app: &App) -> TimeDelta {
 async fn each_host_has_a_token_of_its_own_and_another_one_after_ten_minutes() {
     let setting = Setting::new(own_key).await;
     let app = setting.app();
-    // Connections that are held, so that each is a new one.
+    // Connections are held, so each one is new.
     let mut held = vec![app.writer.acquire().await.unwrap(), app.reader.acquire().await.unwrap()];
     let first = (setting.writer.last(), setting.reader.last());
     let place = format!("localhost:{}/?Action=connect&DBUser=app&X-Amz-", setting.writer.port);
@@ -121,7 +121,7 @@ async fn each_host_has_a_token_of_its_own_and_another_one_after_ten_minutes() {
     held.extend([app.writer.acquire().await.unwrap(), app.reader.acquire().await.unwrap()]);
     assert_ne!(setting.writer.last(), first.0);
     assert_ne!(setting.reader.last(), first.1);
-    // Connections outlive the tokens that they were made with.
+    // Connections outlive the tokens they were opened with.
     setting.clock.advance(TimeDelta::hours(1));
     for connection in &mut held {
         sqlx::query("select 1").execute(&mut **connection).await.unwrap();
@@ -135,7 +135,7 @@ async fn each_host_has_a_token_of_its_own_and_another_one_after_ten_minutes() {
 #[tokio::test]
 async fn an_expired_token_is_refused_and_replaced_and_no_request_fails() {
     let setting = Setting::new(own_key).await;
-    // For a database whose clock is so far ahead, a token is good for 10 s.
+    // The database's clock is so far ahead that a token is valid for 10 s only.
     setting.writer.seen().ahead = TimeDelta::seconds(890);
     let app = setting.app();
     let first = app.writer.acquire().await.unwrap();
@@ -145,7 +145,7 @@ async fn an_expired_token_is_refused_and_replaced_and_no_request_fails() {
     assert!(more.iter().all(Result::is_ok), "{more:?}");
     let refused = setting.writer.seen().refused.clone();
     assert!(!refused.is_empty() && refused.iter().all(|reason| reason == "it is expired"), "{refused:?}");
-    // Whoever is refused waits for the same new one.
+    // All refused connections wait for the same new token.
     assert!(refused.len() <= 8, "{refused:?}");
     assert_ne!(setting.writer.last(), token);
     drop((first, more));
@@ -209,7 +209,7 @@ async fn a_user_without_the_right_is_told_clearly() {
     assert!(errors.contains("perhaps that of app at localhost:"), "{errors}");
     assert!(errors.contains("rds_iam") && errors.contains("rds-db:connect"), "{errors}");
     assert!(!errors.contains("X-Amz-Signature="), "{errors}");
-    // It is not tried as fast as it can be.
+    // The service does not retry in a busy loop.
     let tries = setting.writer.seen().refused.len();
     assert!((2..20).contains(&tries), "{tries}");
     setting.cluster.stop().await.unwrap();
@@ -233,7 +233,7 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
         ("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "20000"),
     ]);
 
-    // The role is there a moment after the command.
+    // The role appears a moment after the command has started.
     ec2.world().role_is_late = true;
     let asked = async || ec2.calls("GET /latest/meta-data/iam") > 2;
     let (output, ()) =
@@ -248,7 +248,7 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     assert!(output.status.success(), "{output:?}");
     let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
 
-    // A service starts all the same.
+    // A service starts despite that.
     ec2.world().role_is_late = true;
     let service = Binary::start(&["api"], &settings);
     let mut worker = Binary::start(&["worker"], &settings);
@@ -267,15 +267,15 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
     };
     eventually("ready", async || status("readyz").await == 200).await;
 
-    // The role is given other keys. Each is used before the one before it is over, and no request fails. Tokens are renewed
-    // after two thirds of what their key has left, here 16 s: so much longer does each of them live.
+    // The role gets new keys twice. Each key is used before the previous one expires, and no request fails. Tokens are
+    // renewed after two thirds of the remaining lifetime of their key, here 16 s: each key lives that much longer.
     for lives in [40, 24] {
         let next = ec2.world().role_keys.change(TimeDelta::seconds(lives));
         eventually("the new key is used", async || {
-            // What has idled for a second is looked at before it is used.
+            // A connection that has been idle for a second is pinged before it is used.
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             setting.end_connections().await;
-            // Of the reader, of the writer, and of the pool that only looks, each on a new connection.
+            // Routes that use the reader, the writer, and the pool for health checks, each on a new connection.
             for path in ["v1/deals", "v1/watches", "readyz"] {
                 assert_eq!(status(path).await, 200, "{}", service.log());
                 assert!(ec2.world().role_keys.newest().end > setting.clock.now());
@@ -289,7 +289,7 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
         role = next;
     }
 
-    // Connections that were ended are found out one by one.
+    // Terminated connections are discovered one by one.
     for _ in 0..5 {
         assert_eq!(status("v1/watches").await, 200, "{}", service.log());
     }
@@ -297,7 +297,8 @@ async fn the_role_of_the_instance_logs_in_late_changing_and_after_an_outage() {
         assert!(host.seen().refused.is_empty(), "{:?}", host.seen().refused);
     }
 
-    // The metadata are away until the key is over: then nobody can log in, and whoever is in stays.
+    // The metadata service is unavailable until the key has expired: then new log-ins fail, while existing connections
+    // stay.
     ec2.world().metadata_outage = Some(Fault::Status(500));
     let told = service.log().len();
     eventually("it is told", async || service.log()[told..].contains("there is no token for the database: "))

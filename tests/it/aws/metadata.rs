@@ -51,7 +51,7 @@ async fn a_token_is_renewed_before_it_expires_and_when_it_is_refused() {
     let begun = ec2.world().requests.len();
     metadata.identity().await.unwrap();
     assert_eq!(ec2.world().tokens_asked, 2);
-    // The one that was refused, a new token, and the question again, without a pause.
+    // The refused request, the request for a new token, and the repeated request, without a pause.
     assert_eq!(ec2.world().requests.len() - begun, 3);
 
     ec2.forget_tokens();
@@ -75,7 +75,7 @@ async fn what_fails_for_a_while_is_asked_again() {
     ec2.world().metadata_faults =
         [Fault::Status(503), Fault::Status(500), Fault::Status(429)].into_iter().collect();
     assert_eq!(metadata.identity().await.unwrap().instance_id, "i-1");
-    // A tag that comes late.
+    // A tag that becomes available late.
     let late = async {
         eventually("it is asked for", async || {
             ec2.world().requests.iter().filter(|request| request.ends_with("/Late")).count() >= 2
@@ -105,7 +105,7 @@ async fn what_does_not_come_back_is_given_up_in_time() {
     metadata.identity().await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 
-    // Nobody listens on port 1.
+    // Nothing listens on port 1.
     let nobody = Metadata::at("http://127.0.0.1:1").unwrap().with_attempts(2);
     let text = nobody.identity().await.unwrap_err().to_string();
     assert!(text.contains("refused"), "{text}");
@@ -123,7 +123,7 @@ async fn what_will_never_succeed_is_not_tried_again() {
     }
 }
 
-/// The server refuses what EC2 refuses.
+/// The stand-in server refuses what EC2 refuses.
 #[tokio::test]
 async fn the_service_of_the_tests_is_strict() {
     let ec2 = Ec2::start(Group::new("g")).await;

@@ -1,5 +1,5 @@
-//! Secrets that change under a service: a PostgreSQL that wants passwords, rotations as Secrets Manager makes them, and
-//! requests all the while.
+//! Secrets that change while a service runs: a PostgreSQL that demands passwords, rotations as Secrets Manager performs
+//! them, and a constant load of requests.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::support::scratch::Scratch;
 const CURRENT: &str = "AWSCURRENT";
 const PENDING: &str = "AWSPENDING";
 
-/// A database whose password is a secret, and the settings of a service there.
+/// A database whose password is a secret, and the settings of a service that uses it.
 struct Setting {
     cluster: Cluster,
     admin: tokio::sync::Mutex<PgConnection>,
@@ -66,7 +66,7 @@ impl Setting {
         setting
     }
 
-    /// As systemd gives them.
+    /// Settings as systemd passes them.
     fn settings(&self) -> Vec<(&str, &str)> {
         let credentials = ("CREDENTIALS_DIRECTORY", self.folder.path().to_str().unwrap());
         self.environment.settings().into_iter().chain([credentials]).collect()
@@ -77,29 +77,31 @@ impl Setting {
         sqlx::query(AssertSqlSafe(alter)).execute(&mut *self.admin.lock().await).await.unwrap();
     }
 
-    /// Connections of the service.
+    /// Number of connections of the service.
     async fn connections(&self) -> i64 {
         let count = "select count(*) from pg_stat_activity where usename = 'app'";
         sqlx::query_scalar(count).fetch_one(&mut *self.admin.lock().await).await.unwrap()
     }
 
-    /// Ends them, so that others have to be made, with the password as it is now.
+    /// Ends the service's connections, so it has to open new ones with the current password.
     async fn end_connections(&self) {
         let end = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app'";
         sqlx::query(end).execute(&mut *self.admin.lock().await).await.unwrap();
     }
 }
 
-/// Asks from many sides until it is told to stop; tells how often it was answered, and how else.
+/// Sends requests from concurrent clients until it is stopped; returns the number of successful answers, and all other
+/// outcomes.
 async fn ask(url: String, key: Arc<str>, sides: usize, stop: Arc<AtomicBool>) -> (usize, Vec<String>) {
     let client = Client::builder().no_proxy().build().unwrap();
     let tasks = (0..sides).map(|side| {
         let (client, url, key, stop) = (client.clone(), url.clone(), key.clone(), stop.clone());
         tokio::spawn(async move {
             let (mut good, mut bad) = (0, Vec::new());
-            // What waits for a password has been asked before it; a few more after it, however slow this machine is.
+            // Requests that wait for a password were sent before it changed; a few more follow it, however slow this
+            // machine is.
             while good + bad.len() < 12 || !stop.load(Ordering::SeqCst) {
-                // Of the reader, of the writer, and of the pool that only looks.
+                // Routes that use the reader, the writer, and the pool for health checks.
                 for path in ["v1/deals", "v1/watches", "readyz"] {
                     let asked = client.get(format!("{url}/{path}?limit=10")).bearer_auth(&key).send();
                     match asked.await {
@@ -133,7 +135,7 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
     let is_ready = async || client.get(format!("{url}/readyz")).send().await.unwrap().status() == 200;
     eventually("ready", is_ready).await;
 
-    // The database has it before Secrets Manager calls it the current one.
+    // The database has the new password before Secrets Manager marks it as current.
     let stop = Arc::new(AtomicBool::new(false));
     let asking = tokio::spawn(ask(url.clone(), key.clone(), 2, stop.clone()));
     eventually("a few connections", async || setting.connections().await >= 2).await;
@@ -149,7 +151,7 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
         assert!(good > 10 && bad.is_empty(), "{good} good, and {bad:#?}\n{}", service.log());
     }
 
-    // Nobody can know it for a moment: requests wait for it.
+    // For a moment no process can know the new password: requests wait for it.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     setting.end_connections().await;
     setting.set_password("third-hunter").await;
@@ -164,7 +166,7 @@ async fn no_request_fails_while_the_database_password_is_rotated() {
     stop.store(true, Ordering::SeqCst);
     let (good, bad) = asking.await.unwrap();
     assert!(good > 10 && bad.is_empty(), "{good} good, and {bad:#?}\n{}", service.log());
-    // Refused connections do not ask AWS one by one.
+    // Refused connections do not each query AWS.
     assert!(setting.environment.requests(READ_SECRET) - reads < 40);
 
     let log = service.log();
@@ -184,7 +186,7 @@ async fn a_password_that_nobody_knows_is_refused_in_time() {
     let config = Config::load(Some(file.as_path()), []).unwrap();
     let app = AppState::new(config, Clock::system()).unwrap();
     setting.set_password("second-hunter").await;
-    // Without a renewal it is told at once, with one after a while.
+    // Without a renewal the error is reported at once; with one, after a wait.
     let error = app.writer.acquire().await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().unwrap(), "28P01");
     app.log_in.password.keep_new();
@@ -221,7 +223,7 @@ async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
     let row = Uuid::now_v7();
     let secret = environment.create_secret("webhook", old.expose_secret()).await;
     environment.put("webhook/encryption_keys", &format!("secret:{secret}")).await;
-    // What is not live stays as it was, and stops nobody.
+    // A parameter that is not reloaded keeps its value, and blocks nothing.
     environment.put("later/setting", "x").await;
     let (app, mut renewal) = service(&environment, &database).await;
     assert!(!app.keyring.can_seal());
@@ -244,7 +246,7 @@ async fn keys_and_issuers_are_taken_over_and_what_is_wrong_is_not() {
     let sealed = app.keyring.seal(row, b"ring").unwrap();
     assert!(Keyring::new(std::slice::from_ref(&old)).unwrap().open(row, &sealed).is_err());
 
-    // What cannot be used, or cannot be read, leaves what stood before.
+    // A value that is unusable or unreadable leaves the previous one in place.
     environment.put_secret(&secret, "hunter2", CURRENT).await;
     renewal.read_all().await;
     assert_eq!(app.keyring.open(row, &sealed).unwrap().expose_secret(), b"ring");

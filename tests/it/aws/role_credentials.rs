@@ -1,4 +1,4 @@
-//! The credentials of the instance's role, where AWS is asked while a service runs: keys that change, and that come late.
+//! Credentials of the instance's role while a service calls AWS: keys that change, and keys that arrive late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use test_support::ec2::{Ec2, Fault, Group};
 
 const MIB: usize = 1 << 20;
 
-/// What has a process ask for the role: no key of its own.
+/// Settings that make a process use the role: no key of its own.
 fn on_instance<'a>(metadata: &'a str, s3: &'a str) -> [(&'static str, &'a str); 4] {
     [
         ("AWS_ACCESS_KEY_ID", ""),
@@ -27,7 +27,7 @@ fn on_instance<'a>(metadata: &'a str, s3: &'a str) -> [(&'static str, &'a str); 
     ]
 }
 
-/// An app on S3 and SNS, and the group that an instance of it is in.
+/// An app on S3 and SNS, and the Auto Scaling group of its instance.
 async fn setting() -> (TestApp, Arc<Ec2>, String) {
     let bucket = Bucket::create().await;
     let mut app = TestApp::builder().bus(Carrier::Aws).settings(&bucket.settings()).spawn().await;
@@ -46,7 +46,7 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
     let api = Api::start(&app, &anna, &on_instance(&metadata, &s3)).await;
     let used = |id: &str| seen.lock().unwrap().iter().any(|signed| signed.key == id);
 
-    // A part whenever there is a new key, and pieces until it is used.
+    // Uploads a part for each new key, and pieces until that key is used.
     let whole = bytes(40 * MIB);
     let path = api.create(whole.len()).await;
     let mut at = 0;
@@ -63,7 +63,7 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
     }
     assert_eq!(sent(api.patch(&path, at, whole.slice(at..))).await.status(), 204);
 
-    // What S3 is to give without us is signed for no longer than the key is good.
+    // A presigned URL expires with the key that signed it.
     let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
     let get = client.get(api.url_for(&format!("{path}/content"))).bearer_auth(&anna.token);
     let redirect = sent(get).await;
@@ -83,7 +83,7 @@ async fn an_upload_goes_on_while_the_keys_of_the_role_change() {
     let refused: Vec<_> = seen.iter().filter(|signed| signed.refused.is_some()).collect();
     assert!(refused.is_empty(), "{refused:?}");
     for pair in keys.windows(2) {
-        // The last one may not have been needed any more.
+        // The last key may not have been needed any more.
         let Some(first) = seen.iter().find(|signed| signed.key == pair[1].id) else { continue };
         assert!(first.at < pair[0].end, "{} was used when {} was over", pair[1].id, pair[0].id);
     }

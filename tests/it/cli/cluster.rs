@@ -41,7 +41,7 @@ fn is_alive(pid: Pid) -> bool {
     kill(pid, None).is_ok()
 }
 
-/// The processes that would stop the server of `folder` after us.
+/// Guard processes, which would stop the server of `folder` after this process.
 fn find_guards(folder: &Path) -> Vec<Pid> {
     let data = folder.join("data");
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -91,7 +91,7 @@ async fn a_server_whose_starter_is_gone_is_stopped_by_its_guard() {
     let cluster = start(&folder).await;
     add_note(&cluster).await;
     let server = server_pid(&folder);
-    // What SIGKILL does to us: nothing is stopped, and our ends of pipes and locks are closed.
+    // The effect of SIGKILL: nothing is stopped, and this process's ends of pipes and its locks are closed.
     drop(cluster);
     wait_until(|| !is_alive(server)).await;
     let cluster = start(&folder).await;
@@ -125,7 +125,7 @@ async fn a_killed_server_is_noticed_and_restarted_with_what_was_committed() {
     add_note(&cluster).await;
     let url = cluster.url();
     let killed = server_pid(&folder);
-    // A backend that is busy notices late that its postmaster is gone.
+    // A busy backend notices late that its postmaster is gone.
     let mut busy = connect(&cluster).await;
     let query = tokio::spawn(async move { sqlx::query("select pg_sleep(1)").execute(&mut busy).await });
     kill(killed, Signal::SIGKILL).unwrap();
@@ -157,7 +157,7 @@ async fn a_pid_file_whose_number_another_process_has_now_does_not_stop_the_start
     let text = std::fs::read_to_string(&pid_file).unwrap();
     kill(server_pid(&folder), Signal::SIGKILL).unwrap();
     drop(cluster);
-    // A process of the server's own user, for which PostgreSQL itself would refuse to start.
+    // A process of the server's own user; because of it, PostgreSQL itself would refuse to start.
     let owner = std::fs::metadata(folder.join("data")).unwrap();
     let mut other = std::process::Command::new("sleep");
     std::os::unix::process::CommandExt::uid(&mut other, owner.uid());
@@ -181,7 +181,7 @@ async fn a_dead_server_that_nobody_buries_does_not_stop_the_start() {
     let text = std::fs::read_to_string(&pid_file).unwrap();
     kill(server_pid(&folder), Signal::SIGKILL).unwrap();
     drop(cluster);
-    // PostgreSQL takes a process for alive as long as its parent has not waited for it.
+    // PostgreSQL considers a process alive until its parent has waited for it.
     let owner = std::fs::metadata(folder.join("data")).unwrap();
     let mut zombie = std::process::Command::new("true");
     std::os::unix::process::CommandExt::uid(&mut zombie, owner.uid());

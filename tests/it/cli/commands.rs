@@ -1,4 +1,4 @@
-//! The subcommands that run and end.
+//! Subcommands that run to an end.
 
 use crate::support::binary::command;
 use crate::support::database::TestDatabase;

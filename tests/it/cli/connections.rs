@@ -1,4 +1,4 @@
-//! What the commands say when there is no connection: in words for people, not in those of libraries.
+//! Messages of the commands when there is no connection: in words for people, not in those of libraries.
 
 use std::net::SocketAddr;
 
@@ -11,16 +11,16 @@ use crate::support::database::server_url;
 use crate::support::scratch::Scratch;
 use crate::support::tls::MINTED;
 
-/// What no answer for people has in it.
+/// Words that no message for people contains.
 const JARGON: &[&str] =
     &["os error", "tcp connect", "client error", "dns error", "hyper", "pool timed out", "request id"];
 
-/// Where nothing listens.
+/// An address where nothing listens.
 fn nobody() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Takes connections, and answers the first bytes with these before it hangs up.
+/// Accepts connections, answers the first bytes with `answer`, and closes.
 async fn answers(answer: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn answers(answer: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// What a command says that must fail.
+/// Error message of a command that must fail.
 async fn complaint(arguments: &[&str], settings: &[(&str, &str)]) -> String {
     let output = command(arguments, settings).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

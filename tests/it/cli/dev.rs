@@ -1,4 +1,4 @@
-//! `salebell dev`: the real program, the real PostgreSQL, killed in every way.
+//! `salebell dev`: the real program with the real PostgreSQL, killed in every way.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,10 +18,10 @@ use crate::support::database::TestDatabase;
 use crate::support::eventually;
 use crate::support::scratch::Scratch;
 
-/// How long anything here may take on a busy machine.
+/// Timeout of every wait, sized for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A `salebell dev` that has said that it is ready.
+/// A running `salebell dev` that has reported that it is ready.
 pub struct Dev {
     process: Child,
     pub url: String,
@@ -36,7 +36,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SALEBELL_")) {
         command.env_remove(name);
     }
-    // Tests run side by side.
+    // Tests run concurrently.
     command.env("SALEBELL_SERVER__GRPC_LISTEN", "127.0.0.1:0");
     command.env("SALEBELL_SERVER__METRICS_LISTEN", "127.0.0.1:0");
     command
@@ -75,7 +75,7 @@ impl Dev {
         Dev { process, url, curls, said, log }
     }
 
-    /// What it has logged.
+    /// Everything it has logged.
     fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
@@ -179,7 +179,7 @@ async fn nothing_is_lost_when_salebell_or_postgres_is_killed() {
     assert!(games > 20);
     let token = std::fs::read_to_string(folder.join(".salebell/dev-token")).unwrap();
 
-    // PostgreSQL is killed under it: it is back by itself, and so is the API.
+    // PostgreSQL is killed: it comes back by itself, and so does the API.
     let killed = server_pid(folder).unwrap();
     kill(killed, Signal::SIGKILL).unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -201,7 +201,7 @@ async fn nothing_is_lost_when_salebell_or_postgres_is_killed() {
     assert_eq!(dev.count_games().await, games);
     assert_eq!(std::fs::read_to_string(folder.join(".salebell/dev-token")).unwrap(), token);
 
-    // Both at once, as when the machine loses its power.
+    // Both at once, as in a power failure.
     kill(server_pid(folder).unwrap(), Signal::SIGKILL).unwrap();
     dev.signal(Signal::SIGKILL);
     dev.wait();
@@ -234,7 +234,7 @@ fn a_taken_port_is_told_before_anything_is_made() {
     assert!(!scratch.path().join(".salebell/postgres").exists());
 }
 
-/// Another command than `dev`, with nothing of the test's own settings.
+/// Command of a subcommand other than `dev`, without the test's own settings.
 pub fn beside(folder: &Path, program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null());
@@ -245,7 +245,7 @@ pub fn beside(folder: &Path, program: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether it succeeded, and what it printed.
+/// Runs a command; returns whether it succeeded, and its output.
 fn run(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -254,7 +254,7 @@ fn run(command: &mut Command) -> (bool, String) {
 
 #[tokio::test]
 async fn the_first_start_says_what_runs_where_and_little_else() {
-    // Where another test, or another program, is quicker, they are taken too.
+    // If another test or program was quicker, the ports are in use as well.
     let _taken = [TcpListener::bind("127.0.0.1:9000"), TcpListener::bind("127.0.0.1:9100")];
     let scratch = Scratch::new();
     let dev = Dev::start(scratch.path(), &[]);
@@ -276,11 +276,11 @@ async fn the_first_start_says_what_runs_where_and_little_else() {
     assert!(told.contains("http_requests_total"), "{told}");
     assert!(line("token ").starts_with('/') && line("program ").starts_with('/'), "{}", dev.said);
 
-    // The log goes on from there.
+    // The log continues from there.
     dev.get("/v1/stores").await.unwrap();
     eventually("the access log", async || dev.log().contains("salebell::access GET /v1/stores 200")).await;
 
-    // Nobody waits an hour for the statistics of what was just done.
+    // The statistics of recent events are available without an hour's wait.
     let token = std::fs::read_to_string(scratch.path().join(".salebell/dev-token")).unwrap();
     eventually("statistics", async || {
         let weeks = client.get(format!("{}/v1/stats/weekly", dev.url)).bearer_auth(&token).send().await;
@@ -314,7 +314,8 @@ async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
     let files = &["files", "ls", "--max-wait", "0"];
     let keys = &["key", "list", "--issuer", "salebell:dev", "--subject", "dev"];
 
-    // What is given explicitly wins: another API without a token of its own gets none, and another database is asked.
+    // Explicit settings win: another API without a token of its own does not get the local one, and another database is
+    // used.
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     let elsewhere = format!("http://{}", stranger.local_addr().unwrap());
     let (success, printed) = run(beside(folder, &program, files).env("SALEBELL_URL", &elsewhere));
@@ -327,7 +328,7 @@ async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
     let (success, printed) = run(beside(folder, &program, keys).env("SALEBELL_DATABASE__URL", &database.url));
     assert!(!success && printed.contains("no such account"), "{printed}");
 
-    // Elsewhere there is none.
+    // In other folders there is none.
     let other = Scratch::new();
     for arguments in [files.as_slice(), keys] {
         let (success, printed) = run(&mut beside(other.path(), &program, arguments));
@@ -335,7 +336,7 @@ async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
         assert!(!success && printed.contains(&expected), "{arguments:?}: {printed}");
     }
 
-    // A file that a killed one has left leads nowhere, whoever listens at its port now.
+    // A file left by a killed process is ignored, whatever listens at its port now.
     dev.signal(Signal::SIGKILL);
     dev.wait();
     assert!(state.exists());
@@ -349,7 +350,7 @@ async fn the_other_commands_find_the_dev_of_the_folder_and_nobody_else() {
     assert!(stranger.accept().is_err(), "somebody came");
     drop(stranger);
 
-    // One that ends as it should leaves none.
+    // A process that exits normally leaves no file.
     let mut dev = Dev::start(folder, &[]);
     assert!(run(&mut beside(folder, &program, files)).0);
     dev.signal(Signal::SIGTERM);

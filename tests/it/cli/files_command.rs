@@ -1,4 +1,4 @@
-//! `salebell files`: the real program against a real API. What breaks is in `files_resume`.
+//! `salebell files`: the real program against a real API. Interruptions are tested in `files_resume`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,7 +43,7 @@ async fn files_go_there_and_come_back() {
     for (file, content) in listed.iter().zip([&Bytes::new(), &small, &large]) {
         shell.out(&["get", id(file), "-o", "here"]).await;
         assert_eq!(&shell.read(&format!("here/{}", file["name"].as_str().unwrap())), content);
-        // In several ranges at once, under another name, and as a stream.
+        // In several concurrent ranges, under another name, and as a stream.
         shell.out(&["get", id(file), "-o", "other", "--parts", "4", "--force"]).await;
         assert_eq!(&shell.read("other"), content);
         let output = shell.run(&["get", id(file), "-o", "-"]).await;
@@ -52,7 +52,7 @@ async fn files_go_there_and_come_back() {
     assert!(!shell.path("other.part").exists());
     assert!(shell.states().is_empty());
 
-    // What is there is not overwritten, and nothing is fetched for it.
+    // An existing file is not overwritten, and nothing is downloaded for it.
     let said = shell.err(&["get", id(&listed[1]), "-o", "other"]).await;
     assert!(said.contains("other is there already; --force overwrites it"), "{said}");
     assert_eq!(shell.read("other"), large);
@@ -68,7 +68,7 @@ async fn a_file_goes_in_parts_and_is_one_in_the_end() {
     let out = shell.out(&["put", "a.bin", "--parts", "3", "--name", "../b.bin", "--json"]).await;
     let file: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&file["name"], &file["sha256"]), (&json!("b.bin"), &json!(hex(&whole))));
-    // Its parts are in nobody's way.
+    // Its parts are not listed.
     let listed = app.see(&anna, "/v1/files").await;
     assert_eq!(listed["items"].as_array().unwrap().len(), 1);
     shell.out(&["get", id(&file)]).await;
@@ -123,7 +123,7 @@ async fn files_are_listed_shared_and_removed() {
     let link = shell.out(&["share", id(&file), "--max-downloads", "1", "--expires-in", "1h"]).await;
     let link = link.trim();
     assert!(link.starts_with(&format!("{}/d/", app.url)), "{link}");
-    // Whoever has it needs no token, and several ranges of it are one download.
+    // The link needs no token, and several ranges of it are one download.
     let mut command = stranger.command(&["get", link, "--parts", "3"]);
     let output = command.env_remove("SALEBELL_TOKEN").output().await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -1,4 +1,4 @@
-//! `salebell files` through connections that break, servers that die, and kills of its own.
+//! `salebell files` through connections that break, servers that die, and kills of the command itself.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -26,19 +26,19 @@ async fn kill_hard(mut child: Child) {
     child.kill().await.unwrap();
 }
 
-/// How much the server has for good of all that is on its way.
+/// Number of durable bytes of all uploads in progress.
 async fn stored(app: &TestApp, user: &User) -> u64 {
     let files = app.see(user, "/v1/files").await;
     let mut sum = 0;
     for file in files["items"].as_array().unwrap() {
-        // Asked for by itself, it tells what is on its way, too.
+        // Queried individually, a file also reports an upload in progress.
         let looked = app.see(user, &format!("/v1/files/{}", id(file))).await;
         sum += looked["offset"].as_u64().unwrap();
     }
     sum
 }
 
-/// Waits until the server has at least so much; returns how much it is.
+/// Waits until the server has at least `bytes`; returns the number.
 async fn until_stored(app: &TestApp, user: &User, bytes: u64) -> u64 {
     let enough = async {
         loop {
@@ -64,9 +64,9 @@ async fn a_killed_or_stopped_put_goes_on_where_it_was() {
         gate.allow_more(8 * MEGABYTE);
         let first = shell.start(&arguments);
         gate.until_shut().await;
-        // All that went through: what the server reads only later would be sent twice.
+        // All bytes that went through: those that the server reads only later would be sent twice.
         let there = until_stored(&app, &anna, 8 * MEGABYTE - 100_000).await;
-        // Two at once would be in each other's way.
+        // Two concurrent runs would conflict.
         assert!(shell.err(&arguments).await.contains("another salebell files put of a.bin is running"));
         signal_to(&first, signal);
         let output = first.wait_with_output().await.unwrap();
@@ -76,7 +76,7 @@ async fn a_killed_or_stopped_put_goes_on_where_it_was() {
         }
         assert_eq!(shell.states().len(), 1);
 
-        // What the killed one had handed to the system shall not count.
+        // Bytes that the killed process had handed to the kernel do not count.
         gate.cut();
         let before = gate.passed();
         gate.open();
@@ -112,7 +112,7 @@ async fn an_upload_that_is_gone_is_begun_anew() {
     assert!(text(&output.stderr).contains("what there was of a.bin is gone; sending it anew"), "{output:?}");
     assert!(text(&output.stdout).contains(&hex(&whole)), "{output:?}");
 
-    // A file that has changed meanwhile is another one.
+    // A file that has changed meanwhile is a different one.
     gate.allow_more(3 * MEGABYTE);
     shell.write("b.bin", &whole);
     let first = shell.start(&["put", "b.bin"]);
@@ -171,7 +171,7 @@ async fn broken_connections_are_gone_on_with() {
     }
 }
 
-/// `salebell api` on the app's database and folder, as a process of its own.
+/// Starts `salebell api` on the app's database and folder, as a separate process.
 async fn start_api(app: &TestApp, address: &str) -> Binary {
     let settings = [
         ("SALEBELL_DATABASE__URL", app.database.url.as_str()),
@@ -191,7 +191,7 @@ async fn start_api(app: &TestApp, address: &str) -> Binary {
 async fn a_killed_and_restarted_server_costs_nothing() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
-    // Loopback, where no connection of another test takes the port while the server is down.
+    // A loopback address where no connection of another test takes the port while the server is down.
     let address = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap().to_string();
     let gate = Gate::start(&format!("http://{address}")).await;
     let shell = Shell::new(&gate.url, &anna);
@@ -220,7 +220,7 @@ async fn a_killed_and_restarted_server_costs_nothing() {
     }
 }
 
-/// Waits until a killed get would know that so many bytes are there.
+/// Waits until the state on disk would let a later get resume at `bytes`.
 async fn until_kept(shell: &Shell, bytes: u64) {
     let kept = async {
         loop {
@@ -290,7 +290,7 @@ async fn two_versions_are_never_glued_together() {
     let two: Bytes = one.iter().rev().copied().collect();
     let (first, second) = (shell.put("one", &one).await, shell.put("two", &two).await);
 
-    // Killed, and then another file is wanted in the same place.
+    // Killed, and then another file is requested to the same path.
     gate.allow_more(6 * MEGABYTE);
     let running = shell.start(&["get", id(&first), "-o", "x"]);
     gate.until_shut().await;
@@ -302,7 +302,7 @@ async fn two_versions_are_never_glued_together() {
     assert!(text(&output.stderr).contains("what there is of"), "{output:?}");
     assert_eq!(shell.read("x"), two);
 
-    // Another one on the server while it comes: here by hand, for the API changes no bytes.
+    // The file on the server changes during the download: here by hand, because the API changes no bytes.
     gate.allow_more(6 * MEGABYTE);
     let running = shell.start(&["get", id(&first), "-o", "y"]);
     gate.until_shut().await;

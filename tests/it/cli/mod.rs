@@ -1,4 +1,4 @@
-//! The subcommands that people run.
+//! Subcommands for people.
 
 mod cluster;
 mod commands;

@@ -55,7 +55,7 @@ pub async fn report(app: &TestApp, scratch: &Scratch, url: &str, user: &User, ar
     while_recording(app, output).await.unwrap()
 }
 
-/// Steps the worker for as long as something else goes on.
+/// Steps the worker while `work` runs.
 async fn while_recording<T>(app: &TestApp, work: impl Future<Output = T>) -> T {
     let record = async {
         loop {
@@ -76,7 +76,7 @@ pub fn write(scratch: &Scratch, name: &str, content: impl AsRef<[u8]>) -> String
     path.to_str().unwrap().to_owned()
 }
 
-/// `count` changes of price, each of another offer.
+/// Lines with `count` price changes, each of another offer.
 fn many(count: usize) -> String {
     let mut csv = String::from("ID,Name,Price (€),Date\n");
     for n in 0..count {
@@ -156,7 +156,7 @@ async fn refused_lines_are_told_with_their_numbers_in_the_file() {
     assert_eq!((title.as_str(), amount), ("Two, of them", 1850));
     assert_eq!(at, "2025-07-15T20:33:15Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap());
 
-    // The whole file once more changes nothing.
+    // Sending the whole file again changes nothing.
     let again = report(&app, &scratch, &app.url, &shop, &arguments).await;
     assert!(text(&again.stdout).contains("0 recorded, 3 unchanged"), "{}", text(&again.stdout));
     assert!(std::fs::read_dir(scratch.path().join("state/salebell")).unwrap().next().is_none());
@@ -168,7 +168,7 @@ async fn every_one_of_many_refused_lines_is_told() {
     let scratch = Scratch::new();
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let mut csv = "store,sku,price,currency\n".to_owned();
-    // More than the API tells of one by one, and what is right in between.
+    // More refusals than the API lists individually, with valid lines in between.
     for line in 2..3_502 {
         let price = if line % 7 == 0 { "1.00" } else { "none" };
         csv += &format!("gog,sku-{line},{price},EUR\n");
@@ -213,7 +213,7 @@ async fn gzip_zstd_standard_input_and_ndjson_are_read_alike() {
     let cut_off = gzip[..gzip.len() - 20].to_vec();
     for (name, content, accepted) in [
         ("a.ndjson.gz", gzip.clone(), 2001),
-        // Neither name tells what is in it.
+        // Neither name reveals the format.
         ("b", zstd, 1),
         ("c.jsonl", line("plain").into_bytes(), 1),
     ] {
@@ -230,7 +230,7 @@ async fn gzip_zstd_standard_input_and_ndjson_are_read_alike() {
         .unwrap();
     let mut input = child.stdin.take().unwrap();
     let packed = compress(async_compression::tokio::write::GzipEncoder::new(Vec::new()), &many(3)).await;
-    // One byte alone must not hide what the bytes are.
+    // A single byte must not hide the format.
     input.write_all(&packed[..1]).await.unwrap();
     input.flush().await.unwrap();
     tokio::task::yield_now().await;
@@ -239,7 +239,7 @@ async fn gzip_zstd_standard_input_and_ndjson_are_read_alike() {
     let output = while_recording(&app, child.wait_with_output()).await.unwrap();
     assert!(text(&output.stdout).contains("3 recorded"), "{output:?}");
 
-    // A download that was cut off is a failure that says so, not a shorter file.
+    // A truncated download is reported as a failure, not treated as a shorter file.
     let file = write(&scratch, "d.ndjson.gz", cut_off);
     let output = report(&app, &scratch, &app.url, &shop, &[&file]).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -282,16 +282,16 @@ impl IntoInner for async_compression::tokio::write::ZstdEncoder<Vec<u8>> {
     }
 }
 
-/// Where a proxy breaks a connection.
+/// Point at which the proxy breaks a connection.
 #[derive(Clone, Copy)]
 enum Cut {
-    /// After so many bytes of the request.
+    /// After this number of bytes of the request.
     Request(usize),
-    /// When the API's answer begins to come: the work is done and its receipt is lost.
+    /// When the API's answer begins: the work is done and its receipt is lost.
     Answer,
 }
 
-/// A proxy in front of the API that breaks its first connections, one by one as `cuts` says.
+/// Starts a proxy in front of the API that breaks its first connections, one after another as `cuts` says.
 async fn start_proxy(to: SocketAddr, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -313,7 +313,7 @@ async fn start_proxy(to: SocketAddr, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize
     (url, broken)
 }
 
-/// Whether it broke the connection.
+/// Forwards one connection; returns whether it broke it.
 async fn forward(mut client: TcpStream, mut server: TcpStream, cut: Option<Cut>) -> bool {
     match cut {
         None => {
@@ -359,7 +359,7 @@ async fn broken_connections_lose_nothing_and_double_nothing() {
     assert_eq!(count_accepted(&app).await, 3000);
 }
 
-/// `salebell api` as a process of its own on a given port.
+/// Starts `salebell api` as a separate process on a given port.
 async fn start_api(app: &TestApp, address: SocketAddr) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_salebell"));
     let config = &app.state.config;
@@ -432,7 +432,7 @@ async fn a_killed_report_is_taken_up_where_it_was() {
     let mut running = command(&scratch, &app.url, &shop, &arguments).spawn().unwrap();
     wait_for_batches(&app, 5).await;
 
-    // While it runs, nobody else reports the same.
+    // While it runs, a second report of the same file is refused.
     let other = command(&scratch, &app.url, &shop, &arguments).output().await.unwrap();
     assert_eq!(other.status.code(), Some(1));
     assert!(text(&other.stderr).contains("another salebell report"), "{other:?}");
@@ -442,7 +442,7 @@ async fn a_killed_report_is_taken_up_where_it_was() {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(2), "{out}{err}");
     assert!(err.contains("taking up an earlier report"), "{err}");
-    // What was refused before the kill is told again, and the counts are those of the whole file.
+    // Refusals from before the kill are reported again, and the counts are those of the whole file.
     assert!(out.contains("7999 accepted, 2 refused\n7999 recorded, 0 unchanged"), "{out}");
     assert!(err.contains("line 3: price") && err.contains("line 8002: price"), "{err}");
     assert_eq!(count_history(&app).await, 7999);
@@ -466,12 +466,12 @@ async fn a_server_that_stays_away_ends_it_with_what_to_do() {
     let err = text(&output.stderr);
     assert!(err.contains("within 1 s") && err.contains("takes up where this one ended"), "{err}");
 
-    // A named file goes before the variable.
+    // A file named by option takes precedence over the variable.
     let arguments = [&COLUMNS, ["--token-file", "nowhere", &file].as_slice()].concat();
     let output = command(&scratch, &app.url, &shop, &arguments).output().await.unwrap();
     assert!(text(&output.stderr).contains("cannot read nowhere"), "{output:?}");
 
-    // A refusal of everything is no reason to try again.
+    // A refusal of everything is not retried.
     let begin = Instant::now();
     let output = command(&scratch, &app.url, &shop, &[&COLUMNS, [file.as_str()].as_slice()].concat())
         .output()
@@ -504,7 +504,7 @@ async fn a_line_of_a_hundred_megabytes_is_one_refused_line() {
         .unwrap();
     let pid = child.id().unwrap();
     let peak = async {
-        // What the kernel counts; the last value before the end is the peak.
+        // The kernel's count; the last value before the end is the peak.
         let mut peak = 0;
         while let Some(kib) = read_peak(pid) {
             peak = kib;

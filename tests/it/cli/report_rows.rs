@@ -1,4 +1,4 @@
-//! `salebell report`: rows that are not quite right, from the file to the offer.
+//! `salebell report`: slightly malformed rows, from the file to the offer.
 
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ async fn an_open_quote_gives_no_line_the_price_of_another() {
     let rows = "r1\tGame one\t\"Best game\t10\nr2\tGame two\tfine\t1\nr3\tGame three\tsay \"hi\"\t2\nr4\tGame four\tz\t3\n";
     for (name, body) in [
         ("open.tsv", rows.to_owned()),
-        // A mark some rows below would close it.
+        // A quotation mark some rows below would close it.
         ("closed.tsv", rows.replace("say \"hi\"", "24\"")),
         ("closed.csv", rows.replace("say \"hi\"", "24\"").replace('\t', ";")),
     ] {

@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL, a PostgreSQL that fails, and the plans of queries.
+//! Connections to PostgreSQL, failures of PostgreSQL, and query plans.
 
 mod plans;
 mod pool;

@@ -1,5 +1,5 @@
-//! What lists cost: each query is run on a catalogue and on one that is ten times as large. It must use the same
-//! plan, read no big table from end to end, and look at a bounded number of rows.
+//! Cost of list queries: each query runs on a catalogue and on one ten times as large. It must use the same plan, scan
+//! no big table completely, and read a bounded number of rows.
 
 use salebell::database::pool::PgPool;
 use salebell::domain::history::Resolution;
@@ -17,16 +17,16 @@ use uuid::Uuid;
 
 use crate::support::TestApp;
 
-/// Games of the smaller catalogue; each has ten offers, and each offer five prices.
+/// Number of games in the smaller catalogue; each game has ten offers, and each offer five prices.
 const GAMES: i64 = 3_000;
-/// What a page has, and the one row more that tells whether there is another.
+/// Rows fetched for a page: the page's items, and one row more that shows whether there is another page.
 const PAGE: i64 = 51;
-/// The rows that a query may look at for a page whose filters fit every tenth row.
+/// Most rows that a query may read for a page whose filters match every tenth row.
 const MAX_ROWS: f64 = 2_500.0;
-/// The rows that a search may look at: some hundred titles of which every thirtieth has the word.
+/// Most rows that a search may read: some hundred titles, every thirtieth of which contains the word.
 const MAX_ROWS_OF_SEARCH: f64 = 9_000.0;
 
-/// A catalogue of `games` games, analysed.
+/// Makes a catalogue of `games` games, with planner statistics.
 async fn catalogue(games: i64) -> TestApp {
     let app = TestApp::spawn().await;
     let script = include_str!("../../../benches/catalogue.sql").replace(":games", &games.to_string());
@@ -44,7 +44,7 @@ async fn catalogue(games: i64) -> TestApp {
     app
 }
 
-/// Runs the very query that the service runs, and returns its plan with what it did.
+/// Runs exactly the query that the service runs, and returns its plan with the measured figures.
 async fn explain(pool: &PgPool, mut query: QueryBuilder<Postgres>) -> Value {
     let text = format!("explain (analyze, timing off, format json) {}", query.sql().as_str());
     let arguments = query.build().take_arguments().unwrap().unwrap();
@@ -65,7 +65,7 @@ fn walk<'p>(plan: &'p Value, visit: &mut impl FnMut(&'p Value)) {
 }
 
 /// How the page is found: the kinds of the nodes and what they read, without the names of partitions. What is joined
-/// to it afterwards is a few dozen rows.
+/// afterwards is only a few dozen rows.
 fn shape(plan: &Value) -> Vec<String> {
     let mut page = plan;
     walk(plan, &mut |node| {
@@ -92,7 +92,7 @@ fn shape(plan: &Value) -> Vec<String> {
     shape
 }
 
-/// How many rows the scans of a plan have looked at.
+/// Number of rows read by the scans of a plan.
 fn rows_read(plan: &Value) -> f64 {
     let mut rows = 0.0;
     walk(plan, &mut |node| {
@@ -108,7 +108,7 @@ fn rows_read(plan: &Value) -> f64 {
     rows
 }
 
-/// The tables that a plan reads from end to end, but for those where a few pages are all there is.
+/// Tables that a plan scans completely, except those that consist of a few pages.
 fn read_whole(plan: &Value) -> Vec<&str> {
     let mut tables = Vec::new();
     walk(plan, &mut |node| {
@@ -120,7 +120,7 @@ fn read_whole(plan: &Value) -> Vec<&str> {
     tables
 }
 
-/// Every list query, by what it is asked.
+/// Every list query, with a name for its parameters.
 async fn queries(pool: &PgPool) -> Vec<(String, QueryBuilder<Postgres>)> {
     let pick = |sql: &'static str| sqlx::query_scalar::<_, Uuid>(sql).fetch_one(pool);
     let store = Some(StoreId(pick("select id from stores where slug = 'store-7'").await.unwrap()));
@@ -242,8 +242,8 @@ async fn no_list_costs_more_on_ten_times_the_catalogue() {
             problems.push(format!("{name} reads all of {table}"));
         }
         let (rows_before, rows) = (rows_read(&before), rows_read(&after));
-        // Where there is little to find, gathering and sorting it may be cheaper than walking the order. A search has
-        // two halves that choose each for itself, and a limit of its own on what either looks at.
+        // If there are few matches, gathering and sorting them may be cheaper than walking the index. Each of the two
+        // halves of a search chooses its plan separately, and has its own limit of rows.
         let walks = name.starts_with("search") || !shape(&after).iter().any(|node| node.starts_with("Sort"));
         if shape(&before) != shape(&after) && !walks {
             problems.push(format!("{name} changes its plan:\n  {:?}\n  {:?}", shape(&before), shape(&after)));

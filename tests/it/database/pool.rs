@@ -1,4 +1,4 @@
-//! Connections to the database while they are being opened: slow log-ins, bursts, clients that do not wait, restarts.
+//! Connections to the database while they are being opened: slow log-ins, bursts, impatient clients, restarts.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::support::{TestApp, eventually};
 
 const BURST: usize = 128;
 
-/// The statuses of so many reads at once.
+/// Statuses of a burst of concurrent reads.
 async fn burst(app: &TestApp) -> Vec<u16> {
     let asked = (0..BURST).map(|_| async { app.get("/v1/games").send().await.unwrap().status().as_u16() });
     join_all(asked).await
@@ -25,7 +25,7 @@ async fn burst(app: &TestApp) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_into_a_cold_pool_waits_for_slow_log_ins() {
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
-    // Longer than a request waits for a connection otherwise.
+    // Longer than a request otherwise waits for a connection.
     proxy.delay_log_ins(Duration::from_secs(4));
     assert_eq!(burst(&app).await, [200; BURST]);
     proxy.delay_log_ins(Duration::from_millis(300));
@@ -45,7 +45,7 @@ async fn an_opening_outlives_the_client_that_it_was_begun_for() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}: the connections were there", begun.elapsed());
 }
 
-/// Reads that go on and on, with the time of each answer.
+/// Continuous reads, with the time of each answer.
 #[derive(Clone, Default)]
 struct Load {
     stop: Arc<AtomicBool>,
@@ -68,7 +68,7 @@ impl Load {
         (load, readers)
     }
 
-    /// Waits for `more` answers of this status from now on.
+    /// Waits for `more` further answers with this status.
     async fn until(&self, status: u16, more: usize) {
         let from = Instant::now();
         eventually("answers come", async || {
@@ -78,7 +78,7 @@ impl Load {
         .await;
     }
 
-    /// How long after `back` the last 503 came.
+    /// Time between `back` and the last 503.
     async fn last_refusal(self, readers: Vec<tokio::task::JoinHandle<()>>, back: Instant) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         join_all(readers).await;
@@ -91,7 +91,7 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_after_the_database_is_back_nothing_is_refused() {
-    // A failover: connections are cut, and for a while the name leads to nobody.
+    // A failover: connections are cut, and for a while no server answers at the host name.
     let impatient = [("SALEBELL_DATABASE__ACQUIRE_TIMEOUT_MS", "1000")];
     let (app, proxy, _database) = spawn_behind_proxy(Carrier::Postgres, &impatient).await;
     let (load, readers) = Load::start(&app);
@@ -99,7 +99,7 @@ async fn a_second_after_the_database_is_back_nothing_is_refused() {
         load.until(200, 50).await;
         proxy.cut();
         load.until(503, 64).await;
-        // Slower than a request is patient.
+        // Slower than a request is willing to wait.
         proxy.delay_log_ins(Duration::from_millis(1500));
         proxy.open();
     }
@@ -148,7 +148,7 @@ async fn one_dead_connection_gives_the_others_away() {
     let end = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()";
     assert_eq!(sqlx::query_scalar::<_, i64>(end).fetch_one(&admin).await.unwrap(), 10);
-    // Fresh ones are not pinged before they are used, so the first request may find out.
+    // Fresh connections are not pinged before use, so the first request may discover the failure.
     let mut refused = 0;
     for _ in 0..20 {
         refused += usize::from(app.get("/v1/games").send().await.unwrap().status() != 200);
@@ -160,7 +160,7 @@ async fn one_dead_connection_gives_the_others_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_never_has_more_connections_than_it_may() {
     let (app, proxy, database) = spawn_behind_proxy(Carrier::Postgres, &[]).await;
-    // Slow enough that further attempts are begun beside the first.
+    // Slow enough that further attempts start beside the first.
     proxy.delay_log_ins(Duration::from_millis(1200));
     let held = join_all((0..30).map(|_| async {
         let connection = app.state.writer.acquire().await;

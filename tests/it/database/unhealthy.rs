@@ -1,5 +1,5 @@
-//! The database goes away in every way that databases do. Requests fail with 503 and `Retry-After` or succeed, and
-//! when it is back everything works again, without a restart.
+//! The database becomes unavailable in every way that databases do. Requests fail with 503 and `Retry-After` or
+//! succeed, and once it is back everything works again, without a restart.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ const IMPATIENT: [(&str, &str); 4] = [
     ("SALEBELL_WORKER__LEASE_S", "2"),
 ];
 
-/// Requests that go on and on, and what was answered to them.
+/// Continuous requests, and how often each answer came.
 #[derive(Clone, Default)]
 struct Load {
     stop: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ struct Load {
 }
 
 impl Load {
-    /// Eight callers that read, and report prices.
+    /// Starts eight callers that read and report prices.
     fn start(app: &TestApp, shop: &User) -> (Load, Vec<tokio::task::JoinHandle<()>>) {
         let load = Load::default();
         let callers = (0..8).map(|at| {
@@ -66,7 +66,7 @@ impl Load {
         self.answers.lock().unwrap().clone()
     }
 
-    /// Waits until there are `more` of these answers.
+    /// Waits for `more` further answers of this kind.
     async fn until(&self, answer: &str, more: usize) {
         let count = || self.answers().get(answer).copied().unwrap_or_default();
         let (before, begin) = (count(), Instant::now());
@@ -85,7 +85,7 @@ impl Load {
     }
 }
 
-/// Every answer is one that a client knows what to do with.
+/// Checks that every answer is one that a client can handle.
 fn assert_polite(answers: &BTreeMap<String, usize>) {
     assert!(
         answers.keys().all(|answer| matches!(answer.as_str(), "200" | "202" | "503 later")),
@@ -93,7 +93,7 @@ fn assert_polite(answers: &BTreeMap<String, usize>) {
     );
 }
 
-/// The pool has all its connections again: so many slow statements at once are served.
+/// Checks that the pool has all its connections again: it serves as many concurrent slow statements.
 async fn assert_whole(app: &TestApp) {
     let begin = Instant::now();
     loop {
@@ -143,7 +143,7 @@ async fn a_database_that_falls_silent() {
     load.until("200", 20).await;
     load.until("202", 20).await;
     assert_polite(&load.end(callers).await);
-    // In the end TCP gives the old ones up, and all is as before: what was accepted is recorded.
+    // Finally TCP gives up the old connections and the app recovers: what was accepted is recorded.
     proxy.give_up();
     assert_whole(&app).await;
     let begin = Instant::now();
@@ -198,7 +198,7 @@ async fn a_database_that_is_restarted_under_load() {
         sqlx::query_as(count).fetch_one(&app.state.writer).await.unwrap()
     };
     loop {
-        // A batch that was written and not acknowledged may have no part: its message was never sent.
+        // A batch that was written but not acknowledged may have no part: its message was never sent.
         let (_, recorded) = batches().await;
         let waiting = app.state.bus.age_and_dead().await.unwrap();
         if waiting.0 == 0.0 && recorded as usize >= answers["202"] {

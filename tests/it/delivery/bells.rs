@@ -1,4 +1,4 @@
-//! Bells of sales that were interrupted, given away or over before they could be rung.
+//! Bells of sales that were interrupted, claimed as free games, or over before they could ring.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::worker::dispatch;
@@ -17,7 +17,7 @@ async fn watch(app: &TestApp, user: &User, title: &str, more: Value) {
     assert_eq!(made.status, 201, "{}", made.body);
 }
 
-/// Kind, price and time of sight that a webhook was told.
+/// Kind, price and time of observation that a webhook reported.
 fn bell(heard: &Received) -> (String, String, DateTime<Utc>) {
     let body = heard.json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -57,7 +57,7 @@ async fn paid_prices_ring_after_a_giveaway() {
         let heard = heard.iter().filter(|bell| bell.json()["data"]["game"]["title"] == title);
         assert_eq!(heard.map(|heard| bell(heard).1).collect::<Vec<_>>(), expected, "{title}: {prices:?}");
     }
-    // As after a death between the commit of a slice and the end of its event.
+    // As after a crash between the commit of a slice and the end of its event.
     let count = async || -> i64 {
         sqlx::query_scalar("select count(*) from deliveries").fetch_one(&app.state.writer).await.unwrap()
     };
@@ -84,7 +84,7 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
     }
     let rung = async |user: &User| app.see(user, "/v1/notices").await["items"].as_array().unwrap().len();
     let ends = |minute| json!({"sale_ends_at": at(&app, minute)});
-    // Over when it was recorded, and prolonged.
+    // A sale that was over when it was recorded, and then prolonged.
     tell(&app, &shop, json!([of("Over", with(seen(&app, "10.00", -3), ends(-2)))])).await;
     assert_eq!(rung(&anna).await, 0);
     watch(&app, &otto, "Over", json!({"rule": {"any_sale": {}}})).await;
@@ -92,12 +92,12 @@ async fn a_sale_that_could_not_be_rung_when_it_started_is_rung_when_it_goes_on()
     let batch = tell(&app, &shop, prolonged).await;
     assert_eq!(batch["transitions"], json!({"sale.resumed": 1}));
     assert_eq!((rung(&anna).await, rung(&otto).await), (2, 0), "not a watch that was made while it flapped");
-    // The same, with an observation from before the end that nobody has recorded yet.
+    // The same, with an observation from before the end that is not recorded yet.
     tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -9), ends(-5)))])).await;
     let batch = tell(&app, &shop, json!([of("Late", with(seen(&app, "10.00", -7), ends(day)))])).await;
     assert_eq!((&batch["unchanged"], &batch["transitions"]), (&json!(1), &json!({})));
     assert_eq!(rung(&anna).await, 4);
-    // Too old when it was reported, and not over yet.
+    // Too old when it was reported, but not over yet.
     tell(&app, &shop, json!([of("Old", seen(&app, "10.00", -8 * day))])).await;
     tell(&app, &shop, json!([of("Old", seen(&app, "20.00", -60))])).await;
     assert_eq!(rung(&anna).await, 4);

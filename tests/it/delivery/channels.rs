@@ -27,7 +27,7 @@ async fn a_channel_is_made_with_a_secret_that_is_shown_once() {
     assert_eq!(shown["secret"], Value::Null);
     assert_eq!(shown["failing_since"], Value::Null);
 
-    // At rest it is sealed.
+    // The secret is encrypted at rest.
     let stored: Vec<u8> =
         sqlx::query_scalar("select secret from channels").fetch_one(&app.state.writer).await.unwrap();
     use base64::Engine;
@@ -76,7 +76,7 @@ async fn an_account_has_only_so_many_channels() {
     statuses.sort_unstable();
     assert_eq!(statuses, [201, 201, 409, 409, 409]);
     assert_eq!(app.call(&ben, Method::POST, "/v1/channels", body(0)).await.status, 201);
-    // What is there already needs no place.
+    // Repeating an existing channel does not count against the quota.
     let there = app.see(&anna, "/v1/channels").await["items"][0]["url"].clone();
     let again = json!({"kind": "webhook", "name": "a", "url": there});
     assert_eq!(app.call(&anna, Method::POST, "/v1/channels", again).await.status, 200);
@@ -92,7 +92,7 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
     };
     let made = post(&anna, "mine", "http://127.0.0.1:80/a?b").await;
     assert_eq!(made.status, 201);
-    // By another name, and its address written in another way.
+    // With another name, and with its address in another notation.
     for url in ["http://127.0.0.1:80/a?b", "HTTP://127.0.0.1/a?b"] {
         let again = post(&anna, "other", url).await;
         assert_eq!(again.status, 200, "{}", again.body);
@@ -105,14 +105,14 @@ async fn the_same_channel_made_again_is_the_one_that_is_there() {
         assert_eq!(post(user, "mine", url).await.status, 201, "{url}");
     }
 
-    // A disabled one too: making it again must not hide that it was disabled.
+    // A disabled channel too: creating it again must not hide that it was disabled.
     sqlx::query("update channels set state = 'disabled', disabled_reason = 'gone'")
         .execute(&app.state.writer)
         .await
         .unwrap();
     let disabled = post(&anna, "mine", "http://127.0.0.1/a?b").await;
     assert_eq!((disabled.status, &disabled.body["state"]), (200, &json!("disabled")));
-    // Of duplicates, which there were before, an active one. One whose deletion was cut short counts as gone.
+    // Of existing duplicates, the active one is returned. A channel whose deletion was cut short counts as deleted.
     let copy = |state: &'static str, reason: Option<&'static str>| {
         sqlx::query_scalar::<_, Uuid>(
             "insert into channels (id, account_id, kind, name, url, state, disabled_reason, secret, created_at, updated_at)
@@ -307,7 +307,8 @@ async fn a_disabled_channel_is_recovered_with_what_died_since() {
         rungs.push(app.ring(&anna, &[hook.id]).await);
     }
     let since = app.state.clock.now() - TimeDelta::hours(1);
-    // One died before and one after `since`, one was cancelled with the channel, one because the sale was over.
+    // One was dead-lettered before and one after `since`, one was cancelled with the channel, one because the sale was
+    // over.
     for (rung, state, reason) in [
         (&rungs[0], "dead", "no_tries_left"),
         (&rungs[1], "dead", "gone"),

@@ -1,4 +1,4 @@
-//! Deliveries: from a notice to a receiver, with everything that can go wrong between them.
+//! Deliveries: from a notice to a receiver, with everything that can fail between them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn time(value: &Value) -> DateTime<Utc> {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// Another worker leases every channel that has something due, and is never seen again.
+/// Simulates another worker that leases every channel with due deliveries and then disappears.
 async fn lease_and_vanish(app: &TestApp) -> usize {
     let now = app.state.clock.now();
     let request = LeaseRequest {
@@ -186,7 +186,7 @@ async fn a_receiver_that_is_gone_disables_its_channel_at_once() {
     let delivery = app.delivery(&anna, rung.deliveries[0]).await;
     assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("dead"), &json!("gone")));
 
-    // What waits for it is cancelled in slices.
+    // Deliveries that wait for the channel are cancelled in slices.
     let mut cancelled = 0;
     while let Step { sent: 0, cancelled: some @ 1.. } = deliver::step(&app.state).await.unwrap() {
         assert!(some <= 5_000);
@@ -285,7 +285,7 @@ async fn a_price_that_no_longer_stands_is_not_told() {
         ("with r as (delete from watches) select $1", Some("watch_deleted")),
         ("with r as (delete from offers) select $1", Some("sale_ended")),
     ] {
-        // What is changed below is changed everywhere.
+        // The changes below apply to every row.
         sqlx::query("delete from watches").execute(&app.state.writer).await.unwrap();
         let rung = app.ring(&anna, &[hook.id]).await;
         sqlx::query(what).bind(rung.sale).execute(&app.state.writer).await.unwrap();
@@ -362,7 +362,7 @@ async fn workers_at_once_never_send_twice() {
     }
     let worker = async || {
         let mut sent = 0;
-        // Another may hold all places of the moment, so nothing to do is not the end.
+        // Another worker may hold all places at the moment, so a round without work is not the end.
         while sqlx::query_scalar::<_, bool>("select exists (select from deliveries where state = 'pending')")
             .fetch_one(&app.state.writer)
             .await
@@ -428,7 +428,7 @@ async fn a_result_that_comes_after_anothers_counts_only_when_it_arrived() {
     let anna = app.user("anna", &[]).await;
     let hook = app.hook(&anna, "http://127.0.0.1:1/").await;
     let id = app.ring(&anna, &[hook.id]).await.deliveries[0];
-    // Of a worker that was suspended while it sent the first try, and lost its lease.
+    // Result of a worker that was suspended during the first attempt and lost its lease.
     let late = |succeeded: bool| AttemptResult {
         delivery_id: DeliveryId(id),
         attempts: 0,
@@ -476,7 +476,7 @@ async fn a_delivery_is_delivered_again_with_its_schedule_anew() {
     let wait = time(&failed["next_attempt_at"]) - app.clock.now();
     assert!(wait < TimeDelta::seconds(7), "the first wait, not the last: {wait}");
 
-    // A pending one need not wait for its next try.
+    // A pending delivery can be retried before its next attempt is due.
     sink.on("/", Behaviour::Answer(200, "", ""));
     redeliver(&app, &anna, id).await;
     assert_eq!(deliver::step(&app.state).await.unwrap(), SENT);

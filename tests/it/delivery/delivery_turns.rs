@@ -1,4 +1,4 @@
-//! Many deliveries at once: places and turns of channels, leases that change hands, starts and stops of workers.
+//! Many deliveries at once: places and turns of channels, leases that change owners, starts and stops of workers.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ async fn channels_change_hands_and_nothing_is_sent_twice() {
     }
     let mut waiting = hooks.len();
     let workers = [run(&app), run(&app), run(&app)];
-    // Between the waves the workers give their channels back, and within one they compete for them.
+    // Between the waves the workers release their channels, and within a wave they compete for them.
     for _ in 0..10 {
         for (rung, hook) in &hooks {
             waiting += app.ring_again(&anna, rung, hook.id, 20).await.len();
@@ -56,7 +56,8 @@ fn run(app: &TestApp) -> tokio::task::JoinHandle<()> {
     tokio::spawn(deliver::run(app.state.clone()))
 }
 
-/// So many deliveries to a receiver that answers one for each permit; the last is the first of them.
+/// Makes `deliveries` deliveries to a receiver that answers one request for each permit; the last item returned is the
+/// first delivery's id.
 async fn ring_gated(app: &TestApp, deliveries: i32) -> (Sink, Arc<Semaphore>, Uuid) {
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
@@ -74,7 +75,7 @@ async fn a_channel_has_only_so_many_deliveries_in_flight() {
     let (sink, gate, _) = ring_gated(&app, 40).await;
     let workers = (run(&app), run(&app));
     sink.wait_for("/", 3).await;
-    // What is of a high priority pushes to the front while the places are taken.
+    // High-priority deliveries move to the front while the places are taken.
     sqlx::query("update delivery_queue set next_attempt_at = next_attempt_at - interval '1 hour'")
         .execute(&app.state.writer)
         .await
@@ -121,7 +122,7 @@ async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;
-    // Made first, so it comes first wherever order is by id.
+    // Made first, so it comes first in any order by id.
     let dead = app.hook(&anna, "http://127.0.0.1:1/").await;
     let rung = app.ring(&anna, &[dead.id]).await;
     app.ring_again(&anna, &rung, dead.id, 50_000).await;
@@ -130,7 +131,7 @@ async fn a_dead_receiver_with_a_large_backlog_does_not_delay_the_others() {
     assert_eq!(deliver::step(&app.state).await.unwrap(), Step { sent: 9, cancelled: 0 }, "8 places and one");
     assert_eq!(sink.received("/").len(), 1);
 
-    // And the backlog is not read: a look-out touches some pages, whatever waits.
+    // The backlog is not read: a claim touches a few pages, however many deliveries wait.
     sqlx::query("analyze deliveries").execute(&app.state.writer).await.unwrap();
     let now = app.state.clock.now();
     let later = now + TimeDelta::seconds(45);
@@ -188,9 +189,9 @@ async fn what_was_read_ahead_and_waited_long_is_judged_again() {
     let (sink, gate, _) = ring_gated(&app, 4).await;
     let worker = run(&app);
     sink.wait_for("/", 1).await;
-    // The others were read along with it. Their price goes while they wait for the only slot.
+    // The other deliveries were read along with it. Their price ends while they wait for the only slot.
     sqlx::query("update sales set ended_at = now()").execute(&app.state.writer).await.unwrap();
-    // No event ends this wait: what is read stays fresh for a second, by the clock.
+    // No event ends this wait: what was read stays valid for a second of real time.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     gate.add_permits(10);
     app.until("select not exists (select from deliveries where state = 'pending')").await;
@@ -225,7 +226,7 @@ async fn a_result_that_cannot_be_recorded_holds_up_no_other() {
 
 #[tokio::test]
 async fn a_delivery_is_told_of_at_once() {
-    // The poll would come in an hour.
+    // The next poll would be an hour later.
     let app = TestApp::builder().settings(&[("SALEBELL_WORKER__POLL_MS", "3600000")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let sink = Sink::start().await;

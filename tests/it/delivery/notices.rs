@@ -26,7 +26,7 @@ async fn a_notice_says_what_has_rung() {
     assert_eq!(notice["watch_id"], rung.watch.to_string());
     assert_eq!(notice["sale_id"], rung.sale.to_string());
 
-    // It outlives what it tells of.
+    // A notice outlives the game that it refers to.
     sqlx::query("delete from games").execute(&app.state.writer).await.unwrap();
     let notice = app.see(&anna, &path).await;
     assert_eq!(notice["game"]["title"], Value::Null);

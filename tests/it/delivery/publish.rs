@@ -1,4 +1,4 @@
-//! Events for other teams: what they are told, in which order, and that nothing is left out.
+//! Events for other teams: their contents, their order, and their completeness.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ fn seen(store: &str, sku: &str, price: &str, day: u32) -> Value {
         "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
 }
 
-/// Reports, and records.
+/// Reports observations and records them.
 async fn report(app: &TestApp, shop: &User, observations: Value) {
     app.report(shop, observations).await;
     app.record_all().await;
@@ -113,7 +113,7 @@ async fn a_team_hears_what_it_filters_for() {
     }
 }
 
-/// Prices of some offers, told in many messages.
+/// Reports price changes of `offers` offers, in many messages.
 async fn report_changes(app: &TestApp, shop: &User, offers: usize, changes: u32) {
     for change in 0..changes {
         let price = if change % 2 == 0 { "20.00" } else { "9.99" };
@@ -123,7 +123,7 @@ async fn report_changes(app: &TestApp, shop: &User, offers: usize, changes: u32)
     }
 }
 
-/// The days on which an offer's events happened, each offer's in the order in which they were told.
+/// Days of the events of each offer, in the order of publication.
 fn days(events: &[Value]) -> HashMap<String, Vec<String>> {
     let mut days: HashMap<String, Vec<String>> = HashMap::new();
     for event in events {
@@ -141,7 +141,7 @@ async fn an_offers_events_keep_their_order_although_the_topic_fails() {
     let app = spawn(&topic, &flaky(&emulator().await, 3).await).await;
     let shop = shop(&app).await;
     report_changes(&app, &shop, 15, 6).await;
-    // Six of one offer in one message, told backwards.
+    // Six observations of one offer in one message, in reverse order.
     let turns = (1..=6).rev().map(|day| seen("gog", "x", if day % 2 == 0 { "20.00" } else { "9.99" }, day));
     report(&app, &shop, turns.collect()).await;
     let begin = Instant::now();
@@ -150,7 +150,7 @@ async fn an_offers_events_keep_their_order_although_the_topic_fails() {
         app.clock.advance(TimeDelta::seconds(2));
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
-    // What was published twice has the same id, and SQS knows it.
+    // An event that is published twice has the same id, by which SQS drops the duplicate.
     let told = team.wait_for(96).await;
     assert_eq!(told.len(), 96);
     for (offer, days) in days(&told) {
@@ -167,7 +167,7 @@ async fn an_event_that_is_committed_late_is_not_left_out() {
     report(&app, &shop, json!([seen("gog", "late", "20.00", 1)])).await;
     publish_all(&app).await;
     assert_eq!(team.wait_for(1).await.len(), 1);
-    // Its number is drawn, and its transaction goes on while a later one is published.
+    // Its number is assigned, and its transaction stays open while a later one is published.
     let mut late = app.state.writer.begin().await.unwrap();
     let id: uuid::Uuid = sqlx::query_scalar(
         "with late as (
@@ -208,13 +208,13 @@ async fn publishers_that_are_killed_leave_nothing_out() {
         }
         worker.signal(nix::sys::signal::Signal::SIGKILL);
         worker.exit_code().await;
-        // As if the lease of the dead one had run out.
+        // As if the lease of the dead worker had expired.
         sqlx::query("update jobs set leased_until = now() where name = 'publish_events'")
             .execute(&app.state.writer)
             .await
             .unwrap();
     }
-    // Two at once, and only one is at it.
+    // Two workers at once, of which only one holds the lease.
     let _workers = [instance::start(&app, "worker", &settings), instance::start(&app, "worker", &settings)];
     let told = team.wait_for(500).await;
     app.until("select not exists (select from publications)").await;
@@ -222,6 +222,6 @@ async fn publishers_that_are_killed_leave_nothing_out() {
     let ids: std::collections::HashSet<&str> =
         told.iter().chain(&again).map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), 500);
-    // Each wave may have been sent again, no more.
+    // Each wave may have been sent twice, but not more often.
     assert!(told.len() + again.len() <= 500 + 2 * 80, "{} and {}", told.len(), again.len());
 }

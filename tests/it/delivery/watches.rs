@@ -22,7 +22,7 @@ fn seen(sku: &str, price: &str, day: u32) -> Value {
         "currency": "EUR", "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
 }
 
-/// Reports one price, records it, dispatches what came of it.
+/// Reports one price, records it, and dispatches the resulting events.
 async fn tell(app: &TestApp, shop: &User, observation: Value) {
     app.report(shop, json!([observation])).await;
     app.record_all().await;
@@ -40,7 +40,7 @@ async fn watch(app: &TestApp, user: &User, body: Value) -> Value {
     answer.json().await.unwrap()
 }
 
-/// Kind and amount of every notice, the oldest first.
+/// Kind and amount of every notice, oldest first.
 async fn notices(app: &TestApp) -> Vec<(String, i64)> {
     let rows =
         sqlx::query!("select event_kind, amount from notices order by id").fetch_all(&app.state.writer).await;
@@ -101,7 +101,7 @@ async fn history_and_pauses_ring_no_bells() {
     assert_eq!(notices(&app).await, []);
 }
 
-/// Every kind of rule and scope against offers of every kind: what the explanation says is what the dispatch does.
+/// Tries every kind of rule and scope against offers of every kind: the explanation agrees with the dispatch.
 #[tokio::test]
 async fn the_explanation_and_the_dispatch_agree() {
     let app = TestApp::spawn().await;
@@ -137,7 +137,7 @@ async fn the_explanation_and_the_dispatch_agree() {
         json!({"regions": ["de"]}),
         json!({"platforms": ["Switch"]}),
         json!({"currency": "EUR"}),
-        // Every region that is offered: without it, this one would be the first.
+        // Every region on offer: otherwise this one would sort first.
         json!({"paused": true, "regions": ["ZZ", "DE", "US"]}),
         json!({"stores": ["steam"], "regions": ["FR"], "platforms": ["windows"]}),
     ];
@@ -148,7 +148,7 @@ async fn the_explanation_and_the_dispatch_agree() {
             body["game_id"] = json!(game);
             body["rule"] = rule.clone();
             let answer = app.post("/v1/watches").bearer_auth(&anna.token).json(&body).send().await.unwrap();
-            // A target in one currency and a scope of another is refused at once.
+            // A target in another currency than the scope's is refused at once.
             if answer.status() != 422 {
                 watches.push(answer.json::<Value>().await.unwrap()["id"].as_str().unwrap().to_owned());
             }
@@ -193,7 +193,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     let first = queue::WatchSlice { after: None, end: event.slice_end };
     let second = queue::WatchSlice { after: first.end, end: None };
     let made = queue::make_slice(&app.state.writer, event, first, &times).await.unwrap();
-    // The second is made meanwhile, and goes with its maker.
+    // The second slice is made meanwhile, and its worker disappears.
     let lost = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!((made.notices, lost.notices), (3, 7));
     assert_eq!(queue::commit_slice(made, event, &times).await.unwrap(), Lease::Held);
@@ -202,7 +202,7 @@ async fn a_large_event_is_dispatched_in_slices_that_another_worker_takes_up() {
     app.clock.advance(TimeDelta::seconds(61));
     assert!(dispatch::step(&app.state).await.unwrap().is_more());
     assert_eq!(notices(&app).await.len(), 10);
-    // The dead one wakes up and goes on: nothing is made twice.
+    // The worker presumed dead resumes: nothing is made twice.
     let late = queue::make_slice(&app.state.writer, event, second, &times).await.unwrap();
     assert_eq!(late.notices, 0);
     assert_eq!(queue::commit_slice(late, event, &times).await.unwrap(), Lease::Lost);
@@ -374,8 +374,8 @@ async fn the_same_watch_made_again_is_the_one_that_is_there() {
     let (made_full, made_plain) = (post(&anna, &full).await, post(&anna, &plain).await);
     assert_eq!((made_full.status, made_plain.status), (201, 201), "{} {}", made_full.body, made_plain.body);
 
-    // The same however it is written: lists in another order or with repetitions, stores by name, another number of
-    // decimal places, and what is not part of it.
+    // The same watch in any notation: lists in another order or with repetitions, stores by name, other numbers of
+    // decimal places, and fields that are not part of the identity.
     for (made, again) in [
         (&made_full, with(&full, "stores", json!(["GOG", "Steam", "gog"]))),
         (&made_full, with(&full, "regions", json!(["us", "de"]))),
@@ -392,7 +392,7 @@ async fn the_same_watch_made_again_is_the_one_that_is_there() {
         assert_eq!((found.status, &found.body), (200, &made.body), "{again}");
         assert_eq!(found.etag, made.etag, "{again}");
     }
-    // Another one, whatever differs.
+    // A different watch, whichever field differs.
     for another in [
         with(&full, "game_id", other.clone()),
         with(&full, "rule", target("12.01")),
@@ -440,7 +440,7 @@ async fn a_watch_takes_countries_and_keeps_what_it_had() {
         json!({"game_id": only_game(&app).await, "rule": {"any_sale": {}}, "regions": ["uk", "de", "ZZ"]});
     let made = watch(&app, &anna, body).await;
     assert_eq!(made["regions"], json!(["GB", "DE", "ZZ"]));
-    // From a time when every two letters were a region.
+    // As stored by a version that accepted any two letters as a region.
     sqlx::query("update watches set regions = '{EU,DE}'").execute(&app.state.writer).await.unwrap();
     let path = format!("/v1/watches/{}", made["id"].as_str().unwrap());
     let patch = async |body: Value| {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::support::TestApp;
 use crate::support::sink::{Behaviour, Received, Sink};
 
-/// Asks a receiver's library about a webhook: the type of the message, or why it is refused.
+/// Verifies a webhook with a receiver's library: returns the type of the message, or the reason for the refusal.
 async fn ask(client: &str, secret: &str, received: &Received) -> Result<String, String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let setting = |name: &str| {
@@ -49,7 +49,7 @@ async fn ask(client: &str, secret: &str, received: &Received) -> Result<String, 
     }
 }
 
-/// Both libraries must say the same.
+/// Verifies with both libraries, which must agree.
 async fn verify(secret: &str, received: &Received) -> Result<String, String> {
     let (npm, pypi) = tokio::join!(ask("npm", secret, received), ask("PyPI", secret, received));
     assert_eq!(npm.is_ok(), pypi.is_ok(), "npm: {npm:?}, PyPI: {pypi:?}");
@@ -110,7 +110,7 @@ async fn after_a_rotation_both_secrets_sign_for_a_day() {
     assert_eq!(received.headers["webhook-signature"].split(' ').count(), 1);
 }
 
-/// Tries one delivery to a URL, and returns what its first attempt says.
+/// Attempts one delivery to a URL, and returns its first attempt.
 async fn attempt(app: &TestApp, url: &str) -> Value {
     let user = app.user(&Uuid::now_v7().to_string(), &[]).await;
     let hook = app.hook(&user, url).await;
@@ -159,11 +159,11 @@ async fn of_ten_million_bytes_a_few_are_read() {
     sink.on("/floods", Behaviour::Flood);
     let attempt = attempt(&app, &sink.url("/floods")).await;
     assert_eq!((&attempt["state"], &attempt["status"]), (&json!("delivered"), &json!(200)));
-    // What the sockets' buffers hold has been sent and not read.
+    // Bytes in the sockets' buffers have been sent but not read.
     assert!(sink.flooded() < 9_000_000, "{} bytes were taken", sink.flooded());
 }
 
-/// Resolves these names and no others, and counts how often it is asked.
+/// Resolver that knows these names and no others, and counts its queries.
 fn look_up(names: &[(&str, &[&str])], asked: Arc<AtomicUsize>) -> LookUp {
     let names: HashMap<String, Vec<IpAddr>> = names
         .iter()
@@ -232,7 +232,7 @@ async fn without_exceptions_loopback_is_not_called() {
     let refused = attempt(&app, &format!("http://rebound.test:{}/", sink.address.port())).await;
     assert_eq!(refused["error"], "the host has an address that is not public (loopback)");
 
-    // A channel from a time when the configuration let it through.
+    // A channel from a time when the configuration allowed its address.
     let user = app.user("anna", &[]).await;
     let hook = app.hook(&user, "http://example.com/").await;
     sqlx::query("update channels set url = $1").bind(sink.url("/")).execute(&app.state.writer).await.unwrap();

@@ -1,4 +1,4 @@
-//! Machines whose clocks are wrong or jump: the database's counts, and nothing is removed while they disagree.
+//! Machines whose clocks are off or jump: the database's clock counts, and nothing is removed while they disagree.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
@@ -32,7 +32,7 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
     assert_eq!(sent(patch(&app, &anna, &half, 0, "bytes")).await.status(), 204);
     for wrong in [TimeDelta::hours(2), TimeDelta::days(365), -TimeDelta::hours(2), -TimeDelta::days(365)] {
         let other = TestApp::builder().beside(&app).clock_ahead(wrong).spawn().await;
-        // It serves what there is, and goes on with it.
+        // It serves existing files and continues uploads.
         assert_eq!(status(&other, &anna, &path).await, 200, "{wrong}");
         assert_eq!(offset(&other, &anna, &half).await, 5, "{wrong}");
         let (made, file) = put(&other, &anna).await;
@@ -48,7 +48,7 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
         };
         assert_eq!(extend(app.clock.now() + TimeDelta::days(14)).await, 422, "{wrong}");
         assert_eq!(extend(app.clock.now() + TimeDelta::days(13)).await, 200, "{wrong}");
-        // It removes nothing, and takes no job from those whose clocks are right.
+        // It removes nothing, and takes no job from workers whose clocks are correct.
         let refused = schedule::round(&other.state).await.unwrap_err();
         assert!(format!("{refused:?}").contains("the clock of this machine"), "{refused:?}");
         assert_eq!(content(&app, &anna, &made).await, "bytes");
@@ -58,7 +58,7 @@ async fn a_machine_whose_clock_is_wrong_costs_no_file() {
         sqlx::query_scalar("select count(*) from jobs").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(jobs, 0);
 
-    // One whose clock is right removes what is over, and that alone.
+    // A worker with a correct clock removes expired files, and only those.
     sqlx::query("update files set keep_until = now(), expires_at = now() where id = $1::uuid")
         .bind(over.trim_start_matches("/v1/files/"))
         .execute(&app.state.writer)

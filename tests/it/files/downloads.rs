@@ -1,4 +1,4 @@
-//! Downloads: ranges, conditions, headers, and links for whoever has them.
+//! Downloads: ranges, conditions, headers, and share links.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +28,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 async fn bytes_come_whole_in_ranges_and_under_conditions(store: Store) {
-    // What goes through us is the same wherever it comes from.
+    // Downloads through Salebell are the same for every store.
     let app = TestApp::builder().store(store).settings(&[("SALEBELL_FILES__PRESIGN", "false")]).spawn().await;
     let anna = app.user("anna", &[]).await;
     let whole = bytes(1_000_000);
@@ -111,7 +111,7 @@ async fn a_link_serves_whoever_has_it_as_often_as_it_says(store: Store) {
     let stranger = app.post(&links).bearer_auth(&mallory.token).json(&json!({}));
     assert_eq!(stranger.send().await.unwrap().status(), 404);
 
-    // Twenty at once want what three may have.
+    // Twenty concurrent requests for a link with three downloads.
     let three = link(json!({"max_downloads": 3})).await;
     let address = three["path"].as_str().unwrap();
     let head = app.request(Method::HEAD, address).send().await.unwrap();

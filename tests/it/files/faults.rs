@@ -1,4 +1,4 @@
-//! What goes wrong around uploads: a disk that fills up, clients that are slow or too many.
+//! Failures around uploads: a disk that fills up, clients that are slow or too numerous.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -26,8 +26,8 @@ async fn is_full(answer: Response) {
     assert_eq!(problem["type"], "/problems/insufficient-storage");
 }
 
-/// Mounts a small file system over the directory, which only the process that follows sees. Without the right to do so the
-/// process does not start, and its test fails.
+/// Script that mounts a small file system over the directory, visible only to the command that follows it. Without the
+/// privilege the process does not start, and its test fails.
 const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
     'mount -t tmpfs -o size=16m salebell \"$SALEBELL_FILES__DIRECTORY\" && exec \"$@\"' sh \"$@\"";
 
@@ -54,13 +54,13 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let sending = tokio::spawn(api.patch(&path, 0, body).send());
     feed.send(Ok(whole.slice(..3 * MIB))).unwrap();
     eventually("stored", async || api.stored(&path).await >= 3 * MIB).await;
-    // Somebody else fills the disk.
+    // Something else fills the disk.
     let disk = format!("/proc/{}/root{}", api.binary.id(), app.files.path().display());
     let filler = format!("{disk}/filler");
     let mut file = File::create(&filler).unwrap();
     let fill = |file: &mut File| while file.write_all(&[1; 64 << 10]).is_ok() {};
     fill(&mut file);
-    // Some more fits, which nobody will be told of.
+    // A little more fits, but is never acknowledged.
     let room = file.metadata().unwrap().len() - MIB as u64;
     file.set_len(room).unwrap();
     for slice in whole[3 * MIB..8 * MIB].chunks(64 << 10) {
@@ -71,7 +71,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     let told = api.offset(&path).await.unwrap();
     assert!((3 * MIB..8 * MIB).contains(&told), "{told}");
     if store == Store::Directory {
-        // What cannot be told takes no room.
+        // Bytes that cannot be acknowledged occupy no space.
         let place: String = sqlx::query_scalar("select place from file_pieces order by file_id desc limit 1")
             .fetch_one(&app.state.writer)
             .await
@@ -79,7 +79,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
         assert_eq!(std::fs::metadata(format!("{disk}/{place}")).unwrap().len(), told as u64);
     }
 
-    // Nothing new is begun, and what is there is served. What was gathered for S3 has left room.
+    // No new upload starts, and existing files are served. The bytes buffered for S3 have released their space.
     file.seek(SeekFrom::End(0)).unwrap();
     fill(&mut file);
     is_full(put(bytes(100_000)).await).await;
@@ -103,7 +103,7 @@ async fn a_disk_that_fills_up_costs_nothing_that_was_told(store: Store) {
     assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
 }
 
-/// Sends a few bytes every so often, until nobody takes them any more; returns the answer and how many were sent.
+/// Sends a few bytes after each pause, until the connection is closed; returns the answer and the number of bytes sent.
 async fn trickle(mut stream: TcpStream, slice: usize, pause: Duration, limit: usize) -> (String, usize) {
     let whole = bytes(limit);
     let mut sent = 0;
@@ -187,7 +187,7 @@ async fn many_slow_clients_keep_nobody_from_uploading() {
             let path = &own;
             sent(patch(&app, &user, path, 0, bytes(1))).await
         };
-        // Others are not kept waiting, and it is told what is the matter.
+        // Other requests are not delayed, and the client gets the reason.
         let told = async { while refused().await.status() != 429 {} };
         tokio::time::timeout(Duration::from_secs(2), told).await.expect("its limit is reached");
         let began = Instant::now();
@@ -206,7 +206,7 @@ async fn many_slow_clients_keep_nobody_from_uploading() {
     assert_eq!((cut, refused), (40, 20));
 }
 
-/// The most memory that a process has had, in MiB.
+/// Peak memory of a process, in MiB.
 fn peak_mib(api: &Api) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", api.binary.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

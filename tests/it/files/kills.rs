@@ -24,7 +24,7 @@ crate::on_both_stores!(
     a_worker_killed_while_it_removes_is_followed_by_another,
 );
 
-/// Another number each time the test runs, below `end`; it is in the test's output.
+/// A random number below `end`, which the test prints.
 pub fn any(what: &str, end: u64) -> u64 {
     let some = u64::from_be_bytes(Uuid::new_v4().as_bytes()[8..].try_into().unwrap()) % end;
     println!("{what}: {some}");
@@ -43,12 +43,12 @@ async fn an_api_killed_in_the_middle_of_an_upload_has_what_it_told(store: Store)
         let at = api.offset(&path).await.unwrap();
         assert!(told <= at && at <= sent.max(told), "{told} were told, {sent} sent, and now it is {at}");
         let mut stream = api.begin_patch(&path, at, whole.len() - at).await;
-        // So long after it has told of something new; nothing is left to be told at the end.
+        // Time to live after the last progress; at the end there is no more progress to report.
         let dies_after = Duration::from_millis(any("dies after ms", 500));
         let dead = CancellationToken::new();
         (told, sent) = (at, at);
         let asks = async {
-            // Somebody looks on all the time: what is told must be there afterwards.
+            // An observer polls all the time: every offset reported must exist afterwards.
             let began = Instant::now();
             while told == at && at < whole.len() && began.elapsed() < Duration::from_secs(30) {
                 told = api.stored(&path).await;
@@ -91,15 +91,15 @@ async fn an_api_killed_at_the_end_of_an_upload_completes_it_once(store: Store) {
         assert_eq!(api.patch(&path, 0, whole.slice(..first)).send().await.unwrap().status(), 204);
         let mut stream = api.begin_patch(&path, first, whole.len() - first).await;
         stream.write_all(&whole[first..]).await.unwrap();
-        // All is on its way: it dies as it writes, seals, tells the row, or answers.
+        // All bytes are sent: the process dies while it writes, seals, updates the row, or answers.
         if late {
-            // As soon as the row has it, which the client may have been told or not.
+            // As soon as the row is complete, whether or not the client got the answer.
             app.until("select not exists (select from files where state <> 'complete')").await;
         } else {
             tokio::time::sleep(Duration::from_micros(any("dies after us", 500_000))).await;
         }
         api.kill().await;
-        // The next one waits for its own.
+        // The next process waits for its turn.
         let api = Api::start(&app, &anna, &[]).await;
         is_gone_on_with(&app, &api, &anna, &path, (first, late), &whole).await;
         paths.push(path);
@@ -121,7 +121,7 @@ async fn is_gone_on_with(
     println!("{at} of {}", whole.len());
     assert!((first..=whole.len()).contains(&at) && (at == whole.len() || !late), "{at}");
     assert_eq!(app.see(anna, path).await["state"] == "complete", at == whole.len());
-    // Who has not heard that it is complete sends nothing, and hears it.
+    // A client that missed the final answer sends an empty request, and learns that the upload is complete.
     assert_eq!(api.patch(path, at, whole.slice(at..)).send().await.unwrap().status(), 204);
     is_whole(app, anna, path, whole).await;
 }
@@ -158,7 +158,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
         api.kill().await;
         let _ = request.await.unwrap();
     }
-    // What was begun is seen as that, and gives no byte.
+    // An unfinished concatenation is shown as such, and returns no byte.
     let begun = "select id from files where concat = 'final' and state = 'uploading'";
     let begun: Vec<Uuid> = sqlx::query_scalar(begun).fetch_all(&app.state.writer).await.unwrap();
     println!("{} were begun", begun.len());
@@ -166,7 +166,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
         let path = format!("/v1/files/{id}/content");
         assert_eq!(sent(app.get(&path).bearer_auth(&anna.token)).await.status(), 409);
     }
-    // A worker reads them to their end, as if it had been a while.
+    // A worker finishes them, as if some time had passed.
     sqlx::query("update files set updated_at = now() - interval '3 minutes' where concat = 'final'")
         .execute(&app.state.writer)
         .await
@@ -180,7 +180,7 @@ async fn an_api_killed_while_it_puts_together_leaves_nothing_half(store: Store) 
     }
 }
 
-/// Bytes in the store that no row knows.
+/// Makes bytes in the store that no row refers to.
 async fn orphan(app: &TestApp) {
     let place = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
     let piece = app.state.files.blobs.open(&place, 0, None).await.unwrap();
@@ -204,14 +204,14 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
         let file: serde_json::Value = sent(put(at)).await.json().await.unwrap();
         paths.push(format!("/v1/files/{}", file["id"].as_str().unwrap()));
     }
-    // More than could be uploaded in a test: rows and places by hand.
+    // More files than a test could upload: rows and places are made by hand.
     expire_many(&app, &anna, gone).await;
     let left = "select (select count(*) from files where expires_at <= now())";
     let left = async || sqlx::query_scalar::<_, i64>(left).fetch_one(&app.state.writer).await.unwrap();
     let (mut lives, mut before) = (0, gone as i64);
     while left().await > 0 {
         let worker = instance::start(&app, "worker", &[]);
-        // It dies somewhere between the first and the last; the fourth may live.
+        // The worker dies somewhere between the first and the last file; the fourth worker may survive.
         let until =
             if lives < 3 { before - 1 - any("removes", 1 + before.unsigned_abs() / 3) as i64 } else { 0 };
         let began = Instant::now();
@@ -222,7 +222,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
         kill(worker).await;
         lives += 1;
         before = left().await;
-        // As if the lease of the dead one had run out.
+        // As if the lease of the dead worker had expired.
         sqlx::query("update jobs set leased_until = null, next_at = now()")
             .execute(&app.state.writer)
             .await
@@ -235,7 +235,7 @@ async fn a_worker_killed_while_it_removes_is_followed_by_another(store: Store) {
     }
 }
 
-/// Files whose time is over, with their bytes.
+/// Makes expired files, with their bytes.
 pub async fn expire_many(app: &TestApp, user: &User, count: usize) {
     let files: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
     let places: Vec<String> =
@@ -277,7 +277,7 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
     for _ in 0..800 {
         orphan(&app).await;
     }
-    // Known ones are more than the others, or the sweep would not believe what it sees.
+    // Known files must outnumber the others, or the sweep would distrust its own view.
     let places = app.blobs().await;
     for _ in 0..3 {
         let put = app.request(Method::PUT, "/v1/files/a").bearer_auth(&anna.token).body(whole.clone());
@@ -311,7 +311,7 @@ async fn a_sweep_that_is_killed_is_done_by_another() {
     }
 }
 
-/// So many complete files.
+/// Makes `count` complete files.
 async fn know_many(app: &TestApp, user: &User, count: usize) {
     expire_many(app, user, count).await;
     sqlx::query("update files set keep_until = now() + interval '1 hour', expires_at = now() + interval '1 hour' where name = 'gone'")
@@ -320,7 +320,7 @@ async fn know_many(app: &TestApp, user: &User, count: usize) {
         .unwrap();
 }
 
-/// Everything in the directory was written two hours ago.
+/// Backdates everything in the directory by two hours.
 fn age_all(app: &TestApp) {
     let before = std::time::SystemTime::now() - Duration::from_secs(7200);
     for folder in std::fs::read_dir(app.files.path()).unwrap() {

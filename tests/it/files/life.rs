@@ -1,4 +1,4 @@
-//! How files go: by their time, by their owner, and what a crash has left of them.
+//! Removal of files: by expiry, by their owner, and after a crash.
 
 use chrono::TimeDelta;
 use reqwest::Method;
@@ -60,7 +60,7 @@ async fn a_file_goes_before_fourteen_days_are_over(store: Store) {
         (TimeDelta::hours(12), [404, 404, 404, 404]),
     ] {
         app.clock.advance(later);
-        // Nobody sees it any more, whether the worker has come by or not.
+        // It is invisible, whether or not the worker has removed it yet.
         let mut is = [0; 4];
         for (at, path) in [&short, &unfinished, &usual, &long].into_iter().enumerate() {
             is[at] = status(&app, &anna, path).await;
@@ -96,7 +96,7 @@ async fn what_one_side_does_not_know_is_swept(store: Store) {
     let (lost, _) = upload(&app, &anna, "", "lost").await;
     let lost_blob = app.blobs().await.into_iter().find(|blob| !kept_blob.contains(blob)).unwrap();
     app.state.files.blobs.remove(&lost_blob, None).await.unwrap();
-    // Bytes of no file.
+    // Bytes that belong to no file.
     let orphan = Blobs::new_place(FileId::now_v7(), 0, Uuid::now_v7());
     let piece = app.state.files.blobs.open(&orphan, 0, None).await.unwrap();
     piece.write(vec!["orphan".into()], Sha256::new()).await.unwrap().unwrap();
@@ -125,7 +125,7 @@ async fn a_store_that_is_not_there_costs_no_file() {
     assert!(files::sweep_orphans(&app.state).await.is_err());
     std::fs::rename(&away, there).unwrap();
     files::sweep_orphans(&app.state).await.unwrap();
-    // Nor does a database that knows none of what is there.
+    // Nor does a worker remove anything if its database knows none of the files.
     let other =
         TestApp::builder().settings(&[("SALEBELL_FILES__DIRECTORY", there.to_str().unwrap())]).spawn().await;
     other.clock.advance(TimeDelta::days(2));

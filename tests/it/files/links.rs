@@ -1,4 +1,4 @@
-//! Share links with a number of downloads: what counts is the bytes given out, whatever the client asks them by.
+//! Share links with a number of downloads: the bytes sent count, whatever kinds of requests fetch them.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Shared {
         answer.json::<Value>().await.unwrap()["path"].as_str().unwrap().to_owned()
     }
 
-    /// Asks with these headers; returns the status and the bytes.
+    /// Sends a request with these headers; returns the status and the bytes.
     async fn ask(&self, method: Method, headers: &[(&str, &str)]) -> (u16, bytes::Bytes) {
         let request = self.app.request(method, &self.path);
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
@@ -56,7 +56,7 @@ impl Shared {
         self.ask(Method::GET, &[("range", range)]).await.0
     }
 
-    /// A connection that has asked, and has read the head of the answer: its status.
+    /// Opens a connection, sends the request, and reads the head of the answer; returns the connection and the status.
     async fn begin(&self, range: Option<&str>) -> (TcpStream, String) {
         let mut stream = raw::connect(&self.app.url).await;
         let range = range.map(|range| format!("Range: {range}\r\n")).unwrap_or_default();
@@ -73,7 +73,7 @@ impl Shared {
         self.app.see(&self.anna, &format!("{}/links", self.file)).await["items"][0].clone()
     }
 
-    /// What was fetched in parts may be asked for again for some seconds.
+    /// Waits until the link is used up: for some seconds, parts of a download may be requested again.
     async fn becomes_used_up(&self) {
         eventually("it is used up", async || self.ask(Method::HEAD, &[]).await.0 == 404).await;
         self.is_used_up().await;
@@ -141,7 +141,7 @@ async fn a_copy_by_ranges_is_a_download() {
     let listed = shared.listed().await;
     assert_eq!((&listed["downloads"], &listed["bytes_served"]), (&json!(1), &json!(300_000)));
 
-    // Nor is all but a byte of it free, over and over.
+    // Repeatedly fetching all but one byte is not free either.
     let shared = Shared::new(300_000, 1).await;
     let mut served = 0;
     for _ in 0..10 {
@@ -156,10 +156,10 @@ async fn of_two_downloads_at_once_where_one_is_left_one_is_refused() {
     let shared = Shared::new(24 * MIB, 1).await;
     let (first, status) = shared.begin(None).await;
     assert_eq!(status, "200");
-    // It does not read on, so it is not done.
+    // The client stops reading, so the download is not finished.
     assert_eq!(shared.ask(Method::GET, &[]).await.0, 404);
     assert_eq!(shared.range("bytes=0-").await, 503);
-    // It breaks off: what it got is counted, and the download is there again.
+    // The download breaks off: the bytes it got are counted, and the download is available again.
     drop(first);
     eventually("the bytes that were not sent are given back", async || {
         shared.listed().await["bytes_served"].as_u64().unwrap() < 16 << 20
@@ -177,7 +177,7 @@ async fn of_two_downloads_at_once_where_one_is_left_one_is_refused() {
 #[tokio::test]
 async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
     for size in [MIB, 24 * MIB] {
-        // As axel does: it asks for all, goes away after the head, and asks for the parts.
+        // As axel does: it requests everything, disconnects after the head, and requests the parts.
         let shared = Shared::new(size, 1).await;
         let (probe, status) = shared.begin(Some("bytes=0-")).await;
         assert_eq!(status, "206");
@@ -189,7 +189,7 @@ async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
         shared.becomes_used_up().await;
         assert_eq!(shared.listed().await["downloads"], 1);
 
-        // As aria2 does: it goes on with the first answer, and hangs up where the next part begins.
+        // As aria2 does: it continues to read the first answer, and disconnects where the next part begins.
         let shared = Shared::new(size, 1).await;
         let (mut first, status) = shared.begin(None).await;
         assert_eq!(status, "200");
@@ -206,7 +206,7 @@ async fn clients_that_fetch_a_file_in_parts_at_once_use_up_one_download() {
 
 #[tokio::test]
 async fn parts_that_are_cut_and_asked_for_again_are_one_download() {
-    // Open-ended ranges at once, each cut where the next one began.
+    // Concurrent open-ended ranges, each cut where the next one began.
     let size = 20 * MIB;
     let shared = Shared::new(size, 1).await;
     let fetch = async |start: usize, length: usize| {
@@ -227,7 +227,8 @@ async fn parts_that_are_cut_and_asked_for_again_are_one_download() {
     shared.becomes_used_up().await;
     assert_eq!(shared.listed().await["downloads"], 1);
 
-    // Parts that fit into the buffers: sent whole, of one of them half is read, and the other half is asked for again.
+    // Parts that fit into the buffers: all are sent completely, but one is read by half, and the other half is
+    // requested again.
     let size = MIB;
     let shared = Shared::new(size, 1).await;
     let part = |i: usize| format!("bytes={}-{}", i * size / 16, (i + 1) * size / 16 - 1);
@@ -284,7 +285,7 @@ async fn what_a_process_had_promised_when_it_died_counts_as_given_out() {
     stream.read_exact(&mut some).await.unwrap();
     api.signal(nix::sys::signal::Signal::SIGKILL);
     drop(stream);
-    // Nobody knows how much arrived: no further download begins, and the one that broke off is gone on with.
+    // How much arrived is unknown: no further download starts, but the one that broke off can continue.
     assert_eq!(shared.ask(Method::GET, &[]).await.0, 404);
     assert_eq!(shared.range("bytes=100000-").await, 206);
 }

@@ -1,5 +1,5 @@
-//! A directory of files that is on a file system of its own (`files.mounted`), and what happens while that is gone. The
-//! process, its mounts and their loss are real; one that hangs is in src/files/blobs/mount.rs, and EFS in
+//! A directory of files on a file system of its own (`files.mounted`), and what happens while that is unmounted. The
+//! process, its mounts and their loss are real; a mount that hangs is tested in src/files/blobs/mount.rs, and EFS in
 //! `make rehearse-vm`.
 
 use std::os::unix::fs::MetadataExt;
@@ -16,11 +16,12 @@ use crate::support::{TestApp, eventually};
 
 const MIB: usize = 1 << 20;
 
-/// Mounts a file system at a place of its own, and that over the directory, which only the process that follows sees.
+/// Script that mounts a file system at a place of its own, and binds it over the directory, visible only to the command
+/// that follows it.
 const MOUNTED: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -ec \
     'mount -t tmpfs salebell \"$STORE\"; mount --bind \"$STORE\" \"$SALEBELL_FILES__DIRECTORY\"; exec \"$@\"' sh \"$@\"";
 
-/// A folder on the root's file system, where a directory is whose own is not mounted.
+/// A folder on the root's file system that shows while the file system of the directory is not mounted.
 struct Place(PathBuf);
 
 impl Place {
@@ -44,7 +45,7 @@ impl Place {
         self.0.join("store").to_str().unwrap().to_owned()
     }
 
-    /// What was written to the root's file system.
+    /// Number of entries written to the root's file system.
     fn spilled(&self) -> usize {
         ["files", "store"].iter().map(|it| std::fs::read_dir(self.0.join(it)).unwrap().count()).sum()
     }
@@ -56,7 +57,7 @@ impl Drop for Place {
     }
 }
 
-/// Changes what the process has mounted, under its own root, which need not be that of its mounts (a chroot).
+/// Changes the mounts of the process, under its own root, which may differ from that of its mounts (a chroot).
 fn mount_as(process: u32, command: &[&str]) {
     let id = process.to_string();
     let enter = |how: &[&str]| {
@@ -97,7 +98,7 @@ async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_
     let kept = format!("/v1/files/{}/content", kept["id"].as_str().unwrap());
     assert_eq!(get("/readyz").await.status(), 200);
 
-    // At once, before anybody has looked.
+    // At once, before any periodic check.
     mount_as(api.binary.id(), &["umount", &files]);
     is_away(api.patch(&path, 2 * MIB, whole.slice(2 * MIB..)).send().await.unwrap()).await;
     is_away(get(&kept).await).await;
@@ -108,7 +109,7 @@ async fn a_store_that_is_lost_while_it_runs_takes_no_bytes_and_goes_on_where_it_
     assert_eq!(problem["errors"][0]["pointer"], "files", "{problem}");
     assert_eq!(problem["errors"][0]["detail"], "is not mounted", "{problem}");
     api.binary.logged("no file system is mounted there: uploads are refused").await;
-    // What needs no file is served, and the load balancer hears nothing of it.
+    // Routes that need no file still work, and the load balancer does not notice.
     for path in ["/healthz", "/v1/deals", "/v1/files"] {
         assert_eq!(get(path).await.status(), 200, "{path}");
     }

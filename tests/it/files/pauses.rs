@@ -1,4 +1,4 @@
-//! Processes that are stopped and go on later, when others have taken over what they were at.
+//! Processes that are suspended and resume after others have taken over their work.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ crate::on_both_stores!(
 );
 
 const MIB: usize = 1 << 20;
-/// One that is paused in a transaction has its locks no longer.
+/// Limit after which a process that is paused in a transaction has lost its locks.
 const SHORT_TRANSACTIONS: [(&str, &str); 1] = [("SALEBELL_DATABASE__STATEMENT_TIMEOUT_MS", "2000")];
 
 async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
@@ -28,13 +28,14 @@ async fn a_process_that_was_paused_spoils_nothing_when_it_wakes(store: Store) {
     let anna = app.user("anna", &[]).await;
     let (one, other) = (Api::start(&app, &anna, &[]).await, Api::start(&app, &anna, &[]).await);
     let whole = bytes(12 * MIB);
-    // The paused request would end the file with its last byte, or break off.
+    // The paused request would either complete the file with its last byte, or break off.
     for ends in [true, false] {
         let path = one.create(whole.len()).await;
         let mut stream = one.begin_patch(&path, 0, whole.len()).await;
         stream.write_all(&whole[..7 * MIB]).await.unwrap();
         eventually("stored", async || one.stored(&path).await >= 7 * MIB).await;
-        // What follows is on its way as it is paused, and is not what the other is sent.
+        // The bytes that follow are in transit when the process is paused, and differ from those that the other process
+        // receives.
         stream.write_all(&bytes(MIB)).await.unwrap();
         one.binary.signal(Signal::SIGSTOP);
         let at = other.offset(&path).await.unwrap();
@@ -86,13 +87,13 @@ async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Sto
         let path = one.create(whole.len()).await;
         let mut stream = one.begin_patch(&path, 0, whole.len()).await;
         stream.write_all(&whole).await.unwrap();
-        // All is on its way: it is paused as it writes, seals, tells the row, or answers.
+        // All bytes are sent: the process is paused while it writes, seals, updates the row, or answers.
         tokio::time::sleep(Duration::from_micros(any("paused after us", 400_000))).await;
         one.binary.signal(Signal::SIGSTOP);
         go_on(&other, &path, &whole).await;
         is_whole(&app, &anna, &path, &whole).await;
         one.binary.signal(Signal::SIGCONT);
-        // Whichever way it ends for the one that was paused, it hears of it and spoils nothing.
+        // Whatever the outcome for the paused process, it learns of it and damages nothing.
         let answer = raw::read_answer(&mut stream).await;
         let status = answer.split(' ').nth(1).unwrap_or_default();
         assert!(matches!(status, "204" | "409" | "503"), "{answer}");
@@ -105,7 +106,7 @@ async fn a_process_that_was_paused_at_the_end_completes_nothing_twice(store: Sto
     assert_eq!(counted, FILES as i64);
 }
 
-/// Ends the upload by way of another process, as a client does: it asks where to go on, and tries again.
+/// Finishes the upload through another process, as a client does: it queries the offset, and retries.
 async fn go_on(other: &Api<'_>, path: &str, whole: &Bytes) {
     let began = Instant::now();
     loop {
@@ -148,12 +149,12 @@ async fn a_worker_that_was_paused_while_it_removes_takes_nothing_else(store: Sto
     paused.signal(Signal::SIGSTOP);
     let before = left().await;
     assert!(before > 0, "it had removed all");
-    // As if the lease of the paused one had run out.
+    // As if the lease of the paused worker had expired.
     let lapse = "update jobs set leased_until = null, next_at = now()";
     sqlx::query(lapse).execute(&app.state.writer).await.unwrap();
     let other = instance::start(&app, "worker", &SHORT_TRANSACTIONS);
     until(before / 2, "the second goes on").await;
-    // Both are at it.
+    // Both workers now run the job.
     paused.signal(Signal::SIGCONT);
     until(0, "all are removed").await;
     assert_eq!(app.blobs().await.len(), 1);

@@ -1,4 +1,5 @@
-//! Resumable uploads of the IETF (draft-ietf-httpbis-resumable-upload), and the digests of RFC 9530 that go with them.
+//! Resumable uploads of the IETF (draft-ietf-httpbis-resumable-upload), and the digests of RFC 9530 that belong to
+//! them.
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use base64::Engine;
@@ -39,7 +40,7 @@ impl Draft {
         self.request(Method::POST, "/v1/files").header("upload-complete", complete)
     }
 
-    /// Announces an upload of so many bytes.
+    /// Creates an upload of `length` bytes.
     async fn create(&self, length: usize) -> String {
         let created = sent(self.post("?0").header("upload-length", length)).await;
         assert_eq!((created.status().as_u16(), header(&created, "upload-complete")), (201, "?0"));
@@ -60,7 +61,7 @@ impl Draft {
             .body(body)
     }
 
-    /// The status, the offset and whether it is complete.
+    /// Status, offset and completeness of the upload.
     async fn state(&self, path: &str) -> (u16, String, String) {
         let head = sent(self.request(Method::HEAD, path)).await;
         let text = |name| header(&head, name).to_owned();
@@ -68,7 +69,7 @@ impl Draft {
     }
 }
 
-/// A refusal of this status and type, which does not say that the upload is complete.
+/// Checks for a refusal with this status and type that does not claim that the upload is complete.
 async fn is_refused(answer: Response, status: u16, kind: &str) {
     assert_eq!(answer.status(), status, "{kind}");
     assert_eq!(header(&answer, "upload-complete"), "?0", "{kind}");
@@ -95,20 +96,20 @@ async fn what_can_be_done_and_how_much_is_told_before() {
         ["0", "?0", "10"]
     );
     assert_eq!(header(&look, "cache-control"), "no-store");
-    // An upload to which nothing is sent goes after a day, a file that is complete only at its end.
+    // An upload that receives nothing expires after a day; a complete file expires only at its own time.
     assert_eq!(max_age(&look), 86_400);
     let short = sent(draft.request(Method::POST, "/v1/files?expires_in=60").header("upload-complete", "?0"));
     assert_eq!(max_age(&short.await), 60);
     let whole = sent(draft.append(&path, 0, "?1", bytes(10))).await;
     assert_eq!((whole.status().as_u16(), max_age(&whole)), (200, 13 * 86_400));
-    // Who sends what cannot be appended is told what can be.
+    // A client whose bytes cannot be appended gets the expected offset.
     let other =
         sent(draft.request(Method::PATCH, &path).header("content-type", "text/plain").body("x")).await;
     assert_eq!(other.status(), 415);
     assert!(header(&other, "accept-patch").contains("application/partial-upload"));
 }
 
-/// For how many more seconds an upload is there, by `Upload-Limit`; to the minute, as some pass on the way.
+/// Remaining seconds of an upload by `Upload-Limit`, rounded to the minute because time passes during the test.
 fn max_age(answer: &Response) -> u64 {
     let limits = header(answer, "upload-limit");
     let age = limits.split(", ").find_map(|limit| limit.strip_prefix("max-age=")).expect(limits);
@@ -120,7 +121,7 @@ async fn lengths_that_do_not_agree_are_refused() {
     let draft = Draft::new(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).await;
     let all = draft.post("?1").header("upload-length", 100).body("12345");
     is_refused(sent(all).await, 400, "#inconsistent-upload-length").await;
-    // Nobody told the length of the body.
+    // The length of the body is not announced.
     let (feed, body) = fed();
     feed.send(Ok(bytes(5))).unwrap();
     drop(feed);
@@ -149,7 +150,7 @@ async fn what_goes_beyond_the_length_ends_the_upload() {
         .await;
     assert_eq!(draft.state(&path).await.0, 404);
 
-    // All is there, and the client has not said that it is.
+    // All bytes have arrived, but the client has not marked the upload as complete.
     let path = draft.create(50).await;
     let appended = sent(draft.append(&path, 0, "?0", bytes(50))).await;
     assert_eq!((appended.status().as_u16(), header(&appended, "upload-complete")), (204, "?0"));
@@ -188,7 +189,7 @@ async fn an_append_that_is_refused_leaves_the_upload_incomplete_in_what_it_says(
     assert_eq!(sent(draft.append(&path, 0, "?1", bytes(50))).await.status(), 200);
     is_refused(sent(draft.append(&path, 50, "?1", "")).await, 400, "#completed-upload").await;
     is_refused(sent(draft.append(&path, 50, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
-    // A client that has missed the last answer and sends the same again learns that all is there.
+    // A client that missed the last answer and repeats its request learns that the upload is complete.
     for body in ["x", ""] {
         let again = sent(draft.append(&path, 0, "?1", body)).await;
         assert_eq!(header(&again, "upload-offset"), "50");
@@ -205,13 +206,13 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
     let ended = sent(draft.append(&path, 0, "?1", "")).await;
     assert_eq!((ended.status().as_u16(), header(&ended, "upload-complete")), (200, "?1"));
     is_whole(&draft.app, &draft.anna, &path, &[]).await;
-    // It has no byte more.
+    // There is no further byte.
     let path = draft.create(0).await;
     is_refused(sent(draft.append(&path, 0, "?1", "x")).await, 400, "#inconsistent-upload-length").await;
     assert_eq!(draft.state(&path).await.0, 404);
     let one = draft.post("?0").header("upload-length", 0).body("x");
     is_refused(sent(one).await, 400, "#inconsistent-upload-length").await;
-    // Whole at once; and to an older version of the draft it is, with its last byte.
+    // Complete in one request; in an older version of the draft, complete with its last byte.
     for (complete, version) in [("?1", "8"), ("?0", "7")] {
         let empty = draft.post(complete).header("upload-draft-interop-version", version);
         let empty = sent(empty.header("upload-length", 0)).await;
@@ -219,7 +220,7 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
         is_whole(&draft.app, &draft.anna, header(&empty, "location"), &[]).await;
     }
 
-    // What begins with a PUT is no less an upload in parts.
+    // An upload that begins with a PUT can continue in parts too.
     let whole = bytes(100);
     let put = draft.request(Method::PUT, "/v1/files/feed.csv").header("upload-length", whole.len());
     let begun = put.try_clone().unwrap().header("upload-complete", "?0").body(whole.slice(..40));
@@ -239,7 +240,7 @@ async fn an_upload_is_complete_when_its_client_says_so_and_not_before() {
 #[tokio::test]
 async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
     let draft = Draft::new(&[]).await;
-    // So it is an upload of a small client.
+    // This makes it a plain upload.
     let plain = sent(draft.post("true").header("upload-length", "10").body("Hello")).await;
     assert_eq!((plain.status().as_u16(), header(&plain, "upload-complete")), (201, ""));
     let plain: Value = plain.json().await.unwrap();
@@ -251,7 +252,7 @@ async fn fields_that_are_no_structured_fields_are_as_if_they_were_not_there() {
     let blank = sent(draft.post("?0").header("upload-length", "10 ; y")).await;
     assert_eq!((blank.status().as_u16(), header(&blank, "upload-length")), (201, ""));
 
-    // Told twice, it is a list.
+    // Sent twice, the header becomes a list.
     let twice = sent(draft.post("?0").header("upload-length", 10).header("upload-length", 10)).await;
     assert_eq!((twice.status().as_u16(), header(&twice, "upload-length")), (201, ""));
     let path = draft.create(10).await;
@@ -288,7 +289,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
         let append = draft.append(&path, 0, "?0", one.clone()).header("content-digest", wrong);
         is_refused(sent(append).await, 400, "malformed").await;
     }
-    // What nobody here can compute is not held against it.
+    // A digest of an unknown algorithm is ignored.
     let unknown = format!("crc32c=:AAAAAA==:, {};a=1", sum("sha-512", &one));
     let append = draft.append(&path, 0, "?0", one.clone()).header("content-digest", unknown);
     assert_eq!(sent(append).await.status(), 204);
@@ -297,7 +298,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
     assert_eq!(sent(last).await.status(), 200);
     is_whole(&draft.app, &draft.anna, &path, &whole).await;
 
-    // Where the body is the whole file, so is its Repr-Digest.
+    // If the body is the whole file, its Repr-Digest applies as well.
     for name in ["content-digest", "repr-digest"] {
         for (request, complete) in [
             (draft.post("?1"), "?0"),
@@ -316,7 +317,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
     let files = draft.app.see(&draft.anna, "/v1/files").await;
     assert_eq!(files["items"].as_array().unwrap().len(), 7, "what was refused has left nothing");
 
-    // tus has its own header, and takes this one.
+    // tus has its own header, and accepts this one too.
     let path = create(&draft.app, &draft.anna, whole.len()).await;
     let wrong = patch(&draft.app, &draft.anna, &path, 0, one.clone())
         .header("content-digest", sum("sha-256", &other));
@@ -325,7 +326,7 @@ async fn a_body_that_is_not_the_one_of_its_digest_is_not_kept(store: Store) {
     let right = patch(&draft.app, &draft.anna, &path, 0, one.clone());
     let right = right.header("content-digest", sum("sha-512", &one));
     assert_eq!(sent(right).await.status(), 204);
-    // In a trailer, as a client sends it that computes it on the way.
+    // In a trailer, from a client that computes the digest while it sends.
     for (body, status) in [(&one, "400"), (&other, "204")] {
         let head = format!(
             "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n\
@@ -357,7 +358,7 @@ async fn what_a_transfer_is_called_is_never_what_a_file_is() {
             draft.request(Method::POST, "/v1/files"),
         ] {
             let made = sent(request.header("content-type", header_value).body("x")).await;
-            // It speaks tus, and wants its version.
+            // The route requires the version of tus.
             if made.status() == 412 {
                 continue;
             }
@@ -366,7 +367,7 @@ async fn what_a_transfer_is_called_is_never_what_a_file_is() {
             assert_eq!(file["media_type"], expected, "{header_value}");
         }
     }
-    // Told as tus tells it, which comes before what the content of the request is.
+    // Metadata as tus sends it takes precedence over the headers that describe the content.
     let metadata = format!("filename {},filetype {}", STANDARD.encode("Ä.csv"), STANDARD.encode("text/csv"));
     let request = draft.post("?1").header("content-type", "application/partial-upload");
     let made = sent(request.header("upload-metadata", &metadata).body("x")).await;
@@ -396,7 +397,7 @@ async fn a_file_that_is_larger_than_any_may_be_is_too_large_whatever_the_disk_ha
     let plain = draft.request(Method::PUT, "/v1/files/a").body(bytes(1001));
     assert_eq!(sent(plain).await.status(), 413);
 
-    // Told later.
+    // Length announced later.
     let draft = Draft::new(&[("SALEBELL_FILES__MAX_BYTES", "1000")]).await;
     let deferred = tus(&draft.app, &draft.anna, Method::POST, "/v1/files").header("upload-defer-length", "1");
     let path = header(&sent(deferred).await, "location").to_owned();

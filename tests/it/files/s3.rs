@@ -1,4 +1,4 @@
-//! Files in S3: parts that fill over many requests and instances, writers that were overtaken, an S3 that fails, and
+//! Files in S3: parts that fill over many requests and instances, writers that were superseded, failures of S3, and
 //! what is left behind.
 
 use std::collections::BTreeMap;
@@ -23,13 +23,13 @@ use crate::support::{TestApp, User, eventually, raw};
 
 const MIB: usize = 1 << 20;
 
-/// The uploads that S3 has open.
+/// Multipart uploads that are open in S3.
 async fn open_uploads(app: &TestApp) -> Vec<OpenUpload> {
     let later = std::time::SystemTime::now() + Duration::from_secs(3600);
     app.state.files.blobs.list_open_uploads(later).await.unwrap()
 }
 
-/// Waits until the store holds so many objects: tails that nobody needs go beside the answer.
+/// Waits until the store holds this number of objects: obsolete tails are removed concurrently with the answer.
 async fn holds(app: &TestApp, objects: usize) {
     for _ in 0..500 {
         if app.blobs().await.len() == objects {
@@ -50,7 +50,7 @@ async fn parts_fill_over_many_requests_to_two_instances() {
     let app = TestApp::builder().store(Store::S3).spawn().await;
     let other = TestApp::builder().beside(&app).spawn().await;
     let anna = app.user("anna", &[]).await;
-    // Whole parts but no rest, and a rest.
+    // Whole parts without a rest, and with a rest.
     for length in [10 * MIB, 12 * MIB + 7] {
         let whole = bytes(length);
         let path = create(&app, &anna, length).await;
@@ -64,7 +64,7 @@ async fn parts_fill_over_many_requests_to_two_instances() {
             );
         }
         is_whole(&other, &anna, &path, &whole).await;
-        // One object, whatever it was made of.
+        // A single object, whatever it was assembled from.
         holds(&app, 1).await;
         assert!(open_uploads(&app).await.is_empty());
         assert_eq!(sent(tus(&app, &anna, Method::DELETE, &path)).await.status(), 204);
@@ -112,7 +112,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..7 * MIB))).unwrap();
     eventually("stored", async || stored(&app, &anna, &path).await >= 7 * MIB).await;
-    // What it goes on sending fills further parts of its own upload, before and after the other has begun.
+    // Bytes that it still sends fill further parts of its own upload, before and after the other writer has begun.
     feed.send(Ok(bytes(4 * MIB))).unwrap();
     let (feed_other, body) = fed();
     let second = tokio::spawn(sent(patch(&other, &anna, &path, 7 * MIB, body)));
@@ -124,7 +124,7 @@ async fn who_was_overtaken_in_the_middle_of_a_part_spoils_nothing() {
         matches!(first.await.unwrap().status().as_u16(), 409 | 204),
         "nobody told it that it was overtaken"
     );
-    // The second dies without a word, and the third puts all of it together.
+    // The second writer disappears, and the third completes the object.
     drop(feed_other);
     assert_eq!(second.await.unwrap().status(), 204);
     sqlx::query("update files set writer = gen_random_uuid()").execute(&app.state.writer).await.unwrap();
@@ -149,7 +149,7 @@ async fn what_nobody_finishes_leaves_nothing() {
         let path = create(&app, &anna, 20 * MIB).await;
         assert_eq!(sent(patch(&app, &anna, &path, 0, bytes(6 * MIB))).await.status(), 204);
         assert_eq!((open_uploads(&app).await.len(), app.blobs().await.len()), (1, 1), "{how}");
-        // The sweep leaves alone what a row knows.
+        // The sweep keeps what a row refers to.
         files::sweep_orphans(&app.state).await.unwrap();
         assert_eq!(open_uploads(&app).await.len(), 1, "{how}");
         match how {
@@ -204,7 +204,7 @@ async fn an_s3_that_fails_now_and_then_loses_nothing_that_was_told() {
         assert_eq!(offset(&app, &anna, &path).await, end);
         at = end;
     }
-    // It is away for good: the request fails, and the offset stands.
+    // S3 is permanently unavailable: the request fails, and the offset stays.
     let away = TestApp::builder()
         .beside(&app)
         .settings(&[("SALEBELL_FILES__S3_ENDPOINT", "http://127.0.0.1:1")])
@@ -223,7 +223,7 @@ async fn every_object_is_encrypted_with_the_key_that_is_set() {
     let app =
         TestApp::builder().store(Store::S3).settings(&[("SALEBELL_FILES__S3_KMS_KEY", key)]).spawn().await;
     let anna = app.user("anna", &[]).await;
-    // One that is put as a whole, one of parts, and the tail of one that is not whole.
+    // An object that is put at once, one that consists of parts, and the tail of an incomplete file.
     for length in [1_000, 12 * MIB + 7] {
         upload(&app, &anna, "a", "text/plain", bytes(length)).await;
     }
@@ -236,7 +236,7 @@ async fn every_object_is_encrypted_with_the_key_that_is_set() {
         list.split("<Key>").skip(1).map(|rest| rest.split_once("</Key>").unwrap().0).collect();
     assert_eq!(names.len(), 3, "{list}");
     for name in names {
-        // Whose signature it is, the S3 of the tests does not ask; one there must be.
+        // The S3 of the tests does not verify the signature, but requires one.
         let signed = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
         let head = reqwest::Client::new().head(format!("{root}/{name}")).header("authorization", signed);
         let head = sent(head).await;
@@ -258,7 +258,7 @@ async fn downloads_are_redirected_to_s3_itself() {
     assert_eq!((redirect.status().as_u16(), header(&redirect, "cache-control")), (302, "private, no-store"));
     let location = header(&redirect, "location");
     assert!(location.starts_with(&app.bucket.as_ref().unwrap().endpoint), "{location}");
-    // Which headers S3 shall send is signed too. The S3 of the tests does not send them.
+    // The signature also covers the headers that S3 shall send. The S3 of the tests does not send them.
     let query: BTreeMap<_, _> = Url::parse(location).unwrap().query_pairs().into_owned().collect();
     for (name, value) in [
         ("X-Amz-Expires", "60"),
@@ -277,7 +277,7 @@ async fn downloads_are_redirected_to_s3_itself() {
     let part = sent(app.get(&address).bearer_auth(&anna.token).header("range", "bytes=100-199")).await;
     assert_eq!((part.status().as_u16(), part.bytes().await.unwrap()), (206, whole.slice(100..200)));
 
-    // What S3 cannot judge stays with us, and so does what is not there.
+    // Requests that S3 cannot judge are answered by Salebell, as are those for missing files.
     let head = sent(app.request(Method::HEAD, &address).bearer_auth(&anna.token)).await;
     let tag = header(&head, "etag").to_owned();
     assert_eq!((head.status().as_u16(), header(&head, "content-length")), (200, &*whole.len().to_string()));
@@ -290,7 +290,7 @@ async fn downloads_are_redirected_to_s3_itself() {
         assert_eq!(sent(get(&address).header(name, value)).await.status(), status, "{name}");
     }
 
-    // A link that may be used so many times gives no address that could be used more often.
+    // A link with a limited number of downloads is not redirected to an address that could be used more often.
     for (link, status) in [(json!({}), 302), (json!({"max_downloads": 1}), 200)] {
         let made = app.post(&format!("{path}/links")).bearer_auth(&anna.token).json(&link);
         let made: serde_json::Value = sent(made).await.json().await.unwrap();

@@ -1,5 +1,5 @@
-//! Who asks how far an upload has come gets an offset at which it can go on, whatever is still under way of the request
-//! before.
+//! A client that queries the offset of an upload gets one at which it can resume, whatever the previous request is
+//! still doing.
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder};
@@ -17,7 +17,7 @@ crate::on_both_stores!(
 );
 
 const WHOLE: usize = 16 << 20;
-/// Where the connection breaks.
+/// Offset in bytes at which the connection breaks.
 const CUT: usize = 10 << 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Protocol {
         header(&created, "location").to_owned()
     }
 
-    /// A connection with the head of a PATCH that announces all.
+    /// Opens a connection and sends the head of a PATCH that announces the whole file.
     async fn begin(self, app: &TestApp, user: &User, path: &str) -> TcpStream {
         let mut stream = raw::connect(&app.url).await;
         let own = match self {
@@ -86,7 +86,7 @@ async fn an_offset_is_told_that_the_next_request_can_go_on_at(store: Store) {
         let path = protocol.create(&app, &anna).await;
         let mut stream = protocol.begin(&app, &anna, &path).await;
         stream.write_all(&whole[..CUT]).await.unwrap();
-        // Odd ones are cut, the others hang.
+        // Connections of odd rounds are cut, the others hang.
         let hanging = (round % 4 < 2).then_some(stream);
         let at = protocol.offset(&app, &anna, &path).await;
         assert!(at <= CUT, "{at}");
@@ -110,7 +110,7 @@ async fn another_instance_tells_an_offset_that_stands(store: Store) {
         let hanging = (round % 4 < 2).then_some(stream);
         let was_cut = hanging.is_none();
         let at = protocol.offset(&other, &anna, &path).await;
-        // What a connection has brought that is cut is durable first.
+        // The bytes of a connection that was cut become durable first.
         assert!(if was_cut { at == CUT } else { at <= CUT }, "{at} in round {round}");
         let rest = sent(protocol.rest(&other, &anna, &path, at, whole.slice(at..))).await;
         assert!(rest.status().is_success(), "{protocol:?}, round {round}: {} at {at}", rest.status());
@@ -143,7 +143,7 @@ async fn an_upload_that_a_dead_instance_has_left_is_told_of_soon() {
     let anna = app.user("anna", &[]).await;
     let path = crate::files::uploads::create(&app, &anna, 100).await;
     assert_eq!(sent(patch(&app, &anna, &path, 0, bytes(60))).await.status(), 204);
-    // Its name still stands in the row, and it has not told anything for a minute.
+    // Its id is still in the row, and it has not reported progress for a minute.
     let left = "update files set writer = gen_random_uuid(), updated_at = updated_at - interval '1 minute'";
     sqlx::query(left).execute(&app.state.writer).await.unwrap();
     let began = std::time::Instant::now();

@@ -1,4 +1,5 @@
-//! Real clients of tus upload, break and resume: `tus-js-client` from npm and `tuspy` from PyPI. And curl's ranges.
+//! Real tus clients that upload, break off and resume: `tus-js-client` from npm and `tuspy` from PyPI. Also curl's
+//! ranges.
 
 use std::process::Stdio;
 
@@ -20,7 +21,7 @@ fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; `make test` sets it"))
 }
 
-/// Runs a client, and returns what it has printed.
+/// Runs a client, and returns its output.
 async fn run(client: &str, asked: &Value) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
     let mut command = match client {
@@ -40,7 +41,7 @@ async fn run(client: &str, asked: &Value) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// Uploads two megabytes with a client, and looks at what has become of them.
+/// Uploads two megabytes with a client, and checks the stored file.
 async fn upload(app: &TestApp, anna: &User, client: &str, how: &str) {
     let (folder, whole) = (Scratch::new(), bytes(2_000_003));
     let file = folder.path().join("file");
@@ -96,7 +97,7 @@ async fn curl_sends_a_file_and_fetches_it_in_ranges() {
     let content = format!("{}{}", app.url, sent["content"].as_str().unwrap());
     assert_eq!(curl(&["-r", "500000-599999", &content]).await, whole[500_000..600_000]);
     assert_eq!(curl(&["-r", "-7", &content]).await, whole[999_993..]);
-    // A download that broke off goes on.
+    // A download that broke off continues.
     std::fs::write(&part, &whole[..400_000]).unwrap();
     curl(&["-C", "-", "-o", part.to_str().unwrap(), &content]).await;
     assert_eq!(std::fs::read(&part).unwrap(), whole);

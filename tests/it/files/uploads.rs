@@ -1,4 +1,4 @@
-//! Uploads: tus, the IETF draft and plain bodies; what breaks, what lies, and who may.
+//! Uploads: tus, the IETF draft and plain bodies; what breaks, what contradicts itself, and who has access.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ crate::on_both_stores!(
     a_stopping_process_takes_what_had_been_sent,
 );
 
-/// Bytes that repeat nowhere in the size of a block.
+/// Bytes without a repetition at the size of a block.
 pub fn bytes(count: usize) -> Bytes {
     let mut state = 88_172_645_463_325_252_u64;
     let mut bytes = Vec::with_capacity(count + 8);
@@ -62,14 +62,14 @@ pub fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// The file is complete and what was sent, to the last byte.
+/// Checks that the file is complete and equals what was sent, to the last byte.
 pub async fn is_whole(app: &TestApp, user: &User, path: &str, whole: &[u8]) {
     let file = app.see(user, path).await;
     assert_eq!((&file["state"], &file["sha256"]), (&json!("complete"), &json!(hex(whole))));
     assert!(content(app, user, path).await == whole, "the bytes are others");
 }
 
-/// Creates an upload of so many bytes, and returns its path.
+/// Creates an upload of `length` bytes, and returns its path.
 pub async fn create(app: &TestApp, user: &User, length: usize) -> String {
     let created = sent(tus(app, user, Method::POST, "/v1/files").header("upload-length", length)).await;
     assert_eq!(created.status(), 201, "{}", created.text().await.unwrap());
@@ -96,12 +96,12 @@ pub async fn offset(app: &TestApp, user: &User, path: &str) -> usize {
     header(&head, "upload-offset").parse().unwrap()
 }
 
-/// How many bytes are there for good, asked by somebody who looks on; an upload that is under way goes on.
+/// Number of durable bytes, queried without interrupting an upload that is in progress.
 pub async fn stored(app: &TestApp, user: &User, path: &str) -> usize {
     app.see(user, path).await["offset"].as_u64().unwrap().try_into().unwrap()
 }
 
-/// What the file is now, and its bytes once it is whole.
+/// Reads the file's state, and its bytes once it is complete.
 pub async fn content(app: &TestApp, user: &User, path: &str) -> Bytes {
     let answer = sent(app.get(&format!("{path}/content")).bearer_auth(&user.token)).await;
     assert_eq!(answer.status(), 200);
@@ -147,7 +147,7 @@ async fn an_upload_comes_in_pieces_and_is_whole_in_the_end(store: Store) {
     let head = sent(tus(&app, &anna, Method::HEAD, &path)).await;
     assert_eq!(header(&head, "upload-metadata"), "filename Li4vZmVlZC5jc3Y=,filetype dGV4dC9jc3Y=,note");
     assert_eq!((header(&head, "upload-length"), header(&head, "upload-offset")), ("3000000", "3000000"));
-    // One place holds it, however many requests brought it.
+    // One place holds all bytes, however many requests delivered them.
     let pieces: i64 =
         sqlx::query_scalar("select count(*) from file_pieces").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!(pieces, 1);
@@ -277,7 +277,7 @@ async fn the_offset_tells_what_is_on_its_way_and_a_second_request_takes_over(sto
     let (feed, body) = fed();
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..200_000))).unwrap();
-    // The connection is open and silent. What has arrived is told all the same.
+    // The connection is open and idle. What has arrived is still reported.
     let mut told = 0;
     while told < 200_000 {
         told = stored(&app, &anna, &path).await;
@@ -301,11 +301,11 @@ async fn another_instance_goes_on_with_an_upload(store: Store) {
     let first = tokio::spawn(sent(patch(&app, &anna, &path, 0, body)));
     feed.send(Ok(whole.slice(..300_000))).unwrap();
     eventually("stored", async || stored(&app, &anna, &path).await >= 300_000).await;
-    // The other instance knows nothing of the open request, and takes the upload from it.
+    // The other instance does not know of the open request, and takes over the upload.
     assert_eq!(offset(&other, &anna, &path).await, 300_000);
     let second = sent(patch(&other, &anna, &path, 300_000, whole.slice(300_000..600_000))).await;
     assert_eq!(second.status(), 204);
-    // What the first goes on sending counts nowhere.
+    // Further bytes of the first request are discarded.
     feed.send(Ok(bytes(1))).unwrap();
     drop(feed);
     assert_eq!(first.await.unwrap().status(), 409);
@@ -336,7 +336,7 @@ async fn a_checksum_keeps_out_what_is_damaged(store: Store) {
     let right = patch(&app, &anna, &path, 0, part.clone());
     assert_eq!(sent(right.header("upload-checksum", sum("sha1", &part))).await.status(), 204);
     let rest = whole.slice(100_000..);
-    // In a trailer, wrong at first.
+    // In a trailer, first with a wrong checksum.
     for (checksum, status) in [(sum("sha256", b"other"), "460"), (sum("sha256", &rest), "204")] {
         let head = format!(
             "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\nConnection: close\r\n\
@@ -389,7 +389,7 @@ async fn lengths_are_told_later_and_files_are_put_together(store: Store) {
     assert_eq!(sent(patch(&app, &anna, &path, whole.len(), "")).await.status(), 403);
     let head = sent(tus(&app, &anna, Method::HEAD, &path)).await;
     assert_eq!(header(&head, "upload-concat"), concat);
-    // The parts go, and the whole stays.
+    // The parts are removed, and the whole file stays.
     for part in parts {
         assert_eq!(sent(tus(&app, &anna, Method::DELETE, &part)).await.status(), 204);
     }
@@ -475,7 +475,7 @@ async fn small_clients_send_the_file_itself(store: Store) {
     app.until("select count(*) = 2 from files").await;
     assert_eq!(app.see(&anna, "/v1/files").await["items"].as_array().unwrap().len(), 2);
 
-    // The same key makes one file, whatever is repeated.
+    // The same key creates one file, however often the request is repeated.
     let keyed = |body: &'static str| {
         app.post("/v1/files?name=k").bearer_auth(&anna.token).header("idempotency-key", "\"k\"").body(body)
     };
@@ -562,7 +562,7 @@ async fn a_stopping_process_keeps_what_came(store: Store) {
 async fn a_stopping_process_takes_what_had_been_sent(store: Store) {
     let app = TestApp::builder().store(store).spawn().await;
     let anna = app.user("anna", &[]).await;
-    // Not so much that a write waits until the server reads: all of it is in the kernel as the process is stopped.
+    // Few enough bytes for the write not to block: all of them are in the kernel when the process is stopped.
     let sent = 100_000;
     let (part, whole) = (create(&app, &anna, 1_000_000).await, create(&app, &anna, sent).await);
     let begin =

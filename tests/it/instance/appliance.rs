@@ -37,7 +37,7 @@ async fn an_instance_boots_serves_and_goes() {
     let mut instance = around.launch(11);
     instance.in_service(&around).await;
     eprintln!("in service after {:?}", instance.age());
-    // Nobody reads the logs here, until there is an agent.
+    // Without an agent, nothing collects the logs.
     instance.shows("salebell-logs", "ConditionResult", "no").await;
     instance
         .ask(&format!(
@@ -50,7 +50,7 @@ async fn an_instance_boots_serves_and_goes() {
     eprintln!("{table}");
     assert!(checked.status.success(), "{table}");
 
-    // Each feature that a sandbox could break.
+    // Every feature that a sandbox could break.
     let user = around.app.user("anna", &[]).await;
     let url = format!("https://{}", instance.reach(8443).await);
     let post = |path: &str| around.app.client.post(format!("{url}{path}")).bearer_auth(&user.token);
@@ -67,7 +67,7 @@ async fn an_instance_boots_serves_and_goes() {
     let test = post(&format!("/v1/channels/{}/test", channel["id"].as_str().unwrap())).send().await.unwrap();
     assert!(test.status().is_success(), "{}", test.text().await.unwrap());
     eventually("the worker's webhook has come", async || !sink.received("/bell").is_empty()).await;
-    // In a sandbox as the worker's: its name makes it one of ours.
+    // In a sandbox like the worker's: the unit's name applies the drop-in.
     let week = Week::at(around.app.clock.now());
     for (unit, command) in [
         ("salebell-recompute", format!("stats recompute --week {week}")),
@@ -83,7 +83,7 @@ async fn an_instance_boots_serves_and_goes() {
     let mail = &mails.wait_for(1).await[0];
     assert!(mail.to_string().contains("anna@example.com"), "{mail}");
 
-    // The end, as the group wants it.
+    // Termination as the group performs it.
     let begun = Instant::now();
     around.ec2.world().group.terminate(&instance.id, begun);
     eventually("the termination hook is completed", async || {
@@ -100,10 +100,11 @@ async fn an_instance_boots_serves_and_goes() {
     the_agent_finds_the_logs(&instance).await;
 }
 
-/// Where the CloudWatch agent is, on AWS.
+/// Folder of the CloudWatch agent on AWS.
 const AGENT: &str = "/opt/aws/amazon-cloudwatch-agent";
 
-/// What the services have said, to their last line, in the files that the agent's configuration names.
+/// Checks that everything the services have logged, to the last line, is in the files that the agent's configuration
+/// names.
 async fn the_agent_finds_the_logs(instance: &Instance) {
     let config = instance.ask(&format!("cat {AGENT}/etc/amazon-cloudwatch-agent.json")).await;
     let config: Value = serde_json::from_str(&config).unwrap();
@@ -114,7 +115,7 @@ async fn the_agent_finds_the_logs(instance: &Instance) {
         logs.insert(name, file["file_path"].as_str().unwrap());
     }
     assert_eq!(logs.keys().copied().collect::<Vec<_>>(), ["access", "application", "metrics", "system"]);
-    // One that dies goes on where it was.
+    // After a crash it continues where it was.
     instance.signal("salebell-logs", "KILL").await;
     instance.shows("salebell-logs", "NRestarts", "1").await;
     let in_journal = "journalctl --quiet --output=cat TARGET=salebell::emf | grep '^{'";
@@ -151,7 +152,7 @@ async fn the_agent_finds_the_logs(instance: &Instance) {
     );
     assert!(system.iter().all(|line| is_time(&line)));
 
-    // However much there is to carry, the disk has room for it.
+    // However much there is to copy, the disk has room for it.
     instance
         .ask(
             "mkdir -p /run/systemd/system/salebell-logs.service.d; \
@@ -163,7 +164,7 @@ async fn the_agent_finds_the_logs(instance: &Instance) {
     let sizes = "cd /var/log/salebell && stat --format '%n %s' *.log *.log.1 2>/dev/null; true";
     eventually("a file is the second one", async || instance.ask(sizes).await.contains("system.log.1 "))
         .await;
-    // Nobody stops it with an odd entry.
+    // A malformed entry does not stop it.
     instance.ask(r"printf 'MESSAGE=odd\nPRIORITY=odd\n' | logger --journald").await;
     instance.ask("logger --tag end 'the last line'").await;
     let last = "grep -q 'the last line' /var/log/salebell/system.log*";
@@ -181,7 +182,7 @@ async fn a_machine_that_is_switched_on_again_serves_again() {
     let around = Surroundings::new().await;
     let mut instance = around.launch(11);
     instance.in_service(&around).await;
-    // systemd has understood all of its settings, also those that no unit is.
+    // systemd has understood all settings, including those outside units.
     let journal = instance.ask("journalctl --no-pager --boot").await;
     let complains =
         |line: &&str| line.contains("ignoring") || line.contains("Unknown") || line.contains("firewall");
@@ -215,14 +216,14 @@ async fn an_instance_that_the_load_balancer_has_forgotten_leaves_in_order() {
     assert_eq!(around.ec2.calls("SetInstanceHealth"), 1);
     let results = around.ec2.world().group.instance(&instance.id).results.clone();
     assert_eq!(results[1], said(TERMINATION_HOOK, Outcome::Continue));
-    // It has not failed: nobody has begun it anew, or given the machine up.
+    // It has not failed: it was neither restarted, nor was the instance abandoned.
     instance.shows("salebell-api", "ExecMainStatus", "90").await;
     instance.shows("salebell-api", "Result", "success").await;
     instance.shows("salebell-api", "NRestarts", "0").await;
     instance.shows("salebell-boot-failed", "ActiveState", "inactive").await;
 }
 
-/// The instance of a boot that failed: it is off, has told why, and the group has given it up.
+/// Instance of a failed boot: it has shut down and reported the reason, and the group has abandoned it.
 struct Failed {
     around: Surroundings,
     instance: Instance,
@@ -230,7 +231,7 @@ struct Failed {
 }
 
 impl Failed {
-    /// Waits for it.
+    /// Waits for the shutdown.
     async fn of(around: Surroundings, mut instance: Instance) -> Failed {
         let console = instance.off().await;
         assert!(!console.contains("postgres://"), "a secret is on the console: {console}");
@@ -258,7 +259,7 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     let failed = Failed::of(around, instance).await;
     failed.tells("first-boot: the tag Environment is missing, or is no name").is_abandoned();
 
-    // It is there now, and too late.
+    // The missing value is there now, but too late.
     let Failed { around, instance, .. } = failed;
     let tag = ("Environment".to_owned(), around.environment.name.clone());
     around.ec2.world().group.instance_mut(&instance.id).tags.extend([tag]);
@@ -267,13 +268,13 @@ async fn a_machine_without_the_tag_is_given_up_and_boots_no_more() {
     failed.tells("Assertion failed for").tells("this machine is given up");
 }
 
-/// The group cannot be found, and is not looked for as long as usual.
+/// Setting for tests without a reachable group: the search for it ends sooner than usual.
 const SOON_OFF: (&str, &str) =
     ("systemd/system/salebell-boot-failed.service.d/quick.conf", "[Service]\nTimeoutStartSec=5\n");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_whose_metadata_go_away_is_given_up() {
-    // For cloud-init, which asks without a token, they are there.
+    // The metadata are available to cloud-init, which requests them without a token.
     let around = Surroundings::new().await;
     let instance = around.launch_with(11, &[SOON_OFF]);
     around.ec2.world().outage_below = "/latest/api";
@@ -288,7 +289,7 @@ async fn a_machine_that_nothing_boots_is_given_up() {
     let around = Surroundings::new().await;
     around.ec2.world().metadata_outage = Some(Fault::Status(404));
     let timer = ("systemd/system/salebell-overdue.timer.d/quick.conf", "[Timer]\nOnBootSec=\nOnBootSec=5\n");
-    // Nothing else begins while it looks for them.
+    // Nothing else starts while cloud-init waits for metadata.
     let patience = ("cloud/cloud.cfg.d/99_quick.cfg", "datasource: {Ec2: {max_wait: 5}}\n");
     let instance = around.launch_with(11, &[timer, patience, SOON_OFF]);
     let failed = Failed::of(around, instance).await;
@@ -309,7 +310,7 @@ async fn a_bad_parameter_fails_the_boot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_cannot_be_mounted_fail_the_boot() {
     let around = Surroundings::new().await;
-    // Nobody knows the name, and where this machine's kernel has no NFS, nobody could mount it either.
+    // The name does not resolve; and if this machine's kernel lacks NFS, mounting would fail anyway.
     let name = "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com";
     for (setting, value) in [("files/efs", name), ("files/mounted", "true")] {
         around.environment.put(setting, value).await;
@@ -333,7 +334,7 @@ async fn a_database_that_cannot_be_reached_fails_the_boot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_without_a_worker_is_never_in_service() {
     let around = Surroundings::new().await;
-    // The API is ready long before the worker has ended for the last time.
+    // The API is ready long before the worker has exited for the last time.
     let ends = "[Unit]\nStartLimitBurst=3\n[Service]\nExecStart=\nExecStart=/usr/bin/false\n";
     let instance = around.launch_with(11, &[("systemd/system/salebell-worker.service.d/ends.conf", ends)]);
     let failed = Failed::of(around, instance).await;
@@ -347,7 +348,7 @@ async fn services_are_started_anew_until_the_machine_is_given_up() {
     let quick = "[Unit]\nStartLimitBurst=4\n[Service]\nWatchdogSec=3\n";
     let mut instance = around.launch_with(11, &[("systemd/system/salebell-api.service.d/quick.conf", quick)]);
     instance.in_service(&around).await;
-    // One that hangs, and one that dies.
+    // A process that hangs, and one that dies.
     for (signal, restarts) in [("STOP", "1"), ("KILL", "2"), ("KILL", "3")] {
         instance.signal("salebell-api", signal).await;
         instance.shows("salebell-api", "NRestarts", restarts).await;
@@ -366,7 +367,7 @@ async fn services_are_started_anew_until_the_machine_is_given_up() {
     assert_ne!(world.group.instance(&failed.instance.id).state, State::InService);
 }
 
-/// What is done to an instance, and which check sees it. What undoes it again.
+/// Defects of an instance: the command that causes one, the check that detects it, and the command that repairs it.
 const DEFECTS: &[(&str, &str, &str)] = &[
     ("units", "systemd-run --unit=broken false; sleep 0.5", "systemctl reset-failed broken"),
     ("units", "systemd-run --unit=stranger sleep 1000", "systemctl stop stranger"),
@@ -405,7 +406,7 @@ const DEFECTS: &[(&str, &str, &str)] = &[
         "mkdir -p /etc/systemd/journald.conf.d; printf '[Journal]\\nSystemMaxUse=\\n' >/etc/systemd/journald.conf.d/99.conf",
         "rm -r /etc/systemd/journald.conf.d",
     ),
-    // The last ones end what is looked at.
+    // The last entries stop the processes under test.
     (
         "sandbox",
         "mkdir -p /run/systemd/system/salebell-worker.service.d; \

@@ -16,12 +16,12 @@ use crate::support::eventually;
 use crate::support::scratch::Scratch;
 use test_support::ec2::{Ec2, Group};
 
-/// An instance of an environment that has not booted yet.
+/// An instance of an environment, before its boot.
 struct Machine {
     environment: Environment,
     ec2: Ec2,
     metadata: String,
-    /// Holds the folder of the files.
+    /// Contains the folder of the files.
     folder: Scratch,
 }
 
@@ -41,7 +41,7 @@ impl Machine {
         Machine { environment, ec2, metadata, folder: Scratch::new() }
     }
 
-    /// With what the services cannot do without.
+    /// With every parameter that the services require.
     async fn complete() -> Machine {
         let machine = Machine::new().await;
         machine.environment.put("database/url", "postgres://db.example/salebell").await;
@@ -106,12 +106,12 @@ async fn the_name_of_an_efs_becomes_the_settings_of_its_tunnel_and_goes_with_it(
         assert_eq!(file.lines().filter(|one| one == &line).count(), 1, "{line} in {file}");
     }
     assert_eq!(mode_of(&machine.run().join("efs.conf")), 0o444);
-    // One that has not become what it was to be leaves the file as it was.
+    // A boot that fails leaves the file unchanged.
     environment.put("files/efs", "fs-1.example\nexec = /bin/sh").await;
     let boot = machine.boot().await;
     assert!(!boot.success && boot.errors.contains("must be a DNS name"), "{}", boot.errors);
     assert_eq!(machine.file("efs.conf"), file);
-    // An environment that has none, and the next boot of the same machine.
+    // An environment without a file system, and the next boot of the same machine.
     let other = Environment::create().await;
     other.put("database/url", "postgres://db.example/salebell").await;
     let boot = machine.boot_with(&["--environment", &other.name], &[]).await;
@@ -153,7 +153,7 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     }
     environment.put_as("worker/daily_hour", "7", ParameterType::String).await;
     environment.put_as("stats/mail_to", "a@example.com,b@example.com", ParameterType::StringList).await;
-    // Of another environment, whose name begins alike.
+    // A parameter of another environment whose name has the same prefix.
     environment.put(&format!("{}-2/log/level", environment.path()), "debug").await;
     for number in 0..185 {
         environment.put(&format!("later/setting_{number}"), "of the next version").await;
@@ -163,7 +163,7 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert!(boot.output.contains("200 parameters below"), "{}", boot.output);
     assert!(boot.output.contains("4 of them in Secrets Manager"), "{}", boot.output);
     assert_eq!(boot.output.matches("left out: later.setting_").count(), 185);
-    // Ten a page; the last full page may have an empty one behind it.
+    // Ten parameters a page; the last full page may be followed by an empty one.
     assert!((20..=21).contains(&environment.requests(READ_PARAMETERS)));
     assert_eq!(environment.requests(READ_SECRET), 2, "a secret with two keys is read once");
 
@@ -186,7 +186,7 @@ async fn two_hundred_parameters_and_secrets_become_the_files_of_the_services() {
     assert_eq!(machine.file("instance.env"), instance);
     let (success, errors) = machine.check_config().await;
     assert!(success, "{errors}");
-    // What the hooks need, and no secret.
+    // The settings of the hooks, without a secret.
     let beside: toml::Table = machine.file("instance.toml").parse().unwrap();
     assert_eq!(beside.keys().collect::<Vec<_>>(), ["instance", "log", "server", "worker"]);
     assert_eq!(beside["instance"]["launch_hook"].as_str(), Some("launch"));
@@ -244,7 +244,7 @@ async fn an_unknown_parameter_stops_only_who_checks() {
     assert!(!check.success && check.errors.contains("log/colour) is unknown"), "{}", check.errors);
     assert!(machine.boot().await.success);
     assert!(machine.check_config().await.0);
-    // As from a laptop: no metadata is asked for.
+    // As on a laptop: no metadata are requested.
     machine.environment.put("log/colour", "secret:").await;
     let asked = machine.ec2.world().requests.len();
     let check = machine.boot_with(&elsewhere, &machine.environment.settings()).await;
@@ -276,7 +276,7 @@ async fn a_secret_is_read_beside_the_pages_that_follow_the_one_that_names_it() {
     let machine = Machine::complete().await;
     let environment = &machine.environment;
     let secret = format!("secret:{}", environment.create_secret("late", "x").await);
-    // Of three pages in any order, the first one has some of these.
+    // Three pages in any order; the first one has some of these.
     for number in 0..24 {
         environment.put(&format!("later/setting_{number}"), &secret).await;
     }
@@ -403,11 +403,11 @@ async fn the_image_brings_defaults_and_a_laptop_a_file_like_that_of_boot() {
     assert!(boot.success, "{}", boot.errors);
     let file = machine.file("config.toml");
     assert!(file.contains("level = \"warn\"") && file.contains("access = false"), "{file}");
-    // The same file, named.
+    // The same file, given by name.
     let path = machine.run().join("config.toml");
     let output = command(&["check-config", "--config", path.to_str().unwrap()], &[]).output().await.unwrap();
     assert!(output.status.success());
-    // Credentials of something else are none of ours.
+    // Credentials for other purposes are ignored.
     let nothing = [("CREDENTIALS_DIRECTORY", machine.folder.path().to_str().unwrap())];
     let output = command(&["check-config"], &nothing).output().await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("database.url"), "{output:?}");
@@ -430,7 +430,7 @@ async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_alon
     let environment = &machine.environment;
     let keys = secrets::generate_key().unwrap();
     let webhook = environment.create_secret("webhook", keys.expose_secret()).await;
-    // A password stands in its secret alone: what the server's address had of one, or what it does not ask for.
+    // The password is only in its secret: the server's URL loses any password and any part that is not needed.
     let mut url = url::Url::parse(&database.url).unwrap();
     let password = url.password().unwrap_or("hunter2").to_owned();
     url.set_password(None).unwrap();
@@ -453,7 +453,7 @@ async fn the_services_of_a_booted_instance_have_their_secrets_from_the_file_alon
     }
     let boot = machine.boot().await;
     assert!(boot.success, "{}", boot.errors);
-    // As the units have it: the file as a credential, and what is not secret as the environment.
+    // As the units set it up: the file as a credential, and non-secret settings in the environment.
     let run = machine.run();
     let file = machine.file("instance.env");
     let settings: Vec<(&str, &str)> = file.lines().filter_map(|line| line.split_once('=')).collect();

@@ -1,4 +1,4 @@
-//! The dead man's switch of real API processes, each on an instance of its own.
+//! The dead man's switch of real API processes, each on its own instance.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ impl Member {
         Member { id, api, url, metrics }
     }
 
-    /// The load balancer looks in.
+    /// Sends a health check of the load balancer.
     async fn check(&self, app: &TestApp) {
         let request =
             app.client.get(format!("{}/readyz", self.url)).header("user-agent", "ELB-HealthChecker/2.0");
@@ -73,7 +73,7 @@ async fn of_two_instances_that_fall_silent_at_once_one_is_replaced() {
     assert_eq!(gone.api.exit_code().await, Some(90), "{}", gone.api.log());
     assert!(gone.api.log().contains("has itself replaced and stops serving"), "{}", gone.api.log());
     assert_eq!((gone.state(&ec2), stays.state(&ec2)), (State::Terminated, State::InService));
-    // The other one serves on, and the load balancer finds it.
+    // The other instance continues to serve, and the load balancer finds it.
     assert!(stays.api.is_running());
     stays.check(&app).await;
     eventually("the silence is over", async || {
@@ -97,14 +97,14 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
     assert!(claim("i-1").await && !claim("i-2").await);
     app.clock.advance(TimeDelta::minutes(9));
     assert!(!claim("i-2").await);
-    // Its own it may claim anew; another group has nothing to do with it.
+    // An instance may renew its own claim; other groups are independent.
     let now = app.clock.now();
     let other =
         self_terminations::claim(&app.state.writer, "other", "i-9", now, now + TimeDelta::minutes(10));
     assert_eq!(other.await.unwrap(), Claim::Granted);
     app.clock.advance(TimeDelta::minutes(1));
     assert!(claim("i-2").await && !claim("i-1").await);
-    // What another one holds is not given back.
+    // A claim of another instance is not released.
     self_terminations::release(&app.state.writer, GROUP, "i-1").await.unwrap();
     assert!(!claim("i-1").await);
     self_terminations::release(&app.state.writer, GROUP, "i-2").await.unwrap();
@@ -114,7 +114,7 @@ async fn the_next_instance_may_when_ten_minutes_have_passed() {
 #[tokio::test]
 async fn it_is_armed_by_the_load_balancer_alone() {
     let (app, ec2) = group().await;
-    // In groups of their own: none holds back the other.
+    // In separate groups, so neither holds back the other.
     let mut unarmed = Member::start(&app, &ec2, "i-1", &[("SALEBELL_INSTANCE__GROUP", "one")]).await;
     let mut off = Member::start(&app, &ec2, "i-2", &[("SALEBELL_INSTANCE__DEAD_MAN_S", "0")]).await;
     let mut armed = Member::start(&app, &ec2, "i-3", &[("SALEBELL_INSTANCE__GROUP", "three")]).await;
@@ -147,7 +147,7 @@ async fn an_instance_that_is_not_meant_to_serve_is_disarmed() {
     }
     assert!(member.api.is_running());
     assert_eq!((ec2.calls("SetInstanceHealth"), member.state(&ec2)), (0, State::InService));
-    // Back in service, and forgotten.
+    // Back in service, and reset.
     ec2.world().group.instance_mut("i-1").target = None;
     member.check(&app).await;
     assert_eq!(member.api.exit_code().await, Some(90), "{}", member.api.log());
@@ -160,7 +160,7 @@ async fn while_it_drains_it_is_disarmed() {
     let mut member = Member::start(&app, &ec2, "i-1", &linger).await;
     member.check(&app).await;
     member.api.signal(Signal::SIGTERM);
-    // Longer than the silence that it would bear.
+    // Longer than the silence that it tolerates.
     assert_eq!(member.api.exit_code().await, Some(0), "{}", member.api.log());
     assert_eq!(ec2.calls("SetInstanceHealth"), 0);
 }
@@ -187,7 +187,7 @@ async fn an_instance_stays_while_the_database_the_metadata_or_aws_are_away() {
     goes_on(&member, 3).await;
     assert!(member.api.is_running());
     assert_eq!(member.state(&ec2), State::InService);
-    // A refusal holds back nobody else.
+    // A refused termination does not hold back other instances.
     let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
         .fetch_one(&app.state.writer)
         .await
@@ -206,7 +206,7 @@ async fn a_process_that_was_stopped_for_a_while_goes_on() {
     let stopped = Instant::now();
     eventually("longer than it would bear", async || stopped.elapsed() > Duration::from_secs(9)).await;
     member.api.signal(Signal::SIGCONT);
-    // It has looked since, and taken all that time for two seconds.
+    // It has checked since, and counted all that time as two seconds.
     eventually("it has looked since", async || {
         member.metric(&app, "salebell_dead_man_silence_seconds").await.is_some_and(|silence| silence >= 1.5)
     })
@@ -229,7 +229,7 @@ async fn health_checks_over_grpc_arm_it_and_keep_it_quiet() {
     assert_eq!(other.check("").await, "SERVING");
     let silence = async |member: &Member| member.metric(&app, "salebell_dead_man_silence_seconds").await;
     eventually("it looks", async || member.metric(&app, "salebell_dead_man_armed").await == Some(0.0)).await;
-    // grpcio puts its own name behind that.
+    // grpcio appends its own name.
     let mut load_balancer = Client::start_as(&grpc, Some("ELB-HealthChecker/2.0"));
     assert_eq!(load_balancer.check("").await, "SERVING");
     eventually("it is armed", async || member.metric(&app, "salebell_dead_man_armed").await == Some(1.0))

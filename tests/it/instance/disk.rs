@@ -1,5 +1,5 @@
-//! An instance whose own disk stays full has itself replaced, one of the group at a time, and serves until then. The
-//! processes and the small disks are real; Auto Scaling is the stand-in of `tests/support`.
+//! An instance whose own disk stays full requests its replacement, one of the group at a time, and serves until then.
+//! The processes and the small disks are real; Auto Scaling is the stand-in of `tests/support`.
 
 use std::fs::File;
 use std::io::Write;
@@ -13,7 +13,7 @@ use crate::support::scratch::Scratch;
 use crate::support::{TestApp, eventually};
 use test_support::ec2::{Ec2, Fault, Group, State};
 
-/// Mounts a small file system over a folder, which only the process that follows sees.
+/// Script that mounts a small file system over a folder, visible only to the command that follows it.
 const ON_A_SMALL_DISK: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c \
     'mount -t tmpfs -o size=16m salebell \"$SMALL_DISK\" && exec \"$@\"' sh \"$@\"";
 
@@ -41,11 +41,11 @@ impl Member {
         Member { id, api, url, metrics, scratch }
     }
 
-    /// A file that takes so many of the 16 MiB.
+    /// Writes a file of `mib` of the 16 MiB.
     fn fill(&self, mib: usize) {
         let mut file = File::create(self.filler()).unwrap();
         for _ in 0..mib {
-            // What does not fit any more is not wanted.
+            // Bytes that no longer fit are not needed.
             let _ = file.write_all(&[1; 1 << 20]);
         }
     }
@@ -58,7 +58,7 @@ impl Member {
         format!("/proc/{}/root{}/filler", self.api.id(), self.scratch.path().display())
     }
 
-    /// What `/readyz` says of the disk; `None`: the instance is ready.
+    /// Complaint of `/readyz` about the disk; `None`: the instance is ready.
     async fn complaint(&self, app: &TestApp) -> Option<String> {
         let answer = app.client.get(format!("{}/readyz", self.url)).send().await.unwrap();
         if answer.status() == 200 {
@@ -74,7 +74,7 @@ impl Member {
         eventually("it is ready", async || self.complaint(app).await.is_none()).await;
     }
 
-    /// Its metrics that begin so.
+    /// Lines of its metrics that begin with `name`.
     async fn metrics(&self, app: &TestApp, name: &str) -> Vec<String> {
         let text = app.client.get(&self.metrics).send().await.unwrap().text().await.unwrap();
         text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
@@ -95,7 +95,7 @@ async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_
     let (app, ec2) = group().await;
     let mut member = Member::start(&app, &ec2, "i-1", &[]).await;
     member.is_ready(&app).await;
-    // 6 MiB are enough, and the metric says what there is.
+    // 6 MiB are enough, and the metric reports the free space.
     member.fill(10);
     eventually("it looks", async || {
         member.metrics(&app, "salebell_disk_free_bytes").await == ["salebell_disk_free_bytes 6287360"]
@@ -105,18 +105,18 @@ async fn an_instance_whose_disk_stays_full_has_itself_replaced_and_serves_until_
     member.fill(16);
     let filled = Instant::now();
     eventually("it is not ready", async || member.complaint(&app).await.is_some()).await;
-    // One look may have been just before, and looks are two seconds apart.
+    // A check may have happened just before, and checks are two seconds apart.
     assert!(filled.elapsed() >= Duration::from_secs(3), "{:?}", filled.elapsed());
     assert_eq!(member.complaint(&app).await.as_deref(), Some("cannot be written to"));
     let call = "SetInstanceHealth HealthStatus=Unhealthy InstanceId=i-1 ShouldRespectGracePeriod=false";
     eventually("it has itself replaced", async || ec2.calls(call) == 1).await;
     member.api.logged("this instance has itself replaced").await;
-    // Until the group comes it does all that it can do without a disk. The load balancer hears nothing of it.
+    // Until the group replaces it, the instance does everything that needs no disk. The load balancer does not notice.
     for path in ["/healthz", "/v1/deals", "/v1/games"] {
         let answer = app.client.get(format!("{}{path}", member.url)).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
     }
-    // It is told once.
+    // Logged only once.
     let looks = Instant::now();
     eventually("some more looks", async || looks.elapsed() > Duration::from_secs(5)).await;
     assert_eq!(ec2.calls("SetInstanceHealth"), 1);
@@ -143,7 +143,7 @@ async fn of_two_instances_whose_disks_are_full_one_is_replaced() {
     .await;
     for member in &mut members {
         assert!(member.api.is_running());
-        // The group of this test has no other to launch, and ends nothing before it has.
+        // The group of this test has no other instance to launch, and terminates none before it has.
         assert_eq!(member.state(&ec2), State::InService);
     }
     let unhealthy = |member: &&Member| !ec2.world().group.instance(member.id).healthy;
@@ -175,7 +175,7 @@ async fn a_disk_that_is_full_for_a_moment_is_no_reason() {
 #[tokio::test]
 async fn a_store_that_instances_share_may_be_full() {
     let (app, ec2) = group().await;
-    // Where it sorts lies on the same file system.
+    // The folder for sorting is on the same file system.
     let shared = app.files.path().to_str().unwrap().to_owned();
     let inside = format!("{shared}/scratch");
     let more = [("SMALL_DISK", shared.as_str()), ("SALEBELL_WORKER__SCRATCH", inside.as_str())];
@@ -200,7 +200,7 @@ async fn an_instance_that_never_had_room_is_not_put_into_service() {
     let more = [("SALEBELL_INSTANCE__MIN_FREE_BYTES", "17000000"), ("SALEBELL_INSTANCE__DISK_FULL_S", "600")];
     let member = Member::start(&app, &ec2, "i-1", &more).await;
     eventually("it has looked", async || {
-        // Not for a moment ready.
+        // Never ready, not even briefly.
         member.complaint(&app).await.expect("not ready") == "has no room"
     })
     .await;
@@ -216,7 +216,7 @@ async fn while_nobody_can_be_asked_an_instance_stays_and_asks_again() {
     member.fill(16);
     member.api.logged("and this instance goes on: ").await;
     assert!(member.api.is_running());
-    // Nobody is held back by a refusal.
+    // A refused termination does not hold back other instances.
     let held: i64 = sqlx::query_scalar("select count(*) from self_terminations")
         .fetch_one(&app.state.writer)
         .await

@@ -1,5 +1,5 @@
-//! The tunnel to EFS on a booted instance: it is there with its setting alone, and speaks to nobody else. Needs root. The
-//! mount itself is the kernel's, which instances of tests share with this machine: `make rehearse-vm` has it.
+//! The tunnel to EFS on a booted instance: it exists only with its setting, and connects to no other server. Needs
+//! root. The mount itself is the kernel's, which test instances share with this machine: `make rehearse-vm` tests it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl Authority {
     fn new() -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        // Or all had one name, and OpenSSL took what it signs for signed by itself.
+        // Without distinct names OpenSSL would consider its certificates self-signed.
         params.distinguished_name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let text = STANDARD.encode(params.self_signed(&key).unwrap().der());
@@ -38,7 +38,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A server with a certificate for a name. It answers whoever has let it speak.
+    /// Starts a server with a certificate for a name. It answers any client that completes the handshake.
     async fn serve(&self, name: &str) -> SocketAddr {
         let key = KeyPair::generate().unwrap();
         let made = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
@@ -57,7 +57,8 @@ impl Authority {
                 let Ok(mut client) = acceptor.accept(client).await else { continue };
                 let _ = client.read(&mut [0; 512]).await;
                 let _ = client.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nit is EFS").await;
-                // Until the client goes: a tunnel that is told of an end at once may take what it has not passed on with it.
+                // Waits until the client closes: on an immediate end, a tunnel may lose bytes that it has not passed on
+                // yet.
                 let _ = (client.flush().await, client.read(&mut [0; 512]).await);
             }
         });
@@ -86,7 +87,7 @@ async fn an_instance_has_a_tunnel_to_its_efs_and_to_nobody_else() {
     }
     instance.shows("var-lib-salebell-files.mount", "ConditionResult", "no").await;
 
-    // As a boot with the setting writes it; this one goes on with files on its own disk.
+    // As a boot with the setting writes it; this instance keeps its files on its own disk.
     for (name, value) in [("files/efs", NAME), ("files/mounted", "true")] {
         around.environment.put(name, value).await;
     }
@@ -98,7 +99,7 @@ async fn an_instance_has_a_tunnel_to_its_efs_and_to_nobody_else() {
     instance.ask("systemctl start salebell-efs.service").await;
     let ask = "curl --silent --max-time 10 http://127.0.0.1:20049/";
     assert_eq!(instance.ask(ask).await, "it is EFS");
-    // One that dies takes nobody's place to connect to away.
+    // A crash of the tunnel does not close the socket that clients connect to.
     instance.signal("salebell-efs", "KILL").await;
     assert_eq!(instance.ask(ask).await, "it is EFS");
     eventually("it was started anew", async || {
@@ -108,7 +109,7 @@ async fn an_instance_has_a_tunnel_to_its_efs_and_to_nobody_else() {
     for check in ["exposure", "sandbox", "listeners", "units"] {
         instance.ask(&format!("/usr/lib/salebell/check-instance.sh {check}")).await;
     }
-    // And is seen to be the way to no file yet.
+    // The check reports that the files are not reachable yet.
     assert_eq!(instance.run("/usr/lib/salebell/check-instance.sh files").await.status.code(), Some(1));
 
     for (port, why) in [(2050, "Subject checks failed"), (2051, "Pre-verification error")] {

@@ -1,5 +1,5 @@
-//! An instance of an Auto Scaling group begins and ends: `salebell ready` and `salebell terminating` as processes of
-//! their own, beside a real API and a real worker.
+//! Launch and termination of an instance of an Auto Scaling group: `salebell ready` and `salebell terminating` as
+//! separate processes, beside a real API and a real worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use test_support::ec2::{Ec2, Fault, Group, Hook, Outcome, State};
 
 const ID: &str = "i-0abc";
 
-/// A group with both hooks, which wait so long without a heartbeat, and one instance.
+/// Makes a group with both hooks, which wait `timeout` without a heartbeat, and launches one instance.
 async fn launch(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     let group = Group {
         launch_hook: Some(Hook::new("launch", timeout, Outcome::Abandon)),
@@ -44,7 +44,7 @@ async fn launch(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     (ec2, settings)
 }
 
-/// One that serves already.
+/// The same with an instance in service.
 async fn in_service(timeout: Duration) -> (Ec2, Vec<(&'static str, String)>) {
     let (ec2, settings) = launch(timeout).await;
     ec2.world().group.complete(ID, "launch", Outcome::Continue, Instant::now()).unwrap();
@@ -69,7 +69,7 @@ fn said(hook: &str, outcome: Outcome) -> Ended {
     Ended { hook: hook.to_owned(), outcome, by_default: false }
 }
 
-/// An API whose database has no schema yet.
+/// Starts an API whose database has no schema yet.
 async fn unready(app: &TestApp, bare: &TestDatabase) -> (Binary, String) {
     let api = start(app, "api", &[("SALEBELL_DATABASE__URL", &bare.url)]);
     let url = format!("{}/readyz", api.url().await);
@@ -82,11 +82,11 @@ async fn a_launch_is_completed_once_the_api_is_ready() {
     let (ec2, settings) = launch(hook).await;
     let (app, bare) = (TestApp::spawn().await, TestDatabase::create_bare().await);
     let (_api, url) = unready(&app, &bare).await;
-    // No secret of the services is needed for it, and no key of AWS: the role of the instance has one.
+    // It needs neither a secret of the services nor an AWS key: the role of the instance provides one.
     let begun = Instant::now();
     let mut ready = run(&["ready"], &settings, &[("SALEBELL_INSTANCE__READY_URL", &url)]);
     ready.logged("not ready yet: migrations").await;
-    // Heartbeats hold the launch for longer than the hook would wait.
+    // Heartbeats extend the launch beyond the hook's timeout.
     eventually("the hook's own time is over", async || {
         beats(&ec2, "launch") >= 3 && begun.elapsed() > hook + Duration::from_secs(1)
     })
@@ -110,7 +110,7 @@ async fn a_launch_waits_for_the_worker_where_that_is_wanted() {
     let app = TestApp::spawn().await;
     let api = start(&app, "api", &[]);
     let url = format!("{}/readyz", api.url().await);
-    // Nobody is there yet.
+    // Nothing listens there yet.
     let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let listen = ("SALEBELL_WORKER__METRICS_LISTEN", listen.as_str());
     let mut ready =
@@ -147,7 +147,7 @@ async fn a_boot_that_failed_is_abandoned_whatever_is_configured() {
     let scratch = Scratch::new();
     let file = scratch.path().join("salebell.toml");
     std::fs::write(&file, "this is [no TOML").unwrap();
-    // AWS is away at first.
+    // AWS is unavailable at first.
     ec2.world().autoscaling_faults =
         [Fault::Status(500), Fault::Hang, Fault::Status(503)].into_iter().collect();
     ec2.world().metadata_faults = [Fault::Status(503), Fault::Hang].into_iter().collect();
@@ -175,12 +175,12 @@ async fn a_hook_of_another_name_is_told() {
     let (ec2, settings) = launch(Duration::from_secs(60)).await;
     let mut abandon = run(&["ready", "--abandon"], &settings, &[("SALEBELL_INSTANCE__LAUNCH_HOOK", "lunch")]);
     abandon.logged("the instance is Pending:Wait, but not because of the hook lunch").await;
-    // It may be that the group is slow, so it goes on.
+    // The group may just be slow, so it continues.
     assert!(abandon.is_running());
     assert_eq!(ended(&ec2), []);
 }
 
-/// The API and the worker of the instance, and what watches over them.
+/// The API and the worker of the instance, and the process that watches them.
 struct Services<'a> {
     api: Api<'a>,
     worker: Binary,
@@ -210,7 +210,7 @@ impl<'a> Services<'a> {
         Services { api, worker, terminating }
     }
 
-    /// All end well, and say so with their exit codes.
+    /// Waits until all of them exit successfully.
     async fn end(&mut self) {
         assert_eq!(self.api.binary.exit_code().await, Some(0), "{}", self.api.binary.log());
         assert_eq!(self.worker.exit_code().await, Some(0), "{}", self.worker.log());
@@ -245,10 +245,10 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     })
     .await;
 
-    // A delivery in the worker's hands.
+    // A delivery that the worker has in flight.
     let rung = app.ring(&anna, &[channel.id]).await;
     sink.wait_for("/hook", 1).await;
-    // An upload in flight, and a request whose body comes slowly.
+    // An upload in flight, and a request whose body arrives slowly.
     let file = services.api.create(1000).await;
     let mut upload = services.api.asks_for_patch(&file, 0, 1000).await;
     let body = r#"{"name": "made while draining"}"#;
@@ -260,8 +260,8 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     );
     let mut slow = raw::begin(&services.api.url, &head).await;
 
-    // A load balancer that asks twice a second, and clients behind it. It gives them no instance that is not ready, and
-    // after the termination never again one that was not ready once.
+    // A load balancer that checks twice a second, and clients behind it. It sends them to no instance that is not
+    // ready, and after the termination never again to one that was not ready once.
     let (rotate, rotation) = watch::channel(false);
     let terminated = Arc::new(AtomicBool::new(false));
     let (served, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -287,7 +287,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
             let (served, failed) = (served.clone(), failed.clone());
             tokio::spawn(async move {
                 while rotation.wait_for(|ready| *ready).await.is_ok() {
-                    // Before that, a refusal is the affair of a process that is only just beginning.
+                    // Before that, a refusal may come from a process that is still starting.
                     let counts = terminated.load(Ordering::SeqCst);
                     match client.get(format!("{url}/v1/deals")).send().await {
                         Ok(answer) if answer.status() == 200 => served.fetch_add(1, Ordering::SeqCst),
@@ -308,9 +308,9 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     services.terminating.logged("draining: the group terminates the instance").await;
     services.api.binary.logged("told to drain: the group terminates the instance").await;
     services.worker.logged("told to drain").await;
-    // As when the machine goes down meanwhile: the drain goes on all the same.
+    // As when the machine shuts down meanwhile: the drain continues nevertheless.
     services.terminating.signal(Signal::SIGTERM);
-    // The upload stops at what is durable, and goes on at another instance.
+    // The upload stops at the durable offset, and continues at another instance.
     let answer = raw::read_answer(&mut upload).await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
     let elsewhere = |method: reqwest::Method| {
@@ -322,7 +322,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     let rest = rest.header("content-type", "application/offset+octet-stream").send().await.unwrap();
     assert_eq!(rest.status(), 204);
 
-    // What is in hand takes longer than the hook would wait.
+    // The work in flight takes longer than the hook's timeout.
     let draining = Instant::now();
     eventually("the hook's own time is over", async || {
         beats(&ec2, "end") >= 4 && draining.elapsed() > Duration::from_secs(5)
@@ -341,7 +341,7 @@ async fn a_termination_under_load_fails_no_request_and_hands_back_all_work() {
     assert_eq!(services.terminating.exit_code().await, Some(0), "{}", services.terminating.log());
 
     assert_eq!(failed.load(Ordering::SeqCst), 0, "of {}", served.load(Ordering::SeqCst));
-    // What was in hand is done, once, and nothing is held any more: another instance may go on at once.
+    // The work in flight is done exactly once, and no lease is left: another instance may continue at once.
     assert_eq!(sink.received("/hook").len(), 1);
     assert_eq!(app.delivery(&anna, rung.deliveries[0]).await["state"], "delivered");
     app.until("select not exists (select from channels where leased_until > now())").await;
@@ -360,14 +360,14 @@ async fn metadata_that_fail_in_every_way_delay_a_termination_and_no_more() {
     services.terminating.logged("looking again after").await;
     ec2.world().metadata_outage = None;
     services.terminating.logged("the instance metadata answer again").await;
-    // Tokens that are good no more, then nothing at all, in the middle of it.
+    // The metadata service rejects tokens, then does not answer at all, during the drain.
     ec2.forget_tokens();
     ec2.world().metadata_faults =
         [Fault::Hang, Fault::Status(401), Fault::Status(404), Fault::Status(429)].into();
     eventually("they are over", async || ec2.world().metadata_faults.is_empty()).await;
     ec2.world().group.terminate(ID, Instant::now());
     services.terminating.logged("draining").await;
-    // From here on what was found out before must do.
+    // From here on, the values found earlier must suffice.
     ec2.world().metadata_outage = Some(Fault::Hang);
     services.end().await;
     eventually("the credentials are renewed, or were kept", async || {
@@ -400,7 +400,7 @@ async fn a_spot_instance_that_is_taken_away_drains_within_two_minutes() {
     let anna = app.user("anna", &[]).await;
     let mut services = Services::start(&app, &anna, &settings, &[]).await;
     let begun = Instant::now();
-    // At risk, which is no reason to leave as long as nobody else comes.
+    // A rebalance recommendation is no reason to leave as long as no replacement arrives.
     ec2.world().group.instance_mut(ID).rebalance =
         Some(r#"{"noticeTime": "2026-11-20T08:20:00Z"}"#.to_owned());
     services.terminating.logged("is at risk; it serves until").await;
@@ -430,7 +430,7 @@ async fn an_instance_at_risk_drains_where_that_is_wanted() {
         Some(r#"{"noticeTime": "2026-11-20T08:20:00Z"}"#.to_owned());
     services.end().await;
     services.terminating.logged("drained duration_ms=").await;
-    // The machine goes down without the group.
+    // The machine shuts down without the group.
     services.terminating.signal(Signal::SIGTERM);
     assert_eq!(services.terminating.exit_code().await, Some(0));
 }

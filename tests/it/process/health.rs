@@ -44,7 +44,7 @@ async fn a_database_without_the_schema_is_not_ready_until_it_is_migrated() {
     let app = TestApp::builder().settings(&[("SALEBELL_DATABASE__URL", &database.url)]).spawn().await;
     assert_eq!(reasons(&app).await, ["migrations"]);
     salebell::store::migrate(&app.state.writer).await.unwrap();
-    // One look serves for a second.
+    // One probe's result is reused for a second.
     for _ in 0..100 {
         if reasons(&app).await.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! What the log says, and what it never says.
+//! What the log contains, and what it never contains.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -64,7 +64,7 @@ async fn no_secret_and_nothing_personal_is_in_the_log() {
         send("POST", "/v1/prices", sbk, json!({"observations": [{"store": "Store of Hans"}]})).await,
     ];
     assert_eq!(statuses, [200, 200, 400, 400, 404, 401, 401, 201, 422, 201, 202]);
-    // Debug shows these, so everything before has been written.
+    // These requests appear at debug level, so everything before them has been written.
     send("GET", "/healthz", sbk, null).await;
     api.logged("GET /healthz 200").await;
 
@@ -92,7 +92,7 @@ async fn no_secret_and_nothing_personal_is_in_the_log() {
     ] {
         assert!(!log.contains(secret), "{secret:?} is in\n{log}");
     }
-    // What it is for: who did what, with which outcome, in how long.
+    // Purpose of the access log: who did what, with which outcome, in what time.
     let line = log.lines().find(|line| line.contains("POST /v1/keys 201")).expect("the access log has it");
     for field in ["request.id=", "trace.id=", "http.status=201", "duration_ms=", "http.response_bytes="] {
         assert!(line.contains(field), "{field} is not in {line}");
@@ -140,7 +140,7 @@ async fn a_log_that_nobody_reads_holds_up_neither_requests_nor_the_end() {
             break address.to_owned();
         }
     };
-    // Ten times what a pipe holds, and from here on nobody reads.
+    // Ten times the capacity of a pipe, which is not read from here on.
     let client = reqwest::Client::new();
     let long = "a".repeat(100);
     for _ in 0..2_500 {
@@ -175,7 +175,7 @@ async fn the_journal_has_each_level_under_the_priority_of_its_name() {
     })
     .await;
     reqwest::get(format!("{url}/healthz")).await.unwrap();
-    // syslog's informational and debug, and not a notice (5).
+    // Priorities of syslog for informational and debug, and none for notice (5).
     for (target, text, priority) in
         [("salebell::process", "metrics on ", "6"), ("salebell::access", "GET /healthz 200", "7")]
     {

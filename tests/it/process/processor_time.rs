@@ -1,9 +1,10 @@
-//! Work on bytes from outside keeps nobody else waiting, and ends with its client.
+//! Work on bytes from outside delays no other client, and ends with its client.
 //!
-//! What is measured is compared with the same in an idle process right before, and measured again when it is too slow: the
-//! machine may have other work just now, but it does not make a process that is stopped for seconds quick. So these tests run
-//! alone in `make test` (scripts/lib/run-checks.sh). Where all cores are busy with good work, with bodies of megabytes, it is
-//! compared with what as many busy threads of no concern to the process do to it.
+//! Each measurement is compared with the same one in an idle process right before, and repeated if it is too slow: the
+//! machine may have other work at the moment, but that cannot speed up a process that is blocked for seconds. Therefore
+//! these tests run alone in `make test` (scripts/lib/run-checks.sh). Where all cores are busy with legitimate work on
+//! bodies of megabytes, the measurement is compared with the effect of the same number of busy threads that have
+//! nothing to do with the process's work.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +21,7 @@ const SCOPES: [&str; 2] = ["prices:write", "catalogue:write"];
 const CHECKS: usize = 300;
 const ROUNDS: usize = 8;
 
-/// Small, and much to do: a megabyte of lines that are all refused.
+/// A small body that causes much work: a megabyte of lines that are all refused.
 async fn bomb() -> Vec<u8> {
     let mut packed = Vec::new();
     let lines = b"{\"x\":1}\n".repeat(125_000);
@@ -29,7 +30,7 @@ async fn bomb() -> Vec<u8> {
     packed
 }
 
-/// The 99th percentile of health checks one after another, on a thread of its own.
+/// The 99th percentile of the times of successive health checks, on a thread of its own.
 async fn slowest_check(app: &TestApp) -> Duration {
     let address = app.url.trim_start_matches("http://").to_owned();
     tokio::task::spawn_blocking(move || check(&address)).await.unwrap()
@@ -52,7 +53,7 @@ fn check(address: &str) -> Duration {
     took[CHECKS * 99 / 100]
 }
 
-/// The same while threads that have nothing to do with the process's work are busy: what the machine alone does to it.
+/// The same figure while threads unrelated to the process's work are busy: the effect of the machine alone.
 async fn slowest_check_beside_others(app: &TestApp) -> Duration {
     let over = AtomicBool::new(false);
     let burn = || {
@@ -61,7 +62,7 @@ async fn slowest_check_beside_others(app: &TestApp) -> Duration {
         }
     };
     let address = app.url.trim_start_matches("http://").to_owned();
-    // Four, as many as there are bodies.
+    // Four threads, as many as there are bodies.
     tokio::task::block_in_place(|| {
         std::thread::scope(|threads| {
             (0..4).for_each(|_| drop(threads.spawn(burn)));
@@ -103,7 +104,7 @@ async fn health_checks_are_answered_while_small_bodies_make_much_work() {
             for at in 0..4 {
                 let (url, token, bomb) = (app.url.clone(), users[at % accounts].token.clone(), bomb.clone());
                 tasks.spawn(async move {
-                    // Again and again, while it is measured.
+                    // Repeats for as long as the measurement runs.
                     for time in 0..1_000 {
                         let key = format!("{accounts}-{round}-{at}-{time}");
                         let request = request(&token, "application/x-ndjson", "gzip", &key, &bomb);
@@ -162,7 +163,7 @@ async fn no_body_of_any_kind_stops_the_process() {
             for at in 0..4 {
                 let (url, token, body) = (app.url.clone(), anna.token.clone(), body.clone());
                 tasks.spawn(async move {
-                    // Again and again, while it is measured.
+                    // Repeats for as long as the measurement runs.
                     for time in 0..20 {
                         let key = format!("\"{name} {round} {at} {time}\"");
                         let request = request(&token, media, coding, &key, &body);
@@ -202,7 +203,8 @@ async fn work_ends_when_its_client_hangs_up() {
     let mut head = [0; 12];
     send(0).await.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 202");
-    // What is not hung up on becomes a batch. A machine with other work may let this end before we come to hang up.
+    // A request that is not cancelled becomes a batch. On a machine with other work, it may end before the test cancels
+    // it.
     for round in 1..=ROUNDS {
         let whole = ended_whole().await;
         let stream = send(round).await;

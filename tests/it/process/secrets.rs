@@ -1,7 +1,8 @@
-//! Secrets stay in the process: not in what it shows of itself, not in an error or a panic, not in a core dump.
+//! Secrets stay in the process: they appear neither in its output, nor in an error or a panic, nor in a core dump.
 //!
-//! Others look at the log (`logging.rs`, `aws/cloudwatch.rs`), at the environment and the command line (`instance/boot.rs`,
-//! `aws/renewal.rs`) and at what is wrong with a configuration (`cli/commands.rs`, `src/config/tests.rs`).
+//! Other tests check the log (`logging.rs`, `aws/cloudwatch.rs`), the environment and the command line
+//! (`instance/boot.rs`, `aws/renewal.rs`), and messages about an invalid configuration (`cli/commands.rs`,
+//! `src/config/tests.rs`).
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -74,7 +75,7 @@ async fn nothing_that_holds_a_secret_shows_it() {
     for text in shown {
         assert!(!has_secret(&text), "{text}");
     }
-    // What cannot be read is not repeated, whatever it was meant to be.
+    // A value that cannot be parsed is not repeated, whatever it was meant to be.
     for (key, value) in [
         ("SALEBELL_DATABASE__URL", "postgres://anna:hunter2@db.example:port/salebell"),
         ("SALEBELL_DATABASE__URL", "hunter2"),
@@ -95,13 +96,13 @@ async fn nothing_that_holds_a_secret_shows_it() {
     }
 }
 
-/// A request of which the handler panics with all that it has at hand.
+/// Handler that panics with everything it has access to.
 async fn panicking(State(app): State<App>) -> &'static str {
     let lost = app.writer.acquire().await.unwrap_err();
     panic!("in a handler: {:?} {lost:?} {:?}", app.config, app.writer)
 }
 
-/// Runs in a process of its own: what `a_panic_is_logged_without_a_secret` looks at from outside.
+/// Runs in a separate process, whose output `a_panic_is_logged_without_a_secret` examines.
 #[tokio::test]
 #[ignore = "the other tests start it"]
 async fn a_process_that_panics() {
@@ -124,7 +125,7 @@ async fn a_process_that_panics() {
     let answer = answer.await.unwrap();
     assert_eq!(answer.status(), 500);
     println!("answered: {}", answer.text().await.unwrap());
-    // As a loop of the worker.
+    // As a loop of the worker does.
     let task = tokio::spawn(async move {
         let key = app.keyring.open(uuid::Uuid::nil(), b"hunter6");
         panic!("in a worker: {:?} {:?}", app.config, key.err())
@@ -157,8 +158,8 @@ async fn a_panic_is_logged_without_a_secret() {
     assert!(!has_secret(&log) && !has_secret(&printed), "{log}\n{printed}");
 }
 
-/// Kills what runs with this signal in a folder of its own, where nothing forbids a core but the process itself; tells
-/// how it ended, and what is in the folder then.
+/// Runs a command in a folder of its own, where only the process itself prevents a core dump, and kills it with this
+/// signal; returns its exit status and the files then in the folder.
 async fn kill_it(command: &[&str], signal: Signal, settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
     let folder = Scratch::new();
     let shell = "ulimit -c unlimited 2>/dev/null || :; exec \"$@\"";
@@ -185,7 +186,8 @@ async fn kill_it(command: &[&str], signal: Signal, settings: &[(&str, &str)]) ->
         read("comm").trim() == name && (forbidden || !is_service)
     })
     .await;
-    // A SIGSEGV that no instruction has caused is taken for one by Rust's own handler, and kills when it comes again.
+    // Rust's own handler treats a SIGSEGV that no instruction has caused as a real one, and kills the process when it
+    // is repeated.
     let mut status = None;
     eventually("it ends", async || {
         let _ = kill(Pid::from_raw(id as i32), signal);
@@ -213,7 +215,7 @@ async fn no_core_is_dumped() {
     ];
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     for signal in [Signal::SIGABRT, Signal::SIGSEGV] {
-        // Whether this machine dumps at all: otherwise the rest would show little.
+        // Checks that this machine writes core dumps at all; otherwise the rest would prove little.
         let (status, files) = kill_it(&["sleep", "60"], signal, &[]).await;
         let dumps = status.core_dumped();
         if !pattern.starts_with(['|', '/']) {

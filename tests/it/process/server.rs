@@ -1,4 +1,4 @@
-//! Connections, signals and systemd, with the real binary wherever a process is the subject.
+//! Connections, signals and systemd, with the real binary where a process is under test.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn start_api(database: &TestDatabase, more: &[(&str, &str)]) -> Binary {
     Binary::start(&["api"], &settings)
 }
 
-/// A route that answers when it is told to, and tells when it has been asked.
+/// Route that signals when it is called, and answers when it is released.
 fn held(asked: Arc<Notify>, release: Arc<Notify>) -> impl FnOnce(salebell::app::App) -> Router {
     move |app| {
         let handler = || async move {
@@ -88,7 +88,7 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
         assert!(raw::read_answer(&mut first).await.starts_with("HTTP/1.1 200 "));
         for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/v1/games", 503), ("/healthzz", 503)] {
             let mut further = raw::open(&app.url).await;
-            // What follows in the same connection is not answered.
+            // Further requests on the same connection are not answered.
             further.write_all([ask(path), ask("/healthz")].concat().as_bytes()).await.unwrap();
             let answer = String::from_utf8(raw::read_to_end(&mut further).await).unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
@@ -101,7 +101,7 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
                 );
             }
         }
-        // Those who only connect keep no health check out.
+        // Idle connections do not keep health checks out.
         let mut idle = Vec::new();
         for _ in 0..100 {
             idle.push(raw::connect(app.url.trim_start_matches("https://")).await);
@@ -124,7 +124,7 @@ async fn beyond_the_limit_of_connections_health_checks_are_answered_and_all_else
 async fn beyond_the_limit_of_connections_grpc_health_checks_are_answered() {
     let app = TestApp::builder().settings(&[("SALEBELL_SERVER__MAX_CONNECTIONS", "1")]).spawn().await;
     let url = grpc::serve(&app).await;
-    // Names of their own keep the clients from sharing a connection.
+    // Distinct names keep the clients from sharing a connection.
     let mut first = grpc::Client::start_as(&url, Some("first"));
     assert_eq!(first.check("").await, "SERVING");
     let mut second = grpc::Client::start_as(&url, Some("second"));
@@ -165,7 +165,7 @@ async fn systemd_hears_ready_watchdog_and_stopping() {
         }
     };
     listen(&mut heard, "READY=1").await;
-    // Whoever is told so can be asked at once.
+    // READY=1 is sent only when the process can answer requests.
     let answer = reqwest::get(format!("{}/readyz", api.url().await)).await.unwrap();
     assert_eq!(answer.status(), 200);
     listen(&mut heard, "WATCHDOG=1").await;
@@ -173,7 +173,7 @@ async fn systemd_hears_ready_watchdog_and_stopping() {
     listen(&mut heard, "WATCHDOG=1").await;
     api.signal(Signal::SIGTERM);
     listen(&mut heard, "STOPPING=1").await;
-    // It is alive while it lingers, too.
+    // The watchdog is also served during the linger.
     listen(&mut heard, "WATCHDOG=1").await;
     assert_eq!(api.exit_code().await, Some(0));
     std::fs::remove_dir_all(folder).unwrap();
@@ -187,7 +187,7 @@ async fn readiness_fails_before_the_listener_closes() {
     assert_eq!(reqwest::get(format!("{url}/readyz")).await.unwrap().status(), 200);
     api.signal(Signal::SIGTERM);
     api.logged("SIGTERM: stopping").await;
-    // On new connections, as a load balancer asks.
+    // On new connections, as a load balancer checks.
     let answer = reqwest::get(format!("{url}/readyz")).await.unwrap();
     assert_eq!(answer.status(), 503);
     let problem: salebell::error::Problem = answer.json().await.unwrap();
@@ -212,14 +212,14 @@ async fn a_slow_request_finishes_after_sigterm_and_the_exit_is_clean() {
     );
     let mut slow = raw::connect(&url).await;
     slow.write_all(head.as_bytes()).await.unwrap();
-    // It asks for the body: the request is in its handler.
+    // The server asks for the body, so the request is in its handler.
     let mut asked = [0; 25];
     slow.read_exact(&mut asked).await.unwrap();
     assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
     slow.write_all(&body.as_bytes()[..10]).await.unwrap();
     api.signal(Signal::SIGTERM);
     api.logged("SIGTERM: stopping").await;
-    // The listener closes after the linger; the request is still there.
+    // The listener closes after the linger; the request is still being handled.
     while reqwest::get(format!("{url}/healthz")).await.is_ok() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

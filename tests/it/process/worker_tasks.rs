@@ -13,7 +13,7 @@ use crate::support::TestApp;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Task whose rounds end as the script says, and are idle after its end.
+/// Task whose rounds end as the script says; after the end of the script it is idle.
 struct Scripted {
     rounds: std::vec::IntoIter<Result<Progress>>,
     interval: Duration,
@@ -90,7 +90,7 @@ async fn rounds_follow_each_other_while_there_is_more_and_then_wait_for_a_notifi
     assert!(running.events.try_recv().is_err(), "an idle task waits");
     running.notification.notify_one();
     running.next_round().await;
-    // Stops while it waits, and releases what it holds.
+    // The task stops while it waits, and releases what it holds.
     running.app.state.stopping.cancel();
     assert_eq!(running.events.recv().await, Some("finish"));
     running.driver.await.unwrap();
@@ -104,7 +104,7 @@ async fn failed_rounds_are_retried_ever_later_and_never_before_the_interval() {
         let waited = running.next_round().await;
         assert!(waited > doubled - INTERVAL / 4, "{waited:?} of {doubled:?}");
     }
-    // A success forgets the failures.
+    // A success resets the number of failures.
     assert!(running.next_round().await < INTERVAL * 3);
     running.app.state.stopping.cancel();
 }

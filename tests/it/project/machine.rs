@@ -1,4 +1,4 @@
-//! What `make run`, `make test`, a bake and the build server do with the machine that they find, and say of it.
+//! How `make run`, `make test`, a bake and the build server use the machine they run on, and what they report about it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// A shell in the repository, or by way of another program.
+/// Command of a shell in the repository, optionally started by another program.
 fn shell(wrapper: &[&str], script: &str, arguments: &[&str]) -> Command {
     let words = [wrapper, &["bash", "-euc", script, "bash"], arguments].concat();
     let mut command = Command::new(words[0]);
@@ -28,7 +28,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A program of this name in a folder for PATH.
+/// Puts a program of this name into a folder for PATH.
 fn program(folder: &Path, name: &str, script: &str) {
     std::fs::create_dir_all(folder).unwrap();
     let path = folder.join(name);
@@ -39,7 +39,7 @@ fn program(folder: &Path, name: &str, script: &str) {
 #[test]
 fn what_is_mounted_in_an_image_keeps_its_time_and_ends_no_bake() {
     let scratch = Scratch::new();
-    // As a bake finds it: the kernel's folders are read-only, and as young as the boot.
+    // As a bake finds it: the kernel's folders are read-only, and as old as the boot.
     let script = r#"
         cd "$1"
         mkdir image
@@ -103,7 +103,7 @@ fn the_build_server_tests_the_commit_as_one_that_is_older_than_the_boot() {
     let booted_at: u64 = stat.lines().find_map(|line| line.strip_prefix("btime ")).unwrap().parse().unwrap();
     assert!(made_at < booted_at, "{made_at} and {booted_at}");
     assert!(said.contains("what is not committed is not tested"), "{said}");
-    // Nothing was written there, and cargo finds the files of another run untouched.
+    // Nothing was written there, and cargo sees the files of another run unchanged.
     assert_eq!(git(&["rev-parse", "HEAD"]) + &git(&["status", "--porcelain"]), before);
     let kept = cache.join("salebell/ci/Makefile.told");
     let time = std::fs::metadata(&kept).unwrap().modified().unwrap();
@@ -117,7 +117,7 @@ fn a_bake_by_sudo_finds_the_programs_of_administrators() {
     let stubs = scratch.path().join("bin");
     program(&stubs, "sudo", r#"printf '%s\n' "$@""#);
     program(&stubs, "id", "echo 1000");
-    // As a user's PATH is in Debian.
+    // As a user's PATH on Debian.
     let path = format!("{}:/usr/local/bin:/usr/bin:/bin", stubs.display());
     let bake = shell(&[], "packer/local/bake.sh work amd64 bases", &[]).env("PATH", &path).output().unwrap();
     let asked = String::from_utf8(bake.stdout).unwrap();
@@ -141,7 +141,7 @@ fn rust_is_looked_for_before_anything_is_installed() {
     for name in ["apt-get", "sudo"] {
         program(&stubs, name, &format!("touch '{}/installed'; exit 1", scratch.path().display()));
     }
-    // An apt's Rust.
+    // The Rust of apt.
     program(&old, "cargo", "echo 'cargo 1.85.0 (d73d2caf9 2024-12-31)'");
     for (script, arguments) in [
         ("run-dev.sh", &[][..]),
@@ -162,7 +162,7 @@ fn rust_is_looked_for_before_anything_is_installed() {
     assert!(!scratch.path().join("installed").exists());
 }
 
-/// What `make test` says at its begin, and what it makes of it.
+/// Runs the description of the machine with which `make test` starts, and returns its output.
 fn describe(wrapper: &[&str], path: &str, more: &str) -> Output {
     let script = format!("{more}; . scripts/lib/describe-machine.sh; echo \"left out: $left_out\"");
     shell(wrapper, &script, &[]).env("PATH", path).env_remove("SALEBELL_TEST_ALL").output().unwrap()
@@ -193,14 +193,14 @@ fn a_machine_that_cannot_do_everything_is_told_at_the_begin_what_is_left_out() {
     if !geteuid().is_root() {
         return; // and so no other machine can be made of this one
     }
-    // A container without rights, as most are.
+    // A container without privileges, like most.
     let container = ["setpriv", "--bounding-set", "-sys_admin"];
     let said = text(&describe(&container, usual, "true"));
     assert!(said.contains("this machine: root"), "{said}");
     for lack in ["no mount namespaces", "no network namespaces"] {
         assert!(said.contains(lack), "{lack} is missing in {said}");
     }
-    // A build server leaves nothing out.
+    // A build server skips nothing.
     let output = describe(&container, usual, "export SALEBELL_TEST_ALL=yes");
     assert!(!output.status.success() && text(&output).contains("everything is to be tested here"));
     // A chroot.

@@ -1,5 +1,5 @@
-//! The table of metrics: what CloudWatch can take of it. `reference.rs` compares the page with the table, and
-//! `source_rules.rs` what the sources record.
+//! The table of metrics: limits of CloudWatch. `reference.rs` compares the page with the table, and `source_rules.rs`
+//! the sources with it.
 
 use salebell::telemetry::table::{CloudWatch, METRICS, MetricKind};
 
@@ -8,12 +8,12 @@ fn what_goes_to_cloudwatch_can() {
     for metric in METRICS {
         let CloudWatch::By(labels) = metric.cloudwatch else { continue };
         assert!(labels.iter().all(|label| metric.labels.contains(label)), "{}", metric.name);
-        // Values that are set cannot be added up over the labels that are left out.
+        // Gauges cannot be added up over omitted labels.
         assert!(metric.kind != MetricKind::Gauge || labels == metric.labels, "{}", metric.name);
-        // They stand beside each other in a line.
+        // They appear beside each other in a line.
         let names = ["service", "environment", "version", "_aws"];
         assert!(!names.contains(&metric.name) && !labels.iter().any(|label| names.contains(label)));
-        // The buckets are made for seconds.
+        // The buckets are chosen for seconds.
         assert!(metric.kind != MetricKind::Histogram || metric.unit == "Seconds", "{}", metric.name);
     }
 }

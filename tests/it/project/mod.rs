@@ -1,4 +1,4 @@
-//! The repository itself: layers of the source, pages beside the program, scripts on the machine that runs them.
+//! The repository itself: layers of the source, pages about the program, scripts on the machine that runs them.
 
 mod machine;
 mod metrics;

@@ -1,4 +1,4 @@
-//! The tutorial's commands, typed as they stand beside a running `salebell dev`, print what it shows.
+//! The tutorial's commands, run as printed beside a running `salebell dev`, produce the output that the page shows.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::support::scratch::Scratch;
 
 const TUTORIAL: &str = include_str!("../../../docs/tutorial.md");
 
-/// The fenced blocks below a heading, each with its language.
+/// Fenced blocks below a heading, each with its language.
 fn blocks(heading: &str) -> Vec<(&'static str, &'static str)> {
     let section = TUTORIAL.split("\n## ").find(|section| section.starts_with(heading)).expect(heading);
     let fenced = section.split("\n```").skip(1).step_by(2);
     fenced.map(|block| block.split_once('\n').expect("a line with the language")).collect()
 }
 
-/// Runs a block in a shell, as somebody would type it, and returns what the terminal shows.
+/// Runs a block in a shell, as a reader would type it, and returns what the terminal shows.
 fn run(folder: &Path, script: &str) -> String {
     let script = format!("exec 2>&1\nset -euo pipefail\n{script}");
     let output = shell(folder, &script).output().unwrap();
@@ -32,7 +32,7 @@ fn shell(folder: &Path, script: &str) -> Command {
     beside(folder, Path::new("bash"), &["-c", script])
 }
 
-/// Ended with the test.
+/// A process that is killed when the test ends.
 struct Running(Child);
 
 impl Drop for Running {
@@ -42,7 +42,7 @@ impl Drop for Running {
     }
 }
 
-/// Every field of the one is in the other.
+/// Checks that every field of `shown` is in `real`.
 fn assert_has_fields_of(shown: &Value, real: &Value, at: &str) {
     for (name, shown) in shown.as_object().into_iter().flatten() {
         let real = real.get(name).unwrap_or_else(|| panic!("{at} has no {name}: {real}"));
@@ -57,7 +57,7 @@ async fn the_commands_of_the_tutorial_do_what_it_shows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::os::unix::fs::symlink(root.join("data"), folder.join("data")).unwrap();
     let dev = Dev::start(folder, &[]);
-    // Other tests have ports too.
+    // Other tests use ports too.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let typed =
         |script: &str| script.replace("http://127.0.0.1:8080", &dev.url).replace("9900", &port.to_string());
@@ -77,7 +77,7 @@ async fn the_commands_of_the_tutorial_do_what_it_shows() {
     let real: Value = serde_json::from_str(&std::fs::read_to_string(&printed).unwrap()).unwrap();
     assert_eq!(real["data"]["game"]["title"], "Celeste", "{real}");
     assert_has_fields_of(&serde_json::from_str(event).unwrap(), &real, "the event");
-    // Typed once more it makes nothing twice.
+    // Run again, it creates nothing twice.
     let again = run(folder, &typed(ring));
     for (first, again) in answers.iter().zip(again.lines()).take(2) {
         assert_eq!(serde_json::from_str::<Value>(again).unwrap()["id"], first["id"]);

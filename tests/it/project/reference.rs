@@ -1,4 +1,4 @@
-//! The pages of docs/reference/ that `salebell reference` prints are what it prints.
+//! The pages of docs/reference/ that `salebell reference` prints are up to date.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn the_pages_are_what_the_program_prints() {
     }
 }
 
-/// That the table has every key that is read, `Reader` asserts: any test that reads a configuration would fail.
+/// `Reader` asserts that the table has every key that is read: otherwise any test that reads a configuration fails.
 #[test]
 fn every_setting_of_the_table_is_read() {
     let settings = || AREAS.iter().flat_map(|area| area.settings);
@@ -31,7 +31,7 @@ fn every_setting_of_the_table_is_read() {
     let problems = Config::load(None, environment).expect_err("1 is no value of server.listen").to_string();
     assert!(problems.contains("server.listen"), "{problems}");
     assert!(!problems.contains("is unknown"), "{problems}");
-    // With its defaults alone it lacks a database, and nothing else.
+    // With its defaults alone, the configuration lacks only a database.
     let problems = Config::load(None, []).unwrap_err().0;
     assert!(matches!(&problems[..], [one] if one.starts_with("database.url ")), "{problems:?}");
 }

@@ -1,7 +1,7 @@
 //! Rules that only the text of the sources can show; no other test parses it.
 //!
-//! The modules of `src/lib.rs` are layers in its order: each may import those that stand below it, and no other. SQL is in
-//! few of them. Each metric that is recorded is in the table. Tests that call programs of the machine or need root are in
+//! The modules of `src/lib.rs` are layers in its order: each may import those below it, and no other. Only a few of
+//! them contain SQL. Each recorded metric is in the table. Tests that call programs of the machine or need root are in
 //! the lists that select them.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The modules that follow `crate::` anywhere in a text, `use crate::{a, b::c}` too.
+/// Modules that follow `crate::` anywhere in a text, including those in `use crate::{a, b::c}`.
 fn imports(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for after in text.split("crate::").skip(1) {
@@ -49,7 +49,7 @@ fn imports(text: &str) -> Vec<String> {
     found
 }
 
-/// The layers and what each is, from top to bottom: the lines of `src/lib.rs`.
+/// Layers and their descriptions, from top to bottom: the lines of `src/lib.rs`.
 fn layers() -> Vec<(String, String)> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
     let mut description = "";
@@ -81,7 +81,7 @@ fn read_sources() -> Vec<Source> {
         let first = path.components().next().unwrap().as_os_str().to_string_lossy();
         let layer = first.trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&file).unwrap();
-        // Tests inside a module may look around.
+        // Tests inside a module may import any layer.
         let own = text.split("#[cfg(test)]").next().unwrap_or_default();
         let lines = own.lines().filter(|line| !line.trim_start().starts_with("//"));
         let code = lines.map(|line| format!("{line}\n")).collect();
@@ -96,7 +96,7 @@ fn imports_go_down_only() {
     assert!(layers.len() >= 20 && layers.len() <= 24, "{layers:?}");
     let mut wrong = Vec::new();
     for source in read_sources() {
-        // These two are not layers: `main` stands above all, and `lib` is the list.
+        // These two are not layers: `main` is above all of them, and `lib` is the list.
         if matches!(source.layer.as_str(), "main" | "lib") {
             continue;
         }
@@ -134,7 +134,7 @@ fn the_rules_do_no_io_and_sql_is_where_it_belongs() {
         if layer == "domain" && code.contains("async fn") {
             wrong.push(format!("{} does I/O", path.display()));
         }
-        // `database` asks a new connection what it is connected to; `salebell dev` makes databases.
+        // `database` queries a new connection about the server; `salebell dev` creates databases.
         let may = matches!(layer.as_str(), "store" | "database") || path.starts_with("cli/dev");
         if !may && code.contains("sqlx::query") {
             wrong.push(format!("{} holds SQL", path.display()));
@@ -149,13 +149,13 @@ fn imports_are_found_however_they_are_written() {
     assert_eq!(imports(text), ["store", "domain", "app", "error"]);
 }
 
-/// What stands in `counter!("name"` and its like: name → what it is recorded as, and its labels.
+/// Metrics in the first argument of `counter!` and similar macros: name → kind of metric, and labels.
 fn recorded() -> BTreeMap<String, (&'static str, BTreeSet<String>)> {
     let sources: String = read_sources().iter().flat_map(|source| source.text.split_whitespace()).collect();
     let mut found = BTreeMap::new();
     for kind in [MetricKind::Counter, MetricKind::Gauge, MetricKind::Histogram] {
         for (at, start) in sources.match_indices(&format!("{}!(", kind.name())) {
-            // Which has no name of its own.
+            // A description, which records nothing.
             if sources[..at].ends_with("describe_") {
                 continue;
             }
@@ -200,7 +200,7 @@ fn test_modules() -> Vec<(String, String)> {
     of_tests.map(read).collect()
 }
 
-/// Starts programs of the machine, and need not run once more on another Debian.
+/// Modules that start programs of the machine, but need not run again on another version of Debian.
 const OF_ONE_VERSION: [(&str, &str); 2] = [
     ("delivery::webhooks", "libraries of pinned versions"),
     ("project::machine", "our own scripts, on the machine that they describe"),
@@ -213,7 +213,7 @@ fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
     let modules = test_modules();
     let (mut wrong, mut calling) = (Vec::new(), 0);
     for (module, text) in &modules {
-        // What POSIX has is the same everywhere.
+        // POSIX programs are the same everywhere.
         let programs: Vec<&str> = text
             .split("Command::new(\"")
             .skip(1)
@@ -229,7 +229,7 @@ fn who_calls_programs_of_the_machine_is_tested_on_the_image_s_debian_too() {
     }
     assert!(calling >= 3, "the search finds what there is");
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // A name that no test has any more would select nothing.
+    // A name that matches no test would select nothing.
     for line in listed.lines().filter(|line| !line.starts_with('#')) {
         let name = line.split_whitespace().next().unwrap_or_default();
         let test = name.rsplit("::").next().unwrap_or_default();
@@ -250,7 +250,7 @@ fn tests_that_boot_or_mount_are_named_as_root_s() {
     let (always, mounting) = (named("of_root=\""), named("of_root+=\""));
     let mut found = 0;
     for (module, text) in test_modules() {
-        // This one reads the words that it looks for.
+        // This module contains the very words that it searches for.
         if module == "project::source_rules" {
             continue;
         }

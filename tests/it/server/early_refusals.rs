@@ -1,4 +1,4 @@
-//! Refusals of requests whose body is still on its way: clients that send everything before they read see them too.
+//! Refusals of requests whose body is still being sent: clients that send everything before they read see them too.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ async fn python_and_node_see_every_refusal_of_five_megabytes() {
     }
 }
 
-/// Sends a head and then a body for ever; returns the answer, how many bytes were taken after it, and for how long.
+/// Sends a head and then an endless body; returns the answer, how many bytes the server accepted after the head, and
+/// for how long.
 async fn pour(url: &str, head: &str) -> (String, usize, Duration) {
     let (mut reader, mut writer) = tokio::io::split(raw::open(url).await);
     writer.write_all(head.as_bytes()).await.unwrap();
@@ -59,14 +60,14 @@ async fn we_read_on_for_some_bytes_and_not_for_ever() {
         let heads = [
             (format!("{refused}Content-Length: 6000000000\r\n\r\n"), "401"),
             (format!("{refused}Transfer-Encoding: chunked\r\n\r\n10000000\r\n"), "401"),
-            // What hyper cannot read itself.
+            // A request that hyper itself cannot parse.
             ("POST /v1/prices HTTP/1.1\r\nHost: a\r\nno header at all\r\n\r\n".to_owned(), "400"),
         ];
         for (head, status) in heads {
             let (answer, sent, took) = pour(&app.url, &head).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
             assert!(answer.to_ascii_lowercase().contains("connection: close"), "{head}: {answer}");
-            // 16 MiB, and what the kernel of both ends holds.
+            // 16 MiB, and what the kernel buffers at both ends.
             assert!((8 << 20..40 << 20).contains(&sent), "{head}: {sent} bytes were taken");
             assert!(took < Duration::from_secs(10), "{head}: {took:?}");
         }
@@ -80,10 +81,10 @@ async fn one_that_sends_no_more_is_left_after_a_moment() {
     let head = "POST /v1/prices HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\nContent-Length: 99999\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let began = Instant::now();
-    // Half-closed at once: the answer has an end although we have not.
+    // The server half-closes at once: the answer ends although the request does not.
     assert!(String::from_utf8(raw::read_to_end(&mut stream).await).unwrap().starts_with("HTTP/1.1 401 "));
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-    // And closed later: what is sent then is reset.
+    // The server closes the connection later: bytes sent after that are reset.
     eventually("it is closed", async || stream.write_all(b"x").await.is_err()).await;
     assert!(began.elapsed() > Duration::from_secs(3), "{:?}", began.elapsed());
 }

@@ -1,4 +1,4 @@
-//! gRPC on its own listener, with grpcio of Python as the client and bytes for what it would not send.
+//! gRPC on its own listener, with Python's grpcio as the client, and raw bytes for what grpcio would not send.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ async fn a_real_client_finds_it_serving_over_tls_and_in_clear_text() {
             client.ask("watch", json!({"service": "what"})).await,
             json!({"status": "SERVICE_UNKNOWN"})
         );
-        // What a message may be is far more than a name.
+        // The limit of a message is far beyond the length of a name.
         assert_eq!(client.check(&"a".repeat(4_000)).await, "NOT_FOUND");
         let refusal = client.ask("check", json!({"service": "a".repeat(5_000)})).await;
         assert_eq!(refusal["code"], "OUT_OF_RANGE", "{refusal}");
@@ -99,7 +99,7 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     let begin = Instant::now();
     assert_eq!(watching.next().await, json!({"status": "NOT_SERVING"}));
     assert!(begin.elapsed() < Duration::from_secs(6), "it waits for the end");
-    // While it lingers: a program reads the answer, a load balancer the code.
+    // During the linger, a program reads the answer and a load balancer reads the code.
     assert_eq!(watching.check("").await, "NOT_SERVING");
     assert_eq!(asking.check("").await, "UNAVAILABLE");
     assert_eq!(asking.check("what").await, "NOT_FOUND");
@@ -109,13 +109,14 @@ async fn a_watch_hears_of_sigterm_before_the_listener_goes() {
     assert!(begin.elapsed() < Duration::from_secs(8), "too slow to tell");
     let end = watching.next().await;
     assert_eq!((&end["code"], &end["details"]), (&json!("UNAVAILABLE"), &json!("The process is stopping.")));
-    // The streams have not held it.
+    // Open streams have not delayed the shutdown.
     assert_eq!(api.exit_code().await, Some(0));
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     assert!(api.log().contains("gRPC /grpc.health.v1.Health/Watch Unavailable"), "{}", api.log());
 }
 
-/// The types of the frames until the server closes. Pings are answered: a drain that says good-bye waits for that.
+/// Returns the types of the frames until the server closes. Pings are answered, because a drain that says goodbye waits
+/// for that.
 async fn frames(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Vec<u8> {
     const PING: u8 = 6;
     const ACK: u8 = 1;
@@ -159,13 +160,13 @@ async fn at_the_end_connections_hear_goaway_and_streams_their_code() {
     let app = TestApp::builder().settings(&settings).spawn().await;
     let url = serve(&app).await;
     let address = url.trim_start_matches("https://");
-    // Does not even begin to speak.
+    // A connection that does not start to speak the protocol.
     let mut silent = connect(address, &["h2"]).await.unwrap();
     let mut idle = connect(address, &["h2"]).await.unwrap();
     idle.write_all(PREFACE).await.unwrap();
     idle.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     let mut reflecting = connect(address, &["h2"]).await.unwrap();
-    // Never asks anything.
+    // A stream that never sends a request.
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     reflecting.write_all(&begin_call(path)).await.unwrap();
     let mut watching = connect(address, &["h2"]).await.unwrap();
@@ -245,7 +246,7 @@ fn post(url: &str, path: &str) -> RequestBuilder {
     client.post(format!("{url}{path}")).header("content-type", "application/grpc").header("te", "trailers")
 }
 
-/// A message that never comes.
+/// Body of a message that never arrives.
 fn never() -> Body {
     Body::wrap_stream(stream::pending::<Result<Bytes, std::io::Error>>())
 }
@@ -262,7 +263,7 @@ async fn a_deadline_is_obeyed_whatever_the_client_does() {
     let refusal = client.ask("watch", json!({"timeout": 0.5})).await;
     assert_eq!(refusal["status"], "SERVING");
     assert_eq!(client.next().await["code"], "DEADLINE_EXCEEDED");
-    // Side by side.
+    // Both calls run concurrently.
     let methods = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
     let cases = [(Some("300m"), 0.3, 3.9), (Some("9H"), 4.0, 15.0), (None, 4.0, 15.0)];
     let calls = methods.into_iter().flat_map(|path| cases.map(|case| (path, case)));
@@ -280,7 +281,7 @@ async fn a_deadline_is_obeyed_whatever_the_client_does() {
         let request = post(&url, path).header("grpc-timeout", "soon").body(vec![0; 5]);
         assert_eq!(code(&request.send().await.unwrap()), Some("3"), "{path}");
     }
-    // A stream is ended by us too, where its client does not.
+    // The server ends a stream as well, if its client does not.
     let watch = post(&url, "/grpc.health.v1.Health/Watch").header("grpc-timeout", "500m").body(vec![0; 5]);
     let (begin, mut body) = (Instant::now(), watch.send().await.unwrap().bytes_stream());
     let mut bytes = Vec::new();
@@ -307,7 +308,7 @@ async fn what_is_no_grpc_hears_so_in_http() {
         (200, &"mine".parse().unwrap())
     );
     assert_eq!(&answer.bytes().await.unwrap()[..], b"\0\0\0\0\x02\x08\x01");
-    // Nor is there any gRPC where HTTP is.
+    // The HTTP listener does not serve gRPC either.
     let answer = post(&app.url, "/grpc.health.v1.Health/Check").body(vec![0; 5]).send().await.unwrap();
     assert_eq!(answer.status(), 404);
 }
@@ -321,7 +322,7 @@ async fn streams_beyond_the_limit_are_refused_and_checks_go_on() {
     assert_eq!(told["refusal"]["code"], "RESOURCE_EXHAUSTED", "{told}");
     assert_eq!(client.check("").await, "SERVING");
     assert_eq!(client.ask("leave_one", json!({})).await["left"], 99);
-    // Its place is free as soon as we have heard of it.
+    // Its place is free as soon as the server has noticed that it is gone.
     let mut one: Value = Value::Null;
     eventually("a place is free", async || {
         one = client.ask("watch", json!({})).await;

@@ -1,4 +1,4 @@
-//! Connections to the listeners: TLS, time limits, gRPC, and bytes that two programs could read in two ways.
+//! Connections to the listeners: TLS, time limits, gRPC, and bytes that two programs could interpret differently.
 
 mod early_refusals;
 mod grpc;

@@ -1,5 +1,5 @@
-//! How long a client may take: for a handshake, for a head, between requests, for a body, for an answer. Over plain
-//! HTTP and over TLS.
+//! Time limits for a client: for a handshake, for a head, between requests, for a body, for an answer. Over plain HTTP
+//! and over TLS.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ async fn spawn(tls: (&str, &str), header_s: &str, idle_s: &str) -> TestApp {
     TestApp::builder().settings(&settings).spawn().await
 }
 
-/// How long the server takes to close.
+/// Seconds until the server closes the connection.
 async fn closes_after(stream: &mut (impl AsyncReadExt + Unpin)) -> f64 {
     let begin = Instant::now();
     raw::read_to_end(stream).await;
@@ -37,7 +37,7 @@ async fn a_connection_may_idle_for_longer_than_a_head_may_take() {
     for tls in [PLAIN, MINTED] {
         let app = spawn(tls, "1", "5").await;
         let mut stream = raw::open(&app.url).await;
-        // Both before the first request and between two.
+        // Both before the first request and between two requests.
         for _ in 0..2 {
             sleep(Duration::from_millis(1_500)).await;
             stream.write_all(REQUEST).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_head_has_its_time_from_its_first_byte_on() {
                 raw::read_answer(&mut stream).await;
             }
             let (mut reader, mut writer) = tokio::io::split(stream);
-            // A byte now and then does not help.
+            // An occasional byte does not extend the limit.
             let dripping = tokio::spawn(async move {
                 for byte in REQUEST.iter().cycle() {
                     if *byte == b'\r' || writer.write_all(&[*byte]).await.is_err() {
@@ -100,7 +100,7 @@ async fn an_idle_http2_connection_is_told_to_go() {
     assert!(said.windows(4).any(|window| window == goaway), "{said:?}");
 }
 
-/// Takes a body of any length, and tells it.
+/// Accepts a body of any length and answers with that length.
 fn counting(app: salebell::app::App) -> Router {
     let count = |body: Body| async {
         match to_bytes(body, usize::MAX).await {
@@ -131,11 +131,11 @@ async fn a_long_body_is_spared_as_long_as_it_moves() {
             });
             client.post(format!("{}/count", app.url)).body(reqwest::Body::wrap_stream(stream)).send()
         };
-        // Longer than every limit but that of a pause.
+        // Longer than every limit except the one for a pause.
         let answer = slow(400, 9).await.unwrap();
         assert_eq!(answer.version() == reqwest::Version::HTTP_2, http2);
         assert_eq!(answer.text().await.unwrap(), "90", "{tls:?} {http2}");
-        // A pause ends it: the handler hears that the body broke off.
+        // A pause ends the request: the handler sees that the body broke off.
         let begin = Instant::now();
         let ended = slow(8_000, 2).await;
         assert!(begin.elapsed() < Duration::from_secs(7), "{tls:?} {http2}");
@@ -145,7 +145,7 @@ async fn a_long_body_is_spared_as_long_as_it_moves() {
     }
 }
 
-/// Answers without an end.
+/// Sends an endless answer.
 fn pouring(app: salebell::app::App) -> Router {
     let pour = || async {
         let piece = Bytes::from(vec![b'x'; 64 * 1024]);
@@ -167,14 +167,14 @@ async fn who_takes_nothing_of_an_answer_loses_it_and_who_takes_a_little_does_not
         sleep(Duration::from_millis(600)).await;
         slow.read_exact(&mut buffer).await.unwrap();
     }
-    // What had been sent before is there; behind it is the end.
+    // What was sent before the cut is still readable; the end of the stream follows it.
     let reading = async { while matches!(stalled.read(&mut buffer).await, Ok(some) if some > 0) {} };
     let ended = tokio::time::timeout(Duration::from_secs(20), reading).await;
     assert!(ended.is_ok(), "the answer without an end has ended");
     slow.read_exact(&mut buffer).await.unwrap();
 }
 
-/// Sends one byte of a chunked report after another; returns the answer.
+/// Sends a chunked report byte by byte; returns the answer.
 async fn drip(app: &TestApp, token: &str, report: &str, pause: Duration) -> String {
     let stream = raw::open(&app.url).await;
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -192,7 +192,7 @@ async fn drip(app: &TestApp, token: &str, report: &str, pause: Duration) -> Stri
             sleep(pause).await;
         }
         let _ = writer.write_all(b"0\r\n\r\n").await;
-        // A connection that is closed too early would hide the answer.
+        // A connection that is closed too early would lose the answer.
         sleep(Duration::from_secs(20)).await;
     });
     let answer = raw::read_answer(&mut reader).await;
@@ -203,7 +203,7 @@ async fn drip(app: &TestApp, token: &str, report: &str, pause: Duration) -> Stri
 #[tokio::test]
 async fn a_report_that_hardly_moves_is_cut_off_and_a_slow_one_is_spared() {
     for tls in [PLAIN, MINTED] {
-        // Ten bytes a second, judged every second.
+        // At least ten bytes a second, checked every second.
         let settings =
             [tls, ("SALEBELL_FILES__MIN_BYTES_PER_MINUTE", "600"), ("SALEBELL_FILES__SLOW_AFTER_S", "1")];
         let app = TestApp::builder().settings(&settings).spawn().await;

@@ -1,8 +1,8 @@
-//! Request smuggling: whatever two programs in a row may read in two ways is refused, or read by one rule. Sent as
-//! bytes, over plain HTTP and over TLS.
+//! Request smuggling: anything that two programs in a row may interpret differently is refused, or interpreted by one
+//! rule. Sent as bytes, over plain HTTP and over TLS.
 //!
-//! Each case is followed by bytes that would be a request of their own if the server lost its place: none of them may
-//! ever reach a handler.
+//! Each case is followed by bytes that would be a request of their own if the server lost its place in the stream; none
+//! of them may ever reach a handler.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,10 +17,10 @@ use tokio::io::AsyncWriteExt;
 use crate::support::tls::MINTED;
 use crate::support::{TestApp, raw};
 
-/// What the handler has seen: method, path, body.
+/// Requests that the handler has seen: method, path, body.
 pub type Seen = Arc<Mutex<Vec<String>>>;
 
-/// An app that notes every request under `/seen/` whose body has arrived whole.
+/// Starts an app that records every request under `/seen/` whose body has arrived completely.
 pub async fn spawn(settings: &[(&str, &str)]) -> (TestApp, Seen) {
     let seen = Seen::default();
     let notes = seen.clone();
@@ -39,7 +39,7 @@ pub async fn spawn(settings: &[(&str, &str)]) -> (TestApp, Seen) {
 
 const SMUGGLED: &str = "GET /seen/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Sends bytes on a connection of their own, and returns all that comes back until it ends.
+/// Sends bytes on a separate connection, and returns everything that comes back until the connection ends.
 async fn send(app: &TestApp, bytes: &[u8]) -> String {
     let mut stream = raw::open(&app.url).await;
     // The server may close before it has read everything.
@@ -48,7 +48,8 @@ async fn send(app: &TestApp, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&raw::read_to_end(&mut stream).await).into_owned()
 }
 
-/// Each is sent to `/seen/<number>`: the answer is a refusal, the connection ends, no handler sees anything.
+/// Sends each case to `/seen/<number>`: the answer must be a refusal, the connection must end, and no handler may see
+/// anything.
 async fn all_are_refused(cases: &[(&str, String)]) {
     for tls in [("SALEBELL_SERVER__TLS", "off"), MINTED] {
         let (app, seen) = spawn(&[tls]).await;
@@ -237,7 +238,7 @@ async fn what_http_lets_stand_is_read_by_one_rule() {
         ("the same length twice", post(&format!("{length}\r\n{length}"), SMUGGLED), &as_body),
         ("chunks", post("Transfer-Encoding: chunked", &chunked), &as_body),
         ("chunks, in capitals", post("TRANSFER-ENCODING:\tCHUNKED\t", &chunked), &as_body),
-        // RFC 9112, section 6.3: the encoding overrides the length; and the connection ends.
+        // RFC 9112, section 6.3: the encoding overrides the length, and the connection ends.
         ("length, then chunks", post("Content-Length: 3\r\nTransfer-Encoding: chunked", &chunked), &as_body),
         ("chunks, then length", post("Transfer-Encoding: chunked\r\nContent-Length: 3", &chunked), &as_body),
         (
@@ -256,7 +257,7 @@ async fn what_http_lets_stand_is_read_by_one_rule() {
             &as_body,
         ),
         ("an unknown expectation", post(&format!("Expect: 200-ok\r\n{length}"), SMUGGLED), &as_body),
-        // RFC 9112, section 2.2: LF alone may end a line; it does so everywhere, and never ends two.
+        // RFC 9112, section 2.2: a lone LF may end a line. It does so everywhere, and one LF never ends two lines.
         ("LF alone", post(&length, SMUGGLED).replacen("\r\n", "\n", 4), &as_body),
         (
             "an address with its host",
@@ -264,7 +265,7 @@ async fn what_http_lets_stand_is_read_by_one_rule() {
             &as_body,
         ),
     ];
-    // Each has an address of its own, so that they can run at once.
+    // Each case has its own path, so all of them can run at once.
     let own = |text: &str, at: usize| text.replacen("/seen/one", &format!("/seen/{at}"), 1);
     for tls in [("SALEBELL_SERVER__TLS", "off"), MINTED] {
         let (app, seen) = spawn(&[tls]).await;

@@ -1,5 +1,5 @@
-//! The same over HTTP/2, where heads are lists and bodies are framed: what would become another request, once a
-//! program rewrites it as HTTP/1.1, reaches no handler. Frames are written by hand (RFC 9113, RFC 7541).
+//! Request smuggling over HTTP/2, where heads are lists and bodies are framed: bytes that would become another request
+//! once a program rewrites them as HTTP/1.1 reach no handler. Frames are written by hand (RFC 9113, RFC 7541).
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -23,7 +23,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Literals without an index and without Huffman's code.
+/// Header block of literals without an index and without Huffman coding.
 pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -37,7 +37,7 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// How stream 1 ends: the first frame of it, or of the end of the connection, that says so.
+/// Type of the frame that ends stream 1: the first one that ends the stream or the connection.
 async fn outcome(app: &TestApp, frames: &[Vec<u8>]) -> u8 {
     let address = app.url.trim_start_matches("https://");
     let mut stream = connect(address, &["h2"]).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_body_of_another_length_than_said_is_refused() {
         outcome(&app, &[head, frame(DATA, END_STREAM, 1, sent.as_bytes())]).await;
         assert_eq!(*seen.lock().unwrap(), [""; 0], "{said} {sent}");
     }
-    // A length of something where the head is the end.
+    // A non-zero content length although the stream ends with the head.
     let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&with(&[("content-length", "5")])));
     outcome(&app, &[head]).await;
     assert_eq!(*seen.lock().unwrap(), [""; 0]);
@@ -143,7 +143,7 @@ async fn a_body_of_another_length_than_said_is_refused() {
 #[tokio::test]
 async fn floods_end_the_connection() {
     let (app, _) = spawn(&[MINTED]).await;
-    // Rapid reset: streams that are taken back as soon as they are opened (CVE-2023-44487).
+    // Rapid reset: streams that are cancelled as soon as they are opened (CVE-2023-44487).
     let mut reset = Vec::new();
     for at in 0..20_000 {
         let stream = 2 * at + 1;

@@ -1,4 +1,4 @@
-//! TLS of the instance, with rustls and OpenSSL as clients.
+//! TLS of the instance, tested with rustls and OpenSSL as clients.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -41,12 +41,12 @@ async fn a_minted_certificate_serves_http1_and_http2_by_alpn() {
     let http1 = reqwest::Client::builder().no_proxy().http1_only().tls_danger_accept_invalid_certs(true);
     let answer = http1.build().unwrap().get(format!("{}/healthz", app.url)).send().await.unwrap();
     assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_11, 200));
-    // Whoever asks whose it is hears that nobody vouches for it.
+    // A client that verifies the certificate learns that no authority vouches for it.
     let strict = reqwest::Client::builder().no_proxy().build().unwrap();
     assert!(strict.get(format!("{}/healthz", app.url)).send().await.is_err());
 }
 
-/// What a client on OpenSSL agrees on with the app, as tests/clients/tls.py has it.
+/// Connects with OpenSSL (tests/clients/tls.py) and returns what client and app have agreed on.
 async fn openssl(app: &TestApp, mut asked: Value) -> Value {
     asked["address"] = address(app).into();
     let mut command = Command::new(std::env::var("SALEBELL_TEST_PYTHON").expect("`make test` sets it"));
@@ -57,7 +57,7 @@ async fn openssl(app: &TestApp, mut asked: Value) -> Value {
     serde_json::from_slice(&ended.unwrap().stdout).unwrap_or_else(|_| panic!("no answer to {asked}"))
 }
 
-/// The bytes of a certificate in PEM.
+/// DER bytes of a certificate in PEM.
 fn der(pem: &Value) -> Vec<u8> {
     CertificateDer::from_pem_slice(pem.as_str().unwrap().as_bytes()).unwrap().to_vec()
 }
@@ -94,8 +94,8 @@ async fn the_minted_certificate_is_for_this_machine_and_for_ecdsa_on_p_256() {
     }
     let other = openssl(&app, json!({"trusts": minted, "name": "elsewhere.example"})).await;
     assert_eq!(other["refused"], "CERTIFICATE_VERIFY_FAILED");
-    // As DER has them: id-ecPublicKey with the curve prime256v1 (RFC 5480), and the critical extension keyUsage with the
-    // one bit digitalSignature (RFC 5280).
+    // In DER: id-ecPublicKey with the curve prime256v1 (RFC 5480), and the critical extension keyUsage with the single
+    // bit digitalSignature (RFC 5280).
     let key = b"\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
     let usage = b"\x06\x03\x55\x1d\x0f\x01\x01\xff\x04\x04\x03\x02\x07\x80";
     let der = der(&minted);
@@ -116,7 +116,7 @@ async fn a_session_is_resumed_instead_of_a_second_handshake_and_takes_no_early_d
         let mut stream = tls::connect_with(&client, address(&app)).await.unwrap();
         let request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         stream.write_all(request).await.unwrap();
-        // With the answer comes the ticket.
+        // The session ticket arrives with the answer.
         raw::read_to_end(&mut stream).await;
         let agreed = stream.get_ref().1;
         assert_eq!(agreed.handshake_kind(), Some(kind));
@@ -130,7 +130,7 @@ async fn plain_http_hears_that_it_is_the_wrong_port() {
     let plain = app.url.replace("https", "http");
     let answer = raw::exchange(&plain, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("HTTPS alone.\n"), "{answer}");
-    // What is neither is closed, with or without an alert.
+    // Bytes that are neither TLS nor HTTP end the connection, with or without an alert.
     for bytes in [&b"\0\0\0\0\0\0\0\0"[..], b"SSH-2.0", b"\x16\x03\x01\x40\x01garbage", b"\x80\x2e\x01\0\x02"]
     {
         let mut stream = raw::connect(&plain).await;
@@ -151,7 +151,7 @@ async fn who_drags_out_a_handshake_is_dropped_and_delays_nobody() {
     let mut slow = Vec::new();
     for at in 0..50 {
         let mut stream = raw::connect(&plain).await;
-        // Silent, or with half a ClientHello.
+        // A client that sends nothing, or half a ClientHello.
         stream.write_all(&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..at % 12]).await.unwrap();
         slow.push(stream);
     }
@@ -182,7 +182,7 @@ async fn the_drain_does_not_wait_for_handshakes_but_for_requests() {
     let mut shaking = raw::connect(&app.url.replace("https", "http")).await;
     shaking.write_all(b"\x16\x03\x01").await.unwrap();
     let mut idle = raw::open(&app.url).await;
-    // Over HTTP/2, which is told to go and finishes first.
+    // Over HTTP/2, whose connection gets a GOAWAY and finishes its requests first.
     let request = tokio::spawn(app.get("/held").send());
     asked.notified().await;
     app.state.stopping.cancel();
@@ -207,7 +207,7 @@ async fn a_file_is_the_same_over_tls() {
     assert!(got == bytes, "{} bytes of {}", got.len(), bytes.len());
 }
 
-/// A certificate and its key by OpenSSL.
+/// Makes a certificate and its key with OpenSSL.
 fn make_files(folder: &Scratch, name: &str) -> [String; 2] {
     let paths = ["cert", "key"]
         .map(|kind| folder.path().join(format!("{name}-{kind}.pem")).to_str().unwrap().to_owned());

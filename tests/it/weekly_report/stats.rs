@@ -13,7 +13,7 @@ use crate::support::{TestApp, User};
 const OWN: &str = "/v1/stats/weekly";
 const ALL: &str = "/v1/admin/stats/weekly";
 
-/// An app whose clock stands at noon of a Tuesday: no test's week ends by itself.
+/// Starts an app whose clock stands at noon on a Tuesday, so no week ends unintentionally during a test.
 async fn spawn() -> TestApp {
     let app = TestApp::spawn().await;
     let now = app.clock.now();
@@ -40,7 +40,7 @@ async fn price(app: &TestApp, user: &User, price: &str) {
     app.record_all().await;
 }
 
-/// A reported sale, and a watch that rings for it through a channel.
+/// Reports a sale that rings for a watch through a channel.
 async fn ring(app: &TestApp, user: &User, url: &str) {
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     price(app, &shop, "20.00").await;
@@ -54,7 +54,7 @@ async fn ring(app: &TestApp, user: &User, url: &str) {
     while dispatch::step(&app.state).await.unwrap().is_more() {}
 }
 
-/// What happened is counted a moment later.
+/// Waits until the statistics show this count; events are counted with a short delay.
 async fn counted(app: &TestApp, kind: &'static str, count: i64, amount: i64) {
     let sum = || async {
         sqlx::query_as::<_, (i64, i64)>(
@@ -74,7 +74,7 @@ async fn counted(app: &TestApp, kind: &'static str, count: i64, amount: i64) {
     panic!("{kind}: {:?} and not {count}, {amount}", sum().await);
 }
 
-/// The figures of an item that are not 0.
+/// Non-zero figures of an item.
 fn figures(item: &Value) -> Value {
     let no_figures = ["week", "from", "to", "computed_at", "complete", "accounts", "account"];
     let figures = item.as_object().unwrap().iter();
@@ -100,11 +100,11 @@ async fn what_an_account_does_is_counted_for_it_and_for_the_service() {
     get(content.clone()).bearer_auth(&anna.token).send().await.unwrap().bytes().await.unwrap();
     let rest = get(content.clone()).bearer_auth(&anna.token).header("range", "bytes=8-");
     assert_eq!(rest.send().await.unwrap().status(), 206);
-    // Neither of these is a download.
+    // Neither of these requests counts as a download.
     app.request(Method::HEAD, &content).bearer_auth(&anna.token).send().await.unwrap();
     let tag = get(content.clone()).bearer_auth(&anna.token).header("if-none-match", "*");
     assert_eq!(tag.send().await.unwrap().status(), 304);
-    // A stranger's download counts for whose file it is.
+    // A stranger's download counts for the owner of the file.
     let link = app.call(&anna, Method::POST, &format!("{path}/links"), json!({})).await;
     get(link.body["path"].as_str().unwrap().to_owned()).send().await.unwrap().bytes().await.unwrap();
     upload(&app, &ben, "1234").await;
@@ -113,7 +113,7 @@ async fn what_an_account_does_is_counted_for_it_and_for_the_service() {
 
     ring(&app, &anna, &sink.url("/hook")).await;
     assert_eq!(deliver::step(&app.state).await.unwrap().sent, 1);
-    // anna, ben and the shop.
+    // The accounts of anna, ben and the shop.
     counted(&app, "login", 3, 0).await;
     schedule::step(&app.state).await.unwrap();
 
@@ -174,7 +174,7 @@ async fn a_login_is_counted_once_an_hour_however_many_see_it() {
         app.clock.advance(TimeDelta::minutes(minutes));
         for user in [&anna, &ben, &anna] {
             app.see(user, "/v1/me").await;
-            // Another process has another memory.
+            // Another process has its own memory.
             let others = salebell::store::activity_counter::Activity::new(
                 app.state.writer.clone(),
                 app.state.deadline.clone(),
@@ -197,7 +197,7 @@ async fn what_cannot_be_counted_now_is_counted_later_and_holds_nobody_up() {
         let answer = app.get(&path).bearer_auth(&anna.token).send().await.unwrap();
         assert_eq!(answer.text().await.unwrap(), "12345", "{table}");
     }
-    // The second may have come while the first was tried.
+    // The second download may have arrived while the first one was being written.
     app.state.activity.note_download(anna.account, 1, 90, app.clock.now());
     counted(&app, "download", 2, 100).await;
 }
@@ -210,7 +210,8 @@ async fn weeks_that_were_missed_are_caught_up_though_their_sources_are_gone() {
     price(&app, &anna, "20.00").await;
     counted(&app, "login", 1, 0).await;
     let first = week(&app);
-    // The whole fleet is down; then all jobs find five weeks, and files and batches older than they may become.
+    // The whole fleet is down for five weeks; then every job finds five weeks of work, and files and batches older than
+    // their retention.
     app.clock.advance(TimeDelta::weeks(5));
     schedule::step(&app.state).await.unwrap();
     let left: i64 =
@@ -231,7 +232,7 @@ async fn weeks_that_were_missed_are_caught_up_though_their_sources_are_gone() {
     );
     assert_eq!(app.see(&anna, &format!("{OWN}?week={}", first.next())).await["items"], json!([]));
 
-    // Paged, the newest first.
+    // Pages, newest week first.
     let page = app.see(&anna, &format!("{ALL}?limit=4")).await;
     let next = format!("{ALL}?limit=4&cursor={}", page["next_cursor"].as_str().unwrap());
     let rest = app.see(&anna, &next).await;
@@ -261,7 +262,7 @@ async fn two_workers_at_once_compute_once_and_again_gives_the_same() {
         .unwrap()
     };
     let before = (rows().await, figures(&app.see(&anna, ALL).await["items"][0]));
-    // Not due before the hour is over; and whoever computes without a lease does no harm.
+    // The computation is not due before the hour is over, and a process that computes without a lease does no harm.
     assert_eq!(schedule::step(&app.state).await.unwrap(), 0);
     let all = tokio::join!(
         statistics::compute_due(&app.state),
@@ -299,7 +300,7 @@ async fn a_week_settles_a_week_after_its_end_and_keeps_its_watches() {
     app.clock.advance(first.end() - app.clock.now() + TimeDelta::minutes(1));
     schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 0, true));
-    // What became of it afterwards: it arrived, and the watch was removed with its channel.
+    // The later outcome: the delivery arrived, and the watch was removed with its channel.
     let delivery: Uuid =
         sqlx::query_scalar("select id from deliveries").fetch_one(&app.state.writer).await.unwrap();
     app.finish(delivery, "delivered", None).await;
@@ -310,7 +311,7 @@ async fn a_week_settles_a_week_after_its_end_and_keeps_its_watches() {
     app.clock.advance(TimeDelta::days(7));
     schedule::step(&app.state).await.unwrap();
     assert_eq!(see().await, (1, 1, 1, true));
-    // What was counted is not lost when it is removed, and not even when somebody computes the week anew.
+    // Figures survive the removal of what they count, even if the week is recomputed.
     sqlx::query("delete from channels").execute(&app.state.writer).await.unwrap();
     sqlx::query("update weekly_statistics set deliveries = 7, uploads = 7")
         .execute(&app.state.writer)
@@ -331,7 +332,7 @@ async fn an_account_that_goes_takes_nothing_out_of_the_totals() {
     upload(&app, &anna, "bytes").await;
     ring(&app, &anna, "http://127.0.0.1:9/never").await;
     counted(&app, "login", 2, 0).await;
-    // Before its notices were ever counted.
+    // The account is removed before its notices were ever counted.
     sqlx::query("delete from accounts where id = $1")
         .bind(anna.account)
         .execute(&app.state.writer)
@@ -368,7 +369,7 @@ async fn strangers_see_their_own_and_operators_see_all() {
         (&of_anna["items"][0]["uploads"], &of_anna["items"][0]["account"]["subject"]),
         (&json!(3), &json!("anna"))
     );
-    // The most active first, a page each.
+    // Ordered by activity, one item a page.
     let by = format!("{ALL}?week={}&by=account&limit=1", week(&app));
     let page = app.see(&ben, &by).await;
     let rest = app.see(&ben, &format!("{by}&cursor={}", page["next_cursor"].as_str().unwrap())).await;
@@ -438,7 +439,7 @@ async fn csv_is_plain_and_names_are_no_formulas() {
     assert!(text.contains(&format!("\r\n{week},")) && link.is_none(), "{text}");
 }
 
-/// Every element is closed, by what opened it; every text is escaped.
+/// Checks that every element is closed by its own tag, and that every text is escaped.
 fn check_page(page: &str) {
     let page = page.strip_prefix("<!DOCTYPE html>").unwrap();
     let (mut open, mut rest) = (Vec::new(), page);
@@ -495,7 +496,7 @@ async fn the_report_shows_twelve_weeks_and_loads_nothing() {
     );
     let page = answer.text().await.unwrap();
     check_page(&page);
-    // The policy allows the page's very style.
+    // The content security policy allows exactly the style of the page.
     let style = page.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, style.as_bytes());
     let hash = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, hash);

@@ -1,4 +1,4 @@
-//! The weekly report by e-mail, with a mail server of another make.
+//! The weekly report by e-mail, against an independent mail server.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::smtp::MailServer;
 const FROM: &str = "Salebell bell <bell@salebell.test>";
 const PASSWORD: &str = "hunter2+&%é";
 
-/// An app with a week that is over, in which somebody of a dangerous name has uploaded 12 bytes.
+/// Starts an app with a completed week in which a user whose name contains markup has uploaded 12 bytes.
 async fn spawn(settings: &[(&str, &str)]) -> TestApp {
     let defaults = [("SALEBELL_EMAIL__FROM", FROM), ("SALEBELL_STATS__MAIL_TO", "anna@example.com")];
     let settings: Vec<_> = defaults.iter().chain(settings).copied().collect();
@@ -38,12 +38,12 @@ async fn spawn_for(server: &MailServer, settings: &[(&str, &str)]) -> TestApp {
     spawn(&settings).await
 }
 
-/// Sends all that is due.
+/// Sends every mail that is due.
 async fn mail_all(app: &TestApp) {
     while weekly_mail::step(&app.state).await.unwrap().is_more() {}
 }
 
-/// The newest week that is over.
+/// The newest completed week.
 fn week(app: &TestApp) -> Week {
     Week::at(app.clock.now()).back(1)
 }
@@ -108,7 +108,7 @@ async fn the_report_arrives_whole_and_once() {
     for outside in ["<b>", "<script", "<style", "<link", "<img", "<svg", "http:", "https:", "url("] {
         assert!(!html.contains(outside), "{outside} is in {html}");
     }
-    // Gmail cuts what is longer than 102 KiB.
+    // Gmail clips messages longer than 102 KiB.
     assert!(html.len() < 90_000, "{}", html.len());
     let attached = (&parts[4]["disposition"], parts[4]["name"].as_str().unwrap());
     assert_eq!(attached, (&json!("attachment"), &*format!("weekly-statistics-{week}.csv")));
@@ -116,14 +116,15 @@ async fn the_report_arrives_whole_and_once() {
     assert!(lines.len() == 2 && lines[0].starts_with("week,from,to,"), "{csv}");
     assert!(lines[1].starts_with(&format!("{week},{},{},", week.monday(), week.sunday())), "{csv}");
 
-    // Not again: not when it is computed anew by hand, and not when it is so by the clock, a week later.
+    // The mail is not sent again: neither when the week is recomputed by hand, nor when the schedule recomputes it a
+    // week later.
     statistics::recompute(&app.state, week).await.unwrap();
     mail_all(&app).await;
     app.clock.advance(TimeDelta::days(1));
     schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
     assert_eq!(server.told().len(), 1);
-    // The next one is about the next week, and holds this one against it.
+    // The next mail covers the next week and compares it with this one.
     app.clock.advance(TimeDelta::weeks(1));
     mail_all(&app).await;
     assert_eq!(server.told().len(), 1, "the next week has not been computed yet");
@@ -141,7 +142,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
     app.clock.advance(TimeDelta::weeks(5));
     schedule::step(&app.state).await.unwrap();
     mail_all(&app).await;
-    // Somebody else is named now: the try that waits is not made, and the new one gets the newest week at once.
+    // The recipient changes: the pending retry is dropped, and the new recipient gets the newest week at once.
     let beside = async |to: &'static str| {
         let url = server.url();
         let settings = [
@@ -159,7 +160,7 @@ async fn only_the_newest_week_is_mailed_and_only_to_those_who_are_named() {
     assert_eq!(told[0], json!({"refused": "anna@example.com"}));
     assert_eq!(told[1]["rcpt_to"], json!(["ben@example.com"]));
     assert_eq!(told[1]["headers"]["Subject"], format!("Salebell: weekly report {}", week(&app)));
-    // The first one comes back: not to old news.
+    // The first recipient is configured again: old weeks are not sent.
     app.clock.advance(TimeDelta::weeks(2));
     mail_all(&beside("anna@example.com").await).await;
     let row = rows(&app).await.remove(0);
@@ -226,7 +227,7 @@ async fn what_an_operator_can_mend_is_tried_again() {
     assert_eq!(plain.told(), Vec::<Value>::new());
     assert_eq!(encrypted.told(), Vec::<Value>::new());
 
-    // One that asks for a log-in only when it hears of the message.
+    // A server that demands a log-in only after it has seen the recipient.
     let server = MailServer::start(json!({"rcpt": ["530 5.7.0 Authentication required"]})).await;
     let app = spawn_for(&server, &[]).await;
     mail_all(&app).await;
@@ -235,7 +236,8 @@ async fn what_an_operator_can_mend_is_tried_again() {
 
 #[tokio::test]
 async fn a_server_without_a_password_is_used_as_it_is() {
-    // STARTTLS where it is offered, whoever has signed the certificate: as mail servers do it.
+    // STARTTLS if the server offers it, whatever authority has signed the certificate, as mail servers do among
+    // themselves.
     for (options, encrypted) in [(json!({"starttls": true}), true), (json!({}), false)] {
         let server = MailServer::start(options).await;
         let app = spawn_for(&server, &[]).await;
@@ -350,7 +352,7 @@ async fn a_permanent_refusal_is_given_up_and_shown_and_keeps_nobody_else_waiting
 
 #[tokio::test]
 async fn a_server_that_hangs_holds_nobody_for_longer_than_the_time_out() {
-    // One that greets nobody, and one that takes a message without a word.
+    // A server that never sends a greeting, and one that receives a message and never answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mute = MailServer::start(json!({"data": ["hold"]})).await;
     for url in [format!("smtp://{}", silent.local_addr().unwrap()), mute.url()] {
@@ -376,7 +378,7 @@ async fn what_was_accepted_is_sent_whatever_becomes_of_the_farewell() {
     assert_eq!(server.told().len(), 1);
 }
 
-/// A week that is over by the system's clock, which a process of its own has.
+/// Starts an app with a week that is over by the system's clock, which a separate process uses.
 async fn spawn_for_processes() -> TestApp {
     let app = TestApp::spawn().await;
     sqlx::query(
@@ -413,7 +415,7 @@ async fn a_worker_that_dies_before_it_records_sends_again_under_the_same_id() {
     server.wait_for(1).await;
     killed.signal(Signal::SIGKILL);
     killed.exit_code().await;
-    // One that is asked to stop gives the mail back, and does not wait for the server for longer than `server.drain_s`.
+    // A worker that is stopping releases the mail, and waits for the server no longer than `server.drain_s`.
     let mut stopped = Binary::start(&["worker"], &settings);
     server.wait_for(2).await;
     stopped.signal(Signal::SIGTERM);
