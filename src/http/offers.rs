@@ -177,7 +177,7 @@ pub struct GameOfferParams {
 /// Parses the region of a query parameter; `None` without the parameter.
 ///
 /// # Errors
-/// `Malformed` when it is no region.
+/// `Malformed` if the value is not a region.
 pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
     region
         .map(|region| check_region(Some(region)).map_err(|problem| bad_parameter("region", &problem)))
@@ -188,7 +188,7 @@ pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
 /// everywhere.
 ///
 /// # Errors
-/// `Malformed` when it is no region.
+/// `Malformed` if the value is not a region.
 pub fn named_regions(region: Option<&str>) -> Result<Option<Vec<String>>> {
     Ok(named_region(region)?.map(|region| match region.as_str() {
         "ZZ" => vec![region],
@@ -212,7 +212,7 @@ pub async fn list(
     Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
 }
 
-/// `GET /v1/games/{id}/offers`
+/// `GET /v1/games/{id}/offers`: the offers of a game.
 pub async fn list_of_game(
     State(app): State<App>,
     Id(game_id): Id<GameId>,
@@ -239,7 +239,7 @@ async fn page_of_offers(app: &App, filter: &OfferFilter, paging: &Paging) -> Res
     Ok(page.map(|offer| OfferResponse::new(offer, now)))
 }
 
-/// `GET /v1/offers/{id}`
+/// `GET /v1/offers/{id}`: an offer.
 pub async fn show(
     State(app): State<App>,
     Id(id): Id<OfferId>,
@@ -249,7 +249,7 @@ pub async fn show(
     Ok(if_none_match.answer(OfferResponse::new(offer, app.clock.now())))
 }
 
-/// `POST /v1/offers`
+/// `POST /v1/offers`: creates an offer.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -261,7 +261,7 @@ pub async fn create(
     Ok(Created { location: format!("/v1/offers/{}", offer.id), value: OfferResponse::new(offer, now) })
 }
 
-/// `PATCH /v1/offers/{id}`
+/// `PATCH /v1/offers/{id}`: changes an offer.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

@@ -3,8 +3,8 @@
 //! complete head.
 //!
 //! ```text
-//! Idle  --first byte-->  Head  --head whole-->  Busy  --answered-->  Idle
-//! idle_timeout           header_timeout         limits of the request itself
+//! Idle  --first byte-->  Head  --head complete-->  Busy  --response complete-->  Idle
+//! idle_timeout           header_timeout            limits of the request itself
 //! ```
 //!
 //! hyper's `header_read_timeout` has a single limit for the first two states. HTTP/2 has no `Head`: there bytes also
