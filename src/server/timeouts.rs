@@ -219,7 +219,7 @@ enum End {
 
 /// Longest time for which a connection is read after its last response. The kernel answers bytes that arrive for a
 /// closed socket with a reset, and the peer then discards what it has not read yet: the refusal of the request that it
-/// is still sending. The connection is therefore read on for a while (RFC 9112, section 9.6).
+/// is still sending. Reading therefore continues for a while (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are read from a connection after its last response.
 const LINGER_BYTES: usize = 16 << 20;

@@ -1,5 +1,5 @@
-//! Path of a body to the disk. Bytes that have arrived are written while more arrive. They are made durable every few
-//! seconds and at the end, and only then reported, in the response or as the offset for the next request.
+//! The path of a body to the disk. Bytes that have arrived are written while more arrive. They are made durable every
+//! few seconds and at the end, and only then reported, in the response or as the offset for the next request.
 //!
 //! The work continues in a separate task if the connection breaks, and keeps the bytes that have arrived.
 
