@@ -54,7 +54,7 @@ pub struct OfferResponse {
 }
 
 impl OfferResponse {
-    /// Creates the response for the time `now`: a sale ends when its store has announced.
+    /// Creates the response for the time `now`: a sale ends at the time that its store announced.
     fn new(offer: Offer, now: DateTime<Utc>) -> Self {
         let price = offer.price;
         let low = price.and_then(|price| price.low);
