@@ -3,13 +3,13 @@
 //! Path of the data, from top to bottom; the folders follow it:
 //!
 //! ```text
-//! report           http/prices.rs, cli/report/     a price is observed by a shop or a program; worker/imports.rs reads files
-//!   → intake       intake.rs                       each observation is checked, and becomes part of a message
+//! report           http/prices.rs, cli/report/     prices from a store or a program; worker/imports.rs reads files
+//!   → intake       intake.rs                       each observation is checked and added to a message
 //!   → bus          outbound/bus/                   durable before the 202; a table of PostgreSQL, or SNS and SQS
 //!   → record       worker/record.rs                one transaction: price, history, low, sale, event (outbox)
-//!   → dispatch     worker/dispatch.rs              event → watches that match → notices → deliveries
-//!   → publish      worker/publish.rs               every event to a topic of SNS, for other teams; beside the dispatch
-//!   → deliver      worker/deliver.rs               lease, check that the price stands, send, record the attempt
+//!   → dispatch     worker/dispatch.rs              event → matching watches → notices → deliveries
+//!   → publish      worker/publish.rs               every event to an SNS topic, for other teams; beside dispatch
+//!   → deliver      worker/deliver.rs               lease, check that the price still holds, send, record the attempt
 //!   → webhook      outbound/webhook.rs             and the inbox, http/notices.rs
 //! ```
 //!

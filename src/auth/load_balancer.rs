@@ -179,6 +179,8 @@ impl Keys {
         Keys { base: base.to_owned(), clock: clock.clone(), state, fetching }
     }
 
+    /// Finds a key by its id. `None`: there is no such key.
+    ///
     /// # Errors
     /// `Unavailable` if the server of the keys does not answer, or too many unknown keys are requested.
     async fn find(&self, id: Uuid) -> Result<Option<Arc<ParsedPublicKey>>> {

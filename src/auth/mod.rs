@@ -70,6 +70,8 @@ impl Caller {
         self.scopes.iter().any(|own| own == scope)
     }
 
+    /// Checks that the token has the scope.
+    ///
     /// # Errors
     /// `Forbidden` if the token lacks the scope.
     pub fn require(&self, scope: &str) -> Result<()> {

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 tokio::task_local! {
-    /// ID of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
+    /// Id of the request that this task answers; `http::middleware::request_id` and `grpc::calls` set it.
     pub static REQUEST_ID: String;
 }
 

@@ -152,7 +152,7 @@ pub async fn create(
     Ok(OrExisting::New(ShownOnce::created(Some(format!("/v1/channels/{id}")), body)))
 }
 
-/// `GET /v1/channels`
+/// `GET /v1/channels`: the caller's channels.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -170,7 +170,7 @@ pub async fn list(
 #[serde(deny_unknown_fields)]
 pub struct ChannelParams {}
 
-/// `GET /v1/channels/{id}`
+/// `GET /v1/channels/{id}`: one of the caller's channels.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -181,7 +181,7 @@ pub async fn show(
     Ok(if_none_match.answer(ChannelResponse::from(channel)))
 }
 
-/// `PATCH /v1/channels/{id}`
+/// `PATCH /v1/channels/{id}`: changes the name or URL of a channel.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -234,7 +234,7 @@ pub async fn test(
     }))
 }
 
-/// `POST /v1/channels/{id}/rotate-secret`
+/// `POST /v1/channels/{id}/rotate-secret`: creates a new secret for a channel.
 pub async fn rotate_secret(
     State(app): State<App>,
     caller: Caller,
@@ -253,7 +253,7 @@ pub async fn rotate_secret(
     Ok(ShownOnce::renewed(body))
 }
 
-/// `POST /v1/channels/{id}/recover`
+/// `POST /v1/channels/{id}/recover`: enables a channel again, and retries its dead deliveries.
 pub async fn recover(
     State(app): State<App>,
     caller: Caller,
@@ -266,7 +266,7 @@ pub async fn recover(
     Ok(JsonAnswer(RecoverChannelResponse { channel: channel.into(), recovered }))
 }
 
-/// `GET /v1/channels/{id}/deliveries`
+/// `GET /v1/channels/{id}/deliveries`: the deliveries of a channel.
 pub async fn list_deliveries(
     State(app): State<App>,
     caller: Caller,

@@ -123,7 +123,7 @@ impl DealParams {
     }
 }
 
-/// `GET /v1/deals`
+/// `GET /v1/deals`: current sales, filtered and sorted.
 pub async fn list(
     State(app): State<App>,
     Params(params): Params<DealParams>,

@@ -80,7 +80,7 @@ impl From<(Delivery, Vec<DeliveryTry>)> for DeliveryWithAttemptsResponse {
     }
 }
 
-/// `GET /v1/deliveries/{id}`
+/// `GET /v1/deliveries/{id}`: a delivery with its attempts.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,

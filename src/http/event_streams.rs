@@ -24,6 +24,8 @@ pub struct OpenEventStream {
 }
 
 impl EventStreamLimits {
+    /// Opens an event stream for an account.
+    ///
     /// # Errors
     /// `TooManyRequests` beyond the limit of an account, `Unavailable` beyond that of the process.
     pub fn begin(&self, account: AccountId) -> Result<OpenEventStream> {

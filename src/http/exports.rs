@@ -76,7 +76,7 @@ impl From<Export> for ExportResponse {
 #[serde(deny_unknown_fields)]
 pub struct ExportParams {}
 
-/// `POST /v1/exports`
+/// `POST /v1/exports`: requests an export.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -114,7 +114,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(ExportResponse::from)))
 }
 
-/// `GET /v1/exports/{id}`
+/// `GET /v1/exports/{id}`: state and progress of an export.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,

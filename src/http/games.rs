@@ -137,7 +137,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(GameResponse::from)))
 }
 
-/// `GET /v1/games/{id}`
+/// `GET /v1/games/{id}`: a game.
 pub async fn show(
     State(app): State<App>,
     Id(id): Id<GameId>,
@@ -148,7 +148,7 @@ pub async fn show(
     Ok(if_none_match.answer(GameResponse::from(game)))
 }
 
-/// `POST /v1/games`
+/// `POST /v1/games`: creates a game.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -159,7 +159,7 @@ pub async fn create(
     Ok(Created { location: format!("/v1/games/{}", game.id), value: GameResponse::from(game) })
 }
 
-/// `PATCH /v1/games/{id}`
+/// `PATCH /v1/games/{id}`: changes a game.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

@@ -165,7 +165,7 @@ impl ImportResponse {
 #[serde(deny_unknown_fields)]
 pub struct ImportParams {}
 
-/// `POST /v1/imports`
+/// `POST /v1/imports`: requests the import of a complete file.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -220,7 +220,7 @@ pub async fn list(
     Ok(if_none_match.answer(Page { items: items.collect(), next_cursor: page.next_cursor }))
 }
 
-/// `GET /v1/imports/{id}`
+/// `GET /v1/imports/{id}`: state and progress of an import.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,

@@ -146,7 +146,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(KeyResponse::from)))
 }
 
-/// `GET /v1/keys/{id}`
+/// `GET /v1/keys/{id}`: one of the caller's keys.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -157,7 +157,7 @@ pub async fn show(
     Ok(if_none_match.answer(KeyResponse::from(key)))
 }
 
-/// `POST /v1/keys`
+/// `POST /v1/keys`: creates a key.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -182,7 +182,7 @@ pub async fn create(
     Ok(ShownOnce::created(Some(location), created))
 }
 
-/// `PATCH /v1/keys/{id}`
+/// `PATCH /v1/keys/{id}`: changes the name, scopes or expiry of a key.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

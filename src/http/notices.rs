@@ -78,6 +78,8 @@ struct StoreOfNotice {
 impl TryFrom<Notice> for NoticeResponse {
     type Error = Error;
 
+    /// Builds the response for a stored notice.
+    ///
     /// # Errors
     /// `Internal` if the database contains an invalid currency.
     fn try_from(notice: Notice) -> Result<Self> {
@@ -111,7 +113,7 @@ impl TryFrom<Notice> for NoticeResponse {
     }
 }
 
-/// `GET /v1/notices`
+/// `GET /v1/notices`: the caller's notices.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -126,7 +128,7 @@ pub async fn list(
     Ok(if_none_match.answer(paging.page(items, |notice| notice.id)?))
 }
 
-/// `GET /v1/notices/{id}`
+/// `GET /v1/notices/{id}`: one of the caller's notices.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -137,7 +139,7 @@ pub async fn show(
     Ok(if_none_match.answer(NoticeResponse::try_from(notice)?))
 }
 
-/// `PATCH /v1/notices/{id}`
+/// `PATCH /v1/notices/{id}`: marks a notice as read or unread.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

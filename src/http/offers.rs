@@ -53,7 +53,7 @@ pub struct OfferResponse {
 }
 
 impl OfferResponse {
-    /// Creates the response for the time `now`: a sale ends when its store has announced.
+    /// Creates the response for the time `now`: a sale ends at the time that its store announced.
     fn new(offer: Offer, now: DateTime<Utc>) -> Self {
         let price = offer.price;
         let low = price.and_then(|price| price.low);
@@ -176,7 +176,7 @@ pub struct GameOfferParams {
 /// Parses the region of a query parameter; `None` without the parameter.
 ///
 /// # Errors
-/// `Malformed` when it is no region.
+/// `Malformed` if the value is not a region.
 pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
     region
         .map(|region| check_region(Some(region)).map_err(|problem| bad_parameter("region", &problem)))
@@ -186,7 +186,7 @@ pub fn named_region(region: Option<&str>) -> Result<Option<String>> {
 /// The regions whose offers are valid in the region of a query parameter: that region, and everywhere.
 ///
 /// # Errors
-/// `Malformed` when it is no region.
+/// `Malformed` if the value is not a region.
 pub fn named_regions(region: Option<&str>) -> Result<Option<Vec<String>>> {
     Ok(named_region(region)?.map(|region| match region.as_str() {
         "ZZ" => vec![region],
@@ -210,7 +210,7 @@ pub async fn list(
     Ok(if_none_match.answer(page_of_offers(&app, &filter, &paging).await?))
 }
 
-/// `GET /v1/games/{id}/offers`
+/// `GET /v1/games/{id}/offers`: the offers of a game.
 pub async fn list_of_game(
     State(app): State<App>,
     Id(game_id): Id<GameId>,
@@ -237,7 +237,7 @@ async fn page_of_offers(app: &App, filter: &OfferFilter, paging: &Paging) -> Res
     Ok(page.map(|offer| OfferResponse::new(offer, now)))
 }
 
-/// `GET /v1/offers/{id}`
+/// `GET /v1/offers/{id}`: an offer.
 pub async fn show(
     State(app): State<App>,
     Id(id): Id<OfferId>,
@@ -247,7 +247,7 @@ pub async fn show(
     Ok(if_none_match.answer(OfferResponse::new(offer, app.clock.now())))
 }
 
-/// `POST /v1/offers`
+/// `POST /v1/offers`: creates an offer.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -259,7 +259,7 @@ pub async fn create(
     Ok(Created { location: format!("/v1/offers/{}", offer.id), value: OfferResponse::new(offer, now) })
 }
 
-/// `PATCH /v1/offers/{id}`
+/// `PATCH /v1/offers/{id}`: changes an offer.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

@@ -86,7 +86,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(QuarantineResponse::from)))
 }
 
-/// `GET /v1/quarantine/{id}`
+/// `GET /v1/quarantine/{id}`: a quarantined price.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,

@@ -156,7 +156,7 @@ pub async fn show(
     Ok(if_none_match.answer(StoreResponse::from(store)))
 }
 
-/// `POST /v1/stores`
+/// `POST /v1/stores`: creates a store.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -167,7 +167,7 @@ pub async fn create(
     Ok(Created { location: format!("/v1/stores/{}", store.id), value: StoreResponse::from(store) })
 }
 
-/// `PATCH /v1/stores/{id}`
+/// `PATCH /v1/stores/{id}`: changes a store.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,

@@ -214,7 +214,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(WatchResponse::from)))
 }
 
-/// `GET /v1/watches/{id}`
+/// `GET /v1/watches/{id}`: one of the caller's watches.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -241,7 +241,7 @@ pub async fn create(
     })
 }
 
-/// `PATCH /v1/watches/{id}`
+/// `PATCH /v1/watches/{id}`: changes a watch.
 pub async fn update(
     State(app): State<App>,
     caller: Caller,
@@ -257,7 +257,7 @@ pub async fn update(
     Ok(Tagged::new(WatchResponse::from(watch)))
 }
 
-/// `DELETE /v1/watches/{id}`
+/// `DELETE /v1/watches/{id}`: deletes a watch.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,

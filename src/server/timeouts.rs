@@ -3,8 +3,8 @@
 //! complete head.
 //!
 //! ```text
-//! Idle  --first byte-->  Head  --head whole-->  Busy  --answered-->  Idle
-//! idle_timeout           header_timeout         limits of the request itself
+//! Idle  --first byte-->  Head  --head complete-->  Busy  --response complete-->  Idle
+//! idle_timeout           header_timeout            limits of the request itself
 //! ```
 //!
 //! hyper's `header_read_timeout` has a single limit for the first two states. HTTP/2 has no `Head`: there bytes also
@@ -219,7 +219,7 @@ enum End {
 
 /// Longest time for which a connection is read after its last response. The kernel answers bytes that arrive for a
 /// closed socket with a reset, and the peer then discards what it has not read yet: the refusal of the request that it
-/// is still sending. The connection is therefore read on for a while (RFC 9112, section 9.6).
+/// is still sending. Reading therefore continues for a while (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are read from a connection after its last response.
 const LINGER_BYTES: usize = 16 << 20;

@@ -61,6 +61,8 @@ pub async fn parse_body<T: DeserializeOwned + Send + 'static>(
     app.cpu.compute(account, bytes.len(), move || parse_json(&bytes)).await?
 }
 
+/// Checks that a JSON body is not compressed.
+///
 /// # Errors
 /// `UnsupportedMediaType` if the body is compressed.
 pub fn check_not_encoded(headers: &HeaderMap) -> Result<()> {

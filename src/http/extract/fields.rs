@@ -87,6 +87,8 @@ impl FieldChecks {
         Some(text)
     }
 
+    /// Returns the collected errors.
+    ///
     /// # Errors
     /// `Invalid` with all errors, if there are any.
     pub fn finish(self) -> Result<()> {

@@ -137,7 +137,7 @@ impl Lines {
             self.reader.consume(used);
             self.unpacked += used as u64;
             self.check_ratio()?;
-            // Blank and overlong lines are never returned to the caller, which could otherwise yield.
+            // Blank lines, and the rest of overlong ones, never reach the caller, which could otherwise yield.
             self.stride.advance(used).await;
             if last {
                 return Ok(Some(if too_long { Line::TooLong } else { Line::Text(text) }));

@@ -1,7 +1,7 @@
-//! `/v1/files/{id}/content`, and `/d/{token}` for whoever has a link: the bytes of a file.
+//! `/v1/files/{id}/content`, and `/d/{token}` for the users of a share link: the bytes of a file.
 //!
-//! RFC 9110 (ranges, conditions), RFC 9530 (`Repr-Digest`), RFC 6266 (`Content-Disposition`). A file is always an
-//! attachment: nothing that somebody sent us is ever shown as a page of ours.
+//! Implements RFC 9110 (ranges, conditions), RFC 9530 (`Repr-Digest`) and RFC 6266 (`Content-Disposition`). A file is
+//! always an attachment: uploaded content is never displayed as one of our pages.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::body::Body;
@@ -29,7 +29,7 @@ use crate::store::files::{self, StoredFile};
 
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
-/// What asks for bytes only under a condition.
+/// Headers that make a request conditional.
 const CONDITIONS: [HeaderName; 5] = [
     header::IF_MATCH,
     header::IF_NONE_MATCH,
@@ -38,7 +38,7 @@ const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
-/// `GET` and `HEAD /v1/files/{id}/content`
+/// `GET` and `HEAD /v1/files/{id}/content`: the bytes of one of the caller's files.
 pub async fn get(
     State(app): State<App>,
     caller: Caller,
@@ -62,14 +62,14 @@ pub async fn get(
     Ok(response)
 }
 
-/// `GET` and `HEAD /d/{token}`: for anybody who knows the link.
+/// `GET` and `HEAD /d/{token}`: the bytes of a file, for any client that knows the link.
 pub async fn shared(
     State(app): State<App>,
     token: Result<Path<String>, PathRejection>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response> {
-    // A token that is no UTF-8 is nobody's.
+    // A token that is not UTF-8 belongs to no link.
     let Path(token) = token.map_err(|_| links::no_link())?;
     let digest = digest(&SHA256, token.as_bytes());
     let shared = links::find_shared(&app.writer, digest.as_ref(), app.clock.now()).await?;
@@ -80,11 +80,11 @@ pub async fn shared(
     let answer = ContentAnswer::to(file, &method, &headers)?;
     let mut response = match (answer, &method) {
         (ContentAnswer::Bytes { start, end, partial }, &Method::GET) => {
-            // A limited link gives no address that could be used more than once.
+            // A link with a limit does not redirect to a URL that could be used more than once.
             if shared.most.is_none()
                 && let Some(redirect) = answer.redirect(&app, file, &method, &headers).await?
             {
-                // Nobody tells us how much is fetched there: all that was asked for counts.
+                // The store does not report how much is fetched, so all requested bytes count.
                 links::count_served(&app.writer, shared.link, 0, start, end - start).await?;
                 answer.note(&app, file, &method);
                 return Ok(redirect);
@@ -95,16 +95,16 @@ pub async fn shared(
         _ => answer.send(&app, file, &method, None).await?,
     };
     answer.note(&app, file, &method);
-    // What was shared with one is not for the caches of others.
+    // Content that was shared with one client must not enter shared caches.
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     Ok(response)
 }
 
-/// What is answered to the conditions and the range of a request.
+/// The response to the conditions and the range of a request.
 #[derive(Clone, Copy)]
 enum ContentAnswer {
     NotModified,
-    /// From `start` to before `end`, of the whole or as a part.
+    /// The bytes from `start` (inclusive) to `end` (exclusive); `partial` if they answer a range.
     Bytes {
         start: u64,
         end: u64,
@@ -114,14 +114,14 @@ enum ContentAnswer {
 }
 
 impl ContentAnswer {
-    /// In the order of RFC 9110, section 13.2.2.
+    /// Evaluates the conditions in the order of RFC 9110, section 13.2.2.
     fn to(file: &StoredFile, method: &Method, headers: &HeaderMap) -> Result<ContentAnswer> {
         let tag = entity_tag(file);
         let modified = file.completed_at.unwrap_or(file.created_at);
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let names =
             |list: &str| list.split(',').any(|one| matches!(one.trim(), one if one == "*" || one == tag));
-        // A list may come in several lines; what is no text names no version.
+        // A list may span several header lines; a line that is not text names no version.
         let list = |name: &HeaderName| {
             let lines: Vec<_> =
                 headers.get_all(name).iter().map(|line| line.to_str().unwrap_or("")).collect();
@@ -140,11 +140,11 @@ impl ContentAnswer {
         }
         let length = file.length.unwrap_or_default().unsigned_abs();
         let whole = ContentAnswer::Bytes { start: 0, end: length, partial: false };
-        // RFC 9110, section 14.2: a range is one of GET alone.
+        // Ranges apply only to GET (RFC 9110, section 14.2).
         let Some(range) = text(header::RANGE).filter(|_| *method == Method::GET) else { return Ok(whole) };
         let holds = headers.get(header::IF_RANGE).is_none_or(|condition| {
             let condition = condition.to_str().unwrap_or_default();
-            // A date would do only where it is the very one that we have told.
+            // A date matches only if it is exactly the one that we sent.
             condition == tag || parse_date(condition).is_some_and(|date| date == whole_seconds(modified))
         });
         Ok(match parse_range(range, length) {
@@ -155,15 +155,16 @@ impl ContentAnswer {
         })
     }
 
-    /// For the statistics of whose file it is.
+    /// Counts a download in the statistics of the file's owner.
     fn note(self, app: &App, file: &StoredFile, method: &Method) {
         if let (ContentAnswer::Bytes { start, end, .. }, &Method::GET) = (self, method) {
             app.activity.note_download(file.account_id, start, end - start, app.clock.now());
         }
     }
 
-    /// An address at the store itself, so that the bytes bypass us; the client asks there for the same range. `None`: the
-    /// bytes go through us, as they do where a condition names our own tag or date, which the store does not know.
+    /// Redirects to the object store, which then serves the bytes; the client requests the same range there. `None`:
+    /// the process serves the bytes itself, as it must if a condition names our own tag or date, which the store does
+    /// not know.
     async fn redirect(
         self,
         app: &App,
@@ -194,7 +195,7 @@ impl ContentAnswer {
         Ok(Some(response))
     }
 
-    /// `served` counts what is sent.
+    /// Builds the response; `served` counts the bytes that are sent.
     async fn send(
         self,
         app: &App,
@@ -248,7 +249,7 @@ fn changed() -> Error {
     Error::new(Kind::PreconditionFailed, "The current version does not meet the condition.")
 }
 
-/// Strong: the SHA-256 itself.
+/// Strong entity tag: the SHA-256 itself.
 fn entity_tag(file: &StoredFile) -> String {
     format!("\"{}\"", URL_SAFE_NO_PAD.encode(file.sha256.as_deref().unwrap_or_default()))
 }
@@ -259,7 +260,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// An HTTP date as we write it ourselves.
+/// Parses an HTTP date in the format that we send.
 fn parse_date(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc2822(text).ok().map(|date| date.to_utc())
 }
@@ -268,8 +269,8 @@ fn whole_seconds(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or(time)
 }
 
-/// The bytes from `start` to before `end`. The first are read before the answer begins: what is not there is an error,
-/// not half an answer.
+/// Returns the bytes from `start` (inclusive) to `end` (exclusive). The first ones are read before the response begins:
+/// missing bytes then cause an error response, not a truncated one.
 async fn read(
     app: &App,
     file: &StoredFile,

@@ -1,6 +1,6 @@
 //! Headers of a download: `Range` (RFC 9110) and `Content-Disposition` (RFC 6266).
 
-/// `Content-Disposition: attachment` with the name (RFC 6266), in ASCII and as RFC 8187 has it.
+/// Returns `Content-Disposition: attachment` with the file name (RFC 6266), in ASCII and in the encoding of RFC 8187.
 pub fn disposition(name: &str) -> String {
     let ascii: String = name
         .chars()
@@ -14,17 +14,18 @@ pub fn disposition(name: &str) -> String {
     format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{encoded}")
 }
 
-/// What `Range` asks for of a whole of `length` bytes.
+/// The bytes that `Range` requests of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeRequest {
     Whole,
-    /// From the first to before the second.
+    /// The bytes from the first offset (inclusive) to the second (exclusive).
     Part(u64, u64),
-    /// 416.
+    /// No bytes: the response is 416.
     Nothing,
 }
 
-/// RFC 9110, section 14: one range of bytes. What cannot be read, or is several, means the whole.
+/// Parses `Range` for a file of `length` bytes: a single range of bytes (RFC 9110, section 14). A header that is
+/// unreadable, or has several ranges, requests the whole file.
 pub fn parse_range(header: &str, length: u64) -> RangeRequest {
     // Range units are compared without regard to case (section 14.1).
     let of_bytes = header.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
@@ -33,7 +34,7 @@ pub fn parse_range(header: &str, length: u64) -> RangeRequest {
     };
     let number = |text: &str| {
         let text = text.trim();
-        // A number beyond all lengths is one.
+        // A number that is too large to represent is still valid.
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| text.parse().unwrap_or(u64::MAX))
     };

@@ -1,4 +1,4 @@
-//! `/v1/files/{id}/links`: addresses under which anybody may fetch a file.
+//! `/v1/files/{id}/links`: share links, by which a file can be fetched without a token.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::rejection::PathRejection;
@@ -26,10 +26,10 @@ use crate::store::files::links::{self, FileLink, NewLink};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateLinkRequest {
-    /// Without it, as long as the file.
+    /// Expiry of the link; by default that of the file.
     #[serde(default)]
     expires_at: Option<Timestamp>,
-    /// Without it, any number.
+    /// Limit of the downloads; by default there is none.
     #[serde(default)]
     max_downloads: Option<i32>,
 }
@@ -40,18 +40,18 @@ pub struct LinkResponse {
     created_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     max_downloads: Option<i32>,
-    /// Whole copies that were given out, in one answer or in pieces.
+    /// Number of complete copies that were served, each in one response or in parts.
     downloads: i32,
-    /// Bytes of all answers, those under way as if they were sent.
+    /// Bytes of all responses; those in progress count as if they were complete.
     bytes_served: i64,
 }
 
-/// A link just made: the only time that its address is shown.
+/// A link that was just created: the only response that contains its path.
 #[derive(Serialize)]
 pub struct CreatedLinkResponse {
     #[serde(flatten)]
     link: LinkResponse,
-    /// Below the address of this service.
+    /// Path of the link, relative to the URL of this service.
     path: String,
 }
 
@@ -67,7 +67,7 @@ impl From<FileLink> for LinkResponse {
 #[serde(deny_unknown_fields)]
 pub struct LinkParams {}
 
-/// `POST /v1/files/{id}/links`
+/// `POST /v1/files/{id}/links`: creates a share link for a complete file.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -94,7 +94,7 @@ pub async fn create(
     let new = NewLink {
         id: LinkId::now_v7(),
         digest: digest.as_ref(),
-        // A file that is kept longer later does not prolong what was promised.
+        // Extending the file later does not extend its links.
         expires_at: request.expires_at.map_or(file.expires_at, |end| end.0),
         max_downloads: request.max_downloads,
     };
@@ -104,7 +104,7 @@ pub async fn create(
     Ok(ShownOnce::created(None, created))
 }
 
-/// `GET /v1/files/{id}/links`: the newest first.
+/// `GET /v1/files/{id}/links`: the links of a file, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -119,13 +119,13 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(LinkResponse::from)))
 }
 
-/// `DELETE /v1/files/{id}/links/{link}`: nobody fetches the file by it any more.
+/// `DELETE /v1/files/{id}/links/{link}`: revokes a link.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
     path: Result<Path<(FileId, LinkId)>, PathRejection>,
 ) -> Result<Response> {
-    // What is not a UUID names nothing.
+    // A value that is not a UUID identifies nothing.
     let Path((id, link)) = path.map_err(|_| Error::not_found("link"))?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     links::delete_link(&app.writer, file.id, link).await?;

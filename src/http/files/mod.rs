@@ -1,4 +1,5 @@
-//! `/v1/files`: a caller's own files. What makes and fills them is in `uploads`, by the protocol that a request speaks.
+//! `/v1/files`: a caller's own files. The protocols that create and fill them are in `uploads`; the headers of a
+//! request select one.
 
 pub mod content;
 pub mod download_headers;
@@ -32,7 +33,7 @@ use crate::domain::observation::Timestamp;
 use crate::error::{Error, Kind, Result};
 use crate::store::files::{self, FileChange, FileState};
 
-/// A filter of the list.
+/// Filter of the list by state.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ListedState {
@@ -52,12 +53,12 @@ pub struct ListFilesParams {
 struct UpdateFileRequest {
     #[serde(default, deserialize_with = "present")]
     name: Option<String>,
-    /// Sooner or later, but never 14 days after it was made.
+    /// New expiry time, earlier or later than before, but always less than 14 days after creation.
     #[serde(default, deserialize_with = "present")]
     expires_at: Option<Timestamp>,
 }
 
-/// `OPTIONS` of files: what both protocols want to know before they begin.
+/// `OPTIONS` of files: the capabilities and limits of both upload protocols.
 pub async fn options(State(app): State<App>) -> Response {
     let mut response = tus::describe(&app);
     let headers = response.headers_mut();
@@ -66,7 +67,7 @@ pub async fn options(State(app): State<App>) -> Response {
     response
 }
 
-/// `Accept-Patch`: of which media types the body of a PATCH may be.
+/// Adds `Accept-Patch`: the media types that the body of a PATCH may have.
 fn put_accept_patch(headers: &mut HeaderMap) {
     let patches = format!("{}, {}, application/merge-patch+json", tus::BYTES, ietf_draft::BYTES);
     if let Ok(patches) = HeaderValue::from_str(&patches) {
@@ -74,7 +75,7 @@ fn put_accept_patch(headers: &mut HeaderMap) {
     }
 }
 
-/// `GET /v1/files`: the newest first.
+/// `GET /v1/files`: the caller's files, the newest first.
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
@@ -92,7 +93,7 @@ pub async fn list(
     Ok(if_none_match.answer(page.map(FileResponse::from)))
 }
 
-/// `POST /v1/files`: makes a file by the protocol that the headers speak; under an `Idempotency-Key` once.
+/// `POST /v1/files`: creates a file by the protocol of the headers; with an `Idempotency-Key` only once.
 pub async fn create(
     State(app): State<App>,
     caller: Caller,
@@ -134,8 +135,8 @@ async fn create_once(
     }
 }
 
-/// `PUT /v1/files/{name}`: makes a file of this name; each time another one. With `Upload-Complete` it begins an upload by
-/// the draft: the body may be only the first part, which must not be taken for the whole file.
+/// `PUT /v1/files/{name}`: creates a file with this name, and a further one each time. With `Upload-Complete` it starts
+/// an upload by the IETF draft: the body may be only the first part, which must not be taken for the whole file.
 pub async fn put(
     State(app): State<App>,
     caller: Caller,
@@ -152,7 +153,7 @@ pub async fn put(
     }
 }
 
-/// `GET /v1/files/{id}`
+/// `GET /v1/files/{id}`: state and properties of a file.
 pub async fn show(
     State(app): State<App>,
     caller: Caller,
@@ -164,14 +165,14 @@ pub async fn show(
     if file.is_complete() {
         return Ok((headers, if_none_match.answer(file.into())));
     }
-    // Somebody who looks on is told what is on its way to the disk, too; the request that brings it goes on.
+    // The offset includes the bytes that are being written; the request that sends them continues.
     app.files.uploads.settle(id).await;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     ietf_draft::put_state(&app, &mut headers, &file);
     Ok((headers, if_none_match.answer(file.into())))
 }
 
-/// `HEAD /v1/files/{id}`: how far an upload has come.
+/// `HEAD /v1/files/{id}`: the offset of an upload.
 pub async fn head(
     State(app): State<App>,
     caller: Caller,
@@ -185,7 +186,7 @@ pub async fn head(
     }
 }
 
-/// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of what is known of the file.
+/// `PATCH /v1/files/{id}`: further bytes by either protocol, or a merge patch of the file's properties.
 pub async fn patch(
     State(app): State<App>,
     caller: Caller,
@@ -236,7 +237,7 @@ async fn update(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     Ok(Tagged::new(changed.into()))
 }
 
-/// `DELETE /v1/files/{id}`: it is gone with its bytes, and an upload of it ends.
+/// `DELETE /v1/files/{id}`: deletes a file with its bytes, and ends an upload of it.
 pub async fn remove(
     State(app): State<App>,
     caller: Caller,
@@ -254,7 +255,7 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// `POST /v1/files/{id}` with `X-HTTP-Method-Override`.
+/// `POST /v1/files/{id}` with `X-HTTP-Method-Override`: another method in a POST.
 pub async fn overridden(
     State(app): State<App>,
     caller: Caller,

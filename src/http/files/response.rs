@@ -1,4 +1,4 @@
-//! A file, as answers show it.
+//! The response type for a file.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -6,24 +6,24 @@ use serde::Serialize;
 use crate::domain::ids::FileId;
 use crate::store::files::{FileState, StoredFile};
 
-/// A file, whole or on its way.
+/// A file in a response, complete or being uploaded.
 #[derive(Serialize)]
 pub struct FileResponse {
     id: FileId,
     name: String,
     media_type: String,
     state: FileState,
-    /// Bytes; `null`: not told yet.
+    /// Length in bytes; `null`: not known yet.
     length: Option<i64>,
-    /// How many of them are there for good.
+    /// Number of bytes that are stored durably.
     offset: i64,
-    /// In hexadecimal digits, once it is complete.
+    /// SHA-256 in hexadecimal digits, once the file is complete.
     sha256: Option<String>,
-    /// Where its bytes are fetched, once it is complete.
+    /// Path of the file's bytes, once it is complete.
     content: Option<String>,
     created_at: DateTime<Utc>,
     completed_at: Option<DateTime<Utc>>,
-    /// When it goes, less than 14 days after it was made.
+    /// Time at which the file is deleted, less than 14 days after its creation.
     expires_at: DateTime<Utc>,
 }
 

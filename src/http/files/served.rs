@@ -1,5 +1,5 @@
-//! What a share link gives out is counted while it is sent: promised before the first byte, settled before the last one
-//! goes, so that a link which is used up is so by the time the client has the file.
+//! Counting of the bytes that a share link serves: they are promised before the first byte is sent, and settled before
+//! the last one, so a link is used up by the time the client has the complete file.
 
 use std::io;
 use std::time::Duration;
@@ -14,41 +14,44 @@ use crate::domain::link::Admission;
 use crate::error::{Error, Kind, Result, chain};
 use crate::store::files::links::{self, SharedFile};
 
-/// What goes to the connection at once, which takes some pieces ahead: what a client that goes away did not get should
-/// not be counted.
+/// Most bytes that are passed to the connection at once. The connection buffers some pieces, and bytes that a
+/// disconnecting client did not receive should not be counted.
 const PIECE: usize = 64 << 10;
-/// A client that only looks, and then asks for parts, goes away in this time; only then the first byte follows the head.
+/// Delay between the head and the first byte. A client that only inspects the head, and then requests parts,
+/// disconnects within this time.
 const HELD_BACK: Duration = Duration::from_millis(100);
-/// How long a request waits for answers under way that may break off, and how often it looks.
+/// How long a request waits for other responses in progress, which may break off and release their bytes.
 const WAITS: Duration = Duration::from_secs(3);
-/// A part is waited for longer: some clients that fetch a file in parts give up at the first refusal.
+/// How long a range request waits. It is longer because some clients that fetch a file in parts give up at the first
+/// refusal.
 const PART_WAITS: Duration = Duration::from_secs(10);
+/// Interval at which a waiting request checks again.
 const LOOKS_EVERY: Duration = Duration::from_millis(100);
-/// The most bytes of an answer that broke off which may still have been in buffers between us and its client,
+/// Most bytes of a broken-off response that may still have been in buffers between the process and its client.
 const MOST_UNREAD: u64 = 8 << 20;
-/// and how long they are not counted as given out, so that they can be asked for again.
+/// How long such bytes are not counted as served, and can be requested again.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Bytes of a link that one answer sends. Dropped early, it counts those that were sent and gives back the others.
+/// Bytes of a link that one response sends. Dropped early, it counts those that were sent and releases the others.
 pub struct Served {
     app: App,
     link: LinkId,
     promised: u64,
     start: u64,
     length: u64,
-    /// A range was asked for, of all or
+    /// Whether a range was requested, even one of the whole file.
     by_range: bool,
-    /// of less.
+    /// Whether less than the whole file was requested.
     is_part: bool,
     held_back: bool,
     sent: u64,
     settled: bool,
 }
 
-/// Begins an answer with the bytes from `start` to before `end`, `by_range` when a range was asked for.
+/// Begins a response with the bytes from `start` (inclusive) to `end` (exclusive); `by_range` if a range was requested.
 ///
 /// # Errors
-/// `NotFound`: the link gives no more. `Unavailable`: it may give this part later.
+/// `NotFound` if the link is used up; `Unavailable` if this part may be available later.
 pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64, by_range: bool) -> Result<Served> {
     let limited = shared.most.is_some();
     let (length, whole) = (end - start, shared.usage.length);
@@ -67,13 +70,13 @@ pub async fn begin(app: &App, shared: &SharedFile, start: u64, end: u64, by_rang
     if !limited {
         return Ok(served);
     }
-    // In a task of its own: when the client has gone, what was promised is given back.
+    // A separate task: if the client disconnects, promised bytes are released.
     tokio::spawn(promise(served)).await.map_err(Error::internal)?
 }
 
 async fn promise(mut served: Served) -> Result<Served> {
     let mut left = if served.by_range { PART_WAITS } else { WAITS };
-    // Nothing is promised yet that could be given back.
+    // Nothing has been promised yet that could be released.
     served.settled = true;
     loop {
         let (start, end) = (served.start, served.start + served.length);
@@ -83,7 +86,7 @@ async fn promise(mut served: Served) -> Result<Served> {
                 sleep(LOOKS_EVERY).await;
                 left = left.saturating_sub(LOOKS_EVERY);
             }
-            // Clients give up at a 404.
+            // A 404 would make clients give up.
             Admission::Later if served.by_range => {
                 let detail =
                     "Other downloads through this link are in progress. Please try again in a moment.";
@@ -96,14 +99,14 @@ async fn promise(mut served: Served) -> Result<Served> {
     }
     served.settled = false;
     if served.length == 0 {
-        // Of an empty file nobody asks for a last byte.
+        // The body of an empty file is never read to a last byte.
         served.settle().await;
     }
     Ok(served)
 }
 
 impl Served {
-    /// The same bytes, counted as they go.
+    /// Returns the same bytes, and counts them as they are sent.
     pub fn count(
         self,
         bytes: impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static,
@@ -129,7 +132,7 @@ impl Served {
         })
     }
 
-    /// Counts what was sent, also when the client goes away meanwhile.
+    /// Counts the bytes that were sent, also if the client disconnects meanwhile.
     async fn settle(&mut self) {
         if let Some(counting) = self.count_once() {
             let _ = tokio::spawn(counting).await;
@@ -143,7 +146,8 @@ impl Served {
         let unsure = match sent < self.length {
             _ if promised == 0 => 0,
             true => sent.min(MOST_UNREAD),
-            // Its client may hang up yet, and ask for it again in other parts: the link is not used up at once.
+            // The client may still disconnect and request the bytes again in other parts, so the last byte of a part
+            // counts later and the link is not used up at once.
             false => u64::from(self.is_part),
         };
         (!settled).then_some(count_with_grace(app, link, promised, start, sent, unsure))
@@ -152,7 +156,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // Without a runtime the process is at its end, and what was promised stays counted.
+        // Without a runtime the process is exiting, and the promised bytes stay counted.
         if let Some(counting) = self.count_once()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -161,8 +165,8 @@ impl Drop for Served {
     }
 }
 
-/// Counts an answer; what its client may not have got counts later. Until then it stays promised, also when the process
-/// dies.
+/// Counts a response. The bytes that its client may not have received count after `GRACE`. Until then they stay
+/// promised, even if the process dies.
 async fn count_with_grace(app: App, link: LinkId, promised: u64, start: u64, sent: u64, unsure: u64) {
     let got = sent - unsure;
     count(&app, link, promised - unsure, start, got).await;

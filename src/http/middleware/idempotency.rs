@@ -55,7 +55,7 @@ const KEPT: TimeDelta = TimeDelta::hours(24);
 const LOCK: Duration = Duration::from_secs(30);
 /// Timeout of a statement about a key.
 const KEY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout of the statements that claim an optional key.
+/// Timeout of claiming a key where the key is optional.
 const OPTIONAL_KEY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a response that is saved unchanged. A larger one is saved in its `Abridged` form, if it has one.
 const MAX_KEPT: usize = 64 << 10;

@@ -40,6 +40,8 @@ impl Around for HeadCheck {
     }
 }
 
+/// Checks the head of a request.
+///
 /// # Errors
 /// `UriTooLong`, `HeadersTooLarge`, `MethodNotAllowed`, or `Malformed` with the reason.
 fn check(request: &Request) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The checksums that a client tells of one request's body.
+//! Checksums that a client states for the body of one request.
 
 use axum::http::{HeaderMap, header};
 use sha1::Sha1;
@@ -8,14 +8,14 @@ use super::{header_text, wrong};
 use crate::error::{Error, Kind, Result};
 use crate::http::files::uploads::tus_headers::{Checksum, ChecksumAlgorithm, parse_checksum, parse_digest};
 
-/// What tells a checksum.
+/// The header of a checksum.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// `Upload-Checksum` of tus.
     Tus,
-    /// `Content-Digest` (RFC 9530), which other requests than those of tus have too.
+    /// `Content-Digest` (RFC 9530), which requests of every protocol may have.
     Content,
-    /// `Repr-Digest`, where the body is the whole file.
+    /// `Repr-Digest`, if the body is the whole file.
     Whole,
 }
 
@@ -28,8 +28,10 @@ impl Source {
         }
     }
 
+    /// Reads the checksums of the header. `None`: the header is missing.
+    ///
     /// # Errors
-    /// `Malformed`
+    /// `Malformed` if a header cannot be parsed.
     fn read(self, headers: &HeaderMap) -> Result<Option<Vec<Checksum>>> {
         let Some(text) = header_text(headers, self.header())? else { return Ok(None) };
         let checksums = match self {
@@ -40,35 +42,35 @@ impl Source {
     }
 }
 
-/// What the body must have for checksums, or none of it is kept.
+/// Checksums that the body must have; otherwise none of it is kept.
 #[derive(Default)]
 pub struct Expected {
     given: Vec<(Source, Checksum)>,
-    /// They come behind the body.
+    /// Headers that follow the body as trailers.
     in_trailers: Vec<Source>,
 }
 
 impl Expected {
-    /// Of a request of tus.
+    /// Reads the checksums of a request of tus.
     ///
     /// # Errors
-    /// `Malformed`
+    /// `Malformed` if a header cannot be parsed.
     pub fn of_tus(headers: &HeaderMap) -> Result<Expected> {
         Expected::read(headers, &[Source::Tus, Source::Content])
     }
 
-    /// Of another request, whose body is a part of a file.
+    /// Reads the checksums of a request of another protocol whose body is a part of a file.
     ///
     /// # Errors
-    /// `Malformed`
+    /// `Malformed` if a header cannot be parsed.
     pub fn of_part(headers: &HeaderMap) -> Result<Expected> {
         Expected::read(headers, &[Source::Content])
     }
 
-    /// Of a request whose body is a whole file.
+    /// Reads the checksums of a request whose body is a whole file.
     ///
     /// # Errors
-    /// `Malformed`
+    /// `Malformed` if a header cannot be parsed.
     pub fn of_whole(headers: &HeaderMap) -> Result<Expected> {
         Expected::read(headers, &[Source::Content, Source::Whole])
     }
@@ -90,7 +92,7 @@ impl Expected {
     }
 }
 
-/// The checksums of a body while it comes.
+/// Checksums of a body that is being received.
 #[derive(Default)]
 pub struct Sum {
     sha1: Option<Sha1>,
@@ -115,12 +117,12 @@ impl Sum {
         sum
     }
 
-    /// Whether the body may have any sum.
+    /// Whether no checksum is computed, and any body is valid.
     pub fn is_none(&self) -> bool {
         self.sha1.is_none() && self.sha256.is_none() && self.sha512.is_none()
     }
 
-    /// The next bytes.
+    /// Adds the next bytes of the body.
     pub fn update(&mut self, bytes: &[u8]) {
         if let Some(sum) = &mut self.sha1 {
             sum.update(bytes);
@@ -133,8 +135,11 @@ impl Sum {
         }
     }
 
+    /// Compares the body with the expected checksums, some of which may be in `trailers`.
+    ///
     /// # Errors
-    /// `ChecksumMismatch`, `DigestMismatch`; `Malformed` when a trailer is missing or cannot be read.
+    /// `ChecksumMismatch` or `DigestMismatch` if the body does not match; `Malformed` if a trailer is missing or cannot
+    /// be read.
     pub fn check(self, expected: &Expected, trailers: Option<&HeaderMap>) -> Result<()> {
         let mut wanted = expected.given.clone();
         for &source in &expected.in_trailers {

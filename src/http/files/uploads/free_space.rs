@@ -1,4 +1,4 @@
-//! The room that the store has left.
+//! Free space of the blob store.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use crate::app::App;
 use crate::error::{Error, Kind, Result};
 use crate::files::blobs::is_away;
 
-/// Whether a file may be so large, which needs no look at the disk or at what the account has.
+/// Checks that a file may have this length. It reads neither the disk nor the account's usage.
 ///
 /// # Errors
-/// `TooLarge`
+/// `TooLarge` if it exceeds `files.max_bytes`.
 pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
     let largest = app.config.files.max_bytes;
     if length.is_some_and(|length| length > largest.unsigned_abs()) {
@@ -20,10 +20,10 @@ pub fn check_size(app: &App, length: Option<u64>) -> Result<()> {
     }
 }
 
-/// Whether the disk has room.
+/// Checks that the disk has more than `wanted` bytes of free space.
 ///
 /// # Errors
-/// `InsufficientStorage` when so many bytes do not fit on the disk.
+/// `InsufficientStorage` if it does not.
 pub async fn check_free(app: &App, wanted: u64) -> Result<()> {
     match app.files.blobs.free().await {
         Ok(free) if free > wanted => Ok(()),
@@ -41,7 +41,7 @@ fn full() -> Error {
     refusal
 }
 
-/// A failed write: the disk may be full, or away.
+/// The refusal for a failed write: the disk may be full or unavailable.
 pub fn disk_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
@@ -50,7 +50,7 @@ pub fn disk_error(error: io::Error) -> Error {
     }
 }
 
-/// A store that is not mounted, or does not answer.
+/// The refusal for a store that is not mounted or does not respond.
 pub fn away(error: io::Error) -> Error {
     let detail =
         "The file storage is temporarily unavailable; bytes of an upload that were acknowledged are kept.";

@@ -1,8 +1,8 @@
 //! Resumable uploads for HTTP, draft-ietf-httpbis-resumable-upload, interop version 8:
 //! <https://datatracker.ietf.org/doc/draft-ietf-httpbis-resumable-upload/>
 //!
-//! `104 (Upload Resumption Supported)` is not sent: the server below has no way to send interim answers. A client
-//! that wants to resume creates with `Upload-Complete: ?0` and appends.
+//! `104 (Upload Resumption Supported)` is not sent, because the HTTP server cannot send interim responses. A client
+//! that wants to resume creates an upload with `Upload-Complete: ?0` and appends to it.
 
 use axum::body::HttpBody;
 use axum::extract::Request;
@@ -30,16 +30,16 @@ const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 const VERSION: HeaderName = HeaderName::from_static("upload-draft-interop-version");
-/// What the body of a PATCH is.
+/// Media type of the body of a PATCH.
 pub const BYTES: &str = "application/partial-upload";
 
-/// Whether a request that makes a file speaks the draft.
+/// Whether a request that creates a file uses the draft.
 pub fn is_meant(headers: &HeaderMap) -> bool {
     is_last(headers).is_some()
 }
 
-/// `Upload-Limit`: the largest upload, and the seconds after which this one, or one that is created now, goes if nothing
-/// is sent to it.
+/// Adds `Upload-Limit`: the size of the largest upload, and the seconds after which this upload, or one that is created
+/// now, is deleted if no bytes are sent to it.
 pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>) {
     let life = file.map_or(UNFINISHED_LIFE, |file| file.expires_at - app.clock.now());
     let (size, age) = (app.config.files.max_bytes, life.num_seconds().max(0));
@@ -48,7 +48,7 @@ pub fn put_limits(app: &App, headers: &mut HeaderMap, file: Option<&StoredFile>)
     }
 }
 
-/// A refusal; the draft has problem types of its own.
+/// A refusal; the draft defines problem types of its own.
 enum Refused {
     OtherOffset { stored: u64, told: u64 },
     Lengths,
@@ -63,7 +63,8 @@ impl From<Error> for Refused {
 }
 
 impl Refused {
-    /// Whatever is refused, the answer is not that of the whole upload: it says `Upload-Complete: ?0`.
+    /// Builds the response. It always has `Upload-Complete: ?0`, because it is not the response for the complete
+    /// upload.
     fn answer(self, app: &App) -> Response {
         let mut answer = match self {
             Refused::OtherOffset { stored, told } => {
@@ -89,7 +90,7 @@ impl Refused {
     }
 }
 
-/// POST and PUT: creation, with the first bytes or all.
+/// POST and PUT: creation, with the first bytes or all of them.
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Response {
     begin(app, caller, params, request).await.unwrap_or_else(|refused| refused.answer(app))
 }
@@ -122,7 +123,7 @@ async fn begin(
         let incoming = Incoming { length, expected, ends, ..incoming };
         if let Err(refusal) = receive(app, incoming, request.into_body()).await {
             let refused = refused_by(refusal, 0);
-            // Nothing that could be gone on with: the same again would be refused again.
+            // The upload cannot be continued: the same bytes would be refused again.
             if matches!(&refused, Refused::Lengths)
                 || matches!(&refused, Refused::Error(error)
                     if matches!(error.kind, Kind::DigestMismatch | Kind::TooLarge | Kind::QuotaExceeded))
@@ -130,7 +131,7 @@ async fn begin(
                 let _ = remove(app, caller.account, file.id).await;
                 return Err(refused);
             }
-            // What has arrived is kept: the client finds it at the address, if it gets this answer.
+            // The bytes that have arrived are kept at the upload's URL, which the client learns from this response.
             let mut answer = refused.answer(app);
             put_location(answer.headers_mut(), &file)?;
             return Ok(answer);
@@ -139,7 +140,7 @@ async fn begin(
     Ok(answer(app, caller, file.id, StatusCode::CREATED).await?)
 }
 
-/// HEAD: how far it has come. The request that writes it is ended, as the draft recommends.
+/// HEAD: the offset of an upload. The request that is writing it is ended, as the draft recommends.
 pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Result<Response> {
     if [OFFSET, COMPLETE, LENGTH].iter().any(|name| headers.contains_key(name)) {
         return Err(Error::malformed("A request for the offset must state neither an offset nor a length."));
@@ -162,12 +163,13 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     let here = is_last(&headers).ok_or_else(|| missing("Upload-Complete"))?;
     let expected = Expected::of_part(&headers)?;
     let (told, coming) = (integer(&headers, &LENGTH), request.body().size_hint().exact());
-    // A stranger must not end the request that writes.
+    // Another account must not be able to end the request that writes.
     files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     app.files.uploads.take_over(id).await?;
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let stored = file.stored.unsigned_abs();
-    // Checked also of a complete upload: a client that has missed the last answer learns that everything has arrived.
+    // This is also checked for a complete upload: a client that missed the last response learns that everything has
+    // arrived.
     if stored != offset {
         return Err(Refused::OtherOffset { stored, told: offset });
     }
@@ -179,7 +181,7 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
         return Err(Refused::Lengths);
     }
     let length = known.or(told);
-    // The draft has an upload end with this, whether its client has miscounted or mixed up two files.
+    // The draft requires the upload to end here, whether the client has miscounted or mixed up two files.
     let beyond = length.zip(coming).is_some_and(|(length, coming)| offset.saturating_add(coming) > length);
     if beyond {
         return Err(end(app, caller, id).await);
@@ -196,8 +198,8 @@ async fn append(app: &App, caller: &Caller, id: FileId, request: Request) -> Res
     }
 }
 
-/// What completes an upload: that a request says so, and nothing else. Clients of older versions of the draft are
-/// satisfied when all bytes are there: tus-js-client says `?0` of the last bytes of a stream, too.
+/// Returns the condition that completes an upload: only a request that states so. For clients of older versions of the
+/// draft all bytes suffice: tus-js-client sends `?0` even with the last bytes of a stream.
 fn ends(headers: &HeaderMap, here: bool) -> Ends {
     match integer(headers, &VERSION) {
         _ if here => Ends::Here,
@@ -206,7 +208,7 @@ fn ends(headers: &HeaderMap, here: bool) -> Ends {
     }
 }
 
-/// An upload that was sent more than it was told to have is no more.
+/// Removes an upload that was sent more bytes than its stated length.
 async fn end(app: &App, caller: &Caller, id: FileId) -> Refused {
     match remove(app, caller.account, id).await {
         Ok(()) => Refused::Lengths,
@@ -222,15 +224,15 @@ fn refused_by(refusal: UploadRefusal, told: u64) -> Refused {
     }
 }
 
-/// Whether the lengths that a request tells agree: that of the file, and that of its body where the client says that it
-/// is the last one.
+/// Checks that the lengths in a request agree: that of the file, and that of the body if the client states that it is
+/// the last one.
 fn check_lengths(length: Option<u64>, offset: u64, coming: Option<u64>, here: bool) -> Result<(), Refused> {
     let (Some(length), Some(coming)) = (length, coming) else { return Ok(()) };
     let end = offset.saturating_add(coming);
     if end > length || (here && end != length) { Err(Refused::Lengths) } else { Ok(()) }
 }
 
-/// What it is now; with the file itself once that is whole.
+/// Responds with the state of the upload, and with the file itself once it is complete.
 async fn answer(app: &App, caller: &Caller, id: FileId, status: StatusCode) -> Result<Response> {
     let file = files::find_file(&app.writer, caller.account, id, app.clock.now()).await?;
     let mut response = if file.is_complete() {
@@ -249,7 +251,7 @@ fn put_location(headers: &mut HeaderMap, file: &StoredFile) -> Result<()> {
     Ok(())
 }
 
-/// How far an upload is.
+/// Adds the headers with the state of an upload.
 pub fn put_state(app: &App, headers: &mut HeaderMap, file: &StoredFile) {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(OFFSET, HeaderValue::from(file.stored));
@@ -260,12 +262,12 @@ pub fn put_state(app: &App, headers: &mut HeaderMap, file: &StoredFile) {
     put_limits(app, headers, Some(file));
 }
 
-/// A boolean of structured fields (RFC 9651).
+/// Formats a boolean of structured fields (RFC 9651).
 fn boolean(value: bool) -> HeaderValue {
     HeaderValue::from_static(if value { "?1" } else { "?0" })
 }
 
-/// `Upload-Complete`
+/// Reads `Upload-Complete`.
 fn is_last(headers: &HeaderMap) -> Option<bool> {
     single(headers, &COMPLETE).and_then(parse_boolean)
 }
@@ -274,7 +276,7 @@ fn integer(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     single(headers, name).and_then(parse_integer)
 }
 
-/// The text of a header that is sent once. Two lines make a list, which no header of the draft is.
+/// Returns the text of a header that is sent once. Two lines form a list, which no header of the draft is.
 fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {

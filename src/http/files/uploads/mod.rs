@@ -1,4 +1,4 @@
-//! Uploads: a request's body becomes bytes of a file, by whichever protocol it came.
+//! Uploads: the bodies of requests are stored as the bytes of a file, by one of several protocols.
 
 pub mod tus_headers;
 
@@ -33,32 +33,32 @@ use crate::store::files::writing::UploadActivity;
 use crate::store::files::{self, NewFile, Quota, StoredFile};
 use crate::store::files::{removal, writing};
 
-/// The query of requests that make files.
+/// Query parameters of requests that create files.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UploadParams {
-    /// Seconds from now after which it goes, once it is complete.
+    /// Seconds from now after which the file is deleted, once it is complete.
     #[serde(default)]
     expires_in: Option<i64>,
-    /// What it is called, where no header tells.
+    /// Name of the file, if no header states it.
     #[serde(default)]
     name: Option<String>,
 }
 
 impl UploadParams {
-    /// The path has a name, which comes before that of the query.
+    /// Sets the name from the path, which takes precedence over that of the query.
     pub fn name_it(&mut self, name: String) {
         self.name = Some(name);
     }
 }
 
-/// A file that somebody wants to send.
+/// A file that a client intends to upload.
 pub struct Announced {
     pub name: String,
     pub media_type: String,
-    /// Bytes; `None`: told later.
+    /// Length in bytes; `None`: a later request states it.
     pub length: Option<u64>,
-    /// `Upload-Metadata` of tus.
+    /// The value of `Upload-Metadata` of tus.
     pub metadata: String,
     pub keep_until: DateTime<Utc>,
 }
@@ -68,10 +68,10 @@ pub fn quota(app: &App) -> Quota {
     Quota { bytes: files.bytes_per_account, files: files.files_per_account, largest: files.max_bytes }
 }
 
-/// When a file goes that is made now.
+/// Returns the time at which a file that is created now is deleted.
 ///
 /// # Errors
-/// `Invalid`: sooner than now, or later than files live.
+/// `Invalid` if the time is in the past, or beyond the maximum life of a file.
 pub fn keep_until(params: &UploadParams, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
     let wanted = params.expires_in.map(|seconds| {
         TimeDelta::try_seconds(seconds)
@@ -81,11 +81,11 @@ pub fn keep_until(params: &UploadParams, now: DateTime<Utc>) -> Result<DateTime<
     file::keep_until(wanted, now, now).map_err(|problem| Error::invalid("expires_in", problem))
 }
 
-/// Makes the row of an upload of which nothing has arrived. An empty file is complete at once, unless a later request ends
+/// Creates the row of an upload without any bytes. An empty file is complete at once, unless a later request completes
 /// it.
 ///
 /// # Errors
-/// `QuotaExceeded`, `TooLarge`; `InsufficientStorage` when it would not fit on the disk.
+/// `QuotaExceeded`, `TooLarge`; `InsufficientStorage` if the file would not fit on the disk.
 pub async fn announce(
     app: &App,
     caller: &Caller,
@@ -119,11 +119,12 @@ pub async fn announce(
     Ok(file)
 }
 
-/// Puts a file together of complete parts, which `upload_concat` names, and reads it once for its hash. It is not complete
-/// when that takes longer than a client waits, or does not succeed at once: it will be later, for a worker goes on.
+/// Creates a file by concatenating complete parts, which `upload_concat` names, and reads it once for its hash. If that
+/// takes longer than a client waits, or fails at first, the returned file is not complete, and a worker completes it
+/// later.
 ///
 /// # Errors
-/// Those of `files::create_final`.
+/// Those of [`files::create_final`].
 pub async fn put_together(
     app: &App,
     caller: &Caller,
@@ -145,7 +146,7 @@ pub async fn put_together(
     let turn = app.files.uploads.turn(account).await;
     let file = files::create_final(&app.writer, account, &new, parts, quota(app), now).await?;
     drop(turn);
-    // It goes on when the client hangs up: what is half read would have to be read again.
+    // The task continues if the client disconnects, because the bytes read so far would have to be read again.
     let work = tokio::spawn({
         let app = app.clone();
         async move {
@@ -165,7 +166,7 @@ pub async fn put_together(
     files::find_file(&app.writer, account, file.id, app.clock.now()).await
 }
 
-/// What `Upload-Metadata` tells of a file, in both protocols.
+/// Properties of a file from `Upload-Metadata`, in both protocols.
 #[derive(Default)]
 pub struct UploadMetadata {
     pub header: String,
@@ -173,8 +174,10 @@ pub struct UploadMetadata {
     pub media_type: Option<String>,
 }
 
+/// Reads `Upload-Metadata`, which may be missing.
+///
 /// # Errors
-/// `Malformed`
+/// `Malformed` if the header cannot be parsed.
 pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     let header = header_text(headers, "Upload-Metadata")?.unwrap_or_default();
     let pairs = parse_metadata(&header).map_err(|problem| wrong("Upload-Metadata", &problem))?;
@@ -185,19 +188,19 @@ pub fn metadata(headers: &HeaderMap) -> Result<UploadMetadata> {
     })
 }
 
-/// A writer that has told of nothing for so long is taken to be dead, or to hang.
+/// How long a writer may record no progress before it is taken to be dead or stuck.
 const SILENCE: Duration = Duration::from_secs(3);
-/// And one that goes on telling is waited for no longer than this.
+/// How long an upload waits for a writer that still records progress.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Ends the request that writes an upload, and returns the file with an offset at which the next request can go on: what
-/// a broken connection has brought is durable, and nothing that comes later of it counts. One that another instance
-/// receives ends by itself when its connection is cut; else it is taken the upload from.
+/// Ends the request that writes an upload, and returns the file with the offset at which the next request can continue.
+/// The bytes that a broken connection has sent are durable by then, and later ones do not count. A request on another
+/// instance ends by itself when its connection is cut; otherwise its lease is revoked.
 ///
 /// # Errors
-/// `NotFound`, also for another account's; `Locked` when the request does not end.
+/// `NotFound`, also for a file of another account; `Locked` if the request does not end.
 pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<StoredFile> {
-    // A stranger must not end the request that writes.
+    // Another account must not be able to end the request that writes.
     let file = files::find_file(&app.writer, account, id, app.clock.now()).await?;
     if file.is_complete() {
         return Ok(file);
@@ -214,10 +217,10 @@ pub async fn end_writing(app: &App, account: AccountId, id: FileId) -> Result<St
     }
 }
 
-/// Removes a file with its bytes. What cannot be removed now, the worker removes later.
+/// Removes a file with its bytes. The worker later removes what cannot be removed now.
 ///
 /// # Errors
-/// `NotFound`, also for another account's.
+/// `NotFound`, also for a file of another account.
 pub async fn remove(app: &App, account: AccountId, id: FileId) -> Result<()> {
     removal::hide_file(&app.writer, account, id, app.clock.now()).await?;
     app.files.uploads.end(id);
@@ -231,15 +234,15 @@ pub async fn remove(app: &App, account: AccountId, id: FileId) -> Result<()> {
     removal::forget_file(&app.writer, id).await
 }
 
-/// A header as text; what is no text is not there.
+/// Returns a header as text, or `None` if it is missing or not text.
 pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
-/// A header as text, in all of its lines.
+/// Returns all lines of a header as text.
 ///
 /// # Errors
-/// `Malformed` for what is no text.
+/// `Malformed` if the header is not text.
 pub fn header_text(headers: &HeaderMap, name: &str) -> Result<Option<String>> {
     let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(|line| line.to_str()).collect();
     let lines = lines.map_err(|_| wrong(name, "must be ASCII"))?;
@@ -250,15 +253,15 @@ fn wrong(header: &str, problem: &str) -> Error {
     Error::malformed(format!("{header} {problem}."))
 }
 
-/// A header that is a number of bytes.
+/// Reads a header that is a number of bytes.
 ///
 /// # Errors
-/// `Malformed`
+/// `Malformed` if the header is not a number of bytes.
 pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let digits =
         value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
-    // What is beyond the numbers of the database is beyond all files, too.
+    // A number that the database cannot represent exceeds the size of any file.
     let most = i64::MAX.unsigned_abs();
     match digits.map(|text| text.parse::<u64>().map_or(most, |count| count.min(most))) {
         Some(count) => Ok(Some(count)),
@@ -266,7 +269,7 @@ pub fn byte_count(headers: &HeaderMap, name: &str) -> Result<Option<u64>> {
     }
 }
 
-/// A number of bytes as the database has it.
+/// Converts a number of bytes to the type of the database.
 fn to_bytes(count: u64) -> Result<i64> {
     i64::try_from(count).map_err(|_| Error::malformed("A number of bytes is too large for any file."))
 }

@@ -1,4 +1,4 @@
-//! Uploads of small clients: the body is the file. `curl -T feed.csv …/v1/files/` is all that it takes.
+//! Uploads without a protocol, for simple clients: the body is the file, and `curl -T feed.csv …/v1/files/` suffices.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -17,10 +17,10 @@ use crate::http::extract::caller::Caller;
 use crate::http::files::response::FileResponse;
 use crate::store::files;
 
-/// What the headers of a request tell of the file in its body.
+/// Reads the properties of a file from the headers of a request whose body it is.
 ///
 /// # Errors
-/// `Malformed`: a name that is no UTF-8.
+/// `Malformed` if the name is not UTF-8.
 pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announced> {
     let name = match &params.name {
         Some(name) => Some(name.clone()),
@@ -35,7 +35,8 @@ pub fn announced_by(headers: &HeaderMap, params: &UploadParams) -> Result<Announ
     })
 }
 
-/// Takes the whole body as a file. One that breaks off leaves nothing: its client does not know its address.
+/// Stores the whole body as a file. If the body breaks off, nothing is kept, because the client does not know the
+/// file's URL.
 pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: Request) -> Result<Response> {
     let headers = request.headers();
     if media_type(headers).is_some_and(|kind| kind.starts_with("multipart/")) {
@@ -53,7 +54,7 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
         begin_stream(&request);
         let (incoming, ends) = (Incoming::new(caller.account, file.id, 0), Ends::Here);
         let incoming = Incoming { expected, ends, ..incoming };
-        // In a task of its own: the file is removed also when nobody waits for the answer any more.
+        // A separate task, which removes the file even if the client no longer waits for the response.
         let (app, account, id, body) = (app.clone(), caller.account, file.id, request.into_body());
         let work = tokio::spawn(async move {
             let received = receive(&app, incoming, body).await;
@@ -70,10 +71,10 @@ pub async fn create(app: &App, caller: &Caller, params: &UploadParams, request: 
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 
-/// `filename` of a `Content-Disposition`, with or without quotes; or `filename*` (RFC 8187), where there is one.
+/// Returns the `filename*` (RFC 8187) of a `Content-Disposition`, or else its `filename`, with or without quotes.
 fn file_name(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(disposition) = headers.get(header::CONTENT_DISPOSITION) else { return Ok(None) };
-    // Many clients send a name in UTF-8 as it is.
+    // Many clients send a name in unescaped UTF-8.
     let disposition =
         str::from_utf8(disposition.as_bytes()).map_err(|_| wrong("Content-Disposition", "must be UTF-8"))?;
     if let Some((_, value)) = disposition.split_once("filename*=") {

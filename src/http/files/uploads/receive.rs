@@ -1,7 +1,7 @@
-//! The path of a body to the disk. What has arrived is written while more comes, made durable every few seconds and at
-//! the end, and only then told: by the answer, or by the offset that the next request asks for.
+//! The path of a body to the disk. Bytes that have arrived are written while more arrive. They are made durable every
+//! few seconds and at the end, and only then reported, in the response or as the offset for the next request.
 //!
-//! The work goes on in a task of its own when the connection breaks, so that what has arrived is kept.
+//! The work continues in a separate task if the connection breaks, and keeps the bytes that have arrived.
 
 use std::io;
 use std::time::Duration;
@@ -33,45 +33,45 @@ use crate::store::files;
 use crate::store::files::writing::{self, Beginning, DurableBytes, WriteLease, Writer};
 use crate::store::lease::Lease;
 
-/// So many bytes are written at once, while as many more arrive: each hand-over wakes threads,
+/// Most bytes that are written at once, while as many more arrive. Larger writes wake fewer threads.
 const MOST_AT_ONCE: usize = 1 << 20;
-/// and this much memory, twice, is for all uploads of the process together,
+/// Most bytes that all uploads of the process together write at once; their buffers take up to twice as much memory.
 const AT_ONCE_OF_ALL: usize = 32 << 20;
-/// of which each has so much even so.
+/// Bytes that each upload may write at once regardless of their number.
 const LEAST_AT_ONCE: usize = 128 << 10;
-/// And no more pieces of the body: each holds on to the buffer that it was read into.
+/// Most pieces of the body that are written at once: each keeps the buffer alive that it was read into.
 const PIECES_AT_ONCE: usize = 64;
-/// What has arrived is made durable this often, beside what goes on arriving,
+/// Interval at which the bytes that have arrived are made durable, while more arrive.
 const RECORD_EVERY: Duration = Duration::from_secs(2);
-/// and every so many bytes, so that the disk is never far behind and the end need not wait for it; the room that the disk
-/// has left is looked at then, too.
+/// Number of bytes after which they are made durable: the disk never falls far behind, and the end of the upload need
+/// not wait for it. Free disk space is checked at the same time.
 const RECORD_EVERY_BYTES: u64 = 64 << 20;
-/// A process that ends still takes the bytes that had reached this machine. Nobody knows how many they are, so it reads on
-/// until nothing comes for this long,
+/// Pause after which a stopping process no longer reads a body. It still accepts the bytes that have reached this
+/// machine, but cannot know how many they are.
 const QUIET: Duration = Duration::from_millis(250);
-/// and no longer than this: a client may send for ever.
+/// Longest time for which a stopping process reads a body, since a client may send without pause.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A request that writes to an upload.
 pub struct Incoming {
     pub account: AccountId,
     pub file: FileId,
-    /// Of the first byte.
+    /// Offset of the first byte.
     pub offset: u64,
-    /// Of the whole file, when the request tells it.
+    /// Length of the whole file, if the request states it.
     pub length: Option<u64>,
     pub expected: Expected,
     pub ends: Ends,
 }
 
-/// What makes the file complete.
+/// Condition that completes the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// That its bytes are as many as it was told to have.
+    /// The file has all bytes of its stated length.
     AtItsLength,
-    /// The end of this body.
+    /// The body of this request ends.
     Here,
-    /// A later request, even where all bytes are there.
+    /// A later request completes it, even if all bytes have arrived.
     Later,
 }
 
@@ -82,22 +82,22 @@ impl Incoming {
     }
 }
 
-/// What came of it.
+/// Result of receiving a body.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedBytes {
-    /// How many bytes the file has now.
+    /// Number of bytes that the file now has.
     pub stored: u64,
     pub complete: bool,
 }
 
-/// Takes the bytes of a body into a file.
+/// Receives a body and appends its bytes to a file.
 ///
 /// # Errors
 /// `OtherOffset`, `BeyondLength`, `BeforeLength`; the errors of `begin_writing`; `TooLarge`; those of `Sum::check`;
-/// `Timeout` or `Malformed` for a body that broke off, whose beginning is kept; `InsufficientStorage`.
+/// `Timeout` or `Malformed` if the body broke off, in which case its beginning is kept; `InsufficientStorage`.
 pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<ReceivedBytes, UploadRefusal> {
     let Incoming { account, file, offset, .. } = incoming;
-    // A stranger must not end the request that writes.
+    // Another account must not be able to end the request that writes.
     files::find_file(&app.writer, account, file, app.clock.now()).await?;
     let limits = Limits {
         of_process: app.config.files.uploads_in_flight,
@@ -105,7 +105,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
     };
     let receiving = app.files.uploads.begin(file, account, limits).await?;
     let announced = body.size_hint().exact();
-    // A body whose end is that of the file tells the file's length.
+    // If the file ends with this body, the length of the body determines that of the file.
     let here = announced.filter(|_| incoming.ends == Ends::Here);
     let length = incoming.length.or(here.map(|coming| offset.saturating_add(coming)));
     check_size(app, length)?;
@@ -130,7 +130,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
         Beginning::Begun(turn) => turn,
     };
     if announced.is_some_and(|coming| coming > turn.room.unsigned_abs()) {
-        // Nothing was written: whoever comes next may go on in this place.
+        // Nothing was written, so the next request may continue in the same piece.
         let hash = turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
         let written = DurableBytes {
             file,
@@ -147,7 +147,7 @@ pub async fn receive(app: &App, incoming: Incoming, body: Body) -> Result<Receiv
     outlive(app, account, work.run(body)).await?
 }
 
-/// A body that does not fit: into the length that was told, or into what the account may have.
+/// The refusal of a body that exceeds the stated length, or the quota of the account.
 fn beyond(turn: &WriteLease) -> UploadRefusal {
     if turn.length.is_some() { UploadRefusal::BeyondLength } else { too_long().into() }
 }
@@ -155,11 +155,11 @@ fn beyond(turn: &WriteLease) -> UploadRefusal {
 /// How the body ended.
 enum End {
     Whole(Option<HeaderMap>),
-    /// It broke off, or was cut off: what has arrived is kept, and this is told.
+    /// The body broke off or was cut off: the bytes that have arrived are kept, and the refusal is returned.
     Broken(UploadRefusal),
 }
 
-/// One request while it writes.
+/// A request that is writing to an upload.
 struct UploadTask {
     app: App,
     incoming: Incoming,
@@ -167,26 +167,27 @@ struct UploadTask {
     turn: WriteLease,
     receiving: Receiving,
     piece: BlobWriter,
-    /// Bytes of this request.
+    /// Number of bytes of this request that have arrived.
     arrived: u64,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
-    /// Of all bytes before those that are being written; gone while they are.
+    /// Hash of all bytes before those being written; `None` during a write.
     hasher: Option<Sha256>,
     writing: Option<JoinHandle<io::Result<Sha256>>>,
-    /// Makes durable and tells what was written when it began; `None`: another writes.
+    /// Task that makes durable and records what had been written when it began. Its result is `None` if another request
+    /// holds the lease.
     recording: Option<JoinHandle<Result<Option<Durable>>>>,
     recorded: u64,
-    /// What the row has for sure.
+    /// State that the row certainly has.
     told: Durable,
-    /// And what it may have, should an answer of the database have been lost.
+    /// Offset that the row may have, if a response of the database was lost.
     may_be_told: i64,
-    /// Another may write in this place by now.
+    /// Whether the lease was released, so another request may be writing to this piece.
     left: bool,
     sum: Sum,
 }
 
-/// Bytes of the file that are durable, and what somebody needs to go on behind them.
+/// Durable bytes of the file, with the state that is needed to continue after them.
 struct Durable {
     stored: i64,
     hash_state: Vec<u8>,
@@ -241,7 +242,7 @@ impl UploadTask {
             && error.kind == Kind::InsufficientStorage
             && let Err(error) = self.go_back().await
         {
-            // Its name stays in the row: whoever comes next begins a place of its own.
+            // The row keeps the name of the piece, and the next request starts a new one.
             log::warn!(target: "salebell::files", "a full disk keeps what nobody needs: {}", chain(&error));
         }
         ended
@@ -257,7 +258,7 @@ impl UploadTask {
         }
     }
 
-    /// Reads the body to its end, or until it is cut off.
+    /// Reads the body until it ends or is cut off.
     async fn take_all(&mut self, mut body: Body) -> Result<End> {
         let mut record = interval(RECORD_EVERY);
         record.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -290,7 +291,7 @@ impl UploadTask {
         }
     }
 
-    /// One piece of the body; returns how the body ended, if it did.
+    /// Accepts one frame of the body; returns how the body ended, if it did.
     async fn take_frame(&mut self, frame: Option<Result<Frame<Bytes>, axum::Error>>) -> Result<Option<End>> {
         let bytes = match frame {
             None => return Ok(Some(End::Whole(None))),
@@ -307,7 +308,8 @@ impl UploadTask {
         Ok(None)
     }
 
-    /// Reads what the client had sent before it could know that the process ends: it need not send that again.
+    /// Reads the bytes that the client had sent before it could know that the process is stopping, and need not send
+    /// again.
     async fn take_what_is_here(&mut self, mut body: Body) -> Result<End> {
         let until = Instant::now() + LEAVE_WITHIN;
         while let Ok(frame) = timeout_at(until.min(Instant::now() + QUIET), body.frame()).await {
@@ -323,7 +325,7 @@ impl UploadTask {
             return Ok(());
         }
         self.sum.update(&bytes);
-        // After a checksum of megabytes that were all there.
+        // Yield, since hashing megabytes that had already arrived may have taken long.
         give_way().await;
         self.arrived += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
@@ -337,7 +339,7 @@ impl UploadTask {
         }
     }
 
-    /// Hands over what waits, once what was handed over before is written.
+    /// Starts writing the waiting bytes, once the previous write has finished.
     async fn write(&mut self) -> Result<()> {
         self.written().await?;
         if let Some(hasher) = self.hasher.take_if(|_| !self.waiting.is_empty()) {
@@ -354,7 +356,7 @@ impl UploadTask {
         Ok(())
     }
 
-    /// Writes all that has arrived; returns the state of its hash.
+    /// Writes all bytes that have arrived, and returns the state of the hash.
     async fn drain(&mut self) -> Result<Vec<u8>> {
         self.write().await?;
         self.written().await?;
@@ -366,8 +368,8 @@ impl UploadTask {
         if self.piece.is_ripe() { self.record_aside().await } else { Ok(()) }
     }
 
-    /// Begins to make durable what has arrived, beside what goes on arriving. Bytes with a checksum are not told before
-    /// they have been held against it.
+    /// Starts making durable the bytes that have arrived, while more arrive. Bytes with a checksum are not recorded
+    /// before they have been verified.
     async fn record_aside(&mut self) -> Result<()> {
         if let Some(recording) = self.recording.take_if(|recording| recording.is_finished()) {
             self.recorded_or_lost(recording).await?;
@@ -409,7 +411,7 @@ impl UploadTask {
                 Ok(())
             }
             Ok(None) => Err(lost()),
-            // The database may be back before the end.
+            // The database may be available again before the upload ends.
             Err(error) if error.kind == Kind::Unavailable => {
                 log::warn!(target: "salebell::files", "an offset is not told yet: {}", chain(&error));
                 self.recorded = 0;
@@ -419,7 +421,7 @@ impl UploadTask {
         }
     }
 
-    /// Makes durable what has arrived, for somebody who waits for it.
+    /// Makes durable the bytes that have arrived, for a request that waits for this.
     async fn record_now(&mut self) -> Result<()> {
         for _ in 0..2 {
             self.record_aside().await?;
@@ -430,7 +432,7 @@ impl UploadTask {
         Ok(())
     }
 
-    /// The body is whole.
+    /// Completes the request after the whole body has arrived.
     async fn finish(&mut self, trailers: Option<HeaderMap>) -> Result<ReceivedBytes, UploadRefusal> {
         let sum = std::mem::take(&mut self.sum);
         if let Err(error) = sum.check(&self.incoming.expected, trailers.as_ref()) {
@@ -461,7 +463,7 @@ impl UploadTask {
         }
     }
 
-    /// Makes every piece of the file readable, those too that others were kept from ending.
+    /// Makes every piece of the file readable, including those that earlier requests could not seal.
     async fn seal(&self) -> Result<()> {
         let (file, start) = (self.incoming.file, self.turn.piece_start);
         for piece in writing::list_open_pieces(&self.app.writer, file, start).await? {
@@ -472,9 +474,9 @@ impl UploadTask {
         self.piece.seal().await.map_err(disk_error)
     }
 
-    /// Makes durable and tells what has arrived, and leaves the place to whoever comes next.
+    /// Makes durable and records the bytes that have arrived, and releases the lease.
     async fn keep_what_came(&mut self) -> Result<()> {
-        // What has not been held against its checksum cannot be kept.
+        // Bytes that have not been verified against their checksum cannot be kept.
         if !self.sum.is_none() {
             return self.forget_what_came().await;
         }
@@ -485,13 +487,13 @@ impl UploadTask {
         self.leave(stored, &hash_state, progress.as_ref()).await
     }
 
-    /// A body that is not the one that was sent, or cannot be held against its checksum.
+    /// Discards a body that does not match its checksum, or cannot be verified.
     async fn forget_what_came(&mut self) -> Result<()> {
         self.drain().await?;
         self.end_recording().await;
         let there = (self.turn.stored - self.turn.piece_start).unsigned_abs();
         if self.piece.cut(there).await.map_err(disk_error)? == Cut::StillArriving {
-            // The name stays in the row: whoever comes next begins a place of its own.
+            // The row keeps the name of the piece, and the next request starts a new one.
             return Ok(());
         }
         let hash_state = self.turn.hash_state.clone().unwrap_or_else(|| Sha256::new().serialize().to_vec());
@@ -499,7 +501,7 @@ impl UploadTask {
         self.leave(self.turn.stored, &hash_state, progress.as_ref()).await
     }
 
-    /// Gives back the room of what was written and not told, after a write that failed: the disk has none to spare.
+    /// Frees the space of bytes that were written but not recorded, after a failed write: the disk is full.
     async fn go_back(&mut self) -> Result<()> {
         if let Some(writing) = self.writing.take() {
             let _ = writing.await;
@@ -507,7 +509,7 @@ impl UploadTask {
         if let Some(recording) = self.recording.take() {
             self.recorded_or_lost(recording).await?;
         }
-        // What may have been told must stay.
+        // Bytes that may have been recorded must stay.
         if self.left || self.may_be_told != self.told.stored {
             return Ok(());
         }
@@ -532,7 +534,7 @@ impl UploadTask {
         }
     }
 
-    /// Two records of one request never cross.
+    /// Waits for the recording task, because two records of one request must not overlap.
     async fn end_recording(&mut self) {
         if let Some(recording) = self.recording.take() {
             let _ = recording.await;
@@ -549,13 +551,13 @@ impl UploadTask {
         DurableBytes { file, writer, piece_start, stored, hash_state, progress }
     }
 
-    /// Bytes of the file with those of this request.
+    /// Number of bytes of the file, including those of this request.
     fn stored(&self) -> Result<i64> {
         Ok(self.turn.stored + to_bytes(self.arrived)?)
     }
 }
 
-/// Another instance has given the upload to another request, or it is gone.
+/// The refusal if another instance has passed the upload to another request, or it was removed.
 fn lost() -> Error {
     Error::conflict("Another request has taken over this upload, or it was removed.")
 }

@@ -1,14 +1,14 @@
-//! Why bytes of an upload were not taken.
+//! Reasons for refusing bytes of an upload.
 
 use crate::error::{Error, Kind};
 
-/// Why nothing, or not all, was taken.
+/// Reason for refusing some or all bytes of a request.
 pub enum UploadRefusal {
-    /// The file has so many bytes, not as many as the client thinks.
+    /// The request has another offset than the file, which has this many bytes.
     OtherOffset(u64),
-    /// The body goes on behind the end that the file was told to have.
+    /// The body continues beyond the stated length of the file.
     BeyondLength,
-    /// The body, which ends the file, ends before that.
+    /// The body, which should complete the file, ends before its stated length.
     BeforeLength,
     Error(Error),
 }

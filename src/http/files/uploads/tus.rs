@@ -1,4 +1,4 @@
-//! tus 1.0.0: <https://tus.io/protocols/resumable-upload>
+//! The tus protocol, version 1.0.0: <https://tus.io/protocols/resumable-upload>
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
@@ -24,17 +24,17 @@ const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 const OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,\
     termination,concatenation";
-/// What a file knows besides a POST that stands for one of them.
+/// Methods of a file, except a POST that stands for one of them.
 const OTHER_METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,OPTIONS,PATCH,DELETE,PUT");
-/// What the body of a PATCH is.
+/// Media type of the body of a PATCH.
 pub const BYTES: &str = "application/offset+octet-stream";
 
-/// Whether a request speaks tus.
+/// Whether a request uses tus.
 pub fn is_meant(headers: &HeaderMap) -> bool {
     headers.contains_key(RESUMABLE) || media_type(headers).as_deref() == Some(BYTES)
 }
 
-/// Every answer names the version; a request of another version is not processed.
+/// Adds the protocol version to the response; a request of another version is refused.
 async fn speak(headers: &HeaderMap, answer: impl Future<Output = Result<Response>>) -> Response {
     let versions = headers.get(RESUMABLE);
     let mut answer = if versions == Some(&VERSION) {
@@ -49,7 +49,7 @@ async fn speak(headers: &HeaderMap, answer: impl Future<Output = Result<Response
     answer
 }
 
-/// OPTIONS: what the server can do. Needs no version.
+/// OPTIONS: the capabilities of the server. No version is required.
 pub fn describe(app: &App) -> Response {
     let headers = [
         (RESUMABLE, VERSION),
@@ -121,7 +121,7 @@ fn created(file: &StoredFile, received: Option<ReceivedBytes>) -> Result<Respons
     headers.insert(header::LOCATION, HeaderValue::from_str(&location).map_err(Error::internal)?);
     let complete = received.map_or(file.is_complete(), |received| received.complete);
     let stored = received.map_or(file.stored.unsigned_abs(), |received| received.stored);
-    // Of one that is still being put together, there is no offset.
+    // A concatenation in progress has no offset.
     if complete || file.concat.as_deref() != Some("final") {
         headers.insert(OFFSET, HeaderValue::from(stored));
     }
@@ -131,14 +131,14 @@ fn created(file: &StoredFile, received: Option<ReceivedBytes>) -> Result<Respons
     Ok(response)
 }
 
-/// HEAD: how far it has come.
+/// HEAD: the offset of an upload.
 pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         let file = end_writing(app, caller.account, id).await?;
         let mut response = StatusCode::OK.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        // The length of a final upload is known, its offset is told once it has been put together.
+        // The length of a concatenation is known; its offset is returned only once it is complete.
         if file.concat.as_deref() != Some("final") || file.is_complete() {
             headers.insert(OFFSET, HeaderValue::from(file.stored));
         }
@@ -151,7 +151,7 @@ pub async fn head(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -
             headers.insert("upload-metadata", metadata);
         }
         if let Some(concat) = &file.concat {
-            // The parts are told as they were, though they may be gone.
+            // The parts are listed as they were sent, although they may have been deleted.
             let whole = files::find_upload_concat(&app.writer, id).await?.unwrap_or_else(|| concat.clone());
             let whole = HeaderValue::from_str(&whole).map_err(Error::internal)?;
             headers.insert("upload-concat", whole);
@@ -202,7 +202,7 @@ async fn patched(app: &App, caller: &Caller, id: FileId, received: ReceivedBytes
     Ok(response)
 }
 
-/// DELETE: the upload ends, and what there was of it goes.
+/// DELETE: ends an upload and deletes its bytes.
 pub async fn terminate(app: &App, caller: &Caller, id: FileId, headers: &HeaderMap) -> Response {
     speak(headers, async {
         remove(app, caller.account, id).await?;
@@ -211,7 +211,7 @@ pub async fn terminate(app: &App, caller: &Caller, id: FileId, headers: &HeaderM
     .await
 }
 
-/// A POST with `X-HTTP-Method-Override`, from where no PATCH or DELETE passes.
+/// POST with `X-HTTP-Method-Override`, for clients behind a proxy that blocks PATCH or DELETE.
 pub async fn overridden(app: &App, caller: &Caller, id: FileId, request: Request) -> Response {
     let headers = request.headers().clone();
     if let Err(refusal) = files::find_file(&app.writer, caller.account, id, app.clock.now()).await {

@@ -1,20 +1,22 @@
-//! The headers of uploads: tus 1.0.0 (<https://tus.io/protocols/resumable-upload>) and what both protocols share.
+//! Headers of uploads: those of tus 1.0.0 (<https://tus.io/protocols/resumable-upload>), and those that both protocols
+//! share.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::domain::ids::FileId;
 
-/// The most pairs of `Upload-Metadata`, and the most bytes that they may have together.
+/// Most pairs of `Upload-Metadata`.
 const MAX_METADATA_PAIRS: usize = 32;
+/// Most bytes of `Upload-Metadata`.
 const MAX_METADATA_BYTES: usize = 8 * 1024;
-/// The most parts that one upload is put together of.
+/// Most parts of a concatenation.
 const MAX_PARTS: usize = 1_000;
 
-/// `Upload-Metadata`: keys with values that were base64; a key without a value has an empty one.
+/// Parses `Upload-Metadata`: keys with base64 values, which are decoded; a key without a value has an empty one.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// The rest of a sentence that begins with the name of the header.
 pub fn parse_metadata(header: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
     if header.len() > MAX_METADATA_BYTES {
         return Err(format!("is longer than {MAX_METADATA_BYTES} bytes"));
@@ -37,23 +39,25 @@ pub fn parse_metadata(header: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
     }
 }
 
-/// The first of `keys` that the metadata has, as text.
+/// Returns the value of the first of `keys` that the metadata has, as text.
 pub fn text_of(metadata: &[(String, Vec<u8>)], keys: &[&str]) -> Option<String> {
     let value = keys.iter().find_map(|key| metadata.iter().find(|(known, _)| known == key))?;
     Some(String::from_utf8_lossy(&value.1).into_owned())
 }
 
-/// `Upload-Concat`.
+/// The value of `Upload-Concat`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concat {
-    /// A part that another will be put together of.
+    /// A part of a later concatenation.
     Partial,
-    /// Put together of these, in this order.
+    /// The concatenation of these parts, in this order.
     Final(Vec<FileId>),
 }
 
+/// Parses `Upload-Concat`.
+///
 /// # Errors
-/// A sentence about what is wrong.
+/// The rest of a sentence that begins with the name of the header.
 pub fn parse_concat(header: &str) -> Result<Concat, String> {
     if header == "partial" {
         return Ok(Concat::Partial);
@@ -74,7 +78,7 @@ pub fn parse_concat(header: &str) -> Result<Concat, String> {
     }
 }
 
-/// What a checksum is made with.
+/// Hash algorithm of a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumAlgorithm {
     Sha1,
@@ -82,18 +86,20 @@ pub enum ChecksumAlgorithm {
     Sha512,
 }
 
-/// As `Tus-Checksum-Algorithm` lists them.
+/// Supported algorithms, as listed in `Tus-Checksum-Algorithm`.
 pub const CHECKSUM_ALGORITHMS: &str = "sha1,sha256";
 
-/// `Upload-Checksum`: of the bytes of one request.
+/// A checksum of the bytes of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
     pub algorithm: ChecksumAlgorithm,
     pub value: Vec<u8>,
 }
 
+/// Parses `Upload-Checksum`: an algorithm, and the checksum in base64.
+///
 /// # Errors
-/// A sentence about what is wrong.
+/// The rest of a sentence that begins with the name of the header.
 pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
     let (name, value) = header.trim().split_once(' ').ok_or("must be an algorithm and a value")?;
     let algorithm = match name {
@@ -114,11 +120,11 @@ pub fn parse_checksum(header: &str) -> Result<Checksum, String> {
     }
 }
 
-/// `Content-Digest` and `Repr-Digest` (RFC 9530): those whose algorithm is known here and still good. Others are
-/// passed over, as the RFC lets a recipient do.
+/// Parses `Content-Digest` and `Repr-Digest` (RFC 9530). Only algorithms that are known here and still secure are
+/// returned; others are ignored, as the RFC permits.
 ///
 /// # Errors
-/// A sentence about what is wrong.
+/// The rest of a sentence that begins with the name of the header.
 pub fn parse_digest(header: &str) -> Result<Vec<Checksum>, String> {
     let mut checksums = Vec::new();
     for member in header.split(',').map(str::trim).filter(|member| !member.is_empty()) {
@@ -139,13 +145,13 @@ pub fn parse_digest(header: &str) -> Result<Vec<Checksum>, String> {
     Ok(checksums)
 }
 
-/// The value of a structured field that is an item (RFC 9651), without its parameters. Blanks may be around the item, but
-/// not between the value and its parameters.
+/// Returns the value of a structured field that is an item (RFC 9651), without its parameters. Spaces may surround the
+/// item, but not separate the value from its parameters.
 fn item(header: &str) -> &str {
     header.trim_matches(' ').split(';').next().unwrap_or_default()
 }
 
-/// A structured field that is a boolean. Another value is as if the field were not there.
+/// Parses a structured field that is a boolean. Any other value is treated as if the field were absent.
 pub fn parse_boolean(header: &str) -> Option<bool> {
     match item(header) {
         "?1" => Some(true),
@@ -154,7 +160,7 @@ pub fn parse_boolean(header: &str) -> Option<bool> {
     }
 }
 
-/// A structured field that is an integer of 0 or more. Another value is as if the field were not there.
+/// Parses a structured field that is an integer of 0 or more. Any other value is treated as if the field were absent.
 pub fn parse_integer(header: &str) -> Option<u64> {
     const MAX_DIGITS: usize = 15;
     let digits = item(header);
