@@ -1,5 +1,6 @@
 //! 10,000 deliveries through the worker (claimed, judged, signed, sent, recorded) against a bare loop of reqwest that
-//! sends the same bodies to the same sink with the same concurrency. Run by webhook.sh; in turns, in one process.
+//! sends the same bodies to the same sink with the same concurrency. The two alternate in one process. Run by
+//! webhook.sh.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -27,7 +28,7 @@ const LIMIT: f64 = 0.5;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What the sink has received; it keeps bodies only while it is asked to.
+/// Requests that the sink has received; it keeps bodies only on request.
 #[derive(Default)]
 struct Received {
     count: AtomicUsize,
@@ -45,7 +46,7 @@ fn main() -> Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(compare(sink, received))
 }
 
-/// A receiver on a thread of its own.
+/// Runs a receiver on a thread of its own.
 fn run_sink(received: Arc<Received>, tell: &std::sync::mpsc::Sender<SocketAddr>) -> Result<()> {
     async fn receive(State(received): State<Arc<Received>>, body: Bytes) -> StatusCode {
         if let Some(kept) = received.kept.lock().expect("no panic before").as_mut() {
@@ -95,7 +96,7 @@ async fn compare(sink: SocketAddr, received: Arc<Received>) -> Result<()> {
     Ok(())
 }
 
-/// An app on a database of its own, with the settings of a worker that may call loopback.
+/// Makes an app on a database of its own, with the settings of a worker that may call loopback.
 async fn make_app() -> Result<App> {
     let server = std::env::var("SALEBELL_TEST_DATABASE_URL")?;
     let mut connection = PgConnection::connect(&server).await?;
@@ -116,7 +117,7 @@ async fn make_app() -> Result<App> {
     Ok(app)
 }
 
-/// A sale, and as many watches of its game, notices and channels as there are deliveries to make.
+/// Makes a sale, and as many watches of its game, notices and channels as there are deliveries.
 async fn seed(app: &App, url: &str) -> Result<()> {
     let now = app.clock.now();
     let account = accounts::find_or_create_account(&app.writer, "bench", "bench", now).await?;
@@ -169,7 +170,7 @@ async fn seed(app: &App, url: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deliveries a second, until the last is recorded.
+/// Measures deliveries a second, until the last one is recorded.
 async fn through_worker(app: &App, received: &Received) -> Result<f64> {
     for sql in [
         "update channels set lease_holder = null, leased_until = null",
@@ -214,7 +215,7 @@ async fn through_worker(app: &App, received: &Received) -> Result<f64> {
     Ok(rate)
 }
 
-/// Requests a second.
+/// Measures requests a second.
 async fn bare_loop(url: &str, bodies: &Arc<Vec<Bytes>>, concurrency: usize) -> Result<f64> {
     let client = reqwest::Client::new();
     let next = Arc::new(AtomicUsize::new(0));

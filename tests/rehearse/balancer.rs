@@ -1,5 +1,6 @@
-//! The load balancer: haproxy, set as an Application Load Balancer is: TLS to both sides, health checks, no request sent
-//! twice, targets that are taken out finish what they have. It has two groups of targets, between which a weight decides.
+//! The load balancer: haproxy, configured like an Application Load Balancer: TLS on both sides, health checks, no
+//! request sent twice, deregistered targets that finish their requests. It has two target groups, between which a
+//! weight decides.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,15 +16,15 @@ use tokio::process::{Child, Command};
 
 use super::network::HOST;
 
-/// The last part of the addresses that targets may have.
+/// Last parts of the addresses that targets may have.
 pub const TARGETS: std::ops::RangeInclusive<u8> = 11..=110;
 
 /// A target group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pool {
-    /// The live group's.
+    /// The live group's targets.
     Fleet,
-    /// The canary's. It is in the rule with weight 0 too, and its targets are checked.
+    /// The canary's targets. The group is in the rule with weight 0 too, and its targets are checked.
     Canary,
 }
 
@@ -38,26 +39,26 @@ impl Pool {
     }
 }
 
-/// A request that came by, as the log has it once it is over.
+/// A request that passed through, as the log records it at its end.
 #[derive(Clone, Debug)]
 pub struct Given {
-    /// Its `HEADER`, where it has one.
+    /// Number in its `HEADER`, if it has one.
     pub request: Option<u64>,
     pub pool: Option<Pool>,
-    /// Nobody: there was none who could have it.
+    /// Target of the request; none if no target was available.
     pub target: Option<u8>,
-    /// The target has answered with 5xx, and not the balancer in its place.
+    /// Whether the target itself answered with 5xx, rather than the balancer in its place.
     pub failed_there: bool,
 }
 
-/// What the balancer thinks of a target.
+/// State of a target as the balancer sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Health {
-    /// Registered, and it answers.
+    /// Registered, and answers its health checks.
     Healthy,
-    /// Registered, and it does not answer, or has not yet.
+    /// Registered, and does not answer its health checks, or not yet.
     Unhealthy,
-    /// Taken out; so many connections are in use still.
+    /// Deregistered, with the number of connections still in use.
     Leaving(u32),
     Unknown,
 }
@@ -65,11 +66,11 @@ pub enum Health {
 pub struct Balancer {
     _process: Child,
     socket: PathBuf,
-    /// A line for each request: its `HEADER` and its target.
+    /// Log with a line for each request: its `HEADER` and its target.
     requests: PathBuf,
 }
 
-/// The number of a request, by which the balancer's log has it.
+/// Header with the number of a request, by which the balancer's log identifies it.
 pub const HEADER: &str = "x-rehearsal";
 
 impl Balancer {
@@ -98,7 +99,7 @@ impl Balancer {
         panic!("haproxy does not start: {}", std::fs::read_to_string(folder.join("log")).unwrap_or_default());
     }
 
-    /// Says something on its socket; `None` when it does not answer.
+    /// Sends a command to its socket; `None` without an answer.
     async fn ask(&self, command: &str) -> Option<String> {
         let asking = async {
             let mut stream = UnixStream::connect(&self.socket).await.ok()?;
@@ -110,56 +111,56 @@ impl Balancer {
         tokio::time::timeout(Duration::from_secs(5), asking).await.ok()?
     }
 
-    /// A new target. It gets requests once it has answered two health checks.
+    /// Registers a target. It gets requests once it has answered two health checks.
     pub async fn register(&self, pool: Pool, number: u8) {
         let name = pool.name();
         self.ask(&format!("set server {name}/t{number} state ready")).await;
         self.ask(&format!("set server {name}/t{number} health down")).await;
     }
 
-    /// No new requests for it; those in flight finish.
+    /// Stops new requests to a target; those in flight finish.
     pub async fn deregister(&self, pool: Pool, number: u8) {
         self.ask(&format!("set server {}/t{number} state drain", pool.name())).await;
     }
 
-    /// Whatever is left on it ends, and nobody asks it any more.
+    /// Closes the remaining connections of a target, and stops its health checks.
     pub async fn forget(&self, pool: Pool, number: u8) {
         let name = pool.name();
         self.ask(&format!("set server {name}/t{number} state maint")).await;
         self.ask(&format!("shutdown sessions server {name}/t{number}")).await;
     }
 
-    /// Health checks of a target of the fleet stop, or go on.
+    /// Stops or resumes the health checks of a target of the fleet.
     pub async fn check(&self, number: u8, on: bool) {
         let verb = if on { "enable" } else { "disable" };
         self.ask(&format!("{verb} health fleet/t{number}")).await;
     }
 
-    /// So many of a hundred requests go to the canary, the others to the fleet.
+    /// Sends `canary` of a hundred requests to the canary, the others to the fleet.
     pub async fn weigh(&self, canary: u32) {
-        // haproxy 2.6 takes it for an experiment.
+        // haproxy 2.6 considers this experimental.
         self.ask(&format!("experimental-mode on; set var proc.canary int({canary})")).await;
     }
 
-    /// What `weigh` has set, as haproxy has it.
+    /// The weight set by `weigh`, as haproxy reports it.
     pub async fn weight(&self) -> Option<u32> {
         // proc.canary: type=sint value=<0>
         let answer = self.ask("get var proc.canary").await?;
         answer.split_once("value=<")?.1.split_once('>')?.0.parse().ok()
     }
 
-    /// All requests that are over, in that order.
+    /// All finished requests, in the order of their ends.
     pub fn given(&self) -> Vec<Given> {
         let log = std::fs::read_to_string(&self.requests).unwrap_or_default();
         log.lines().filter_map(read_line).collect()
     }
 
-    /// Which target each request was given to; one that was given to none is left out.
+    /// Target of each request; requests without a target are left out.
     pub fn targets(&self) -> BTreeMap<u64, u8> {
         self.given().iter().filter_map(|given| Some((given.request?, given.target?))).collect()
     }
 
-    /// What it thinks of its targets.
+    /// State of each target.
     pub async fn health(&self) -> BTreeMap<(Pool, u8), Health> {
         let mut found = BTreeMap::new();
         for pool in Pool::ALL {
@@ -176,7 +177,7 @@ impl Balancer {
                 let Some(number) = number else { continue };
                 let health = match cell(status) {
                     up if up == "UP" || up.starts_with("UP ") => Health::Healthy,
-                    // Checks that were disabled: it stays what it was.
+                    // With checks disabled, the state remains what it was.
                     "no check" => Health::Healthy,
                     down if down.starts_with("DOWN") => Health::Unhealthy,
                     drain if drain.starts_with("DRAIN") => {
@@ -191,7 +192,8 @@ impl Balancer {
     }
 }
 
-/// A line of the log: the `HEADER` or `-`, the backend, the server, the status, and how the session ended.
+/// Parses a line of the log: the `HEADER` or `-`, the backend, the server, the status, and the termination state of the
+/// session.
 fn read_line(line: &str) -> Option<Given> {
     let mut words = line.split(' ');
     let (request, backend, server) = (words.next()?, words.next()?, words.next()?);
@@ -200,19 +202,20 @@ fn read_line(line: &str) -> Option<Given> {
         request: request.parse().ok(),
         pool: Pool::ALL.into_iter().find(|pool| pool.name() == backend),
         target: server.strip_prefix('t').and_then(|number| number.parse().ok()),
-        // "--": nobody has broken it off, and what haproxy says in a target's place is always such an end.
+        // "--": neither side broke it off. Answers of haproxy in a target's place always have another termination
+        // state.
         failed_there: status.starts_with('5') && ended == "--",
     })
 }
 
-/// A certificate that nobody has signed, and its key.
+/// Makes a self-signed certificate and its key.
 pub fn certificate() -> (String, String) {
     let names = vec![HOST.to_string(), "salebell.test".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
     (pem("CERTIFICATE", made.cert.der()), pem("PRIVATE KEY", &made.signing_key.serialize_der()))
 }
 
-/// RFC 7468.
+/// Textual encoding of DER (RFC 7468).
 pub fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
     let lines: Vec<&str> =

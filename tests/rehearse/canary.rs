@@ -1,4 +1,4 @@
-//! A canary, by the steps of a rollout and in a tenth of their times, as the health checks are:
+//! A canary, with the steps of a rollout at a tenth of their durations, in proportion to the health checks:
 //!
 //! ```text
 //! up     one instance of the next image in a group of its own: healthy, and without requests
@@ -18,35 +18,35 @@ use super::scenarios::{roll, runs};
 use super::stage::{SETTLE_LIMIT, Stage};
 use super::timeline::now;
 
-/// Of a hundred requests.
+/// Requests of a hundred that the canary gets.
 const WEIGHT: u32 = 10;
-/// A minute of CloudWatch.
+/// Evaluation period, which stands for a minute of CloudWatch.
 const PERIOD: Duration = Duration::from_secs(6);
-/// The gate alarms when so many of the last periods are bad.
+/// Number of successive bad periods after which the gate alarms.
 const PERIODS: usize = 3;
 const BAD_PERIODS: usize = 2;
-/// How long it serves at least, in seconds, and how many requests it has to have had. There are two more such times for them.
+/// Least time in seconds for which the canary serves; if it has too few requests by then, it gets twice that time more.
 const SERVES_S: f64 = 60.0;
 const LEAST_REQUESTS: usize = 200;
 const TIMES: f64 = 3.0;
-/// The part of its answers that the defect spoils.
+/// Share of its answers that the defect spoils.
 const SPOILT: f64 = 1.0 / 3.0;
-/// What happens by chance more seldom is not taken for chance.
+/// Probability below which a result is not attributed to chance.
 const CHANCE: f64 = 0.001;
 
-/// A program in front of the API, with a port of its own behind it.
+/// Program in front of the API, which listens on another port behind it.
 const DEFECT: &str = include_str!("defect/spoil-answers.py");
 const DEFECT_UNIT: &str = include_str!("defect/spoil-answers.service");
 const BEHIND_IT: &str = "[Unit]\nWants=spoil-answers.service\n\
                          [Service]\nEnvironment=SALEBELL_SERVER__LISTEN=127.0.0.1:8444\n";
 
-/// What clients asked for while it had its weight.
+/// Requests of clients while the canary had its weight.
 struct Share {
     requests: usize,
     canary: usize,
 }
 
-/// Another image on one instance, then on all.
+/// Rolls out another image to one instance, then to all.
 pub async fn good(stage: &mut Stage, image: Image) -> Result<(), String> {
     let done = async {
         let number = up(stage, image.clone()).await?;
@@ -67,7 +67,7 @@ pub async fn good(stage: &mut Stage, image: Image) -> Result<(), String> {
     done.and(gone)
 }
 
-/// An image that boots, is ready, and answers wrongly: the fleet never sees it.
+/// Rolls out an image that boots, is ready, and answers with errors: the fleet never gets it.
 pub async fn bad(stage: &mut Stage) -> Result<(), String> {
     let current = stage.fleet.lock().await.live.image.clone();
     let before = stage.ids().await;
@@ -86,7 +86,7 @@ pub async fn bad(stage: &mut Stage) -> Result<(), String> {
     let (begun, lines, share) = done?;
     let given = stage.fleet.lock().await.balancer.given();
     let (answers, spoilt) = of_the_canary(&given[lines..]);
-    // Of its answers in their order; the one more is for what had begun before.
+    // Counted over its answers in order; one more is allowed for requests that had begun before.
     if spoilt as f64 > answers as f64 * SPOILT + 1.0 {
         return Err(format!(
             "{spoilt} of {answers} answers of the canary are 5xx: more than its defect makes"
@@ -113,7 +113,7 @@ pub async fn bad(stage: &mut Stage) -> Result<(), String> {
     runs(stage, &current).await
 }
 
-/// The image with a defect that its own check of readiness does not see.
+/// Image with a defect that its own readiness check does not detect.
 fn spoilt(image: &Image) -> Image {
     let (certificate, key) = balancer::certificate();
     let mut bad = Image { version: format!("{}-spoilt", image.version), ..image.clone() };
@@ -129,7 +129,7 @@ fn spoilt(image: &Image) -> Image {
     bad
 }
 
-/// One instance, healthy for the group and the balancer, with weight 0. Returns its number.
+/// Starts one instance, healthy for the group and the balancer, with weight 0. Returns its number.
 async fn up(stage: &mut Stage, image: Image) -> Result<u8, String> {
     at_rest(stage).await?;
     stage.timeline.mark(&format!("a canary of {}", image.version));
@@ -143,7 +143,8 @@ async fn up(stage: &mut Stage, image: Image) -> Result<u8, String> {
     canary.map(|member| member.number).ok_or_else(|| "the canary does not boot".to_owned())
 }
 
-/// Gives it its share until it has had enough, or the gate alarms; and takes it back. Whether the gate has alarmed.
+/// Gives the canary its weight until it has had enough requests or the gate alarms, and removes the weight. Returns
+/// whether the gate has alarmed.
 async fn serve(stage: &mut Stage, number: u8) -> Result<(Share, bool), String> {
     let begun = now();
     stage.timeline.mark(&format!("{WEIGHT} of 100 requests to the canary"));
@@ -181,26 +182,27 @@ async fn serve(stage: &mut Stage, number: u8) -> Result<(Share, bool), String> {
     alarmed.map(|alarmed| (share, alarmed))
 }
 
-/// As CanaryGate says it of a minute: more than 1 % of its answers are 5xx, and at least three.
+/// Whether a period is bad by the rule of the alarm CanaryGate: more than 1 % of its answers are 5xx, and at least
+/// three.
 fn is_bad(period: &[Given]) -> bool {
     let (requests, failed) = of_the_canary(period);
     failed >= 3 && failed * 100 > requests
 }
 
-/// How many requests it had, and how many of them it answered with 5xx.
+/// Numbers of its requests, and of those that it answered with 5xx.
 fn of_the_canary(given: &[Given]) -> (usize, usize) {
     let given: Vec<_> = given.iter().filter(|given| given.pool == Some(Pool::Canary)).collect();
     (given.len(), given.iter().filter(|given| given.failed_there).count())
 }
 
-/// How many requests the canary has been given that clients began with since then.
+/// Number of requests given to the canary that clients started after `since`.
 async fn had_since(stage: &Stage, number: u8, since: f64) -> usize {
     let targets = stage.fleet.lock().await.balancer.targets();
     let attempts = stage.timeline.attempts(since);
     attempts.iter().filter(|attempt| targets.get(&attempt.number) == Some(&number)).count()
 }
 
-/// Neither more than chance gives it, nor less.
+/// Checks that the canary's share is within the limits of chance.
 fn is_a_tenth(share: &Share) -> Result<(), String> {
     let part = f64::from(WEIGHT) / 100.0;
     let (as_many, more) =
@@ -212,7 +214,7 @@ fn is_a_tenth(share: &Share) -> Result<(), String> {
     }
 }
 
-/// No canary any more, and no weight.
+/// Removes the canary and its weight.
 async fn gone(stage: &mut Stage) -> Result<(), String> {
     stage.timeline.mark("the canary goes");
     stage.fleet.lock().await.canary.desired = 0;
@@ -221,12 +223,12 @@ async fn gone(stage: &mut Stage) -> Result<(), String> {
     });
     let gone = gone.await;
     let weight = at_rest(stage).await;
-    // For the next scenario, whatever became of this one.
+    // Resets the weight for the next scenario, whatever the outcome of this one.
     stage.fleet.lock().await.balancer.weigh(0).await;
     gone.and(weight)
 }
 
-/// There is no canary, and the balancer would give it nothing.
+/// Checks that there is no canary, and that the balancer would send it nothing.
 async fn at_rest(stage: &Stage) -> Result<(), String> {
     let fleet = stage.fleet.lock().await;
     match (fleet.balancer.weight().await, fleet.of(Pool::Canary).count()) {
@@ -235,7 +237,8 @@ async fn at_rest(stage: &Stage) -> Result<(), String> {
     }
 }
 
-/// How probable it is that of `tries` at least `times` come out, each with `part` (the binomial distribution's tail).
+/// Probability of at least `times` successes in `tries`, each with probability `part` (the tail of the binomial
+/// distribution).
 fn at_least(times: usize, tries: usize, part: f64) -> f64 {
     let mut logarithm = tries as f64 * (1.0 - part).ln();
     let mut below = 0.0;

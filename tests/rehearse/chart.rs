@@ -1,5 +1,5 @@
-//! What happened when, drawn: requests and their failures, how long they took, how many instances there were. SVG, with the
-//! colours of the page around it.
+//! Chart of the rehearsal: requests and their failures, response times, numbers of instances. SVG, with the colours of
+//! the surrounding page.
 
 use std::fmt::Write as _;
 
@@ -9,11 +9,11 @@ use super::timeline::{Event, Timeline};
 const WIDTH: f64 = 1100.0;
 const LEFT: f64 = 44.0;
 const RIGHT: f64 = 8.0;
-/// A line of text.
+/// Height of a line of text.
 const LINE: f64 = 14.0;
-/// Lines above the panels: neighbours stand below each other.
+/// Number of lines of text above the panels: neighbouring labels use different lines.
 const LINES: usize = 4;
-/// Heights of the panels, and the room between them.
+/// Heights of the panels, and the space between them.
 const REQUESTS: f64 = 120.0;
 const LATENCY: f64 = 70.0;
 const INSTANCES: f64 = 90.0;
@@ -26,7 +26,7 @@ struct Chart<'a> {
     svg: String,
 }
 
-/// The whole rehearsal, with a band for each scenario.
+/// Chart of the whole rehearsal, with a band for each scenario.
 pub fn whole(timeline: &Timeline, outcomes: &[Outcome], end: f64) -> String {
     let mut chart = Chart::new(timeline, 0.0, end);
     for (at, outcome) in outcomes.iter().enumerate() {
@@ -41,7 +41,7 @@ pub fn whole(timeline: &Timeline, outcomes: &[Outcome], end: f64) -> String {
             escape(outcome.about),
         );
     }
-    // A name may be longer than its band.
+    // A name may be wider than its band.
     for (at, outcome) in outcomes.iter().enumerate() {
         let class = if outcome.passed() { "name" } else { "name bad" };
         chart.label(chart.x(outcome.begun) + 2.0, at, class, outcome.scenario);
@@ -50,7 +50,7 @@ pub fn whole(timeline: &Timeline, outcomes: &[Outcome], end: f64) -> String {
     chart.finish()
 }
 
-/// One scenario, with what was done to the fleet.
+/// Chart of one scenario, with what was done to the fleet.
 pub fn of(timeline: &Timeline, outcome: &Outcome) -> String {
     let mut chart = Chart::new(timeline, outcome.begun, outcome.ended);
     chart.marks(true);
@@ -90,7 +90,7 @@ impl Chart<'_> {
     }
 
     fn label(&mut self, x: f64, at: usize, class: &str, text: &str) {
-        // What would not fit stands to the left of its place.
+        // A label that would not fit is placed to the left of its mark.
         let (x, anchor) =
             if x > WIDTH - 7.0 * text.chars().count() as f64 { (x - 4.0, "end") } else { (x, "start") };
         let y = label_top(at);
@@ -101,7 +101,7 @@ impl Chart<'_> {
         );
     }
 
-    /// What was done to the fleet, a line through everything.
+    /// Draws each action on the fleet as a line through all panels.
     fn marks(&mut self, named: bool) {
         let marks: Vec<Event> = self.timeline.events().into_iter().filter(|event| event.is_mark).collect();
         let marks = marks.into_iter().filter(|mark| (self.from..=self.to).contains(&mark.at));
@@ -198,7 +198,7 @@ impl Chart<'_> {
         let _ = write!(self.svg, "<polyline class={class} points=\"{points}\" />");
     }
 
-    /// How many there were of each kind, one upon the other.
+    /// Draws the numbers of instances of each kind, stacked.
     fn instances(&mut self) {
         let counts = self.timeline.counts();
         let total = counts.iter().map(|count| count.serving + count.coming + count.leaving);
@@ -230,7 +230,7 @@ impl Chart<'_> {
     }
 }
 
-/// What 95 of 100 do not exceed.
+/// 95th percentile.
 fn slow(mut millis: Vec<f64>) -> f64 {
     millis.sort_by(f64::total_cmp);
     millis.get(millis.len() * 95 / 100).copied().unwrap_or(0.0)

@@ -16,9 +16,9 @@ use super::network::{HOST, Way};
 use test_support::ec2::metadata::REGION;
 
 pub const PORT: u16 = 4566;
-/// The way to SNS and SQS, which can be closed.
+/// Port of the proxy to SNS and SQS, which can be closed.
 const BUS: u16 = 4568;
-/// The environment of the rehearsal: the instances' tag.
+/// Environment of the rehearsal: the value of the instances' tag.
 pub const ENVIRONMENT: &str = "rehearsal";
 const BUCKET: &str = "salebell-files";
 
@@ -41,9 +41,9 @@ impl Cloud {
         let file = folder.join("aws.log");
         let log = std::fs::File::create(&file).expect("its log");
         let mut command = Command::new(python);
-        // It ends with its standard input, and so with us.
+        // It stops when its standard input closes, that is, when this process ends.
         command.arg(script).arg("0.0.0.0").arg(PORT.to_string()).process_group(0);
-        // Addresses that it makes up, as those of queues, are to lead here too.
+        // URLs that it generates, such as those of queues, must lead here too.
         command.env("MOTO_PORT", PORT.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let process = command.spawn().expect("the emulator starts");
@@ -58,7 +58,7 @@ impl Cloud {
                 "test", "test", None, None, "test",
             )))
             .endpoint_url(&endpoint)
-            // Not the product: tests/clients/recorder.py.
+            // Marks calls that are not the product's (tests/clients/recorder.py).
             .app_name(AppName::new("tests").expect("a name"))
             .build();
         let cloud = Cloud {
@@ -89,7 +89,7 @@ impl Cloud {
         }
     }
 
-    /// Prices go through SNS and SQS, as docs/guides/bus-on-aws.md asks for them.
+    /// Makes the topic and the queues of prices, as docs/guides/bus-on-aws.md specifies.
     async fn make_bus(&self) {
         let (sns, sqs) = (aws_sdk_sns::Client::new(&self.config), aws_sdk_sqs::Client::new(&self.config));
         let topic =
@@ -110,14 +110,14 @@ impl Cloud {
         }
     }
 
-    /// What went wrong in it last: the emulator has faults of its own.
+    /// Its latest errors: the emulator has faults of its own.
     pub fn complaints(&self) -> Vec<String> {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let errors = log.lines().rev().filter(|line| line.contains("Error") || line.contains("\" 500 "));
         errors.take(3).map(str::to_owned).collect()
     }
 
-    /// SNS and SQS are away, or there again.
+    /// Makes SNS and SQS unavailable, or available again.
     pub fn close_bus(&self, closed: bool) {
         self.bus.lead((!closed).then_some(PORT));
     }
@@ -129,7 +129,7 @@ impl Cloud {
         put.r#type(ParameterType::SecureString).send().await.expect("Parameter Store takes it");
     }
 
-    /// Makes a secret, or gives it another value.
+    /// Creates a secret, or changes its value.
     pub async fn put_secret(&self, name: &str, value: &str) {
         let made = self.secrets.create_secret().name(name).secret_string(value).send().await;
         if made.is_err() {
@@ -139,7 +139,7 @@ impl Cloud {
     }
 }
 
-/// Its URL and its ARN.
+/// Makes a queue; returns its URL and its ARN.
 async fn make_queue(sqs: &aws_sdk_sqs::Client, name: &str, redrive: Option<String>) -> (String, String) {
     let attributes = redrive.map(|policy| HashMap::from([(QueueAttributeName::RedrivePolicy, policy)]));
     let made = sqs.create_queue().queue_name(name).set_attributes(attributes).send().await.expect("a queue");

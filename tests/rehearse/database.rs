@@ -1,4 +1,5 @@
-//! PostgreSQL: a primary and a standby that streams from it, behind two addresses that stay when the two change places.
+//! PostgreSQL: a primary and a standby that streams from it, behind two addresses that stay the same when the two
+//! change roles.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ const STANDBY: u16 = 5441;
 const WRITER: u16 = 5432;
 const READER: u16 = 5433;
 pub const USER: &str = "salebell";
-/// Of the superuser, with which the rehearsal itself looks in.
+/// URL prefix of the superuser's connections, with which the rehearsal itself queries.
 const ADMIN: &str = "postgres://postgres@10.77.0.1";
 
 /// Both servers.
@@ -44,7 +45,7 @@ impl Database {
             &["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D", text(&old)],
         )
         .await;
-        // Instances have a password, the rehearsal and the standby none.
+        // Instances use a password, the rehearsal and the standby none.
         let mut rules = String::new();
         for who in [
             "local all postgres trust",
@@ -55,7 +56,7 @@ impl Database {
         }
         rules.push_str("host all all 10.77.0.0/24 scram-sha-256\n");
         std::fs::write(old.join("pg_hba.conf"), rules).expect("who may come");
-        // A copy of a cluster that never ran is as good a beginning as a base backup.
+        // A copy of a cluster that never ran serves as a base backup.
         run("cp", &["-a", text(&old), text(&new)]).await;
         let source = format!("primary_conninfo = 'host={HOST} port={PRIMARY} user=postgres'\n");
         std::fs::write(new.join("postgresql.auto.conf"), source).expect("where it streams from");
@@ -73,7 +74,7 @@ impl Database {
                 .expect("an empty database");
         }
         let standby = serve(&programs, &new, STANDBY).await;
-        // What is committed is in both: Aurora's instances share their storage, so a failover loses nothing.
+        // A commit is on both servers: Aurora's instances share their storage, so a failover loses nothing.
         for statement in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
             sqlx::raw_sql(statement).execute(&mut admin).await.expect("a setting");
         }
@@ -94,14 +95,14 @@ impl Database {
         format!("postgres://{USER}:{password}@{HOST}:{READER}/salebell")
     }
 
-    /// What the rehearsal itself looks in with.
+    /// Connections of the rehearsal itself.
     pub async fn look(&self) -> PgPool {
         let url = format!("{ADMIN}:{WRITER}/salebell");
         PgPool::connect(&url).await.expect("the writer answers")
     }
 
-    /// Brings the schema further by one expanding migration, as the next version's `salebell migrate` does: the same
-    /// migrator, under the same lock, with one file more.
+    /// Applies one further expanding migration, as the next version's `salebell migrate` does: the same migrator, under
+    /// the same lock, with one file more.
     pub async fn migrate_further(&self, number: usize) {
         let folder = self.folder.join(format!("migrations-{number}"));
         std::fs::create_dir(&folder).expect("a folder");
@@ -118,8 +119,8 @@ impl Database {
         look.close().await;
     }
 
-    /// The primary dies; the standby is promoted, and then the writer's address leads to it, as Aurora's does. There is
-    /// one server afterwards, for both addresses.
+    /// Kills the primary and promotes the standby, then directs the writer's address to it, as Aurora does. Afterwards
+    /// one server serves both addresses.
     pub async fn fail_over(&mut self) {
         if let Some(mut primary) = self.primary.take() {
             let _ = primary.kill().await;
@@ -131,10 +132,10 @@ impl Database {
         self.writer.lead(Some(STANDBY));
     }
 
-    /// The port of the server that takes what is written.
+    /// Port of the server that accepts writes.
     ///
     /// # Errors
-    /// It takes nothing.
+    /// The server accepts no writes.
     pub async fn written_to(&self) -> Result<u16, String> {
         let query = "select current_setting('port'), pg_is_in_recovery()";
         let mut admin = PgConnection::connect(&format!("{ADMIN}:{WRITER}/salebell"))
@@ -148,7 +149,7 @@ impl Database {
         }
     }
 
-    /// Gives the user another password. Connections that are open stay.
+    /// Changes the user's password. Open connections stay.
     pub async fn change_password(&self, password: &str) {
         let statement = format!("alter role {USER} password '{password}'");
         let look = self.look().await;
@@ -156,7 +157,7 @@ impl Database {
         look.close().await;
     }
 
-    /// Ends the connections of instances: new ones need the password of now.
+    /// Ends the connections of instances: new ones need the current password.
     pub async fn end_connections(&self) {
         let look = self.look().await;
         let end = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'salebell'";
@@ -182,7 +183,7 @@ async fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A server, once it answers.
+/// Starts a server, and waits until it answers.
 async fn serve(programs: &Path, data: &Path, port: u16) -> Child {
     let mut command = as_postgres(text(&programs.join("postgres")));
     command.args(["-D", text(data), "-p", &port.to_string(), "-h", "10.77.0.1", "-k", text(data)]);

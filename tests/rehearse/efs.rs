@@ -1,5 +1,5 @@
-//! What stands for EFS: an NFS server in user space (nfs-ganesha) with a door of TLS (stunnel) before it, on the port that
-//! EFS has. It can hang, and it can be a server that is not the one that was meant.
+//! A stand-in for EFS: an NFS server in user space (nfs-ganesha) with a TLS proxy (stunnel) in front of it, on the port
+//! that EFS uses. It can hang, and it can impersonate another server.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -16,29 +16,29 @@ use tokio::process::{Child, Command};
 use super::balancer::pem;
 use super::network::HOST;
 
-/// Its name, as EFS makes them.
+/// Its DNS name, in the form that EFS uses.
 pub const NAME: &str = "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com";
 const OTHER_NAME: &str = "fs-00000000000000000.efs.eu-central-1.amazonaws.com";
-/// Where NFS is without TLS, for the door alone.
+/// Port of NFS without TLS, for the proxy only.
 const NFS: u16 = 22049;
 const PORT: u16 = 2049;
-/// For its two servers.
+/// Timeout for the start of its two servers.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Who answers at its address.
+/// Server that answers at its address.
 #[derive(Clone, Copy, Debug)]
 pub enum Who {
     Itself,
-    /// Another file system of the same authority.
+    /// Another file system, with a certificate of the same authority.
     OtherName,
-    /// Somebody who calls himself the same.
+    /// A server with the same name, but a certificate of another authority.
     OtherAuthority,
 }
 
-/// It ends when this is dropped.
+/// The running servers; dropping this value stops them.
 pub struct Efs {
     folder: PathBuf,
-    /// The authority that instances know.
+    /// Authority that instances trust.
     authority: Issuer<'static, KeyPair>,
     authority_pem: String,
     nfs: Child,
@@ -47,7 +47,7 @@ pub struct Efs {
 
 impl Efs {
     /// # Errors
-    /// One of the two does not start; what it said.
+    /// One of the two does not start; contains its output.
     pub async fn start(folder: &Path) -> Result<Efs, String> {
         let folder = folder.join("efs");
         for inside in ["files", "recovery"] {
@@ -55,7 +55,7 @@ impl Efs {
         }
         let (authority, authority_pem) = authority();
         let place = folder.display();
-        // As EFS: numbers are told as they are, root is root, the folder is root's in the beginning.
+        // As on EFS: numeric ids are passed on unchanged, root is not mapped, and the folder initially belongs to root.
         let settings = format!(
             "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {NFS}; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }}\n\
              NFSv4 {{ Graceless = true; Minor_Versions = 1; RecoveryBackend = fs; RecoveryRoot = {place}/recovery;\n\
@@ -78,16 +78,17 @@ impl Efs {
         Ok(efs)
     }
 
-    /// What an instance must have below /etc to find it: Amazon's authorities are another's here, and its name is in no DNS.
+    /// Files that an instance needs below /etc to find it: another authority takes the place of Amazon's here, and its
+    /// name is not in DNS.
     pub fn files(&self) -> [(String, String); 2] {
         let hosts = format!("127.0.0.1 localhost\n{HOST} {NAME}\n");
         [("salebell/efs.pem".to_owned(), self.authority_pem.clone()), ("hosts".to_owned(), hosts)]
     }
 
-    /// Every connection breaks; this one answers from now on.
+    /// Breaks every connection; from now on, `who` answers.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub async fn becomes(&mut self, who: Who) -> Result<(), String> {
         if let Some(mut door) = self.door.take() {
             let _ = door.kill().await;
@@ -111,7 +112,7 @@ impl Efs {
         self.is_open(PORT, &HOST.to_string(), &format!("{who:?}")).await
     }
 
-    /// Lets it hang: connections stay, and nobody answers.
+    /// Suspends or resumes it: connections stay open, but get no answer.
     pub fn hangs(&self, hangs: bool) {
         if let Some(id) = self.nfs.id() {
             let _ =
@@ -119,7 +120,7 @@ impl Efs {
         }
     }
 
-    /// The files on it: how long they are, and whose.
+    /// Files on it, each with its length and its owner.
     pub fn kept(&self) -> Vec<(u64, u32)> {
         let mut found = Vec::new();
         let mut folders = vec![self.folder.join("files")];
@@ -135,7 +136,7 @@ impl Efs {
         found
     }
 
-    /// Whether somebody has hung up on this one because of its certificate.
+    /// Whether a client has rejected the certificate of this server.
     pub fn was_refused(&self, who: Who) -> bool {
         self.log(&format!("{who:?}")).contains("alert")
     }
@@ -159,7 +160,7 @@ impl Efs {
 
 impl Drop for Efs {
     fn drop(&mut self) {
-        // One that is stopped does not hear that its parent is gone.
+        // A suspended process does not notice that its parent is gone.
         self.hangs(false);
     }
 }
@@ -167,7 +168,7 @@ impl Drop for Efs {
 fn authority() -> (Issuer<'static, KeyPair>, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::default();
-    // Or all had one name, and OpenSSL took what it signs for signed by itself.
+    // Without distinct names OpenSSL would consider its certificates self-signed.
     params.distinguished_name.push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let made = params.self_signed(&key).expect("a certificate");

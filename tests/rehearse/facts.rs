@@ -1,12 +1,12 @@
-//! What a rehearsal was done on and with, for its report.
+//! Versions and machine of a rehearsal, for its report.
 
 use std::path::Path;
 use std::process::Command;
 
-/// A name and what stands behind it.
+/// A name and its value.
 pub type Fact = (&'static str, String);
 
-/// Found out once, at the end.
+/// Gathers the facts, once at the end.
 pub fn gather() -> Vec<Fact> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
@@ -43,7 +43,7 @@ pub fn gather() -> Vec<Fact> {
     ]
 }
 
-/// The commit that is checked out, and whether more has changed; empty without git.
+/// The commit that is checked out, and whether there are further changes; empty without git.
 fn commit() -> String {
     let folder = env!("CARGO_MANIFEST_DIR");
     if !Path::new(folder).join(".git").exists() {
@@ -52,14 +52,14 @@ fn commit() -> String {
     said("git", &["-C", folder, "describe", "--always", "--dirty", "--exclude=*"])
 }
 
-/// The number in what a program says of its version, without the distribution's.
+/// The version number in a program's output, without the distribution's part.
 fn version(name: &str, line: &str) -> String {
     let number =
         line.split(' ').find(|word| word.starts_with(|c: char| c.is_ascii_digit())).unwrap_or_default();
     format!("{name} {}", number.split(['-', '+']).next().unwrap_or_default())
 }
 
-/// The first line of what a program prints; empty where it is not there.
+/// First line of a program's output; empty if it is not installed.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text =

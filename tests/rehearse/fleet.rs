@@ -1,7 +1,7 @@
-//! A strict little Auto Scaling group over the stand-in of the tests (`ec2`): it launches instances, waits for the
-//! launch hook, registers with the load balancer, looks at both healths, replaces and refreshes by the group's rules
-//! (minimum healthy 100 %, maximum 200 %), and lets none go before the termination hook and the deregistration delay.
-//! Beside it a second group, the canary's, by the same rules.
+//! A small, strict Auto Scaling group on top of the tests' stand-in (`ec2`): it launches instances, waits for the
+//! launch hook, registers with the load balancer, checks both healths, replaces and refreshes by the group's rules
+//! (minimum healthy 100 %, maximum 200 %), and terminates none before the termination hook and the deregistration
+//! delay. A second group, the canary's, follows the same rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,44 +19,44 @@ use super::timeline::{Count, Timeline, now};
 use super::volume;
 use test_support::ec2::{Ec2, Group, Hook, Outcome, State};
 
-/// The name of the canary's group.
+/// Name of the canary's group.
 const CANARY_GROUP: &str = "salebell-rehearsal-canary";
-/// Where instances find Auto Scaling.
+/// Port at which instances find Auto Scaling.
 pub const AUTO_SCALING: u16 = 4567;
 pub const ZONES: [&str; 3] = ["eu-central-1a", "eu-central-1b", "eu-central-1c"];
-/// For a boot, on a machine with much else to do.
+/// Timeout of a boot, on a machine with much other work.
 const LAUNCH_LIMIT: Duration = Duration::from_secs(180);
-/// How long a termination hook waits for an instance that says nothing. An hour by default at AWS.
+/// Timeout of the termination hook without a heartbeat. An hour by default at AWS.
 const TERMINATION_LIMIT: Duration = Duration::from_secs(40);
-/// The load balancer hears so much later than the instance that it is to go: they are told one after the other, and
-/// in no order that AWS promises.
+/// Delay between the notification of an instance about its termination and its deregistration: the two happen one after
+/// the other, in no order that AWS guarantees.
 const DEREGISTERED_AFTER: Duration = Duration::from_secs(1);
-/// For requests in flight, after deregistration.
+/// Time for requests in flight after deregistration.
 const DEREGISTRATION_DELAY: Duration = Duration::from_secs(30);
-/// How long the balancer sees no answer until the group believes it.
+/// Time for which the balancer must see a target unhealthy before the group acts.
 const UNHEALTHY_AFTER: Duration = Duration::from_secs(2);
-/// A rollout whose instances fail to launch so often is given up.
+/// Number of failed launches after which a rollout is abandoned.
 const LAUNCHES_IN_VAIN: usize = 2;
 
-/// How a rollout goes on.
+/// Order of a rollout's replacements.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// As an instance refresh with 100 % and 200 %: all that are missing are launched at once, and an old one goes as soon
-    /// as there is one more than there has to be.
+    /// Like an instance refresh with 100 % and 200 %: all missing instances are launched at once, and an old one is
+    /// terminated as soon as there is one more than required.
     SideBySide,
-    /// As a rolling update with a batch of one: the next is launched when the one before serves.
+    /// Like a rolling update with a batch of one: the next instance is launched once the previous one serves.
     OneByOne,
 }
 
-/// What a group is to be, and how far its rollout has come.
+/// Desired state of a group, and the progress of its rollout.
 pub struct Wanted {
-    /// What new instances are made from: the launch template.
+    /// Image of new instances: the launch template.
     pub image: Image,
-    /// What it was before the rollout that goes on: what it goes back to.
+    /// Image before the current rollout, for a rollback.
     before: Option<Image>,
-    /// Launches of the present image that failed.
+    /// Number of failed launches of the current image.
     pub launches_failed: usize,
-    /// The last rollout was given up.
+    /// Whether the last rollout was abandoned.
     pub gave_up: bool,
     pub desired: usize,
     pub pace: Pace,
@@ -79,13 +79,13 @@ pub struct Member {
     pub machine: Machine,
     launched: Instant,
     registered: bool,
-    /// It has been healthy once, and is so still: the balancer sends requests.
+    /// It has become healthy and still is: the balancer sends requests.
     pub serving: bool,
     unhealthy_since: Option<Instant>,
     leaving_since: Option<Instant>,
     deregistered: bool,
     going_off: bool,
-    /// From its launch until the balancer saw it healthy.
+    /// Time from its launch until the balancer saw it healthy.
     pub ready_after: Option<Duration>,
 }
 
@@ -93,23 +93,23 @@ pub struct Fleet {
     pub ec2: Ec2,
     pub balancer: Balancer,
     pub members: Vec<Member>,
-    /// What new instances are booted on.
+    /// Kind of machine on which new instances are booted.
     pub hardware: Hardware,
     pub live: Wanted,
     pub canary: Wanted,
-    /// No more work: everything is taken down.
+    /// Whether the fleet is being taken down and does no more work.
     pub stopped: bool,
-    /// Zones where nothing can be launched.
+    /// Zones in which no instance can be launched.
     pub lost_zones: BTreeSet<&'static str>,
     timeline: Timeline,
     folder: PathBuf,
-    /// How many there have been.
+    /// Number of instances launched so far.
     pub launched: usize,
     next: u8,
     last: Option<Count>,
 }
 
-/// The fleet as those see it who watch it while it works.
+/// The fleet, shared with the scenarios that observe it while it works.
 pub type Shared = Arc<Mutex<Fleet>>;
 
 impl Fleet {
@@ -164,7 +164,7 @@ impl Fleet {
         (live.launches_failed, live.gave_up, live.pace) = (0, false, pace);
     }
 
-    /// Another image for the canary's group, which is empty, and so many instances.
+    /// Sets image and desired number of instances of the canary's group, which is empty.
     pub fn want_canary(&mut self, image: Image, desired: usize) {
         let pace = Pace::SideBySide;
         self.canary = Wanted { image, before: None, launches_failed: 0, gave_up: false, desired, pace };
@@ -184,7 +184,7 @@ impl Fleet {
         }
     }
 
-    /// The instances of a group.
+    /// Instances of a group.
     pub fn of(&self, pool: Pool) -> impl DoubleEndedIterator<Item = &Member> {
         self.members.iter().filter(move |member| member.pool == pool)
     }
@@ -195,14 +195,14 @@ impl Fleet {
         (instance.state, instance.healthy)
     }
 
-    /// In service, of the launch template's image, and the balancer sends it requests.
+    /// Whether an instance is in service, of the launch template's image, and gets requests from the balancer.
     fn is_good(&self, member: &Member) -> bool {
         let (state, healthy) = self.state(&member.id);
         let image = &self.wanted(member.pool).image;
         state == State::InService && healthy && member.serving && member.image == *image
     }
 
-    /// As many instances of each group as there should be serve, all of its image, and no other is there.
+    /// Whether the desired number of instances of each group serves, all of its image, and there is no other instance.
     pub fn is_settled(&self) -> bool {
         let of_the_size = |pool| self.of(pool).count() == self.wanted(pool).desired;
         Pool::ALL.into_iter().all(of_the_size) && self.members.iter().all(|member| self.is_good(member))
@@ -223,14 +223,14 @@ impl Fleet {
         for member in gone {
             self.timeline.event(&format!("{} is off", member.id));
             self.balancer.forget(member.pool, member.number).await;
-            // It waits for boot-instance.sh to tidy up.
+            // Dropping it waits for the cleanup of boot-instance.sh.
             drop(tokio::task::spawn_blocking(move || drop(member)));
         }
         Pool::ALL.into_iter().for_each(|pool| self.launch_and_terminate(pool));
         self.count();
     }
 
-    /// What one instance needs.
+    /// Performs the next step for one instance.
     async fn attend(&mut self, at: usize, health: &BTreeMap<(Pool, u8), Health>) {
         let (state, believed) = self.state(&self.members[at].id);
         let (pool, number) = (self.members[at].pool, self.members[at].number);
@@ -239,7 +239,7 @@ impl Fleet {
         let member = &mut self.members[at];
         let id = member.id.clone();
         if is_off && !member.going_off && state != State::Terminated {
-            // EC2 sees that the machine is off, and asks nobody.
+            // EC2 notices that the machine is off, without any hook.
             self.timeline.event(&format!("{id} is off by itself"));
             self.lose(at).await;
             return;
@@ -260,7 +260,7 @@ impl Fleet {
                     self.timeline.event(&format!("{id} gets requests"));
                 }
             }
-            // One that was taken out by hand is no matter of the group's.
+            // The group ignores an instance that was deregistered by hand.
             State::InService if member.serving && seen == Health::Unhealthy => {
                 let since = *member.unhealthy_since.get_or_insert_with(Instant::now);
                 if believed && since.elapsed() > UNHEALTHY_AFTER {
@@ -276,7 +276,7 @@ impl Fleet {
         }
     }
 
-    /// An instance that is to go: deregistered, its hook awaited, requests in flight awaited, off.
+    /// Terminates an instance: deregisters it, waits for its hook and for requests in flight, and switches it off.
     async fn see_off(&mut self, at: usize, state: State, seen: Health) {
         let member = &mut self.members[at];
         member.serving = false;
@@ -313,14 +313,15 @@ impl Fleet {
         self.members[at].machine.switch_off();
     }
 
-    /// An instance goes that the balancer has never known: it counts where its image is the one that is wanted.
+    /// Counts a failed launch if an instance goes that the balancer never saw healthy, and its image is the desired
+    /// one.
     fn note_failed_launch(&mut self, at: usize) {
         let (pool, image) = (self.members[at].pool, self.members[at].image.clone());
         let wanted = self.wanted_mut(pool);
         wanted.launches_failed += usize::from(wanted.image == image);
     }
 
-    /// The instance is no more.
+    /// Removes an instance that no longer exists.
     async fn lose(&mut self, at: usize) {
         if !self.members[at].registered {
             self.note_failed_launch(at);
@@ -334,7 +335,7 @@ impl Fleet {
         if matches!(state, State::InService | State::PendingWait) {
             world.group.terminate(&id, Instant::now());
         }
-        // There is nobody to wait for.
+        // There is no process left to wait for.
         let _ = world.group.complete(&id, "salebell-termination", Outcome::Continue, Instant::now());
     }
 
@@ -364,7 +365,7 @@ impl Fleet {
                 () => coming += 1,
             }
         }
-        // Replacements all at once, and a rollout too unless it is to go one by one; never more than 200 %.
+        // Replacements are launched all at once, and so is a rollout unless it goes one by one; never more than 200 %.
         let missing = desired.saturating_sub(good.len() + coming);
         let launches = match pace {
             Pace::SideBySide => missing,
@@ -381,7 +382,7 @@ impl Fleet {
             self.timeline.event(&format!("{id} is terminated: {why}"));
             self.ec2.world().group.terminate(id, Instant::now());
         };
-        // Minimum healthy 100 %: only as long as there is one more than there has to be.
+        // Minimum healthy 100 %: terminate only while there is one more than required.
         let mut spare = serving.saturating_sub(desired);
         if let Some(id) = unhealthy.first().filter(|_| serving >= desired) {
             terminate(id, "unhealthy, and replaced");
@@ -428,7 +429,7 @@ impl Fleet {
             let instance = world.group.instance_mut(&id);
             instance.zone = zone.to_owned();
             if pool == Pool::Canary {
-                // The same hooks, and the stack is the same, too.
+                // It has the same hooks, and the same stack.
                 instance.group = CANARY_GROUP.to_owned();
                 instance.tags.insert("aws:autoscaling:groupName".to_owned(), CANARY_GROUP.to_owned());
             }
@@ -490,7 +491,7 @@ impl Fleet {
     }
 }
 
-/// The group works, until the task is ended.
+/// Runs the group until the task is aborted.
 pub fn work(fleet: Shared) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
@@ -506,10 +507,10 @@ pub fn work(fleet: Shared) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// Waits until `condition` holds of it.
+/// Waits until `condition` holds for the fleet.
 ///
 /// # Errors
-/// It does not within `limit`; what there was instead.
+/// It does not hold within `limit`; contains the actual state.
 pub async fn wait_for(
     fleet: &Shared,
     what: &str,

@@ -1,5 +1,4 @@
-//! What must come out in the end: everything that was acknowledged is recorded, and every watch has rung once for each
-//! sale, neither less nor more.
+//! Final balance: everything that was acknowledged is recorded, and every watch has rung exactly once for each sale.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,16 +10,16 @@ use super::load::{Caller, url};
 use super::sink::Sink;
 
 const LIMIT: Duration = Duration::from_secs(150);
-/// Batches that are asked for side by side.
+/// Number of batches that are polled concurrently.
 const AT_ONCE: usize = 8;
 
 #[derive(Default)]
 pub struct Ledger {
-    /// Batches that were found done before.
+    /// Batches that were already found done.
     settled: BTreeSet<String>,
 }
 
-/// What was found, for the table and to be told.
+/// Result of the comparison, for the table and the messages.
 #[derive(Clone, Default)]
 pub struct Balance {
     pub notices: usize,
@@ -29,7 +28,7 @@ pub struct Balance {
 }
 
 impl Ledger {
-    /// Waits until all that is on its way has arrived, and compares. The load is to be at rest.
+    /// Waits until everything in flight has arrived, and compares. The load must be paused.
     pub async fn balance(&mut self, caller: &Caller, sink: &Sink, look: &PgPool) -> Balance {
         let begun = Instant::now();
         let mut told = begun;
@@ -49,7 +48,7 @@ impl Ledger {
         }
         let (mut offers, mut notices, mut tally) = (0, 0, sink.tally());
         while begun.elapsed() < LIMIT {
-            // By no query of ours: what it says must not hang on what is tested.
+            // With a query of its own: the result must not depend on the code under test.
             let found: Result<(i64, i64), _> = sqlx::query_as(
                 "select (select count(*) from offers where sku like 'r-%'), (select count(*) from notices)",
             )
@@ -82,7 +81,7 @@ impl Ledger {
     }
 }
 
-/// Waits until a batch is done. The problem with it, where there is one.
+/// Waits until a batch is done. Returns the problem with it, if there is one.
 async fn settle(caller: &Caller, batch: &str, accepted: usize, begun: Instant) -> Option<String> {
     loop {
         match find_batch(caller, batch).await {

@@ -1,5 +1,5 @@
-//! The steady load, through the load balancer: reads, price reports, an upload. Each attempt is counted. Who calls is a
-//! client as ours should be: what is safe to repeat is repeated when it fails, a few times.
+//! The steady load, through the load balancer: reads, price reports, an upload. Each attempt is counted. The clients
+//! behave as clients should: they retry what is safe to repeat a few times.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,46 +16,47 @@ use super::sink;
 use super::timeline::{Attempt, Timeline, now};
 use super::upload::Upload;
 
-/// Games with a watch each.
+/// Number of games, each with a watch.
 const GAMES: usize = 10;
-/// Readers and reporters.
+/// Numbers of readers and reporters.
 const READERS: usize = 4;
 const REPORTERS: usize = 2;
-/// Observations of one report.
+/// Number of observations in a report.
 const OBSERVATIONS: usize = 5;
-/// Between two requests of one reader or reporter.
+/// Pauses between two requests of one reader or reporter.
 const READ_PAUSE: Duration = Duration::from_millis(80);
 const REPORT_PAUSE: Duration = Duration::from_millis(400);
-/// For how long something safe to repeat is tried: longer than the key of a report is locked whose instance has died (30 s).
+/// Timeout of the retries of a safe request: longer than the lock on the key of a report whose instance has died (30
+/// s).
 const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// Where clients find the load balancer.
+/// URL of a path at the load balancer.
 pub fn url(path: &str) -> String {
     format!("https://{HOST}{path}")
 }
 
-/// What all of the load's tasks share.
+/// State that all tasks of the load share.
 pub struct Caller {
     pub client: Client,
-    /// Of uploads: in HTTP/2 all streams of a connection wait in haproxy 2.6 while one of them cannot be passed on.
+    /// Client for uploads: in haproxy 2.6, all streams of an HTTP/2 connection wait while one of them is blocked.
     pub sender: Client,
     token: String,
     pub timeline: Timeline,
     games: Vec<String>,
-    /// Reports that were acknowledged: batch → how many observations.
+    /// Acknowledged reports: batch → number of observations.
     acknowledged: Mutex<BTreeMap<String, usize>>,
-    /// What failed although it was repeated.
+    /// Requests that failed despite retries.
     given_up: Mutex<Vec<String>>,
     next_sku: AtomicUsize,
     next_attempt: AtomicU64,
-    /// Reports and reads that are under way now.
+    /// Number of reports and reads in progress.
     under_way: AtomicUsize,
     paused: AtomicBool,
 }
 
 impl Caller {
-    /// A player with a webhook channel and a watch for each of some games.
+    /// Makes a player with a webhook channel and a watch for each of some games.
     pub async fn new(token: String, timeline: Timeline) -> Caller {
         let builder = || Client::builder().no_proxy().tls_danger_accept_invalid_certs(true);
         let client = builder().timeout(Duration::from_secs(30)).build().expect("a client");
@@ -95,7 +96,7 @@ impl Caller {
         request.bearer_auth(&self.token)
     }
 
-    /// One attempt: counted, and failed when there is no answer, or one of 5xx.
+    /// Makes one attempt and counts it; it has failed without an answer, or with a 5xx.
     pub async fn attempt(
         &self,
         kind: &'static str,
@@ -128,7 +129,7 @@ impl Caller {
         outcome
     }
 
-    /// Tries until it succeeds, for a while.
+    /// Retries until it succeeds or times out.
     async fn insist(&self, kind: &'static str, request: impl Fn() -> RequestBuilder) -> Option<Vec<u8>> {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let begun = Instant::now();
@@ -181,17 +182,17 @@ impl Caller {
         self.acknowledged.lock().unwrap().insert(batch, accepted);
     }
 
-    /// Batches that were acknowledged so far, and how many observations they have.
+    /// Batches acknowledged so far, with their numbers of observations.
     pub fn acknowledged(&self) -> BTreeMap<String, usize> {
         self.acknowledged.lock().unwrap().clone()
     }
 
-    /// What failed for good since the last time.
+    /// Returns and clears the requests that finally failed.
     pub fn take_given_up(&self) -> Vec<String> {
         std::mem::take(&mut self.given_up.lock().unwrap())
     }
 
-    /// Whether clients are to wait between scenarios.
+    /// Waits while clients are paused between scenarios.
     async fn turn(&self) {
         while self.paused.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -199,14 +200,14 @@ impl Caller {
     }
 }
 
-/// A title of words that no search takes for another's.
+/// A title of words that no search confuses with another's.
 fn title(number: usize) -> String {
     let name =
         ["Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Gorse", "Hazel", "Ivy", "Juniper"][number];
     format!("{name} Rehearsal")
 }
 
-/// The reason below an error of the client, in short.
+/// Short form of the root cause of a client error.
 fn describe(error: &reqwest::Error) -> String {
     let mut source: &dyn std::error::Error = error;
     while let Some(next) = source.source() {
@@ -216,14 +217,14 @@ fn describe(error: &reqwest::Error) -> String {
     format!("{kind}: {source}")
 }
 
-/// What haproxy's page says.
+/// Title of haproxy's error page.
 fn title_of(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     line.trim_start_matches("<html><body><h1>").trim_end_matches("</h1>").chars().take(80).collect()
 }
 
-/// The running load. It ends when it is dropped.
+/// The running load. It stops when it is dropped.
 pub struct Load {
     pub caller: Arc<Caller>,
     tasks: Vec<JoinHandle<()>>,
@@ -256,12 +257,12 @@ impl Load {
         Load { caller, tasks }
     }
 
-    /// A large upload, as slow as a scenario is long.
+    /// Starts a large upload, slow enough to last as long as a scenario.
     pub fn upload(&self, number: u64) -> Upload {
         Upload::start(self.caller.clone(), number)
     }
 
-    /// No new requests, and those under way end.
+    /// Starts no new requests, and waits until those in progress end.
     pub async fn pause(&self) {
         self.caller.paused.store(true, Ordering::SeqCst);
         while self.caller.under_way.load(Ordering::SeqCst) > 0 {

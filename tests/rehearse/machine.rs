@@ -1,4 +1,4 @@
-//! A booted instance: scripts/lib/boot-instance.sh, or boot-vm.sh, and what is below it.
+//! A booted instance: scripts/lib/boot-instance.sh, or boot-vm.sh, and the processes below it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -14,12 +14,12 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::network::{HOST, ip};
 use super::{cloud, fleet};
 
-/// What instances are booted on.
+/// Kind of machine on which instances are booted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Hardware {
-    /// This machine's kernel.
+    /// A container on this machine's kernel.
     Container,
-    /// An emulated machine and the image's own kernel.
+    /// An emulated machine with the image's own kernel.
     Virtual,
 }
 
@@ -31,7 +31,7 @@ impl Hardware {
         }
     }
 
-    /// How long a machine may take to switch itself off before its power is cut.
+    /// Time for an orderly shutdown before the power is cut.
     fn patience(self) -> Duration {
         match self {
             Hardware::Container => Duration::from_secs(20),
@@ -40,7 +40,7 @@ impl Hardware {
     }
 }
 
-/// Credentials by which a virtual machine looks at itself.
+/// Credentials that make a virtual machine examine itself.
 const LOOK: [(&str, &str); 4] = [
     ("rehearsal.look", include_str!("look/look.sh")),
     ("systemd.extra-unit.rehearsal-look.service", include_str!("look/look.service")),
@@ -48,33 +48,33 @@ const LOOK: [(&str, &str); 4] = [
     ("systemd.unit-dropin.multi-user.target~rehearsal", "[Unit]\nWants=rehearsal-wait.service\n"),
 ];
 
-/// What instances are made from.
+/// Image of instances.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
-    /// As the tag `Version` has it.
+    /// Version, as in the tag `Version`.
     pub version: String,
-    /// A folder of `make bake-local`.
+    /// Folder of a `make bake-local`.
     pub source: PathBuf,
-    /// Below /etc of its instances: path and text.
+    /// Files below /etc of its instances: path and text.
     pub files: Vec<(String, String)>,
 }
 
 pub struct Machine {
     pub folder: PathBuf,
     child: Child,
-    /// The machine is switched off when this ends, whatever becomes of us.
+    /// Pipe whose end switches the machine off, even if this process is killed.
     power: Option<ChildStdin>,
     hardware: Hardware,
     image: PathBuf,
     address: Ipv4Addr,
-    /// When it was told to go off.
+    /// Time at which the shutdown was requested.
     told: Option<Instant>,
 }
 
 impl Machine {
-    /// Switches one on that nobody has seen before. `folder` is for what it changes.
+    /// Switches on a new machine. Its changes go to `folder`.
     pub fn boot(image: &Image, hardware: Hardware, folder: &Path, address: Ipv4Addr) -> Machine {
-        // No hand of ours is on the units: all processes of an instance look for AWS here.
+        // The units are unchanged: every process of an instance finds AWS through these settings.
         let endpoints = format!(
             "[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{HOST}:{} \
              AWS_ENDPOINT_URL_AUTO_SCALING=http://{HOST}:{}\n",
@@ -89,7 +89,7 @@ impl Machine {
             std::fs::write(path, text).expect("a file");
         }
         if hardware == Hardware::Virtual {
-            // Nobody can enter it from outside.
+            // A virtual machine cannot be entered from outside.
             std::fs::create_dir(folder.join("credentials")).expect("a folder");
             for (name, text) in LOOK {
                 std::fs::write(folder.join("credentials").join(name), text).expect("a file");
@@ -107,7 +107,7 @@ impl Machine {
         }
     }
 
-    /// Switches on what is off, with all that it has on its disk. Its console begins anew.
+    /// Switches on a machine that is off, with the content of its disk. Its console starts empty.
     pub fn boot_again(&mut self) {
         (self.child, self.power) = switch_on(self.hardware, &self.folder, &self.image, self.address);
         self.told = None;
@@ -118,19 +118,19 @@ impl Machine {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What a virtual machine has told of itself (look/look.sh), since it was switched on.
+    /// Reports of a virtual machine about itself (look/look.sh) since it was switched on.
     pub fn report(&self) -> String {
         let bytes = std::fs::read(self.folder.join("report")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// How large the disk of a virtual machine is, and how much of it has been written to, in MiB.
+    /// Size of a virtual machine's disk, and the amount written to it, in MiB.
     pub fn volume_megabytes(&self) -> (u64, u64) {
         std::fs::metadata(self.folder.join("volume"))
             .map_or((0, 0), |volume| (volume.len() >> 20, volume.blocks() >> 11))
     }
 
-    /// What its console says went wrong, as far as it is ours.
+    /// Errors on its console that concern Salebell.
     pub fn complaints(&self) -> Vec<String> {
         let console = self.console();
         let ours = |line: &&str| {
@@ -144,7 +144,8 @@ impl Machine {
         self.child.try_wait().map_or(true, |ended| ended.is_some())
     }
 
-    /// Has it go off the orderly way, and cuts its power where it does not. To be called again until it is off.
+    /// Starts an orderly shutdown, and cuts the power if that takes too long. To be called repeatedly until the machine
+    /// is off.
     pub fn switch_off(&mut self) {
         match self.told {
             None => {
@@ -158,25 +159,25 @@ impl Machine {
         }
     }
 
-    /// Its power is cut.
+    /// Cuts its power.
     pub fn cut_power(&mut self) {
         self.told = Some(Instant::now());
         drop(self.power.take());
     }
 
-    /// The process id of its systemd, from here.
+    /// Process id of its systemd, as seen from here.
     fn init(&self) -> Option<Pid> {
         std::fs::read_to_string(self.folder.join("init")).ok()?.trim().parse().ok().map(Pid::from_raw)
     }
 
-    /// `kill -9` of its init: a kernel panic.
+    /// Sends SIGKILL to its init: a kernel panic.
     pub fn kill_init(&self) {
         if let Some(init) = self.init() {
             let _ = kill(init, Signal::SIGKILL);
         }
     }
 
-    /// Stops every process of it (SIGSTOP): it is there, and does nothing.
+    /// Suspends every process of it (SIGSTOP): it exists, and does nothing.
     pub fn freeze(&self) {
         let Some(id) = self.child.id() else { return };
         for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
@@ -233,7 +234,7 @@ fn stop_all(group: &Path) {
 impl Drop for Machine {
     fn drop(&mut self) {
         drop(self.power.take());
-        // boot-instance.sh takes its control group away before it ends.
+        // boot-instance.sh removes its control group before it ends.
         for _ in 0..200 {
             if self.is_off() {
                 break;

@@ -1,5 +1,5 @@
-//! `make rehearse`: a fleet of booted instances with everything around it on one machine, under a steady load, while
-//! what happens to a fleet happens to it.
+//! `make rehearse`: a fleet of booted instances with everything around it on one machine, under a steady load, through
+//! the events that happen to fleets.
 //!
 //! ```text
 //! a network namespace of its own, bridge "instances" 10.77.0.1
@@ -10,7 +10,7 @@
 //!   sink  ← webhooks :8000
 //! ```
 //!
-//! Whatever becomes of this process, nothing of it is left: all that it starts dies with it.
+//! However this process ends, it leaves nothing behind: everything that it starts ends with it.
 
 mod balancer;
 mod canary;
@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 use scenarios::Scenario;
 
-/// A line of progress.
+/// Prints a line of progress.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => { $crate::timeline::say(&format!($($text)*)) };
@@ -47,7 +47,7 @@ macro_rules! say {
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
-    // No scenario of a fleet (`make rehearse-vm`).
+    // Not a scenario of a fleet (`make rehearse-vm`).
     let is_vm = names == ["vm"];
     let scenarios = match Scenario::chosen(if is_vm { Vec::new() } else { names }) {
         Ok(scenarios) => scenarios,
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // While there is one thread: every other one, and every process, is born into it.
+    // While there is a single thread: all later threads and processes inherit the namespace.
     if let Err(problem) = network::enter_namespace() {
         eprintln!("{problem}");
         return ExitCode::from(2);
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Waits for a signal that wants us to end.
+/// Waits for a signal that requests the end.
 async fn interrupted() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let [mut interrupt, mut terminate, mut hangup] =

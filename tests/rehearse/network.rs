@@ -1,4 +1,4 @@
-//! The network that everything is in, and nothing of the host's.
+//! The network of the rehearsal, separate from the host's.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -9,14 +9,14 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
-/// Where instances find everything but each other.
+/// Address at which instances find everything except each other.
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
-/// Puts this process into a network namespace with a bridge for instances, and into a mount namespace for their disks.
+/// Moves this process into a network namespace with a bridge for instances, and into a mount namespace for their disks.
 ///
 /// # Errors
-/// We are not root, or may not.
+/// The process is not root, or lacks the privilege.
 pub fn enter_namespace() -> Result<(), String> {
     if !nix::unistd::Uid::effective().is_root() {
         return Err(
@@ -38,10 +38,10 @@ pub fn enter_namespace() -> Result<(), String> {
     Ok(())
 }
 
-/// `ip` with these arguments.
+/// Runs `ip` with these arguments.
 ///
 /// # Errors
-/// What it said.
+/// The command fails; contains its output.
 pub fn ip(arguments: &str) -> Result<(), String> {
     run("ip", arguments)
 }
@@ -59,13 +59,13 @@ pub async fn listen(port: u16) -> TcpListener {
     TcpListener::bind((HOST, port)).await.expect("a port of the namespace is free")
 }
 
-/// A resolver that knows no name, and says so at once.
+/// Starts a resolver that knows no name, and answers so at once.
 pub async fn resolve_nothing() {
     let socket = UdpSocket::bind((HOST, 53)).await.expect("port 53 of the namespace is free");
     tokio::spawn(async move {
         let mut message = [0; 512];
         while let Ok((length, peer)) = socket.recv_from(&mut message).await {
-            // An answer to this question, "no such name" (RFC 1035, section 4.1.1).
+            // Turns the query into the answer "no such name" (RFC 1035, section 4.1.1).
             message[2] |= 0x80;
             message[3] = (message[3] & 0xf0) | 3;
             let _ = socket.send_to(&message[..length], peer).await;
@@ -73,7 +73,7 @@ pub async fn resolve_nothing() {
     });
 }
 
-/// An address that leads to one server or another: what a name with a short life is at AWS.
+/// A port that leads to a changing server, like a name with a short TTL at AWS.
 pub struct Way {
     target: Arc<watch::Sender<Option<u16>>>,
 }
@@ -102,7 +102,7 @@ impl Way {
         Way { target }
     }
 
-    /// Leads elsewhere from now on, or nowhere; connections end.
+    /// Redirects to another port, or to none; existing connections end.
     pub fn lead(&self, port: Option<u16>) {
         self.target.send_replace(port);
     }

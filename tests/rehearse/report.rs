@@ -1,4 +1,4 @@
-//! What came of it: a table, and a page with a timeline that needs nothing but itself.
+//! The results: a table, and a self-contained page with a timeline.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,29 +7,29 @@ use std::path::PathBuf;
 use super::timeline::{Timeline, now};
 use super::{chart, facts};
 
-/// How a scenario ended.
+/// Outcome of a scenario.
 pub struct Outcome {
     pub scenario: &'static str,
     pub about: &'static str,
     pub begun: f64,
     pub ended: f64,
-    /// Attempts: of reads and of reports.
+    /// Number of attempts: reads and reports.
     pub requests: usize,
     pub failed: usize,
-    /// Of the failed ones.
+    /// Number of failed attempts that the scenario allows.
     pub allowed: usize,
-    /// Instances that were there at the beginning and were not at the end.
+    /// Instances that existed at the beginning and no longer at the end.
     pub replaced: usize,
-    /// The longest time without a good answer to anybody, in seconds.
+    /// Longest time in which no client got a good answer, in seconds.
     pub pause: f64,
-    /// How often the upload went on where it was broken off.
+    /// Number of times that the upload resumed after a break.
     pub resumed: usize,
-    /// Notices that came, and how many of them again under the same id.
+    /// Number of notices received, and of those received again under the same id.
     pub notices: usize,
     pub repeated: usize,
     pub failures: BTreeMap<String, usize>,
     pub problems: Vec<String>,
-    /// The fleet is in order again.
+    /// Whether the fleet is in order again.
     pub settled: bool,
 }
 
@@ -47,7 +47,7 @@ const HEAD: [&str; 11] = [
     "scenario", "seconds", "requests", "failed", "allowed", "replaced", "pause", "resumed", "notices",
     "repeated", "verdict",
 ];
-/// What the page says below the table.
+/// Explanations below the table of the page.
 const MEANINGS: &str = "<p class=legend><b>requests</b>: reads and reports, each attempt. <b>failed</b>: without an answer, or \
     with one of 5xx; each was repeated and has succeeded. <b>allowed</b>: those of them that the lost instance had, or that \
     the scenario explains. <b>pause</b>: the longest time without a good answer to anybody, in seconds. <b>resumed</b>: how \
@@ -70,7 +70,7 @@ fn row(outcome: &Outcome) -> [String; 11] {
     ]
 }
 
-/// For the terminal.
+/// Table for the terminal.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for cells in [HEAD.map(str::to_owned)].into_iter().chain(outcomes.iter().map(row)) {
@@ -81,7 +81,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// Writes the page; returns where it is. `chosen` are the scenarios that were to be performed.
+/// Writes the page; returns its path. `chosen` is the number of scenarios that were to be performed.
 pub fn write(timeline: &Timeline, outcomes: &[Outcome], chosen: usize) -> PathBuf {
     let file = PathBuf::from(concat!(env!("CARGO_TARGET_TMPDIR"), "/rehearsal.html"));
     let file = std::env::var_os("SALEBELL_REHEARSE_REPORT").map_or(file, PathBuf::from);
@@ -116,7 +116,7 @@ fn page(timeline: &Timeline, outcomes: &[Outcome], chosen: usize) -> String {
     )
 }
 
-/// In a few sentences.
+/// Summary in a few sentences.
 fn summary(outcomes: &[Outcome], end: f64) -> String {
     let sum = |of: fn(&Outcome) -> usize| outcomes.iter().map(of).sum::<usize>();
     let (failed, allowed) = (sum(|outcome| outcome.failed), sum(|outcome| outcome.allowed));

@@ -1,4 +1,4 @@
-//! What happens to the fleet, and which requests may fail because of it.
+//! Scenarios: what happens to the fleet, and which requests may fail because of it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,16 +31,16 @@ pub enum Scenario {
     Scale,
 }
 
-/// What requests may fail for.
+/// Cause for which requests may fail.
 pub struct Fault {
     pub at: f64,
-    /// The instances that are lost, or at fault, by their numbers.
+    /// Numbers of the instances that are lost or defective.
     pub lost: BTreeSet<u8>,
 }
 
-/// What came of a scenario, for its verdict.
+/// Observations during a scenario, for its verdict.
 pub struct Seen {
-    /// How many instances there are.
+    /// Number of instances.
     pub fleet: usize,
     pub failed: usize,
     pub replaced: usize,
@@ -48,7 +48,7 @@ pub struct Seen {
     pub repeated: usize,
 }
 
-/// How long requests may still be sent to an instance that has died without a word: the balancer's two checks.
+/// Time for which an instance that died silently may still get requests: the balancer's two checks.
 const UNNOTICED_S: f64 = 10.0;
 const QUEUE_AWAY_S: f64 = 12.0;
 
@@ -70,14 +70,14 @@ impl Scenario {
         Scenario::FillDisk,
         Scenario::StopHealthChecks,
         Scenario::Scale,
-        // Last: there is no standby afterwards.
+        // Last, because there is no standby afterwards.
         Scenario::FailOver,
     ];
 
-    /// Those that are named; all without a name.
+    /// Scenarios with these names; all of them without a name.
     ///
     /// # Errors
-    /// One that there is not.
+    /// A name is unknown.
     pub fn chosen(names: Vec<String>) -> Result<Vec<Scenario>, String> {
         if names.is_empty() {
             return Ok(Scenario::ALL.to_vec());
@@ -139,8 +139,8 @@ impl Scenario {
         }
     }
 
-    /// Whether a failed attempt is the scenario's doing: requests that an instance had, or was given, when it died.
-    /// `target` is whom the balancer has given it to.
+    /// Whether a failed attempt is caused by the scenario: requests that an instance had, or was given, when it died.
+    /// `target` is the instance to which the balancer has given it.
     pub fn allows(self, attempt: &Attempt, fault: &Fault, target: Option<u8>) -> bool {
         let since = attempt.at - fault.at;
         match self {
@@ -148,22 +148,22 @@ impl Scenario {
                 let of_the_lost = target.is_some_and(|target| fault.lost.contains(&target));
                 of_the_lost && !attempt.answered && (-30.0..UNNOTICED_S).contains(&since)
             }
-            // Each answer is the defect's; nobody else may fail, nor it otherwise.
+            // Each failure must be the defect's answer; no other instance may fail, nor the canary in another way.
             Scenario::BadCanary => {
                 let of_the_canary = target.is_some_and(|target| fault.lost.contains(&target));
                 of_the_canary && attempt.answered && attempt.at >= fault.at - 30.0
             }
-            // Nothing is acknowledged that is not on the bus.
+            // No report is acknowledged before it is on the bus.
             Scenario::StopQueue => attempt.kind == "report" && (-30.0..QUEUE_AWAY_S + 10.0).contains(&since),
             Scenario::FailOver => (-30.0..30.0).contains(&since),
             _ => false,
         }
     }
 
-    /// What must have been seen, or it has shown nothing.
+    /// Observation without which the scenario has proven nothing, if it is missing.
     pub fn expects(self, seen: &Seen) -> Option<&'static str> {
         match self {
-            // It takes longer than they do, and has an instance that leaves.
+            // The upload takes longer than the rollout, and its instance leaves.
             Scenario::Roll | Scenario::RollBack | Scenario::RollClassic if seen.resumed == 0 => {
                 Some("the upload was never broken off")
             }
@@ -180,13 +180,13 @@ impl Scenario {
         }
     }
 
-    /// Whether something is broken, and not only changed.
+    /// Whether the scenario causes a failure, and not only a change.
     fn breaks(self) -> bool {
         use Scenario::{CutNetwork, FailOver, FillDisk, Freeze, KillInit, LoseZone, StopQueue};
         matches!(self, KillInit | Freeze | CutNetwork | LoseZone | FillDisk | StopQueue | FailOver)
     }
 
-    /// Does it, and waits until it has been overcome.
+    /// Performs the scenario, and waits until the fleet has recovered.
     pub async fn perform(self, stage: &mut Stage) -> Result<(), String> {
         match self {
             Scenario::Roll => {
@@ -248,7 +248,7 @@ impl Scenario {
     }
 }
 
-/// Another image on every instance of the fleet.
+/// Rolls out another image to every instance of the fleet.
 pub async fn roll(stage: &mut Stage, image: Image, pace: Pace) -> Result<(), String> {
     let begun = now();
     stage.fleet.lock().await.refresh(image.clone(), pace);
@@ -260,7 +260,7 @@ pub async fn roll(stage: &mut Stage, image: Image, pace: Pace) -> Result<(), Str
     runs(stage, &image).await
 }
 
-/// Whether all of the fleet runs this image, not by what the group believes.
+/// Checks that the whole fleet runs this image, independently of the group's view.
 pub async fn runs(stage: &Stage, image: &Image) -> Result<(), String> {
     for member in stage.fleet.lock().await.of(Pool::Fleet) {
         let found = member.machine.run("cat /etc/salebell-image").await;
@@ -293,7 +293,7 @@ async fn bad_image(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
-/// Something happens to one instance, and it is replaced.
+/// Damages one instance, and waits for its replacement.
 async fn lose_one(
     stage: &mut Stage,
     what: &str,
@@ -343,7 +343,7 @@ async fn lose_zone(stage: &mut Stage) -> Result<(), String> {
 async fn rotate_password(stage: &mut Stage) -> Result<(), String> {
     let password = format!("{}-rotated", stage.password);
     stage.timeline.mark("the password changes, then the secret");
-    // As Secrets Manager does: the database first.
+    // In the order of Secrets Manager: the database first.
     stage.database.change_password(&password).await;
     let secret = serde_json::json!({"password": password}).to_string();
     stage.cloud.put_secret("rehearsal/database", &secret).await;
@@ -376,7 +376,7 @@ async fn stop_metadata(stage: &mut Stage) -> Result<(), String> {
     Ok(())
 }
 
-/// An instance finds no room wherever it writes, and has itself replaced.
+/// Fills the disk of an instance, which then requests its own replacement.
 async fn fill_disk(stage: &mut Stage) -> Result<(), String> {
     stage.forget_replacements().await?;
     let fleet = stage.fleet.lock().await;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A folder that every user can pass through, removed on drop; and what earlier ones left that were killed.
+/// A folder that every user can pass through, removed on drop, along with those that killed rehearsals have left.
 pub struct Scratch(PathBuf);
 
 const PREFIX: &str = "salebell-rehearsal-";

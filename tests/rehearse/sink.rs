@@ -1,4 +1,4 @@
-//! The receiver of all webhooks. What it remembers is what notices are judged by.
+//! The receiver of all webhooks. Its records are the basis for judging the notices.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ pub type Pair = (String, String);
 
 #[derive(Default)]
 pub struct Heard {
-    /// How often each `webhook-id` came, and what for.
+    /// Deliveries by `webhook-id`: their number, and their watch and sale.
     pub notices: BTreeMap<String, (usize, Pair)>,
 }
 
@@ -38,7 +38,7 @@ impl Sink {
         sink
     }
 
-    /// How many different ones have come, how many came again under the same id, and the pairs that came under two.
+    /// Counts the distinct notices, those that came again under the same id, and the pairs that came under two ids.
     pub fn tally(&self) -> Tally {
         let heard = self.heard.lock().unwrap();
         let mut pairs = BTreeMap::<&Pair, usize>::new();
@@ -53,12 +53,12 @@ impl Sink {
     }
 }
 
-/// What has come.
+/// Counts of the received notices.
 pub struct Tally {
     pub notices: usize,
-    /// The same notice again with the same id: at-least-once, which a receiver sees by the id.
+    /// Notices repeated under the same id: at-least-once delivery, which a receiver detects by the id.
     pub repeated: usize,
-    /// Two notices for one watch and one sale: there must be none.
+    /// Pairs of watch and sale with two notices: there must be none.
     pub doubled: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Everything that a rehearsal needs, built up and taken down; and the order of the scenarios.
+//! Setup and teardown of everything that a rehearsal needs, and the order of the scenarios.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -26,17 +26,17 @@ use super::sink::Sink;
 use super::timeline::{Attempt, Timeline, now};
 
 const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
-/// Instances at the beginning of each scenario, and at most: all of them may be there twice.
+/// Number of instances at the beginning of each scenario, and its upper bound: all of them may exist twice.
 const FLEET: usize = 3;
 const LARGEST_FLEET: usize = 6;
-/// Requests in a second: with fewer a scenario has shown nothing.
+/// Least requests a second: with fewer, a scenario has proven nothing.
 const LEAST_LOAD: f64 = 5.0;
-/// Requests that show what a steady state looks like, before anything happens.
+/// Number of requests that establish a steady state before anything happens.
 const FIRST_REQUESTS: usize = 50;
-/// For a fleet to be as it should be again.
+/// Timeout for a fleet to return to order.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(240);
 
-/// The fields are dropped in this order.
+/// State of a rehearsal. The fields are dropped in this order.
 pub struct Stage {
     pub load: Load,
     pub fleet: fleet::Shared,
@@ -47,20 +47,20 @@ pub struct Stage {
     pub sink: Sink,
     pub timeline: Timeline,
     pub look: PgPool,
-    /// What a scenario rolls to, again and again; never the one that is in service.
+    /// Images that scenarios roll out in turns; always the one that is not in service.
     pub images: [Image; 2],
-    /// Rollouts so far.
+    /// Number of rollouts so far.
     pub rollouts: usize,
     pub password: String,
     /// The fault of this scenario.
     pub fault: Option<Fault>,
-    /// Notices before this scenario, and those that came again.
+    /// Numbers of notices, and of repeated ones, before this scenario.
     notices: usize,
     repeated: usize,
     ledger: Ledger,
 }
 
-/// Performs the scenarios and reports. Whether all have passed; `false` too when we were interrupted.
+/// Performs the scenarios and reports. Returns whether all have passed; `false` also if interrupted.
 pub async fn perform(scenarios: &[Scenario]) -> bool {
     let timeline = Timeline::default();
     let folder = Scratch::new();
@@ -118,7 +118,7 @@ async fn play(
     }
 }
 
-/// Machines go first: what they would say to the others is of no interest any more.
+/// Stops the machines first: their last messages to the other services no longer matter.
 pub async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
     let Some(fleet) = fleet.lock().await.take() else { return };
     let mut fleet = fleet.lock().await;
@@ -129,18 +129,18 @@ pub async fn take_down(fleet: Arc<Mutex<Option<fleet::Shared>>>) {
     drop(tokio::task::spawn_blocking(move || drop(members)).await);
 }
 
-/// What instances have around them.
+/// The services around instances.
 pub struct Surroundings {
     pub cloud: Cloud,
     pub database: Database,
     pub balancer: Balancer,
-    /// Of a client who may report.
+    /// Token of a client who may report.
     pub token: String,
     pub password: String,
 }
 
 impl Surroundings {
-    /// All of it, with the settings of an environment, and a database that has been migrated.
+    /// Builds all of it, with the settings of an environment, and a migrated database.
     pub async fn build(folder: &Scratch) -> Result<Surroundings, String> {
         crate::say!("AWS (an emulator), PostgreSQL with a standby, haproxy");
         resolve_nothing().await;
@@ -161,18 +161,18 @@ impl Surroundings {
             ("webhook/allow_http", "true"),
             ("webhook/allow_networks", "10.77.0.0/24"),
             ("server/trusted_proxies", "10.77.0.1/32"),
-            // In the proportion of the health checks: one a second, and not one in ten.
+            // In proportion to the health checks: one a second instead of one in ten seconds.
             ("server/linger_s", "6"),
             ("instance/dead_man_s", "20"),
-            // So many bytes of an instance's little disk.
+            // Reserved bytes, in proportion to an instance's small disk.
             ("files/reserve_bytes", "67108864"),
             ("instance/disk_full_s", "10"),
-            // A message that SQS gave to a worker that was about to end comes again after so long.
+            // Time after which a message comes again that SQS handed to a worker that was stopping.
             ("worker/lease_s", "15"),
         ] {
             cloud.put(name, value).await;
         }
-        // To see it fail: `server/linger_s=0`.
+        // For example `server/linger_s=0`, to see the rehearsal fail.
         for setting in std::env::var("SALEBELL_REHEARSE_SETTINGS").unwrap_or_default().split_whitespace() {
             let (name, value) =
                 setting.split_once('=').ok_or_else(|| format!("{setting} is not NAME=VALUE"))?;
@@ -236,7 +236,7 @@ impl Stage {
         })
     }
 
-    /// One scenario under load, and whether all is as it should be afterwards.
+    /// Performs one scenario under load, and checks that everything is in order afterwards.
     async fn play(&mut self, scenario: Scenario, number: u64) -> Outcome {
         self.timeline.event(&format!("— {}: {}", scenario.name(), scenario.about()));
         let begun = now();
@@ -253,7 +253,7 @@ impl Stage {
                 false
             }
         };
-        // What comes late because of it counts too.
+        // Late effects of it count too.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let ended = now();
         let uploaded = upload.finish().await;
@@ -317,7 +317,7 @@ impl Stage {
         wait_for(&self.fleet, "the fleet is in order", SETTLE_LIMIT, |fleet| fleet.is_settled()).await
     }
 
-    /// The migration step of the next version.
+    /// Runs the migration step of the next version.
     pub async fn migrate(&mut self) {
         self.rollouts += 1;
         self.timeline.mark("the migration step of the next version");
@@ -330,16 +330,16 @@ impl Stage {
         self.images.iter().find(|image| **image != current).expect("there are two").clone()
     }
 
-    /// What requests may fail for, from now on and for a while: those of the instances that are lost by it.
+    /// Notes a cause for which requests may fail from now on and for a while: those of the lost instances.
     pub fn fault(&mut self, what: &str, lost: BTreeSet<u8>) {
         self.timeline.mark(what);
         self.fault = Some(Fault { at: now(), lost });
     }
 
-    /// As if ten minutes had passed: an instance may have itself replaced again.
+    /// Simulates that ten minutes have passed: an instance may request its replacement again.
     ///
     /// # Errors
-    /// The database does not take it.
+    /// The database refuses the statement.
     pub async fn forget_replacements(&self) -> Result<(), String> {
         let forgotten = sqlx::query("delete from self_terminations").execute(&self.look).await;
         forgotten.map(drop).map_err(|error| error.to_string())
@@ -350,7 +350,7 @@ impl Stage {
     }
 }
 
-/// The longest time, in seconds, in which nobody got a good answer.
+/// Longest time, in seconds, in which no client got a good answer.
 fn longest_pause(requests: &[&Attempt], begun: f64, ended: f64) -> f64 {
     let answers = requests.iter().filter(|attempt| attempt.error.is_none());
     let mut times: Vec<f64> = answers.map(|attempt| attempt.at + attempt.millis / 1000.0).collect();
@@ -366,7 +366,7 @@ impl Drop for Stage {
     }
 }
 
-/// How many instances there are to be: `SALEBELL_REHEARSE_FLEET`, or three.
+/// Number of instances: `SALEBELL_REHEARSE_FLEET`, or three.
 fn fleet_size() -> Result<usize, String> {
     let Ok(named) = std::env::var("SALEBELL_REHEARSE_FLEET") else { return Ok(FLEET) };
     match named.parse() {
@@ -375,8 +375,8 @@ fn fleet_size() -> Result<usize, String> {
     }
 }
 
-/// Two images: `SALEBELL_REHEARSE_IMAGES` names folders of `make bake-local`, with a space between. One alone is rolled to
-/// itself.
+/// Two images: `SALEBELL_REHEARSE_IMAGES` names folders of `make bake-local`, separated by a space. A single one is
+/// rolled out over itself.
 fn images() -> Result<[Image; 2], String> {
     let named = std::env::var("SALEBELL_REHEARSE_IMAGES").unwrap_or_default();
     let named: Vec<PathBuf> = named.split_whitespace().map(PathBuf::from).collect();
@@ -402,7 +402,7 @@ fn images() -> Result<[Image; 2], String> {
     }))
 }
 
-/// Runs a subcommand as the deploy step does; returns what it printed.
+/// Runs a subcommand as the deploy step does; returns its output.
 async fn salebell(arguments: &[&str], settings: &[(&str, String)]) -> Result<String, String> {
     let mut command = Command::new(SALEBELL);
     command

@@ -1,4 +1,4 @@
-//! What happened when: requests, events, and how many instances there were.
+//! The timeline: requests, events, and numbers of instances.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -19,18 +19,18 @@ pub fn say(text: &str) {
 /// One attempt of a request.
 #[derive(Clone)]
 pub struct Attempt {
-    /// As the balancer's log has it; 0: it did not come by there.
+    /// Number in the balancer's log; 0: the request did not pass through the balancer.
     pub number: u64,
     pub at: f64,
     pub millis: f64,
     pub kind: &'static str,
-    /// Why it failed: a status of 5xx, or no answer.
+    /// Reason of its failure: a status of 5xx, or no answer.
     pub error: Option<String>,
-    /// An instance has answered, and not the balancer in its place.
+    /// Whether an instance answered, and not the balancer in its place.
     pub answered: bool,
 }
 
-/// How many instances there were.
+/// Numbers of instances.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Count {
     pub at: f64,
@@ -51,7 +51,7 @@ struct Entries {
 pub struct Event {
     pub at: f64,
     pub text: String,
-    /// It was done on purpose.
+    /// Whether it was done on purpose.
     pub is_mark: bool,
 }
 
@@ -63,12 +63,12 @@ impl Timeline {
         self.0.lock().unwrap().attempts.push(attempt);
     }
 
-    /// Says it, and keeps it for the report.
+    /// Prints an event, and keeps it for the report.
     pub fn event(&self, text: &str) {
         self.keep(text, false);
     }
 
-    /// The same, of what is done to the fleet: the report shows it in the chart.
+    /// The same for an action on the fleet, which the report shows in the chart.
     pub fn mark(&self, text: &str) {
         self.keep(text, true);
     }
@@ -95,7 +95,7 @@ impl Timeline {
         self.0.lock().unwrap().events.clone()
     }
 
-    /// Failed attempts, by what and why.
+    /// Numbers of failed attempts, by kind and reason.
     pub fn failures(&self, since: f64) -> BTreeMap<String, usize> {
         let mut failures = BTreeMap::new();
         for attempt in self.attempts(since) {

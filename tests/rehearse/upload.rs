@@ -1,4 +1,4 @@
-//! One large upload over tus, at the pace of a home line, which goes on where it was broken off.
+//! One large upload over tus, at the speed of a home connection, which resumes after each break.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,28 +14,28 @@ use super::timeline::say;
 
 const SIZE: usize = 32 * 1024 * 1024;
 const PIECE: usize = 32 * 1024;
-/// So much of it has an instance at work.
+/// Number of bytes after which the upload counts as begun.
 const BEGUN: usize = 4 * PIECE;
-/// Between two pieces: some 0.3 MB/s.
+/// Pause between two pieces: some 0.3 MB/s.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often it may be broken off.
+/// Most times that it may be broken off.
 const BREAKS: usize = 60;
-/// For a request without bytes of the file.
+/// Timeout of a request without bytes of the file.
 const CALL: Duration = Duration::from_secs(10);
 
-/// An upload under way.
+/// An upload in progress.
 pub struct Upload {
     task: JoinHandle<Result<(), String>>,
     hurry: Arc<AtomicBool>,
     resumed: Arc<AtomicUsize>,
-    /// How much has been sent, or sent again.
+    /// Number of bytes sent, including repeated ones.
     sent: watch::Receiver<usize>,
 }
 
-/// How it ended.
+/// Result of the upload.
 pub struct Uploaded {
     pub resumed: usize,
-    /// What came back is not what was sent, or it could not be sent.
+    /// Problem: the download differs from the upload, or the upload failed.
     pub problem: Option<String>,
 }
 
@@ -48,12 +48,12 @@ impl Upload {
         Upload { task: tokio::spawn(run.upload()), hurry, resumed, sent }
     }
 
-    /// Waits until it is well under way; not for ever, nor where it has failed.
+    /// Waits until it is well in progress; returns early after a timeout or a failure.
     pub async fn begun(&mut self) {
         let _ = tokio::time::timeout(CALL, self.sent.wait_for(|sent| *sent > BEGUN)).await;
     }
 
-    /// Lets it end, as fast as it can, and compares.
+    /// Finishes it without pauses, and compares.
     pub async fn finish(self) -> Uploaded {
         self.hurry.store(true, Ordering::SeqCst);
         let ended = tokio::time::timeout(Duration::from_secs(120), self.task).await;
@@ -106,7 +106,7 @@ impl Run {
                 Ok(answer) if answer.status() == 201 => {
                     let location = answer.headers().get("location").and_then(|path| path.to_str().ok());
                     let location = location.ok_or("an upload without an address")?;
-                    // A path, or a whole address.
+                    // A path, or an absolute URL.
                     let path = location.find("/v1/").map_or(location, |at| &location[at..]);
                     return Ok(path.to_owned());
                 }
@@ -117,14 +117,14 @@ impl Run {
         Err(format!("no upload can be made: {last}"))
     }
 
-    /// How much has arrived; `None`: nobody says.
+    /// Number of bytes that have arrived; `None`: no answer.
     async fn offset(&self, path: &str) -> Option<usize> {
         let request = self.caller.sender.head(url(path)).timeout(CALL).header("tus-resumable", "1.0.0");
         let answer = self.caller.authorise(request).send().await.ok()?;
         answer.headers().get("upload-offset")?.to_str().ok()?.parse().ok()
     }
 
-    /// Sends what is left in one request. Whether all of it has arrived.
+    /// Sends the remaining bytes in one request. Returns whether all of them have arrived.
     async fn send(&self, path: &str, offset: usize) -> bool {
         let (hurry, content, told) = (self.hurry.clone(), self.content.clone(), self.told.clone());
         let pieces = async_stream::stream! {
@@ -171,7 +171,7 @@ impl Run {
     }
 }
 
-/// Bytes that no two pieces of have in common.
+/// Content in which no two pieces are equal.
 fn content(number: u64) -> Bytes {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(SIZE);

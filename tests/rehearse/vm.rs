@@ -1,6 +1,6 @@
 //! `make rehearse-vm`: one instance as a full virtual machine, with the kernel, the initrd, the fstab and the network
-//! settings of its image, in the same surroundings as a fleet. It is launched, serves, loses its power, serves again and is
-//! terminated; another one, which nothing can boot, is given up and stays so.
+//! settings of its image, in the same surroundings as a fleet. It is launched, serves, loses its power, serves again
+//! and is terminated; another instance, which cannot boot, is abandoned and stays off.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -25,31 +25,31 @@ use super::timeline::{Timeline, now};
 use super::vpc;
 use test_support::ec2::{Hook, Outcome};
 
-/// From power on to requests, on a machine with much else to do.
+/// Timeout from power-on to requests, on a machine with much other work.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
-/// For the look at it from inside.
+/// Timeout of its self-examination.
 const LOOK_LIMIT: Duration = Duration::from_secs(300);
-/// For the drain, the hook, and the way off.
+/// Timeout of drain, hook, and shutdown.
 const END_LIMIT: Duration = Duration::from_secs(240);
-/// For an instance to see that EFS is away, or there again.
+/// Timeout for an instance to notice that EFS is unavailable, or available again.
 const AWAY_LIMIT: Duration = Duration::from_secs(180);
-/// What must not wait for EFS has so long.
+/// Timeout of requests that must not wait for EFS.
 const QUICK: Duration = Duration::from_secs(3);
-/// Bytes of a file.
+/// Size of a file in bytes.
 const FILE: usize = 3_000_000;
-/// Requests each time that it serves.
+/// Number of requests in each phase of serving.
 const REQUESTS: usize = 100;
-/// What its console says on its way, and what we call it.
+/// Texts on its console during the boot, and their names in the report.
 const MILESTONES: [(&str, &str); 4] = [
     ("Run /init as init process", "initrd"),
     ("systemd[1]: Detected architecture", "systemd"),
     ("Reached target multi-user.target", "multi-user"),
     ("the hook salebell-launch is completed", "ready"),
 ];
-/// What the console says when an orderly end is over.
+/// Text on the console at the end of an orderly shutdown.
 const POWER_DOWN: &str = "reboot: Power down";
 
-/// A line of the table at the end: what was proven, and when.
+/// A line of the final table: a proven fact and its time.
 struct Proof {
     what: String,
     at: f64,
@@ -60,10 +60,10 @@ struct Proof {
 struct Proofs(Vec<Proof>);
 
 impl Proofs {
-    /// Notes how something has ended.
+    /// Notes the outcome of a step.
     ///
     /// # Errors
-    /// It has failed; so has all of it.
+    /// The step has failed, and with it the whole rehearsal.
     fn note(&mut self, what: &str, outcome: Result<String, String>) -> Result<(), String> {
         let failed = outcome.as_ref().err().cloned();
         let (verdict, text) = match &outcome {
@@ -88,7 +88,7 @@ impl Proofs {
     }
 }
 
-/// Performs it; whether all was as it should be. `false` too when we were interrupted.
+/// Performs it; returns whether everything was in order. `false` also if interrupted.
 pub async fn perform() -> bool {
     let folder = Scratch::new();
     let fleet = Arc::new(Mutex::new(None));
@@ -138,7 +138,7 @@ async fn play(
     let client = client.timeout(Duration::from_secs(30)).build().map_err(|error| error.to_string())?;
     let caller = Caller { client, token: around.token };
 
-    // The first boot, as the group wants it.
+    // The first boot, as the group performs it.
     let begun = Instant::now();
     let booted = follow(&fleet, begun).await;
     proofs.note("a launch, to the first request", booted)?;
@@ -147,7 +147,7 @@ async fn play(
     let first = look(&fleet, proofs, "the first boot").await?;
     proofs.note("the root file system has grown", grown(&first, size))?;
 
-    // The power goes in the middle of it, and comes again. Nobody replaces it meanwhile: the group stands still.
+    // The power fails during operation, and returns. The group pauses, so the instance is not replaced meanwhile.
     {
         let mut fleet = fleet.lock().await;
         crate::say!("its power is cut; it is switched on again");
@@ -166,10 +166,10 @@ async fn play(
     let second = look(&fleet, proofs, "the second boot").await?;
     proofs.note("it is the same machine", same(&first, &second))?;
     files_on_efs(&fleet, &mut efs, &caller, proofs).await?;
-    // From here on nobody answers there, and the end must not wait for it.
+    // From here on EFS does not answer, and the shutdown must not wait for it.
     efs.hangs(true);
 
-    // The end, as the group wants it.
+    // Termination as the group performs it.
     let (id, console) = {
         let mut fleet = fleet.lock().await;
         let member = &fleet.members[0];
@@ -198,7 +198,8 @@ async fn play(
     refuse(folder, &fleet, &image, proofs).await
 }
 
-/// Files are on EFS, with TLS and only there; while it is away they are refused, and nothing else is.
+/// Checks that files are on EFS, over TLS and only there; while it is unavailable, requests for files are refused, and
+/// no others.
 async fn files_on_efs(
     fleet: &fleet::Shared,
     efs: &mut Efs,
@@ -208,7 +209,7 @@ async fn files_on_efs(
     let instance = format!("https://10.77.0.{}:8443", fleet.lock().await.members[0].number);
     let kept = async {
         caller.keep_a_file(1).await?;
-        // Of salebell's user, by its number.
+        // Owned by the user salebell, by its number.
         match efs.kept().iter().filter(|(length, owner)| *length == FILE as u64 && *owner == 650).count() {
             1 => Ok(format!("{FILE} bytes by way of the balancer, on EFS under user 650, and back")),
             _ => Err(format!("on EFS there are (length, owner) {:?}", efs.kept())),
@@ -238,7 +239,8 @@ async fn files_on_efs(
     proofs.note("EFS is itself again", caller.is_back(&instance, 3).await)
 }
 
-/// A boot that fails: the machine goes off by itself, and refuses a second boot, when all would be well.
+/// Checks a failing boot: the machine shuts down by itself, and refuses a second boot even if everything is in order by
+/// then.
 async fn refuse(
     folder: &Scratch,
     fleet: &fleet::Shared,
@@ -296,7 +298,7 @@ fn image() -> Result<Image, String> {
     Ok(Image { version: "image-1".to_owned(), source, files: Vec::new() })
 }
 
-/// Follows the first boot on the console until the balancer sends requests. Returns when it was where.
+/// Follows the first boot on the console until the balancer sends requests. Returns the time of each milestone.
 async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String> {
     let mut passed: Vec<String> = Vec::new();
     let mut console = String::new();
@@ -317,14 +319,14 @@ async fn follow(fleet: &fleet::Shared, begun: Instant) -> Result<String, String>
     if fleet.lock().await.live.launches_failed > 0 {
         return Err(format!("the machine has gone off:\n{}", end_of(&console)));
     }
-    // With its disk built in, a kernel boots without an initrd as well.
+    // A kernel with built-in disk drivers boots without an initrd as well.
     if let Some((text, name)) = MILESTONES.get(passed.len()) {
         return Err(format!("it serves, and its console has not said {text:?} ({name})"));
     }
     Ok(format!("{}, requests {:.1} s", passed.join(", "), begun.elapsed().as_secs_f64()))
 }
 
-/// Waits for what the machine tells of itself, notes it, and returns it.
+/// Waits for the machine's report about itself, notes it, and returns it.
 async fn look(fleet: &fleet::Shared, proofs: &mut Proofs, when: &str) -> Result<String, String> {
     let waited = wait_for(fleet, "it has looked at itself", LOOK_LIMIT, |fleet| {
         fleet.members.first().is_some_and(|member| member.machine.report().lines().any(|line| line == "end"))
@@ -355,7 +357,7 @@ async fn look(fleet: &fleet::Shared, proofs: &mut Proofs, when: &str) -> Result<
     let wrong_by =
         fact(&report, "clock").parse::<i64>().unwrap_or_default() - Clock::system().now().timestamp();
     let clock = match wrong_by.abs() {
-        // A look ends before it is read.
+        // The report is older than the time at which it is read.
         0..10 => Ok(format!("right, and was two minutes slow; cloud-init sees {}", fact(&report, "cloud"))),
         _ => Err(format!("wrong by {wrong_by} s")),
     };
@@ -372,7 +374,7 @@ fn grown(report: &str, (volume, written): (u64, u64)) -> Result<String, String> 
     let megabytes: u64 = fact(report, "root-megabytes").parse().unwrap_or_default();
     let root = fact(report, "root");
     let text = format!("{megabytes} MB of a volume of {volume}, {written} written; {root}");
-    // The rest is what the file system itself needs.
+    // The file system itself needs the rest.
     if megabytes * 100 > volume * 90 && root.contains(" rw,") { Ok(text) } else { Err(text) }
 }
 
@@ -387,7 +389,7 @@ fn same(first: &str, second: &str) -> Result<String, String> {
     }
 }
 
-/// Without colours.
+/// Removes colours.
 fn plain(console: &str) -> String {
     let mut pieces = console.split('\u{1b}');
     let first = pieces.next().unwrap_or_default().to_owned();
@@ -429,7 +431,7 @@ async fn off(machine: &mut Machine, limit: Duration) -> Result<(), String> {
     Ok(())
 }
 
-/// The group works as long as this lives.
+/// Runs the group for the lifetime of this value.
 struct Working(tokio::task::JoinHandle<()>);
 
 impl Drop for Working {
@@ -450,7 +452,7 @@ impl Caller {
         asked.map(|answer| answer.status()).map_err(|error| error.to_string())
     }
 
-    /// Waits until the balancer has it back.
+    /// Waits until the balancer sends it requests again.
     async fn until_served(&self) -> Result<(), String> {
         let begun = Instant::now();
         loop {
@@ -462,7 +464,7 @@ impl Caller {
         }
     }
 
-    /// Asks an instance itself; the answer has two seconds, whatever hangs.
+    /// Sends a request directly to an instance; the timeout is two seconds, whatever hangs.
     async fn ask_one(&self, url: &str) -> Result<(StatusCode, String), String> {
         let asked =
             self.client.get(url).timeout(QUICK).send().await.map_err(|error| format!("{url}: {error}"))?;
@@ -470,7 +472,7 @@ impl Caller {
         Ok((status, asked.text().await.map_err(|error| error.to_string())?))
     }
 
-    /// Puts a file there and reads it back.
+    /// Uploads a file and reads it back.
     async fn keep_a_file(&self, number: u8) -> Result<(), String> {
         let content = vec![number; FILE];
         let put = self.client.put(url(&format!("/v1/files/{number}"))).bearer_auth(&self.token);
@@ -486,7 +488,8 @@ impl Caller {
         if bytes == content { Ok(()) } else { Err(format!("{} bytes came back, not as sent", bytes.len())) }
     }
 
-    /// Waits until an instance says that its files are away, and sees that it says so to uploads, and answers all else.
+    /// Waits until an instance reports that its files are unavailable, and checks that it refuses uploads for that
+    /// reason and answers all other requests.
     async fn is_away(&self, instance: &str, why: &str) -> Result<String, String> {
         let begun = Instant::now();
         loop {
@@ -520,7 +523,7 @@ impl Caller {
         }
     }
 
-    /// Waits until an instance is ready again, and keeps a file.
+    /// Waits until an instance is ready again, and stores a file.
     async fn is_back(&self, instance: &str, number: u8) -> Result<String, String> {
         let begun = Instant::now();
         loop {
@@ -538,7 +541,7 @@ impl Caller {
         Ok(format!("ready again after {seconds:.1} s, without a restart"))
     }
 
-    /// As many reads and, of every tenth, a game; none may fail.
+    /// Sends `times` reads, one in ten of them of a game; none may fail.
     async fn ask(&self, times: usize) -> Result<String, String> {
         let mut slowest = Duration::ZERO;
         for number in 0..times {

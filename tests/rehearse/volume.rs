@@ -1,13 +1,13 @@
-//! An instance's own disk: as large as a small volume and not as this machine's, so that it can be full.
+//! An instance's own disk: a small volume instead of this machine's disk, so a scenario can fill it.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-/// In bytes. It is memory, as far as it is written to.
+/// Size in bytes. It occupies memory as far as it is written to.
 const SIZE: u64 = 1 << 30;
 
-/// Gives a folder of boot-instance.sh a disk for what the instance changes.
+/// Gives a folder of boot-instance.sh a disk for the instance's changes.
 pub fn attach(folder: &Path) {
     let disk = folder.join("disk");
     std::fs::create_dir(&disk).expect("a folder");
@@ -16,14 +16,14 @@ pub fn attach(folder: &Path) {
         .arg(&disk)
         .status();
     assert!(mounted.is_ok_and(|status| status.success()), "a disk of {SIZE} bytes is mounted");
-    // The two must be on one file system.
+    // Both must be on the same file system.
     for part in ["changes", "work"] {
         std::fs::create_dir(disk.join(part)).expect("a folder");
         symlink(disk.join(part), folder.join(part)).expect("its name");
     }
 }
 
-/// What is on it is gone.
+/// Removes the disk with its content.
 pub fn detach(folder: &Path) {
     let _ = Command::new("umount").args(["--quiet", "--lazy"]).arg(folder.join("disk")).status();
 }

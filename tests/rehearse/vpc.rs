@@ -1,4 +1,4 @@
-//! What a virtual machine asks of its network: an address, and the time.
+//! Network services of a virtual machine: an address, and the time.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -11,18 +11,18 @@ use tokio::process::{Child, Command};
 use super::balancer::TARGETS;
 use super::network::{HOST, ip};
 
-/// The Amazon Time Service.
+/// Address of the Amazon Time Service.
 const CLOCK: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 123);
 
-/// For dnsmasq.
+/// Timeout for the start of dnsmasq.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// It ends when this is dropped.
+/// The running services; dropping this value stops them.
 pub struct Vpc {
     _dhcp: Child,
 }
 
-/// DHCP by dnsmasq, with the addresses of boot-vm.sh, and a clock.
+/// Starts DHCP by dnsmasq, with the addresses of boot-vm.sh, and a clock.
 pub async fn start(folder: &Path) -> Vpc {
     ip(&format!("address add {CLOCK}/32 dev instances")).expect("an address for the clock");
     tell_the_time().await;
@@ -39,7 +39,7 @@ pub async fn start(folder: &Path) -> Vpc {
     let log = std::fs::File::create(folder.join("dnsmasq.log")).expect("its log");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "dnsmasq", "--keep-in-foreground", "--pid-file="]);
-    // Who changes its user or group is not told any more that its parent has died.
+    // A process that changes its user or group no longer gets the signal of its parent's death.
     command.args(["--user=root", "--group=root"]);
     command.arg("--log-facility=-").arg(format!("--conf-file={}", settings.display())).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
@@ -58,7 +58,7 @@ pub async fn start(folder: &Path) -> Vpc {
     Vpc { _dhcp: dhcp }
 }
 
-/// A server of SNTP (RFC 4330) that has this machine's time.
+/// Serves this machine's time by SNTP (RFC 4330).
 async fn tell_the_time() {
     let socket = UdpSocket::bind((CLOCK, 123)).await.expect("port 123 of the namespace is free");
     tokio::spawn(async move {
@@ -71,7 +71,7 @@ async fn tell_the_time() {
     });
 }
 
-/// Seconds since 1900, and 2³² parts of one.
+/// Current time as seconds since 1900, and units of 2⁻³² s.
 fn stamp() -> [u8; 8] {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
     let seconds = (since.as_secs() + 2_208_988_800) as u32;
@@ -81,7 +81,7 @@ fn stamp() -> [u8; 8] {
 
 fn answer(question: &[u8], now: [u8; 8]) -> [u8; 48] {
     let mut answer = [0; 48];
-    // No leap second, version 4, a server; of the second stratum; asked every 64 s; right to a millionth of a second.
+    // No leap second, version 4, a server; stratum 2; polled every 64 s; precise to a microsecond.
     answer[..4].copy_from_slice(&[0b00_100_100, 2, 6, 0xec]);
     answer[12..16].copy_from_slice(&HOST.octets());
     answer[16..24].copy_from_slice(&now);

@@ -158,7 +158,7 @@ async fn forged_words_of_a_load_balancer_are_refused() {
     let twice = app.get("/v1/me").header(HEADER, &good).header(HEADER, &good);
     assert_eq!(sent(twice).await.0, 401);
     assert_eq!(me(&app, &good).await.0, 200);
-    // With or without padding, and with a fraction in a time: the signature covers what was sent.
+    // With or without padding, and with a time as a string of digits: the signature covers what was sent.
     let plain = balancer.key.token_with(&balancer.header(&app), &json!({"sub": "anna"}));
     assert_eq!(me(&app, &plain).await.0, 200);
     assert_eq!(me(&app, &says(json!({"exp": (now + 60).to_string()}), json!({}))).await.0, 200);

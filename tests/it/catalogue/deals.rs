@@ -1,11 +1,11 @@
-//! Deals: every filter, every order, whole by pages.
+//! Deals: every filter, every order, complete across pages.
 
 use serde_json::{Value, json};
 
 use crate::support::TestApp;
 use crate::support::catalogue::answer;
 
-/// What a deal is compared by.
+/// Line by which the tests compare a deal.
 fn line(deal: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     format!(
@@ -68,7 +68,7 @@ async fn every_filter_and_order_finds_what_it_says() {
         ("store=steam", vec![beta, alpha, gamma]),
         ("store=gog&sort=price", vec![gamma_gog, alpha_gog, beta_gog]),
         ("store=gog&sort=newest", vec![gamma_gog, beta_gog, alpha_gog]),
-        // Who is in Germany buys what is sold there and what is sold everywhere.
+        // A buyer in Germany buys what is sold there and what is sold everywhere.
         ("region=de&sort=newest", vec![gamma_gog, beta_gog, alpha_gog, beta, alpha]),
         ("region=US&sort=price&currency=EUR", vec![alpha_gog, alpha]),
         ("currency=EUR", vec![gamma_gog, alpha_gog, beta, alpha]),
@@ -90,7 +90,7 @@ async fn every_filter_and_order_finds_what_it_says() {
             assert_eq!(found, expected, "{query}");
         }
     }
-    // Of two with the same cut the later sale comes first; both were made in one statement here.
+    // Among equal cuts the later sale comes first; here, one statement made both.
     let by_cut = app.read_all("/v1/deals", 2).await;
     let cuts: Vec<i64> = by_cut.iter().map(|deal| deal["cut"].as_i64().unwrap()).collect();
     assert_eq!(cuts, [100, 80, 75, 50, 50, 5]);
@@ -150,7 +150,7 @@ async fn paging_gives_each_deal_once_while_sales_start() {
             seen.extend(page["items"].as_array().unwrap().clone());
             let Some(next) = page["next_cursor"].as_str() else { break };
             cursor = format!("&cursor={next}");
-            // It comes before and after what has been seen, depending on the order.
+            // It sorts before or after what was read already, depending on the order.
             let line = format!("New-{sort}-{round} steam ZZ windows 9.00 20.00 EUR 1{round}");
             report(&app, &[&line]).await;
         }

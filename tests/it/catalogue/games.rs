@@ -1,4 +1,4 @@
-//! Games: what is written is read, by whom it may be, and lists are whole.
+//! Games: what is written can be read, permissions, and complete lists.
 
 use reqwest::Method;
 use serde_json::json;
@@ -26,7 +26,7 @@ async fn a_game_is_made_read_changed_and_removed() {
     let again = answer(app.get(&path).header("if-none-match", read.header("etag"))).await;
     assert_eq!(again.status, 304);
 
-    // A merge patch: what is absent stays, what is null goes.
+    // A merge patch: absent fields stay, null removes.
     let patch = |body| app.request(Method::PATCH, &path).bearer_auth(&user.token).json(&body);
     let patched = answer(
         patch(json!({"publisher": null, "title": "The \n Witcher&#32;3"}))
@@ -182,7 +182,7 @@ async fn many_readers_share_queries_and_get_their_own_game() {
         let (loader, id) = (loader.clone(), if at % 41 == 40 { GameId::nil() } else { games[at % 41] });
         tokio::spawn(async move { (at, loader.find_game(id).await.unwrap()) })
     });
-    // Some go away before they are answered; it is nothing to the others.
+    // Some clients disconnect before the answer; the others are not affected.
     for read in reads.collect::<Vec<_>>() {
         if read.id().to_string().ends_with('7') {
             read.abort();

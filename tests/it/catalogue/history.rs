@@ -1,4 +1,4 @@
-//! The price history of a game: changes and buckets, carried forward, whole by pages.
+//! The price history of a game: changes and buckets, carried forward, complete across pages.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::TestApp;
 use crate::support::catalogue::answer;
 
-/// Reports `(store, region, price, observed_at)` of one game and returns the game's path.
+/// Reports `(store, region, price, observed_at)` of one game; returns the game's path.
 async fn history(app: &TestApp, prices: &[(&str, &str, &str, &str)]) -> String {
     let shop = app.user("shop", &["prices:write", "catalogue:write"]).await;
     let observations: Vec<Value> = prices
@@ -77,7 +77,7 @@ async fn changes_begin_with_the_price_in_force() {
             assert_eq!(lines(&points), expected, "{query} by {limit}");
         }
     }
-    // Two offers: one after the other.
+    // Two offers, one after the other.
     for limit in [1, 4, 5, 6] {
         let points = app.read_all(&format!("{game}/prices"), limit).await;
         let mut found = lines(&points);
@@ -138,7 +138,7 @@ async fn buckets_carry_the_price_forward() {
     }
     assert_eq!(read("resolution=day&until=2025-11-30T00:00:00Z", 200).await, Vec::<String>::new());
 
-    // Without `until` the price is carried until now and no further.
+    // Without `until`, the price is carried up to now and no further.
     let now: DateTime<Utc> = app.clock.now();
     let months = read("resolution=month", 200).await;
     assert!(months.last().unwrap().starts_with(&format!("steam {}-{:02}-01", now.year(), now.month())));
@@ -147,7 +147,7 @@ async fn buckets_carry_the_price_forward() {
 #[tokio::test]
 async fn pages_of_buckets_hold_whatever_the_changes_are() {
     let app = TestApp::spawn().await;
-    // Three offers whose prices change now and then over half a year.
+    // Three offers with occasional price changes over half a year.
     let start: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
     let mut prices = Vec::new();
     for (number, store) in ["steam", "gog", "epic"].iter().enumerate() {
@@ -170,7 +170,7 @@ async fn pages_of_buckets_hold_whatever_the_changes_are() {
             }
         }
     }
-    // The buckets agree with the changes: each has the last change that is not after it.
+    // The buckets agree with the changes: each has the last change at or before its end.
     let until = "until=2026-06-01T00:00:00Z";
     let changes = app.read_all(&format!("{game}/prices?{until}"), 200).await;
     let days = app.read_all(&format!("{game}/prices?resolution=day&{until}"), 200).await;

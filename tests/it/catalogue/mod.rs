@@ -1,4 +1,4 @@
-//! Games, offers and stores, and what readers find of them.
+//! Games, offers and stores, and how readers find them.
 
 mod deals;
 mod games;

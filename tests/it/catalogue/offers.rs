@@ -1,4 +1,4 @@
-//! Offers: made by hand, shown with their price, filtered.
+//! Offers: created by hand, shown with their price, filtered.
 
 use reqwest::Method;
 use serde_json::json;
@@ -148,7 +148,7 @@ async fn offers_are_filtered_and_paged() {
         ("/v1/offers?store=epic&region=US".to_owned(), expect(&|s, r, _| s == "Epic" && r == "US")),
         (format!("/v1/offers?game_id={game}&store=epic"), expect(&|s, _, g| s == "Epic" && g == game)),
         (format!("/v1/games/{game}/offers"), expect(&|_, _, g| g == game)),
-        // Who is in Germany can buy what is sold there and what is sold everywhere.
+        // A buyer in Germany can buy what is sold there and what is sold everywhere.
         (format!("/v1/games/{game}/offers?region=DE"), expect(&|_, r, g| g == game && r != "US")),
         (format!("/v1/games/{game}/offers?region=ZZ"), expect(&|_, r, g| g == game && r == "ZZ")),
         (format!("/v1/games/{game}/offers?store=steam"), expect(&|s, _, g| g == game && s == "Steam")),

@@ -1,4 +1,4 @@
-//! Search over titles: what people type finds what they mean, the best first.
+//! Search over titles: a query finds the intended games, the best match first.
 
 use serde_json::Value;
 
@@ -60,7 +60,7 @@ async fn what_is_meant_comes_first() {
         ("witcher wlid", "The Witcher® 3: Wild Hunt"),
         ("baldurs gaet", "Baldur's Gate 3"),
         ("etrenal", "DOOM Eternal"),
-        // written otherwise
+        // spelled differently
         ("assassins creed", "Assassin's Creed® II"),
         ("pokemon legendes", "Pokémon™ Légendes: Z-A"),
         ("witcher 7 doom", "The Witcher® 3: Wild Hunt"),
@@ -121,7 +121,7 @@ async fn a_search_is_whole_by_pages() {
             assert_eq!(app.read_all(&path(query), limit).await, whole, "{query} by {limit}");
         }
     }
-    // What is added meanwhile moves nothing; the way of searching stays that of the first page.
+    // Titles added meanwhile shift nothing; all pages use the search method of the first page.
     let (before, first) =
         (app.read_all(&path("wlid"), 200).await, app.read(&format!("{}&limit=3", path("wlid"))).await);
     app.new_game(&user, "Wlid").await;

@@ -1,4 +1,4 @@
-//! Stores: known by id, slug and name.
+//! Stores, identified by id, slug and name.
 
 use reqwest::Method;
 use serde_json::json;
@@ -65,7 +65,7 @@ async fn a_store_goes_with_its_offers_and_their_history() {
             Price { currency: "EUR", amount: 500, regular: 1000, new_low: false, observed_at: app.minute(0) };
         app.set_price(offer, &price).await;
     }
-    // More than one slice of them.
+    // More offers than fit into one slice.
     sqlx::query(
         "insert into offers (id, game_id, store_id, sku, region, created_at, updated_at)
          select gen_random_uuid(), $1, $2, n, 'ZZ', $3, $3 from generate_series(1, 2500) n",

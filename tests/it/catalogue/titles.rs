@@ -1,4 +1,4 @@
-//! Which game a reported title means.
+//! Assignment of reported titles to games.
 
 use reqwest::Method;
 use salebell::store::{self, matching};
@@ -84,7 +84,7 @@ async fn typography_makes_no_other_game_and_some_signs_do() {
 async fn two_skus_of_a_store_are_never_one_game_because_of_signs() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
-    // In one report, in one report with what is known, and in two reports.
+    // In one report, in one report beside a known title, and in two reports.
     let both = [seen("one", "a", "Foo: Bar"), seen("one", "b", "Foo Bar"), seen("two", "x", "Foo Bar")];
     report(&app, &shop, &both).await;
     let two = [("Foo Bar", "one:b two:x"), ("Foo: Bar", "one:a")];
@@ -103,7 +103,7 @@ async fn two_skus_of_a_store_are_never_one_game_because_of_signs() {
     assert!(together("one:a", "two:y") && together("one:b", "two:x"), "{all:?}");
     assert!(!together("three:q", "three:r"), "{all:?}");
 
-    // What another store calls otherwise is the same game; so is what one store sells twice by the same name.
+    // Another store's spelling of the title is the same game; so are two items that one store sells by the same name.
     let app = TestApp::spawn().await;
     let shop = self::shop(&app).await;
     report(&app, &shop, &[seen("one", "a", "Foo: Bar")]).await;
@@ -116,7 +116,7 @@ async fn two_skus_of_a_store_are_never_one_game_because_of_signs() {
     assert_eq!(games(&app).await, expected(&[("Foo: Bar", "one:a one:c two:x two:x two:y")]));
 }
 
-/// A game as the version before writes it.
+/// Makes a game as the previous version writes it.
 async fn game_of_before(app: &TestApp, title: &str, normalised: &str) {
     sqlx::query(
         "insert into games (id, title, normalised_title, created_at, updated_at) values ($1, $2, $3, now(), now())",
@@ -145,7 +145,7 @@ async fn games_of_the_version_before_get_their_keys_whenever_they_are_written() 
     for number in 0..2_500 {
         game_of_before(&app, &format!("Game {number}"), &format!("game {number}")).await;
     }
-    // Before they have keys they are found, and not for another.
+    // Before they have keys they are found, but not under another title.
     report(&app, &shop, &[seen("one", "a", "Burrow Tales+"), seen("one", "b", "Burrow Tales")]).await;
     let known = games(&app).await;
     let of = |title: &str| {
@@ -165,7 +165,7 @@ async fn games_of_the_version_before_get_their_keys_whenever_they_are_written() 
     assert_eq!(matching::fill_keys(&app.state.writer).await.unwrap(), 0);
     assert_eq!(keys(&app).await, filled);
 
-    // While the version before runs on, it makes and renames games; the worker follows it.
+    // While the previous version still runs, it creates and renames games; the worker catches up.
     game_of_before(&app, "Tom & Jerry", "tom jerry").await;
     sqlx::query("update games set title = 'Burrow Tales#', normalised_title = 'burrow tales' where title = 'Burrow Tales+'")
         .execute(&app.state.writer)

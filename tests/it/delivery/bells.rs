@@ -1,4 +1,4 @@
-//! Bells of sales that were interrupted, claimed as free games, or over before they could ring.
+//! Bells of sales that were interrupted, suspended during a giveaway, or over before they could ring.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::worker::dispatch;

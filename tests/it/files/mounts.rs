@@ -21,7 +21,8 @@ const MIB: usize = 1 << 20;
 const MOUNTED: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -ec \
     'mount -t tmpfs salebell \"$STORE\"; mount --bind \"$STORE\" \"$SALEBELL_FILES__DIRECTORY\"; exec \"$@\"' sh \"$@\"";
 
-/// A folder on the root's file system that shows while the file system of the directory is not mounted.
+/// A folder on the root's file system that contains the directory of files, whose own file system is not mounted at
+/// first.
 struct Place(PathBuf);
 
 impl Place {

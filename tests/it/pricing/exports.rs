@@ -1,4 +1,4 @@
-//! Exports: what is written, in every form, for whom, and what breaks.
+//! Exports: contents in every format, permissions, and failures.
 
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -21,7 +21,7 @@ async fn see(app: &TestApp, user: &User, export: &Value) -> Value {
     app.see(user, &format!("/v1/exports/{}", export["id"].as_str().unwrap())).await
 }
 
-/// Lets the worker write an export, and fetches what it has written.
+/// Lets the worker write an export, and downloads it.
 async fn export(app: &TestApp, user: &User, wanted: Value) -> Bytes {
     let waiting = request(app, user, &wanted).await;
     assert_eq!((&waiting["state"], &waiting["file_id"]), (&json!("queued"), &Value::Null));
@@ -39,7 +39,7 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Some offers with two prices each.
+/// Makes some offers with two prices each.
 async fn shop(app: &TestApp) -> User {
     let shop = app.user("shop", &SCOPES).await;
     let seen: Vec<Value> = (0..12)
@@ -148,7 +148,7 @@ async fn what_a_spreadsheet_would_compute_is_text_and_comes_back_as_it_was() {
         other.record_all().await;
         assert_eq!(offers(&other).await, before, "{name}");
     }
-    // A file's name is its owner's to choose.
+    // The owner chooses the name of a file.
     let put = one.request(Method::PUT, "/v1/files/=1+1.csv").bearer_auth(&anna.token).body("x");
     assert_eq!(put.send().await.unwrap().status(), 201);
     let files = export(&one, &anna, json!({"kind": "files"})).await;
@@ -214,7 +214,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
         files::remove_expired(&app.state).await.unwrap();
         sqlx::query_scalar("select count(*) from files").fetch_one(&app.state.writer).await.unwrap()
     };
-    // Larger than what the account has room for.
+    // Larger than the free space of the account.
     let waiting = request(&app, &anna, &json!({"kind": "prices"})).await;
     assert!(exports::step(&app.state, || ()).await.unwrap().is_more());
     let failed = see(&app, &anna, &waiting).await;
@@ -230,7 +230,7 @@ async fn an_export_that_ends_early_leaves_nothing() {
     let again = app.request(Method::DELETE, &path).bearer_auth(&anna.token).send().await.unwrap();
     assert_eq!(again.status(), 409);
 
-    // A worker that has died left a file half written; who takes over begins anew and removes it.
+    // A worker that died left a half-written file; its successor starts anew and removes it.
     let waiting = request(&app, &anna, &json!({"kind": "watches"})).await;
     let dead = app.post("/v1/files").bearer_auth(&anna.token).header("tus-resumable", "1.0.0");
     let dead = dead.header("upload-defer-length", "1").send().await.unwrap();
@@ -256,7 +256,7 @@ async fn twenty_exports_of_an_account_wait_and_no_more() {
         let wanted = app.post("/v1/exports").bearer_auth(&user.token).json(&json!({"kind": "watches"}));
         wanted.send().await.unwrap().status().as_u16()
     };
-    // All at once: none sees what another is just making.
+    // All at once: no request sees an export that another is just creating.
     let mut answers = futures_util::future::join_all((0..40).map(|_| ask(&anna))).await;
     answers.sort_unstable();
     assert_eq!((answers[19], answers[20], answers[39]), (201, 429, 429), "{answers:?}");

@@ -1,4 +1,4 @@
-//! How files of prices are read, whatever stands in them: quotes, namespaces, encodings; and in how much memory.
+//! Reading files of prices with any content: quotes, namespaces, encodings; and the memory that it needs.
 
 use std::io::Write;
 use std::path::Path;
@@ -41,7 +41,7 @@ async fn an_open_quote_gives_no_product_the_price_of_another() {
         ["r3", "Game three", "say \"hi\"", "2 EUR"],
         ["r4", "Game four", "z", "3 EUR"],
     ];
-    // The same where a mark some rows below would close it.
+    // The same if a quotation mark some rows below would close it.
     let mut closed = rows;
     closed[3][2] = "24\"";
     for rows in [rows, closed] {
@@ -54,7 +54,7 @@ async fn an_open_quote_gives_no_product_the_price_of_another() {
             let expected = expect(&[("r1", 1000), ("r2", 100), ("r3", 200), ("r4", 300)]);
             assert_eq!(offers(&app).await, expected, "{name}");
 
-            // Observations are read alike.
+            // Rows of observations are read alike.
             let app = TestApp::spawn().await;
             let anna = app.user("anna", &SCOPES).await;
             let body: String = rows.iter().map(|row| format!("{}\n", row.join(delimiter))).collect();
@@ -166,7 +166,7 @@ async fn invisible_characters_around_a_sku_make_no_other_offer_by_any_route() {
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let line = |sku: &str| json!({"store": "Shop", "sku": sku, "title": "Game", "region": "DE", "price": "9.99", "currency": "EUR"});
-    // With a byte order mark before its first line, as Windows' editors write.
+    // With a byte order mark before its first line, as Windows editors write.
     let lines = format!("\u{feff}{}\n{}\n", line("d1"), line("\u{200b}d1"));
     let told = app.post("/v1/prices").header("content-type", "application/x-ndjson").bearer_auth(&anna.token);
     let told: Value = told.body(lines.clone()).send().await.unwrap().json().await.unwrap();
@@ -239,7 +239,7 @@ async fn files_are_read_in_the_encoding_that_they_name() {
         ("little.xml", utf16(&xml("UTF-16"), true, false), "Größe"),
         ("big.xml", utf16(&xml("UTF-16"), true, true), "Größe"),
         ("bare.xml", utf16(&xml("utf-16"), false, false), "Größe"),
-        // Text that was made as UTF-16 and saved as UTF-8.
+        // Text that was created as UTF-16 and saved as UTF-8.
         ("not.xml", xml("utf-16").into_bytes(), "Größe"),
         ("mark.xml", format!("\u{feff}{}", xml("ISO-8859-1")).into_bytes(), "Größe"),
         ("excel.csv", format!("\u{feff}sep=;\r\n{semicolons}").into_bytes(), "Größe"),
@@ -258,7 +258,7 @@ async fn files_are_read_in_the_encoding_that_they_name() {
     let done = finish(&app, &anna, &import(&app, &anna, merchant(), "a.xml", xml("klingon")).await).await;
     assert_eq!(done["state"], "failed");
     assert!(done["failure"].as_str().unwrap().contains("klingon"), "{done}");
-    // Bytes that are none of the encoding cost their item.
+    // Bytes that are invalid in the encoding invalidate their item only.
     let body = [
         b"<rss><item><id>0</id><title>\xff</title><price>1 EUR</price></item>".as_slice(),
         b"<item><id>1</id><title>T</title><price>2 EUR</price></item></rss>",
@@ -268,7 +268,7 @@ async fn files_are_read_in_the_encoding_that_they_name() {
     assert_eq!((&done["accepted"], &done["refused"]), (&json!(1), &json!(1)), "{done}");
 }
 
-/// An input: what stands once at its begin, what is repeated, and what ends it.
+/// An input: its beginning, the repeated part, and its end.
 struct Shape {
     name: &'static str,
     begin: String,
@@ -280,7 +280,8 @@ fn shape(name: &'static str, begin: &str, unit: &str, end: &str) -> Shape {
     Shape { name, begin: begin.to_owned(), unit: unit.to_owned(), end: end.to_owned() }
 }
 
-/// Whatever can be many, long, deep or wide, in each format. The endings of their names are those of the formats.
+/// Anything that can be numerous, long, deep or wide, in each format. The suffixes of the names are those of the
+/// formats.
 fn shapes() -> Vec<Shape> {
     let csv = "store,sku,price,currency\n";
     let timed = "store,sku,price,currency,observed_at,title\n";
@@ -327,8 +328,8 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// So large a shape is when it is unpacked, in bytes, and so much more memory it may take than a small one: the
-/// buffers, the observations that are sorted (16 MiB), and what the allocator keeps.
+/// Size of a large shape after decompression, in bytes. `ALLOWANCE` is the additional memory, in KiB, that it may take
+/// over a small one: the buffers, the observations that are sorted (16 MiB), and what the allocator keeps.
 const LARGE: usize = 4 << 20;
 const ALLOWANCE: u64 = 28 << 10;
 
@@ -362,7 +363,7 @@ async fn memory_stays_flat_whatever_the_shape_of_a_file() {
             }
         }
     }
-    // What unpacks without end, and what wants more memory to be unpacked than it has bytes.
+    // Input that decompresses endlessly, and input whose decompression demands more memory than it has bytes.
     let zeros = vec![b'\n'; 64 << 20];
     let mut gzip = async_compression::tokio::write::GzipEncoder::new(Vec::new());
     tokio::io::AsyncWriteExt::write_all(&mut gzip, &zeros).await.unwrap();
@@ -386,7 +387,7 @@ async fn memory_stays_flat_whatever_the_shape_of_a_file() {
     }
 }
 
-/// A shape of about that size, packed in one of the ways.
+/// Makes a shape of about this size, compressed with one of the codings.
 fn pack(shape: &Shape, size: usize) -> (String, Vec<u8>) {
     let mut body = shape.begin.clone().into_bytes();
     while body.len() < size {
@@ -395,7 +396,7 @@ fn pack(shape: &Shape, size: usize) -> (String, Vec<u8>) {
     body.extend_from_slice(shape.end.as_bytes());
     match shape.name.len() % 2 {
         0 => (shape.name.to_owned(), body),
-        // Little enough packed that it is no bomb: in blocks of another window each.
+        // Compressed too little to count as a bomb: in blocks with another window each.
         _ => (
             format!("{}.zst", shape.name),
             body.chunks(4_096).flat_map(|part| zstd::encode_all(part, 1).unwrap()).collect(),
@@ -403,7 +404,7 @@ fn pack(shape: &Shape, size: usize) -> (String, Vec<u8>) {
     }
 }
 
-/// From here on the kernel counts the peak anew.
+/// Makes the kernel measure the peak anew.
 fn forget_peak(worker: &Binary) {
     std::fs::write(Path::new("/proc").join(worker.id().to_string()).join("clear_refs"), "5").unwrap();
 }

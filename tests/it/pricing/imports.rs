@@ -1,4 +1,4 @@
-//! Imports: files of every kind become prices; what they hold that cannot be taken, what breaks, who may.
+//! Imports: files of every kind become prices; unusable content, failures, permissions.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub async fn import(
     answer.json().await.unwrap()
 }
 
-/// Lets a worker do what there is to do, and returns what has become of the import.
+/// Lets a worker do everything that is due, and returns the resulting state of the import.
 pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
     let path = format!("/v1/imports/{}", import["id"].as_str().unwrap());
     let recording = tokio::spawn({
@@ -61,7 +61,7 @@ pub async fn finish(app: &TestApp, user: &User, import: &Value) -> Value {
     seen
 }
 
-/// Every offer with its state, and its history, in the words of the database.
+/// Every offer with its state and its history, as text from the database.
 async fn state(app: &TestApp) -> Vec<String> {
     sqlx::query_scalar(
         "select concat_ws(' ', s.slug, o.sku, o.region, o.currency, o.amount, o.regular, o.observed_at, o.low, o.low_at,
@@ -77,7 +77,7 @@ async fn state(app: &TestApp) -> Vec<String> {
     .unwrap()
 }
 
-/// Changes of some offers over a year, in no order, as lines of CSV and as observations.
+/// Changes of some offers over a year, unordered, as lines of CSV and as observations.
 fn changes(offers: u64, each: u64) -> Vec<(String, Value)> {
     let random = bytes((offers * each * 8) as usize);
     let mut changes: Vec<(u64, String, Value)> = (0..offers * each)
@@ -207,7 +207,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     assert!(lines[3].starts_with("5,\"unknown field `=cmd`"), "{told}");
     assert_eq!(app.get(refusals).bearer_auth(&mallory.token).send().await.unwrap().status(), 404);
 
-    // Whoever may not write the catalogue may not invent stores.
+    // A caller without the right to write the catalogue cannot add stores.
     let shop = app.user("shop", &["prices:write"]).await;
     let body = "store,sku,price,currency\nGOG,a,2.00,EUR\nNowhere,b,1.00,EUR\n";
     let done = finish(&app, &shop, &import(&app, &shop, json!({}), "b.csv", body).await).await;
@@ -215,7 +215,7 @@ async fn what_cannot_be_taken_is_told_with_its_line() {
     let told = app.get(done["refusals"].as_str().unwrap()).bearer_auth(&shop.token).send().await.unwrap();
     assert!(told.text().await.unwrap().contains("3,\"store is unknown"));
 
-    // What cannot be read at all fails with a reason.
+    // A file that is unreadable fails with a reason.
     let cut = {
         let mut packed = zstd::Encoder::new(Vec::new(), 3).unwrap();
         packed.write_all(b"store,sku,price,currency\n").unwrap();
@@ -321,7 +321,7 @@ async fn an_account_follows_so_many_imports_and_no_more() {
     assert!(open.iter().all(|events| events.status() == 200));
     assert_eq!(follow(&anna).await.status(), 429);
     assert_eq!(follow(&ben).await.status(), 200);
-    // Who hangs up makes room.
+    // A client that disconnects frees its place.
     open.pop();
     let deadline = Instant::now() + Duration::from_secs(10);
     while follow(&anna).await.status() != 200 {
@@ -330,7 +330,7 @@ async fn an_account_follows_so_many_imports_and_no_more() {
     }
 }
 
-/// A worker that is killed between any two steps: another goes on, nothing is lost and nothing counted twice.
+/// Kills a worker between any two steps: another one continues, nothing is lost and nothing counted twice.
 async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
     let app = TestApp::builder().bus(carrier).spawn().await;
     let anna = app.user("anna", &SCOPES).await;
@@ -367,7 +367,7 @@ async fn a_killed_worker_is_followed_by_another(carrier: Carrier) {
         }
         worker.signal(nix::sys::signal::Signal::SIGKILL);
         worker.exit_code().await;
-        // As if the lease of the dead one had run out.
+        // As if the lease of the dead worker had expired.
         sqlx::query("update imports set leased_until = now()").execute(&app.state.writer).await.unwrap();
     }
     let mut worker = Binary::start(&["worker"], &settings);

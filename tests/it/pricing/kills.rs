@@ -1,4 +1,4 @@
-//! The whole path, and what is left of it when its processes are killed at any point.
+//! The whole data path, and its state after its processes are killed at any point.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn seen(sku: usize, price: &str, day: u32) -> Value {
         "regular_price": "20.00", "currency": "EUR", "observed_at": format!("2026-01-{day:02}T00:00:00Z")})
 }
 
-/// Posts lines to the API at `url` and returns the answer.
+/// Posts lines to the API at `url`; returns the answer.
 async fn stream(app: &TestApp, user: &User, url: &str, lines: impl Iterator<Item = Value>) -> Value {
     let body = lines.map(|line| line.to_string()).collect::<Vec<_>>().join("\n");
     let request = app.client.post(format!("{url}/v1/prices")).bearer_auth(&user.token);
@@ -35,7 +35,7 @@ async fn count(app: &TestApp, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(&app.state.writer).await.unwrap()
 }
 
-/// The settings under which a process of its own shares the test's database.
+/// Settings by which a separate process shares the test's database.
 fn settings(app: &TestApp) -> Vec<(&'static str, String)> {
     let config = &app.state.config;
     let bus = app.queues.iter().flat_map(Queues::settings_of_a_process);
@@ -106,7 +106,7 @@ async fn a_reported_price_rings_within_a_second() {
     worker.await.unwrap().unwrap();
 }
 
-/// 10,000 prices are accepted; then workers die under them, one after another, wherever they are.
+/// Accepts 10,000 prices; then kills workers one after another, at any point of their work.
 async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier) {
     const OFFERS: usize = 10_000;
     const WATCHED: i64 = 300;
@@ -132,7 +132,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
 
     let accepted = stream(&app, &shop, &app.url, (0..OFFERS).map(|sku| seen(sku, "9.99", 2))).await;
     assert_eq!(accepted["accepted"], OFFERS);
-    // Each dies somewhat later than the one before: in its start, in the record, the dispatch, the delivery.
+    // Each dies somewhat later than the one before: during its start, recording, dispatch, delivery.
     for life_ms in [150, 250, 350, 450, 600, 800, 1000, 1500] {
         let mut worker = start(&app, "worker");
         tokio::time::sleep(Duration::from_millis(life_ms)).await;
@@ -144,7 +144,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
         let left = "select (select count(*) from deliveries where state = 'pending')
             + (select count(*) from events where rings and dispatched_at is null)
             + (select count(*) from bus_messages)";
-        // On a slow machine five of them may have died of the same message.
+        // On a slow machine, the same message may have been in the hands of five of them when they died.
         salebell::worker::record::redrive(&app.state).await.unwrap();
         let batch = app.batch(&shop, &accepted).await;
         (&batch["done"], &batch["failed"]) == (&json!(true), &json!(0)) && count(&app, left).await == 0
@@ -158,7 +158,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing(carrier: Carrier
     assert_eq!(count(&app, "select count(*) from price_history").await, 2 * OFFERS as i64);
     assert_eq!(count(&app, "select count(*) from notices").await, WATCHED);
     assert_eq!(count(&app, "select count(*) from deliveries where state = 'delivered'").await, WATCHED);
-    // A webhook may come again after a kill, under its own id.
+    // A webhook may arrive again after a kill, with the same id.
     let ids: HashSet<String> =
         sink.received("/hook").iter().map(|one| one.headers["webhook-id"].clone()).collect();
     assert_eq!(ids.len() as i64, WATCHED);
@@ -176,7 +176,7 @@ async fn an_api_that_is_killed_has_lost_nothing_that_it_acknowledged(carrier: Ca
             acknowledged
                 .push(stream(&app, &shop, &url, (first..first + 100).map(|sku| seen(sku, "9.99", 1))).await);
         }
-        // One more is on its way when it dies; nobody has been told of it.
+        // One more is in flight when the process dies; it was never acknowledged.
         let body =
             (0..100).map(|sku| seen(900_000 + sku, "9.99", 1).to_string()).collect::<Vec<_>>().join("\n");
         let unfinished = app.client.post(format!("{url}/v1/prices")).bearer_auth(&shop.token);

@@ -1,4 +1,4 @@
-//! `POST /v1/prices`: what is taken, what is refused, and that what is taken is durable.
+//! `POST /v1/prices`: what is accepted, what is refused, and that accepted prices are durable.
 
 use reqwest::{Body, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ async fn accepted(request: RequestBuilder) -> Value {
     answer.json().await.unwrap()
 }
 
-/// Index and pointers of what was refused.
+/// Index and pointers of each refusal.
 fn refusals(answer: &Value) -> Vec<(u64, Vec<&str>)> {
     let mut refused = Vec::new();
     for item in answer["rejected"].as_array().unwrap() {

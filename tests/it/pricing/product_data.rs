@@ -1,4 +1,4 @@
-//! What the fields of product data mean: sale periods, availability, titles, prices, regions, addresses.
+//! Meaning of the fields of product data: sale periods, availability, titles, prices, regions, URLs.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::support::{TestApp, User};
 const COLUMNS: [&str; 7] =
     ["id", "title", "link", "price", "sale_price", "sale_price_effective_date", "availability"];
 
-/// The same products in each format; the first column of a row is its id.
+/// The same products in each format; the first column of a row is the id.
 fn feeds(rows: &[[&str; 7]]) -> Vec<(&'static str, String)> {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
     let element = |name: &str, text: &str| match (name, text) {
@@ -89,7 +89,7 @@ async fn what_cannot_be_understood_costs_the_field_and_is_told_as_a_warning() {
             };
             assert_eq!(offer["url"], url, "{name}: {offer}");
         }
-        // The last second of the day there.
+        // The last second of the day in that time zone.
         let ends: Vec<&Value> =
             offers.iter().map(|offer| &offer["sale_ends_at"]).filter(|end| !end.is_null()).collect();
         assert_eq!(ends, [&json!("2098-11-29T22:59:59Z")], "{name}");
@@ -177,7 +177,7 @@ async fn titles_are_shown_as_they_are_meant_in_every_format() {
         titles.sort_unstable();
         assert_eq!(titles, shown, "{name}");
     }
-    // XML has decoded once before us.
+    // The XML parser has already decoded once.
     let app = TestApp::spawn().await;
     let anna = app.user("anna", &SCOPES).await;
     let rss = "<rss xmlns:g=\"http://base.google.com/ns/1.0\"><channel><item><g:id>1</g:id><title>Tom &amp;amp; Jerry</title>\

@@ -1,4 +1,4 @@
-//! Quarantined prices: seen and settled by operators.
+//! Quarantined prices: viewed and resolved by operators.
 
 use reqwest::Method;
 use serde_json::json;
@@ -67,7 +67,7 @@ async fn an_operator_sees_glitches_and_discards_them() {
     assert_eq!(get("/v1/quarantine?state=gone").await.status, 400);
     assert_eq!(get(&format!("/v1/quarantine/{}", Uuid::now_v7())).await.status, 404);
 
-    // It is the held one alone that a second observation confirms.
+    // A second observation confirms only the quarantined one.
     app.report(&shop, json!([seen("c", "0.01", "2026-01-03T00:00:00Z")])).await;
     app.record_all().await;
     let confirmed = get("/v1/quarantine?state=confirmed").await.body;

@@ -1,4 +1,4 @@
-//! Recording: prices, history, lows, sales; what is repeated, late, or done by many at once.
+//! Recording: prices, history, lows, sales; repeated, late and concurrent observations.
 
 use std::time::Duration;
 
@@ -102,14 +102,14 @@ async fn history_holds_changes_in_whatever_order_they_are_told(carrier: Carrier)
     report("20.00", "01T00:00:00").await;
     report("20.00", "05T00:00:00").await;
     assert_eq!(history(&app).await, ["01T00:00 2000/2000"]);
-    // A sight from in between parts the price in two.
+    // An observation from in between splits the period of the price.
     let late = report("10.00", "03T00:00:00").await;
     assert_eq!((&late["stale"], &late["transitions"]), (&json!(1), &json!({})));
     assert_eq!(history(&app).await, ["01T00:00 2000/2000", "03T00:00 1000/2000", "05T00:00 2000/2000"]);
-    // The same earlier: the change happened then.
+    // The same price observed earlier moves the change to that time.
     report("10.00", "02T00:00:00").await;
     assert_eq!(history(&app).await, ["01T00:00 2000/2000", "02T00:00 1000/2000", "05T00:00 2000/2000"]);
-    // Nothing new from the past, and of two at one instant the lower.
+    // An old observation that adds nothing; and of two at the same instant, the lower one counts.
     report("10.00", "04T00:00:00").await;
     report("12.00", "02T00:00:00").await;
     assert_eq!(history(&app).await, ["01T00:00 2000/2000", "02T00:00 1000/2000", "05T00:00 2000/2000"]);
@@ -163,7 +163,7 @@ async fn a_new_sku_is_matched_by_its_title(carrier: Carrier) {
     assert_eq!(games, [("4", 1), ("Hades", 1), ("The Witcher® 3: Wild Hunt", 2)]);
 }
 
-/// A message over `offers` offers, each seen at `minute`, in an order of its own.
+/// A message about `offers` offers, each observed at `minute`, in a shuffled order.
 fn message(offers: usize, minute: i64, amount: i64, turned: bool) -> PriceMessage {
     let base = DateTime::from_timestamp(1_750_000_000, 0).unwrap();
     let observation = |sku: usize| Observation {
@@ -209,7 +209,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
     const OFFERS: usize = 300;
     const MESSAGES: i64 = 40;
     let app = std::sync::Arc::new(TestApp::spawn().await);
-    // Every message is there twice, as a bus that delivers at least once may have it.
+    // Every message exists twice, as is possible on a bus that delivers at least once.
     let messages: Vec<PriceMessage> = (0..MESSAGES)
         .map(|n| {
             message(
@@ -239,7 +239,7 @@ async fn eight_workers_over_the_same_offers_neither_deadlock_nor_double() {
     let counted: i64 = workers.join_all().await.into_iter().sum();
     assert_eq!(counted, MESSAGES * OFFERS as i64, "each message counts once");
 
-    // All offers have seen the same, so they must all have ended the same: as one worker alone would have it.
+    // All offers have the same observations, so all must end in the same state: that of a single worker.
     let states = sqlx::query!(
         r#"select amount, observed_at, count(*) as "offers!" from offers group by amount, observed_at"#
     )
@@ -298,7 +298,7 @@ async fn a_message_that_cannot_be_recorded_is_dead_after_five_receives(carrier: 
     }
 }
 
-/// How long a worker of these tests holds a message.
+/// Lease of a message in these tests.
 const LEASE: Duration = Duration::from_secs(2);
 const LEASE_SETTING: (&str, &str) = ("SALEBELL_WORKER__LEASE_S", "2");
 
@@ -313,7 +313,7 @@ async fn a_message_whose_worker_died_is_taken_over_after_its_lease(carrier: Carr
     app.pass(LEASE).await;
     app.record_all().await;
     assert_eq!(app.batch(&shop, &accepted).await["done"], true);
-    // The dead one wakes up: what it holds is not its own any more.
+    // The worker presumed dead resumes: it no longer owns what it holds.
     assert_eq!(app.state.bus.extend(&held[0], LEASE).await.unwrap(), Lease::Lost);
     app.state.bus.acknowledge(&held[0]).await.unwrap();
 }
@@ -342,7 +342,7 @@ async fn an_operator_releases_what_is_true_after_all() {
 async fn a_glitch_that_is_polled_again_and_again_is_judged_once() {
     let app = TestApp::spawn().await;
     let shop = shop(&app).await;
-    // Three sights in one message, the second of which confirms the first; an innocent offer beside them.
+    // Three observations in one message, the second of which confirms the first; an unrelated offer beside them.
     let batch = report(
         &app,
         &shop,
@@ -358,7 +358,7 @@ async fn a_glitch_that_is_polled_again_and_again_is_judged_once() {
         (&batch["done"], &batch["recorded"], &batch["quarantined"]),
         (&json!(true), &json!(2), &json!(1))
     );
-    // The truth and a glitch at one instant, and the glitch confirmed in a later message.
+    // A true price and a glitch at the same instant, and the glitch confirmed in a later message.
     report(
         &app,
         &shop,
@@ -393,7 +393,7 @@ async fn a_sale_from_the_past_comes_and_goes_in_history() {
         history(&app).await,
         ["01T00:00 1000/1000", "01T00:50 700/1000", "01T01:00 1000/1000", "01T01:40 900/1000"]
     );
-    // Repetitions between rows that were there.
+    // Repetitions between existing rows.
     let late = json!([seen("a", "7.00", "10.00", "01T00:55:00"), seen("a", "10.00", "10.00", "01T01:10:00")]);
     report(&app, &shop, late).await;
     assert_eq!(history(&app).await.len(), 4);
@@ -408,7 +408,7 @@ async fn a_message_whose_receivers_died_is_failed_and_can_be_redriven(carrier: C
         app.pass(LEASE).await;
     }
     app.record_all().await;
-    // SQS has buried it by itself, and told nobody.
+    // SQS has dead-lettered it by itself, without a notification.
     record::count_dead(&app.state).await.unwrap();
     let failed = app.batch(&shop, &accepted).await;
     assert_eq!((&failed["done"], &failed["failed"]), (&json!(true), &json!(1)));

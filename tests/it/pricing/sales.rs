@@ -1,4 +1,4 @@
-//! Sales: when they are over, when they are the same again, what counts as a low, and whom all of it rings.
+//! Sales: when they end, when they resume, what counts as a low, and which watches ring.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use salebell::clock::Clock;
@@ -15,12 +15,13 @@ pub async fn shop(app: &TestApp) -> User {
     app.user("shop", &["prices:write", "catalogue:write"]).await
 }
 
-/// So many minutes from now on the test's clock, as text.
+/// Time `minutes` from now on the test's clock, as text.
 pub fn at(app: &TestApp, minutes: i64) -> String {
     instant(app, minutes).to_rfc3339()
 }
 
-/// Now is the minute in which the test began, and as much as it has moved its clock since: the same however slow it is.
+/// Time `minutes` from now, where now is the minute in which the test began plus all advances of its clock: independent
+/// of the speed of the test.
 pub fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
     let begun: uuid::Uuid = app.database.url.rsplit('_').next().unwrap().parse().unwrap();
     let (seconds, _) = begun.get_timestamp().unwrap().to_unix();
@@ -29,7 +30,7 @@ pub fn instant(app: &TestApp, minutes: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(minute * 60, 0).unwrap()
 }
 
-/// An observation of the one offer, of 20.00 EUR, so many minutes from now.
+/// An observation of the one offer, with a regular price of 20.00 EUR, `minutes` from now.
 pub fn seen(app: &TestApp, price: &str, minutes: i64) -> Value {
     json!({"store": "steam", "sku": "a", "title": "Hades", "price": price, "regular_price": "20.00",
         "currency": "EUR", "observed_at": at(app, minutes)})
@@ -64,7 +65,7 @@ async fn deals(app: &TestApp) -> usize {
     app.read("/v1/deals").await["items"].as_array().unwrap().len()
 }
 
-/// Kind, reason and time of all events, in their order.
+/// Kind, reason and time of all events, in order.
 async fn events(pool: &PgPool) -> Vec<(String, Option<String>, DateTime<Utc>)> {
     sqlx::query_as("select kind, reason, observed_at from events order by id").fetch_all(pool).await.unwrap()
 }
@@ -139,7 +140,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
     schedule::step(&app.state).await.unwrap();
     assert_eq!(events(&app.state.writer).await.len(), 4, "not before their time");
     app.clock.advance(TimeDelta::days(1));
-    // One that dies in between leaves nothing behind: its transaction is gone.
+    // A worker that dies in between leaves nothing behind: its transaction is rolled back.
     let both = tokio::join!(schedule::step(&app.state), schedule::step(&app.state));
     both.0.unwrap();
     both.1.unwrap();
@@ -164,7 +165,7 @@ async fn the_schedule_ends_a_sale_once_at_its_time_also_a_day_late() {
     let told = team.wait_for(3).await;
     assert!(told.iter().all(|event| event["data"]["reason"] == "told_end"), "{told:?}");
 
-    // The next sight is known again, at whatever price.
+    // The next observation counts as known again, at any price.
     let next = with(seen(&app, "20.00", 0), json!({"sku": "0"}));
     let batch = tell(&app, &shop, json!([next])).await;
     assert_eq!(batch["transitions"], json!({"price.raised": 1}));
@@ -208,7 +209,7 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
     tell(&app, &shop, json!([seen(&app, "20.00", -10)])).await;
     app.hook(&anna, &sink.url("/hook")).await;
     watch(&app, &anna, json!({"any_sale": {}})).await;
-    // Over already when it is told, or when it is recorded.
+    // Over already when it is reported, or when it is recorded.
     let over = with(seen(&app, "10.00", -5), json!({"sale_ends_at": at(&app, -5)}));
     let batch = tell(&app, &shop, json!([over])).await;
     assert_eq!(batch["transitions"], json!({"price.lowered": 1}));
@@ -221,7 +222,7 @@ async fn nobody_is_rung_for_a_sale_that_is_over() {
     assert_eq!(notices().await, 0);
     tell(&app, &shop, json!([seen(&app, "20.00", -1)])).await;
 
-    // Over before the dispatch comes to it.
+    // Over before the dispatch.
     app.clock.advance(TimeDelta::days(1));
     let short = with(seen(&app, "10.00", -1), json!({"sale_ends_at": at(&app, 10)}));
     app.report(&shop, json!([short])).await;
@@ -263,7 +264,7 @@ async fn an_end_that_is_told_again_counts_and_what_was_not_sent_is_owed() {
         instant(&app, 120 - 61)
     );
 
-    // It ends, which costs the delivery that waits; and goes on, as its store has prolonged it.
+    // The sale ends, which cancels the waiting delivery; then it continues, because its store has prolonged it.
     app.clock.advance(TimeDelta::minutes(60));
     schedule::step(&app.state).await.unwrap();
     assert_eq!(deliver_all(&app).await.cancelled, 1);
@@ -283,7 +284,7 @@ async fn history_says_until_when_each_price_held() {
     };
     let begin = instant(&app, 0);
     tell(&app, &shop, json!([told("10.00", -50, -20)])).await;
-    // Told again, and then another price, in one message; and one that comes late.
+    // Reported again, followed by another price, in one message; and a late observation.
     tell(&app, &shop, json!([told("10.00", -45, -30), told("12.00", -40, -10)])).await;
     tell(&app, &shop, json!([seen(&app, "20.00", -60)])).await;
     tell(&app, &shop, json!([seen(&app, "12.00", -5)])).await;
@@ -360,7 +361,7 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
     for rule in [json!({"any_sale": {}}), json!({"cut_at_least": {"percent": 10}}), json!({"new_low": {}})] {
         watch(&app, &anna, rule).await;
     }
-    // In one message, the whole of it.
+    // The whole course in one message.
     let course = ["10.00", "20.00", "10.00", "20.00", "9.00", "8.00"];
     let course: Vec<Value> =
         course.iter().enumerate().map(|(n, price)| seen(&app, price, n as i64 - 50)).collect();
@@ -375,7 +376,7 @@ async fn a_bell_that_rings_again_is_rung_once_whoever_repeats_it() {
     assert_eq!(count("select count(*) from notices").await, 3);
     assert_eq!(count("select count(*) from deliveries").await, 6);
     assert_eq!(count("select count(*) from notices where amount = 900").await, 3);
-    // As after a death between the commit of a slice and the end of its event.
+    // As after a crash between the commit of a slice and the end of its event.
     sqlx::query("update events set dispatched_at = null, last_watch_id = null where rings")
         .execute(&app.state.writer)
         .await
@@ -449,7 +450,7 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
         row("sold", 1200, false, false),
     ];
     assert_eq!(right, expected);
-    // As the version before leaves them.
+    // As the previous version leaves them.
     let spoil = "update offers set low = 0, low_at = observed_at, was_free_at = null where sku <> 'sold'";
     sqlx::query(spoil).execute(&app.state.writer).await.unwrap();
     let shown = app.read("/v1/offers").await;
@@ -457,7 +458,7 @@ async fn lows_of_zero_are_made_anew_from_the_history() {
     let changed: i64 =
         sqlx::query_scalar("select recompute_zero_lows(null)").fetch_one(&app.state.writer).await.unwrap();
     assert_eq!((changed, lows().await), (3, expected.to_vec()));
-    // And when such an offer is seen before that.
+    // Also if such an offer is observed before that.
     sqlx::query(spoil).execute(&app.state.writer).await.unwrap();
     let next =
         |sku: &str, price: &str| with(crate::pricing::sales::seen(&app, price, -1), json!({"sku": sku}));
@@ -532,7 +533,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     assert_eq!(history["too_old_to_ring"], 0, "history rings nobody anyway");
     app.record_all().await;
 
-    // What counts is its age when it was reported, however long it waits to be recorded.
+    // The age at the time of the report counts, however long it waits to be recorded.
     let fresh = seen(&app, "10.00", -2 * day);
     let observed_at: DateTime<Utc> = fresh["observed_at"].as_str().unwrap().parse().unwrap();
     assert_eq!(app.report(&shop, json!([fresh])).await["too_old_to_ring"], 0);
@@ -546,7 +547,7 @@ async fn what_was_seen_long_ago_rings_nobody_and_the_answer_says_so() {
     assert_eq!(instant(&sink.received("/hook")[0].json()["data"]["observed_at"]), observed_at);
 }
 
-/// What the version before writes: it knows none of the new columns.
+/// Writes of the previous version, which knows none of the new columns.
 #[tokio::test]
 async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
     let app = TestApp::spawn().await;
@@ -588,7 +589,7 @@ async fn the_version_before_and_this_one_go_on_with_each_others_sales() {
         .await
         .unwrap();
     assert_eq!(open, [1100]);
-    // An end in the past, under a price that was seen after it, is no end.
+    // An end in the past is no end if the price was observed after it.
     before("update offers set sale_ends_at = now() - interval '8 minutes'").await.unwrap();
     before("update sales set ends_at = now() - interval '8 minutes' where ended_at is null").await.unwrap();
     schedule::step(&app.state).await.unwrap();

@@ -175,7 +175,7 @@ async fn the_journal_has_each_level_under_the_priority_of_its_name() {
     })
     .await;
     reqwest::get(format!("{url}/healthz")).await.unwrap();
-    // Priorities of syslog for informational and debug, and none for notice (5).
+    // syslog's priorities for informational (6) and debug (7), not the one for notice (5).
     for (target, text, priority) in
         [("salebell::process", "metrics on ", "6"), ("salebell::access", "GET /healthz 200", "7")]
     {

@@ -1,5 +1,5 @@
-//! Booted instances: the machine image with a real systemd for each (scripts/lib/boot-instance.sh), on one bridge with what
-//! an instance has around it: metadata, Auto Scaling, AWS, PostgreSQL.
+//! Booted instances: the machine image with a real systemd for each (scripts/lib/boot-instance.sh), on one bridge with
+//! the services around an instance: metadata, Auto Scaling, AWS, PostgreSQL.
 //!
 //! ```text
 //! the machine of the tests            a network namespace of their own
@@ -26,16 +26,16 @@ use super::scratch::Scratch;
 use super::{TestApp, eventually};
 use test_support::ec2::{Ec2, Group, Hook, Outcome, State};
 
-/// Where an instance finds the rest.
+/// Address at which instances find the services around them.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// As appliance.toml has them.
+/// Names of the hooks, as in appliance.toml.
 pub const LAUNCH_HOOK: &str = "salebell-launch";
 pub const TERMINATION_HOOK: &str = "salebell-termination";
-/// For a boot, on a machine with much else to do.
+/// Timeout of a boot, on a machine with much other work.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
-/// A folder of `make bake-local`, which instances are booted from; `make test` has one made of what it tests.
+/// Folder of a `make bake-local` from which instances are booted; `make test` makes one of the tested sources.
 fn image() -> PathBuf {
     let image = std::env::var("SALEBELL_TEST_IMAGE").map(PathBuf::from).expect(
         "SALEBELL_TEST_IMAGE names the machine image to boot, the folder that `make bake-local` prints as its last \
@@ -49,7 +49,7 @@ fn image() -> PathBuf {
     image
 }
 
-/// What has to be there before anything else is tried.
+/// Checks the prerequisites before anything else is tried.
 fn require_root() {
     assert!(
         nix::unistd::Uid::effective().is_root(),
@@ -59,7 +59,7 @@ fn require_root() {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace that lives as long as this: a thread that is in it, and does things there.
+/// A network namespace that lives as long as this value: a thread inside it, which runs work there.
 #[derive(Clone)]
 struct Namespace(mpsc::Sender<Job>);
 
@@ -95,7 +95,7 @@ impl Namespace {
         TcpListener::from_std(listener).unwrap()
     }
 
-    /// A resolver that knows no name, and says so at once.
+    /// Starts a resolver that knows no name, and answers so at once.
     fn resolve_nothing(&self) {
         let socket = self.run(|| std::net::UdpSocket::bind((HOST, 53)).unwrap());
         socket.set_nonblocking(true).unwrap();
@@ -103,7 +103,7 @@ impl Namespace {
         tokio::spawn(async move {
             let mut message = [0; 512];
             while let Ok((length, peer)) = socket.recv_from(&mut message).await {
-                // An answer to this question, "no such name" (RFC 1035, section 4.1.1).
+                // Turns the query into the answer "no such name" (RFC 1035, section 4.1.1).
                 message[2] |= 0x80;
                 message[3] = (message[3] & 0xf0) | 3;
                 let _ = socket.send_to(&message[..length], peer).await;
@@ -122,12 +122,12 @@ impl Namespace {
     }
 }
 
-/// What instances have around them.
+/// The services around instances.
 pub struct Surroundings {
     namespace: Namespace,
     pub ec2: Ec2,
     pub environment: Environment,
-    /// The way to PostgreSQL.
+    /// Proxy to PostgreSQL.
     pub database: Proxy,
     pub app: TestApp,
     _aws: Proxy,
@@ -135,7 +135,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// A group with both hooks, and an environment whose parameters are complete: the database of `app`.
+    /// Makes a group with both hooks, and an environment with complete parameters that lead to the database of `app`.
     pub async fn new() -> Surroundings {
         require_root();
         image();
@@ -179,7 +179,7 @@ impl Surroundings {
                 "webhook/encryption_keys",
                 secrecy::ExposeSecret::expose_secret(&salebell::secrets::generate_key().unwrap()).to_owned(),
             ),
-            // Nobody has to see that it leaves.
+            // No load balancer has to notice that the instance leaves.
             ("server/linger_s", "1".to_owned()),
         ] {
             surroundings.environment.put(name, &value).await;
@@ -187,7 +187,7 @@ impl Surroundings {
         surroundings
     }
 
-    /// A database as instances see it.
+    /// URL of a database as instances reach it.
     pub fn url_of(&self, database: &TestDatabase) -> String {
         let mut url = url::Url::parse(&database.url).unwrap();
         url.set_host(Some(&HOST.to_string())).unwrap();
@@ -195,18 +195,18 @@ impl Surroundings {
         url.into()
     }
 
-    /// Makes what listens on the tests' loopback reachable for instances; returns where.
+    /// Makes a server on the tests' loopback reachable for instances; returns its address there.
     pub fn offer(&self, port: u16, target: SocketAddr) -> SocketAddr {
         Proxy::on(self.namespace.listen(HOST, port), target.to_string());
         (HOST, port).into()
     }
 
-    /// The group launches an instance, and it begins to boot. `number` is the last part of its address.
+    /// Launches an instance through the group and starts its boot. `number` is the last part of its address.
     pub fn launch(&self, number: u8) -> Instance {
         self.launch_with(number, &[])
     }
 
-    /// The same with files of its own below /etc.
+    /// The same with additional files below /etc.
     pub fn launch_with(&self, number: u8, files: &[(&str, &str)]) -> Instance {
         let (id, address) = (format!("i-{number:08x}"), Ipv4Addr::new(10, 77, 0, number));
         self.ec2.launch_at(&id, IpAddr::V4(address));
@@ -217,7 +217,7 @@ impl Surroundings {
             tags.insert("aws:cloudformation:stack-name".to_owned(), "salebell-test".to_owned());
         }
         let folder = Scratch::new();
-        // No hand of ours is on the units: all of an instance's processes look for AWS here.
+        // The units are unchanged: every process of an instance finds AWS through these settings.
         let endpoints = format!(
             "[Manager]\nDefaultEnvironment=AWS_ENDPOINT_URL=http://{HOST}:4566 \
              AWS_ENDPOINT_URL_AUTO_SCALING=http://{HOST}:4567\n"
@@ -232,7 +232,7 @@ impl Surroundings {
         self.boot(Instance { id, address, folder, namespace: self.namespace.clone(), running: None })
     }
 
-    /// Switches an instance on that is off.
+    /// Switches on an instance that is off.
     pub fn boot(&self, mut instance: Instance) -> Instance {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/lib/boot-instance.sh");
         let (folder, address) = (instance.folder.path().to_owned(), instance.address.to_string());
@@ -260,7 +260,7 @@ impl Surroundings {
     }
 }
 
-/// A machine.
+/// A booted machine.
 pub struct Instance {
     pub id: String,
     pub address: Ipv4Addr,
@@ -272,7 +272,7 @@ pub struct Instance {
 struct Running {
     child: Child,
     console: Arc<Mutex<String>>,
-    /// The machine is switched off when this ends, whatever becomes of us.
+    /// Pipe whose end switches the machine off, even if this process is killed.
     stdin: Option<ChildStdin>,
     since: Instant,
 }
@@ -295,7 +295,7 @@ impl Instance {
         self.running.as_ref().expect("it has been switched on")
     }
 
-    /// What it has shown on its console.
+    /// Everything its console has shown.
     pub fn console(&self) -> String {
         self.running().console()
     }
@@ -322,7 +322,7 @@ impl Instance {
         self.running.as_mut().is_none_or(|running| running.child.try_wait().unwrap().is_some())
     }
 
-    /// Waits until it has switched itself off; returns what was on its console.
+    /// Waits until it has shut down; returns the text of its console.
     pub async fn off(&mut self) -> String {
         while !self.is_off() {
             assert!(self.age() < BOOT_LIMIT, "it stays on:\n{}\n{}", self.console(), self.journal().await);
@@ -339,7 +339,7 @@ impl Instance {
         inside.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().await.unwrap()
     }
 
-    /// Runs a command that must succeed; returns what it printed.
+    /// Runs a command that must succeed; returns its output.
     pub async fn ask(&self, command: &str) -> String {
         let output = self.run(command).await;
         assert!(output.status.success(), "{command}: {output:?}");
@@ -355,7 +355,7 @@ impl Instance {
         self.folder.path().join(name)
     }
 
-    /// Where a client of the test finds one of its ports.
+    /// Address at which a client of the test reaches one of its ports.
     pub async fn reach(&self, port: u16) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (here, there) = (listener.local_addr().unwrap(), SocketAddr::from((self.address, port)));

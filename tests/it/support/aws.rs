@@ -1,5 +1,5 @@
-//! Parameter Store and Secrets Manager for tests: an environment of its own for each, at the emulator that is the S3
-//! too; and a way to it on which AWS does what it does on bad days.
+//! Parameter Store and Secrets Manager for tests: a separate environment for each, at the emulator that also serves S3;
+//! and a proxy to it that fails as AWS does on bad days.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -23,29 +23,29 @@ pub const READ_PARAMETERS: &str = "AmazonSSM.GetParametersByPath";
 pub const READ_SECRET: &str = "secretsmanager.GetSecretValue";
 pub const REGION: &str = "eu-central-1";
 
-/// What the tests' own clients of AWS call themselves, so that their calls are not taken for the product's
+/// Name that the tests' own AWS clients send, to distinguish their calls from the product's
 /// (tests/clients/recorder.py).
 pub fn tests() -> AppName {
     AppName::new("tests").unwrap()
 }
 
-/// What AWS does with a request.
+/// Fault with which AWS treats a request.
 #[derive(Clone, Debug)]
 pub enum Fault {
     Throttle,
-    /// Answers after so long.
+    /// Answers after this time.
     Slow(Duration),
     Refuse(&'static str, String),
     /// A status with a body that is not AWS's.
     Foreign(StatusCode, &'static str),
-    /// The connection ends in the middle of the answer.
+    /// Ends the connection in the middle of the answer.
     CutOff,
 }
 
 /// The settings of one environment.
 pub struct Environment {
     pub name: String,
-    /// Where it is asked.
+    /// Endpoint for its requests.
     pub endpoint: String,
     ssm: aws_sdk_ssm::Client,
     secrets: aws_sdk_secretsmanager::Client,
@@ -55,14 +55,14 @@ pub struct Environment {
 
 #[derive(Default)]
 struct Way {
-    /// By operation, for the next requests; the last one stays where `lasting` has it.
+    /// Faults of the next requests, by operation. Without one, that of `lasting` applies.
     faults: BTreeMap<&'static str, VecDeque<Fault>>,
     lasting: BTreeMap<&'static str, Fault>,
     requests: BTreeMap<String, usize>,
 }
 
 impl Environment {
-    /// One without parameters.
+    /// Makes an environment without parameters.
     pub async fn create() -> Environment {
         let way = Arc::new(Mutex::new(Way::default()));
         let emulator = s3::emulator().await;
@@ -117,12 +117,12 @@ impl Environment {
         put.version_stages(stage).send().await.unwrap();
     }
 
-    /// The next requests of an operation have these faults, one each.
+    /// Gives the next requests of an operation these faults, one each.
     pub fn fail(&self, operation: &'static str, faults: impl IntoIterator<Item = Fault>) {
         self.way.lock().unwrap().faults.entry(operation).or_default().extend(faults);
     }
 
-    /// All further requests of an operation have this fault, until there is none.
+    /// Gives all further requests of an operation this fault; `None` ends it.
     pub fn fail_always(&self, operation: &'static str, fault: Option<Fault>) {
         let lasting = &mut self.way.lock().unwrap().lasting;
         match fault {
@@ -131,17 +131,17 @@ impl Environment {
         }
     }
 
-    /// Requests of an operation so far.
+    /// Number of requests of an operation so far.
     pub fn requests(&self, operation: &str) -> usize {
         self.way.lock().unwrap().requests.get(operation).copied().unwrap_or_default()
     }
 
-    /// What leads a client within the test here.
+    /// Configuration that directs a client within the test to this environment.
     pub fn config(&self) -> SdkConfig {
         self.config.clone()
     }
 
-    /// What leads a process of ours here, with credentials of its own.
+    /// Settings that direct a process to this environment, with credentials of its own.
     pub fn settings(&self) -> [(&str, &str); 3] {
         [
             ("AWS_ENDPOINT_URL", &self.endpoint),
@@ -151,7 +151,7 @@ impl Environment {
     }
 }
 
-/// Listens, and passes on what has no fault.
+/// Starts the proxy, which passes on requests without a fault; returns its address.
 async fn lead(target: String, way: Arc<Mutex<Way>>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -191,7 +191,7 @@ async fn lead(target: String, way: Arc<Mutex<Way>>) -> String {
     address
 }
 
-/// Asks `target` the same, and answers as it does.
+/// Sends the same request to `target`, and returns its answer.
 pub async fn pass_on(client: &reqwest::Client, target: &str, parts: Parts, body: Bytes) -> Response<Body> {
     let url = format!("{target}{}", parts.uri);
     let answer = client.request(parts.method, url).headers(parts.headers).body(body).send().await.unwrap();
@@ -200,7 +200,7 @@ pub async fn pass_on(client: &reqwest::Client, target: &str, parts: Parts, body:
     response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
 }
 
-/// As AWS refuses in JSON 1.1.
+/// A refusal as AWS sends it in JSON 1.1.
 fn refuse(code: &str, mut body: Value) -> Response<Body> {
     body["__type"] = code.into();
     Response::builder()

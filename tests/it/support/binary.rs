@@ -1,4 +1,4 @@
-//! The real binary as a process of its own.
+//! The real binary as a separate process.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::database::TestDatabase;
 
-/// Where the built program is.
+/// Path of the built program.
 pub const SALEBELL: &str = env!("CARGO_BIN_EXE_salebell");
 
 /// A running `salebell`, killed when it is dropped.
@@ -26,12 +26,12 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// Starts a subcommand with these settings alone: nothing of the test's own environment.
+    /// Starts a subcommand with only these settings: nothing from the test's own environment.
     pub fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
         Binary::run(command(arguments, settings))
     }
 
-    /// The API on a database, and the metrics that it tells.
+    /// Starts the API on a database, with its metrics listener.
     pub fn api_on(database: &TestDatabase) -> Binary {
         let settings = [
             ("SALEBELL_DATABASE__URL", database.url.as_str()),
@@ -42,7 +42,7 @@ impl Binary {
         Binary::start(&["api"], &settings)
     }
 
-    /// Starts it by way of another program, which replaces itself by what stands behind its own arguments.
+    /// Starts it through another program, which replaces itself with the command that follows its own arguments.
     pub fn start_under(wrapper: &[&str], arguments: &[&str], settings: &[(&str, &str)]) -> Binary {
         Binary::start_program_under(wrapper, SALEBELL, arguments, settings)
     }
@@ -84,7 +84,7 @@ impl Binary {
         Binary { child, log, reading, printed, printing }
     }
 
-    /// What it has logged so far.
+    /// Everything it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -115,18 +115,18 @@ impl Binary {
         kill(Pid::from_raw(self.id() as i32), signal).unwrap();
     }
 
-    /// Waits for its end: the exit code, none after a signal.
+    /// Waits for its end: the exit code, or none after a signal.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let wait = tokio::time::timeout(Duration::from_secs(40), self.child.wait());
         let ended = wait.await.expect("it ends").unwrap();
-        // Its last words, unless another process has its stderr too.
+        // The rest of its log, unless another process shares its stderr.
         if !self.reading.is_finished() {
             let _ = tokio::time::timeout(Duration::from_secs(2), &mut self.reading).await;
         }
         ended.code()
     }
 
-    /// Waits for its end, and returns what it has printed.
+    /// Waits for its end, and returns its output.
     pub async fn printed(mut self) -> String {
         self.exit_code().await;
         (&mut self.printing).await.unwrap();
@@ -142,7 +142,7 @@ impl Binary {
     }
 }
 
-/// The command that `start` starts.
+/// The command that `start` runs.
 pub fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(SALEBELL);
     command.args(arguments).env_clear();

@@ -17,11 +17,11 @@ use super::s3::{Bucket, Store};
 use super::scratch::Scratch;
 use super::{RINGS_ALWAYS, TestApp, TestClock};
 
-/// What an app under test has besides the defaults of all tests: `TestApp::builder().store(store).spawn().await`.
+/// Settings of an app under test besides the defaults of all tests: `TestApp::builder().store(store).spawn().await`.
 pub struct TestAppBuilder {
     bus: Carrier,
     store: Store,
-    /// In order: a later value of a key replaces an earlier one.
+    /// Settings in order: a later value of a key replaces an earlier one.
     settings: Vec<(String, String)>,
     /// Database and store of another instance; they replace the builder's own.
     shared: Vec<(String, String)>,
@@ -45,31 +45,32 @@ impl Default for TestAppBuilder {
 }
 
 impl TestAppBuilder {
-    /// What carries reported prices: a table of the database, or a topic and queues of the test's own.
+    /// Sets the carrier of reported prices: a table of the database, or a topic and queues of the test's own.
     pub fn bus(mut self, carrier: Carrier) -> TestAppBuilder {
         self.bus = carrier;
         self
     }
 
-    /// Where the bytes of files are: in a directory, or in a bucket of the test's own.
+    /// Sets where the bytes of files are: in a directory, or in a bucket of the test's own.
     pub fn store(mut self, store: Store) -> TestAppBuilder {
         self.store = store;
         self
     }
 
-    /// Settings on top of the tests', such as `("SALEBELL_WORKER__FANOUT_SLICE", "3")`.
+    /// Adds settings to the tests' defaults, such as `("SALEBELL_WORKER__FANOUT_SLICE", "3")`.
     pub fn settings(mut self, settings: &[(&str, &str)]) -> TestAppBuilder {
         self.settings.extend(owned(settings));
         self
     }
 
-    /// The clock of a real process, on a machine whose own is ahead by this much. [`TestApp::clock`] is then the machine's.
+    /// Uses the clock of a real process on a machine that is ahead by this much. [`TestApp::clock`] is then the
+    /// machine's clock.
     pub fn clock_ahead(mut self, ahead: TimeDelta) -> TestAppBuilder {
         self.clock_ahead = Some(ahead);
         self
     }
 
-    /// Another instance on the database, store and bus of this one.
+    /// Makes another instance on the database, store and bus of `other`.
     pub fn beside(mut self, other: &TestApp) -> TestAppBuilder {
         self.shared.extend(owned(&[
             ("SALEBELL_DATABASE__URL", other.database.url.as_str()),
@@ -80,13 +81,13 @@ impl TestAppBuilder {
         self
     }
 
-    /// Replaces something that no setting names, such as the resolver of webhooks.
+    /// Replaces a part that no setting names, such as the resolver of webhooks.
     pub fn prepare(mut self, prepare: impl FnOnce(&mut AppState) + Send + 'static) -> TestAppBuilder {
         self.prepare = Box::new(prepare);
         self
     }
 
-    /// Routes of the test's own in place of the program's.
+    /// Uses routes of the test's own in place of the program's.
     pub fn router(mut self, router: impl FnOnce(App) -> Router + Send + 'static) -> TestAppBuilder {
         self.router = Box::new(router);
         self

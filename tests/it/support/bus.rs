@@ -1,4 +1,4 @@
-//! The bus of a test: a table of its database, or a topic and queues of its own at the emulator.
+//! The bus of a test: a table of its database, or its own topic and queues at the emulator.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::s3::emulator;
 
-/// What carries reported prices in a test.
+/// Carrier of reported prices in a test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     Postgres,
@@ -41,7 +41,7 @@ pub async fn clients() -> (aws_sdk_sns::Client, aws_sdk_sqs::Client) {
     (aws_sdk_sns::Client::new(&config), aws_sdk_sqs::Client::new(&config))
 }
 
-/// A topic for prices with its queue and dead-letter queue, as docs/guides/bus-on-aws.md asks for them.
+/// A topic for prices with its queue and dead-letter queue, as docs/guides/bus-on-aws.md specifies them.
 pub struct Queues {
     pub topic: String,
     pub queue: String,
@@ -54,7 +54,7 @@ impl Queues {
         Queues::create_with(true).await
     }
 
-    /// Without raw delivery SNS wraps its messages.
+    /// Without raw delivery, SNS wraps its messages.
     pub async fn create_with(raw: bool) -> Queues {
         let (sns, _) = clients().await;
         let name = format!("prices-{}", Uuid::now_v7().simple());
@@ -67,14 +67,14 @@ impl Queues {
         Queues { topic, queue, dead, endpoint: emulator().await }
     }
 
-    /// The same for a process of its own, with who it is.
+    /// The same for a separate process, with its credentials.
     pub fn settings_of_a_process(&self) -> Vec<(&'static str, String)> {
         let who = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
         let who = who.map(|name| (name, std::env::var(name).unwrap()));
         self.settings().map(|(key, value)| (key, value.to_owned())).into_iter().chain(who).collect()
     }
 
-    /// How many messages somebody holds.
+    /// Number of messages that are leased by receivers.
     pub async fn held(&self) -> usize {
         let (_, sqs) = clients().await;
         let name = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
@@ -82,7 +82,7 @@ impl Queues {
         request.send().await.unwrap().attributes.unwrap()[&name].parse().unwrap()
     }
 
-    /// The settings that lead to them.
+    /// Settings that lead to the topic and the queues.
     pub fn settings(&self) -> [(&'static str, &str); 5] {
         [
             ("SALEBELL_BUS__KIND", "aws"),
@@ -99,7 +99,7 @@ pub struct Subscriber {
     url: String,
 }
 
-/// A topic for events.
+/// Makes a topic for events.
 pub async fn create_events_topic(fifo: bool) -> String {
     let (sns, _) = clients().await;
     let name = format!("events-{}{}", Uuid::now_v7().simple(), if fifo { ".fifo" } else { "" });
@@ -111,7 +111,7 @@ pub async fn create_events_topic(fifo: bool) -> String {
 }
 
 impl Subscriber {
-    /// Subscribes with a filter policy; `null`: to everything.
+    /// Makes a queue that subscribes with a filter policy; `null` subscribes to everything.
     pub async fn create(topic: &str, filter: Value) -> Subscriber {
         let fifo = topic.ends_with(".fifo");
         let name = format!("team-{}{}", Uuid::now_v7().simple(), if fifo { ".fifo" } else { "" });
@@ -126,7 +126,7 @@ impl Subscriber {
         Subscriber { url }
     }
 
-    /// Takes what has arrived, in its order.
+    /// Receives and deletes the messages that have arrived, in order.
     pub async fn take(&self) -> Vec<Value> {
         let (_, sqs) = clients().await;
         let mut taken = Vec::new();
@@ -144,7 +144,7 @@ impl Subscriber {
         }
     }
 
-    /// Takes until there are so many.
+    /// Receives until there are `count` messages.
     pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         let mut taken = Vec::new();
         for _ in 0..600 {
@@ -158,7 +158,7 @@ impl Subscriber {
     }
 }
 
-/// The URL and the ARN of a new queue.
+/// Makes a queue; returns its URL and its ARN.
 async fn create_queue(name: &str, attributes: &[(QueueAttributeName, &str)]) -> (String, String) {
     let (_, sqs) = clients().await;
     let attributes: HashMap<QueueAttributeName, String> =

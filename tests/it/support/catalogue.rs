@@ -1,4 +1,4 @@
-//! Stores, games and offers for tests, and reading lists.
+//! Stores, games and offers for tests, and helpers to read lists.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{RequestBuilder, StatusCode};
@@ -24,7 +24,7 @@ impl Answer {
         self.headers[name].to_str().unwrap()
     }
 
-    /// The pointers of what was refused.
+    /// Pointers to the refused values.
     pub fn pointers(&self) -> Vec<&str> {
         self.body["errors"]
             .as_array()
@@ -42,7 +42,7 @@ pub async fn answer(request: RequestBuilder) -> Answer {
     Answer { status, headers, body }
 }
 
-/// An open sale of an offer, as the recorder leaves it. Minor units of EUR.
+/// An open sale of an offer, as the recorder leaves it. Amounts in minor units of EUR.
 pub struct Price {
     pub currency: &'static str,
     pub amount: i64,
@@ -56,7 +56,7 @@ impl TestApp {
         self.user("librarian", &["catalogue:write"]).await
     }
 
-    /// A GET that must succeed.
+    /// Sends a GET that must succeed.
     pub async fn read(&self, path: &str) -> Value {
         let answer = answer(self.get(path)).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
@@ -138,7 +138,7 @@ impl TestApp {
         transaction.commit().await.unwrap();
     }
 
-    /// `minutes` after the beginning of 2026.
+    /// Time `minutes` after the beginning of 2026.
     pub fn minute(&self, minutes: i64) -> DateTime<Utc> {
         "2026-01-01T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::minutes(minutes)
     }

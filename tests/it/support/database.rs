@@ -4,26 +4,26 @@ use salebell::store;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-/// Where the tests' PostgreSQL is; `make test` starts one.
+/// URL of the tests' PostgreSQL; `make test` starts one.
 pub fn server_url() -> String {
     std::env::var("SALEBELL_TEST_DATABASE_URL").or_else(|_| std::env::var("DATABASE_URL")).expect(
         "SALEBELL_TEST_DATABASE_URL names a PostgreSQL whose user may create databases; run `make test`",
     )
 }
 
-/// A database of one test, dropped with it.
+/// A database of one test, dropped with this value.
 pub struct TestDatabase {
     pub url: String,
     name: String,
 }
 
 impl TestDatabase {
-    /// Empty and migrated.
+    /// Makes an empty, migrated database.
     pub async fn create() -> TestDatabase {
         TestDatabase::copy_of(template().await).await
     }
 
-    /// Without our schema.
+    /// Makes a database without the schema.
     pub async fn create_bare() -> TestDatabase {
         TestDatabase::copy_of("template0").await
     }
@@ -39,8 +39,8 @@ impl TestDatabase {
 }
 
 impl Drop for TestDatabase {
-    /// Best effort, and nobody waits for it: the test's runtime, which ends after us, may be in the middle of a log-in,
-    /// and PostgreSQL drops no database before that has ended (`ProcSignalBarrier`).
+    /// Best effort, without waiting for it: the test's runtime, which ends after this value, may be in the middle of a
+    /// log-in, and PostgreSQL drops no database before that has ended (`ProcSignalBarrier`).
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
         std::thread::spawn(move || {
@@ -59,7 +59,7 @@ async fn drop_database(connection: &mut PgConnection, name: &str) {
     let _ = sqlx::query(sql).execute(connection).await;
 }
 
-/// Drops what earlier runs have left: their names tell their age.
+/// Drops databases that earlier runs have left: their names contain their age.
 async fn drop_old_databases(connection: &mut PgConnection) {
     let hour_ago = salebell::clock::Clock::system().now() - chrono::TimeDelta::hours(1);
     let oldest = uuid::Timestamp::from_unix(uuid::NoContext, hour_ago.timestamp() as u64, 0);
@@ -81,7 +81,7 @@ fn database_url(database: &str) -> String {
     url.into()
 }
 
-/// A migrated database that the tests' databases are copied from: a copy takes a tenth of the migrations' time.
+/// A migrated database from which the tests' databases are copied: a copy takes a tenth of the time of the migrations.
 async fn template() -> &'static str {
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
     TEMPLATE

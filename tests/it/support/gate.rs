@@ -1,4 +1,4 @@
-//! A TCP proxy in front of the API that lets only so many bytes through, and breaks connections when told to.
+//! A TCP proxy in front of the API that passes a limited number of bytes, and breaks connections on demand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,23 +9,23 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// Stands between a client and the API.
+/// Proxy between a client and the API.
 pub struct Gate {
     pub url: String,
     state: Arc<State>,
 }
 
 struct State {
-    /// Bytes that went through so far, in both directions.
+    /// Bytes passed so far, in both directions.
     passed: AtomicU64,
-    /// How many may.
+    /// Bytes that may pass in total.
     allowed: watch::Sender<u64>,
-    /// Connections of an older round end.
+    /// Number of the current round; connections of an older round end.
     round: watch::Sender<u64>,
 }
 
 impl Gate {
-    /// In front of the API at `url`; lets everything through.
+    /// Starts in front of the API at `url`, without a limit.
     pub async fn start(url: &str) -> Gate {
         let target = url.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,7 +56,7 @@ impl Gate {
         gate
     }
 
-    /// Lets so many more bytes through and no more.
+    /// Lets `bytes` more bytes through, and no more.
     pub fn allow_more(&self, bytes: u64) {
         self.state.allowed.send_replace(self.passed().saturating_add(bytes));
     }
@@ -66,7 +66,7 @@ impl Gate {
         self.state.allowed.send_replace(u64::MAX);
     }
 
-    /// Breaks every connection that there is.
+    /// Breaks every existing connection.
     pub fn cut(&self) {
         self.state.round.send_modify(|round| *round += 1);
     }
@@ -76,7 +76,7 @@ impl Gate {
         self.state.passed.load(Ordering::SeqCst)
     }
 
-    /// Waits until all that may has gone through.
+    /// Waits until all permitted bytes have passed.
     pub async fn until_shut(&self) {
         let shut = async {
             while self.passed() < *self.state.allowed.borrow() {
@@ -93,7 +93,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: Arc<State>
     loop {
         let Ok(read) = from.read(&mut bytes).await else { return };
         if read == 0 {
-            // The other direction may go on.
+            // The other direction may continue.
             let _ = to.shutdown().await;
             return std::future::pending().await;
         }

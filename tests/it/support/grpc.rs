@@ -1,4 +1,4 @@
-//! grpcio of Python as a client, told line by line what to do: `tests/clients/grpc_client.py`.
+//! Python's grpcio as a client, controlled line by line: `tests/clients/grpc_client.py`.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -26,12 +26,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// Of this address, with TLS for https.
+    /// Starts a client for this address, with TLS for https.
     pub fn start(url: &str) -> Client {
         Client::start_as(url, None)
     }
 
-    /// The same with a name of its own.
+    /// The same with a user agent.
     pub fn start_as(url: &str, user_agent: Option<&str>) -> Client {
         let python = std::env::var("SALEBELL_TEST_PYTHON")
             .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
@@ -49,21 +49,21 @@ impl Client {
         Client { _child: child, commands, answers: BufReader::new(answers).lines() }
     }
 
-    /// Does something and returns what came of it first.
+    /// Runs an action, and returns its first result.
     pub async fn ask(&mut self, what: &str, mut arguments: Value) -> Value {
         arguments["do"] = json!(what);
         self.commands.write_all(format!("{arguments}\n").as_bytes()).await.unwrap();
         self.next().await
     }
 
-    /// The status that a check tells, or the code of its refusal.
+    /// Status that a check returns, or the code of its refusal.
     pub async fn check(&mut self, service: &str) -> String {
         let answer = self.ask("check", json!({"service": service})).await;
         let told = answer.get("status").or(answer.get("code"));
         told.and_then(Value::as_str).expect("a status or a code").to_owned()
     }
 
-    /// What it tells next.
+    /// Next result.
     pub async fn next(&mut self) -> Value {
         let line = tokio::time::timeout(Duration::from_secs(40), self.answers.next_line());
         let line = line.await.expect("it tells something").unwrap().expect("it goes on");

@@ -1,4 +1,4 @@
-//! `salebell api` and `salebell worker` as processes of their own, on the database and the store of a test.
+//! `salebell api` and `salebell worker` as separate processes, on the database and the store of a test.
 
 use reqwest::{Method, RequestBuilder};
 use tokio::io::AsyncWriteExt;
@@ -9,7 +9,7 @@ use super::bus::Queues;
 use super::{TestApp, User, raw};
 use test_support::ec2::Ec2;
 
-/// The settings under which a process shares the test's database and store.
+/// Settings by which a process shares the test's database and store.
 fn settings(app: &TestApp) -> Vec<(String, String)> {
     let mut settings = vec![
         ("SALEBELL_DATABASE__URL", app.database.url.clone()),
@@ -34,7 +34,7 @@ fn settings(app: &TestApp) -> Vec<(String, String)> {
     settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Runs a subcommand to its end, and returns what it printed.
+/// Runs a subcommand to its end, and returns its output.
 pub async fn run(app: &TestApp, arguments: &[&str]) -> String {
     let settings = settings(app);
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (&**key, &**value)).collect();
@@ -48,7 +48,7 @@ pub fn start(app: &TestApp, command: &str, more: &[(&str, &str)]) -> Binary {
     start_under(&[], app, command, more)
 }
 
-/// Starts a subcommand by way of another program, such as `unshare`.
+/// Starts a subcommand through another program, such as `unshare`.
 pub fn start_under(wrapper: &[&str], app: &TestApp, command: &str, more: &[(&str, &str)]) -> Binary {
     let settings = settings(app);
     let settings: Vec<(&str, &str)> =
@@ -56,8 +56,8 @@ pub fn start_under(wrapper: &[&str], app: &TestApp, command: &str, more: &[(&str
     Binary::start_under(wrapper, &[command], &settings)
 }
 
-/// Launches an instance and starts an API on it, by way of another program where one is named; returns it with the
-/// addresses of its API and of its metrics.
+/// Launches an instance and starts an API on it, through another program if one is given; returns it with the addresses
+/// of its API and of its metrics.
 pub async fn launch(
     wrapper: &[&str],
     app: &TestApp,
@@ -75,7 +75,7 @@ pub async fn launch(
     (api, url, metrics)
 }
 
-/// The lines of the head of a PATCH of tus, without the empty one.
+/// Lines of the head of a tus PATCH, without the empty one.
 pub fn head_of_patch(token: &str, path: &str, offset: usize, length: usize) -> String {
     format!(
         "PATCH {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nTus-Resumable: 1.0.0\r\n\
@@ -84,7 +84,7 @@ pub fn head_of_patch(token: &str, path: &str, offset: usize, length: usize) -> S
     )
 }
 
-/// A running `salebell api`, and who calls it.
+/// A running `salebell api`, and its caller.
 pub struct Api<'a> {
     pub binary: Binary,
     pub url: String,
@@ -102,7 +102,7 @@ impl<'a> Api<'a> {
         Api { binary, url, app, user }
     }
 
-    /// The same process, called by another.
+    /// URL of a path at this process, for another caller.
     pub fn url_for(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
@@ -112,7 +112,7 @@ impl<'a> Api<'a> {
         request.bearer_auth(&self.user.token).header("tus-resumable", "1.0.0")
     }
 
-    /// A PATCH of tus.
+    /// A tus PATCH.
     pub fn patch(&self, path: &str, offset: usize, body: impl Into<reqwest::Body>) -> RequestBuilder {
         self.tus(Method::PATCH, path)
             .header("upload-offset", offset)
@@ -120,7 +120,7 @@ impl<'a> Api<'a> {
             .body(body)
     }
 
-    /// Announces an upload, and returns its path.
+    /// Creates an upload, and returns its path.
     pub async fn create(&self, length: usize) -> String {
         self.create_with(&[("upload-length", &length.to_string())]).await
     }
@@ -133,14 +133,14 @@ impl<'a> Api<'a> {
         created.headers()["location"].to_str().unwrap().to_owned()
     }
 
-    /// What HEAD tells; `None` when nobody answers.
+    /// Offset that HEAD returns; `None` without an answer.
     pub async fn offset(&self, path: &str) -> Option<usize> {
         let head = self.tus(Method::HEAD, path).send().await.ok()?;
         assert_eq!(head.status(), 200, "{}", self.binary.log());
         Some(head.headers()["upload-offset"].to_str().unwrap().parse().unwrap())
     }
 
-    /// How many bytes are there for good, asked by somebody who looks on.
+    /// Number of durable bytes, queried without interrupting the upload.
     pub async fn stored(&self, path: &str) -> usize {
         let look =
             self.app.client.get(self.url_for(path)).bearer_auth(&self.user.token).send().await.unwrap();
@@ -149,7 +149,7 @@ impl<'a> Api<'a> {
         file["offset"].as_u64().unwrap().try_into().unwrap()
     }
 
-    /// A connection with the head of a PATCH that will bring so many bytes.
+    /// Opens a connection and sends the head of a PATCH that will deliver `length` bytes.
     pub async fn begin_patch(&self, path: &str, offset: usize, length: usize) -> TcpStream {
         let mut stream = raw::connect(&self.url).await;
         let head = head_of_patch(&self.user.token, path, offset, length) + "\r\n";
@@ -162,7 +162,7 @@ impl<'a> Api<'a> {
         raw::begin(&self.url, &head_of_patch(&self.user.token, path, offset, length)).await
     }
 
-    /// `kill -9`, and waits until it is dead.
+    /// Sends SIGKILL, and waits until the process is dead.
     pub async fn kill(&mut self) {
         self.binary.signal(nix::sys::signal::Signal::SIGKILL);
         assert_eq!(self.binary.exit_code().await, None);

@@ -1,5 +1,4 @@
-//! A token issuer: keys of each algorithm, tokens made by hand so that they can be wrong in any way, and a key set
-//! served over HTTP.
+//! A token issuer: keys of each algorithm, tokens made by hand to allow any defect, and a key set served over HTTP.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,7 +30,7 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// `RS256`, `ES256` or `EdDSA`.
+    /// Generates a key for `RS256`, `ES256` or `EdDSA`.
     pub fn generate(algorithm: &str, id: &str) -> SigningKey {
         let pair = match algorithm {
             "RS256" => Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())),
@@ -71,7 +70,7 @@ impl SigningKey {
         jwk
     }
 
-    /// A token with the right header.
+    /// A token with a valid header.
     pub fn token(&self, claims: &Value) -> String {
         self.token_with(&json!({"alg": self.algorithm(), "kid": self.id, "typ": "JWT"}), claims)
     }
@@ -83,9 +82,9 @@ impl SigningKey {
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The same with padding, as a load balancer of AWS writes it: the signature is over the padded text.
+    /// The same with padding, as an AWS load balancer writes it: the signature covers the padded text.
     pub fn padded_token(&self, header: &Value, claims: &Value) -> String {
-        // A space more makes a part that needs padding, whatever is in it.
+        // An additional space makes the part need padding, whatever its content.
         let part = |value: &Value| {
             let text = value.to_string();
             URL_SAFE.encode(if text.len().is_multiple_of(3) { text + " " } else { text })
@@ -129,7 +128,7 @@ pub fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{}.{}", part(header), part(claims))
 }
 
-/// What the key set's address answers, and how often it was asked.
+/// Answer of the key set's URL, and the number of its requests.
 #[derive(Clone, Default)]
 pub struct KeyServer {
     answer: Arc<Mutex<(u16, String)>>,
@@ -165,7 +164,7 @@ impl KeyServer {
 async fn respond(State(server): State<KeyServer>) -> Response {
     server.asked.fetch_add(1, Ordering::SeqCst);
     let (status, body) = server.answer.lock().unwrap().clone();
-    // A redirect that must not be followed leads here again.
+    // A redirect that must not be followed leads back to this server.
     let location = [("location", server.url.clone())];
     (StatusCode::from_u16(status).unwrap(), location, body).into_response()
 }

@@ -1,5 +1,5 @@
-//! A journal of the test's own: what a process sends to `/run/systemd/journal/socket`, which is ours in its view of the
-//! file system. It speaks <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+//! A journal of the test's own: receives what a process sends to `/run/systemd/journal/socket`, which is the test's
+//! socket in the process's view of the file system. It implements <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -9,8 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::scratch::Scratch;
 
-/// Puts `$1` where the journal's sockets are, for the process that follows alone. Without the right to do so the process
-/// does not start, and its test fails.
+/// Script that puts `$1` where the journal's sockets are, visible only to the command that follows it. Without the
+/// privilege the process does not start, and its test fails.
 const ON_ITS_JOURNAL: &str = "unshare -m true && how=-m || how=-rm; exec unshare $how sh -c '
     place=/run/systemd/journal
     if [ ! -d $place ]; then
@@ -19,8 +19,8 @@ const ON_ITS_JOURNAL: &str = "unshare -m true && how=-m || how=-rm; exec unshare
     fi
     mount --bind \"$0\" $place && exec \"$@\"' \"$@\"";
 
-/// Runs what follows beside a journald of its own, and then prints what `journalctl` shows of our metrics, as the unit does
-/// that hands them to the agent. What SIGTERM is for goes on.
+/// Script that runs a command beside a separate journald, and then prints what `journalctl` shows of the metrics, like
+/// the unit that hands them to the agent. SIGTERM goes to the command.
 const BESIDE_A_JOURNALD: &str = r#"exec unshare -m sh -c '
     mount -t tmpfs salebell /run && mount -t tmpfs salebell /var/log && mkdir -p /run/systemd/journal || exit 1
     [ -s /etc/machine-id ] || { echo 0123456789abcdef0123456789abcdef >/run/id && mount --bind /run/id /etc/machine-id; }
@@ -35,7 +35,8 @@ const BESIDE_A_JOURNALD: &str = r#"exec unshare -m sh -c '
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 
-/// What stands before a command so that a real journald gets what it logs. `None`: there is none, or no right to start it.
+/// Prefix of a command that sends its log to a real journald. `None`: there is no journald, or no privilege to start
+/// it.
 pub fn beside_a_journald() -> Option<[&'static str; 5]> {
     let can = std::path::Path::new(JOURNALD).exists() && nix::unistd::geteuid().is_root();
     can.then_some(["sh", "-c", BESIDE_A_JOURNALD, "sh", JOURNALD])
@@ -60,7 +61,7 @@ impl Journal {
             let mut buffer = vec![0; 1 << 20];
             loop {
                 let length = socket.recv(&mut buffer).await.unwrap();
-                // Whoever asks whether somebody listens sends nothing.
+                // A client that only probes for the journal sends nothing.
                 if length > 0 {
                     into.lock().unwrap().push(parse(&buffer[..length]));
                 }
@@ -69,12 +70,12 @@ impl Journal {
         Journal { folder, entries, reading }
     }
 
-    /// What stands before a command so that this is its journal.
+    /// Prefix of a command that makes this its journal.
     pub fn wrapper(&self) -> [&str; 5] {
         ["sh", "-c", ON_ITS_JOURNAL, "sh", self.folder.path().to_str().unwrap()]
     }
 
-    /// What it has got so far with this target.
+    /// Entries received so far with this target.
     pub fn of(&self, target: &str) -> Vec<Entry> {
         let entries = self.entries.lock().unwrap();
         entries.iter().filter(|entry| entry.get("TARGET").is_some_and(|it| it == target)).cloned().collect()
@@ -87,7 +88,7 @@ impl Drop for Journal {
     }
 }
 
-/// `NAME=value\n`, or `NAME\n`, the value's length as 64 bits, the value and `\n`.
+/// Parses fields: `NAME=value\n`, or `NAME\n`, the value's length as 64 bits, the value and `\n`.
 fn parse(mut message: &[u8]) -> Entry {
     let mut entry = Entry::new();
     while let Some(end) = message.iter().position(|byte| *byte == b'\n' || *byte == b'=') {

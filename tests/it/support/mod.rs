@@ -1,4 +1,4 @@
-//! The spawned app: a database and a port of its own for each test.
+//! The app under test, with a database and a port of its own for each test.
 
 pub mod appliance;
 pub mod aws;
@@ -44,7 +44,7 @@ use database::TestDatabase;
 use s3::Bucket;
 use scratch::Scratch;
 
-/// Observations of tests are of fixed days, which are long ago by now: the setting under which they ring all the same.
+/// Setting under which old observations ring: those of the tests are of fixed days, which are long past.
 pub const RINGS_ALWAYS: (&str, &str) = ("SALEBELL_PRICES__RINGS_WITHIN_S", "4000000000");
 
 /// Waits until `condition` holds.
@@ -81,11 +81,11 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub database: TestDatabase,
-    /// Where the bytes of files are, or are gathered.
+    /// Directory with the bytes of files, or with their buffers.
     pub files: Scratch,
-    /// Where they are on S3.
+    /// Bucket with the bytes of files, if they are on S3.
     pub bucket: Option<Bucket>,
-    /// What reported prices go through on AWS.
+    /// Topic and queues of reported prices, if the bus is on AWS.
     pub queues: Option<Queues>,
 }
 
@@ -96,7 +96,7 @@ pub struct User {
 }
 
 impl TestApp {
-    /// Waits until `sql`, which gives one boolean, is true.
+    /// Waits until `sql`, which returns one boolean, is true.
     pub async fn until(&self, sql: &'static str) {
         let waiting = async {
             while !sqlx::query_scalar::<_, bool>(sql).fetch_one(&self.state.writer).await.unwrap() {
@@ -106,17 +106,17 @@ impl TestApp {
         tokio::time::timeout(Duration::from_secs(30), waiting).await.expect(sql);
     }
 
-    /// An app with the defaults of all tests.
+    /// Starts an app with the defaults of all tests.
     pub async fn spawn() -> TestApp {
         TestApp::builder().spawn().await
     }
 
-    /// An app with something besides those defaults.
+    /// Builder of an app with settings besides those defaults.
     pub fn builder() -> TestAppBuilder {
         TestAppBuilder::default()
     }
 
-    /// Lets time go by for the bus: its own clock, where it has one, is that of the machine.
+    /// Lets time pass for the bus: a bus with its own clock uses the machine's.
     pub async fn pass(&self, time: Duration) {
         match self.queues {
             None => self.clock.advance(TimeDelta::from_std(time).unwrap()),
@@ -124,14 +124,14 @@ impl TestApp {
         }
     }
 
-    /// The names of what the store holds.
+    /// Names of the objects in the store.
     pub async fn blobs(&self) -> Vec<String> {
         let later = SystemTime::now() + Duration::from_secs(3600);
         let found = self.state.files.blobs.list_old(later).await.unwrap();
         found.into_iter().flatten().map(|found| found.name).collect()
     }
 
-    /// An account with an API key of these scopes.
+    /// Makes an account with an API key of these scopes.
     pub async fn user(&self, name: &str, scopes: &[&str]) -> User {
         let now = self.clock.now();
         let account = accounts::find_or_create_account(&self.state.writer, "test", name, now).await.unwrap();
@@ -155,12 +155,12 @@ impl TestApp {
         answer.json().await.unwrap()
     }
 
-    /// Records what waits on the bus.
+    /// Records all messages that wait on the bus.
     pub async fn record_all(&self) {
         while record::step(&self.state).await.unwrap().is_more() {}
     }
 
-    /// The batch that a report was accepted as.
+    /// Batch as which a report was accepted.
     pub async fn batch(&self, user: &User, accepted: &Value) -> Value {
         let path = format!("/v1/batches/{}", accepted["batch_id"].as_str().unwrap());
         self.get(&path).bearer_auth(&user.token).send().await.unwrap().json().await.unwrap()

@@ -12,21 +12,20 @@ use super::TestApp;
 use super::bus::Carrier;
 use super::database::TestDatabase;
 
-/// What happens to bytes and connections.
+/// State of the proxy: its effect on bytes and connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Open,
-    /// New connections are closed at once; those that were are reset.
+    /// New connections are closed at once; existing ones are reset.
     Cut,
-    /// New connections are taken and hear nothing, those that were hear nothing any more: a host that died without
-    /// a word.
+    /// New connections are accepted, but neither they nor existing ones get any bytes: a host that died silently.
     Silent,
 }
 
-/// What a connection that fell silent waits for: that TCP gives up.
+/// Signal for silent connections that TCP gives up.
 type GivenUp = watch::Sender<bool>;
 
-/// An app whose database is behind a proxy, with prices going this way; and the database itself.
+/// Starts an app whose database is behind a proxy, with this carrier of prices; returns the database as well.
 pub async fn spawn_behind_proxy(
     carrier: Carrier,
     settings: &[(&str, &str)],
@@ -37,17 +36,17 @@ pub async fn spawn_behind_proxy(
     (TestApp::builder().bus(carrier).settings(&settings).spawn().await, proxy, database)
 }
 
-/// Listens on a port of its own, and passes on to a server.
+/// Proxy that listens on a port of its own, and forwards to a server.
 pub struct Proxy {
     pub port: u16,
     mode: Arc<watch::Sender<Mode>>,
     given_up: Arc<GivenUp>,
-    /// Milliseconds for which a new connection hears nothing at first.
+    /// Initial delay of a new connection, in milliseconds.
     delay_ms: Arc<AtomicU64>,
 }
 
 impl Proxy {
-    /// In front of a database; returns its URL through the proxy.
+    /// Starts in front of a database; returns the database's URL through the proxy.
     pub async fn before(database: &TestDatabase) -> (Proxy, String) {
         let mut url = url::Url::parse(&database.url).unwrap();
         let host = url.host_str().unwrap_or("127.0.0.1").to_owned();
@@ -57,12 +56,12 @@ impl Proxy {
         (proxy, url.into())
     }
 
-    /// In front of `host:port`.
+    /// Starts in front of `host:port`.
     pub async fn start(target: String) -> Proxy {
         Proxy::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), target)
     }
 
-    /// The same, on a listener that is there.
+    /// The same, on an existing listener.
     pub fn on(listener: TcpListener, target: String) -> Proxy {
         let port = listener.local_addr().unwrap().port();
         let (mode, _) = watch::channel(Mode::Open);
@@ -86,7 +85,7 @@ impl Proxy {
         Proxy { port, mode, given_up, delay_ms }
     }
 
-    /// From now on a log-in takes so much longer.
+    /// From now on, a log-in takes longer by `delay`.
     pub fn delay_log_ins(&self, delay: Duration) {
         self.delay_ms.store(delay.as_millis() as u64, Ordering::Relaxed);
     }
@@ -99,7 +98,7 @@ impl Proxy {
         self.mode.send_replace(Mode::Cut);
     }
 
-    /// The connections that fell silent end, as they do when TCP has tried for long enough.
+    /// Ends the silent connections, as TCP does after enough retries.
     pub fn give_up(&self) {
         self.given_up.send_replace(true);
     }
@@ -124,7 +123,7 @@ async fn pass_on(
                 _ = mode.changed() => {}
             }
             if *mode.borrow() == Mode::Silent {
-                // The server's side ends, as it would for PostgreSQL; the client hears nothing of it.
+                // The server's side ends, as it would for PostgreSQL; the client does not notice.
                 drop(server);
                 let _ = given_up.wait_for(|given_up| *given_up).await;
             }

@@ -12,7 +12,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// A connection to `url` of http or https, with a handshake that is over.
+/// Connects to an http or https URL, and completes the handshake.
 pub async fn open(url: &str) -> Box<dyn Stream> {
     match url.strip_prefix("https://") {
         Some(address) => Box::new(tls::connect(address, &["http/1.1"]).await.unwrap()),
@@ -20,22 +20,22 @@ pub async fn open(url: &str) -> Box<dyn Stream> {
     }
 }
 
-/// Everything until the server closes.
+/// Reads everything until the server closes.
 pub async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut all = Vec::new();
-    // An error is an end, too: TLS without a good-bye, or a reset.
+    // An error is an end, too: TLS without a close_notify, or a reset.
     let reading = async { while matches!(stream.read_buf(&mut all).await, Ok(some) if some > 0) {} };
     tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the server closes");
     all
 }
 
-/// A connection to `url`, such as `http://127.0.0.1:1234`.
+/// Connects to `url`, such as `http://127.0.0.1:1234`.
 pub async fn connect(url: &str) -> TcpStream {
     TcpStream::connect(url.trim_start_matches("http://")).await.unwrap()
 }
 
-/// Sends the head of a request whose body is still to come, with `expect: 100-continue` added to it, and waits until the
-/// server asks for the body: the request is in its handler by then. One that is refused for now (503) is sent again.
+/// Sends the head of a request, with `expect: 100-continue` added to it, and waits until the server asks for the body:
+/// the request is in its handler by then. A request that is refused temporarily (503) is sent again.
 pub async fn begin(url: &str, head: &str) -> TcpStream {
     const ASKS: &str = "HTTP/1.1 100 Continue\r\n\r\n";
     for _ in 0..100 {
@@ -55,7 +55,7 @@ pub async fn begin(url: &str, head: &str) -> TcpStream {
     panic!("refused for now, again and again");
 }
 
-/// Sends bytes and reads until the server closes or has answered whole.
+/// Sends bytes and reads until the server closes or has answered completely.
 pub async fn exchange(url: &str, request: impl AsRef<[u8]>) -> String {
     let mut stream = connect(url).await;
     // The server may close before it has read everything.
@@ -63,7 +63,7 @@ pub async fn exchange(url: &str, request: impl AsRef<[u8]>) -> String {
     read_answer(&mut stream).await
 }
 
-/// Reads one answer with its `Content-Length`, or everything until the end.
+/// Reads one answer by its `Content-Length`, or everything until the end.
 pub async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];

@@ -1,6 +1,6 @@
-//! A stand-in for RDS with IAM database authentication, in front of a real PostgreSQL: it speaks the beginning of the
-//! protocol over TLS, asks for the password in the clear, and checks the token as RDS does, with code of its own. Whoever
-//! passes is led on to PostgreSQL, which must trust who comes from loopback.
+//! A stand-in for RDS with IAM database authentication, in front of a real PostgreSQL: it performs the beginning of the
+//! protocol over TLS, requests the password in clear text, and checks the token as RDS does, with code of its own.
+//! Clients that pass are connected to PostgreSQL, which must trust connections from loopback.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,10 +21,10 @@ const SSL_REQUEST: u32 = 80_877_103;
 const VERSION_3: u32 = 196_608;
 const ASK_FOR_PASSWORD: &[u8] = &[b'R', 0, 0, 0, 8, 0, 0, 0, 3];
 
-/// A key as IAM knows it.
+/// An access key as IAM knows it.
 pub struct Key {
     pub secret: String,
-    /// With it must come this session.
+    /// Session token that must accompany the key.
     pub session: Option<String>,
     pub end: Option<DateTime<Utc>>,
 }
@@ -38,7 +38,7 @@ pub struct Rds {
 }
 
 struct Rules {
-    /// What a token must name, `host:port`.
+    /// The `host:port` that a token must name.
     place: String,
     region: &'static str,
     /// The port of the real PostgreSQL.
@@ -48,21 +48,21 @@ struct Rules {
     seen: Mutex<Seen>,
 }
 
-/// What came, and what a test changes meanwhile.
+/// Log-ins so far, and the rules that a test changes meanwhile.
 #[derive(Default)]
 pub struct Seen {
-    /// Who has `rds_iam`.
+    /// Users with the role `rds_iam`.
     pub users: Vec<String>,
-    /// The tokens that were taken, in their order.
+    /// Accepted tokens, in order.
     pub taken: Vec<String>,
-    /// Why others were not.
+    /// Reasons of the refusals.
     pub refused: Vec<String>,
-    /// How far this clock is before that of the test.
+    /// How far this host's clock is ahead of the test's.
     pub ahead: TimeDelta,
 }
 
 impl Rds {
-    /// Listens on 127.0.0.1 as `host`.
+    /// Starts on 127.0.0.1 as `host`.
     pub async fn start(
         host: &str,
         region: &'static str,
@@ -91,7 +91,7 @@ impl Rds {
         self.rules.seen.lock().unwrap()
     }
 
-    /// The last token that was taken.
+    /// The last accepted token.
     pub fn last(&self) -> String {
         self.seen().taken.last().cloned().unwrap_or_default()
     }
@@ -150,7 +150,7 @@ impl Rules {
         tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop)
     }
 
-    /// Whether `user` may log in with it.
+    /// Checks whether `user` may log in with the token.
     fn check(&self, user: &str, token: &str) -> Result<(), String> {
         let now = (self.clock)() + self.seen.lock().unwrap().ahead;
         let (place, query) = token.split_once("/?").ok_or("it is no address")?;
@@ -207,7 +207,7 @@ fn ensure(holds: bool, reason: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(reason()) }
 }
 
-/// All but what RFC 3986 leaves alone.
+/// Percent-encodes everything except the unreserved characters of RFC 3986.
 fn encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes()
@@ -223,7 +223,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// As PostgreSQL ends a log-in.
+/// Refuses a log-in as PostgreSQL does.
 async fn refuse(client: &mut (impl AsyncWriteExt + Unpin), message: &str) -> io::Result<()> {
     let fields = [("S", "FATAL"), ("V", "FATAL"), ("C", "28000"), ("M", message)];
     let fields: String = fields.iter().map(|(kind, text)| format!("{kind}{text}\0")).collect();

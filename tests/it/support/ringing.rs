@@ -21,14 +21,14 @@ pub struct Hook {
     pub secret: String,
 }
 
-/// A watch of a game that is on sale, and what it has rung for.
+/// A watch of a game on sale, and the deliveries that it has caused.
 pub struct Rung {
     pub game: Uuid,
     pub offer: Uuid,
     pub sale: Uuid,
     pub watch: Uuid,
     pub notice: Uuid,
-    /// One for each channel.
+    /// One delivery for each channel.
     pub deliveries: Vec<Uuid>,
 }
 
@@ -47,14 +47,14 @@ impl TestApp {
         Answered { status, etag, body }
     }
 
-    /// A GET that must succeed.
+    /// Sends a GET that must succeed.
     pub async fn see(&self, user: &User, path: &str) -> Value {
         let answered = self.call(user, Method::GET, path, Value::Null).await;
         assert_eq!(answered.status, 200, "{path}: {}", answered.body);
         answered.body
     }
 
-    /// A webhook channel.
+    /// Makes a webhook channel.
     pub async fn hook(&self, user: &User, url: &str) -> Hook {
         let body = json!({"kind": "webhook", "name": "mine", "url": url});
         let made = self.call(user, Method::POST, "/v1/channels", body).await;
@@ -65,12 +65,12 @@ impl TestApp {
         }
     }
 
-    /// What a delivery has become.
+    /// Current state of a delivery.
     pub async fn delivery(&self, user: &User, id: Uuid) -> Value {
         self.see(user, &format!("/v1/deliveries/{id}")).await
     }
 
-    /// A sale at 9.99 of 19.99 EUR, a watch for at most 12.00 EUR, and its notice on its way to `channels`.
+    /// Makes a sale at 9.99 of 19.99 EUR, a watch for at most 12.00 EUR, and a notice on its way to `channels`.
     pub async fn ring(&self, user: &User, channels: &[Uuid]) -> Rung {
         let [game, store, offer, sale, watch, notice] = [(); 6].map(|()| Uuid::now_v7());
         let now = self.state.clock.now();
@@ -104,7 +104,7 @@ impl TestApp {
         Rung { game, offer, sale, watch, notice, deliveries }
     }
 
-    /// Further notices of the same watch with a delivery to each of `channels`: one SQL statement for many.
+    /// Makes further notices of the same watch with a delivery to `channel` each: one SQL statement for many.
     pub async fn ring_again(&self, user: &User, rung: &Rung, channel: Uuid, count: i32) -> Vec<Uuid> {
         let mut connection = self.state.writer.acquire().await.unwrap();
         let now = self.state.clock.now();
@@ -174,7 +174,7 @@ impl TestApp {
         deliveries
     }
 
-    /// Makes a delivery what it would be after ten attempts or a cancellation.
+    /// Puts a delivery into the state after ten attempts or a cancellation.
     pub async fn finish(&self, delivery: Uuid, state: &str, reason: Option<&str>) {
         sqlx::query(
             "with finished as (

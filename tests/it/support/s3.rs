@@ -1,4 +1,4 @@
-//! An S3 for tests: one server for all of them, a bucket for each; and a way to it on which things go wrong.
+//! An S3 for tests: one server for all of them, a bucket for each, and proxies to it that cause failures.
 
 use std::net::TcpListener;
 use std::process::{ChildStdin, Command, Stdio};
@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::aws::pass_on;
 use test_support::ec2::Ec2;
 
-/// Where the bytes of files are in a test.
+/// Store of the bytes of files in a test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Directory,
@@ -38,10 +38,10 @@ macro_rules! on_both_stores {
     };
 }
 
-/// Loopback, where no connection of a test takes the port before the server has.
+/// A loopback address where no connection of a test takes the port before the server does.
 const HOST: &str = "127.0.0.2";
 
-/// The server of this process; it ends when the pipe does.
+/// The server of this process; it ends when the pipe is closed.
 static SERVER: OnceLock<(u16, ChildStdin)> = OnceLock::new();
 
 fn port() -> u16 {
@@ -61,7 +61,7 @@ fn port() -> u16 {
         .0
 }
 
-/// Where the emulator listens; it knows SNS, SQS, SSM and Secrets Manager too. Waits until it has started.
+/// Endpoint of the emulator, which also serves SNS, SQS, SSM and Secrets Manager. Waits until it has started.
 pub async fn emulator() -> String {
     let endpoint = format!("http://{HOST}:{}", port());
     for _ in 0..1200 {
@@ -73,7 +73,7 @@ pub async fn emulator() -> String {
     panic!("no emulator on port {}", port());
 }
 
-/// A bucket that nobody else has.
+/// A bucket for a single test.
 pub struct Bucket {
     pub name: String,
     pub endpoint: String,
@@ -89,7 +89,7 @@ impl Bucket {
         Bucket { name, endpoint }
     }
 
-    /// The settings that lead to it.
+    /// Settings that lead to the bucket.
     pub fn settings(&self) -> [(&str, &str); 4] {
         [
             ("SALEBELL_FILES__STORE", "s3"),
@@ -100,17 +100,18 @@ impl Bucket {
     }
 }
 
-/// A request as S3 sees who has sent it.
+/// The signer of a request, as S3 sees it.
 #[derive(Clone, Debug)]
 pub struct Signed {
     pub key: String,
     pub at: DateTime<Utc>,
-    /// Why it was refused.
+    /// Reason of the refusal, if there is one.
     pub refused: Option<&'static str>,
 }
 
-/// Passes requests on to S3, and is as strict about who sends them: the key must be one of the role, good now, and come
-/// with its session. The signature itself is not computed. Returns where it listens, and what came by.
+/// Proxy to S3 that is as strict about the signer as AWS: the key must be one of the role, currently valid, and
+/// accompanied by its session token. The signature itself is not computed. Returns its address, and the requests that
+/// it has seen.
 pub async fn strict(target: &str, ec2: Arc<Ec2>) -> (String, Arc<Mutex<Vec<Signed>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -136,7 +137,7 @@ pub async fn strict(target: &str, ec2: Arc<Ec2>) -> (String, Arc<Mutex<Vec<Signe
     (address, seen)
 }
 
-/// Who has signed a request: in its header, or in its address.
+/// Determines the signer of a request: from its header, or from its query.
 fn judge(parts: &Parts, ec2: &Ec2) -> Signed {
     let url = url::Url::parse(&format!("http://s3{}", parts.uri)).unwrap();
     let query =
@@ -157,7 +158,7 @@ fn judge(parts: &Parts, ec2: &Ec2) -> Signed {
     Signed { key: id, at, refused }
 }
 
-/// Passes requests on to S3, and does something to every so many: refuses it, loses the answer, or takes its time.
+/// Proxy to S3 that disturbs one in `every` requests: refuses it, loses the answer, or delays it.
 pub async fn flaky(target: &str, every: usize) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

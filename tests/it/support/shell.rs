@@ -40,14 +40,14 @@ impl Shell {
         self.command(arguments).output().await.unwrap()
     }
 
-    /// Runs it to its success; returns what it printed.
+    /// Runs it to its success; returns its output.
     pub async fn out(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
         text(&output.stdout)
     }
 
-    /// Runs it to its failure; returns what it said.
+    /// Runs it to its failure; returns its error output.
     pub async fn err(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
@@ -72,7 +72,7 @@ impl Shell {
         std::fs::read(self.path(name)).unwrap().into()
     }
 
-    /// Sends bytes; returns the file as the API has it.
+    /// Uploads bytes; returns the file as the API shows it.
     pub async fn put(&self, name: &str, content: &[u8]) -> Value {
         self.write(name, content);
         let file = serde_json::from_str(&self.out(&["put", name, "--json"]).await).unwrap();
@@ -80,7 +80,7 @@ impl Shell {
         file
     }
 
-    /// What killed runs have left.
+    /// State files that killed runs have left.
     pub fn states(&self) -> Vec<String> {
         let Ok(folder) = std::fs::read_dir(self.path("state/salebell")) else { return Vec::new() };
         folder.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()

@@ -9,26 +9,26 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
-/// What a path does with a request.
+/// Treatment of the requests for a path.
 #[derive(Clone)]
 pub enum Behaviour {
     /// Answers with a status, headers (`"Name: value\r\n"` each) and a body.
     Answer(u16, &'static str, &'static str),
-    /// Takes the request and never answers.
+    /// Reads the request and never answers.
     Hang,
-    /// Takes the request and resets the connection.
+    /// Reads the request and resets the connection.
     Reset,
     /// Answers 200 and ten million bytes.
     Flood,
-    /// Takes the request, and answers 204 once the semaphore lets it.
+    /// Reads the request, and answers 204 once the semaphore permits it.
     Gate(Arc<Semaphore>),
 }
 
-/// One request as it came.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub path: String,
-    /// Names in lower case.
+    /// Headers; names are in lower case.
     pub headers: HashMap<String, String>,
     pub body: Vec<u8>,
 }
@@ -43,13 +43,13 @@ impl Received {
 struct State {
     behaviours: Mutex<HashMap<String, Behaviour>>,
     received: Mutex<Vec<Received>>,
-    /// By path: requests that have come and are not answered yet, and the most that there ever were.
+    /// By path: requests that are not answered yet, and their highest number so far.
     in_flight: Mutex<HashMap<String, (usize, usize)>>,
     flooded: Mutex<usize>,
     news: Notify,
 }
 
-/// Listens until it is dropped. Every path answers 204 until it is told otherwise.
+/// Receiver that listens until it is dropped. Every path answers 204 unless set otherwise.
 pub struct Sink {
     pub address: SocketAddr,
     state: Arc<State>,
@@ -83,22 +83,22 @@ impl Sink {
         self.state.behaviours.lock().unwrap().insert(path.to_owned(), behaviour);
     }
 
-    /// What has come for a path, in order.
+    /// Requests received for a path, in order.
     pub fn received(&self, path: &str) -> Vec<Received> {
         self.state.received.lock().unwrap().iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// The most requests for a path that were in flight at once.
+    /// Most requests for a path that were in flight at once.
     pub fn most_in_flight(&self, path: &str) -> usize {
         self.state.in_flight.lock().unwrap().get(path).map_or(0, |(_, most)| *most)
     }
 
-    /// How many bytes of floods the other side has taken.
+    /// Bytes of floods that the other side has accepted.
     pub fn flooded(&self) -> usize {
         *self.state.flooded.lock().unwrap()
     }
 
-    /// Waits until `count` requests have come for a path.
+    /// Waits until `count` requests for a path have arrived.
     pub async fn wait_for(&self, path: &str, count: usize) -> Vec<Received> {
         let waiting = async {
             loop {
@@ -150,7 +150,7 @@ fn answered(state: &State, path: &str) {
     state.in_flight.lock().unwrap().entry(path.to_owned()).or_default().0 -= 1;
 }
 
-/// Whether the connection goes on.
+/// Answers one request; returns whether the connection stays open.
 async fn answer(
     stream: &mut BufReader<TcpStream>,
     behaviour: Option<Behaviour>,
@@ -202,7 +202,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Opti
     if stream.read_line(&mut line).await? == 0 {
         return Ok(None);
     }
-    // A query makes another channel, and no other path.
+    // A query makes the URL of another channel, but not another path of the sink.
     let target = line.split(' ').nth(1).unwrap_or_default();
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let mut headers = HashMap::new();

@@ -1,4 +1,4 @@
-//! A mail server of another make: tests/clients/smtp.py.
+//! An independent mail server: tests/clients/smtp.py.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ pub struct MailServer {
 }
 
 impl MailServer {
-    /// Starts one with the options that the script names, but for `ca`.
+    /// Starts one with the options that the script names, except `ca`.
     pub async fn start(mut options: Value) -> MailServer {
         let folder = Scratch::new();
         options["ca"] = json!(folder.path().join("ca.pem"));
@@ -26,7 +26,7 @@ impl MailServer {
             .expect("SALEBELL_TEST_PYTHON is not set; `make test` sets it");
         let mut command = Command::new(python);
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/smtp.py")).arg(options.to_string());
-        // What it has to say about refused clients is of no interest.
+        // Its messages about refused clients are irrelevant.
         let command =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
@@ -47,17 +47,17 @@ impl MailServer {
         format!("smtp://127.0.0.1:{}", self.port)
     }
 
-    /// The file of the authority behind its certificate.
+    /// Certificate file of the authority that signed its certificate.
     pub fn ca(&self) -> String {
         self.folder.path().join("ca.pem").to_str().unwrap().to_owned()
     }
 
-    /// What it has told: mails, and recipients that it has refused.
+    /// Its reports so far: mails, and recipients that it has refused.
     pub fn told(&self) -> Vec<Value> {
         self.told.lock().unwrap().clone()
     }
 
-    /// The same, once it has told so much.
+    /// The same, once there are `count` reports.
     pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         for _ in 0..3000 {
             let told = self.told();

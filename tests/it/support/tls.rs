@@ -1,4 +1,4 @@
-//! A TLS client that believes any certificate, as a load balancer does.
+//! A TLS client that accepts any certificate, as a load balancer does.
 
 use std::io;
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-/// The settings of an app that serves TLS.
+/// Setting of an app that serves TLS.
 pub const MINTED: (&str, &str) = ("SALEBELL_SERVER__TLS", "minted");
 
-/// A connection to `address`, such as `127.0.0.1:8443`, that offers these protocols.
+/// Connects to `address`, such as `127.0.0.1:8443`, and offers these protocols.
 pub async fn connect(address: &str, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
     connect_with(&client(protocols, false), address).await
 }
 
-/// A connection of a client that may have been here before: it offers the session that it has.
+/// Connects with a client that may have a session from an earlier connection, which it offers.
 pub async fn connect_with(client: &TlsConnector, address: &str) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     client.connect(ServerName::try_from("localhost").unwrap(), stream).await
 }
 
-/// A client that offers these protocols, and keeps the sessions of its connections. With `early_data` it asks to send data
-/// before the end of the handshake where a session allows that.
+/// A client that offers these protocols, and keeps the sessions of its connections. With `early_data` it tries to send
+/// data before the end of the handshake if a session allows that.
 pub fn client(protocols: &[&str], early_data: bool) -> TlsConnector {
     let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()

@@ -1,4 +1,4 @@
-//! Stand-ins of AWS that `tests/it` and `tests/rehearse` share. They know nothing of the program, so that a change of it
-//! does not compile them again.
+//! Stand-ins of AWS that `tests/it` and `tests/rehearse` share. They do not depend on the program, so a change of it
+//! does not recompile them.
 
 pub mod ec2;

@@ -1,5 +1,5 @@
-//! The calls of EC2 Auto Scaling that an instance makes: the query API of 2011-01-01, a form in, XML out.
-//! <https://docs.aws.amazon.com/autoscaling/ec2/APIReference/>
+//! The calls of EC2 Auto Scaling that an instance makes: the query API of 2011-01-01, with a form as the request and
+//! XML as the answer. <https://docs.aws.amazon.com/autoscaling/ec2/APIReference/>
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ const NAMESPACE: &str = "http://autoscaling.amazonaws.com/doc/2011-01-01/";
 type Shared = Arc<Mutex<World>>;
 type Form = BTreeMap<String, String>;
 
-/// What AWS refuses with: a code and a message.
+/// A refusal by AWS: a code and a message.
 struct Refusal(&'static str, String);
 
 pub fn router(world: Shared) -> Router {
@@ -52,7 +52,7 @@ async fn answer(State(world): State<Shared>, request: Request) -> Response {
     }
 }
 
-/// Writes down that the product calls this, as tests/clients/recorder.py does where the emulator answers.
+/// Records that the product calls this action, as tests/clients/recorder.py does for calls that the emulator answers.
 fn record(action: &str) {
     let Some(file) = std::env::var_os("SALEBELL_TEST_CALLS") else { return };
     let line = format!("instance autoscaling:{action}\n");
@@ -60,14 +60,14 @@ fn record(action: &str) {
     lines.write_all(line.as_bytes()).unwrap();
 }
 
-/// `CompleteLifecycleAction InstanceId=i-1 …`, for tests to look at.
+/// Description of a call for assertions, such as `CompleteLifecycleAction InstanceId=i-1 …`.
 fn describe(form: &Form) -> String {
     let action = form.get("Action").cloned().unwrap_or_default();
     let rest = form.iter().filter(|(key, _)| !matches!(key.as_str(), "Action" | "Version"));
     rest.fold(action, |text, (key, value)| format!("{text} {key}={value}"))
 }
 
-/// The key that the role was given, for this service and region. The signature itself is not computed.
+/// Checks that the request uses the role's key, for this service and region. The signature itself is not computed.
 fn check_signature(headers: &HeaderMap) -> Result<(), Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let authorization = text("authorization");

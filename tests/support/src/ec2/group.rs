@@ -1,4 +1,4 @@
-//! An Auto Scaling group: the states of its instances and the order that they have.
+//! An Auto Scaling group: the states of its instances and their order.
 //! <https://docs.aws.amazon.com/autoscaling/ec2/userguide/lifecycle-hooks.html>
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ pub enum State {
 }
 
 impl State {
-    /// As AWS writes it.
+    /// Name of the state as AWS writes it.
     pub fn name(self) -> &'static str {
         match self {
             State::PendingWait => "Pending:Wait",
@@ -34,11 +34,11 @@ pub enum Outcome {
     Abandon,
 }
 
-/// What the group waits for before an instance serves, or goes.
+/// Lifecycle hook: the group waits for it before an instance serves or is terminated.
 #[derive(Clone, Debug)]
 pub struct Hook {
     pub name: String,
-    /// How long without a heartbeat until the default stands.
+    /// Time without a heartbeat after which the default result applies.
     pub timeout: Duration,
     pub default: Outcome,
 }
@@ -49,7 +49,7 @@ impl Hook {
     }
 }
 
-/// A lifecycle action under way.
+/// A lifecycle action in progress.
 #[derive(Clone, Debug)]
 pub struct Wait {
     hook: Hook,
@@ -57,22 +57,22 @@ pub struct Wait {
     until: Instant,
 }
 
-/// How a lifecycle action ended.
+/// Result of a lifecycle action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub hook: String,
     pub outcome: Outcome,
-    /// Nobody said it: the time was over.
+    /// The action timed out and got the default result.
     pub by_default: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Instance {
-    /// The name of its group.
+    /// Name of its group.
     pub group: String,
     pub state: State,
     pub healthy: bool,
-    /// The availability zone.
+    /// Its availability zone.
     pub zone: String,
     wait: Option<Wait>,
     /// Heartbeats by hook.
@@ -81,11 +81,11 @@ pub struct Instance {
     /// Every state that it has been in.
     pub history: Vec<State>,
     pub tags: BTreeMap<String, String>,
-    /// What `spot/instance-action` says.
+    /// Answer at `spot/instance-action`.
     pub spot_action: Option<String>,
-    /// What `events/recommendations/rebalance` says.
+    /// Answer at `events/recommendations/rebalance`.
     pub rebalance: Option<String>,
-    /// What `autoscaling/target-lifecycle-state` says, where it is not the group's own doing.
+    /// Answer at `autoscaling/target-lifecycle-state`, if it differs from the group's own target.
     pub target: Option<String>,
 }
 
@@ -94,13 +94,13 @@ pub struct Group {
     pub name: String,
     pub launch_hook: Option<Hook>,
     pub termination_hook: Option<Hook>,
-    /// An unhealthy instance stays until another has come (the maintenance policy's 100 %): whoever drives the group sees
-    /// to it.
+    /// Whether an unhealthy instance stays until its replacement serves (the maintenance policy's 100 %); the driver of
+    /// the group has to ensure that.
     pub replaces_first: bool,
     pub instances: BTreeMap<String, Instance>,
 }
 
-/// The action that was to be completed or kept alive is not under way.
+/// Error: the action to be completed or extended is not in progress.
 #[derive(Debug)]
 pub struct NoActiveAction;
 
@@ -117,7 +117,7 @@ impl Group {
         self.instances.get_mut(id).unwrap()
     }
 
-    /// An instance begins its life.
+    /// Launches an instance.
     pub fn launch(&mut self, id: &str, now: Instant) {
         let mut instance = Instance {
             group: self.name.clone(),
@@ -140,7 +140,7 @@ impl Group {
         self.instances.insert(id.to_owned(), instance);
     }
 
-    /// Scale-in, a rollout, or a replacement: the group wants the instance gone.
+    /// Starts the termination of an instance, as for a scale-in, a rollout, or a replacement.
     pub fn terminate(&mut self, id: &str, now: Instant) {
         let hook = self.termination_hook.clone();
         let instance = self.instance_mut(id);
@@ -154,7 +154,7 @@ impl Group {
         }
     }
 
-    /// `SetInstanceHealth`: an unhealthy instance is replaced. False: there is no such instance.
+    /// `SetInstanceHealth`: an unhealthy instance is replaced. False if there is no such instance.
     pub fn set_health(&mut self, id: &str, healthy: bool, now: Instant) -> bool {
         let Some(instance) = self.instances.get_mut(id) else { return false };
         instance.healthy = healthy;
@@ -182,7 +182,7 @@ impl Group {
     pub fn heartbeat(&mut self, id: &str, hook: &str, now: Instant) -> Result<(), NoActiveAction> {
         self.pass(now);
         let wait = self.active(id, hook)?;
-        // 48 h or a hundred heartbeats, whichever is less.
+        // 48 hours or a hundred timeouts, whichever is less.
         let longest = (wait.hook.timeout * 100).min(Duration::from_secs(48 * 3600));
         wait.until = (now + wait.hook.timeout).min(wait.began + longest);
         let instance = self.instance_mut(id);
@@ -190,7 +190,7 @@ impl Group {
         Ok(())
     }
 
-    /// Time has passed: whoever has waited too long goes on with the default.
+    /// Applies the time that has passed: actions that have timed out get the default result.
     pub fn pass(&mut self, now: Instant) {
         let over: Vec<_> = self
             .instances
@@ -219,7 +219,7 @@ impl Group {
                 instance.enter(State::PendingProceed);
                 instance.enter(State::InService);
             }
-            // Whatever the outcome, an instance that is to go goes.
+            // Whatever the result, a terminating instance is terminated.
             _ => {
                 instance.enter(State::TerminatingProceed);
                 instance.enter(State::Terminated);
@@ -239,7 +239,7 @@ impl Instance {
         self.wait = Some(Wait { hook: hook.clone(), began: now, until: now + hook.timeout });
     }
 
-    /// Where the group wants it.
+    /// State that the group wants for it.
     pub fn target(&self) -> &str {
         match self.state {
             _ if self.target.is_some() => self.target.as_deref().unwrap_or_default(),

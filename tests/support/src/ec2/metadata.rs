@@ -18,12 +18,12 @@ const TTL: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 const TOKEN: &str = "x-aws-ec2-metadata-token";
 pub const REGION: &str = "eu-central-1";
 pub const ZONE: &str = "eu-central-1a";
-/// The role of every instance, and the first key that it is given.
+/// Role of every instance, and its first key.
 const ROLE: &str = "salebell";
 pub const ACCESS_KEY: &str = "ASIAEXAMPLE";
 pub const SESSION_TOKEN: &str = "a-session-of-the-role";
 
-/// A key that the role was given for a while.
+/// A temporary key of the role.
 #[derive(Clone, Debug)]
 pub struct RoleKey {
     pub id: String,
@@ -32,7 +32,7 @@ pub struct RoleKey {
     pub end: DateTime<Utc>,
 }
 
-/// The keys of the role, the newest last.
+/// Keys of the role, the newest last.
 #[derive(Clone, Debug)]
 pub struct RoleKeys(Vec<RoleKey>);
 
@@ -56,12 +56,12 @@ impl RoleKeys {
         self.0.iter().find(|key| key.id == id)
     }
 
-    /// From now on the role is given another one, good for so long. Those before it are good until their own end.
+    /// Gives the role a new key, valid for `lives`. Earlier keys stay valid until their own expiry.
     pub fn change(&mut self, lives: TimeDelta) -> RoleKey {
         let number = self.0.len();
         let key = RoleKey {
             id: format!("{ACCESS_KEY}{number}"),
-            // What has to be encoded in an address, as AWS's own.
+            // Contains characters that a URL must escape, as AWS's own secrets do.
             secret: format!("se+cr/et-{number}"),
             session: format!("{SESSION_TOKEN}/{number}+=="),
             end: now() + lives,
@@ -78,11 +78,10 @@ fn now() -> DateTime<Utc> {
 
 type Shared = Arc<Mutex<World>>;
 
-/// The oldest version, which asks for no token. cloud-init asks this one where it sees no hardware of EC2, as in a
-/// container.
+/// Oldest version, which requires no token. cloud-init uses it where it sees no EC2 hardware, as in a container.
 const WITHOUT_TOKEN: &str = "/2009-04-04/";
 
-/// Answers for one instance.
+/// Router of the metadata of one instance.
 pub fn router(world: Shared, id: &str) -> Router {
     let id = id.to_owned();
     Router::new()
@@ -92,7 +91,7 @@ pub fn router(world: Shared, id: &str) -> Router {
         .with_state(world)
 }
 
-/// Answers for the instance that asks, by its address.
+/// Router that identifies the instance by the address of the request.
 pub fn router_by_address(world: Shared) -> Router {
     let by_address =
         async |State(world): State<Shared>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request| {
@@ -135,7 +134,7 @@ async fn answer(world: Shared, id: String, request: Request) -> Response {
 }
 
 fn give_token(world: &mut World, id: &str, headers: &HeaderMap) -> Response {
-    // Who comes through a proxy is not the instance.
+    // A request through a proxy does not come from the instance.
     if headers.contains_key("x-forwarded-for") {
         return StatusCode::FORBIDDEN.into_response();
     }
@@ -163,9 +162,9 @@ fn read(world: &World, id: &str, path: &str) -> Response {
     };
     let found = match path {
         "user-data" => world.user_data.clone(),
-        // Of what there is, as much as cloud-init wants to know.
+        // A subset: the entries that cloud-init needs.
         "meta-data/" => Some("instance-id\nlocal-hostname".to_owned()),
-        // Where it sees hardware of EC2.
+        // Requested where cloud-init sees EC2 hardware.
         "dynamic/instance-identity" => Some("document".to_owned()),
         "meta-data/local-hostname" => Some(format!("{id}.{REGION}.compute.internal")),
         "meta-data/instance-id" => Some(id.to_owned()),
@@ -214,6 +213,6 @@ fn read_document(world: &World, id: &str, path: &str) -> Response {
         }
         _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    // As text, like everything here.
+    // As text, like every answer of this service.
     ([(header::CONTENT_TYPE, "text/plain")], document.to_string()).into_response()
 }

@@ -1,7 +1,7 @@
-//! A small EC2 for one group of instances: what each instance asks of its metadata service, and the calls of Auto
-//! Scaling that an instance makes, as strict as AWS is. It launches nothing: instances are what a test says they are.
+//! A small EC2 for one group of instances: the metadata service of each instance, and the calls of Auto Scaling that an
+//! instance makes, as strict as AWS is. It launches nothing: a test defines its instances.
 //!
-//! `group.rs` holds the states and knows no HTTP, `metadata.rs` and `autoscaling.rs` are its two faces.
+//! `group.rs` contains the states and no HTTP; `metadata.rs` and `autoscaling.rs` are its two interfaces.
 
 pub mod autoscaling;
 pub mod group;
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 pub use group::{Group, Hook, Outcome, State};
 pub use metadata::{RoleKey, RoleKeys};
 
-/// What becomes of the next requests of one face, instead of an answer.
+/// Fault of the next requests to one interface, instead of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// This status, without a body.
@@ -28,37 +28,37 @@ pub enum Fault {
     Hang,
 }
 
-/// What the two faces share.
+/// State that the two interfaces share.
 #[derive(Default)]
 pub struct World {
     pub group: Group,
-    /// Tokens of the metadata service, by what they are: whose they are and until when they are good.
+    /// Tokens of the metadata service → instance and time of expiry.
     tokens: HashMap<String, (String, Instant)>,
-    /// How long a token lives, whatever was asked for.
+    /// Upper bound of a token's lifetime, whatever was requested.
     pub longest_token: Option<Duration>,
-    /// Requests for a token so far.
+    /// Number of requests for a token so far.
     pub tokens_asked: usize,
-    /// Questions with a token that is none, or is good no more.
+    /// Number of requests with an unknown or expired token.
     pub tokens_refused: usize,
-    /// What each request said of itself, as `GET /latest/…` and `Action=… key=value …`.
+    /// Descriptions of the requests, as `GET /latest/…` and `Action=… key=value …`.
     pub requests: Vec<String>,
-    /// What the role of the instances is given.
+    /// Keys that the instances' role gets.
     pub role_keys: RoleKeys,
-    /// The instances have none yet, as in their first moments.
+    /// Whether the instances have no role yet, as in their first moments.
     pub role_is_late: bool,
     pub metadata_faults: VecDeque<Fault>,
-    /// Until it is taken back, all requests of the metadata service.
+    /// Fault of all requests to the metadata service, until it is removed.
     pub metadata_outage: Option<Fault>,
-    /// Which of them, by how their paths begin.
+    /// Prefix of the paths that the outage affects.
     pub outage_below: &'static str,
-    /// Which instance has which address, where all ask in one place.
+    /// Instance of each address, if all of them use the same endpoint.
     pub addresses: HashMap<IpAddr, String>,
     pub user_data: Option<String>,
     pub autoscaling_faults: VecDeque<Fault>,
     pub autoscaling_outage: Option<Fault>,
 }
 
-/// The running server. It ends when it is dropped.
+/// The running server. It stops when it is dropped.
 pub struct Ec2 {
     world: Arc<Mutex<World>>,
     autoscaling: SocketAddr,
@@ -66,14 +66,14 @@ pub struct Ec2 {
 }
 
 impl Ec2 {
-    /// A group without instances. Its Auto Scaling listens.
+    /// Starts with a group without instances, and serves its Auto Scaling.
     pub async fn start(group: Group) -> Ec2 {
         let world = Arc::new(Mutex::new(World { group, ..World::default() }));
         let (autoscaling, task) = serve(autoscaling::router(world.clone())).await;
         Ec2 { world, autoscaling, tasks: Mutex::new(vec![task]) }
     }
 
-    /// Launches an instance; returns where its metadata is.
+    /// Launches an instance; returns the address of its metadata service.
     pub async fn launch(&self, id: &str) -> String {
         self.world().group.launch(id, Instant::now());
         let (address, task) = serve(metadata::router(self.world.clone(), id)).await;
@@ -96,12 +96,12 @@ impl Ec2 {
         world.addresses.insert(address, id.to_owned());
     }
 
-    /// Where Auto Scaling listens.
+    /// Address at which Auto Scaling listens.
     pub fn autoscaling(&self) -> SocketAddr {
         self.autoscaling
     }
 
-    /// What a process on the instance finds in its environment, so that it comes here and not to AWS.
+    /// Environment of a process on the instance that directs it to this server instead of AWS.
     pub fn environment(&self, metadata: &str) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.to_owned()),
@@ -109,24 +109,24 @@ impl Ec2 {
         ]
     }
 
-    /// Calls of Auto Scaling so far, by their action.
+    /// Number of Auto Scaling calls with this action so far.
     pub fn calls(&self, action: &str) -> usize {
         self.world().requests.iter().filter(|request| request.starts_with(action)).count()
     }
 
-    /// The state as it is now.
+    /// The current state.
     pub fn world(&self) -> MutexGuard<'_, World> {
         let mut world = self.world.lock().unwrap();
         world.group.pass(Instant::now());
         world
     }
 
-    /// The keys of the role, as they are in this moment.
+    /// The role's key with this id, if it is valid at the moment.
     pub fn find_key(&self, id: &str) -> Option<RoleKey> {
         self.world().role_keys.find(id).cloned()
     }
 
-    /// The tokens that are out are good no more.
+    /// Invalidates the tokens issued so far.
     pub fn forget_tokens(&self) {
         self.world().tokens.clear();
     }
@@ -144,7 +144,7 @@ async fn serve(router: Router) -> (SocketAddr, JoinHandle<()>) {
     (address, tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }))
 }
 
-/// A status that is a fault, when one is due; waits where it hangs.
+/// Status of the fault, if one is due; waits if the fault is a hang.
 async fn fault(due: Option<Fault>) -> Option<axum::http::StatusCode> {
     match due? {
         Fault::Status(status) => Some(axum::http::StatusCode::from_u16(status).unwrap()),
