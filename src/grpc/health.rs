@@ -20,13 +20,13 @@ use crate::health::dead_man;
 /// for 60 s, and HTTP/2 pings do not count.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
-/// `grpc.health.v1.GrpcHealth`
+/// The service `grpc.health.v1.Health`.
 pub struct GrpcHealth {
     stopping: CancellationToken,
 }
 
 impl GrpcHealth {
-    /// Serving until `stopping`.
+    /// Creates the service, whose status is `SERVING` until `stopping` is cancelled.
     pub fn new(stopping: CancellationToken) -> GrpcHealth {
         GrpcHealth { stopping }
     }

@@ -27,7 +27,7 @@ pub struct Peer {
 pub struct RequestProgress {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
-    /// The body has more than a few packets, or its length is unknown.
+    /// Marks the body as large: it has more than a few packets, or its length is unknown.
     large: AtomicBool,
     body_ended: OnceLock<Instant>,
 }
@@ -53,7 +53,7 @@ impl RequestProgress {
         self.streamed.load(Ordering::Relaxed)
     }
 
-    /// The body has more than a few packets, or its length is unknown.
+    /// Marks the body as large: it has more than a few packets, or its length is unknown.
     pub fn is_large(&self) {
         self.large.store(true, Ordering::Relaxed);
     }
