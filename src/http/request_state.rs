@@ -27,7 +27,7 @@ pub struct Peer {
 pub struct RequestProgress {
     account: OnceLock<AccountId>,
     streamed: AtomicBool,
-    /// Marks the body as large: it has more than a few packets, or its length is unknown.
+    /// The body is large: it has more than a few packets, or its length is unknown.
     large: AtomicBool,
     body_ended: OnceLock<Instant>,
 }
