@@ -99,7 +99,7 @@ Every refusal is a problem document (RFC 9457, `application/problem+json`); [the
 shows one. gRPC answers the code beside it.";
 
 const COMMANDS: &str = "\
-`salebell <command> --help` prints the same, with `--config`, which every command takes. A command ends with 0 when it is
+`salebell <command> --help` prints the same, with `--config` and `--help`, which every command takes. A command ends with 0 when it is
 done, with 1 when it failed, and with 2 where arguments are invalid or `report` had some of its lines refused; `api` ends with
 90 when the dead man's switch replaces its instance. [Run the processes](../guides/run.md) says which of them a deployment
 needs.";
@@ -202,7 +202,7 @@ fn describe(command: &clap::Command, above: &str, page: &mut String) {
     let name = format!("{above}{}", command.get_name());
     let is_below = !above.is_empty();
     let argument = |argument: clap::Arg| {
-        let is_shown_once = is_below && argument.get_id() == "config";
+        let is_shown_once = is_below && (argument.get_id() == "config" || argument.get_id() == "help");
         argument.hide_env_values(true).hide(is_shown_once)
     };
     let help = command.clone().mut_args(argument).render_long_help();
