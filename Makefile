@@ -1,4 +1,4 @@
-# Everything here sets up what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
+# Every target installs what it needs: a fresh Debian 12, 13 or Ubuntu 24.04 with Rust and make is enough.
 
 .PHONY: help run test check-stacks format reference bake bake-local bake-compare rehearse rehearse-vm deploy status destroy rollout rollback change-sets smoke verify-image migrate pipeline-profile package shell logs mute cost diagram bench-ingest bench-import bench-fanout bench-read bench-webhook bench-latency bench-idle bench-boot bench-units bench-upload bench-download bench-growth
 
@@ -36,14 +36,14 @@ rehearse: ## boots a fleet, puts a load on it, rolls and breaks it (SCENARIO=rol
 rehearse-vm: ## boots the image as a virtual machine: its kernel, initrd, fstab and network (minutes; wants qemu)
 	@scripts/rehearse-vm.sh
 
-# 1 is a yes, and nothing else is, such as YES=0. A value reaches a program as it was typed, whatever is in it: neither make
-# (hence $(value)) nor a shell reads it.
+# Only 1 means yes; YES=0, for example, means no. A value reaches a program exactly as it was typed: neither make (hence
+# $(value)) nor a shell interprets it.
 flag = $(if $(filter 1,$(value $(1))),--$(2))
 quoted = '$(subst ','\'',$(1))'
 whole = $(call quoted,$(value $(1)))
 given = $(if $(value $(1)),--$(2)=$(call whole,$(1)))
 each = $(foreach word,$(value $(1)),$(call quoted,$(word)))
-# The steps of a pipeline hand an image on as the file of its bake.
+# The steps of a pipeline pass an image on as the file of its bake.
 ifneq ($(filter %.json,$(value IMAGE)),)
 override IMAGE := $(shell sed -n 's/^ "image": "\(ami-[0-9a-f]*\)",$$/\1/p' $(call whole,IMAGE))
 endif
@@ -84,11 +84,11 @@ smoke: ## asks an environment by its name what clients ask (ENV=dev; SALEBELL_KE
 verify-image: ## starts an image by itself, looks at it and ends it (IMAGE=ami-…, or the file of a bake)
 	@scripts/stacks.sh verify_image --environment=tools --image=$(call whole,IMAGE)
 
-# In CodeBuild: of what packer/publish-image.py has put into one archive.
+# In CodeBuild, with the archive that packer/publish-image.py has made.
 migrate:
 	@bash scripts/pipelines/migrate.sh $(call whole,IMAGE_NAME)
 
-# In CodeBuild: the profile of AWS that is a role of the environment, ROLE=deploy or rollout.
+# In CodeBuild: the AWS profile for a role of the environment, ROLE=deploy or rollout.
 pipeline-profile:
 	@scripts/pipelines/write-profile.sh $(call whole,ENV) $(call whole,ACCOUNT) $(call whole,ROLE)
 
