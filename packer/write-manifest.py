@@ -19,7 +19,7 @@ from packageurl import PackageURL
 
 
 def crates_in_binary(metadata):
-    """The packages that the binary is made of, as `cargo metadata` resolved them: no development dependencies."""
+    """The crates that the binary consists of, as `cargo metadata` resolved them: no development dependencies."""
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     reached, waiting = set(), [metadata["resolve"]["root"]]

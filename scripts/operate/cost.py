@@ -47,7 +47,7 @@ def estimate(environment, changed=None):
     volume = template["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
     databases = len(data.of("AWS::RDS::DBInstance"))
     at_rest = max(float(data.parameters["MinCapacity"]), use["database-capacity-awake"])
-    # One address of the balancer, and one of the NAT, in each of their zones.
+    # One address for the balancer, and one for the NAT, in each of their zones.
     nat_zones = {"regional": zones(network), "single": 1, "none": 0}[network.parameters["NatMode"]]
     endpoints = sum(one.get("VpcEndpointType") == "Interface" for one in network.of("AWS::EC2::VPCEndpoint")) * zones(network)
     monitored = 7 * template["Monitoring"]["Enabled"]  # metrics by the minute, which are paid for like ours
@@ -74,7 +74,7 @@ def estimate(environment, changed=None):
         ("alarms, dashboard", f"{count(stacks, 'AWS::CloudWatch::Alarm')} alarms, most of one metric", [
             ("alarm", alarms(stacks)), ("alarm-composite", count(stacks, "AWS::CloudWatch::CompositeAlarm")),
             ("dashboard", count(stacks, "AWS::CloudWatch::Dashboard"))]),
-        # Kept for 90 days, at a fifth of its size; some half, all but the metrics, is passed on to the archive.
+        # Kept for 90 days, at a fifth of the size; about half, everything but the metrics, is passed on to the archive.
         ("logs", f"{use['log-gb']} GB", [("log", use["log-gb"]), ("log-kept", use["log-gb"] * 3 / 5), ("firehose", use["log-gb"] / 2)]),
         ("keys, records, files", f"Config {' and '.join(recorders) or 'off'}; {use['files-gb']} GB of files", [
             ("key", count(stacks, "AWS::KMS::Key")), ("key-requests", use["key-requests-millions"]),

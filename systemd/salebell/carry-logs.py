@@ -47,7 +47,7 @@ class Cursor:
         self.file = os.open(f"{FOLDER}/cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def read(self):
-        """Of the last entry that was carried, None for the first time or a damaged file."""
+        """Cursor of the last entry that was carried; None the first time or if the file is damaged."""
         found = re.fullmatch(rb"(s=[0-9a-f;=a-z]+) *\n", os.pread(self.file, 512, 0))
         return found and found[1].decode()
 
