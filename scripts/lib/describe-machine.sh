@@ -2,7 +2,7 @@
 # Sourced by `make test`: determines what this machine cannot do, and reports at once what is skipped because of it.
 #   as_root      prefix of a command that needs root: nothing, or sudo
 #   left_out     why the parts that need root are skipped; empty if they are not
-#   of_root      the tests that need root: those that boot instances or look into a process of ours, which hides its memory;
+#   of_root      the tests that need root: those that boot instances or inspect a salebell process, which hides its memory;
 #                where a user may not mount (Ubuntu, a chroot, most containers), those that do
 # With SALEBELL_TEST_ALL=yes nothing is skipped, and a machine that lacks something fails here.
 

@@ -1,5 +1,5 @@
 """Computes what an environment costs in a month, from cloudformation/prices.toml, the templates and the parameter files, and
-writes the tables of docs/reference/cost.md. Asks nobody: prices are those of that file."""
+writes the tables of docs/reference/cost.md. Works offline: the prices are those of that file."""
 
 import sys
 import tomllib
@@ -24,7 +24,7 @@ def zones(network):
 
 
 def alarms(stacks):
-    """Metrics that alarms look at, those of a formula each, with the two alarms that each policy of scaling makes."""
+    """Number of metrics in alarms, counting each one of a formula, with the two alarms that each scaling policy makes."""
     count = 0
     for stack in stacks.values():
         for alarm in stack.of("AWS::CloudWatch::Alarm"):
@@ -103,14 +103,14 @@ def total(environment, changed=None):
 
 
 def budget(environment):
-    """What the account may cost in a month, and the share of it in percent at which AWS tells so."""
+    """The account's monthly budget, and the share of it in percent at which AWS sends a notification."""
     foundation = deployed.stacks(environment)["foundation"]
     told = [one["Notification"] for one in foundation.of("AWS::Budgets::Budget")[0]["NotificationsWithSubscribers"]]
     return float(foundation.parameters["BudgetDollars"]), min(one["Threshold"] for one in told if one["NotificationType"] == "ACTUAL")
 
 
 def too_low(environment):
-    """What is wrong with the budget of an environment: it must stay silent in a month as it was estimated."""
+    """Problems with the budget of an environment: it must stay silent in a month as estimated."""
     (allowed, percent), expected = budget(environment), total(environment)
     if expected > allowed * percent / 100:
         return f"{environment}: {expected:,.0f} $ are more than {percent} % of BudgetDollars, {allowed:,.0f} $: AWS would tell every month"

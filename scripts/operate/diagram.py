@@ -1,5 +1,5 @@
-"""Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and who gives it to
-whom, told by references alone. Asks nobody."""
+"""Draws the stacks as Mermaid into docs/reference/stacks.md, from the templates as they are in prod: what carries data, and which way
+it flows, derived from references alone. Works offline."""
 
 import re
 import sys

@@ -83,7 +83,7 @@ class Seen:
 
 
 def readable(line):
-    """A line for people: time, group, instance, level, who says it, what, and the fields that are left."""
+    """A line for people: time, group, instance, level, target, message, and the remaining fields."""
     return re.sub(r"[\t\n]", " ", told(line))
 
 

@@ -143,7 +143,7 @@ def assume(account, person, wanted, factor):
 
 
 def talk(path, account, client, keys, parameters, response):
-    """Gives the terminal to the plugin until the shell ends. Ctrl-C, Ctrl-Z and Ctrl-\\ are the shell's."""
+    """Gives the terminal to the plugin until the shell ends. Ctrl-C, Ctrl-Z and Ctrl-\\ go to the shell."""
     token = {name: response[name] for name in ("SessionId", "TokenValue", "StreamUrl")}
     # Without the caller's own credentials, which could be used in place of the role's.
     own = {name: value for name, value in os.environ.items() if not name.endswith(("_PROFILE", "_SECURITY_TOKEN"))}

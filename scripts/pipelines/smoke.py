@@ -17,7 +17,7 @@ TITLE, STORE = "Salebell smoke test", "Salebell smoke test"
 
 
 class Client:
-    """curl. A request is a line that says how it went."""
+    """curl. Each request prints a line with its outcome."""
 
     def __init__(self, address, grpc, key):
         self.address, self.grpc, self.key, self.failed = address, grpc, key, 0

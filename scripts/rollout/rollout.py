@@ -15,7 +15,7 @@ from cloud import FAILURES, Refusal, agree, in_progress, outputs, run, say
 from seen import parameters_of, patiently, world
 
 def update(of, action, what, seen):
-    """One update of the stack; True when it went well, otherwise why it did not. What stands afterwards is looked at anew."""
+    """One update of the stack; True if it succeeded, otherwise the reason. The resulting state is read anew."""
     try:
         return change(of, action, what, seen)
     except (Refusal, *FAILURES) as error:

@@ -134,7 +134,7 @@ class World:
         return int(sum(sum(one["Values"]) for one in self.account.pages("cloudwatch", "get_metric_data", "MetricDataResults", **of)))
 
     def progress(self):
-        """Says how far the refresh of the live group is, whenever that has changed; for ChangeSet.execute()."""
+        """Prints the progress of the live group's refresh, whenever it has changed; for ChangeSet.execute()."""
         shown = [self.told()]
 
         def show(_):

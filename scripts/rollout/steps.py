@@ -262,7 +262,7 @@ def rolled(state, goal, seen, answer):
 def clean(reason, goal, seen, tries=0):
     """Removes the canary. It gets the live group's values again, because a stack cannot be updated once one of its images is gone."""
     if not seen.canary or reason and not seen.ours(goal):
-        # Another canary: another rollout has removed ours and started anew.
+        # Another canary: another rollout has removed this one's and started anew.
         return State("clean", reason), ended(reason, seen)
     says = "the canary goes" + f", because {reason}" * bool(reason)
     return State("clean", reason, tries=tries, canary=seen.canary), Update(says, without_canary(seen.live))

@@ -1,4 +1,4 @@
-"""The parameters of a stack (of the file, the command line, the stack as it stands), and the hash of instances' settings."""
+"""The parameters of a stack (of the file, the command line, the existing stack), and the hash of instances' settings."""
 
 import hashlib
 import re

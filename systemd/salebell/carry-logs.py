@@ -2,7 +2,7 @@
 a line, and metrics.log, whose lines are in CloudWatch's embedded metric format and nothing else.
 
 A file that has reached its size becomes NAME.log.1, in the place of the one before. Where we are in the journal is in
-`cursor`: a restart goes on there. One that was killed between a line and its cursor tells this line twice."""
+`cursor`: a restart continues there. If it is killed between a line and its cursor, it writes this line twice."""
 
 import datetime
 import json
